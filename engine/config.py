@@ -1,0 +1,223 @@
+"""Run files: TOML validated against frozen, strict pydantic models; every fault is one line for the user."""
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from phys4d.engine.errors import UserError
+
+
+class Config(BaseModel):
+    """Base of every configuration: unknown keys, wrong types and changes after loading are refused.
+
+    A field that may be None must default to None: TOML has no null, so None is written by leaving the key out.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+C = TypeVar("C", bound=Config)
+
+_EXPECTED = {
+    "missing": "a value (it has no default)",
+    "bool_type": "true or false",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "a string",
+    "path_type": "a path in quotes",
+    "list_type": "an array",
+    "tuple_type": "an array",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+    "literal_error": "{expected}",
+    "enum": "{expected}",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number of at most {le}",
+    "multiple_of": "a multiple of {multiple_of}",
+    "string_pattern_mismatch": "a string matching {pattern}",
+    "string_too_short": "a string of at least {min_length} characters",
+    "string_too_long": "a string of at most {max_length} characters",
+    "too_short": "at least {min_length} items",
+    "too_long": "at most {max_length} items",
+}
+
+
+def load_toml(path: Path, schema: type[C], overrides: Sequence[str] = ()) -> C:
+    """Reads and validates a run file.
+
+    path: the TOML file. schema: the Config subclass it must satisfy. overrides: "a.b=value" texts, applied
+    in order; the value is read as TOML, or as a plain string where it is none; an integer part of a key
+    indexes an array. Raises UserError, one line with file (or override), dotted key, expected and got.
+    """
+    path = Path(path)
+    try:
+        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the run file: {error.strerror}") from None
+    origin: dict[str, str] = {}
+    for override in overrides:
+        _override(data, override, origin)
+    try:
+        return schema.model_validate_json(json.dumps(data, default=str))
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        line = _fault_line(path, schema, data, faults[0], origin)
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise UserError(line + more) from None
+
+
+def dump_toml(config: Config) -> str:
+    """The resolved configuration as TOML text, which `load_toml` reads back to an equal object."""
+    text = "\n".join(_table(config.model_dump(mode="json"), ())) + "\n"
+    back = type(config).model_validate_json(json.dumps(tomllib.loads(text)))
+    assert back == config, "a field of this Config does not survive TOML (None where the default is not None?)"
+    return text
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted keys with both values ("a.b: 1 -> 2") for each difference between two parsed TOML documents."""
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield f"{prefix}{key}: {_shown(a)} -> {_shown(b)}"
+
+
+def _override(data: dict[str, Any], override: str, origin: dict[str, str]) -> None:
+    """Sets one "a.b=value" in the parsed document and remembers which keys came from it."""
+    dotted, equals, text = override.partition("=")
+    parts = [part.strip() for part in dotted.split(".")]
+    if not equals or not all(parts):
+        raise UserError(f"--set {override}: expected key=value with a dotted key, such as optimizer.ema=0.9")
+    try:
+        parsed = tomllib.loads(f"value = {text.strip()}")
+        value = parsed["value"] if parsed.keys() == {"value"} else text.strip()
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    here: Any = data
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        if isinstance(here, list):
+            if not part.isdigit() or int(part) >= len(here):
+                raise UserError(
+                    f"--set {override}: {'.'.join(parts[:depth])} is an array of {len(here)}: "
+                    f"expected an index below {len(here)}, got {part!r}"
+                )
+            key: Any = int(part)
+        elif isinstance(here, dict):
+            key = part
+            if not last:
+                here.setdefault(key, {})
+        else:
+            raise UserError(f"--set {override}: {'.'.join(parts[:depth])} is no table: it holds {_shown(here)}")
+        if last:
+            here[key] = value
+        else:
+            here = here[key]
+    origin[".".join(parts)] = override
+
+
+def _fault_line(path: Path, schema: type[Config], data: Any, fault: Any, origin: dict[str, str]) -> str:
+    kind, parts, here = fault["type"], [], data
+    for part in fault["loc"]:  # union branches add names of types to `loc`: only what the document has is kept
+        inside = (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int))
+        if inside and not (isinstance(here, list) and part >= len(here)):
+            here = here[part]
+            parts.append(part)
+        elif kind == "missing":
+            parts.append(part)
+    dotted = ".".join(map(str, parts))
+    where = str(path)
+    for key, override in origin.items():
+        if dotted == key or dotted.startswith(key + ".") or key.startswith(dotted + "."):
+            where = f"--set {override}"
+    if kind == "extra_forbidden":
+        return f"{where}: {dotted}: unknown key{_suggestion(schema, parts)}"
+    got = "nothing" if kind == "missing" else _shown(fault["input"])
+    if kind in ("value_error", "assertion_error"):
+        reason = str(fault["ctx"]["error"]).replace("\n", " ")
+        return f"{where}: {dotted}: {reason}, got {got}" if dotted else f"{where}: {reason}"
+    expected = _EXPECTED.get(kind, fault["msg"][:1].lower() + fault["msg"][1:].replace("\n", " "))
+    if kind in _EXPECTED:
+        expected = expected.format(**fault.get("ctx", {}))
+    return f"{where}: {dotted or 'the file'}: expected {expected}, got {got}"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _suggestion(schema: type[Config], parts: list[Any]) -> str:
+    """" (did you mean ...?)" from the names valid in that table, or from the same name in another table."""
+    unknown, names = str(parts[-1]), list(_names(schema))
+    table = [str(part) for part in parts[:-1] if not isinstance(part, int)]
+    local = [name[-1] for name in names if list(name[:-1]) == table]
+    if near := difflib.get_close_matches(unknown, local, n=1, cutoff=0.6):
+        return f", did you mean {near[0]!r}?"
+    if elsewhere := [name for name in names if name[-1] == unknown]:
+        return f", did you mean {'.'.join(elsewhere[0])!r}?"
+    return f", expected one of {', '.join(local)}" if local else ""
+
+
+def _names(schema: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, field in schema.model_fields.items():
+        path = (*prefix, field.alias or name)
+        yield path
+        for model in _models(field.annotation):
+            yield from _names(model, path)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)
+
+
+def _table(table: dict[str, Any], prefix: tuple[str, ...]) -> Iterator[str]:
+    """Lines of one TOML table: its scalars and arrays first, then sub-tables and arrays of tables."""
+    later: list[tuple[str, Any]] = []
+    for key, value in table.items():
+        if isinstance(value, dict) or (isinstance(value, list) and value and isinstance(value[0], dict)):
+            later.append((key, value))
+        elif value is not None:
+            yield f"{_key(key)} = {_value(value)}"
+    for key, value in later:
+        path = (*prefix, key)
+        heading = ".".join(map(_key, path))
+        for item in value if isinstance(value, list) else (value,):
+            yield f"\n[[{heading}]]" if isinstance(value, list) else f"\n[{heading}]"
+            yield from _table(item, path)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items() if v is not None) + "}"
+    return repr(value)

@@ -1,0 +1,1 @@
+"""Clip datasets: tar shards with an offset index, quantised array blobs, mp4 clips, and an exact order."""

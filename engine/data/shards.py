@@ -1,0 +1,141 @@
+"""Writing a dataset: WebDataset-compatible tar shards and one parquet index, complete or not there at all."""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from phys4d.engine.errors import UserError
+
+INDEX = "index.parquet"
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.string()),
+        ("frames", pa.int32()),
+        ("fps", pa.float64()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        (
+            "members",
+            pa.list_(
+                pa.struct(
+                    [("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("sha256", pa.string())]
+                )
+            ),
+        ),
+    ]
+)
+_BLOCK = 512
+
+
+class ShardWriter:
+    """Context manager that writes clips into tar shards of about `shard_bytes` and an index at the end.
+
+    Everything goes into a hidden folder beside `folder`, which is renamed to `folder` when the block ends
+    without an exception; otherwise nothing is left. The bytes depend only on what is added, and its order.
+    Raises UserError when `folder` holds something already or another process is writing it.
+    """
+
+    def __init__(self, folder: Path, *, shard_bytes: int = 1 << 30) -> None:
+        self.folder, self.shard_bytes = Path(folder), shard_bytes
+        self.partial = self.folder.parent / f".{self.folder.name}.partial"
+        self._rows: list[dict[str, Any]] = []
+        self._keys: set[str] = set()
+        self._shard: BinaryIO | None = None
+        self._shards = 0
+
+    def __enter__(self) -> Self:
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise UserError(f"{self.folder}: exists and is not empty: choose another folder or remove it")
+        self.partial.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.partial, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise UserError(f"{self.folder}: another process is writing this dataset: wait for it") from None
+        for stale in self.partial.iterdir():  # left by a writer that was killed
+            stale.unlink()
+        return self
+
+    def add(
+        self, key: str, members: Mapping[str, bytes], frames: int, fps: float, height: int, width: int
+    ) -> None:
+        """Adds one clip: `members` maps an extension ("mp4", "truth", "json") to its bytes.
+
+        key: letters, digits, "_" and "-", at most 80, unique in the dataset. Raises ValueError otherwise.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,80}", key) or key in self._keys:
+            raise ValueError(f"key {key!r}: expected a new key of 1 to 80 letters, digits, '_' or '-'")
+        if not members or not all(re.fullmatch(r"[a-z0-9]{1,16}", name) for name in members):
+            raise ValueError(f"clip {key!r}: expected members named like 'mp4', got {list(members)}")
+        room = sum(_BLOCK + _padded(len(data)) for data in members.values())
+        if self._shard is not None and self._shard.tell() + room > self.shard_bytes:
+            self._finish_shard()
+        if self._shard is None:
+            self._shard = open(self.partial / f"shard-{self._shards:06d}.tar", "wb")  # noqa: SIM115
+            self._shards += 1
+        placed = [self._write(f"{key}.{name}", name, data) for name, data in members.items()]
+        self._keys.add(key)
+        self._rows.append(
+            {
+                "key": key,
+                "shard": f"shard-{self._shards - 1:06d}.tar",
+                "frames": frames,
+                "fps": float(fps),
+                "height": height,
+                "width": width,
+                "members": placed,
+            }
+        )
+
+    def _write(self, file_name: str, name: str, data: bytes) -> dict[str, Any]:
+        assert self._shard is not None
+        info = tarfile.TarInfo(file_name)  # mtime, uid and gid are 0 and names empty by default
+        info.size, info.mode = len(data), 0o644
+        self._shard.write(info.tobuf(tarfile.USTAR_FORMAT))
+        offset = self._shard.tell()
+        self._shard.write(data)
+        self._shard.write(bytes(_padded(len(data)) - len(data)))
+        return {"name": name, "offset": offset, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def _finish_shard(self) -> None:
+        if self._shard is not None:
+            self._shard.write(bytes(2 * _BLOCK))
+            self._shard.flush()
+            os.fsync(self._shard.fileno())
+            self._shard.close()
+            self._shard = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is not None:
+                if self._shard is not None:
+                    self._shard.close()
+                shutil.rmtree(self.partial)
+                return
+            self._finish_shard()
+            index = self.partial / INDEX
+            pq.write_table(pa.Table.from_pylist(self._rows, SCHEMA), index, compression="zstd")
+            with open(index, "rb") as written:
+                os.fsync(written.fileno())
+            os.fsync(self._lock)
+            os.rename(self.partial, self.folder)
+        finally:
+            os.close(self._lock)
+
+
+def _padded(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK

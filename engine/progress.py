@@ -1,0 +1,99 @@
+"""Progress of long work: a bar with rate and ETA on a terminal, plain lines elsewhere."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+_PLAIN_SECONDS = 10.0
+
+
+class Bar(Protocol):
+    """What `progress` hands out."""
+
+    def advance(self, count: int = 1, **numbers: float) -> None:
+        """Moves on by `count` units; `numbers` (loss=0.1) are shown until replaced."""
+
+
+class _Silent:
+    def advance(self, count: int = 1, **numbers: float) -> None:
+        return None
+
+
+class _Plain:
+    """One line at most every 10 seconds, and one at the end."""
+
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.done, self.numbers = 0, dict[str, float]()
+        self.start = self.last = time.monotonic()
+
+    def advance(self, count: int = 1, **numbers: float) -> None:
+        self.done += count
+        self.numbers.update(numbers)
+        if time.monotonic() - self.last >= _PLAIN_SECONDS:
+            self.line()
+
+    def line(self, state: str = "") -> None:
+        self.last = time.monotonic()
+        seconds = self.last - self.start
+        rate = self.done / seconds if seconds > 0 else 0.0
+        left = (self.total - self.done) / rate if rate > 0 else 0.0
+        clock = f", {left:.0f} s left" if self.done < self.total and not state else f", {seconds:.1f} s"
+        text = f"{self.title}: {self.done}/{self.total} {self.unit}, {rate:.3g}/s{clock}{_numbers(self.numbers)}"
+        print(text + state, file=sys.stderr, flush=True)
+
+
+class _Rich:
+    """A live line of rich: bar, count, rate, time left, numbers."""
+
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit + " {task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=Console(stderr=True),
+        )
+        self.task = self.bar.add_task(title, total=total, rate="", numbers="")
+        self.numbers, self.done, self.start = dict[str, float](), 0, time.monotonic()
+
+    def advance(self, count: int = 1, **numbers: float) -> None:
+        self.numbers.update(numbers)
+        self.done += count
+        rate = f"{self.done / max(time.monotonic() - self.start, 1e-9):.3g}/s"
+        self.bar.update(self.task, advance=count, rate=rate, numbers=_numbers(self.numbers)[2:])
+
+
+def _numbers(numbers: dict[str, float]) -> str:
+    return "".join(f", {name} {value:.4g}" for name, value in numbers.items())
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str = "steps") -> Iterator[Bar]:
+    """Shows how far a piece of work of `total` units has come, on standard error.
+
+    On a terminal a live bar; elsewhere a line at most every 10 s and always a last one, which says "failed"
+    when the block raised. Silent on ranks other than 0.
+    """
+    if int(os.environ.get("RANK", "0")) != 0:
+        yield _Silent()
+    elif sys.stderr.isatty():
+        live = _Rich(title, total, unit)
+        with live.bar:
+            yield live
+    else:
+        plain = _Plain(title, total, unit)
+        try:
+            yield plain
+        except BaseException:
+            plain.line(" (failed)")
+            raise
+        plain.line()
