@@ -1,0 +1,33 @@
+"""4D geometry: lifting depth to points, losses that tie depth to motion, Chamfer distances; in plain torch.
+
+Conventions (all functions): pixel centres at i + 0.5, u right and v down, OpenCV camera axes, depth in metres
+along the optical axis, motion from t to t + 1 as (du px, dv px, dz m), depth 0 where there is no surface.
+Depth between pixels is interpolated as inverse depth, which is affine in the image of a plane and hence exact
+there.
+
+What bites:
+- A landing point counts as inside only where all four neighbouring pixel centres exist and carry a surface;
+  the half-pixel rim of the image is outside.
+- A mask never comes from the prediction that it judges: pass the visibility of the truth or of a teacher.
+- A cloud that is empty on one side costs nothing in `chamfer` unless `cap` is given.
+"""
+
+from phys4d.kernels.geometry.chamfer import chamfer, chamfer_4d, nearest, pack
+from phys4d.kernels.geometry.losses import depth_loss, flow_loss
+from phys4d.kernels.geometry.occlusion import forward_backward_mask
+from phys4d.kernels.geometry.unproject import unproject
+from phys4d.kernels.geometry.warp_consistency import sample_depth, warp_consistency, warp_residual
+
+__all__ = [
+    "chamfer",
+    "chamfer_4d",
+    "depth_loss",
+    "flow_loss",
+    "forward_backward_mask",
+    "nearest",
+    "pack",
+    "sample_depth",
+    "unproject",
+    "warp_consistency",
+    "warp_residual",
+]

@@ -1,0 +1,60 @@
+"""Lifting: projecting the points back gives the pixel centres, and cameras move points rigidly."""
+
+import pytest
+import torch
+
+from phys4d.kernels.geometry import unproject
+
+
+def intrinsics(clips: int, frames: int) -> torch.Tensor:
+    matrix = torch.tensor([[50.0, 0.3, 10.5], [0.0, 48.0, 7.5], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    return matrix.expand(clips, frames, 3, 3).contiguous()
+
+
+def rigid(clips: int, frames: int) -> torch.Tensor:
+    rotation = torch.linalg.qr(torch.randn(clips, frames, 3, 3, dtype=torch.float64)).Q
+    pose = torch.eye(4, dtype=torch.float64).repeat(clips, frames, 1, 1)
+    pose[..., :3, :3] = rotation
+    pose[..., :3, 3] = torch.randn(clips, frames, 3, dtype=torch.float64)
+    return pose
+
+
+def test_projecting_back_gives_pixel_centres_and_depth() -> None:
+    torch.manual_seed(0)
+    depth = torch.rand(2, 3, 5, 7, dtype=torch.float64) + 0.5
+    camera = intrinsics(2, 3)
+    pixels = torch.einsum("btij,bthwj->bthwi", camera, unproject(depth, camera))
+    torch.testing.assert_close(pixels[..., 2], depth)
+    pixels = pixels[..., :2] / pixels[..., 2:]
+    torch.testing.assert_close(
+        pixels[..., 0], (torch.arange(7.0, dtype=torch.float64) + 0.5).expand(2, 3, 5, 7)
+    )
+    rows = (torch.arange(5.0, dtype=torch.float64) + 0.5)[:, None].expand(2, 3, 5, 7)
+    torch.testing.assert_close(pixels[..., 1], rows)
+
+
+def test_world_points_return_through_the_inverse_pose() -> None:
+    torch.manual_seed(1)
+    depth = torch.rand(2, 3, 4, 5, dtype=torch.float64) + 0.5
+    camera, pose = intrinsics(2, 3), rigid(2, 3)
+    world = unproject(depth, camera, pose)
+    homogeneous = torch.cat((world, torch.ones_like(world[..., :1])), dim=-1)
+    back = torch.einsum("btij,bthwj->bthwi", pose.inverse(), homogeneous)[..., :3]
+    torch.testing.assert_close(back, unproject(depth, camera))
+
+
+def test_gradients() -> None:
+    torch.manual_seed(2)
+    depth = torch.rand(1, 2, 3, 2, dtype=torch.float64, requires_grad=True)
+    camera, pose = intrinsics(1, 2).requires_grad_(), rigid(1, 2).requires_grad_()
+    assert torch.autograd.gradcheck(unproject, (depth, camera, pose))
+
+
+def test_wrong_arguments_are_named() -> None:
+    depth = torch.rand(1, 2, 3, 4)
+    with pytest.raises(ValueError, match=r"intrinsics: expected shape \[1, 2, 3, 3\], got \[1, 3, 3\]"):
+        unproject(depth, torch.eye(3)[None])
+    with pytest.raises(ValueError, match=r"camera_to_world: expected shape \[1, 2, 4, 4\]"):
+        unproject(depth, torch.eye(3).expand(1, 2, 3, 3), torch.eye(4))
+    with pytest.raises(ValueError, match="depth: expected float32 or float64, got float16"):
+        unproject(depth.half(), torch.eye(3).expand(1, 2, 3, 3))
