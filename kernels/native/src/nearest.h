@@ -1,0 +1,14 @@
+#pragma once
+#include <cstdint>
+
+// Nearest neighbours by exhaustive search. For each of the n points of x [n, 3] the index of the point of
+// y [m, 3], m > 0, at the smallest squared distance, the lowest such index, and that squared distance.
+// A distance that is not a number never wins; where none wins, the index is 0.
+template <typename T>
+void nearest_cpu(const T* x, const T* y, T* distance, int64_t* index, int64_t n, int64_t m);
+
+#ifdef PHYS4D_WITH_CUDA
+// The same on the current device; returns nullptr, or what went wrong.
+template <typename T>
+const char* nearest_cuda(const T* x, const T* y, T* distance, int64_t* index, int64_t n, int64_t m, void* stream);
+#endif
