@@ -77,7 +77,8 @@ def cmake_build(build: Path, cuda: bool) -> Path:
     build.mkdir(parents=True)
     configure = [
         cmake, "-S", str(ROOT), "-B", str(build), *generator, "-DCMAKE_BUILD_TYPE=Release",
-        f"-DCMAKE_CXX_COMPILER={compiler}", f"-DTORCH_FOLDER={torch}", f"-DPHYS4D_CUDA={'ON' if cuda else 'OFF'}",
+        f"-DCMAKE_CXX_COMPILER={compiler}", f"-DTORCH_FOLDER={torch}",
+        f"-DPHYS4D_CUDA={'ON' if cuda else 'OFF'}",
     ]  # fmt: skip
     log = build / "build.log"
     for command in (configure, [cmake, "--build", str(build)]):
@@ -98,8 +99,10 @@ def build_native(choice: str, build: Path) -> tuple[Path | None, str]:
     if choice == "cuda" and nvcc is None:
         raise BuildError("PHYS4D_NATIVE=cuda, but there is no nvcc on PATH")
     try:
-        if choice == "cpu" or nvcc is None:
-            return cmake_build(build, cuda=False), "built for CPU" + ("" if choice == "cpu" else "; no nvcc, so no CUDA")
+        if choice == "cpu":
+            return cmake_build(build, cuda=False), "built for CPU"
+        if nvcc is None:
+            return cmake_build(build, cuda=False), "built for CPU; no nvcc, so not for CUDA"
         if choice == "cuda":
             return cmake_build(build, cuda=True), "built for CPU and CUDA"
         try:
@@ -150,7 +153,9 @@ class PlatformWheel(bdist_wheel):
 
 
 setup(
-    packages=find_namespace_packages(include=["phys4d", "phys4d.*"], exclude=["*.__pycache__", "*.__pycache__.*"]),
+    packages=find_namespace_packages(
+        include=["phys4d", "phys4d.*"], exclude=["*.__pycache__", "*.__pycache__.*"]
+    ),
     ext_modules=[Extension("phys4d.kernels.native._C", sources=[])],
     cmdclass={"build_ext": NativeBuild, "bdist_wheel": PlatformWheel},
 )

@@ -1,0 +1,18 @@
+"""Spatiotemporal attention: one function for full, spatial, temporal and windowed patterns."""
+
+from phys4d.kernels.attention.api import Choice, attention, explain
+from phys4d.kernels.attention.patterns import Full, Pattern, Spatial, Temporal, Window, allowed
+from phys4d.kernels.attention.reference import attention_reference
+
+__all__ = [
+    "Choice",
+    "Full",
+    "Pattern",
+    "Spatial",
+    "Temporal",
+    "Window",
+    "allowed",
+    "attention",
+    "attention_reference",
+    "explain",
+]

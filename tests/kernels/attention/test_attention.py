@@ -1,0 +1,184 @@
+"""Attention: every backend against a double-precision loop over queries; refusals; compile."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phys4d.kernels.attention import (
+    Full,
+    Spatial,
+    Temporal,
+    Window,
+    allowed,
+    attention,
+    attention_reference,
+    explain,
+)
+
+GRID = (3, 2, 4)
+PATTERNS = [Full(), Spatial(), Temporal(), Temporal(causal=True), Window(2, 2, 3)]
+TEXTS = [None, (2, "first"), (3, "last")]
+BACKENDS = ["reference", "sdpa"]
+
+
+def tensors(batch=2, queries=24, keys=None, heads=2, dim=8, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = (queries, keys or queries, keys or queries)
+    return [torch.randn(batch, s, heads, dim, generator=generator).to(dtype) for s in lengths]
+
+
+def one_query_at_a_time(q, k, v, mask, scale):
+    """Attention in float64 from its formula; mask bool [B, S_q, S_k]."""
+    q, k, v = q.double(), k.double(), v.double()
+    out = torch.zeros_like(q)
+    lse = torch.full((q.shape[0], q.shape[2], q.shape[1]), -math.inf, dtype=torch.float64)
+    for b in range(q.shape[0]):
+        for i in range(q.shape[1]):
+            seen = mask[b, i].nonzero()[:, 0]
+            for head in range(q.shape[2]):
+                if len(seen):
+                    scores = scale * k[b, seen, head] @ q[b, i, head]
+                    lse[b, head, i] = scores.exp().sum().log()
+                    out[b, i, head] = scores.softmax(0) @ v[b, seen, head]
+    return out, lse
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("padded", [False, True])
+def test_every_backend_computes_the_formula(pattern, text, padded):
+    size = 24 + (text[0] if text else 0)
+    q, k, v = tensors(queries=size, dtype=torch.float64)
+    lengths = torch.tensor([size - 5, 3]) if padded else None
+    mask = allowed(pattern, GRID, text)[None].repeat(2, 1, 1)
+    if lengths is not None:
+        mask &= torch.arange(size) < lengths[:, None, None]
+    out, lse = one_query_at_a_time(q, k, v, mask, scale=0.3)
+    asked = {"grid": GRID, "pattern": pattern, "text": text, "key_lengths": lengths, "scale": 0.3}
+    for backend in BACKENDS:
+        torch.testing.assert_close(attention(q, k, v, backend=backend, **asked), out, rtol=0, atol=1e-12)
+    got, got_lse = attention(q, k, v, return_lse=True, **asked)
+    torch.testing.assert_close(got, out, rtol=0, atol=1e-12)
+    torch.testing.assert_close(got_lse, lse, rtol=0, atol=1e-12)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.sampled_from([1, 4, 7]))
+def test_full_attention_may_cross(queries, keys, heads, dim):
+    q, k, v = tensors(queries=queries, keys=keys, heads=heads, dim=dim, dtype=torch.float64)
+    out, _ = one_query_at_a_time(q, k, v, torch.ones(2, queries, keys, dtype=torch.bool), dim**-0.5)
+    for backend in BACKENDS:
+        torch.testing.assert_close(attention(q, k, v, backend=backend), out, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("pattern", [Full(), Window(2, 2, 3)])
+def test_error_is_at_most_twice_torchs_own(pattern, dtype, backend):
+    q, k, v = tensors(dtype=dtype)
+    truth, _ = attention_reference(q.double(), k.double(), v.double(), grid=GRID, pattern=pattern)
+    mask = None if pattern == Full() else allowed(pattern, GRID)
+    own = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)), attn_mask=mask).transpose(
+        1, 2
+    )
+    ours = attention(q, k, v, grid=GRID, pattern=pattern, backend=backend)
+    assert ours.dtype == dtype
+    bound = 2 * (own.double() - truth).abs().max()
+    assert (ours.double() - truth).abs().max() <= bound
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_gradients_of_output_and_lse(pattern):
+    grid = (2, 2, 2)
+    pattern = Window(1, 2, 1) if isinstance(pattern, Window) else pattern
+    inputs = [t.requires_grad_() for t in tensors(queries=10, dim=3, dtype=torch.float64)]
+    asked = {"grid": grid, "pattern": pattern, "text": (2, "first"), "key_lengths": torch.tensor([10, 7])}
+    assert torch.autograd.gradcheck(lambda *qkv: attention(*qkv, return_lse=True, **asked), inputs)
+    assert torch.autograd.gradcheck(lambda *qkv: attention(*qkv, backend="sdpa", **asked), inputs)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_query_that_sees_no_key_gives_zero_and_no_nan(backend):
+    q, k, v = (t.requires_grad_() for t in tensors(dtype=torch.float32))
+    lengths = torch.tensor([24, 8])  # the second clip's last two frames are padding
+    out = attention(q, k, v, grid=GRID, pattern=Spatial(), key_lengths=lengths, backend=backend)
+    assert torch.equal(out[1, 8:], torch.zeros_like(out[1, 8:]))
+    assert out[1, :8].abs().min() > 0
+    for gradient in torch.autograd.grad(out.square().sum(), (q, k, v)):
+        assert gradient.isfinite().all()
+    _, lse = attention(q, k, v, grid=GRID, pattern=Spatial(), key_lengths=lengths, return_lse=True)
+    assert torch.isneginf(lse[1, :, 8:]).all() and lse[1, :, :8].isfinite().all()
+    for gradient in torch.autograd.grad(lse[lse.isfinite()].sum(), (q, k)):
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_padding_does_not_reach_the_result(backend):
+    q, k, v = tensors(queries=6, keys=9)
+    lengths = torch.tensor([9, 4])
+    clean = attention(q, k, v, key_lengths=lengths, backend=backend)
+    k[1, 4:], v[1, 4:] = 1e4, -1e4
+    assert torch.equal(attention(q, k, v, key_lengths=lengths, backend=backend), clean)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_strides_do_not_matter(backend):
+    packed = torch.randn(2, 24, 3, 2, 8, generator=torch.Generator().manual_seed(1))
+    sliced = packed.unbind(2)
+    heads_first = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in sliced]
+    asked = {"grid": GRID, "pattern": Window(2, 1, 3), "backend": backend}
+    torch.testing.assert_close(
+        attention(*sliced, **asked), attention(*heads_first, **asked), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_compiles_into_one_graph(pattern):
+    q, k, v = tensors()
+    asked = {"grid": GRID, "pattern": pattern, "key_lengths": torch.tensor([24, 20])}
+    compiled = torch.compile(lambda *qkv: attention(*qkv, **asked), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(q, k, v), attention(q, k, v, **asked), rtol=0, atol=1e-6)
+
+
+def test_explain_names_the_backend_and_why_not_the_others():
+    q, k, v = tensors()
+    assert explain(q, k, v).backend == "sdpa"
+    choice = explain(q, k, v, return_lse=True)
+    assert choice.backend == "reference"
+    assert choice.refused == {"sdpa": "torch SDPA does not return the log-sum-exp"}
+    assert str(choice).startswith("reference: ") and "not sdpa: " in str(choice)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"backend": "sdpa", "return_lse": True}, "'sdpa' cannot serve this call: .*log-sum-exp"),
+        ({"backend": "flash9"}, "expected auto, sdpa, reference"),
+        ({"pattern": Spatial()}, "needs the video's"),
+        ({"pattern": Spatial(), "grid": (3, 2, 5)}, "makes a sequence of 30, got 24 queries"),
+        ({"pattern": Spatial(), "grid": GRID, "text": (1, "last")}, "makes a sequence of 25"),
+        ({"key_lengths": torch.tensor([3])}, "key_lengths: expected 2 integers"),
+        ({"key_lengths": torch.tensor([3.0, 4.0])}, "key_lengths: expected 2 integers"),
+    ],
+)
+def test_refusals_say_why(asked, message):
+    for function in (attention, explain):
+        with pytest.raises(ValueError, match=message):
+            function(*tensors(), **asked)
+
+
+def test_tensors_that_do_not_fit_are_refused():
+    q, k, v = tensors()
+    for bad, message in [
+        ((q[0], k, v), r"q: expected \[B, S, heads, D\]"),
+        ((q, k.double(), v), "k: expected q's floating dtype"),
+        ((q, k, v[:, :5]), "do not fit"),
+        ((q, k[:, :, :1], v[:, :, :1]), "do not fit"),
+        ((q, k[:, :0], v[:, :0]), "no keys"),
+        ((q.transpose(2, 3).contiguous().transpose(2, 3), k, v), "last dimension must be contiguous"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            attention(*bad)

@@ -1,0 +1,75 @@
+"""The patterns, by their definitions in words."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phys4d.kernels.attention import Full, Spatial, Temporal, Window, allowed
+
+grids = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+
+
+@st.composite
+def windows(draw):
+    grid = draw(grids)
+    return grid, Window(*(draw(st.integers(1, size)) for size in grid))
+
+
+def cells(grid):
+    return list(itertools.product(*(range(size) for size in grid)))
+
+
+@given(grids)
+def test_spatial_is_the_own_frame_and_temporal_the_own_place(grid):
+    spatial, temporal, causal = (allowed(p, grid) for p in (Spatial(), Temporal(), Temporal(causal=True)))
+    for (i, a), (j, b) in itertools.product(enumerate(cells(grid)), repeat=2):
+        assert bool(spatial[i, j]) == (a[0] == b[0])
+        assert bool(temporal[i, j]) == (a[1:] == b[1:])
+        assert bool(causal[i, j]) == (a[1:] == b[1:] and b[0] <= a[0])
+
+
+@given(windows())
+def test_a_window_is_the_clamped_box(case):
+    grid, window = case
+    mask = allowed(window, grid)
+    sizes = (window.t, window.h, window.w)
+    for (i, a), (j, b) in itertools.product(enumerate(cells(grid)), repeat=2):
+        starts = [max(0, min(p - w // 2, n - w)) for p, n, w in zip(a, grid, sizes, strict=True)]
+        inside = all(s <= p < s + w for s, p, w in zip(starts, b, sizes, strict=True))
+        assert bool(mask[i, j]) == inside
+    assert (mask.sum(1) == window.t * window.h * window.w).all(), "every query sees exactly t*h*w keys"
+    assert mask.diagonal().all(), "every query sees itself"
+
+
+@given(grids)
+def test_windows_of_the_extreme_sizes_are_the_other_patterns(grid):
+    t, h, w = grid
+    assert torch.equal(allowed(Window(t, h, w), grid), allowed(Full(), grid))
+    assert torch.equal(allowed(Window(1, h, w), grid), allowed(Spatial(), grid))
+    assert torch.equal(allowed(Window(t, 1, 1), grid), allowed(Temporal(), grid))
+
+
+@given(windows(), st.integers(0, 3), st.sampled_from(["first", "last"]))
+def test_text_sees_all_and_is_seen_by_all(case, words, side):
+    grid, window = case
+    mask = allowed(window, grid, (words, side))
+    size = len(cells(grid))
+    text = torch.arange(words) + (0 if side == "first" else size)
+    video = torch.arange(size) + (words if side == "first" else 0)
+    assert mask[text].all() and mask[:, text].all()
+    assert torch.equal(mask[video][:, video], allowed(window, grid))
+
+
+@pytest.mark.parametrize("window", [Window(3, 1, 1), Window(1, 5, 1), Window(1, 1, 6), Window(0, 1, 1)])
+def test_a_window_larger_than_the_grid_is_refused(window):
+    with pytest.raises(ValueError, match="must be between 1 and the grid's"):
+        allowed(window, (2, 4, 5))
+
+
+@pytest.mark.parametrize("text", [(-1, "first"), (2, "middle")])
+def test_an_impossible_text_is_refused(text):
+    with pytest.raises(ValueError, match="text: expected"):
+        allowed(Spatial(), (2, 2, 2), text)
