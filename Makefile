@@ -1,0 +1,71 @@
+# Two commands: `make demo` sets everything up and runs the whole pipeline; `make test` sets up and passes the
+# tests. Both work on a fresh Debian 12 machine without a GPU.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+TRITON ?= triton==3.7.1
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+NATIVE := $(wildcard kernels/native/src/*)
+# Prints 1 if this Python is new enough, 2 if it can also make virtual environments.
+PYTHON_CHECK := import sys, importlib.util as u; print((sys.version_info >= (3, 11)) * (1 + bool(u.find_spec("ensurepip"))))
+
+.PHONY: help venv demo test test-slow lint clean
+
+help:
+	@echo "make demo       the whole pipeline on this machine, from simulation to runs/demo/report.html"
+	@echo "make test       ruff, mypy and the tests"
+	@echo "make test-slow  chaos, fuzz and long tests"
+	@echo "make lint       ruff and mypy alone"
+	@echo "make venv       only the virtual environment $(VENV)"
+	@echo "make clean      removes $(VENV) and everything built"
+
+demo: venv
+	$(BIN)/python -m phys4d demo
+
+test: lint
+	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+
+test-slow: venv
+	$(BIN)/python -m pytest -q -m "slow and not gpu"
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+venv: $(VENV)/.installed
+
+# What pip cannot install: a Python that makes virtual environments, and the libraries of headless rendering.
+$(VENV)/.torch:
+	@case "$$($(PYTHON) -c '$(PYTHON_CHECK)' || echo none)" in \
+	    2) ;; \
+	    1) echo "phys4d: $(PYTHON) cannot make virtual environments; run: apt-get install -y python3-venv"; exit 2;; \
+	    *) echo "phys4d: needs Python 3.11 or newer as $(PYTHON); set PYTHON=..., or run: apt-get install -y python3 python3-venv"; exit 2;; \
+	esac
+	@libraries="$$(PATH="$$PATH:/usr/sbin:/sbin" ldconfig -p)"; \
+	for name in libEGL.so.1 libGL.so.1; do \
+	    if ! grep -q "$$name" <<< "$$libraries"; then \
+	        echo "phys4d: $$name is missing (headless rendering); run: apt-get install -y --no-install-recommends libegl1 libgl1 libgl1-mesa-dri"; \
+	        exit 2; \
+	    fi; \
+	done
+	@echo "phys4d: setting up $(VENV), about two minutes"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) "setuptools>=77" wheel "cmake>=3.25" ninja
+	$(PIP) "$(TORCH)"
+	$(PIP) "$(TRITON)"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py CMakeLists.txt $(NATIVE)
+	$(PIP) --no-build-isolation -e ".[train,sim,teachers,dev]"
+	@$(BIN)/python -c "from phys4d.kernels import native; print('phys4d: native kernels', native.status()[1])"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info kernels/native/_C.so kernels/native/_build.json
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
