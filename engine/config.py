@@ -16,7 +16,7 @@ from phys4d.engine.errors import UserError
 class Config(BaseModel):
     """Base of every configuration: unknown keys, wrong types and changes after loading are refused.
 
-    A field that may be None must default to None: TOML has no null, so None is written by leaving the key out.
+    A field that may be None must default to None: TOML has no null, so None is a key left out.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, ser_json_inf_nan="constants")
@@ -85,7 +85,7 @@ def dump_toml(config: Config) -> str:
     """The resolved configuration as TOML text, which `load_toml` reads back to an equal object."""
     text = "\n".join(_table(config.model_dump(mode="json"), ())) + "\n"
     back = type(config).model_validate_json(json.dumps(tomllib.loads(text)))
-    assert back == config, "a field of this Config does not survive TOML (None where the default is not None?)"
+    assert back == config, "a field of this Config does not survive TOML (None that is not the default?)"
     return text
 
 
@@ -125,7 +125,7 @@ def _override(data: dict[str, Any], override: str, origin: dict[str, str]) -> No
             if not last:
                 here.setdefault(key, {})
         else:
-            raise UserError(f"--set {override}: {'.'.join(parts[:depth])} is no table: it holds {_shown(here)}")
+            raise UserError(f"--set {override}: {'.'.join(parts[:depth])} is no table, it is {_shown(here)}")
         if last:
             here[key] = value
         else:
@@ -135,9 +135,9 @@ def _override(data: dict[str, Any], override: str, origin: dict[str, str]) -> No
 
 def _fault_line(path: Path, schema: type[Config], data: Any, fault: Any, origin: dict[str, str]) -> str:
     kind, parts, here = fault["type"], [], data
-    for part in fault["loc"]:  # union branches add names of types to `loc`: only what the document has is kept
-        inside = (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int))
-        if inside and not (isinstance(here, list) and part >= len(here)):
+    for part in fault["loc"]:  # unions add names of types to `loc`: only what the document has is kept
+        in_list = isinstance(here, list) and isinstance(part, int) and part < len(here)
+        if in_list or (isinstance(here, dict) and part in here):
             here = here[part]
             parts.append(part)
         elif kind == "missing":
@@ -165,7 +165,7 @@ def _shown(value: Any) -> str:
 
 
 def _suggestion(schema: type[Config], parts: list[Any]) -> str:
-    """" (did you mean ...?)" from the names valid in that table, or from the same name in another table."""
+    """ " (did you mean ...?)" from the names valid in that table, or from the same name in another table."""
     unknown, names = str(parts[-1]), list(_names(schema))
     table = [str(part) for part in parts[:-1] if not isinstance(part, int)]
     local = [name[-1] for name in names if list(name[:-1]) == table]

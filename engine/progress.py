@@ -42,8 +42,8 @@ class _Plain:
         rate = self.done / seconds if seconds > 0 else 0.0
         left = (self.total - self.done) / rate if rate > 0 else 0.0
         clock = f", {left:.0f} s left" if self.done < self.total and not state else f", {seconds:.1f} s"
-        text = f"{self.title}: {self.done}/{self.total} {self.unit}, {rate:.3g}/s{clock}{_numbers(self.numbers)}"
-        print(text + state, file=sys.stderr, flush=True)
+        count = f"{self.title}: {self.done}/{self.total} {self.unit}"
+        print(f"{count}, {rate:.3g}/s{clock}{_numbers(self.numbers)}{state}", file=sys.stderr, flush=True)
 
 
 class _Rich:
@@ -80,7 +80,7 @@ def _numbers(numbers: dict[str, float]) -> str:
 def progress(title: str, total: int, unit: str = "steps") -> Iterator[Bar]:
     """Shows how far a piece of work of `total` units has come, on standard error.
 
-    On a terminal a live bar; elsewhere a line at most every 10 s and always a last one, which says "failed"
+    On a terminal a live bar; elsewhere a line at most every 10 s and always a last one, which says "stopped"
     when the block raised. Silent on ranks other than 0.
     """
     if int(os.environ.get("RANK", "0")) != 0:
@@ -94,6 +94,6 @@ def progress(title: str, total: int, unit: str = "steps") -> Iterator[Bar]:
         try:
             yield plain
         except BaseException:
-            plain.line(" (failed)")
+            plain.line(" (stopped)")
             raise
         plain.line()

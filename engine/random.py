@@ -1,4 +1,4 @@
-"""Noise that depends only on its key, such as (seed, stage, step, sample): never on ranks, order or resume."""
+"""Noise that depends only on its key, such as (seed, stage, step, sample), never on ranks or order."""
 
 import hashlib
 import math
@@ -40,7 +40,7 @@ def generator(*key: int | str) -> torch.Generator:
 
 
 def uniform(shape: Sequence[int], *key: int | str) -> Tensor:
-    """Uniform numbers in [0, 1), multiples of 2^-24: fp32 CPU tensor of `shape`, a function of the key alone."""
+    """Uniform numbers in [0, 1), multiples of 2^-24: fp32 CPU tensor of `shape`, fixed by the key."""
     raw = bits(math.prod(shape), *key) >> np.uint64(40)
     return torch.from_numpy((raw.astype(np.float64) * 2.0**-24).astype(np.float32)).reshape(tuple(shape))
 

@@ -31,7 +31,7 @@ def encode(arrays: Mapping[str, np.ndarray], quantise: Mapping[str, Quantisation
     "inverse16" (depth: float, >= 0, where 0 means "no surface" and stays 0; 16 bits, uniform in 1/value over
     the clip's range) or "linear16" (float, 16 bits, uniform over the range of each slice of the first axis;
     0 stays exactly 0 where the range holds it). Quantised arrays come back as float32, others exactly as
-    they were. Raises ValueError for an unknown dtype or name, a negative depth, or a value that is not finite.
+    they were. Raises ValueError for an unknown dtype or name, a negative depth, or one not finite.
     """
     quantise = quantise or {}
     if unknown := sorted(quantise.keys() - arrays.keys()):
@@ -43,9 +43,10 @@ def encode(arrays: Mapping[str, np.ndarray], quantise: Mapping[str, Quantisation
         if name in quantise:
             array, entry["quantisation"] = _quantise(name, array, quantise[name])
         elif array.dtype.name not in _DTYPES:
-            raise ValueError(f"array {name!r}: dtype {array.dtype} cannot be stored, expected one of {_DTYPES}")
+            raise ValueError(f"array {name!r}: cannot store dtype {array.dtype}, only {', '.join(_DTYPES)}")
         buffer = _compress(array)
-        entry |= {"dtype": array.dtype.name, "offset": offset, "bytes": len(buffer), "crc32": zlib.crc32(buffer)}
+        entry |= {"dtype": array.dtype.name, "offset": offset, "bytes": len(buffer)}
+        entry["crc32"] = zlib.crc32(buffer)
         offset += len(buffer)
         entries.append(entry)
         buffers.append(buffer)
@@ -60,8 +61,10 @@ def decode(data: bytes, names: Collection[str] | None = None) -> dict[str, np.nd
     """
     entries, start = _entries(data)
     if names is not None and (absent := sorted(set(names) - entries.keys())):
-        raise ValueError(f"holds no array {', '.join(map(repr, absent))}, only {', '.join(sorted(entries)) or 'none'}")
-    return {name: _unpack(data, start, entry) for name, entry in entries.items() if names is None or name in names}
+        has = ", ".join(sorted(entries)) or "none"
+        raise ValueError(f"holds no array {', '.join(map(repr, absent))}, only {has}")
+    wanted = entries if names is None else {name: entries[name] for name in entries if name in names}
+    return {name: _unpack(data, start, entry) for name, entry in wanted.items()}
 
 
 def header(data: bytes) -> dict[str, dict[str, Any]]:
@@ -72,8 +75,8 @@ def header(data: bytes) -> dict[str, dict[str, Any]]:
 def error_bound(entry: Mapping[str, Any]) -> np.ndarray:
     """Half a quantisation step of a header entry, fp64, broadcastable to the array; 0 for unquantised arrays.
 
-    For "linear16" the bound is on the value, [first axis, 1, ...]; for "inverse16" on 1/value, scalar. Rounding
-    of the result to float32 comes on top of it.
+    For "linear16" the bound is on the value, [first axis, 1, ...]; for "inverse16" on 1/value, scalar.
+    Rounding of the result to float32 comes on top of it.
     """
     if not (rule := entry.get("quantisation")):
         return np.zeros(())
@@ -85,13 +88,15 @@ def error_bound(entry: Mapping[str, Any]) -> np.ndarray:
 
 def _quantise(name: str, array: np.ndarray, kind: Quantisation) -> tuple[np.ndarray, dict[str, Any]]:
     if not np.issubdtype(array.dtype, np.floating) or array.ndim == 0:
-        raise ValueError(f"array {name!r}: only float arrays with an axis are quantised, got {array.dtype} {array.shape}")
+        got = f"{array.dtype} {array.shape}"
+        raise ValueError(f"array {name!r}: only float arrays with an axis are quantised, got {got}")
     if not np.isfinite(array).all():
-        raise ValueError(f"array {name!r}: holds {np.count_nonzero(~np.isfinite(array))} values that are not finite")
+        count = np.count_nonzero(~np.isfinite(array))
+        raise ValueError(f"array {name!r}: holds {count} values that are not finite")
     value = array.astype(np.float64)
     if kind == "inverse16":
         if (value < 0).any():
-            raise ValueError(f"array {name!r}: inverse16 needs values >= 0, the smallest is {value.min():.6g}")
+            raise ValueError(f"array {name!r}: inverse16 needs values >= 0, got {value.min():.6g}")
         seen = value > 0
         inverse = np.divide(1.0, value, out=np.zeros_like(value), where=seen)
         low, high = (float(inverse[seen].min()), float(inverse[seen].max())) if seen.any() else (0.0, 0.0)
@@ -174,6 +179,6 @@ def _unpack(data: bytes, start: int, entry: Mapping[str, Any]) -> np.ndarray:
     if expected:
         size = blosc2.get_cbuffer_sizes(buffer)[0]
         if size != expected:
-            raise ValueError(f"is corrupt: array {name!r} holds {size} bytes, its shape {shape} needs {expected}")
+            raise ValueError(f"is corrupt: array {name!r} holds {size} bytes, its shape needs {expected}")
         blosc2.decompress2(buffer, dst=array, nthreads=1)
     return _dequantise(array, entry["quantisation"]) if entry.get("quantisation") else array

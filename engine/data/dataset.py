@@ -34,14 +34,12 @@ class Sample:
 class ClipDataset:
     """Random access to the clips of a dataset folder.
 
-    folder: what `ShardWriter` wrote. decoder: "pyav". arrays: names to read from the `.truth` blob; None reads
-    all that a clip has (none for a video-only clip). Files are read with `os.pread`, so one object may be used
-    from many threads, after a fork, or pickled. Raises UserError for a folder or clip that cannot be read.
+    folder: what `ShardWriter` wrote. decoder: "pyav". arrays: names to read from the `.truth` blob; None
+    reads all that a clip has (none for a video-only clip). Files are read with `os.pread`, so one object may
+    be used from many threads, after a fork, or pickled. UserError for a folder or clip that cannot be read.
     """
 
-    def __init__(
-        self, folder: Path, *, decoder: str = "pyav", arrays: Collection[str] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, *, decoder: str = "pyav", arrays: Collection[str] | None = None) -> None:
         if decoder not in _DECODERS:
             raise UserError(f"decoder {decoder!r}: expected one of {', '.join(_DECODERS)}")
         self.folder, self.arrays = Path(folder), None if arrays is None else tuple(arrays)
@@ -104,8 +102,8 @@ class ClipDataset:
             try:
                 opened = os.open(self.folder / shard, os.O_RDONLY)
             except OSError as error:
-                path = self.folder / shard
-                raise UserError(f"{path}: cannot open the shard of clip {row['key']}: {error.strerror}") from None
+                what = f"cannot open the shard of clip {row['key']}: {error.strerror}"
+                raise UserError(f"{self.folder / shard}: {what}: copy it from where it came") from None
             if self._files.setdefault(shard, opened) != opened:  # another thread was faster
                 os.close(opened)
         return self._files[shard]

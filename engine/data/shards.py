@@ -17,6 +17,9 @@ import pyarrow.parquet as pq
 from phys4d.engine.errors import UserError
 
 INDEX = "index.parquet"
+_MEMBER = pa.struct(
+    [("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("sha256", pa.string())]
+)
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -25,17 +28,11 @@ SCHEMA = pa.schema(
         ("fps", pa.float64()),
         ("height", pa.int32()),
         ("width", pa.int32()),
-        (
-            "members",
-            pa.list_(
-                pa.struct(
-                    [("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("sha256", pa.string())]
-                )
-            ),
-        ),
+        ("members", pa.list_(_MEMBER)),
     ]
 )
 _BLOCK = 512
+_LOCK = ".lock"
 
 
 class ShardWriter:
@@ -58,14 +55,15 @@ class ShardWriter:
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise UserError(f"{self.folder}: exists and is not empty: choose another folder or remove it")
         self.partial.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.partial, os.O_RDONLY)
+        self._lock = os.open(self.partial / _LOCK, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
             raise UserError(f"{self.folder}: another process is writing this dataset: wait for it") from None
         for stale in self.partial.iterdir():  # left by a writer that was killed
-            stale.unlink()
+            if stale.name != _LOCK:
+                stale.unlink()
         return self
 
     def add(
@@ -129,13 +127,22 @@ class ShardWriter:
             self._finish_shard()
             index = self.partial / INDEX
             pq.write_table(pa.Table.from_pylist(self._rows, SCHEMA), index, compression="zstd")
-            with open(index, "rb") as written:
-                os.fsync(written.fileno())
-            os.fsync(self._lock)
+            _sync(index)
+            (self.partial / _LOCK).unlink()
+            _sync(self.partial)
             os.rename(self.partial, self.folder)
+            _sync(self.folder.parent)
         finally:
             os.close(self._lock)
 
 
 def _padded(size: int) -> int:
     return -(-size // _BLOCK) * _BLOCK
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -71,7 +71,7 @@ class PyAVDecoder:
 
 
 def frame_count(data: bytes) -> int:
-    """The number of frames that an encoded clip announces, without decoding; ValueError when it is no video."""
+    """How many frames an encoded clip announces, without decoding; ValueError when it is no video."""
     try:
         return len(_timestamps(data))
     except av.error.FFmpegError as error:
@@ -79,7 +79,7 @@ def frame_count(data: bytes) -> int:
 
 
 def _timestamps(data: bytes) -> list[int]:
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), mode="r") as container:
         if not container.streams.video:
             raise ValueError("holds no video stream")
         packets = container.demux(container.streams.video[0])
@@ -89,7 +89,7 @@ def _timestamps(data: bytes) -> list[int]:
 def _frames(data: bytes, times: list[int], *, seek: bool) -> list[np.ndarray]:
     wanted = set(times)
     frames: list[np.ndarray] = []
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), mode="r") as container:
         stream = container.streams.video[0]
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
         if seek:

@@ -1,0 +1,172 @@
+"""Checkpoints in torch's distributed format (DCP): atomic, resharding, checked before they are loaded.
+
+A DCP checkpoint contains a pickled index, so loading one runs whatever its author put there: load only what
+your own runs wrote. Models from others come as safetensors.
+"""
+
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from phys4d.engine.errors import UserError
+from phys4d.engine.telemetry import replace_text
+
+_MANIFEST = "checkpoint.json"
+
+
+def save(folder: Path, stage: str, step: int, state: Mapping[str, Tensor], *, keep: int = 2) -> Path:
+    """Writes `state` to folder/checkpoint-<stage>-<step>/ and returns that path; all ranks call it.
+
+    state: name -> tensor or DTensor. The files are written under a hidden name, synced to the disk and then
+    renamed, so a checkpoint is there whole or not at all; then the file folder/latest names it, and of this
+    stage only the newest `keep` stay. A checkpoint of that step that is there already is kept.
+    """
+    path = Path(folder) / f"checkpoint-{stage}-{step}"
+    if _complete(path):
+        return path
+    partial = path.with_name(f".{path.name}.partial")
+    if _rank() == 0:
+        for stale in path.parent.glob(".checkpoint-*.partial"):  # left by a run that was killed
+            shutil.rmtree(stale)
+        partial.mkdir(parents=True)
+    _barrier()
+    with _quiet():
+        writer = dcp.FileSystemWriter(partial, single_file_per_rank=True, sync_files=True)
+        dcp.save(dict(state), storage_writer=writer, no_dist=not dist.is_initialized())
+    if _rank() == 0:
+        world_size = dist.get_world_size() if dist.is_initialized() else 1
+        manifest = {"stage": stage, "step": step, "world_size": world_size, "torch": torch.__version__}
+        replace_text(partial / _MANIFEST, json.dumps(manifest) + "\n")
+        _sync_folder(partial)
+        if path.exists():  # a folder of that name without a manifest is no checkpoint
+            shutil.rmtree(path)
+        os.rename(partial, path)
+        _sync_folder(path.parent)
+        replace_text(path.parent / "latest", path.name + "\n")
+        for _, old in sorted(_of_stage(path.parent, stage))[:-keep]:
+            gone = old.with_name(f".{old.name}.partial")
+            os.rename(old, gone)
+            shutil.rmtree(gone)
+    _barrier()
+    return path
+
+
+def latest(folder: Path, stage: str) -> tuple[Path, int] | None:
+    """The newest complete checkpoint of a stage with its step, or None; incomplete ones are passed over."""
+    found = max(_of_stage(Path(folder), stage), default=None)
+    return None if found is None else (found[1], found[0])
+
+
+def load(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Reads a checkpoint into the tensors of `state`, in place; all ranks call it.
+
+    The number of ranks may differ from the one that wrote it. Raises UserError, before anything is changed,
+    when names or shapes differ (another model, stage or LoRA rank) or the checkpoint cannot be read.
+    """
+    stored = _stored_shapes(path)
+    for name in sorted(state.keys() | stored.keys()):
+        here, there = state.get(name), stored.get(name)
+        if here is None or there is None:
+            held, lacks = ("the checkpoint", "this run") if here is None else ("this run", "the checkpoint")
+            raise UserError(f"{path}: does not fit: {held} has {name!r}, {lacks} has not: is it this run's?")
+        if tuple(here.shape) != there:
+            shapes = f"{list(there)}, this run needs {list(here.shape)}"
+            raise UserError(f"{path}: does not fit: {name!r} is {shapes}: is it this run's?")
+    _read(path, state)
+
+
+def load_weights(path: Path, modules: Mapping[str, nn.Module]) -> None:
+    """Puts the weights that a stage ended with (the EMA where it kept one) into `modules`, in place.
+
+    modules: as `Objective.modules()` names them; parameters that the stage did not train are left alone, and
+    modules that it does not know too. Raises UserError when a stored parameter has no place or another shape.
+    """
+    stored = _stored_shapes(path)
+    names = {name.split(".", 1)[1] for name in stored if name.startswith("model.")}
+    kind = "ema" if any(name.startswith("ema.") for name in stored) else "model"
+    parameters = named_parameters(modules)
+    wanted = {f"{kind}.{name}": name for name in names if name.split(".", 1)[0] in modules}
+    if not wanted:
+        raise UserError(f"{path}: holds no weights for {', '.join(modules)}: is it of another stage?")
+    for key, name in sorted(wanted.items()):
+        if name not in parameters or tuple(parameters[name].shape) != stored[key]:
+            has = f"{list(parameters[name].shape)}" if name in parameters else "no such parameter"
+            raise UserError(f"{path}: does not fit: {name!r} is {list(stored[key])}, this model has {has}")
+    _read(path, {key: parameters[name].detach() for key, name in wanted.items()})
+
+
+def named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """All parameters by "module.parameter", each once."""
+    named: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for prefix, module in modules.items():
+        for name, parameter in module.named_parameters():
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                named[f"{prefix}.{name}"] = parameter
+    return named
+
+
+def _read(path: Path, state: Mapping[str, Tensor]) -> None:
+    try:
+        with _quiet():
+            dcp.load(dict(state), checkpoint_id=path, no_dist=not dist.is_initialized())
+    except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"{path}: cannot be read: {reason}: remove it to use an older one") from error
+
+
+def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        metadata = dcp.FileSystemReader(path).read_metadata()
+    except Exception as error:  # unpickling a damaged index may raise anything
+        raise UserError(f"{path}: is no readable checkpoint ({type(error).__name__}): remove it") from error
+    tensors = metadata.state_dict_metadata.items()
+    return {name: tuple(entry.size) for name, entry in tensors if isinstance(entry, TensorStorageMetadata)}
+
+
+def _of_stage(folder: Path, stage: str) -> Iterator[tuple[int, Path]]:
+    for path in folder.glob(f"checkpoint-{stage}-*"):
+        match = re.fullmatch(rf"checkpoint-{re.escape(stage)}-(\d+)", path.name)
+        if match and _complete(path):
+            yield int(match[1]), path
+
+
+def _complete(path: Path) -> bool:
+    return (path / ".metadata").is_file() and (path / _MANIFEST).is_file()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _barrier() -> None:
+    if dist.is_initialized():
+        dist.all_reduce(torch.zeros(1))  # on the host: gloo serves CPU tensors beside NCCL
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """DCP warns whenever there is no process group, which is meant here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

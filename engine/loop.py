@@ -1,0 +1,181 @@
+"""The training loop of a stage: steps, logs, checkpoints, resumes exactly, and stops in order on a signal."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Protocol, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from phys4d.engine import checkpoint
+from phys4d.engine.config import Config
+from phys4d.engine.errors import Interrupted, UserError
+from phys4d.engine.optimizer import Optimizer, OptimizerConfig
+from phys4d.engine.parallel import Parallel
+from phys4d.engine.progress import progress
+from phys4d.engine.telemetry import Run
+
+__all__ = ["LoopConfig", "Objective", "OptimizerConfig", "train"]
+
+
+class Objective(Protocol):
+    """What a stage minimises. Everything random in it must be a function of `step` and sample indices
+    (`phys4d.engine.random`), since only parameters, optimizer and EMA are in a checkpoint.
+    """
+
+    name: str
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Modules whose requires_grad parameters are trained and checkpointed, by name."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """[{"params": [...], "lr_scale": float}], together exactly the trained parameters."""
+
+    def update(self, step: int, minimise: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
+        """Does step `step` (from 0): computes its losses on this rank's share of the batch, calls `minimise`
+        once per optimizer step (it returns the gradient norm), returns scalars to log, not read back to the
+        host. Every rank returns the same names.
+        """
+
+
+class LoopConfig(Config):
+    """steps: how many. log_every: steps between log lines. checkpoint_every: steps between checkpoints, 0 for
+    only one at the end. keep: how many checkpoints of the stage stay on the disk.
+    """
+
+    steps: int = Field(ge=1)
+    log_every: int = Field(20, ge=1)
+    checkpoint_every: int = Field(0, ge=0)
+    keep: int = Field(2, ge=1)
+
+
+def train(
+    objective: Objective,
+    *,
+    optimizer: OptimizerConfig,
+    loop: LoopConfig,
+    run: Run,
+    parallel: Parallel,
+    resume: bool,
+) -> None:
+    """Trains `objective` for `loop.steps` steps, or what is left of them when `resume` finds a checkpoint.
+
+    Logged every `log_every` steps and at each checkpoint, as means over the steps since the last line and
+    over ranks: what `update` returns, grad_norm, learning_rate, seconds (per step). Step numbers in logs and
+    checkpoints count finished steps. At the end the modules hold the EMA weights where `optimizer.ema` > 0.
+    Raises Interrupted after SIGTERM or SIGINT, when the step is finished and a checkpoint written (a second
+    signal acts at once); UserError when a gradient is not finite or the checkpoint does not fit.
+    """
+    state = Optimizer(optimizer, objective.modules(), objective.parameter_groups())
+    start = 0
+    if resume and (found := checkpoint.latest(run.folder, objective.name)) is not None:
+        path, start = found
+        if start > loop.steps:
+            raise UserError(
+                f"{path}: lies past the {loop.steps} steps of the stage: raise steps or start anew"
+            )
+        checkpoint.load(path, state.state())
+    run.resume_at(objective.name, start)
+
+    def write(step: int) -> Path:
+        return checkpoint.save(run.folder, objective.name, step, state.state(), keep=loop.keep)
+
+    window = _Window()
+    with _Signals() as signals, progress(objective.name, total=loop.steps - start) as bar:
+        for step in range(start, loop.steps):
+            rate = state.schedule(loop.steps, step)
+            window.add(objective.update(step, window.minimise(state)))
+            done = step + 1
+            stopped = parallel.any(signals.received)
+            due = loop.checkpoint_every > 0 and done % loop.checkpoint_every == 0
+            saved = stopped or due or done == loop.steps
+            shown = {}
+            if saved or done % loop.log_every == 0:
+                values = window.close(parallel)
+                _finite(objective.name, done, values)
+                run.log(objective.name, done, values | {"learning_rate": rate})
+                shown = {name: value for name, value in values.items() if name in ("loss", "reward")}
+            written = write(done) if saved else None
+            bar.advance(1, **shown)
+            if stopped and written is not None and done < loop.steps:
+                raise Interrupted(objective.name, done, written)
+    state.use_ema()
+
+
+def _finite(stage: str, step: int, values: dict[str, float]) -> None:
+    norm = values.get("grad_norm", 0.0)
+    if not math.isfinite(norm):
+        raise UserError(
+            f"{stage}: by step {step} the gradient norm is {norm}, training has diverged: lower "
+            "optimizer.learning_rate and resume from the last checkpoint or start anew"
+        )
+
+
+class _Window:
+    """Sums of what the steps since the last log line returned, kept on the device."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor | float] = {}
+        self.counts: dict[str, int] = {}
+        self.steps, self.since = 0, time.perf_counter()
+
+    def minimise(self, state: Optimizer) -> Callable[[Tensor], Tensor]:
+        """`state.minimise`, with the gradient norm noted."""
+
+        def noted(loss: Tensor) -> Tensor:
+            norm = state.minimise(loss)
+            self._note("grad_norm", norm)
+            return norm
+
+        return noted
+
+    def add(self, values: dict[str, Tensor | float]) -> None:
+        self.steps += 1
+        for name, value in values.items():
+            self._note(name, value)
+
+    def _note(self, name: str, value: Tensor | float) -> None:
+        value = value.detach().to(torch.float64) if isinstance(value, Tensor) else float(value)
+        self.sums[name] = self.sums.get(name, 0.0) + value
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    def close(self, parallel: Parallel) -> dict[str, float]:
+        """Means over the window and the ranks (the host sync), and a new window."""
+        means = parallel.mean({name: total / self.counts[name] for name, total in self.sums.items()})
+        means["seconds"] = (time.perf_counter() - self.since) / self.steps
+        self.__init__()  # type: ignore[misc]
+        return means
+
+
+class _Signals:
+    """Notes SIGTERM and SIGINT instead of dying; the second one finds the previous handlers again."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()

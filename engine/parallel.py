@@ -1,0 +1,109 @@
+"""One process or many: process group, FSDP2 sharding, and the few collectives that a training loop needs."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Self, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from phys4d.engine.errors import UserError
+
+T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
+
+
+class Parallel:
+    """This process's place among all: rank, world_size, device, and mesh (None when alone)."""
+
+    def __init__(self, rank: int, world_size: int, device: torch.device, mesh: DeviceMesh | None) -> None:
+        self.rank, self.world_size, self.device, self.mesh = rank, world_size, device, mesh
+
+    @classmethod
+    def start(cls) -> Self:
+        """Joins the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), or stands alone.
+
+        With GPUs each process takes the one of its local rank, and collectives run over NCCL; without, over
+        gloo. Alone there is no process group at all.
+        """
+        rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        device = torch.device("cpu")
+        if torch.cuda.is_available():
+            if local_rank >= torch.cuda.device_count():
+                raise UserError(f"rank {rank}: no GPU for local rank {local_rank}: lower --nproc-per-node")
+            device = torch.device("cuda", local_rank)
+            torch.cuda.set_device(device)
+        if world_size == 1:
+            return cls(0, 1, device, None)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        mesh = init_device_mesh(device.type, (world_size,), mesh_dim_names=("data",))
+        return cls(rank, world_size, device, mesh)
+
+    def shard(self, module: M, blocks: Sequence[nn.Module] = ()) -> M:
+        """Moves a module to the device and, among several processes, shards its parameters (FSDP2).
+
+        blocks: submodules gathered one at a time (transformer blocks); the rest goes with the root. All
+        ranks must hold equal weights before. Parameters and compute stay in the dtype they have: without
+        mixed precision no input is cast, so timesteps, sigmas and RoPE tables are never rounded. Frozen and
+        trained parameters may mix. Only `module(...)` gathers weights, calling other methods does not.
+        """
+        module.to(self.device)
+        if self.mesh is not None:
+            for block in blocks:
+                fully_shard(block, mesh=self.mesh)
+            fully_shard(module, mesh=self.mesh)
+        return module
+
+    def local(self, batch: Sequence[T]) -> Sequence[T]:
+        """This rank's contiguous part of a global batch, which must divide evenly (UserError)."""
+        if len(batch) % self.world_size:
+            raise UserError(
+                f"a global batch of {len(batch)} does not divide over {self.world_size} processes: "
+                f"choose a multiple of {self.world_size}"
+            )
+        size = len(batch) // self.world_size
+        return batch[self.rank * size : (self.rank + 1) * size]
+
+    def mean(self, values: Mapping[str, float | Tensor]) -> dict[str, float]:
+        """Means of scalars over the ranks, one all-reduce and host sync; every rank gives the same names."""
+        if not values:
+            return {}
+        names = sorted(values)
+        scalars = [torch.as_tensor(values[name], dtype=torch.float64) for name in names]
+        stacked = torch.stack([full(scalar.detach()).to(self.device).reshape(()) for scalar in scalars])
+        if self.mesh is not None:
+            dist.all_reduce(stacked)
+            stacked /= self.world_size
+        return dict(zip(names, stacked.tolist(), strict=True))
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank; a collective on the host that does not wait for the GPU."""
+        if self.mesh is None:
+            return flag
+        flags = torch.tensor([float(flag)])
+        dist.all_reduce(flags)
+        return bool(flags.item() > 0)
+
+    def barrier(self) -> None:
+        """Waits for all ranks, on the host."""
+        self.any(False)
+
+    def close(self) -> None:
+        """Leaves the process group."""
+        if self.mesh is not None:
+            dist.destroy_process_group()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this rank holds (the tensor itself unless it is sharded), sharing memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole of a tensor, gathered from all ranks where it is sharded (then a collective)."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,217 @@
+"""What a run leaves behind: its folder, its configuration, where it came from, and its metrics."""
+
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import torch
+
+from phys4d.engine.config import Config, differences, dump_toml
+from phys4d.engine.errors import UserError
+
+
+class Run:
+    """A run folder: config.toml, provenance.json, metrics.jsonl, tensorboard/ and the checkpoints.
+
+    Made by `Run.create`; only rank 0 writes. One process at a time holds a folder. Use as a context manager,
+    or call `close`.
+    """
+
+    def __init__(self, folder: Path, *, writes: bool) -> None:
+        self.folder, self.writes = Path(folder), writes
+        self._lock: IO[str] | None = None
+        self._metrics: IO[str] | None = None
+        self._boards: dict[str, Any] = {}
+        self._resumed: dict[str, int] = {}
+
+    @classmethod
+    def create(cls, folder: Path, config: Config, *, resume: bool) -> Self:
+        """Starts a run in `folder`, or goes on with the one that is there.
+
+        Raises UserError when a fresh run finds one in the folder, a resumed one finds none, the configuration
+        differs from the one that the run was started with, or another process holds the folder.
+        """
+        run = cls(folder, writes=int(os.environ.get("RANK", "0")) == 0)
+        if not run.writes:
+            return run
+        stored = run.folder / "config.toml"
+        if stored.exists() and not resume:
+            raise UserError(
+                f"{folder}: holds a run already: --resume goes on with it, or choose a new folder"
+            )
+        if resume and not stored.exists():
+            raise UserError(f"{folder}: no run to resume (it has no config.toml): start it without --resume")
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            run._lock = open(run.folder / ".lock", "w")  # noqa: SIM115 (held until the run is closed)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot write the run folder: {error.strerror}") from None
+        try:
+            fcntl.flock(run._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another process is using this folder: wait or choose another"
+            ) from None
+        if resume:
+            _same_configuration(stored, config)
+        run._write_provenance(resume)
+        replace_text(stored, dump_toml(config))
+        run._metrics = open(run.folder / "metrics.jsonl", "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        return run
+
+    def _write_provenance(self, resume: bool) -> None:
+        path, record = self.folder / "provenance.json", provenance()
+        if resume and path.exists():
+            first = json.loads(path.read_text())
+            first.setdefault("resumed", []).append(record)
+            record = first
+        replace_text(path, json.dumps(record, indent=1) + "\n")
+
+    def resume_at(self, stage: str, step: int) -> None:
+        """Forgets what was logged of `stage` after `step`, and a line that a kill cut off."""
+        self._resumed[stage] = step
+        if not self.writes or self._metrics is None:
+            return
+        self._metrics.close()
+        path, kept = self.folder / "metrics.jsonl", []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if entry["stage"] != stage or entry["step"] <= step:
+                kept.append(line + "\n")
+        replace_text(path, "".join(kept))
+        self._metrics = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+
+    def log(self, stage: str, step: int, values: dict[str, float]) -> None:
+        """Appends one line {"stage", "step", "time", ...values} and the same to TensorBoard.
+
+        time: seconds since 1970. A value that is not finite is written as null (JSON has none).
+        """
+        if not self.writes or self._metrics is None:
+            return
+        shown = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
+        self._metrics.write(json.dumps({"stage": stage, "step": step, "time": time.time(), **shown}) + "\n")
+        board = self._board(stage)
+        for name, value in values.items():
+            board.add_scalar(name, value, step)
+        board.flush()
+
+    def _board(self, stage: str) -> Any:
+        if stage not in self._boards:
+            from torch.utils.tensorboard import SummaryWriter
+
+            purge = self._resumed.get(stage, 0) + 1
+            self._boards[stage] = SummaryWriter(str(self.folder / "tensorboard" / stage), purge_step=purge)
+        return self._boards[stage]
+
+    def close(self) -> None:
+        """Closes the files and lets go of the folder."""
+        for board in self._boards.values():
+            board.close()
+        self._boards.clear()
+        for file in (self._metrics, self._lock):
+            if file is not None:
+                file.close()
+        self._metrics = self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def provenance() -> dict[str, Any]:
+    """Where a result comes from: revision, versions, machine and date, ready for JSON.
+
+    git_revision ends in "-dirty" when tracked files were changed and is None outside a checkout; a version is
+    None where the package is absent. date is UTC, ISO 8601.
+    """
+    versions = {name: _version(name) for name in ("phys4d", "torch", "triton", "numpy", "diffusers")}
+    return {
+        "git_revision": _git_revision(),
+        **versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+    }
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory in MiB: of this process, plus the largest of its finished children."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return (own + children) / 1024
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a small file so that a kill leaves either the old one or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _same_configuration(stored: Path, config: Config) -> None:
+    old = tomllib.loads(stored.read_text(encoding="utf-8"))
+    changed = list(differences(old, tomllib.loads(dump_toml(config))))
+    if changed:
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise UserError(
+            f"{stored}: the run was started with another configuration: {changed[0]}{more}: resume with the "
+            "old one or start a new folder"
+        )
+
+
+def _git_revision() -> str | None:
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # a copy may lie in an unrelated checkout
+        dirty = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("-dirty" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return getattr(sys.modules.get(package), "__version__", None)
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
