@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -72,11 +72,21 @@ def load_toml(path: Path, schema: type[C], overrides: Sequence[str] = ()) -> C:
     origin: dict[str, str] = {}
     for override in overrides:
         _override(data, override, origin)
+    return build(schema, data, str(path), origin)
+
+
+def build(schema: type[C], values: dict[str, Any], where: str, origin: Mapping[str, str] | None = None) -> C:
+    """A validated configuration from plain values, with the same one-line UserError as a run file.
+
+    where: begins the message (a file, or the name of a command). origin: dotted key -> the override that set
+    it, named instead of `where` when that key is at fault.
+    """
+    document = json.dumps(values, default=str)
     try:
-        return schema.model_validate_json(json.dumps(data, default=str))
+        return schema.model_validate_json(document)
     except ValidationError as error:
         faults = error.errors(include_url=False)
-        line = _fault_line(path, schema, data, faults[0], origin)
+        line = _fault_line(where, schema, json.loads(document), faults[0], origin or {})
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise UserError(line + more) from None
 
@@ -133,7 +143,8 @@ def _override(data: dict[str, Any], override: str, origin: dict[str, str]) -> No
     origin[".".join(parts)] = override
 
 
-def _fault_line(path: Path, schema: type[Config], data: Any, fault: Any, origin: dict[str, str]) -> str:
+def _fault_line(where: str, schema: type[Config], data: Any, fault: Any, origin: Mapping[str, str]) -> str:
+    """One pydantic error as "where: dotted key: expected ..., got ..."."""
     kind, parts, here = fault["type"], [], data
     for part in fault["loc"]:  # unions add names of types to `loc`: only what the document has is kept
         in_list = isinstance(here, list) and isinstance(part, int) and part < len(here)
@@ -143,7 +154,6 @@ def _fault_line(path: Path, schema: type[Config], data: Any, fault: Any, origin:
         elif kind == "missing":
             parts.append(part)
     dotted = ".".join(map(str, parts))
-    where = str(path)
     for key, override in origin.items():
         if dotted == key or dotted.startswith(key + ".") or key.startswith(dotted + "."):
             where = f"--set {override}"
