@@ -1,0 +1,1 @@
+"""Simulated clips with exact geometry: scenes, MuJoCo, pictures, depth, motion, visibility, captions."""

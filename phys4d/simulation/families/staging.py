@@ -1,0 +1,105 @@
+"""What every family draws alike: the room, the light, the camera and the make of a body."""
+
+import numpy as np
+
+from phys4d.simulation import shapes
+from phys4d.simulation.materials import HUES, MATERIALS, muted, saturated
+from phys4d.simulation.scene import Body, Light, Room, Shape, View
+
+TARGET = (0.0, 0.05, 0.4)
+
+
+def view(random: np.random.Generator) -> View:
+    """A camera at 1.4 to 1.65 m that looks at the middle of the stage from slightly above."""
+    azimuth = random.uniform(-0.35, 0.35)
+    distance = random.uniform(1.4, 1.65)
+    height = random.uniform(0.65, 1.1)
+    return View((distance * np.sin(azimuth), -distance * np.cos(azimuth), height), TARGET, 45.0)
+
+
+def room(random: np.random.Generator) -> Room:
+    """A floor and a wall, one light and one dark enough to tell apart."""
+    values = [(0.62, 0.82), (0.42, 0.56)]
+    random.shuffle(values)
+    floor, wall = (muted(random, *value) for value in values)
+    return Room(floor, wall, depth=random.uniform(1.1, 1.5), texture_angle=random.uniform(0, np.pi / 2))
+
+
+def light(random: np.random.Generator) -> Light:
+    """A sun from above, off to any side but behind the wall."""
+    azimuth = random.uniform(-1.3, 1.3)
+    slope = random.uniform(0.25, 0.7)
+    direction = (slope * np.sin(azimuth), slope * np.cos(azimuth), -1.0)
+    return Light(direction, TARGET, random.uniform(0.75, 1.0), random.uniform(0.35, 0.5))
+
+
+def colours(random: np.random.Generator, count: int) -> list[str]:
+    """Distinct colour names."""
+    return [str(name) for name in random.choice(list(HUES), size=count, replace=False)]
+
+
+def size_of(shape: Shape, radius: float) -> tuple[float, ...]:
+    """Sizes that make the shapes look about as large as a ball of that radius."""
+    return {
+        "ball": (radius,),
+        "box": (0.82 * radius,) * 3,
+        "cylinder": (0.85 * radius, 0.8 * radius),
+        "capsule": (0.72 * radius, 0.7 * radius),
+    }[shape]
+
+
+def body(
+    random: np.random.Generator,
+    shape: Shape,
+    colour: str,
+    size: tuple[float, ...],
+    position: np.ndarray,
+    *,
+    quaternion: np.ndarray | None = None,
+    velocity: np.ndarray | None = None,
+    rolling: bool = False,
+    material: str | None = None,
+) -> Body:
+    """A body of a drawn material; physics from the material's ranges."""
+    if material is None:
+        material = str(random.choice(list(MATERIALS)))
+    kind = MATERIALS[material]
+    right, away, up = np.zeros(3) if velocity is None else velocity
+    w, x, y, z = (1.0, 0.0, 0.0, 0.0) if quaternion is None else quaternion
+    return Body(
+        shape=shape,
+        material=material,
+        colour=colour,
+        rgb=saturated(colour, random),
+        size=tuple(float(s) for s in size),
+        density=random.uniform(*kind.density),
+        friction=random.uniform(*kind.friction),
+        restitution=random.uniform(*kind.restitution),
+        position=(float(position[0]), float(position[1]), float(position[2])),
+        quaternion=(float(w), float(x), float(y), float(z)),
+        velocity=(float(right), float(away), float(up)),
+        rolling=rolling,
+    )
+
+
+def to_tenths(velocity: np.ndarray) -> np.ndarray:
+    """Velocity rounded to 0.1 m/s, so that a caption with one decimal states it exactly."""
+    return np.round(np.asarray(velocity, float), 1) + 0.0
+
+
+def turned(yaw: float, tilt: float = 0.0, tilt_azimuth: float = 0.0) -> np.ndarray:
+    """Quaternion: a turn about the vertical, then a tilt about a level axis (radians)."""
+    about_z = np.array([np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)])
+    sine = np.sin(tilt / 2)
+    about_level = np.array([np.cos(tilt / 2), sine * np.cos(tilt_azimuth), sine * np.sin(tilt_azimuth), 0])
+    return _multiply(about_level, about_z)
+
+
+def standing(shape: Shape, size: tuple[float, ...]) -> float:
+    """Height of a body's centre when it rests upright on the floor."""
+    return shapes.half_height(shape, size)
+
+
+def _multiply(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    w = p[0] * q[0] - p[1:] @ q[1:]
+    return np.concatenate([[w], p[0] * q[1:] + q[0] * p[1:] + np.cross(p[1:], q[1:])])

@@ -1,0 +1,147 @@
+"""Writes a dataset of simulated clips: any number of processes, always the same bytes."""
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import mujoco
+import numpy as np
+from pydantic import Field
+
+from phys4d.engine.config import Config
+from phys4d.engine.data import blob, video
+from phys4d.engine.data.shards import ShardWriter
+from phys4d.engine.progress import progress
+from phys4d.simulation.clip import QUANTISATION, measure, render
+from phys4d.simulation.families import FAMILIES
+from phys4d.simulation.mesh_sequence import Track
+from phys4d.simulation.mujoco_world import meshes, motion
+from phys4d.simulation.raster import Rasteriser
+from phys4d.simulation.record import description
+from phys4d.simulation.scene import Scene
+from phys4d.simulation.screening import fault
+
+ATTEMPTS = 100
+# llvmpipe counts the threads beside the caller's own.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
+
+
+class SimulateConfig(Config):
+    """What to simulate. size: (height, width) in pixels; families take turns; truth = false writes video only."""
+
+    families: tuple[Literal["fall", "collision"], ...] = Field(("fall", "collision"), min_length=1)
+    clips: int = Field(100, ge=1)
+    size: tuple[int, int] = (48, 48)
+    frames: int = Field(17, ge=2)
+    fps: int = Field(24, ge=1)
+    seed: int = Field(0, ge=0)
+    truth: bool = True
+    pixel_format: Literal["yuv444p", "yuv420p"] = "yuv444p"
+
+
+def simulate(config: SimulateConfig, out: Path, *, workers: int) -> None:
+    """Simulates `config.clips` clips into the dataset folder `out`, which must not exist or be empty.
+
+    workers: processes. Raises UserError when the folder is taken or the machine has no headless OpenGL.
+    """
+    height, width = config.size
+    with ShardWriter(out) as writer, progress("simulate", total=config.clips, unit="clips") as bar:
+        for index, members in enumerate(_in_order(config, workers)):
+            writer.add(key(index), members, config.frames, config.fps, height, width)
+            bar.advance(1)
+
+
+def key(index: int) -> str:
+    """The name of a clip in its dataset."""
+    return f"clip{index:06d}"
+
+
+def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
+    """The members of clip `index`, which depend on the config and the index alone."""
+    scene, tracks, attempt = draw(config, index)
+    height, width = config.size
+    sequence = meshes(scene, tracks, detail=detail(height, width))
+    camera = scene.view.camera(config.frames, height, width)
+    raster = _rasteriser(height, width)
+    frames = render(sequence, camera, scene.light, raster)
+    members = {"mp4": video.encode_mp4(frames, config.fps, pixel_format=config.pixel_format)}
+    if config.truth:
+        members["truth"] = blob.encode(measure(sequence, camera, raster).stored(), QUANTISATION)
+    meta = description(scene, sequence, camera, config.fps)
+    meta["provenance"] = {
+        "source": "phys4d.simulation",
+        "mujoco": mujoco.__version__,
+        "seed": config.seed,
+        "index": index,
+        "attempt": attempt,
+    }
+    members["json"] = json.dumps(meta, separators=(",", ":")).encode()
+    return members
+
+
+def draw(config: SimulateConfig, index: int) -> tuple[Scene, dict[int, Track], int]:
+    """The first scene drawn for this index that shows what its caption says, its motion, and the attempt's number."""
+    family = config.families[index % len(config.families)]
+    reasons: dict[str, int] = {}
+    for attempt in range(ATTEMPTS):
+        scene = FAMILIES[family](generator(config.seed, index, attempt))
+        tracks = motion(scene, config.frames, config.fps)
+        reason = fault(scene, tracks, config.fps)
+        if reason is None:
+            return scene, tracks, attempt
+        reasons[reason] = reasons.get(reason, 0) + 1
+    raise RuntimeError(f"clip {index} of family {family}: none of {ATTEMPTS} scenes was usable: {reasons}")
+
+
+def detail(height: int, width: int) -> int:
+    """How fine round shapes are made, so that their corners stay well below a pixel."""
+    return 2 if max(height, width) <= 96 else 3 if max(height, width) <= 384 else 4
+
+
+def generator(*numbers: int) -> np.random.Generator:
+    """A counter-based generator that depends on these numbers alone."""
+    digest = hashlib.blake2b(repr(("simulate", *numbers)).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+@cache
+def _rasteriser(height: int, width: int) -> Rasteriser:
+    return Rasteriser(height, width)
+
+
+def _in_order(config: SimulateConfig, workers: int) -> Iterator[dict[str, Any]]:
+    """The clips in order, made by spawned processes that are at most a few clips ahead."""
+    waiting: deque[Future[dict[str, bytes]]] = deque()
+    with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        try:
+            for index in range(config.clips):
+                waiting.append(pool.submit(make_clip, config, index))
+                if len(waiting) >= 8 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started inside use one thread in BLAS and in OpenGL's software renderer."""
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,110 @@
+"""The hand-over between any simulator and the truth renderer: triangles that keep their topology while they move."""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+Array = np.ndarray
+
+
+class Texture(IntEnum):
+    """Procedural surface patterns, evaluated by the renderer in rest coordinates."""
+
+    PLAIN = 0
+    CHECKER = 1
+    BANDS = 2
+    GRAIN = 3
+    METAL = 4
+    SPECKLE = 5
+
+
+@dataclass(frozen=True)
+class Track:
+    """Pose of one rigid instance over time, from its rest coordinates to the world.
+
+    position: float64 [T, 3] metres; quaternion: float64 [T, 4] (w, x, y, z), unit length.
+    """
+
+    position: Array
+    quaternion: Array
+
+    def rotation(self) -> Array:
+        """Rotation matrices, float64 [T, 3, 3]."""
+        w, x, y, z = self.quaternion.T
+        rows = [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+        return np.moveaxis(np.array(rows), -1, 0)
+
+    def apply(self, rest: Array) -> Array:
+        """World positions [T, N, 3] of the rest points [N, 3]."""
+        return rest @ self.rotation().transpose(0, 2, 1) + self.position[:, None]
+
+
+@dataclass(frozen=True)
+class MeshSequence:
+    """Moving triangles with fixed topology.
+
+    vertices: float64 [T, V, 3] world metres. faces: int32 [F, 3]. instance: uint8 [F], 1..255 (0 means none).
+    rest: float64 [V, 3] coordinates in which textures are fixed to the surface (metres).
+    colour: float32 [V, 3] in 0..1. texture: uint8 [V], a `Texture`.
+    tracks: poses of the rigid instances that have one; for these `tracks[i].apply(rest)` are their vertices.
+
+    Raises ValueError when the arrays do not fit each other or hold non-finite numbers.
+    """
+
+    vertices: Array
+    faces: Array
+    instance: Array
+    rest: Array
+    colour: Array
+    texture: Array
+    tracks: dict[int, Track] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        frames, count = self.vertices.shape[:2]
+        expected = {
+            "vertices": ((frames, count, 3), np.float64),
+            "faces": ((len(self.faces), 3), np.int32),
+            "instance": ((len(self.faces),), np.uint8),
+            "rest": ((count, 3), np.float64),
+            "colour": ((count, 3), np.float32),
+            "texture": ((count,), np.uint8),
+        }
+        for name, (shape, dtype) in expected.items():
+            array = getattr(self, name)
+            if array.shape != shape or array.dtype != dtype:
+                raise ValueError(f"{name}: {array.dtype}{list(array.shape)}, expected {np.dtype(dtype)}{list(shape)}")
+        if not np.isfinite(self.vertices).all():
+            raise ValueError("vertices: not all finite")
+        if self.faces.size and not 0 <= self.faces.min() <= self.faces.max() < count:
+            raise ValueError(f"faces: indices outside 0..{count - 1}")
+        if self.instance.size and self.instance.min() == 0:
+            raise ValueError("instance: 0 is kept for 'no surface'; number instances from 1")
+
+    @property
+    def frames(self) -> int:
+        return len(self.vertices)
+
+    def normals(self) -> Array:
+        """Area-weighted vertex normals, float32 [T, V, 3]; smooth where faces share vertices."""
+        a, b, c = (self.vertices[:, self.faces[:, corner]] for corner in range(3))
+        area_normal = np.cross(b - a, c - a)
+        padded = np.concatenate([area_normal, np.zeros((self.frames, 1, 3))], axis=1)
+        total = padded[:, self._faces_of_vertices()].sum(axis=2)
+        length = np.linalg.norm(total, axis=-1, keepdims=True)
+        return (total / np.maximum(length, 1e-30)).astype(np.float32)
+
+    def _faces_of_vertices(self) -> Array:
+        """[V, highest degree] faces around each vertex, filled up with F (one past the last face)."""
+        corners = self.faces.ravel()
+        order = np.argsort(corners, kind="stable")
+        degree = np.bincount(corners, minlength=self.vertices.shape[1])
+        start = np.cumsum(degree) - degree
+        table = np.full((len(degree), max(int(degree.max(initial=0)), 1)), len(self.faces))
+        rank = np.arange(len(corners)) - np.repeat(start, degree)
+        table[corners[order], rank] = order // 3
+        return table

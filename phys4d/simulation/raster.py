@@ -1,0 +1,166 @@
+"""OpenGL without a window (EGL): the picture, and which triangle each pixel centre sees. No number of the truth is its."""
+
+import moderngl
+import numpy as np
+
+from phys4d.engine.errors import UserError
+from phys4d.simulation import shaders
+from phys4d.simulation.camera import Camera, look_at
+from phys4d.simulation.mesh_sequence import MeshSequence
+from phys4d.simulation.scene import Light
+
+NEAR, FAR = 0.05, 30.0
+SHADOW_HALF_WIDTH = 1.8
+SHADOW_DISTANCE = 4.0
+BACKGROUND = (0.62, 0.70, 0.80)
+INSTALL = "apt-get install -y --no-install-recommends libegl1 libgl1 libgl1-mesa-dri"
+
+
+def create_context() -> moderngl.Context:
+    """A headless OpenGL 3.3 context. Raises UserError with the packages to install when there is none."""
+    problem: Exception | None = None
+    # moderngl looks for the unversioned names, which only development packages have.
+    for names in ({"libgl": "libGL.so.1", "libegl": "libEGL.so.1"}, {}):
+        try:
+            return moderngl.create_context(standalone=True, backend="egl", require=330, **names)
+        except Exception as error:  # moderngl raises bare Exception
+            problem = error
+    raise UserError(f"simulate: no OpenGL through EGL on this machine ({problem}): {INSTALL}")
+
+
+class Rasteriser:
+    """Renders mesh sequences at one size; holds an OpenGL context, so one per process is enough.
+
+    The picture has `samples` per pixel from the driver and is rendered `supersample` times larger, then averaged.
+    """
+
+    def __init__(self, height: int, width: int, *, samples: int = 4, supersample: int = 2) -> None:
+        self.height, self.width, self.supersample = height, width, supersample
+        self.context = create_context()
+        self.context.enable(moderngl.DEPTH_TEST)
+        program = self.context.program
+        self._surface = program(vertex_shader=shaders.SURFACE_VERTEX, fragment_shader=shaders.SURFACE_FRAGMENT)
+        self._face = program(vertex_shader=shaders.POSITION_VERTEX, fragment_shader=shaders.FACE_FRAGMENT)
+        self._cast = program(vertex_shader=shaders.POSITION_VERTEX, fragment_shader=shaders.NOTHING_FRAGMENT)
+        self._make_targets(samples)
+
+    def _make_targets(self, samples: int) -> None:
+        context, small = self.context, (self.width, self.height)
+        large = (self.width * self.supersample, self.height * self.supersample)
+        face = context.renderbuffer(small, 1, dtype="f4")  # face numbers are exact in float32 below 2^24
+        self._face_target = context.framebuffer([face], context.depth_renderbuffer(small))
+        colour = context.renderbuffer(large, 4, samples=samples)
+        self._colour_target = context.framebuffer([colour], context.depth_renderbuffer(large, samples=samples))
+        self._resolved = context.framebuffer([context.renderbuffer(large, 4)])
+        self._shadow_size = min(2 ** (4 * max(small)).bit_length(), 2048)
+        shadow = context.depth_texture((self._shadow_size, self._shadow_size))
+        shadow.compare_func = "<="
+        self._shadow_map, self._shadow_target = shadow, context.framebuffer(depth_attachment=shadow)
+
+    def load(self, meshes: MeshSequence) -> "LoadedMeshes":
+        """Puts a sequence onto the device; use as a context manager to free it again."""
+        return LoadedMeshes(self, meshes)
+
+
+class LoadedMeshes:
+    """A sequence on the device, ready to be drawn frame by frame."""
+
+    def __init__(self, raster: Rasteriser, meshes: MeshSequence) -> None:
+        if len(meshes.faces) >= 2**24:
+            raise ValueError(f"{len(meshes.faces)} faces: expected fewer than 2^24")
+        self.raster, self.meshes = raster, meshes
+        make = raster.context.buffer
+        still = np.concatenate([meshes.rest, meshes.colour, meshes.texture[:, None]], axis=1).astype(np.float32)
+        self._positions = meshes.vertices.astype(np.float32)
+        self._normals = meshes.normals()
+        self._moving = make(reserve=meshes.vertices.shape[1] * 24)
+        self._still = make(still.tobytes())
+        self._indices = make(meshes.faces.tobytes())
+        array = raster.context.vertex_array
+        names = ("position", "normal")
+        surface = [(self._moving, "3f 3f", *names), (self._still, "3f 3f 1f", "rest", "colour", "texture_kind")]
+        position = [(self._moving, "3f 12x", "position")]
+        self._surface = array(raster._surface, surface, self._indices)
+        self._face = array(raster._face, position, self._indices)
+        self._cast = array(raster._cast, position, self._indices)
+        self._at: int | None = None
+
+    def __enter__(self) -> "LoadedMeshes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for resource in (self._surface, self._face, self._cast, self._moving, self._still, self._indices):
+            resource.release()
+
+    def _move_to(self, t: int) -> None:
+        if self._at != t:
+            self._moving.write(np.concatenate([self._positions[t], self._normals[t]], axis=1).tobytes())
+            self._at = t
+
+    def face_ids(self, t: int, camera: Camera) -> np.ndarray:
+        """Index of the face seen through each pixel centre in frame t, int32 [H, W]; -1 where there is none."""
+        raster = self.raster
+        self._move_to(t)
+        raster._face["to_clip"].write(_bytes(_to_clip(camera, t)))
+        raster._face_target.use()
+        raster._face_target.clear(0.0, depth=1.0)
+        self._face.render()
+        raw = raster._face_target.read(components=1, dtype="f4", alignment=4)
+        return np.frombuffer(raw, np.float32).reshape(raster.height, raster.width).astype(np.int32) - 1
+
+    def picture(self, t: int, camera: Camera, light: Light) -> np.ndarray:
+        """The picture of frame t, uint8 [H, W, 3]."""
+        raster, scale = self.raster, self.raster.supersample
+        self._move_to(t)
+        sun = -np.array(light.direction) / np.linalg.norm(light.direction)
+        to_shadow = _to_shadow(sun, np.array(light.focus))
+        raster._cast["to_clip"].write(_bytes(to_shadow))
+        raster._shadow_target.use()
+        raster._shadow_target.clear(depth=1.0)
+        self._cast.render()
+        raster._colour_target.use()
+        raster._colour_target.clear(*BACKGROUND, 1.0, depth=1.0)
+        raster._shadow_map.use(0)
+        program = raster._surface
+        program["to_clip"].write(_bytes(_to_clip(camera, t)))
+        program["to_shadow"].write(_bytes(to_shadow))
+        program["shadow_texel"].value = 1.0 / raster._shadow_size
+        program["sun"].value = tuple(sun)
+        program["strengths"].value = (light.strength, light.ambient)
+        program["eye"].value = tuple(camera.origin(t))
+        self._surface.render()
+        raster.context.copy_framebuffer(raster._resolved, raster._colour_target)
+        raw = np.frombuffer(raster._resolved.read(components=3, alignment=1), np.uint8)
+        fine = raw.reshape(raster.height, scale, raster.width, scale, 3)
+        total = np.zeros((raster.height, raster.width, 3), dtype=np.uint16)
+        for i in range(scale):
+            for j in range(scale):
+                total += fine[:, i, :, j]
+        return (total // scale**2).astype(np.uint8)
+
+
+def _bytes(matrix: np.ndarray) -> bytes:
+    """Column-major float32, as OpenGL wants it."""
+    return matrix.T.astype(np.float32).tobytes()
+
+
+def _to_clip(camera: Camera, t: int) -> np.ndarray:
+    """World to clip space [4, 4]; image row 0 is window row 0, so that what is read back needs no flip."""
+    k, h, w = camera.intrinsics[t], camera.height, camera.width
+    clip = np.zeros((4, 4))
+    clip[0] = [2 * k[0, 0] / w, 0, 2 * k[0, 2] / w - 1, 0]
+    clip[1] = [0, 2 * k[1, 1] / h, 2 * k[1, 2] / h - 1, 0]
+    clip[2] = [0, 0, (FAR + NEAR) / (FAR - NEAR), -2 * FAR * NEAR / (FAR - NEAR)]
+    clip[3, 2] = 1
+    return clip @ camera.world_to_camera(t)
+
+
+def _to_shadow(sun: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """World to the clip space of the sun's parallel camera [4, 4], which covers the stage around `centre`."""
+    pose = look_at(centre + sun * SHADOW_DISTANCE, centre)
+    rotation = pose[:3, :3].T
+    view = np.eye(4)
+    view[:3, :3], view[:3, 3] = rotation, -rotation @ pose[:3, 3]
+    box = np.diag([1 / SHADOW_HALF_WIDTH, 1 / SHADOW_HALF_WIDTH, 1 / SHADOW_DISTANCE, 1.0])
+    box[2, 3] = -1
+    return box @ view

@@ -1,0 +1,117 @@
+"""Exact geometry of every pixel: depth, motion to the next frame, instance. OpenGL proposes a face, float64 decides."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from phys4d.simulation.camera import Camera
+from phys4d.simulation.mesh_sequence import MeshSequence
+
+MOVING = 1e-4  # metres per frame
+INSIDE = 1e-9  # how far, in barycentric coordinates, a hit may lie outside its triangle by rounding
+RAYS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What the N pixels of one frame that see a surface see.
+
+    row, column: int [N]. face: int [N]. barycentric: float64 [N, 3]. depth: float64 [N] metres along the axis.
+    """
+
+    row: np.ndarray
+    column: np.ndarray
+    face: np.ndarray
+    barycentric: np.ndarray
+    depth: np.ndarray
+
+    def points(self, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+        """Where these material points are [N, 3] when the vertices are at [V, 3]."""
+        corners = vertices[faces[self.face]]
+        return (self.barycentric[:, None, :] @ corners)[:, 0]
+
+    def image(self, values: np.ndarray, camera: Camera) -> np.ndarray:
+        """The N values [N, ...] put into an image [H, W, ...], zero where there is no surface."""
+        image = np.zeros((camera.height, camera.width, *values.shape[1:]), dtype=values.dtype)
+        image[self.row, self.column] = values
+        return image
+
+
+@dataclass(frozen=True)
+class Landing:
+    """Where the points of a `Surface` are one frame later.
+
+    points: float64 [N, 3] world. pixel: float64 [N, 2]. depth: float64 [N] in the later camera.
+    displacement: float64 [N], distance in metres moved in the world. ahead: bool [N], before the camera.
+    """
+
+    points: np.ndarray
+    pixel: np.ndarray
+    depth: np.ndarray
+    displacement: np.ndarray
+    ahead: np.ndarray
+
+
+def surface(face_ids: np.ndarray, meshes: MeshSequence, camera: Camera, t: int) -> Surface:
+    """Intersects the rays through the pixel centres of frame t with their faces, in float64.
+
+    face_ids: int [H, W] from the rasteriser, -1 for none. A rasteriser snaps vertices to a fraction of a pixel; rays
+    that miss the face it named are intersected with every face.
+    """
+    row, column = np.nonzero(face_ids >= 0)
+    face = face_ids[row, column].astype(np.int64)
+    directions = camera.directions(t, np.stack([column + 0.5, row + 0.5], axis=1))
+    corners = meshes.vertices[t][meshes.faces[face]] - camera.origin(t)
+    depth, barycentric = _intersect(directions, corners)
+    missed = np.nonzero(~((barycentric >= -INSIDE).all(axis=1) & (depth > 0)))[0]
+    every = meshes.vertices[t][meshes.faces] - camera.origin(t)
+    for start in range(0, len(missed), RAYS_AT_ONCE):
+        some = missed[start : start + RAYS_AT_ONCE]
+        all_depths, all_barycentric = _intersect(directions[some, None], every[None])
+        hit = (all_barycentric >= -INSIDE).all(axis=2) & (all_depths > 0)
+        nearest = np.where(hit, all_depths, np.inf).argmin(axis=1)
+        which = np.arange(len(some))
+        face[some] = np.where(hit.any(axis=1), nearest, -1)
+        depth[some], barycentric[some] = all_depths[which, nearest], all_barycentric[which, nearest]
+    seen = face >= 0
+    return Surface(row[seen], column[seen], face[seen], barycentric[seen], depth[seen])
+
+
+def _intersect(direction: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rays from the origin [..., 3] with triangle planes [..., 3, 3]: distance [...] and barycentrics [..., 3].
+
+    Distances are in units of the direction, hence depth for directions of unit depth. NaN for parallel rays.
+    """
+    a, b, c = corners[..., 0, :], corners[..., 1, :], corners[..., 2, :]
+    first, second = b - a, c - a
+    normal = _cross(first, second)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distance = _dot(normal, a) / _dot(normal, direction)
+        point = distance[..., None] * direction - a
+        square = _dot(normal, normal)
+        v = _dot(_cross(point, second), normal) / square
+        w = _dot(_cross(first, point), normal) / square
+    return distance, np.stack([1 - v - w, v, w], axis=-1)
+
+
+def _dot(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    return p[..., 0] * q[..., 0] + p[..., 1] * q[..., 1] + p[..., 2] * q[..., 2]
+
+
+def _cross(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """np.cross without its overhead on small arrays."""
+    p0, p1, p2 = p[..., 0], p[..., 1], p[..., 2]
+    q0, q1, q2 = q[..., 0], q[..., 1], q[..., 2]
+    return np.stack([p1 * q2 - p2 * q1, p2 * q0 - p0 * q2, p0 * q1 - p1 * q0], axis=-1)
+
+
+def landing(seen: Surface, meshes: MeshSequence, camera: Camera, t: int) -> Landing:
+    """Follows the points that frame t sees to frame t + 1."""
+    points = seen.points(meshes.vertices[t + 1], meshes.faces)
+    before = seen.points(meshes.vertices[t], meshes.faces)
+    inverse = camera.world_to_camera(t + 1)
+    local_depth = points @ inverse[2, :3] + inverse[2, 3]
+    ahead = local_depth > 1e-6
+    pixel, depth = camera.project(t + 1, np.where(ahead[:, None], points, points + inverse[2, :3]))
+    displacement = np.linalg.norm(points - before, axis=1)
+    return Landing(points, pixel, np.where(ahead, depth, 0), displacement, ahead)
