@@ -1,0 +1,45 @@
+"""The stage scheduler: an order of stages in which each hands its output to the next, checked before anything starts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from phys4d.engine.errors import UserError
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a stage builds on: the names of those whose output it takes. "" stands for starting from nothing."""
+
+    takes: tuple[str, ...]
+
+
+def check_order(stages: Sequence[str], contracts: Mapping[str, Contract], start: str) -> None:
+    """UserError unless every stage can take what the one before it writes; `start` is what the first one is given."""
+    if len(set(stages)) != len(stages):
+        raise UserError(f"stages: {list(stages)} names a stage twice: name each once")
+    for stage, given in zip(stages, (start, *stages), strict=False):
+        takes = contracts[stage].takes
+        if given not in takes:
+            wanted = " or ".join(repr(t) if t else "nothing (no init)" for t in takes)
+            got = repr(given) if given else "nothing (no init)"
+            raise UserError(f"stages: {stage!r} starts from the output of {wanted}, and would be given {got}")
+
+
+def run_in_order(
+    stages: Sequence[str],
+    outputs: Mapping[str, Path],
+    execute: Callable[[str, Path | None], None],
+    start: Path | None,
+    after: Callable[[str], None],
+) -> None:
+    """Runs each stage whose output folder does not exist yet: execute(stage, input folder), then after(stage).
+
+    An output folder must appear complete or not at all; that is what makes a run resumable stage by stage.
+    """
+    given = start
+    for stage in stages:
+        if not outputs[stage].exists():
+            execute(stage, given)
+        after(stage)
+        given = outputs[stage]

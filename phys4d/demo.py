@@ -1,0 +1,78 @@
+"""`phys4d demo`: simulate, label, train through all stages, evaluate and report, on the machine at hand."""
+
+import time
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from phys4d.engine.config import Config, load_toml
+from phys4d.engine.errors import UserError
+from phys4d.engine.parallel import Parallel
+from phys4d.engine.telemetry import Run
+from phys4d.kernels import native
+from phys4d.simulation.generate import SimulateConfig, simulate
+from phys4d.stages.run import RunConfig, check
+from phys4d.teachers.label import label_with_small_depth
+from phys4d.teachers.small_depth import SmallDepthConfig
+from phys4d.train import run_stages
+
+
+class Datasets(Config):
+    """What is simulated: `train` with truth; `video`, without truth, to be pseudo-labelled; `scenes`, with truth, for the
+    depth teacher alone; `test`, held out."""
+
+    train: SimulateConfig
+    video: SimulateConfig
+    scenes: SimulateConfig
+    test: SimulateConfig
+
+
+class DemoConfig(Config):
+    """A demo recipe. Paths in `run` are relative to the demo's folder."""
+
+    workers: int = 2
+    simulate: Datasets
+    teacher: SmallDepthConfig
+    run: RunConfig
+
+
+def run_demo(folder: Path, recipe: Path | None, overrides: Sequence[str], *, resume: bool) -> None:
+    """Everything, into `folder`: data/, the run folder's own files, report.html. With resume, what is whole is kept."""
+    started = time.time()
+    config = load_recipe(recipe, overrides)
+    if (folder / "config.toml").exists() and not resume:
+        raise UserError(f"{folder}: holds a demo already: add --resume to continue it, or name another --folder")
+    available, reason = native.status()
+    print(f"native kernels: {'built' if available else f'not built ({reason}); Chamfer uses the PyTorch reference'}")
+    data = folder / "data"
+    for name in Datasets.model_fields:
+        if not (data / name / "index.parquet").exists():
+            simulate(getattr(config.simulate, name), data / name, workers=config.workers)
+    if not (data / "labelled" / "index.parquet").exists():
+        label_with_small_depth(data / "video", data / "labelled", data / "scenes", config.teacher)
+    run_config = placed(config.run, folder)
+    check(run_config)
+    parallel = Parallel.start()
+    try:
+        with Run.create(folder, run_config, resume=(folder / "config.toml").exists()) as run:
+            run_stages(run_config, run, parallel, resume=resume, started=started)
+    finally:
+        parallel.close()
+
+
+def load_recipe(recipe: Path | None, overrides: Sequence[str]) -> DemoConfig:
+    """The named recipe, or the one that comes with phys4d; every key can be overridden."""
+    if recipe is not None:
+        return load_toml(recipe, DemoConfig, overrides)
+    with as_file(files("phys4d.recipes") / "demo.toml") as path:
+        return load_toml(path, DemoConfig, overrides)
+
+
+def placed(run: RunConfig, folder: Path) -> RunConfig:
+    """The run with its folder and its data below `folder`."""
+
+    def below(value: Config | None) -> Config | None:
+        return None if value is None else value.model_copy(update={"data": folder / getattr(value, "data")})
+
+    tables = ("backbone", "pretrain", "finetune", "reinforce", "evaluate")
+    return run.model_copy(update={"folder": folder, **{name: below(getattr(run, name)) for name in tables}})

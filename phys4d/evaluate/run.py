@@ -1,0 +1,177 @@
+"""Measures a model on held-out clips: geometry read off true clips, and clips generated from their first frames."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from phys4d.engine.config import Config
+from phys4d.engine.errors import UserError
+from phys4d.engine.progress import progress
+from phys4d.engine.telemetry import replace_text
+from phys4d.evaluate.metrics import clip_chamfer_4d, geometry_metrics, psnr_moving
+from phys4d.models import folder as model_folder
+from phys4d.models.world import WorldModel
+from phys4d.rewards.moving_chamfer import moving_chamfer_reward
+from phys4d.stages.clips import TRUTH, Batch, Clips
+
+BASELINES = ("zero_motion", "static_video", "truth_video")
+
+
+class EvaluateConfig(Config):
+    """`scenes` held-out clips of `data`, `samples` generated clips each; the first `shown` scenes go into the report.
+
+    The noise of every sample depends on seed, scene and sample only, so that stages are compared pairwise.
+    """
+
+    data: Path
+    scenes: int = Field(40, ge=2)
+    samples: int = Field(4, ge=1)
+    shown: int = Field(6, ge=1)
+    batch: int = Field(10, ge=1)
+    seed: int = Field(0, ge=0)
+
+
+@dataclass
+class Evaluation:
+    """values: one number per scene and metric, "model" beside the baselines; shown: arrays of the first scenes."""
+
+    values: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    shown: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
+    truth: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, who: str, numbers: dict[str, Tensor]) -> None:
+        """Appends a batch: one [B] tensor per metric."""
+        for name, values in numbers.items():
+            self.values[who][name] += values.double().tolist()
+
+    def means(self, who: str) -> dict[str, float]:
+        """Mean over scenes of each metric, and `<name>_se`, the standard error of that mean."""
+        out: dict[str, float] = {}
+        for name, values in self.values[who].items():
+            out[name] = float(np.mean(values))
+            out[f"{name}_se"] = float(np.std(values, ddof=1) / len(values) ** 0.5)
+        return out
+
+    def table(self) -> dict[str, Any]:
+        """What is written as JSON: means with standard errors, baselines, and every scene's numbers."""
+        return {
+            "means": self.means("model"),
+            "baselines": {who: self.means(who) for who in BASELINES},
+            "scenes": self.values["model"],
+        }
+
+
+@torch.no_grad()
+def evaluate(model: WorldModel, config: EvaluateConfig, title: str) -> Evaluation:
+    """Runs all measurements. UserError where the data does not fit the model or holds too few clips."""
+    model.eval()
+    clips = Clips(config.data, (*TRUTH, "instance"), model.text, model.grid)
+    if len(clips) < config.scenes:
+        raise UserError(f"{config.data}: {len(clips)} clips: evaluate.scenes asks for {config.scenes}")
+    result = Evaluation()
+    with progress(f"evaluate {title}", total=config.scenes, unit="scenes") as bar:
+        for scenes in _split(config.scenes, config.batch):
+            batch = clips.collate(scenes, [(config.seed, "evaluate", i) for i in scenes])
+            shown = [i for i, scene in enumerate(scenes) if scene < config.shown]
+            _keep_truth(result, clips, batch, scenes, shown)
+            _read(model, batch, result, shown)
+            _generate(model, config, batch, scenes, result, shown)
+            _baselines(batch, result)
+            bar.advance(len(scenes))
+    return result
+
+
+def _split(count: int, size: int) -> Iterator[list[int]]:
+    for start in range(0, count, size):
+        yield list(range(start, min(start + size, count)))
+
+
+def _read(model: WorldModel, batch: Batch, result: Evaluation, shown: list[int]) -> None:
+    clean = model.codec.encode(batch.video)
+    geometry = model.read_geometry(clean, batch.text, batch.normal_like(clean, "probe"))
+    result.add("model", geometry_metrics(geometry.depth, geometry.motion, batch.arrays))
+    for i in shown:
+        result.shown["read_depth"].append(geometry.depth[i].numpy())
+        result.shown["read_motion"].append(geometry.motion[i].numpy())
+
+
+def _generate(
+    model: WorldModel, config: EvaluateConfig, batch: Batch, scenes: list[int], result: Evaluation, shown: list[int]
+) -> None:
+    clean = model.codec.encode(batch.video)
+    numbers = []
+    for s in range(config.samples):
+        latents = model.generate(clean[:, :, :1], batch.text, batch.normal_like(clean, f"sample {s}"))
+        geometry = model.read_geometry(latents, batch.text, batch.normal_like(clean, f"sample {s} probe"))
+        video = model.codec.decode(latents).clamp(-1, 1)
+        numbers.append(score(video, geometry.depth, batch))
+        if s == 0:
+            for i in shown:
+                result.shown["video"].append(as_bytes(video[i]))
+                result.shown["depth"].append(geometry.depth[i].numpy())
+                result.shown["motion"].append(geometry.motion[i].numpy())
+                result.shown["reward"].append(numbers[0]["reward"][i].numpy())
+    result.add("model", {name: torch.stack([n[name] for n in numbers]).mean(0) for name in numbers[0]})
+
+
+def score(video: Tensor, depth: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """A video's figures against the truth of its scene, [B] each: reward, full-cloud 4D Chamfer (m), PSNR (dB)."""
+    truth = batch.arrays
+    reward = moving_chamfer_reward(
+        video, depth, batch.video, truth["depth"], truth["depth_valid"], batch.intrinsics
+    )
+    return {
+        "chamfer_4d": clip_chamfer_4d(depth, truth["depth"], truth["depth_valid"], batch.intrinsics),
+        "reward": reward,
+        "psnr_moving": psnr_moving(video, batch.video, truth["moving"]),
+    }
+
+
+def _baselines(batch: Batch, result: Evaluation) -> None:
+    truth = batch.arrays
+    still = geometry_metrics(truth["depth"], torch.zeros_like(truth["motion"]), truth)
+    result.add("zero_motion", {name: still[name] for name in ("epe", "epe_moving")})
+    frozen = batch.video[:, :, :1].expand_as(batch.video)
+    result.add("static_video", score(frozen, truth["depth"][:, :1].expand_as(truth["depth"]), batch))
+    perfect = score(batch.video, truth["depth"], batch)
+    result.add("truth_video", {name: perfect[name] for name in ("chamfer_4d", "reward")})
+
+
+def _keep_truth(result: Evaluation, clips: Clips, batch: Batch, scenes: list[int], shown: list[int]) -> None:
+    for i in shown:
+        result.truth["keys"].append(np.array(clips.sample(scenes[i]).key))
+        result.truth["captions"].append(np.array(clips.sample(scenes[i]).meta["caption"]))
+        result.truth["video"].append(clips.sample(scenes[i]).video)
+        result.truth["intrinsics"].append(batch.intrinsics[i].numpy())
+        for name in ("depth", "motion", "visible", "moving"):
+            result.truth[name].append(batch.arrays[name][i].numpy())
+
+
+def as_bytes(video: Tensor) -> np.ndarray:
+    """[3, T, H, W] in [-1, 1] -> uint8 [T, H, W, 3]."""
+    return ((video + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
+
+
+def evaluate_folder(folder: Path, config: EvaluateConfig) -> dict[str, Any]:
+    """The table of the model in a folder."""
+    loaded = model_folder.load(folder)
+    return evaluate(loaded.model, config, loaded.stage).table()
+
+
+def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str) -> None:
+    """Measures a stage's model and writes truth.npz, <stage>.npz and <stage>.json; does nothing where they are there."""
+    if (out / f"{stage}.json").exists():
+        return
+    result = evaluate(model_folder.load(folder).model, config, stage)
+    out.mkdir(exist_ok=True)
+    np.savez_compressed(out / "truth.npz", **{name: np.stack(a) for name, a in result.truth.items()})
+    np.savez_compressed(out / f"{stage}.npz", **{name: np.stack(a) for name, a in result.shown.items()})
+    replace_text(out / f"{stage}.json", json.dumps(result.table(), indent=1) + "\n")

@@ -1,0 +1,113 @@
+"""The backbone on diffusers' WanTransformer3DModel: Wan2.2-TI2V as released, and the small configuration `tiny`."""
+
+from typing import Literal
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor, nn
+
+from phys4d.models.flow import expand, keep_first
+from phys4d.models.haar import HaarCodec
+from phys4d.models.interface import Prediction
+
+Prediction_kind = Literal["velocity", "gated_clean"]
+
+
+class WanBackbone(nn.Module):
+    """Evaluates a Wan transformer with one timestep per token, zero on the clean first latent frame (Wan2.2-TI2V).
+
+    prediction "velocity": the transformer's output is the velocity, as in the released models.
+    prediction "gated_clean": the transformer also sees the first frame's latents beside every latent frame and predicts
+    the clean video as a mixture, by a gate per pixel, of that first frame and of its own drawing (`CopyGate`).
+    taps: indices of the blocks whose output tokens are returned.
+    """
+
+    def __init__(self, transformer: WanTransformer3DModel, taps: tuple[int, ...], prediction: Prediction_kind) -> None:
+        super().__init__()
+        bad = [k for k in taps if not 0 <= k < len(transformer.blocks)]
+        if bad:
+            raise ValueError(f"taps {bad}: the transformer has blocks 0 to {len(transformer.blocks) - 1}")
+        self.transformer = transformer
+        self.taps = taps
+        self.prediction = prediction
+        self.patch: tuple[int, int, int] = tuple(transformer.config.patch_size)
+        self.gate = CopyGate() if prediction == "gated_clean" else None
+        self._hidden: dict[int, Tensor] = {}
+        for k in taps:
+            transformer.blocks[k].register_forward_hook(self._keep(k))
+
+    def _keep(self, k: int):
+        def hook(module: nn.Module, args: object, output: Tensor) -> None:
+            self._hidden[k] = output
+
+        return hook
+
+    @property
+    def width(self) -> int:
+        """Channels of a hidden token."""
+        return self.transformer.config.num_attention_heads * self.transformer.config.attention_head_dim
+
+    def token_timesteps(self, shape: torch.Size, sigma: Tensor) -> Tensor:
+        """[B, tokens] in 0..1000, fp32: 1000 sigma, and 0 for the tokens of the first latent frame."""
+        t, h, w = (n // p for n, p in zip(shape[2:], self.patch, strict=True))
+        steps = (1000 * sigma.float())[:, None].repeat(1, t * h * w)
+        steps[:, : h * w] = 0
+        return steps
+
+    def forward(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Prediction:
+        """noisy [B, C, T', H', W'] with a clean first latent frame, sigma [B] in (0, 1], text [B, L, D] -> Prediction."""
+        first = noisy[:, :, :1]
+        inputs = noisy if self.gate is None else torch.cat([noisy, first.expand_as(noisy)], 1)
+        output = self.transformer(inputs, self.token_timesteps(noisy.shape, sigma), text, return_dict=False)[0]
+        s = expand(sigma)
+        if self.gate is None:
+            velocity = keep_first(output, torch.zeros_like(first))
+            clean = noisy - s * velocity
+        else:
+            clean = keep_first(self.gate(output, noisy, s), first)
+            velocity = (noisy - clean) / s
+        hidden = tuple(self._hidden[k] for k in self.taps)
+        self._hidden.clear()
+        return Prediction(velocity, clean, hidden)
+
+
+class CopyGate(nn.Module):
+    """Clean video = (1 - gate) first frame + gate drawing, per pixel: sharp where nothing moves, capacity for what does.
+
+    The drawing is preconditioned by the noisy input as in EDM (Karras et al. 2022, equation 7) under rectified flow:
+    skip(sigma) noisy + network, with skip the least-squares weight for data of standard deviation `spread`.
+    """
+
+    channels = 192 + 64  # the drawing's Haar coefficients and one gate logit per pixel of a 4 x 4 x 4 block
+
+    def __init__(self, spread: float = 0.5) -> None:
+        super().__init__()
+        self.codec = HaarCodec()
+        self.spread = spread
+
+    def forward(self, output: Tensor, noisy: Tensor, s: Tensor) -> Tensor:
+        """output [B, 256, T', h, w], noisy [B, 192, T', h, w], s [B, 1, 1, 1, 1] -> clean latents [B, 192, T', h, w]."""
+        drawing, logits = output[:, :192], output[:, 192:]
+        variance = self.spread**2
+        skip = (1 - s) * variance / ((1 - s) ** 2 * variance + s**2)
+        gate = torch.sigmoid(logits.permute(0, 2, 3, 4, 1)).unsqueeze(-2)
+        first = self.codec.to_blocks(noisy[:, :, :1])
+        drawn = self.codec.to_blocks(skip * noisy + drawing)
+        return self.codec.from_blocks(first + gate * (drawn - first))
+
+
+def tiny_transformer(width: int = 128, layers: int = 4, head_dim: int = 32, text_width: int = 64) -> WanTransformer3DModel:
+    """The small configuration for `gated_clean` on Haar latents: random weights, to be trained by the backbone stage."""
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=width // head_dim,
+        attention_head_dim=head_dim,
+        in_channels=2 * HaarCodec.channels,
+        out_channels=CopyGate.channels,
+        text_dim=text_width,
+        freq_dim=64,
+        ffn_dim=4 * width,
+        num_layers=layers,
+        cross_attn_norm=True,
+        rope_max_seq_len=64,
+    )

@@ -1,0 +1,47 @@
+"""Rectified flow: x_sigma = (1 - sigma) data + sigma noise, velocity = noise - data, first latent frame kept clean."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from phys4d.models.interface import Prediction
+
+
+def expand(sigma: Tensor) -> Tensor:
+    """[B] -> [B, 1, 1, 1, 1]."""
+    return sigma.view(-1, 1, 1, 1, 1)
+
+
+def keep_first(latents: Tensor, first: Tensor) -> Tensor:
+    """Latents [B, C, T', H', W'] with frame 0 replaced by first [B, C, 1, H', W']."""
+    return torch.cat([first, latents[:, :, 1:]], 2)
+
+
+def noised(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """The training input: the mixture at sigma [B], first latent frame clean as in Wan2.2-TI2V."""
+    s = expand(sigma)
+    return keep_first((1 - s) * clean + s * noise, clean[:, :, :1])
+
+
+def shifted(u: Tensor, shift: float) -> Tensor:
+    """Moves uniform u towards noise: shift u / (1 + (shift - 1) u) (SD3, equation 23; Wan uses 5 for TI2V-5B)."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def schedule(steps: int, shift: float) -> Tensor:
+    """Sampling sigmas [steps + 1], from 1 to 0."""
+    return shifted(torch.linspace(1, 0, steps + 1), shift)
+
+
+@torch.no_grad()
+def sample(
+    predict: Callable[[Tensor, Tensor], Prediction], first: Tensor, noise: Tensor, steps: int, shift: float
+) -> Tensor:
+    """Euler from noise [B, C, T', H', W'] to data under `predict(noisy, sigma [B])`, first frame [B, C, 1, H', W'] held."""
+    sigmas = schedule(steps, shift)
+    latents = keep_first(noise, first)
+    for now, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+        velocity = predict(latents, now.expand(len(latents)).to(latents.device)).velocity
+        latents = keep_first(latents + (following - now).item() * velocity, first)
+    return latents

@@ -1,0 +1,116 @@
+"""Depth and motion heads: from the backbone's hidden tokens to metres and pixels at the video's resolution."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from phys4d.engine.config import Config
+from phys4d.models.interface import Grid
+
+
+class HeadConfig(Config):
+    """Shape and output scale of the heads.
+
+    depth = exp(log_depth_mean + log_depth_std * y) metres; (du, dv) = motion_pixels * y; dz = motion_metres * y.
+    """
+
+    kind: Literal["conv", "linear"] = "conv"
+    width: int = Field(24, ge=4)
+    log_depth_mean: float = math.log(2.2)
+    log_depth_std: float = Field(0.35, gt=0)
+    motion_pixels: float = Field(3.0, gt=0)
+    motion_metres: float = Field(0.1, gt=0)
+
+
+class TimestepModulation(nn.Module):
+    """A non-affine LayerNorm, then a shift and a scale that depend on sigma; the identity modulation at the start."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.rate: Tensor
+        self.register_buffer("rate", torch.exp(torch.linspace(0, 5, 32)), persistent=False)
+        self.project = nn.Linear(65, 2 * width)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, hidden: Tensor, sigma: Tensor) -> Tensor:
+        """hidden [B, tokens, width], sigma [B] -> [B, tokens, width]."""
+        angle = sigma[:, None].float() * self.rate
+        features = torch.cat([angle.sin(), angle.cos(), sigma[:, None].float()], 1)
+        scale, shift = self.project(features)[:, None].chunk(2, -1)
+        return F.layer_norm(hidden, hidden.shape[-1:]) * (1 + scale) + shift
+
+
+class LinearHead(nn.Module):
+    """One linear map from the last tapped tokens to all pixels of each token (the paper authors' released head)."""
+
+    def __init__(self, hidden: int, taps: int, channels: int, grid: Grid, width: int) -> None:
+        super().__init__()
+        self.grid, self.channels = grid, channels
+        self.modulation = TimestepModulation(hidden)
+        self.project = nn.Linear(hidden, channels * math.prod(grid.token_stride))
+        nn.init.xavier_uniform_(self.project.weight, 0.01)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, hidden: tuple[Tensor, ...], sigma: Tensor) -> Tensor:
+        """Tapped tokens, sigma [B] -> [B, T, channels, H, W]."""
+        (t, h, w), (st, sh, sw) = self.grid.tokens, self.grid.token_stride
+        y = self.project(self.modulation(hidden[-1], sigma)).view(-1, t, h, w, st, self.channels, sh, sw)
+        y = y.permute(0, 1, 4, 5, 2, 6, 3, 7).reshape(len(y), t * st, self.channels, h * sh, w * sw)
+        return y[:, st - 1 :]
+
+
+class ConvHead(nn.Module):
+    """Every tapped layer projected, summed, spread over a token's frames, then doubled in size by convolutions (DPT-like)."""
+
+    def __init__(self, hidden: int, taps: int, channels: int, grid: Grid, width: int) -> None:
+        super().__init__()
+        st, sh, sw = grid.token_stride
+        if sh != sw or sh & (sh - 1):
+            raise ValueError(f"conv head: a token of {sh}x{sw} pixels; needs a square whose side is a power of two")
+        self.grid, self.width = grid, width
+        self.modulations = nn.ModuleList(TimestepModulation(hidden) for _ in range(taps))
+        self.projections = nn.ModuleList(nn.Linear(hidden, 2 * width * st) for _ in range(taps))
+        sizes = [2 * width] + [width] * (sh.bit_length() - 2)
+        self.doubling = nn.ModuleList(nn.Conv2d(n, 4 * width, 3, padding=1) for n in sizes)
+        self.output = nn.Conv2d(width, channels, 3, padding=1)
+        nn.init.zeros_(self.output.bias)
+        with torch.no_grad():
+            self.output.weight.mul_(0.1)
+
+    def forward(self, hidden: tuple[Tensor, ...], sigma: Tensor) -> Tensor:
+        """Tapped tokens, sigma [B] -> [B, T, channels, H, W]."""
+        (t, h, w), st = self.grid.tokens, self.grid.token_stride[0]
+        layers = zip(self.projections, self.modulations, hidden, strict=True)
+        y = torch.stack([project(modulate(x, sigma)) for project, modulate, x in layers]).sum(0)
+        y = y.view(-1, t, h, w, st, 2 * self.width).permute(0, 1, 4, 5, 2, 3)
+        y = y.reshape(len(y), t * st, 2 * self.width, h, w)[:, st - 1 :]
+        frames = y.shape[1]
+        y = y.flatten(0, 1)
+        for convolution in self.doubling:
+            y = F.pixel_shuffle(F.gelu(convolution(y)), 2)
+        return self.output(y).unflatten(0, (-1, frames))
+
+
+class GeometryHeads(nn.Module):
+    """The depth head and the motion head over the same tapped tokens."""
+
+    def __init__(self, config: HeadConfig, hidden: int, taps: int, grid: Grid) -> None:
+        super().__init__()
+        self.config, self.grid = config, grid
+        head = ConvHead if config.kind == "conv" else LinearHead
+        self.depth = head(hidden, taps, 1, grid, config.width)
+        self.motion = head(hidden, taps, 3, grid, config.width)
+        scale = torch.tensor([config.motion_pixels, config.motion_pixels, config.motion_metres]).view(1, 3, 1, 1, 1)
+        self.motion_scale: Tensor
+        self.register_buffer("motion_scale", scale, persistent=False)
+
+    def forward(self, hidden: tuple[Tensor, ...], sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Tapped tokens, sigma [B] -> depth [B, T, H, W] in metres, motion [B, 3, T-1, H, W] in (px, px, m)."""
+        log_depth = self.depth(hidden, sigma)[:, :, 0] * self.config.log_depth_std + self.config.log_depth_mean
+        motion = self.motion(hidden, sigma)[:, :-1].transpose(1, 2) * self.motion_scale
+        return log_depth.exp(), motion

@@ -1,0 +1,85 @@
+"""What a stage needs from a video model: a backbone, a codec and a text encoder, each behind one small protocol."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One evaluation of the backbone on noisy latents.
+
+    velocity: [B, C, T', H', W'], noise minus data; zero on the clean first latent frame.
+    clean: [B, C, T', H', W'], the data that the velocity points to; the first latent frame is the given one.
+    hidden: one [B, tokens, width] tensor per tapped block, tokens in (T', H', W') order.
+    """
+
+    velocity: Tensor
+    clean: Tensor
+    hidden: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Sizes of one clip as the backbone sees it: frames and pixels in, tokens out.
+
+    token_stride is (frames, rows, columns) of pixels per token; the first token frame holds one video frame.
+    """
+
+    frames: int
+    height: int
+    width: int
+    token_stride: tuple[int, int, int]
+
+    @property
+    def tokens(self) -> tuple[int, int, int]:
+        """(T', H', W') of the token grid."""
+        t, h, w = self.token_stride
+        return (self.frames - 1) // t + 1, self.height // h, self.width // w
+
+
+class Codec(Protocol):
+    """Between video and latents. Frames come as 1 + k * temporal_stride; any other count is refused."""
+
+    channels: int
+    temporal_stride: int
+    spatial_stride: int
+
+    def encode(self, video: Tensor) -> Tensor:
+        """[B, 3, T, H, W] in [-1, 1] -> normalised latents [B, C, T', H', W']; ValueError for sizes it cannot take."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents [B, C, T', H', W'] -> [B, 3, T, H, W]."""
+        ...
+
+
+class TextEncoder(Protocol):
+    """Between captions and the tokens that the backbone's cross-attention reads."""
+
+    width: int
+
+    def __call__(self, captions: Sequence[str]) -> Tensor:
+        """Captions -> [B, tokens, width], zeros behind the last token as Wan was trained."""
+        ...
+
+
+class Backbone(Protocol):
+    """A diffusion transformer under rectified flow, conditioned on a clean first latent frame and on text."""
+
+    transformer: nn.Module
+    patch: tuple[int, int, int]
+
+    def __call__(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Prediction:
+        """noisy [B, C, T', H', W'] whose first latent frame is clean, sigma [B] in (0, 1], text [B, L, D]."""
+        ...
+
+
+def check_clip(frames: int, height: int, width: int, stride: tuple[int, int, int]) -> None:
+    """ValueError unless frames = 1 + k * stride[0] and the sides are multiples of stride[1:]."""
+    if frames < 1 or (frames - 1) % stride[0]:
+        raise ValueError(f"{frames} frames: this codec takes 1 + k * {stride[0]} (1, {1 + stride[0]}, ...)")
+    if height % stride[1] or width % stride[2] or min(height, width) < 1:
+        raise ValueError(f"{height}x{width} pixels: sides must be multiples of {stride[1]} and {stride[2]}")

@@ -1,0 +1,39 @@
+"""The Wan video autoencoder as a codec, with the normalisation that the transformers were trained on."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from phys4d.models.interface import check_clip
+
+
+class WanCodec(nn.Module):
+    """diffusers' AutoencoderKLWan (Wan2.1: 4x8x8; Wan2.2-TI2V: 4x16x16), frozen; latents normalised per channel."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        from diffusers import AutoencoderKLWan
+
+        self.vae = AutoencoderKLWan.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
+        config = self.vae.config
+        self.channels = config.z_dim
+        self.temporal_stride = config.scale_factor_temporal
+        self.spatial_stride = config.scale_factor_spatial
+        shape = (1, -1, 1, 1, 1)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(config.latents_mean).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(config.latents_std).view(shape), persistent=False)
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        """[B, 3, 1 + 4k, H, W] in [-1, 1] -> the posterior's mode, normalised; ValueError where the autoencoder would
+        silently drop frames or pixels."""
+        check_clip(*video.shape[2:], (self.temporal_stride, self.spatial_stride, self.spatial_stride))
+        return (self.vae.encode(video.to(self.vae.dtype)).latent_dist.mode() - self.mean) / self.std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents -> [B, 3, T, H, W], clamped to [-1, 1] by the autoencoder."""
+        return self.vae.decode((latents * self.std + self.mean).to(self.vae.dtype)).sample

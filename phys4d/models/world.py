@@ -1,0 +1,91 @@
+"""The world model: a backbone, its codec and text encoder, and the geometry heads, moved as one."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from phys4d.engine.config import Config
+from phys4d.models.backbone import WanBackbone, tiny_transformer
+from phys4d.models.flow import noised, sample
+from phys4d.models.haar import HaarCodec
+from phys4d.models.heads import GeometryHeads, HeadConfig
+from phys4d.models.interface import Codec, Grid, Prediction, TextEncoder
+from phys4d.models.lora import without
+from phys4d.models.text import WordEncoder
+
+
+class ModelConfig(Config):
+    """What turns a video backbone into a world model; width and layers are read for kind = "tiny" only."""
+
+    kind: Literal["tiny", "wan"] = "tiny"
+    width: int = Field(128, ge=32)
+    layers: int = Field(4, ge=1)
+    taps: tuple[int, ...] = (1, 3)
+    heads: HeadConfig = HeadConfig()
+    probe_sigma: float = Field(0.05, gt=0, lt=1)
+    sampling_steps: int = Field(10, ge=1)
+    sampling_shift: float = Field(3.0, gt=0)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """depth [B, T, H, W] in metres; motion [B, 3, T-1, H, W] in (px, px, m)."""
+
+    depth: Tensor
+    motion: Tensor
+
+
+class WorldModel(nn.Module):
+    """Generates video from a first frame and a caption, and reads depth and motion off any video's latents.
+
+    Geometry is always read with the `reinforce` adapter off: the heads were trained on those features, and a policy must
+    not be able to raise its reward by bending them.
+    """
+
+    def __init__(
+        self, config: ModelConfig, grid: Grid, backbone: WanBackbone, codec: Codec, text: TextEncoder
+    ) -> None:
+        super().__init__()
+        self.config, self.grid = config, grid
+        self.backbone = backbone
+        self.codec, self.text = codec, text
+        self.heads = GeometryHeads(config.heads, backbone.width, len(config.taps), grid)
+
+    def predict(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Prediction:
+        """One evaluation of the backbone with every adapter acting."""
+        return self.backbone(noisy, sigma, text)
+
+    def read_geometry(self, clean: Tensor, text: Tensor, noise: Tensor, sigma: Tensor | None = None) -> Geometry:
+        """Depth and motion of clean latents [B, C, T', H', W'], noised to sigma [B] (default: the probe sigma)."""
+        if sigma is None:
+            sigma = torch.full((len(clean),), self.config.probe_sigma, device=clean.device)
+        with without(self.backbone.transformer, "reinforce"):
+            hidden = self.backbone(noised(clean, noise, sigma), sigma, text).hidden
+        return Geometry(*self.heads(hidden, sigma))
+
+    def generate(self, first: Tensor, text: Tensor, noise: Tensor) -> Tensor:
+        """Clean latents from a first latent frame [B, C, 1, H', W'], text [B, L, D] and noise [B, C, T', H', W']."""
+
+        def predict(noisy: Tensor, sigma: Tensor) -> Prediction:
+            return self.predict(noisy, sigma, text)
+
+        return sample(predict, first, noise, self.config.sampling_steps, self.config.sampling_shift)
+
+
+def token_stride(codec: Codec, patch: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Frames, rows and columns of pixels under one token of the backbone."""
+    return codec.temporal_stride * patch[0], codec.spatial_stride * patch[1], codec.spatial_stride * patch[2]
+
+
+def create_tiny(config: ModelConfig, frames: int, height: int, width: int, seed: int) -> WorldModel:
+    """A random-weighted tiny model for clips of this size: the start of the `backbone` stage, not a trained model."""
+    codec, text = HaarCodec(), WordEncoder()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = tiny_transformer(config.width, config.layers, text_width=text.width)
+        backbone = WanBackbone(transformer, config.taps, "gated_clean")
+        grid = Grid(frames, height, width, token_stride(codec, backbone.patch))
+        return WorldModel(config, grid, backbone, codec, text)

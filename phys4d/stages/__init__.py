@@ -1,0 +1,1 @@
+"""The stages of a run, each with its objective, and the run file that orders them."""

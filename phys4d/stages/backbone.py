@@ -1,0 +1,57 @@
+"""Stage `backbone`: flow-matching pretraining of the tiny model, since no pretrained weights of it exist."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from phys4d.engine.config import Config
+from phys4d.engine.loop import LoopConfig, OptimizerConfig
+from phys4d.engine.parallel import Parallel
+from phys4d.models.flow import noised, shifted
+from phys4d.models.objective import flow_matching_loss
+from phys4d.models.world import WorldModel
+from phys4d.stages.clips import Clips
+
+
+class BackboneConfig(Config):
+    """Clips of `data` are used for their video and caption only."""
+
+    data: Path
+    batch: int = Field(8, ge=1)
+    optimizer: OptimizerConfig
+    loop: LoopConfig
+
+
+class BackboneObjective:
+    """Minimises the rectified-flow loss over all of the transformer's weights."""
+
+    name = "backbone"
+
+    def __init__(self, config: BackboneConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
+        self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
+        self.clips = Clips(config.data, (), model.text, model.grid)
+
+    @staticmethod
+    def prepare(model: WorldModel, config: BackboneConfig, seed: int) -> None:
+        """Trains the transformer, and nothing else."""
+        model.requires_grad_(False)
+        model.backbone.transformer.requires_grad_(True)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"transformer": self.model.backbone.transformer}
+
+    def parameter_groups(self) -> list[dict]:
+        return [{"params": list(self.model.backbone.transformer.parameters()), "lr_scale": 1.0}]
+
+    def update(self, step: int, minimise: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
+        batch = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step)
+        clean = self.model.codec.encode(batch.video)
+        noise = batch.normal_like(clean, "noise")
+        sigma = shifted(batch.uniform("sigma"), self.model.config.sampling_shift).clamp(0.02, 1)
+        prediction = self.model.predict(noised(clean, noise, sigma), sigma, batch.text)
+        loss = flow_matching_loss(self.model.backbone, prediction, clean, noise)
+        minimise(loss)
+        error = (prediction.clean - clean)[:, :, 1:].detach().square().mean()
+        return {"loss": loss.detach(), "clean_mse": error}

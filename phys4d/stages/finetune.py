@@ -1,0 +1,75 @@
+"""Stage `finetune`: a LoRA on the transformer and the heads learn from simulator truth, with warp consistency."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from phys4d.engine.config import Config
+from phys4d.engine.loop import LoopConfig, OptimizerConfig
+from phys4d.engine.parallel import Parallel
+from phys4d.models.flow import noised, shifted
+from phys4d.models.lora import add_adapter
+from phys4d.models.objective import flow_matching_loss
+from phys4d.models.world import WorldModel
+from phys4d.stages.clips import TRUTH, Clips
+from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss
+
+
+class FinetuneConfig(Config):
+    """`data` is a simulated dataset with truth; learning_rate is the LoRA's, the heads' is heads_lr_scale times it."""
+
+    data: Path
+    batch: int = Field(8, ge=1)
+    rank: int = Field(16, ge=1)
+    diffusion: float = Field(5.0, ge=0)
+    heads_lr_scale: float = Field(2.0, ge=0)
+    weights: GeometryWeights = GeometryWeights(warp=1.0)
+    optimizer: OptimizerConfig
+    loop: LoopConfig
+
+
+class FinetuneObjective:
+    """Minimises diffusion + depth + motion + warp consistency from one evaluation of the transformer.
+
+    Half of the clips take a sigma near the probe, for the heads; half the sampling distribution, for the generator.
+    """
+
+    name = "finetune"
+
+    def __init__(self, config: FinetuneConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
+        self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
+        self.clips = Clips(config.data, TRUTH, model.text, model.grid)
+
+    @staticmethod
+    def prepare(model: WorldModel, config: FinetuneConfig, seed: int) -> None:
+        """Adds the adapter `finetune`; trains it and the heads."""
+        add_adapter(model.backbone.transformer, "finetune", config.rank, seed)
+        model.heads.requires_grad_(True)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"transformer": self.model.backbone.transformer, "heads": self.model.heads}
+
+    def parameter_groups(self) -> list[dict]:
+        lora = [p for p in self.model.backbone.transformer.parameters() if p.requires_grad]
+        return [
+            {"params": lora, "lr_scale": 1.0},
+            {"params": list(self.model.heads.parameters()), "lr_scale": self.config.heads_lr_scale},
+        ]
+
+    def update(self, step: int, minimise: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
+        model = self.model
+        batch = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step)
+        clean = model.codec.encode(batch.video)
+        noise, u = batch.normal_like(clean, "noise"), batch.uniform("sigma")
+        near_probe = torch.arange(len(u)) % 2 == 0
+        sigma = torch.where(near_probe, 0.5 * u.square() + 0.02, shifted(u, model.config.sampling_shift)).clamp(0.02, 1)
+        prediction = model.predict(noised(clean, noise, sigma), sigma, batch.text)
+        depth, motion = model.heads(prediction.hidden, sigma)
+        geometry, terms = geometry_loss(depth, motion, batch.arrays, batch.arrays["moving"], self.config.weights)
+        diffusion = flow_matching_loss(model.backbone, prediction, clean, noise)
+        loss = self.config.diffusion * diffusion + geometry
+        minimise(loss)
+        return {"loss": loss.detach(), "diffusion_loss": diffusion.detach(), **terms}

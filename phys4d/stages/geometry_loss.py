@@ -1,0 +1,46 @@
+"""The loss of the geometry heads against labels, pseudo or true, shared by `pretrain` and `finetune`."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from phys4d.engine.config import Config
+from phys4d.kernels.geometry import depth_loss, flow_loss, warp_consistency
+
+
+class GeometryWeights(Config):
+    """Weights of the terms: mean |log ratio| of depth, L1 of flow (px) and of dz (m), warp consistency (m).
+
+    moving_depth, moving_motion: extra weight of a pixel that moves; most pixels of a clip are a still background.
+    """
+
+    depth: float = Field(2.0, ge=0)
+    flow: float = Field(0.3, ge=0)
+    dz: float = Field(3.0, ge=0)
+    warp: float = Field(0.0, ge=0)
+    moving_depth: float = Field(4.0, ge=0)
+    moving_motion: float = Field(8.0, ge=0)
+
+
+def geometry_loss(
+    depth: Tensor, motion: Tensor, labels: dict[str, Tensor], moving: Tensor, weights: GeometryWeights
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum, and its terms for the log.
+
+    depth [B, T, H, W] metres, motion [B, 3, T-1, H, W]; labels as stored (depth, motion, depth_valid, flow_valid,
+    dz_valid, and visible where the warp term is on); moving: bool [B, T-1, H, W], pixels to weigh more.
+    """
+    moving_frames = torch.cat([moving, moving[:, -1:]], 1)
+    motion_weight = 1 + weights.moving_motion * moving
+    terms = {
+        "depth_loss": depth_loss(
+            depth, labels["depth"], labels["depth_valid"], weight=1 + weights.moving_depth * moving_frames
+        ),
+        "flow_loss": flow_loss(motion[:, :2], labels["motion"][:, :2], labels["flow_valid"], weight=motion_weight),
+        "dz_loss": flow_loss(motion[:, 2:], labels["motion"][:, 2:], labels["dz_valid"], weight=motion_weight),
+    }
+    total = weights.depth * terms["depth_loss"] + weights.flow * terms["flow_loss"] + weights.dz * terms["dz_loss"]
+    if weights.warp > 0:
+        terms["warp_loss"] = warp_consistency(depth, motion, labels["visible"], weight=motion_weight)
+        total = total + weights.warp * terms["warp_loss"]
+    return total, {name: term.detach() for name, term in terms.items()}

@@ -1,0 +1,57 @@
+"""Stage `pretrain`: the transformer is frozen, the depth and motion heads learn from the teachers' pseudo-labels."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from phys4d.engine.config import Config
+from phys4d.engine.loop import LoopConfig, OptimizerConfig
+from phys4d.engine.parallel import Parallel
+from phys4d.models.world import WorldModel
+from phys4d.stages.clips import PSEUDO, Clips
+from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss
+
+
+class PretrainConfig(Config):
+    """`data` is a pseudo-labelled dataset; a pixel counts as moving where its pseudo flow exceeds `moving_pixels`."""
+
+    data: Path
+    batch: int = Field(8, ge=1)
+    moving_pixels: float = Field(0.3, gt=0)
+    weights: GeometryWeights = GeometryWeights()
+    optimizer: OptimizerConfig
+    loop: LoopConfig
+
+
+class PretrainObjective:
+    """Minimises the geometry loss over the heads; sigma leans towards clean latents, where the heads will be read."""
+
+    name = "pretrain"
+
+    def __init__(self, config: PretrainConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
+        self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
+        self.clips = Clips(config.data, PSEUDO, model.text, model.grid)
+
+    @staticmethod
+    def prepare(model: WorldModel, config: PretrainConfig, seed: int) -> None:
+        """Trains the heads, and nothing else."""
+        model.requires_grad_(False)
+        model.heads.requires_grad_(True)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"heads": self.model.heads}
+
+    def parameter_groups(self) -> list[dict]:
+        return [{"params": list(self.model.heads.parameters()), "lr_scale": 1.0}]
+
+    def update(self, step: int, minimise: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
+        batch = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step)
+        clean = self.model.codec.encode(batch.video)
+        sigma = 0.02 + 0.9 * batch.uniform("sigma").square()
+        geometry = self.model.read_geometry(clean, batch.text, batch.normal_like(clean, "noise"), sigma)
+        moving = batch.arrays["motion"][:, :2].norm(dim=1) > self.config.moving_pixels
+        loss, terms = geometry_loss(geometry.depth, geometry.motion, batch.arrays, moving, self.config.weights)
+        minimise(loss)
+        return {"loss": loss.detach(), **terms}

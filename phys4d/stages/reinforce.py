@@ -1,0 +1,193 @@
+"""Stage `reinforce`: PPO on a second LoRA, rewarded by the 4D Chamfer distance of what moves to simulator truth."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from phys4d.engine.config import Config
+from phys4d.engine.loop import LoopConfig, OptimizerConfig
+from phys4d.engine.parallel import Parallel
+from phys4d.models.flow import noised, shifted
+from phys4d.models.lora import add_adapter, without
+from phys4d.models.objective import flow_matching_loss
+from phys4d.models.world import WorldModel
+from phys4d.rewards.moving_chamfer import moving_chamfer_reward
+from phys4d.stages.clips import Batch, Clips
+from phys4d.stages.flow_sde import Transition, gaussian_kl, log_probability, rollout, step_distribution
+
+
+class ReinforceConfig(Config):
+    """Rollouts: `conditions` clips x `group` samples, `steps` denoising steps of which `stochastic_steps` are drawn with
+    noise level `noise_level` and trained on. `dimensions` scales log-probabilities (see `log_probability`) so that `clip`
+    can act; `kl` weighs the KL to the fine-tuned reference; `flow_matching` weighs the rectified-flow loss on
+    `flow_matching_batch` simulated clips, which keeps the generator on the data."""
+
+    data: Path
+    rank: int = Field(16, ge=1)
+    conditions: int = Field(4, ge=1)
+    group: int = Field(6, ge=2)
+    steps: int = Field(6, ge=2)
+    stochastic_steps: int = Field(3, ge=1)
+    noise_level: float = Field(0.7, gt=0)
+    clip: float = Field(0.2, gt=0)
+    dimensions: float = Field(1e4, gt=0)
+    advantage_clip: float = Field(3.0, gt=0)
+    kl: float = Field(0.01, ge=0)
+    flow_matching: float = Field(1.0, ge=0)
+    flow_matching_batch: int = Field(6, ge=1)
+    optimizer: OptimizerConfig
+    loop: LoopConfig
+
+
+class ReinforceObjective:
+    """One update: rollouts, rewards, advantages within groups, then one clipped step per stochastic denoising step."""
+
+    name = "reinforce"
+
+    def __init__(self, config: ReinforceConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
+        if config.stochastic_steps >= config.steps:
+            raise ValueError("stochastic_steps must be below steps: the last step, to sigma 0, is deterministic")
+        self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
+        self.clips = Clips(config.data, ("depth", "depth_valid"), model.text, model.grid)
+        self._ratio_checked = False
+
+    @staticmethod
+    def prepare(model: WorldModel, config: ReinforceConfig, seed: int) -> None:
+        """Adds the adapter `reinforce` over the frozen `finetune`; trains it, and nothing else."""
+        add_adapter(model.backbone.transformer, "reinforce", config.rank, seed)
+        model.heads.requires_grad_(False)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"transformer": self.model.backbone.transformer}
+
+    def parameter_groups(self) -> list[dict]:
+        trained = [p for p in self.model.backbone.transformer.parameters() if p.requires_grad]
+        return [{"params": trained, "lr_scale": 1.0}]
+
+    def update(self, step: int, minimise: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
+        config = self.config
+        batch = self._conditions(step)
+        clean = self.model.codec.encode(batch.video)
+        latents, transitions = rollout(
+            lambda noisy, sigma: self.model.predict(noisy, sigma, batch.text),
+            clean[:, :, :1],
+            lambda use: batch.normal_like(clean, use),
+            steps=config.steps,
+            shift=self.model.config.sampling_shift,
+            stochastic_steps=config.stochastic_steps,
+            noise_level=config.noise_level,
+            dimensions=config.dimensions,
+        )
+        reward = self._reward(latents, batch)
+        advantage, spread = group_advantages(reward, config.group, config.advantage_clip)
+        reports = [
+            self._train(t, k, step, batch, advantage, minimise) for k, t in enumerate(transitions)
+        ]
+        means = {name: torch.stack([torch.as_tensor(r[name]) for r in reports]).mean() for name in reports[0]}
+        return {
+            "reward": reward.mean(),
+            "reward_group_std": spread.mean(),
+            "zero_variance_share": (spread < 1e-6).float().mean(),
+            **means,
+        }
+
+    def _conditions(self, step: int) -> Batch:
+        """The step's clips, each repeated `group` times with random numbers of its own."""
+        batch = self.clips.batch(self.config.conditions, self.parallel, self.seed, self.name, step)
+        g = self.config.group
+        return Batch(
+            video=batch.video.repeat_interleave(g, 0),
+            text=batch.text.repeat_interleave(g, 0),
+            arrays={name: a.repeat_interleave(g, 0) for name, a in batch.arrays.items()},
+            intrinsics=batch.intrinsics.repeat_interleave(g, 0),
+            draws=[(*key, member) for key in batch.draws for member in range(g)],
+        )
+
+    @torch.no_grad()
+    def _reward(self, latents: Tensor, batch: Batch) -> Tensor:
+        """[B]; depth is read by the fine-tuned model, with the policy's adapter off."""
+        geometry = self.model.read_geometry(latents, batch.text, batch.normal_like(latents, "probe"))
+        video = self.model.codec.decode(latents).clamp(-1, 1)
+        return moving_chamfer_reward(
+            video, geometry.depth, batch.video, batch.arrays["depth"], batch.arrays["depth_valid"], batch.intrinsics
+        )
+
+    def _train(
+        self,
+        transition: Transition,
+        k: int,
+        step: int,
+        batch: Batch,
+        advantage: Tensor,
+        minimise: Callable[[Tensor], Tensor],
+    ) -> dict[str, Tensor | float]:
+        config, t = self.config, transition
+        mean, deviation = self._step_mean(t, batch)
+        ratio = torch.exp(log_probability(t.after, mean, deviation, config.dimensions) - t.logprob)
+        if not self._ratio_checked:
+            check_first_ratio(ratio.detach())
+            self._ratio_checked = True
+        policy = clipped_policy_loss(ratio, advantage, config.clip)
+        loss, kl = policy, ratio.new_zeros(())
+        if config.kl > 0:
+            with torch.no_grad(), without(self.model.backbone.transformer, "reinforce"):
+                reference, _ = self._step_mean(t, batch)
+            kl = gaussian_kl(mean, reference, deviation, config.dimensions).mean()
+            loss = loss + config.kl * kl
+        if config.flow_matching > 0:
+            loss = loss + config.flow_matching * self._flow_matching(step * config.stochastic_steps + k)
+        minimise(loss)
+        off = (ratio.detach() - 1).abs()
+        return {
+            "policy_loss": policy.detach(),
+            "kl": kl.detach(),
+            "ratio": ratio.detach().mean(),
+            "ratio_std": ratio.detach().std(),
+            "clip_fraction": (off > config.clip).float().mean(),
+        }
+
+    def _step_mean(self, t: Transition, batch: Batch) -> tuple[Tensor, float]:
+        sigma = t.before.new_full((len(t.before),), t.sigma)
+        velocity = self.model.predict(t.before, sigma, batch.text).velocity
+        return step_distribution(velocity, t.before, t.sigma, t.following, self.config.noise_level)
+
+    def _flow_matching(self, draw: int) -> Tensor:
+        size = self.config.flow_matching_batch
+        batch = self.clips.batch(size, self.parallel, self.seed, f"{self.name} flow matching", draw)
+        clean = self.model.codec.encode(batch.video)
+        noise = batch.normal_like(clean, "noise")
+        sigma = shifted(batch.uniform("sigma"), self.model.config.sampling_shift).clamp(0.02, 1)
+        prediction = self.model.predict(noised(clean, noise, sigma), sigma, batch.text)
+        return flow_matching_loss(self.model.backbone, prediction, clean, noise)
+
+
+def group_advantages(reward: Tensor, group: int, clip: float) -> tuple[Tensor, Tensor]:
+    """Rewards [P * group], a group's together -> advantages [P * group] of mean 0 and deviation 1 within each group, clipped,
+    and each group's standard deviation [P]. A group without variance gets advantages of zero."""
+    grouped = reward.view(-1, group)
+    spread = grouped.std(1)
+    advantage = (grouped - grouped.mean(1, keepdim=True)) / (spread[:, None] + 1e-6)
+    advantage = torch.where(spread[:, None] < 1e-6, torch.zeros_like(advantage), advantage)
+    return advantage.clamp(-clip, clip).flatten(), spread
+
+
+def clipped_policy_loss(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """PPO's clipped surrogate (Schulman et al. 2017, equation 7), negated: ratio, advantage [B] -> scalar."""
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
+
+
+def check_first_ratio(ratio: Tensor, tolerance: float = 1e-4) -> None:
+    """RuntimeError unless every ratio [B] of a run's first update is 1 within float error.
+
+    Before any weight has changed, replaying a step must give the log-probability it was drawn with; where it does not,
+    rollout and training disagree (batch shape, precision, adapters) and every later ratio is wrong.
+    """
+    off = float((ratio - 1).abs().max())
+    if not off <= tolerance:
+        raise RuntimeError(
+            f"reinforce: the first update's probability ratio is off 1 by {off:.2e} (allowed {tolerance:.0e}): "
+            "the policy that is trained is not the policy that drew the samples; the run stops"
+        )

@@ -1,0 +1,140 @@
+"""A run: one validated file that names the stages, their data and their settings, and the code that carries it out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from phys4d.engine.config import Config
+from phys4d.engine.errors import UserError
+from phys4d.engine.loop import train
+from phys4d.engine.parallel import Parallel
+from phys4d.engine.schedule import Contract, check_order, run_in_order
+from phys4d.engine.telemetry import Run
+from phys4d.evaluate.run import EvaluateConfig
+from phys4d.models import folder as model_folder
+from phys4d.models.folder import Loaded
+from phys4d.models.world import ModelConfig, create_tiny
+from phys4d.stages.backbone import BackboneConfig, BackboneObjective
+from phys4d.stages.clips import clip_size
+from phys4d.stages.finetune import FinetuneConfig, FinetuneObjective
+from phys4d.stages.pretrain import PretrainConfig, PretrainObjective
+from phys4d.stages.reinforce import ReinforceConfig, ReinforceObjective
+
+StageName = Literal["backbone", "pretrain", "finetune", "reinforce"]
+
+
+class RunConfig(Config):
+    """A run file. `evaluate`, where given, measures the model behind every stage that has heads. `init` is a model folder or a diffusers folder of Wan; a run that begins with `backbone` has none.
+
+    Each stage named in `stages` has a table of its name.
+    """
+
+    folder: Path
+    stages: tuple[StageName, ...] = Field(min_length=1)
+    seed: int = Field(0, ge=0)
+    init: Path | None = None
+    model: ModelConfig = ModelConfig()
+    backbone: BackboneConfig | None = None
+    pretrain: PretrainConfig | None = None
+    finetune: FinetuneConfig | None = None
+    reinforce: ReinforceConfig | None = None
+    evaluate: EvaluateConfig | None = None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What makes a stage: its objective, and what it starts from."""
+
+    objective: Any
+    contract: Contract
+
+
+KINDS: dict[str, Kind] = {
+    "backbone": Kind(BackboneObjective, Contract(("",))),
+    "pretrain": Kind(PretrainObjective, Contract(("backbone", "released"))),
+    "finetune": Kind(FinetuneObjective, Contract(("pretrain",))),
+    "reinforce": Kind(ReinforceObjective, Contract(("finetune",))),
+}
+
+
+def check(config: RunConfig) -> None:
+    """Everything about a run that can be refused before it starts. UserError with one line."""
+    for stage in config.stages:
+        if getattr(config, stage) is None:
+            raise UserError(f"{stage}: missing: stages names {stage!r}, so the run file needs a table [{stage}]")
+    start = ""
+    if config.init is not None:
+        is_model = (config.init / model_folder.CARD).exists()
+        start = model_folder.read_card(config.init).stage if is_model else "released"
+    check_order(config.stages, {name: kind.contract for name, kind in KINDS.items()}, start)
+    for stage in config.stages:
+        data = getattr(config, stage).data
+        if not (data / "index.parquet").is_file():
+            raise UserError(f"{stage}.data: {data} holds no index.parquet: simulate or label a dataset there first")
+
+
+def output_folder(config: RunConfig, stage: str) -> Path:
+    """Where a stage writes the model it hands on."""
+    return config.folder / f"model-{stage}"
+
+
+def execute(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, after: Callable[[str], None]) -> None:
+    """Runs the stages that have not finished, and after(stage) on rank 0 behind each of them, finished or not."""
+
+    def one(stage: str, given: Path | None) -> None:
+        run_stage(stage, config, run, parallel, given, resume=resume)
+
+    run_in_order(
+        config.stages, {s: output_folder(config, s) for s in config.stages}, one, config.init,
+        lambda stage: after(stage) if parallel.rank == 0 else None,
+    )  # fmt: skip
+
+
+def run_stage(
+    stage: str, config: RunConfig, run: Run, parallel: Parallel, given: Path | None, *, resume: bool
+) -> None:
+    """Trains one stage from the model in `given` and writes the model it makes."""
+    settings, kind = getattr(config, stage), KINDS[stage].objective
+    loaded = _start(stage, config, given)
+    kind.prepare(loaded.model, settings, config.seed)
+    transformer = loaded.model.backbone.transformer
+    parallel.shard(transformer, list(transformer.blocks))
+    parallel.shard(loaded.model.heads, [])
+    objective = kind(settings, loaded.model, parallel, config.seed)
+    train(objective, optimizer=settings.optimizer, loop=settings.loop, run=run, parallel=parallel, resume=resume)
+    trained = {name: full_state(module) for name, module in objective.modules().items()}
+    if parallel.rank == 0:
+        final = loaded
+        if parallel.world_size > 1:
+            final = _start(stage, config, given)
+            kind.prepare(final.model, settings, config.seed)
+            _restore(kind(settings, final.model, parallel, config.seed).modules(), trained)
+        base = None if stage == "backbone" else final.base
+        model_folder.save(final.model, output_folder(config, stage), stage=stage, base=base)
+    parallel.barrier()
+
+
+def full_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """A module's whole state on the CPU; a collective where it is sharded, and then empty but on rank 0."""
+    return get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def _start(stage: str, config: RunConfig, given: Path | None) -> Loaded:
+    if given is not None and (given / model_folder.CARD).exists():
+        return model_folder.load(given)
+    size = clip_size(getattr(config, stage).data)
+    if given is not None:
+        return model_folder.released(given, config.model, size)
+    return Loaded(create_tiny(config.model, *size, seed=config.seed), "", config.folder)
+
+
+def _restore(modules: dict[str, nn.Module], states: dict[str, dict[str, torch.Tensor]]) -> None:
+    for name, module in modules.items():
+        unknown = module.load_state_dict(states[name], strict=False).unexpected_keys
+        assert not unknown, unknown

@@ -1,0 +1,75 @@
+"""`phys4d train`: a run file from check to report."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from phys4d.engine.config import load_toml
+from phys4d.engine.parallel import Parallel
+from phys4d.engine.telemetry import Run, peak_rss_mb, provenance, replace_text
+from phys4d.stages.run import RunConfig, check, execute, output_folder
+
+
+def train(path: Path, overrides: Sequence[str], *, resume: bool, dry_run: bool) -> None:
+    """Validates the run file at `path` and runs it; with dry_run it stops after everything has been checked."""
+    config = load_toml(path, RunConfig, overrides)
+    check(config)
+    if dry_run:
+        print(f"{path}: valid: would run {', '.join(config.stages)} in {config.folder}")
+        return
+    parallel = Parallel.start()
+    try:
+        with Run.create(config.folder, config, resume=resume) as run:
+            run_stages(config, run, parallel, resume=resume)
+    finally:
+        parallel.close()
+
+
+def run_stages(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, started: float | None = None) -> None:
+    """All stages, each evaluated behind it where the run file says so; then summary.json and report.html.
+
+    started: time.time() from which `seconds` in the summary counts (default: now).
+    """
+    started = time.time() if started is None else started
+    clock = {"since": time.time()}
+    seconds: dict[str, float] = {}
+
+    def after(stage: str) -> None:
+        seconds[stage] = round(time.time() - clock["since"], 1)
+        if config.evaluate is not None and stage != "backbone":
+            _evaluate(config, stage)
+        clock["since"] = time.time()
+
+    execute(config, run, parallel, resume=resume, after=after)
+    if config.evaluate is not None and parallel.rank == 0:
+        write_summary(config, seconds, time.time() - started)
+
+
+def _evaluate(config: RunConfig, stage: str) -> None:
+    from phys4d.evaluate.run import evaluate_stage
+
+    assert config.evaluate is not None
+    evaluate_stage(output_folder(config, stage), config.evaluate, config.folder / "evaluation", stage)
+
+
+def write_summary(config: RunConfig, stage_seconds: dict[str, float], seconds: float) -> None:
+    """summary.json from what the evaluations left, then report.html from all of the run folder."""
+    from phys4d.evaluate.report import write_report
+
+    tables = {
+        stage: json.loads((config.folder / "evaluation" / f"{stage}.json").read_text())
+        for stage in config.stages
+        if stage != "backbone"
+    }
+    summary = {
+        "stages": {stage: table["means"] for stage, table in tables.items()},
+        "baselines": next(iter(tables.values()))["baselines"] if tables else {},
+        "stage_seconds": stage_seconds,
+        "seconds": round(seconds, 1),
+        "peak_rss_mb": round(peak_rss_mb(), 1),
+        "provenance": provenance(),
+    }
+    replace_text(config.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    if tables:
+        print(f"report: {write_report(config.folder)}")

@@ -1,0 +1,78 @@
+"""Rectified flow: conventions, the sampler, and the tiny backbone's two ways of saying the same thing."""
+
+import torch
+
+from phys4d.models.flow import noised, sample, schedule, shifted
+from phys4d.models.interface import Prediction
+from phys4d.models.objective import flow_matching_loss
+from phys4d.models.world import ModelConfig, create_tiny
+
+
+def test_first_latent_frame_stays_clean() -> None:
+    clean, noise = torch.randn(2, 4, 3, 2, 2), torch.randn(2, 4, 3, 2, 2)
+    mixed = noised(clean, noise, torch.tensor([1.0, 0.25]))
+    assert torch.equal(mixed[:, :, 0], clean[:, :, 0])
+    torch.testing.assert_close(mixed[0, :, 1:], noise[0, :, 1:])
+    torch.testing.assert_close(mixed[1, :, 1:], 0.75 * clean[1, :, 1:] + 0.25 * noise[1, :, 1:])
+
+
+def test_schedule_runs_from_noise_to_data_and_shift_moves_it_towards_noise() -> None:
+    sigmas = schedule(8, 3.0)
+    assert sigmas[0] == 1 and sigmas[-1] == 0 and (sigmas.diff() < 0).all()
+    assert (shifted(torch.linspace(0.1, 0.9, 9), 3.0) > torch.linspace(0.1, 0.9, 9)).all()
+
+
+def test_sampler_recovers_data_from_the_exact_velocity() -> None:
+    clean, noise = torch.randn(2, 4, 3, 2, 2), torch.randn(2, 4, 3, 2, 2)
+
+    def exact(noisy: torch.Tensor, sigma: torch.Tensor) -> Prediction:
+        return Prediction(noise - clean, clean, ())
+
+    out = sample(exact, clean[:, :, :1], noise, steps=7, shift=3.0)
+    torch.testing.assert_close(out, clean, atol=1e-5, rtol=0)
+
+
+def tiny():
+    return create_tiny(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=0)
+
+
+def test_velocity_and_clean_agree_and_timesteps_are_per_token() -> None:
+    model = tiny()
+    clean = model.codec.encode(torch.rand(2, 3, 5, 16, 16) * 2 - 1)
+    noise, sigma = torch.randn_like(clean), torch.tensor([0.9, 0.3])
+    noisy = noised(clean, noise, sigma)
+    prediction = model.predict(noisy, sigma, model.text(["a red ball falls", "a blue box"]))
+    s = sigma.view(-1, 1, 1, 1, 1)
+    torch.testing.assert_close(noisy - s * prediction.velocity, prediction.clean, atol=1e-5, rtol=1e-5)
+    assert torch.equal(prediction.clean[:, :, :1], clean[:, :, :1])
+    assert (prediction.velocity[:, :, 0] == 0).all()
+    assert [h.shape for h in prediction.hidden] == [(2, 8, 32)] * 2
+    steps = model.backbone.token_timesteps(clean.shape, sigma)
+    assert steps.shape == (2, 8) and (steps[:, :4] == 0).all()
+    torch.testing.assert_close(steps[:, 4:], (1000 * sigma)[:, None].expand(2, 4))
+
+
+def test_loss_is_zero_on_the_truth_and_weighs_what_moves() -> None:
+    model = tiny()
+    video = torch.zeros(1, 3, 5, 16, 16)
+    video[:, :, 3:, 4:8, 4:8] = 0.9
+    clean = model.codec.encode(video)
+    truth = Prediction(torch.zeros_like(clean), clean, ())
+    assert flow_matching_loss(model.backbone, truth, clean, clean) < 1e-10
+    still, moving = video.clone(), video.clone()
+    still[:, :, 3, 12:, 12:] += 0.05
+    moving[:, :, 3, 4:8, 4:8] += 0.05
+    losses = [
+        float(flow_matching_loss(model.backbone, Prediction(clean, model.codec.encode(v), ()), clean, clean))
+        for v in (still, moving)
+    ]
+    assert losses[1] > 4 * losses[0] > 0
+
+
+def test_velocity_loss_ignores_the_given_frame() -> None:
+    model = tiny()
+    model.backbone.gate = None
+    clean, noise = torch.randn(2, 192, 2, 4, 4), torch.randn(2, 192, 2, 4, 4)
+    velocity = noise - clean
+    velocity[:, :, 0] = 7
+    assert flow_matching_loss(model.backbone, Prediction(velocity, clean, ()), clean, noise) == 0

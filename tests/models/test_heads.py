@@ -1,0 +1,42 @@
+"""The geometry heads: shapes and units, token order, and the modulation that starts as the identity."""
+
+import pytest
+import torch
+
+from phys4d.models.heads import ConvHead, GeometryHeads, HeadConfig, LinearHead, TimestepModulation
+from phys4d.models.interface import Grid
+
+GRID = Grid(9, 24, 16, (4, 8, 8))
+
+
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+def test_outputs_have_the_clips_size_and_depth_is_positive(kind: str) -> None:
+    heads = GeometryHeads(HeadConfig(kind=kind), 32, 2, GRID)
+    hidden = (torch.randn(2, 18, 32), torch.randn(2, 18, 32))
+    depth, motion = heads(hidden, torch.tensor([0.05, 0.5]))
+    assert depth.shape == (2, 9, 24, 16) and motion.shape == (2, 3, 8, 24, 16)
+    assert (depth > 0).all()
+
+
+@pytest.mark.parametrize("head", [ConvHead, LinearHead])
+def test_a_token_reaches_its_own_pixels(head: type) -> None:
+    module = head(8, 1, 1, GRID, 8)
+    hidden = torch.randn(1, 18, 8)
+    base = module((hidden,), torch.tensor([0.1]))
+    changed = hidden.clone()
+    changed[0, 6 + 2 * 2 + 1] = torch.randn(8)  # token (1, 2, 1): frames 1-4, rows 16-23, columns 8-15
+    difference = (module((changed,), torch.tensor([0.1])) - base)[0, :, 0].abs()
+    at = difference[1:5, 16:24, 8:16]
+    assert at.sum() > 0.5 * difference.sum() > 0
+    assert (difference[0] == 0).all() and (difference[5:] == 0).all()
+
+
+def test_modulation_starts_as_layer_norm() -> None:
+    hidden = torch.randn(2, 5, 16)
+    out = TimestepModulation(16)(hidden, torch.tensor([0.1, 0.9]))
+    torch.testing.assert_close(out, torch.nn.functional.layer_norm(hidden, (16,)))
+
+
+def test_tokens_that_are_no_power_of_two_are_refused() -> None:
+    with pytest.raises(ValueError, match="power of two"):
+        ConvHead(8, 1, 1, Grid(5, 12, 12, (4, 6, 6)), 8)
