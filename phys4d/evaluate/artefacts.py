@@ -1,0 +1,123 @@
+"""What a finished run left in its folder, read back for the report. Nothing is computed here, nothing filled in."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phys4d.engine.errors import UserError
+
+STAGES = ("pretrain", "finetune", "reinforce")
+_TRUTH = ("keys", "captions", "video", "depth", "motion", "visible", "moving", "intrinsics")
+_STAGE = ("read_depth", "read_motion", "video", "depth", "motion", "reward")
+
+Curve = tuple[np.ndarray, np.ndarray]  # steps, values, both float [N] and finite
+
+
+@dataclass(frozen=True)
+class Artefacts:
+    """A run folder's files. Absent parts are empty, never invented.
+
+    summary: summary.json. curves: stage -> name -> (steps, values). unreadable: broken lines of metrics.jsonl.
+    config: config.toml as text. provenance: provenance.json, else the summary's. truth: evaluation/truth.npz by
+    array name, K scenes. stages: evaluation/<stage>.npz by stage, then by array name. rewards: the reward of every
+    held-out scene by stage, from evaluation/<stage>.json.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    curves: dict[str, dict[str, Curve]]
+    unreadable: int
+    config: str
+    provenance: dict[str, Any]
+    truth: dict[str, np.ndarray]
+    stages: dict[str, dict[str, np.ndarray]]
+    rewards: dict[str, list[float]]
+
+
+def read_artefacts(folder: Path) -> Artefacts:
+    """Read a run folder; raises UserError where summary.json is missing or a file does not hold what it should."""
+    summary_file = folder / "summary.json"
+    if not summary_file.is_file():
+        raise UserError(
+            f"no summary: {summary_file}: run `phys4d evaluate` on this run first, it writes the file"
+        )
+    summary = _json(summary_file)
+    if not isinstance(summary.get("stages"), dict):
+        raise UserError(f"no stages: {summary_file}, key stages: evaluate the run again")
+    curves, unreadable = _curves(folder / "metrics.jsonl")
+    config_file, provenance_file = folder / "config.toml", folder / "provenance.json"
+    evaluation = folder / "evaluation"
+    truth = _arrays(evaluation / "truth.npz", _TRUTH)
+    stages = {stage: _arrays(evaluation / f"{stage}.npz", _STAGE) for stage in STAGES} if truth else {}
+    shown = {stage: arrays for stage, arrays in stages.items() if arrays}
+    for stage, arrays in shown.items():
+        for name in ("video", "depth", "motion"):
+            if arrays[name].shape != truth[name].shape:
+                raise UserError(
+                    f"shapes differ: {evaluation / stage}.npz, {name} {arrays[name].shape}, the truth has "
+                    f"{truth[name].shape}: evaluate the run again"
+                )
+    return Artefacts(
+        folder=folder,
+        summary=summary,
+        curves=curves,
+        unreadable=unreadable,
+        config=config_file.read_text() if config_file.is_file() else "",
+        provenance=_json(provenance_file) if provenance_file.is_file() else summary.get("provenance", {}),
+        truth=truth,
+        stages=shown,
+        rewards={stage: _rewards(evaluation / f"{stage}.json") for stage in STAGES},
+    )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"not JSON: {file}, line {error.lineno}: evaluate the run again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"not a JSON object: {file}: evaluate the run again")
+    return content
+
+
+def _rewards(file: Path) -> list[float]:
+    return _json(file).get("scenes", {}).get("reward", []) if file.is_file() else []
+
+
+def _arrays(file: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    if not file.is_file():
+        return {}
+    with np.load(file, allow_pickle=False) as arrays:
+        missing = [name for name in names if name not in arrays]
+        if missing:
+            raise UserError(f"arrays missing: {file}, {', '.join(missing)}: evaluate the run again")
+        return {name: arrays[name] for name in names}
+
+
+def _curves(file: Path) -> tuple[dict[str, dict[str, Curve]], int]:
+    """A killed run may leave half a line, and a resumed one repeats steps: the later value of a step counts."""
+    if not file.is_file():
+        return {}, 0
+    values: dict[str, dict[str, dict[int, float]]] = {}
+    unreadable = 0
+    for line in file.read_text().splitlines():
+        try:
+            entry = json.loads(line)
+            stage, step = str(entry.pop("stage")), int(entry.pop("step"))
+        except (json.JSONDecodeError, KeyError, AttributeError, TypeError):
+            unreadable += 1
+            continue
+        for name, value in entry.items():
+            if name != "time" and isinstance(value, int | float) and math.isfinite(value):
+                values.setdefault(stage, {}).setdefault(name, {})[step] = float(value)
+    return {
+        stage: {
+            name: (np.array(sorted(points), dtype=float), np.array([points[s] for s in sorted(points)]))
+            for name, points in names.items()
+        }
+        for stage, names in values.items()
+    }, unreadable

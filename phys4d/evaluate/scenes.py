@@ -1,0 +1,177 @@
+"""One held-out scene as HTML: what is read off the true video, and what is generated, beside the truth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+
+from phys4d.evaluate.artefacts import STAGES, Artefacts
+from phys4d.evaluate.colours import flow, sequential
+from phys4d.evaluate.pictures import animation, data_address, filmstrip, hold_last, still
+from phys4d.evaluate.tables import number
+
+READERS = ("pretrain", "finetune")
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Common colour ranges of one scene: depth in metres, motion in pixels, and the three errors."""
+
+    near: float
+    far: float
+    motion: float
+    depth_error: float
+    motion_error: float
+    colour_error: float
+
+
+def scene_ranges(run: Artefacts, k: int) -> Ranges:
+    """Depth and motion ranges from the truth alone, error ranges from the 99th percentile of all stages."""
+    depth, motion = run.truth["depth"][k], run.truth["motion"][k]
+    surface = depth[depth > 0]
+    near, far = (float(q) for q in np.percentile(surface, [0, 99.5])) if surface.size else (0.0, 1.0)
+    depth_errors = [depth_error(run.stages[s]["read_depth"][k], depth) for s in READERS if s in run.stages]
+    motion_errors = [
+        motion_error(run.stages[s]["read_motion"][k], motion) for s in READERS if s in run.stages
+    ]
+    colour_errors = [
+        colour_error(arrays["video"][k], run.truth["video"][k]) for arrays in run.stages.values()
+    ]
+    return Ranges(
+        near=near,
+        far=far,
+        motion=_percentile([np.hypot(motion[0], motion[1])], 99.9, at_least=0.5),
+        depth_error=_percentile(depth_errors, 99, at_least=0.05),
+        motion_error=_percentile(motion_errors, 99, at_least=0.5),
+        colour_error=_percentile(colour_errors, 99, at_least=16),
+    )
+
+
+def depth_error(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return |d − d*| / d* [T, H, W]; NaN where there is no surface."""
+    return np.abs(predicted - truth) / np.where(truth > 0, truth, np.nan)
+
+
+def motion_error(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the end-point error in pixels, [T-1, H, W], of motion [3, T-1, H, W]."""
+    return np.hypot(predicted[0] - truth[0], predicted[1] - truth[1])
+
+
+def colour_error(generated: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the mean absolute difference over R, G, B, [T, H, W] in grey levels of 255."""
+    return np.abs(generated.astype(np.float64) - truth.astype(np.float64)).mean(axis=-1)
+
+
+def scene(run: Artefacts, k: int, *, worst: dict[str, int], expanded: bool) -> str:
+    """Return scene k as a <details> element; worst: stage -> the scene of its lowest reward among those shown."""
+    ranges = scene_ranges(run, k)
+    caption, key = str(run.truth["captions"][k]), str(run.truth["keys"][k])
+    return (
+        f'<details class="scene"{" open" if expanded else ""}><summary><b>Scene {k + 1}</b> '
+        f"“{escape(caption)}” <small>{escape(key)}</small></summary>"
+        f"<h3>Read off the true video</h3>{_legend(ranges, generated=False)}{_read(run, k, ranges)}"
+        f"<h3>Generated from the first frame and the caption</h3>{_legend(ranges, generated=True)}"
+        f"{_generated(run, k, ranges, worst)}</details>"
+    )
+
+
+def _read(run: Artefacts, k: int, ranges: Ranges) -> str:
+    video, depth, motion = (run.truth[name][k] for name in ("video", "depth", "motion"))
+    rows = [_head("RGB", "depth", "motion", "depth error", "motion error")]
+    rows += [_label("truth"), _cell(video), *_geometry(depth, motion, ranges), _empty(), _empty()]
+    for stage in READERS:
+        rows.append(_label(stage))
+        if stage not in run.stages:
+            rows.append(_absent(stage, 5))
+            continue
+        read_depth, read_motion = (run.stages[stage][name][k] for name in ("read_depth", "read_motion"))
+        relative, pixels = depth_error(read_depth, depth), motion_error(read_motion, motion)
+        rows += [_empty("the same video"), *_geometry(read_depth, read_motion, ranges)]
+        rows.append(_cell(_error(relative, ranges.depth_error), f"mean {100 * _mean(relative):.1f} %"))
+        rows.append(_cell(hold_last(_error(pixels, ranges.motion_error)), f"mean {_mean(pixels):.2f} px"))
+    return f'<div class="grid five">{"".join(rows)}</div>'
+
+
+def _generated(run: Artefacts, k: int, ranges: Ranges, worst: dict[str, int]) -> str:
+    video, depth, motion = (run.truth[name][k] for name in ("video", "depth", "motion"))
+    rows = [_head("RGB", "depth", "motion", "RGB error against truth")]
+    rows += [_label("truth"), _cell(video), *_geometry(depth, motion, ranges), _empty()]
+    for stage in STAGES:
+        if stage not in run.stages:
+            rows += [_label(stage), _absent(stage, 4)]
+            continue
+        arrays = run.stages[stage]
+        notes = [f"reward {number(float(arrays['reward'][k]), 3)}"]
+        rows.append(_label(stage, *notes, flag="worst of those shown" if worst.get(stage) == k else ""))
+        off = colour_error(arrays["video"][k], video)
+        rows += [_cell(arrays["video"][k]), *_geometry(arrays["depth"][k], arrays["motion"][k], ranges)]
+        rows.append(_cell(_error(off, ranges.colour_error), f"mean {_mean(off):.1f}"))
+    return f'<div class="grid four">{"".join(rows)}</div>'
+
+
+def _geometry(depth: np.ndarray, motion: np.ndarray, ranges: Ranges) -> tuple[str, str]:
+    colours = sequential(depth, ranges.near, ranges.far, name="viridis", valid=depth > 0)
+    return _cell(colours), _cell(hold_last(flow(motion, ranges.motion)))
+
+
+def _error(values: np.ndarray, high: float) -> np.ndarray:
+    return sequential(values, 0.0, high, name="magma")
+
+
+def _cell(frames: np.ndarray, note: str = "") -> str:
+    """A cell: the looping clip and, below it, its filmstrip. frames uint8 [T, H, W, 3]."""
+    height, width = frames.shape[1:3]
+    clip, strip = data_address(animation(frames)), data_address(still(filmstrip(frames)))
+    return (
+        f'<div class="cell"><img class="clip" width="{width}" height="{height}" alt="clip" src="{clip}">'
+        f'<span class="note">{escape(note)}</span><img class="strip" alt="filmstrip" src="{strip}"></div>'
+    )
+
+
+def _legend(ranges: Ranges, *, generated: bool) -> str:
+    bars = [_bar("viridis", "depth", f"{ranges.near:.2f} m", f"{ranges.far:.2f} m")]
+    wheel = (
+        f'<span class="key">motion <i class="wheel"></i> hue = direction in the image, '
+        f"rim = {ranges.motion:.2f} px per frame, white = rest</span>"
+    )
+    bars.append(wheel)
+    if generated:
+        bars.append(_bar("magma", "RGB error", "0", f"{ranges.colour_error:.0f} of 255"))
+    else:
+        bars.append(_bar("magma", "depth error", "0", f"{100 * ranges.depth_error:.0f} % of the true depth"))
+        bars.append(_bar("magma", "motion error", "0", f"{ranges.motion_error:.2f} px"))
+    return f'<p class="legend">{"".join(bars)}</p>'
+
+
+def _bar(name: str, what: str, low: str, high: str) -> str:
+    return f'<span class="key">{what} {low} <i class="bar {name}"></i> {high}</span>'
+
+
+def _head(*titles: str) -> str:
+    return "<span></span>" + "".join(f'<span class="head">{title}</span>' for title in titles)
+
+
+def _label(name: str, *notes: str, flag: str = "") -> str:
+    lines = "".join(f"<small>{escape(note)}</small>" for note in notes)
+    mark = f'<em class="flag">{escape(flag)}</em>' if flag else ""
+    return f'<div class="label"><b>{escape(name)}</b>{lines}{mark}</div>'
+
+
+def _empty(text: str = "") -> str:
+    return f'<div class="cell empty">{escape(text)}</div>'
+
+
+def _absent(stage: str, columns: int) -> str:
+    return f'<div class="absent" style="grid-column: span {columns}">evaluation/{stage}.npz is absent</div>'
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _percentile(arrays: Sequence[np.ndarray], percent: float, *, at_least: float) -> float:
+    known = [array[np.isfinite(array)] for array in arrays]
+    values = np.concatenate(known) if known else np.empty(0)
+    return max(at_least, float(np.percentile(values, percent))) if values.size else at_least

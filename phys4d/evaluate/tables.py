@@ -1,0 +1,174 @@
+"""The figures of a run as HTML tables, and the sentence on what reinforce did to the held-out reward."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from statistics import mean, stdev
+from typing import Any
+
+from phys4d.evaluate.artefacts import STAGES
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column: its key in summary.json, unit, whether more is better, printed decimals and definition."""
+
+    key: str
+    unit: str
+    more_is_better: bool
+    decimals: int
+    meaning: str
+
+
+METRICS = (
+    Metric("absrel", "ratio", False, 4, "depth read off true clips: mean of |d − d*| / d*"),
+    Metric("delta1", "share", True, 4, "share of pixels with max(d/d*, d*/d) below 1.25"),
+    Metric(
+        "epe",
+        "px",
+        False,
+        3,
+        "motion read off true clips: mean length of (du, dv) − (du*, dv*), visible pixels",
+    ),
+    Metric("epe_moving", "px", False, 3, "the same where the object really moves"),
+    Metric(
+        "warp_l1",
+        "m",
+        False,
+        4,
+        "depth at t moved by the read motion against the read depth at t+1, mean |·|",
+    ),
+    Metric(
+        "chamfer_4d",
+        "m",
+        False,
+        4,
+        "generated clips lifted to points against the true points, mean over frames",
+    ),
+    Metric("reward", "m", True, 4, "minus the 4D Chamfer distance of what moves, as reinforce maximises it"),
+)
+_BASELINES = {
+    "zero_motion": "nothing moves (motion 0 everywhere)",
+    "static_video": "the first frame repeated, with its true depth",
+    "truth_video": "the true clip with its true depth: the ceiling",
+}
+
+
+def number(value: Any, decimals: int) -> str:
+    """Print a figure with a true minus sign; what is missing or not finite is a dash."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return "–"
+    return f"{value:.{decimals}f}".replace("-", "−")
+
+
+def metrics_table(stages: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]]) -> str:
+    """Stages and baselines by metric, ± standard errors; the best stage of a column is marked."""
+    head = "".join(
+        f"<th>{m.key} {'↑' if m.more_is_better else '↓'}<small>{m.unit}</small></th>" for m in METRICS
+    )
+    best = {m.key: _best(stages, m) for m in METRICS}
+    rows = []
+    for stage in STAGES:
+        if stage not in stages:
+            rows.append(
+                f'<tr><th>{stage}</th><td class="absent" colspan="{len(METRICS)}">not part of this run</td></tr>'
+            )
+            continue
+        cells = "".join(_cell(stages[stage], m, marked=stage in best[m.key]) for m in METRICS)
+        rows.append(f"<tr><th>{stage}</th>{cells}</tr>")
+    for name, figures in baselines.items():
+        meaning = _BASELINES.get(name, "")
+        cells = "".join(_cell(figures, m, marked=False) for m in METRICS)
+        label = f"{escape(name.replace('_', ' '))}<small>{escape(meaning)}</small>"
+        rows.append(f'<tr class="baseline"><th>{label}</th>{cells}</tr>')
+    return f'<table class="figures"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def definitions() -> str:
+    """One line per metric under the table."""
+    lines = "".join(f"<div><dt>{m.key}</dt><dd>{escape(m.meaning)} [{m.unit}]</dd></div>" for m in METRICS)
+    return f"<dl>{lines}</dl>"
+
+
+def further_figures(
+    stages: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """What summary.json holds beyond the table's columns, or an empty string."""
+    known = {m.key for m in METRICS}
+    rows = {**{s: stages[s] for s in STAGES if s in stages}, **baselines}
+    names = {name for row in rows.values() for name in row}
+    extra = sorted(name for name in names - known if not (name.endswith("_se") and name[:-3] in names))
+    if not extra:
+        return ""
+    head = "".join(f"<th>{escape(name)}</th>" for name in extra)
+    body = "".join(
+        f"<tr><th>{escape(row.replace('_', ' '))}</th>"
+        + "".join(_cell(figures, Metric(name, "", False, 4, ""), marked=False) for name in extra)
+        + "</tr>"
+        for row, figures in rows.items()
+    )
+    return (
+        "<details><summary>Further figures of the summary</summary>"
+        f'<table class="figures"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></details>'
+    )
+
+
+def reward_sentence(
+    stages: Mapping[str, Mapping[str, Any]], before_scenes: Sequence[float], after_scenes: Sequence[float]
+) -> str:
+    """Say what the held-out reward was before and after reinforce, whichever way it went.
+
+    stages: summary.json's. before_scenes, after_scenes: reward of the same held-out scenes after finetune and
+    after reinforce, to pair them; where they do not pair, the two standard errors are added as independent.
+    """
+    before, after = stages.get("finetune", {}), stages.get("reinforce", {})
+    if not after:
+        return "This run has no reinforce stage, so there is no reward before and after it."
+    figures = [before.get("reward"), before.get("reward_se"), after.get("reward"), after.get("reward_se")]
+    told = [number(figure, 4) for figure in figures]
+    text = (
+        f"Held-out reward before reinforce (after finetune): {told[0]} ± {told[1]} m; "
+        f"after reinforce: {told[2]} ± {told[3]} m. "
+    )
+    if "–" in told:
+        return text + "A figure or its standard error is missing, so nothing is concluded from it."
+    old, old_se, new, new_se = (float(figure) for figure in figures if figure is not None)
+    paired = len(before_scenes) == len(after_scenes) >= 2
+    if paired:
+        changes = [b - a for a, b in zip(before_scenes, after_scenes, strict=True)]
+        change, change_se = mean(changes), stdev(changes) / math.sqrt(len(changes))
+        how = f"paired over the same {len(changes)} scenes and noise"
+    else:
+        change, change_se = new - old, math.hypot(old_se, new_se)
+        how = "the two errors added as if independent"
+    if abs(change) < 2 * change_se or change == 0:
+        verdict = "less than two standard errors, so this run shows no change"
+    else:
+        verdict = f"more than two standard errors: reinforce made it {'better' if change > 0 else 'worse'}"
+    return (
+        f"{text}The change is {'+' if change > 0 else ''}{number(change, 4)} ± {number(change_se, 4)} m ({how}): "
+        f"{verdict}. The errors are over scenes of this one run; they say nothing of another seed."
+    )
+
+
+def _cell(figures: Mapping[str, Any], metric: Metric, *, marked: bool) -> str:
+    value, error = figures.get(metric.key), figures.get(f"{metric.key}_se")
+    shown = number(value, metric.decimals)
+    if shown == "–":
+        return '<td class="absent">–</td>'
+    spread = "" if error is None else f"<small>± {number(error, metric.decimals)}</small>"
+    return f'<td class="best">{shown}{spread}</td>' if marked else f"<td>{shown}{spread}</td>"
+
+
+def _best(stages: Mapping[str, Mapping[str, Any]], metric: Metric) -> set[str]:
+    """Stages whose printed figure is the best; none where fewer than two stages have one."""
+    printed = {
+        stage: round(float(figures[metric.key]), metric.decimals)
+        for stage, figures in stages.items()
+        if number(figures.get(metric.key), metric.decimals) != "–"
+    }
+    if len(printed) < 2:
+        return set()
+    best = (max if metric.more_is_better else min)(printed.values())
+    return {stage for stage, value in printed.items() if value == best}
