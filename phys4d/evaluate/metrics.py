@@ -1,0 +1,175 @@
+"""What is measured, exactly: each figure of one clip as a function of prediction and truth.
+
+All functions return one value per clip, float [B], NaN for a clip in which no pixel qualifies; `ClipMean`
+leaves those out. Depth is metric and nothing is aligned: no scale, shift or rigid motion is fitted before
+comparing.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from phys4d.kernels.geometry import chamfer, pack, unproject, warp_residual
+
+
+def absrel(depth: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """Absolute relative depth error: mean over valid pixels of |d - d*| / d* (Eigen et al. 2014).
+
+    depth, truth: [B, T, H, W] metres. valid: bool [B, T, H, W].
+    """
+    return _mean((depth - truth).abs() / torch.where(valid, truth, 1), valid)
+
+
+def delta1(depth: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """Share of valid pixels with max(d / d*, d* / d) < 1.25 (Eigen et al. 2014). Arguments as `absrel`."""
+    ratio = torch.where(valid, depth, 1) / torch.where(valid, truth, 1)
+    return _mean((torch.maximum(ratio, 1 / ratio) < 1.25).to(depth.dtype), valid)
+
+
+def epe(motion: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+    """Flow end-point error in pixels: mean over the mask of the Euclidean length of (du, dv) - (du*, dv*).
+
+    motion, truth: [B, 2 or 3, T-1, H, W] (a dz channel is not looked at). mask: bool [B, T-1, H, W].
+    """
+    return _mean((motion[:, :2] - truth[:, :2]).norm(dim=1), mask)
+
+
+def warp_l1(depth: Tensor, motion: Tensor, visible: Tensor) -> Tensor:
+    """Do depth and motion of one prediction agree? In metres: mean of |D_{t+1}(u + du, v + dv) - (D_t + dz)|.
+
+    Forward form with both sides predicted (`kernels.geometry.warp_residual`), on pixels that are visible at
+    t + 1 by the truth and land inside the image by the prediction. depth: [B, T, H, W] metres. motion:
+    [B, 3, T-1, H, W]. visible: bool [B, T-1, H, W]. The truth itself does not score 0: where a surface point
+    lands beside a silhouette, interpolation mixes two surfaces.
+    """
+    residual, used = warp_residual(depth, motion, visible)
+    return _mean(residual.abs(), used)
+
+
+def geometry_metrics(depth: Tensor, motion: Tensor, truth: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All depth and motion figures of predictions on true clips.
+
+    Args:
+        depth: [B, T, H, W] metres, predicted. motion: [B, 3, T-1, H, W], predicted.
+        truth: the stored arrays with a batch dimension: depth, motion, depth_valid, flow_valid, visible,
+            moving.
+
+    Returns:
+        absrel, delta1 (valid pixels); epe (visible pixels with valid flow); warp_l1 (visible pixels); of
+        these absrel_moving, epe_moving, warp_l1_moving on surface points that move in the world; and the
+        baselines epe_zero, epe_zero_moving of zero flow. Each [B].
+    """
+    moving, flow_mask = truth["moving"], truth["visible"] & truth["flow_valid"]
+    still = torch.zeros_like(truth["motion"])
+    depth_moving = truth["depth_valid"][:, :-1] & moving
+    return {
+        "absrel": absrel(depth, truth["depth"], truth["depth_valid"]),
+        "absrel_moving": absrel(depth[:, :-1], truth["depth"][:, :-1], depth_moving),
+        "delta1": delta1(depth, truth["depth"], truth["depth_valid"]),
+        "epe": epe(motion, truth["motion"], flow_mask),
+        "epe_moving": epe(motion, truth["motion"], flow_mask & moving),
+        "epe_zero": epe(still, truth["motion"], flow_mask),
+        "epe_zero_moving": epe(still, truth["motion"], flow_mask & moving),
+        "warp_l1": warp_l1(depth, motion, truth["visible"]),
+        "warp_l1_moving": warp_l1(depth, motion, truth["visible"] & moving),
+    }
+
+
+def moving_region(instance: Tensor, moving: Tensor) -> Tensor:
+    """Pixels of the objects that move at any time in their clip, joined with where these are in frame 0.
+
+    instance: uint8 [B, T, H, W], 0 = none. moving: bool [B, T-1, H, W]. Returns bool [B, T, H, W].
+    """
+    region = torch.zeros_like(instance, dtype=torch.bool)
+    for clip in range(len(instance)):
+        movers = instance[clip, :-1][moving[clip]].unique()
+        region[clip] = torch.isin(instance[clip], movers[movers > 0])
+    return region | region[:, :1]
+
+
+def psnr_moving(video: Tensor, truth: Tensor, region: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of generated video on `moving_region`, frames after the first.
+
+    10 log10(4 / MSE) of values in [-1, 1]; one MSE over all pixels of the clip. video, truth: [B, 3, T, H,
+    W].
+    region: bool [B, T, H, W]. Infinite for equal videos.
+    """
+    error = (video - truth).square().mean(dim=1)[:, 1:]
+    return 10 * torch.log10(4 / _mean(error, region[:, 1:]))
+
+
+def cloud_chamfer_4d(
+    depth: Tensor,
+    truth: Tensor,
+    truth_valid: Tensor,
+    intrinsics: Tensor,
+    *,
+    pixel_stride: int = 2,
+    frame_stride: int = 2,
+) -> Tensor:
+    """4D Chamfer distance in metres of whole lifted clouds, without alignment.
+
+    Per frame the symmetric sum of mean nearest distances (CD-4D of facebookresearch/actionmesh,
+    `actionbench/`, without its frame-0 ICP), mean over frames after the first. Nearly blind to motion: read
+    it beside the reward.
+
+    depth, truth: [B, T, H, W] metres. truth_valid: bool, same shape. intrinsics: [B, T, 3, 3]. pixel_stride,
+    frame_stride: every how many pixels (both axes) and frames are taken.
+    """
+    take = (slice(None), slice(frame_stride, None, frame_stride))
+    pixels = (slice(None), slice(None), slice(None, None, pixel_stride), slice(None, None, pixel_stride))
+    clouds = []
+    for values, mask in ((depth, depth > 0), (truth.to(depth.dtype), truth_valid)):
+        points = unproject(values[take], intrinsics[take])[pixels]
+        clouds.append(pack(points.flatten(0, 1).flatten(1, 2), mask[take][pixels].flatten(0, 1).flatten(1)))
+    (x, x_lengths), (y, y_lengths) = clouds
+    per_frame = chamfer(x, y, x_lengths=x_lengths, y_lengths=y_lengths).view(len(depth), -1)
+    both = ((x_lengths > 0) & (y_lengths > 0)).view_as(per_frame)
+    return _mean(per_frame[..., None, None], both[..., None, None])
+
+
+class Estimate(NamedTuple):
+    """mean over clips, its standard error (NaN for one clip), and the number of clips behind it."""
+
+    mean: float
+    standard_error: float
+    clips: int
+
+
+class ClipMean:
+    """Gathers values per clip and averages them with equal weight for every clip, however batches fall.
+
+    The standard error takes each value as one independent scene: average repeated samples of a scene before.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """values: name -> float [B]; a NaN (nothing to measure in that clip) is left out of its name's
+        mean."""
+        for name, per_clip in values.items():
+            self._values[name] += [value for value in per_clip.double().tolist() if not math.isnan(value)]
+
+    def summary(self) -> dict[str, Estimate]:
+        """Name -> estimate; a name for which no clip had anything to measure has mean NaN."""
+        return {name: _estimate(values) for name, values in self._values.items()}
+
+
+def _estimate(values: list[float]) -> Estimate:
+    count = len(values)
+    mean = math.fsum(values) / count if count else math.nan
+    if count < 2:
+        return Estimate(mean, math.nan, count)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    return Estimate(mean, math.sqrt(variance / count), count)
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over all but the first dimension where the mask holds; NaN where it holds nowhere."""
+    kept = torch.where(mask, values, 0).flatten(1).double().sum(dim=1)
+    return (kept / mask.flatten(1).sum(dim=1)).to(values.dtype)

@@ -1,0 +1,1 @@
+"""Rewards for the reinforcement phase: what a generated clip is worth against the simulator's truth."""

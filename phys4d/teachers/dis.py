@@ -1,0 +1,55 @@
+"""Optical flow without weights: OpenCV's DIS (Kroeger et al. 2016), with a forward-backward check."""
+
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from phys4d.kernels.geometry import forward_backward_mask
+
+_SMALL = 128  # below this many pixels a side DIS finds little: its patches are eight pixels wide
+_ENLARGE = 2
+
+
+class DISFlow:
+    """Dense inverse search, preset medium, refined to the finest scale; frames below 128 pixels are enlarged
+    twice before and their flow is reduced after. One object may be used by one thread at a time."""
+
+    scenes: frozenset[str] = frozenset()
+
+    def __init__(self) -> None:
+        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._dis.setFinestScale(0)
+
+    def provenance(self) -> dict[str, Any]:
+        settings = {"preset": "medium", "finest_scale": 0, "enlarged_below": _SMALL}
+        return {"name": "DIS", "opencv": cv2.__version__, **settings, "training": "none"}
+
+    def label(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """video uint8 [T, H, W, 3] RGB -> flow float32 [2, T-1, H, W] pixels, valid bool [T-1, H, W]."""
+        frames = [_grey(frame) for frame in video]
+        pairs = list(pairwise(frames))
+        size = video.shape[1:3]
+        if not pairs:
+            return np.zeros((2, 0, *size), np.float32), np.zeros((0, *size), bool)
+        forward = np.stack([self._flow(first, second, size) for first, second in pairs])
+        backward = np.stack([self._flow(second, first, size) for first, second in pairs])
+        valid = forward_backward_mask(torch.from_numpy(forward), torch.from_numpy(backward))
+        return np.ascontiguousarray(forward.transpose(1, 0, 2, 3)), valid.numpy()
+
+    def _flow(self, first: np.ndarray, second: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        flow = self._dis.calc(first, second, None)  # type: ignore[call-overload]
+        scale = first.shape[0] / size[0]
+        if scale != 1:
+            flow = cv2.resize(flow, (size[1], size[0]), interpolation=cv2.INTER_AREA) / scale
+        return np.ascontiguousarray(flow.transpose(2, 0, 1), dtype=np.float32)
+
+
+def _grey(frame: np.ndarray) -> np.ndarray:
+    # DIS reads past strides: every array that it gets is contiguous.
+    grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
+    if min(grey.shape) < _SMALL:
+        grey = cv2.resize(grey, None, fx=_ENLARGE, fy=_ENLARGE, interpolation=cv2.INTER_CUBIC)
+    return np.ascontiguousarray(grey)

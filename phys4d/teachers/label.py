@@ -1,0 +1,116 @@
+"""Pseudo-labels for a dataset of videos, made by teachers that never see the truth of these clips."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from phys4d.engine.data import blob
+from phys4d.engine.data.dataset import ClipDataset, Sample
+from phys4d.engine.data.shards import ShardWriter
+from phys4d.engine.errors import UserError
+from phys4d.engine.progress import progress
+from phys4d.kernels.geometry import sample_depth
+from phys4d.teachers.interface import DepthTeacher, FlowTeacher, scene_identities
+
+# What the json of a label may take over from the clip: not the objects and their tracks, which are truth.
+_KEPT = (
+    "caption",
+    "category",
+    "family",
+    "fps",
+    "frames",
+    "height",
+    "width",
+    "intrinsics",
+    "camera_to_world",
+)
+
+
+def label_dataset(videos: Path, out: Path, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher) -> None:
+    """Writes a dataset with the videos of another one and pseudo-labels in place of truth.
+
+    Args:
+        videos: dataset folder; its `.truth` members, where there are any, are not opened.
+        out: new dataset folder: the same mp4 bytes, arrays depth, motion, depth_valid, flow_valid and
+            dz_valid, and a json that names the teachers and what they were trained on.
+        depth_teacher: must give metric depth.
+        flow_teacher: gives (du, dv); dz is the pseudo depth at t + 1, sampled where the flow lands, minus the
+            pseudo depth at t.
+
+    Raises:
+        UserError: a teacher without metric depth, a clip that a teacher was trained on, or a dataset that
+            cannot be read or written.
+    """
+    if depth_teacher.depth_kind != "metric":
+        raise UserError(
+            f"depth teacher {depth_teacher.provenance()['name']}: gives {depth_teacher.depth_kind}, "
+            "motion in metres needs metric depth: use a model with a metric head"
+        )
+    dataset = ClipDataset(videos, arrays=())
+    for teacher in (depth_teacher, flow_teacher):
+        _refuse_training_clips(dataset, teacher)
+    provenance = {"depth": depth_teacher.provenance(), "flow": flow_teacher.provenance()}
+    with ShardWriter(out) as writer, progress("label", total=len(dataset), unit="clips") as bar:
+        for index in range(len(dataset)):
+            sample, row = dataset[index], dataset.row(index)
+            arrays = pseudo_labels(sample.video, depth_teacher, flow_teacher)
+            truth = blob.encode(arrays, {"depth": "inverse16", "motion": "linear16"})
+            members = {
+                "mp4": _video_bytes(dataset, row),
+                "truth": truth,
+                "json": json.dumps(_meta(sample, provenance), sort_keys=True).encode(),
+            }
+            writer.add(sample.key, members, row["frames"], row["fps"], row["height"], row["width"])
+            bar.advance(1)
+
+
+def pseudo_labels(
+    video: np.ndarray, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher
+) -> dict[str, np.ndarray]:
+    """The arrays of one clip, from its pixels alone.
+
+    video: uint8 [T, H, W, 3] RGB. Returns depth float32 [T, H, W] metres, motion float32 [3, T-1, H, W]
+    (du px, dv px, dz m; dz 0 where not valid), depth_valid bool [T, H, W], flow_valid and dz_valid bool
+    [T-1, H, W].
+    """
+    depth, depth_valid = depth_teacher.label(video)
+    depth = np.where(depth_valid, depth, 0).astype(np.float32)
+    flow, flow_valid = flow_teacher.label(video)
+    moved, inside = sample_depth(torch.from_numpy(depth[1:]), torch.from_numpy(flow))
+    dz_valid = inside.numpy() & flow_valid & depth_valid[:-1]
+    dz = np.where(dz_valid, moved.numpy() - depth[:-1], 0)
+    return {
+        "depth": depth,
+        "motion": np.concatenate((flow, dz[None])).astype(np.float32),
+        "depth_valid": depth_valid,
+        "flow_valid": flow_valid,
+        "dz_valid": dz_valid,
+    }
+
+
+def _refuse_training_clips(dataset: ClipDataset, teacher: DepthTeacher | FlowTeacher) -> None:
+    if not teacher.scenes:
+        return
+    for index in range(len(dataset)):
+        if shared := scene_identities(dataset, index) & teacher.scenes:
+            raise UserError(
+                f"{dataset.folder}: clip {dataset.row(index)['key']}: teacher {teacher.provenance()['name']} "
+                f"was trained on it ({sorted(shared)[0]}): train the teacher on scenes of another seed"
+            )
+
+
+def _meta(sample: Sample, provenance: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: sample.meta[name] for name in _KEPT if name in sample.meta}
+    origin = sample.meta.get("provenance", {})
+    return {**kept, "depth_kind": "metric", "provenance": {**origin, "labels": provenance}}
+
+
+def _video_bytes(dataset: ClipDataset, row: dict[str, Any]) -> bytes:
+    """The mp4 as it is stored: encoding it again would change pixels."""
+    member = row["members"]["mp4"]
+    with open(dataset.folder / row["shard"], "rb") as shard:
+        shard.seek(member["offset"])
+        return shard.read(member["size"])

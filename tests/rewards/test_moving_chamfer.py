@@ -1,0 +1,103 @@
+"""The reward ranks: the truth at 0, then nearby motion, then far motion, then standing still."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from phys4d.rewards.moving_chamfer import changed, moving_chamfer
+
+FRAMES, SIZE, FOCAL = 9, 32, 40.0
+
+
+def ball(path: Tensor) -> tuple[Tensor, Tensor]:
+    """video [1, 3, T, H, W] and depth [1, T, H, W] of a red ball at path [T, 3] metres before a grey wall."""
+    v, u = torch.meshgrid(*[(torch.arange(SIZE) + 0.5 - SIZE / 2) / FOCAL] * 2, indexing="ij")
+    rays = torch.stack((u, v, torch.ones_like(u)), dim=-1)
+    square, along = rays.square().sum(-1), torch.einsum("hwi,ti->thw", rays, path)
+    inside = along.square() - square * (path.square().sum(-1) - 0.2**2)[:, None, None]
+    hit = inside > 0
+    depth = torch.where(hit, (along - inside.clamp_min(0).sqrt()) / square, 3.0)
+    red = torch.tensor([0.9, -0.8, -0.8]).view(3, 1, 1, 1)
+    video = torch.where(hit, red, torch.full((3, 1, 1, 1), 0.1))
+    return video[None], depth[None]
+
+
+def falling(sideways: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The true fall for 0; otherwise it drifts sideways, more with every frame, from the same first frame."""
+    t = torch.arange(FRAMES) / (FRAMES - 1)
+    return ball(torch.stack((-0.1 + sideways * t, -0.3 + 0.5 * t.square(), torch.full_like(t, 2.0)), dim=-1))
+
+
+def score(video: Tensor, depth: Tensor, **options: float) -> tuple[Tensor, dict[str, Tensor]]:
+    truth_video, truth_depth = falling()
+    clips = len(video)
+    intrinsics = torch.tensor([[FOCAL, 0, SIZE / 2], [0, FOCAL, SIZE / 2], [0, 0, 1]])
+    return moving_chamfer(
+        video,
+        depth,
+        truth_video=truth_video.expand(clips, -1, -1, -1, -1),
+        truth_depth=truth_depth.expand(clips, -1, -1, -1),
+        intrinsics=intrinsics.expand(clips, FRAMES, 3, 3),
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def test_the_truth_scores_zero() -> None:
+    reward, parts = score(*falling())
+    assert reward.tolist() == [0.0]
+    assert parts["points"].item() == parts["truth_points"].item() > 20
+    assert parts["one_sided"].item() == 0
+
+
+def test_a_drift_scores_worse_the_further_it_goes() -> None:
+    rewards = [score(*falling(sideways))[0].item() for sideways in (0.0, 0.1, 0.2, 0.4, 0.6)]
+    assert rewards == sorted(rewards, reverse=True)
+    assert all(later < earlier - 0.01 for earlier, later in pairwise(rewards))
+
+
+def test_standing_still_scores_worst() -> None:
+    video, depth = falling()
+    still = score(video[:, :, :1].expand_as(video), depth[:, :1].expand_as(depth))
+    assert still[0].item() == -2.0
+    assert still[1]["one_sided"].item() == 1 and still[1]["points"].item() == 0
+    assert still[0] < score(*falling(0.6))[0]
+
+
+def test_wrong_depth_of_what_moves_costs_what_the_depth_is_off() -> None:
+    video, depth = falling()
+    near = score(video, torch.where(changed(video, 0.3), depth - 0.1, depth))[0].item()
+    assert -0.35 < near < -0.05
+    elsewhere = torch.where(changed(video, 0.3), depth, depth - 0.1)
+    assert score(video, elsewhere)[0].item() == 0
+
+
+def test_a_clip_scores_the_same_in_any_batch_and_again() -> None:
+    clips = [falling(sideways) for sideways in (0.3, 0.0, 0.15)]
+    video, depth = (torch.cat(parts) for parts in zip(*clips, strict=True))
+    reward, parts = score(video, depth)
+    order = torch.tensor([2, 0, 1])
+    shuffled, shuffled_parts = score(video[order], depth[order])
+    assert torch.equal(shuffled, reward[order])
+    assert all(torch.equal(shuffled_parts[name], parts[name][order]) for name in parts)
+    alone = torch.cat([score(*clip)[0] for clip in clips])
+    assert torch.equal(alone, reward)
+
+
+def test_pixels_without_a_surface_do_not_count() -> None:
+    video, depth = falling()
+    hidden = depth.clone()
+    hidden[:, :, :, 16:] = 0
+    reward, parts = score(video, hidden)
+    assert reward.item() < 0 and parts["points"] < parts["truth_points"]
+
+
+def test_wrong_arguments_are_named() -> None:
+    video, depth = falling()
+    with pytest.raises(ValueError, match="truth_video: expected shape"):
+        score(video[:, :, 1:], depth)
+    with pytest.raises(ValueError, match="depth and truth_depth: expected shape"):
+        score(video, depth[:, 1:])
+    with pytest.raises(ValueError, match="leaves no frame of 9"):
+        score(video, depth, frame_stride=9)

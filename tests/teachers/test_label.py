@@ -1,0 +1,116 @@
+"""Labelling: sees pixels only, keeps the videos as they are, tells who labelled, refuses known scenes."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from phys4d.engine.data.dataset import ClipDataset, verify
+from phys4d.engine.errors import UserError
+from phys4d.teachers.dis import DISFlow
+from phys4d.teachers.label import label_dataset, pseudo_labels
+from phys4d.teachers.small_depth import SmallDepth, SmallDepthConfig, train
+
+Write = Callable[..., Path]
+
+
+class Ramp:
+    """A depth teacher in closed form: brighter is nearer; pixels of the first row are not valid."""
+
+    scenes: frozenset[str] = frozenset()
+    depth_kind = "metric"
+
+    def provenance(self) -> dict[str, Any]:
+        return {"name": "ramp", "training": "none"}
+
+    def label(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        depth = (4 - video.mean(-1) / 128).astype(np.float32)
+        valid = np.ones(depth.shape, bool)
+        valid[:, 0] = False
+        return depth, valid
+
+
+class Shift:
+    """A flow teacher that says that everything moves by (1, 0) pixels."""
+
+    scenes: frozenset[str] = frozenset()
+
+    def provenance(self) -> dict[str, Any]:
+        return {"name": "shift", "training": "none"}
+
+    def label(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        flow = np.zeros((2, len(video) - 1, *video.shape[1:3]), np.float32)
+        flow[0] = 1
+        return flow, np.ones(flow.shape[1:], bool)
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(folder.iterdir()))).hexdigest()
+
+
+def small_teacher(folder: Path) -> SmallDepth:
+    dataset = ClipDataset(folder, arrays=("depth", "depth_valid"))
+    return train(dataset, SmallDepthConfig(steps=3, batch=4, width=4))
+
+
+def test_truth_of_the_labelled_clips_changes_nothing(write_clips: Write, tmp_path: Path) -> None:
+    teacher = small_teacher(write_clips("scenes", 1, 2))
+    for name, truth in (("with", True), ("without", False), ("garbage", b"not a blob")):
+        label_dataset(write_clips(name, 2, 2, truth=truth), tmp_path / f"{name}-labels", teacher, DISFlow())
+    digests = {digest(tmp_path / f"{name}-labels") for name in ("with", "without", "garbage")}
+    assert len(digests) == 1
+    assert verify(tmp_path / "with-labels") == []
+
+
+def test_videos_stay_and_the_record_names_teachers_but_no_truth(write_clips: Write, tmp_path: Path) -> None:
+    source = ClipDataset(write_clips("videos", 2, 2))
+    teacher = small_teacher(write_clips("scenes", 1, 2))
+    label_dataset(source.folder, tmp_path / "labels", teacher, DISFlow())
+    labelled = ClipDataset(tmp_path / "labels")
+    for index in range(len(source)):
+        before, after = (d.row(index)["members"]["mp4"]["sha256"] for d in (source, labelled))
+        assert before == after
+        meta = labelled.meta(index)
+        assert meta["provenance"]["labels"]["depth"] == teacher.provenance()
+        assert meta["provenance"]["labels"]["flow"]["name"] == "DIS"
+        assert meta["provenance"]["seed"] == 2 and meta["depth_kind"] == "metric"
+        assert meta["caption"] == "a ball flies" and "intrinsics" in meta
+        assert not {"objects", "tracks"} & meta.keys()
+
+
+def test_arrays_follow_their_definitions(write_clips: Write, tmp_path: Path) -> None:
+    label_dataset(write_clips("videos", 2, 1, truth=False), tmp_path / "labels", Ramp(), Shift())
+    sample = ClipDataset(tmp_path / "labels")[0]
+    arrays = sample.arrays
+    assert arrays.keys() == {"depth", "motion", "depth_valid", "flow_valid", "dz_valid"}
+    depth, motion, dz_valid = arrays["depth"], arrays["motion"], arrays["dz_valid"]
+    assert (depth[:, 0] == 0).all() and not arrays["depth_valid"][:, 0].any()
+    np.testing.assert_allclose(depth[:, 1:], Ramp().label(sample.video)[0][:, 1:], atol=1e-3)
+    np.testing.assert_allclose(motion[0], 1, atol=1e-4)
+    assert not motion[1].any()
+    assert not dz_valid[:, :, -1].any() and not dz_valid[:, 0].any() and dz_valid[:, 1:, :-1].all()
+    expected = depth[1:, 1:, 1:] - depth[:-1, 1:, :-1]
+    np.testing.assert_allclose(motion[2][:, 1:, :-1], expected, atol=2e-3)
+    assert not motion[2][~dz_valid].any()
+
+
+def test_clips_that_a_teacher_was_trained_on_are_refused(write_clips: Write, tmp_path: Path) -> None:
+    teacher = small_teacher(write_clips("scenes", 1, 2))
+    with pytest.raises(UserError, match=r"clip clip000000: teacher small depth network was trained on it"):
+        label_dataset(write_clips("same", 1, 1, truth=False), tmp_path / "labels", teacher, DISFlow())
+    assert not (tmp_path / "labels").exists()
+
+
+def test_a_teacher_without_metres_is_refused(write_clips: Write, tmp_path: Path) -> None:
+    teacher = Ramp()
+    teacher.depth_kind = "affine_disparity"
+    with pytest.raises(UserError, match="needs metric depth"):
+        label_dataset(write_clips("videos", 2, 1), tmp_path / "labels", teacher, Shift())  # type: ignore[arg-type]
+
+
+def test_a_clip_of_one_frame_has_no_motion() -> None:
+    arrays = pseudo_labels(np.zeros((1, 32, 32, 3), np.uint8), Ramp(), DISFlow())  # type: ignore[arg-type]
+    assert arrays["motion"].shape == (3, 0, 32, 32) and arrays["dz_valid"].shape == (0, 32, 32)

@@ -1,0 +1,64 @@
+"""The small depth network learns, reproducibly, and survives a file."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from phys4d.engine.data.dataset import ClipDataset
+from phys4d.engine.errors import UserError
+from phys4d.teachers.small_depth import DepthUNet, SmallDepth, SmallDepthConfig, train
+
+ARRAYS = ("depth", "depth_valid")
+
+
+def test_it_learns_depth_of_scenes_that_it_has_not_seen(write_clips: Callable[..., Path]) -> None:
+    config = SmallDepthConfig(steps=100, batch=8, width=8)
+    teacher = train(ClipDataset(write_clips("train", 1, 12), arrays=ARRAYS), config)
+    held_out = ClipDataset(write_clips("held-out", 2, 3), arrays=ARRAYS)
+    guess = np.exp(teacher.mean)
+    error, error_of_guess = [], []
+    for index in range(len(held_out)):
+        sample = held_out[index]
+        depth, valid = teacher.label(sample.video)
+        assert depth.shape == sample.arrays["depth"].shape and depth.dtype == np.float32 and valid.all()
+        error.append(np.mean(np.abs(depth / sample.arrays["depth"] - 1)))
+        error_of_guess.append(np.mean(np.abs(guess / sample.arrays["depth"] - 1)))
+    assert np.mean(error) < 0.1
+    assert np.mean(error) < 0.4 * np.mean(error_of_guess)
+
+
+def test_the_seed_alone_decides(write_clips: Callable[..., Path], tmp_path: Path) -> None:
+    dataset = ClipDataset(write_clips("train", 1, 3), arrays=ARRAYS)
+    config = SmallDepthConfig(steps=4, batch=4, width=4)
+    first = train(dataset, config)
+    torch.rand(7)  # the global generator must not matter
+    again, other = train(dataset, config), train(dataset, config.model_copy(update={"seed": 1}))
+    video = dataset[0].video
+    assert np.array_equal(first.label(video)[0], again.label(video)[0])
+    assert not np.array_equal(first.label(video)[0], other.label(video)[0])
+    first.save(tmp_path / "teacher.safetensors")
+    loaded = SmallDepth.load(tmp_path / "teacher.safetensors")
+    assert np.array_equal(first.label(video)[0], loaded.label(video)[0])
+    assert loaded.scenes == first.scenes and loaded.provenance() == first.provenance()
+    assert len(loaded.scenes) == 6  # pixels and origin of three clips
+
+
+def test_any_frame_size_and_about_a_quarter_million_parameters() -> None:
+    network = DepthUNet(SmallDepthConfig().width)
+    assert network(torch.zeros(2, 3, 19, 30)).shape == (2, 19, 30)
+    assert 200_000 < sum(p.numel() for p in network.parameters()) < 300_000
+
+
+def test_faults_are_named(write_clips: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no clips"):
+        train(ClipDataset(write_clips("empty", 1, 0), arrays=ARRAYS), SmallDepthConfig(steps=1))
+    with pytest.raises(UserError, match="clip clip000000 has no true depth"):
+        train(ClipDataset(write_clips("bare", 1, 1, truth=False)), SmallDepthConfig(steps=1))
+    with pytest.raises(UserError, match="no such depth teacher"):
+        SmallDepth.load(tmp_path / "absent.safetensors")
+    (tmp_path / "noise").write_bytes(b"x" * 100)
+    with pytest.raises(UserError, match="is no safetensors file"):
+        SmallDepth.load(tmp_path / "noise")
