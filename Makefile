@@ -10,7 +10,8 @@ TORCH ?= torch==2.13.0
 TRITON ?= triton==3.7.1
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# Bytecode is left to the first import: compiling all of it costs a minute.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile
 NATIVE := $(wildcard kernels/native/src/*)
 # Prints 1 if this Python is new enough, 2 if it can also make virtual environments.
 PYTHON_CHECK := import sys, importlib.util as u; print((sys.version_info >= (3, 11)) * (1 + bool(u.find_spec("ensurepip"))))
@@ -54,15 +55,17 @@ $(VENV)/.torch:
 	        exit 2; \
 	    fi; \
 	done
-	@echo "phys4d: setting up $(VENV), about two minutes"
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) "setuptools>=77" wheel "cmake>=3.25" ninja
-	$(PIP) "$(TORCH)"
-	$(PIP) "$(TRITON)"
+	@echo "phys4d: setting up $(VENV), a few minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) "setuptools>=77" wheel "cmake>=3.25" ninja
+	@echo "phys4d: installing $(TORCH) and $(TRITON)"
+	@$(PIP) "$(TORCH)"
+	@$(PIP) "$(TRITON)"
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py CMakeLists.txt $(NATIVE)
-	$(PIP) --no-build-isolation -e ".[train,sim,teachers,dev]"
+	@echo "phys4d: installing phys4d and what it needs"
+	@$(PIP) --no-build-isolation -e ".[train,sim,teachers,dev]"
 	@$(BIN)/python -c "from phys4d.kernels import native; print('phys4d: native kernels', native.status()[1])"
 	@touch $@
 

@@ -50,7 +50,12 @@ OPTIONAL = {
     "moderngl": Optional(("moderngl",), "rendering of simulated scenes", _extra("sim")),
     "embreex": Optional(("embreex",), "visibility by ray cast", _extra("sim")),
     "opencv": Optional(
-        ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
+        (
+            "opencv-python-headless",
+            "opencv-python",
+            "opencv-contrib-python-headless",
+            "opencv-contrib-python",
+        ),
         "optical-flow teacher",
         _extra("teachers"),
     ),
@@ -111,7 +116,9 @@ def _apex() -> dict[str, Any]:
     folders = list(spec.submodule_search_locations or []) if spec else []
     if any((Path(folder) / "optimizers" / "fused_adam.py").exists() for folder in folders):
         return {"available": True, "version": version or "unversioned", "purpose": purpose}
-    how = "build it from source: the NVIDIA/apex repository (the package named apex in the index is unrelated)"
+    how = (
+        "build it from source: the NVIDIA/apex repository (the package named apex in the index is unrelated)"
+    )
     if spec is not None:
         how = f"{how}; an unrelated apex {version or ''} is installed".rstrip()
     return {"available": False, "install": how, "purpose": purpose}
@@ -181,7 +188,9 @@ def _state(found: dict[str, Any]) -> str:
 def render(report: dict[str, Any]) -> str:
     """The report of `collect` for a person to read, one fact per line."""
     cpu = report["cpu"]
-    gpus = [f"{g['name']}, {g['memory_gib']} GiB, sm_{g['capability'].replace('.', '')}" for g in report["gpus"]]
+    gpus = [
+        f"{g['name']}, {g['memory_gib']} GiB, sm_{g['capability'].replace('.', '')}" for g in report["gpus"]
+    ]
     facts = {
         "phys4d": report["phys4d"],
         "python": f"{report['python']} on {report['platform']}",
