@@ -18,8 +18,10 @@ class Camera:
     width: int
 
     @staticmethod
-    def static(frames: int, height: int, width: int, *, eye: np.ndarray, target: np.ndarray, fov: float) -> "Camera":
-        """The same camera in every frame; `fov` is the angle in degrees across the smaller image side."""
+    def static(
+        frames: int, height: int, width: int, *, eye: np.ndarray, target: np.ndarray, fov: float
+    ) -> "Camera":
+        """The same camera in every frame; `fov`: degrees across the smaller image side."""
         intrinsics = pinhole(height, width, fov)
         pose = look_at(eye, target)
         return Camera(np.tile(intrinsics, (frames, 1, 1)), np.tile(pose, (frames, 1, 1)), height, width)

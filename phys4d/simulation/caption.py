@@ -3,8 +3,9 @@
     a red rubber ball from rest falls onto a blue wood box at rest
     a green steel ball rolling left 1.8 m/s and away 0.4 m/s hits a pink clay cylinder at rest
 
-The first frame shows position, size and colour; the material names density, restitution and friction. Directions are
-the camera's: right/left, away/toward (level), up/down. "rolling" turns without slipping, all else starts unturning.
+The first frame shows position, size and colour; the material names density, restitution and friction.
+Directions are the camera's: right/left, away/toward (level), up/down. What rolls turns without slipping; all
+else does not turn at first.
 """
 
 import re
@@ -17,7 +18,8 @@ VELOCITY = re.compile(r"\b(right|left|away|toward|up|down) (\d+\.\d) m/s")
 
 def caption(scene: Scene) -> str:
     """One English sentence for a scene with one or two bodies."""
-    first = f"{article(scene.bodies[0].name)} {motion(scene.bodies[0], flying=scene.family == 'fall')} {scene.event}"
+    flying = motion(scene.bodies[0], flying=scene.family == "fall")
+    first = f"{article(scene.bodies[0].name)} {flying} {scene.event}"
     if len(scene.bodies) == 1:
         return first
     return f"{first} {article(scene.bodies[1].name)} {motion(scene.bodies[1], flying=False)}"
@@ -41,7 +43,10 @@ def motion(body: Body, *, flying: bool) -> str:
 
 
 def stated_velocities(text: str, names: list[str]) -> list[tuple[float, float, float]]:
-    """Reads a caption back: velocity (right, away, up) in m/s of each named body; raises ValueError when one is absent."""
+    """Reads a caption back: velocity (right, away, up) in m/s of each named body.
+
+    Raises ValueError when one is not named.
+    """
     velocities = []
     starts = [text.find(name) for name in names]
     if min(starts) < 0:

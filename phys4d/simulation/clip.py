@@ -1,6 +1,7 @@
 """One clip: pictures and truth of a mesh sequence."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -11,15 +12,17 @@ from phys4d.simulation.scene import Light
 from phys4d.simulation.truth import MOVING, landing, surface
 from phys4d.simulation.visibility import visible
 
-QUANTISATION = {"depth": "inverse16", "motion": "linear16"}
+QUANTISATION: dict[str, Literal["inverse16", "linear16"]] = {"depth": "inverse16", "motion": "linear16"}
 
 
 @dataclass(frozen=True)
 class Truth:
     """Exact geometry of a clip, float64 before storage.
 
-    depth: float64 [T, H, W] metres, 0 where there is no surface. motion: float64 [3, T-1, H, W] (du px, dv px, dz m).
-    depth_valid bool [T, H, W]; flow_valid, dz_valid, visible, moving bool [T-1, H, W]. instance: uint8 [T, H, W].
+    depth: float64 [T, H, W] metres, 0 where there is no surface. depth_valid: bool [T, H, W].
+    motion: float64 [3, T-1, H, W] (du px, dv px, dz m). flow_valid, dz_valid: bool [T-1, H, W].
+    visible: bool [T-1, H, W], still seen at t+1. moving: bool [T-1, H, W], by more than MOVING in the world.
+    instance: uint8 [T, H, W], 0 where there is no surface.
     """
 
     depth: np.ndarray

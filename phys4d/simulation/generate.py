@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -20,24 +20,32 @@ from phys4d.engine.config import Config
 from phys4d.engine.data import blob, video
 from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.progress import progress
+from phys4d.simulation.assembly import meshes
 from phys4d.simulation.clip import QUANTISATION, measure, render
 from phys4d.simulation.families import FAMILIES
 from phys4d.simulation.mesh_sequence import Track
-from phys4d.simulation.mujoco_world import meshes, motion
+from phys4d.simulation.mujoco_world import motion
 from phys4d.simulation.raster import Rasteriser
 from phys4d.simulation.record import description
 from phys4d.simulation.scene import Scene
-from phys4d.simulation.screening import fault
+from phys4d.simulation.screening import badly_framed, fault
 
 ATTEMPTS = 100
 # llvmpipe counts the threads beside the caller's own.
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "LP_NUM_THREADS": "0",
+}
+
+Family = Literal["fall", "collision"]
 
 
 class SimulateConfig(Config):
-    """What to simulate. size: (height, width) in pixels; families take turns; truth = false writes video only."""
+    """What to simulate. size: (height, width) in pixels. Families take turns. Without truth: video only."""
 
-    families: tuple[Literal["fall", "collision"], ...] = Field(("fall", "collision"), min_length=1)
+    families: tuple[Family, ...] = Field(("fall", "collision"), min_length=1)
     clips: int = Field(100, ge=1)
     size: tuple[int, int] = (48, 48)
     frames: int = Field(17, ge=2)
@@ -88,17 +96,22 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
 
 
 def draw(config: SimulateConfig, index: int) -> tuple[Scene, dict[int, Track], int]:
-    """The first scene drawn for this index that shows what its caption says, its motion, and the attempt's number."""
+    """The first scene of this index that shows what its caption says, its motion, its attempt's number."""
     family = config.families[index % len(config.families)]
-    reasons: dict[str, int] = {}
+    reasons: Counter[str] = Counter()
     for attempt in range(ATTEMPTS):
         scene = FAMILIES[family](generator(config.seed, index, attempt))
+        if badly_framed(scene):
+            reasons["badly framed"] += 1
+            continue
         tracks = motion(scene, config.frames, config.fps)
         reason = fault(scene, tracks, config.fps)
         if reason is None:
             return scene, tracks, attempt
-        reasons[reason] = reasons.get(reason, 0) + 1
-    raise RuntimeError(f"clip {index} of family {family}: none of {ATTEMPTS} scenes was usable: {reasons}")
+        reasons[reason] += 1
+    raise RuntimeError(
+        f"clip {index} of family {family}: none of {ATTEMPTS} scenes was usable: {dict(reasons)}"
+    )
 
 
 def detail(height: int, width: int) -> int:

@@ -1,4 +1,4 @@
-"""What a surface looks like tells how it behaves: each material has its own texture and a narrow range of physics."""
+"""Looks tell behaviour: each material has its own texture and a narrow range of physics."""
 
 import colorsys
 from dataclasses import dataclass
@@ -28,7 +28,16 @@ MATERIALS = {
 FLOOR_FRICTION = 0.6
 
 # Hue in degrees; the jitter keeps neighbours apart, so that a name is never ambiguous.
-HUES = {"red": 0, "orange": 28, "yellow": 54, "green": 125, "cyan": 183, "blue": 224, "purple": 275, "pink": 325}
+HUES = {
+    "red": 0,
+    "orange": 28,
+    "yellow": 54,
+    "green": 125,
+    "cyan": 183,
+    "blue": 224,
+    "purple": 275,
+    "pink": 325,
+}
 HUE_JITTER = 6.0
 
 

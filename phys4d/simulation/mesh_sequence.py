@@ -1,4 +1,4 @@
-"""The hand-over between any simulator and the truth renderer: triangles that keep their topology while they move."""
+"""The hand-over between any simulator and the truth renderer: triangles that move and keep their topology."""
 
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -77,7 +77,8 @@ class MeshSequence:
         for name, (shape, dtype) in expected.items():
             array = getattr(self, name)
             if array.shape != shape or array.dtype != dtype:
-                raise ValueError(f"{name}: {array.dtype}{list(array.shape)}, expected {np.dtype(dtype)}{list(shape)}")
+                found, wanted = f"{array.dtype}{list(array.shape)}", f"{np.dtype(dtype)}{list(shape)}"
+                raise ValueError(f"{name}: {found}, expected {wanted}")
         if not np.isfinite(self.vertices).all():
             raise ValueError("vertices: not all finite")
         if self.faces.size and not 0 <= self.faces.min() <= self.faces.max() < count:

@@ -10,7 +10,7 @@ from phys4d.simulation.scene import FIRST_BODY, FLOOR, WALL, Body, Scene
 
 
 def description(scene: Scene, meshes: MeshSequence, camera: Camera, fps: float) -> dict[str, Any]:
-    """The json of a clip (without provenance): lengths in metres, masses in kg, velocities in m/s and rad/s."""
+    """The json of a clip without its provenance; metres, kg, m/s and rad/s."""
     return {
         "caption": caption(scene),
         "category": "rigid",

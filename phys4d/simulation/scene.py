@@ -19,7 +19,7 @@ class Body:
     """A free rigid body.
 
     size: see `shapes.mesh`, metres. density kg/m3. position: world metres; quaternion (w, x, y, z).
-    velocity: m/s along the camera's level axes (right, away, up), multiples of 0.1 so that a caption is exact.
+    velocity: m/s along the camera's level axes (right, away, up), in tenths, so that a caption is exact.
     rolling: turns as it moves, without slipping on the floor; otherwise it does not turn at the start.
     """
 
@@ -92,7 +92,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Scene:
-    """family: its name. event: how the first body meets the second, for the caption and for checking that it does."""
+    """family: its name. event: what the first body does, to the second if there is one."""
 
     family: str
     event: Literal["falls", "falls onto", "hits", "meets"]

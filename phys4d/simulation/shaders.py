@@ -73,8 +73,10 @@ float noise(vec3 x) {
 float lit() {
     if (any(lessThan(shadow_position, vec3(0))) || any(greaterThan(shadow_position, vec3(1)))) return 1.0;
     float sum = 0.0;
-    for (int i = 0; i < 4; i++)
-        sum += texture(shadow_map, shadow_position + vec3((vec2(i & 1, i >> 1) - 0.5) * 1.5 * shadow_texel, -0.003));
+    for (int i = 0; i < 4; i++) {
+        vec2 offset = (vec2(i & 1, i >> 1) - 0.5) * 1.5 * shadow_texel;
+        sum += texture(shadow_map, shadow_position + vec3(offset, -0.003));
+    }
     return sum / 4.0;
 }
 

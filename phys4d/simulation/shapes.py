@@ -1,6 +1,7 @@
 """Triangle meshes of the simple shapes, centred at the origin, outward facing, split at hard edges."""
 
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,7 +25,8 @@ def mesh(shape: str, size: tuple[float, ...], detail: int = 3) -> Mesh:
         return vertices * np.array(size), faces
     if shape == "cylinder":
         radius, half = size
-        return lathe([(0, -half), (radius, -half), (radius, -half), (radius, half), (radius, half), (0, half)], 6 * 2**detail)
+        low, high = (radius, -half), (radius, half)
+        return lathe([(0, -half), low, low, high, high, (0, half)], 6 * 2**detail)
     if shape == "capsule":
         radius, half = size
         angle = np.linspace(0, np.pi / 2, 1 + 2**detail)
@@ -64,7 +66,14 @@ def half_height(shape: str, size: tuple[float, ...]) -> float:
 def icosphere(subdivisions: int) -> Mesh:
     """Unit sphere with 20 * 4**subdivisions faces; vertices lie on the sphere."""
     g = (1 + 5**0.5) / 2
-    corners = [(-1, g, 0), (1, g, 0), (-1, -g, 0), (1, -g, 0), (0, -1, g), (0, 1, g)]
+    corners: list[tuple[float, float, float]] = [
+        (-1, g, 0),
+        (1, g, 0),
+        (-1, -g, 0),
+        (1, -g, 0),
+        (0, -1, g),
+        (0, 1, g),
+    ]
     corners += [(0, -1, -g), (0, 1, -g), (g, 0, -1), (g, 0, 1), (-g, 0, -1), (-g, 0, 1)]
     faces = [(0, 11, 5), (0, 5, 1), (0, 1, 7), (0, 7, 10), (0, 10, 11), (1, 5, 9), (5, 11, 4), (11, 10, 2)]
     faces += [(10, 7, 6), (7, 1, 8), (3, 9, 4), (3, 4, 2), (3, 2, 6), (3, 6, 8), (3, 8, 9), (4, 9, 5)]
@@ -91,7 +100,8 @@ def icosphere(subdivisions: int) -> Mesh:
 @cache
 def unit_box() -> Mesh:
     """Cube from -1 to 1 with four vertices of its own per side."""
-    vertices, faces = [], []
+    vertices: list[np.ndarray] = []
+    faces: list[np.ndarray] = []
     for axis in range(3):
         for sign in (-1, 1):
             square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=float)[::sign]
@@ -109,13 +119,15 @@ def rectangle(corner: np.ndarray, first: np.ndarray, second: np.ndarray) -> Mesh
 
 
 def lathe(profile: list[tuple[float, float]], segments: int) -> Mesh:
-    """Surface of revolution about z of a profile of (radius, z), bottom to top; a repeated point is a hard edge."""
+    """Surface of revolution about z of (radius, z) points, bottom to top; a repeated point is a hard edge."""
     angle = np.arange(segments) * (2 * np.pi / segments)
-    rings = [np.stack([r * np.cos(angle), r * np.sin(angle), np.full(segments, z)], axis=1) for r, z in profile]
+    rings = [
+        np.stack([r * np.cos(angle), r * np.sin(angle), np.full(segments, z)], axis=1) for r, z in profile
+    ]
     i = np.arange(segments)
     j = (i + 1) % segments
     faces = []
-    for k, ((r0, z0), (r1, z1)) in enumerate(zip(profile[:-1], profile[1:], strict=True)):
+    for k, ((r0, z0), (r1, z1)) in enumerate(pairwise(profile)):
         if (r0, z0) == (r1, z1):
             continue
         low, high = k * segments, (k + 1) * segments
@@ -123,5 +135,4 @@ def lathe(profile: list[tuple[float, float]], segments: int) -> Mesh:
             faces.append(np.stack([low + i, low + j, high + j], axis=1))
         if r1 > 0:
             faces.append(np.stack([low + i, high + j, high + i], axis=1))
-    # At a pole (radius 0) the ring's coinciding vertices all stay, each with the one triangle of its sector.
     return np.concatenate(rings), np.concatenate(faces).astype(np.int32)

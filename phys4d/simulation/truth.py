@@ -1,4 +1,4 @@
-"""Exact geometry of every pixel: depth, motion to the next frame, instance. OpenGL proposes a face, float64 decides."""
+"""Exact geometry of what every pixel sees, in float64: OpenGL only proposes the face."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ RAYS_AT_ONCE = 32
 class Surface:
     """What the N pixels of one frame that see a surface see.
 
-    row, column: int [N]. face: int [N]. barycentric: float64 [N, 3]. depth: float64 [N] metres along the axis.
+    row, column, face: int [N]. barycentric: float64 [N, 3]. depth: float64 [N] metres along the optical axis.
     """
 
     row: np.ndarray
@@ -55,8 +55,8 @@ class Landing:
 def surface(face_ids: np.ndarray, meshes: MeshSequence, camera: Camera, t: int) -> Surface:
     """Intersects the rays through the pixel centres of frame t with their faces, in float64.
 
-    face_ids: int [H, W] from the rasteriser, -1 for none. A rasteriser snaps vertices to a fraction of a pixel; rays
-    that miss the face it named are intersected with every face.
+    face_ids: int [H, W] from the rasteriser, -1 for none. A rasteriser snaps vertices to a fraction of a
+    pixel; rays that miss the face it named are intersected with every face.
     """
     row, column = np.nonzero(face_ids >= 0)
     face = face_ids[row, column].astype(np.int64)
@@ -78,7 +78,7 @@ def surface(face_ids: np.ndarray, meshes: MeshSequence, camera: Camera, t: int) 
 
 
 def _intersect(direction: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rays from the origin [..., 3] with triangle planes [..., 3, 3]: distance [...] and barycentrics [..., 3].
+    """Rays from the origin [..., 3] with triangle planes [..., 3, 3]: distances and barycentrics [..., 3].
 
     Distances are in units of the direction, hence depth for directions of unit depth. NaN for parallel rays.
     """

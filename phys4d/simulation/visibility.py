@@ -1,4 +1,4 @@
-"""Whether a surface point of frame t is still seen in frame t + 1: a ray cast (Embree), its distance made float64."""
+"""Whether a surface point of frame t is still seen in frame t + 1: ray cast by Embree, refined to float64."""
 
 import numpy as np
 from embreex.mesh_construction import TriangleMesh

@@ -1,4 +1,4 @@
-"""Families of scenes: each draws a random scene from a generator; a new family is one file and one line here."""
+"""Families of scenes: each draws a scene from a generator; a new family is one file and one line here."""
 
 from collections.abc import Callable
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from phys4d.simulation.families import staging
-from phys4d.simulation.scene import Scene, Shape
+from phys4d.simulation.scene import Body, Scene, Shape
 
 
 def collision(random: np.random.Generator) -> Scene:
@@ -11,44 +11,68 @@ def collision(random: np.random.Generator) -> Scene:
     view = staging.view(random)
     room, light = staging.room(random), staging.light(random)
     names = staging.colours(random, 2)
-    axes = view.level_axes()
-    meeting = random.uniform() < 0.3
-    sign = random.choice([-1, 1])
-    striker: Shape = random.choice(["ball", "box", "cylinder"], p=[0.75, 0.15, 0.1])
-    target: Shape = random.choice(["ball", "box", "cylinder"], p=[0.55, 0.25, 0.2])
-    if meeting:
-        striker = target = "ball"
+    meeting = bool(random.uniform() < 0.3)
+    shapes: list[Shape] = ["ball", "box", "cylinder"]
+    striker = shapes[0 if meeting else random.choice(3, p=[0.75, 0.15, 0.1])]
+    target = shapes[0 if meeting else random.choice(3, p=[0.55, 0.25, 0.2])]
     sizes = [staging.size_of(shape, random.uniform(0.16, 0.22)) for shape in (striker, target)]
-    angle = random.uniform(-0.6, 0.6)
-    speed = random.uniform(1.7, 2.8) * (0.75 if meeting else 1.0)
-    heading = sign * np.array([np.cos(angle), sign * np.sin(angle)])
-    velocity = staging.to_tenths([*(speed * heading), 0.0])
-    other_velocity = np.zeros(3)
-    if meeting:
-        other_velocity = staging.to_tenths([*(-heading * random.uniform(0.8, 1.8)), 0.0])
-    approach = (velocity - other_velocity)[:2]
-    direction = approach / np.linalg.norm(approach)
-    across = np.array([-direction[1], direction[0]])
-    reach = sizes[0][0] + sizes[1][0]
-    offset = random.uniform(-0.35, 0.35) * reach
-    gap_at_contact = np.sqrt(reach**2 - offset**2)
-    contact = random.uniform(0.1, 0.24)
-    meet = np.array([random.uniform(-0.1, 0.2) * sign, random.uniform(-0.15, 0.35)])
-    second = meet - other_velocity[:2] * contact
-    first = meet - direction * gap_at_contact + across * offset - velocity[:2] * contact
-    bodies = []
-    for shape, size, name, place, motion in zip(
-        (striker, target), sizes, names, (first, second), (velocity, other_velocity), strict=True
-    ):
-        position = np.array([*place, staging.standing(shape, size)]) @ axes
-        quaternion = staging.turned(random.uniform(0, np.pi))
-        rolling = shape == "ball" and bool(motion.any())
-        # Rubber would stop a sliding box before it arrives.
-        material = str(random.choice(["wood", "steel"])) if motion.any() and not rolling else None
-        bodies.append(
-            staging.body(
-                random, shape, name, size, position,
-                quaternion=quaternion, velocity=motion, rolling=rolling, material=material,
-            )
+    places, velocities = _courses(random, meeting, reach=sizes[0][0] + sizes[1][0])
+    bodies = tuple(
+        _on_the_floor(random, shape, size, name, place, velocity, view.level_axes())
+        for shape, size, name, place, velocity in zip(
+            (striker, target), sizes, names, places, velocities, strict=True
         )
-    return Scene("collision", "meets" if meeting else "hits", tuple(bodies), room, view, light)
+    )
+    return Scene("collision", "meets" if meeting else "hits", bodies, room, view, light)
+
+
+def _courses(
+    random: np.random.Generator, meeting: bool, *, reach: float
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Places [2] (right, away) in metres and velocities [3] in m/s of two bodies that touch at `reach`.
+
+    Each is set back from where they touch by the way it goes until then.
+    """
+    side, angle = random.choice([-1, 1]), random.uniform(-0.6, 0.6)
+    heading = np.array([side * np.cos(angle), np.sin(angle)])
+    speed = random.uniform(1.7, 2.8) * (0.75 if meeting else 1.0)
+    velocity, other_velocity = _level(speed * heading), np.zeros(3)
+    if meeting:
+        other_velocity = _level(-random.uniform(0.8, 1.8) * heading)
+    approach = (velocity - other_velocity)[:2]
+    along = approach / np.linalg.norm(approach)
+    across = np.array([-along[1], along[0]])
+    off_centre = random.uniform(-0.35, 0.35) * reach
+    touching = across * off_centre - along * np.sqrt(reach**2 - off_centre**2)
+    time = random.uniform(0.1, 0.24)
+    meet = np.array([random.uniform(-0.1, 0.2) * side, random.uniform(-0.15, 0.35)])
+    places = (meet + touching - velocity[:2] * time, meet - other_velocity[:2] * time)
+    return places, (velocity, other_velocity)
+
+
+def _level(velocity: np.ndarray) -> np.ndarray:
+    return staging.to_tenths(velocity[0], velocity[1], 0.0)
+
+
+def _on_the_floor(
+    random: np.random.Generator,
+    shape: Shape,
+    size: tuple[float, ...],
+    name: str,
+    place: np.ndarray,
+    velocity: np.ndarray,
+    axes: np.ndarray,
+) -> Body:
+    slides = shape != "ball" and bool(velocity.any())
+    return staging.body(
+        random,
+        shape,
+        name,
+        size,
+        np.array([*place, staging.standing(shape, size)]) @ axes,
+        quaternion=staging.turned(random.uniform(0, np.pi)),
+        velocity=velocity,
+        rolling=shape == "ball" and bool(velocity.any()),
+        # Rubber and clay would stop a sliding body before it arrives.
+        material=str(random.choice(["wood", "steel"])) if slides else None,
+    )

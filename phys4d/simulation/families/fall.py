@@ -21,7 +21,8 @@ def fall(random: np.random.Generator) -> Scene:
     side = random.uniform(-0.35, 0.35)
     if kind == "flying":
         sign = random.choice([-1, 1])
-        velocity = staging.to_tenths([sign * random.uniform(0.5, 1.4), random.uniform(-0.5, 0.5), random.uniform(-1, 1)])
+        away, up = random.uniform(-0.5, 0.5), random.uniform(-1, 1)
+        velocity = staging.to_tenths(sign * random.uniform(0.5, 1.4), away, up)
         side = -sign * random.uniform(0.1, 0.45)
     height = random.uniform(0.55, 0.88) - 0.12 * max(velocity[2], 0)
     position = np.array([side, random.uniform(-0.15, 0.35), height]) @ axes
@@ -33,14 +34,15 @@ def fall(random: np.random.Generator) -> Scene:
         position,
         quaternion=_orientation(random, shape),
         velocity=velocity,
-        # What can tumble is of a material that bounces little, so that it does so in a way that can be foreseen.
+        # What can tumble is of a material that bounces little, so that its way can be foreseen.
         material=None if shape == "ball" else str(random.choice(["wood", "clay"])),
     )
     return Scene("fall", "falls", (falling,), room, view, light)
 
 
 def _onto(random: np.random.Generator, names: list[str], axes: np.ndarray) -> tuple[Body, Body]:
-    below_shape: Shape = random.choice(["box", "cylinder", "ball"], p=[0.5, 0.25, 0.25])
+    shapes: list[Shape] = ["box", "cylinder", "ball"]
+    below_shape = shapes[random.choice(3, p=[0.5, 0.25, 0.25])]
     below_size = staging.size_of(below_shape, random.uniform(0.18, 0.23))
     radius = random.uniform(0.15, 0.2)
     side, away = random.uniform(-0.3, 0.3), random.uniform(-0.1, 0.3)
@@ -58,7 +60,8 @@ def _onto(random: np.random.Generator, names: list[str], axes: np.ndarray) -> tu
 
 
 def _shape(random: np.random.Generator) -> Shape:
-    return random.choice(["ball", "box", "cylinder", "capsule"], p=[0.6, 0.2, 0.1, 0.1])
+    shapes: list[Shape] = ["ball", "box", "cylinder", "capsule"]
+    return shapes[random.choice(4, p=[0.6, 0.2, 0.1, 0.1])]
 
 
 def _orientation(random: np.random.Generator, shape: Shape) -> np.ndarray:

@@ -82,9 +82,9 @@ def body(
     )
 
 
-def to_tenths(velocity: np.ndarray) -> np.ndarray:
+def to_tenths(right: float, away: float, up: float) -> np.ndarray:
     """Velocity rounded to 0.1 m/s, so that a caption with one decimal states it exactly."""
-    return np.round(np.asarray(velocity, float), 1) + 0.0
+    return np.round(np.array([right, away, up]), 1) + 0.0
 
 
 def turned(yaw: float, tilt: float = 0.0, tilt_azimuth: float = 0.0) -> np.ndarray:

@@ -1,0 +1,89 @@
+"""The truth against rays that trimesh casts with Embree, sharing no code with the renderer or the truth."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import trimesh
+from trimesh.ray.ray_pyembree import RayMeshIntersector
+
+from phys4d.simulation.assembly import meshes
+from phys4d.simulation.camera import Camera
+from phys4d.simulation.clip import Truth, measure
+from phys4d.simulation.generate import SimulateConfig, draw
+from phys4d.simulation.mesh_sequence import MeshSequence
+from phys4d.simulation.raster import Rasteriser
+
+FRAMES = 11
+LIMIT = 1e-9
+
+
+@cache
+def rasteriser() -> Rasteriser:
+    return Rasteriser(48, 48)
+
+
+@cache
+def clip(family: str, seed: int) -> tuple[MeshSequence, Camera, Truth]:
+    scene, tracks, _ = draw(SimulateConfig(families=(family,), seed=seed, frames=FRAMES), 0)
+    sequence, camera = meshes(scene, tracks, detail=2), scene.view.camera(FRAMES, 48, 48)
+    return sequence, camera, measure(sequence, camera, rasteriser())
+
+
+def depth_errors(sequence: MeshSequence, camera: Camera, truth: Truth, shift: float = 0.0) -> np.ndarray:
+    """Depth hit at the landing point in frame t+1, less depth + dz, of all visible pixels; inf for a miss."""
+    row, column = np.mgrid[: camera.height, : camera.width] + 0.5
+    errors = []
+    for t in range(sequence.frames - 1):
+        seen = truth.visible[t]
+        du, dv, dz = truth.motion[:, t, seen]
+        k, pose = camera.intrinsics[t + 1], camera.camera_to_world[t + 1]
+        pixel = np.stack([column[seen] + du + shift, row[seen] + dv, np.ones(seen.sum())])
+        directions = (pose[:3, :3] @ np.linalg.solve(k, pixel)).T
+        mesh = trimesh.Trimesh(sequence.vertices[t + 1], sequence.faces, process=False)
+        origins = np.tile(pose[:3, 3], (len(directions), 1))
+        place, ray, _ = RayMeshIntersector(mesh).intersects_location(origins, directions, multiple_hits=False)
+        hit = np.full(len(directions), np.inf)
+        hit[ray] = (place - pose[:3, 3]) @ pose[:3, 2]
+        errors.append(hit - (truth.depth[t][seen] + dz))
+    return np.concatenate(errors)
+
+
+@pytest.mark.parametrize("family", ["fall", "collision"])
+@pytest.mark.parametrize("seed", [11, 12, 13])
+def test_rays_cast_by_another_program_land_where_the_truth_says(family: str, seed: int) -> None:
+    errors = depth_errors(*clip(family, seed))
+    assert np.isfinite(errors).all()
+    assert np.quantile(np.abs(errors), 0.999) <= LIMIT
+
+
+@pytest.mark.parametrize("family", ["fall", "collision"])
+def test_moving_pixels_alone_pass_the_same_check(family: str) -> None:
+    sequence, camera, truth = clip(family, 11)
+    moving = depth_errors(sequence, camera, Truth(**vars(truth) | {"visible": truth.visible & truth.moving}))
+    assert len(moving) > 500
+    assert np.quantile(np.abs(moving), 0.99) <= LIMIT
+
+
+@pytest.mark.parametrize("family", ["fall", "collision"])
+def test_a_wrong_sign_or_half_a_pixel_is_noticed(family: str) -> None:
+    sequence, camera, truth = clip(family, 11)
+    for channel in range(3):
+        motion = truth.motion.copy()
+        motion[channel] *= -1
+        wrong = Truth(**vars(truth) | {"motion": motion})
+        assert np.quantile(np.abs(depth_errors(sequence, camera, wrong)), 0.999) > 1e3 * LIMIT
+    assert np.quantile(np.abs(depth_errors(sequence, camera, truth, shift=0.5)), 0.999) > 1e3 * LIMIT
+
+
+@pytest.mark.parametrize("family", ["fall", "collision"])
+@pytest.mark.parametrize("seed", [11, 12, 13])
+def test_little_is_hidden_and_what_is_hidden_lies_behind_something(family: str, seed: int) -> None:
+    sequence, camera, truth = clip(family, seed)
+    hidden = truth.flow_valid & ~truth.visible
+    assert 0 < hidden.mean() <= 0.1
+    column, row = np.meshgrid(np.arange(48) + 0.5, np.arange(48) + 0.5)
+    landed = np.stack([column, row])[:, None] + truth.motion[:2]
+    inside = ((landed >= 0) & (landed <= 48)).all(axis=0)
+    shadowed = Truth(**vars(truth) | {"visible": hidden & inside})
+    assert (depth_errors(sequence, camera, shadowed) < -1e-7).all()
