@@ -1,5 +1,6 @@
 """Optical flow without weights: OpenCV's DIS (Kroeger et al. 2016), with a forward-backward check."""
 
+import threading
 from itertools import pairwise
 from typing import Any
 
@@ -15,13 +16,15 @@ _ENLARGE = 2
 
 class DISFlow:
     """Dense inverse search, preset medium, refined to the finest scale; frames below 128 pixels are enlarged
-    twice before and their flow is reduced after. One object may be used by one thread at a time."""
+    twice before and their flow is reduced after. One object may be used by several threads.
+
+    The forward-backward check forgives half a squared pixel of the frames that DIS works on.
+    """
 
     scenes: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
-        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self._dis.setFinestScale(0)
+        self._thread = threading.local()
 
     def provenance(self) -> dict[str, Any]:
         settings = {"preset": "medium", "finest_scale": 0, "enlarged_below": _SMALL}
@@ -36,11 +39,18 @@ class DISFlow:
             return np.zeros((2, 0, *size), np.float32), np.zeros((0, *size), bool)
         forward = np.stack([self._flow(first, second, size) for first, second in pairs])
         backward = np.stack([self._flow(second, first, size) for first, second in pairs])
-        valid = forward_backward_mask(torch.from_numpy(forward), torch.from_numpy(backward))
+        scale = frames[0].shape[0] / size[0]
+        forgiven = 0.5 / scale**2
+        valid = forward_backward_mask(
+            torch.from_numpy(forward), torch.from_numpy(backward), absolute=forgiven
+        )
         return np.ascontiguousarray(forward.transpose(1, 0, 2, 3)), valid.numpy()
 
     def _flow(self, first: np.ndarray, second: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        flow = self._dis.calc(first, second, None)  # type: ignore[call-overload]
+        if not hasattr(self._thread, "dis"):  # OpenCV's object keeps buffers between calls
+            self._thread.dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+            self._thread.dis.setFinestScale(0)
+        flow = self._thread.dis.calc(first, second, None)
         scale = first.shape[0] / size[0]
         if scale != 1:
             flow = cv2.resize(flow, (size[1], size[0]), interpolation=cv2.INTER_AREA) / scale

@@ -1,6 +1,7 @@
 """Pseudo-labels for a dataset of videos, made by teachers that never see the truth of these clips."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ _KEPT = (
 )
 
 
-def label_dataset(videos: Path, out: Path, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher) -> None:
+def label_dataset(
+    videos: Path, out: Path, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher, *, workers: int = 1
+) -> None:
     """Writes a dataset with the videos of another one and pseudo-labels in place of truth.
 
     Args:
@@ -39,6 +42,7 @@ def label_dataset(videos: Path, out: Path, depth_teacher: DepthTeacher, flow_tea
         depth_teacher: must give metric depth.
         flow_teacher: gives (du, dv); dz is the pseudo depth at t + 1, sampled where the flow lands, minus the
             pseudo depth at t.
+        workers: threads; the bytes written do not depend on their number.
 
     Raises:
         UserError: a teacher without metric depth, a clip that a teacher was trained on, or a dataset that
@@ -53,18 +57,28 @@ def label_dataset(videos: Path, out: Path, depth_teacher: DepthTeacher, flow_tea
     for teacher in (depth_teacher, flow_teacher):
         _refuse_training_clips(dataset, teacher)
     provenance = {"depth": depth_teacher.provenance(), "flow": flow_teacher.provenance()}
-    with ShardWriter(out) as writer, progress("label", total=len(dataset), unit="clips") as bar:
-        for index in range(len(dataset)):
-            sample, row = dataset[index], dataset.row(index)
-            arrays = pseudo_labels(sample.video, depth_teacher, flow_teacher)
-            truth = blob.encode(arrays, {"depth": "inverse16", "motion": "linear16"})
-            members = {
-                "mp4": _video_bytes(dataset, row),
-                "truth": truth,
-                "json": json.dumps(_meta(sample, provenance), sort_keys=True).encode(),
-            }
-            writer.add(sample.key, members, row["frames"], row["fps"], row["height"], row["width"])
-            bar.advance(1)
+
+    def members(index: int) -> dict[str, bytes]:
+        sample = dataset[index]
+        arrays = pseudo_labels(sample.video, depth_teacher, flow_teacher)
+        return {
+            "mp4": _video_bytes(dataset, dataset.row(index)),
+            "truth": blob.encode(arrays, {"depth": "inverse16", "motion": "linear16"}),
+            "json": json.dumps(_meta(sample, provenance), sort_keys=True).encode(),
+        }
+
+    with (
+        ShardWriter(out) as writer,
+        ThreadPoolExecutor(workers) as pool,
+        progress("label", total=len(dataset), unit="clips") as bar,
+    ):
+        # A few clips at a time: labels wait in memory until they are written in order.
+        for first in range(0, len(dataset), 4 * workers):
+            clips = range(first, min(first + 4 * workers, len(dataset)))
+            for index, made in zip(clips, pool.map(members, clips), strict=True):
+                row = dataset.row(index)
+                writer.add(row["key"], made, row["frames"], row["fps"], row["height"], row["width"])
+                bar.advance(1)
 
 
 def pseudo_labels(

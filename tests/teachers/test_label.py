@@ -56,11 +56,14 @@ def small_teacher(folder: Path) -> SmallDepth:
     return train(dataset, SmallDepthConfig(steps=3, batch=4, width=4))
 
 
-def test_truth_of_the_labelled_clips_changes_nothing(write_clips: Write, tmp_path: Path) -> None:
+def test_neither_truth_of_the_labelled_clips_nor_threads_change_anything(
+    write_clips: Write, tmp_path: Path
+) -> None:
     teacher = small_teacher(write_clips("scenes", 1, 2))
     for name, truth in (("with", True), ("without", False), ("garbage", b"not a blob")):
         label_dataset(write_clips(name, 2, 2, truth=truth), tmp_path / f"{name}-labels", teacher, DISFlow())
-    digests = {digest(tmp_path / f"{name}-labels") for name in ("with", "without", "garbage")}
+    label_dataset(tmp_path / "with", tmp_path / "threads-labels", teacher, DISFlow(), workers=3)
+    digests = {digest(tmp_path / f"{name}-labels") for name in ("with", "without", "garbage", "threads")}
     assert len(digests) == 1
     assert verify(tmp_path / "with-labels") == []
 
