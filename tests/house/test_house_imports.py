@@ -109,6 +109,7 @@ def test_kernels_is_no_regular_package():
 def test_the_links_are_links_and_committed_as_such(name):
     link = ROOT / "phys4d" / name
     assert link.is_symlink() and os.readlink(link) == f"../{name}"
+    assert (link / "README.md").exists() or list(link.glob("*.py")), "an empty folder is absent from a clone"
     if (ROOT / ".git").exists():
         listed = subprocess.run(
             ["git", "ls-files", "-s", f"phys4d/{name}"], cwd=ROOT, capture_output=True, text=True, check=True
