@@ -53,14 +53,6 @@ class Camera:
         local[:, :2] = (pixels - k[:2, 2]) / np.array([k[0, 0], k[1, 1]])
         return local @ self.camera_to_world[t, :3, :3].T
 
-    def level_axes(self, t: int = 0) -> np.ndarray:
-        """World directions [3, 3], in rows: right, away (level, from the camera into the scene) and up."""
-        right = self.camera_to_world[t, :3, 0]
-        up = np.array([0.0, 0.0, 1.0])
-        right = right - up * right[2]
-        right = right / np.linalg.norm(right)
-        return np.stack([right, np.cross(up, right), up])
-
 
 def pinhole(height: int, width: int, fov: float) -> np.ndarray:
     """Intrinsics [3, 3] with `fov` degrees across the smaller side and the principal point in the middle."""

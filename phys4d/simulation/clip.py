@@ -43,7 +43,7 @@ class Truth:
 def render(meshes: MeshSequence, camera: Camera, light: Light, raster: Rasteriser) -> np.ndarray:
     """The video, uint8 [T, H, W, 3]."""
     with raster.load(meshes) as loaded:
-        return np.stack([loaded.picture(t, camera, light) for t in range(meshes.frames)])
+        return loaded.pictures(camera, light)
 
 
 def measure(meshes: MeshSequence, camera: Camera, raster: Rasteriser) -> Truth:

@@ -121,26 +121,30 @@ class LoadedMeshes:
         raw = raster._face_target.read(components=1, dtype="f4", alignment=4)
         return np.frombuffer(raw, np.float32).reshape(raster.height, raster.width).astype(np.int32) - 1
 
-    def picture(self, t: int, camera: Camera, light: Light) -> np.ndarray:
-        """The picture of frame t, uint8 [H, W, 3]."""
-        raster, scale = self.raster, self.raster.supersample
-        self._move_to(t)
+    def pictures(self, camera: Camera, light: Light) -> np.ndarray:
+        """The video, uint8 [T, H, W, 3]."""
         sun = -np.array(light.direction) / np.linalg.norm(light.direction)
         to_shadow = _to_shadow(sun, np.array(light.focus))
-        _set(raster._cast, "to_clip", to_shadow.T)
+        program = self.raster._surface
+        _set(program, "to_shadow", to_shadow.T)
+        _set(program, "shadow_texel", np.array(1 / self.raster._shadow_size))
+        _set(program, "shadow_offset", np.array(3 * SHADOW_HALF_WIDTH / self.raster._shadow_size))
+        _set(program, "sun", sun)
+        _set(program, "strengths", np.array([light.strength, light.ambient]))
+        _set(self.raster._cast, "to_clip", to_shadow.T)
+        return np.stack([self._picture(t, camera) for t in range(self.meshes.frames)])
+
+    def _picture(self, t: int, camera: Camera) -> np.ndarray:
+        raster, scale = self.raster, self.raster.supersample
+        self._move_to(t)
         raster._shadow_target.use()
         raster._shadow_target.clear(depth=1.0)
         self._cast.render()
         raster._colour_target.use()
         raster._colour_target.clear(*BACKGROUND, 1.0, depth=1.0)
         raster._shadow_map.use(0)
-        program = raster._surface
-        _set(program, "to_clip", _to_clip(camera, t).T)
-        _set(program, "to_shadow", to_shadow.T)
-        _set(program, "shadow_texel", np.array(1 / raster._shadow_size))
-        _set(program, "sun", sun)
-        _set(program, "strengths", np.array([light.strength, light.ambient]))
-        _set(program, "eye", camera.origin(t))
+        _set(raster._surface, "to_clip", _to_clip(camera, t).T)
+        _set(raster._surface, "eye", camera.origin(t))
         self._surface.render()
         raster.context.copy_framebuffer(raster._resolved, raster._colour_target)
         raw = np.frombuffer(raster._resolved.read(components=3, alignment=1), np.uint8)

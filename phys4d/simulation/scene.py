@@ -76,8 +76,10 @@ class View:
         )
 
     def level_axes(self) -> np.ndarray:
-        """See `Camera.level_axes`."""
-        return self.camera(1, 1, 1).level_axes()
+        """World directions [3, 3], in rows: right, away (level, from the camera into the scene) and up."""
+        x, y = self.target[0] - self.eye[0], self.target[1] - self.eye[1]
+        away = np.array([x, y, 0.0]) / np.hypot(x, y)
+        return np.stack([np.array([away[1], -away[0], 0.0]), away, np.array([0.0, 0.0, 1.0])])
 
 
 @dataclass(frozen=True)

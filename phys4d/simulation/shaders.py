@@ -23,6 +23,8 @@ in vec3 colour;
 in float texture_kind;
 uniform mat4 to_clip;
 uniform mat4 to_shadow;
+uniform vec3 sun;
+uniform float shadow_offset; // metres off the surface, against a surface that shades itself
 out vec3 surface_position;
 out vec3 surface_normal;
 out vec3 surface_rest;
@@ -35,7 +37,8 @@ void main() {
     surface_normal = normal;
     surface_rest = rest;
     surface_colour = colour;
-    shadow_position = (to_shadow * vec4(position, 1)).xyz * 0.5 + 0.5;
+    vec3 lifted = position + normal * sign(dot(normal, sun)) * shadow_offset;
+    shadow_position = (to_shadow * vec4(lifted, 1)).xyz * 0.5 + 0.5;
     kind = int(texture_kind + 0.5);
 }
 """
@@ -71,7 +74,8 @@ float noise(vec3 x) {
 }
 
 float lit() {
-    if (any(lessThan(shadow_position, vec3(0))) || any(greaterThan(shadow_position, vec3(1)))) return 1.0;
+    vec3 from_centre = abs(shadow_position - 0.5);
+    if (max(from_centre.x, from_centre.y) > 0.5 - 2.0 * shadow_texel || from_centre.z > 0.5) return 1.0;
     float sum = 0.0;
     for (int i = 0; i < 4; i++) {
         vec2 offset = (vec2(i & 1, i >> 1) - 0.5) * 1.5 * shadow_texel;

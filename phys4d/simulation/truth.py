@@ -27,8 +27,9 @@ class Surface:
 
     def points(self, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
         """Where these material points are [N, 3] when the vertices are at [V, 3]."""
-        corners = vertices[faces[self.face]]
-        return (self.barycentric[:, None, :] @ corners)[:, 0]
+        a, b, c = (vertices[faces[self.face, corner]] for corner in range(3))
+        u, v, w = (self.barycentric[:, corner, None] for corner in range(3))
+        return u * a + v * b + w * c
 
     def image(self, values: np.ndarray, camera: Camera) -> np.ndarray:
         """The N values [N, ...] put into an image [H, W, ...], zero where there is no surface."""
@@ -64,7 +65,7 @@ def surface(face_ids: np.ndarray, meshes: MeshSequence, camera: Camera, t: int) 
     corners = meshes.vertices[t][meshes.faces[face]] - camera.origin(t)
     depth, barycentric = _intersect(directions, corners)
     missed = np.nonzero(~((barycentric >= -INSIDE).all(axis=1) & (depth > 0)))[0]
-    every = meshes.vertices[t][meshes.faces] - camera.origin(t)
+    every = meshes.vertices[t][meshes.faces] - camera.origin(t) if len(missed) else corners
     for start in range(0, len(missed), RAYS_AT_ONCE):
         some = missed[start : start + RAYS_AT_ONCE]
         all_depths, all_barycentric = _intersect(directions[some, None], every[None])
