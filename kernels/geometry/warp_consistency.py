@@ -85,6 +85,7 @@ def warp_consistency(
     motion: Tensor,
     visible: Tensor,
     *,
+    weight: Tensor | None = None,
     loss: Literal["l1", "charbonnier", "relative"] = "l1",
 ) -> Tensor:
     """The warp-consistency loss of the fine-tuning phase (Phys4D; here in the forward form, both sides
@@ -92,6 +93,7 @@ def warp_consistency(
 
     Args:
         depth, motion, visible: as in `warp_residual`.
+        weight: [B, T-1, H, W], not negative; the mean is then weighted (divided by the sum of the weights).
         loss: "l1" |r| in metres; "charbonnier" sqrt(r^2 + e^2) - e with e = 1 mm; "relative" |r| over the
             moved depth (detached, so that the loss cannot be lowered by pushing everything away).
 
@@ -102,6 +104,8 @@ def warp_consistency(
         ValueError: a shape, dtype or loss name that does not fit.
     """
     residual, used = warp_residual(depth, motion, visible)
+    if weight is not None:
+        expect_shape("weight", weight, residual.shape)
     if loss == "l1":
         error = residual.abs()
     elif loss == "charbonnier":
@@ -111,4 +115,4 @@ def warp_consistency(
         error = residual.abs() / torch.where(used, moved.abs().clamp_min(1e-3), 1)
     else:
         raise ValueError(f'loss: expected "l1", "charbonnier" or "relative", got "{loss}"')
-    return masked_mean(error, used)
+    return masked_mean(error, used, weight)
