@@ -1,13 +1,20 @@
 """The two exceptions that the command line turns into exit codes instead of a traceback."""
 
+import re
 from pathlib import Path
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class UserError(Exception):
     """The user's input is at fault (exit code 2).
 
-    The message is one line: what is wrong: where (file, key or index): what to do.
+    The message is one line: what is wrong: where (file, key or index): what to do. Control characters in it
+    (from a file, say) are escaped, so that it stays one line and can be printed.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_UNPRINTABLE.sub(lambda match: repr(match[0])[1:-1], message))
 
 
 class Interrupted(Exception):

@@ -5,13 +5,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from phys4d.engine import checkpoint
 from phys4d.engine.config import Config
@@ -21,7 +21,7 @@ from phys4d.engine.parallel import Parallel
 from phys4d.engine.progress import progress
 from phys4d.engine.telemetry import Run
 
-__all__ = ["LoopConfig", "Objective", "OptimizerConfig", "train"]
+__all__ = ["Interrupted", "LoopConfig", "Objective", "OptimizerConfig", "train"]
 
 
 class Objective(Protocol):
@@ -73,6 +73,10 @@ def train(
     signal acts at once); UserError when a gradient is not finite or the checkpoint does not fit.
     """
     state = Optimizer(optimizer, objective.modules(), objective.parameter_groups())
+    if parallel.mesh is not None:
+        alone = [name for name, value in state.parameters.items() if not isinstance(value, DTensor)]
+        if alone:  # its gradients would never be averaged over the ranks
+            raise ValueError(f"{objective.name}: {alone[0]} is trained but was not given to Parallel.shard")
     start = 0
     if resume and (found := checkpoint.latest(run.folder, objective.name)) is not None:
         path, start = found
@@ -82,10 +86,14 @@ def train(
             )
         checkpoint.load(path, state.state())
     run.resume_at(objective.name, start)
+    if start < loop.steps:
+        _steps(objective, state, loop, run, parallel, start)
+    state.use_ema()
 
-    def write(step: int) -> Path:
-        return checkpoint.save(run.folder, objective.name, step, state.state(), keep=loop.keep)
 
+def _steps(
+    objective: Objective, state: Optimizer, loop: LoopConfig, run: Run, parallel: Parallel, start: int
+) -> None:
     window = _Window()
     with _Signals() as signals, progress(objective.name, total=loop.steps - start) as bar:
         for step in range(start, loop.steps):
@@ -97,15 +105,18 @@ def train(
             saved = stopped or due or done == loop.steps
             shown = {}
             if saved or done % loop.log_every == 0:
-                values = window.close(parallel)
+                values = window.means(parallel)
+                window = _Window()
                 _finite(objective.name, done, values)
                 run.log(objective.name, done, values | {"learning_rate": rate})
                 shown = {name: value for name, value in values.items() if name in ("loss", "reward")}
-            written = write(done) if saved else None
+            if saved:
+                path = checkpoint.save(run.folder, objective.name, done, state.state(), keep=loop.keep)
             bar.advance(1, **shown)
-            if stopped and written is not None and done < loop.steps:
-                raise Interrupted(objective.name, done, written)
-    state.use_ema()
+            if stopped:
+                raise Interrupted(objective.name, done, path)
+        if parallel.any(signals.received):  # it came while the last checkpoint was written
+            raise Interrupted(objective.name, loop.steps, path)
 
 
 def _finite(stage: str, step: int, values: dict[str, float]) -> None:
@@ -145,12 +156,10 @@ class _Window:
         self.sums[name] = self.sums.get(name, 0.0) + value
         self.counts[name] = self.counts.get(name, 0) + 1
 
-    def close(self, parallel: Parallel) -> dict[str, float]:
-        """Means over the window and the ranks (the host sync), and a new window."""
+    def means(self, parallel: Parallel) -> dict[str, float]:
+        """Means over the window and the ranks (the host sync), and seconds per step."""
         means = parallel.mean({name: total / self.counts[name] for name, total in self.sums.items()})
-        means["seconds"] = (time.perf_counter() - self.since) / self.steps
-        self.__init__()  # type: ignore[misc]
-        return means
+        return means | {"seconds": (time.perf_counter() - self.since) / self.steps}
 
 
 class _Signals:

@@ -33,7 +33,7 @@ class _Plain:
     def advance(self, count: int = 1, **numbers: float) -> None:
         self.done += count
         self.numbers.update(numbers)
-        if time.monotonic() - self.last >= _PLAIN_SECONDS:
+        if time.monotonic() - self.last >= _PLAIN_SECONDS and self.done < self.total:
             self.line()
 
     def line(self, state: str = "") -> None:

@@ -90,10 +90,11 @@ def _quantise(name: str, array: np.ndarray, kind: Quantisation) -> tuple[np.ndar
     if not np.issubdtype(array.dtype, np.floating) or array.ndim == 0:
         got = f"{array.dtype} {array.shape}"
         raise ValueError(f"array {name!r}: only float arrays with an axis are quantised, got {got}")
-    if not np.isfinite(array).all():
-        count = np.count_nonzero(~np.isfinite(array))
+    with np.errstate(over="ignore"):  # quantised arrays come back as float32, so they must fit it
+        value = array.astype(np.float32).astype(np.float64)
+    if not np.isfinite(value).all():
+        count = np.count_nonzero(~np.isfinite(value))
         raise ValueError(f"array {name!r}: holds {count} values that are not finite")
-    value = array.astype(np.float64)
     if kind == "inverse16":
         if (value < 0).any():
             raise ValueError(f"array {name!r}: inverse16 needs values >= 0, got {value.min():.6g}")
@@ -106,7 +107,7 @@ def _quantise(name: str, array: np.ndarray, kind: Quantisation) -> tuple[np.ndar
         return code.astype(np.uint16), {"kind": kind, "low": low, "step": step}
     if kind != "linear16":
         raise ValueError(f"array {name!r}: unknown quantisation {kind!r}")
-    rows = value.reshape(len(value), -1)
+    rows = value.reshape(len(value), math.prod(value.shape[1:]))
     base, zero, steps = [], [], []
     codes = np.zeros(rows.shape, dtype=np.uint16)
     for index, row in enumerate(rows):

@@ -21,6 +21,14 @@ from phys4d.engine.progress import progress
 _DECODERS: dict[str, type[VideoDecoder]] = {"pyav": PyAVDecoder}
 
 
+class _ClipFault(UserError):
+    """A clip that cannot be read; `brief` is the line without the folder and the advice."""
+
+    def __init__(self, folder: Path, brief: str) -> None:
+        super().__init__(f"{folder}/{brief}: see `phys4d data verify {folder}`")
+        self.brief = brief
+
+
 @dataclass(frozen=True)
 class Sample:
     """One clip. video: RGB uint8 [T, H, W, 3]; arrays: those asked for, by name; meta: the parsed json."""
@@ -102,15 +110,14 @@ class ClipDataset:
             try:
                 opened = os.open(self.folder / shard, os.O_RDONLY)
             except OSError as error:
-                what = f"cannot open the shard of clip {row['key']}: {error.strerror}"
-                raise UserError(f"{self.folder / shard}: {what}: copy it from where it came") from None
+                what = f"{shard}: clip {row['key']}: the shard cannot be opened ({error.strerror})"
+                raise _ClipFault(self.folder, what) from None
             if self._files.setdefault(shard, opened) != opened:  # another thread was faster
                 os.close(opened)
         return self._files[shard]
 
-    def _fault(self, row: dict[str, Any], member: str, what: str) -> UserError:
-        where = f"{self.folder / row['shard']}: clip {row['key']}: {member} {what}"
-        return UserError(f"{where}: see `phys4d data verify {self.folder}`")
+    def _fault(self, row: dict[str, Any], member: str, what: str) -> _ClipFault:
+        return _ClipFault(self.folder, f"{row['shard']}: clip {row['key']}: {member} {what}")
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_files": {}}
@@ -142,8 +149,8 @@ def _verify_clip(dataset: ClipDataset, index: int) -> list[str]:
     for name, member in row["members"].items():
         try:
             data = dataset._read(row, name)
-        except UserError as error:
-            problems.append(_short(error))
+        except _ClipFault as error:
+            problems.append(error.brief)
             continue
         if hashlib.sha256(data).hexdigest() != member["sha256"]:
             problems.append(f"{where} {name} differs from the sha256 in the index")
@@ -156,14 +163,9 @@ def _verify_clip(dataset: ClipDataset, index: int) -> list[str]:
     if not problems:
         try:
             dataset[index]
-        except UserError as error:
-            problems.append(_short(error))
+        except _ClipFault as error:
+            problems.append(error.brief)
     return problems
-
-
-def _short(error: UserError) -> str:
-    """The fault without the folder before the shard and the advice to run what is running."""
-    return str(error).rsplit(": see `", 1)[0].split("/")[-1]
 
 
 def _read_index(folder: Path) -> pa.Table:

@@ -1,0 +1,82 @@
+"""Small clips, datasets and run folders for the engine's tests."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from phys4d.engine.data import blob
+from phys4d.engine.data.shards import ShardWriter
+from phys4d.engine.data.video import encode_mp4
+
+torch.set_num_threads(1)
+FRAMES, HEIGHT, WIDTH, FPS = 5, 16, 24, 12.0
+
+
+def moving_pattern(clip: int, frames: int = FRAMES) -> np.ndarray:
+    """Smooth RGB frames uint8 [frames, 16, 24, 3] that differ between clips and from frame to frame."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    shown = [
+        np.stack([x * 6 + 20 * t, y * 9 + 10 * clip, (x + y) * 3 + 15 * t], axis=-1) for t in range(frames)
+    ]
+    return np.clip(np.stack(shown), 0, 255).astype(np.uint8)
+
+
+def arrays_of(clip: int) -> dict[str, np.ndarray]:
+    """Depth and motion with a mask, as a simulator would give them."""
+    draw = np.random.default_rng(clip)
+    depth = draw.uniform(1, 9, (FRAMES, HEIGHT, WIDTH)).astype(np.float32)
+    depth[:, :2] = 0
+    motion = draw.normal(size=(3, FRAMES - 1, HEIGHT, WIDTH)).astype(np.float32)
+    return {"depth": depth, "motion": motion, "depth_valid": depth > 0}
+
+
+def members_of(clip: int) -> dict[str, bytes]:
+    """The three members of a clip."""
+    return {
+        "mp4": encode_mp4(moving_pattern(clip), FPS),
+        "truth": blob.encode(arrays_of(clip), {"depth": "inverse16", "motion": "linear16"}),
+        "json": json.dumps({"caption": f"clip number {clip}", "frames": FRAMES}).encode(),
+    }
+
+
+@pytest.fixture(scope="session")
+def clip_members() -> list[dict[str, bytes]]:
+    return [members_of(clip) for clip in range(6)]
+
+
+@pytest.fixture
+def write_dataset(
+    tmp_path: Path, clip_members: list[dict[str, bytes]]
+) -> Callable[[dict[int, dict[str, bytes]]], Path]:
+    """Writes a dataset of six clips, two in a shard; the argument replaces members of some of them."""
+
+    def write(replaced: dict[int, dict[str, bytes]]) -> Path:
+        size = sum(map(len, clip_members[0].values()))
+        with ShardWriter(tmp_path / "clips", shard_bytes=2 * size + 8 * 1024) as writer:
+            for clip, members in enumerate(clip_members):
+                writer.add(f"clip-{clip}", members | replaced.get(clip, {}), FRAMES, FPS, HEIGHT, WIDTH)
+        return tmp_path / "clips"
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def toy_program() -> Path:
+    """The tiny stage that some tests run as a program of its own."""
+    return Path(__file__).with_name("toy_training.py")
+
+
+@pytest.fixture(scope="session")
+def toy(toy_program: Path) -> ModuleType:
+    """The same, as a module."""
+    spec = importlib.util.spec_from_file_location("toy_training", toy_program)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

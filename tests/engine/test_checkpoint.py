@@ -1,0 +1,143 @@
+"""Checkpoints: exact, whole or absent at every instant, and refused where they do not fit."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from phys4d.engine import checkpoint
+from phys4d.engine.errors import UserError
+
+
+def state(value: float) -> dict[str, Tensor]:
+    return {
+        "model.a.w": torch.full((3, 4), value),
+        "model.a.b": torch.tensor(value),
+        "updates": torch.tensor(int(value)),
+    }
+
+
+def loaded(path: Path) -> dict[str, Tensor]:
+    tensors = state(0)
+    checkpoint.load(path, tensors)
+    return tensors
+
+
+def test_what_is_saved_is_loaded_into_the_same_memory(tmp_path: Path) -> None:
+    saved = {"x": torch.randn(5, 3), "y": torch.randn(7).to(torch.bfloat16), "z": torch.arange(4)}
+    path = checkpoint.save(tmp_path, "finetune", 12, saved)
+    assert (
+        path == tmp_path / "checkpoint-finetune-12" and (tmp_path / "latest").read_text() == f"{path.name}\n"
+    )
+    target = {name: torch.zeros_like(tensor) for name, tensor in saved.items()}
+    places = {name: tensor.data_ptr() for name, tensor in target.items()}
+    checkpoint.load(path, target)
+    for name, tensor in saved.items():
+        assert torch.equal(target[name], tensor) and target[name].data_ptr() == places[name]
+
+
+def test_latest_is_by_stage_and_step_and_old_ones_go(tmp_path: Path) -> None:
+    assert checkpoint.latest(tmp_path, "a") is None and checkpoint.latest(tmp_path / "none", "a") is None
+    for step in (2, 10, 9):
+        checkpoint.save(tmp_path, "a", step, state(step), keep=2)
+    checkpoint.save(tmp_path, "a-b", 99, state(99), keep=2)
+    assert checkpoint.latest(tmp_path, "a") == (tmp_path / "checkpoint-a-10", 10)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint-a-10", "checkpoint-a-9", "checkpoint-a-b-99", "latest",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [".metadata", "checkpoint.json"])
+def test_an_incomplete_one_is_passed_over_and_can_be_written_again(tmp_path: Path, name: str) -> None:
+    for step in (1, 2):
+        checkpoint.save(tmp_path, "a", step, state(step))
+    (tmp_path / "checkpoint-a-2" / name).unlink()
+    assert checkpoint.latest(tmp_path, "a") == (tmp_path / "checkpoint-a-1", 1)
+    assert loaded(checkpoint.save(tmp_path, "a", 2, state(2)))["updates"] == 2
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    """A child is killed at its n-th call that changes the disk for good, for every n there is."""
+    survived = moments = 0
+    while not survived:
+        folder = tmp_path / f"{moments}"
+        checkpoint.save(folder, "a", 1, state(1), keep=1)
+        child = os.fork()
+        if child == 0:
+            die_at(moments)
+            checkpoint.save(folder, "a", 2, state(2), keep=1)
+            os._exit(0)
+        survived = os.waitpid(child, 0)[1] == 0
+        found = checkpoint.latest(folder, "a")
+        assert found is not None
+        path, step = found
+        assert torch.equal(loaded(path)["model.a.w"], torch.full((3, 4), float(step)))
+        assert step == 2 if survived else step in (1, 2)
+        assert loaded(checkpoint.save(folder, "a", 3, state(3), keep=1))["updates"] == 3
+        assert not list(folder.glob(".checkpoint-*"))
+        moments += 1
+    assert moments > 6
+
+
+def die_at(moment: int) -> None:
+    """SIGKILLs this process at its call number `moment` of fsync, rename, replace or mkdir."""
+    calls = [0]
+
+    def deadly(real):  # type: ignore[no-untyped-def]
+        def call(*arguments, **options):  # type: ignore[no-untyped-def]
+            if calls[0] == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            calls[0] += 1
+            return real(*arguments, **options)
+
+        return call
+
+    for name in ("fsync", "rename", "replace", "mkdir", "rmdir"):
+        setattr(os, name, deadly(getattr(os, name)))
+
+
+def test_another_model_is_refused_before_anything_changes(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, "a", 5, state(5))
+    faults = [
+        (
+            {"model.a.w": torch.zeros(3, 8)},
+            r"'model\.a\.w' is \[3, 4\], this run needs \[3, 8\]: is it this run's\?",
+        ),
+        ({"model.c": torch.zeros(1)}, r"does not fit: this run has 'model\.c', the checkpoint has not"),
+    ]
+    for changed, message in faults:
+        tensors = state(0) | changed
+        with pytest.raises(UserError, match=message):
+            checkpoint.load(path, tensors)
+        assert tensors["updates"] == 0
+    with pytest.raises(UserError, match=r"the checkpoint has 'model\.a\.b', this run has not"):
+        checkpoint.load(path, {"model.a.w": torch.zeros(3, 4), "updates": torch.tensor(0)})
+
+
+def test_a_damaged_one_is_a_line(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, "a", 5, state(5))
+    data = next(path.glob("*.distcp"))
+    data.write_bytes(data.read_bytes()[:700])
+    with pytest.raises(UserError, match=r"checkpoint-a-5: cannot be read: .*: remove it to use an older one"):
+        loaded(path)
+    (path / ".metadata").write_bytes(b"not a pickle")
+    with pytest.raises(UserError, match=r"checkpoint-a-5: is no readable checkpoint \(\w+\): remove it"):
+        loaded(path)
+
+
+def test_weights_alone_are_the_ema_where_there_is_one(tmp_path: Path) -> None:
+    net, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    trained = {"model.head.weight": torch.ones(2, 2)}
+    other_bias = other.bias.detach().clone()
+    checkpoint.load_weights(checkpoint.save(tmp_path, "raw", 1, trained), {"head": net, "dit": other})
+    assert torch.equal(net.weight, torch.ones(2, 2)) and torch.equal(other.bias, other_bias)
+    averaged = trained | {"ema.head.weight": torch.full((2, 2), 3.0), "updates": torch.tensor(1)}
+    checkpoint.load_weights(checkpoint.save(tmp_path, "ema", 1, averaged), {"head": net})
+    assert torch.equal(net.weight, torch.full((2, 2), 3.0))
+    with pytest.raises(UserError, match=r"'head\.weight' is \[2, 2\], this model has \[5, 2\]"):
+        checkpoint.load_weights(tmp_path / "checkpoint-raw-1", {"head": nn.Linear(2, 5)})
+    with pytest.raises(UserError, match="holds no weights for lora: is it of another stage"):
+        checkpoint.load_weights(tmp_path / "checkpoint-raw-1", {"lora": net})

@@ -1,0 +1,86 @@
+"""Two processes under torchrun train as one does; one signal stops both, and their resume is exact."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from phys4d.engine import checkpoint
+from phys4d.engine.errors import UserError
+from phys4d.engine.parallel import Parallel
+
+ALONE = Parallel(0, 1, torch.device("cpu"), None)
+
+
+def logged(folder: Path, name: str) -> list[float]:
+    return [json.loads(line)[name] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def two(toy_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run by two processes; beside it the one whose rank 1 got a SIGTERM, resumed."""
+    folder = tmp_path_factory.mktemp("parallel") / "two"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *torchrun, str(toy_program), str(folder), "--stop-rank", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(toy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parallel") / "one"
+    toy.run_toy(folder, ALONE, resume=False)
+    return folder
+
+
+def test_losses_and_gradient_norms_equal_those_of_one_process(two: Path, one: Path) -> None:
+    """Weights are not compared: AdamW turns the rounding of a gradient that should be 0 into a full step."""
+    assert logged(two, "step") == [1, 2, 3, 4, 5, 6]
+    for name in ("loss", "grad_norm"):
+        assert logged(two, name) == pytest.approx(logged(one, name), rel=1e-5)
+    assert max(logged(one, "grad_norm")) > 1  # so that clipping acted
+
+
+def test_a_signal_to_one_rank_stops_both_and_the_resumed_run_is_bit_identical(two: Path) -> None:
+    stopped = two.with_name("two-stopped")
+    for rank in (0, 1):
+        whole, resumed = torch.load(two / f"weights-{rank}.pt"), torch.load(stopped / f"weights-{rank}.pt")
+        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert logged(stopped, "loss") == logged(two, "loss")
+
+
+def test_one_process_reads_what_two_wrote(two: Path, toy: ModuleType) -> None:
+    fresh = toy.Toy(ALONE)
+    checkpoint.load_weights(two / "checkpoint-toy-6", fresh.modules())
+    expected = torch.load(two / "weights-0.pt")
+    assert all(torch.equal(value, expected[name]) for name, value in toy.weights(fresh).items())
+
+
+def test_a_share_is_contiguous_and_must_divide() -> None:
+    ranks = [Parallel(rank, 3, torch.device("cpu"), None) for rank in range(3)]
+    assert [list(rank.local(range(6))) for rank in ranks] == [[0, 1], [2, 3], [4, 5]]
+    with pytest.raises(
+        UserError, match="a global batch of 4 does not divide over 3 processes: choose a multiple of 3"
+    ):
+        ranks[0].local([1, 2, 3, 4])
+
+
+def test_alone_means_and_flags_are_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    parallel = Parallel.start()
+    assert (parallel.rank, parallel.world_size, parallel.mesh) == (0, 1, None)
+    assert parallel.mean({"b": torch.tensor(2.5, requires_grad=True), "a": 1, "c": float("inf")}) == {
+        "a": 1.0, "b": 2.5, "c": float("inf"),
+    }  # fmt: skip
+    assert parallel.mean({}) == {} and parallel.any(True) and not parallel.any(False)
+    parallel.barrier()
+    parallel.close()
+    net = torch.nn.Linear(2, 2)
+    assert parallel.shard(net) is net and isinstance(net.weight, torch.nn.Parameter)

@@ -1,0 +1,146 @@
+"""A tiny stage, run as a program by the tests: alone, under torchrun, and killed on purpose.
+
+python toy_training.py FOLDER [--resume] [--kill-at STEP]   SIGKILL itself in that step
+torchrun ... toy_training.py FOLDER --stop-rank R           also: a second run, in which only rank R gets a
+                                                            SIGTERM, in step 3, and which is then resumed
+"""
+
+import argparse
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phys4d.engine.checkpoint import named_parameters
+from phys4d.engine.config import Config
+from phys4d.engine.data.sampler import indices
+from phys4d.engine.errors import Interrupted
+from phys4d.engine.loop import LoopConfig, OptimizerConfig, train
+from phys4d.engine.parallel import Parallel, full
+from phys4d.engine.random import normal
+from phys4d.engine.telemetry import Run
+
+BATCH, SAMPLES, WIDTH = 4, 10, 16
+
+
+class Block(nn.Module):
+    """Attention and an MLP with residuals, the smallest thing shaped like a transformer block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return x + self.mlp(x)
+
+
+class Net(nn.Module):
+    """Two blocks (the first one's MLP frozen) and an odd-sized head; a timestep must arrive unrounded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.blocks[0].mlp.requires_grad_(False)
+        self.head = nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        assert timestep.tolist() == torch.tensor([701.3] * len(x)).tolist()
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+class Toy:
+    """Regression of a fixed function of the sample, with noise that depends on step and place only."""
+
+    name = "toy"
+
+    def __init__(self, parallel: Parallel, stop: Callable[[int], None] = lambda step: None) -> None:
+        self.parallel, self.stop = parallel, stop
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.net, self.scale = Net(), nn.Linear(3, 3)
+        parallel.shard(self.net, list(self.net.blocks))
+        parallel.shard(self.scale)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"net": self.net, "scale": self.scale}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        return [
+            {"params": trained, "lr_scale": 1.0},
+            {"params": list(self.scale.parameters()), "lr_scale": 0.1},
+        ]
+
+    def update(self, step: int, minimise: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
+        self.stop(step)
+        samples = self.parallel.local(indices(0, step, BATCH, SAMPLES))
+        places = self.parallel.local(range(BATCH))
+        x = torch.stack([normal((5, WIDTH), "data", sample) for sample in samples])
+        noise = torch.stack([normal((5, WIDTH), "noise", step, place) for place in places])
+        predicted = self.scale(self.net(x + 0.1 * noise, torch.tensor([701.3] * len(x))))
+        loss = (predicted - x[..., :3]).square().mean()
+        minimise(loss)
+        return {"loss": loss}
+
+
+class ToyRun(Config):
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=2e-2, ema=0.9, warmup_steps=2, decay_fraction=0.5
+    )
+    loop: LoopConfig = LoopConfig(steps=6, log_every=1, checkpoint_every=3)
+
+
+def run_toy(
+    folder: Path, parallel: Parallel, *, resume: bool, stop: Callable[[int], None] = lambda step: None
+) -> Toy:
+    """Trains the toy in `folder` and returns it."""
+    config, toy = ToyRun(), Toy(parallel, stop)
+    with Run.create(folder, config, resume=resume) as run:
+        train(toy, optimizer=config.optimizer, loop=config.loop, run=run, parallel=parallel, resume=resume)
+    return toy
+
+
+def weights(toy: Toy) -> dict[str, Tensor]:
+    """All weights, whole, by name."""
+    return {name: full(value.detach()).clone() for name, value in named_parameters(toy.modules()).items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--kill-at", type=int, default=-1)
+    parser.add_argument("--stop-rank", type=int, default=-1)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    parallel = Parallel.start()
+
+    def stop(step: int) -> None:
+        if step == options.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL if options.stop_rank < 0 else signal.SIGTERM)
+
+    toy = run_toy(options.folder, parallel, resume=options.resume, stop=stop)
+    torch.save(weights(toy), options.folder / f"weights-{parallel.rank}.pt")
+    if options.stop_rank >= 0:
+        second = options.folder.with_name(options.folder.name + "-stopped")
+        options.kill_at = 3 if parallel.rank == options.stop_rank else -1
+        try:
+            run_toy(second, parallel, resume=False, stop=stop)
+            raise AssertionError("the signal to one rank did not stop the run")
+        except Interrupted as interrupted:
+            assert interrupted.step == 4, interrupted
+        options.kill_at = -1
+        torch.save(weights(run_toy(second, parallel, resume=True)), second / f"weights-{parallel.rank}.pt")
+    parallel.close()
+
+
+if __name__ == "__main__":
+    main()
