@@ -41,9 +41,13 @@ def run_demo(folder: Path, recipe: Path | None, overrides: Sequence[str], *, res
     started = time.time()
     config = load_recipe(recipe, overrides)
     if (folder / "config.toml").exists() and not resume:
-        raise UserError(f"{folder}: holds a demo already: add --resume to continue it, or name another --folder")
+        raise UserError(
+            f"{folder}: holds a demo already: add --resume to continue it, or name another --folder"
+        )
     available, reason = native.status()
-    print(f"native kernels: {'built' if available else f'not built ({reason}); Chamfer uses the PyTorch reference'}")
+    print(
+        f"native kernels: {'built' if available else f'not built ({reason}); Chamfer uses the PyTorch reference'}"
+    )
     data = folder / "data"
     for name in Datasets.model_fields:
         if not (data / name / "index.parquet").exists():
@@ -72,7 +76,7 @@ def placed(run: RunConfig, folder: Path) -> RunConfig:
     """The run with its folder and its data below `folder`."""
 
     def below(value: Config | None) -> Config | None:
-        return None if value is None else value.model_copy(update={"data": folder / getattr(value, "data")})
+        return None if value is None else value.model_copy(update={"data": folder / value.data})
 
     tables = ("backbone", "pretrain", "finetune", "reinforce", "evaluate")
     return run.model_copy(update={"folder": folder, **{name: below(getattr(run, name)) for name in tables}})

@@ -1,9 +1,9 @@
 """Measures a model on held-out clips: geometry read off true clips, and clips generated from their first frames."""
 
 import json
+import math
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,11 @@ from phys4d.engine.config import Config
 from phys4d.engine.errors import UserError
 from phys4d.engine.progress import progress
 from phys4d.engine.telemetry import replace_text
-from phys4d.evaluate.metrics import clip_chamfer_4d, geometry_metrics, psnr_moving
+from phys4d.evaluate.metrics import ClipMean, cloud_chamfer_4d, geometry_metrics, moving_region, psnr_moving
 from phys4d.models import folder as model_folder
 from phys4d.models.world import WorldModel
-from phys4d.rewards.moving_chamfer import moving_chamfer_reward
+from phys4d.rewards.moving_chamfer import moving_chamfer
 from phys4d.stages.clips import TRUTH, Batch, Clips
-
-BASELINES = ("zero_motion", "static_video", "truth_video")
 
 
 class EvaluateConfig(Config):
@@ -39,34 +37,33 @@ class EvaluateConfig(Config):
     seed: int = Field(0, ge=0)
 
 
-@dataclass
 class Evaluation:
-    """values: one number per scene and metric, "model" beside the baselines; shown: arrays of the first scenes."""
+    """Figures of the model and of the baselines, every scene's own figures, and arrays of the first scenes."""
 
-    values: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
-    shown: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
-    truth: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
+    def __init__(self) -> None:
+        self.means: dict[str, ClipMean] = defaultdict(ClipMean)
+        self.scenes: dict[str, list[float | None]] = defaultdict(list)
+        self.shown: dict[str, list[np.ndarray]] = defaultdict(list)
+        self.truth: dict[str, list[np.ndarray]] = defaultdict(list)
 
-    def add(self, who: str, numbers: dict[str, Tensor]) -> None:
-        """Appends a batch: one [B] tensor per metric."""
-        for name, values in numbers.items():
-            self.values[who][name] += values.double().tolist()
-
-    def means(self, who: str) -> dict[str, float]:
-        """Mean over scenes of each metric, and `<name>_se`, the standard error of that mean."""
-        out: dict[str, float] = {}
-        for name, values in self.values[who].items():
-            out[name] = float(np.mean(values))
-            out[f"{name}_se"] = float(np.std(values, ddof=1) / len(values) ** 0.5)
-        return out
+    def add(self, who: str, figures: Mapping[str, Tensor]) -> None:
+        """Appends a batch: one [B] tensor per figure; NaN where a scene has nothing to measure."""
+        self.means[who].add(figures)
+        if who == "model":
+            for name, values in figures.items():
+                self.scenes[name] += [None if math.isnan(v) else v for v in values.double().tolist()]
 
     def table(self) -> dict[str, Any]:
-        """What is written as JSON: means with standard errors, baselines, and every scene's numbers."""
-        return {
-            "means": self.means("model"),
-            "baselines": {who: self.means(who) for who in BASELINES},
-            "scenes": self.values["model"],
-        }
+        """What is written as JSON: means over scenes with `<name>_se`, the baselines, and every scene's figures."""
+        rows = {who: _with_errors(mean) for who, mean in self.means.items()}
+        return {"means": rows.pop("model"), "baselines": rows, "scenes": self.scenes}
+
+
+def _with_errors(mean: ClipMean) -> dict[str, float]:
+    row: dict[str, float] = {}
+    for name, estimate in mean.summary().items():
+        row |= {name: estimate.mean, f"{name}_se": estimate.standard_error}
+    return row
 
 
 @torch.no_grad()
@@ -104,7 +101,12 @@ def _read(model: WorldModel, batch: Batch, result: Evaluation, shown: list[int])
 
 
 def _generate(
-    model: WorldModel, config: EvaluateConfig, batch: Batch, scenes: list[int], result: Evaluation, shown: list[int]
+    model: WorldModel,
+    config: EvaluateConfig,
+    batch: Batch,
+    scenes: list[int],
+    result: Evaluation,
+    shown: list[int],
 ) -> None:
     clean = model.codec.encode(batch.video)
     numbers = []
@@ -125,20 +127,20 @@ def _generate(
 def score(video: Tensor, depth: Tensor, batch: Batch) -> dict[str, Tensor]:
     """A video's figures against the truth of its scene, [B] each: reward, full-cloud 4D Chamfer (m), PSNR (dB)."""
     truth = batch.arrays
-    reward = moving_chamfer_reward(
-        video, depth, batch.video, truth["depth"], truth["depth_valid"], batch.intrinsics
+    reward, _ = moving_chamfer(
+        video, depth, truth_video=batch.video, truth_depth=truth["depth"], intrinsics=batch.intrinsics
     )
     return {
-        "chamfer_4d": clip_chamfer_4d(depth, truth["depth"], truth["depth_valid"], batch.intrinsics),
+        "chamfer_4d": cloud_chamfer_4d(depth, truth["depth"], truth["depth_valid"], batch.intrinsics),
         "reward": reward,
-        "psnr_moving": psnr_moving(video, batch.video, truth["moving"]),
+        "psnr_moving": psnr_moving(video, batch.video, moving_region(truth["instance"], truth["moving"])),
     }
 
 
 def _baselines(batch: Batch, result: Evaluation) -> None:
     truth = batch.arrays
-    still = geometry_metrics(truth["depth"], torch.zeros_like(truth["motion"]), truth)
-    result.add("zero_motion", {name: still[name] for name in ("epe", "epe_moving")})
+    figures = geometry_metrics(truth["depth"], truth["motion"], truth)
+    result.add("zero_motion", {"epe": figures["epe_zero"], "epe_moving": figures["epe_zero_moving"]})
     frozen = batch.video[:, :, :1].expand_as(batch.video)
     result.add("static_video", score(frozen, truth["depth"][:, :1].expand_as(truth["depth"]), batch))
     perfect = score(batch.video, truth["depth"], batch)

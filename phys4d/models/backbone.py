@@ -22,7 +22,9 @@ class WanBackbone(nn.Module):
     taps: indices of the blocks whose output tokens are returned.
     """
 
-    def __init__(self, transformer: WanTransformer3DModel, taps: tuple[int, ...], prediction: Prediction_kind) -> None:
+    def __init__(
+        self, transformer: WanTransformer3DModel, taps: tuple[int, ...], prediction: Prediction_kind
+    ) -> None:
         super().__init__()
         bad = [k for k in taps if not 0 <= k < len(transformer.blocks)]
         if bad:
@@ -58,7 +60,9 @@ class WanBackbone(nn.Module):
         """noisy [B, C, T', H', W'] with a clean first latent frame, sigma [B] in (0, 1], text [B, L, D] -> Prediction."""
         first = noisy[:, :, :1]
         inputs = noisy if self.gate is None else torch.cat([noisy, first.expand_as(noisy)], 1)
-        output = self.transformer(inputs, self.token_timesteps(noisy.shape, sigma), text, return_dict=False)[0]
+        output = self.transformer(inputs, self.token_timesteps(noisy.shape, sigma), text, return_dict=False)[
+            0
+        ]
         s = expand(sigma)
         if self.gate is None:
             velocity = keep_first(output, torch.zeros_like(first))
@@ -96,7 +100,9 @@ class CopyGate(nn.Module):
         return self.codec.from_blocks(first + gate * (drawn - first))
 
 
-def tiny_transformer(width: int = 128, layers: int = 4, head_dim: int = 32, text_width: int = 64) -> WanTransformer3DModel:
+def tiny_transformer(
+    width: int = 128, layers: int = 4, head_dim: int = 32, text_width: int = 64
+) -> WanTransformer3DModel:
     """The small configuration for `gated_clean` on Haar latents: random weights, to be trained by the backbone stage."""
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),

@@ -1,9 +1,9 @@
 """World models on disk: the diffusers layout for the backbone, adapters in peft's layout, safetensors throughout.
 
-    phys4d.json                        what this is: configuration, clip size, adapters, the stage that wrote it
-    transformer/                       diffusers folder (absent where `base` names another folder)
-    adapters/<name>/pytorch_lora_weights.safetensors
-    heads/model.safetensors
+phys4d.json                        what this is: configuration, clip size, adapters, the stage that wrote it
+transformer/                       diffusers folder (absent where `base` names another folder)
+adapters/<name>/pytorch_lora_weights.safetensors
+heads/model.safetensors
 """
 
 import json
@@ -114,7 +114,9 @@ def read_card(folder: Path) -> Card:
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"]))
-        raise UserError(f"{path}: {key}: {fault['msg']}: this file is not of this version of phys4d") from error
+        raise UserError(
+            f"{path}: {key}: {fault['msg']}: this file is not of this version of phys4d"
+        ) from error
 
 
 def released(folder: Path, config: ModelConfig, size: tuple[int, int, int]) -> Loaded:
@@ -132,10 +134,14 @@ def assemble(config: ModelConfig, base: Path, size: tuple[int, int, int]) -> Wor
     """The backbone in `base` with its codec and text encoder, and untrained heads."""
     weights = base / "transformer"
     if not (weights / "config.json").is_file():
-        raise UserError(f"{weights / 'config.json'}: no such file: the folder that holds the backbone was moved or removed")
+        raise UserError(
+            f"{weights / 'config.json'}: no such file: the folder that holds the backbone was moved or removed"
+        )
     declared = json.loads((weights / "config.json").read_text()).get("_class_name")
     if declared != "WanTransformer3DModel":
-        raise UserError(f"{weights / 'config.json'}: _class_name: expected WanTransformer3DModel, got {declared}")
+        raise UserError(
+            f"{weights / 'config.json'}: _class_name: expected WanTransformer3DModel, got {declared}"
+        )
     transformer = WanTransformer3DModel.from_pretrained(weights, use_safetensors=True)
     codec: Codec
     text: TextEncoder

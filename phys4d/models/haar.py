@@ -14,7 +14,10 @@ def haar_matrix(size: int) -> Tensor:
     while len(basis) < size:
         n = len(basis)
         basis = torch.cat(
-            [torch.kron(basis, torch.tensor([[1.0, 1.0]])), torch.kron(torch.eye(n), torch.tensor([[1.0, -1.0]]))]
+            [
+                torch.kron(basis, torch.tensor([[1.0, 1.0]])),
+                torch.kron(torch.eye(n), torch.tensor([[1.0, -1.0]])),
+            ]
         ) / (2**0.5)
     return basis
 
@@ -45,7 +48,11 @@ class HaarCodec(nn.Module):
         """[B, 192, 1 + k, h, w] -> [B, 3, 1 + 4k, 4h, 4w]; frame 0 is the mean of its block's four frames."""
         blocks = self.to_blocks(latents)
         b, t, h, w = blocks.shape[:4]
-        video = blocks.view(b, t, h, w, 3, 4, 4, 4).permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(b, 3, t * 4, h * 4, w * 4)
+        video = (
+            blocks.view(b, t, h, w, 3, 4, 4, 4)
+            .permute(0, 4, 1, 5, 2, 6, 3, 7)
+            .reshape(b, 3, t * 4, h * 4, w * 4)
+        )
         return torch.cat([video[:, :, :4].mean(2, keepdim=True), video[:, :, 4:]], 2)
 
     def to_blocks(self, latents: Tensor) -> Tensor:

@@ -24,7 +24,9 @@ def add_adapter(transformer: WanTransformer3DModel, name: str, rank: int, seed: 
         raise ValueError(f"adapter {name!r} is already on this transformer, which has {list(present)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)), adapter_name=name)
+        transformer.add_adapter(
+            LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)), adapter_name=name
+        )
     activate(transformer, (*present, name))
     for key, parameter in transformer.named_parameters():
         parameter.requires_grad_(f".{name}." in key)
@@ -62,7 +64,12 @@ def load_adapter(transformer: WanTransformer3DModel, name: str, folder: Path) ->
     """Reads what `save_adapter` wrote, frozen, beside the adapters there."""
     present = adapter_names(transformer)
     transformer.load_lora_adapter(
-        folder, prefix=None, adapter_name=name, weight_name=WEIGHTS, use_safetensors=True, low_cpu_mem_usage=False
+        folder,
+        prefix=None,
+        adapter_name=name,
+        weight_name=WEIGHTS,
+        use_safetensors=True,
+        low_cpu_mem_usage=False,
     )
     activate(transformer, (*present, name))
     transformer.requires_grad_(False)

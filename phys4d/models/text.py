@@ -43,7 +43,9 @@ class WordEncoder:
         for row, caption in zip(out, captions, strict=True):
             words = _TOKEN.findall(caption.lower())
             if len(words) > self.tokens:
-                raise ValueError(f"caption of {len(words)} words: this encoder takes {self.tokens}: {caption!r}")
+                raise ValueError(
+                    f"caption of {len(words)} words: this encoder takes {self.tokens}: {caption!r}"
+                )
             for i, word in enumerate(words):
                 row[i] = self._embed(word) + self._position[i]
                 if i:
@@ -59,7 +61,9 @@ class UMT5Encoder(nn.Module):
         from transformers import AutoTokenizer, UMT5EncoderModel
 
         self.tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-        self.model = UMT5EncoderModel.from_pretrained(text_encoder, use_safetensors=True).eval().requires_grad_(False)
+        self.model = (
+            UMT5EncoderModel.from_pretrained(text_encoder, use_safetensors=True).eval().requires_grad_(False)
+        )
         self.width, self.tokens = self.model.config.d_model, tokens
 
     @torch.no_grad()

@@ -58,7 +58,9 @@ class WorldModel(nn.Module):
         """One evaluation of the backbone with every adapter acting."""
         return self.backbone(noisy, sigma, text)
 
-    def read_geometry(self, clean: Tensor, text: Tensor, noise: Tensor, sigma: Tensor | None = None) -> Geometry:
+    def read_geometry(
+        self, clean: Tensor, text: Tensor, noise: Tensor, sigma: Tensor | None = None
+    ) -> Geometry:
         """Depth and motion of clean latents [B, C, T', H', W'], noised to sigma [B] (default: the probe sigma)."""
         if sigma is None:
             sigma = torch.full((len(clean),), self.config.probe_sigma, device=clean.device)

@@ -72,7 +72,9 @@ class Clips:
             )
         missing = set(arrays) - set(self.dataset[0].arrays)
         if missing:
-            raise UserError(f"{folder}: clip {self.dataset[0].key} has no {', '.join(sorted(missing))}: label it first")
+            raise UserError(
+                f"{folder}: clip {self.dataset[0].key} has no {', '.join(sorted(missing))}: label it first"
+            )
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -93,7 +95,9 @@ class Clips:
             self._cache[index] = sample
         return sample
 
-    def collate(self, which: Sequence[int], draws: list[tuple[int | str, ...]], device: torch.device | str = "cpu") -> Batch:
+    def collate(
+        self, which: Sequence[int], draws: list[tuple[int | str, ...]], device: torch.device | str = "cpu"
+    ) -> Batch:
         """The clips at these indices as a batch on a device."""
         samples = [self.sample(i) for i in which]
         video = torch.from_numpy(np.stack([s.video for s in samples]))

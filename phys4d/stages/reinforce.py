@@ -14,7 +14,7 @@ from phys4d.models.flow import noised, shifted
 from phys4d.models.lora import add_adapter, without
 from phys4d.models.objective import flow_matching_loss
 from phys4d.models.world import WorldModel
-from phys4d.rewards.moving_chamfer import moving_chamfer_reward
+from phys4d.rewards.moving_chamfer import moving_chamfer
 from phys4d.stages.clips import Batch, Clips
 from phys4d.stages.flow_sde import Transition, gaussian_kl, log_probability, rollout, step_distribution
 
@@ -49,9 +49,11 @@ class ReinforceObjective:
 
     def __init__(self, config: ReinforceConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
         if config.stochastic_steps >= config.steps:
-            raise ValueError("stochastic_steps must be below steps: the last step, to sigma 0, is deterministic")
+            raise ValueError(
+                "stochastic_steps must be below steps: the last step, to sigma 0, is deterministic"
+            )
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, ("depth", "depth_valid"), model.text, model.grid)
+        self.clips = Clips(config.data, ("depth",), model.text, model.grid)
         self._ratio_checked = False
 
     @staticmethod
@@ -83,9 +85,7 @@ class ReinforceObjective:
         )
         reward = self._reward(latents, batch)
         advantage, spread = group_advantages(reward, config.group, config.advantage_clip)
-        reports = [
-            self._train(t, k, step, batch, advantage, minimise) for k, t in enumerate(transitions)
-        ]
+        reports = [self._train(t, k, step, batch, advantage, minimise) for k, t in enumerate(transitions)]
         means = {name: torch.stack([torch.as_tensor(r[name]) for r in reports]).mean() for name in reports[0]}
         return {
             "reward": reward.mean(),
@@ -111,9 +111,14 @@ class ReinforceObjective:
         """[B]; depth is read by the fine-tuned model, with the policy's adapter off."""
         geometry = self.model.read_geometry(latents, batch.text, batch.normal_like(latents, "probe"))
         video = self.model.codec.decode(latents).clamp(-1, 1)
-        return moving_chamfer_reward(
-            video, geometry.depth, batch.video, batch.arrays["depth"], batch.arrays["depth_valid"], batch.intrinsics
+        reward, _ = moving_chamfer(
+            video,
+            geometry.depth,
+            truth_video=batch.video,
+            truth_depth=batch.arrays["depth"],
+            intrinsics=batch.intrinsics,
         )
+        return reward
 
     def _train(
         self,

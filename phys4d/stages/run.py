@@ -67,7 +67,9 @@ def check(config: RunConfig) -> None:
     """Everything about a run that can be refused before it starts. UserError with one line."""
     for stage in config.stages:
         if getattr(config, stage) is None:
-            raise UserError(f"{stage}: missing: stages names {stage!r}, so the run file needs a table [{stage}]")
+            raise UserError(
+                f"{stage}: missing: stages names {stage!r}, so the run file needs a table [{stage}]"
+            )
     start = ""
     if config.init is not None:
         is_model = (config.init / model_folder.CARD).exists()
@@ -76,7 +78,9 @@ def check(config: RunConfig) -> None:
     for stage in config.stages:
         data = getattr(config, stage).data
         if not (data / "index.parquet").is_file():
-            raise UserError(f"{stage}.data: {data} holds no index.parquet: simulate or label a dataset there first")
+            raise UserError(
+                f"{stage}.data: {data} holds no index.parquet: simulate or label a dataset there first"
+            )
 
 
 def output_folder(config: RunConfig, stage: str) -> Path:
@@ -84,7 +88,9 @@ def output_folder(config: RunConfig, stage: str) -> Path:
     return config.folder / f"model-{stage}"
 
 
-def execute(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, after: Callable[[str], None]) -> None:
+def execute(
+    config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, after: Callable[[str], None]
+) -> None:
     """Runs the stages that have not finished, and after(stage) on rank 0 behind each of them, finished or not."""
 
     def one(stage: str, given: Path | None) -> None:
@@ -107,7 +113,9 @@ def run_stage(
     parallel.shard(transformer, list(transformer.blocks))
     parallel.shard(loaded.model.heads, [])
     objective = kind(settings, loaded.model, parallel, config.seed)
-    train(objective, optimizer=settings.optimizer, loop=settings.loop, run=run, parallel=parallel, resume=resume)
+    train(
+        objective, optimizer=settings.optimizer, loop=settings.loop, run=run, parallel=parallel, resume=resume
+    )
     trained = {name: full_state(module) for name, module in objective.modules().items()}
     if parallel.rank == 0:
         final = loaded

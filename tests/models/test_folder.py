@@ -8,7 +8,7 @@ import torch
 
 from phys4d.engine.errors import UserError
 from phys4d.models import folder
-from phys4d.models.lora import add_adapter, adapter_names, without
+from phys4d.models.lora import adapter_names, add_adapter, without
 from phys4d.models.world import ModelConfig, WorldModel, create_tiny
 
 
@@ -43,7 +43,10 @@ def test_round_trip_with_two_adapters_and_a_base_elsewhere(tmp_path: Path) -> No
     folder.save(model, tmp_path / "model-reinforce", stage="reinforce", base=tmp_path / "model-backbone")
     assert not (tmp_path / "model-reinforce" / "transformer").exists()
     loaded = folder.load(tmp_path / "model-reinforce")
-    assert loaded.stage == "reinforce" and adapter_names(loaded.model.backbone.transformer) == ("finetune", "reinforce")
+    assert loaded.stage == "reinforce" and adapter_names(loaded.model.backbone.transformer) == (
+        "finetune",
+        "reinforce",
+    )
     assert not torch.allclose(fine, plain) and not torch.allclose(both, fine)
     torch.testing.assert_close(velocity(loaded.model), both)
     with without(loaded.model.backbone.transformer, "reinforce"):

@@ -20,15 +20,16 @@ def test_outputs_have_the_clips_size_and_depth_is_positive(kind: str) -> None:
 
 @pytest.mark.parametrize("head", [ConvHead, LinearHead])
 def test_a_token_reaches_its_own_pixels(head: type) -> None:
-    module = head(8, 1, 1, GRID, 8)
-    hidden = torch.randn(1, 18, 8)
+    grid = Grid(9, 64, 64, (4, 8, 8))
+    module = head(8, 1, 1, grid, 8)
+    hidden = torch.randn(1, 3 * 8 * 8, 8)
     base = module((hidden,), torch.tensor([0.1]))
     changed = hidden.clone()
-    changed[0, 6 + 2 * 2 + 1] = torch.randn(8)  # token (1, 2, 1): frames 1-4, rows 16-23, columns 8-15
+    changed[0, 64 + 5 * 8 + 2] = torch.randn(8)  # token (1, 5, 2): frames 1-4, rows 40-47, columns 16-23
     difference = (module((changed,), torch.tensor([0.1])) - base)[0, :, 0].abs()
-    at = difference[1:5, 16:24, 8:16]
-    assert at.sum() > 0.5 * difference.sum() > 0
+    assert (difference[1:5, 40:48, 16:24] > 0).all()
     assert (difference[0] == 0).all() and (difference[5:] == 0).all()
+    assert (difference[:, :24] == 0).all() and (difference[:, :, 40:] == 0).all()
 
 
 def test_modulation_starts_as_layer_norm() -> None:

@@ -1,0 +1,173 @@
+"""A run from its file to its report, on clips of a few pixels: what comes out, what is refused, two processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from phys4d.cli import main
+from phys4d.engine.errors import UserError
+from phys4d.models import folder as model_folder
+from phys4d.train import train
+
+RUN = """
+folder = "{folder}"
+stages = {stages}
+{init}
+[model]
+width = 32
+layers = 2
+taps = [0, 1]
+heads = {{ width = 8 }}
+sampling_steps = 2
+
+[backbone]
+data = "{data}"
+batch = 2
+optimizer = {{ learning_rate = 1e-3, ema = 0.9 }}
+loop = {{ steps = 3, log_every = 1 }}
+
+[pretrain]
+data = "{data}"
+batch = 2
+optimizer = {{ learning_rate = 1e-3 }}
+loop = {{ steps = 3, log_every = 1 }}
+
+[finetune]
+data = "{data}"
+batch = 4
+rank = 2
+optimizer = {{ learning_rate = 1e-3 }}
+loop = {{ steps = 3, log_every = 1 }}
+
+[reinforce]
+data = "{data}"
+rank = 2
+conditions = 2
+group = 2
+steps = 3
+stochastic_steps = 2
+flow_matching_batch = 2
+optimizer = {{ learning_rate = 1e-3 }}
+loop = {{ steps = 2, log_every = 1 }}
+
+[evaluate]
+data = "{data}"
+scenes = 4
+samples = 2
+shown = 2
+batch = 2
+"""
+ALL = ["backbone", "pretrain", "finetune", "reinforce"]
+
+
+def write_run(path: Path, folder: Path, data: Path, stages: list[str], init: Path | None = None) -> Path:
+    line = f'init = "{init}"' if init else ""
+    path.write_text(RUN.format(folder=folder, data=data, stages=json.dumps(stages), init=line))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a whole run."""
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    train(write_run(folder.parent / "run.toml", folder, clips, ALL), [], resume=False, dry_run=False)
+    return folder
+
+
+def test_a_run_leaves_what_it_promises(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert list(summary["stages"]) == ALL[1:]
+    for row in summary["stages"].values():
+        assert {"absrel", "delta1", "epe", "warp_l1", "chamfer_4d", "reward"} <= set(row)
+    assert summary["baselines"]["truth_video"]["reward"] == 0
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == [s for s in ALL for _ in range(2 if s == "reinforce" else 3)]
+    assert "<html" in (finished / "report.html").read_text()
+    for name in ("config.toml", "provenance.json", "tensorboard", "checkpoint-reinforce-2"):
+        assert (finished / name).exists(), name
+
+
+def test_each_stage_changes_what_it_trains_and_nothing_else(finished: Path) -> None:
+    heads = {s: load_file(finished / f"model-{s}" / "heads" / "model.safetensors") for s in ALL}
+
+    def equal(a: str, b: str) -> bool:
+        return all(torch.equal(heads[a][name], heads[b][name]) for name in heads[a])
+
+    assert not equal("backbone", "pretrain") and not equal("pretrain", "finetune") and equal("finetune", "reinforce")
+    adapter = "adapters/finetune/pytorch_lora_weights.safetensors"
+    before, after = (load_file(finished / f"model-{s}" / adapter) for s in ("finetune", "reinforce"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    trained = load_file(finished / "model-reinforce" / "adapters/reinforce/pytorch_lora_weights.safetensors")
+    assert any(t.abs().max() > 0 for name, t in trained.items() if "lora_B" in name)
+    assert [(finished / f"model-{s}" / "transformer").exists() for s in ALL] == [True, False, False, False]
+
+
+def test_the_same_run_again_is_bit_identical(finished: Path, clips: Path, tmp_path: Path) -> None:
+    train(write_run(tmp_path / "run.toml", tmp_path / "again", clips, ALL[:3]), [], resume=False, dry_run=False)
+    for name in ("model-backbone/transformer/diffusion_pytorch_model.safetensors", "model-finetune/heads/model.safetensors"):
+        first, second = load_file(finished / name), load_file(tmp_path / "again" / name)
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+
+
+def test_a_finished_run_resumes_to_itself_and_a_second_start_is_refused(finished: Path, clips: Path) -> None:
+    run = finished.parent / "run.toml"
+    before = (finished / "metrics.jsonl").read_bytes()
+    train(run, [], resume=True, dry_run=False)
+    assert (finished / "metrics.jsonl").read_bytes() == before
+    with pytest.raises(UserError, match="--resume"):
+        train(run, [], resume=False, dry_run=False)
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (["pretrain"], "'pretrain' starts from the output of 'backbone' or 'released', and would be given nothing"),
+        (["backbone", "finetune"], "'finetune' starts from the output of 'pretrain', and would be given 'backbone'"),
+        (["backbone", "backbone"], "names a stage twice"),
+    ],
+)
+def test_orders_that_cannot_hand_over_are_refused(
+    clips: Path, tmp_path: Path, stages: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run.toml", tmp_path / "out", clips, stages)
+    assert main(["train", str(run), "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("finetune.lopp.steps=3", "finetune.lopp"),
+        ("finetune.batch=two", "finetune.batch"),
+        ("finetune.data=nowhere", "nowhere holds no index.parquet"),
+    ],
+)
+def test_faults_in_a_run_file_are_one_line(
+    clips: Path, tmp_path: Path, override: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run.toml", tmp_path / "out", clips, ALL)
+    assert main(["train", str(run), "--dry-run", "--set", override]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_two_processes_train_finetune_as_one_does(finished: Path, clips: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run.toml", tmp_path / "two", clips, ["finetune"], init=finished / "model-pretrain")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "-m", "phys4d", "train", str(run)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    losses = [
+        [json.loads(line)["loss"] for line in (f / "metrics.jsonl").read_text().splitlines() if '"finetune"' in line]
+        for f in (finished, tmp_path / "two")
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert model_folder.load(tmp_path / "two" / "model-finetune").stage == "finetune"
