@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -64,6 +65,24 @@ def write_dataset(
         return tmp_path / "clips"
 
     return write
+
+
+@pytest.fixture
+def in_child() -> Callable[[Callable[[], None]], int]:
+    """Runs something in a forked process: 0, or 1 after an exception, or minus the signal that killed it."""
+
+    def run(action: Callable[[], None]) -> int:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                action()
+                status = 0
+            finally:
+                os._exit(status)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    return run
 
 
 @pytest.fixture(scope="session")

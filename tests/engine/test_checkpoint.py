@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,18 +61,17 @@ def test_an_incomplete_one_is_passed_over_and_can_be_written_again(tmp_path: Pat
     assert loaded(checkpoint.save(tmp_path, "a", 2, state(2)))["updates"] == 2
 
 
-def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(
+    tmp_path: Path, in_child: Callable[[Callable[[], None]], int]
+) -> None:
     """A child is killed at its n-th call that changes the disk for good, for every n there is."""
-    survived = moments = 0
+    survived, moments = False, 0
     while not survived:
         folder = tmp_path / f"{moments}"
         checkpoint.save(folder, "a", 1, state(1), keep=1)
-        child = os.fork()
-        if child == 0:
-            die_at(moments)
-            checkpoint.save(folder, "a", 2, state(2), keep=1)
-            os._exit(0)
-        survived = os.waitpid(child, 0)[1] == 0
+        ended = in_child(partial(save_and_die_at, folder, moments))
+        assert ended in (0, -signal.SIGKILL)
+        survived = ended == 0
         found = checkpoint.latest(folder, "a")
         assert found is not None
         path, step = found
@@ -82,8 +83,8 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     assert moments > 6
 
 
-def die_at(moment: int) -> None:
-    """SIGKILLs this process at its call number `moment` of fsync, rename, replace or mkdir."""
+def save_and_die_at(folder: Path, moment: int) -> None:
+    """Saves step 2, but SIGKILLs this process at its call number `moment` that changes the disk."""
     calls = [0]
 
     def deadly(real):  # type: ignore[no-untyped-def]
@@ -97,6 +98,7 @@ def die_at(moment: int) -> None:
 
     for name in ("fsync", "rename", "replace", "mkdir", "rmdir"):
         setattr(os, name, deadly(getattr(os, name)))
+    checkpoint.save(folder, "a", 2, state(2), keep=1)
 
 
 def test_another_model_is_refused_before_anything_changes(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import signal
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -67,14 +68,16 @@ def test_an_error_in_the_block_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_kill_leaves_no_dataset_and_the_next_writer_starts_clean(tmp_path: Path) -> None:
-    child = os.fork()
-    if child == 0:
+def test_a_kill_leaves_no_dataset_and_the_next_writer_starts_clean(
+    tmp_path: Path, in_child: Callable[[Callable[[], None]], int]
+) -> None:
+    def killed() -> None:
         with ShardWriter(tmp_path / "clips", shard_bytes=1000) as writer:
             for number in range(5):
                 writer.add(f"old-{number}", {"mp4": b"x" * 600}, 1, 24, 2, 2)
             os.kill(os.getpid(), signal.SIGKILL)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+
+    assert in_child(killed) == -signal.SIGKILL
     assert not (tmp_path / "clips").exists() and (tmp_path / ".clips.partial").exists()
     write(tmp_path / "clips", [{"mp4": b"y"}], 1000)
     assert [path.name for path in tmp_path.iterdir()] == ["clips"]
