@@ -1,4 +1,4 @@
-"""The stage scheduler: an order of stages in which each hands its output to the next, checked before anything starts."""
+"""The stage scheduler: an order in which each stage hands its output to the next, checked before it starts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

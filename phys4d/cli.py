@@ -40,18 +40,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--folder", type=Path, default=Path("runs/demo"), help="where everything goes (default: runs/demo)"
     )
     demo.add_argument("--recipe", type=Path, help="another recipe than the one that comes with phys4d")
-    demo.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="A.B=C", help="change one value"
-    )
+    demo.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C", help="change one value")
     demo.add_argument("--resume", action="store_true", help="continue an interrupted demo in the same folder")
     demo.set_defaults(command=_demo)
 
     simulate = commands.add_parser("simulate", help="simulate clips with exact truth into a dataset")
     simulate.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
     simulate.add_argument("--clips", type=int, required=True)
-    simulate.add_argument(
-        "--family", action="append", help="fall, collision; repeat for several (default: all)"
-    )
+    simulate.add_argument("--family", action="append", help="fall, collision; repeat for several (default: all)")
     simulate.add_argument("--size", default="48x48", metavar="HxW", help="pixels (default: 48x48)")
     simulate.add_argument("--frames", type=int, default=17)
     simulate.add_argument("--fps", type=int, default=24)
@@ -63,16 +59,12 @@ def build_parser() -> argparse.ArgumentParser:
     simulate.set_defaults(command=_simulate)
 
     label = commands.add_parser("label", help="pseudo-label videos with depth and flow teachers")
-    label.add_argument(
-        "--videos", type=Path, required=True, help="the dataset to label; its truth is never read"
-    )
+    label.add_argument("--videos", type=Path, required=True, help="the dataset to label; its truth is never read")
     label.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
     label.add_argument(
         "--scenes", type=Path, required=True, help="other scenes, with truth, to train the depth teacher on"
     )
-    label.add_argument(
-        "--steps", type=int, default=400, help="training steps of the depth teacher (default: 400)"
-    )
+    label.add_argument("--steps", type=int, default=400, help="training steps of the depth teacher (default: 400)")
     label.add_argument("--seed", type=int, default=0)
     label.set_defaults(command=_label)
 
@@ -88,19 +80,13 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--resume", action="store_true", help="continue from the newest complete checkpoint of your own run"
     )
-    train.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="A.B=C", help="change one value"
-    )
-    train.add_argument(
-        "--dry-run", action="store_true", help="check everything that can be checked, start nothing"
-    )
+    train.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C", help="change one value")
+    train.add_argument("--dry-run", action="store_true", help="check everything that can be checked, start nothing")
     train.set_defaults(command=_train)
 
     evaluate = commands.add_parser("evaluate", help="measure a model on held-out clips")
     evaluate.add_argument("model", type=Path, help="a model folder written by a stage")
-    evaluate.add_argument(
-        "--data", type=Path, required=True, help="simulated clips with truth, not trained on"
-    )
+    evaluate.add_argument("--data", type=Path, required=True, help="simulated clips with truth, not trained on")
     evaluate.add_argument("--scenes", type=int, default=40, help="how many of them (default: 40)")
     evaluate.add_argument("--samples", type=int, default=4, help="generated clips a scene (default: 4)")
     evaluate.add_argument("--seed", type=int, default=0)
@@ -175,9 +161,7 @@ def _train(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from phys4d.evaluate.run import EvaluateConfig, evaluate_folder
 
-    config = EvaluateConfig(
-        data=options.data, scenes=options.scenes, samples=options.samples, seed=options.seed
-    )
+    config = EvaluateConfig(data=options.data, scenes=options.scenes, samples=options.samples, seed=options.seed)
     table = evaluate_folder(options.model, config)
     text = json.dumps(table, indent=1)
     print(text)

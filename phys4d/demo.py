@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 from phys4d.engine.config import Config, load_toml
 from phys4d.engine.errors import UserError
@@ -18,8 +19,8 @@ from phys4d.train import run_stages
 
 
 class Datasets(Config):
-    """What is simulated: `train` with truth; `video`, without truth, to be pseudo-labelled; `scenes`, with truth, for the
-    depth teacher alone; `test`, held out."""
+    """What is simulated: `train` with truth; `video`, without truth, to be pseudo-labelled; `scenes`, with truth, for
+    the depth teacher alone; `test`, held out."""
 
     train: SimulateConfig
     video: SimulateConfig
@@ -41,13 +42,9 @@ def run_demo(folder: Path, recipe: Path | None, overrides: Sequence[str], *, res
     started = time.time()
     config = load_recipe(recipe, overrides)
     if (folder / "config.toml").exists() and not resume:
-        raise UserError(
-            f"{folder}: holds a demo already: add --resume to continue it, or name another --folder"
-        )
+        raise UserError(f"{folder}: holds a demo already: add --resume to continue it, or name another --folder")
     available, reason = native.status()
-    print(
-        f"native kernels: {'built' if available else f'not built ({reason}); Chamfer uses the PyTorch reference'}"
-    )
+    print(f"native kernels: {'built' if available else f'not built ({reason}); Chamfer uses the PyTorch reference'}")
     data = folder / "data"
     for name in Datasets.model_fields:
         if not (data / name / "index.parquet").exists():
@@ -75,7 +72,7 @@ def load_recipe(recipe: Path | None, overrides: Sequence[str]) -> DemoConfig:
 def placed(run: RunConfig, folder: Path) -> RunConfig:
     """The run with its folder and its data below `folder`."""
 
-    def below(value: Config | None) -> Config | None:
+    def below(value: Any) -> Any:
         return None if value is None else value.model_copy(update={"data": folder / value.data})
 
     tables = ("backbone", "pretrain", "finetune", "reinforce", "evaluate")

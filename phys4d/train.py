@@ -26,9 +26,7 @@ def train(path: Path, overrides: Sequence[str], *, resume: bool, dry_run: bool) 
         parallel.close()
 
 
-def run_stages(
-    config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, started: float | None = None
-) -> None:
+def run_stages(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, started: float | None = None) -> None:
     """All stages, each evaluated behind it where the run file says so; then summary.json and report.html.
 
     started: time.time() from which `seconds` in the summary counts (default: now).

@@ -169,11 +169,13 @@ def evaluate_folder(folder: Path, config: EvaluateConfig) -> dict[str, Any]:
 
 
 def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str) -> None:
-    """Measures a stage's model and writes truth.npz, <stage>.npz and <stage>.json; does nothing where they are there."""
+    """Measures a stage's model and writes truth.npz, <stage>.npz and <stage>.json; does nothing where they are
+    there."""
     if (out / f"{stage}.json").exists():
         return
     result = evaluate(model_folder.load(folder).model, config, stage)
     out.mkdir(exist_ok=True)
-    np.savez_compressed(out / "truth.npz", **{name: np.stack(a) for name, a in result.truth.items()})
-    np.savez_compressed(out / f"{stage}.npz", **{name: np.stack(a) for name, a in result.shown.items()})
+    for name, kept in (("truth", result.truth), (stage, result.shown)):
+        arrays: dict[str, Any] = {key: np.stack(values) for key, values in kept.items()}
+        np.savez_compressed(out / f"{name}.npz", **arrays)
     replace_text(out / f"{stage}.json", json.dumps(result.table(), indent=1) + "\n")

@@ -22,9 +22,7 @@ class WanBackbone(nn.Module):
     taps: indices of the blocks whose output tokens are returned.
     """
 
-    def __init__(
-        self, transformer: WanTransformer3DModel, taps: tuple[int, ...], prediction: Prediction_kind
-    ) -> None:
+    def __init__(self, transformer: WanTransformer3DModel, taps: tuple[int, ...], prediction: Prediction_kind) -> None:
         super().__init__()
         bad = [k for k in taps if not 0 <= k < len(transformer.blocks)]
         if bad:
@@ -57,12 +55,11 @@ class WanBackbone(nn.Module):
         return steps
 
     def forward(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Prediction:
-        """noisy [B, C, T', H', W'] with a clean first latent frame, sigma [B] in (0, 1], text [B, L, D] -> Prediction."""
+        """noisy [B, C, T', H', W'] with a clean first latent frame, sigma [B] in (0, 1], text [B, L, D] ->
+        Prediction."""
         first = noisy[:, :, :1]
         inputs = noisy if self.gate is None else torch.cat([noisy, first.expand_as(noisy)], 1)
-        output = self.transformer(inputs, self.token_timesteps(noisy.shape, sigma), text, return_dict=False)[
-            0
-        ]
+        output = self.transformer(inputs, self.token_timesteps(noisy.shape, sigma), text, return_dict=False)[0]
         s = expand(sigma)
         if self.gate is None:
             velocity = keep_first(output, torch.zeros_like(first))
@@ -76,7 +73,8 @@ class WanBackbone(nn.Module):
 
 
 class CopyGate(nn.Module):
-    """Clean video = (1 - gate) first frame + gate drawing, per pixel: sharp where nothing moves, capacity for what does.
+    """Clean video = (1 - gate) first frame + gate drawing, per pixel: sharp where nothing moves, capacity for what
+    does.
 
     The drawing is preconditioned by the noisy input as in EDM (Karras et al. 2022, equation 7) under rectified flow:
     skip(sigma) noisy + network, with skip the least-squares weight for data of standard deviation `spread`.
@@ -90,7 +88,8 @@ class CopyGate(nn.Module):
         self.spread = spread
 
     def forward(self, output: Tensor, noisy: Tensor, s: Tensor) -> Tensor:
-        """output [B, 256, T', h, w], noisy [B, 192, T', h, w], s [B, 1, 1, 1, 1] -> clean latents [B, 192, T', h, w]."""
+        """output [B, 256, T', h, w], noisy [B, 192, T', h, w], s [B, 1, 1, 1, 1] -> clean latents [B, 192, T', h,
+        w]."""
         drawing, logits = output[:, :192], output[:, 192:]
         variance = self.spread**2
         skip = (1 - s) * variance / ((1 - s) ** 2 * variance + s**2)
@@ -103,7 +102,8 @@ class CopyGate(nn.Module):
 def tiny_transformer(
     width: int = 128, layers: int = 4, head_dim: int = 32, text_width: int = 64
 ) -> WanTransformer3DModel:
-    """The small configuration for `gated_clean` on Haar latents: random weights, to be trained by the backbone stage."""
+    """The small configuration for `gated_clean` on Haar latents: random weights, to be trained by the backbone
+    stage."""
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=width // head_dim,

@@ -1,6 +1,7 @@
 """Rectified flow: x_sigma = (1 - sigma) data + sigma noise, velocity = noise - data, first latent frame kept clean."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -38,10 +39,13 @@ def schedule(steps: int, shift: float) -> Tensor:
 def sample(
     predict: Callable[[Tensor, Tensor], Prediction], first: Tensor, noise: Tensor, steps: int, shift: float
 ) -> Tensor:
-    """Euler from noise [B, C, T', H', W'] to data under `predict(noisy, sigma [B])`, first frame [B, C, 1, H', W'] held."""
+    """Euler from noise [B, C, T', H', W'] to data under `predict(noisy, sigma [B])`.
+
+    first: [B, C, 1, H', W'], the clean first latent frame, held.
+    """
     sigmas = schedule(steps, shift)
     latents = keep_first(noise, first)
-    for now, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, following in pairwise(sigmas):
         velocity = predict(latents, now.expand(len(latents)).to(latents.device)).velocity
         latents = keep_first(latents + (following - now).item() * velocity, first)
     return latents

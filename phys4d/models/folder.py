@@ -114,9 +114,7 @@ def read_card(folder: Path) -> Card:
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"]))
-        raise UserError(
-            f"{path}: {key}: {fault['msg']}: this file is not of this version of phys4d"
-        ) from error
+        raise UserError(f"{path}: {key}: {fault['msg']}: this file is not of this version of phys4d") from error
 
 
 def released(folder: Path, config: ModelConfig, size: tuple[int, int, int]) -> Loaded:
@@ -139,9 +137,7 @@ def assemble(config: ModelConfig, base: Path, size: tuple[int, int, int]) -> Wor
         )
     declared = json.loads((weights / "config.json").read_text()).get("_class_name")
     if declared != "WanTransformer3DModel":
-        raise UserError(
-            f"{weights / 'config.json'}: _class_name: expected WanTransformer3DModel, got {declared}"
-        )
+        raise UserError(f"{weights / 'config.json'}: _class_name: expected WanTransformer3DModel, got {declared}")
     transformer = WanTransformer3DModel.from_pretrained(weights, use_safetensors=True)
     codec: Codec
     text: TextEncoder

@@ -7,7 +7,8 @@ from phys4d.models.interface import check_clip
 
 
 def haar_matrix(size: int) -> Tensor:
-    """The orthonormal Haar basis [size, size] in fp64, size a power of two; rows are basis functions, row 0 constant."""
+    """The orthonormal Haar basis [size, size] in fp64, size a power of two; rows are basis functions, row 0
+    constant."""
     if size < 1 or size & (size - 1):
         raise ValueError(f"Haar size {size}: must be a power of two")
     basis = torch.ones(1, 1, dtype=torch.float64)
@@ -41,22 +42,19 @@ class HaarCodec(nn.Module):
 
     def encode(self, video: Tensor) -> Tensor:
         """[B, 3, 1 + 4k, H, W] in [-1, 1] -> [B, 192, 1 + k, H / 4, W / 4]; ValueError for other sizes."""
-        check_clip(*video.shape[2:], (4, 4, 4))
+        check_clip(video, (4, 4, 4))
         return self.from_blocks(self._cut(torch.cat([video[:, :, :1].expand(-1, -1, 3, -1, -1), video], 2)))
 
     def decode(self, latents: Tensor) -> Tensor:
         """[B, 192, 1 + k, h, w] -> [B, 3, 1 + 4k, 4h, 4w]; frame 0 is the mean of its block's four frames."""
         blocks = self.to_blocks(latents)
         b, t, h, w = blocks.shape[:4]
-        video = (
-            blocks.view(b, t, h, w, 3, 4, 4, 4)
-            .permute(0, 4, 1, 5, 2, 6, 3, 7)
-            .reshape(b, 3, t * 4, h * 4, w * 4)
-        )
+        video = blocks.view(b, t, h, w, 3, 4, 4, 4).permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(b, 3, t * 4, h * 4, w * 4)
         return torch.cat([video[:, :, :4].mean(2, keepdim=True), video[:, :, 4:]], 2)
 
     def to_blocks(self, latents: Tensor) -> Tensor:
-        """Latents [B, 192, T', h, w] -> pixels by block [B, T', h, w, 3, 64], a block's pixels in (frame, row, column)."""
+        """Latents [B, 192, T', h, w] -> pixels by block [B, T', h, w, 3, 64], a block's pixels in (frame, row,
+        column)."""
         b, _, t, h, w = latents.shape
         return latents.permute(0, 2, 3, 4, 1).reshape(b, t, h, w, 3, 64) @ self.basis.to(latents.dtype)
 

@@ -65,24 +65,23 @@ class LinearHead(nn.Module):
 
 
 class ConvHead(nn.Module):
-    """Every tapped layer projected, summed, spread over a token's frames, then doubled in size by convolutions (DPT-like)."""
+    """Every tapped layer projected, summed, spread over a token's frames, then doubled in size by convolutions
+    (DPT-like)."""
 
     def __init__(self, hidden: int, taps: int, channels: int, grid: Grid, width: int) -> None:
         super().__init__()
         st, sh, sw = grid.token_stride
         if sh != sw or sh & (sh - 1):
-            raise ValueError(
-                f"conv head: a token of {sh}x{sw} pixels; needs a square whose side is a power of two"
-            )
+            raise ValueError(f"conv head: a token of {sh}x{sw} pixels; needs a square whose side is a power of two")
         self.grid, self.width = grid, width
         self.modulations = nn.ModuleList(TimestepModulation(hidden) for _ in range(taps))
         self.projections = nn.ModuleList(nn.Linear(hidden, 2 * width * st) for _ in range(taps))
         sizes = [2 * width] + [width] * (sh.bit_length() - 2)
         self.doubling = nn.ModuleList(nn.Conv2d(n, 4 * width, 3, padding=1) for n in sizes)
         self.output = nn.Conv2d(width, channels, 3, padding=1)
-        nn.init.zeros_(self.output.bias)
         with torch.no_grad():
-            self.output.weight.mul_(0.1)
+            for parameter in self.output.parameters():
+                parameter.mul_(0.1)
 
     def forward(self, hidden: tuple[Tensor, ...], sigma: Tensor) -> Tensor:
         """Tapped tokens, sigma [B] -> [B, T, channels, H, W]."""
@@ -107,16 +106,12 @@ class GeometryHeads(nn.Module):
         head = ConvHead if config.kind == "conv" else LinearHead
         self.depth = head(hidden, taps, 1, grid, config.width)
         self.motion = head(hidden, taps, 3, grid, config.width)
-        scale = torch.tensor([config.motion_pixels, config.motion_pixels, config.motion_metres]).view(
-            1, 3, 1, 1, 1
-        )
+        scale = torch.tensor([config.motion_pixels, config.motion_pixels, config.motion_metres]).view(1, 3, 1, 1, 1)
         self.motion_scale: Tensor
         self.register_buffer("motion_scale", scale, persistent=False)
 
     def forward(self, hidden: tuple[Tensor, ...], sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Tapped tokens, sigma [B] -> depth [B, T, H, W] in metres, motion [B, 3, T-1, H, W] in (px, px, m)."""
-        log_depth = (
-            self.depth(hidden, sigma)[:, :, 0] * self.config.log_depth_std + self.config.log_depth_mean
-        )
+        log_depth = self.depth(hidden, sigma)[:, :, 0] * self.config.log_depth_std + self.config.log_depth_mean
         motion = self.motion(hidden, sigma)[:, :-1].transpose(1, 2) * self.motion_scale
         return log_depth.exp(), motion

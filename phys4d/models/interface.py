@@ -77,8 +77,9 @@ class Backbone(Protocol):
         ...
 
 
-def check_clip(frames: int, height: int, width: int, stride: tuple[int, int, int]) -> None:
-    """ValueError unless frames = 1 + k * stride[0] and the sides are multiples of stride[1:]."""
+def check_clip(video: Tensor, stride: tuple[int, int, int]) -> None:
+    """ValueError unless video [B, C, T, H, W] has T = 1 + k * stride[0] and sides that are multiples of stride[1:]."""
+    frames, height, width = video.shape[2:]
     if frames < 1 or (frames - 1) % stride[0]:
         raise ValueError(f"{frames} frames: this codec takes 1 + k * {stride[0]} (1, {1 + stride[0]}, ...)")
     if height % stride[1] or width % stride[2] or min(height, width) < 1:

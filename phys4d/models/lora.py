@@ -24,9 +24,7 @@ def add_adapter(transformer: WanTransformer3DModel, name: str, rank: int, seed: 
         raise ValueError(f"adapter {name!r} is already on this transformer, which has {list(present)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        transformer.add_adapter(
-            LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)), adapter_name=name
-        )
+        transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)), adapter_name=name)
     activate(transformer, (*present, name))
     for key, parameter in transformer.named_parameters():
         parameter.requires_grad_(f".{name}." in key)

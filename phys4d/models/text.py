@@ -12,11 +12,12 @@ _TOKEN = re.compile(r"[+-]?\d+(?:\.\d+)?|[a-z]+")
 
 
 class WordEncoder:
-    """A deterministic encoder without weights: each word a fixed random direction, each number Fourier features of its value.
+    """A deterministic encoder without weights: each word a fixed random direction, each number Fourier features of
+    its value.
 
-    Words that differ in a letter are unrelated, numbers that are close are close. Each token also carries half of the one
-    before it, so that a number says what it measures ("left 1.8"), and its position as a sinusoid.
-    ValueError for captions of more than `tokens` words.
+    Words that differ in a letter are unrelated, numbers that are close are close. Each token also carries half of the
+    one before it, so that a number says what it measures ("left 1.8"), and its position as a sinusoid. ValueError for
+    captions of more than `tokens` words.
     """
 
     def __init__(self, width: int = 64, tokens: int = 32) -> None:
@@ -43,9 +44,7 @@ class WordEncoder:
         for row, caption in zip(out, captions, strict=True):
             words = _TOKEN.findall(caption.lower())
             if len(words) > self.tokens:
-                raise ValueError(
-                    f"caption of {len(words)} words: this encoder takes {self.tokens}: {caption!r}"
-                )
+                raise ValueError(f"caption of {len(words)} words: this encoder takes {self.tokens}: {caption!r}")
             for i, word in enumerate(words):
                 row[i] = self._embed(word) + self._position[i]
                 if i:
@@ -61,9 +60,7 @@ class UMT5Encoder(nn.Module):
         from transformers import AutoTokenizer, UMT5EncoderModel
 
         self.tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-        self.model = (
-            UMT5EncoderModel.from_pretrained(text_encoder, use_safetensors=True).eval().requires_grad_(False)
-        )
+        self.model = UMT5EncoderModel.from_pretrained(text_encoder, use_safetensors=True).eval().requires_grad_(False)
         self.width, self.tokens = self.model.config.d_model, tokens
 
     @torch.no_grad()

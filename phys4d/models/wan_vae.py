@@ -30,7 +30,7 @@ class WanCodec(nn.Module):
     def encode(self, video: Tensor) -> Tensor:
         """[B, 3, 1 + 4k, H, W] in [-1, 1] -> the posterior's mode, normalised; ValueError where the autoencoder would
         silently drop frames or pixels."""
-        check_clip(*video.shape[2:], (self.temporal_stride, self.spatial_stride, self.spatial_stride))
+        check_clip(video, (self.temporal_stride, self.spatial_stride, self.spatial_stride))
         return (self.vae.encode(video.to(self.vae.dtype)).latent_dist.mode() - self.mean) / self.std
 
     @torch.no_grad()

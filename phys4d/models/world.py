@@ -41,13 +41,11 @@ class Geometry:
 class WorldModel(nn.Module):
     """Generates video from a first frame and a caption, and reads depth and motion off any video's latents.
 
-    Geometry is always read with the `reinforce` adapter off: the heads were trained on those features, and a policy must
-    not be able to raise its reward by bending them.
+    Geometry is always read with the `reinforce` adapter off: the heads were trained on those features, and a policy
+    must not be able to raise its reward by bending them.
     """
 
-    def __init__(
-        self, config: ModelConfig, grid: Grid, backbone: WanBackbone, codec: Codec, text: TextEncoder
-    ) -> None:
+    def __init__(self, config: ModelConfig, grid: Grid, backbone: WanBackbone, codec: Codec, text: TextEncoder) -> None:
         super().__init__()
         self.config, self.grid = config, grid
         self.backbone = backbone
@@ -58,9 +56,7 @@ class WorldModel(nn.Module):
         """One evaluation of the backbone with every adapter acting."""
         return self.backbone(noisy, sigma, text)
 
-    def read_geometry(
-        self, clean: Tensor, text: Tensor, noise: Tensor, sigma: Tensor | None = None
-    ) -> Geometry:
+    def read_geometry(self, clean: Tensor, text: Tensor, noise: Tensor, sigma: Tensor | None = None) -> Geometry:
         """Depth and motion of clean latents [B, C, T', H', W'], noised to sigma [B] (default: the probe sigma)."""
         if sigma is None:
             sigma = torch.full((len(clean),), self.config.probe_sigma, device=clean.device)

@@ -72,9 +72,7 @@ class Clips:
             )
         missing = set(arrays) - set(self.dataset[0].arrays)
         if missing:
-            raise UserError(
-                f"{folder}: clip {self.dataset[0].key} has no {', '.join(sorted(missing))}: label it first"
-            )
+            raise UserError(f"{folder}: clip {self.dataset[0].key} has no {', '.join(sorted(missing))}: label it first")
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -65,14 +65,10 @@ class FinetuneObjective:
         clean = model.codec.encode(batch.video)
         noise, u = batch.normal_like(clean, "noise"), batch.uniform("sigma")
         near_probe = torch.arange(len(u)) % 2 == 0
-        sigma = torch.where(
-            near_probe, 0.5 * u.square() + 0.02, shifted(u, model.config.sampling_shift)
-        ).clamp(0.02, 1)
+        sigma = torch.where(near_probe, 0.5 * u.square() + 0.02, shifted(u, model.config.sampling_shift)).clamp(0.02, 1)
         prediction = model.predict(noised(clean, noise, sigma), sigma, batch.text)
         depth, motion = model.heads(prediction.hidden, sigma)
-        geometry, terms = geometry_loss(
-            depth, motion, batch.arrays, batch.arrays["moving"], self.config.weights
-        )
+        geometry, terms = geometry_loss(depth, motion, batch.arrays, batch.arrays["moving"], self.config.weights)
         diffusion = flow_matching_loss(model.backbone, prediction, clean, noise)
         loss = self.config.diffusion * diffusion + geometry
         minimise(loss)

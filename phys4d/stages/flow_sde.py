@@ -1,9 +1,9 @@
 """Denoising as a stochastic policy: Flow-SDE steps with their log-probabilities (Flow-GRPO, arXiv 2505.05470).
 
-With sigma from 1 to 0, dt = next - sigma < 0 and eta^2 = a^2 sigma / (1 - sigma), one step from x draws the next latents from
-a Gaussian of mean  x (1 + eta^2 dt / (2 sigma)) + velocity (1 + eta^2 (1 - sigma) / (2 sigma)) dt  and deviation
-eta sqrt(-dt): the same marginals as the deterministic sampler. At sigma = 1 the denominator takes the next sigma.
-The clean first latent frame is given, not drawn: it is in neither the log-probability nor the KL.
+With sigma from 1 to 0, dt = next - sigma < 0 and eta^2 = a^2 sigma / (1 - sigma), one step from x draws the next
+latents from a Gaussian of mean  x (1 + eta^2 dt / (2 sigma)) + velocity (1 + eta^2 (1 - sigma) / (2 sigma)) dt  and
+deviation eta sqrt(-dt): the same marginals as the deterministic sampler. At sigma = 1 the denominator takes the next
+sigma. The clean first latent frame is given, not drawn: it is in neither the log-probability nor the KL.
 """
 
 from collections.abc import Callable

@@ -36,18 +36,10 @@ def geometry_loss(
         "depth_loss": depth_loss(
             depth, labels["depth"], labels["depth_valid"], weight=1 + weights.moving_depth * moving_frames
         ),
-        "flow_loss": flow_loss(
-            motion[:, :2], labels["motion"][:, :2], labels["flow_valid"], weight=motion_weight
-        ),
-        "dz_loss": flow_loss(
-            motion[:, 2:], labels["motion"][:, 2:], labels["dz_valid"], weight=motion_weight
-        ),
+        "flow_loss": flow_loss(motion[:, :2], labels["motion"][:, :2], labels["flow_valid"], weight=motion_weight),
+        "dz_loss": flow_loss(motion[:, 2:], labels["motion"][:, 2:], labels["dz_valid"], weight=motion_weight),
     }
-    total = (
-        weights.depth * terms["depth_loss"]
-        + weights.flow * terms["flow_loss"]
-        + weights.dz * terms["dz_loss"]
-    )
+    total = weights.depth * terms["depth_loss"] + weights.flow * terms["flow_loss"] + weights.dz * terms["dz_loss"]
     if weights.warp > 0:
         terms["warp_loss"] = warp_consistency(depth, motion, labels["visible"], weight=motion_weight)
         total = total + weights.warp * terms["warp_loss"]

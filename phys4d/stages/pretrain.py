@@ -52,8 +52,6 @@ class PretrainObjective:
         sigma = 0.02 + 0.9 * batch.uniform("sigma").square()
         geometry = self.model.read_geometry(clean, batch.text, batch.normal_like(clean, "noise"), sigma)
         moving = batch.arrays["motion"][:, :2].norm(dim=1) > self.config.moving_pixels
-        loss, terms = geometry_loss(
-            geometry.depth, geometry.motion, batch.arrays, moving, self.config.weights
-        )
+        loss, terms = geometry_loss(geometry.depth, geometry.motion, batch.arrays, moving, self.config.weights)
         minimise(loss)
         return {"loss": loss.detach(), **terms}

@@ -20,10 +20,10 @@ from phys4d.stages.flow_sde import Transition, gaussian_kl, log_probability, rol
 
 
 class ReinforceConfig(Config):
-    """Rollouts: `conditions` clips x `group` samples, `steps` denoising steps of which `stochastic_steps` are drawn with
-    noise level `noise_level` and trained on. `dimensions` scales log-probabilities (see `log_probability`) so that `clip`
-    can act; `kl` weighs the KL to the fine-tuned reference; `flow_matching` weighs the rectified-flow loss on
-    `flow_matching_batch` simulated clips, which keeps the generator on the data."""
+    """Rollouts: `conditions` clips x `group` samples, `steps` denoising steps of which `stochastic_steps` are drawn
+    with noise level `noise_level` and trained on. `dimensions` scales log-probabilities (see `log_probability`) so
+    that `clip` can act; `kl` weighs the KL to the fine-tuned reference; `flow_matching` weighs the rectified-flow
+    loss on `flow_matching_batch` simulated clips, which keeps the generator on the data."""
 
     data: Path
     rank: int = Field(16, ge=1)
@@ -49,9 +49,7 @@ class ReinforceObjective:
 
     def __init__(self, config: ReinforceConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
         if config.stochastic_steps >= config.steps:
-            raise ValueError(
-                "stochastic_steps must be below steps: the last step, to sigma 0, is deterministic"
-            )
+            raise ValueError("stochastic_steps must be below steps: the last step, to sigma 0, is deterministic")
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
         self.clips = Clips(config.data, ("depth",), model.text, model.grid)
         self._ratio_checked = False
@@ -170,8 +168,8 @@ class ReinforceObjective:
 
 
 def group_advantages(reward: Tensor, group: int, clip: float) -> tuple[Tensor, Tensor]:
-    """Rewards [P * group], a group's together -> advantages [P * group] of mean 0 and deviation 1 within each group, clipped,
-    and each group's standard deviation [P]. A group without variance gets advantages of zero."""
+    """Rewards [P * group], a group's together -> advantages [P * group] of mean 0 and deviation 1 within each group,
+    clipped, and each group's standard deviation [P]. A group without variance gets advantages of zero."""
     grouped = reward.view(-1, group)
     spread = grouped.std(1)
     advantage = (grouped - grouped.mean(1, keepdim=True)) / (spread[:, None] + 1e-6)

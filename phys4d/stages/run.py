@@ -30,7 +30,8 @@ StageName = Literal["backbone", "pretrain", "finetune", "reinforce"]
 
 
 class RunConfig(Config):
-    """A run file. `evaluate`, where given, measures the model behind every stage that has heads. `init` is a model folder or a diffusers folder of Wan; a run that begins with `backbone` has none.
+    """A run file. `evaluate`, where given, measures the model behind every stage that has heads. `init` is a model
+    folder or a diffusers folder of Wan; a run that begins with `backbone` has none.
 
     Each stage named in `stages` has a table of its name.
     """
@@ -67,9 +68,7 @@ def check(config: RunConfig) -> None:
     """Everything about a run that can be refused before it starts. UserError with one line."""
     for stage in config.stages:
         if getattr(config, stage) is None:
-            raise UserError(
-                f"{stage}: missing: stages names {stage!r}, so the run file needs a table [{stage}]"
-            )
+            raise UserError(f"{stage}: missing: stages names {stage!r}, so the run file needs a table [{stage}]")
     start = ""
     if config.init is not None:
         is_model = (config.init / model_folder.CARD).exists()
@@ -78,9 +77,7 @@ def check(config: RunConfig) -> None:
     for stage in config.stages:
         data = getattr(config, stage).data
         if not (data / "index.parquet").is_file():
-            raise UserError(
-                f"{stage}.data: {data} holds no index.parquet: simulate or label a dataset there first"
-            )
+            raise UserError(f"{stage}.data: {data} holds no index.parquet: simulate or label a dataset there first")
 
 
 def output_folder(config: RunConfig, stage: str) -> Path:
@@ -88,9 +85,7 @@ def output_folder(config: RunConfig, stage: str) -> Path:
     return config.folder / f"model-{stage}"
 
 
-def execute(
-    config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, after: Callable[[str], None]
-) -> None:
+def execute(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, after: Callable[[str], None]) -> None:
     """Runs the stages that have not finished, and after(stage) on rank 0 behind each of them, finished or not."""
 
     def one(stage: str, given: Path | None) -> None:
@@ -102,9 +97,7 @@ def execute(
     )  # fmt: skip
 
 
-def run_stage(
-    stage: str, config: RunConfig, run: Run, parallel: Parallel, given: Path | None, *, resume: bool
-) -> None:
+def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given: Path | None, *, resume: bool) -> None:
     """Trains one stage from the model in `given` and writes the model it makes."""
     settings, kind = getattr(config, stage), KINDS[stage].objective
     loaded = _start(stage, config, given)
@@ -113,9 +106,7 @@ def run_stage(
     parallel.shard(transformer, list(transformer.blocks))
     parallel.shard(loaded.model.heads, [])
     objective = kind(settings, loaded.model, parallel, config.seed)
-    train(
-        objective, optimizer=settings.optimizer, loop=settings.loop, run=run, parallel=parallel, resume=resume
-    )
+    train(objective, optimizer=settings.optimizer, loop=settings.loop, run=run, parallel=parallel, resume=resume)
     trained = {name: full_state(module) for name, module in objective.modules().items()}
     if parallel.rank == 0:
         final = loaded
@@ -130,7 +121,9 @@ def run_stage(
 
 def full_state(module: nn.Module) -> dict[str, torch.Tensor]:
     """A module's whole state on the CPU; a collective where it is sharded, and then empty but on rank 0."""
-    return get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state: dict[str, Any] = get_model_state_dict(module, options=options)
+    return state
 
 
 def _start(stage: str, config: RunConfig, given: Path | None) -> Loaded:

@@ -12,9 +12,7 @@ from phys4d.models.haar import HaarCodec, haar_matrix
 def test_basis_is_orthonormal(size: int) -> None:
     basis = haar_matrix(size)
     torch.testing.assert_close(basis @ basis.T, torch.eye(size, dtype=torch.float64))
-    assert (basis[0] > 0).all() and torch.allclose(
-        basis[1:].sum(1), torch.zeros(size - 1, dtype=torch.float64)
-    )
+    assert (basis[0] > 0).all() and torch.allclose(basis[1:].sum(1), torch.zeros(size - 1, dtype=torch.float64))
 
 
 def test_size_that_is_no_power_of_two_is_refused() -> None:

@@ -10,7 +10,8 @@ from phys4d.stages.flow_sde import gaussian_kl, log_probability, rollout, step_d
 
 
 def test_a_step_keeps_the_marginal_of_the_flow() -> None:
-    # Data is exactly zero, so x_sigma = sigma * noise and the velocity is x / sigma: one step must end at sigma' * noise.
+    # Data is exactly zero, so x_sigma = sigma * noise and the velocity is x / sigma: one step must end at sigma' *
+    # noise.
     torch.manual_seed(0)
     sigma, following = 0.8, 0.78
     before = sigma * torch.randn(1, 4, 60, 60, 60)
@@ -30,9 +31,7 @@ def test_log_probability_is_the_gaussians_up_to_its_constant_and_leaves_the_give
     mean, after = torch.randn(2, 3, 4, 3, 2, 2, dtype=torch.float64)
     drawn = 4 * 2 * 2 * 2
     normal = torch.distributions.Normal(mean, 0.3)
-    reference = normal.log_prob(after)[:, :, 1:].sum((1, 2, 3, 4)) + drawn * math.log(
-        0.3 * math.sqrt(2 * math.pi)
-    )
+    reference = normal.log_prob(after)[:, :, 1:].sum((1, 2, 3, 4)) + drawn * math.log(0.3 * math.sqrt(2 * math.pi))
     torch.testing.assert_close(log_probability(after, mean, 0.3, dimensions=drawn), reference)
     after[:, :, 0] += 100
     torch.testing.assert_close(log_probability(after, mean, 0.3, dimensions=drawn), reference)

@@ -110,7 +110,10 @@ def test_each_stage_changes_what_it_trains_and_nothing_else(finished: Path) -> N
 
 def test_the_same_run_again_is_bit_identical(finished: Path, clips: Path, tmp_path: Path) -> None:
     train(write_run(tmp_path / "run.toml", tmp_path / "again", clips, ALL[:3]), [], resume=False, dry_run=False)
-    for name in ("model-backbone/transformer/diffusion_pytorch_model.safetensors", "model-finetune/heads/model.safetensors"):
+    for name in (
+        "model-backbone/transformer/diffusion_pytorch_model.safetensors",
+        "model-finetune/heads/model.safetensors",
+    ):
         first, second = load_file(finished / name), load_file(tmp_path / "again" / name)
         assert all(torch.equal(first[key], second[key]) for key in first), name
 
@@ -163,7 +166,9 @@ def test_two_processes_train_finetune_as_one_does(finished: Path, clips: Path, t
     run = write_run(tmp_path / "run.toml", tmp_path / "two", clips, ["finetune"], init=finished / "model-pretrain")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, "-m", "phys4d", "train", str(run)], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "-m", "phys4d", "train", str(run)], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     losses = [
         [json.loads(line)["loss"] for line in (f / "metrics.jsonl").read_text().splitlines() if '"finetune"' in line]

@@ -1,0 +1,1 @@
+"""Every speed claim: cases, peers, and committed results with their provenance."""
