@@ -219,9 +219,7 @@ def _counts(name: str, lengths: Tensor | None, cloud: Tensor) -> list[int]:
     return counts
 
 
-def _padded(
-    name: str, cloud: Tensor | Sequence[Tensor], lengths: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+def _padded(name: str, cloud: Tensor | Sequence[Tensor], lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
     if isinstance(cloud, Tensor):
         expect_shape(name, cloud, ("B", "T", "N", 3))
         if lengths is not None:

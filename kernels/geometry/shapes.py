@@ -20,9 +20,7 @@ def expect_shape(name: str, tensor: Tensor, expected: Sequence[int | str]) -> No
 def expect_floating(name: str, tensor: Tensor) -> None:
     """Raises ValueError unless `tensor` is float32 or float64: half precision is off by centimetres."""
     if tensor.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"{name}: expected float32 or float64, got {str(tensor.dtype).removeprefix('torch.')}"
-        )
+        raise ValueError(f"{name}: expected float32 or float64, got {str(tensor.dtype).removeprefix('torch.')}")
 
 
 def expect_mask(name: str, tensor: Tensor, expected: Sequence[int | str]) -> None:

@@ -49,9 +49,7 @@ def sample_depth(depth: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     weights = ((1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y)
     for corner, weight in zip(corners, weights, strict=True):
         inside = inside & ((corner > 0) | (weight == 0))
-    mixed = sum(
-        (corner * weight for corner, weight in zip(corners, weights, strict=True)), torch.zeros_like(x)
-    )
+    mixed = sum((corner * weight for corner, weight in zip(corners, weights, strict=True)), torch.zeros_like(x))
     return torch.where(inside, 1 / torch.where(inside, mixed, 1), 0), inside
 
 

@@ -73,9 +73,7 @@ def moving_chamfer(
     return -distance, parts
 
 
-def _cloud(
-    video: Tensor, depth: Tensor, intrinsics: Tensor, frames: slice, threshold: float
-) -> tuple[Tensor, Tensor]:
+def _cloud(video: Tensor, depth: Tensor, intrinsics: Tensor, frames: slice, threshold: float) -> tuple[Tensor, Tensor]:
     """The changed points of the scored frames, packed: [B, T', N, 3] metres and their counts [B, T']."""
     mask = (changed(video, threshold) & (depth > 0))[:, frames]
     points = unproject(depth[:, frames], intrinsics[:, frames])

@@ -76,10 +76,7 @@ class DepthAnything:
         if settings.get("keep_aspect_ratio", False):
             rows = columns = columns if abs(1 - columns) < abs(1 - rows) else rows
         multiple = settings.get("ensure_multiple_of", 1)
-        size = [
-            max(1, round(side * scale / multiple)) * multiple
-            for side, scale in ((height, rows), (width, columns))
-        ]
+        size = [max(1, round(side * scale / multiple)) * multiple for side, scale in ((height, rows), (width, columns))]
         rgb = frames.permute(0, 3, 1, 2).float() / 255
         rgb = F.interpolate(rgb, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
         mean = rgb.new_tensor(settings["image_mean"]).view(1, 3, 1, 1)

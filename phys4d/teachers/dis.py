@@ -41,9 +41,7 @@ class DISFlow:
         backward = np.stack([self._flow(second, first, size) for first, second in pairs])
         scale = frames[0].shape[0] / size[0]
         forgiven = 0.5 / scale**2
-        valid = forward_backward_mask(
-            torch.from_numpy(forward), torch.from_numpy(backward), absolute=forgiven
-        )
+        valid = forward_backward_mask(torch.from_numpy(forward), torch.from_numpy(backward), absolute=forgiven)
         return np.ascontiguousarray(forward.transpose(1, 0, 2, 3)), valid.numpy()
 
     def _flow(self, first: np.ndarray, second: np.ndarray, size: tuple[int, int]) -> np.ndarray:

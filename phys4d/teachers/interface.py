@@ -54,3 +54,8 @@ def scene_identities(dataset: ClipDataset, index: int) -> frozenset[str]:
     seed = dataset.meta(index).get("provenance", {}).get("seed")
     origin = row["key"] if seed is None else f"{seed}/{row['key']}"
     return frozenset({f"sha256:{row['members']['mp4']['sha256']}", f"scene:{origin}"})
+
+
+def all_identities(dataset: ClipDataset) -> frozenset[str]:
+    """The identities of all clips of a dataset."""
+    return frozenset().union(*(scene_identities(dataset, index) for index in range(len(dataset))))

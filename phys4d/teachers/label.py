@@ -1,6 +1,7 @@
 """Pseudo-labels for a dataset of videos, made by teachers that never see the truth of these clips."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.errors import UserError
 from phys4d.engine.progress import progress
 from phys4d.kernels.geometry import sample_depth
-from phys4d.teachers.interface import DepthTeacher, FlowTeacher, scene_identities
+from phys4d.teachers.dis import DISFlow
+from phys4d.teachers.interface import DepthTeacher, FlowTeacher, all_identities, scene_identities
+from phys4d.teachers.small_depth import SmallDepthConfig, train
 
 # What the json of a label may take over from the clip: not the objects and their tracks, which are truth.
 _KEPT = (
@@ -55,7 +58,7 @@ def label_dataset(
         )
     dataset = ClipDataset(videos, arrays=())
     for teacher in (depth_teacher, flow_teacher):
-        _refuse_training_clips(dataset, teacher)
+        _refuse_shared_scenes(dataset, teacher.provenance()["name"], teacher.scenes)
     provenance = {"depth": depth_teacher.provenance(), "flow": flow_teacher.provenance()}
 
     def members(index: int) -> dict[str, bytes]:
@@ -81,9 +84,16 @@ def label_dataset(
                 bar.advance(1)
 
 
-def pseudo_labels(
-    video: np.ndarray, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher
-) -> dict[str, np.ndarray]:
+def label_with_small_depth(videos: Path, out: Path, scenes: Path, config: SmallDepthConfig) -> None:
+    """Trains the small depth teacher on `scenes` (a simulated dataset with truth) and labels `videos` with it
+    and DIS, on all cores. Arguments otherwise and errors as `label_dataset`."""
+    teaching = ClipDataset(scenes, arrays=("depth", "depth_valid"))
+    _refuse_shared_scenes(ClipDataset(videos, arrays=()), "small depth network", all_identities(teaching))
+    teacher = train(teaching, config)
+    label_dataset(videos, out, teacher, DISFlow(), workers=len(os.sched_getaffinity(0)))
+
+
+def pseudo_labels(video: np.ndarray, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher) -> dict[str, np.ndarray]:
     """The arrays of one clip, from its pixels alone.
 
     video: uint8 [T, H, W, 3] RGB. Returns depth float32 [T, H, W] metres, motion float32 [3, T-1, H, W]
@@ -105,14 +115,12 @@ def pseudo_labels(
     }
 
 
-def _refuse_training_clips(dataset: ClipDataset, teacher: DepthTeacher | FlowTeacher) -> None:
-    if not teacher.scenes:
-        return
-    for index in range(len(dataset)):
-        if shared := scene_identities(dataset, index) & teacher.scenes:
+def _refuse_shared_scenes(dataset: ClipDataset, teacher: str, scenes: frozenset[str]) -> None:
+    for index in range(len(dataset) if scenes else 0):
+        if shared := scene_identities(dataset, index) & scenes:
             raise UserError(
-                f"{dataset.folder}: clip {dataset.row(index)['key']}: teacher {teacher.provenance()['name']} "
-                f"was trained on it ({sorted(shared)[0]}): train the teacher on scenes of another seed"
+                f"{dataset.folder}: clip {dataset.row(index)['key']}: teacher {teacher} learns from it too "
+                f"({sorted(shared)[0]}): train the teacher on scenes of another seed"
             )
 
 

@@ -5,15 +5,12 @@ same simulator, and of no use for any other video.
 """
 
 import hashlib
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from pydantic import Field
 from torch import Tensor, nn
 
 from phys4d.engine.config import Config
@@ -22,9 +19,7 @@ from phys4d.engine.errors import UserError
 from phys4d.engine.progress import progress
 from phys4d.engine.random import generator
 from phys4d.kernels.geometry import depth_loss
-from phys4d.teachers.interface import DepthKind, scene_identities
-
-_FORMAT = "phys4d small depth teacher 1"
+from phys4d.teachers.interface import DepthKind, all_identities
 
 
 class SmallDepthConfig(Config):
@@ -32,28 +27,30 @@ class SmallDepthConfig(Config):
     count."""
 
     seed: int = 0
-    steps: int = 900
-    batch: int = 32
-    learning_rate: float = 3e-3
-    width: int = 16
+    steps: int = Field(1000, ge=1)
+    batch: int = Field(8, ge=1)
+    learning_rate: float = Field(3e-3, gt=0)
+    width: int = Field(32, ge=1)
 
 
 class DepthUNet(nn.Module):
-    """RGB in [-1, 1] and pixel position -> standardised log depth; four scales, any frame size."""
+    """RGB in [-1, 1] and pixel position -> standardised log depth; any frame size.
+
+    Three scales below the frame's own, which is only folded into channels (2 x 2 pixels each) and back: full
+    resolution is where a U-Net on a CPU spends most of its time.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        widths = [width * 2**scale for scale in range(4)]
-        inputs = [5, *widths[:-1]]
         self.down = nn.ModuleList(
-            nn.Conv2d(i, o, 3, 1 if scale == 0 else 2, 1)
-            for scale, (i, o) in enumerate(zip(inputs, widths, strict=True))
+            (
+                nn.Conv2d(4 * 5, width, 3, 1, 1),
+                nn.Conv2d(width, 2 * width, 3, 2, 1),
+                nn.Conv2d(2 * width, 4 * width, 3, 2, 1),
+            )
         )
-        self.up = nn.ModuleList(
-            nn.Conv2d(coarse + fine, fine, 3, 1, 1)
-            for fine, coarse in zip(widths[2::-1], widths[:0:-1], strict=True)
-        )
-        self.out = nn.Conv2d(width, 1, 1)
+        self.up = nn.ModuleList((nn.Conv2d(6 * width, 2 * width, 3, 1, 1), nn.Conv2d(3 * width, width, 3, 1, 1)))
+        self.out = nn.Conv2d(width, 4, 3, 1, 1)
 
     def forward(self, rgb: Tensor) -> Tensor:
         """rgb [N, 3, H, W] -> [N, H, W]."""
@@ -61,14 +58,15 @@ class DepthUNet(nn.Module):
         rows = torch.linspace(-1, 1, height, device=rgb.device)[:, None].expand(height, width)
         columns = torch.linspace(-1, 1, width, device=rgb.device)[None].expand(height, width)
         position = torch.stack((rows, columns)).expand(len(rgb), 2, height, width)
-        x, skips = torch.cat((rgb, position), dim=1), []
+        x = F.pad(torch.cat((rgb, position), dim=1), (0, width % 2, 0, height % 2), mode="replicate")
+        x, skips = F.pixel_unshuffle(x, 2), []
         for down in self.down:
             x = F.gelu(down(x))
             skips.append(x)
-        for up, skip in zip(self.up, skips[2::-1], strict=True):
+        for up, skip in zip(self.up, skips[1::-1], strict=True):
             x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
             x = F.gelu(up(torch.cat((x, skip), dim=1)))
-        return self.out(x)[:, 0]
+        return F.pixel_shuffle(self.out(x), 2)[:, 0, :height, :width]
 
 
 class SmallDepth:
@@ -101,40 +99,6 @@ class SmallDepth:
             log_depth = self.network(_rgb(torch.from_numpy(video))) * self.deviation + self.mean
         depth = log_depth.exp().numpy()
         return depth, np.ones(depth.shape, bool)
-
-    def save(self, path: Path) -> None:
-        """Writes weights and record to one safetensors file."""
-        record = {
-            "width": self.network.out.in_channels,
-            "mean": self.mean,
-            "deviation": self.deviation,
-            "scenes": sorted(self.scenes),
-            "training": self.training,
-        }
-        metadata = {"format": _FORMAT, "record": json.dumps(record)}
-        save_file(
-            {name: value.contiguous() for name, value in self.network.state_dict().items()}, path, metadata
-        )
-
-    @classmethod
-    def load(cls, path: Path) -> "SmallDepth":
-        """Reads what `save` wrote. Raises UserError when the file is absent or something else."""
-        hint = "make one with `phys4d label --train-depth`"
-        if not path.is_file():
-            raise UserError(f"{path}: no such depth teacher: {hint}")
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-        except SafetensorError as error:
-            raise UserError(f"{path}: is no safetensors file ({error}): {hint}") from None
-        if metadata.get("format") != _FORMAT:
-            raise UserError(f"{path}: is no small depth teacher: {hint}")
-        record = json.loads(metadata["record"])
-        network = DepthUNet(record["width"])
-        network.load_state_dict(load_file(path))
-        return cls(
-            network, record["mean"], record["deviation"], frozenset(record["scenes"]), record["training"]
-        )
 
 
 def train(dataset: ClipDataset, config: SmallDepthConfig) -> SmallDepth:
@@ -188,20 +152,15 @@ def _rgb(video: Tensor) -> Tensor:
 def _frames(dataset: ClipDataset) -> tuple[Tensor, Tensor, Tensor, frozenset[str]]:
     """All frames [N, H, W, 3], depth [N, H, W] and valid [N, H, W] of a dataset, and its scenes."""
     if len(dataset) == 0:
-        raise UserError(
-            f"{dataset.folder}: holds no clips: a depth teacher needs simulated clips to learn from"
-        )
+        raise UserError(f"{dataset.folder}: holds no clips: a depth teacher needs simulated clips to learn from")
     samples = [dataset[index] for index in range(len(dataset))]
     sizes = {sample.video.shape[1:3] for sample in samples}
     if len(sizes) > 1:
-        raise UserError(
-            f"{dataset.folder}: clips of several sizes {sorted(sizes)}: give the teacher one size"
-        )
+        raise UserError(f"{dataset.folder}: clips of several sizes {sorted(sizes)}: give the teacher one size")
     for sample in samples:
         if not {"depth", "depth_valid"} <= sample.arrays.keys():
             raise UserError(
-                f"{dataset.folder}: clip {sample.key} has no true depth: "
-                "simulate the teacher's scenes with truth"
+                f"{dataset.folder}: clip {sample.key} has no true depth: simulate the teacher's scenes with truth"
             )
     video, depth, valid = (
         torch.from_numpy(np.concatenate(parts))
@@ -211,5 +170,4 @@ def _frames(dataset: ClipDataset) -> tuple[Tensor, Tensor, Tensor, frozenset[str
             [sample.arrays["depth_valid"] for sample in samples],
         )
     )
-    scenes = frozenset().union(*(scene_identities(dataset, index) for index in range(len(dataset))))
-    return video, depth, valid, scenes
+    return video, depth, valid, all_identities(dataset)

@@ -43,9 +43,7 @@ def save_tiny(folder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("metric", "metric"), ("relative", "affine_disparity")])
-def test_local_weights_give_depth_of_the_kind_that_the_config_says(
-    tmp_path: Path, kind: str, expected: str
-) -> None:
+def test_local_weights_give_depth_of_the_kind_that_the_config_says(tmp_path: Path, kind: str, expected: str) -> None:
     save_tiny(tmp_path, kind)
     teacher = DepthAnything(tmp_path, batch=2)
     assert teacher.depth_kind == expected

@@ -8,9 +8,7 @@ from phys4d.teachers.dis import DISFlow
 
 
 def texture(height: int, width: int, blur: float) -> np.ndarray:
-    noise = cv2.GaussianBlur(
-        np.random.default_rng(0).random((height, width)).astype(np.float32), (0, 0), blur
-    )
+    noise = cv2.GaussianBlur(np.random.default_rng(0).random((height, width)).astype(np.float32), (0, 0), blur)
     scaled = (noise - noise.min()) / (noise.max() - noise.min()) * 255
     return np.repeat(scaled.astype(np.uint8)[..., None], 3, axis=2)
 

@@ -11,7 +11,7 @@ import pytest
 from phys4d.engine.data.dataset import ClipDataset, verify
 from phys4d.engine.errors import UserError
 from phys4d.teachers.dis import DISFlow
-from phys4d.teachers.label import label_dataset, pseudo_labels
+from phys4d.teachers.label import label_dataset, label_with_small_depth, pseudo_labels
 from phys4d.teachers.small_depth import SmallDepth, SmallDepthConfig, train
 
 Write = Callable[..., Path]
@@ -56,9 +56,7 @@ def small_teacher(folder: Path) -> SmallDepth:
     return train(dataset, SmallDepthConfig(steps=3, batch=4, width=4))
 
 
-def test_neither_truth_of_the_labelled_clips_nor_threads_change_anything(
-    write_clips: Write, tmp_path: Path
-) -> None:
+def test_neither_truth_of_the_labelled_clips_nor_threads_change_anything(write_clips: Write, tmp_path: Path) -> None:
     teacher = small_teacher(write_clips("scenes", 1, 2))
     for name, truth in (("with", True), ("without", False), ("garbage", b"not a blob")):
         label_dataset(write_clips(name, 2, 2, truth=truth), tmp_path / f"{name}-labels", teacher, DISFlow())
@@ -102,9 +100,21 @@ def test_arrays_follow_their_definitions(write_clips: Write, tmp_path: Path) -> 
 
 def test_clips_that_a_teacher_was_trained_on_are_refused(write_clips: Write, tmp_path: Path) -> None:
     teacher = small_teacher(write_clips("scenes", 1, 2))
-    with pytest.raises(UserError, match=r"clip clip000000: teacher small depth network was trained on it"):
+    with pytest.raises(UserError, match=r"clip clip000000: teacher small depth network learns from it too"):
         label_dataset(write_clips("same", 1, 1, truth=False), tmp_path / "labels", teacher, DISFlow())
+    with pytest.raises(UserError, match="learns from it too"):
+        scenes = write_clips("more", 2, 3)
+        videos = write_clips("videos", 2, 1, truth=False)
+        label_with_small_depth(videos, tmp_path / "labels", scenes, SmallDepthConfig(steps=1))
     assert not (tmp_path / "labels").exists()
+
+
+def test_trained_and_labelled_in_one_call(write_clips: Write, tmp_path: Path) -> None:
+    videos, scenes = write_clips("videos", 2, 2, truth=False), write_clips("scenes", 1, 2)
+    config = SmallDepthConfig(steps=3, batch=4, width=4)
+    label_with_small_depth(videos, tmp_path / "at-once", scenes, config)
+    label_dataset(videos, tmp_path / "apart", small_teacher(scenes), DISFlow())
+    assert digest(tmp_path / "at-once") == digest(tmp_path / "apart")
 
 
 def test_a_teacher_without_metres_is_refused(write_clips: Write, tmp_path: Path) -> None:

@@ -26,9 +26,7 @@ def test_projecting_back_gives_pixel_centres_and_depth() -> None:
     pixels = torch.einsum("btij,bthwj->bthwi", camera, unproject(depth, camera))
     torch.testing.assert_close(pixels[..., 2], depth)
     pixels = pixels[..., :2] / pixels[..., 2:]
-    torch.testing.assert_close(
-        pixels[..., 0], (torch.arange(7.0, dtype=torch.float64) + 0.5).expand(2, 3, 5, 7)
-    )
+    torch.testing.assert_close(pixels[..., 0], (torch.arange(7.0, dtype=torch.float64) + 0.5).expand(2, 3, 5, 7))
     rows = (torch.arange(5.0, dtype=torch.float64) + 0.5)[:, None].expand(2, 3, 5, 7)
     torch.testing.assert_close(pixels[..., 1], rows)
 

@@ -93,9 +93,7 @@ def test_nothing_visible_costs_nothing(loss: str) -> None:
     value.backward()
     assert value == 0
     assert depth.grad is not None and motion.grad is not None
-    assert torch.equal(motion.grad, torch.zeros_like(motion)) and torch.equal(
-        depth.grad, torch.zeros_like(depth)
-    )
+    assert torch.equal(motion.grad, torch.zeros_like(motion)) and torch.equal(depth.grad, torch.zeros_like(depth))
 
 
 def test_missing_surface_is_masked_and_not_mixed_in() -> None:
@@ -118,9 +116,7 @@ def test_missing_surface_is_masked_and_not_mixed_in() -> None:
     du=st.floats(-8, 8, width=32),
     dv=st.floats(-8, 8, width=32),
 )
-def test_constant_depth_samples_as_itself_exactly_where_inside(
-    height: int, width: int, du: float, dv: float
-) -> None:
+def test_constant_depth_samples_as_itself_exactly_where_inside(height: int, width: int, du: float, dv: float) -> None:
     depth = torch.full((1, 1, height, width), 3.0, dtype=torch.float64)
     flow = torch.tensor([du, dv], dtype=torch.float64).view(2, 1, 1, 1, 1).expand(2, 1, 1, height, width)
     sampled, inside = sample_depth(depth, flow)
@@ -133,9 +129,7 @@ def test_constant_depth_samples_as_itself_exactly_where_inside(
 
 def test_wrong_arguments_are_named() -> None:
     depth, motion = slanted_plane((0.0, 0.0, 0.1))
-    with pytest.raises(
-        ValueError, match=r"motion: expected shape \[1, 3, 2, 20, 24\], got \[1, 3, 1, 20, 24\]"
-    ):
+    with pytest.raises(ValueError, match=r"motion: expected shape \[1, 3, 2, 20, 24\], got \[1, 3, 1, 20, 24\]"):
         warp_consistency(depth, motion[:, :, :1], everywhere(depth))
     with pytest.raises(ValueError, match="visible: expected a bool mask, got float64"):
         warp_consistency(depth, motion, everywhere(depth).double())
