@@ -1,4 +1,4 @@
-"""What a finished run left in its folder, read back for the report. Nothing is computed here, nothing filled in."""
+"""What a finished run left in its folder, read back for the report: nothing computed, nothing filled in."""
 
 import json
 import math
@@ -21,10 +21,10 @@ Curve = tuple[np.ndarray, np.ndarray]  # steps, values, both float [N] and finit
 class Artefacts:
     """A run folder's files. Absent parts are empty, never invented.
 
-    summary: summary.json. curves: stage -> name -> (steps, values). unreadable: broken lines of metrics.jsonl.
-    config: config.toml as text. provenance: provenance.json, else the summary's. truth: evaluation/truth.npz by
-    array name, K scenes. stages: evaluation/<stage>.npz by stage, then by array name. rewards: the reward of every
-    held-out scene by stage, from evaluation/<stage>.json.
+    summary: summary.json. curves: stage -> name -> (steps, values), from metrics.jsonl. unreadable: broken
+    lines in it. config: config.toml as text. provenance: provenance.json, else the summary's. truth:
+    evaluation/truth.npz by array name, K scenes. stages: evaluation/<stage>.npz by stage, then by array name.
+    rewards: the reward of every held-out scene by stage, from evaluation/<stage>.json.
     """
 
     folder: Path
@@ -39,12 +39,10 @@ class Artefacts:
 
 
 def read_artefacts(folder: Path) -> Artefacts:
-    """Read a run folder; raises UserError where summary.json is missing or a file does not hold what it should."""
+    """Read a run folder; UserError where summary.json is missing or a file does not hold what it should."""
     summary_file = folder / "summary.json"
     if not summary_file.is_file():
-        raise UserError(
-            f"no summary: {summary_file}: run `phys4d evaluate` on this run first, it writes the file"
-        )
+        raise UserError(f"no summary: {summary_file}: run `phys4d evaluate` on this run first, it writes the file")
     summary = _json(summary_file)
     if not isinstance(summary.get("stages"), dict):
         raise UserError(f"no stages: {summary_file}, key stages: evaluate the run again")
@@ -99,7 +97,7 @@ def _arrays(file: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 
 def _curves(file: Path) -> tuple[dict[str, dict[str, Curve]], int]:
-    """A killed run may leave half a line, and a resumed one repeats steps: the later value of a step counts."""
+    """A kill may leave half a line, and a resumed run repeats steps: the later value of a step counts."""
     if not file.is_file():
         return {}, 0
     values: dict[str, dict[str, dict[int, float]]] = {}

@@ -14,9 +14,7 @@ def table(name: str) -> np.ndarray:
     """Return the colour map `name` ("viridis" or "magma") as uint8 [256, 3] RGB."""
     stops = np.array([list(bytes.fromhex(stop)) for stop in _STOPS[name].split()], dtype=np.float64)
     at, position = np.linspace(0, 1, 256), np.linspace(0, 1, len(stops))
-    return (
-        np.stack([np.interp(at, position, stops[:, c]) for c in range(3)], axis=-1).round().astype(np.uint8)
-    )
+    return np.stack([np.interp(at, position, stops[:, c]) for c in range(3)], axis=-1).round().astype(np.uint8)
 
 
 def sequential(
@@ -47,18 +45,16 @@ def _wheel() -> np.ndarray:
         (13, blue, magenta),
         (6, magenta, red),
     ]
-    return np.concatenate(
-        [start + (end - start) * (np.arange(n) / n)[:, None] for n, start, end in arcs], axis=0
-    )
+    return np.concatenate([start + (end - start) * (np.arange(n) / n)[:, None] for n, start, end in arcs], axis=0)
 
 
 def flow(motion: np.ndarray, scale: float) -> np.ndarray:
     """Colour image motion by the Middlebury wheel (Baker et al., "A Database and Evaluation Methodology for
-    Optical Flow", 2007): the hue is the direction (right red, down yellow, left cyan, up violet), white is rest.
+    Optical Flow", 2007): the hue is the direction (right red, down yellow, left cyan, up violet), white rest.
 
     motion float [C >= 2, ..., H, W]: du, dv in pixels (u right, v down), further channels unused;
-    scale: the magnitude in pixels of full saturation, larger motion is drawn alike. A value that is not finite
-    is grey. Returns uint8 [..., H, W, 3].
+    scale: the magnitude in pixels of full saturation, larger motion is drawn alike. A value that is not
+    finite is grey. Returns uint8 [..., H, W, 3].
     """
     known = np.isfinite(motion[:2]).all(axis=0)
     du, dv = np.where(known, motion[:2], 0.0)
@@ -73,7 +69,7 @@ def flow(motion: np.ndarray, scale: float) -> np.ndarray:
 
 
 def flow_legend(size: int = 96) -> np.ndarray:
-    """Return the flow wheel itself as uint8 [size, size, 4] RGBA: the centre is rest, the rim the full scale."""
+    """Return the flow wheel, uint8 [size, size, 4] RGBA: the centre is rest, the rim the full scale."""
     axis = (np.arange(size) + 0.5) / size * 2 - 1
     v, u = np.meshgrid(axis, axis, indexing="ij")
     disc = (np.hypot(u, v) <= 1)[..., None]

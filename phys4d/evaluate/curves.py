@@ -16,20 +16,17 @@ def panel(
     *,
     unit: str,
     band: np.ndarray | None = None,
-    reference: float | None = None,
 ) -> str:
     """Draw one quantity over the steps.
 
-    steps, values float [N >= 1], finite; unit: the vertical axis' label; band float [N]: drawn as values ± band;
-    reference: a dashed horizontal line. The vertical axis is logarithmic where the values are positive, span
-    more than a factor of 30 and have neither band nor reference. Returns an <svg> element.
+    steps, values float [N >= 1], finite; unit: the vertical axis' label; band float [N]: drawn as
+    values ± band. The vertical axis is logarithmic where the values are positive, span more than a factor of
+    30 and have no band. Returns an <svg> element.
     """
     low, high = float(values.min()), float(values.max())
-    logarithmic = band is None and reference is None and low > 0 and high / low > 30
+    logarithmic = band is None and low > 0 and high / low > 30
     if band is not None:
         low, high = float((values - band).min()), float((values + band).max())
-    if reference is not None:
-        low, high = min(low, reference), max(high, reference)
     if logarithmic:
         low, high = math.log10(low), math.log10(high)
     if high - low < 1e-12 * max(abs(high), 1e-300) or high == low:
@@ -55,23 +52,14 @@ def panel(
         parts.append(f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{_number(tick)}</text>')
     for tick in _ticks(first, last, 6):
         x = float(x_of(tick))
-        parts.append(
-            f'<text x="{x:.1f}" y="{HEIGHT - _BOTTOM + 14}" text-anchor="middle">{_number(tick)}</text>'
-        )
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - _BOTTOM + 14}" text-anchor="middle">{_number(tick)}</text>')
     middle = (_TOP + HEIGHT - _BOTTOM) / 2
-    parts.append(
-        f'<text x="{(_LEFT + WIDTH - _RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">step</text>'
-    )
+    parts.append(f'<text x="{(_LEFT + WIDTH - _RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">step</text>')
     parts.append(
         f'<text transform="translate(11 {middle}) rotate(-90)" text-anchor="middle">{escape(unit)}'
         f"{' (log)' if logarithmic else ''}</text>"
     )
     parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>')
-    if reference is not None:
-        y = float(y_of(reference))
-        parts.append(
-            f'<line class="reference" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
     if band is not None:
         upper = _points(x_of(steps), y_of(values + band))
         lower = _points(x_of(steps[::-1]), y_of((values - band)[::-1]))

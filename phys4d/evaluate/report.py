@@ -13,24 +13,30 @@ import numpy as np
 
 from phys4d.evaluate.artefacts import STAGES, Artefacts, read_artefacts
 from phys4d.evaluate.curves import panel
-from phys4d.evaluate.pictures import colour_bar, strip_frames, wheel
+from phys4d.evaluate.pictures import clip_style, colour_bar, strip_frames, wheel
 from phys4d.evaluate.scenes import scene
 from phys4d.evaluate.tables import definitions, further_figures, metrics_table, number, reward_sentence
 
 EXPANDED = 2  # scenes that are open when the page opens
 _TRAINED = ("backbone", *STAGES)
 _PARTS = ("clean_mse", "depth_loss", "flow_loss", "dz_loss", "diffusion_loss", "warp_loss", "grad_norm")
-_POLICY = (  # name in metrics.jsonl, title, unit, reference line
-    ("ratio_std", "ratio, std", "std of the ratio", None),
-    ("clip_fraction", "clip fraction", "share of ratios clipped", None),
-    ("kl", "KL to finetune", "KL", None),
+_POLICY = (  # name in metrics.jsonl, title, unit
+    ("ratio_std", "ratio, std", "std of the ratio"),
+    ("clip_fraction", "clip fraction", "share of ratios clipped"),
+    ("kl", "KL to finetune", "KL"),
 )
+_WHAT = {
+    "backbone": "trained the video model itself",
+    "pretrain": "taught frozen features depth and motion from pseudo-labels",
+    "finetune": "trained adapter and heads on simulator truth",
+    "reinforce": "trained the generator on the reward of its own clips",
+}
 
 
 def write_report(run_folder: Path) -> Path:
     """Write `run_folder`/report.html from the files in the folder and return its path.
 
-    Read: summary.json, metrics.jsonl, config.toml, provenance.json, evaluation/*.npz. What is absent is shown as
+    Read: summary.json, metrics.jsonl, config.toml, provenance.json, evaluation/. What is absent is shown as
     absent. Raises UserError where summary.json is missing or a file does not hold what it should.
     """
     run = read_artefacts(Path(run_folder))
@@ -41,6 +47,7 @@ def write_report(run_folder: Path) -> Path:
         viridis=colour_bar("viridis"),
         magma=colour_bar("magma"),
         wheel=wheel(),
+        clips=clip_style(*run.truth["video"].shape[1:4]) if run.truth else "",
         body="\n".join(sections),
     )
     path = run.folder / "report.html"
@@ -51,64 +58,60 @@ def write_report(run_folder: Path) -> Path:
 
 
 def _opening(run: Artefacts) -> str:
-    scratch = "backbone" in run.curves
-    origin = (
-        "A tiny video model, trained from scratch on simulated clips"
-        if scratch
-        else "A video model that was trained before this run (its weights are named in the configuration below)"
-    )
-    clips = ""
+    """Title, what was done to which model, and the run's date, revision, time and memory."""
+    config = _config(run)
+    model, evaluate = config.get("model") or {}, config.get("evaluate") or {}
+    kind = f"{model['kind']} " if "kind" in model else ""
+    origin = "trained from scratch on simulated clips" if "backbone" in run.curves else "with given weights"
+    size = f" (width {model['width']}, {model['layers']} layers)" if model.get("kind") == "tiny" else ""
+    done = "; ".join(f"{stage} {_WHAT[stage]}" for stage in _TRAINED if stage in run.curves)
+    clips = "Held-out clips"
     if run.truth:
         frames, height, width = run.truth["video"].shape[1:4]
-        clips = f" Clips have {frames} frames of {height} × {width} pixels."
-    seconds = run.summary.get("seconds")
-    duration = f"{seconds / 60:.1f} minutes" if isinstance(seconds, int | float) else "an unrecorded time"
-    memory = run.summary.get("peak_rss_mb")
-    peak = f"{memory / 1024:.1f} GiB" if isinstance(memory, int | float) else "not recorded"
-    evaluate = _config(run).get("evaluate") or {}
-    held_out = f" on {evaluate['scenes']} held-out scenes" if "scenes" in evaluate else " on held-out scenes"
-    samples = f", {evaluate['samples']} generated clips per scene" if "samples" in evaluate else ""
-    facts = [
-        ("date", run.provenance.get("date")),
-        ("revision", run.provenance.get("git_revision")),
-        ("whole run", duration),
-        ("peak memory", peak),
-    ]
-    line = " · ".join(f"{name} <b>{escape(str(value or 'not recorded'))}</b>" for name, value in facts)
-    return (
-        f"<h1>phys4d: {escape(run.folder.resolve().name)}</h1><p>{origin}, learns to give a clip's depth and motion "
-        "together with its picture: heads first learn from pseudo-labels (pretrain), then model and heads from "
-        "simulator truth (finetune), then the generator from the reward of its own clips (reinforce). "
-        f"All figures are measured{held_out}, never trained on{samples}.{clips}</p><p>{line}</p>{_stages(run)}"
+        clips += f" of {frames} frames of {height} × {width} pixels"
+    count = f" on {evaluate['scenes']} scenes" if "scenes" in evaluate else ""
+    samples = f" with {evaluate['samples']} generated clips each" if "samples" in evaluate else ""
+    seconds, memory = run.summary.get("seconds"), run.summary.get("peak_rss_mb")
+    facts = {
+        "date": run.provenance.get("date"),
+        "revision": run.provenance.get("git_revision"),
+        "whole run": f"{number(seconds, 0)} s ({seconds / 60:.1f} minutes)" if seconds else None,
+        "peak memory": f"{memory / 1024:.1f} GiB" if memory else None,
+    }
+    line = " · ".join(f"{name} <b>{escape(str(value or 'not recorded'))}</b>" for name, value in facts.items())
+    text = (
+        f"A {kind}video model{size}, {origin}, that gives depth and motion together with the picture. "
+        f"{f'Stages: {done}. ' if done else ''}{clips}, never trained on, give all figures{count}{samples}."
     )
+    title = escape(run.folder.resolve().name)
+    return f"<h1>phys4d: {title}</h1><p>{escape(text)}</p><p>{line}</p>{_stages(run)}"
 
 
 def _stages(run: Artefacts) -> str:
     """Steps and seconds of each stage."""
     seconds = run.summary.get("stage_seconds") or {}
-    names = [s for s in _TRAINED if s in run.curves or s in seconds] + [
-        s for s in seconds if s not in _TRAINED
-    ]
+    names = [s for s in _TRAINED if s in run.curves or s in seconds] + [s for s in seconds if s not in _TRAINED]
     if not names:
         return ""
     steps = {
-        name: int(max(curve[0][-1] for curve in run.curves[name].values()))
-        for name in names
-        if run.curves.get(name)
+        name: int(max(curve[0][-1] for curve in run.curves[name].values())) for name in names if run.curves.get(name)
     }
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     counts = "".join(f"<td>{steps.get(name, '–')}</td>" for name in names)
     times = "".join(f"<td>{number(seconds.get(name), 0)}</td>" for name in names)
-    return f"<table><tr><th></th>{head}</tr><tr><th>steps</th>{counts}</tr><tr><th>seconds</th>{times}</tr></table>"
+    rows = f"<tr><th>steps</th>{counts}</tr><tr><th>seconds</th>{times}</tr>"
+    return f"<table><tr><th></th>{head}</tr>{rows}</table>"
 
 
 def _figures(run: Artefacts) -> str:
     stages, baselines = run.summary["stages"], run.summary.get("baselines") or {}
     sentence = reward_sentence(stages, run.rewards["finetune"], run.rewards["reinforce"])
+    key = (
+        "± standard error over scenes. ↓ less is better, ↑ more is better; the best stage of a column is "
+        "marked. Grey rows are baselines, not models."
+    )
     return (
-        f"<h2>Held-out figures</h2>{metrics_table(stages, baselines)}"
-        "<p><small>± standard error over scenes. ↓ less is better, ↑ more is better; the best stage of a column is "
-        "marked. Grey rows are baselines, not models.</small></p>"
+        f"<h2>Held-out figures</h2>{metrics_table(stages, baselines)}<p><small>{key}</small></p>"
         f'{definitions()}<p class="verdict">{escape(sentence)}</p>{further_figures(stages, baselines)}'
     )
 
@@ -125,9 +128,7 @@ def _training(run: Artefacts) -> str:
             missing.append(stage)
         parts += [panel(f"{stage}: {n}", *curves[n], unit=n.replace("_", " ")) for n in _PARTS if n in curves]
     policy = _policy(run)
-    note = (
-        f"<p>{run.unreadable} unreadable lines of metrics.jsonl are left out.</p>" if run.unreadable else ""
-    )
+    note = f"<p>{run.unreadable} unreadable lines of metrics.jsonl are left out.</p>" if run.unreadable else ""
     absent = f"<p>No loss was logged for: {', '.join(missing)}.</p>" if missing else ""
     more = f"<details><summary>Parts of the losses</summary>{_panels(parts)}</details>" if parts else ""
     return (
@@ -143,19 +144,18 @@ def _policy(run: Artefacts) -> str:
     steps, reward = curves["reward"]
     spread = curves.get("reward_group_std")
     band = spread[1] if spread is not None and np.array_equal(spread[0], steps) else None
-    title = "reward of the rollouts" + (" ± std in the group" if band is not None else "")
+    title = "reward" + (" ± group std" if band is not None else "")
     panels = [panel(f"reinforce: {title}", steps, reward, unit="reward / m", band=band)]
     panels += [
-        panel(f"reinforce: {title}", *curves[name], unit=unit, reference=reference)
-        for name, title, unit, reference in _POLICY
-        if name in curves
+        panel(f"reinforce: {title}", *curves[name], unit=unit) for name, title, unit in _POLICY if name in curves
     ]
     absent = [name for name, *_ in _POLICY if name not in curves]
     note = f"<p>Not logged: {', '.join(absent)}.</p>" if absent else ""
-    return (
-        "<h3>Reinforce</h3><p><small>Every step draws other scenes, so the reward of the rollouts scatters; the "
-        f"held-out reward is in the table above.</small></p>{_panels(panels)}{note}"
+    text = (
+        "Reward of the rollouts on training scenes, other ones at every step, so it scatters; the held-out "
+        "reward is in the table above."
     )
+    return f"<h3>Reinforce</h3><p><small>{text}</small></p>{_panels(panels)}{note}"
 
 
 def _panels(panels: Iterable[str]) -> str:
@@ -170,12 +170,15 @@ def _scenes(run: Artefacts) -> str:
     opened = set(range(EXPANDED)) | ({worst[list(worst)[-1]]} if worst else set())
     shown = [scene(run, k, worst=worst, expanded=k in opened) for k in range(scenes)]
     strip = ", ".join(str(i) for i in strip_frames(frames))
-    return (
-        f"<h2>Scenes</h2><p>The first {scenes} held-out scenes, not chosen. Clips loop in slow motion; below each are "
-        f"frames {strip}. Motion goes from a frame to the next, so the last frame shows the motion before it once "
-        "more. Colour ranges are common to all rows of a scene and set by the truth; the lowest reward of each "
-        f"stage is flagged, and the last stage's worst scene is open.</p>{''.join(shown)}"
+    text = (
+        f"The first {scenes} held-out scenes, not chosen. Clips loop in slow motion; below each are frames "
+        f"{strip}. Motion goes from a frame to the next, so the last one is shown twice. "
+        "Every colour range is common to all rows of a section; depth and motion take theirs from the truth, "
+        "errors end at their 99th percentile, and a written mean is over all pixels and frames. The lowest "
+        "reward of each stage is flagged, and the last stage's worst scene stands open."
     )
+    pause = '<label><input type="checkbox" id="pause"> pause the clips</label>'
+    return f"<h2>Scenes</h2><p>{text}</p><p>{pause}</p>{''.join(shown)}"
 
 
 def _origin(run: Artefacts) -> str:
@@ -184,11 +187,10 @@ def _origin(run: Artefacts) -> str:
         for name, value in run.provenance.items()
     )
     table = f'<table class="plain">{rows}</table>' if rows else "<p>provenance.json is absent.</p>"
-    config = (
-        f"<details><summary>config.toml, with every default resolved</summary><pre>{escape(run.config)}</pre></details>"
-        if run.config
-        else "<p>config.toml is absent.</p>"
-    )
+    config = "<p>config.toml is absent.</p>"
+    if run.config:
+        summary = "<summary>config.toml, with every default resolved</summary>"
+        config = f"<details>{summary}<pre>{escape(run.config)}</pre></details>"
     revision = str(run.provenance.get("git_revision") or "").removesuffix("-dirty")
     program, _, rest = str(run.provenance.get("command") or "").partition(" ")
     command = f"{'phys4d' if program.endswith('__main__.py') else Path(program).name} {rest}".strip()
@@ -197,8 +199,8 @@ def _origin(run: Artefacts) -> str:
     return (
         f"<h2>Where this comes from</h2>{table}{config}<h3>How to reproduce</h3>"
         f"<pre>{escape(chr(10).join(lines))}</pre>"
-        "<p><small>Seeds are in the configuration. Data and noise come back bit for bit on any machine; trained weights "
-        "only on a like machine with the same versions.</small></p>"
+        "<p><small>Seeds are in the configuration. Figures come back exactly only on a like machine with the "
+        "same versions.</small></p>"
     )
 
 

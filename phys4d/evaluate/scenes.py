@@ -8,7 +8,7 @@ import numpy as np
 
 from phys4d.evaluate.artefacts import STAGES, Artefacts
 from phys4d.evaluate.colours import flow, sequential
-from phys4d.evaluate.pictures import animation, data_address, filmstrip, hold_last, still
+from phys4d.evaluate.pictures import address, hold_last, sheet, strip_frames
 from phys4d.evaluate.tables import number
 
 READERS = ("pretrain", "finetune")
@@ -32,12 +32,8 @@ def scene_ranges(run: Artefacts, k: int) -> Ranges:
     surface = depth[depth > 0]
     near, far = (float(q) for q in np.percentile(surface, [0, 99.5])) if surface.size else (0.0, 1.0)
     depth_errors = [depth_error(run.stages[s]["read_depth"][k], depth) for s in READERS if s in run.stages]
-    motion_errors = [
-        motion_error(run.stages[s]["read_motion"][k], motion) for s in READERS if s in run.stages
-    ]
-    colour_errors = [
-        colour_error(arrays["video"][k], run.truth["video"][k]) for arrays in run.stages.values()
-    ]
+    motion_errors = [motion_error(run.stages[s]["read_motion"][k], motion) for s in READERS if s in run.stages]
+    colour_errors = [colour_error(arrays["video"][k], run.truth["video"][k]) for arrays in run.stages.values()]
     return Ranges(
         near=near,
         far=far,
@@ -64,11 +60,14 @@ def colour_error(generated: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def scene(run: Artefacts, k: int, *, worst: dict[str, int], expanded: bool) -> str:
-    """Return scene k as a <details> element; worst: stage -> the scene of its lowest reward among those shown."""
+    """Return scene k as a <details> element; worst: stage -> the shown scene of its lowest reward."""
     ranges = scene_ranges(run, k)
     caption, key = str(run.truth["captions"][k]), str(run.truth["keys"][k])
+    video, depth, motion = (run.truth[name][k] for name in ("video", "depth", "motion"))
+    sheets = {"rgb": video, "depth": _depth(depth, ranges), "motion": _motion(motion, ranges)}
+    style = "".join(f"--truth-{name}:url({address(sheet(frames))});" for name, frames in sheets.items())
     return (
-        f'<details class="scene"{" open" if expanded else ""}><summary><b>Scene {k + 1}</b> '
+        f'<details class="scene"{" open" if expanded else ""} style="{style}"><summary><b>Scene {k + 1}</b> '
         f"“{escape(caption)}” <small>{escape(key)}</small></summary>"
         f"<h3>Read off the true video</h3>{_legend(ranges, generated=False)}{_read(run, k, ranges)}"
         f"<h3>Generated from the first frame and the caption</h3>{_legend(ranges, generated=True)}"
@@ -77,9 +76,8 @@ def scene(run: Artefacts, k: int, *, worst: dict[str, int], expanded: bool) -> s
 
 
 def _read(run: Artefacts, k: int, ranges: Ranges) -> str:
-    video, depth, motion = (run.truth[name][k] for name in ("video", "depth", "motion"))
-    rows = [_head("RGB", "depth", "motion", "depth error", "motion error")]
-    rows += [_label("truth"), _cell(video), *_geometry(depth, motion, ranges), _empty(), _empty()]
+    depth, motion = run.truth["depth"][k], run.truth["motion"][k]
+    rows = [_head("RGB", "depth", "motion", "depth error", "motion error"), *_truth(run, empty=2)]
     for stage in READERS:
         rows.append(_label(stage))
         if stage not in run.stages:
@@ -87,45 +85,68 @@ def _read(run: Artefacts, k: int, ranges: Ranges) -> str:
             continue
         read_depth, read_motion = (run.stages[stage][name][k] for name in ("read_depth", "read_motion"))
         relative, pixels = depth_error(read_depth, depth), motion_error(read_motion, motion)
-        rows += [_empty("the same video"), *_geometry(read_depth, read_motion, ranges)]
-        rows.append(_cell(_error(relative, ranges.depth_error), f"mean {100 * _mean(relative):.1f} %"))
-        rows.append(_cell(hold_last(_error(pixels, ranges.motion_error)), f"mean {_mean(pixels):.2f} px"))
+        off_depth = _error(relative, ranges.depth_error)
+        off_motion = hold_last(_error(pixels, ranges.motion_error))
+        rows += [
+            _empty("the same video"),
+            _cell(f"{stage}: depth", _depth(read_depth, ranges)),
+            _cell(f"{stage}: motion", _motion(read_motion, ranges)),
+            _cell(f"{stage}: depth error", off_depth, f"mean {100 * _mean(relative):.1f} %"),
+            _cell(f"{stage}: motion error", off_motion, f"mean {_mean(pixels):.2f} px"),
+        ]
     return f'<div class="grid five">{"".join(rows)}</div>'
 
 
 def _generated(run: Artefacts, k: int, ranges: Ranges, worst: dict[str, int]) -> str:
-    video, depth, motion = (run.truth[name][k] for name in ("video", "depth", "motion"))
-    rows = [_head("RGB", "depth", "motion", "RGB error against truth")]
-    rows += [_label("truth"), _cell(video), *_geometry(depth, motion, ranges), _empty()]
+    rows = [_head("RGB", "depth", "motion", "RGB error against truth"), *_truth(run, empty=1)]
     for stage in STAGES:
         if stage not in run.stages:
             rows += [_label(stage), _absent(stage, 4)]
             continue
         arrays = run.stages[stage]
-        notes = [f"reward {number(float(arrays['reward'][k]), 3)}"]
-        rows.append(_label(stage, *notes, flag="worst of those shown" if worst.get(stage) == k else ""))
-        off = colour_error(arrays["video"][k], video)
-        rows += [_cell(arrays["video"][k]), *_geometry(arrays["depth"][k], arrays["motion"][k], ranges)]
-        rows.append(_cell(_error(off, ranges.colour_error), f"mean {_mean(off):.1f}"))
+        flag = "worst of those shown" if worst[stage] == k else ""
+        off = colour_error(arrays["video"][k], run.truth["video"][k])
+        rows += [
+            _label(stage, f"reward {number(float(arrays['reward'][k]), 3)}", flag),
+            _cell(f"{stage}: RGB", arrays["video"][k]),
+            _cell(f"{stage}: depth", _depth(arrays["depth"][k], ranges)),
+            _cell(f"{stage}: motion", _motion(arrays["motion"][k], ranges)),
+            _cell(f"{stage}: RGB error", _error(off, ranges.colour_error), f"mean {_mean(off):.1f}"),
+        ]
     return f'<div class="grid four">{"".join(rows)}</div>'
 
 
-def _geometry(depth: np.ndarray, motion: np.ndarray, ranges: Ranges) -> tuple[str, str]:
-    colours = sequential(depth, ranges.near, ranges.far, name="viridis", valid=depth > 0)
-    return _cell(colours), _cell(hold_last(flow(motion, ranges.motion)))
+def _truth(run: Artefacts, *, empty: int) -> list[str]:
+    """The truth's row; its sheets stand once in the scene's own style."""
+    frames = run.truth["video"].shape[1]
+    cells = [_clip(f"truth: {name}", f"var(--truth-{name})", frames) for name in ("rgb", "depth", "motion")]
+    return [_label("truth"), *cells, *[_empty()] * empty]
+
+
+def _depth(depth: np.ndarray, ranges: Ranges) -> np.ndarray:
+    return sequential(depth, ranges.near, ranges.far, name="viridis", valid=depth > 0)
+
+
+def _motion(motion: np.ndarray, ranges: Ranges) -> np.ndarray:
+    return hold_last(flow(motion, ranges.motion))
 
 
 def _error(values: np.ndarray, high: float) -> np.ndarray:
     return sequential(values, 0.0, high, name="magma")
 
 
-def _cell(frames: np.ndarray, note: str = "") -> str:
-    """A cell: the looping clip and, below it, its filmstrip. frames uint8 [T, H, W, 3]."""
-    height, width = frames.shape[1:3]
-    clip, strip = data_address(animation(frames)), data_address(still(filmstrip(frames)))
+def _cell(name: str, frames: np.ndarray, note: str = "") -> str:
+    """A cell with its own sheet; frames uint8 [T, H, W, 3]."""
+    return _clip(name, f"url({address(sheet(frames))})", len(frames), note)
+
+
+def _clip(name: str, source: str, frames: int, note: str = "") -> str:
+    """The looping clip, a note beside it, and its filmstrip below."""
+    strip = "<i></i>" * len(strip_frames(frames))
     return (
-        f'<div class="cell"><img class="clip" width="{width}" height="{height}" alt="clip" src="{clip}">'
-        f'<span class="note">{escape(note)}</span><img class="strip" alt="filmstrip" src="{strip}"></div>'
+        f'<div class="cell" style="--sheet:{source}">'
+        f'<div class="clip" role="img" aria-label="{escape(name)}"></div>'
+        f'<span class="note">{escape(note)}</span><div class="strip">{strip}</div></div>'
     )
 
 
@@ -152,10 +173,10 @@ def _head(*titles: str) -> str:
     return "<span></span>" + "".join(f'<span class="head">{title}</span>' for title in titles)
 
 
-def _label(name: str, *notes: str, flag: str = "") -> str:
-    lines = "".join(f"<small>{escape(note)}</small>" for note in notes)
+def _label(name: str, note: str = "", flag: str = "") -> str:
+    small = f"<small>{escape(note)}</small>" if note else ""
     mark = f'<em class="flag">{escape(flag)}</em>' if flag else ""
-    return f'<div class="label"><b>{escape(name)}</b>{lines}{mark}</div>'
+    return f'<div class="label"><b>{escape(name)}</b>{small}{mark}</div>'
 
 
 def _empty(text: str = "") -> str:

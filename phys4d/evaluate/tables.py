@@ -64,16 +64,13 @@ def number(value: Any, decimals: int) -> str:
 
 def metrics_table(stages: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]]) -> str:
     """Stages and baselines by metric, ± standard errors; the best stage of a column is marked."""
-    head = "".join(
-        f"<th>{m.key} {'↑' if m.more_is_better else '↓'}<small>{m.unit}</small></th>" for m in METRICS
-    )
+    head = "".join(f"<th>{m.key} {'↑' if m.more_is_better else '↓'}<small>{m.unit}</small></th>" for m in METRICS)
     best = {m.key: _best(stages, m) for m in METRICS}
     rows = []
     for stage in STAGES:
         if stage not in stages:
-            rows.append(
-                f'<tr><th>{stage}</th><td class="absent" colspan="{len(METRICS)}">not part of this run</td></tr>'
-            )
+            gap = f'<td class="absent" colspan="{len(METRICS)}">not part of this run</td>'
+            rows.append(f"<tr><th>{stage}</th>{gap}</tr>")
             continue
         cells = "".join(_cell(stages[stage], m, marked=stage in best[m.key]) for m in METRICS)
         rows.append(f"<tr><th>{stage}</th>{cells}</tr>")
@@ -82,7 +79,7 @@ def metrics_table(stages: Mapping[str, Mapping[str, Any]], baselines: Mapping[st
         cells = "".join(_cell(figures, m, marked=False) for m in METRICS)
         label = f"{escape(name.replace('_', ' '))}<small>{escape(meaning)}</small>"
         rows.append(f'<tr class="baseline"><th>{label}</th>{cells}</tr>')
-    return f'<table class="figures"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return _table(head, "".join(rows))
 
 
 def definitions() -> str:
@@ -91,9 +88,7 @@ def definitions() -> str:
     return f"<dl>{lines}</dl>"
 
 
-def further_figures(
-    stages: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]]
-) -> str:
+def further_figures(stages: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]]) -> str:
     """What summary.json holds beyond the table's columns, or an empty string."""
     known = {m.key for m in METRICS}
     rows = {**{s: stages[s] for s in STAGES if s in stages}, **baselines}
@@ -108,10 +103,7 @@ def further_figures(
         + "</tr>"
         for row, figures in rows.items()
     )
-    return (
-        "<details><summary>Further figures of the summary</summary>"
-        f'<table class="figures"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></details>'
-    )
+    return f"<details><summary>Further figures of the summary</summary>{_table(head, body)}</details>"
 
 
 def reward_sentence(
@@ -146,10 +138,16 @@ def reward_sentence(
         verdict = "less than two standard errors, so this run shows no change"
     else:
         verdict = f"more than two standard errors: reinforce made it {'better' if change > 0 else 'worse'}"
+    sign = "+" if change > 0 else ""
     return (
-        f"{text}The change is {'+' if change > 0 else ''}{number(change, 4)} ± {number(change_se, 4)} m ({how}): "
+        f"{text}The change is {sign}{number(change, 4)} ± {number(change_se, 4)} m ({how}): "
         f"{verdict}. The errors are over scenes of this one run; they say nothing of another seed."
     )
+
+
+def _table(head: str, body: str) -> str:
+    rows = f"<thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody>"
+    return f'<table class="figures">{rows}</table>'
 
 
 def _cell(figures: Mapping[str, Any], metric: Metric, *, marked: bool) -> str:

@@ -3,6 +3,7 @@
 import base64
 import colorsys
 import io
+import re
 
 import numpy as np
 import pytest
@@ -10,16 +11,7 @@ from PIL import Image
 
 from phys4d.evaluate.colours import MISSING, flow, flow_legend, sequential, table
 from phys4d.evaluate.curves import panel, smoothed
-from phys4d.evaluate.pictures import (
-    FRAME_MS,
-    HOLD_MS,
-    animation,
-    data_address,
-    filmstrip,
-    hold_last,
-    still,
-    strip_frames,
-)
+from phys4d.evaluate.pictures import FRAME_MS, address, clip_style, hold_last, layout, sheet, strip_frames
 
 
 def hue(colour: np.ndarray) -> float:
@@ -38,7 +30,7 @@ def test_flow_directions(du, dv, low, high) -> None:
 def test_flow_hue_goes_round_without_a_seam() -> None:
     angle = np.linspace(0, 2 * np.pi, 721)
     colours = flow(np.stack([np.cos(angle), np.sin(angle)])[:, None], 1.0)[0].astype(int)
-    assert np.abs(np.diff(colours, axis=0)).max() <= 4
+    assert np.abs(np.diff(colours, axis=0)).max() <= 6
     assert (colours.max(axis=1) >= 254).all() and (colours.min(axis=1) <= 1).all()
 
 
@@ -68,37 +60,49 @@ def test_sequential_maps_keep_order_and_mark_missing() -> None:
     assert colours[5].tolist() == table("viridis")[128].tolist()
 
 
-def test_animation_holds_every_frame_exactly() -> None:
-    frames = np.random.default_rng(0).integers(0, 256, (17, 12, 20, 3), dtype=np.uint8)
-    with Image.open(io.BytesIO(animation(frames))) as image:
-        assert (image.format, image.n_frames, image.info["loop"]) == ("WEBP", 17, 0)
-        for t, frame in enumerate(frames):
-            image.seek(t)
-            assert np.array_equal(np.asarray(image.convert("RGB")), frame)
+def shown(style: str, selector: str) -> list[tuple[float, float]]:
+    """The positions in percent that a rule of the clip's CSS gives to the sheet."""
+    rules = re.findall(selector + r" \{ background-position: ([\d.]+)% ([\d.]+)%; \}", style)
+    return [(float(x) / 100, float(y) / 100) for x, y in rules]
 
 
-def test_animation_of_a_still_scene_lasts_as_long() -> None:
-    with Image.open(io.BytesIO(animation(np.zeros((5, 8, 8, 3), np.uint8)))) as image:
-        total = 0
-        for t in range(getattr(image, "n_frames", 1)):
-            image.seek(t)
-            image.load()
-            total += image.info["duration"]
-    assert total == 5 * FRAME_MS + HOLD_MS
+@pytest.mark.parametrize("count", [1, 2, 5, 17, 81])
+def test_sheet_plays_every_frame_exactly(count) -> None:
+    """CSS puts the point (x, y) of the sheet onto the same point of the box: tile = position x (tiles - 1)."""
+    height, width = 6, 10
+    frames = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+    content = address(sheet(frames)).removeprefix("data:image/webp;base64,")
+    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+        assert image.format == "WEBP"
+        pixels = np.asarray(image.convert("RGB"))
+    columns, rows = layout(count)
+    assert pixels.shape == (rows * height, columns * width, 3) and columns * rows >= count
+    style = clip_style(count, height, width)
+    assert f"aspect-ratio: 10 / 6; background-image: var(--sheet); background-size: {columns}00% {rows}00%" in style
+    for selector, wanted in ((r"[\d.]+%", range(count)), (r"\.strip i:nth-child\(\d\)", strip_frames(count))):
+        positions = shown(style, selector)
+        assert len(positions) == len(wanted)
+        for (x, y), t in zip(positions, wanted, strict=True):
+            top, left = round(y * (rows - 1)) * height, round(x * (columns - 1)) * width
+            assert np.array_equal(pixels[top : top + height, left : left + width], frames[t])
+
+
+def test_frames_last_equally_long_and_the_last_one_longer() -> None:
+    style = clip_style(17, 48, 48)
+    total = float(re.search(r"play (\d+)ms step-end infinite", style)[1])
+    starts = [float(p) / 100 * total for p in re.findall(r"([\d.]+)% \{", style)]
+    assert np.allclose(np.diff(starts), FRAME_MS, atol=0.1) and total - starts[-1] > 3 * FRAME_MS
 
 
 def test_filmstrip_frames() -> None:
     assert strip_frames(17) == [0, 4, 8, 12, 16]
-    assert strip_frames(3) == [0, 1, 2]
-    frames = np.arange(17, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 3), np.uint8)
-    assert filmstrip(frames)[0, ::3, 0].tolist() == [0, 4, 8, 12, 16]
-    assert hold_last(frames[:-1])[-2:, 0, 0, 0].tolist() == [15, 15]
+    assert strip_frames(3) == [0, 1, 2] and strip_frames(1) == [0]
+    assert hold_last(np.arange(16))[-2:].tolist() == [15, 15]
 
 
-def test_data_address_is_the_picture() -> None:
+def test_transparent_pixels_keep_their_colour() -> None:
     image = np.random.default_rng(1).integers(0, 256, (5, 7, 4), dtype=np.uint8)
-    kind, _, content = data_address(still(image)).partition(",")
-    assert kind == "data:image/webp;base64"
+    content = address(image).partition(",")[2]
     with Image.open(io.BytesIO(base64.b64decode(content))) as read:
         assert np.array_equal(np.asarray(read.convert("RGBA")), image)
 
