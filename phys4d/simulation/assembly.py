@@ -58,9 +58,7 @@ def _join(parts: list[_Part], frames: int, tracks: dict[int, Track]) -> MeshSequ
     count = [len(p.rest) for p in parts]
     offset = np.cumsum([0, *count[:-1]])
     return MeshSequence(
-        vertices=np.concatenate(
-            [np.broadcast_to(p.vertices, (frames, len(p.rest), 3)) for p in parts], axis=1
-        ),
+        vertices=np.concatenate([np.broadcast_to(p.vertices, (frames, len(p.rest), 3)) for p in parts], axis=1),
         faces=np.concatenate([p.faces + o for p, o in zip(parts, offset, strict=True)]).astype(np.int32),
         instance=np.concatenate([np.full(len(p.faces), p.instance, dtype=np.uint8) for p in parts]),
         rest=np.concatenate([p.rest for p in parts]),

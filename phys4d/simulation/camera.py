@@ -18,9 +18,7 @@ class Camera:
     width: int
 
     @staticmethod
-    def static(
-        frames: int, height: int, width: int, *, eye: np.ndarray, target: np.ndarray, fov: float
-    ) -> "Camera":
+    def static(frames: int, height: int, width: int, *, eye: np.ndarray, target: np.ndarray, fov: float) -> "Camera":
         """The same camera in every frame; `fov`: degrees across the smaller image side."""
         intrinsics = pinhole(height, width, fov)
         pose = look_at(eye, target)

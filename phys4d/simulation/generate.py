@@ -109,9 +109,7 @@ def draw(config: SimulateConfig, index: int) -> tuple[Scene, dict[int, Track], i
         if reason is None:
             return scene, tracks, attempt
         reasons[reason] += 1
-    raise RuntimeError(
-        f"clip {index} of family {family}: none of {ATTEMPTS} scenes was usable: {dict(reasons)}"
-    )
+    raise RuntimeError(f"clip {index} of family {family}: none of {ATTEMPTS} scenes was usable: {dict(reasons)}")
 
 
 def detail(height: int, width: int) -> int:

@@ -43,9 +43,7 @@ class Rasteriser:
         self.context = create_context()
         self.context.enable(moderngl.DEPTH_TEST)
         program = self.context.program
-        self._surface = program(
-            vertex_shader=shaders.SURFACE_VERTEX, fragment_shader=shaders.SURFACE_FRAGMENT
-        )
+        self._surface = program(vertex_shader=shaders.SURFACE_VERTEX, fragment_shader=shaders.SURFACE_FRAGMENT)
         self._face = program(vertex_shader=shaders.POSITION_VERTEX, fragment_shader=shaders.FACE_FRAGMENT)
         self._cast = program(vertex_shader=shaders.POSITION_VERTEX, fragment_shader=shaders.NOTHING_FRAGMENT)
         self._make_targets(samples)
@@ -56,9 +54,7 @@ class Rasteriser:
         face = context.renderbuffer(small, 1, dtype="f4")  # face numbers are exact in float32 below 2^24
         self._face_target = context.framebuffer([face], context.depth_renderbuffer(small))
         colour = context.renderbuffer(large, 4, samples=samples)
-        self._colour_target = context.framebuffer(
-            [colour], context.depth_renderbuffer(large, samples=samples)
-        )
+        self._colour_target = context.framebuffer([colour], context.depth_renderbuffer(large, samples=samples))
         self._resolved = context.framebuffer([context.renderbuffer(large, 4)])
         self._shadow_size = min(2 ** (4 * max(small)).bit_length(), 2048)
         shadow = context.depth_texture((self._shadow_size, self._shadow_size))
@@ -78,9 +74,7 @@ class LoadedMeshes:
             raise ValueError(f"{len(meshes.faces)} faces: expected fewer than 2^24")
         self.raster, self.meshes = raster, meshes
         make = raster.context.buffer
-        still = np.concatenate([meshes.rest, meshes.colour, meshes.texture[:, None]], axis=1).astype(
-            np.float32
-        )
+        still = np.concatenate([meshes.rest, meshes.colour, meshes.texture[:, None]], axis=1).astype(np.float32)
         self._positions = meshes.vertices.astype(np.float32)
         self._normals = meshes.normals()
         self._moving = make(reserve=meshes.vertices.shape[1] * 24)

@@ -71,9 +71,7 @@ class View:
     fov: float
 
     def camera(self, frames: int, height: int, width: int) -> Camera:
-        return Camera.static(
-            frames, height, width, eye=np.array(self.eye), target=np.array(self.target), fov=self.fov
-        )
+        return Camera.static(frames, height, width, eye=np.array(self.eye), target=np.array(self.target), fov=self.fov)
 
     def level_axes(self) -> np.ndarray:
         """World directions [3, 3], in rows: right, away (level, from the camera into the scene) and up."""

@@ -121,9 +121,7 @@ def rectangle(corner: np.ndarray, first: np.ndarray, second: np.ndarray) -> Mesh
 def lathe(profile: list[tuple[float, float]], segments: int) -> Mesh:
     """Surface of revolution about z of (radius, z) points, bottom to top; a repeated point is a hard edge."""
     angle = np.arange(segments) * (2 * np.pi / segments)
-    rings = [
-        np.stack([r * np.cos(angle), r * np.sin(angle), np.full(segments, z)], axis=1) for r, z in profile
-    ]
+    rings = [np.stack([r * np.cos(angle), r * np.sin(angle), np.full(segments, z)], axis=1) for r, z in profile]
     i = np.arange(segments)
     j = (i + 1) % segments
     faces = []

@@ -119,7 +119,5 @@ def test_without_egl_the_packages_to_install_are_named(monkeypatch: pytest.Monke
         raise Exception("libEGL.so not loaded")
 
     monkeypatch.setattr(raster.moderngl, "create_context", refuse)
-    with pytest.raises(
-        UserError, match="apt-get install -y --no-install-recommends libegl1 libgl1 libgl1-mesa-dri"
-    ):
+    with pytest.raises(UserError, match="apt-get install -y --no-install-recommends libegl1 libgl1 libgl1-mesa-dri"):
         raster.create_context()

@@ -22,13 +22,9 @@ def scene(*bodies: Body) -> Scene:
     return Scene("fall", "falls", bodies, ROOM, VIEW, LIGHT)
 
 
-@pytest.mark.parametrize(
-    "shape,size", [("ball", (0.2,)), ("box", (0.16, 0.16, 0.16)), ("cylinder", (0.17, 0.16))]
-)
+@pytest.mark.parametrize("shape,size", [("ball", (0.2,)), ("box", (0.16, 0.16, 0.16)), ("cylinder", (0.17, 0.16))])
 @pytest.mark.parametrize("material", MATERIALS)
-def test_a_body_leaves_the_floor_at_its_restitution(
-    material: str, shape: str, size: tuple[float, ...]
-) -> None:
+def test_a_body_leaves_the_floor_at_its_restitution(material: str, shape: str, size: tuple[float, ...]) -> None:
     for restitution in MATERIALS[material].restitution:
         body = replace(BALL, shape=shape, size=size, restitution=restitution)
         height = motion(scene(body), 840, FINE)[FIRST_BODY].position[:, 2]

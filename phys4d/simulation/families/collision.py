@@ -19,9 +19,7 @@ def collision(random: np.random.Generator) -> Scene:
     places, velocities = _courses(random, meeting, reach=sizes[0][0] + sizes[1][0])
     bodies = tuple(
         _on_the_floor(random, shape, size, name, place, velocity, view.level_axes())
-        for shape, size, name, place, velocity in zip(
-            (striker, target), sizes, names, places, velocities, strict=True
-        )
+        for shape, size, name, place, velocity in zip((striker, target), sizes, names, places, velocities, strict=True)
     )
     return Scene("collision", "meets" if meeting else "hits", bodies, room, view, light)
 
