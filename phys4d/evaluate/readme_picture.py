@@ -12,9 +12,9 @@ from phys4d.evaluate.colours import flow, sequential
 from phys4d.evaluate.pictures import hold_last, strip_frames
 from phys4d.evaluate.scenes import scene_ranges
 
-_LABEL, _GAP, _TILE = 96, 3, 96  # pixels; a tile is a frame enlarged by a whole factor, about this wide
+_LABEL, _GAP, _TILE = 96, 4, 96  # pixels; a tile is a frame enlarged by a whole factor, about this wide
 _CAPTION = 44  # pixels above the frames, for two lines
-_INK, _SOFT, _PAPER = (27, 31, 36), (92, 102, 112), (255, 255, 255)
+_INK, _SOFT, _RULE, _PAPER = (27, 31, 36), (92, 102, 112), (213, 218, 222), (255, 255, 255)
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -71,9 +71,12 @@ def _scene(run: Artefacts, k: int, font: Font) -> np.ndarray:
     tile = (width * scale, height * scale)
     image = Image.new("RGB", (len(shown) * (tile[0] + _GAP) + 10, _CAPTION + len(rows) * (tile[1] + _GAP)), _PAPER)
     caption = textwrap.fill(str(run.truth["captions"][k]), width=image.width // 7, max_lines=2)
-    ImageDraw.Draw(image).text((0, 6), caption, fill=_INK, font=font)
+    draw = ImageDraw.Draw(image)
+    draw.text((0, 6), caption, fill=_INK, font=font)
     for r, frames in enumerate(rows):
         for c, t in enumerate(shown):
             frame = Image.fromarray(frames[t]).resize(tile, Image.Resampling.NEAREST)
-            image.paste(frame, (c * (tile[0] + _GAP), _CAPTION + r * (tile[1] + _GAP)))
+            left, top = c * (tile[0] + _GAP) + 1, _CAPTION + r * (tile[1] + _GAP) + 1
+            draw.rectangle((left - 1, top - 1, left + tile[0], top + tile[1]), outline=_RULE)
+            image.paste(frame, (left, top))
     return np.asarray(image)

@@ -78,7 +78,10 @@ def _opening(run: Artefacts) -> str:
         "whole run": f"{number(seconds, 0)} s ({seconds / 60:.1f} minutes)" if seconds else None,
         "peak memory": f"{memory / 1024:.1f} GiB" if memory else None,
     }
-    line = " · ".join(f"{name} <b>{escape(str(value or 'not recorded'))}</b>" for name, value in facts.items())
+    line = " · ".join(
+        f'<span class="fact">{name} <b>{escape(str(value or "not recorded"))}</b></span>'
+        for name, value in facts.items()
+    )
     text = (
         f"A {kind}video model{size}, {origin}, that gives depth and motion together with the picture. "
         f"{f'Stages: {done}. ' if done else ''}{clips}, never trained on, give all figures{count}{samples}."
@@ -128,7 +131,7 @@ def _training(run: Artefacts) -> str:
             missing.append(stage)
         parts += [panel(f"{stage}: {n}", *curves[n], unit=n.replace("_", " ")) for n in _PARTS if n in curves]
     policy = _policy(run)
-    note = f"<p>{run.unreadable} unreadable lines of metrics.jsonl are left out.</p>" if run.unreadable else ""
+    note = f"<p>Unreadable lines of metrics.jsonl, left out: {run.unreadable}.</p>" if run.unreadable else ""
     absent = f"<p>No loss was logged for: {', '.join(missing)}.</p>" if missing else ""
     more = f"<details><summary>Parts of the losses</summary>{_panels(parts)}</details>" if parts else ""
     return (

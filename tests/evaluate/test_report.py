@@ -219,7 +219,7 @@ def test_every_stage_and_figure_of_the_run_is_told(run, html) -> None:
     ):
         assert words in text
     assert "git checkout 0123456789abcdef\nphys4d demo --set a=1" in text
-    assert "1 unreadable lines" in text
+    assert "left out: 1." in text
     for title in (
         "backbone: loss",
         "pretrain: loss",
