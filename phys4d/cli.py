@@ -126,10 +126,11 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _label(options: argparse.Namespace) -> int:
+    from phys4d.engine.config import build
     from phys4d.teachers.label import label_with_small_depth
     from phys4d.teachers.small_depth import SmallDepthConfig
 
-    config = SmallDepthConfig(steps=options.steps, seed=options.seed)
+    config = build(SmallDepthConfig, {"steps": options.steps, "seed": options.seed}, "label")
     label_with_small_depth(options.videos, options.out, options.scenes, config)
     return 0
 
@@ -159,9 +160,11 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from phys4d.engine.config import build
     from phys4d.evaluate.run import EvaluateConfig, evaluate_folder
 
-    config = EvaluateConfig(data=options.data, scenes=options.scenes, samples=options.samples, seed=options.seed)
+    values = {"data": options.data, "scenes": options.scenes, "samples": options.samples, "seed": options.seed}
+    config = build(EvaluateConfig, values, "evaluate")
     table = evaluate_folder(options.model, config)
     text = json.dumps(table, indent=1)
     print(text)

@@ -116,9 +116,7 @@ def _apex() -> dict[str, Any]:
     folders = list(spec.submodule_search_locations or []) if spec else []
     if any((Path(folder) / "optimizers" / "fused_adam.py").exists() for folder in folders):
         return {"available": True, "version": version or "unversioned", "purpose": purpose}
-    how = (
-        "build it from source: the NVIDIA/apex repository (the package named apex in the index is unrelated)"
-    )
+    how = "build it from source: the NVIDIA/apex repository (the package named apex in the index is unrelated)"
     if spec is not None:
         how = f"{how}; an unrelated apex {version or ''} is installed".rstrip()
     return {"available": False, "install": how, "purpose": purpose}
@@ -188,9 +186,7 @@ def _state(found: dict[str, Any]) -> str:
 def render(report: dict[str, Any]) -> str:
     """The report of `collect` for a person to read, one fact per line."""
     cpu = report["cpu"]
-    gpus = [
-        f"{g['name']}, {g['memory_gib']} GiB, sm_{g['capability'].replace('.', '')}" for g in report["gpus"]
-    ]
+    gpus = [f"{g['name']}, {g['memory_gib']} GiB, sm_{g['capability'].replace('.', '')}" for g in report["gpus"]]
     facts = {
         "phys4d": report["phys4d"],
         "python": f"{report['python']} on {report['platform']}",

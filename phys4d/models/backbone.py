@@ -6,6 +6,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
+from phys4d.models.copying import CopyGate
 from phys4d.models.flow import expand, keep_first
 from phys4d.models.haar import HaarCodec
 from phys4d.models.interface import Prediction
@@ -65,38 +66,11 @@ class WanBackbone(nn.Module):
             velocity = keep_first(output, torch.zeros_like(first))
             clean = noisy - s * velocity
         else:
-            clean = keep_first(self.gate(output, noisy, s), first)
+            clean = self.gate(output, first)
             velocity = (noisy - clean) / s
         hidden = tuple(self._hidden[k] for k in self.taps)
         self._hidden.clear()
         return Prediction(velocity, clean, hidden)
-
-
-class CopyGate(nn.Module):
-    """Clean video = (1 - gate) first frame + gate drawing, per pixel: sharp where nothing moves, capacity for what
-    does.
-
-    The drawing is preconditioned by the noisy input as in EDM (Karras et al. 2022, equation 7) under rectified flow:
-    skip(sigma) noisy + network, with skip the least-squares weight for data of standard deviation `spread`.
-    """
-
-    channels = 192 + 64  # the drawing's Haar coefficients and one gate logit per pixel of a 4 x 4 x 4 block
-
-    def __init__(self, spread: float = 0.5) -> None:
-        super().__init__()
-        self.codec = HaarCodec()
-        self.spread = spread
-
-    def forward(self, output: Tensor, noisy: Tensor, s: Tensor) -> Tensor:
-        """output [B, 256, T', h, w], noisy [B, 192, T', h, w], s [B, 1, 1, 1, 1] -> clean latents [B, 192, T', h,
-        w]."""
-        drawing, logits = output[:, :192], output[:, 192:]
-        variance = self.spread**2
-        skip = (1 - s) * variance / ((1 - s) ** 2 * variance + s**2)
-        gate = torch.sigmoid(logits.permute(0, 2, 3, 4, 1)).unsqueeze(-2)
-        first = self.codec.to_blocks(noisy[:, :, :1])
-        drawn = self.codec.to_blocks(skip * noisy + drawing)
-        return self.codec.from_blocks(first + gate * (drawn - first))
 
 
 def tiny_transformer(

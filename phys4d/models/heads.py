@@ -1,6 +1,7 @@
 """Depth and motion heads: from the backbone's hidden tokens to metres and pixels at the video's resolution."""
 
 import math
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -19,7 +20,7 @@ class HeadConfig(Config):
     """
 
     kind: Literal["conv", "linear"] = "conv"
-    width: int = Field(24, ge=4)
+    width: int = Field(32, ge=8)
     log_depth_mean: float = math.log(2.2)
     log_depth_std: float = Field(0.35, gt=0)
     motion_pixels: float = Field(3.0, gt=0)
@@ -65,7 +66,7 @@ class LinearHead(nn.Module):
 
 
 class ConvHead(nn.Module):
-    """Every tapped layer projected, summed, spread over a token's frames, then doubled in size by convolutions
+    """Every tapped layer projected, summed, spread over a token's frames, then doubled in size and thinned by convolutions
     (DPT-like)."""
 
     def __init__(self, hidden: int, taps: int, channels: int, grid: Grid, width: int) -> None:
@@ -76,9 +77,9 @@ class ConvHead(nn.Module):
         self.grid, self.width = grid, width
         self.modulations = nn.ModuleList(TimestepModulation(hidden) for _ in range(taps))
         self.projections = nn.ModuleList(nn.Linear(hidden, 2 * width * st) for _ in range(taps))
-        sizes = [2 * width] + [width] * (sh.bit_length() - 2)
-        self.doubling = nn.ModuleList(nn.Conv2d(n, 4 * width, 3, padding=1) for n in sizes)
-        self.output = nn.Conv2d(width, channels, 3, padding=1)
+        sizes = [2 * width] + [max(8, width >> k) for k in range(sh.bit_length() - 1)]
+        self.doubling = nn.ModuleList(nn.Conv2d(n, 4 * m, 3, padding=1) for n, m in pairwise(sizes))
+        self.output = nn.Conv2d(sizes[-1], channels, 3, padding=1)
         with torch.no_grad():
             for parameter in self.output.parameters():
                 parameter.mul_(0.1)

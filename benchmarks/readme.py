@@ -1,0 +1,52 @@
+"""Writes the README's tables from committed results: `python -m phys4d.benchmarks.readme`."""
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+COLUMNS = (
+    ("absrel", "AbsRel"),
+    ("delta1", "delta1"),
+    ("epe", "EPE px"),
+    ("epe_moving", "EPE moving px"),
+    ("warp_l1", "warp L1 m"),
+    ("chamfer_4d", "4D Chamfer m"),
+    ("reward", "reward"),
+)
+
+
+def demo_table(summary: dict) -> str:
+    """The markdown table of a demo's summary.json: one row per stage, mean ± standard error over held-out scenes."""
+    lines = ["| after stage | " + " | ".join(title for _, title in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for stage, row in summary["stages"].items():
+        cells = [f"{row[name]:.4f} ± {row[name + '_se']:.4f}" for name, _ in COLUMNS]
+        lines.append(f"| {stage} | " + " | ".join(cells) + " |")
+    for name, row in summary["baselines"].items():
+        cells = [f"{row[key]:.4f}" if key in row else "" for key, _ in COLUMNS]
+        lines.append(f"| *{name.replace('_', ' ')}* | " + " | ".join(cells) + " |")
+    where = summary["provenance"]
+    lines += [
+        "",
+        f"{summary['seconds']:.0f} s in all, {summary['peak_rss_mb']:.0f} MB at most, {where['cores']} cores of "
+        f"{where['cpu']}, torch {where['torch']}, revision {str(where['git_revision'])[:12]}, {where['date'][:10]}.",
+    ]
+    return "\n".join(lines)
+
+
+def filled(readme: str, name: str, table: str) -> str:
+    """The README with what stands between `<!-- name -->` and `<!-- /name -->` replaced; ValueError without them."""
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+    if not pattern.search(readme):
+        raise ValueError(f"README.md: no <!-- {name} --> ... <!-- /{name} -->")
+    return pattern.sub(lambda match: match.group(1) + table + match.group(2), readme)
+
+
+def demo_summary() -> dict:
+    """The committed result behind the README's table."""
+    return json.loads((ROOT / "results" / "demo" / "summary.json").read_text())
+
+
+if __name__ == "__main__":
+    readme = ROOT.parent / "README.md"
+    readme.write_text(filled(readme.read_text(), "demo", demo_table(demo_summary())))

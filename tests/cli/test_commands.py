@@ -1,0 +1,118 @@
+"""The program as its user calls it: the whole demo at a size of seconds, and one clear line for what is wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from phys4d.cli import main
+from phys4d.engine.data.dataset import ClipDataset
+
+SMALL = [
+    f"simulate.{name}={{clips={count}, seed={seed}, size=[32, 32], frames=5, truth={truth}}}"
+    for name, count, seed, truth in (
+        ("train", 6, 1, "true"), ("video", 4, 2, "false"), ("scenes", 4, 3, "true"), ("test", 4, 4, "true")
+    )
+] + [
+    "teacher.steps=3", "run.model={width=32, layers=2, taps=[0, 1], heads={width=8}, sampling_steps=2}",
+    "run.backbone.loop.steps=2", "run.pretrain.loop.steps=2", "run.finetune.loop.steps=2",
+    "run.reinforce.loop.steps=1", "run.reinforce.conditions=1", "run.reinforce.group=2", "run.reinforce.steps=3",
+    "run.reinforce.stochastic_steps=2", "run.evaluate.scenes=3", "run.evaluate.samples=1", "run.evaluate.shown=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished demo of a few tiny clips."""
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    arguments = [word for change in SMALL for word in ("--set", change)]
+    assert main(["demo", "--folder", str(folder), *arguments]) == 0
+    return folder
+
+
+def test_demo_ends_in_a_report_and_a_summary(demo: Path) -> None:
+    summary = json.loads((demo / "summary.json").read_text())
+    assert list(summary["stages"]) == ["pretrain", "finetune", "reinforce"]
+    assert summary["seconds"] > 0 and summary["peak_rss_mb"] > 100 and summary["provenance"]["torch"]
+    assert (demo / "report.html").stat().st_size > 10_000
+
+
+def test_pseudo_labels_come_from_clips_that_never_had_truth(demo: Path) -> None:
+    video, labelled = (ClipDataset(demo / "data" / name) for name in ("video", "labelled"))
+    assert set(video.row(0)["members"]) == {"mp4", "json"}
+    assert set(labelled[0].arrays) == {"depth", "motion", "depth_valid", "flow_valid", "dz_valid"}
+
+
+def test_a_demo_is_not_started_over_another_and_resumes_to_itself(
+    demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [word for change in SMALL for word in ("--set", change)]
+    assert main(["demo", "--folder", str(demo), *arguments]) == 2
+    assert "--resume" in capsys.readouterr().err
+    before = (demo / "metrics.jsonl").read_bytes()
+    assert main(["demo", "--folder", str(demo), *arguments, "--resume"]) == 0
+    assert (demo / "metrics.jsonl").read_bytes() == before
+
+
+def test_evaluate_prints_the_same_table_as_the_run(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = str(demo / "data/test")
+    command = ["evaluate", str(demo / "model-finetune"), "--data", data, "--scenes", "3", "--samples", "1"]
+    assert main(command) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert table["means"] == json.loads((demo / "summary.json").read_text())["stages"]["finetune"]
+
+
+def test_verify_passes_whole_data_and_names_what_is_broken(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "verify", str(demo / "data/train")]) == 0
+    shutil.copytree(demo / "data/train", tmp_path / "broken")
+    shard = next((tmp_path / "broken").glob("*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-30_000])
+    capsys.readouterr()
+    assert main(["data", "verify", str(tmp_path / "broken")]) == 2
+    captured = capsys.readouterr()
+    assert shard.name in captured.out and "write this dataset again" in captured.err
+
+
+def test_simulate_and_label_from_the_command_line(tmp_path: Path) -> None:
+    for name, seed, extra in (("video", "8", ["--no-truth"]), ("scenes", "9", [])):
+        command = ["simulate", "--out", str(tmp_path / name), "--clips", "2", "--size", "32x32", "--frames", "5"]
+        assert main([*command, "--seed", seed, "--workers", "1", "--family", "fall", *extra]) == 0
+    folders = ["--videos", str(tmp_path / "video"), "--scenes", str(tmp_path / "scenes")]
+    assert main(["label", *folders, "--out", str(tmp_path / "labelled"), "--steps", "2"]) == 0
+    assert main(["data", "verify", str(tmp_path / "labelled")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["simulate", "--out", "x", "--clips", "2", "--size", "48"], "--size 48: expected HEIGHTxWIDTH"),
+        (["simulate", "--out", "x", "--clips", "2", "--family", "fluid"], "families"),
+        (["simulate", "--out", "x", "--clips", "0"], "clips"),
+        (["train", "nowhere.toml"], "nowhere.toml"),
+        (["evaluate", "nowhere", "--data", "x"], "nowhere/phys4d.json: no such file"),
+        (["data", "verify", "nowhere"], "nowhere"),
+        (["demo", "--set", "run.backbon.batch=2"], "run.backbon"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_code_two(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("phys4d: error: ") and message in error and "\n" not in error
+    assert not any(tmp_path.iterdir())
+
+
+def test_doctor_speaks_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert "python" in json.dumps(report)
+    assert main(["doctor"]) == 0
