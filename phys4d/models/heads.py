@@ -20,7 +20,7 @@ class HeadConfig(Config):
     """
 
     kind: Literal["conv", "linear"] = "conv"
-    width: int = Field(32, ge=8)
+    width: int = Field(24, ge=8)
     log_depth_mean: float = math.log(2.2)
     log_depth_std: float = Field(0.35, gt=0)
     motion_pixels: float = Field(3.0, gt=0)
@@ -77,11 +77,10 @@ class ConvHead(nn.Module):
         self.grid, self.width = grid, width
         self.modulations = nn.ModuleList(TimestepModulation(hidden) for _ in range(taps))
         self.projections = nn.ModuleList(nn.Linear(hidden, 2 * width * st) for _ in range(taps))
-        sizes = [2 * width] + [max(8, width >> k) for k in range(sh.bit_length() - 1)]
+        sizes = [2 * width] + [max(8, width >> k) for k in range(sh.bit_length() - 2)] + [channels]
         self.doubling = nn.ModuleList(nn.Conv2d(n, 4 * m, 3, padding=1) for n, m in pairwise(sizes))
-        self.output = nn.Conv2d(sizes[-1], channels, 3, padding=1)
         with torch.no_grad():
-            for parameter in self.output.parameters():
+            for parameter in self.doubling[-1].parameters():
                 parameter.mul_(0.1)
 
     def forward(self, hidden: tuple[Tensor, ...], sigma: Tensor) -> Tensor:
@@ -93,9 +92,9 @@ class ConvHead(nn.Module):
         y = y.reshape(len(y), t * st, 2 * self.width, h, w)[:, st - 1 :]
         frames = y.shape[1]
         y = y.flatten(0, 1)
-        for convolution in self.doubling:
+        for convolution in self.doubling[:-1]:
             y = F.pixel_shuffle(F.gelu(convolution(y)), 2)
-        return self.output(y).unflatten(0, (-1, frames))
+        return F.pixel_shuffle(self.doubling[-1](y), 2).unflatten(0, (-1, frames))
 
 
 class GeometryHeads(nn.Module):
