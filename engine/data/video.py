@@ -37,7 +37,8 @@ def encode_mp4(frames: np.ndarray, fps: float, *, crf: int = 8, pixel_format: st
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixel_format
         context = stream.codec_context
         context.thread_count, context.gop_size = 1, _KEYFRAME_EVERY
-        context.options = {"crf": str(crf), "preset": "medium", "flags": "+bitexact", "x264-params": "cpu-independent=1"}
+        context.options = {"crf": str(crf), "preset": "medium", "flags": "+bitexact"}
+        context.options |= {"x264-params": "cpu-independent=1"}  # else mbtree's assembly reads uninitialised memory
         context.colorspace = context.color_primaries = context.color_trc = _SMPTE170M
         context.color_range = ColorRange.MPEG
         for rgb in frames:

@@ -15,10 +15,11 @@ What bites:
 from phys4d.kernels.geometry.chamfer import chamfer, chamfer_4d, nearest, pack
 from phys4d.kernels.geometry.losses import depth_loss, flow_loss
 from phys4d.kernels.geometry.occlusion import forward_backward_mask
-from phys4d.kernels.geometry.unproject import unproject
+from phys4d.kernels.geometry.unproject import advect, unproject
 from phys4d.kernels.geometry.warp_consistency import sample_depth, warp_consistency, warp_residual
 
 __all__ = [
+    "advect",
     "chamfer",
     "chamfer_4d",
     "depth_loss",

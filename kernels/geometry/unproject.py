@@ -23,18 +23,50 @@ def unproject(depth: Tensor, intrinsics: Tensor, camera_to_world: Tensor | None 
     """
     expect_shape("depth", depth, ("B", "T", "H", "W"))
     expect_floating("depth", depth)
-    clips, frames, height, width = depth.shape
+    clips, frames = depth.shape[:2]
     expect_shape("intrinsics", intrinsics, (clips, frames, 3, 3))
-    intrinsics = intrinsics.to(depth.dtype)
-    v = torch.arange(height, dtype=depth.dtype, device=depth.device)[:, None] + 0.5
-    u = torch.arange(width, dtype=depth.dtype, device=depth.device)[None, :] + 0.5
-    entry = intrinsics[..., None, None]
-    ray_y = (v - entry[:, :, 1, 2]) / entry[:, :, 1, 1]
-    ray_x = (u - entry[:, :, 0, 2] - entry[:, :, 0, 1] * ray_y) / entry[:, :, 0, 0]
-    points = torch.stack((ray_x * depth, ray_y.expand_as(depth) * depth, depth), dim=-1)
+    v, u = _pixel_centres(depth)
+    points = _lift(u, v, depth, intrinsics)
     if camera_to_world is None:
         return points
     expect_shape("camera_to_world", camera_to_world, (clips, frames, 4, 4))
     camera_to_world = camera_to_world.to(depth.dtype)
     rotation, translation = camera_to_world[..., :3, :3], camera_to_world[..., :3, 3]
     return torch.einsum("btij,bthwj->bthwi", rotation, points) + translation[:, :, None, None]
+
+
+def advect(depth: Tensor, motion: Tensor, intrinsics: Tensor) -> Tensor:
+    """Where the point seen at each pixel is one frame later.
+
+    Args:
+        depth: [B, T, H, W], metres (float32 or float64).
+        motion: [B, 3, T-1, H, W]: (du px, dv px, dz m) from t to t + 1.
+        intrinsics: [B, T, 3, 3], pixels, as in `unproject`.
+
+    Returns:
+        Points [B, T-1, H, W, 3] in metres, in the axes of the camera of t + 1.
+
+    Raises:
+        ValueError: a shape or dtype that does not fit, naming the argument.
+    """
+    expect_shape("depth", depth, ("B", "T", "H", "W"))
+    expect_floating("depth", depth)
+    clips, frames, height, width = depth.shape
+    expect_shape("motion", motion, (clips, 3, frames - 1, height, width))
+    expect_shape("intrinsics", intrinsics, (clips, frames, 3, 3))
+    motion = motion.to(depth.dtype)
+    v, u = _pixel_centres(depth)
+    return _lift(u + motion[:, 0], v + motion[:, 1], depth[:, :-1] + motion[:, 2], intrinsics[:, 1:])
+
+
+def _pixel_centres(depth: Tensor) -> tuple[Tensor, Tensor]:
+    """v [H, 1] and u [1, W] of the pixel centres."""
+    v, u = (torch.arange(n, dtype=depth.dtype, device=depth.device) + 0.5 for n in depth.shape[-2:])
+    return v[:, None], u[None, :]
+
+
+def _lift(u: Tensor, v: Tensor, depth: Tensor, intrinsics: Tensor) -> Tensor:
+    entry = intrinsics.to(depth.dtype)[..., None, None]
+    ray_y = (v - entry[:, :, 1, 2]) / entry[:, :, 1, 1]
+    ray_x = (u - entry[:, :, 0, 2] - entry[:, :, 0, 1] * ray_y) / entry[:, :, 0, 0]
+    return torch.stack((ray_x * depth, ray_y.expand_as(depth) * depth, depth), dim=-1)

@@ -114,7 +114,7 @@ def _generate(
         latents = model.generate(clean[:, :, :1], batch.text, batch.normal_like(clean, f"sample {s}"))
         geometry = model.read_geometry(latents, batch.text, batch.normal_like(clean, f"sample {s} probe"))
         video = model.codec.decode(latents).clamp(-1, 1)
-        numbers.append(score(video, geometry.depth, batch))
+        numbers.append(score(video, geometry.depth, geometry.motion, batch))
         if s == 0:
             for i in shown:
                 result.shown["video"].append(as_bytes(video[i]))
@@ -124,11 +124,17 @@ def _generate(
     result.add("model", {name: torch.stack([n[name] for n in numbers]).mean(0) for name in numbers[0]})
 
 
-def score(video: Tensor, depth: Tensor, batch: Batch) -> dict[str, Tensor]:
+def score(video: Tensor, depth: Tensor, motion: Tensor, batch: Batch) -> dict[str, Tensor]:
     """A video's figures against the truth of its scene, [B] each: reward, full-cloud 4D Chamfer (m), PSNR (dB)."""
     truth = batch.arrays
     reward, _ = moving_chamfer(
-        video, depth, truth_video=batch.video, truth_depth=truth["depth"], intrinsics=batch.intrinsics
+        video,
+        depth,
+        motion,
+        truth_video=batch.video,
+        truth_depth=truth["depth"],
+        truth_motion=truth["motion"],
+        intrinsics=batch.intrinsics,
     )
     return {
         "chamfer_4d": cloud_chamfer_4d(depth, truth["depth"], truth["depth_valid"], batch.intrinsics),
@@ -142,9 +148,11 @@ def _baselines(batch: Batch, result: Evaluation) -> None:
     figures = geometry_metrics(truth["depth"], truth["motion"], truth)
     result.add("zero_motion", {"epe": figures["epe_zero"], "epe_moving": figures["epe_zero_moving"]})
     frozen = batch.video[:, :, :1].expand_as(batch.video)
-    result.add("static_video", score(frozen, truth["depth"][:, :1].expand_as(truth["depth"]), batch))
-    perfect = score(batch.video, truth["depth"], batch)
-    result.add("truth_video", {name: perfect[name] for name in ("chamfer_4d", "reward")})
+    still_depth, no_motion = truth["depth"][:, :1].expand_as(truth["depth"]), torch.zeros_like(truth["motion"])
+    result.add("static_video", score(frozen, still_depth, no_motion, batch))
+    perfect = score(batch.video, truth["depth"], truth["motion"], batch)
+    read = {name: figures[name] for name in ("absrel", "delta1", "epe", "epe_moving", "warp_l1")}
+    result.add("truth_video", read | {name: perfect[name] for name in ("chamfer_4d", "reward")})
 
 
 def _keep_truth(result: Evaluation, clips: Clips, batch: Batch, scenes: list[int], shown: list[int]) -> None:

@@ -37,7 +37,8 @@ class CopyGate(nn.Module):
         self.register_buffer("waves", waves, persistent=False)
 
     def forward(self, output: Tensor, first: Tensor) -> Tensor:
-        """output [B, 448, T', h, w], first [B, 192, 1, h, w] clean -> clean latents [B, 192, T', h, w], frame 0 given."""
+        """output [B, 448, T', h, w], first [B, 192, 1, h, w] clean -> clean latents [B, 192, T', h, w], frame 0
+        given."""
         drawn, logits, spectra = output[:, :, 1:].split([192, 64, 4 * 2 * _WAVES], 1)
         gate = torch.sigmoid(logits.permute(0, 2, 3, 4, 1)).unsqueeze(-2)
         still = self.codec.to_blocks(first)

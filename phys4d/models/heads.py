@@ -66,8 +66,8 @@ class LinearHead(nn.Module):
 
 
 class ConvHead(nn.Module):
-    """Every tapped layer projected, summed, spread over a token's frames, then doubled in size and thinned by convolutions
-    (DPT-like)."""
+    """Every tapped layer projected, summed, spread over a token's frames, then doubled in size and thinned by
+    convolutions (DPT-like)."""
 
     def __init__(self, hidden: int, taps: int, channels: int, grid: Grid, width: int) -> None:
         super().__init__()

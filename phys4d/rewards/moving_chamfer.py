@@ -2,13 +2,16 @@
 
 The Chamfer distance of whole clouds is nearly blind to motion (most points are floor and wall) and was hacked
 in a trial; so only points whose appearance changed since the first frame count. The rule is the same for both
-sides and looks at each side's own video, so that the true video with the true depth scores exactly 0.
+sides and looks at each side's own video, so that the true video with true depth and motion scores exactly 0.
+
+Each point is compared twice: where depth puts it at t, and where motion takes it at t + 1. So RGB says which
+points count, depth where they are, motion where they go, and an error of any of the three costs metres.
 """
 
 import torch
 from torch import Tensor
 
-from phys4d.kernels.geometry import chamfer_4d, pack, unproject
+from phys4d.kernels.geometry import advect, chamfer_4d, pack, unproject
 
 
 def changed(video: Tensor, threshold: float) -> Tensor:
@@ -23,9 +26,11 @@ def changed(video: Tensor, threshold: float) -> Tensor:
 def moving_chamfer(
     video: Tensor,
     depth: Tensor,
+    motion: Tensor,
     *,
     truth_video: Tensor,
     truth_depth: Tensor,
+    truth_motion: Tensor,
     intrinsics: Tensor,
     frame_stride: int = 2,
     threshold: float = 0.3,
@@ -36,8 +41,10 @@ def moving_chamfer(
     Args:
         video: [B, 3, T, H, W] in [-1, 1], generated (float32 or float64).
         depth: [B, T, H, W] metres, predicted for it; 0 where there is no surface.
+        motion: [B, 3, T-1, H, W] (du px, dv px, dz m), predicted for it.
         truth_video: [B, 3, T, H, W] in [-1, 1], the simulator's clip from the same first frame.
         truth_depth: [B, T, H, W] metres; 0 where there is no surface.
+        truth_motion: [B, 3, T-1, H, W].
         intrinsics: [B, T, 3, 3] pixels. Both sides share the camera, and Chamfer does not change under its
             pose.
         frame_stride: scores frames stride, 2 * stride, ... (the first frame is given, hence never scored).
@@ -45,7 +52,8 @@ def moving_chamfer(
         cap: metres; the worst that a frame can score, and its score when only one side shows a change.
 
     Returns:
-        reward: float [B].
+        reward: float [B], minus the mean of the two distances over the scored frames; the last frame of a clip
+            has no motion and is scored by its points alone.
         parts: per clip [B], "points" and "truth_points" (mean per scored frame), "one_sided" (share of the
             scored frames in which only one side shows a change).
 
@@ -59,22 +67,33 @@ def moving_chamfer(
             f"depth and truth_depth: expected shape {list(video[:, 0].shape)}, "
             f"got {list(depth.shape)} and {list(truth_depth.shape)}"
         )
-    frames = slice(frame_stride, None, frame_stride)
-    if depth[:, frames].shape[1] == 0:
+    if len(range(frame_stride, depth.shape[1], frame_stride)) == 0:
         raise ValueError(f"frame_stride: {frame_stride} leaves no frame of {depth.shape[1]} to score")
-    cloud, lengths = _cloud(video, depth, intrinsics, frames, threshold)
-    truth, truth_lengths = _cloud(truth_video, truth_depth.to(depth.dtype), intrinsics, frames, threshold)
-    distance = chamfer_4d(cloud, truth, x_lengths=lengths, y_lengths=truth_lengths, cap=cap)
+    ours = _clouds(video, depth, motion, intrinsics, frame_stride, threshold)
+    truth = _clouds(truth_video, truth_depth.to(depth.dtype), truth_motion, intrinsics, frame_stride, threshold)
+    distances = [
+        chamfer_4d(x, y, x_lengths=n, y_lengths=m, cap=cap) for (x, n), (y, m) in zip(ours, truth, strict=True)
+    ]
+    lengths, truth_lengths = ours[0][1], truth[0][1]
     parts = {
         "points": lengths.to(depth.dtype).mean(dim=1),
         "truth_points": truth_lengths.to(depth.dtype).mean(dim=1),
         "one_sided": ((lengths > 0) != (truth_lengths > 0)).to(depth.dtype).mean(dim=1),
     }
-    return -distance, parts
+    return -torch.stack(distances).mean(dim=0), parts
 
 
-def _cloud(video: Tensor, depth: Tensor, intrinsics: Tensor, frames: slice, threshold: float) -> tuple[Tensor, Tensor]:
-    """The changed points of the scored frames, packed: [B, T', N, 3] metres and their counts [B, T']."""
-    mask = (changed(video, threshold) & (depth > 0))[:, frames]
-    points = unproject(depth[:, frames], intrinsics[:, frames])
-    return pack(points.flatten(2, 3), mask.flatten(2))
+def _clouds(
+    video: Tensor, depth: Tensor, motion: Tensor, intrinsics: Tensor, stride: int, threshold: float
+) -> list[tuple[Tensor, Tensor]]:
+    """The changed points of the scored frames, at t and carried to t + 1: [B, T', N, 3] metres, counts [B, T'].
+
+    The second list entry is absent where no scored frame has a next one.
+    """
+    mask = changed(video, threshold) & (depth > 0)
+    clouds = []
+    for points in (unproject(depth, intrinsics), advect(depth, motion, intrinsics)):
+        frames = slice(stride, points.shape[1], stride)
+        if points[:, frames].shape[1]:
+            clouds.append(pack(points[:, frames].flatten(2, 3), mask[:, : points.shape[1]][:, frames].flatten(2)))
+    return clouds

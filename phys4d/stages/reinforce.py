@@ -51,7 +51,7 @@ class ReinforceObjective:
         if config.stochastic_steps >= config.steps:
             raise ValueError("stochastic_steps must be below steps: the last step, to sigma 0, is deterministic")
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, ("depth",), model.text, model.grid)
+        self.clips = Clips(config.data, ("depth", "motion"), model.text, model.grid)
         self._ratio_checked = False
 
     @staticmethod
@@ -106,14 +106,16 @@ class ReinforceObjective:
 
     @torch.no_grad()
     def _reward(self, latents: Tensor, batch: Batch) -> Tensor:
-        """[B]; depth is read by the fine-tuned model, with the policy's adapter off."""
+        """[B]; depth and motion are read by the fine-tuned model, with the policy's adapter off."""
         geometry = self.model.read_geometry(latents, batch.text, batch.normal_like(latents, "probe"))
         video = self.model.codec.decode(latents).clamp(-1, 1)
         reward, _ = moving_chamfer(
             video,
             geometry.depth,
+            geometry.motion,
             truth_video=batch.video,
             truth_depth=batch.arrays["depth"],
+            truth_motion=batch.arrays["motion"],
             intrinsics=batch.intrinsics,
         )
         return reward

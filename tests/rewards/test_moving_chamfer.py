@@ -11,8 +11,9 @@ from phys4d.rewards.moving_chamfer import changed, moving_chamfer
 FRAMES, SIZE, FOCAL = 9, 32, 40.0
 
 
-def ball(path: Tensor) -> tuple[Tensor, Tensor]:
-    """video [1, 3, T, H, W] and depth [1, T, H, W] of a red ball at path [T, 3] metres before a grey wall."""
+def ball(path: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """video [1, 3, T, H, W], depth [1, T, H, W] and motion [1, 3, T-1, H, W] of a red ball at path [T, 3] metres
+    before a grey wall."""
     v, u = torch.meshgrid(*[(torch.arange(SIZE) + 0.5 - SIZE / 2) / FOCAL] * 2, indexing="ij")
     rays = torch.stack((u, v, torch.ones_like(u)), dim=-1)
     square, along = rays.square().sum(-1), torch.einsum("hwi,ti->thw", rays, path)
@@ -21,24 +22,29 @@ def ball(path: Tensor) -> tuple[Tensor, Tensor]:
     depth = torch.where(hit, (along - inside.clamp_min(0).sqrt()) / square, 3.0)
     red = torch.tensor([0.9, -0.8, -0.8]).view(3, 1, 1, 1)
     video = torch.where(hit, red, torch.full((3, 1, 1, 1), 0.1))
-    return video[None], depth[None]
+    points = rays * depth[:-1, ..., None] + hit[:-1, ..., None] * path.diff(dim=0)[:, None, None]
+    landing = points[..., :2] / points[..., 2:] - rays[..., :2]
+    motion = torch.cat((landing * FOCAL, points[..., 2:] - depth[:-1, ..., None]), dim=-1)
+    return video[None], depth[None], motion.permute(3, 0, 1, 2)[None]
 
 
-def falling(sideways: float = 0.0) -> tuple[Tensor, Tensor]:
+def falling(sideways: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """The true fall for 0; otherwise it drifts sideways, more with every frame, from the same first frame."""
     t = torch.arange(FRAMES) / (FRAMES - 1)
     return ball(torch.stack((-0.1 + sideways * t, -0.3 + 0.5 * t.square(), torch.full_like(t, 2.0)), dim=-1))
 
 
-def score(video: Tensor, depth: Tensor, **options: float) -> tuple[Tensor, dict[str, Tensor]]:
-    truth_video, truth_depth = falling()
+def score(video: Tensor, depth: Tensor, motion: Tensor, **options: float) -> tuple[Tensor, dict[str, Tensor]]:
+    truth_video, truth_depth, truth_motion = falling()
     clips = len(video)
     intrinsics = torch.tensor([[FOCAL, 0, SIZE / 2], [0, FOCAL, SIZE / 2], [0, 0, 1]])
     return moving_chamfer(
         video,
         depth,
+        motion,
         truth_video=truth_video.expand(clips, -1, -1, -1, -1),
         truth_depth=truth_depth.expand(clips, -1, -1, -1),
+        truth_motion=truth_motion.expand(clips, -1, -1, -1, -1),
         intrinsics=intrinsics.expand(clips, FRAMES, 3, 3),
         **options,  # type: ignore[arg-type]
     )
@@ -58,27 +64,35 @@ def test_a_drift_scores_worse_the_further_it_goes() -> None:
 
 
 def test_standing_still_scores_worst() -> None:
-    video, depth = falling()
-    still = score(video[:, :, :1].expand_as(video), depth[:, :1].expand_as(depth))
+    video, depth, motion = falling()
+    still = score(video[:, :, :1].expand_as(video), depth[:, :1].expand_as(depth), motion * 0)
     assert still[0].item() == -2.0
     assert still[1]["one_sided"].item() == 1 and still[1]["points"].item() == 0
     assert still[0] < score(*falling(0.6))[0]
 
 
 def test_wrong_depth_of_what_moves_costs_what_the_depth_is_off() -> None:
-    video, depth = falling()
-    near = score(video, torch.where(changed(video, 0.3), depth - 0.1, depth))[0].item()
+    video, depth, motion = falling()
+    near = score(video, torch.where(changed(video, 0.3), depth - 0.1, depth), motion)[0].item()
     assert -0.35 < near < -0.05
     elsewhere = torch.where(changed(video, 0.3), depth, depth - 0.1)
-    assert score(video, elsewhere)[0].item() == 0
+    assert score(video, elsewhere, motion)[0].item() == 0
+
+
+def test_wrong_motion_of_what_moves_costs_and_elsewhere_does_not() -> None:
+    video, depth, motion = falling()
+    mask = changed(video, 0.3)[:, None, :-1]
+    losses = [score(video, depth, torch.where(mask, motion * factor, motion))[0].item() for factor in (1, 0.5, 0, -1)]
+    assert losses[0] == 0 and losses == sorted(losses, reverse=True) and losses[-1] < -0.02
+    assert score(video, depth, torch.where(mask, motion, motion + 3))[0].item() == 0
 
 
 def test_a_clip_scores_the_same_in_any_batch_and_again() -> None:
     clips = [falling(sideways) for sideways in (0.3, 0.0, 0.15)]
-    video, depth = (torch.cat(parts) for parts in zip(*clips, strict=True))
-    reward, parts = score(video, depth)
+    video, depth, motion = (torch.cat(parts) for parts in zip(*clips, strict=True))
+    reward, parts = score(video, depth, motion)
     order = torch.tensor([2, 0, 1])
-    shuffled, shuffled_parts = score(video[order], depth[order])
+    shuffled, shuffled_parts = score(video[order], depth[order], motion[order])
     assert torch.equal(shuffled, reward[order])
     assert all(torch.equal(shuffled_parts[name], parts[name][order]) for name in parts)
     alone = torch.cat([score(*clip)[0] for clip in clips])
@@ -86,18 +100,18 @@ def test_a_clip_scores_the_same_in_any_batch_and_again() -> None:
 
 
 def test_pixels_without_a_surface_do_not_count() -> None:
-    video, depth = falling()
+    video, depth, motion = falling()
     hidden = depth.clone()
     hidden[:, :, :, 16:] = 0
-    reward, parts = score(video, hidden)
+    reward, parts = score(video, hidden, motion)
     assert reward.item() < 0 and parts["points"] < parts["truth_points"]
 
 
 def test_wrong_arguments_are_named() -> None:
-    video, depth = falling()
+    video, depth, motion = falling()
     with pytest.raises(ValueError, match="truth_video: expected shape"):
-        score(video[:, :, 1:], depth)
+        score(video[:, :, 1:], depth, motion)
     with pytest.raises(ValueError, match="depth and truth_depth: expected shape"):
-        score(video, depth[:, 1:])
+        score(video, depth[:, 1:], motion)
     with pytest.raises(ValueError, match="leaves no frame of 9"):
-        score(video, depth, frame_stride=9)
+        score(video, depth, motion, frame_stride=9)

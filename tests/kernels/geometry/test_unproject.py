@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from phys4d.kernels.geometry import unproject
+from phys4d.kernels.geometry import advect, unproject
 
 
 def intrinsics(clips: int, frames: int) -> torch.Tensor:
@@ -56,3 +56,16 @@ def test_wrong_arguments_are_named() -> None:
         unproject(depth, torch.eye(3).expand(1, 2, 3, 3), torch.eye(4))
     with pytest.raises(ValueError, match="depth: expected float32 or float64, got float16"):
         unproject(depth.half(), torch.eye(3).expand(1, 2, 3, 3))
+
+
+def test_advected_points_project_to_where_the_motion_lands() -> None:
+    torch.manual_seed(2)
+    depth = torch.rand(2, 3, 4, 5, dtype=torch.float64) + 0.5
+    motion = torch.randn(2, 3, 2, 4, 5, dtype=torch.float64) * 0.2
+    camera = intrinsics(2, 3)
+    pixels = torch.einsum("btij,bthwj->bthwi", camera[:, 1:], advect(depth, motion, camera))
+    torch.testing.assert_close(pixels[..., 2], depth[:, :-1] + motion[:, 2])
+    u = pixels[..., 0] / pixels[..., 2] - torch.arange(5.0, dtype=torch.float64) - 0.5
+    torch.testing.assert_close(u, motion[:, 0])
+    still = advect(depth, torch.zeros_like(motion), camera)
+    torch.testing.assert_close(still, unproject(depth, camera)[:, :-1])
