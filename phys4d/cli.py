@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phys4d import __version__
-from phys4d.engine.errors import UserError
+from phys4d.engine.errors import Interrupted, UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,9 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"phys4d: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("phys4d: stopped", file=sys.stderr)
+    except Interrupted as stop:
+        print(f"phys4d: {stop}", file=sys.stderr)
         return 3
+    except KeyboardInterrupt:
+        print("phys4d: stopped; what was being written is not kept", file=sys.stderr)
+        return 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -148,14 +151,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from phys4d.engine.errors import Interrupted
     from phys4d.train import train
 
-    try:
-        train(options.run, options.overrides, resume=options.resume, dry_run=options.dry_run)
-    except Interrupted as stop:
-        print(f"phys4d: {stop}", file=sys.stderr)
-        return 3
+    train(options.run, options.overrides, resume=options.resume, dry_run=options.dry_run)
     return 0
 
 

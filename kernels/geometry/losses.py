@@ -13,10 +13,10 @@ def depth_loss(predicted: Tensor, target: Tensor, valid: Tensor, *, weight: Tens
         predicted: [B, T, H, W], metres, positive where valid (float32 or float64).
         target: [B, T, H, W], metres; anything where not valid.
         valid: bool [B, T, H, W].
-        weight: [B, T, H, W], not negative; the mean is then weighted (divided by the sum of the weights).
+        weight: [B, T, H, W], not negative; the mean is then weighted (divided by the sum of the clip's weights).
 
     Returns:
-        Scalar; 0 with zero gradient when nothing is valid.
+        Scalar, the mean over clips of each clip's mean; 0 with zero gradient for a clip without a valid pixel.
 
     Raises:
         ValueError: a shape or dtype that does not fit, naming the argument.
@@ -40,10 +40,10 @@ def flow_loss(predicted: Tensor, target: Tensor, valid: Tensor, *, weight: Tenso
             metres have their own masks and scales, so they go in separate calls).
         target: like predicted; anything where not valid.
         valid: bool [B, ..., H, W].
-        weight: [B, ..., H, W], not negative; the mean is then weighted (divided by the sum of the weights).
+        weight: [B, ..., H, W], not negative; the mean is then weighted (divided by the sum of the clip's weights).
 
     Returns:
-        Scalar; 0 with zero gradient when nothing is valid.
+        Scalar, the mean over clips of each clip's mean; 0 with zero gradient for a clip without a valid pixel.
 
     Raises:
         ValueError: a shape or dtype that does not fit, naming the argument.

@@ -31,11 +31,13 @@ def expect_mask(name: str, tensor: Tensor, expected: Sequence[int | str]) -> Non
 
 
 def masked_mean(values: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Weighted mean of `values` over `mask`; 0 with zero gradient where the mask (or all weight) is empty.
+    """Mean over clips (the first dimension) of each clip's weighted mean of `values` over `mask`.
 
-    Values outside the mask may be anything, NaN included: they reach neither the result nor a gradient.
+    Every clip counts the same, so that a batch may be split over processes and averaged again. A clip whose mask (or
+    all weight) is empty contributes 0 with zero gradient; so does an empty batch. Values outside the mask may be
+    anything, NaN included: they reach neither the result nor a gradient.
     """
     factor = mask.to(values.dtype) if weight is None else torch.where(mask, weight, 0).to(values.dtype)
-    total = factor.sum()
-    kept = torch.where(mask, values, 0) * factor
-    return kept.sum() / torch.where(total > 0, total, 1)
+    total = factor.flatten(1).sum(1)
+    kept = (torch.where(mask, values, 0) * factor).flatten(1).sum(1)
+    return (kept / torch.where(total > 0, total, 1)).sum() / max(len(values), 1)

@@ -91,12 +91,13 @@ def warp_consistency(
 
     Args:
         depth, motion, visible: as in `warp_residual`.
-        weight: [B, T-1, H, W], not negative; the mean is then weighted (divided by the sum of the weights).
+        weight: [B, T-1, H, W], not negative; the mean is then weighted (divided by the sum of the clip's weights).
         loss: "l1" |r| in metres; "charbonnier" sqrt(r^2 + e^2) - e with e = 1 mm; "relative" |r| over the
             moved depth (detached, so that the loss cannot be lowered by pushing everything away).
 
     Returns:
-        Scalar: mean over the used pixels; 0 with zero gradient when there is none.
+        Scalar: the mean over clips of each clip's mean over its used pixels; 0 with zero gradient for a clip without
+        any.
 
     Raises:
         ValueError: a shape, dtype or loss name that does not fit.

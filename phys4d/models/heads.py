@@ -1,4 +1,4 @@
-"""Depth and motion heads: from the backbone's hidden tokens to metres and pixels at the video's resolution."""
+"""Depth and motion heads: from the backbone's hidden tokens, and the latents it was given, to metres and pixels."""
 
 import math
 from itertools import pairwise
@@ -49,7 +49,7 @@ class TimestepModulation(nn.Module):
 class LinearHead(nn.Module):
     """One linear map from the last tapped tokens to all pixels of each token (the paper authors' released head)."""
 
-    def __init__(self, hidden: int, taps: int, channels: int, grid: Grid, width: int) -> None:
+    def __init__(self, hidden: int, taps: int, latents: int, channels: int, grid: Grid, width: int) -> None:
         super().__init__()
         self.grid, self.channels = grid, channels
         self.modulation = TimestepModulation(hidden)
@@ -57,8 +57,8 @@ class LinearHead(nn.Module):
         nn.init.xavier_uniform_(self.project.weight, 0.01)
         nn.init.zeros_(self.project.bias)
 
-    def forward(self, hidden: tuple[Tensor, ...], sigma: Tensor) -> Tensor:
-        """Tapped tokens, sigma [B] -> [B, T, channels, H, W]."""
+    def forward(self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor) -> Tensor:
+        """Tapped tokens, noisy latents (not used), sigma [B] -> [B, T, channels, H, W]."""
         (t, h, w), (st, sh, sw) = self.grid.tokens, self.grid.token_stride
         y = self.project(self.modulation(hidden[-1], sigma)).view(-1, t, h, w, st, self.channels, sh, sw)
         y = y.permute(0, 1, 4, 5, 2, 6, 3, 7).reshape(len(y), t * st, self.channels, h * sh, w * sw)
@@ -67,24 +67,29 @@ class LinearHead(nn.Module):
 
 class ConvHead(nn.Module):
     """Every tapped layer projected, summed, spread over a token's frames, then doubled in size and thinned by
-    convolutions (DPT-like)."""
+    convolutions (DPT-like).
 
-    def __init__(self, hidden: int, taps: int, channels: int, grid: Grid, width: int) -> None:
+    The backbone's patches are 2 x 2 latents, so the first doubling reaches the latents' resolution; there the noisy
+    latents join as the finest layer, since tokens that predict a video need not keep where its edges are.
+    """
+
+    def __init__(self, hidden: int, taps: int, latents: int, channels: int, grid: Grid, width: int) -> None:
         super().__init__()
         st, sh, sw = grid.token_stride
-        if sh != sw or sh & (sh - 1):
-            raise ValueError(f"conv head: a token of {sh}x{sw} pixels; needs a square whose side is a power of two")
+        if sh != sw or sh & (sh - 1) or sh < 4:
+            raise ValueError(f"conv head: a token of {sh}x{sw} pixels; needs a square of 4, 8, 16, ... pixels")
         self.grid, self.width = grid, width
         self.modulations = nn.ModuleList(TimestepModulation(hidden) for _ in range(taps))
         self.projections = nn.ModuleList(nn.Linear(hidden, 2 * width * st) for _ in range(taps))
+        self.edges = nn.Conv3d(latents, width * st, 1)
         sizes = [2 * width] + [max(8, width >> k) for k in range(sh.bit_length() - 2)] + [channels]
         self.doubling = nn.ModuleList(nn.Conv2d(n, 4 * m, 3, padding=1) for n, m in pairwise(sizes))
         with torch.no_grad():
             for parameter in self.doubling[-1].parameters():
                 parameter.mul_(0.1)
 
-    def forward(self, hidden: tuple[Tensor, ...], sigma: Tensor) -> Tensor:
-        """Tapped tokens, sigma [B] -> [B, T, channels, H, W]."""
+    def forward(self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor) -> Tensor:
+        """Tapped tokens, noisy latents [B, C, T', H', W'], sigma [B] -> [B, T, channels, H, W]."""
         (t, h, w), st = self.grid.tokens, self.grid.token_stride[0]
         layers = zip(self.projections, self.modulations, hidden, strict=True)
         y = torch.stack([project(modulate(x, sigma)) for project, modulate, x in layers]).sum(0)
@@ -92,26 +97,32 @@ class ConvHead(nn.Module):
         y = y.reshape(len(y), t * st, 2 * self.width, h, w)[:, st - 1 :]
         frames = y.shape[1]
         y = y.flatten(0, 1)
-        for convolution in self.doubling[:-1]:
+        edges = self.edges(noisy).unflatten(1, (st, self.width)).permute(0, 3, 1, 2, 4, 5).flatten(1, 2)[:, st - 1 :]
+        y = F.pixel_shuffle(F.gelu(self.doubling[0](y)), 2) + edges.flatten(0, 1)
+        for convolution in self.doubling[1:-1]:
             y = F.pixel_shuffle(F.gelu(convolution(y)), 2)
         return F.pixel_shuffle(self.doubling[-1](y), 2).unflatten(0, (-1, frames))
 
 
 class GeometryHeads(nn.Module):
-    """The depth head and the motion head over the same tapped tokens."""
+    """The depth head and the motion head over the same tapped tokens.
 
-    def __init__(self, config: HeadConfig, hidden: int, taps: int, grid: Grid) -> None:
+    hidden: channels of a token; taps: how many layers are tapped; latents: channels of the codec.
+    """
+
+    def __init__(self, config: HeadConfig, hidden: int, taps: int, latents: int, grid: Grid) -> None:
         super().__init__()
         self.config, self.grid = config, grid
         head = ConvHead if config.kind == "conv" else LinearHead
-        self.depth = head(hidden, taps, 1, grid, config.width)
-        self.motion = head(hidden, taps, 3, grid, config.width)
+        self.depth = head(hidden, taps, latents, 1, grid, config.width)
+        self.motion = head(hidden, taps, latents, 3, grid, config.width)
         scale = torch.tensor([config.motion_pixels, config.motion_pixels, config.motion_metres]).view(1, 3, 1, 1, 1)
         self.motion_scale: Tensor
         self.register_buffer("motion_scale", scale, persistent=False)
 
-    def forward(self, hidden: tuple[Tensor, ...], sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Tapped tokens, sigma [B] -> depth [B, T, H, W] in metres, motion [B, 3, T-1, H, W] in (px, px, m)."""
-        log_depth = self.depth(hidden, sigma)[:, :, 0] * self.config.log_depth_std + self.config.log_depth_mean
-        motion = self.motion(hidden, sigma)[:, :-1].transpose(1, 2) * self.motion_scale
+    def forward(self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Tapped tokens, the noisy latents they come from, sigma [B] -> depth [B, T, H, W] in metres and motion
+        [B, 3, T-1, H, W] in (px, px, m)."""
+        log_depth = self.depth(hidden, noisy, sigma)[:, :, 0] * self.config.log_depth_std + self.config.log_depth_mean
+        motion = self.motion(hidden, noisy, sigma)[:, :-1].transpose(1, 2) * self.motion_scale
         return log_depth.exp(), motion

@@ -50,7 +50,7 @@ class WorldModel(nn.Module):
         self.config, self.grid = config, grid
         self.backbone = backbone
         self.codec, self.text = codec, text
-        self.heads = GeometryHeads(config.heads, backbone.width, len(config.taps), grid)
+        self.heads = GeometryHeads(config.heads, backbone.width, len(config.taps), codec.channels, grid)
 
     def predict(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Prediction:
         """One evaluation of the backbone with every adapter acting."""
@@ -61,8 +61,9 @@ class WorldModel(nn.Module):
         if sigma is None:
             sigma = torch.full((len(clean),), self.config.probe_sigma, device=clean.device)
         with without(self.backbone.transformer, "reinforce"):
-            hidden = self.backbone(noised(clean, noise, sigma), sigma, text).hidden
-        return Geometry(*self.heads(hidden, sigma))
+            noisy = noised(clean, noise, sigma)
+            hidden = self.backbone(noisy, sigma, text).hidden
+        return Geometry(*self.heads(hidden, noisy, sigma))
 
     def generate(self, first: Tensor, text: Tensor, noise: Tensor) -> Tensor:
         """Clean latents from a first latent frame [B, C, 1, H', W'], text [B, L, D] and noise [B, C, T', H', W']."""

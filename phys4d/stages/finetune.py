@@ -15,7 +15,7 @@ from phys4d.models.lora import add_adapter
 from phys4d.models.objective import flow_matching_loss
 from phys4d.models.world import WorldModel
 from phys4d.stages.clips import TRUTH, Clips
-from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss
+from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss, near_probe
 
 
 class FinetuneConfig(Config):
@@ -34,7 +34,8 @@ class FinetuneConfig(Config):
 class FinetuneObjective:
     """Minimises diffusion + depth + motion + warp consistency from one evaluation of the transformer.
 
-    Half of the clips take a sigma near the probe, for the heads; half the sampling distribution, for the generator.
+    Half of the clips take a sigma around the probe, and carry the geometry terms; the other half one of the sampling
+    distribution. All carry the diffusion term.
     """
 
     name = "finetune"
@@ -64,12 +65,26 @@ class FinetuneObjective:
         batch = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step)
         clean = model.codec.encode(batch.video)
         noise, u = batch.normal_like(clean, "noise"), batch.uniform("sigma")
-        near_probe = torch.arange(len(u)) % 2 == 0
-        sigma = torch.where(near_probe, 0.5 * u.square() + 0.02, shifted(u, model.config.sampling_shift)).clamp(0.02, 1)
-        prediction = model.predict(noised(clean, noise, sigma), sigma, batch.text)
-        depth, motion = model.heads(prediction.hidden, sigma)
-        geometry, terms = geometry_loss(depth, motion, batch.arrays, batch.arrays["moving"], self.config.weights)
+        sampled = shifted(u, model.config.sampling_shift).clamp(0.02, 1)
+        read = [int(place) % 2 == 0 for *_, place in batch.draws]
+        sigma = torch.where(torch.tensor(read, device=u.device), near_probe(u, model.config.probe_sigma), sampled)
+        noisy = noised(clean, noise, sigma)
+        prediction = model.predict(noisy, sigma, batch.text)
+        share, chosen = self._read_clips(read, u.device)
+        depth, motion = model.heads(tuple(h[chosen] for h in prediction.hidden), noisy[chosen], sigma[chosen])
+        labels = {name: array[chosen] for name, array in batch.arrays.items()}
+        geometry, terms = geometry_loss(depth, motion, labels, labels["moving"], self.config.weights)
         diffusion = flow_matching_loss(model.backbone, prediction, clean, noise)
-        loss = self.config.diffusion * diffusion + geometry
+        loss = self.config.diffusion * diffusion + share * geometry
         minimise(loss)
         return {"loss": loss.detach(), "diffusion_loss": diffusion.detach(), **terms}
+
+    @staticmethod
+    def _read_clips(flags: list[bool], device: torch.device) -> tuple[float, Tensor]:
+        """Which clips of this rank the heads see, and the factor that makes the mean over ranks that over the clips.
+
+        A rank that holds none still evaluates the heads, with factor 0: sharded modules must be called by all ranks.
+        """
+        factor = 2 * sum(flags) / len(flags)
+        chosen = [i for i, flag in enumerate(flags) if flag or factor == 0]
+        return factor, torch.tensor(chosen, device=device)

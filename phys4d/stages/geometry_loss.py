@@ -1,5 +1,7 @@
 """The loss of the geometry heads against labels, pseudo or true, shared by `pretrain` and `finetune`."""
 
+import math
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -20,6 +22,11 @@ class GeometryWeights(Config):
     warp: float = Field(0.0, ge=0)
     moving_depth: float = Field(4.0, ge=0)
     moving_motion: float = Field(8.0, ge=0)
+
+
+def near_probe(u: Tensor, probe: float) -> Tensor:
+    """Uniform u [B] -> sigmas from 0.02 to 0.3 whose median is about the probe's: where the heads are read."""
+    return 0.02 + 0.28 * u ** (math.log(max(probe - 0.02, 0.01) / 0.28) / math.log(0.5))
 
 
 def geometry_loss(

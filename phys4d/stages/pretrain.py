@@ -11,7 +11,7 @@ from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.parallel import Parallel
 from phys4d.models.world import WorldModel
 from phys4d.stages.clips import PSEUDO, Clips
-from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss
+from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss, near_probe
 
 
 class PretrainConfig(Config):
@@ -26,7 +26,7 @@ class PretrainConfig(Config):
 
 
 class PretrainObjective:
-    """Minimises the geometry loss over the heads; sigma leans towards clean latents, where the heads will be read."""
+    """Minimises the geometry loss over the heads; sigma is drawn around the probe, where the heads are read."""
 
     name = "pretrain"
 
@@ -49,7 +49,7 @@ class PretrainObjective:
     def update(self, step: int, minimise: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
         batch = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step)
         clean = self.model.codec.encode(batch.video)
-        sigma = 0.02 + 0.9 * batch.uniform("sigma").square()
+        sigma = near_probe(batch.uniform("sigma"), self.model.config.probe_sigma)
         geometry = self.model.read_geometry(clean, batch.text, batch.normal_like(clean, "noise"), sigma)
         moving = batch.arrays["motion"][:, :2].norm(dim=1) > self.config.moving_pixels
         loss, terms = geometry_loss(geometry.depth, geometry.motion, batch.arrays, moving, self.config.weights)

@@ -11,9 +11,9 @@ GRID = Grid(9, 24, 16, (4, 8, 8))
 
 @pytest.mark.parametrize("kind", ["conv", "linear"])
 def test_outputs_have_the_clips_size_and_depth_is_positive(kind: str) -> None:
-    heads = GeometryHeads(HeadConfig(kind=kind), 32, 2, GRID)
+    heads = GeometryHeads(HeadConfig(kind=kind), 32, 2, 5, GRID)
     hidden = (torch.randn(2, 18, 32), torch.randn(2, 18, 32))
-    depth, motion = heads(hidden, torch.tensor([0.05, 0.5]))
+    depth, motion = heads(hidden, torch.randn(2, 5, 3, 6, 4), torch.tensor([0.05, 0.5]))
     assert depth.shape == (2, 9, 24, 16) and motion.shape == (2, 3, 8, 24, 16)
     assert (depth > 0).all()
 
@@ -21,12 +21,13 @@ def test_outputs_have_the_clips_size_and_depth_is_positive(kind: str) -> None:
 @pytest.mark.parametrize("head", [ConvHead, LinearHead])
 def test_a_token_reaches_its_own_pixels(head: type) -> None:
     grid = Grid(9, 64, 64, (4, 8, 8))
-    module = head(8, 1, 1, grid, 8)
+    module = head(8, 1, 5, 1, grid, 8)
     hidden = torch.randn(1, 3 * 8 * 8, 8)
-    base = module((hidden,), torch.tensor([0.1]))
+    noisy = torch.randn(1, 5, 3, 16, 16)
+    base = module((hidden,), noisy, torch.tensor([0.1]))
     changed = hidden.clone()
     changed[0, 64 + 5 * 8 + 2] = torch.randn(8)  # token (1, 5, 2): frames 1-4, rows 40-47, columns 16-23
-    difference = (module((changed,), torch.tensor([0.1])) - base)[0, :, 0].abs()
+    difference = (module((changed,), noisy, torch.tensor([0.1])) - base)[0, :, 0].abs()
     assert (difference[1:5, 40:48, 16:24] > 0).all()
     assert (difference[0] == 0).all() and (difference[5:] == 0).all()
     assert (difference[:, :24] == 0).all() and (difference[:, :, 40:] == 0).all()
@@ -39,5 +40,17 @@ def test_modulation_starts_as_layer_norm() -> None:
 
 
 def test_tokens_that_are_no_power_of_two_are_refused() -> None:
-    with pytest.raises(ValueError, match="power of two"):
-        ConvHead(8, 1, 1, Grid(5, 12, 12, (4, 6, 6)), 8)
+    with pytest.raises(ValueError, match="12x12|6x6"):
+        ConvHead(8, 1, 5, 1, Grid(5, 12, 12, (4, 6, 6)), 8)
+
+
+def test_the_latents_reach_their_own_pixels_in_the_conv_head() -> None:
+    grid = Grid(9, 64, 64, (4, 8, 8))
+    module = ConvHead(8, 1, 5, 1, grid, 8)
+    hidden, noisy, sigma = (torch.randn(1, 192, 8),), torch.randn(1, 5, 3, 16, 16), torch.tensor([0.1])
+    changed = noisy.clone()
+    changed[0, :, 1, 10, 5] += 1  # frames 1-4, rows 40-43, columns 20-23
+    difference = (module(hidden, changed, sigma) - module(hidden, noisy, sigma))[0, :, 0].abs()
+    assert (difference[1:5, 40:44, 20:24] > 0).all()
+    assert (difference[0] == 0).all() and (difference[5:] == 0).all()
+    assert (difference[:, :32] == 0).all() and (difference[:, :, 32:] == 0).all()
