@@ -70,7 +70,8 @@ class ConvHead(nn.Module):
     convolutions (DPT-like).
 
     The backbone's patches are 2 x 2 latents, so the first doubling reaches the latents' resolution; there the noisy
-    latents join as the finest layer, since tokens that predict a video need not keep where its edges are.
+    latents join as the finest layer, since tokens that predict a video need not keep where its edges are. A
+    learned embedding says where in the image a token lies: rotary positions do not, and depth depends on it.
     """
 
     def __init__(self, hidden: int, taps: int, latents: int, channels: int, grid: Grid, width: int) -> None:
@@ -81,6 +82,7 @@ class ConvHead(nn.Module):
         self.grid, self.width = grid, width
         self.modulations = nn.ModuleList(TimestepModulation(hidden) for _ in range(taps))
         self.projections = nn.ModuleList(nn.Linear(hidden, 2 * width * st) for _ in range(taps))
+        self.place = nn.Parameter(torch.zeros(2 * width, *grid.tokens[1:]))
         self.edges = nn.Conv3d(latents, width * st, 1)
         sizes = [2 * width] + [max(8, width >> k) for k in range(sh.bit_length() - 2)] + [channels]
         self.doubling = nn.ModuleList(nn.Conv2d(n, 4 * m, 3, padding=1) for n, m in pairwise(sizes))
@@ -96,7 +98,7 @@ class ConvHead(nn.Module):
         y = y.view(-1, t, h, w, st, 2 * self.width).permute(0, 1, 4, 5, 2, 3)
         y = y.reshape(len(y), t * st, 2 * self.width, h, w)[:, st - 1 :]
         frames = y.shape[1]
-        y = y.flatten(0, 1)
+        y = y.flatten(0, 1) + self.place
         edges = self.edges(noisy).unflatten(1, (st, self.width)).permute(0, 3, 1, 2, 4, 5).flatten(1, 2)[:, st - 1 :]
         y = F.pixel_shuffle(F.gelu(self.doubling[0](y)), 2) + edges.flatten(0, 1)
         for convolution in self.doubling[1:-1]:

@@ -1,13 +1,15 @@
 """Adapters on the transformer, in peft's layout: one for `finetune`, one for `reinforce`, each on or off at will."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from diffusers import WanTransformer3DModel
-from peft import LoraConfig
+from peft import LoraConfig, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
 from torch import nn
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
@@ -22,7 +24,8 @@ def add_adapter(transformer: WanTransformer3DModel, name: str, rank: int, seed: 
     present = adapter_names(transformer)
     if name in present:
         raise ValueError(f"adapter {name!r} is already on this transformer, which has {list(present)}")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # a second adapter is meant
         torch.manual_seed(seed)
         transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)), adapter_name=name)
     activate(transformer, (*present, name))
@@ -59,15 +62,15 @@ def save_adapter(transformer: WanTransformer3DModel, name: str, folder: Path) ->
 
 
 def load_adapter(transformer: WanTransformer3DModel, name: str, folder: Path) -> None:
-    """Reads what `save_adapter` wrote, frozen, beside the adapters there."""
-    present = adapter_names(transformer)
-    transformer.load_lora_adapter(
-        folder,
-        prefix=None,
-        adapter_name=name,
-        weight_name=WEIGHTS,
-        use_safetensors=True,
-        low_cpu_mem_usage=False,
-    )
-    activate(transformer, (*present, name))
+    """Reads what `save_adapter` wrote, frozen, beside the adapters there. ValueError where the weights do not fit."""
+    weights = load_file(folder / WEIGHTS)
+    ranks = {tensor.shape[0] for key, tensor in weights.items() if "lora_A" in key}
+    if len(ranks) != 1:
+        raise ValueError(f"{folder / WEIGHTS}: expected a LoRA of one rank, found ranks {sorted(ranks)}")
+    add_adapter(transformer, name, ranks.pop(), seed=0)
+    result = set_peft_model_state_dict(transformer, weights, adapter_name=name)
+    absent = [key for key in result.missing_keys if f".{name}." in key]
+    if absent or result.unexpected_keys:
+        fault = (absent + list(result.unexpected_keys))[0]
+        raise ValueError(f"{folder / WEIGHTS}: does not fit this transformer, first at {fault}")
     transformer.requires_grad_(False)

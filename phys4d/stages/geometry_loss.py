@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -13,15 +14,17 @@ from phys4d.kernels.geometry import depth_loss, flow_loss, warp_consistency
 class GeometryWeights(Config):
     """Weights of the terms: mean |log ratio| of depth, L1 of flow (px) and of dz (m), warp consistency (m).
 
-    moving_depth, moving_motion: extra weight of a pixel that moves; most pixels of a clip are a still background.
+    moving_depth, moving_motion: extra weight of a pixel that moves or lies within `margin` pixels of one that does; most
+    pixels of a clip are a still background. Without the margin the heads learn to draw what moves too large.
     """
 
     depth: float = Field(2.0, ge=0)
     flow: float = Field(0.3, ge=0)
     dz: float = Field(3.0, ge=0)
     warp: float = Field(0.0, ge=0)
-    moving_depth: float = Field(4.0, ge=0)
-    moving_motion: float = Field(8.0, ge=0)
+    moving_depth: float = Field(8.0, ge=0)
+    moving_motion: float = Field(16.0, ge=0)
+    margin: int = Field(2, ge=0)
 
 
 def near_probe(u: Tensor, probe: float) -> Tensor:
@@ -37,6 +40,7 @@ def geometry_loss(
     depth [B, T, H, W] metres, motion [B, 3, T-1, H, W]; labels as stored (depth, motion, depth_valid, flow_valid,
     dz_valid, and visible where the warp term is on); moving: bool [B, T-1, H, W], pixels to weigh more.
     """
+    moving = F.max_pool2d(moving.float(), 2 * weights.margin + 1, 1, weights.margin)
     moving_frames = torch.cat([moving, moving[:, -1:]], 1)
     motion_weight = 1 + weights.moving_motion * moving
     terms = {
