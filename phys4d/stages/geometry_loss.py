@@ -14,8 +14,8 @@ from phys4d.kernels.geometry import depth_loss, flow_loss, warp_consistency
 class GeometryWeights(Config):
     """Weights of the terms: mean |log ratio| of depth, L1 of flow (px) and of dz (m), warp consistency (m).
 
-    moving_depth, moving_motion: extra weight of a pixel that moves or lies within `margin` pixels of one that does; most
-    pixels of a clip are a still background. Without the margin the heads learn to draw what moves too large.
+    moving_depth, moving_motion: extra weight of a pixel that moves or lies within `margin` pixels of one that does;
+    most pixels of a clip are a still background. Without the margin the heads learn to draw what moves too large.
     """
 
     depth: float = Field(2.0, ge=0)
