@@ -1,7 +1,13 @@
-"""Writes the README's tables from committed results: `python -m phys4d.benchmarks.readme`."""
+"""Writes the README's tables and picture from results.
+
+`python -m phys4d.benchmarks.readme runs/demo` takes a finished demo over into benchmarks/results/demo/ and docs/demo.png;
+without a folder, the README is filled again from what is committed.
+"""
 
 import json
 import re
+import shutil
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -47,6 +53,21 @@ def demo_summary() -> dict:
     return json.loads((ROOT / "results" / "demo" / "summary.json").read_text())
 
 
+def adopt(run: Path) -> None:
+    """Copies what a demo measured, and how, from its folder, and draws the README's picture of it."""
+    from phys4d.evaluate.readme_picture import picture
+
+    folder = ROOT / "results" / "demo"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.toml", "metrics.jsonl", "summary.json", "provenance.json"):
+        shutil.copyfile(run / name, folder / name)
+    docs = ROOT.parent / "docs"
+    docs.mkdir(exist_ok=True)
+    picture(run, docs / "demo.png")
+
+
 if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        adopt(Path(sys.argv[1]))
     readme = ROOT.parent / "README.md"
     readme.write_text(filled(readme.read_text(), "demo", demo_table(demo_summary())))
