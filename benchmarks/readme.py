@@ -1,7 +1,7 @@
 """Writes the README's tables and picture from results.
 
-`python -m phys4d.benchmarks.readme runs/demo` takes a finished demo over into benchmarks/results/demo/ and docs/demo.png;
-without a folder, the README is filled again from what is committed.
+`python -m phys4d.benchmarks.readme runs/demo` takes a finished demo over into benchmarks/results/demo/ and
+docs/demo.png; without a folder, the README is filled again from what is committed.
 """
 
 import json
