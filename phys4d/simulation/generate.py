@@ -14,17 +14,18 @@ from typing import Any, Literal
 
 import mujoco
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from phys4d.engine.config import Config
 from phys4d.engine.data import blob, video
 from phys4d.engine.data.shards import ShardWriter
+from phys4d.engine.errors import UserError
 from phys4d.engine.progress import progress
 from phys4d.simulation.assembly import meshes
 from phys4d.simulation.clip import QUANTISATION, measure, render
 from phys4d.simulation.families import FAMILIES
 from phys4d.simulation.mesh_sequence import Track
-from phys4d.simulation.mujoco_world import motion
+from phys4d.simulation.mujoco_world import STEPS_PER_SECOND, motion
 from phys4d.simulation.raster import Rasteriser
 from phys4d.simulation.record import description
 from phys4d.simulation.scene import Scene
@@ -53,6 +54,13 @@ class SimulateConfig(Config):
     seed: int = Field(0, ge=0)
     truth: bool = True
     pixel_format: Literal["yuv444p", "yuv420p"] = "yuv444p"
+
+    @field_validator("fps")
+    @classmethod
+    def _whole_steps(cls, fps: int) -> int:
+        if STEPS_PER_SECOND % fps:
+            raise ValueError(f"expected a divisor of {STEPS_PER_SECOND}, the simulator's steps per second")
+        return fps
 
 
 def simulate(config: SimulateConfig, out: Path, *, workers: int) -> None:
@@ -109,7 +117,11 @@ def draw(config: SimulateConfig, index: int) -> tuple[Scene, dict[int, Track], i
         if reason is None:
             return scene, tracks, attempt
         reasons[reason] += 1
-    raise RuntimeError(f"clip {index} of family {family}: none of {ATTEMPTS} scenes was usable: {dict(reasons)}")
+    counts = ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
+    raise UserError(
+        f"simulate: {config.frames} frames at {config.fps} fps: none of {ATTEMPTS} scenes of family {family} was "
+        f"usable: {counts}: choose more frames or fewer frames per second"
+    )
 
 
 def detail(height: int, width: int) -> int:

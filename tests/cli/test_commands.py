@@ -10,7 +10,7 @@ from phys4d.cli import main
 from phys4d.engine.data.dataset import ClipDataset
 
 SMALL = [
-    f"simulate.{name}={{clips={count}, seed={seed}, size=[32, 32], frames=5, truth={truth}}}"
+    f"simulate.{name}={{clips={count}, seed={seed}, size=[32, 32], frames=5, fps=8, truth={truth}}}"
     for name, count, seed, truth in (
         ("train", 6, 1, "true"), ("video", 4, 2, "false"), ("scenes", 4, 3, "true"), ("test", 4, 4, "true")
     )
@@ -78,8 +78,8 @@ def test_verify_passes_whole_data_and_names_what_is_broken(
 
 def test_simulate_and_label_from_the_command_line(tmp_path: Path) -> None:
     for name, seed, extra in (("video", "8", ["--no-truth"]), ("scenes", "9", [])):
-        command = ["simulate", "--out", str(tmp_path / name), "--clips", "2", "--size", "32x32", "--frames", "5"]
-        assert main([*command, "--seed", seed, "--workers", "1", "--family", "fall", *extra]) == 0
+        command = ["simulate", "--out", str(tmp_path / name), "--clips", "2", "--size", "32x32"]
+        assert main([*command, "--frames", "5", "--fps", "8", "--seed", seed, "--workers", "1", "--family", "fall", *extra]) == 0
     folders = ["--videos", str(tmp_path / "video"), "--scenes", str(tmp_path / "scenes")]
     assert main(["label", *folders, "--out", str(tmp_path / "labelled"), "--steps", "2"]) == 0
     assert main(["data", "verify", str(tmp_path / "labelled")]) == 0
@@ -91,6 +91,8 @@ def test_simulate_and_label_from_the_command_line(tmp_path: Path) -> None:
         (["simulate", "--out", "x", "--clips", "2", "--size", "48"], "--size 48: expected HEIGHTxWIDTH"),
         (["simulate", "--out", "x", "--clips", "2", "--family", "fluid"], "families"),
         (["simulate", "--out", "x", "--clips", "0"], "clips"),
+        (["simulate", "--out", "x", "--clips", "1", "--frames", "2", "--workers", "1"], "choose more frames"),
+        (["simulate", "--out", "x", "--clips", "1", "--fps", "7"], "fps"),
         (["train", "nowhere.toml"], "nowhere.toml"),
         (["evaluate", "nowhere", "--data", "x"], "nowhere/phys4d.json: no such file"),
         (["data", "verify", "nowhere"], "nowhere"),
@@ -106,8 +108,9 @@ def test_what_is_wrong_is_one_line_and_exit_code_two(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
-    error = capsys.readouterr().err.strip()
-    assert error.startswith("phys4d: error: ") and message in error and "\n" not in error
+    *before, error = capsys.readouterr().err.strip().splitlines()
+    assert error.startswith("phys4d: error: ") and message in error
+    assert all(line.startswith("simulate: 0/") for line in before)  # the progress of what had begun
     assert not any(tmp_path.iterdir())
 
 
