@@ -19,7 +19,7 @@ class WanBackbone(nn.Module):
 
     prediction "velocity": the transformer's output is the velocity, as in the released models.
     prediction "gated_clean": the transformer also sees the first frame's latents beside every latent frame and predicts
-    the clean video as a mixture, by a gate per pixel, of that first frame and of its own drawing (`CopyGate`).
+    the clean video as a mixture, by a gate per pixel, of that first frame and of patches moved from it (`CopyGate`).
     taps: indices of the blocks whose output tokens are returned.
     """
 

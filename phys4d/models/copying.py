@@ -14,17 +14,17 @@ _STRIDE = 2
 
 
 class CopyGate(nn.Module):
-    """Clean video = (1 - gate) first frame + gate (moved + drawn), gate per pixel.
+    """Clean video = (1 - gate) first frame + gate moved, gate per pixel.
 
     `moved` copies 4 x 4 pixel patches of the first frame to each 4 x 4 block of each later frame, by attention: the
-    transformer gives each block a spectrum over wave vectors, which is its distribution over displacements; `drawn` is
-    free. So a small transformer spends its capacity on where things go, not on how they look.
+    transformer gives each block a spectrum over wave vectors, which is its distribution over displacements. So a small
+    transformer spends its capacity on where things go, not on how they look; what the first frame does not show, it
+    cannot draw.
 
-    It takes `channels` outputs per latent position: 192 Haar coefficients, 64 gate logits, 4 frames x 48 for spectra.
-    It has no weights of its own.
+    It takes `channels` outputs per latent position: 64 gate logits, and 4 frames x 48 for spectra. It has no weights.
     """
 
-    channels = 192 + 64 + 4 * 2 * _WAVES
+    channels = 64 + 4 * 2 * _WAVES
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,13 +37,13 @@ class CopyGate(nn.Module):
         self.register_buffer("waves", waves, persistent=False)
 
     def forward(self, output: Tensor, first: Tensor) -> Tensor:
-        """output [B, 448, T', h, w], first [B, 192, 1, h, w] clean -> clean latents [B, 192, T', h, w], frame 0
+        """output [B, 256, T', h, w], first [B, 192, 1, h, w] clean -> clean latents [B, 192, T', h, w], frame 0
         given."""
-        drawn, logits, spectra = output[:, :, 1:].split([192, 64, 4 * 2 * _WAVES], 1)
+        logits, spectra = output[:, :, 1:].split([64, 4 * 2 * _WAVES], 1)
         gate = torch.sigmoid(logits.permute(0, 2, 3, 4, 1)).unsqueeze(-2)
         still = self.codec.to_blocks(first)
         moved = self.moved(spectra, self.codec.decode(first)[:, :, 0])
-        later = self.codec.from_blocks(still + gate * (moved + self.codec.to_blocks(drawn) - still))
+        later = self.codec.from_blocks(still + gate * (moved - still))
         return torch.cat([first, later], 2)
 
     def moved(self, spectra: Tensor, frame: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ def flow_matching_loss(backbone: WanBackbone, prediction: Prediction, clean: Ten
     """Scalar loss over the latent frames after the first; clean, noise [B, C, T', H', W'].
 
     "velocity": mean squared error to noise - clean. "gated_clean": mean squared error of the pixels, weighted 1, plus 3
-    where the true clip differs from its first frame, plus 3 where the drawn one does; unweighted, most of a small
+    where the true clip differs from its first frame, plus 3 where the predicted one does; unweighted, most of a small
     clip is a still background and the loss is blind to what moves.
     """
     if backbone.gate is None:

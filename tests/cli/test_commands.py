@@ -79,7 +79,8 @@ def test_verify_passes_whole_data_and_names_what_is_broken(
 def test_simulate_and_label_from_the_command_line(tmp_path: Path) -> None:
     for name, seed, extra in (("video", "8", ["--no-truth"]), ("scenes", "9", [])):
         command = ["simulate", "--out", str(tmp_path / name), "--clips", "2", "--size", "32x32"]
-        assert main([*command, "--frames", "5", "--fps", "8", "--seed", seed, "--workers", "1", "--family", "fall", *extra]) == 0
+        command += ["--frames", "5", "--fps", "8", "--seed", seed, "--workers", "1", "--family", "fall"]
+        assert main([*command, *extra]) == 0
     folders = ["--videos", str(tmp_path / "video"), "--scenes", str(tmp_path / "scenes")]
     assert main(["label", *folders, "--out", str(tmp_path / "labelled"), "--steps", "2"]) == 0
     assert main(["data", "verify", str(tmp_path / "labelled")]) == 0
