@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from phys4d.clips import TRUTH, Batch, Clips
 from phys4d.engine.config import Config
 from phys4d.engine.errors import UserError
 from phys4d.engine.progress import progress
@@ -20,7 +21,6 @@ from phys4d.evaluate.metrics import ClipMean, cloud_chamfer_4d, geometry_metrics
 from phys4d.models import folder as model_folder
 from phys4d.models.world import WorldModel
 from phys4d.rewards.moving_chamfer import moving_chamfer
-from phys4d.stages.clips import TRUTH, Batch, Clips
 
 
 class EvaluateConfig(Config):

@@ -6,13 +6,13 @@ from pathlib import Path
 from pydantic import Field
 from torch import Tensor, nn
 
+from phys4d.clips import Clips
 from phys4d.engine.config import Config
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.parallel import Parallel
 from phys4d.models.flow import noised, shifted
 from phys4d.models.objective import flow_matching_loss
 from phys4d.models.world import WorldModel
-from phys4d.stages.clips import Clips
 
 
 class BackboneConfig(Config):

@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from phys4d.clips import TRUTH, Clips
 from phys4d.engine.config import Config
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.parallel import Parallel
@@ -14,7 +15,6 @@ from phys4d.models.flow import noised, shifted
 from phys4d.models.lora import add_adapter
 from phys4d.models.objective import flow_matching_loss
 from phys4d.models.world import WorldModel
-from phys4d.stages.clips import TRUTH, Clips
 from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss, near_probe
 
 

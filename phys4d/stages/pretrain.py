@@ -6,11 +6,11 @@ from pathlib import Path
 from pydantic import Field
 from torch import Tensor, nn
 
+from phys4d.clips import PSEUDO, Clips
 from phys4d.engine.config import Config
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.parallel import Parallel
 from phys4d.models.world import WorldModel
-from phys4d.stages.clips import PSEUDO, Clips
 from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss, near_probe
 
 

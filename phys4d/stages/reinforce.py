@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from phys4d.clips import Batch, Clips
 from phys4d.engine.config import Config
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.parallel import Parallel
@@ -15,7 +16,6 @@ from phys4d.models.lora import add_adapter, without
 from phys4d.models.objective import flow_matching_loss
 from phys4d.models.world import WorldModel
 from phys4d.rewards.moving_chamfer import moving_chamfer
-from phys4d.stages.clips import Batch, Clips
 from phys4d.stages.flow_sde import Transition, gaussian_kl, log_probability, rollout, step_distribution
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+from phys4d.clips import clip_size
 from phys4d.engine.config import Config
 from phys4d.engine.errors import UserError
 from phys4d.engine.loop import train
@@ -21,7 +22,6 @@ from phys4d.models import folder as model_folder
 from phys4d.models.folder import Loaded
 from phys4d.models.world import ModelConfig, create_tiny
 from phys4d.stages.backbone import BackboneConfig, BackboneObjective
-from phys4d.stages.clips import clip_size
 from phys4d.stages.finetune import FinetuneConfig, FinetuneObjective
 from phys4d.stages.pretrain import PretrainConfig, PretrainObjective
 from phys4d.stages.reinforce import ReinforceConfig, ReinforceObjective
