@@ -8,7 +8,9 @@ import json
 import re
 import shutil
 import sys
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean, stdev
 
 ROOT = Path(__file__).resolve().parent
 COLUMNS = (
@@ -24,10 +26,7 @@ COLUMNS = (
 
 def demo_table(summary: dict) -> str:
     """The markdown table of a demo's summary.json: one row per stage, mean ± standard error over held-out scenes."""
-    lines = ["| after stage | " + " | ".join(title for _, title in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for stage, row in summary["stages"].items():
-        cells = [f"{row[name]:.4f} ± {row[name + '_se']:.4f}" for name, _ in COLUMNS]
-        lines.append(f"| {stage} | " + " | ".join(cells) + " |")
+    lines = stage_rows(summary["stages"])
     for name, row in summary["baselines"].items():
         cells = [f"{row[key]:.4f}" if key in row else "" for key, _ in COLUMNS]
         lines.append(f"| *{name.replace('_', ' ')}* | " + " | ".join(cells) + " |")
@@ -38,6 +37,39 @@ def demo_table(summary: dict) -> str:
         f"{where['cpu']}, torch {where['torch']}, revision {str(where['git_revision'])[:12]}, {where['date'][:10]}.",
     ]
     return "\n".join(lines)
+
+
+def stage_rows(stages: dict[str, dict[str, float]]) -> list[str]:
+    """The header and one line per stage."""
+    lines = ["| after stage | " + " | ".join(title for _, title in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for stage, row in stages.items():
+        cells = [f"{row[name]:.4f} ± {row[name + '_se']:.4f}" for name, _ in COLUMNS]
+        lines.append(f"| {stage} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def unseen_table(tables: dict[str, dict]) -> str:
+    """The same stages on scenes that nothing was chosen on, and the paired change from pretrain to finetune."""
+    lines = stage_rows({stage: table["means"] for stage, table in tables.items()})
+    for before, after in pairwise(tables):
+        cells = []
+        for name, _ in COLUMNS:
+            pairs = zip(tables[before]["scenes"][name], tables[after]["scenes"][name], strict=True)
+            change = [b - a for a, b in pairs if a is not None and b is not None]
+            cells.append(f"{fmean(change):+.4f} ± {stdev(change) / len(change) ** 0.5:.4f}")
+        lines.append(f"| *{before} to {after}, paired* | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def unseen_tables() -> dict[str, dict]:
+    """The committed evaluations, by stage."""
+    folder = ROOT / "results" / "demo" / "unseen"
+    return {stage: json.loads((folder / f"{stage}.json").read_text()) for stage in demo_summary()["stages"]}
+
+
+def complete(readme: str) -> str:
+    """The README with every table filled in."""
+    return filled(filled(readme, "demo", demo_table(demo_summary())), "unseen", unseen_table(unseen_tables()))
 
 
 def filled(readme: str, name: str, table: str) -> str:
@@ -70,4 +102,4 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         adopt(Path(sys.argv[1]))
     readme = ROOT.parent / "README.md"
-    readme.write_text(filled(readme.read_text(), "demo", demo_table(demo_summary())))
+    readme.write_text(complete(readme.read_text()))
