@@ -55,15 +55,17 @@ def _evaluate(config: RunConfig, stage: str) -> None:
 
 def write_summary(config: RunConfig, stage_seconds: dict[str, float], seconds: float) -> None:
     """summary.json from what the evaluations left, then report.html from all of the run folder."""
+    from phys4d.evaluate.changes import changes
     from phys4d.evaluate.report import write_report
 
-    tables = {
+    tables: dict[str, dict] = {
         stage: json.loads((config.folder / "evaluation" / f"{stage}.json").read_text())
         for stage in config.stages
         if stage != "backbone"
     }
     summary = {
         "stages": {stage: table["means"] for stage, table in tables.items()},
+        "changes": changes(tables),
         "baselines": next(iter(tables.values()))["baselines"] if tables else {},
         "stage_seconds": stage_seconds,
         "seconds": round(seconds, 1),

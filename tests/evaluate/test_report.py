@@ -90,6 +90,8 @@ def fake_run(folder: Path, *, scenes: int, size: int, frames: int, stages: tuple
         figures = {m.key: float(rng.uniform(0.01, 1)) for m in METRICS} | {"reward": float(rewards.mean())}
         errors = {f"{name}_se": abs(value) / 20 for name, value in figures.items()}
         summary["stages"][stage] = figures | errors | {"psnr_moving": 14.25 + i, "psnr_moving_se": 0.31}
+    change = {"absrel": -0.0125, "absrel_se": 0.001, "delta1": 0.02, "delta1_se": 0.0}
+    summary["changes"] = {"pretrain to finetune": change}
     summary["baselines"] = {
         "zero_motion": {"epe": 0.0893, "epe_moving": 1.6217},
         "static_video": {"chamfer_4d": 0.19, "reward": -2.0, "psnr_moving": 11.4},
@@ -186,15 +188,18 @@ def test_table_prints_the_summary(run, html) -> None:
     summary = json.loads((run / "summary.json").read_text())
     table = html[html.index('<table class="figures">') : html.index("</table>", html.index('<table class="figures">'))]
     rows = re.findall(r"<tr[^>]*><th>([a-z ]+)(?:<small>[^<]*</small>)?</th>(.*?)</tr>", table.split("<tbody>")[1])
-    assert [name for name, _ in rows] == [*STAGES, "zero motion", "static video", "truth video"]
+    baselines = ["zero motion", "static video", "truth video"]
+    assert [name for name, _ in rows] == [*STAGES, "pretrain to finetune", *baselines]
     for name, cells in rows:
-        figures = summary["stages"].get(name) or summary["baselines"][name.replace(" ", "_")]
+        change = name in summary["changes"]
+        kind = "changes" if change else "stages" if name in STAGES else "baselines"
+        figures = summary[kind][name.replace(" ", "_") if kind == "baselines" else name]
         for metric, cell in zip(METRICS, re.findall(r"<td[^>]*>(.*?)</td>", cells), strict=True):
             if metric.key not in figures:
                 assert cell == "–"
                 continue
             value, *error = re.sub(r"<[^>]+>", " ", cell).replace("−", "-").replace("±", " ").split()
-            assert value == f"{figures[metric.key]:.{metric.decimals}f}"
+            assert value == f"{figures[metric.key]:{'+' if change else ''}.{metric.decimals}f}"
             if f"{metric.key}_se" in figures:
                 assert error == [f"{figures[metric.key + '_se']:.{metric.decimals}f}"]
     best = {m.key: (max if m.more_is_better else min)(summary["stages"][s][m.key] for s in STAGES) for m in METRICS}
