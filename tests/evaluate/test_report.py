@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -244,6 +245,24 @@ def test_worst_scene_of_the_last_stage_is_open(run, html) -> None:
     worst = int(np.argmin(np.load(run / "evaluation" / "reinforce.npz")["reward"]))
     scenes = re.findall(r'<details class="scene"( open)?[^>]*><summary><b>Scene (\d)', html)
     assert [int(k) - 1 for opened, k in scenes if opened] == sorted({0, 1, worst})
+
+
+def test_failures_are_shown_with_every_stage(run, tmp_path) -> None:
+    assert "evaluation/failures is absent" in write_report(run).read_text()
+    shutil.copytree(run, tmp_path / "run")
+    folder = tmp_path / "run" / "evaluation"
+    (folder / "failures").mkdir()
+    for name in ("truth", *STAGES):
+        arrays = np.load(folder / f"{name}.npz")
+        np.savez(folder / "failures" / f"{name}.npz", **{key: arrays[key][[2, 0]] for key in arrays.files})
+    html = write_report(tmp_path / "run").read_text()
+    failures = html[html.index("<h2>Failures</h2>") :]
+    assert re.findall(r"<b>Failure (\d)</b> .*?<small>([^<]*)</small>", failures) == [
+        ("1", "scene-0002"), ("2", "scene-0000")
+    ]  # fmt: skip
+    for stage in STAGES:
+        value = float(np.load(folder / f"{stage}.npz")["reward"][2])
+        assert f"reward {value:.3f}".replace("-", "−") in failures
 
 
 def test_a_run_without_reinforce_says_so(tmp_path) -> None:
