@@ -43,9 +43,7 @@ def run_stages(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool,
 
     execute(config, run, parallel, resume=resume, after=after)
     if config.evaluate is not None and parallel.rank == 0:
-        measured: dict[str, Path] = {stage: output_folder(config, stage) for stage in config.stages if stage != "backbone"}
-        if measured:
-            _failures(config, measured)
+        _failures(config)
         write_summary(config, seconds, time.time() - started)
 
 
@@ -56,11 +54,13 @@ def _evaluate(config: RunConfig, stage: str) -> None:
     evaluate_stage(output_folder(config, stage), config.evaluate, config.folder / "evaluation", stage)
 
 
-def _failures(config: RunConfig, measured: dict[str, Path]) -> None:
+def _failures(config: RunConfig) -> None:
     from phys4d.evaluate.run import evaluate_failures
 
     assert config.evaluate is not None
-    evaluate_failures(measured, config.evaluate, config.folder / "evaluation")
+    measured: dict[str, Path] = {stage: output_folder(config, stage) for stage in config.stages if stage != "backbone"}
+    if measured:
+        evaluate_failures(measured, config.evaluate, config.folder / "evaluation")
 
 
 def write_summary(config: RunConfig, stage_seconds: dict[str, float], seconds: float) -> None:
