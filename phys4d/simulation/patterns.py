@@ -71,9 +71,12 @@ PATTERNS = {
         colour *= noise(r * 15.0) > 0.6 ? 0.55 : 0.92;
     """,
     Texture.MARBLE: """
-        float bend = noise(r * 7.0) + 0.5 * noise(r * 17.0);
-        float vein = abs(sin(dot(r, vec3(9.0, 13.0, 11.0)) + 5.0 * bend));
-        colour = mix(colour * 0.45, mix(colour, vec3(1), 0.3), smoothstep(0.05, 0.45, vein));
+        float bend = noise(r * 6.0) + 0.5 * noise(r * 15.0) + 0.25 * faded(r * 40.0);
+        float broad = abs(sin(dot(r, vec3(7.0, 10.0, 8.0)) + 5.0 * bend));
+        float fine = abs(sin(dot(r, vec3(-11.0, 6.0, 13.0)) + 6.0 * bend + 2.0));
+        vec3 pale = mix(colour, vec3(1), 0.42);
+        colour = mix(pale, colour * 0.8, 0.8 * smoothstep(0.4, 0.0, broad));
+        colour = mix(colour, colour * 0.55, 0.7 * smoothstep(0.16, 0.0, broad) + 0.45 * smoothstep(0.1, 0.0, fine));
         gloss = 0.45; sharpness = 45.0;
     """,
     Texture.DOTS: """
@@ -103,7 +106,7 @@ PATTERNS = {
     Texture.CONCRETE: """
         float cloud = faded(r * 2.3) + 0.5 * faded(r * 7.0) + 0.35 * faded(r * 31.0);
         colour *= 0.76 + 0.27 * cloud;
-        colour *= 1.0 - 0.3 * smoothstep(0.75, 0.85, faded(r * 45.0 + 9.0));
+        colour *= 1.0 - 0.22 * smoothstep(0.8, 0.9, faded(r * 62.0 + 9.0));
     """,
     Texture.CARPET: """
         vec2 p = r.xy / 0.36;

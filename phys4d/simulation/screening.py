@@ -10,7 +10,7 @@ from phys4d.simulation.scene import FIRST_BODY, Scene
 EDGE = 0.55  # share of a body's radius that its centre keeps from the image's edge in the first frame
 # Per family: share of the pixels that moves, mean over frames, estimated from the bodies' outlines; share of the
 # image's size that the centre of the body that moves most travels. What only turns moves as its outline does.
-SHOWN = {"fall": (0.055, 0.36), "collision": (0.055, 0.36)}
+SHOWN = {"fall": (0.055, 0.36), "collision": (0.055, 0.36), "dominoes": (0.03, 0.1)}
 SHOWN_AT_LEAST = (0.03, 0.13)
 MOVING_SPEED = 0.024  # m/s
 NEAREST = 0.5  # metres from the camera

@@ -8,19 +8,22 @@ from phys4d.simulation.scene import Body, Scene
 
 def dominoes(random: np.random.Generator) -> Scene:
     """Draws a scene with four to six slabs of one material: half start with a ball, half with a leaning slab."""
-    view = staging.view(random)
+    view = staging.view(random, distance=(1.15, 1.35), height=(0.5, 0.95), target_height=0.2)
     room, light = staging.room(random), staging.light(random)
     axes = view.level_axes()
     pushed = bool(random.uniform() < 0.5)
-    count = int(random.integers(4, 7))
-    names = staging.colours(random, count + 1)
     direction = staging.heading(axes, random.uniform(-0.45, 0.45)) * random.choice([-1, 1])
-    half = np.array([random.uniform(0.018, 0.026), random.uniform(0.08, 0.11), random.uniform(0.12, 0.15)])
-    gap = half[2] * random.uniform(0.75, 1.0)
+    # A row that only leans falls more slowly: it is lower, and shorter.
+    height = random.uniform(0.12, 0.15) if pushed else random.uniform(0.105, 0.13)
+    half = np.array([height * random.uniform(0.13, 0.17), random.uniform(0.08, 0.11), height])
+    gap = height * (random.uniform(0.75, 1.0) if pushed else random.uniform(1.15, 1.3))
+    count = int(random.integers(4, 7 if pushed else 6))
+    names = staging.colours(random, count + 1)
     middle = axes[1] * random.uniform(-0.05, 0.25) + direction * (0.06 if pushed else -0.05)
     material = str(random.choice(["wood", "plastic", "marble", "steel"]))
     places = [middle + direction * gap * (number - (count - 1) / 2) for number in range(count)]
-    lean = 0.0 if pushed else random.uniform(2.4, 3.2) * np.arctan2(half[0], half[2])
+    touching = np.arcsin((gap - 2 * half[0]) / (2 * half[2]))
+    lean = 0.0 if pushed else random.uniform(0.85, 0.97) * touching
     row = tuple(
         _slab(random, name, half, place, direction, lean if number == 0 else 0.0, material)
         for number, (name, place) in enumerate(zip(names[1:], places, strict=True))

@@ -13,7 +13,7 @@ FRICTION = 0.5  # of the beam
 
 def pendulum(random: np.random.Generator) -> Scene:
     """Draws a scene: 70 % start from rest at 35 to 60 degrees, 30 % hang and already swing."""
-    view = staging.view(random)
+    view = staging.view(random, distance=(1.35, 1.6), target_height=0.36)
     room, light = staging.room(random), staging.light(random)
     names = staging.colours(random, 2)
     axes = view.level_axes()

@@ -15,7 +15,7 @@ THICKNESS, HALF_WIDTH = 0.04, 0.2
 
 def ramp(random: np.random.Generator) -> Scene:
     """Draws a scene: 70 % roll, 30 % slide; half of all into a resting body after about a third of a second."""
-    view = staging.view(random)
+    view = staging.view(random, distance=(1.5, 1.75), target_height=0.28)
     room, light = staging.room(random), staging.light(random)
     names = staging.colours(random, 2)
     axes = view.level_axes()
@@ -28,7 +28,7 @@ def ramp(random: np.random.Generator) -> Scene:
     radius = random.uniform(0.13, 0.17)
     into = bool(random.uniform() < 0.5)
     run = random.uniform(0.25, 0.4) if into else length - radius - 0.05
-    low = downhill * random.uniform(0.0, 0.15) + axes[1] * random.uniform(-0.05, 0.25)
+    low = downhill * random.uniform(0.15, 0.3) + axes[1] * random.uniform(-0.05, 0.25)
     body = _on_the_plank(random, shape, names[0], radius, low, downhill, slope, min(run, length - radius - 0.05))
     bodies = (body, _in_the_way(random, names[1], low, downhill, body)) if into else (body,)
     event: Event = "slides down" if shape == "box" else "rolls down"

@@ -9,7 +9,7 @@ from phys4d.simulation.scene import Body, Event, Scene, Shape
 
 def spin(random: np.random.Generator) -> Scene:
     """Draws a scene: 30 % turn on the floor, 20 % turn into a body, 20 % roll into one, 30 % top- or backspin."""
-    view = staging.view(random)
+    view = staging.view(random, distance=(1.2, 1.45), height=(0.6, 1.05), target_height=0.25)
     room, light = staging.room(random), staging.light(random)
     names = staging.colours(random, 2)
     axes = view.level_axes()

@@ -11,12 +11,21 @@ from phys4d.simulation.scene import Body, Light, Rod, Room, Shape, View
 TARGET = (0.0, 0.05, 0.4)
 
 
-def view(random: np.random.Generator) -> View:
-    """A camera at 1.4 to 1.65 m that looks at the middle of the stage from slightly above."""
+def view(
+    random: np.random.Generator,
+    *,
+    distance: tuple[float, float] = (1.4, 1.65),
+    height: tuple[float, float] = (0.65, 1.1),
+    target_height: float = TARGET[2],
+) -> View:
+    """A camera that looks at the middle of the stage from slightly above; all in metres.
+
+    distance: from the vertical through the stage's middle; height: of the camera; target_height: what it looks at.
+    """
     azimuth = random.uniform(-0.35, 0.35)
-    distance = random.uniform(1.4, 1.65)
-    height = random.uniform(0.65, 1.1)
-    return View((distance * np.sin(azimuth), -distance * np.cos(azimuth), height), TARGET, 45.0)
+    away = random.uniform(*distance)
+    eye = (away * np.sin(azimuth), -away * np.cos(azimuth), random.uniform(*height))
+    return View(eye, (TARGET[0], TARGET[1], target_height), 45.0)
 
 
 def room(random: np.random.Generator) -> Room:

@@ -8,7 +8,7 @@ from phys4d.simulation.scene import GRAVITY, Body, Event, Scene, Shape
 
 def topple(random: np.random.Generator) -> Scene:
     """Draws a scene: 40 % off balance, 40 % hit by a flying ball, 20 % by a rolling one."""
-    view = staging.view(random)
+    view = staging.view(random, distance=(1.3, 1.6), target_height=0.33)
     room, light = staging.room(random), staging.light(random)
     axes = view.level_axes()
     kind = str(random.choice(["balance", "flying", "rolling"], p=[0.4, 0.4, 0.2]))
