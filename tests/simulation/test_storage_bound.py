@@ -6,6 +6,7 @@ import pytest
 from phys4d.engine.data import blob
 from phys4d.simulation.assembly import meshes
 from phys4d.simulation.clip import QUANTISATION, measure
+from phys4d.simulation.families import FAMILIES
 from phys4d.simulation.generate import SimulateConfig, draw
 from phys4d.simulation.raster import Rasteriser
 
@@ -14,10 +15,10 @@ PIXELS = 2e-4
 METRES_PER_FRAME = 1e-5
 
 
-@pytest.mark.parametrize("family", ["fall", "collision"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_stored_truth_is_within_half_a_step_and_the_stated_bounds(family: str) -> None:
     scene, tracks, _ = draw(SimulateConfig(families=(family,), seed=5), 0)
-    truth = measure(meshes(scene, tracks, detail=2), scene.view.camera(17, 48, 48), Rasteriser(48, 48))
+    truth = measure(meshes(scene, tracks, detail=2), scene.view.camera(17, 48, 48, 24), Rasteriser(48, 48))
     data = blob.encode(truth.stored(), QUANTISATION)
     back, entries = blob.decode(data), blob.header(data)
     float32 = 1e-6
