@@ -56,10 +56,10 @@ def _lying_capsule(random: np.random.Generator) -> tuple[tuple[float, ...], np.n
 def _swipe(random: np.random.Generator, names: list[str], place: np.ndarray) -> tuple[Body, Body]:
     """A turning capsule and a body at rest that its end reaches after a fifth to a half of a turn."""
     radius, half = random.uniform(0.08, 0.1), random.uniform(0.18, 0.22)
-    turning = float(np.round(random.choice([-1, 1]) * random.uniform(1.5, 2.2), 1))
+    turning = float(np.round(random.choice([-1, 1]) * random.uniform(1.1, 1.7), 1))
     yaw = random.uniform(0, 2 * np.pi)
     lying = staging.pitched(np.array([np.cos(yaw), np.sin(yaw), 0.0]), np.pi / 2)
-    materials = ("steel", "marble")
+    materials = ("wood", "plastic", "marble")
     position = place + np.array([0, 0, radius])
     striker = staging.body(
         random, "capsule", names[0], (radius, half), position, quaternion=lying, turning=turning, materials=materials
@@ -72,7 +72,7 @@ def _swipe(random: np.random.Generator, names: list[str], place: np.ndarray) -> 
     where = place + beside * np.array([np.cos(angle), np.sin(angle), 0.0])
     where = where + np.array([0, 0, staging.standing(shape, size)])
     target = staging.body(
-        random, shape, names[1], size, where, quaternion=staging.turned(angle), materials=("wood", "plastic", "rubber")
+        random, shape, names[1], size, where, quaternion=staging.turned(angle), materials=("clay", "marble", "rubber")
     )
     return striker, target
 

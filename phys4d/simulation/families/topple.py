@@ -16,7 +16,7 @@ def topple(random: np.random.Generator) -> Scene:
     names = staging.colours(random, count + 1)
     side = random.choice([-1, 1])
     direction = staging.heading(axes, random.uniform(-0.4, 0.4)) * side
-    foot = axes[0] * side * random.uniform(0.0, 0.2) + axes[1] * random.uniform(-0.05, 0.3)
+    foot = axes[0] * side * random.uniform(-0.15, 0.1) + axes[1] * random.uniform(-0.05, 0.3)
     stack = _stack(random, names[1:], foot, direction, leans=kind == "balance")
     event: Event = "topples"
     if kind != "balance":
@@ -59,11 +59,11 @@ def _striker(
     *,
     flying: bool,
 ) -> Body:
-    """A ball that reaches the stack after 0.06 to 0.14 s, one that flies at its upper half."""
+    """A ball that reaches the stack after 0.04 to 0.1 s, one that flies at its upper half."""
     radius = random.uniform(0.1, 0.13) if flying else random.uniform(0.13, 0.16)
-    level = axes @ direction * random.uniform(2.4, 3.4)
+    level = axes @ direction * random.uniform(1.8, 2.6)
     velocity = staging.to_tenths(level[0], level[1], random.choice([0.0, 0.5, 1.0]) if flying else 0.0)
-    time = random.uniform(0.06, 0.14)
+    time = random.uniform(0.04, 0.1)
     aim = stack[-1 if flying else 0]
     height = radius
     if flying:
