@@ -52,7 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     simulate.add_argument("--clips", type=int, required=True)
     families = "fall, collision, ramp, topple, dominoes, pendulum, spin; repeat for several (default: all)"
     simulate.add_argument("--family", action="append", help=families)
-    simulate.add_argument("--camera", default="static", help="static, or moving along a path that the caption states")
+    simulate.add_argument(
+        "--camera", default="static", help="static (default), or moving along a path that the caption states"
+    )
     simulate.add_argument(
         "--looks", default="varied", help="varied backdrops, lights and soft shadows (default), or plain"
     )
