@@ -50,7 +50,14 @@ def build_parser() -> argparse.ArgumentParser:
     simulate = commands.add_parser("simulate", help="simulate clips with exact truth into a dataset")
     simulate.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
     simulate.add_argument("--clips", type=int, required=True)
-    simulate.add_argument("--family", action="append", help="fall, collision; repeat for several (default: all)")
+    families = "fall, collision, ramp, topple, dominoes, pendulum, spin; repeat for several (default: all)"
+    simulate.add_argument("--family", action="append", help=families)
+    simulate.add_argument(
+        "--camera", default="static", help="static (default), or moving along a path that the caption states"
+    )
+    simulate.add_argument(
+        "--looks", default="varied", help="varied backdrops, lights and soft shadows (default), or plain"
+    )
     simulate.add_argument("--size", default="48x48", metavar="HxW", help="pixels (default: 48x48)")
     simulate.add_argument("--frames", type=int, default=17)
     simulate.add_argument("--fps", type=int, default=24)
@@ -120,7 +127,7 @@ def _simulate(options: argparse.Namespace) -> int:
         raise UserError(f"--size {options.size}: expected HEIGHTxWIDTH in pixels, such as 48x48")
     values = {
         "clips": options.clips, "size": (int(height), int(width)), "frames": options.frames, "fps": options.fps,
-        "seed": options.seed, "truth": not options.no_truth,
+        "seed": options.seed, "truth": not options.no_truth, "camera": options.camera, "looks": options.looks,
     }  # fmt: skip
     if options.family:
         values["families"] = tuple(options.family)

@@ -1,24 +1,42 @@
-"""Puts the meshes of a scene's room and bodies together and moves them along the bodies' tracks."""
+"""Puts the meshes of a scene's room, props and bodies together and moves them along the bodies' tracks."""
 
 import numpy as np
 
 from phys4d.simulation import shapes
 from phys4d.simulation.materials import MATERIALS
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture, Track
-from phys4d.simulation.scene import FLOOR, WALL, Room, Scene
+from phys4d.simulation.scene import FIRST_BODY, FLOOR, WALL, Rod, Room, Scene
 
 ROOM_REACH = 6.0  # metres
 
 
 def meshes(scene: Scene, tracks: dict[int, Track], detail: int = 3) -> MeshSequence:
-    """The scene as a mesh sequence: instance 1 is the floor, 2 the wall, 3... the bodies."""
-    parts = [_Part(*floor_mesh(scene.room), FLOOR, scene.room.floor, Texture.CHECKER)]
-    parts.append(_Part(*wall_mesh(scene.room), WALL, scene.room.wall, Texture.PLAIN))
-    for body, (instance, track) in zip(scene.bodies, tracks.items(), strict=True):
+    """The scene as a mesh sequence: instance 1 is the floor, 2 the wall, 3... the bodies, then rods, then props."""
+    frames = len(next(iter(tracks.values())).position)
+    parts = [_Part(*floor_mesh(scene.room), FLOOR, scene.room.floor, scene.room.floor_texture)]
+    parts.append(_Part(*wall_mesh(scene.room), WALL, scene.room.wall, scene.room.wall_texture))
+    for number, body in enumerate(scene.bodies):
+        instance = FIRST_BODY + number
         rest, faces = shapes.mesh(body.shape, body.size, detail)
         texture = MATERIALS[body.material].texture
-        parts.append(_Part(track.apply(rest), faces, rest, instance, body.rgb, texture))
-    return _join(parts, len(next(iter(tracks.values())).position), tracks)
+        parts.append(_Part(tracks[instance].apply(rest), faces, rest, instance, body.rgb, texture))
+    rod_tracks = {}
+    for number, instance in scene.rod_instances.items():
+        rod = scene.bodies[number].rod
+        assert rod is not None
+        rest, faces = shapes.mesh("cylinder", (rod.radius, rod.length / 2), detail)
+        rod_tracks[instance] = _along(rod, tracks[FIRST_BODY + number])
+        parts.append(_Part(rod_tracks[instance].apply(rest), faces, rest, instance, rod.rgb, Texture.PLAIN))
+    for prop, instance in zip(scene.props, scene.prop_instances, strict=True):
+        rest, faces = shapes.mesh(prop.shape, prop.size, detail)
+        pose = Track(np.array([prop.position]), np.array([prop.quaternion]))
+        parts.append(_Part(pose.apply(rest)[0], faces, rest, instance, prop.rgb, prop.texture))
+    return _join(parts, frames, tracks | rod_tracks)
+
+
+def _along(rod: Rod, body: Track) -> Track:
+    """The pose of the rod's middle, half its length from the body's centre along the body's z axis."""
+    return Track(body.position + rod.length / 2 * body.rotation()[:, :, 2], body.quaternion)
 
 
 class _Part:
@@ -51,7 +69,7 @@ def wall_mesh(room: Room) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """World vertices, faces and texture coordinates of the back wall."""
     corner = np.array([-ROOM_REACH, room.depth, 0])
     vertices, faces = shapes.rectangle(corner, np.array([2 * ROOM_REACH, 0, 0]), np.array([0, 0, ROOM_REACH]))
-    return vertices, faces, vertices
+    return vertices, faces, vertices[:, [0, 2, 1]]
 
 
 def _join(parts: list[_Part], frames: int, tracks: dict[int, Track]) -> MeshSequence:

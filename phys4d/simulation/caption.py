@@ -2,10 +2,12 @@
 
     a red rubber ball from rest falls onto a blue wood box at rest
     a green steel ball rolling left 1.8 m/s and away 0.4 m/s hits a pink clay cylinder at rest
+    a red clay box spinning clockwise 2.1 turns/s turns on the floor; the camera orbits right at 15 degrees/s
 
 The first frame shows position, size and colour; the material names density, restitution and friction.
-Directions are the camera's: right/left, away/toward (level), up/down. What rolls turns without slipping; all
-else does not turn at first.
+Directions are those of the camera in the first frame: right/left, away/toward (level), up/down; clockwise is seen from
+above. What rolls turns without slipping; what neither rolls nor spins does not turn at first. Bodies of a stack are
+named from the floor up, those of a row in the order in which they fall.
 """
 
 import re
@@ -14,15 +16,38 @@ from phys4d.simulation.scene import Body, Scene
 
 DIRECTIONS = (("right", "left"), ("away", "toward"), ("up", "down"))
 VELOCITY = re.compile(r"\b(right|left|away|toward|up|down) (\d+\.\d) m/s")
+TURNING = re.compile(r"\b(clockwise|counterclockwise) (\d+\.\d) turns/s")
+TOPSPIN = re.compile(r"\b(topspin|backspin) (\d+\.\d) turns/s")
+CAMERA = "; the camera "
 
 
 def caption(scene: Scene) -> str:
-    """One English sentence for a scene with one or two bodies."""
-    flying = motion(scene.bodies[0], flying=scene.family == "fall")
-    first = f"{article(scene.bodies[0].name)} {flying} {scene.event}"
-    if len(scene.bodies) == 1:
-        return first
-    return f"{first} {article(scene.bodies[1].name)} {motion(scene.bodies[1], flying=False)}"
+    """One English sentence about the bodies, and what the camera does where it moves."""
+    path = scene.view.path
+    return _sentence(scene) + ("" if path is None else CAMERA + path.words())
+
+
+def _sentence(scene: Scene) -> str:
+    first, others = scene.bodies[0], scene.bodies[1:]
+    match scene.event:
+        case "topples":
+            return f"a stack of {_listed(scene.bodies)} at rest topples"
+        case "falls over":
+            return f"a row of {_listed(scene.bodies)} at rest, the first one leaning, falls over"
+        case "knocks over":
+            several = "a row" if scene.family == "dominoes" else "a stack"
+            flying = first.velocity[2] != 0 or not first.rolling
+            return f"{_moving(first, flying=flying)} knocks over {several} of {_listed(others)} at rest"
+        case "rolls down" | "slides down":
+            end = f" into {_moving(others[0], flying=False)}" if others else ""
+            return f"{_moving(first, flying=True)} {scene.event} a ramp{end}"
+        case "swings into":
+            does = "swings on a rod into" if first.resting else "on a rod hits"
+            return f"{_moving(first, flying=True)} {does} {_moving(others[0], flying=False)}"
+        case "turns" | "comes back" | "speeds up":
+            return f"{_moving(first, flying=False)} {scene.event} on the floor"
+    subject = f"{_moving(first, flying=scene.family == 'fall')} {scene.event}"
+    return f"{subject} {_moving(others[0], flying=False)}" if others else subject
 
 
 def article(name: str) -> str:
@@ -31,15 +56,32 @@ def article(name: str) -> str:
 
 
 def motion(body: Body, *, flying: bool) -> str:
-    """The state of a body at t = 0, such as "rolling right 1.2 m/s"."""
+    """The state of a body at t = 0, such as "rolling right 1.2 m/s with backspin 3.0 turns/s"."""
     if body.resting:
         return "from rest" if flying else "at rest"
-    verb = "rolling" if body.rolling else "flying" if flying else "sliding"
-    parts = []
-    for speed, (positive, negative) in zip(body.velocity, DIRECTIONS, strict=True):
-        if speed:
-            parts.append(f"{positive if speed > 0 else negative} {abs(speed):.1f} m/s")
-    return f"{verb} {' and '.join(parts)}"
+    words = []
+    if any(body.velocity):
+        verb = "swinging" if body.rod else "rolling" if body.rolling else "flying" if flying else "sliding"
+        parts = []
+        for speed, (positive, negative) in zip(body.velocity, DIRECTIONS, strict=True):
+            if speed:
+                parts.append(f"{positive if speed > 0 else negative} {abs(speed):.1f} m/s")
+        words.append(f"{verb} {' and '.join(parts)}")
+    if body.topspin:
+        words.append(f"with {'topspin' if body.topspin > 0 else 'backspin'} {abs(body.topspin):.1f} turns/s")
+    if body.turning:
+        sense = "counterclockwise" if body.turning > 0 else "clockwise"
+        words.append(f"spinning {sense} {abs(body.turning):.1f} turns/s")
+    return " ".join(words)
+
+
+def _moving(body: Body, *, flying: bool) -> str:
+    return f"{article(body.name)} {motion(body, flying=flying)}"
+
+
+def _listed(bodies: tuple[Body, ...]) -> str:
+    names = [article(body.name) for body in bodies]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def stated_velocities(text: str, names: list[str]) -> list[tuple[float, float, float]]:
@@ -48,14 +90,36 @@ def stated_velocities(text: str, names: list[str]) -> list[tuple[float, float, f
     Raises ValueError when one is not named.
     """
     velocities = []
-    starts = [text.find(name) for name in names]
-    if min(starts) < 0:
-        raise ValueError(f"caption {text!r} does not name {names[starts.index(min(starts))]!r}")
-    for start in starts:
-        end = min((s for s in starts if s > start), default=len(text))
+    for part in _parts(text, names):
         velocity = [0.0, 0.0, 0.0]
-        for word, number in VELOCITY.findall(text[start:end]):
+        for word, number in VELOCITY.findall(part):
             axis = next(i for i, pair in enumerate(DIRECTIONS) if word in pair)
             velocity[axis] = float(number) * (1 if word == DIRECTIONS[axis][0] else -1)
         velocities.append((velocity[0], velocity[1], velocity[2]))
     return velocities
+
+
+def stated_spins(text: str, names: list[str]) -> list[tuple[float, float]]:
+    """Reads a caption back: turning and topspin in turns/s of each named body (see `Body`).
+
+    Raises ValueError when one is not named.
+    """
+    return [
+        (_signed(TURNING.search(part), "counterclockwise"), _signed(TOPSPIN.search(part), "topspin"))
+        for part in _parts(text, names)
+    ]
+
+
+def _signed(found: re.Match[str] | None, positive: str) -> float:
+    if found is None:
+        return 0.0
+    return float(found[2]) * (1 if found[1] == positive else -1)
+
+
+def _parts(text: str, names: list[str]) -> list[str]:
+    """What a caption says of each named body: from its name to the next one's."""
+    bodies = text.partition(CAMERA)[0]
+    starts = [bodies.find(name) for name in names]
+    if min(starts) < 0:
+        raise ValueError(f"caption {text!r} does not name {names[starts.index(min(starts))]!r}")
+    return [bodies[start : min((s for s in starts if s > start), default=len(bodies))] for start in starts]

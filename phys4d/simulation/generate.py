@@ -7,10 +7,11 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import mujoco
 import numpy as np
@@ -21,9 +22,11 @@ from phys4d.engine.data import blob, video
 from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.errors import UserError
 from phys4d.engine.progress import progress
+from phys4d.simulation import camera_path
 from phys4d.simulation.assembly import meshes
 from phys4d.simulation.clip import QUANTISATION, measure, render
 from phys4d.simulation.families import FAMILIES
+from phys4d.simulation.looks import varied
 from phys4d.simulation.mesh_sequence import Track
 from phys4d.simulation.mujoco_world import STEPS_PER_SECOND, motion
 from phys4d.simulation.raster import Rasteriser
@@ -40,19 +43,25 @@ ONE_THREAD = {
     "LP_NUM_THREADS": "0",
 }
 
-Family = Literal["fall", "collision"]
+Family = Literal["fall", "collision", "ramp", "topple", "dominoes", "pendulum", "spin"]
 
 
 class SimulateConfig(Config):
-    """What to simulate. size: (height, width) in pixels. Families take turns. Without truth: video only."""
+    """What to simulate. size: (height, width) in pixels. Families take turns. Without truth: video only.
 
-    families: tuple[Family, ...] = Field(("fall", "collision"), min_length=1)
+    camera: moving ones go along a path that the caption states. looks: "varied" draws backdrops, lights and soft
+    shadows; "plain" keeps a checkered floor, a bare wall and one white light with sharp shadows.
+    """
+
+    families: tuple[Family, ...] = Field(get_args(Family), min_length=1)
     clips: int = Field(100, ge=1)
     size: tuple[int, int] = (48, 48)
     frames: int = Field(17, ge=2)
     fps: int = Field(24, ge=1)
     seed: int = Field(0, ge=0)
     truth: bool = True
+    camera: Literal["static", "moving"] = "static"
+    looks: Literal["plain", "varied"] = "varied"
     pixel_format: Literal["yuv444p", "yuv420p"] = "yuv444p"
 
     @field_validator("fps")
@@ -85,7 +94,7 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
     scene, tracks, attempt = draw(config, index)
     height, width = config.size
     sequence = meshes(scene, tracks, detail=detail(height, width))
-    camera = scene.view.camera(config.frames, height, width)
+    camera = scene.view.camera(config.frames, height, width, config.fps)
     raster = _rasteriser(height, width)
     frames = render(sequence, camera, scene.light, raster)
     members = {"mp4": video.encode_mp4(frames, config.fps, pixel_format=config.pixel_format)}
@@ -108,7 +117,7 @@ def draw(config: SimulateConfig, index: int) -> tuple[Scene, dict[int, Track], i
     family = config.families[index % len(config.families)]
     reasons: Counter[str] = Counter()
     for attempt in range(ATTEMPTS):
-        scene = FAMILIES[family](generator(config.seed, index, attempt))
+        scene = _scene(config, family, index, attempt)
         if badly_framed(scene):
             reasons["badly framed"] += 1
             continue
@@ -124,13 +133,24 @@ def draw(config: SimulateConfig, index: int) -> tuple[Scene, dict[int, Track], i
     )
 
 
+def _scene(config: SimulateConfig, family: str, index: int, attempt: int) -> Scene:
+    """One drawn scene. Looks and camera have generators of their own, so that what happens is the same without."""
+    scene = FAMILIES[family](generator(config.seed, index, attempt))
+    if config.looks == "varied":
+        scene = varied(scene, generator(config.seed, index, attempt, "looks"))
+    if config.camera == "moving":
+        path = camera_path.draw(generator(config.seed, index, attempt, "camera"))
+        scene = replace(scene, view=replace(scene.view, path=path))
+    return scene
+
+
 def detail(height: int, width: int) -> int:
     """How fine round shapes are made, so that their corners stay well below a pixel."""
     return 2 if max(height, width) <= 96 else 3 if max(height, width) <= 384 else 4
 
 
-def generator(*numbers: int) -> np.random.Generator:
-    """A counter-based generator that depends on these numbers alone."""
+def generator(*numbers: int | str) -> np.random.Generator:
+    """A counter-based generator that depends on these numbers and names alone."""
     digest = hashlib.blake2b(repr(("simulate", *numbers)).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 

@@ -23,7 +23,11 @@ MATERIALS = {
     "wood": Material(Texture.GRAIN, (550, 650), (0.42, 0.50), (0.45, 0.55)),
     "steel": Material(Texture.METAL, (7700, 7900), (0.55, 0.62), (0.25, 0.35)),
     "clay": Material(Texture.SPECKLE, (1600, 1800), (0.16, 0.20), (0.65, 0.75)),
+    "marble": Material(Texture.MARBLE, (2600, 2700), (0.50, 0.58), (0.35, 0.45)),
+    "plastic": Material(Texture.DOTS, (900, 1000), (0.60, 0.68), (0.25, 0.32)),
 }
+
+COMMON = ("rubber", "wood", "steel", "clay")
 
 FLOOR_FRICTION = 0.6
 

@@ -17,6 +17,15 @@ class Texture(IntEnum):
     GRAIN = 3
     METAL = 4
     SPECKLE = 5
+    MARBLE = 6
+    DOTS = 7
+    PLANKS = 8
+    TILES = 9
+    CONCRETE = 10
+    CARPET = 11
+    BRICK = 12
+    PLASTER = 13
+    STRIPES = 14
 
 
 @dataclass(frozen=True)
@@ -31,17 +40,23 @@ class Track:
 
     def rotation(self) -> Array:
         """Rotation matrices, float64 [T, 3, 3]."""
-        w, x, y, z = self.quaternion.T
-        rows = [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-        return np.moveaxis(np.array(rows), -1, 0)
+        return np.moveaxis(rotation(self.quaternion.T), -1, 0)
 
     def apply(self, rest: Array) -> Array:
         """World positions [T, N, 3] of the rest points [N, 3]."""
         return rest @ self.rotation().transpose(0, 2, 1) + self.position[:, None]
+
+
+def rotation(quaternion: Array) -> Array:
+    """Rotation matrices [3, 3, ...] of quaternions [4, ...] (w, x, y, z)."""
+    w, x, y, z = quaternion
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from phys4d.engine.errors import UserError
 from phys4d.simulation import shaders
 from phys4d.simulation.camera import Camera, look_at
-from phys4d.simulation.mesh_sequence import MeshSequence
+from phys4d.simulation.mesh_sequence import MeshSequence, Texture
 from phys4d.simulation.scene import Light
 
 NEAR, FAR = 0.05, 30.0
@@ -43,7 +43,7 @@ class Rasteriser:
         self.context = create_context()
         self.context.enable(moderngl.DEPTH_TEST)
         program = self.context.program
-        self._surface = program(vertex_shader=shaders.SURFACE_VERTEX, fragment_shader=shaders.SURFACE_FRAGMENT)
+        self._surfaces: dict[tuple[Texture, bool], moderngl.Program] = {}
         self._face = program(vertex_shader=shaders.POSITION_VERTEX, fragment_shader=shaders.FACE_FRAGMENT)
         self._cast = program(vertex_shader=shaders.POSITION_VERTEX, fragment_shader=shaders.NOTHING_FRAGMENT)
         self._make_targets(samples)
@@ -60,6 +60,20 @@ class Rasteriser:
         shadow = context.depth_texture((self._shadow_size, self._shadow_size))
         shadow.compare_func = "<="
         self._shadow_map, self._shadow_target = shadow, context.framebuffer(depth_attachment=shadow)
+        # The same map twice: compared with a depth at unit 0, read as it is at unit 1.
+        nearest = (moderngl.NEAREST, moderngl.NEAREST)
+        self._depth_sampler = context.sampler(repeat_x=False, repeat_y=False, filter=nearest, compare_func="")
+
+    def surface_program(self, texture: Texture, *, soft: bool) -> moderngl.Program:
+        """The program that draws this pattern, built when first asked for."""
+        if (texture, soft) not in self._surfaces:
+            fragment = shaders.surface_fragment(texture, soft=soft)
+            program = self.context.program(vertex_shader=shaders.SURFACE_VERTEX, fragment_shader=fragment)
+            _set_unit(program, "shadow_map", 0)
+            if soft:
+                _set_unit(program, "shadow_depth", 1)
+            self._surfaces[texture, soft] = program
+        return self._surfaces[texture, soft]
 
     def load(self, meshes: MeshSequence) -> "LoadedMeshes":
         """Puts a sequence onto the device; use as a context manager to free it again."""
@@ -74,20 +88,14 @@ class LoadedMeshes:
             raise ValueError(f"{len(meshes.faces)} faces: expected fewer than 2^24")
         self.raster, self.meshes = raster, meshes
         make = raster.context.buffer
-        still = np.concatenate([meshes.rest, meshes.colour, meshes.texture[:, None]], axis=1).astype(np.float32)
+        still = np.concatenate([meshes.rest, meshes.colour], axis=1).astype(np.float32)
         self._positions = meshes.vertices.astype(np.float32)
         self._normals = meshes.normals()
         self._moving = make(reserve=meshes.vertices.shape[1] * 24)
         self._still = make(still.tobytes())
         self._indices = make(meshes.faces.tobytes())
         array = raster.context.vertex_array
-        names = ("position", "normal")
-        surface = [
-            (self._moving, "3f 3f", *names),
-            (self._still, "3f 3f 1f", "rest", "colour", "texture_kind"),
-        ]
         position = [(self._moving, "3f 12x", "position")]
-        self._surface = array(raster._surface, surface, self._indices)
         self._face = array(raster._face, position, self._indices)
         self._cast = array(raster._cast, position, self._indices)
         self._at: int | None = None
@@ -96,7 +104,7 @@ class LoadedMeshes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for resource in (self._surface, self._face, self._cast, self._moving, self._still, self._indices):
+        for resource in (self._face, self._cast, self._moving, self._still, self._indices):
             resource.release()
 
     def _move_to(self, t: int) -> None:
@@ -119,16 +127,32 @@ class LoadedMeshes:
         """The video, uint8 [T, H, W, 3]."""
         sun = -np.array(light.direction) / np.linalg.norm(light.direction)
         to_shadow = _to_shadow(sun, np.array(light.focus))
-        program = self.raster._surface
-        _set(program, "to_shadow", to_shadow.T)
-        _set(program, "shadow_texel", np.array(1 / self.raster._shadow_size))
-        _set(program, "shadow_offset", np.array(3 * SHADOW_HALF_WIDTH / self.raster._shadow_size))
-        _set(program, "sun", sun)
-        _set(program, "strengths", np.array([light.strength, light.ambient]))
         _set(self.raster._cast, "to_clip", to_shadow.T)
-        return np.stack([self._picture(t, camera) for t in range(self.meshes.frames)])
+        surfaces = [_Surface(self, texture, *run, soft=light.softness > 0) for texture, *run in self._runs()]
+        for surface in surfaces:
+            program = surface.program
+            _set(program, "to_shadow", to_shadow.T)
+            _set(program, "shadow_texel", np.array(1 / self.raster._shadow_size))
+            _set(program, "shadow_offset", np.array(3 * SHADOW_HALF_WIDTH / self.raster._shadow_size))
+            _set(program, "sun", sun)
+            _set(program, "strengths", np.array([light.strength, light.ambient]))
+            _set(program, "sun_colour", np.array(light.sun))
+            _set(program, "sky_colour", np.array(light.sky))
+            if light.softness > 0:
+                _set(program, "softness", np.array(light.softness * SHADOW_DISTANCE / SHADOW_HALF_WIDTH))
+        video = np.stack([self._picture(t, camera, surfaces) for t in range(self.meshes.frames)])
+        for surface in surfaces:
+            surface.array.release()
+        return video
 
-    def _picture(self, t: int, camera: Camera) -> np.ndarray:
+    def _runs(self) -> list[tuple[Texture, int, int]]:
+        """The patterns in the order of the faces, each with its first face and how many follow."""
+        kinds = self.meshes.texture[self.meshes.faces[:, 0]]
+        starts = np.flatnonzero(np.diff(kinds, prepend=-1))
+        ends = np.append(starts[1:], len(kinds))
+        return [(Texture(int(kinds[a])), int(a), int(b - a)) for a, b in zip(starts, ends, strict=True)]
+
+    def _picture(self, t: int, camera: Camera, surfaces: list["_Surface"]) -> np.ndarray:
         raster, scale = self.raster, self.raster.supersample
         self._move_to(t)
         raster._shadow_target.use()
@@ -137,12 +161,34 @@ class LoadedMeshes:
         raster._colour_target.use()
         raster._colour_target.clear(*BACKGROUND, 1.0, depth=1.0)
         raster._shadow_map.use(0)
-        _set(raster._surface, "to_clip", _to_clip(camera, t).T)
-        _set(raster._surface, "eye", camera.origin(t))
-        self._surface.render()
+        raster._shadow_map.use(1)
+        raster._depth_sampler.use(1)
+        for surface in surfaces:
+            _set(surface.program, "to_clip", _to_clip(camera, t).T)
+            _set(surface.program, "eye", camera.origin(t))
+            surface.array.render(vertices=3 * surface.count, first=3 * surface.first)
         raster.context.copy_framebuffer(raster._resolved, raster._colour_target)
         raw = np.frombuffer(raster._resolved.read(components=3, alignment=1), np.uint8)
         return _averaged(raw.reshape(raster.height, scale, raster.width, scale, 3))
+
+
+class _Surface:
+    """A run of faces with one pattern, bound to the program that draws it."""
+
+    def __init__(self, loaded: LoadedMeshes, texture: Texture, first: int, count: int, *, soft: bool) -> None:
+        self.first, self.count = first, count
+        self.program = loaded.raster.surface_program(texture, soft=soft)
+        # A bare surface looks the same everywhere: its program has no use for rest coordinates.
+        still = ("12x 3f", "colour") if texture == Texture.PLAIN else ("3f 3f", "rest", "colour")
+        buffers = [(loaded._moving, "3f 3f", "position", "normal"), (loaded._still, *still)]
+        self.array = loaded.raster.context.vertex_array(self.program, buffers, loaded._indices)
+
+
+def _set_unit(program: moderngl.Program, name: str, unit: int) -> None:
+    """Says at which texture unit a sampler reads."""
+    uniform = program[name]
+    assert isinstance(uniform, moderngl.Uniform)
+    uniform.value = unit
 
 
 def _set(program: moderngl.Program, name: str, value: np.ndarray) -> None:

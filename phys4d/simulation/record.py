@@ -6,7 +6,7 @@ from phys4d.simulation.camera import Camera
 from phys4d.simulation.caption import caption
 from phys4d.simulation.materials import FLOOR_FRICTION
 from phys4d.simulation.mesh_sequence import MeshSequence
-from phys4d.simulation.scene import FIRST_BODY, FLOOR, WALL, Body, Scene
+from phys4d.simulation.scene import FIRST_BODY, FLOOR, WALL, Body, Prop, Scene
 
 
 def description(scene: Scene, meshes: MeshSequence, camera: Camera, fps: float) -> dict[str, Any]:
@@ -26,6 +26,8 @@ def description(scene: Scene, meshes: MeshSequence, camera: Camera, fps: float) 
             _still("floor", FLOOR, scene.room.floor),
             _still("wall", WALL, scene.room.wall),
             *(_moving(scene, body, FIRST_BODY + number) for number, body in enumerate(scene.bodies)),
+            *(_rod(scene, number, instance) for number, instance in scene.rod_instances.items()),
+            *(_prop(prop, i) for prop, i in zip(scene.props, scene.prop_instances, strict=True)),
         ],
         "tracks": {
             str(instance): {"position": track.position.tolist(), "quaternion": track.quaternion.tolist()}
@@ -35,7 +37,7 @@ def description(scene: Scene, meshes: MeshSequence, camera: Camera, fps: float) 
 
 
 def _still(name: str, instance: int, rgb: tuple[float, float, float]) -> dict[str, Any]:
-    """Floor and wall bounce as the body that meets them says: restitution 1 is neutral; they have no mass."""
+    """Floor, wall and props bounce as the body that meets them says: restitution 1 is neutral; they have no mass."""
     return {
         "instance": instance,
         "name": name,
@@ -65,3 +67,32 @@ def _moving(scene: Scene, body: Body, instance: int) -> dict[str, Any]:
         "linear_velocity": linear.tolist(),
         "angular_velocity": angular.tolist(),
     }
+
+
+def _rod(scene: Scene, number: int, instance: int) -> dict[str, Any]:
+    """A rod is a part of the body on it, turns with it about its pivot, and weighs nothing."""
+    body = scene.bodies[number]
+    assert body.rod is not None
+    linear, angular = scene.world_velocity(body)
+    return {
+        "instance": instance,
+        "name": "rod",
+        "part_of": FIRST_BODY + number,
+        "shape": "cylinder",
+        "colour": list(body.rod.rgb),
+        "size": [body.rod.radius, body.rod.length / 2],
+        "mass": 0.0,
+        "friction": body.friction,
+        "restitution": body.restitution,
+        "dynamic": True,
+        "linear_velocity": (linear / 2).tolist(),
+        "angular_velocity": angular.tolist(),
+        "pivot": body.pivot.tolist(),
+        "axis": list(body.rod.axis),
+    }
+
+
+def _prop(prop: Prop, instance: int) -> dict[str, Any]:
+    still = _still(prop.name, instance, prop.rgb)
+    place = {"position": list(prop.position), "quaternion": list(prop.quaternion)}
+    return still | {"shape": prop.shape, "size": list(prop.size), "friction": prop.friction} | place

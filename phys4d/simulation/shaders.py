@@ -1,5 +1,8 @@
 """GLSL programs of the rasteriser."""
 
+from phys4d.simulation.mesh_sequence import Texture
+from phys4d.simulation.patterns import FUNCTIONS, PATTERNS
+
 POSITION_VERTEX = """#version 330
 in vec3 position;
 uniform mat4 to_clip;
@@ -20,7 +23,6 @@ in vec3 position;
 in vec3 normal;
 in vec3 rest;
 in vec3 colour;
-in float texture_kind;
 uniform mat4 to_clip;
 uniform mat4 to_shadow;
 uniform vec3 sun;
@@ -30,7 +32,6 @@ out vec3 surface_normal;
 out vec3 surface_rest;
 out vec3 surface_colour;
 out vec3 shadow_position;
-flat out int kind;
 void main() {
     gl_Position = to_clip * vec4(position, 1);
     surface_position = position;
@@ -39,43 +40,33 @@ void main() {
     surface_colour = colour;
     vec3 lifted = position + normal * sign(dot(normal, sun)) * shadow_offset;
     shadow_position = (to_shadow * vec4(lifted, 1)).xyz * 0.5 + 0.5;
-    kind = int(texture_kind + 0.5);
 }
 """
 
-# Pattern numbers are those of mesh_sequence.Texture; lengths in metres of rest coordinates.
-SURFACE_FRAGMENT = """#version 330
+_HEAD = """#version 330
 in vec3 surface_position;
 in vec3 surface_normal;
 in vec3 surface_rest;
 in vec3 surface_colour;
 in vec3 shadow_position;
-flat in int kind;
 uniform sampler2DShadow shadow_map;
 uniform float shadow_texel;
 uniform vec3 sun;       // unit, towards the light
 uniform vec2 strengths; // sun, ambient
+uniform vec3 sun_colour;
+uniform vec3 sky_colour;
 uniform vec3 eye;
 out vec4 pixel;
 
-float hash(vec3 p) {
-    p = fract(p * 0.3183099 + vec3(0.71, 0.113, 0.419));
-    p *= 17.0;
-    return fract(p.x * p.y * p.z * (p.x + p.y + p.z));
+bool unshaded(vec3 p) {
+    vec3 from_centre = abs(p - 0.5);
+    return max(from_centre.x, from_centre.y) > 0.5 - 2.0 * shadow_texel || from_centre.z > 0.5;
 }
+"""
 
-float noise(vec3 x) {
-    vec3 i = floor(x), f = fract(x);
-    f = f * f * (3.0 - 2.0 * f);
-    return mix(mix(mix(hash(i), hash(i + vec3(1, 0, 0)), f.x),
-                   mix(hash(i + vec3(0, 1, 0)), hash(i + vec3(1, 1, 0)), f.x), f.y),
-               mix(mix(hash(i + vec3(0, 0, 1)), hash(i + vec3(1, 0, 1)), f.x),
-                   mix(hash(i + vec3(0, 1, 1)), hash(i + vec3(1, 1, 1)), f.x), f.y), f.z);
-}
-
+_SHARP_SHADOW = """
 float lit() {
-    vec3 from_centre = abs(shadow_position - 0.5);
-    if (max(from_centre.x, from_centre.y) > 0.5 - 2.0 * shadow_texel || from_centre.z > 0.5) return 1.0;
+    if (unshaded(shadow_position)) return 1.0;
     float sum = 0.0;
     for (int i = 0; i < 4; i++) {
         vec2 offset = (vec2(i & 1, i >> 1) - 0.5) * 1.5 * shadow_texel;
@@ -83,7 +74,41 @@ float lit() {
     }
     return sum / 4.0;
 }
+"""
 
+# Percentage-closer soft shadows (Fernando 2005): what casts the shadow is looked for around the point; the further off,
+# the wider the edge. Sixteen places on a spiral, four in each of the four samples that are averaged to one pixel.
+_SOFT_SHADOW = """
+uniform sampler2D shadow_depth;
+uniform float softness; // width of the edge in the shadow map over depth difference in it
+
+float lit() {
+    if (unshaded(shadow_position)) return 1.0;
+    vec3 dx = dFdx(shadow_position), dy = dFdy(shadow_position);
+    float area = dx.x * dy.y - dx.y * dy.x;
+    vec2 slope = vec2(dy.y * dx.z - dx.y * dy.z, dx.x * dy.z - dy.x * dx.z) / (area == 0.0 ? 1.0 : area);
+    slope = clamp(slope, -1.0, 1.0);
+    int which = (int(gl_FragCoord.x) & 1) + 2 * (int(gl_FragCoord.y) & 1);
+    float reach = max(0.06 * softness, 2.0 * shadow_texel), above = 0.0, count = 0.0;
+    vec2 place[4];
+    for (int i = 0; i < 4; i++) {
+        float k = float(which + 4 * i);
+        place[i] = sqrt((k + 0.5) / 16.0) * vec2(cos(2.4 * k), sin(2.4 * k));
+        float depth = textureLod(shadow_depth, shadow_position.xy + reach * place[i], 0.0).r;
+        float mine = shadow_position.z + dot(slope, reach * place[i]) - 0.003;
+        if (depth < mine) { above += mine - depth; count += 1.0; }
+    }
+    if (count == 0.0) return 1.0;
+    float radius = max(0.5 * softness * above / count, 1.2 * shadow_texel), sum = 0.0;
+    for (int i = 0; i < 4; i++) {
+        vec2 offset = radius * place[i];
+        sum += texture(shadow_map, shadow_position + vec3(offset, dot(slope, offset) - 0.003));
+    }
+    return sum / 4.0;
+}
+"""
+
+_MAIN = """
 void main() {
     vec3 n = normalize(surface_normal);
     vec3 view = normalize(eye - surface_position);
@@ -91,27 +116,17 @@ void main() {
     vec3 colour = surface_colour;
     vec3 r = surface_rest;
     float gloss = 0.0, sharpness = 20.0;
-    if (kind == 1) {
-        colour *= mod(floor(r.x / 0.3) + floor(r.y / 0.3), 2.0) < 0.5 ? 1.0 : 0.86;
-    } else if (kind == 2) {
-        colour = fract(r.x / 0.17 + 0.25) < 0.5 ? colour : mix(colour, vec3(1), 0.62);
-        gloss = 0.12;
-    } else if (kind == 3) {
-        float ring = fract(length(r.xz + 0.02 * noise(r * 15.0) + vec2(0.03, 0.05)) / 0.07);
-        colour = mix(colour, vec3(0.45, 0.27, 0.12), 0.2 + 0.45 * smoothstep(0.35, 0.9, ring));
-    } else if (kind == 4) {
-        vec3 mirrored = reflect(-view, n);
-        float sky = smoothstep(-0.4, 0.9, mirrored.z);
-        colour = colour * (0.5 + 0.5 * sky) + 0.22 * smoothstep(0.55, 0.9, mirrored.z);
-        colour *= abs(r.z) < 0.025 ? 0.4 : 1.0;
-        gloss = 0.8; sharpness = 60.0;
-    } else if (kind == 5) {
-        colour *= noise(r * 15.0) > 0.6 ? 0.55 : 0.92;
-    }
+    {PATTERN}
     float shadow = lit();
     float diffuse = max(dot(n, sun), 0.0) * shadow;
-    vec3 shaded = colour * (strengths.y * (0.75 + 0.25 * n.z) + strengths.x * diffuse);
+    vec3 shaded = colour * (strengths.y * (0.75 + 0.25 * n.z) * sky_colour + strengths.x * diffuse * sun_colour);
     shaded += gloss * shadow * pow(max(dot(n, normalize(view + sun)), 0.0), sharpness);
     pixel = vec4(pow(clamp(shaded, 0.0, 1.0), vec3(1.0 / 1.2)), 1);
 }
 """
+
+
+def surface_fragment(texture: Texture, *, soft: bool) -> str:
+    """The fragment shader of surfaces with this pattern, under a sun with soft or sharp shadows."""
+    shadow = _SOFT_SHADOW if soft else _SHARP_SHADOW
+    return _HEAD + FUNCTIONS + shadow + _MAIN.replace("{PATTERN}", PATTERNS[texture])

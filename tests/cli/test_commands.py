@@ -11,7 +11,7 @@ from phys4d.cli import main
 from phys4d.engine.data.dataset import ClipDataset
 
 SMALL = [
-    f"simulate.{name}={{clips={count}, seed={seed}, size=[32, 32], frames=5, fps=8, truth={truth}}}"
+    f"simulate.{name}={{families=['fall'], clips={count}, seed={seed}, size=[32, 32], frames=5, fps=8, truth={truth}}}"
     for name, count, seed, truth in (
         ("train", 6, 1, "true"), ("video", 4, 2, "false"), ("scenes", 4, 3, "true"), ("test", 4, 4, "true")
     )
@@ -104,6 +104,8 @@ def test_simulate_and_label_from_the_command_line(tmp_path: Path) -> None:
     [
         (["simulate", "--out", "x", "--clips", "2", "--size", "48"], "--size 48: expected HEIGHTxWIDTH"),
         (["simulate", "--out", "x", "--clips", "2", "--family", "fluid"], "families"),
+        (["simulate", "--out", "x", "--clips", "2", "--camera", "orbit"], "camera"),
+        (["simulate", "--out", "x", "--clips", "2", "--looks", "bare"], "looks"),
         (["simulate", "--out", "x", "--clips", "0"], "clips"),
         (["simulate", "--out", "x", "--clips", "1", "--frames", "2", "--workers", "1"], "choose more frames"),
         (["simulate", "--out", "x", "--clips", "1", "--fps", "7"], "fps"),

@@ -1,36 +1,44 @@
 """Datasets of clips: the same bytes always, complete meta data, and pictures in which something moves."""
 
 import hashlib
+import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from phys4d.engine.data.dataset import ClipDataset, verify
 from phys4d.simulation.caption import stated_velocities
-from phys4d.simulation.generate import SimulateConfig, make_clip, simulate
+from phys4d.simulation.families import FAMILIES
+from phys4d.simulation.generate import Family, SimulateConfig, make_clip, simulate
 
-SMALL = SimulateConfig(clips=4, size=(32, 40), frames=9, seed=6)
+# The demo's kind of scenes, and all families with what they can have.
+SMALL = SimulateConfig(families=("fall", "collision"), clips=4, size=(32, 40), frames=9, seed=6, looks="plain")
+LARGE = SimulateConfig(clips=len(FAMILIES), size=(32, 40), frames=13, fps=20, seed=6, camera="moving")
 
 
 def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+@pytest.fixture(scope="module", params=[SMALL, LARGE], ids=["small", "large"])
+def written(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SimulateConfig, Path, Path]:
     """Written by one process and by two, which find other leftovers in the memory they allocate (glibc)."""
-    root = tmp_path_factory.mktemp("simulated")
+    config, root = request.param, tmp_path_factory.mktemp("simulated")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("MALLOC_PERTURB_", "1")
-        simulate(SMALL, root / "one", workers=1)
+        simulate(config, root / "one", workers=1)
         environment.setenv("MALLOC_PERTURB_", "255")
-        simulate(SMALL, root / "two", workers=2)
-    return root / "one", root / "two"
+        simulate(config, root / "two", workers=2)
+    return config, root / "one", root / "two"
 
 
-def test_any_number_of_processes_writes_the_same_bytes(folders: tuple[Path, Path]) -> None:
-    assert digests(folders[0]) == digests(folders[1])
+def test_any_number_of_processes_writes_the_same_bytes(written: tuple[SimulateConfig, Path, Path]) -> None:
+    _, one, two = written
+    assert digests(one) == digests(two)
 
 
 def test_a_clip_depends_on_its_seed_and_index_alone() -> None:
@@ -40,27 +48,45 @@ def test_a_clip_depends_on_its_seed_and_index_alone() -> None:
     assert again["mp4"] != make_clip(SMALL.model_copy(update={"seed": 7}), 3)["mp4"]
 
 
-def test_a_dataset_is_whole_and_says_what_it_holds(folders: tuple[Path, Path]) -> None:
-    assert verify(folders[0]) == []
-    clips = ClipDataset(folders[0])
-    assert len(clips) == 4
-    for index in range(4):
+def test_a_dataset_is_whole_and_says_what_it_holds(written: tuple[SimulateConfig, Path, Path]) -> None:
+    config, folder, _ = written
+    assert verify(folder) == []
+    clips = ClipDataset(folder)
+    assert len(clips) == config.clips
+    frames = config.frames
+    for index in range(config.clips):
         sample = clips[index]
         meta, arrays = sample.meta, sample.arrays
-        assert sample.video.shape == (9, 32, 40, 3)
-        assert meta["family"] == ("fall", "collision")[index % 2] and meta["category"] == "rigid"
-        assert meta["depth_kind"] == "metric" and (meta["frames"], meta["fps"]) == (9, 24)
-        assert np.shape(meta["intrinsics"]) == (9, 3, 3) and np.shape(meta["camera_to_world"]) == (9, 4, 4)
-        assert arrays["depth"].shape == (9, 32, 40) and arrays["motion"].shape == (3, 8, 32, 40)
-        assert arrays["depth_valid"].all() and arrays["moving"].mean() > 0.02
+        assert sample.video.shape == (frames, 32, 40, 3)
+        assert meta["family"] == config.families[index % len(config.families)] and meta["category"] == "rigid"
+        assert meta["depth_kind"] == "metric" and (meta["frames"], meta["fps"]) == (frames, config.fps)
+        assert np.shape(meta["intrinsics"]) == (frames, 3, 3)
+        assert np.shape(meta["camera_to_world"]) == (frames, 4, 4)
+        assert ("; the camera " in meta["caption"]) == (config.camera == "moving")
+        assert (np.ptp(meta["camera_to_world"], axis=0).max() > 0.01) == (config.camera == "moving")
+        assert arrays["depth"].shape == (frames, 32, 40) and arrays["motion"].shape == (3, frames - 1, 32, 40)
+        assert arrays["depth_valid"].all() and arrays["moving"].mean() > 0.015
         ids = {thing["instance"] for thing in meta["objects"]}
         assert set(np.unique(arrays["instance"])) <= ids
+        assert len(ids) == len(meta["objects"])
         moving = [thing for thing in meta["objects"] if thing["dynamic"]]
         assert {str(thing["instance"]) for thing in moving} == set(meta["tracks"])
-        stated = stated_velocities(meta["caption"], [thing["name"] for thing in moving])
-        for thing, velocity in zip(moving, stated, strict=True):
+        bodies = [thing for thing in moving if "part_of" not in thing]
+        stated = stated_velocities(meta["caption"], [thing["name"] for thing in bodies])
+        for thing, velocity in zip(bodies, stated, strict=True):
             assert np.linalg.norm(velocity) == pytest.approx(np.linalg.norm(thing["linear_velocity"]))
-            assert np.shape(meta["tracks"][str(thing["instance"])]["quaternion"]) == (9, 4)
+            assert np.shape(meta["tracks"][str(thing["instance"])]["quaternion"]) == (frames, 4)
+
+
+def test_every_family_can_be_asked_for() -> None:
+    assert get_args(Family) == tuple(FAMILIES) == SimulateConfig().families
+
+
+def test_looks_change_the_picture_alone() -> None:
+    plain, varied = (make_clip(SMALL.model_copy(update={"looks": looks}), 1) for looks in ("plain", "varied"))
+    meta = [json.loads(clip["json"]) for clip in (plain, varied)]
+    assert plain["mp4"] != varied["mp4"] and plain["truth"] == varied["truth"]
+    assert meta[0]["caption"] == meta[1]["caption"] and meta[0]["tracks"] == meta[1]["tracks"]
 
 
 def test_without_truth_a_clip_is_its_video_alone() -> None:
@@ -72,7 +98,7 @@ def test_without_truth_a_clip_is_its_video_alone() -> None:
 def test_in_nearly_all_clips_much_of_the_picture_moves() -> None:
     from phys4d.engine.data import blob
 
-    config = SimulateConfig(clips=12, seed=1)
+    config = SimulateConfig(clips=12, seed=1, families=("fall", "collision"))
     share = [
         blob.decode(make_clip(config, index)["truth"], ["moving"])["moving"].mean() for index in range(config.clips)
     ]

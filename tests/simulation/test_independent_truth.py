@@ -10,12 +10,18 @@ from trimesh.ray.ray_pyembree import RayMeshIntersector
 from phys4d.simulation.assembly import meshes
 from phys4d.simulation.camera import Camera
 from phys4d.simulation.clip import Truth, measure
+from phys4d.simulation.families import FAMILIES
 from phys4d.simulation.generate import SimulateConfig, draw
 from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.raster import Rasteriser
 
-FRAMES = 11
+FRAMES, FPS = 13, 20
 LIMIT = 1e-9
+SCENES = [
+    *((family, seed, "static") for family in ("fall", "collision") for seed in (11, 12, 13)),
+    *((family, 11, "static") for family in FAMILIES if family not in ("fall", "collision")),
+    *((family, 12, "moving") for family in FAMILIES),
+]
 
 
 @cache
@@ -24,9 +30,10 @@ def rasteriser() -> Rasteriser:
 
 
 @cache
-def clip(family: str, seed: int) -> tuple[MeshSequence, Camera, Truth]:
-    scene, tracks, _ = draw(SimulateConfig(families=(family,), seed=seed, frames=FRAMES), 0)
-    sequence, camera = meshes(scene, tracks, detail=2), scene.view.camera(FRAMES, 48, 48)
+def clip(family: str, seed: int, motion: str) -> tuple[MeshSequence, Camera, Truth]:
+    config = SimulateConfig(families=(family,), seed=seed, frames=FRAMES, fps=FPS, camera=motion)
+    scene, tracks, _ = draw(config, 0)
+    sequence, camera = meshes(scene, tracks, detail=2), scene.view.camera(FRAMES, 48, 48, FPS)
     return sequence, camera, measure(sequence, camera, rasteriser())
 
 
@@ -49,25 +56,24 @@ def depth_errors(sequence: MeshSequence, camera: Camera, truth: Truth, shift: fl
     return np.concatenate(errors)
 
 
-@pytest.mark.parametrize("family", ["fall", "collision"])
-@pytest.mark.parametrize("seed", [11, 12, 13])
-def test_rays_cast_by_another_program_land_where_the_truth_says(family: str, seed: int) -> None:
-    errors = depth_errors(*clip(family, seed))
+@pytest.mark.parametrize("scene", SCENES)
+def test_rays_cast_by_another_program_land_where_the_truth_says(scene: tuple[str, int, str]) -> None:
+    errors = depth_errors(*clip(*scene))
     assert np.isfinite(errors).all()
     assert np.quantile(np.abs(errors), 0.999) <= LIMIT
 
 
-@pytest.mark.parametrize("family", ["fall", "collision"])
-def test_moving_pixels_alone_pass_the_same_check(family: str) -> None:
-    sequence, camera, truth = clip(family, 11)
+@pytest.mark.parametrize("scene", SCENES)
+def test_moving_pixels_alone_pass_the_same_check(scene: tuple[str, int, str]) -> None:
+    sequence, camera, truth = clip(*scene)
     moving = depth_errors(sequence, camera, Truth(**vars(truth) | {"visible": truth.visible & truth.moving}))
     assert len(moving) > 500
     assert np.quantile(np.abs(moving), 0.99) <= LIMIT
 
 
-@pytest.mark.parametrize("family", ["fall", "collision"])
-def test_a_wrong_sign_or_half_a_pixel_is_noticed(family: str) -> None:
-    sequence, camera, truth = clip(family, 11)
+@pytest.mark.parametrize("scene", [("fall", 11, "static"), ("collision", 11, "static"), ("spin", 12, "moving")])
+def test_a_wrong_sign_or_half_a_pixel_is_noticed(scene: tuple[str, int, str]) -> None:
+    sequence, camera, truth = clip(*scene)
     for channel in range(3):
         motion = truth.motion.copy()
         motion[channel] *= -1
@@ -76,10 +82,9 @@ def test_a_wrong_sign_or_half_a_pixel_is_noticed(family: str) -> None:
     assert np.quantile(np.abs(depth_errors(sequence, camera, truth, shift=0.5)), 0.999) > 1e3 * LIMIT
 
 
-@pytest.mark.parametrize("family", ["fall", "collision"])
-@pytest.mark.parametrize("seed", [11, 12, 13])
-def test_little_is_hidden_and_what_is_hidden_lies_behind_something(family: str, seed: int) -> None:
-    sequence, camera, truth = clip(family, seed)
+@pytest.mark.parametrize("scene", SCENES)
+def test_little_is_hidden_and_what_is_hidden_lies_behind_something(scene: tuple[str, int, str]) -> None:
+    sequence, camera, truth = clip(*scene)
     hidden = truth.flow_valid & ~truth.visible
     assert 0 < hidden.mean() <= 0.1
     column, row = np.meshgrid(np.arange(48) + 0.5, np.arange(48) + 0.5)

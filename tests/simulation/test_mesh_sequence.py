@@ -11,6 +11,7 @@ from phys4d.simulation import raster, shapes
 from phys4d.simulation.assembly import meshes
 from phys4d.simulation.camera import Camera
 from phys4d.simulation.clip import measure, render
+from phys4d.simulation.families import FAMILIES
 from phys4d.simulation.generate import SimulateConfig, draw
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
 from phys4d.simulation.scene import FIRST_BODY, Light
@@ -42,11 +43,12 @@ def test_shapes_are_closed_face_outward_and_have_their_volume(shape: str) -> Non
     assert mesh.bounds[1, 2] == pytest.approx(shapes.half_height(shape, SIZES[shape]))
 
 
-@pytest.mark.parametrize("family", ["fall", "collision"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_tracks_move_the_rest_mesh_to_the_vertices(family: str) -> None:
     scene, tracks, _ = draw(SimulateConfig(families=(family,), seed=2), 0)
     sequence = meshes(scene, tracks)
-    assert set(sequence.tracks) == {FIRST_BODY + i for i in range(len(scene.bodies))}
+    bodies = {FIRST_BODY + i for i in range(len(scene.bodies))}
+    assert set(sequence.tracks) == bodies | set(scene.rod_instances.values())
     for instance, track in sequence.tracks.items():
         mine = np.unique(sequence.faces[sequence.instance == instance])
         x, y, z, w = (track.quaternion[:, i] for i in (1, 2, 3, 0))

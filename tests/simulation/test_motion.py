@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from phys4d.simulation.families import FAMILIES
 from phys4d.simulation.generate import SimulateConfig, draw
 from phys4d.simulation.materials import MATERIALS
 from phys4d.simulation.mujoco_world import UnstableSimulationError, damping_ratio, motion
@@ -62,7 +63,7 @@ def test_what_rests_stays_and_what_rolls_rolls() -> None:
     assert turned * 0.2 == pytest.approx(way, rel=5e-3)
 
 
-@pytest.mark.parametrize("family", ["fall", "collision"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_bodies_start_with_the_velocity_of_their_scene(family: str) -> None:
     for index in range(6):
         drawn, _, _ = draw(SimulateConfig(families=(family,), seed=8), index)

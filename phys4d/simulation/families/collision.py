@@ -3,6 +3,7 @@
 import numpy as np
 
 from phys4d.simulation.families import staging
+from phys4d.simulation.materials import COMMON
 from phys4d.simulation.scene import Body, Scene, Shape
 
 
@@ -72,5 +73,5 @@ def _on_the_floor(
         velocity=velocity,
         rolling=shape == "ball" and bool(velocity.any()),
         # Rubber and clay would stop a sliding body before it arrives.
-        material=str(random.choice(["wood", "steel"])) if slides else None,
+        materials=("wood", "steel") if slides else COMMON,
     )

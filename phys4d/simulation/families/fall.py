@@ -3,6 +3,7 @@
 import numpy as np
 
 from phys4d.simulation.families import staging
+from phys4d.simulation.materials import COMMON
 from phys4d.simulation.scene import Body, Scene, Shape
 
 
@@ -35,7 +36,7 @@ def fall(random: np.random.Generator) -> Scene:
         quaternion=_orientation(random, shape),
         velocity=velocity,
         # What can tumble is of a material that bounces little, so that its way can be foreseen.
-        material=None if shape == "ball" else str(random.choice(["wood", "clay"])),
+        materials=COMMON if shape == "ball" else ("wood", "clay"),
     )
     return Scene("fall", "falls", (falling,), room, view, light)
 
@@ -54,8 +55,10 @@ def _onto(random: np.random.Generator, names: list[str], axes: np.ndarray) -> tu
     above = np.array([side + offset, away + random.uniform(-0.04, 0.04), height]) @ axes
     below = np.array([side, away, below_height]) @ axes
     yaw = staging.turned(random.uniform(0, np.pi / 2))
-    falling = staging.body(random, "ball", names[0], staging.size_of("ball", radius), above, quaternion=yaw)
-    resting = staging.body(random, below_shape, names[1], below_size, below, quaternion=yaw)
+    falling = staging.body(
+        random, "ball", names[0], staging.size_of("ball", radius), above, quaternion=yaw, materials=COMMON
+    )
+    resting = staging.body(random, below_shape, names[1], below_size, below, quaternion=yaw, materials=COMMON)
     return falling, resting
 
 

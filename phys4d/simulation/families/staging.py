@@ -1,20 +1,31 @@
 """What every family draws alike: the room, the light, the camera and the make of a body."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from phys4d.simulation import shapes
 from phys4d.simulation.materials import HUES, MATERIALS, muted, saturated
-from phys4d.simulation.scene import Body, Light, Room, Shape, View
+from phys4d.simulation.scene import Body, Light, Rod, Room, Shape, View
 
 TARGET = (0.0, 0.05, 0.4)
 
 
-def view(random: np.random.Generator) -> View:
-    """A camera at 1.4 to 1.65 m that looks at the middle of the stage from slightly above."""
+def view(
+    random: np.random.Generator,
+    *,
+    distance: tuple[float, float] = (1.4, 1.65),
+    height: tuple[float, float] = (0.65, 1.1),
+    target_height: float = TARGET[2],
+) -> View:
+    """A camera that looks at the middle of the stage from slightly above; all in metres.
+
+    distance: from the vertical through the stage's middle; height: of the camera; target_height: what it looks at.
+    """
     azimuth = random.uniform(-0.35, 0.35)
-    distance = random.uniform(1.4, 1.65)
-    height = random.uniform(0.65, 1.1)
-    return View((distance * np.sin(azimuth), -distance * np.cos(azimuth), height), TARGET, 45.0)
+    away = random.uniform(*distance)
+    eye = (away * np.sin(azimuth), -away * np.cos(azimuth), random.uniform(*height))
+    return View(eye, (TARGET[0], TARGET[1], target_height), 45.0)
 
 
 def room(random: np.random.Generator) -> Room:
@@ -58,11 +69,13 @@ def body(
     quaternion: np.ndarray | None = None,
     velocity: np.ndarray | None = None,
     rolling: bool = False,
-    material: str | None = None,
+    turning: float = 0.0,
+    topspin: float = 0.0,
+    rod: Rod | None = None,
+    materials: Sequence[str] = tuple(MATERIALS),
 ) -> Body:
-    """A body of a drawn material; physics from the material's ranges."""
-    if material is None:
-        material = str(random.choice(list(MATERIALS)))
+    """A body of one of these materials; physics from the material's ranges."""
+    material = str(random.choice(list(materials)))
     kind = MATERIALS[material]
     right, away, up = np.zeros(3) if velocity is None else velocity
     w, x, y, z = (1.0, 0.0, 0.0, 0.0) if quaternion is None else quaternion
@@ -79,6 +92,9 @@ def body(
         quaternion=(float(w), float(x), float(y), float(z)),
         velocity=(float(right), float(away), float(up)),
         rolling=rolling,
+        turning=turning,
+        topspin=topspin,
+        rod=rod,
     )
 
 
@@ -89,15 +105,32 @@ def to_tenths(right: float, away: float, up: float) -> np.ndarray:
 
 def turned(yaw: float, tilt: float = 0.0, tilt_azimuth: float = 0.0) -> np.ndarray:
     """Quaternion: a turn about the vertical, then a tilt about a level axis (radians)."""
-    about_z = np.array([np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)])
     sine = np.sin(tilt / 2)
     about_level = np.array([np.cos(tilt / 2), sine * np.cos(tilt_azimuth), sine * np.sin(tilt_azimuth), 0])
-    return _multiply(about_level, about_z)
+    return _multiply(about_level, _about_z(yaw))
+
+
+def heading(axes: np.ndarray, azimuth: float) -> np.ndarray:
+    """Level world direction [3], `azimuth` radians from the camera's right towards away; axes: `View.level_axes`."""
+    return np.cos(azimuth) * axes[0] + np.sin(azimuth) * axes[1]
+
+
+def pitched(direction: np.ndarray, pitch: float) -> np.ndarray:
+    """Quaternion that takes x to a level direction [3], turned down by `pitch` radians, and keeps y level.
+
+    By a quarter turn it lays z along the direction, as of a cylinder on its side.
+    """
+    about_y = np.array([np.cos(pitch / 2), 0, np.sin(pitch / 2), 0])
+    return _multiply(_about_z(np.arctan2(direction[1], direction[0])), about_y)
 
 
 def standing(shape: Shape, size: tuple[float, ...]) -> float:
     """Height of a body's centre when it rests upright on the floor."""
     return shapes.half_height(shape, size)
+
+
+def _about_z(angle: float) -> np.ndarray:
+    return np.array([np.cos(angle / 2), 0, 0, np.sin(angle / 2)])
 
 
 def _multiply(p: np.ndarray, q: np.ndarray) -> np.ndarray:

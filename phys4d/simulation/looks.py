@@ -1,0 +1,57 @@
+"""Varied looks: backdrops, lights and soft shadows drawn over a scene. What happens in it stays the same."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from phys4d.simulation.materials import muted
+from phys4d.simulation.mesh_sequence import Texture
+from phys4d.simulation.scene import Colour, Scene
+
+FLOORS = (Texture.PLANKS, Texture.TILES, Texture.CONCRETE, Texture.CARPET, Texture.CHECKER)
+WALLS = (Texture.BRICK, Texture.PLASTER, Texture.STRIPES, Texture.CONCRETE, Texture.PLANKS, Texture.PLAIN)
+CONCRETE = ((0.58, 0.58, 0.57), (0.66, 0.64, 0.61), (0.5, 0.52, 0.53))
+WOOD = ((0.74, 0.57, 0.39), (0.62, 0.44, 0.28), (0.72, 0.60, 0.48), (0.45, 0.32, 0.22), (0.76, 0.67, 0.55))
+BRICK = ((0.66, 0.36, 0.27), (0.58, 0.42, 0.34), (0.78, 0.72, 0.66), (0.50, 0.28, 0.24))
+# From an overcast sky or a large lamp to a small one; colours of lamp light, daylight and a blue hour.
+SOFTNESS = (0.05, 0.3)
+SUNS = ((1.0, 0.97, 0.92), (1.0, 0.9, 0.76), (0.96, 0.98, 1.0), (1.0, 0.94, 0.86))
+SKIES = ((0.96, 0.98, 1.04), (0.9, 0.96, 1.08), (1.04, 1.0, 0.94), (1.0, 1.0, 1.0))
+
+
+def varied(scene: Scene, random: np.random.Generator) -> Scene:
+    """The scene in another room and another light."""
+    floor_texture = FLOORS[random.integers(len(FLOORS))]
+    wall_texture = WALLS[random.integers(len(WALLS))]
+    room = replace(
+        scene.room,
+        floor_texture=floor_texture,
+        wall_texture=wall_texture,
+        floor=_tone(random, floor_texture, scene.room.floor),
+        wall=_tone(random, wall_texture, scene.room.wall),
+    )
+    light = replace(
+        scene.light,
+        # Pale wood would be overexposed in the light of the bare room.
+        strength=0.88 * scene.light.strength,
+        ambient=0.85 * scene.light.ambient,
+        softness=float(random.uniform(*SOFTNESS)),
+        sun=SUNS[random.integers(len(SUNS))],
+        sky=SKIES[random.integers(len(SKIES))],
+    )
+    props = tuple(
+        replace(prop, rgb=_tone(random, prop.texture, prop.rgb)) if prop.texture == Texture.PLANKS else prop
+        for prop in scene.props
+    )
+    return replace(scene, room=room, light=light, props=props)
+
+
+def _tone(random: np.random.Generator, texture: Texture, rgb: Colour) -> Colour:
+    """A colour that suits the texture, about as bright as the one drawn for the room."""
+    palette = {Texture.PLANKS: WOOD, Texture.BRICK: BRICK, Texture.CONCRETE: CONCRETE}.get(texture)
+    if palette is None:
+        value = max(rgb)
+        return muted(random, 0.95 * value, 1.05 * value)
+    tone = palette[random.integers(len(palette))]
+    factor = random.uniform(0.88, 1.08)
+    return (tone[0] * factor, tone[1] * factor, tone[2] * factor)

@@ -1,0 +1,75 @@
+"""Looks: every pattern is one of its own, the pictures repeat to the byte, and far shadows are soft."""
+
+import numpy as np
+import pytest
+
+from phys4d.simulation.camera import Camera
+from phys4d.simulation.clip import render
+from phys4d.simulation.generate import SimulateConfig, draw, generator
+from phys4d.simulation.looks import varied
+from phys4d.simulation.mesh_sequence import MeshSequence, Texture
+from phys4d.simulation.patterns import PATTERNS
+from phys4d.simulation.raster import Rasteriser
+from phys4d.simulation.scene import Light
+
+LIGHT = Light((0.3, 0.5, -1), (0, 0, 0), 0.8, 0.4)
+SQUARE = np.array([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
+
+
+def floor(texture: Texture, lid: float = 0.0) -> MeshSequence:
+    """A square floor, and a smaller square `lid` metres above it if that is not zero."""
+    parts = [SQUARE] if not lid else [SQUARE, 0.25 * SQUARE + np.array([0, 0, lid])]
+    vertices = np.concatenate(parts)
+    faces = np.concatenate([np.array([[0, 1, 2], [0, 2, 3]]) + 4 * i for i in range(len(parts))])
+    return MeshSequence(
+        vertices=vertices[None],
+        faces=faces.astype(np.int32),
+        instance=np.repeat(np.arange(1, len(parts) + 1), 2).astype(np.uint8),
+        rest=vertices,
+        colour=np.full((len(vertices), 3), 0.6, dtype=np.float32),
+        texture=np.full(len(vertices), texture, dtype=np.uint8),
+    )
+
+
+def picture(meshes: MeshSequence, light: Light, size: int = 64) -> np.ndarray:
+    camera = Camera.static(1, size, size, eye=np.array([0, -0.02, 2.0]), target=np.zeros(3), fov=45)
+    return render(meshes, camera, light, Rasteriser(size, size))[0]
+
+
+def test_every_pattern_is_one_of_its_own_and_repeats() -> None:
+    assert set(PATTERNS) == set(Texture)
+    raster = Rasteriser(64, 64)
+    camera = Camera.static(1, 64, 64, eye=np.array([0, -0.02, 2.0]), target=np.zeros(3), fov=45)
+    seen = {texture: render(floor(texture), camera, LIGHT, raster) for texture in Texture}
+    for texture in Texture:
+        assert np.array_equal(seen[texture], picture(floor(texture), LIGHT)[None])
+        assert seen[texture].std(axis=(0, 1, 2)).max() > (0.5 if texture != Texture.PLAIN else -1)
+        for other in Texture:
+            difference = np.abs(seen[texture].astype(float) - seen[other]).mean()
+            assert texture == other or difference > 1
+
+
+@pytest.mark.parametrize("lid", [0.05, 0.4])
+def test_shadows_are_the_softer_the_further_off_what_casts_them(lid: float) -> None:
+    """The width of the edge in pixels: how far the brightness along a row is from a step."""
+
+    def edge(softness: float, height: float) -> int:
+        light = Light((0.9, 0.0, -1), (0, 0, 0), 0.8, 0.4, softness=softness)
+        row = picture(floor(Texture.PLAIN, height), light, 128)[64, :, 0].astype(float)
+        dark, bright = row.min(), row[4:12].mean()
+        return int(((row > dark + 0.1 * (bright - dark)) & (row < bright - 0.1 * (bright - dark))).sum())
+
+    assert edge(0.0, lid) <= 6
+    if lid > 0.1:
+        assert edge(0.3, lid) > edge(0.3, 0.05) + 3
+
+
+def test_varied_scenes_differ_in_the_room_and_light_alone() -> None:
+    scene, _, _ = draw(SimulateConfig(families=("ramp",), looks="plain"), 0)
+    rooms = [varied(scene, generator(1, number)) for number in range(30)]
+    assert len({(other.room.floor_texture, other.room.wall_texture) for other in rooms}) > 10
+    for other in rooms:
+        assert other.bodies == scene.bodies and other.view == scene.view and other.room.depth == scene.room.depth
+        assert [(prop.size, prop.position) for prop in other.props] == [(p.size, p.position) for p in scene.props]
+        assert min(*other.room.floor, *other.room.wall) >= 0 and max(*other.room.floor, *other.room.wall) <= 1
+        assert other.light.direction == scene.light.direction and other.light.softness > 0
