@@ -21,7 +21,7 @@ class ModelConfig(Config):
     """What turns a video backbone into a world model; width and layers are read for kind = "tiny" only."""
 
     kind: Literal["tiny", "wan"] = "tiny"
-    width: int = Field(128, ge=32)
+    width: int = Field(128, ge=32, multiple_of=32)
     layers: int = Field(4, ge=1)
     taps: tuple[int, ...] = (1, 3)
     heads: HeadConfig = HeadConfig()

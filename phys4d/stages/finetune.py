@@ -39,10 +39,11 @@ class FinetuneObjective:
     """
 
     name = "finetune"
+    arrays = TRUTH
 
     def __init__(self, config: FinetuneConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, TRUTH, model.text, model.grid)
+        self.clips = Clips(config.data, self.arrays, model.text, model.grid)
 
     @staticmethod
     def prepare(model: WorldModel, config: FinetuneConfig, seed: int) -> None:
