@@ -115,7 +115,9 @@ def _steps(
         return {name: value for name, value in values.items() if name in ("loss", "reward")}
 
     def save(done: int) -> Path:
-        return checkpoint.save(run.folder, objective.name, done, state.state(), keep=loop.keep)
+        path = checkpoint.save(run.folder, objective.name, done, state.state(), keep=loop.keep)
+        together(run.clock.save)  # what a kill from here on loses begins here
+        return path
 
     with _Signals() as signals, progress(objective.name, total=loop.steps - start) as bar:
         for step in range(start, loop.steps):

@@ -81,6 +81,7 @@ class Run:
         if resume:
             _same_configuration(stored, config)
         self.clock = Clock(self.folder / "clock.json", since=self._since)
+        self.clock.save()
         self._write_provenance(resume)
         self._metrics = Appended(self.folder / "metrics.jsonl")
         replace_text(stored, dump_toml(config))  # last: with it the folder holds a run

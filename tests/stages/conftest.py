@@ -1,7 +1,11 @@
 """A dataset small enough to train on in a test: squares that slide over a wall, with exact truth."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +13,54 @@ import pytest
 from phys4d.engine.data import blob, video
 from phys4d.engine.data.shards import ShardWriter
 
+RUN = """
+folder = "{folder}"
+stages = {stages}
+{init}
+[model]
+width = 32
+layers = 2
+taps = [0, 1]
+heads = {{ width = 8 }}
+sampling_steps = 2
+
+[backbone]
+data = "{data}"
+batch = 2
+optimizer = {{ learning_rate = 1e-3, ema = 0.9 }}
+loop = {{ steps = 3, log_every = 1 }}
+
+[pretrain]
+data = "{data}"
+batch = 2
+optimizer = {{ learning_rate = 1e-3 }}
+loop = {{ steps = 3, log_every = 1 }}
+
+[finetune]
+data = "{data}"
+batch = 4
+rank = 2
+optimizer = {{ learning_rate = 1e-3 }}
+loop = {{ steps = 3, log_every = 1 }}
+
+[reinforce]
+data = "{data}"
+rank = 2
+conditions = 2
+group = 2
+steps = 3
+stochastic_steps = 2
+flow_matching_batch = 2
+optimizer = {{ learning_rate = 1e-3 }}
+loop = {{ steps = 2, log_every = 1 }}
+
+[evaluate]
+data = "{data}"
+scenes = 4
+samples = 2
+shown = 2
+batch = 2
+"""
 FRAMES, SIZE = 5, 16
 QUANTISE = {"depth": "inverse16", "motion": "linear16"}
 
@@ -56,3 +108,32 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
             }
             writer.add(f"clip{seed}", members, FRAMES, 24, SIZE, SIZE)
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_run() -> Callable[..., Path]:
+    """Writes a run file of these stages into `path`; the run goes to `folder`."""
+
+    def write(path: Path, folder: Path, data: Path, stages: list[str], init: Path | None = None) -> Path:
+        line = f'init = "{init}"' if init else ""
+        path.write_text(RUN.format(folder=folder, data=data, stages=json.dumps(stages), init=line))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def session() -> Iterator[Callable[..., dict[str, Any]]]:
+    """Runs `phys4d` with these arguments in a process, or several, of its own: see sessions.py."""
+    program = str(Path(__file__).with_name("sessions.py"))
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, program], stdin=pipe, stdout=pipe, text=True) as server:
+        assert server.stdin is not None and server.stdout is not None
+
+        def run(*arguments: object, **options: Any) -> dict[str, Any]:
+            server.stdin.write(json.dumps({"arguments": list(map(str, arguments)), **options}) + "\n")
+            server.stdin.flush()
+            return json.loads(server.stdout.readline())
+
+        yield run
+        server.stdin.close()
