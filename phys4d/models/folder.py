@@ -136,10 +136,15 @@ def released(folder: Path, config: ModelConfig, size: tuple[int, int, int]) -> L
 
     size is (frames, height, width) of the clips to come.
     """
+    check_layout(folder)
+    return Loaded(assemble(config, folder, size).requires_grad_(False), "released", folder)
+
+
+def check_layout(folder: Path) -> None:
+    """UserError unless a folder has the parts of a pretrained model."""
     missing = [n for n in ("transformer", "vae", "text_encoder", "tokenizer") if not (folder / n).is_dir()]
     if missing:
         raise UserError(f"{folder}: no {', '.join(missing)}: expected the diffusers layout of Wan2.2-TI2V-5B")
-    return Loaded(assemble(config, folder, size).requires_grad_(False), "released", folder)
 
 
 def assemble(config: ModelConfig, base: Path, size: tuple[int, int, int]) -> WorldModel:

@@ -11,6 +11,7 @@ from phys4d.models import folder as model_folder
 from phys4d.models.backbone import TINY_PATCH
 from phys4d.models.haar import HaarCodec
 from phys4d.models.interface import check_size
+from phys4d.models.world import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,16 @@ def check_data(uses: Mapping[str, Use], init: Path | None) -> None:
             raise UserError(f"{key}: {use.data}: clip {dataset.row(0)['key']}: json has no {', '.join(missing)}")
 
 
+def check_taps(model: ModelConfig, init: Path | None) -> None:
+    """UserError unless the transformer that a run starts from (None: the tiny one) has the blocks that are tapped."""
+    layers = model.layers
+    if init is not None:
+        model_folder.check_layout(init)
+        layers = _json(init / "transformer" / "config.json").get("num_layers", 40)
+    if max(model.taps) >= layers:
+        raise UserError(f"model.taps: {list(model.taps)}: the transformer has blocks 0 to {layers - 1}")
+
+
 def check_takes(key: str, where: object, size: tuple[int, int, int], init: Path | None) -> None:
     """UserError unless the model that a run starts from takes clips of (frames, height, width); key, where: blamed."""
     try:
@@ -69,6 +80,7 @@ def _stride(init: Path | None) -> tuple[int, int, int]:
     """Frames, rows and columns of pixels under one token of the tiny model (None) or of a released one."""
     temporal, spatial, patch = HaarCodec.temporal_stride, HaarCodec.spatial_stride, TINY_PATCH
     if init is not None:
+        model_folder.check_layout(init)
         vae, transformer = (_json(init / part / "config.json") for part in ("vae", "transformer"))
         temporal, spatial = vae.get("scale_factor_temporal", 4), vae.get("scale_factor_spatial", 8)
         patch = tuple(transformer.get("patch_size", (1, 2, 2)))

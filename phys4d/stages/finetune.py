@@ -78,6 +78,8 @@ class FinetuneObjective:
         diffusion = flow_matching_loss(model.backbone, prediction, clean, noise)
         loss = self.config.diffusion * diffusion + share * geometry
         minimise(loss)
+        shown = share * self.config.batch / (2 * ((self.config.batch + 1) // 2))  # so that ranks average to clips
+        terms = {name: shown * term for name, term in terms.items()}
         return {"loss": loss.detach(), "diffusion_loss": diffusion.detach(), **terms}
 
     @staticmethod

@@ -23,7 +23,7 @@ from phys4d.models.backbone import Precision
 from phys4d.models.folder import Loaded
 from phys4d.models.world import ModelConfig, create_tiny
 from phys4d.stages.backbone import BackboneConfig, BackboneObjective
-from phys4d.stages.door import Use, check_data
+from phys4d.stages.door import Use, check_data, check_taps
 from phys4d.stages.finetune import FinetuneConfig, FinetuneObjective
 from phys4d.stages.pretrain import PretrainConfig, PretrainObjective
 from phys4d.stages.reinforce import ReinforceConfig, ReinforceObjective
@@ -88,6 +88,8 @@ def check_stages(config: RunConfig, world_size: int = 1) -> None:
     if config.init is not None:
         is_model = (config.init / model_folder.CARD).exists()
         start = model_folder.read_card(config.init).stage if is_model else "released"
+    if start in ("", "released"):  # else the model's own card says
+        check_taps(config.model, config.init)
     check_order(config.stages, {name: kind.contract for name, kind in KINDS.items()}, start)
     for stage in config.stages:
         for name in ("batch", "conditions", "flow_matching_batch"):

@@ -90,24 +90,38 @@ def sliding_square(seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset folder of eight such clips."""
-    folder = tmp_path_factory.mktemp("data") / "clips"
-    intrinsics = [[[20.0, 0, 8], [0, 20, 8], [0, 0, 1]]] * FRAMES
-    with ShardWriter(folder) as writer:
-        for seed in range(8):
-            frames, arrays = sliding_square(seed)
-            meta = {
-                "caption": f"a square slides {seed}", "fps": 24, "frames": FRAMES, "height": SIZE, "width": SIZE,
-                "intrinsics": intrinsics, "depth_kind": "metric",
-            }  # fmt: skip
-            members = {
-                "mp4": video.encode_mp4(frames, 24),
-                "truth": blob.encode(arrays, QUANTISE),
-                "json": json.dumps(meta).encode(),
-            }
-            writer.add(f"clip{seed}", members, FRAMES, 24, SIZE, SIZE)
-    return folder
+def write_clips() -> Callable[..., Path]:
+    """Writes a dataset of eight such clips; `replaced`: other members for some; `crop`: frames and rows of some."""
+
+    def write(
+        folder: Path,
+        replaced: dict[int, dict[str, bytes]] | None = None,
+        crop: dict[int, tuple[int, int]] | None = None,
+    ) -> Path:
+        intrinsics = [[[20.0, 0, 8], [0, 20, 8], [0, 0, 1]]] * FRAMES
+        with ShardWriter(folder) as writer:
+            for seed in range(8):
+                frames, arrays = sliding_square(seed)
+                count, rows = (crop or {}).get(seed, (FRAMES, SIZE))
+                meta = {
+                    "caption": f"a square slides {seed}", "fps": 24, "frames": count, "height": rows, "width": SIZE,
+                    "intrinsics": intrinsics, "depth_kind": "metric",
+                }  # fmt: skip
+                members = {
+                    "mp4": video.encode_mp4(frames[:count, :rows], 24),
+                    "truth": blob.encode(arrays, QUANTISE),
+                    "json": json.dumps(meta).encode(),
+                }
+                writer.add(f"clip{seed}", members | (replaced or {}).get(seed, {}), count, 24, rows, SIZE)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def clips(write_clips: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset folder of eight sound clips."""
+    return write_clips(tmp_path_factory.mktemp("data") / "clips")
 
 
 @pytest.fixture(scope="session")
