@@ -89,11 +89,12 @@ def train(
             )
         checkpoint.load(path, state.state())
     writes = math.ceil((loop.steps - start) / (loop.checkpoint_every or loop.steps))
-    together(
-        lambda: checkpoint.check_room(
-            run.folder, objective.name, state.state(), writes=writes, keep=loop.keep
-        )
-    )
+
+    def check_room() -> None:
+        if run.writes:  # all ranks write to the disk of rank 0's folder, and it is there
+            checkpoint.check_room(run.folder, objective.name, state.state(), writes=writes, keep=loop.keep)
+
+    together(check_room)
     run.resume_at(objective.name, start)
     if start < loop.steps:
         _steps(objective, state, loop, run, parallel, start)

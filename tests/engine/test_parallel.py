@@ -81,6 +81,8 @@ def test_alone_means_and_flags_are_ones_own(monkeypatch: pytest.MonkeyPatch) -> 
     }  # fmt: skip
     assert parallel.mean({}) == {} and parallel.any(True) and not parallel.any(False)
     assert together(lambda: 3) == 3
+    with pytest.raises(UserError, match="mine"):
+        together(lambda: (_ for _ in ()).throw(UserError("mine")))
     parallel.close()
     net = torch.nn.Linear(2, 2)
     assert parallel.shard(net) is net and isinstance(net.weight, torch.nn.Parameter)

@@ -1,11 +1,12 @@
 """Runs `phys4d` commands in forked processes that need no import of their own: on several ranks, killed on purpose.
 
 One request a line on standard input, one answer a line on standard output, both JSON:
-{"arguments": [...], "ranks": 2, "kill": {"stage": "finetune", "step": 3, "moment": null}, "record": "folder"}
+{"arguments": [...], "ranks": 2, "kill": {"stage": "finetune", "step": 3}, "record": "folder"}
 {"codes": [0, 0], "errors": ["", ""]}
 
-kill: SIGKILL when the stage begins that step (from 0); with a moment, at that call of the checkpoint written behind the
-step which changes the disk for good. record: rewards, conditions and noise keys of `reinforce` go there.
+kill: SIGKILL when the stage begins that step (from 0); with "moment": n, at the n-th call that changes the disk for
+good, in the checkpoint behind that many steps; with "export": true, when the stage's model is written but not yet in
+its place. record: rewards, conditions and noise keys of `reinforce` go there.
 """
 
 import json
@@ -22,6 +23,7 @@ import torch
 import phys4d.train  # noqa: F401 (before the forks)
 from phys4d.cli import main
 from phys4d.engine import checkpoint
+from phys4d.models import folder as model_folder
 from phys4d.stages.reinforce import ReinforceObjective
 from phys4d.stages.run import KINDS
 
@@ -30,7 +32,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_at(stage: str, step: int, moment: int | None) -> None:
+def kill_at(stage: str, step: int = 0, moment: int | None = None, export: bool = False) -> None:
     """Arranges this process's death."""
     objective = KINDS[stage].objective
     update, save = objective.update, checkpoint.save
@@ -45,7 +47,16 @@ def kill_at(stage: str, step: int, moment: int | None) -> None:
             die_at_call(moment or 0)
         return save(folder, name, done, state, **options)
 
-    if moment is None:
+    write = model_folder._write
+
+    def deadly_write(model: Any, partial: Path, card: Any, *, whole: bool) -> None:
+        write(model, partial, card, whole=whole)
+        if card.stage == stage:
+            die()
+
+    if export:
+        model_folder._write = deadly_write
+    elif moment is None:
         objective.update = deadly_update
     else:
         checkpoint.save = deadly_save
@@ -94,7 +105,7 @@ def child(request: dict[str, Any], rank: int, port: int, errors: Path) -> None:
         os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{ranks}"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
     if kill := request.get("kill"):
-        kill_at(kill["stage"], kill["step"], kill.get("moment"))
+        kill_at(**kill)
     if record := request.get("record"):
         record_rewards(Path(record), rank)
     sys.exit(main(request["arguments"]))

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -168,31 +169,45 @@ def test_a_model_that_the_disk_does_not_take_leaves_the_one_before(
 
 
 @pytest.fixture
-def unprivileged() -> Iterator[Path]:
-    """A folder that this process may not write or look into, also where the tests run as root."""
+def closed() -> Iterator[Path]:
+    """A folder that everyone may read and no one but root may write, in one that everyone may enter."""
     place = Path(tempfile.mkdtemp(prefix="phys4d-test-"))
     place.chmod(0o755)
-    closed = place / "closed"
-    closed.mkdir(mode=0o500)
-    user = os.geteuid()
-    if user == 0:
-        closed.chmod(0o555)
-        os.seteuid(65534)
-    else:
-        closed.chmod(0o500)
-    yield closed
-    os.seteuid(user)
+    (place / "closed").mkdir()
+    (place / "closed").chmod(0o555)
+    yield place / "closed"
+    (place / "closed").chmod(0o755)
     shutil.rmtree(place)
 
 
-def test_a_folder_that_may_not_be_written(unprivileged: Path) -> None:
-    from phys4d.engine.config import Config
-    from phys4d.engine.telemetry import Run
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """As the user nobody where the tests run as root, who may write anywhere; as oneself elsewhere."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
-    with pytest.raises(UserError) as caught:
-        Run.create(unprivileged / "run", Config(), resume=False)
-    line = f"cannot write the run folder: {unprivileged}/run: Permission denied"
-    assert str(caught.value) == f"{unprivileged}/run: {line}"
+
+def test_a_folder_that_may_not_be_written(
+    write_run: WriteRun, write_clips: WriteRun, closed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not to be made there; and not to be looked into, where the run would lie."""
+    data = write_clips(closed.parent / "data")
+    run = write_run(closed.parent / "run.toml", closed / "run", data, ["backbone"])
+    with without_privileges():
+        assert main(["train", str(run)]) == 2
+    folder = closed / "run"
+    line = f"phys4d: error: {folder}: cannot write the run folder: {folder}: Permission denied\n"
+    assert capsys.readouterr().err == line
+    closed.chmod(0o000)
+    with without_privileges():
+        assert main(["train", str(run)]) == 2
+    line = f"phys4d: error: {folder}: cannot write the run folder: {folder}/config.toml: Permission denied\n"
+    assert capsys.readouterr().err == line
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -73,11 +73,12 @@ def assert_same(folder: Path, expected: Path) -> None:
 def test_a_run_killed_in_every_stage_ends_bit_identical(
     session: Session, write_run: WriteRun, clips: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    """Between two checkpoints; in the first step of a stage; while a checkpoint is written; and in the last step."""
+    """Between two checkpoints; in a stage's first step; before its model is in place; in a checkpoint; in the last."""
     folder = tmp_path / "killed"
     kills = [
         {"stage": "backbone", "step": 3},
         {"stage": "pretrain", "step": 0},
+        {"stage": "pretrain", "export": True},
         {"stage": "finetune", "step": 4, "moment": 3},
         {"stage": "reinforce", "step": 3},
     ]
@@ -100,5 +101,6 @@ def test_a_run_killed_at_random_in_every_stage_ends_bit_identical(
     for stage, steps in STEPS.items():
         kills.append({"stage": stage, "step": draw.randrange(steps - 2)})
         kills.append({"stage": stage, "step": steps - 2, "moment": draw.randrange(MOMENTS)})
+        kills.append({"stage": stage, "export": True})
     survive(session, write_run(tmp_path / "run.toml", folder, clips, list(STEPS)), folder, kills)
     assert_same(folder, uninterrupted)
