@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,18 +88,28 @@ class Clips:
     def collate(
         self, which: Sequence[int], draws: list[tuple[int | str, ...]], device: torch.device | str = "cpu"
     ) -> Batch:
-        """The clips at these indices as a batch on a device."""
+        """The clips at these indices as a batch on a device; UserError for one that cannot be read or used."""
         samples = [self.sample(i) for i in which]
         video = torch.from_numpy(np.stack([s.video for s in samples]))
         arrays = {n: torch.from_numpy(np.stack([s.arrays[n] for s in samples])) for n in samples[0].arrays}
-        intrinsics = torch.tensor(np.stack([s.meta["intrinsics"] for s in samples]), dtype=torch.float32)
+        intrinsics = torch.tensor(np.stack([self._said(s, "intrinsics") for s in samples]), dtype=torch.float32)
+        try:
+            text = self.text([self._said(s, "caption") for s in samples])
+        except ValueError as error:
+            raise UserError(f"{self.folder}: {error}: write this dataset again") from None
         return Batch(
             video=video.to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1,
-            text=self.text([s.meta["caption"] for s in samples]).to(device),
+            text=text.to(device),
             arrays={name: array.to(device) for name, array in arrays.items()},
             intrinsics=intrinsics.to(device),
             draws=draws,
         )
+
+    def _said(self, sample: Sample, name: str) -> Any:
+        """What a clip's json says under a name that every clip must have."""
+        if name not in sample.meta:
+            raise UserError(f"{self.folder}: clip {sample.key}: json has no {name}: write this dataset again")
+        return sample.meta[name]
 
     def batch(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> Batch:
         """This rank's share of the global batch of `size` clips at a step.

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -18,6 +19,7 @@ from phys4d.stages.run import RunConfig
 Refused = Callable[..., str]
 WriteRun = Callable[..., Path]
 ALL = ["backbone", "pretrain", "finetune", "reinforce"]
+EVERY_CLIP = ["--set", "backbone.loop.steps=4"]  # a batch holds two of eight
 ADAPTER = "adapters/finetune/pytorch_lora_weights.safetensors"
 
 
@@ -137,6 +139,45 @@ def test_a_batch_that_ranks_cannot_share(
     line = "backbone.batch: 2 does not divide over 3 processes: choose a multiple of 3"
     assert refused(clips) == line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("meta", "line"),
+    [
+        ({"caption": "a square"}, "{data}: clip clip5: json has no intrinsics: write this dataset again"),
+        (
+            {"caption": "a " * 33, "intrinsics": [[[20.0, 0, 8], [0, 20, 8], [0, 0, 1]]] * 5},
+            "{data}: caption of 33 words: this encoder takes 32: {caption!r}: write this dataset again",
+        ),
+    ],
+)
+def test_what_only_reading_a_clip_shows(
+    write_run: WriteRun,
+    write_clips: WriteRun,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    meta: dict[str, Any],
+    line: str,
+) -> None:
+    data = write_clips(tmp_path / "data", {5: {"json": json.dumps(meta).encode()}})
+    assert main(["train", str(write_run(tmp_path / "run.toml", tmp_path / "out", data, ALL[:1])), *EVERY_CLIP]) == 2
+    progress, error = capsys.readouterr().err.splitlines()
+    assert progress.startswith("backbone: ") and progress.endswith("(stopped)")
+    assert error == "phys4d: error: " + line.format(data=data, caption=meta["caption"])
+
+
+def test_two_ranks_refuse_with_one_line(
+    session: Callable[..., dict[str, Any]], write_run: WriteRun, clips: Path, finished: Path, tmp_path: Path
+) -> None:
+    """What both ranks see is printed by the first; what only rank 0 can see ends the other too."""
+    run = write_run(tmp_path / "run.toml", finished, clips, ALL[:3])
+    for words, line in (
+        (["--set", "finetune.bach=3"], "--set finetune.bach=3: finetune.bach: unknown key, did you mean 'batch'?"),
+        ([], f"{finished}: holds a run already: --resume goes on with it, or choose a new folder"),
+    ):
+        ended = session("train", run, *words, ranks=2)
+        assert ended["codes"] == [2, 2]
+        assert [text.splitlines()[-1:] for text in ended["errors"]] == [[f"phys4d: error: {line}"], []]
 
 
 def test_a_checkpoint_of_another_model_stage_or_lora_rank(
