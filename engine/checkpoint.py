@@ -20,7 +20,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from phys4d.engine.errors import UserError
+from phys4d.engine.errors import FaultElsewhere, UserError
 from phys4d.engine.parallel import together
 from phys4d.engine.storage import disk_fault, replace_text
 
@@ -46,9 +46,10 @@ def save(folder: Path, stage: str, step: int, state: Mapping[str, Tensor], *, ke
             dcp.save(dict(state), storage_writer=writer, no_dist=not dist.is_initialized())
         together(lambda: _finish(partial, path, stage, step, keep))
     except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
+        if _rank() != 0:  # torch raises on all ranks what one met
+            raise FaultElsewhere(0) from error
         reason = disk_fault(error) or _short_of_room(path.parent, state)
-        if _rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         if reason is None:
             raise
         raise UserError(

@@ -112,7 +112,7 @@ def execute(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, af
     def one(stage: str, given: Path | None) -> None:
         with run.clock.stage(stage):
             run_stage(stage, config, run, parallel, given, resume=resume)
-            run.clock.save()
+            together(run.clock.save)
 
     run_in_order(
         config.stages, {s: output_folder(config, s) for s in config.stages}, one, config.init,

@@ -6,11 +6,13 @@ One request a line on standard input, one answer a line on standard output, both
 
 kill: SIGKILL when the stage begins that step (from 0); with "moment": n, at the n-th call that changes the disk for
 good, in the checkpoint behind that many steps; with "export": true, when the stage's model is written but not yet in
-its place. record: rewards, conditions and noise keys of `reinforce` go there.
+its place. fill: {"file": "path", "leave": bytes, "step": 3}: in this step of `backbone` the first rank fills the disk
+with that file up to so many bytes. record: rewards, conditions and noise keys of `reinforce` go there.
 """
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -24,6 +26,7 @@ import phys4d.train  # noqa: F401 (before the forks)
 from phys4d.cli import main
 from phys4d.engine import checkpoint
 from phys4d.models import folder as model_folder
+from phys4d.stages.backbone import BackboneObjective
 from phys4d.stages.reinforce import ReinforceObjective
 from phys4d.stages.run import KINDS
 
@@ -79,6 +82,18 @@ def die_at_call(moment: int) -> None:
         setattr(os, name, deadly(getattr(os, name)))
 
 
+def fill_disk(file: str, leave: int, step: int) -> None:
+    """Arranges a full disk."""
+    update = BackboneObjective.update
+
+    def filling_update(self: Any, now: int, minimise: Any) -> Any:
+        if now == step:
+            Path(file).write_bytes(bytes(shutil.disk_usage(Path(file).parent).free - leave))
+        return update(self, now, minimise)
+
+    BackboneObjective.update = filling_update  # type: ignore[method-assign]
+
+
 def record_rewards(folder: Path, rank: int) -> None:
     """Every reward of `reinforce` is written down with what it was given for."""
     reward = ReinforceObjective._reward
@@ -106,6 +121,8 @@ def child(request: dict[str, Any], rank: int, port: int, errors: Path) -> None:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
     if kill := request.get("kill"):
         kill_at(**kill)
+    if rank == 0 and (fill := request.get("fill")):
+        fill_disk(**fill)
     if record := request.get("record"):
         record_rewards(Path(record), rank)
     sys.exit(main(request["arguments"]))

@@ -138,6 +138,30 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
     assert_resumes(run, disk / "run", whole)
 
 
+@pytest.mark.slow
+def test_a_disk_that_fills_up_under_two_ranks_ends_both(
+    session: Callable[..., dict[str, Any]],
+    write_run: WriteRun,
+    clips: Path,
+    tmp_path: Path,
+    tmpfs: Callable[[int], Path],
+) -> None:
+    """torch passes the errors of single ranks around without their causes: the disk itself is asked."""
+    disk = tmpfs(32 << 10)
+    run = write_run(tmp_path / "run.toml", disk / "run", clips, ["backbone"])
+    fill = {"file": str(disk / "filler"), "leave": 64 << 10, "step": 3}
+    ended = session("train", run, *LOOP, ranks=2, fill=fill)
+    assert ended["codes"] == [2, 2], ended["errors"]
+    reason = "cannot be written: No space left on device: earlier checkpoints are whole: make room, then --resume"
+    assert not any("Traceback" in text for text in ended["errors"])
+    (line,) = [line for text in ended["errors"] for line in text.splitlines() if line.startswith("phys4d: ")]
+    assert line == f"phys4d: error: {disk}/run/checkpoint-backbone-4: {reason}"
+    assert checkpoint.latest(disk / "run", "backbone") == (disk / "run/checkpoint-backbone-2", 2)
+    assert not list((disk / "run").glob(".checkpoint-*"))
+    (disk / "filler").unlink()
+    assert session("train", run, *LOOP, "--resume", ranks=2)["codes"] == [0, 0]
+
+
 def test_a_disk_too_small_for_the_checkpoints_is_known_before_the_first_step(
     write_run: WriteRun,
     clips: Path,
