@@ -1,4 +1,4 @@
-"""Writes the README's tables and picture from results.
+"""Writes the README's table and picture from results.
 
 `python -m phys4d.benchmarks.readme runs/demo` takes a finished demo over into benchmarks/results/demo/ and
 docs/demo.png; without a folder, the README is filled again from what is committed.
@@ -8,9 +8,7 @@ import json
 import re
 import shutil
 import sys
-from itertools import pairwise
 from pathlib import Path
-from statistics import fmean, stdev
 
 ROOT = Path(__file__).resolve().parent
 COLUMNS = (
@@ -25,8 +23,14 @@ COLUMNS = (
 
 
 def demo_table(summary: dict) -> str:
-    """The markdown table of a demo's summary.json: one row per stage, mean ± standard error over held-out scenes."""
-    lines = stage_rows(summary["stages"])
+    """The markdown table of a demo's summary.json: rows of mean ± standard error over scenes."""
+    lines = ["| after stage | " + " | ".join(title for _, title in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for stage, row in summary["stages"].items():
+        cells = [f"{row[name]:.4f} ± {row[name + '_se']:.4f}" for name, _ in COLUMNS]
+        lines.append(f"| {stage} | " + " | ".join(cells) + " |")
+    for name, row in summary["changes"].items():
+        cells = [f"{row[key]:+.4f} ± {row[key + '_se']:.4f}" for key, _ in COLUMNS]
+        lines.append(f"| *{name}, paired* | " + " | ".join(cells) + " |")
     for name, row in summary["baselines"].items():
         cells = [f"{row[key]:.4f}" if key in row else "" for key, _ in COLUMNS]
         lines.append(f"| *{name.replace('_', ' ')}* | " + " | ".join(cells) + " |")
@@ -39,37 +43,9 @@ def demo_table(summary: dict) -> str:
     return "\n".join(lines)
 
 
-def stage_rows(stages: dict[str, dict[str, float]]) -> list[str]:
-    """The header and one line per stage."""
-    lines = ["| after stage | " + " | ".join(title for _, title in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for stage, row in stages.items():
-        cells = [f"{row[name]:.4f} ± {row[name + '_se']:.4f}" for name, _ in COLUMNS]
-        lines.append(f"| {stage} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def unseen_table(tables: dict[str, dict]) -> str:
-    """The same stages on scenes that nothing was chosen on, and the paired change from pretrain to finetune."""
-    lines = stage_rows({stage: table["means"] for stage, table in tables.items()})
-    for before, after in pairwise(tables):
-        cells = []
-        for name, _ in COLUMNS:
-            pairs = zip(tables[before]["scenes"][name], tables[after]["scenes"][name], strict=True)
-            change = [b - a for a, b in pairs if a is not None and b is not None]
-            cells.append(f"{fmean(change):+.4f} ± {stdev(change) / len(change) ** 0.5:.4f}")
-        lines.append(f"| *{before} to {after}, paired* | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def unseen_tables() -> dict[str, dict]:
-    """The committed evaluations, by stage."""
-    folder = ROOT / "results" / "demo" / "unseen"
-    return {stage: json.loads((folder / f"{stage}.json").read_text()) for stage in demo_summary()["stages"]}
-
-
 def complete(readme: str) -> str:
-    """The README with every table filled in."""
-    return filled(filled(readme, "demo", demo_table(demo_summary())), "unseen", unseen_table(unseen_tables()))
+    """The README with its table filled in."""
+    return filled(readme, "demo", demo_table(demo_summary()))
 
 
 def filled(readme: str, name: str, table: str) -> str:

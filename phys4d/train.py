@@ -41,6 +41,7 @@ def run_stages(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool)
 
     execute(config, run, parallel, resume=resume, after=after)
     if config.evaluate is not None and parallel.rank == 0:
+        _failures(config)
         write_summary(config, run.clock.stages, run.clock.seconds)
 
 
@@ -51,20 +52,31 @@ def _evaluate(config: RunConfig, stage: str) -> None:
     evaluate_stage(output_folder(config, stage), config.evaluate, config.folder / "evaluation", stage)
 
 
+def _failures(config: RunConfig) -> None:
+    from phys4d.evaluate.run import evaluate_failures
+
+    assert config.evaluate is not None
+    measured: dict[str, Path] = {stage: output_folder(config, stage) for stage in config.stages if stage != "backbone"}
+    if measured:
+        evaluate_failures(measured, config.evaluate, config.folder / "evaluation")
+
+
 def write_summary(config: RunConfig, stage_seconds: dict[str, float], seconds: float) -> None:
     """summary.json from what the evaluations left, then report.html from all of the run folder.
 
     stage_seconds, seconds: of training and in all, over every session of the run.
     """
+    from phys4d.evaluate.changes import changes
     from phys4d.evaluate.report import write_report
 
-    tables = {
+    tables: dict[str, dict] = {
         stage: json.loads((config.folder / "evaluation" / f"{stage}.json").read_text())
         for stage in config.stages
         if stage != "backbone"
     }
     summary = {
         "stages": {stage: table["means"] for stage, table in tables.items()},
+        "changes": changes(tables),
         "baselines": next(iter(tables.values()))["baselines"] if tables else {},
         "stage_seconds": {stage: round(taken, 1) for stage, taken in stage_seconds.items()},
         "seconds": round(seconds, 1),

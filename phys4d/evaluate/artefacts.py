@@ -24,6 +24,7 @@ class Artefacts:
     summary: summary.json. curves: stage -> name -> (steps, values), from metrics.jsonl. unreadable: broken
     lines in it. config: config.toml as text. provenance: provenance.json, else the summary's. truth:
     evaluation/truth.npz by array name, K scenes. stages: evaluation/<stage>.npz by stage, then by array name.
+    failed, failed_stages: the same from evaluation/failures/, the scenes of lowest reward.
     rewards: the reward of every held-out scene by stage, from evaluation/<stage>.json.
     """
 
@@ -35,6 +36,8 @@ class Artefacts:
     provenance: dict[str, Any]
     truth: dict[str, np.ndarray]
     stages: dict[str, dict[str, np.ndarray]]
+    failed: dict[str, np.ndarray]
+    failed_stages: dict[str, dict[str, np.ndarray]]
     rewards: dict[str, list[float]]
 
 
@@ -49,16 +52,8 @@ def read_artefacts(folder: Path) -> Artefacts:
     curves, unreadable = _curves(folder / "metrics.jsonl")
     config_file, provenance_file = folder / "config.toml", folder / "provenance.json"
     evaluation = folder / "evaluation"
-    truth = _arrays(evaluation / "truth.npz", _TRUTH)
-    stages = {stage: _arrays(evaluation / f"{stage}.npz", _STAGE) for stage in STAGES} if truth else {}
-    shown = {stage: arrays for stage, arrays in stages.items() if arrays}
-    for stage, arrays in shown.items():
-        for name in ("video", "depth", "motion"):
-            if arrays[name].shape != truth[name].shape:
-                raise UserError(
-                    f"shapes differ: {evaluation / stage}.npz, {name} {arrays[name].shape}, the truth has "
-                    f"{truth[name].shape}: evaluate the run again"
-                )
+    truth, stages = _scenes(evaluation)
+    failed, failed_stages = _scenes(evaluation / "failures")
     return Artefacts(
         folder=folder,
         summary=summary,
@@ -67,9 +62,26 @@ def read_artefacts(folder: Path) -> Artefacts:
         config=config_file.read_text() if config_file.is_file() else "",
         provenance=_json(provenance_file) if provenance_file.is_file() else summary.get("provenance", {}),
         truth=truth,
-        stages=shown,
+        stages=stages,
+        failed=failed,
+        failed_stages=failed_stages,
         rewards={stage: _rewards(evaluation / f"{stage}.json") for stage in STAGES},
     )
+
+
+def _scenes(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
+    """truth.npz and the stages' arrays beside it, of the same scenes; empty where there is none."""
+    truth = _arrays(folder / "truth.npz", _TRUTH)
+    read = {stage: _arrays(folder / f"{stage}.npz", _STAGE) for stage in STAGES} if truth else {}
+    stages = {stage: arrays for stage, arrays in read.items() if arrays}
+    for stage, arrays in stages.items():
+        for name in ("video", "depth", "motion"):
+            if arrays[name].shape != truth[name].shape:
+                raise UserError(
+                    f"shapes differ: {folder / stage}.npz, {name} {arrays[name].shape}, the truth has "
+                    f"{truth[name].shape}: evaluate the run again"
+                )
+    return truth, stages
 
 
 def _json(file: Path) -> dict[str, Any]:

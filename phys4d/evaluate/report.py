@@ -3,6 +3,7 @@
 import os
 import tomllib
 from collections.abc import Iterable
+from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -41,7 +42,7 @@ def write_report(run_folder: Path) -> Path:
     """
     run = read_artefacts(Path(run_folder))
     template = Template((files("phys4d.evaluate") / "page.html").read_text())
-    sections = [_opening(run), _figures(run), _training(run), _scenes(run), _origin(run)]
+    sections = [_opening(run), _figures(run), _training(run), _scenes(run), _failures(run), _origin(run)]
     page = template.substitute(
         title=escape(f"phys4d: {run.folder.resolve().name}"),
         viridis=colour_bar("viridis"),
@@ -108,13 +109,14 @@ def _stages(run: Artefacts) -> str:
 
 def _figures(run: Artefacts) -> str:
     stages, baselines = run.summary["stages"], run.summary.get("baselines") or {}
+    changes = run.summary.get("changes") or {}
     sentence = reward_sentence(stages, run.rewards["finetune"], run.rewards["reinforce"])
     key = (
         "± standard error over scenes. ↓ less is better, ↑ more is better; the best stage of a column is "
-        "marked. Grey rows are baselines, not models."
+        "marked. Grey rows are changes from stage to stage, scene by scene, and baselines, which are no models."
     )
     return (
-        f"<h2>Held-out figures</h2>{metrics_table(stages, baselines)}<p><small>{key}</small></p>"
+        f"<h2>Held-out figures</h2>{metrics_table(stages, changes, baselines)}<p><small>{key}</small></p>"
         f'{definitions()}<p class="verdict">{escape(sentence)}</p>{further_figures(stages, baselines)}'
     )
 
@@ -171,7 +173,7 @@ def _scenes(run: Artefacts) -> str:
     scenes, frames = run.truth["video"].shape[:2]
     worst = {stage: int(np.argmin(arrays["reward"])) for stage, arrays in run.stages.items()}
     opened = set(range(EXPANDED)) | ({worst[list(worst)[-1]]} if worst else set())
-    shown = [scene(run, k, worst=worst, expanded=k in opened) for k in range(scenes)]
+    shown = [scene(run, k, "Scene", worst=worst, expanded=k in opened) for k in range(scenes)]
     strip = ", ".join(str(i) for i in strip_frames(frames))
     text = (
         f"The first {scenes} held-out scenes, not chosen. Clips loop in slow motion; below each are frames "
@@ -182,6 +184,16 @@ def _scenes(run: Artefacts) -> str:
     )
     pause = '<label><input type="checkbox" id="pause"> pause the clips</label>'
     return f"<h2>Scenes</h2><p>{text}</p><p>{pause}</p>{''.join(shown)}"
+
+
+def _failures(run: Artefacts) -> str:
+    if not run.failed:
+        return "<h2>Failures</h2><p>evaluation/failures is absent: the worst scenes cannot be shown.</p>"
+    failed = replace(run, truth=run.failed, stages=run.failed_stages)
+    count, last = len(run.failed["keys"]), list(run.failed_stages)[-1]
+    shown = [scene(failed, k, "Failure", worst={}, expanded=k == 0) for k in range(count)]
+    text = f"Of all scenes that were measured, the {count} with the lowest mean reward after {last}."
+    return f"<h2>Failures</h2><p>{text}</p>{''.join(shown)}"
 
 
 def _origin(run: Artefacts) -> str:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from phys4d.rewards.moving_chamfer import moving_chamfer
 
 
 class EvaluateConfig(Config):
-    """`scenes` held-out clips of `data`, `samples` generated clips each; the first `shown` scenes go into the report.
+    """`scenes` held-out clips of `data`, `samples` generated clips each; the first `shown` scenes go into the report,
+    and the `failures` ones with the lowest reward after the last stage.
 
     The noise of every sample depends on seed, scene and sample only, so that stages are compared pairwise.
     """
@@ -33,6 +34,7 @@ class EvaluateConfig(Config):
     scenes: int = Field(40, ge=2)
     samples: int = Field(4, ge=1)
     shown: int = Field(6, ge=1)
+    failures: int = Field(2, ge=0)
     batch: int = Field(10, ge=1)
     seed: int = Field(0, ge=0)
 
@@ -67,28 +69,29 @@ def _with_errors(mean: ClipMean) -> dict[str, float]:
 
 
 @torch.no_grad()
-def evaluate(model: WorldModel, config: EvaluateConfig, title: str) -> Evaluation:
-    """Runs all measurements. UserError where the data does not fit the model or holds too few clips."""
+def evaluate(model: WorldModel, config: EvaluateConfig, title: str, scenes: Sequence[int] | None = None) -> Evaluation:
+    """Runs all measurements, on these scenes alone where given, and then keeps the arrays of all of them.
+
+    UserError where the data does not fit the model or holds too few clips.
+    """
     model.eval()
     clips = Clips(config.data, (*TRUTH, "instance"), model.text, model.grid)
     if len(clips) < config.scenes:
         raise UserError(f"{config.data}: {len(clips)} clips: evaluate.scenes asks for {config.scenes}")
+    asked = range(config.scenes) if scenes is None else scenes
+    kept = range(config.shown) if scenes is None else scenes
     result = Evaluation()
-    with progress(f"evaluate {title}", total=config.scenes, unit="scenes") as bar:
-        for scenes in _split(config.scenes, config.batch):
-            batch = clips.collate(scenes, [(config.seed, "evaluate", i) for i in scenes])
-            shown = [i for i, scene in enumerate(scenes) if scene < config.shown]
-            _keep_truth(result, clips, batch, scenes, shown)
+    with progress(f"evaluate {title}", total=len(asked), unit="scenes") as bar:
+        for start in range(0, len(asked), config.batch):
+            some = list(asked[start : start + config.batch])
+            batch = clips.collate(some, [(config.seed, "evaluate", i) for i in some])
+            shown = [i for i, scene in enumerate(some) if scene in kept]
+            _keep_truth(result, clips, batch, some, shown)
             _read(model, batch, result, shown)
-            _generate(model, config, batch, scenes, result, shown)
+            _generate(model, config, batch, result, shown)
             _baselines(batch, result)
-            bar.advance(len(scenes))
+            bar.advance(len(some))
     return result
-
-
-def _split(count: int, size: int) -> Iterator[list[int]]:
-    for start in range(0, count, size):
-        yield list(range(start, min(start + size, count)))
 
 
 def _read(model: WorldModel, batch: Batch, result: Evaluation, shown: list[int]) -> None:
@@ -100,14 +103,7 @@ def _read(model: WorldModel, batch: Batch, result: Evaluation, shown: list[int])
         result.shown["read_motion"].append(geometry.motion[i].numpy())
 
 
-def _generate(
-    model: WorldModel,
-    config: EvaluateConfig,
-    batch: Batch,
-    scenes: list[int],
-    result: Evaluation,
-    shown: list[int],
-) -> None:
+def _generate(model: WorldModel, config: EvaluateConfig, batch: Batch, result: Evaluation, shown: list[int]) -> None:
     clean = model.codec.encode(batch.video)
     numbers = []
     for s in range(config.samples):
@@ -182,8 +178,27 @@ def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str) 
     if (out / f"{stage}.json").exists():
         return
     result = evaluate(model_folder.load(folder).model, config, stage)
+    _write_arrays(result, out, stage)
+    replace_text(out / f"{stage}.json", json.dumps(result.table(), indent=1) + "\n")
+
+
+def evaluate_failures(folders: Mapping[str, Path], config: EvaluateConfig, out: Path) -> None:
+    """Keeps the arrays of the scenes that failed worst, of every stage, in out/failures/.
+
+    folders: each stage's model folder, in the order of training; the mean reward of the last one's clips, in
+    out/<stage>.json, decides. The same noise gives the same clips again.
+    """
+    rewards = json.loads((out / f"{list(folders)[-1]}.json").read_text())["scenes"]["reward"]
+    measured = [scene for scene, reward in enumerate(rewards) if reward is not None]
+    worst = sorted(measured, key=lambda scene: rewards[scene])[: config.failures]
+    if not worst:
+        return
+    for stage, folder in folders.items():
+        _write_arrays(evaluate(model_folder.load(folder).model, config, stage, worst), out / "failures", stage)
+
+
+def _write_arrays(result: Evaluation, out: Path, stage: str) -> None:
     out.mkdir(exist_ok=True)
     for name, kept in (("truth", result.truth), (stage, result.shown)):
         arrays: dict[str, Any] = {key: np.stack(values) for key, values in kept.items()}
         np.savez_compressed(out / f"{name}.npz", **arrays)
-    replace_text(out / f"{stage}.json", json.dumps(result.table(), indent=1) + "\n")

@@ -59,7 +59,7 @@ def colour_error(generated: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.abs(generated.astype(np.float64) - truth.astype(np.float64)).mean(axis=-1)
 
 
-def scene(run: Artefacts, k: int, *, worst: dict[str, int], expanded: bool) -> str:
+def scene(run: Artefacts, k: int, title: str, *, worst: dict[str, int], expanded: bool) -> str:
     """Return scene k as a <details> element; worst: stage -> the shown scene of its lowest reward."""
     ranges = scene_ranges(run, k)
     caption, key = str(run.truth["captions"][k]), str(run.truth["keys"][k])
@@ -67,7 +67,7 @@ def scene(run: Artefacts, k: int, *, worst: dict[str, int], expanded: bool) -> s
     sheets = {"rgb": video, "depth": _depth(depth, ranges), "motion": _motion(motion, ranges)}
     style = "".join(f"--truth-{name}:url({address(sheet(frames))});" for name, frames in sheets.items())
     return (
-        f'<details class="scene"{" open" if expanded else ""} style="{style}"><summary><b>Scene {k + 1}</b> '
+        f'<details class="scene"{" open" if expanded else ""} style="{style}"><summary><b>{title} {k + 1}</b> '
         f"“{escape(caption)}” <small>{escape(key)}</small></summary>"
         f"<h3>Read off the true video</h3>{_legend(ranges, generated=False)}{_read(run, k, ranges)}"
         f"<h3>Generated from the first frame and the caption</h3>{_legend(ranges, generated=True)}"
@@ -104,7 +104,7 @@ def _generated(run: Artefacts, k: int, ranges: Ranges, worst: dict[str, int]) ->
             rows += [_label(stage), _absent(stage, 4)]
             continue
         arrays = run.stages[stage]
-        flag = "worst of those shown" if worst[stage] == k else ""
+        flag = "worst of those shown" if worst.get(stage) == k else ""
         off = colour_error(arrays["video"][k], run.truth["video"][k])
         rows += [
             _label(stage, f"reward {number(float(arrays['reward'][k]), 3)}", flag),

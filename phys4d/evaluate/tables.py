@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from statistics import mean, stdev
 from typing import Any
 
 from phys4d.evaluate.artefacts import STAGES
+from phys4d.evaluate.changes import paired
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,12 @@ def number(value: Any, decimals: int) -> str:
     return f"{value:.{decimals}f}".replace("-", "−")
 
 
-def metrics_table(stages: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]]) -> str:
-    """Stages and baselines by metric, ± standard errors; the best stage of a column is marked."""
+def metrics_table(
+    stages: Mapping[str, Mapping[str, Any]],
+    changes: Mapping[str, Mapping[str, Any]],
+    baselines: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """Stages, their changes and baselines by metric, ± standard errors; the best stage of a column is marked."""
     head = "".join(f"<th>{m.key} {'↑' if m.more_is_better else '↓'}<small>{m.unit}</small></th>" for m in METRICS)
     best = {m.key: _best(stages, m) for m in METRICS}
     rows = []
@@ -74,6 +78,10 @@ def metrics_table(stages: Mapping[str, Mapping[str, Any]], baselines: Mapping[st
             continue
         cells = "".join(_cell(stages[stage], m, marked=stage in best[m.key]) for m in METRICS)
         rows.append(f"<tr><th>{stage}</th>{cells}</tr>")
+    for name, figures in changes.items():
+        cells = "".join(_cell(figures, m, marked=False, signed=True) for m in METRICS)
+        label = f"{escape(name)}<small>change, paired over the scenes</small>"
+        rows.append(f'<tr class="baseline"><th>{label}</th>{cells}</tr>')
     for name, figures in baselines.items():
         meaning = _BASELINES.get(name, "")
         cells = "".join(_cell(figures, m, marked=False) for m in METRICS)
@@ -126,11 +134,10 @@ def reward_sentence(
     if "–" in told:
         return text + "A figure or its standard error is missing, so nothing is concluded from it."
     old, old_se, new, new_se = (float(figure) for figure in figures if figure is not None)
-    paired = len(before_scenes) == len(after_scenes) >= 2
-    if paired:
-        changes = [b - a for a, b in zip(before_scenes, after_scenes, strict=True)]
-        change, change_se = mean(changes), stdev(changes) / math.sqrt(len(changes))
-        how = f"paired over the same {len(changes)} scenes and noise"
+    told_by_scene = paired(before_scenes, after_scenes)
+    if told_by_scene is not None:
+        change, change_se, scenes = told_by_scene
+        how = f"paired over the same {scenes} scenes and noise"
     else:
         change, change_se = new - old, math.hypot(old_se, new_se)
         how = "the two errors added as if independent"
@@ -150,11 +157,13 @@ def _table(head: str, body: str) -> str:
     return f'<table class="figures">{rows}</table>'
 
 
-def _cell(figures: Mapping[str, Any], metric: Metric, *, marked: bool) -> str:
+def _cell(figures: Mapping[str, Any], metric: Metric, *, marked: bool, signed: bool = False) -> str:
     value, error = figures.get(metric.key), figures.get(f"{metric.key}_se")
     shown = number(value, metric.decimals)
     if shown == "–":
         return '<td class="absent">–</td>'
+    if signed and float(value or 0) > 0:
+        shown = f"+{shown}"
     spread = "" if error is None else f"<small>± {number(error, metric.decimals)}</small>"
     return f'<td class="best">{shown}{spread}</td>' if marked else f"<td>{shown}{spread}</td>"
 

@@ -20,7 +20,7 @@ class HeadConfig(Config):
     """
 
     kind: Literal["conv", "linear"] = "conv"
-    width: int = Field(24, ge=8)
+    width: int = Field(48, ge=8)
     log_depth_mean: float = math.log(2.2)
     log_depth_std: float = Field(0.35, gt=0)
     motion_pixels: float = Field(3.0, gt=0)
@@ -65,13 +65,29 @@ class LinearHead(nn.Module):
         return y[:, st - 1 :]
 
 
+class ResidualUnit(nn.Module):
+    """x + conv(gelu(conv(gelu(x)))), as in DPT's fusion blocks."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, width, H, W] -> the same."""
+        y = x
+        for convolution in self.convolutions:
+            y = convolution(F.gelu(y))
+        return x + y
+
+
 class ConvHead(nn.Module):
     """Every tapped layer projected, summed, spread over a token's frames, then doubled in size and thinned by
-    convolutions (DPT-like).
+    convolutions, with a residual unit at each size between the tokens' and the pixels' (DPT-like).
 
     The backbone's patches are 2 x 2 latents, so the first doubling reaches the latents' resolution; there the noisy
     latents join as the finest layer, since tokens that predict a video need not keep where its edges are. A
     learned embedding says where in the image a token lies: rotary positions do not, and depth depends on it.
+    Activations are channels-last, as tokens are.
     """
 
     def __init__(self, hidden: int, taps: int, latents: int, channels: int, grid: Grid, width: int) -> None:
@@ -82,10 +98,11 @@ class ConvHead(nn.Module):
         self.grid, self.width = grid, width
         self.modulations = nn.ModuleList(TimestepModulation(hidden) for _ in range(taps))
         self.projections = nn.ModuleList(nn.Linear(hidden, 2 * width * st) for _ in range(taps))
-        self.place = nn.Parameter(torch.zeros(2 * width, *grid.tokens[1:]))
+        self.place = nn.Parameter(torch.zeros(*grid.tokens[1:], 2 * width))
         self.edges = nn.Conv3d(latents, width * st, 1)
         sizes = [2 * width] + [max(8, width >> k) for k in range(sh.bit_length() - 2)] + [channels]
         self.doubling = nn.ModuleList(nn.Conv2d(n, 4 * m, 3, padding=1) for n, m in pairwise(sizes))
+        self.refining = nn.ModuleList(ResidualUnit(m) for m in sizes[1:-1])
         with torch.no_grad():
             for parameter in self.doubling[-1].parameters():
                 parameter.mul_(0.1)
@@ -94,16 +111,19 @@ class ConvHead(nn.Module):
         """Tapped tokens, noisy latents [B, C, T', H', W'], sigma [B] -> [B, T, channels, H, W]."""
         (t, h, w), st = self.grid.tokens, self.grid.token_stride[0]
         layers = zip(self.projections, self.modulations, hidden, strict=True)
-        y = torch.stack([project(modulate(x, sigma)) for project, modulate, x in layers]).sum(0)
-        y = y.view(-1, t, h, w, st, 2 * self.width).permute(0, 1, 4, 5, 2, 3)
-        y = y.reshape(len(y), t * st, 2 * self.width, h, w)[:, st - 1 :]
-        frames = y.shape[1]
-        y = y.flatten(0, 1) + self.place
-        edges = self.edges(noisy).unflatten(1, (st, self.width)).permute(0, 3, 1, 2, 4, 5).flatten(1, 2)[:, st - 1 :]
-        y = F.pixel_shuffle(F.gelu(self.doubling[0](y)), 2) + edges.flatten(0, 1)
-        for convolution in self.doubling[1:-1]:
+        tokens = torch.stack([project(modulate(x, sigma)) for project, modulate, x in layers]).sum(0)
+        tokens = self._frames(tokens.view(-1, t, h, w, st, 2 * self.width)) + self.place
+        edges = self._frames(self.edges(noisy).permute(0, 2, 3, 4, 1).unflatten(-1, (st, self.width)))
+        y, batch = tokens.permute(0, 3, 1, 2), len(noisy)
+        for k, (convolution, refine) in enumerate(zip(self.doubling[:-1], self.refining, strict=True)):
             y = F.pixel_shuffle(F.gelu(convolution(y)), 2)
-        return F.pixel_shuffle(self.doubling[-1](y), 2).unflatten(0, (-1, frames))
+            y = refine(y + edges.permute(0, 3, 1, 2) if k == 0 else y)
+        return F.pixel_shuffle(self.doubling[-1](y), 2).unflatten(0, (batch, -1))
+
+    def _frames(self, groups: Tensor) -> Tensor:
+        """[B, T', H, W, frames per group, C] -> [B T, H, W, C]; the first group holds one frame, its last."""
+        frames = groups.permute(0, 1, 4, 2, 3, 5).flatten(1, 2)
+        return frames[:, groups.shape[4] - 1 :].flatten(0, 1)
 
 
 class GeometryHeads(nn.Module):

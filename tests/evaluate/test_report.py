@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -90,6 +91,8 @@ def fake_run(folder: Path, *, scenes: int, size: int, frames: int, stages: tuple
         figures = {m.key: float(rng.uniform(0.01, 1)) for m in METRICS} | {"reward": float(rewards.mean())}
         errors = {f"{name}_se": abs(value) / 20 for name, value in figures.items()}
         summary["stages"][stage] = figures | errors | {"psnr_moving": 14.25 + i, "psnr_moving_se": 0.31}
+    change = {"absrel": -0.0125, "absrel_se": 0.001, "delta1": 0.02, "delta1_se": 0.0}
+    summary["changes"] = {"pretrain to finetune": change}
     summary["baselines"] = {
         "zero_motion": {"epe": 0.0893, "epe_moving": 1.6217},
         "static_video": {"chamfer_4d": 0.19, "reward": -2.0, "psnr_moving": 11.4},
@@ -186,15 +189,18 @@ def test_table_prints_the_summary(run, html) -> None:
     summary = json.loads((run / "summary.json").read_text())
     table = html[html.index('<table class="figures">') : html.index("</table>", html.index('<table class="figures">'))]
     rows = re.findall(r"<tr[^>]*><th>([a-z ]+)(?:<small>[^<]*</small>)?</th>(.*?)</tr>", table.split("<tbody>")[1])
-    assert [name for name, _ in rows] == [*STAGES, "zero motion", "static video", "truth video"]
+    baselines = ["zero motion", "static video", "truth video"]
+    assert [name for name, _ in rows] == [*STAGES, "pretrain to finetune", *baselines]
     for name, cells in rows:
-        figures = summary["stages"].get(name) or summary["baselines"][name.replace(" ", "_")]
+        change = name in summary["changes"]
+        kind = "changes" if change else "stages" if name in STAGES else "baselines"
+        figures = summary[kind][name.replace(" ", "_") if kind == "baselines" else name]
         for metric, cell in zip(METRICS, re.findall(r"<td[^>]*>(.*?)</td>", cells), strict=True):
             if metric.key not in figures:
                 assert cell == "–"
                 continue
             value, *error = re.sub(r"<[^>]+>", " ", cell).replace("−", "-").replace("±", " ").split()
-            assert value == f"{figures[metric.key]:.{metric.decimals}f}"
+            assert value == f"{figures[metric.key]:{'+' if change else ''}.{metric.decimals}f}"
             if f"{metric.key}_se" in figures:
                 assert error == [f"{figures[metric.key + '_se']:.{metric.decimals}f}"]
     best = {m.key: (max if m.more_is_better else min)(summary["stages"][s][m.key] for s in STAGES) for m in METRICS}
@@ -239,6 +245,24 @@ def test_worst_scene_of_the_last_stage_is_open(run, html) -> None:
     worst = int(np.argmin(np.load(run / "evaluation" / "reinforce.npz")["reward"]))
     scenes = re.findall(r'<details class="scene"( open)?[^>]*><summary><b>Scene (\d)', html)
     assert [int(k) - 1 for opened, k in scenes if opened] == sorted({0, 1, worst})
+
+
+def test_failures_are_shown_with_every_stage(run, tmp_path) -> None:
+    assert "evaluation/failures is absent" in write_report(run).read_text()
+    shutil.copytree(run, tmp_path / "run")
+    folder = tmp_path / "run" / "evaluation"
+    (folder / "failures").mkdir()
+    for name in ("truth", *STAGES):
+        arrays = np.load(folder / f"{name}.npz")
+        np.savez(folder / "failures" / f"{name}.npz", **{key: arrays[key][[2, 0]] for key in arrays.files})
+    html = write_report(tmp_path / "run").read_text()
+    failures = html[html.index("<h2>Failures</h2>") :]
+    assert re.findall(r"<b>Failure (\d)</b> .*?<small>([^<]*)</small>", failures) == [
+        ("1", "scene-0002"), ("2", "scene-0000")
+    ]  # fmt: skip
+    for stage in STAGES:
+        value = float(np.load(folder / f"{stage}.npz")["reward"][2])
+        assert f"reward {value:.3f}".replace("-", "−") in failures
 
 
 def test_a_run_without_reinforce_says_so(tmp_path) -> None:
