@@ -4,6 +4,7 @@ A DCP checkpoint contains a pickled index, so loading one runs whatever its auth
 your own runs wrote. Models from others come as safetensors.
 """
 
+import errno
 import json
 import os
 import re
@@ -19,8 +20,9 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from phys4d.engine.errors import UserError
-from phys4d.engine.telemetry import replace_text
+from phys4d.engine.errors import FaultElsewhere, UserError
+from phys4d.engine.parallel import together
+from phys4d.engine.storage import disk_fault, replace_text
 
 _MANIFEST = "checkpoint.json"
 
@@ -30,36 +32,77 @@ def save(folder: Path, stage: str, step: int, state: Mapping[str, Tensor], *, ke
 
     state: name -> tensor or DTensor. The files are written under a hidden name, synced to the disk and then
     renamed, so a checkpoint is there whole or not at all; then the file folder/latest names it, and of this
-    stage only the newest `keep` stay. A checkpoint of that step that is there already is kept.
+    stage only the newest `keep` stay. A checkpoint of that step that is there already is kept. Raises UserError
+    where the disk does not take it; then the checkpoints before it are untouched.
     """
     path = Path(folder) / f"checkpoint-{stage}-{step}"
     if _complete(path):
         return path
     partial = path.with_name(f".{path.name}.partial")
+    try:
+        together(lambda: _begin(partial))
+        with _quiet():
+            writer = dcp.FileSystemWriter(partial, single_file_per_rank=True, sync_files=True)
+            dcp.save(dict(state), storage_writer=writer, no_dist=not dist.is_initialized())
+        together(lambda: _finish(partial, path, stage, step, keep))
+    except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
+        if _rank() != 0:  # torch raises on all ranks what one met
+            raise FaultElsewhere(0) from error
+        reason = disk_fault(error) or _short_of_room(path.parent, state)
+        shutil.rmtree(partial, ignore_errors=True)
+        if reason is None:
+            raise
+        raise UserError(
+            f"{path}: cannot be written: {reason}: earlier checkpoints are whole: make room, then --resume"
+        ) from error
+    return path
+
+
+def check_room(folder: Path, stage: str, state: Mapping[str, Tensor], *, writes: int, keep: int) -> None:
+    """UserError unless the disk has room for what `writes` more checkpoints of a stage, `keep` of them kept, add."""
+    there = sum(1 for _ in _of_stage(Path(folder), stage))
+    needed = _bytes(state) * max(0, min(there + writes, keep + 1) - there)  # one more than is kept, while it is written
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder}: no space left for the checkpoints of {stage}: they take {needed / 2**20:.1f} MiB, "
+            f"{free / 2**20:.1f} MiB are free: make room or lower {stage}.loop.keep"
+        )
+
+
+def _begin(partial: Path) -> None:
     if _rank() == 0:
-        for stale in path.parent.glob(".checkpoint-*.partial"):  # left by a run that was killed
+        for stale in partial.parent.glob(".checkpoint-*.partial"):  # left by a run that was killed
             shutil.rmtree(stale)
         partial.mkdir(parents=True)
-    _barrier()
-    with _quiet():
-        writer = dcp.FileSystemWriter(partial, single_file_per_rank=True, sync_files=True)
-        dcp.save(dict(state), storage_writer=writer, no_dist=not dist.is_initialized())
-    if _rank() == 0:
-        world_size = dist.get_world_size() if dist.is_initialized() else 1
-        manifest = {"stage": stage, "step": step, "world_size": world_size, "torch": torch.__version__}
-        replace_text(partial / _MANIFEST, json.dumps(manifest) + "\n")
-        _sync_folder(partial)
-        if path.exists():  # a folder of that name without a manifest is no checkpoint
-            shutil.rmtree(path)
-        os.rename(partial, path)
-        _sync_folder(path.parent)
-        replace_text(path.parent / "latest", path.name + "\n")
-        for _, old in sorted(_of_stage(path.parent, stage))[:-keep]:
-            gone = old.with_name(f".{old.name}.partial")
-            os.rename(old, gone)
-            shutil.rmtree(gone)
-    _barrier()
-    return path
+
+
+def _finish(partial: Path, path: Path, stage: str, step: int, keep: int) -> None:
+    """Makes a checkpoint of the files that all ranks have written, names it the latest and removes the oldest."""
+    if _rank() != 0:
+        return
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    manifest = {"stage": stage, "step": step, "world_size": world_size, "torch": torch.__version__}
+    replace_text(partial / _MANIFEST, json.dumps(manifest) + "\n")
+    _sync_folder(partial)
+    if path.exists():  # a folder of that name without a manifest is no checkpoint
+        shutil.rmtree(path)
+    os.rename(partial, path)
+    _sync_folder(path.parent)
+    replace_text(path.parent / "latest", path.name + "\n")
+    for _, old in sorted(_of_stage(path.parent, stage))[:-keep]:
+        gone = old.with_name(f".{old.name}.partial")
+        os.rename(old, gone)
+        shutil.rmtree(gone)
+
+
+def _short_of_room(folder: Path, state: Mapping[str, Tensor]) -> str | None:
+    """A full disk that torch reports as a position that it did not expect; looked at before anything is removed."""
+    return os.strerror(errno.ENOSPC) if shutil.disk_usage(folder).free < _bytes(state) else None
+
+
+def _bytes(state: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
 
 
 def latest(folder: Path, stage: str) -> tuple[Path, int] | None:
@@ -75,6 +118,9 @@ def load(path: Path, state: Mapping[str, Tensor]) -> None:
     when names or shapes differ (another model, stage or LoRA rank) or the checkpoint cannot be read.
     """
     stored = _stored_shapes(path)
+    manifest = json.loads((path / _MANIFEST).read_text())
+    if path.name != (written := f"checkpoint-{manifest['stage']}-{manifest['step']}"):
+        raise UserError(f"{path}: was written as {written}: it is of another stage or step: remove it")
     for name in sorted(state.keys() | stored.keys()):
         here, there = state.get(name), stored.get(name)
         if here is None or there is None:
@@ -157,11 +203,6 @@ def _sync_folder(folder: Path) -> None:
 
 def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _barrier() -> None:
-    if dist.is_initialized():
-        dist.all_reduce(torch.zeros(1))  # on the host: gloo serves CPU tensors beside NCCL
 
 
 @contextmanager

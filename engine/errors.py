@@ -1,4 +1,4 @@
-"""The two exceptions that the command line turns into exit codes instead of a traceback."""
+"""The exceptions that the command line turns into exit codes instead of a traceback."""
 
 import re
 from pathlib import Path
@@ -15,6 +15,13 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(_UNPRINTABLE.sub(lambda match: repr(match[0])[1:-1], message))
+
+
+class FaultElsewhere(UserError):
+    """Another process met the UserError or OSError, and prints its line; this one ends with it, silently."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(f"stopped by a fault that rank {rank} reports")
 
 
 class Interrupted(Exception):

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
@@ -17,7 +18,7 @@ from phys4d.engine import checkpoint
 from phys4d.engine.config import Config
 from phys4d.engine.errors import Interrupted, UserError
 from phys4d.engine.optimizer import Optimizer, OptimizerConfig
-from phys4d.engine.parallel import Parallel
+from phys4d.engine.parallel import Parallel, together
 from phys4d.engine.progress import progress
 from phys4d.engine.telemetry import Run
 
@@ -40,7 +41,8 @@ class Objective(Protocol):
     def update(self, step: int, minimise: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
         """Does step `step` (from 0): computes its losses on this rank's share of the batch, calls `minimise`
         once per optimizer step (it returns the gradient norm), returns scalars to log, not read back to the
-        host. Every rank returns the same names.
+        host. Every rank returns the same names. A UserError must be raised on all ranks (`parallel.together`);
+        raised before the step's first `minimise`, the steps before it are kept in a checkpoint.
         """
 
 
@@ -70,7 +72,8 @@ def train(
     over ranks: what `update` returns, grad_norm, learning_rate, seconds (per step). Step numbers in logs and
     checkpoints count finished steps. At the end the modules hold the EMA weights where `optimizer.ema` > 0.
     Raises Interrupted after SIGTERM or SIGINT, when the step is finished and a checkpoint written (a second
-    signal acts at once); UserError when a gradient is not finite or the checkpoint does not fit.
+    signal acts at once); UserError when a gradient is not finite, the checkpoint does not fit, or the disk is full
+    or has, at the start, no room for the checkpoints to come.
     """
     state = Optimizer(optimizer, objective.modules(), objective.parameter_groups())
     if parallel.mesh is not None:
@@ -85,6 +88,13 @@ def train(
                 f"{path}: lies past the {loop.steps} steps of the stage: raise steps or start anew"
             )
         checkpoint.load(path, state.state())
+    writes = math.ceil((loop.steps - start) / (loop.checkpoint_every or loop.steps))
+
+    def check_room() -> None:
+        if run.writes:  # all ranks write to the disk of rank 0's folder, and it is there
+            checkpoint.check_room(run.folder, objective.name, state.state(), writes=writes, keep=loop.keep)
+
+    together(check_room)
     run.resume_at(objective.name, start)
     if start < loop.steps:
         _steps(objective, state, loop, run, parallel, start)
@@ -95,23 +105,40 @@ def _steps(
     objective: Objective, state: Optimizer, loop: LoopConfig, run: Run, parallel: Parallel, start: int
 ) -> None:
     window = _Window()
+
+    def log(done: int) -> dict[str, float]:
+        nonlocal window
+        values = window.means(parallel)
+        window = _Window()
+        _finite(objective.name, done, values)
+        rate = state.schedule(loop.steps, done - 1)
+        together(lambda: run.log(objective.name, done, values | {"learning_rate": rate}))
+        return {name: value for name, value in values.items() if name in ("loss", "reward")}
+
+    def save(done: int) -> Path:
+        path = checkpoint.save(run.folder, objective.name, done, state.state(), keep=loop.keep)
+        together(run.clock.save)  # what a kill from here on loses begins here
+        return path
+
     with _Signals() as signals, progress(objective.name, total=loop.steps - start) as bar:
         for step in range(start, loop.steps):
-            rate = state.schedule(loop.steps, step)
-            window.add(objective.update(step, window.minimise(state)))
+            state.schedule(loop.steps, step)
+            updates = state.updates
+            try:
+                window.add(objective.update(step, window.minimise(state)))
+            except UserError:
+                if step > start and state.updates == updates:  # the steps before the fault are not lost
+                    if window.steps:
+                        log(step)
+                    save(step)
+                raise
             done = step + 1
             stopped = parallel.any(signals.received)
             due = loop.checkpoint_every > 0 and done % loop.checkpoint_every == 0
             saved = stopped or due or done == loop.steps
-            shown = {}
-            if saved or done % loop.log_every == 0:
-                values = window.means(parallel)
-                window = _Window()
-                _finite(objective.name, done, values)
-                run.log(objective.name, done, values | {"learning_rate": rate})
-                shown = {name: value for name, value in values.items() if name in ("loss", "reward")}
+            shown = log(done) if saved or done % loop.log_every == 0 else {}
             if saved:
-                path = checkpoint.save(run.folder, objective.name, done, state.state(), keep=loop.keep)
+                path = save(done)
             bar.advance(1, **shown)
             if stopped:
                 raise Interrupted(objective.name, done, path)

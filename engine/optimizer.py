@@ -90,13 +90,18 @@ class Optimizer:
         norm = full(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm))
         self.adamw.step()
         if self.ema:
-            count = int(self._updates)
+            count = self.updates
             decay = min(self.config.ema, (count + 1) / (count + 10))
             averages = [local(value) for value in self.ema.values()]
             current = [local(value.detach()) for value in self.parameters.values()]
             torch._foreach_lerp_(averages, current, 1.0 - decay)
         self._updates += 1
         return norm
+
+    @property
+    def updates(self) -> int:
+        """How many optimizer steps have been taken."""
+        return int(self._updates)
 
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, by name; loading into these tensors restores it."""

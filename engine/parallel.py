@@ -1,7 +1,7 @@
 """One process or many: process group, FSDP2 sharding, and the few collectives that a training loop needs."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self, TypeVar
 
 import torch
@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from phys4d.engine.errors import UserError
+from phys4d.engine.errors import FaultElsewhere, UserError
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -89,14 +89,32 @@ class Parallel:
         dist.all_reduce(flags)
         return bool(flags.item() > 0)
 
-    def barrier(self) -> None:
-        """Waits for all ranks, on the host."""
-        self.any(False)
-
     def close(self) -> None:
         """Leaves the process group."""
         if self.mesh is not None:
             dist.destroy_process_group()
+
+
+def together(action: Callable[[], T]) -> T:
+    """The result of `action()`, unless it raises UserError or OSError on any rank: then every rank raises.
+
+    Of the ranks at fault the lowest raises its own error, all others FaultElsewhere, so that one line is
+    printed and no rank waits for one that has gone. A collective on the host.
+    """
+    fault: UserError | OSError | None = None
+    try:
+        result = action()
+    except (UserError, OSError) as error:
+        fault = error
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    first = torch.tensor([world_size if fault is None else rank])
+    if dist.is_initialized():
+        dist.all_reduce(first, op=dist.ReduceOp.MIN)
+    if first.item() == world_size:
+        return result
+    if fault is not None and first.item() == rank:
+        raise fault
+    raise FaultElsewhere(int(first.item()))
 
 
 def local(tensor: Tensor) -> Tensor:

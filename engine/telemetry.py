@@ -12,64 +12,89 @@ import subprocess
 import sys
 import time
 import tomllib
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 import torch
 
+from phys4d.engine.clock import Clock
 from phys4d.engine.config import Config, differences, dump_toml
 from phys4d.engine.errors import UserError
+from phys4d.engine.storage import Appended, disk_fault, replace_text
+
+__all__ = ["Run", "peak_rss_mb", "provenance", "replace_text"]
 
 
 class Run:
-    """A run folder: config.toml, provenance.json, metrics.jsonl, tensorboard/ and the checkpoints.
+    """A run folder: config.toml, provenance.json, metrics.jsonl, clock.json, tensorboard/ and the checkpoints.
 
-    Made by `Run.create`; only rank 0 writes. One process at a time holds a folder. Use as a context manager,
-    or call `close`.
+    Made by `Run.create`; only rank 0 writes. One process at a time holds a folder, by a lock that the kernel lets
+    go of when the process ends, however it ends. Use as a context manager, or call `close`. Attribute clock: the
+    seconds of this run over all its sessions.
     """
 
-    def __init__(self, folder: Path, *, writes: bool) -> None:
+    def __init__(self, folder: Path, *, writes: bool, since: float) -> None:
         self.folder, self.writes = Path(folder), writes
+        self.clock = Clock(self.folder / "clock.json", since=since, writes=False)
+        self._since = since
         self._lock: IO[str] | None = None
-        self._metrics: IO[str] | None = None
+        self._metrics: Appended | None = None
         self._boards: dict[str, Any] = {}
         self._resumed: dict[str, int] = {}
 
     @classmethod
-    def create(cls, folder: Path, config: Config, *, resume: bool) -> Self:
+    def create(cls, folder: Path, config: Config, *, resume: bool, since: float | None = None) -> Self:
         """Starts a run in `folder`, or goes on with the one that is there.
 
-        Raises UserError when a fresh run finds one in the folder, a resumed one finds none, the configuration
-        differs from the one that the run was started with, or another process holds the folder.
+        since: time.monotonic() from which `clock` counts (default: now). Raises UserError when a fresh run finds
+        one in the folder, a resumed one finds none, the configuration differs from the one that the run was
+        started with, another process holds the folder, or the folder cannot be written.
         """
-        run = cls(folder, writes=int(os.environ.get("RANK", "0")) == 0)
-        if not run.writes:
+        writes = int(os.environ.get("RANK", "0")) == 0
+        run = cls(folder, writes=writes, since=time.monotonic() if since is None else since)
+        if not writes:
             return run
-        stored = run.folder / "config.toml"
-        if stored.exists() and not resume:
-            raise UserError(
-                f"{folder}: holds a run already: --resume goes on with it, or choose a new folder"
-            )
-        if resume and not stored.exists():
-            raise UserError(f"{folder}: no run to resume (it has no config.toml): start it without --resume")
         try:
-            run.folder.mkdir(parents=True, exist_ok=True)
-            run._lock = open(run.folder / ".lock", "w")  # noqa: SIM115 (held until the run is closed)
+            run._open(config, resume=resume)
         except OSError as error:
-            raise UserError(f"{folder}: cannot write the run folder: {error.strerror}") from None
+            run._let_go()
+            raise UserError(f"{folder}: cannot write the run folder: {disk_fault(error) or error.strerror}") from None
+        except BaseException:
+            run._let_go()
+            raise
+        return run
+
+    def _open(self, config: Config, *, resume: bool) -> None:
+        stored = self.folder / "config.toml"
+        self._fresh_or_resumed(stored, resume)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.folder / ".lock", "w")  # noqa: SIM115 (held until the run is closed)
         try:
-            fcntl.flock(run._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{folder}: another process is using this folder: wait or choose another"
+                f"{self.folder}: another process is using this folder: wait or choose another"
             ) from None
+        self._fresh_or_resumed(stored, resume)  # again: a run that came first may have come and gone
         if resume:
             _same_configuration(stored, config)
-        run._write_provenance(resume)
-        replace_text(stored, dump_toml(config))
-        run._metrics = open(run.folder / "metrics.jsonl", "a", buffering=1, encoding="utf-8")  # noqa: SIM115
-        return run
+        self.clock = Clock(self.folder / "clock.json", since=self._since)
+        self.clock.save()
+        self._write_provenance(resume)
+        self._metrics = Appended(self.folder / "metrics.jsonl")
+        replace_text(stored, dump_toml(config))  # last: with it the folder holds a run
+
+    def _fresh_or_resumed(self, stored: Path, resume: bool) -> None:
+        if stored.exists() and not resume:
+            raise UserError(
+                f"{self.folder}: holds a run already: --resume goes on with it, or choose a new folder"
+            )
+        if resume and not stored.exists():
+            raise UserError(
+                f"{self.folder}: no run to resume (it has no config.toml): start it without --resume"
+            )
 
     def _write_provenance(self, resume: bool) -> None:
         path, record = self.folder / "provenance.json", provenance()
@@ -94,38 +119,51 @@ class Run:
             if entry["stage"] != stage or entry["step"] <= step:
                 kept.append(line + "\n")
         replace_text(path, "".join(kept))
-        self._metrics = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        self._metrics = Appended(path)
 
     def log(self, stage: str, step: int, values: dict[str, float]) -> None:
         """Appends one line {"stage", "step", "time", ...values} and the same to TensorBoard.
 
-        time: seconds since 1970. A value that is not finite is written as null (JSON has none).
+        time: seconds since 1970. A value that is not finite is written as null (JSON has none). Raises UserError
+        where the disk does not take it.
         """
         if not self.writes or self._metrics is None:
             return
         shown = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
-        self._metrics.write(json.dumps({"stage": stage, "step": step, "time": time.time(), **shown}) + "\n")
-        board = self._board(stage)
-        for name, value in values.items():
-            board.add_scalar(name, value, step)
-        board.flush()
+        line = json.dumps({"stage": stage, "step": step, "time": time.time(), **shown}) + "\n"
+        try:
+            self._metrics.write(line.encode())
+            self._board(stage).scalars(step, values)
+            self.clock.tick()
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: cannot be written: {error.strerror}: --resume goes on from the last checkpoint"
+            ) from error
 
     def _board(self, stage: str) -> Any:
         if stage not in self._boards:
-            from torch.utils.tensorboard import SummaryWriter
+            from phys4d.engine.events import Events
 
             purge = self._resumed.get(stage, 0) + 1
-            self._boards[stage] = SummaryWriter(str(self.folder / "tensorboard" / stage), purge_step=purge)
+            self._boards[stage] = Events(self.folder / "tensorboard" / stage, purge)
         return self._boards[stage]
 
     def close(self) -> None:
         """Closes the files and lets go of the folder."""
+        try:
+            if self._lock is not None:
+                self.clock.save()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
         for board in self._boards.values():
             board.close()
         self._boards.clear()
-        for file in (self._metrics, self._lock):
-            if file is not None:
-                file.close()
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._lock is not None:
+            self._lock.close()
         self._metrics = self._lock = None
 
     def __enter__(self) -> Self:
@@ -134,7 +172,8 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        with suppress(OSError) if kind is not None else nullcontext():  # the disk's fault is on its way already
+            self.close()
 
 
 def provenance() -> dict[str, Any]:
@@ -163,16 +202,6 @@ def peak_rss_mb() -> float:
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return (own + children) / 1024
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a small file so that a kill leaves either the old one or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _program() -> str:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phys4d import __version__
-from phys4d.engine.errors import Interrupted, UserError
+from phys4d.engine.errors import FaultElsewhere, Interrupted, UserError
+from phys4d.engine.storage import disk_fault
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,8 +20,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.command(options)
+    except FaultElsewhere:
+        return 2
     except UserError as error:
         print(f"phys4d: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        fault = disk_fault(error)
+        if fault is None:
+            raise
+        print(f"phys4d: error: {UserError(fault)}: make room, or choose a place that you may write", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(f"phys4d: {stop}", file=sys.stderr)

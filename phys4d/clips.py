@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from phys4d.engine.data.dataset import ClipDataset, Sample
 from phys4d.engine.data.sampler import indices
 from phys4d.engine.errors import UserError
-from phys4d.engine.parallel import Parallel
+from phys4d.engine.parallel import Parallel, together
 from phys4d.engine.random import normal, uniform
 from phys4d.models.interface import Grid, TextEncoder
 
@@ -40,12 +41,8 @@ class Batch:
 
 
 def clip_size(folder: Path) -> tuple[int, int, int]:
-    """(frames, height, width) of a dataset's clips, read off the first; UserError where it is empty."""
-    dataset = ClipDataset(folder, arrays=())
-    if len(dataset) == 0:
-        raise UserError(f"{folder}: holds no clips: simulate or label some first")
-    meta = dataset.meta(0)
-    return meta["frames"], meta["height"], meta["width"]
+    """(frames, height, width) of a dataset's clips; UserError where it is empty or holds several sizes."""
+    return ClipDataset(folder, arrays=()).size()
 
 
 class Clips:
@@ -63,7 +60,7 @@ class Clips:
         self.dataset = ClipDataset(folder, arrays=arrays)
         self._room = cache_bytes
         self._cache: dict[int, Sample] = {}
-        self.size = clip_size(folder)
+        self.size = self.dataset.size()
         expected = self.size if grid is None else (grid.frames, grid.height, grid.width)
         if self.size != expected:
             raise UserError(
@@ -82,11 +79,6 @@ class Clips:
         if index in self._cache:
             return self._cache[index]
         sample = self.dataset[index]
-        if sample.video.shape[:3] != self.size:
-            raise UserError(
-                f"{self.folder}: clip {sample.key}: {sample.video.shape[:3]} frames, height, width beside clips of "
-                f"{self.size}: a dataset holds clips of one size"
-            )
         size = sample.video.nbytes + sum(a.nbytes for a in sample.arrays.values())
         if size <= self._room:
             self._room -= size
@@ -96,21 +88,34 @@ class Clips:
     def collate(
         self, which: Sequence[int], draws: list[tuple[int | str, ...]], device: torch.device | str = "cpu"
     ) -> Batch:
-        """The clips at these indices as a batch on a device."""
+        """The clips at these indices as a batch on a device; UserError for one that cannot be read or used."""
         samples = [self.sample(i) for i in which]
         video = torch.from_numpy(np.stack([s.video for s in samples]))
         arrays = {n: torch.from_numpy(np.stack([s.arrays[n] for s in samples])) for n in samples[0].arrays}
-        intrinsics = torch.tensor(np.stack([s.meta["intrinsics"] for s in samples]), dtype=torch.float32)
+        intrinsics = torch.tensor(np.stack([self._said(s, "intrinsics") for s in samples]), dtype=torch.float32)
+        try:
+            text = self.text([self._said(s, "caption") for s in samples])
+        except ValueError as error:
+            raise UserError(f"{self.folder}: {error}: write this dataset again") from None
         return Batch(
             video=video.to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1,
-            text=self.text([s.meta["caption"] for s in samples]).to(device),
+            text=text.to(device),
             arrays={name: array.to(device) for name, array in arrays.items()},
             intrinsics=intrinsics.to(device),
             draws=draws,
         )
 
+    def _said(self, sample: Sample, name: str) -> Any:
+        """What a clip's json says under a name that every clip must have."""
+        if name not in sample.meta:
+            raise UserError(f"{self.folder}: clip {sample.key}: json has no {name}: write this dataset again")
+        return sample.meta[name]
+
     def batch(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> Batch:
-        """This rank's share of the global batch of `size` clips at a step; UserError where ranks cannot share it."""
+        """This rank's share of the global batch of `size` clips at a step.
+
+        UserError, on all ranks, where they cannot share it or a clip of any of them cannot be read.
+        """
         clips = parallel.local(indices(seed, step, size, len(self)))
         draws = parallel.local([(seed, stage, step, place) for place in range(size)])
-        return self.collate(clips, list(draws), parallel.device)
+        return together(lambda: self.collate(clips, list(draws), parallel.device))

@@ -12,7 +12,8 @@ from phys4d.engine.parallel import Parallel
 from phys4d.engine.telemetry import Run
 from phys4d.kernels import native
 from phys4d.simulation.generate import SimulateConfig, simulate
-from phys4d.stages.run import RunConfig, check
+from phys4d.stages.door import check_takes
+from phys4d.stages.run import RunConfig, check, check_stages
 from phys4d.teachers.label import label_with_small_depth
 from phys4d.teachers.small_depth import SmallDepthConfig
 from phys4d.train import run_stages
@@ -39,10 +40,15 @@ class DemoConfig(Config):
 
 def run_demo(folder: Path, recipe: Path | None, overrides: Sequence[str], *, resume: bool) -> None:
     """Everything, into `folder`: data/, the run folder's own files, report.html. With resume, what is whole is kept."""
-    started = time.time()
+    started = time.monotonic()
     config = load_recipe(recipe, overrides)
     if (folder / "config.toml").exists() and not resume:
         raise UserError(f"{folder}: holds a demo already: add --resume to continue it, or name another --folder")
+    run_config = placed(config.run, folder)
+    check_stages(run_config)
+    for name in Datasets.model_fields:
+        made = getattr(config.simulate, name)
+        check_takes(f"simulate.{name}", "the recipe", (made.frames, *made.size), run_config.init)
     available, reason = native.status()
     print(f"native kernels: {'built' if available else f'not built ({reason}); Chamfer uses the PyTorch reference'}")
     data = folder / "data"
@@ -51,12 +57,11 @@ def run_demo(folder: Path, recipe: Path | None, overrides: Sequence[str], *, res
             simulate(getattr(config.simulate, name), data / name, workers=config.workers)
     if not (data / "labelled" / "index.parquet").exists():
         label_with_small_depth(data / "video", data / "labelled", data / "scenes", config.teacher)
-    run_config = placed(config.run, folder)
     check(run_config)
     parallel = Parallel.start()
     try:
-        with Run.create(folder, run_config, resume=(folder / "config.toml").exists()) as run:
-            run_stages(run_config, run, parallel, resume=resume, started=started)
+        with Run.create(folder, run_config, resume=(folder / "config.toml").exists(), since=started) as run:
+            run_stages(run_config, run, parallel, resume=resume)
     finally:
         parallel.close()
 

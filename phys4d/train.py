@@ -1,50 +1,48 @@
 """`phys4d train`: a run file from check to report."""
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from phys4d.engine.config import load_toml
-from phys4d.engine.parallel import Parallel
-from phys4d.engine.telemetry import Run, peak_rss_mb, provenance, replace_text
+from phys4d.engine.parallel import Parallel, together
+from phys4d.engine.storage import replace_text
+from phys4d.engine.telemetry import Run, peak_rss_mb, provenance
 from phys4d.stages.run import RunConfig, check, execute, output_folder
 
 
 def train(path: Path, overrides: Sequence[str], *, resume: bool, dry_run: bool) -> None:
     """Validates the run file at `path` and runs it; with dry_run it stops after everything has been checked."""
-    config = load_toml(path, RunConfig, overrides)
-    check(config)
     if dry_run:
+        config = _checked(path, overrides, 1)
         print(f"{path}: valid: would run {', '.join(config.stages)} in {config.folder}")
         return
     parallel = Parallel.start()
     try:
-        with Run.create(config.folder, config, resume=resume) as run:
+        config = together(lambda: _checked(path, overrides, parallel.world_size))
+        with together(lambda: Run.create(config.folder, config, resume=resume)) as run:
             run_stages(config, run, parallel, resume=resume)
     finally:
         parallel.close()
 
 
-def run_stages(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, started: float | None = None) -> None:
-    """All stages, each evaluated behind it where the run file says so; then summary.json and report.html.
+def _checked(path: Path, overrides: Sequence[str], world_size: int) -> RunConfig:
+    config = load_toml(path, RunConfig, overrides)
+    check(config, world_size)
+    return config
 
-    started: time.time() from which `seconds` in the summary counts (default: now).
-    """
-    started = time.time() if started is None else started
-    clock = {"since": time.time()}
-    seconds: dict[str, float] = {}
+
+def run_stages(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool) -> None:
+    """All stages, each evaluated behind it where the run file says so; then summary.json and report.html."""
 
     def after(stage: str) -> None:
-        seconds[stage] = round(time.time() - clock["since"], 1)
         if config.evaluate is not None and stage != "backbone":
             _evaluate(config, stage)
-        clock["since"] = time.time()
 
     execute(config, run, parallel, resume=resume, after=after)
     if config.evaluate is not None and parallel.rank == 0:
         _failures(config)
-        write_summary(config, seconds, time.time() - started)
+        write_summary(config, run.clock.stages, run.clock.seconds)
 
 
 def _evaluate(config: RunConfig, stage: str) -> None:
@@ -64,7 +62,10 @@ def _failures(config: RunConfig) -> None:
 
 
 def write_summary(config: RunConfig, stage_seconds: dict[str, float], seconds: float) -> None:
-    """summary.json from what the evaluations left, then report.html from all of the run folder."""
+    """summary.json from what the evaluations left, then report.html from all of the run folder.
+
+    stage_seconds, seconds: of training and in all, over every session of the run.
+    """
     from phys4d.evaluate.changes import changes
     from phys4d.evaluate.report import write_report
 
@@ -77,7 +78,7 @@ def write_summary(config: RunConfig, stage_seconds: dict[str, float], seconds: f
         "stages": {stage: table["means"] for stage, table in tables.items()},
         "changes": changes(tables),
         "baselines": next(iter(tables.values()))["baselines"] if tables else {},
-        "stage_seconds": stage_seconds,
+        "stage_seconds": {stage: round(taken, 1) for stage, taken in stage_seconds.items()},
         "seconds": round(seconds, 1),
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "provenance": provenance(),

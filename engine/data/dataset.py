@@ -71,6 +71,38 @@ class ClipDataset:
             raise self._fault(row, "mp4", f"is {size}, the index says {row['height']}x{row['width']}")
         return Sample(row["key"], video, self._arrays(row), self.meta(index))
 
+    def size(self) -> tuple[int, int, int]:
+        """(frames, height, width) of every clip, by the index; UserError where there is none, or one differs."""
+        columns = [self._index.column(name).to_pylist() for name in ("key", "frames", "height", "width")]
+        sizes = [(frames, height, width) for _, frames, height, width in zip(*columns, strict=True)]
+        if not sizes:
+            raise UserError(f"{self.folder}: holds no clips: simulate or label some first")
+        for key, size in zip(columns[0], sizes, strict=True):
+            if size != sizes[0]:
+                raise UserError(
+                    f"{self.folder}: clip {key}: {size} frames, height, width beside clips of {sizes[0]}: "
+                    "a dataset holds clips of one size"
+                )
+        return sizes[0]
+
+    def probe(self, index: int) -> None:
+        """Raises the UserError that reading clip `index` would, as far as it shows without decoding.
+
+        That is a shard that is missing or cut off, and an mp4 that is no video.
+        """
+        row = self.row(index)
+        end = os.fstat(self._file(row)).st_size
+        for name, member in row["members"].items():
+            left = max(0, min(member["size"], end - member["offset"]))
+            if left < member["size"]:
+                raise self._truncated(row, name, left)
+        start = os.pread(self._file(row), 8, row["members"]["mp4"]["offset"])
+        if start[4:] != b"ftyp":  # no usual mp4: then only the decoder knows
+            try:
+                frame_count(self._read(row, "mp4"))
+            except ValueError as error:
+                raise self._fault(row, "mp4", str(error)) from None
+
     def row(self, index: int) -> dict[str, Any]:
         """The index entry: key, shard, frames, fps, height, width, members {name: {offset, size, sha256}}."""
         if not 0 <= index < len(self):
@@ -101,7 +133,7 @@ class ClipDataset:
             raise self._fault(row, name, f"is not there, the clip has only {', '.join(row['members'])}")
         data = os.pread(self._file(row), member["size"], member["offset"])
         if len(data) != member["size"]:
-            raise self._fault(row, name, f"is truncated: {len(data)} of {member['size']} bytes can be read")
+            raise self._truncated(row, name, len(data))
         return data
 
     def _file(self, row: dict[str, Any]) -> int:
@@ -115,6 +147,10 @@ class ClipDataset:
             if self._files.setdefault(shard, opened) != opened:  # another thread was faster
                 os.close(opened)
         return self._files[shard]
+
+    def _truncated(self, row: dict[str, Any], name: str, left: int) -> _ClipFault:
+        size = row["members"][name]["size"]
+        return self._fault(row, name, f"is truncated: {left} of {size} bytes can be read")
 
     def _fault(self, row: dict[str, Any], member: str, what: str) -> _ClipFault:
         return _ClipFault(self.folder, f"{row['shard']}: clip {row['key']}: {member} {what}")

@@ -1,6 +1,8 @@
 """The backbone on diffusers' WanTransformer3DModel: Wan2.2-TI2V as released, and the small configuration `tiny`."""
 
-from typing import Literal
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Literal
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -12,6 +14,8 @@ from phys4d.models.haar import HaarCodec
 from phys4d.models.interface import Prediction
 
 Prediction_kind = Literal["velocity", "gated_clean"]
+Precision = Literal["fp32", "bf16"]
+TINY_PATCH = (1, 2, 2)
 
 
 class WanBackbone(nn.Module):
@@ -21,6 +25,10 @@ class WanBackbone(nn.Module):
     prediction "gated_clean": the transformer also sees the first frame's latents beside every latent frame and predicts
     the clean video as a mixture, by a gate per pixel, of that first frame and of patches moved from it (`CopyGate`).
     taps: indices of the blocks whose output tokens are returned.
+
+    Attribute precision: "bf16" computes the transformer's matrix products and attention in bfloat16, from fp32 weights
+    and with fp32 gradients, alone or sharded. What conditions it on time (timesteps, their embedding and modulation)
+    and the RoPE tables stay in fp32, and so do the returned tensors: a rounded timestep of 701.3 would be 700.
     """
 
     def __init__(self, transformer: WanTransformer3DModel, taps: tuple[int, ...], prediction: Prediction_kind) -> None:
@@ -29,6 +37,9 @@ class WanBackbone(nn.Module):
         if bad:
             raise ValueError(f"taps {bad}: the transformer has blocks 0 to {len(transformer.blocks) - 1}")
         self.transformer = transformer
+        self.precision: Precision = "fp32"
+        embedder = transformer.condition_embedder
+        embedder.forward = _in_full_precision(embedder.forward)
         self.taps = taps
         self.prediction = prediction
         self.patch: tuple[int, int, int] = tuple(transformer.config.patch_size)
@@ -39,7 +50,7 @@ class WanBackbone(nn.Module):
 
     def _keep(self, k: int):
         def hook(module: nn.Module, args: object, output: Tensor) -> None:
-            self._hidden[k] = output
+            self._hidden[k] = output.float()
 
         return hook
 
@@ -60,7 +71,11 @@ class WanBackbone(nn.Module):
         Prediction."""
         first = noisy[:, :, :1]
         inputs = noisy if self.gate is None else torch.cat([noisy, first.expand_as(noisy)], 1)
-        output = self.transformer(inputs, self.token_timesteps(noisy.shape, sigma), text, return_dict=False)[0]
+        timesteps = self.token_timesteps(noisy.shape, sigma)
+        with torch.autocast(
+            noisy.device.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False
+        ):  # without its cache, which would hold the gathered weights of all blocks at once
+            output = self.transformer(inputs, timesteps, text, return_dict=False)[0].float()
         s = expand(sigma)
         if self.gate is None:
             velocity = keep_first(output, torch.zeros_like(first))
@@ -73,13 +88,24 @@ class WanBackbone(nn.Module):
         return Prediction(velocity, clean, hidden)
 
 
+def _in_full_precision(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, computed in the dtype of its inputs and weights even under autocast."""
+
+    @wraps(forward)
+    def without_autocast(timestep: Tensor, *inputs: Any, **options: Any) -> Any:
+        with torch.autocast(timestep.device.type, enabled=False):
+            return forward(timestep, *inputs, **options)
+
+    return without_autocast
+
+
 def tiny_transformer(
     width: int = 128, layers: int = 4, head_dim: int = 32, text_width: int = 64
 ) -> WanTransformer3DModel:
     """The small configuration for `gated_clean` on Haar latents: random weights, to be trained by the backbone
     stage."""
     return WanTransformer3DModel(
-        patch_size=(1, 2, 2),
+        patch_size=TINY_PATCH,
         num_attention_heads=width // head_dim,
         attention_head_dim=head_dim,
         in_channels=2 * HaarCodec.channels,

@@ -18,6 +18,7 @@ from safetensors.torch import load_model, save_model
 
 from phys4d.engine.config import Config
 from phys4d.engine.errors import UserError
+from phys4d.engine.storage import disk_fault
 from phys4d.engine.telemetry import provenance
 from phys4d.models.backbone import WanBackbone
 from phys4d.models.haar import HaarCodec
@@ -56,32 +57,45 @@ class Loaded:
 def save(model: WorldModel, folder: Path, *, stage: str, base: Path | None) -> None:
     """Writes the model to `folder`, complete or not at all; the backbone itself only where `base` is None.
 
-    With `base`, the folder names the one that holds the unchanged backbone.
+    With `base`, the folder names the one that holds the unchanged backbone. UserError where the disk does not take it.
     """
     partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write(model, partial, _card(model, folder, stage, base), whole=base is None)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = disk_fault(error) or " ".join(str(error).split())
+        raise UserError(f"{folder}: cannot be written: {reason}: make room, then --resume") from error
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _write(model: WorldModel, partial: Path, card: Card, *, whole: bool) -> None:
+    """All files of a model folder; the backbone among them only where it is to be `whole`."""
     transformer = model.backbone.transformer
-    if base is None:
+    if whole:
         transformer.save_pretrained(partial / "transformer", safe_serialization=True)
     for name in adapter_names(transformer):
         save_adapter(transformer, name, partial / "adapters" / name)
     (partial / "heads").mkdir()
     save_model(model.heads, str(partial / "heads" / "model.safetensors"))
-    card = Card(
+    (partial / CARD).write_text(card.model_dump_json(indent=1) + "\n")
+
+
+def _card(model: WorldModel, folder: Path, stage: str, base: Path | None) -> Card:
+    return Card(
         format=1,
         stage=stage,
         model=model.config,
         frames=model.grid.frames,
         height=model.grid.height,
         width=model.grid.width,
-        adapters=adapter_names(transformer),
+        adapters=adapter_names(model.backbone.transformer),
         base=None if base is None else _pointer(base, folder),
         provenance=provenance(),
     )
-    (partial / CARD).write_text(card.model_dump_json(indent=1) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
 
 
 def _pointer(base: Path, folder: Path) -> str:
@@ -99,8 +113,8 @@ def load(folder: Path) -> Loaded:
             load_adapter(model.backbone.transformer, name, folder / "adapters" / name)
         load_model(model.heads, str(folder / "heads" / "model.safetensors"))
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        first_line = str(error).splitlines()[0]
-        raise UserError(f"{folder}: weights do not load ({first_line}): export the model again") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder}: weights do not load ({reason}): export the model again") from error
     return Loaded(model.requires_grad_(False), card.stage, base)
 
 
@@ -122,10 +136,15 @@ def released(folder: Path, config: ModelConfig, size: tuple[int, int, int]) -> L
 
     size is (frames, height, width) of the clips to come.
     """
+    check_layout(folder)
+    return Loaded(assemble(config, folder, size).requires_grad_(False), "released", folder)
+
+
+def check_layout(folder: Path) -> None:
+    """UserError unless a folder has the parts of a pretrained model."""
     missing = [n for n in ("transformer", "vae", "text_encoder", "tokenizer") if not (folder / n).is_dir()]
     if missing:
         raise UserError(f"{folder}: no {', '.join(missing)}: expected the diffusers layout of Wan2.2-TI2V-5B")
-    return Loaded(assemble(config, folder, size).requires_grad_(False), "released", folder)
 
 
 def assemble(config: ModelConfig, base: Path, size: tuple[int, int, int]) -> WorldModel:

@@ -80,7 +80,17 @@ class Backbone(Protocol):
 def check_clip(video: Tensor, stride: tuple[int, int, int]) -> None:
     """ValueError unless video [B, C, T, H, W] has T = 1 + k * stride[0] and sides that are multiples of stride[1:]."""
     frames, height, width = video.shape[2:]
+    check_size((frames, height, width), stride)
+
+
+def check_size(size: tuple[int, int, int], stride: tuple[int, int, int]) -> None:
+    """ValueError unless (frames, height, width) are 1 + k * stride[0] and multiples of stride[1:]."""
+    frames, height, width = size
     if frames < 1 or (frames - 1) % stride[0]:
-        raise ValueError(f"{frames} frames: this codec takes 1 + k * {stride[0]} (1, {1 + stride[0]}, ...)")
+        near = 1 + (frames - 1) // stride[0] * stride[0]
+        raise ValueError(
+            f"{frames} frames: this codec takes 1 + k * {stride[0]}, such as {near} or {near + stride[0]}, "
+            "and would drop the rest"
+        )
     if height % stride[1] or width % stride[2] or min(height, width) < 1:
         raise ValueError(f"{height}x{width} pixels: sides must be multiples of {stride[1]} and {stride[2]}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers import WanTransformer3DModel
-from peft import LoraConfig, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import nn
@@ -68,6 +68,11 @@ def load_adapter(transformer: WanTransformer3DModel, name: str, folder: Path) ->
     if len(ranks) != 1:
         raise ValueError(f"{folder / WEIGHTS}: expected a LoRA of one rank, found ranks {sorted(ranks)}")
     add_adapter(transformer, name, ranks.pop(), seed=0)
+    here = get_peft_model_state_dict(transformer, adapter_name=name)
+    for key, tensor in weights.items():
+        if key in here and here[key].shape != tensor.shape:
+            shapes = f"{list(tensor.shape)}, this transformer takes {list(here[key].shape)}"
+            raise ValueError(f"{folder / WEIGHTS}: does not fit: {key} is {shapes}")
     result = set_peft_model_state_dict(transformer, weights, adapter_name=name)
     absent = [key for key in result.missing_keys if f".{name}." in key]
     if absent or result.unexpected_keys:

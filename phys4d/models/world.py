@@ -1,7 +1,7 @@
 """The world model: a backbone, its codec and text encoder, and the geometry heads, moved as one."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -21,9 +21,9 @@ class ModelConfig(Config):
     """What turns a video backbone into a world model; width and layers are read for kind = "tiny" only."""
 
     kind: Literal["tiny", "wan"] = "tiny"
-    width: int = Field(128, ge=32)
+    width: int = Field(128, ge=32, multiple_of=32)
     layers: int = Field(4, ge=1)
-    taps: tuple[int, ...] = (1, 3)
+    taps: tuple[Annotated[int, Field(ge=0)], ...] = Field((1, 3), min_length=1)
     heads: HeadConfig = HeadConfig()
     probe_sigma: float = Field(0.05, gt=0, lt=1)
     sampling_steps: int = Field(10, ge=1)

@@ -28,10 +28,11 @@ class BackboneObjective:
     """Minimises the rectified-flow loss over all of the transformer's weights."""
 
     name = "backbone"
+    arrays: tuple[str, ...] = ()
 
     def __init__(self, config: BackboneConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, (), model.text, model.grid)
+        self.clips = Clips(config.data, self.arrays, model.text, model.grid)
 
     @staticmethod
     def prepare(model: WorldModel, config: BackboneConfig, seed: int) -> None:

@@ -39,10 +39,11 @@ class FinetuneObjective:
     """
 
     name = "finetune"
+    arrays = TRUTH
 
     def __init__(self, config: FinetuneConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, TRUTH, model.text, model.grid)
+        self.clips = Clips(config.data, self.arrays, model.text, model.grid)
 
     @staticmethod
     def prepare(model: WorldModel, config: FinetuneConfig, seed: int) -> None:
@@ -77,6 +78,8 @@ class FinetuneObjective:
         diffusion = flow_matching_loss(model.backbone, prediction, clean, noise)
         loss = self.config.diffusion * diffusion + share * geometry
         minimise(loss)
+        shown = share * self.config.batch / (2 * ((self.config.batch + 1) // 2))  # so that ranks average to clips
+        terms = {name: shown * term for name, term in terms.items()}
         return {"loss": loss.detach(), "diffusion_loss": diffusion.detach(), **terms}
 
     @staticmethod

@@ -29,10 +29,11 @@ class PretrainObjective:
     """Minimises the geometry loss over the heads; sigma is drawn around the probe, where the heads are read."""
 
     name = "pretrain"
+    arrays = PSEUDO
 
     def __init__(self, config: PretrainConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, PSEUDO, model.text, model.grid)
+        self.clips = Clips(config.data, self.arrays, model.text, model.grid)
 
     @staticmethod
     def prepare(model: WorldModel, config: PretrainConfig, seed: int) -> None:

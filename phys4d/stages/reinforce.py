@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from phys4d.clips import Batch, Clips
@@ -41,17 +42,22 @@ class ReinforceConfig(Config):
     optimizer: OptimizerConfig
     loop: LoopConfig
 
+    @model_validator(mode="after")
+    def _last_step_is_deterministic(self) -> Self:
+        if self.stochastic_steps >= self.steps:
+            raise ValueError("stochastic_steps must be below steps: the last step, to sigma 0, is deterministic")
+        return self
+
 
 class ReinforceObjective:
     """One update: rollouts, rewards, advantages within groups, then one clipped step per stochastic denoising step."""
 
     name = "reinforce"
+    arrays = ("depth", "motion")
 
     def __init__(self, config: ReinforceConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
-        if config.stochastic_steps >= config.steps:
-            raise ValueError("stochastic_steps must be below steps: the last step, to sigma 0, is deterministic")
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, ("depth", "motion"), model.text, model.grid)
+        self.clips = Clips(config.data, self.arrays, model.text, model.grid)
         self._ratio_checked = False
 
     @staticmethod

@@ -10,28 +10,33 @@ from pydantic import Field
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from phys4d.clips import clip_size
+from phys4d.clips import TRUTH, clip_size
 from phys4d.engine.config import Config
 from phys4d.engine.errors import UserError
 from phys4d.engine.loop import train
-from phys4d.engine.parallel import Parallel
+from phys4d.engine.parallel import Parallel, together
 from phys4d.engine.schedule import Contract, check_order, run_in_order
 from phys4d.engine.telemetry import Run
 from phys4d.evaluate.run import EvaluateConfig
 from phys4d.models import folder as model_folder
+from phys4d.models.backbone import Precision
 from phys4d.models.folder import Loaded
 from phys4d.models.world import ModelConfig, create_tiny
 from phys4d.stages.backbone import BackboneConfig, BackboneObjective
+from phys4d.stages.door import Use, check_data, check_taps
 from phys4d.stages.finetune import FinetuneConfig, FinetuneObjective
 from phys4d.stages.pretrain import PretrainConfig, PretrainObjective
 from phys4d.stages.reinforce import ReinforceConfig, ReinforceObjective
 
+EVALUATED = (*TRUTH, "instance")
 StageName = Literal["backbone", "pretrain", "finetune", "reinforce"]
 
 
 class RunConfig(Config):
-    """A run file. `evaluate`, where given, measures the model behind every stage that has heads. `init` is a model
-    folder or a diffusers folder of Wan; a run that begins with `backbone` has none.
+    """A run file. `precision` is that of the transformer's matrix products; "bf16" leaves weights, gradients,
+    timesteps, sigmas, RoPE tables, heads and losses in fp32. `evaluate`, where given, measures the model behind every
+    stage that has heads. `init` is a model folder or a diffusers folder of Wan; a run that begins with `backbone` has
+    none.
 
     Each stage named in `stages` has a table of its name.
     """
@@ -39,6 +44,7 @@ class RunConfig(Config):
     folder: Path
     stages: tuple[StageName, ...] = Field(min_length=1)
     seed: int = Field(0, ge=0)
+    precision: Precision = "fp32"
     init: Path | None = None
     model: ModelConfig = ModelConfig()
     backbone: BackboneConfig | None = None
@@ -64,8 +70,17 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def check(config: RunConfig) -> None:
+def check(config: RunConfig, world_size: int = 1) -> None:
     """Everything about a run that can be refused before it starts. UserError with one line."""
+    check_stages(config, world_size)
+    uses = {f"{s}.data": Use(getattr(config, s).data, KINDS[s].objective.arrays) for s in config.stages}
+    if config.evaluate is not None:
+        uses["evaluate.data"] = Use(config.evaluate.data, EVALUATED, config.evaluate.scenes)
+    check_data(uses, config.init)
+
+
+def check_stages(config: RunConfig, world_size: int = 1) -> None:
+    """What `check` can refuse without the data: stages that do not follow each other or that ranks cannot share."""
     for stage in config.stages:
         if getattr(config, stage) is None:
             raise UserError(f"{stage}: missing: stages names {stage!r}, so the run file needs a table [{stage}]")
@@ -73,11 +88,17 @@ def check(config: RunConfig) -> None:
     if config.init is not None:
         is_model = (config.init / model_folder.CARD).exists()
         start = model_folder.read_card(config.init).stage if is_model else "released"
+    if start in ("", "released"):  # else the model's own card says
+        check_taps(config.model, config.init)
     check_order(config.stages, {name: kind.contract for name, kind in KINDS.items()}, start)
     for stage in config.stages:
-        data = getattr(config, stage).data
-        if not (data / "index.parquet").is_file():
-            raise UserError(f"{stage}.data: {data} holds no index.parquet: simulate or label a dataset there first")
+        for name in ("batch", "conditions", "flow_matching_batch"):
+            share = getattr(getattr(config, stage), name, world_size)
+            if share % world_size:
+                raise UserError(
+                    f"{stage}.{name}: {share} does not divide over {world_size} processes: "
+                    f"choose a multiple of {world_size}"
+                )
 
 
 def output_folder(config: RunConfig, stage: str) -> Path:
@@ -89,11 +110,13 @@ def execute(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, af
     """Runs the stages that have not finished, and after(stage) on rank 0 behind each of them, finished or not."""
 
     def one(stage: str, given: Path | None) -> None:
-        run_stage(stage, config, run, parallel, given, resume=resume)
+        with run.clock.stage(stage):
+            run_stage(stage, config, run, parallel, given, resume=resume)
+            together(run.clock.save)
 
     run_in_order(
         config.stages, {s: output_folder(config, s) for s in config.stages}, one, config.init,
-        lambda stage: after(stage) if parallel.rank == 0 else None,
+        lambda stage: together(lambda: after(stage) if parallel.rank == 0 else None),
     )  # fmt: skip
 
 
@@ -101,6 +124,7 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
     """Trains one stage from the model in `given` and writes the model it makes."""
     settings, kind = getattr(config, stage), KINDS[stage].objective
     loaded = _start(stage, config, given)
+    loaded.model.backbone.precision = config.precision
     kind.prepare(loaded.model, settings, config.seed)
     transformer = loaded.model.backbone.transformer
     parallel.shard(transformer, list(transformer.blocks))
@@ -108,7 +132,10 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
     objective = kind(settings, loaded.model, parallel, config.seed)
     train(objective, optimizer=settings.optimizer, loop=settings.loop, run=run, parallel=parallel, resume=resume)
     trained = {name: full_state(module) for name, module in objective.modules().items()}
-    if parallel.rank == 0:
+
+    def save() -> None:
+        if parallel.rank != 0:
+            return
         final = loaded
         if parallel.world_size > 1:
             final = _start(stage, config, given)
@@ -116,7 +143,8 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
             _restore(kind(settings, final.model, parallel, config.seed).modules(), trained)
         base = None if stage == "backbone" else final.base
         model_folder.save(final.model, output_folder(config, stage), stage=stage, base=base)
-    parallel.barrier()
+
+    together(save)
 
 
 def full_state(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -113,6 +113,8 @@ def test_simulate_and_label_from_the_command_line(tmp_path: Path) -> None:
         (["evaluate", "nowhere", "--data", "x"], "nowhere/phys4d.json: no such file"),
         (["data", "verify", "nowhere"], "nowhere"),
         (["demo", "--set", "run.backbon.batch=2"], "run.backbon"),
+        (["demo", "--set", "simulate.test.frames=14"], "simulate.test: the recipe: clips of 14 frames: this codec"),
+        (["demo", "--set", "run.stages=['finetune']"], "'finetune' starts from the output of 'pretrain'"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_code_two(

@@ -12,7 +12,7 @@ import torch
 
 from phys4d.engine import checkpoint
 from phys4d.engine.errors import UserError
-from phys4d.engine.parallel import Parallel
+from phys4d.engine.parallel import Parallel, together
 
 ALONE = Parallel(0, 1, torch.device("cpu"), None)
 
@@ -80,7 +80,9 @@ def test_alone_means_and_flags_are_ones_own(monkeypatch: pytest.MonkeyPatch) -> 
         "a": 1.0, "b": 2.5, "c": float("inf"),
     }  # fmt: skip
     assert parallel.mean({}) == {} and parallel.any(True) and not parallel.any(False)
-    parallel.barrier()
+    assert together(lambda: 3) == 3
+    with pytest.raises(UserError, match="mine"):
+        together(lambda: (_ for _ in ()).throw(UserError("mine")))
     parallel.close()
     net = torch.nn.Linear(2, 2)
     assert parallel.shard(net) is net and isinstance(net.weight, torch.nn.Parameter)

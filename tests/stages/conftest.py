@@ -1,7 +1,11 @@
 """A dataset small enough to train on in a test: squares that slide over a wall, with exact truth."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +13,54 @@ import pytest
 from phys4d.engine.data import blob, video
 from phys4d.engine.data.shards import ShardWriter
 
+RUN = """
+folder = "{folder}"
+stages = {stages}
+{init}
+[model]
+width = 32
+layers = 2
+taps = [0, 1]
+heads = {{ width = 8 }}
+sampling_steps = 2
+
+[backbone]
+data = "{data}"
+batch = 2
+optimizer = {{ learning_rate = 1e-3, ema = 0.9 }}
+loop = {{ steps = 3, log_every = 1 }}
+
+[pretrain]
+data = "{data}"
+batch = 2
+optimizer = {{ learning_rate = 1e-3 }}
+loop = {{ steps = 3, log_every = 1 }}
+
+[finetune]
+data = "{data}"
+batch = 4
+rank = 2
+optimizer = {{ learning_rate = 1e-3 }}
+loop = {{ steps = 3, log_every = 1 }}
+
+[reinforce]
+data = "{data}"
+rank = 2
+conditions = 2
+group = 2
+steps = 3
+stochastic_steps = 2
+flow_matching_batch = 2
+optimizer = {{ learning_rate = 1e-3 }}
+loop = {{ steps = 2, log_every = 1 }}
+
+[evaluate]
+data = "{data}"
+scenes = 4
+samples = 2
+shown = 2
+batch = 2
+"""
 FRAMES, SIZE = 5, 16
 QUANTISE = {"depth": "inverse16", "motion": "linear16"}
 
@@ -38,21 +90,64 @@ def sliding_square(seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset folder of eight such clips."""
-    folder = tmp_path_factory.mktemp("data") / "clips"
-    intrinsics = [[[20.0, 0, 8], [0, 20, 8], [0, 0, 1]]] * FRAMES
-    with ShardWriter(folder) as writer:
-        for seed in range(8):
-            frames, arrays = sliding_square(seed)
-            meta = {
-                "caption": f"a square slides {seed}", "fps": 24, "frames": FRAMES, "height": SIZE, "width": SIZE,
-                "intrinsics": intrinsics, "depth_kind": "metric",
-            }  # fmt: skip
-            members = {
-                "mp4": video.encode_mp4(frames, 24),
-                "truth": blob.encode(arrays, QUANTISE),
-                "json": json.dumps(meta).encode(),
-            }
-            writer.add(f"clip{seed}", members, FRAMES, 24, SIZE, SIZE)
-    return folder
+def write_clips() -> Callable[..., Path]:
+    """Writes a dataset of eight such clips; `replaced`: other members for some; `crop`: frames and rows of some."""
+
+    def write(
+        folder: Path,
+        replaced: dict[int, dict[str, bytes]] | None = None,
+        crop: dict[int, tuple[int, int]] | None = None,
+    ) -> Path:
+        intrinsics = [[[20.0, 0, 8], [0, 20, 8], [0, 0, 1]]] * FRAMES
+        with ShardWriter(folder) as writer:
+            for seed in range(8):
+                frames, arrays = sliding_square(seed)
+                count, rows = (crop or {}).get(seed, (FRAMES, SIZE))
+                meta = {
+                    "caption": f"a square slides {seed}", "fps": 24, "frames": count, "height": rows, "width": SIZE,
+                    "intrinsics": intrinsics, "depth_kind": "metric",
+                }  # fmt: skip
+                members = {
+                    "mp4": video.encode_mp4(frames[:count, :rows], 24),
+                    "truth": blob.encode(arrays, QUANTISE),
+                    "json": json.dumps(meta).encode(),
+                }
+                writer.add(f"clip{seed}", members | (replaced or {}).get(seed, {}), count, 24, rows, SIZE)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def clips(write_clips: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset folder of eight sound clips."""
+    return write_clips(tmp_path_factory.mktemp("data") / "clips")
+
+
+@pytest.fixture(scope="session")
+def write_run() -> Callable[..., Path]:
+    """Writes a run file of these stages into `path`; the run goes to `folder`."""
+
+    def write(path: Path, folder: Path, data: Path, stages: list[str], init: Path | None = None) -> Path:
+        line = f'init = "{init}"' if init else ""
+        path.write_text(RUN.format(folder=folder, data=data, stages=json.dumps(stages), init=line))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def session() -> Iterator[Callable[..., dict[str, Any]]]:
+    """Runs `phys4d` with these arguments in a process, or several, of its own: see sessions.py."""
+    program = str(Path(__file__).with_name("sessions.py"))
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, program], stdin=pipe, stdout=pipe, text=True) as server:
+        assert server.stdin is not None and server.stdout is not None
+
+        def run(*arguments: object, **options: Any) -> dict[str, Any]:
+            server.stdin.write(json.dumps({"arguments": list(map(str, arguments)), **options}) + "\n")
+            server.stdin.flush()
+            return json.loads(server.stdout.readline())
+
+        yield run
+        server.stdin.close()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,65 +16,14 @@ from phys4d.engine.errors import UserError
 from phys4d.models import folder as model_folder
 from phys4d.train import train
 
-RUN = """
-folder = "{folder}"
-stages = {stages}
-{init}
-[model]
-width = 32
-layers = 2
-taps = [0, 1]
-heads = {{ width = 8 }}
-sampling_steps = 2
-
-[backbone]
-data = "{data}"
-batch = 2
-optimizer = {{ learning_rate = 1e-3, ema = 0.9 }}
-loop = {{ steps = 3, log_every = 1 }}
-
-[pretrain]
-data = "{data}"
-batch = 2
-optimizer = {{ learning_rate = 1e-3 }}
-loop = {{ steps = 3, log_every = 1 }}
-
-[finetune]
-data = "{data}"
-batch = 4
-rank = 2
-optimizer = {{ learning_rate = 1e-3 }}
-loop = {{ steps = 3, log_every = 1 }}
-
-[reinforce]
-data = "{data}"
-rank = 2
-conditions = 2
-group = 2
-steps = 3
-stochastic_steps = 2
-flow_matching_batch = 2
-optimizer = {{ learning_rate = 1e-3 }}
-loop = {{ steps = 2, log_every = 1 }}
-
-[evaluate]
-data = "{data}"
-scenes = 4
-samples = 2
-shown = 2
-batch = 2
-"""
 ALL = ["backbone", "pretrain", "finetune", "reinforce"]
 
 
-def write_run(path: Path, folder: Path, data: Path, stages: list[str], init: Path | None = None) -> Path:
-    line = f'init = "{init}"' if init else ""
-    path.write_text(RUN.format(folder=folder, data=data, stages=json.dumps(stages), init=line))
-    return path
+WriteRun = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def finished(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(write_run: WriteRun, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a whole run."""
     folder = tmp_path_factory.mktemp("run") / "whole"
     train(write_run(folder.parent / "run.toml", folder, clips, ALL), [], resume=False, dry_run=False)
@@ -108,7 +58,9 @@ def test_each_stage_changes_what_it_trains_and_nothing_else(finished: Path) -> N
     assert [(finished / f"model-{s}" / "transformer").exists() for s in ALL] == [True, False, False, False]
 
 
-def test_the_same_run_again_is_bit_identical(finished: Path, clips: Path, tmp_path: Path) -> None:
+def test_the_same_run_again_is_bit_identical(
+    write_run: WriteRun, finished: Path, clips: Path, tmp_path: Path
+) -> None:
     train(write_run(tmp_path / "run.toml", tmp_path / "again", clips, ALL[:3]), [], resume=False, dry_run=False)
     for name in (
         "model-backbone/transformer/diffusion_pytorch_model.safetensors",
@@ -136,7 +88,12 @@ def test_a_finished_run_resumes_to_itself_and_a_second_start_is_refused(finished
     ],
 )
 def test_orders_that_cannot_hand_over_are_refused(
-    clips: Path, tmp_path: Path, stages: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    write_run: WriteRun,
+    clips: Path,
+    tmp_path: Path,
+    stages: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = write_run(tmp_path / "run.toml", tmp_path / "out", clips, stages)
     assert main(["train", str(run), "--dry-run"]) == 2
@@ -154,7 +111,7 @@ def test_orders_that_cannot_hand_over_are_refused(
     ],
 )
 def test_faults_in_a_run_file_are_one_line(
-    clips: Path, tmp_path: Path, override: str, message: str, capsys: pytest.CaptureFixture[str]
+    write_run: WriteRun, clips: Path, tmp_path: Path, override: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write_run(tmp_path / "run.toml", tmp_path / "out", clips, ALL)
     assert main(["train", str(run), "--dry-run", "--set", override]) == 2
@@ -162,7 +119,9 @@ def test_faults_in_a_run_file_are_one_line(
     assert message in error and error.count("\n") == 1
 
 
-def test_two_processes_train_finetune_as_one_does(finished: Path, clips: Path, tmp_path: Path) -> None:
+def test_two_processes_train_finetune_as_one_does(
+    write_run: WriteRun, finished: Path, clips: Path, tmp_path: Path
+) -> None:
     run = write_run(tmp_path / "run.toml", tmp_path / "two", clips, ["finetune"], init=finished / "model-pretrain")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

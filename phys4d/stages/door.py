@@ -1,0 +1,103 @@
+"""What can be refused of a run's data before anything starts: there, whole, of one size, of a size the model takes."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from phys4d.engine.data.dataset import ClipDataset
+from phys4d.engine.errors import UserError
+from phys4d.models import folder as model_folder
+from phys4d.models.backbone import TINY_PATCH
+from phys4d.models.haar import HaarCodec
+from phys4d.models.interface import check_size
+from phys4d.models.world import ModelConfig
+
+
+@dataclass(frozen=True)
+class Use:
+    """A dataset that a run reads: its folder, the arrays that every clip must have, and how many clips at least."""
+
+    data: Path
+    arrays: Collection[str]
+    clips: int = 1
+
+
+def check_data(uses: Mapping[str, Use], init: Path | None) -> None:
+    """Looks at every dataset that a run reads; keys of `uses` are those of the run file. UserError with one line.
+
+    Every clip is looked at as far as that needs no decoding, the first one of each dataset is decoded. init: the
+    model that the run starts from (None: the tiny one), which decides on the size of clips.
+    """
+    expected: tuple[int, int, int] | None = None
+    if init is not None and (init / model_folder.CARD).exists():
+        card = model_folder.read_card(init)
+        expected = (card.frames, card.height, card.width)
+    for key, use in uses.items():
+        if not (use.data / "index.parquet").is_file():
+            raise UserError(f"{key}: {use.data} holds no index.parquet: simulate or label a dataset there first")
+        dataset = ClipDataset(use.data, arrays=use.arrays)
+        size = dataset.size()
+        if expected is None:
+            check_takes(key, use.data, size, init)
+            expected = size
+        if size != expected:
+            raise UserError(
+                f"{key}: {use.data}: clips of {_shown(size)}, the run takes {_shown(expected)}: simulate at that size"
+            )
+        if len(dataset) < use.clips:
+            raise UserError(f"{key}: {use.data}: {len(dataset)} clips, {use.clips} are asked for: simulate more")
+    seen: set[Path] = set()
+    for key, use in uses.items():
+        dataset = ClipDataset(use.data, arrays=use.arrays)
+        if use.data not in seen:
+            _probe(dataset)
+            seen.add(use.data)
+        meta = dataset[0].meta
+        if missing := [name for name in ("caption", "intrinsics") if name not in meta]:
+            raise UserError(f"{key}: {use.data}: clip {dataset.row(0)['key']}: json has no {', '.join(missing)}")
+
+
+def check_taps(model: ModelConfig, init: Path | None) -> None:
+    """UserError unless the transformer that a run starts from (None: the tiny one) has the blocks that are tapped."""
+    layers = model.layers
+    if init is not None:
+        model_folder.check_layout(init)
+        layers = _json(init / "transformer" / "config.json").get("num_layers", 40)
+    if max(model.taps) >= layers:
+        raise UserError(f"model.taps: {list(model.taps)}: the transformer has blocks 0 to {layers - 1}")
+
+
+def check_takes(key: str, where: object, size: tuple[int, int, int], init: Path | None) -> None:
+    """UserError unless the model that a run starts from takes clips of (frames, height, width); key, where: blamed."""
+    try:
+        check_size(size, _stride(init))
+    except ValueError as error:
+        raise UserError(f"{key}: {where}: clips of {error}") from None
+
+
+def _stride(init: Path | None) -> tuple[int, int, int]:
+    """Frames, rows and columns of pixels under one token of the tiny model (None) or of a released one."""
+    temporal, spatial, patch = HaarCodec.temporal_stride, HaarCodec.spatial_stride, TINY_PATCH
+    if init is not None:
+        model_folder.check_layout(init)
+        vae, transformer = (_json(init / part / "config.json") for part in ("vae", "transformer"))
+        temporal, spatial = vae.get("scale_factor_temporal", 4), vae.get("scale_factor_spatial", 8)
+        patch = tuple(transformer.get("patch_size", (1, 2, 2)))
+    return temporal * patch[0], spatial * patch[1], spatial * patch[2]
+
+
+def _json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}): expected the diffusers layout of Wan2.2-TI2V-5B") from None
+
+
+def _probe(dataset: ClipDataset) -> None:
+    for index in range(len(dataset)):
+        dataset.probe(index)
+
+
+def _shown(size: tuple[int, int, int]) -> str:
+    return f"{size[0]} frames of {size[1]}x{size[2]} pixels"

@@ -1,0 +1,161 @@
+"""Runs `phys4d` commands in forked processes that need no import of their own: on several ranks, killed on purpose.
+
+One request a line on standard input, one answer a line on standard output, both JSON:
+{"arguments": [...], "ranks": 2, "kill": {"stage": "finetune", "step": 3}, "record": "folder"}
+{"codes": [0, 0], "errors": ["", ""]}
+
+kill: SIGKILL when the stage begins that step (from 0); with "moment": n, at the n-th call that changes the disk for
+good, in the checkpoint behind that many steps; with "export": true, when the stage's model is written but not yet in
+its place. fill: {"file": "path", "leave": bytes, "step": 3}: in this step of `backbone` the first rank fills the disk
+with that file up to so many bytes. record: rewards, conditions and noise keys of `reinforce` go there.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import phys4d.train  # noqa: F401 (before the forks)
+from phys4d.cli import main
+from phys4d.engine import checkpoint
+from phys4d.models import folder as model_folder
+from phys4d.stages.backbone import BackboneObjective
+from phys4d.stages.reinforce import ReinforceObjective
+from phys4d.stages.run import KINDS
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_at(stage: str, step: int = 0, moment: int | None = None, export: bool = False) -> None:
+    """Arranges this process's death."""
+    objective = KINDS[stage].objective
+    update, save = objective.update, checkpoint.save
+
+    def deadly_update(self: Any, now: int, minimise: Any) -> Any:
+        if now == step:
+            die()
+        return update(self, now, minimise)
+
+    def deadly_save(folder: Path, name: str, done: int, state: Any, **options: Any) -> Path:
+        if (name, done) == (stage, step):
+            die_at_call(moment or 0)
+        return save(folder, name, done, state, **options)
+
+    write = model_folder._write
+
+    def deadly_write(model: Any, partial: Path, card: Any, *, whole: bool) -> None:
+        write(model, partial, card, whole=whole)
+        if card.stage == stage:
+            die()
+
+    if export:
+        model_folder._write = deadly_write
+    elif moment is None:
+        objective.update = deadly_update
+    else:
+        checkpoint.save = deadly_save
+
+
+def die_at_call(moment: int) -> None:
+    """From here on, the call number `moment` that changes the disk is not made."""
+    calls = [0]
+
+    def deadly(real: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if calls[0] == moment:
+                die()
+            calls[0] += 1
+            return real(*arguments, **options)
+
+        return call
+
+    for name in ("fsync", "rename", "replace", "mkdir", "rmdir"):
+        setattr(os, name, deadly(getattr(os, name)))
+
+
+def fill_disk(file: str, leave: int, step: int) -> None:
+    """Arranges a full disk."""
+    update = BackboneObjective.update
+
+    def filling_update(self: Any, now: int, minimise: Any) -> Any:
+        if now == step:
+            Path(file).write_bytes(bytes(shutil.disk_usage(Path(file).parent).free - leave))
+        return update(self, now, minimise)
+
+    BackboneObjective.update = filling_update  # type: ignore[method-assign]
+
+
+def record_rewards(folder: Path, rank: int) -> None:
+    """Every reward of `reinforce` is written down with what it was given for."""
+    reward = ReinforceObjective._reward
+    calls = [0]
+
+    def recorded(self: Any, latents: torch.Tensor, batch: Any) -> torch.Tensor:
+        got = reward(self, latents, batch)
+        kept = {"draws": batch.draws, "video": batch.video, "latents": latents, "reward": got}
+        torch.save(kept, folder / f"{calls[0]}-{rank}.pt")
+        calls[0] += 1
+        return got
+
+    ReinforceObjective._reward = recorded  # type: ignore[method-assign]
+
+
+def child(request: dict[str, Any], rank: int, port: int, errors: Path) -> None:
+    """The command, in a forked process."""
+    torch.set_num_threads(1)
+    output = os.open(errors, os.O_WRONLY | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    ranks = request.get("ranks", 1)
+    if ranks > 1:
+        os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{ranks}"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+    if kill := request.get("kill"):
+        kill_at(**kill)
+    if rank == 0 and (fill := request.get("fill")):
+        fill_disk(**fill)
+    if record := request.get("record"):
+        record_rewards(Path(record), rank)
+    sys.exit(main(request["arguments"]))
+
+
+def serve(request: dict[str, Any]) -> dict[str, Any]:
+    """Runs one command to its end, on as many ranks as asked."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        errors = [Path(folder) / f"{rank}" for rank in range(request.get("ranks", 1))]
+        children = []
+        for rank, file in enumerate(errors):
+            process = os.fork()
+            if process == 0:
+                status = 1
+                try:
+                    child(request, rank, port, file)
+                except SystemExit as end:
+                    status = int(end.code or 0)
+                except BaseException:
+                    import traceback
+
+                    traceback.print_exc()
+                finally:
+                    sys.stderr.flush()
+                    os._exit(status)
+            children.append(process)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in children]
+        return {"codes": codes, "errors": [file.read_text() for file in errors]}
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        print(json.dumps(serve(json.loads(line))), flush=True)

@@ -1,0 +1,123 @@
+"""Two ranks (gloo, FSDP2) train every stage as one process does, and go on with each other's checkpoints."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+Session = Callable[..., dict[str, Any]]
+WriteRun = Callable[..., Path]
+BEFORE = {"backbone": None, "pretrain": "backbone", "finetune": "pretrain", "reinforce": "finetune"}
+ADAPTER = "adapters/reinforce/pytorch_lora_weights.safetensors"
+
+
+@pytest.fixture(scope="module")
+def models(session: Session, write_run: WriteRun, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder whose models the stages below start from."""
+    folder = tmp_path_factory.mktemp("ranks") / "models"
+    run = write_run(folder.with_suffix(".toml"), folder, clips, ["backbone", "pretrain", "finetune"])
+    ended = session("train", run)
+    assert ended["codes"] == [0], ended["errors"]
+    return folder
+
+
+@pytest.fixture
+def train(session: Session, write_run: WriteRun, clips: Path, models: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Runs one stage from the model before it on so many ranks, and returns the run folder."""
+
+    def run(stage: str, name: str, *changes: str, ranks: int, resume: bool = False, **options: Any) -> Path:
+        before = BEFORE[stage]
+        init = None if before is None else models / f"model-{before}"
+        path = write_run(tmp_path / f"{name}.toml", tmp_path / name, clips, [stage], init)
+        words = [word for change in changes for word in ("--set", change)]
+        ended = session("train", path, *words, *(["--resume"] if resume else []), ranks=ranks, **options)
+        expected = -signal.SIGKILL if "kill" in options else 0
+        assert ended["codes"] == [expected] * ranks, ended["errors"]
+        return tmp_path / name
+
+    return run
+
+
+def logged(folder: Path) -> dict[str, list[float]]:
+    """Every logged figure that does not depend on the clock, step by step."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {name: [line[name] for line in lines] for name in lines[0] if name not in ("time", "seconds", "stage")}
+
+
+SHARED = [
+    ("backbone", 2), ("pretrain", 2), pytest.param("finetune", 2, marks=pytest.mark.slow), ("finetune", 6),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stage", "batch"), SHARED)
+def test_losses_of_two_ranks_equal_those_of_one(train: Callable[..., Path], stage: str, batch: int) -> None:
+    """`finetune` reads every other clip with its heads: of 2 the second rank reads none, of 6 the first reads more."""
+    changes = (f"{stage}.batch={batch}", f"{stage}.loop={{steps=20, log_every=1}}")
+    one, two = (logged(train(stage, f"{ranks}", *changes, ranks=ranks)) for ranks in (1, 2))
+    assert one["step"] == two["step"] == list(range(1, 21)) and one.keys() == two.keys()
+    for name in one:
+        if "loss" in name:
+            assert two[name] == pytest.approx(one[name], rel=1e-5), name
+
+
+@pytest.mark.parametrize(("drawn", "within"), [(1, 1e-4), pytest.param(2, 1e-3, marks=pytest.mark.slow)])
+def test_reinforce_on_two_ranks_is_that_of_one(
+    train: Callable[..., Path], tmp_path: Path, drawn: int, within: float
+) -> None:
+    """Each rank draws groups of its own; together they are the groups of one process, and teach the same.
+
+    From the second optimizer step on AdamW divides small differences of gradients by small gradients.
+    """
+    changes = ("reinforce.group=3", "reinforce.conditions=4", "reinforce.loop={steps=1, log_every=1}")
+    changes += (f"reinforce.stochastic_steps={drawn}",)
+    kept = {ranks: tmp_path / f"rewards-{ranks}" for ranks in (1, 2)}
+    for folder in kept.values():
+        folder.mkdir()
+    one, two = (train("reinforce", f"{ranks}", *changes, ranks=ranks, record=str(kept[ranks])) for ranks in (1, 2))
+    whole = torch.load(kept[1] / "0-0.pt")
+    parts = [torch.load(kept[2] / f"0-{rank}.pt") for rank in (0, 1)]
+    assert [part["draws"] for part in parts] == [whole["draws"][:6], whole["draws"][6:]]
+    assert torch.equal(torch.cat([part["video"] for part in parts]), whole["video"])
+    torch.testing.assert_close(torch.cat([part["latents"] for part in parts]), whole["latents"])
+    torch.testing.assert_close(torch.cat([part["reward"] for part in parts]), whole["reward"], rtol=1e-5, atol=0)
+    spread = whole["reward"].view(4, 3).std(1)
+    assert (spread > 1e-3).all()  # so that every group teaches something
+    for name in ("reward", "reward_group_std", "grad_norm", "kl", "ratio"):
+        assert logged(two)[name] == pytest.approx(logged(one)[name], rel=1e-4), name
+    ours, theirs = (load_file(folder / "model-reinforce" / ADAPTER) for folder in (two, one))
+    moved = torch.cat([theirs[name].flatten() for name in theirs if "lora_B" in name])  # they start from zero
+    off = torch.cat([(ours[name] - theirs[name]).flatten() for name in theirs if "lora_B" in name])
+    assert moved.norm() > 0 and off.norm() <= within * moved.norm()
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+def test_a_checkpoint_of_some_ranks_is_resumed_on_another_number(
+    train: Callable[..., Path], first: int, then: int
+) -> None:
+    """Against the run of one process that nothing happened to."""
+    loop = "finetune.loop={steps=8, log_every=1, checkpoint_every=3}"
+    whole = logged(train("finetune", "whole", loop, ranks=1))
+    train("finetune", "changed", loop, ranks=first, kill={"stage": "finetune", "step": 5})
+    changed = logged(train("finetune", "changed", loop, ranks=then, resume=True))
+    assert changed["step"] == whole["step"]
+    for name in ("loss", "grad_norm"):
+        assert changed[name] == pytest.approx(whole[name], rel=1e-5), name
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_bf16_losses_stay_close_to_fp32(train: Callable[..., Path], ranks: int) -> None:
+    changes = ("backbone.loop={steps=20, log_every=1}", "precision=bf16")
+    exact = logged(train("backbone", "exact", changes[0], ranks=1))["loss"]
+    rounded = logged(train("backbone", "rounded", *changes, ranks=ranks))["loss"]
+    assert rounded != exact and rounded == pytest.approx(exact, rel=2e-2)
+
+
+def test_in_bf16_the_policy_that_is_trained_is_the_one_that_drew(train: Callable[..., Path]) -> None:
+    """The run would stop at its first probability ratio."""
+    folder = train("reinforce", "bf16", "precision=bf16", "reinforce.loop={steps=1, log_every=1}", ranks=1)
+    assert logged(folder)["ratio"] == pytest.approx([1.0], abs=0.05)
