@@ -103,6 +103,16 @@ class ClipDataset:
             except ValueError as error:
                 raise self._fault(row, "mp4", str(error)) from None
 
+    def shard_edges(self) -> list[int]:
+        """Indices of the first and the last clip of each shard: the last one shows whether the shard was cut off."""
+        shards = self._index.column("shard").to_pylist()
+        last = len(shards) - 1
+        return [
+            i
+            for i, shard in enumerate(shards)
+            if i in (0, last) or shards[i - 1] != shard or shards[i + 1] != shard
+        ]
+
     def row(self, index: int) -> dict[str, Any]:
         """The index entry: key, shard, frames, fps, height, width, members {name: {offset, size, sha256}}."""
         if not 0 <= index < len(self):

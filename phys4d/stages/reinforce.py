@@ -1,6 +1,7 @@
 """Stage `reinforce`: PPO on a second LoRA, rewarded by the 4D Chamfer distance of what moves to simulator truth."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -21,10 +22,12 @@ from phys4d.stages.flow_sde import Transition, gaussian_kl, log_probability, rol
 
 
 class ReinforceConfig(Config):
-    """Rollouts: `conditions` clips x `group` samples, `steps` denoising steps of which `stochastic_steps` are drawn
-    with noise level `noise_level` and trained on. `dimensions` scales log-probabilities (see `log_probability`) so
-    that `clip` can act; `kl` weighs the KL to the fine-tuned reference; `flow_matching` weighs the rectified-flow
-    loss on `flow_matching_batch` simulated clips, which keeps the generator on the data."""
+    """Rollouts: `conditions` clips x `group` samples, `steps` denoising steps of which the first `stochastic_steps` are
+    drawn with noise level `noise_level` and trained on. `shared_start`: a group starts from the same noise (DanceGRPO,
+    arXiv 2505.07818), so that its rewards differ by the trained steps alone. `dimensions` scales log-probabilities (see
+    `log_probability`) so that `clip` can act; `kl` weighs the KL to the fine-tuned reference; `flow_matching` weighs
+    the rectified-flow loss on `flow_matching_batch` simulated clips, which keeps the generator on the data.
+    `shuffled_advantages` makes the run a control: within each group they are permuted, so that they say nothing."""
 
     data: Path
     rank: int = Field(16, ge=1)
@@ -33,9 +36,11 @@ class ReinforceConfig(Config):
     steps: int = Field(6, ge=2)
     stochastic_steps: int = Field(3, ge=1)
     noise_level: float = Field(0.7, gt=0)
+    shared_start: bool = True
     clip: float = Field(0.2, gt=0)
     dimensions: float = Field(1e4, gt=0)
     advantage_clip: float = Field(3.0, gt=0)
+    shuffled_advantages: bool = False
     kl: float = Field(0.01, ge=0)
     flow_matching: float = Field(1.0, ge=0)
     flow_matching_batch: int = Field(6, ge=1)
@@ -80,7 +85,7 @@ class ReinforceObjective:
         latents, transitions = rollout(
             lambda noisy, sigma: self.model.predict(noisy, sigma, batch.text),
             clean[:, :, :1],
-            lambda use: batch.normal_like(clean, use),
+            lambda use: self._noise(batch, clean, use),
             steps=config.steps,
             shift=self.model.config.sampling_shift,
             stochastic_steps=config.stochastic_steps,
@@ -89,6 +94,8 @@ class ReinforceObjective:
         )
         reward = self._reward(latents, batch)
         advantage, spread = group_advantages(reward, config.group, config.advantage_clip)
+        if config.shuffled_advantages:
+            advantage = shuffled(advantage, config.group, batch)
         reports = [self._train(t, k, step, batch, advantage, minimise) for k, t in enumerate(transitions)]
         means = {name: torch.stack([torch.as_tensor(r[name]) for r in reports]).mean() for name in reports[0]}
         return {
@@ -109,6 +116,12 @@ class ReinforceObjective:
             intrinsics=batch.intrinsics.repeat_interleave(g, 0),
             draws=[(*key, member) for key in batch.draws for member in range(g)],
         )
+
+    def _noise(self, batch: Batch, latents: Tensor, use: str) -> Tensor:
+        if use == "start" and self.config.shared_start:
+            groups = replace(batch, draws=[key[:-1] for key in batch.draws[:: self.config.group]])
+            return groups.normal_like(latents, use).repeat_interleave(self.config.group, 0)
+        return batch.normal_like(latents, use)
 
     @torch.no_grad()
     def _reward(self, latents: Tensor, batch: Batch) -> Tensor:
@@ -183,6 +196,12 @@ def group_advantages(reward: Tensor, group: int, clip: float) -> tuple[Tensor, T
     advantage = (grouped - grouped.mean(1, keepdim=True)) / (spread[:, None] + 1e-6)
     advantage = torch.where(spread[:, None] < 1e-6, torch.zeros_like(advantage), advantage)
     return advantage.clamp(-clip, clip).flatten(), spread
+
+
+def shuffled(advantage: Tensor, group: int, batch: Batch) -> Tensor:
+    """Advantages [P * group] permuted within each group, by random numbers of their own."""
+    order = batch.uniform("shuffle").view(-1, group).argsort(1)
+    return advantage.view(-1, group).gather(1, order).flatten()
 
 
 def clipped_policy_loss(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:

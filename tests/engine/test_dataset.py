@@ -123,6 +123,13 @@ def test_a_truncated_shard(write_dataset: Write) -> None:
     ]
 
 
+def test_shard_edges_are_the_first_and_last_clips_of_shards(write_dataset: Write) -> None:
+    dataset = ClipDataset(write_dataset({}))
+    assert dataset.shard_edges() == [0, 1, 2, 3, 4, 5]  # two clips in a shard
+    dataset._index = dataset._index.take([0, 0, 0, 1, 1, 4])  # shards 0 and 2, of five and one clips
+    assert dataset.shard_edges() == [0, 4, 5]
+
+
 def test_a_missing_shard(write_dataset: Write) -> None:
     folder = write_dataset({})
     (folder / "shard-000002.tar").unlink()

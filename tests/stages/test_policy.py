@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from phys4d.stages.reinforce import check_first_ratio, clipped_policy_loss, group_advantages
+from phys4d.clips import Batch
+from phys4d.stages.reinforce import check_first_ratio, clipped_policy_loss, group_advantages, shuffled
 
 
 def test_advantages_are_standardised_within_each_group_whatever_the_scale() -> None:
@@ -18,6 +19,18 @@ def test_advantages_are_standardised_within_each_group_whatever_the_scale() -> N
 def test_a_group_without_variance_teaches_nothing_and_outliers_are_clipped() -> None:
     advantage, _ = group_advantages(torch.tensor([2.0] * 4 + [0.0, 0, 0, 100]), 4, clip=1.0)
     assert (advantage[:4] == 0).all() and advantage[4:].abs().max() <= 1.0
+
+
+def test_the_control_permutes_advantages_within_groups() -> None:
+    advantage = torch.arange(24.0)
+    none = torch.zeros(0)
+    draws: list[tuple[int | str, ...]] = [(7, "reinforce", 3, clip, member) for clip in range(4) for member in range(6)]
+    batch = Batch(none, none, {}, none, draws)
+    mixed = shuffled(advantage, 6, batch)
+    assert torch.equal(mixed.view(4, 6).sort(1).values, advantage.view(4, 6))
+    assert (mixed.view(4, 6) != advantage.view(4, 6)).any(1).all()
+    assert len({tuple((row - row.min()).tolist()) for row in mixed.view(4, 6)}) > 1
+    assert torch.equal(mixed, shuffled(advantage, 6, batch))
 
 
 def test_the_clip_stops_the_gradient_outside_its_range_and_only_there() -> None:

@@ -1,0 +1,30 @@
+"""Which noise the members of a group share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from phys4d.engine.loop import LoopConfig, OptimizerConfig
+from phys4d.engine.parallel import Parallel
+from phys4d.models.heads import HeadConfig
+from phys4d.models.world import ModelConfig, create_tiny
+from phys4d.stages.reinforce import ReinforceConfig, ReinforceObjective
+
+OPTIMIZER = OptimizerConfig(learning_rate=1e-3)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_group_shares_its_start_and_nothing_else(clips: Path, shared: bool) -> None:
+    config = ReinforceConfig(
+        data=clips, conditions=2, group=3, shared_start=shared, optimizer=OPTIMIZER, loop=LoopConfig(steps=1)
+    )
+    size = ModelConfig(width=32, layers=2, taps=(0, 1), heads=HeadConfig(width=8))
+    model = create_tiny(size, 5, 32, 32, seed=0)
+    objective = ReinforceObjective(config, model, Parallel.start(), seed=5)
+    batch = objective._conditions(0)
+    latents = model.codec.encode(batch.video)
+    start, step = (objective._noise(batch, latents, use).view(2, 3, -1) for use in ("start", "step 0"))
+    members_differ = [not torch.equal(noise[:, 0], noise[:, 1]) for noise in (start, step)]
+    assert members_differ == [not shared, True]
+    assert not torch.equal(start[0], start[1])
