@@ -20,7 +20,7 @@ def test_a_group_shares_its_start_and_nothing_else(clips: Path, shared: bool) ->
         data=clips, conditions=2, group=3, shared_start=shared, optimizer=OPTIMIZER, loop=LoopConfig(steps=1)
     )
     size = ModelConfig(width=32, layers=2, taps=(0, 1), heads=HeadConfig(width=8))
-    model = create_tiny(size, 5, 32, 32, seed=0)
+    model = create_tiny(size, 5, 16, 16, seed=0)
     objective = ReinforceObjective(config, model, Parallel.start(), seed=5)
     batch = objective._conditions(0)
     latents = model.codec.encode(batch.video)
