@@ -18,6 +18,7 @@ COLUMNS = (
     ("epe_moving", "EPE moving px"),
     ("warp_l1", "warp L1 m"),
     ("chamfer_4d", "4D Chamfer m"),
+    ("psnr_moving", "PSNR moving dB"),
     ("reward", "reward"),
 )
 

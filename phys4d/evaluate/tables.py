@@ -46,6 +46,7 @@ METRICS = (
         4,
         "generated clips lifted to points against the true points, mean over frames",
     ),
+    Metric("psnr_moving", "dB", True, 2, "generated clips against true ones where objects move"),
     Metric("reward", "m", True, 4, "minus the 4D Chamfer distance of what moves, as reinforce maximises it"),
 )
 _BASELINES = {
