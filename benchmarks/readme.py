@@ -1,4 +1,4 @@
-"""Writes the README's table and picture from results.
+"""Writes the README's tables and picture from results.
 
 `python -m phys4d.benchmarks.readme runs/demo` takes a finished demo over into benchmarks/results/demo/ and
 docs/demo.png; without a folder, the README is filled again from what is committed.
@@ -9,6 +9,8 @@ import re
 import shutil
 import sys
 from pathlib import Path
+
+from phys4d.benchmarks import phases
 
 ROOT = Path(__file__).resolve().parent
 COLUMNS = (
@@ -45,8 +47,14 @@ def demo_table(summary: dict) -> str:
 
 
 def complete(readme: str) -> str:
-    """The README with its table filled in."""
-    return filled(readme, "demo", demo_table(demo_summary()))
+    """The README with its tables filled in."""
+    return filled(filled(readme, "demo", demo_table(demo_summary())), "phases", phases.table(phases.summary()))
+
+
+def write() -> None:
+    """Fills the README of this checkout."""
+    readme = ROOT.parent / "README.md"
+    readme.write_text(complete(readme.read_text()))
 
 
 def filled(readme: str, name: str, table: str) -> str:
@@ -78,5 +86,4 @@ def adopt(run: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         adopt(Path(sys.argv[1]))
-    readme = ROOT.parent / "README.md"
-    readme.write_text(complete(readme.read_text()))
+    write()

@@ -51,12 +51,7 @@ def run_demo(folder: Path, recipe: Path | None, overrides: Sequence[str], *, res
         check_takes(f"simulate.{name}", "the recipe", (made.frames, *made.size), run_config.init)
     available, reason = native.status()
     print(f"native kernels: {'built' if available else f'not built ({reason}); Chamfer uses the PyTorch reference'}")
-    data = folder / "data"
-    for name in Datasets.model_fields:
-        if not (data / name / "index.parquet").exists():
-            simulate(getattr(config.simulate, name), data / name, workers=config.workers)
-    if not (data / "labelled" / "index.parquet").exists():
-        label_with_small_depth(data / "video", data / "labelled", data / "scenes", config.teacher)
+    make_data(config, folder / "data")
     check(run_config)
     parallel = Parallel.start()
     try:
@@ -64,6 +59,15 @@ def run_demo(folder: Path, recipe: Path | None, overrides: Sequence[str], *, res
             run_stages(run_config, run, parallel, resume=resume)
     finally:
         parallel.close()
+
+
+def make_data(config: DemoConfig, folder: Path) -> None:
+    """Simulates and labels what is not there yet."""
+    for name in Datasets.model_fields:
+        if not (folder / name / "index.parquet").exists():
+            simulate(getattr(config.simulate, name), folder / name, workers=config.workers)
+    if not (folder / "labelled" / "index.parquet").exists():
+        label_with_small_depth(folder / "video", folder / "labelled", folder / "scenes", config.teacher)
 
 
 def load_recipe(recipe: Path | None, overrides: Sequence[str]) -> DemoConfig:
