@@ -25,6 +25,7 @@ _POLICY = (  # name in metrics.jsonl, title, unit
     ("ratio_std", "ratio, std", "std of the ratio"),
     ("clip_fraction", "clip fraction", "share of ratios clipped"),
     ("kl", "KL to finetune", "KL"),
+    ("head_drift", "head drift", "mean |log ratio| of depth"),
 )
 _WHAT = {
     "backbone": "trained the video model itself",

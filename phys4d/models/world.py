@@ -1,5 +1,6 @@
 """The world model: a backbone, its codec and text encoder, and the geometry heads, moved as one."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -56,11 +57,16 @@ class WorldModel(nn.Module):
         """One evaluation of the backbone with every adapter acting."""
         return self.backbone(noisy, sigma, text)
 
-    def read_geometry(self, clean: Tensor, text: Tensor, noise: Tensor, sigma: Tensor | None = None) -> Geometry:
-        """Depth and motion of clean latents [B, C, T', H', W'], noised to sigma [B] (default: the probe sigma)."""
+    def read_geometry(
+        self, clean: Tensor, text: Tensor, noise: Tensor, sigma: Tensor | None = None, *, drifted: bool = False
+    ) -> Geometry:
+        """Depth and motion of clean latents [B, C, T', H', W'], noised to sigma [B] (default: the probe sigma).
+
+        drifted: with the policy's adapter acting, which shows how far it has bent the features; never for a reward.
+        """
         if sigma is None:
             sigma = torch.full((len(clean),), self.config.probe_sigma, device=clean.device)
-        with without(self.backbone.transformer, "reinforce"):
+        with nullcontext() if drifted else without(self.backbone.transformer, "reinforce"):
             noisy = noised(clean, noise, sigma)
             hidden = self.backbone(noisy, sigma, text).hidden
         return Geometry(*self.heads(hidden, noisy, sigma))

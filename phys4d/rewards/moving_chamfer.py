@@ -5,7 +5,8 @@ in a trial; so only points whose appearance changed since the first frame count.
 sides and looks at each side's own video, so that the true video with true depth and motion scores exactly 0.
 
 Each point is compared twice: where depth puts it at t, and where motion takes it at t + 1. So RGB says which
-points count, depth where they are, motion where they go, and an error of any of the three costs metres.
+points count, depth where they are, motion where they go, and an error of any of the three costs metres. The camera
+must stand still: under a moving one everything looks different from the first frame.
 """
 
 import torch

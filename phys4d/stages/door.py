@@ -18,11 +18,13 @@ _EVERY = 10_000  # clips; each costs a read, a millisecond on a network disk
 
 @dataclass(frozen=True)
 class Use:
-    """A dataset that a run reads: its folder, the arrays that every clip must have, and how many clips at least."""
+    """A dataset that a run reads: its folder, the arrays that every clip must have, how many clips at least, and
+    whether its first clip must have a camera that stands still."""
 
     data: Path
     arrays: Collection[str]
     clips: int = 1
+    static_camera: bool = False
 
 
 def check_data(uses: Mapping[str, Use], init: Path | None) -> None:
@@ -59,6 +61,12 @@ def check_data(uses: Mapping[str, Use], init: Path | None) -> None:
         meta = dataset[0].meta
         if missing := [name for name in ("caption", "intrinsics") if name not in meta]:
             raise UserError(f"{key}: {use.data}: clip {dataset.row(0)['key']}: json has no {', '.join(missing)}")
+        poses = meta.get("camera_to_world", [])
+        if use.static_camera and any(pose != poses[0] for pose in poses):
+            raise UserError(
+                f"{key}: {use.data}: clip {dataset.row(0)['key']}: its camera moves, and the reward is of what changed "
+                "since the first frame: simulate with a static camera"
+            )
 
 
 def check_taps(model: ModelConfig, init: Path | None) -> None:

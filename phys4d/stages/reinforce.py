@@ -92,7 +92,7 @@ class ReinforceObjective:
             noise_level=config.noise_level,
             dimensions=config.dimensions,
         )
-        reward = self._reward(latents, batch)
+        reward, drift = self._reward(latents, batch)
         advantage, spread = group_advantages(reward, config.group, config.advantage_clip)
         if config.shuffled_advantages:
             advantage = shuffled(advantage, config.group, batch)
@@ -102,6 +102,7 @@ class ReinforceObjective:
             "reward": reward.mean(),
             "reward_group_std": spread.mean(),
             "zero_variance_share": (spread < 1e-6).float().mean(),
+            "head_drift": drift,
             **means,
         }
 
@@ -124,9 +125,17 @@ class ReinforceObjective:
         return batch.normal_like(latents, use)
 
     @torch.no_grad()
-    def _reward(self, latents: Tensor, batch: Batch) -> Tensor:
-        """[B]; depth and motion are read by the fine-tuned model, with the policy's adapter off."""
-        geometry = self.model.read_geometry(latents, batch.text, batch.normal_like(latents, "probe"))
+    def _reward(self, latents: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Rewards [B], and the mean |log ratio| of the depths of each group's first clip read with the policy's adapter
+        acting and off: how far its features have left those that the heads know.
+
+        Depth and motion of the rewards are read by the fine-tuned model, with that adapter off.
+        """
+        noise = batch.normal_like(latents, "probe")
+        geometry = self.model.read_geometry(latents, batch.text, noise)
+        g = self.config.group
+        drifted = self.model.read_geometry(latents[::g], batch.text[::g], noise[::g], drifted=True)
+        drift = (drifted.depth / geometry.depth[::g]).log().abs().mean()
         video = self.model.codec.decode(latents).clamp(-1, 1)
         reward, _ = moving_chamfer(
             video,
@@ -137,7 +146,7 @@ class ReinforceObjective:
             truth_motion=batch.arrays["motion"],
             intrinsics=batch.intrinsics,
         )
-        return reward
+        return reward, drift
 
     def _train(
         self,

@@ -73,7 +73,10 @@ KINDS: dict[str, Kind] = {
 def check(config: RunConfig, world_size: int = 1) -> None:
     """Everything about a run that can be refused before it starts. UserError with one line."""
     check_stages(config, world_size)
-    uses = {f"{s}.data": Use(getattr(config, s).data, KINDS[s].objective.arrays) for s in config.stages}
+    uses = {
+        f"{s}.data": Use(getattr(config, s).data, KINDS[s].objective.arrays, static_camera=s == "reinforce")
+        for s in config.stages
+    }
     if config.evaluate is not None:
         uses["evaluate.data"] = Use(config.evaluate.data, EVALUATED, config.evaluate.scenes)
     check_data(uses, config.init)

@@ -14,7 +14,7 @@ from phys4d.engine.config import load_toml
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.parallel import Parallel
 from phys4d.engine.telemetry import Run
-from phys4d.stages.run import RunConfig
+from phys4d.stages.run import RunConfig, check
 
 Refused = Callable[..., str]
 WriteRun = Callable[..., Path]
@@ -129,6 +129,20 @@ def test_clips_of_mixed_size(refused: Refused, write_clips: WriteRun, clips: Pat
 def test_clips_without_the_labels_a_stage_needs(refused: Refused, write_clips: WriteRun, tmp_path: Path) -> None:
     data = write_clips(tmp_path / "data", {0: {"json": b'{"caption": "a square"}'}})
     assert refused(data) == f"backbone.data: {data}: clip clip0: json has no intrinsics"
+
+
+def test_a_reward_of_what_changed_under_a_moving_camera(
+    refused: Refused, write_clips: WriteRun, write_run: WriteRun, clips: Path, tmp_path: Path
+) -> None:
+    meta = ClipDataset(clips)[0].meta
+    poses = [[[1, 0, 0, 0.1 * t], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]] for t in range(5)]
+    data = write_clips(tmp_path / "data", {0: {"json": json.dumps(meta | {"camera_to_world": poses}).encode()}})
+    line = "its camera moves, and the reward is of what changed since the first frame: simulate with a static camera"
+    assert refused(clips, f"reinforce.data={data}") == f"reinforce.data: {data}: clip clip0: {line}"
+    text = json.dumps(meta | {"camera_to_world": poses[:1] * 5})
+    still = write_clips(tmp_path / "still", {0: {"json": text.encode()}})
+    run = load_toml(write_run(tmp_path / "still.toml", tmp_path / "out", still, ALL), RunConfig)
+    check(run)
 
 
 def test_a_batch_that_ranks_cannot_share(

@@ -58,6 +58,12 @@ def test_each_stage_changes_what_it_trains_and_nothing_else(finished: Path) -> N
     assert [(finished / f"model-{s}" / "transformer").exists() for s in ALL] == [True, False, False, False]
 
 
+def test_the_drift_of_the_policy_is_nothing_at_first_and_then_something(finished: Path) -> None:
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    drift = [line["head_drift"] for line in lines if line["stage"] == "reinforce"]
+    assert len(drift) == 2 and drift[0] < 1e-6 < drift[1]
+
+
 def test_the_same_run_again_is_bit_identical(
     write_run: WriteRun, finished: Path, clips: Path, tmp_path: Path
 ) -> None:
