@@ -9,10 +9,12 @@ points count, depth where they are, motion where they go, and an error of any of
 must stand still: under a moving one everything looks different from the first frame.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from phys4d.kernels.geometry import advect, chamfer_4d, pack, unproject
+from phys4d.kernels.geometry import advect, chamfer_4d, nearest, pack, unproject
 
 
 def changed(video: Tensor, threshold: float) -> Tensor:
@@ -33,6 +35,8 @@ def moving_chamfer(
     truth_depth: Tensor,
     truth_motion: Tensor,
     intrinsics: Tensor,
+    truth_instance: Tensor | None = None,
+    points: Literal["changed", "all"] = "changed",
     frame_stride: int = 2,
     threshold: float = 0.3,
     cap: float = 2.0,
@@ -48,6 +52,10 @@ def moving_chamfer(
         truth_motion: [B, 3, T-1, H, W].
         intrinsics: [B, T, 3, 3] pixels. Both sides share the camera, and Chamfer does not change under its
             pose.
+        truth_instance: uint8 [B, T, H, W], 0 and up. Where given, both distances of a frame are means over the objects
+            that its truth shows, each of which counts as much as any other; a generated point belongs to the
+            object of the true point nearest to it.
+        points: "all" scores whole clouds; nearly blind to motion, for comparison.
         frame_stride: scores frames stride, 2 * stride, ... (the first frame is given, hence never scored).
         threshold: change of appearance, out of 2, that makes a pixel count.
         cap: metres; the worst that a frame can score, and its score when only one side shows a change.
@@ -70,11 +78,20 @@ def moving_chamfer(
         )
     if len(range(frame_stride, depth.shape[1], frame_stride)) == 0:
         raise ValueError(f"frame_stride: {frame_stride} leaves no frame of {depth.shape[1]} to score")
-    ours = _clouds(video, depth, motion, intrinsics, frame_stride, threshold)
-    truth = _clouds(truth_video, truth_depth.to(depth.dtype), truth_motion, intrinsics, frame_stride, threshold)
-    distances = [
-        chamfer_4d(x, y, x_lengths=n, y_lengths=m, cap=cap) for (x, n), (y, m) in zip(ours, truth, strict=True)
-    ]
+    least = threshold if points == "changed" else -1.0
+    ours_mask = changed(video, least) & (depth > 0)
+    truth_mask = changed(truth_video, least) & (truth_depth > 0)
+    ours = _clouds(depth, motion, intrinsics, ours_mask, frame_stride)
+    truth = _clouds(truth_depth.to(depth.dtype), truth_motion, intrinsics, truth_mask, frame_stride)
+    if truth_instance is None:
+        distances = [
+            chamfer_4d(x, y, x_lengths=n, y_lengths=m, cap=cap) for (x, n), (y, m) in zip(ours, truth, strict=True)
+        ]
+    else:
+        labels = _labels(truth_instance, truth_mask, frame_stride)
+        distances = [
+            _objects_4d(x, n, y, m, labels, cap) for (x, n), (y, m) in zip(ours, truth, strict=True)
+        ]
     lengths, truth_lengths = ours[0][1], truth[0][1]
     parts = {
         "points": lengths.to(depth.dtype).mean(dim=1),
@@ -85,16 +102,43 @@ def moving_chamfer(
 
 
 def _clouds(
-    video: Tensor, depth: Tensor, motion: Tensor, intrinsics: Tensor, stride: int, threshold: float
+    depth: Tensor, motion: Tensor, intrinsics: Tensor, mask: Tensor, stride: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """The changed points of the scored frames, at t and carried to t + 1: [B, T', N, 3] metres, counts [B, T'].
+    """The masked points of the scored frames, at t and carried to t + 1: [B, T', N, 3] metres, counts [B, T'].
 
     The second list entry is absent where no scored frame has a next one.
     """
-    mask = changed(video, threshold) & (depth > 0)
     clouds = []
     for points in (unproject(depth, intrinsics), advect(depth, motion, intrinsics)):
         frames = slice(stride, points.shape[1], stride)
         if points[:, frames].shape[1]:
             clouds.append(pack(points[:, frames].flatten(2, 3), mask[:, : points.shape[1]][:, frames].flatten(2)))
     return clouds
+
+
+def _labels(instance: Tensor, mask: Tensor, stride: int) -> Tensor:
+    """The instances of the masked pixels, in the order of `_clouds`: [B, T', N]."""
+    pixels = instance[:, stride::stride].flatten(2)
+    return pack(pixels[..., None].expand(*pixels.shape, 3).float(), mask[:, stride::stride].flatten(2))[0][..., 0]
+
+
+def _objects_4d(x: Tensor, n: Tensor, y: Tensor, m: Tensor, labels: Tensor, cap: float) -> Tensor:
+    """[B]: mean over frames of the mean over true objects of the Chamfer distance, capped per frame."""
+    frames = [
+        [_objects(x[b, t, : n[b, t]], y[b, t, : m[b, t]], labels[b, t, : m[b, t]], cap) for t in range(x.shape[1])]
+        for b in range(len(x))
+    ]
+    return torch.stack([torch.stack(row).mean() for row in frames])
+
+
+def _objects(x: Tensor, y: Tensor, label: Tensor, cap: float) -> Tensor:
+    """One frame: clouds x [N, 3], y [M, 3] and the object of each true point."""
+    if not len(x) or not len(y):
+        return y.new_tensor(cap if len(x) or len(y) else 0.0)
+    missed, _ = nearest(y, x)
+    strayed, at = nearest(x, y)
+    distances = []
+    for name in label.unique():
+        here, ours = missed[label == name].sqrt().mean(), strayed[label[at] == name].sqrt()
+        distances.append(here + (ours.mean() if len(ours) else here))  # nothing drawn near it: missed both ways
+    return torch.stack(distances).mean().clamp_max(cap)

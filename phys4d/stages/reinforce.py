@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -24,10 +24,12 @@ from phys4d.stages.flow_sde import Transition, gaussian_kl, log_probability, rol
 class ReinforceConfig(Config):
     """Rollouts: `conditions` clips x `group` samples, `steps` denoising steps of which the first `stochastic_steps` are
     drawn with noise level `noise_level` and trained on. `shared_start`: a group starts from the same noise (DanceGRPO,
-    arXiv 2505.07818), so that its rewards differ by the trained steps alone. `dimensions` scales log-probabilities (see
-    `log_probability`) so that `clip` can act; `kl` weighs the KL to the fine-tuned reference; `flow_matching` weighs
-    the rectified-flow loss on `flow_matching_batch` simulated clips, which keeps the generator on the data.
-    `shuffled_advantages` makes the run a control: within each group they are permuted, so that they say nothing."""
+    arXiv 2505.07818), so that its rewards differ by the trained steps alone. `reward`: the 4D Chamfer distance of what
+    "changed" since the first frame, the same as a mean over "objects", or of "all" points, which is nearly blind
+    to motion. `dimensions` scales log-probabilities (see `log_probability`) so that `clip` can act; `kl` weighs the KL
+    to the fine-tuned reference; `flow_matching` weighs the rectified-flow loss on `flow_matching_batch` simulated
+    clips, which keeps the generator on the data. `shuffled_advantages` makes the run a control: within each group they
+    are permuted, so that they say nothing."""
 
     data: Path
     rank: int = Field(16, ge=1)
@@ -37,6 +39,7 @@ class ReinforceConfig(Config):
     stochastic_steps: int = Field(3, ge=1)
     noise_level: float = Field(0.7, gt=0)
     shared_start: bool = True
+    reward: Literal["changed", "objects", "all"] = "changed"
     clip: float = Field(0.2, gt=0)
     dimensions: float = Field(1e4, gt=0)
     advantage_clip: float = Field(3.0, gt=0)
@@ -62,7 +65,8 @@ class ReinforceObjective:
 
     def __init__(self, config: ReinforceConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, self.arrays, model.text, model.grid)
+        arrays = (*self.arrays, "instance") if config.reward == "objects" else self.arrays
+        self.clips = Clips(config.data, arrays, model.text, model.grid)
         self._ratio_checked = False
 
     @staticmethod
@@ -145,6 +149,8 @@ class ReinforceObjective:
             truth_depth=batch.arrays["depth"],
             truth_motion=batch.arrays["motion"],
             intrinsics=batch.intrinsics,
+            truth_instance=batch.arrays.get("instance"),
+            points="all" if self.config.reward == "all" else "changed",
         )
         return reward, drift
 

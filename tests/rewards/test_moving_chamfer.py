@@ -1,6 +1,7 @@
 """The reward ranks: the truth at 0, then nearby motion, then far motion, then standing still."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def falling(sideways: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     return ball(torch.stack((-0.1 + sideways * t, -0.3 + 0.5 * t.square(), torch.full_like(t, 2.0)), dim=-1))
 
 
-def score(video: Tensor, depth: Tensor, motion: Tensor, **options: float) -> tuple[Tensor, dict[str, Tensor]]:
+def score(video: Tensor, depth: Tensor, motion: Tensor, **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
     truth_video, truth_depth, truth_motion = falling()
     clips = len(video)
     intrinsics = torch.tensor([[FOCAL, 0, SIZE / 2], [0, FOCAL, SIZE / 2], [0, 0, 1]])
@@ -46,7 +47,7 @@ def score(video: Tensor, depth: Tensor, motion: Tensor, **options: float) -> tup
         truth_depth=truth_depth.expand(clips, -1, -1, -1),
         truth_motion=truth_motion.expand(clips, -1, -1, -1, -1),
         intrinsics=intrinsics.expand(clips, FRAMES, 3, 3),
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 
@@ -97,6 +98,30 @@ def test_a_clip_scores_the_same_in_any_batch_and_again() -> None:
     assert all(torch.equal(shuffled_parts[name], parts[name][order]) for name in parts)
     alone = torch.cat([score(*clip)[0] for clip in clips])
     assert torch.equal(alone, reward)
+
+
+def test_of_objects_the_small_one_counts_as_much_as_the_large_one() -> None:
+    video, depth, motion = falling()
+    mask = changed(video, 0.3)
+    instance = torch.zeros_like(mask, dtype=torch.uint8)
+    instance[:, :, :8] = 1  # the top rows hold a small part of the changed points
+    instance[:, :, 8:] = 2
+    few, many = (int((mask & (instance == k))[:, 2::2].sum()) for k in (1, 2))
+    assert 0 < 4 * few < many
+    off = torch.where(mask & (instance == 1), depth - 0.1, depth)
+    assert score(video, depth, motion, truth_instance=instance)[0].item() == 0
+    together = score(video, off, motion)[0].item()
+    by_object = score(video, off, motion, truth_instance=instance)[0].item()
+    assert by_object < 1.5 * together < 0
+    one = score(video, off, motion, truth_instance=torch.ones_like(instance))[0].item()
+    assert one == pytest.approx(together, rel=1e-5)
+
+
+def test_whole_clouds_are_nearly_blind_to_what_moves() -> None:
+    still = score(*falling(0.3))[0].item()
+    whole = score(*falling(0.3), points="all")[0].item()
+    assert score(*falling(), points="all")[0].item() == 0
+    assert still < 5 * whole < 0
 
 
 def test_pixels_without_a_surface_do_not_count() -> None:
