@@ -1,0 +1,35 @@
+"""The study of the policy: its variants are real ones, its correlation is one within scenes."""
+
+import pytest
+import torch
+
+from phys4d.benchmarks.policy import VARIANTS, variant, within_groups
+from phys4d.demo import load_recipe
+
+
+def test_each_variant_changes_what_it_says_and_nothing_else() -> None:
+    recipe = load_recipe(None, []).run.reinforce
+    assert recipe is not None
+    for changes in VARIANTS.values():
+        before, after = (stage.model_dump() for stage in (recipe, variant(recipe, changes)))
+        different = {key for key, value in leaves(before).items() if leaves(after)[key] != value}
+        assert different == set(changes)
+
+
+def leaves(settings: dict) -> dict:
+    """Values by dotted key, one level deep as the stage's tables are."""
+    tables = {f"{t}.{k}": v for t, table in settings.items() if isinstance(table, dict) for k, v in table.items()}
+    return tables | {key: value for key, value in settings.items() if not isinstance(value, dict)}
+
+
+def test_a_variant_with_an_unknown_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="speed"):
+        variant(load_recipe(None, []).run.reinforce, {"speed": 3})
+
+
+def test_what_differs_between_scenes_is_no_correlation() -> None:
+    scenes = torch.tensor([[0.0], [10.0], [-5.0]])
+    a = torch.tensor([[1.0, -1.0, 0.0]] * 3)
+    b = torch.tensor([[1.0, 1.0, -2.0]] * 3)
+    assert within_groups(a + scenes, b + scenes) == pytest.approx(0.0, abs=1e-6)
+    assert within_groups(a + scenes, 3 * a - scenes) == pytest.approx(1.0)
