@@ -149,6 +149,11 @@ def adopt(folder: Path, seeds: Sequence[int]) -> None:
     (RESULTS / "summary.json").write_text(json.dumps(figures, indent=1) + "\n")
 
 
+def done() -> bool:
+    """Whether results are committed."""
+    return (RESULTS / "summary.json").exists()
+
+
 def summary() -> dict[str, Any]:
     """The committed comparisons."""
     return json.loads((RESULTS / "summary.json").read_text())

@@ -47,8 +47,9 @@ def demo_table(summary: dict) -> str:
 
 
 def complete(readme: str) -> str:
-    """The README with its tables filled in."""
-    return filled(filled(readme, "demo", demo_table(demo_summary())), "phases", phases.table(phases.summary()))
+    """The README with its tables filled in: the demo's, and that of `phases` once it has been run to its end."""
+    done = filled(readme, "demo", demo_table(demo_summary()))
+    return filled(done, "phases", phases.table(phases.summary())) if phases.done() else done
 
 
 def write() -> None:

@@ -26,7 +26,7 @@ class FinetuneConfig(Config):
     rank: int = Field(16, ge=1)
     diffusion: float = Field(5.0, ge=0)
     heads_lr_scale: float = Field(2.0, ge=0)
-    weights: GeometryWeights = GeometryWeights(warp=1.0)
+    weights: GeometryWeights = GeometryWeights(warp=0.5)
     optimizer: OptimizerConfig
     loop: LoopConfig
 
