@@ -19,7 +19,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "phases"
 RECIPE = (
-    "simulate.test={families=['fall','collision'],looks='plain',clips=100,seed=7,frames=13,fps=20}",
+    "simulate.test={families=['fall','collision'],looks='plain',clips=100,seed=8,frames=13,fps=20}",
     "run.evaluate.scenes=100", "run.evaluate.batch=20", "run.reinforce.loop.steps=40",
 )  # fmt: skip
 TABLES = {  # committed name -> run, stage
