@@ -101,7 +101,7 @@ def record_rewards(folder: Path, rank: int) -> None:
 
     def recorded(self: Any, latents: torch.Tensor, batch: Any) -> torch.Tensor:
         got = reward(self, latents, batch)
-        kept = {"draws": batch.draws, "video": batch.video, "latents": latents, "reward": got}
+        kept = {"draws": batch.draws, "video": batch.video, "latents": latents, "reward": got[0]}
         torch.save(kept, folder / f"{calls[0]}-{rank}.pt")
         calls[0] += 1
         return got
