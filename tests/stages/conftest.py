@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from phys4d.engine.data import blob, video
 from phys4d.engine.data.shards import ShardWriter
 
+torch.set_num_threads(1)  # as in sessions.py: weights are compared bit by bit, and sums depend on it
 RUN = """
 folder = "{folder}"
 stages = {stages}

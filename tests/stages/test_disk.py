@@ -26,6 +26,11 @@ from phys4d.stages.backbone import BackboneObjective
 
 WriteRun = Callable[..., Path]
 LOOP = ("--set", "backbone.loop={steps=6, log_every=1, checkpoint_every=2}")
+MOUNT = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", tempfile.gettempdir()]  # gone with the process
+mounts = pytest.mark.skipif(
+    shutil.which("unshare") is None or subprocess.run(MOUNT, capture_output=True).returncode != 0,
+    reason="this process may not mount a file system; the tests that limit the size of files cover the same path",
+)
 WEIGHTS = "model-backbone/transformer/diffusion_pytorch_model.safetensors"
 
 
@@ -38,16 +43,20 @@ def whole(write_run: WriteRun, clips: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
+def backbone_run(write_run: WriteRun, clips: Path, tmp_path: Path) -> Callable[[Path], Path]:
+    """Writes the run file of the first stage alone; the run goes to the folder that it is given."""
+    return lambda folder: write_run(tmp_path / "run.toml", folder, clips, ["backbone"])
+
+
+@pytest.fixture
 def tmpfs(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Mounts a file system of so many KiB, or skips the test where this process may not."""
+    """Mounts a file system of so many KiB."""
     mounted: list[Path] = []
 
     def mount(kib: int) -> Path:
         place = tmp_path / "small"
         place.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", place], capture_output=True)
-        if done.returncode != 0:
-            pytest.skip(f"this process may not mount a file system: {done.stderr.decode().strip()}")
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", place], check=True)
         mounted.append(place)
         return place
 
@@ -91,8 +100,7 @@ def limit_files() -> Iterator[Callable[[int], None]]:
 
 
 def test_a_checkpoint_that_the_disk_does_not_take_leaves_the_one_before(
-    write_run: WriteRun,
-    clips: Path,
+    backbone_run: Callable[[Path], Path],
     whole: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -100,7 +108,7 @@ def test_a_checkpoint_that_the_disk_does_not_take_leaves_the_one_before(
     limit_files: Callable[[int], None],
 ) -> None:
     folder = tmp_path / "run"
-    run = write_run(tmp_path / "run.toml", folder, clips, ["backbone"])
+    run = backbone_run(folder)
     before_step(monkeypatch, 3, lambda: limit_files(100_000))
     assert main(["train", str(run), *LOOP]) == 2
     limit_files(resource.RLIM_INFINITY)
@@ -112,17 +120,16 @@ def test_a_checkpoint_that_the_disk_does_not_take_leaves_the_one_before(
     assert_resumes(run, folder, whole)
 
 
+@mounts
 def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
-    write_run: WriteRun,
-    clips: Path,
+    backbone_run: Callable[[Path], Path],
     whole: Path,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmpfs: Callable[[int], Path],
 ) -> None:
     disk = tmpfs(32 << 10)
-    run = write_run(tmp_path / "run.toml", disk / "run", clips, ["backbone"])
+    run = backbone_run(disk / "run")
     filler = disk / "filler"
 
     def fill() -> None:
@@ -139,16 +146,15 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
 
 
 @pytest.mark.slow
+@mounts
 def test_a_disk_that_fills_up_under_two_ranks_ends_both(
     session: Callable[..., dict[str, Any]],
-    write_run: WriteRun,
-    clips: Path,
-    tmp_path: Path,
+    backbone_run: Callable[[Path], Path],
     tmpfs: Callable[[int], Path],
 ) -> None:
     """torch passes the errors of single ranks around without their causes: the disk itself is asked."""
     disk = tmpfs(32 << 10)
-    run = write_run(tmp_path / "run.toml", disk / "run", clips, ["backbone"])
+    run = backbone_run(disk / "run")
     fill = {"file": str(disk / "filler"), "leave": 64 << 10, "step": 3}
     ended = session("train", run, *LOOP, ranks=2, fill=fill)
     assert ended["codes"] == [2, 2], ended["errors"]
@@ -162,15 +168,14 @@ def test_a_disk_that_fills_up_under_two_ranks_ends_both(
     assert session("train", run, *LOOP, "--resume", ranks=2)["codes"] == [0, 0]
 
 
+@mounts
 def test_a_disk_too_small_for_the_checkpoints_is_known_before_the_first_step(
-    write_run: WriteRun,
-    clips: Path,
-    tmp_path: Path,
+    backbone_run: Callable[[Path], Path],
     capsys: pytest.CaptureFixture[str],
     tmpfs: Callable[[int], Path],
 ) -> None:
     disk = tmpfs(1 << 10)
-    run = write_run(tmp_path / "run.toml", disk / "run", clips, ["backbone"])
+    run = backbone_run(disk / "run")
     assert main(["train", str(run), *LOOP]) == 2
     captured = capsys.readouterr().err
     assert captured.count("\n") == 1  # not even the progress of a first step
