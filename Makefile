@@ -30,10 +30,11 @@ demo: venv
 	$(BIN)/python -m phys4d demo
 
 test: lint
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(BIN)/python -m pytest -q -m "not slow and not gpu and not interpreted"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -m "interpreted and not slow" tests/kernels
 
 test-slow: venv
-	$(BIN)/python -m pytest -q -m "slow and not gpu"
+	$(BIN)/python -m pytest -q -m "slow and not gpu and not interpreted"
 
 lint: venv
 	$(BIN)/ruff check .

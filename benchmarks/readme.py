@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from phys4d.benchmarks import phases
+from phys4d.benchmarks import phases, train
 
 ROOT = Path(__file__).resolve().parent
 COLUMNS = (
@@ -47,9 +47,12 @@ def demo_table(summary: dict) -> str:
 
 
 def complete(readme: str) -> str:
-    """The README with its tables filled in: the demo's, and that of `phases` once it has been run to its end."""
+    """The README with its tables filled in: the demo's, and those of `phases` and `train` once they have been run."""
     done = filled(readme, "demo", demo_table(demo_summary()))
-    return filled(done, "phases", phases.table(phases.summary())) if phases.done() else done
+    if phases.done():
+        done = filled(done, "phases", phases.table(phases.summary()))
+    measured = train.summary()
+    return filled(done, "train", train.table(measured)) if measured else done
 
 
 def write() -> None:

@@ -112,6 +112,16 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, help="also write the table as JSON")
     evaluate.set_defaults(command=_evaluate)
 
+    bench = commands.add_parser("bench", help="measure speed and memory on this machine")
+    stages = bench.add_subparsers(required=True, metavar="what").add_parser(
+        "train", help="step time, samples/s and peak memory of every stage of a finished demo"
+    )
+    stages.add_argument("demo", type=Path, help="the folder of a finished demo")
+    stages.add_argument("--steps", type=int, default=30, help="steps a stage (default: 30)")
+    stages.add_argument("--out", type=Path, help="also write train.json to this folder")
+    stages.add_argument("--adopt", action="store_true", help="also fill the table of this checkout's README")
+    stages.set_defaults(command=_bench_train)
+
     doctor = commands.add_parser(
         "doctor", help="what this machine can run, which backends are there, and why one is not"
     )
@@ -184,6 +194,15 @@ def _evaluate(options: argparse.Namespace) -> int:
     print(text)
     if options.out is not None:
         options.out.write_text(text + "\n")
+    return 0
+
+
+def _bench_train(options: argparse.Namespace) -> int:
+    from phys4d.benchmarks.train import WARM_UP, bench
+
+    if options.steps < WARM_UP + 5:
+        raise UserError(f"--steps {options.steps}: expected at least {WARM_UP + 5}, {WARM_UP} of which warm up")
+    bench(options.demo, options.steps, options.out, options.adopt)
     return 0
 
 

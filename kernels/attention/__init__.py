@@ -1,6 +1,7 @@
 """Spatiotemporal attention: one function for full, spatial, temporal and windowed patterns."""
 
-from phys4d.kernels.attention.api import Choice, attention, explain
+from phys4d.kernels.attention.api import attention, explain
+from phys4d.kernels.attention.backends import Choice
 from phys4d.kernels.attention.patterns import Full, Pattern, Spatial, Temporal, Window, allowed
 from phys4d.kernels.attention.reference import attention_reference
 

@@ -63,3 +63,44 @@ def attention_reference(
         weights = (scores - lse[..., None]).exp().masked_fill(blind, 0)
         lse = lse.masked_fill(blind[..., 0], -torch.inf)
     return torch.einsum("bhst,bthd->bshd", weights, v.to(exact)).to(q.dtype), lse
+
+
+def attention_backward_reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    dout: Tensor,
+    dlse: Tensor | None = None,
+    *,
+    grid: Grid | None = None,
+    pattern: Pattern = Full(),  # noqa: B008 (frozen)
+    text: Text | None = None,
+    key_lengths: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v from out and lse (Dao et al. 2022, FlashAttention, Appendix B.2), every score materialised.
+
+    Args:
+        q, k, v, grid, pattern, text, key_lengths, scale: as `attention_reference`.
+        out, lse: its results.
+        dout: gradient of out, [B, S_q, heads, D].
+        dlse: gradient of lse, [B, heads, S_q].
+    """
+    exact = torch.promote_types(q.dtype, torch.float32)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scores = torch.einsum("bshd,bthd->bhst", q.to(exact), k.to(exact)) * scale
+    weights = (scores - torch.where(lse.isfinite(), lse, torch.inf).to(exact)[..., None]).exp()
+    mask = visible_keys(q, k, grid, pattern, text, key_lengths)
+    if mask is not None:
+        weights = weights.masked_fill(~mask, 0)
+    dweights = torch.einsum("bshd,bthd->bhst", dout.to(exact), v.to(exact))
+    minus = (out.to(exact) * dout.to(exact)).sum(-1).transpose(1, 2)
+    if dlse is not None:
+        minus = minus - dlse.to(exact)
+    dscores = weights * (dweights - minus[..., None]) * scale
+    dq = torch.einsum("bhst,bthd->bshd", dscores, k.to(exact))
+    dk = torch.einsum("bhst,bshd->bthd", dscores, q.to(exact))
+    dv = torch.einsum("bhst,bshd->bthd", weights, dout.to(exact))
+    return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype)

@@ -17,12 +17,17 @@ from phys4d.kernels.attention import (
     attention,
     attention_reference,
     explain,
+    ops,
 )
 
 GRID = (3, 2, 4)
 PATTERNS = [Full(), Spatial(), Temporal(), Temporal(causal=True), Window(2, 2, 3)]
 TEXTS = [None, (2, "first"), (3, "last")]
 BACKENDS = ["reference", "sdpa"]
+NAMES = (
+    "triton", "sdpa", "sdpa-flash", "sdpa-cudnn", "sdpa-efficient", "sdpa-math", "flash-attn-2", "flash-attn-3",
+    "flash-attn-4", "xformers", "flex", "reference",
+)  # fmt: skip
 
 
 def tensors(batch=2, queries=24, keys=None, heads=2, dim=8, dtype=torch.float32, seed=0):
@@ -148,7 +153,9 @@ def test_explain_names_the_backend_and_why_not_the_others():
     assert explain(q, k, v).backend == "sdpa"
     choice = explain(q, k, v, return_lse=True)
     assert choice.backend == "reference"
-    assert choice.refused == {"sdpa": "torch SDPA does not return the log-sum-exp"}
+    assert choice.refused["sdpa"] == "torch SDPA does not return the log-sum-exp"
+    assert choice.refused["triton"] == "its kernels run on CUDA, the tensors are on cpu"
+    assert set(choice.refused) == set(NAMES) - {"reference"}
     assert str(choice).startswith("reference: ") and "not sdpa: " in str(choice)
 
 
@@ -156,7 +163,7 @@ def test_explain_names_the_backend_and_why_not_the_others():
     ("asked", "message"),
     [
         ({"backend": "sdpa", "return_lse": True}, "'sdpa' cannot serve this call: .*log-sum-exp"),
-        ({"backend": "flash9"}, "expected auto, sdpa, reference"),
+        ({"backend": "flash9"}, "expected auto, triton, sdpa, "),
         ({"pattern": Spatial()}, "needs the video's"),
         ({"pattern": Spatial(), "grid": (3, 2, 5)}, "makes a sequence of 30, got 24 queries"),
         ({"pattern": Spatial(), "grid": GRID, "text": (1, "last")}, "makes a sequence of 25"),
@@ -182,3 +189,38 @@ def test_tensors_that_do_not_fit_are_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             attention(*bad)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("sdpa", "flex", "reference")])
+def test_what_needs_a_gpu_says_so_where_there_is_none(name):
+    with pytest.raises(ValueError, match=f"'{name}' cannot serve this call: .*CUDA.* on cpu"):
+        attention(*tensors(), backend=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_flex_attention_computes_the_formula(pattern):
+    q, k, v = tensors(queries=26, dim=16)
+    asked = {"grid": GRID, "pattern": pattern, "text": (2, "first")}
+    out = attention(q, k, v, backend="flex", **asked)
+    torch.testing.assert_close(out, attention_reference(q, k, v, **asked)[0], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_operator_on_the_cpu_is_the_definition(pattern):
+    inputs = [t.requires_grad_() for t in tensors(queries=26)]
+    lengths = torch.tensor([26, 20])
+    asked = {"grid": GRID, "pattern": pattern, "text": (2, "first"), "key_lengths": lengths, "scale": 0.4}
+    where = ops.flat(pattern, GRID, (2, "first"))
+    for with_lse in (True, False):
+        out, lse = ops.attention_op(*inputs, *where, lengths, 0.4, with_lse)
+        truth, truth_lse = attention_reference(*inputs, **asked)
+        assert torch.equal(out, truth)
+        loss, expected = out.square().sum(), truth.square().sum()
+        if with_lse:
+            loss = loss + torch.where(lse.isfinite(), lse, 0).sum()
+            expected = expected + torch.where(truth_lse.isfinite(), truth_lse, 0).sum()
+        for mine, exact in zip(
+            torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs), strict=True
+        ):
+            torch.testing.assert_close(mine, exact, rtol=1e-5, atol=1e-5)

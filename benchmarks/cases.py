@@ -1,0 +1,90 @@
+"""The shapes that every kernel is compiled, tested and timed on, named by the models they come from."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from phys4d.kernels.attention import Full, Pattern, Spatial, Temporal, Window
+from phys4d.kernels.attention.patterns import Grid
+
+
+@dataclass(frozen=True)
+class AttentionCase:
+    """One layer's self-attention over a video, bfloat16: B clips of a grid (T, H, W) and n text tokens before it."""
+
+    name: str
+    model: str
+    pattern: Pattern
+    batch: int
+    grid: Grid
+    heads: int
+    dim: int
+    words: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Length of the sequence."""
+        return self.words + self.grid[0] * self.grid[1] * self.grid[2]
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of a query and a key that it sees, in all clips and heads."""
+        time, cells = self.grid[0], self.grid[1] * self.grid[2]
+        if isinstance(self.pattern, Full):
+            return self.batch * self.heads * self.tokens**2
+        own = cells
+        if isinstance(self.pattern, Temporal):
+            own = time
+        elif isinstance(self.pattern, Window):
+            own = self.pattern.t * self.pattern.h * self.pattern.w
+        return self.batch * self.heads * (time * cells * (own + self.words) + self.words * self.tokens)
+
+    def flops(self, part: Literal["forward", "backward"]) -> int:
+        """Of the products that the result needs: two forward, five backward."""
+        return self.pairs * self.dim * (4 if part == "forward" else 10)
+
+    def bytes(self, part: Literal["forward", "backward"]) -> int:
+        """That must pass once at least: q, k, v, out; backward q, k, v, dout and three gradients, 16 bits each."""
+        return self.batch * self.tokens * self.heads * self.dim * 2 * (4 if part == "forward" else 7)
+
+
+ATTENTION = (
+    AttentionCase("wan-5b", "Wan2.2-TI2V-5B self-attention", Full(), 1, (31, 22, 40), 24, 128),
+    AttentionCase("cogvideox-5b", "CogVideoX-5B joint attention", Full(), 1, (13, 30, 45), 48, 64, words=226),
+    AttentionCase("wan-1.3b", "Wan2.1-T2V-1.3B, 81 frames at 480 x 832", Full(), 1, (21, 30, 52), 12, 128),
+    AttentionCase("opensora-spatial", "Open-Sora 1.2 spatial, 720p 2 s", Spatial(), 1, (15, 60, 60), 16, 72),
+    AttentionCase("opensora-temporal-720p", "Open-Sora 1.2 temporal, 720p 2 s", Temporal(), 1, (15, 60, 60), 16, 72),
+    AttentionCase("opensora-temporal-480p", "Open-Sora 1.2 temporal, 480p 4 s", Temporal(), 1, (30, 30, 53), 16, 72),
+    AttentionCase("temporal-stress", "131,072 rows of 16 frames", Temporal(), 32, (16, 64, 64), 16, 72),
+    AttentionCase("wan-window", "Wan2.2 grid, window of 12 %", Window(15, 11, 20), 1, (31, 22, 40), 24, 128),
+)
+
+
+@dataclass(frozen=True)
+class NormRopeCase:
+    """Norm and rotation of the queries and keys of one layer, bfloat16."""
+
+    name: str
+    model: str
+    kind: Literal["rms", "layer", "rms_across_heads"]
+    grid: Grid
+    heads: int
+    dim: int
+    lanes: tuple[int, int, int]
+    layout: Literal["interleaved", "half"] = "interleaved"
+    words: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Length of the sequence."""
+        return self.words + self.grid[0] * self.grid[1] * self.grid[2]
+
+    def bytes(self, part: Literal["forward", "backward"]) -> int:
+        """That must pass once: queries and keys in and out; backward x and dy in, dx out; tables are in the cache."""
+        return 2 * self.tokens * self.heads * self.dim * 2 * (2 if part == "forward" else 3)
+
+
+NORM_ROPE = (
+    NormRopeCase("wan-norm-rope", "Wan2.2-TI2V-5B", "rms_across_heads", (31, 22, 40), 24, 128, (44, 42, 42)),
+    NormRopeCase("cogvideox-norm-rope", "CogVideoX-5B", "layer", (13, 30, 45), 48, 64, (16, 24, 24), words=226),
+    NormRopeCase("opensora-norm-rope", "Open-Sora 1.2 temporal", "rms", (15, 60, 60), 16, 72, (72, 0, 0)),
+)

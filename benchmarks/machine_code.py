@@ -1,0 +1,199 @@
+"""What the compiler makes of every kernel on machines that are not here: registers, spills, shared memory, products.
+
+    python -m phys4d.benchmarks.machine_code [--arch 80 90 100] [--case NAME ...] [--json FILE]
+
+Every launch of the named cases is compiled ahead of time, with the arguments and options that it would have on that
+machine. It fails (exit 1) where a kernel spills registers, needs more shared memory than there is or takes its products
+outside of the tensor cores. It shows neither that a kernel is right nor that it is fast.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+
+SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}  # bytes of a program
+PRODUCTS = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: r"UTC\w*MMA", 120: "HMMA"}
+_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One compiled launch."""
+
+    case: str
+    kernel: str
+    arch: int
+    options: dict[str, Any]
+    registers: int
+    stack: int
+    spills: int
+    shared_memory: int
+    warps: int
+    products: int
+    instructions: int
+    seconds: float
+
+    def faults(self) -> list[str]:
+        """What is wrong with it."""
+        found = []
+        if self.stack or self.spills:
+            found.append(f"spills: {self.stack} bytes of stack, {self.spills} accesses")
+        if self.shared_memory > SHARED_MEMORY[self.arch]:
+            found.append(f"{self.shared_memory} bytes of shared memory of {SHARED_MEMORY[self.arch]}")
+        if not self.products and self.kernel.split(".")[-1] != "delta" and "norm_rope" not in self.kernel:
+            found.append("no tensor core instruction")
+        return found
+
+
+class _Driver:
+    """Stands in for a GPU of a given architecture: enough to compile for it, nothing to run on."""
+
+    def __init__(self, arch: int) -> None:
+        self.arch = arch
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.arch, 32)
+
+    def get_current_device(self) -> int:
+        return self.arch
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def _compiled(arch: int, case: str, launches: Any) -> Iterator[Kernel]:
+    """Compiles every kernel that `launches()` starts, in place of running it."""
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    made: list[tuple[str, dict[str, Any], Any, float]] = []
+    run = JITFunction.run
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        begin = time.perf_counter()
+        kernel = run(self, *args, grid=grid, warmup=True, **options)
+        name = f"{self.fn.__module__.split('.')[-1].removesuffix('_kernels')}.{self.fn.__name__}"
+        made.append((name, options, kernel, time.perf_counter() - begin))
+        return kernel
+
+    driver.set_active(_Driver(arch))
+    JITFunction.run = compile_only
+    try:
+        launches()
+    finally:
+        JITFunction.run = run
+        driver.reset_active()
+    for name, options, kernel, seconds in made:
+        yield _inspect(case, name, arch, options, kernel, seconds)
+
+
+def _inspect(case: str, name: str, arch: int, options: dict[str, Any], kernel: Any, seconds: float) -> Kernel:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        usage, code = (
+            subprocess.run([_TOOLS / tool, option, file.name], capture_output=True, text=True, check=True).stdout
+            for tool, option in (("cuobjdump", "--dump-resource-usage"), ("nvdisasm", "-c"))
+        )
+
+    def used(what: str) -> int:
+        found = re.search(rf"{what}:(\d+)", usage)
+        assert found, usage
+        return int(found[1])
+
+    def count(pattern: str) -> int:
+        return len(re.findall(rf"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+\s+)?{pattern}", code, re.M))
+
+    shown = {key: value for key, value in options.items() if key.isupper() or key.startswith("num_")}
+    return Kernel(
+        case, name, arch, shown, used("REG"), used("STACK"), count("LDL") + count("STL"), kernel.metadata.shared,
+        kernel.metadata.num_warps, count(PRODUCTS[arch]), count("[A-Z]"), round(seconds, 2),
+    )  # fmt: skip
+
+
+def _attention(case: Any, dtype: torch.dtype) -> None:
+    from phys4d.kernels.attention import ops
+
+    shape = (case.batch, case.tokens, case.heads, case.dim)
+    q, k, v = (torch.empty(shape, dtype=dtype, device="meta") for _ in range(3))
+    where = ops.flat(case.pattern, case.grid, (case.words, "first") if case.words else None)
+    out, lse = ops.forward(q, k, v, *where, None, case.dim**-0.5, False)
+    ops.backward(q, k, v, out, lse, torch.empty_like(out), None, *where, None, case.dim**-0.5)
+
+
+def _norm_rope(case: Any, dtype: torch.dtype) -> None:
+    from phys4d.kernels.elementwise import Rope
+    from phys4d.kernels.elementwise.qk_norm_rope import backward, forward
+
+    x = torch.empty((1, case.tokens, case.heads, case.dim), dtype=dtype, device="meta")
+    lanes = case.heads * case.dim if case.kind == "rms_across_heads" else case.dim
+    weight = torch.empty(lanes, dtype=dtype, device="meta")
+    tables = list(Rope.make(case.grid, case.lanes, layout=case.layout, device="meta").tables)
+    rest = (weight, weight if case.kind == "layer" else None, case.kind, 1e-6, tables, case.layout, list(case.grid))
+    forward(x, *rest, -case.words)
+    for weight_gradient in (False, True):
+        backward(x, x, *rest, -case.words, weight_gradient)
+
+
+def compile_case(name: str, arch: int, dtype: torch.dtype = torch.bfloat16) -> list[Kernel]:
+    """Every kernel of one named case for one architecture."""
+    from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE
+
+    attention = {case.name: case for case in ATTENTION}
+    elementwise = {case.name: case for case in NORM_ROPE}
+    if name in attention:
+        return list(_compiled(arch, name, lambda: _attention(attention[name], dtype)))
+    return list(_compiled(arch, name, lambda: _norm_rope(elementwise[name], dtype)))
+
+
+def main() -> None:
+    """Compiles and prints; exit 1 where a kernel is at fault."""
+    from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE
+
+    names = [case.name for case in (*ATTENTION, *NORM_ROPE)]
+    parser = argparse.ArgumentParser(
+        prog="python -m phys4d.benchmarks.machine_code", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100], choices=sorted(SHARED_MEMORY))
+    parser.add_argument("--case", nargs="+", default=names, choices=names)
+    parser.add_argument("--json", type=Path, help="write what was found to this file")
+    options = parser.parse_args()
+    if triton.knobs.runtime.interpret:
+        parser.error("TRITON_INTERPRET is set: its kernels are not compiled")
+    jobs = [(name, arch) for arch in options.arch for name in options.case]
+    found: list[Kernel] = []
+    with ProcessPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
+        for kernels in pool.map(compile_case, *zip(*jobs, strict=True)):
+            for kernel in kernels:
+                found.append(kernel)
+                blocks = " ".join(f"{k}={v}" for k, v in kernel.options.items() if k[0] == "B" and v is not True)
+                print(
+                    f"sm_{kernel.arch} {kernel.case:24} {kernel.kernel:22} {kernel.registers:3} registers "
+                    f"{kernel.shared_memory:6} B shared, {kernel.warps} warps, {kernel.products:3} products, "
+                    f"{kernel.seconds:4.1f} s  {blocks}  {'; '.join(kernel.faults())}".rstrip(),
+                    flush=True,
+                )
+    if options.json:
+        options.json.write_text(json.dumps([asdict(kernel) for kernel in found], indent=1) + "\n")
+    faulty = [kernel for kernel in found if kernel.faults()]
+    print(f"{len(found)} kernels, {len(faulty)} at fault, triton {triton.__version__}")
+    sys.exit(1 if faulty else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""What a backend of `attention` is, and how a choice of one is told."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from phys4d.kernels.attention.call import Call
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Somebody who computes calls.
+
+    `refusal` says why a call cannot be served, None if it can; `reluctance` why "auto" passes it over although it
+    could. `run` gives out, and lse where the call asks for it.
+    """
+
+    name: str
+    reason: str
+    refusal: Callable[[Call], str | None]
+    run: Callable[[Call], tuple[Tensor, Tensor | None]]
+    reluctance: Callable[[Call], str | None] = lambda call: None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Who serves a call, why, and why the others were passed over."""
+
+    backend: str
+    reason: str
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        others = "".join(f"; not {name}: {why}" for name, why in self.refused.items())
+        return f"{self.backend}: {self.reason}{others}"

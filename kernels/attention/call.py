@@ -1,0 +1,64 @@
+"""The arguments of one call of `attention`, checked."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phys4d.kernels.attention.patterns import Grid, Pattern, Text, check_pattern
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one call, checked."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    grid: Grid | None
+    pattern: Pattern
+    text: Text | None
+    key_lengths: Tensor | None
+    scale: float | None
+    return_lse: bool
+
+    def __post_init__(self) -> None:
+        q, k, v = self.q, self.k, self.v
+        for name, tensor in (("q", q), ("k", k), ("v", v)):
+            if tensor.ndim != 4:
+                raise ValueError(f"{name}: expected [B, S, heads, D], got {list(tensor.shape)}")
+            if not tensor.is_floating_point() or tensor.dtype != q.dtype or tensor.device != q.device:
+                raise ValueError(
+                    f"{name}: expected q's floating dtype and device ({q.dtype} on {q.device}), "
+                    f"got {tensor.dtype} on {tensor.device}"
+                )
+            if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
+                raise ValueError(f"{name}: the last dimension must be contiguous, its stride is {tensor.stride(-1)}")
+        if k.shape != v.shape or (q.shape[0], *q.shape[2:]) != (k.shape[0], *k.shape[2:]):
+            raise ValueError(
+                "q [B, S_q, heads, D] and k, v [B, S_k, heads, D] do not fit: "
+                f"got {list(q.shape)}, {list(k.shape)}, {list(v.shape)}"
+            )
+        if k.shape[1] == 0:
+            raise ValueError("k: no keys")
+        lengths = self.key_lengths
+        if lengths is not None and (
+            lengths.shape != (q.shape[0],) or lengths.is_floating_point() or lengths.dtype == torch.bool
+        ):
+            raise ValueError(f"key_lengths: expected {q.shape[0]} integers, got {lengths.dtype} {list(lengths.shape)}")
+        check_pattern(self.pattern, self.grid, self.text, q.shape[1], k.shape[1])
+
+    @property
+    def words(self) -> int:
+        """Text tokens."""
+        return self.text[0] if self.text else 0
+
+    @property
+    def factor(self) -> float:
+        """The scale of the scores."""
+        return self.q.shape[-1] ** -0.5 if self.scale is None else self.scale
+
+    @property
+    def training(self) -> bool:
+        """Whether gradients will be asked for."""
+        return torch.is_grad_enabled() and any(t.requires_grad for t in (self.q, self.k, self.v))

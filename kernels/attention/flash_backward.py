@@ -1,0 +1,299 @@
+"""Flash attention backward over rows of tokens, deterministic: every gradient is owned by one program.
+
+Two kernels recompute the weights P = exp(scale q k^T - lse) tile by tile (Dao 2023, FlashAttention-2, Algorithm 2,
+without its atomic additions to dq): `queries` owns a tile of queries and runs over the keys that they see, `keys` owns
+a tile of keys and runs over the queries that see them. Seven products where five would do with atomics.
+"""
+
+import triton
+import triton.language as tl
+
+from phys4d.kernels.attention import tiles
+from phys4d.kernels.attention.flash_forward import visible
+
+
+@triton.jit
+def delta(
+    Out, DOut, DLse, Delta, heads, count,
+    o_batch, o_token, o_head, do_batch, do_token, do_head, dlse_batch, dlse_head, dlse_token,
+    BLOCK: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr, WITH_LSE: tl.constexpr,
+    ALIGN: tl.constexpr,
+):  # fmt: skip
+    """Delta [B, heads, S] = sum of out dout over D, minus dlse: what every dP is taken against."""
+    program = tl.program_id(0)
+    blocks = tl.cdiv(count, BLOCK)
+    query = program % blocks * BLOCK + tl.arange(0, BLOCK)
+    head = ((program // blocks) % heads).to(tl.int64)
+    clip = (program // blocks // heads).to(tl.int64)
+    inside = query < count
+    token = query.to(tl.int64)
+    Out += tl.multiple_of(clip * o_batch + head * o_head, ALIGN)
+    DOut += tl.multiple_of(clip * do_batch + head * do_head, ALIGN)
+    out = tiles.load(Out, token * o_token, inside, D, 0, DA, True, ALIGN).to(tl.float32)
+    dout = tiles.load(DOut, token * do_token, inside, D, 0, DA, True, ALIGN).to(tl.float32)
+    total = tl.sum(out * dout, 1)
+    if DB > 0:
+        out = tiles.load(Out, token * o_token, inside, D, DA, DB, True, ALIGN).to(tl.float32)
+        dout = tiles.load(DOut, token * do_token, inside, D, DA, DB, True, ALIGN).to(tl.float32)
+        total += tl.sum(out * dout, 1)
+    if WITH_LSE:
+        total -= tl.load(DLse + clip * dlse_batch + head * dlse_head + token * dlse_token, mask=inside, other=0.0)
+    tl.store(Delta + (clip * heads + head) * count + token, total, mask=inside)
+
+
+@triton.jit
+def load_lse(Lse, token, inside):
+    """Log-sum-exp in powers of two; queries outside, or that saw nothing, get infinity: all their weights are 0."""
+    lse = tl.load(Lse + token, mask=inside, other=float("inf"))
+    return tl.where(lse == float("-inf"), float("inf"), lse) * 1.4426950408889634
+
+
+@triton.jit
+def toward_queries(
+    dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, K, V, token, there, visible, k_stride, v_stride, scale,
+    D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
+    MASKED: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """Adds what the keys at `token` give to dq; with MASKED those that are `there` and `visible`."""
+    k_a = tiles.load(K, token * k_stride, there, D, 0, DA, MASKED, ALIGN)
+    v_a = tiles.load(V, token * v_stride, there, D, 0, DA, MASKED, ALIGN)
+    k_b, v_b = k_a, v_a
+    if DB > 0:
+        k_b = tiles.load(K, token * k_stride, there, D, DA, DB, MASKED, ALIGN)
+        v_b = tiles.load(V, token * v_stride, there, D, DA, DB, MASKED, ALIGN)
+    weights = tl.math.exp2(tiles.dot_transposed(q_a, q_b, k_a, k_b, DB, PRECISION) * scale - lse[:, None])
+    if MASKED:
+        weights = tl.where(visible, weights, 0.0)
+    dweights = tiles.dot_transposed(do_a, do_b, v_a, v_b, DB, PRECISION)
+    dscores = (weights * (dweights - minus[:, None])).to(k_a.dtype)
+    dq_a = tl.dot(dscores, k_a, dq_a, input_precision=PRECISION)
+    if DB > 0:
+        dq_b = tl.dot(dscores, k_b, dq_b, input_precision=PRECISION)
+    return dq_a, dq_b
+
+
+@triton.jit
+def toward_keys(
+    dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, Q, DOut, Lse, Delta, token, there, visible, q_stride, do_stride, scale,
+    D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
+    MASKED: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """Adds what the queries `there` at `token` give to dk and dv; with MASKED, of the pairs `visible` [keys, queries].
+
+    Queries that are not there have an infinite lse, hence no weight: that needs no mask.
+    """
+    q_a = tiles.load(Q, token * q_stride, there, D, 0, DA, True, ALIGN)
+    do_a = tiles.load(DOut, token * do_stride, there, D, 0, DA, True, ALIGN)
+    q_b, do_b = q_a, do_a
+    if DB > 0:
+        q_b = tiles.load(Q, token * q_stride, there, D, DA, DB, True, ALIGN)
+        do_b = tiles.load(DOut, token * do_stride, there, D, DA, DB, True, ALIGN)
+    lse = load_lse(Lse, token, there)
+    minus = tl.load(Delta + token, mask=there, other=0.0)
+    weights = tl.math.exp2(tiles.dot_transposed(k_a, k_b, q_a, q_b, DB, PRECISION) * scale - lse[None, :])
+    if MASKED:
+        weights = tl.where(visible, weights, 0.0)
+    dv_a = tl.dot(weights.to(do_a.dtype), do_a, dv_a, input_precision=PRECISION)
+    if DB > 0:
+        dv_b = tl.dot(weights.to(do_b.dtype), do_b, dv_b, input_precision=PRECISION)
+    dweights = tiles.dot_transposed(v_a, v_b, do_a, do_b, DB, PRECISION)
+    dscores = (weights * (dweights - minus[None, :])).to(q_a.dtype)
+    dk_a = tl.dot(dscores, q_a, dk_a, input_precision=PRECISION)
+    if DB > 0:
+        dk_b = tl.dot(dscores, q_b, dk_b, input_precision=PRECISION)
+    return dk_a, dk_b, dv_a, dv_b
+
+
+@triton.jit
+def finish_keys(
+    DK, DV, dk_a, dk_b, dv_a, dv_b, token, inside, real, dk_token, dv_token, scale,
+    D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """Writes dk and dv of the keys inside; 0 for those that are not real."""
+    natural = scale * 0.6931471805599453
+    real = real[:, None]
+    tiles.store(DK, tl.where(real, dk_a * natural, 0.0), token * dk_token, inside, D, 0, DA, ALIGN)
+    tiles.store(DV, tl.where(real, dv_a, 0.0), token * dv_token, inside, D, 0, DA, ALIGN)
+    if DB > 0:
+        tiles.store(DK, tl.where(real, dk_b * natural, 0.0), token * dk_token, inside, D, DA, DB, ALIGN)
+        tiles.store(DV, tl.where(real, dv_b, 0.0), token * dv_token, inside, D, DA, DB, ALIGN)
+
+
+@triton.jit
+def over_keys(
+    dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, query, query_first, query_last, K, V, first, step, count,
+    k_stride, v_stride, scale,
+    BLOCK_N: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
+    CAUSAL: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """Adds what `count` keys of a range, token first + i * step, give to dq."""
+    whole, end = count, count
+    if CAUSAL:
+        whole = tl.minimum(count, query_first + 1)
+        end = tl.minimum(count, query_last + 1)
+    whole = whole // BLOCK_N * BLOCK_N
+    for begin in tl.range(0, whole, BLOCK_N):
+        key = begin + tl.arange(0, BLOCK_N)
+        token = first + key.to(tl.int64) * step
+        dq_a, dq_b = toward_queries(
+            dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, K, V, token, key < count, None, k_stride, v_stride, scale,
+            D, DA, DB, False, PRECISION, ALIGN,
+        )  # fmt: skip
+    for begin in tl.range(whole, end, BLOCK_N, num_stages=1):
+        key = begin + tl.arange(0, BLOCK_N)
+        token = first + key.to(tl.int64) * step
+        seen = (key < count)[None, :]
+        if CAUSAL:
+            seen = seen & (key[None, :] <= query[:, None])
+        dq_a, dq_b = toward_queries(
+            dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, K, V, token, key < count, seen, k_stride, v_stride, scale,
+            D, DA, DB, True, PRECISION, ALIGN,
+        )  # fmt: skip
+    return dq_a, dq_b
+
+
+@triton.jit
+def queries(
+    Q, K, V, DOut, Lse, Delta, DQ, Lengths,
+    scale, heads, rows,
+    own_first, own_row, own_step, own_count, shared_first, shared_count,
+    other_first, other_row, other_step, other_count,
+    q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, do_batch, do_token, do_head,
+    dq_batch, dq_token, dq_head, lse_batch, lse_head,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
+    SHARED: tl.constexpr, CAUSAL: tl.constexpr, PADDED: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """DQ [B, S, heads, D] of the own queries; scale is times log2(e); Lse and Delta [B, heads, S]."""
+    program = tl.program_id(0)
+    blocks = tl.cdiv(own_count, BLOCK_M)
+    block = program % blocks
+    head = ((program // blocks) % heads).to(tl.int64)
+    row = ((program // blocks // heads) % rows).to(tl.int64)
+    clip = (program // blocks // heads // rows).to(tl.int64)
+
+    query = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    inside = query < own_count
+    token = own_first + row * own_row + query.to(tl.int64) * own_step
+    Q += tl.multiple_of(clip * q_batch + head * q_head, ALIGN)
+    DOut += tl.multiple_of(clip * do_batch + head * do_head, ALIGN)
+    q_a = tiles.load(Q, token * q_token, inside, D, 0, DA, True, ALIGN)
+    do_a = tiles.load(DOut, token * do_token, inside, D, 0, DA, True, ALIGN)
+    q_b, do_b = q_a, do_a
+    if DB > 0:
+        q_b = tiles.load(Q, token * q_token, inside, D, DA, DB, True, ALIGN)
+        do_b = tiles.load(DOut, token * do_token, inside, D, DA, DB, True, ALIGN)
+    lse = load_lse(Lse + clip * lse_batch + head * lse_head, token, inside)
+    minus = tl.load(Delta + clip * lse_batch + head * lse_head + token, mask=inside, other=0.0)
+
+    dq_a = tl.zeros((BLOCK_M, DA), tl.float32)
+    dq_b = dq_a
+    if DB > 0:
+        dq_b = tl.zeros((BLOCK_M, DB), tl.float32)
+    query_first = block * BLOCK_M
+    query_last = query_first + BLOCK_M - 1
+    K += tl.multiple_of(clip * k_batch + head * k_head, ALIGN)
+    V += tl.multiple_of(clip * v_batch + head * v_head, ALIGN)
+    first = other_first + row * other_row
+    if PADDED:
+        length = tl.load(Lengths + clip)
+        shared_count = visible(shared_count, shared_first, 1, length)
+        other_count = visible(other_count, first, other_step, length)
+    if SHARED:
+        dq_a, dq_b = over_keys(
+            dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, query, query_first, query_last, K, V, shared_first, 1,
+            shared_count, k_token, v_token, scale, BLOCK_N, D, DA, DB, False, PRECISION, ALIGN,
+        )  # fmt: skip
+    dq_a, dq_b = over_keys(
+        dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, query, query_first, query_last, K, V, first, other_step,
+        other_count, k_token, v_token, scale, BLOCK_N, D, DA, DB, CAUSAL, PRECISION, ALIGN,
+    )  # fmt: skip
+
+    DQ += tl.multiple_of(clip * dq_batch + head * dq_head, ALIGN)
+    natural = scale * 0.6931471805599453
+    tiles.store(DQ, dq_a * natural, token * dq_token, inside, D, 0, DA, ALIGN)
+    if DB > 0:
+        tiles.store(DQ, dq_b * natural, token * dq_token, inside, D, DA, DB, ALIGN)
+
+
+@triton.jit
+def over_queries(
+    dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, key, start, Q, DOut, Lse, Delta, first, step, count,
+    q_stride, do_stride, scale,
+    BLOCK_M: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
+    CAUSAL: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """Adds what the queries start to count of a range, token first + i * step, give to dk and dv."""
+    for begin in tl.range(start, count, BLOCK_M):
+        query = begin + tl.arange(0, BLOCK_M)
+        token = first + query.to(tl.int64) * step
+        seen = None
+        if CAUSAL:
+            seen = key[:, None] <= query[None, :]
+        dk_a, dk_b, dv_a, dv_b = toward_keys(
+            dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, Q, DOut, Lse, Delta, token, query < count, seen,
+            q_stride, do_stride, scale, D, DA, DB, CAUSAL, PRECISION, ALIGN,
+        )  # fmt: skip
+    return dk_a, dk_b, dv_a, dv_b
+
+
+@triton.jit
+def keys(
+    Q, K, V, DOut, Lse, Delta, DK, DV, Lengths,
+    scale, heads, rows,
+    own_first, own_row, own_step, own_count, shared_first, shared_count,
+    other_first, other_row, other_step, other_count,
+    q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, do_batch, do_token, do_head,
+    dk_batch, dk_token, dk_head, dv_batch, dv_token, dv_head, lse_batch, lse_head,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
+    SHARED: tl.constexpr, CAUSAL: tl.constexpr, PADDED: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """DK, DV [B, S, heads, D] of the own keys; the shared and other tokens are the queries that see them."""
+    program = tl.program_id(0)
+    blocks = tl.cdiv(own_count, BLOCK_N)
+    block = program % blocks
+    head = ((program // blocks) % heads).to(tl.int64)
+    row = ((program // blocks // heads) % rows).to(tl.int64)
+    clip = (program // blocks // heads // rows).to(tl.int64)
+
+    key = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = key < own_count
+    token = own_first + row * own_row + key.to(tl.int64) * own_step
+    real = inside
+    if PADDED:
+        real = inside & (token < tl.load(Lengths + clip))
+    K += tl.multiple_of(clip * k_batch + head * k_head, ALIGN)
+    V += tl.multiple_of(clip * v_batch + head * v_head, ALIGN)
+    # Padding is not even read: what stands there may be NaN.
+    k_a = tiles.load(K, token * k_token, real, D, 0, DA, True, ALIGN)
+    v_a = tiles.load(V, token * v_token, real, D, 0, DA, True, ALIGN)
+    k_b, v_b = k_a, v_a
+    if DB > 0:
+        k_b = tiles.load(K, token * k_token, real, D, DA, DB, True, ALIGN)
+        v_b = tiles.load(V, token * v_token, real, D, DA, DB, True, ALIGN)
+
+    dk_a, dv_a = tl.zeros((BLOCK_N, DA), tl.float32), tl.zeros((BLOCK_N, DA), tl.float32)
+    dk_b, dv_b = dk_a, dv_a
+    if DB > 0:
+        dk_b, dv_b = tl.zeros((BLOCK_N, DB), tl.float32), tl.zeros((BLOCK_N, DB), tl.float32)
+    Q += tl.multiple_of(clip * q_batch + head * q_head, ALIGN)
+    DOut += tl.multiple_of(clip * do_batch + head * do_head, ALIGN)
+    Lse += clip * lse_batch + head * lse_head
+    Delta += clip * lse_batch + head * lse_head
+    if SHARED:
+        dk_a, dk_b, dv_a, dv_b = over_queries(
+            dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, key, 0, Q, DOut, Lse, Delta, shared_first, 1, shared_count,
+            q_token, do_token, scale, BLOCK_M, D, DA, DB, False, PRECISION, ALIGN,
+        )  # fmt: skip
+    start = 0
+    if CAUSAL:
+        start = block * BLOCK_N // BLOCK_M * BLOCK_M
+    dk_a, dk_b, dv_a, dv_b = over_queries(
+        dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, key, start, Q, DOut, Lse, Delta, other_first + row * other_row,
+        other_step, other_count, q_token, do_token, scale, BLOCK_M, D, DA, DB, CAUSAL, PRECISION, ALIGN,
+    )  # fmt: skip
+
+    DK += tl.multiple_of(clip * dk_batch + head * dk_head, ALIGN)
+    DV += tl.multiple_of(clip * dv_batch + head * dv_head, ALIGN)
+    finish_keys(
+        DK, DV, dk_a, dk_b, dv_a, dv_b, token, inside, real, dk_token, dv_token, scale, D, DA, DB, ALIGN
+    )  # fmt: skip

@@ -1,0 +1,154 @@
+"""Flash attention forward over rows of tokens: Full, Spatial, and Temporal where rows are long or meet a text.
+
+One program computes BLOCK_M queries of one row, head and clip. It reads the keys in tiles of BLOCK_N, first those that
+all rows share, then those of its own row, and keeps the running maximum and sum of the online softmax (Milakov and
+Gimelshein 2018; Dao 2023, FlashAttention-2, Algorithm 1). Padding only shortens the two key ranges, so masks are
+evaluated on the last tile alone.
+"""
+
+import triton
+import triton.language as tl
+
+from phys4d.kernels.attention import tiles
+
+
+@triton.jit
+def attend(
+    acc_a, acc_b, largest, total, q_a, q_b, K, V, token, there, visible, k_stride, v_stride, scale,
+    D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
+    MASKED: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """One step of the online softmax, over the keys at `token`; with MASKED those that are `there` and `visible`."""
+    k_a = tiles.load(K, token * k_stride, there, D, 0, DA, MASKED, ALIGN)
+    k_b = k_a
+    if DB > 0:
+        k_b = tiles.load(K, token * k_stride, there, D, DA, DB, MASKED, ALIGN)
+    scores = tiles.dot_transposed(q_a, q_b, k_a, k_b, DB, PRECISION)
+    if MASKED:
+        scores = tl.where(visible, scores, float("-inf"))
+    grown = tl.maximum(largest, tl.max(scores, 1) * scale)
+    level = grown
+    if MASKED:  # a query that has seen nothing yet has no largest score to subtract
+        level = tl.where(grown == float("-inf"), 0.0, grown)
+    weights = tl.math.exp2(scores * scale - level[:, None])
+    shrink = tl.math.exp2(largest - level)
+    total = total * shrink + tl.sum(weights, 1)
+    v_a = tiles.load(V, token * v_stride, there, D, 0, DA, MASKED, ALIGN)
+    acc_a = tl.dot(weights.to(v_a.dtype), v_a, acc_a * shrink[:, None], input_precision=PRECISION)
+    if DB > 0:
+        v_b = tiles.load(V, token * v_stride, there, D, DA, DB, MASKED, ALIGN)
+        acc_b = tl.dot(weights.to(v_b.dtype), v_b, acc_b * shrink[:, None], input_precision=PRECISION)
+    return acc_a, acc_b, grown, total
+
+
+@triton.jit
+def finish(
+    Out, Lse, acc_a, acc_b, largest, total, token, inside, o_token,
+    D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """Writes out and lse of the queries inside; 0 and -inf for those that saw nothing."""
+    seen = total > 0
+    total = tl.where(seen, total, 1.0)
+    normal = (1 / total)[:, None]
+    tiles.store(Out, acc_a * normal, token * o_token, inside, D, 0, DA, ALIGN)
+    if DB > 0:
+        tiles.store(Out, acc_b * normal, token * o_token, inside, D, DA, DB, ALIGN)
+    lse = tl.where(seen, (largest + tl.math.log2(total)) * 0.6931471805599453, float("-inf"))
+    tl.store(Lse + token, lse, mask=inside)
+
+
+@triton.jit
+def over_keys(
+    acc_a, acc_b, largest, total, q_a, q_b, query, query_first, query_last, K, V, first, step, count,
+    k_stride, v_stride, scale,
+    BLOCK_N: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
+    CAUSAL: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """The online softmax over `count` keys of a range, token first + i * step; masks on the last tile alone."""
+    whole, end = count, count
+    if CAUSAL:
+        whole = tl.minimum(count, query_first + 1)
+        end = tl.minimum(count, query_last + 1)
+    whole = whole // BLOCK_N * BLOCK_N
+    for begin in tl.range(0, whole, BLOCK_N):
+        key = begin + tl.arange(0, BLOCK_N)
+        token = first + key.to(tl.int64) * step
+        acc_a, acc_b, largest, total = attend(
+            acc_a, acc_b, largest, total, q_a, q_b, K, V, token, key < count, None, k_stride, v_stride, scale,
+            D, DA, DB, False, PRECISION, ALIGN,
+        )  # fmt: skip
+    for begin in tl.range(whole, end, BLOCK_N, num_stages=1):
+        key = begin + tl.arange(0, BLOCK_N)
+        token = first + key.to(tl.int64) * step
+        seen = (key < count)[None, :]
+        if CAUSAL:
+            seen = seen & (key[None, :] <= query[:, None])
+        acc_a, acc_b, largest, total = attend(
+            acc_a, acc_b, largest, total, q_a, q_b, K, V, token, key < count, seen, k_stride, v_stride, scale,
+            D, DA, DB, True, PRECISION, ALIGN,
+        )  # fmt: skip
+    return acc_a, acc_b, largest, total
+
+
+@triton.jit
+def visible(count, first, step, length):
+    """How many tokens of a range stand before position `length`."""
+    return tl.maximum(0, tl.minimum(count, (length - first + step - 1) // step)).to(tl.int32)
+
+
+@triton.jit
+def forward(
+    Q, K, V, Out, Lse, Lengths,
+    scale, heads, rows,
+    own_first, own_row, own_step, own_count, shared_first, shared_count,
+    other_first, other_row, other_step, other_count,
+    q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, o_batch, o_token, o_head,
+    lse_batch, lse_head,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
+    SHARED: tl.constexpr, CAUSAL: tl.constexpr, PADDED: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """Out [B, S, heads, D] and Lse [B, heads, S] of the own queries; scale is times log2(e)."""
+    program = tl.program_id(0)
+    blocks = tl.cdiv(own_count, BLOCK_M)
+    block = program % blocks
+    head = ((program // blocks) % heads).to(tl.int64)
+    row = ((program // blocks // heads) % rows).to(tl.int64)
+    clip = (program // blocks // heads // rows).to(tl.int64)
+
+    query = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    inside = query < own_count
+    token = own_first + row * own_row + query.to(tl.int64) * own_step
+    Q += tl.multiple_of(clip * q_batch + head * q_head, ALIGN)
+    q_a = tiles.load(Q, token * q_token, inside, D, 0, DA, True, ALIGN)
+    q_b = q_a
+    if DB > 0:
+        q_b = tiles.load(Q, token * q_token, inside, D, DA, DB, True, ALIGN)
+
+    acc_a = tl.zeros((BLOCK_M, DA), tl.float32)
+    acc_b = acc_a
+    if DB > 0:
+        acc_b = tl.zeros((BLOCK_M, DB), tl.float32)
+    largest = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    query_first = block * BLOCK_M
+    query_last = query_first + BLOCK_M - 1
+    K += tl.multiple_of(clip * k_batch + head * k_head, ALIGN)
+    V += tl.multiple_of(clip * v_batch + head * v_head, ALIGN)
+    first = other_first + row * other_row
+    if PADDED:
+        length = tl.load(Lengths + clip)
+        shared_count = visible(shared_count, shared_first, 1, length)
+        other_count = visible(other_count, first, other_step, length)
+    if SHARED:
+        acc_a, acc_b, largest, total = over_keys(
+            acc_a, acc_b, largest, total, q_a, q_b, query, query_first, query_last, K, V, shared_first, 1,
+            shared_count, k_token, v_token, scale, BLOCK_N, D, DA, DB, False, PRECISION, ALIGN,
+        )  # fmt: skip
+    acc_a, acc_b, largest, total = over_keys(
+        acc_a, acc_b, largest, total, q_a, q_b, query, query_first, query_last, K, V, first, other_step, other_count,
+        k_token, v_token, scale, BLOCK_N, D, DA, DB, CAUSAL, PRECISION, ALIGN,
+    )  # fmt: skip
+
+    Out += tl.multiple_of(clip * o_batch + head * o_head, ALIGN)
+    Lse += clip * lse_batch + head * lse_head
+    finish(Out, Lse, acc_a, acc_b, largest, total, token, inside, o_token, D, DA, DB, ALIGN)

@@ -1,0 +1,41 @@
+"""What the host side of every attention kernel shares: which machine, which precision, which strides."""
+
+import math
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+SUPPORTED = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def architecture() -> int:
+    """Compute capability as a number (90 for Hopper) of the device that kernels are launched on; 0: interpreter."""
+    if INTERPRETED:
+        return 0
+    return int(triton.runtime.driver.active.get_current_target().arch)
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How products are taken: float32 in full, never TF32."""
+    return "ieee" if dtype == torch.float32 else "tf32"
+
+
+def strides(*tensors: Tensor) -> tuple[int, ...]:
+    """Batch, token and head strides of tensors [B, S, heads, D], one after the other."""
+    return tuple(stride for tensor in tensors for stride in tensor.stride()[:3])
+
+
+def run(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
+    """Launches a kernel on a one-dimensional grid, which takes 2^31 - 1 programs; nothing where there are none."""
+    if programs >= 1 << 31:
+        raise ValueError(f"{programs} programs of {kernel.__name__}: at most {(1 << 31) - 1}")
+    if programs:
+        kernel[(programs,)](*args, **options)
+
+
+def alignment(*tensors: Tensor) -> int:
+    """The largest power of two, at most 16, that divides every batch, token and head stride of [B, S, heads, D]."""
+    return math.gcd(16, *strides(*tensors))

@@ -1,0 +1,71 @@
+"""Temporal attention of short rows, forward and backward: the launches."""
+
+import torch
+import triton
+from torch import Tensor
+
+from phys4d.kernels.attention import launch, temporal_kernels, tiles
+from phys4d.kernels.attention.flash import LOG2E
+from phys4d.kernels.attention.patterns import Grid, Temporal, Text
+
+LONGEST = 128
+
+
+def serves(pattern: object, grid: Grid | None, text: Text | None) -> bool:
+    """Whether rows are short and stand alone: `Temporal`, at most 128 frames, no text."""
+    return isinstance(pattern, Temporal) and grid is not None and grid[0] <= LONGEST and not (text and text[0])
+
+
+def config(frames: int, dim: int, dtype: torch.dtype, backward: bool) -> dict[str, int]:
+    """Tile size, padded row and warps: the same for the same device, shape and dtype."""
+    pad = max(2, triton.next_power_of_2(frames))
+    if launch.INTERPRETED:
+        return {"BLOCK": max(32, pad), "PAD": pad}
+    smallest = 16 if dtype == torch.float32 else 64
+    block = max(smallest, pad)
+    heavy = block > 64 or (backward and sum(tiles.split(dim)) > 128)
+    return {"BLOCK": block, "PAD": pad, "num_warps": 8 if heavy else 4, "num_stages": 1}
+
+
+def _grid(q: Tensor, grid: Grid, block: int, pad: int) -> tuple[int, tuple[int, ...]]:
+    cells = grid[1] * grid[2]
+    rows = q.shape[0] * cells * q.shape[2]
+    return triton.cdiv(rows, block // pad), (q.shape[2], cells, rows, grid[0])
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, pattern: Temporal, grid: Grid, lengths: Tensor | None, scale: float, with_lse: bool
+) -> tuple[Tensor, Tensor]:
+    """out [B, S, heads, D] in q's dtype and lse float32 [B, heads, S] (empty without `with_lse`)."""
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = q.new_empty((q.shape[0], q.shape[2], q.shape[1]) if with_lse else (0, 0, 0), dtype=torch.float32)
+    options = config(grid[0], q.shape[3], q.dtype, backward=False)
+    programs, shape = _grid(q, grid, options["BLOCK"], options["PAD"])
+    first, rest = tiles.split(q.shape[3])
+    launch.run(
+        temporal_kernels.forward, programs,
+        q, k, v, out, lse, lengths if lengths is not None else q, scale * LOG2E, *shape,
+        *launch.strides(q, k, v, out), lse.stride(0), lse.stride(1),
+        D=q.shape[3], DA=first, DB=rest, CAUSAL=pattern.causal, PADDED=lengths is not None, WITH_LSE=with_lse,
+        PRECISION=launch.precision(q.dtype), ALIGN=launch.alignment(q, k, v, out), **options,
+    )  # fmt: skip
+    return out, lse
+
+
+def backward(
+    q: Tensor, k: Tensor, v: Tensor, dout: Tensor, dlse: Tensor | None, pattern: Temporal, grid: Grid,
+    lengths: Tensor | None, scale: float, gradients: tuple[Tensor, Tensor, Tensor],
+) -> None:  # fmt: skip
+    """Writes the gradients of q, k, v, shaped like them and strided as they come, for dout and dlse."""
+    options = config(grid[0], q.shape[3], q.dtype, backward=True)
+    programs, shape = _grid(q, grid, options["BLOCK"], options["PAD"])
+    first, rest = tiles.split(q.shape[3])
+    launch.run(
+        temporal_kernels.backward, programs,
+        q, k, v, dout, dlse if dlse is not None else q, *gradients, lengths if lengths is not None else q,
+        scale * LOG2E, *shape, *launch.strides(q, k, v, dout),
+        *(dlse.stride() if dlse is not None else (0, 0, 0)), *launch.strides(*gradients),
+        D=q.shape[3], DA=first, DB=rest, CAUSAL=pattern.causal, PADDED=lengths is not None,
+        WITH_LSE=dlse is not None, PRECISION=launch.precision(q.dtype),
+        ALIGN=launch.alignment(q, k, v, dout, *gradients), **options,
+    )  # fmt: skip

@@ -1,0 +1,136 @@
+"""Temporal attention of short rows, whole rows in registers: one read of q, k, v and one write of out.
+
+A row is one place of the frame in one head and clip: its T tokens stand H * W tokens apart and are read where they
+stand. A program takes BLOCK / PAD neighbouring rows (PAD: T rounded up to a power of two) as one tile of BLOCK tokens,
+times outside and rows inside; heads are neighbours first, so that a tile reads contiguous memory at every time. The
+product of a tile with itself is computed whole and all but the rows' own blocks is masked: a few times more work than
+needed, for tensor cores that wait for memory anyway. Backward recomputes the weights from q and k, so it needs neither
+out nor lse: seven tensors pass.
+"""
+
+import triton
+import triton.language as tl
+
+from phys4d.kernels.attention import tiles
+
+
+@triton.jit
+def _place(
+    heads, cells, rows, count, BLOCK: tl.constexpr, PAD: tl.constexpr
+):
+    """Of every token of the tile: clip, head, position in the sequence (int64) and whether it is there at all."""
+    token = tl.arange(0, BLOCK)
+    row = tl.program_id(0) * (BLOCK // PAD) + token % (BLOCK // PAD)
+    time = token // (BLOCK // PAD)
+    inside = (row < rows) & (time < count)
+    head = (row % heads).to(tl.int64)
+    cell = (row // heads) % cells
+    clip = (row // heads // cells).to(tl.int64)
+    return clip, head, time.to(tl.int64) * cells + cell, inside
+
+
+@triton.jit
+def _weights(
+    q_a, q_b, k_a, k_b, scale, seen, BLOCK: tl.constexpr, PAD: tl.constexpr, DB: tl.constexpr,
+    CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """exp2(scores - largest) float32 [BLOCK, BLOCK], 0 where not visible; the largest score and the sum per row."""
+    query = tl.arange(0, BLOCK)[:, None]
+    key = tl.arange(0, BLOCK)[None, :]
+    visible = seen[None, :] & (query % (BLOCK // PAD) == key % (BLOCK // PAD))
+    if CAUSAL:
+        visible = visible & (key <= query)
+    scores = tl.where(visible, tiles.dot_transposed(q_a, q_b, k_a, k_b, DB, PRECISION) * scale, float("-inf"))
+    largest = tl.max(scores, 1)
+    weights = tl.math.exp2(scores - tl.where(largest == float("-inf"), 0.0, largest)[:, None])
+    return weights, largest, tl.sum(weights, 1)
+
+
+@triton.jit
+def _load(X, start, inside, D: tl.constexpr, OFFSET: tl.constexpr, WIDTH: tl.constexpr, ALIGN: tl.constexpr):
+    return tiles.load(X, start, inside, D, OFFSET, WIDTH, True, ALIGN)
+
+
+@triton.jit
+def forward(
+    Q, K, V, Out, Lse, Lengths, scale, heads, cells, rows, count,
+    q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, o_batch, o_token, o_head,
+    lse_batch, lse_head,
+    BLOCK: tl.constexpr, PAD: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
+    CAUSAL: tl.constexpr, PADDED: tl.constexpr, WITH_LSE: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """Out [B, S, heads, D] and, with WITH_LSE, Lse [B, heads, S]; scale is times log2(e)."""
+    clip, head, token, inside = _place(heads, cells, rows, count, BLOCK, PAD)
+    seen = inside
+    if PADDED:
+        seen = inside & (token < tl.load(Lengths + clip, mask=inside, other=0))
+    q = clip * q_batch + token * q_token + head * q_head
+    k = clip * k_batch + token * k_token + head * k_head
+    v = clip * v_batch + token * v_token + head * v_head
+    q_a, k_a = _load(Q, q, inside, D, 0, DA, ALIGN), _load(K, k, seen, D, 0, DA, ALIGN)
+    v_a = _load(V, v, seen, D, 0, DA, ALIGN)
+    q_b, k_b = q_a, k_a
+    if DB > 0:
+        q_b, k_b = _load(Q, q, inside, D, DA, DB, ALIGN), _load(K, k, seen, D, DA, DB, ALIGN)
+    weights, largest, total = _weights(q_a, q_b, k_a, k_b, scale, seen, BLOCK, PAD, DB, CAUSAL, PRECISION)
+    any_seen = total > 0
+    normal = (1 / tl.where(any_seen, total, 1.0))[:, None]
+    weights = weights.to(v_a.dtype)
+    out = clip * o_batch + token * o_token + head * o_head
+    tiles.store(Out, tl.dot(weights, v_a, input_precision=PRECISION) * normal, out, inside, D, 0, DA, ALIGN)
+    if DB > 0:
+        v_b = _load(V, v, seen, D, DA, DB, ALIGN)
+        tiles.store(Out, tl.dot(weights, v_b, input_precision=PRECISION) * normal, out, inside, D, DA, DB, ALIGN)
+    if WITH_LSE:
+        lse = (largest + tl.math.log2(tl.where(any_seen, total, 1.0))) * 0.6931471805599453
+        tl.store(Lse + clip * lse_batch + head * lse_head + token, lse, mask=inside)
+
+
+@triton.jit
+def backward(
+    Q, K, V, DOut, DLse, DQ, DK, DV, Lengths, scale, heads, cells, rows, count,
+    q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, do_batch, do_token, do_head,
+    dlse_batch, dlse_head, dlse_token,
+    dq_batch, dq_token, dq_head, dk_batch, dk_token, dk_head, dv_batch, dv_token, dv_head,
+    BLOCK: tl.constexpr, PAD: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
+    CAUSAL: tl.constexpr, PADDED: tl.constexpr, WITH_LSE: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """DQ, DK, DV [B, S, heads, D]; DLse [B, heads, S] is read with WITH_LSE alone."""
+    clip, head, token, inside = _place(heads, cells, rows, count, BLOCK, PAD)
+    seen = inside
+    if PADDED:
+        seen = inside & (token < tl.load(Lengths + clip, mask=inside, other=0))
+    q = clip * q_batch + token * q_token + head * q_head
+    k = clip * k_batch + token * k_token + head * k_head
+    v = clip * v_batch + token * v_token + head * v_head
+    do = clip * do_batch + token * do_token + head * do_head
+    q_a, k_a = _load(Q, q, inside, D, 0, DA, ALIGN), _load(K, k, seen, D, 0, DA, ALIGN)
+    v_a, do_a = _load(V, v, seen, D, 0, DA, ALIGN), _load(DOut, do, inside, D, 0, DA, ALIGN)
+    q_b, k_b, v_b, do_b = q_a, k_a, v_a, do_a
+    if DB > 0:
+        q_b, k_b = _load(Q, q, inside, D, DA, DB, ALIGN), _load(K, k, seen, D, DA, DB, ALIGN)
+        v_b, do_b = _load(V, v, seen, D, DA, DB, ALIGN), _load(DOut, do, inside, D, DA, DB, ALIGN)
+    weights, _, total = _weights(q_a, q_b, k_a, k_b, scale, seen, BLOCK, PAD, DB, CAUSAL, PRECISION)
+    weights = weights * (1 / tl.where(total > 0, total, 1.0))[:, None]
+
+    dv = clip * dv_batch + token * dv_token + head * dv_head
+    turned = tl.trans(weights.to(do_a.dtype))
+    tiles.store(DV, tl.dot(turned, do_a, input_precision=PRECISION), dv, inside, D, 0, DA, ALIGN)
+    if DB > 0:
+        tiles.store(DV, tl.dot(turned, do_b, input_precision=PRECISION), dv, inside, D, DA, DB, ALIGN)
+
+    dweights = tiles.dot_transposed(do_a, do_b, v_a, v_b, DB, PRECISION)
+    minus = tl.sum(weights * dweights, 1)
+    if WITH_LSE:
+        dlse = DLse + clip * dlse_batch + head * dlse_head + token * dlse_token
+        minus -= tl.load(dlse, mask=inside, other=0.0)
+    dscores = (weights * (dweights - minus[:, None])).to(k_a.dtype)
+    natural = scale * 0.6931471805599453
+    dq = clip * dq_batch + token * dq_token + head * dq_head
+    dk = clip * dk_batch + token * dk_token + head * dk_head
+    tiles.store(DQ, tl.dot(dscores, k_a, input_precision=PRECISION) * natural, dq, inside, D, 0, DA, ALIGN)
+    turned = tl.trans(dscores)
+    tiles.store(DK, tl.dot(turned, q_a, input_precision=PRECISION) * natural, dk, inside, D, 0, DA, ALIGN)
+    if DB > 0:
+        tiles.store(DQ, tl.dot(dscores, k_b, input_precision=PRECISION) * natural, dq, inside, D, DA, DB, ALIGN)
+        tiles.store(DK, tl.dot(turned, q_b, input_precision=PRECISION) * natural, dk, inside, D, DA, DB, ALIGN)

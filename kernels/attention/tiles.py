@@ -1,0 +1,61 @@
+"""Tiles of tokens, inside Triton kernels, for head dimensions that need not be powers of two.
+
+D lanes are held as DA, the largest power of two up to D, and DB for the rest: the next power of two, at least 16, or
+0 where nothing is left. 72 = 64 + 16 with eight zero lanes, where one tile would be 128 wide.
+"""
+
+import triton
+import triton.language as tl
+
+
+def split(dim: int) -> tuple[int, int]:
+    """(DA, DB) of a head dimension."""
+    first = max(16, 1 << (dim.bit_length() - 1))
+    rest = max(0, dim - first)
+    return first, max(16, triton.next_power_of_2(rest)) if rest else 0
+
+
+@triton.jit
+def load(
+    X, start, inside,
+    D: tl.constexpr, OFFSET: tl.constexpr, WIDTH: tl.constexpr, MASKED: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """Lanes OFFSET to OFFSET + WIDTH of the tokens that start at X + start (int64 [N]): [N, WIDTH].
+
+    0 outside and beyond D. Every start is a multiple of ALIGN numbers.
+    """
+    lane = OFFSET + tl.arange(0, WIDTH)
+    pointers = X + tl.multiple_of(start, ALIGN)[:, None] + lane[None, :]
+    if OFFSET + WIDTH <= D:
+        if MASKED:
+            return tl.load(pointers, mask=inside[:, None], other=0.0)
+        else:
+            return tl.load(pointers)
+    else:
+        if MASKED:
+            return tl.load(pointers, mask=inside[:, None] & (lane < D)[None, :], other=0.0)
+        else:
+            return tl.load(pointers, mask=(lane < D)[None, :], other=0.0)
+
+
+@triton.jit
+def store(
+    X, value, start, inside, D: tl.constexpr, OFFSET: tl.constexpr, WIDTH: tl.constexpr, ALIGN: tl.constexpr
+):  # fmt: skip
+    """Writes value [N, WIDTH] to lanes OFFSET to OFFSET + WIDTH of the tokens inside, in X's dtype."""
+    lane = OFFSET + tl.arange(0, WIDTH)
+    pointers = X + tl.multiple_of(start, ALIGN)[:, None] + lane[None, :]
+    value = value.to(X.dtype.element_ty)
+    if OFFSET + WIDTH <= D:
+        tl.store(pointers, value, mask=inside[:, None])
+    else:
+        tl.store(pointers, value, mask=inside[:, None] & (lane < D)[None, :])
+
+
+@triton.jit
+def dot_transposed(x_a, x_b, y_a, y_b, DB: tl.constexpr, PRECISION: tl.constexpr):
+    """x y^T of two split tiles: [M, D] and [N, D] to float32 [M, N]."""
+    product = tl.dot(x_a, tl.trans(y_a), input_precision=PRECISION)
+    if DB > 0:
+        product = tl.dot(x_b, tl.trans(y_b), product, input_precision=PRECISION)
+    return product

@@ -1,0 +1,189 @@
+"""Norm and rotation: the definition against other people's formulas, the kernels against the definition."""
+
+import importlib
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from phys4d.kernels.attention import Temporal, attention
+from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope, norm_rope_reference, qk_norm_rope
+
+GRID = (2, 3, 2)
+ONE_OF_EACH = [  # kind, heads, D, lanes per axis, layout, text, bias
+    ("rms", 3, 16, (8, 4, 4), "interleaved", None, False),
+    ("layer", 2, 24, (8, 4, 4), "interleaved", (3, "first"), True),
+    ("rms_across_heads", 3, 20, (8, 6, 6), "half", (2, "last"), False),
+    ("rms", 2, 72, (72, 0, 0), "interleaved", None, False),
+    ("layer", 2, 32, None, None, None, True),
+    (None, 2, 16, (8, 4, 4), "half", (1, "first"), False),
+]
+
+
+def example(kind, heads, dim, lanes, layout, text, bias, dtype=torch.float32, device="cpu", seed=0):
+    """The arguments of norm_rope; x is a view of fused queries, keys and values."""
+    generator = torch.Generator().manual_seed(seed)
+    count = 12 + (text[0] if text else 0)
+    x = torch.randn(2, count, 3, heads, dim, generator=generator).to(device, dtype)[:, :, 1].requires_grad_()
+    numbers = heads * dim if kind == "rms_across_heads" else dim
+    weight, offset = (torch.randn(numbers, generator=generator).to(device, dtype).requires_grad_() for _ in range(2))
+    rope = Rope.make((5, 4, 3), lanes, layout=layout, device=device) if layout else None
+    begin = -text[0] if text and text[1] == "first" else 0
+    return x, weight if kind else None, offset if bias else None, kind, 1e-6, rope, GRID, begin
+
+
+def both(arguments):
+    """(result, gradients) by norm_rope, and by the definition in float64."""
+    x, weight, bias, *rest = arguments
+    leaves = [t for t in (x, weight, bias) if t is not None]
+    dy = torch.randn(x.shape, generator=torch.Generator().manual_seed(7)).to(x.device, x.dtype)
+    y = norm_rope(*arguments)
+    exact = [t.detach().double().requires_grad_() if t is not None else None for t in (x, weight, bias)]
+    kind, epsilon, rope, grid, begin = rest
+    truth = norm_rope_reference(*exact, kind or "", epsilon, rope, grid, begin)
+    return (y.detach(), torch.autograd.grad(y, leaves, dy)), (
+        truth.detach(),
+        torch.autograd.grad(truth, [t for t in exact if t is not None], dy.double()),
+    )
+
+
+def check(found, truth, tolerance):
+    assert (found[0].double() - truth[0]).abs().max() <= tolerance * truth[0].abs().max()
+    for mine, exact in zip(found[1], truth[1], strict=True):
+        assert (mine.double() - exact).abs().max() <= tolerance * exact.abs().max()
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("case", ONE_OF_EACH, ids=lambda case: f"{case[0]}-{case[4]}")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 8e-3), (torch.float16, 1e-3)])
+def test_the_kernels_compute_the_definition(case, dtype, tolerance, device):
+    check(*both(example(*case, dtype=dtype, device=device)), tolerance)
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("case", ONE_OF_EACH, ids=lambda case: f"{case[0]}-{case[4]}")
+def test_every_element_is_written_and_two_runs_are_bit_equal(case, device):
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.empty(3, device=device).isnan().all()
+        runs = [both(example(*case, device=device))[0] for _ in range(2)]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for one, two in zip((runs[0][0], *runs[0][1]), (runs[1][0], *runs[1][1]), strict=True):
+        assert torch.equal(one, two) and one.isfinite().all()
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("heads", [1, 2, 3, 5])
+def test_more_tokens_than_programs(heads, device, monkeypatch):
+    module = importlib.import_module("phys4d.kernels.elementwise.qk_norm_rope")
+    monkeypatch.setattr(module, "_PROGRAMS", 5)
+    check(*both(example("rms", heads, 16, (8, 4, 4), "interleaved", None, False, device=device)), 2e-6)
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("case", [ONE_OF_EACH[1], ONE_OF_EACH[2], ONE_OF_EACH[5]], ids=["layer", "across", "none"])
+def test_the_operator_keeps_torchs_contract(case, device):
+    x, weight, bias, kind, epsilon, rope, grid, begin = example(*case, device=device)
+    operator = torch.ops.phys4d.norm_rope.default
+    flat = (kind or "", epsilon, list(rope.tables), rope.layout, list(grid), begin)
+    torch.library.opcheck(operator, (x, weight, bias, *flat))
+
+
+@pytest.mark.parametrize("case", ONE_OF_EACH, ids=lambda case: f"{case[0]}-{case[4]}")
+def test_on_the_cpu_it_is_the_definition(case):
+    check(*both(example(*case)), 2e-6)
+
+
+def test_the_norms_are_torchs():
+    x, weight, bias, *_ = example("layer", 3, 16, (8, 4, 4), "interleaved", None, True)
+    grid = GRID, 0
+    layer = norm_rope_reference(x, weight, bias, "layer", 1e-6, None, *grid)
+    torch.testing.assert_close(layer, F.layer_norm(x, (16,), weight, bias, 1e-6))
+    rms = norm_rope_reference(x, weight, None, "rms", 1e-6, None, *grid)
+    torch.testing.assert_close(rms, F.rms_norm(x, (16,), weight, 1e-6))
+    wide = torch.randn(48, generator=torch.Generator().manual_seed(2))
+    across = norm_rope_reference(x, wide, None, "rms_across_heads", 1e-6, None, *grid)
+    torch.testing.assert_close(across, F.rms_norm(x.flatten(2), (48,), wide, 1e-6).view_as(x))
+
+
+def test_interleaved_rotation_is_multiplication_of_complex_numbers():
+    x, *_ = example(None, 2, 16, (8, 4, 4), "interleaved", (3, "first"), False)
+    rope = Rope.make(GRID, (8, 4, 4))
+    found = norm_rope_reference(x, None, None, "", 0, rope, GRID, -3)
+    assert torch.equal(found[:, :3], x[:, :3])  # text
+    factors = [torch.view_as_complex(table) for table in rope.tables]
+    turns = torch.cat(
+        [
+            factors[0][:, None, None].expand(*GRID, -1),
+            factors[1][None, :, None].expand(*GRID, -1),
+            factors[2][None, None].expand(*GRID, -1),
+        ],
+        dim=-1,
+    ).flatten(0, 2)
+    numbers = torch.view_as_complex(x[:, 3:].unflatten(-1, (8, 2)).contiguous()) * turns[:, None]
+    torch.testing.assert_close(found[:, 3:], torch.view_as_real(numbers).flatten(-2))
+
+
+def test_half_layout_is_the_interleaved_one_with_its_lanes_sorted():
+    x, *_ = example(None, 2, 16, (8, 4, 4), "half", None, False)
+    order = torch.arange(16).view(2, 8).T.flatten()  # 0, 8, 1, 9, ...
+    half = norm_rope_reference(x, None, None, "", 0, Rope.make(GRID, (8, 4, 4), layout="half"), GRID, 0)
+    interleaved = norm_rope_reference(x[..., order], None, None, "", 0, Rope.make(GRID, (8, 4, 4)), GRID, 0)
+    torch.testing.assert_close(half[..., order], interleaved)
+
+
+def test_scores_depend_on_distance_alone():
+    """Queries and keys moved by the same number of places have the same products: what the rotation is for."""
+    q, k = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(4)).expand(2, 1, 60, 1, 16)
+    rope = Rope.make((3, 4, 5), (8, 4, 4))
+    q, k = qk_norm_rope(q, k, None, rope, grid=(3, 4, 5))
+    scores = (q[0, :, 0] @ k[0, :, 0].T).view(3, 4, 5, 3, 4, 5)
+    torch.testing.assert_close(scores[0, 1, 1, 1, 2, 3], scores[1, 2, 2, 2, 3, 4])
+
+
+def test_a_part_of_the_sequence_is_rotated_as_in_the_whole():
+    x, *_ = example(None, 2, 16, (8, 4, 4), "interleaved", (3, "first"), False)
+    rope = Rope.make(GRID, (8, 4, 4))
+    whole, _ = qk_norm_rope(x, x, None, rope, grid=GRID, text=(3, "first"))
+    part, _ = qk_norm_rope(x[:, 5:11], x[:, 5:11], None, rope, grid=GRID, text=(3, "first"), start=5)
+    assert torch.equal(part, whole[:, 5:11])
+
+
+def test_attention_norms_and_rotates_before_all_else():
+    x, weight, *_ = example("rms", 2, 16, (8, 4, 4), "interleaved", None, False)
+    norm, rope = QKNorm("rms", weight, weight.detach() * 2), Rope.make(GRID, (8, 4, 4))
+    q, k = qk_norm_rope(x, x.detach() * 3, norm, rope, grid=GRID)
+    asked = {"grid": GRID, "pattern": Temporal()}
+    whole = attention(x, x.detach() * 3, x, qk_norm=norm, rope=rope, **asked)
+    torch.testing.assert_close(whole, attention(q, k, x, **asked))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.zeros(1, 12, 2, 15)}, "even, contiguous D"),
+        ({"weight": torch.zeros(15)}, r"contiguous weight \[16\], got \[15\]"),
+        ({"weight": None}, r"contiguous weight \[16\], got None"),
+        ({"kind": "batch"}, "rms, layer or rms_across_heads"),
+        ({"bias": torch.zeros(16)}, "has no bias"),
+        ({"grid": (6, 3, 2)}, "time table has 5 positions, the grid has 6"),
+        ({"rope": Rope.make((5, 4, 3), (16, 4, 4))}, "12 pairs"),
+        ({"rope": Rope.make((5, 4, 3), (4, 4, 4), layout="half")}, "6 pairs"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, message):
+    names = ("x", "weight", "bias", "kind", "epsilon", "rope", "grid", "begin")
+    arguments = dict(zip(names, example("rms", 2, 16, (8, 4, 4), "interleaved", None, False), strict=True))
+    with pytest.raises(ValueError, match=message):
+        norm_rope(**(arguments | change))
+
+
+def test_tables_that_are_none_are_refused():
+    good = Rope.make((2, 2, 2), (4, 4, 4)).tables
+    with pytest.raises(ValueError, match="height table must be float32"):
+        Rope((good[0], good[1][..., 0], good[2]))
+    with pytest.raises(ValueError, match="layout"):
+        Rope(good, "quarter")
+    with pytest.raises(ValueError, match="even number of lanes"):
+        Rope.make((2, 2, 2), (3, 4, 4))

@@ -1,0 +1,56 @@
+"""What the compiler makes of the kernels on the machines they are for, without one of them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE
+
+CASES = [case.name for case in (*ATTENTION, *NORM_ROPE)]
+
+
+def compiled(tmp_path, *arguments):
+    """Compiles in a process of its own: the interpreter and the compiler exclude each other."""
+    report = tmp_path / "kernels.json"
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    run = subprocess.run(
+        [sys.executable, "-m", "phys4d.benchmarks.machine_code", "--json", report, *arguments],
+        capture_output=True, text=True, env=environment, timeout=1500,
+    )  # fmt: skip
+    assert report.exists(), run.stdout + run.stderr
+    return run, json.loads(report.read_text())
+
+
+def test_every_named_case_compiles_without_spills_onto_tensor_cores(tmp_path):
+    run, kernels = compiled(tmp_path)
+    assert run.returncode == 0, run.stdout
+    assert {(kernel["case"], kernel["arch"]) for kernel in kernels} == {(c, a) for c in CASES for a in (80, 90, 100)}
+    assert len(kernels) <= 120
+    for kernel in kernels:
+        assert kernel["stack"] == 0 and kernel["spills"] == 0
+
+
+def test_a_fault_is_found(tmp_path, monkeypatch):
+    from phys4d.benchmarks.machine_code import Kernel
+
+    good = Kernel("case", "flash.forward", 90, {}, 128, 0, 0, 100_000, 8, 24, 900, 1.0)
+    assert good.faults() == []
+    for change, words in [
+        ({"stack": 8}, "spills: 8 bytes"),
+        ({"spills": 3}, "3 accesses"),
+        ({"shared_memory": 240_000}, "of 232448"),
+        ({"products": 0}, "no tensor core"),
+    ]:
+        (fault,) = Kernel(**{**good.__dict__, **change}).faults()
+        assert words in fault
+
+
+@pytest.mark.parametrize("name", ["nobody"])
+def test_an_unknown_case_is_refused(tmp_path, name):
+    run = subprocess.run(
+        [sys.executable, "-m", "phys4d.benchmarks.machine_code", "--case", name], capture_output=True, text=True
+    )
+    assert run.returncode == 2 and "invalid choice" in run.stderr
