@@ -12,8 +12,8 @@ from phys4d.kernels.attention.rows import Launch, launches
 
 LOG2E = 1.4426950408889634
 
-# Kernel -> (lanes up to, options), for 16-bit numbers from sm_90 on, for those before, and for float32 (whose exact
-# products run outside of the tensor cores, in small tiles).
+# Kernel -> generation of GPUs -> (lanes up to, options), for 16-bit numbers; "single" is float32, whose exact products
+# run outside of the tensor cores, in small tiles. Chosen by registers, spills and shared memory of the machine code.
 _CONFIGS: dict[str, dict[str, list[tuple[int, dict[str, int]]]]] = {
     "forward": {
         "hopper": [
@@ -22,20 +22,26 @@ _CONFIGS: dict[str, dict[str, list[tuple[int, dict[str, int]]]]] = {
             (256, {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
         ],
         "ampere": [
-            (64, {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 4, "num_stages": 3}),
-            (128, {"BLOCK_M": 128, "BLOCK_N": 32, "num_warps": 4, "num_stages": 3}),
+            (64, {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3}),
+            (128, {"BLOCK_M": 128, "BLOCK_N": 32, "num_warps": 8, "num_stages": 3}),
             (256, {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2}),
         ],
         "single": [(256, {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 1})],
     },
     "queries": {
+        "blackwell": [
+            (96, {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
+            (128, {"BLOCK_M": 128, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
+            (256, {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
+        ],
         "hopper": [
             (64, {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3}),
             (128, {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
             (256, {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
         ],
         "ampere": [
-            (64, {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "num_stages": 2}),
+            (64, {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
+            (96, {"BLOCK_M": 128, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
             (128, {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2}),
             (256, {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2}),
         ],
@@ -44,12 +50,13 @@ _CONFIGS: dict[str, dict[str, list[tuple[int, dict[str, int]]]]] = {
     "keys": {
         "hopper": [
             (64, {"BLOCK_M": 64, "BLOCK_N": 128, "num_warps": 8, "num_stages": 3}),
-            (128, {"BLOCK_M": 64, "BLOCK_N": 128, "num_warps": 8, "num_stages": 2}),
+            (128, {"BLOCK_M": 32, "BLOCK_N": 128, "num_warps": 8, "num_stages": 3}),
             (256, {"BLOCK_M": 32, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
         ],
         "ampere": [
-            (64, {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "num_stages": 2}),
-            (128, {"BLOCK_M": 32, "BLOCK_N": 64, "num_warps": 4, "num_stages": 2}),
+            (64, {"BLOCK_M": 64, "BLOCK_N": 128, "num_warps": 8, "num_stages": 2}),
+            (96, {"BLOCK_M": 32, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
+            (128, {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
             (256, {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2}),
         ],
         "single": [(256, {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 1})],
@@ -61,9 +68,9 @@ def config(kernel: str, dim: int, dtype: torch.dtype) -> dict[str, int]:
     """Tile sizes, warps and stages of a kernel; the same for the same device, head dimension and dtype."""
     if launch.INTERPRETED:
         return {"BLOCK_M": 32, "BLOCK_N": 32}
-    kind = "single" if dtype == torch.float32 else "hopper" if launch.architecture() >= 90 else "ampere"
     lanes = sum(tiles.split(dim))
-    return dict(next(options for limit, options in _CONFIGS[kernel][kind] if lanes <= limit))
+    choices = _CONFIGS[kernel][launch.generation(dtype, _CONFIGS[kernel])]
+    return dict(next(options for limit, options in choices if lanes <= limit))
 
 
 def _fixed(place: Launch, causal: bool, padded: bool, q: Tensor, *tensors: Tensor) -> dict[str, Any]:
@@ -120,7 +127,7 @@ def backward(
     clips, count, heads, dim = q.shape
     delta = torch.empty((clips, heads, count), dtype=torch.float32, device=q.device)
     first, rest = tiles.split(dim)
-    block = 64
+    block = 32
     launch.run(
         flash_backward.delta, clips * heads * triton.cdiv(count, block),
         out, dout, dlse if dlse is not None else delta, delta, heads, count, *launch.strides(out, dout),

@@ -1,6 +1,7 @@
 """What the host side of every attention kernel shares: which machine, which precision, which strides."""
 
 import math
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -16,6 +17,16 @@ def architecture() -> int:
     if INTERPRETED:
         return 0
     return int(triton.runtime.driver.active.get_current_target().arch)
+
+
+def generation(dtype: torch.dtype, known: Container[str]) -> str:
+    """Which of the known lists of options holds: "single" for float32, else that of the newest GPUs not newer."""
+    if dtype == torch.float32:
+        return "single"
+    number = architecture()
+    if number >= 100 and "blackwell" in known:
+        return "blackwell"
+    return "hopper" if number >= 90 else "ampere"
 
 
 def precision(dtype: torch.dtype) -> str:

@@ -21,9 +21,11 @@ def config(frames: int, dim: int, dtype: torch.dtype, backward: bool) -> dict[st
     pad = max(2, triton.next_power_of_2(frames))
     if launch.INTERPRETED:
         return {"BLOCK": max(32, pad), "PAD": pad}
-    smallest = 16 if dtype == torch.float32 else 64
+    machine = launch.architecture()
+    smallest = 16 if dtype == torch.float32 else 64 if machine >= 90 else 32  # what a tensor core instruction takes
     block = max(smallest, pad)
-    heavy = block > 64 or (backward and sum(tiles.split(dim)) > 128)
+    crowded = (machine < 90 and block > 32) or (machine >= 100 and pad >= 32) or sum(tiles.split(dim)) > 128
+    heavy = block > 64 or (backward and crowded)
     return {"BLOCK": block, "PAD": pad, "num_warps": 8 if heavy else 4, "num_stages": 1}
 
 

@@ -14,6 +14,11 @@ from phys4d.kernels.attention.patterns import Grid, Text, Window
 # Kernel -> (lanes up to, cells of a box, options), as flash has it.
 _CONFIGS: dict[str, dict[str, list[tuple[int, int, dict[str, int]]]]] = {
     "forward": {
+        "blackwell": [
+            (64, 128, {"BLOCK_N": 64, "num_warps": 8, "num_stages": 3}),
+            (128, 128, {"BLOCK_N": 32, "num_warps": 8, "num_stages": 3}),
+            (256, 64, {"BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
+        ],
         "hopper": [
             (64, 128, {"BLOCK_N": 64, "num_warps": 8, "num_stages": 3}),
             (128, 128, {"BLOCK_N": 64, "num_warps": 8, "num_stages": 3}),
@@ -41,11 +46,12 @@ _CONFIGS: dict[str, dict[str, list[tuple[int, int, dict[str, int]]]]] = {
     "keys": {
         "hopper": [
             (64, 128, {"BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
-            (128, 64, {"BLOCK_N": 64, "num_warps": 4, "num_stages": 2}),
+            (128, 128, {"BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
             (256, 64, {"BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
         ],
+        "blackwell": [(256, 64, {"BLOCK_N": 32, "num_warps": 8, "num_stages": 2})],
         "ampere": [
-            (128, 64, {"BLOCK_N": 32, "num_warps": 4, "num_stages": 2}),
+            (128, 64, {"BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
             (256, 32, {"BLOCK_N": 32, "num_warps": 4, "num_stages": 2}),
         ],
         "single": [(256, 32, {"BLOCK_N": 32, "num_warps": 4, "num_stages": 1})],
@@ -57,9 +63,9 @@ def config(kernel: str, dim: int, dtype: torch.dtype) -> tuple[int, dict[str, in
     """Cells of a box, and stretch, warps and stages; the same for the same device, head dimension and dtype."""
     if launch.INTERPRETED:
         return 32, {"BLOCK_N": 32}
-    kind = "single" if dtype == torch.float32 else "hopper" if launch.architecture() >= 90 else "ampere"
     lanes = sum(tiles.split(dim))
-    cells, options = next((c, o) for limit, c, o in _CONFIGS[kernel][kind] if lanes <= limit)
+    choices = _CONFIGS[kernel][launch.generation(dtype, _CONFIGS[kernel])]
+    cells, options = next((c, o) for limit, c, o in choices if lanes <= limit)
     return cells, dict(options)
 
 
