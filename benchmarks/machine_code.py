@@ -3,8 +3,8 @@
     python -m phys4d.benchmarks.machine_code [--arch 80 90 100] [--case NAME ...] [--json FILE]
 
 Every launch of the named cases is compiled ahead of time, with the arguments and options that it would have on that
-machine. It fails (exit 1) where a kernel spills registers, needs more shared memory than there is or takes its products
-outside of the tensor cores. It shows neither that a kernel is right nor that it is fast.
+machine. It fails (exit 1) where a kernel spills registers, needs more shared memory than there is, takes its products
+outside of the tensor cores or reads its tokens number by number. It shows neither that a kernel is right nor that it is fast.
 """
 
 import argparse
@@ -43,6 +43,7 @@ class Kernel:
     shared_memory: int
     warps: int
     products: int
+    narrow: int
     instructions: int
     seconds: float
 
@@ -55,6 +56,8 @@ class Kernel:
             found.append(f"{self.shared_memory} bytes of shared memory of {SHARED_MEMORY[self.arch]}")
         if not self.products and self.kernel.split(".")[-1] != "delta" and "norm_rope" not in self.kernel:
             found.append("no tensor core instruction")
+        if self.narrow:
+            found.append(f"{self.narrow} global accesses of single 16-bit numbers")
         return found
 
 
@@ -121,7 +124,8 @@ def _inspect(case: str, name: str, arch: int, options: dict[str, Any], kernel: A
     shown = {key: value for key, value in options.items() if key.isupper() or key.startswith("num_")}
     return Kernel(
         case, name, arch, shown, used("REG"), used("STACK"), count("LDL") + count("STL"), kernel.metadata.shared,
-        kernel.metadata.num_warps, count(PRODUCTS[arch]), count("[A-Z]"), round(seconds, 2),
+        kernel.metadata.num_warps, count(PRODUCTS[arch]),
+        len(re.findall(r"(?:ld|st)\.global[\w:.]*\.[bu]16", kernel.asm["ptx"])), count("[A-Z]"), round(seconds, 2),
     )  # fmt: skip
 
 

@@ -27,8 +27,8 @@ def delta(
     clip = (program // blocks // heads).to(tl.int64)
     inside = query < count
     token = query.to(tl.int64)
-    Out += tl.multiple_of(clip * o_batch + head * o_head, ALIGN)
-    DOut += tl.multiple_of(clip * do_batch + head * do_head, ALIGN)
+    Out += (clip * o_batch + head * o_head) * ALIGN
+    DOut += (clip * do_batch + head * do_head) * ALIGN
     out = tiles.load(Out, token * o_token, inside, D, 0, DA, True, ALIGN).to(tl.float32)
     dout = tiles.load(DOut, token * do_token, inside, D, 0, DA, True, ALIGN).to(tl.float32)
     total = tl.sum(out * dout, 1)
@@ -174,8 +174,8 @@ def queries(
     query = block * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = query < own_count
     token = own_first + row * own_row + query.to(tl.int64) * own_step
-    Q += tl.multiple_of(clip * q_batch + head * q_head, ALIGN)
-    DOut += tl.multiple_of(clip * do_batch + head * do_head, ALIGN)
+    Q += (clip * q_batch + head * q_head) * ALIGN
+    DOut += (clip * do_batch + head * do_head) * ALIGN
     q_a = tiles.load(Q, token * q_token, inside, D, 0, DA, True, ALIGN)
     do_a = tiles.load(DOut, token * do_token, inside, D, 0, DA, True, ALIGN)
     q_b, do_b = q_a, do_a
@@ -191,8 +191,8 @@ def queries(
         dq_b = tl.zeros((BLOCK_M, DB), tl.float32)
     query_first = block * BLOCK_M
     query_last = query_first + BLOCK_M - 1
-    K += tl.multiple_of(clip * k_batch + head * k_head, ALIGN)
-    V += tl.multiple_of(clip * v_batch + head * v_head, ALIGN)
+    K += (clip * k_batch + head * k_head) * ALIGN
+    V += (clip * v_batch + head * v_head) * ALIGN
     first = other_first + row * other_row
     if PADDED:
         length = tl.load(Lengths + clip)
@@ -208,7 +208,7 @@ def queries(
         other_count, k_token, v_token, scale, BLOCK_N, D, DA, DB, CAUSAL, PRECISION, ALIGN,
     )  # fmt: skip
 
-    DQ += tl.multiple_of(clip * dq_batch + head * dq_head, ALIGN)
+    DQ += (clip * dq_batch + head * dq_head) * ALIGN
     natural = scale * 0.6931471805599453
     tiles.store(DQ, dq_a * natural, token * dq_token, inside, D, 0, DA, ALIGN)
     if DB > 0:
@@ -261,8 +261,8 @@ def keys(
     real = inside
     if PADDED:
         real = inside & (token < tl.load(Lengths + clip))
-    K += tl.multiple_of(clip * k_batch + head * k_head, ALIGN)
-    V += tl.multiple_of(clip * v_batch + head * v_head, ALIGN)
+    K += (clip * k_batch + head * k_head) * ALIGN
+    V += (clip * v_batch + head * v_head) * ALIGN
     # Padding is not even read: what stands there may be NaN.
     k_a = tiles.load(K, token * k_token, real, D, 0, DA, True, ALIGN)
     v_a = tiles.load(V, token * v_token, real, D, 0, DA, True, ALIGN)
@@ -275,8 +275,8 @@ def keys(
     dk_b, dv_b = dk_a, dv_a
     if DB > 0:
         dk_b, dv_b = tl.zeros((BLOCK_N, DB), tl.float32), tl.zeros((BLOCK_N, DB), tl.float32)
-    Q += tl.multiple_of(clip * q_batch + head * q_head, ALIGN)
-    DOut += tl.multiple_of(clip * do_batch + head * do_head, ALIGN)
+    Q += (clip * q_batch + head * q_head) * ALIGN
+    DOut += (clip * do_batch + head * do_head) * ALIGN
     Lse += clip * lse_batch + head * lse_head
     Delta += clip * lse_batch + head * lse_head
     if SHARED:
@@ -292,8 +292,8 @@ def keys(
         other_step, other_count, q_token, do_token, scale, BLOCK_M, D, DA, DB, CAUSAL, PRECISION, ALIGN,
     )  # fmt: skip
 
-    DK += tl.multiple_of(clip * dk_batch + head * dk_head, ALIGN)
-    DV += tl.multiple_of(clip * dv_batch + head * dv_head, ALIGN)
+    DK += (clip * dk_batch + head * dk_head) * ALIGN
+    DV += (clip * dv_batch + head * dv_head) * ALIGN
     finish_keys(
         DK, DV, dk_a, dk_b, dv_a, dv_b, token, inside, real, dk_token, dv_token, scale, D, DA, DB, ALIGN
     )  # fmt: skip

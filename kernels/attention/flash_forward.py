@@ -118,7 +118,7 @@ def forward(
     query = block * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = query < own_count
     token = own_first + row * own_row + query.to(tl.int64) * own_step
-    Q += tl.multiple_of(clip * q_batch + head * q_head, ALIGN)
+    Q += (clip * q_batch + head * q_head) * ALIGN
     q_a = tiles.load(Q, token * q_token, inside, D, 0, DA, True, ALIGN)
     q_b = q_a
     if DB > 0:
@@ -132,8 +132,8 @@ def forward(
     total = tl.zeros((BLOCK_M,), tl.float32)
     query_first = block * BLOCK_M
     query_last = query_first + BLOCK_M - 1
-    K += tl.multiple_of(clip * k_batch + head * k_head, ALIGN)
-    V += tl.multiple_of(clip * v_batch + head * v_head, ALIGN)
+    K += (clip * k_batch + head * k_head) * ALIGN
+    V += (clip * v_batch + head * v_head) * ALIGN
     first = other_first + row * other_row
     if PADDED:
         length = tl.load(Lengths + clip)
@@ -149,6 +149,6 @@ def forward(
         k_token, v_token, scale, BLOCK_N, D, DA, DB, CAUSAL, PRECISION, ALIGN,
     )  # fmt: skip
 
-    Out += tl.multiple_of(clip * o_batch + head * o_head, ALIGN)
+    Out += (clip * o_batch + head * o_head) * ALIGN
     Lse += clip * lse_batch + head * lse_head
     finish(Out, Lse, acc_a, acc_b, largest, total, token, inside, o_token, D, DA, DB, ALIGN)

@@ -35,8 +35,9 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def strides(*tensors: Tensor) -> tuple[int, ...]:
-    """Batch, token and head strides of tensors [B, S, heads, D], one after the other."""
-    return tuple(stride for tensor in tensors for stride in tensor.stride()[:3])
+    """Batch, token and head strides of tensors [B, S, heads, D], one after the other, in units of their `alignment`."""
+    align = alignment(*tensors)
+    return tuple(stride // align for tensor in tensors for stride in tensor.stride()[:3])
 
 
 def run(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
@@ -49,4 +50,4 @@ def run(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
 
 def alignment(*tensors: Tensor) -> int:
     """The largest power of two, at most 16, that divides every batch, token and head stride of [B, S, heads, D]."""
-    return math.gcd(16, *strides(*tensors))
+    return math.gcd(16, *(stride for tensor in tensors for stride in tensor.stride()[:3]))

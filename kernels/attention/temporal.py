@@ -62,11 +62,11 @@ def backward(
     options = config(grid[0], q.shape[3], q.dtype, backward=True)
     programs, shape = _grid(q, grid, options["BLOCK"], options["PAD"])
     first, rest = tiles.split(q.shape[3])
+    strides = launch.strides(q, k, v, dout, *gradients)
     launch.run(
         temporal_kernels.backward, programs,
         q, k, v, dout, dlse if dlse is not None else q, *gradients, lengths if lengths is not None else q,
-        scale * LOG2E, *shape, *launch.strides(q, k, v, dout),
-        *(dlse.stride() if dlse is not None else (0, 0, 0)), *launch.strides(*gradients),
+        scale * LOG2E, *shape, *strides[:12], *(dlse.stride() if dlse is not None else (0, 0, 0)), *strides[12:],
         D=q.shape[3], DA=first, DB=rest, CAUSAL=pattern.causal, PADDED=lengths is not None,
         WITH_LSE=dlse is not None, PRECISION=launch.precision(q.dtype),
         ALIGN=launch.alignment(q, k, v, dout, *gradients), **options,

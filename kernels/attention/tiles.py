@@ -20,12 +20,12 @@ def load(
     X, start, inside,
     D: tl.constexpr, OFFSET: tl.constexpr, WIDTH: tl.constexpr, MASKED: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
-    """Lanes OFFSET to OFFSET + WIDTH of the tokens that start at X + start (int64 [N]): [N, WIDTH].
+    """Lanes OFFSET to OFFSET + WIDTH of the tokens that start at X + start * ALIGN (int64 [N]): [N, WIDTH].
 
-    0 outside and beyond D. Every start is a multiple of ALIGN numbers.
+    0 outside and beyond D. Strides come in units of ALIGN numbers: that shows the compiler how wide it may read.
     """
     lane = OFFSET + tl.arange(0, WIDTH)
-    pointers = X + tl.multiple_of(start, ALIGN)[:, None] + lane[None, :]
+    pointers = X + (start * ALIGN)[:, None] + lane[None, :]
     if OFFSET + WIDTH <= D:
         if MASKED:
             return tl.load(pointers, mask=inside[:, None], other=0.0)
@@ -44,7 +44,7 @@ def store(
 ):  # fmt: skip
     """Writes value [N, WIDTH] to lanes OFFSET to OFFSET + WIDTH of the tokens inside, in X's dtype."""
     lane = OFFSET + tl.arange(0, WIDTH)
-    pointers = X + tl.multiple_of(start, ALIGN)[:, None] + lane[None, :]
+    pointers = X + (start * ALIGN)[:, None] + lane[None, :]
     value = value.to(X.dtype.element_ty)
     if OFFSET + WIDTH <= D:
         tl.store(pointers, value, mask=inside[:, None])

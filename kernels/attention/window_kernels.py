@@ -67,9 +67,9 @@ def forward(
     head = ((program // boxes) % heads).to(tl.int64)
     clip = (program // boxes // heads).to(tl.int64)
     token = begin + ((t * height + h) * width + w).to(tl.int64)
-    Q += tl.multiple_of(clip * q_batch + head * q_head, ALIGN)
-    K += tl.multiple_of(clip * k_batch + head * k_head, ALIGN)
-    V += tl.multiple_of(clip * v_batch + head * v_head, ALIGN)
+    Q += (clip * q_batch + head * q_head) * ALIGN
+    K += (clip * k_batch + head * k_head) * ALIGN
+    V += (clip * v_batch + head * v_head) * ALIGN
     q_a = tiles.load(Q, token * q_token, inside, D, 0, DA, True, ALIGN)
     q_b = q_a
     acc_a = tl.zeros((BT * BH * BW, DA), tl.float32)
@@ -113,7 +113,7 @@ def forward(
                 D, DA, DB, True, PRECISION, ALIGN,
             )  # fmt: skip
 
-    Out += tl.multiple_of(clip * o_batch + head * o_head, ALIGN)
+    Out += (clip * o_batch + head * o_head) * ALIGN
     Lse += clip * lse_batch + head * lse_head
     finish(Out, Lse, acc_a, acc_b, largest, total, token, inside, o_token, D, DA, DB, ALIGN)
 
@@ -134,10 +134,10 @@ def queries(
     head = ((program // boxes) % heads).to(tl.int64)
     clip = (program // boxes // heads).to(tl.int64)
     token = begin + ((t * height + h) * width + w).to(tl.int64)
-    Q += tl.multiple_of(clip * q_batch + head * q_head, ALIGN)
-    K += tl.multiple_of(clip * k_batch + head * k_head, ALIGN)
-    V += tl.multiple_of(clip * v_batch + head * v_head, ALIGN)
-    DOut += tl.multiple_of(clip * do_batch + head * do_head, ALIGN)
+    Q += (clip * q_batch + head * q_head) * ALIGN
+    K += (clip * k_batch + head * k_head) * ALIGN
+    V += (clip * v_batch + head * v_head) * ALIGN
+    DOut += (clip * do_batch + head * do_head) * ALIGN
     q_a = tiles.load(Q, token * q_token, inside, D, 0, DA, True, ALIGN)
     do_a = tiles.load(DOut, token * do_token, inside, D, 0, DA, True, ALIGN)
     q_b, do_b = q_a, do_a
@@ -183,7 +183,7 @@ def queries(
                 D, DA, DB, True, PRECISION, ALIGN,
             )  # fmt: skip
 
-    DQ += tl.multiple_of(clip * dq_batch + head * dq_head, ALIGN)
+    DQ += (clip * dq_batch + head * dq_head) * ALIGN
     natural = scale * 0.6931471805599453
     tiles.store(DQ, dq_a * natural, token * dq_token, inside, D, 0, DA, ALIGN)
     if DB > 0:
@@ -209,8 +209,8 @@ def keys(
     real = inside
     if PADDED:
         real = inside & (token < tl.load(Lengths + clip))
-    K += tl.multiple_of(clip * k_batch + head * k_head, ALIGN)
-    V += tl.multiple_of(clip * v_batch + head * v_head, ALIGN)
+    K += (clip * k_batch + head * k_head) * ALIGN
+    V += (clip * v_batch + head * v_head) * ALIGN
     k_a = tiles.load(K, token * k_token, real, D, 0, DA, True, ALIGN)
     v_a = tiles.load(V, token * v_token, real, D, 0, DA, True, ALIGN)
     k_b, v_b = k_a, v_a
@@ -220,8 +220,8 @@ def keys(
         k_b = tiles.load(K, token * k_token, real, D, DA, DB, True, ALIGN)
         v_b = tiles.load(V, token * v_token, real, D, DA, DB, True, ALIGN)
         dk_b, dv_b = tl.zeros((BT * BH * BW, DB), tl.float32), tl.zeros((BT * BH * BW, DB), tl.float32)
-    Q += tl.multiple_of(clip * q_batch + head * q_head, ALIGN)
-    DOut += tl.multiple_of(clip * do_batch + head * do_head, ALIGN)
+    Q += (clip * q_batch + head * q_head) * ALIGN
+    DOut += (clip * do_batch + head * do_head) * ALIGN
     Lse += clip * lse_batch + head * lse_head
     Delta += clip * lse_batch + head * lse_head
     if SHARED:
@@ -251,8 +251,8 @@ def keys(
                 q_token, do_token, scale, D, DA, DB, True, PRECISION, ALIGN,
             )  # fmt: skip
 
-    DK += tl.multiple_of(clip * dk_batch + head * dk_head, ALIGN)
-    DV += tl.multiple_of(clip * dv_batch + head * dv_head, ALIGN)
+    DK += (clip * dk_batch + head * dk_head) * ALIGN
+    DV += (clip * dv_batch + head * dv_head) * ALIGN
     finish_keys(
         DK, DV, dk_a, dk_b, dv_a, dv_b, token, inside, real, dk_token, dv_token, scale, D, DA, DB, ALIGN
     )  # fmt: skip

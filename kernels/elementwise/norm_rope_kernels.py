@@ -1,7 +1,8 @@
 """Norm and rotation of one token per program: one read and one write, everything between in float32.
 
 A tile holds the pairs of all heads of a token, as two halves [heads, pairs]: the lanes that come first in a pair and
-those that come second. `interleaved` pairs are read as whole lanes and split in registers.
+those that come second. `interleaved` pairs are read as whole lanes and split in registers. Strides come in units of
+ALIGN numbers, which shows the compiler how wide it may read.
 """
 
 import triton
@@ -99,22 +100,22 @@ def _normed(
 @triton.jit
 def forward(
     X, Y, Weight, Bias, Time, Height, Width, count, heads, epsilon, begin, cells, width, tokens,
-    time_pairs, height_pairs, width_pairs, x_batch, x_token, x_head, weight_head,
+    time_pairs, height_pairs, width_pairs, x_batch, x_token, x_head,
     HEADS: tl.constexpr, D: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr,
-    NORM: tl.constexpr, BIAS: tl.constexpr, ROPE: tl.constexpr,
+    NORM: tl.constexpr, BIAS: tl.constexpr, ROPE: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """Y [B, S, heads, D], contiguous; token s stands at begin + s of the video's tokens (negative: text)."""
     program = tl.program_id(0)
     token = program % count
     clip = (program // count).to(tl.int64)
-    X += clip * x_batch + token.to(tl.int64) * x_token
-    first, second = _load(X, x_head, heads, HEADS, D, PAIRS, HALF)
+    X += (clip * x_batch + token.to(tl.int64) * x_token) * ALIGN
+    first, second = _load(X, x_head * ALIGN, heads, HEADS, D, PAIRS, HALF)
     if NORM != _NO_NORM:
         first, second, _ = _normed(first, second, heads, epsilon, HEADS, D, PAIRS, NORM)
-        w_first, w_second = _load(Weight, weight_head, heads, HEADS, D, PAIRS, HALF)
+        w_first, w_second = _load(Weight, D if NORM == _ACROSS else 0, heads, HEADS, D, PAIRS, HALF)
         first, second = first * w_first, second * w_second
         if BIAS:
-            b_first, b_second = _load(Bias, weight_head, heads, HEADS, D, PAIRS, HALF)
+            b_first, b_second = _load(Bias, D if NORM == _ACROSS else 0, heads, HEADS, D, PAIRS, HALF)
             first, second = first + b_first, second + b_second
     if ROPE:
         cosine, sine = _turn(
@@ -128,9 +129,9 @@ def forward(
 def backward(
     X, DY, DX, Weight, DWeight, DBias, Time, Height, Width, count, total, programs, heads, epsilon, begin, cells, width,
     tokens, time_pairs, height_pairs, width_pairs,
-    x_batch, x_token, x_head, dy_batch, dy_token, dy_head, weight_head,
+    x_batch, x_token, x_head, dy_batch, dy_token, dy_head,
     HEADS: tl.constexpr, D: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr,
-    NORM: tl.constexpr, BIAS: tl.constexpr, ROPE: tl.constexpr, WEIGHT_GRADIENT: tl.constexpr,
+    NORM: tl.constexpr, BIAS: tl.constexpr, ROPE: tl.constexpr, ALIGN: tl.constexpr, WEIGHT_GRADIENT: tl.constexpr,
 ):  # fmt: skip
     """DX [B, S, heads, D], contiguous; DWeight, DBias float32 [programs, heads or 1, D], each program's share.
 
@@ -141,20 +142,20 @@ def backward(
     w_first, w_second = tl.zeros((HEADS, PAIRS), tl.float32), tl.zeros((HEADS, PAIRS), tl.float32)
     dw_first, dw_second, db_first, db_second = w_first, w_second, w_first, w_second
     if NORM != _NO_NORM:
-        w_first, w_second = _load(Weight, weight_head, heads, HEADS, D, PAIRS, HALF)
+        w_first, w_second = _load(Weight, D if NORM == _ACROSS else 0, heads, HEADS, D, PAIRS, HALF)
     for begun in range(program, total, programs):
         index = tl.zeros((), tl.int64) + begun
         token, clip = index % count, index // count
-        at = clip * dy_batch + token * dy_token
-        first, second = _load(DY + at, dy_head, heads, HEADS, D, PAIRS, HALF)
+        at = (clip * dy_batch + token * dy_token) * ALIGN
+        first, second = _load(DY + at, dy_head * ALIGN, heads, HEADS, D, PAIRS, HALF)
         if ROPE:
             cosine, sine = _turn(
                 Time, Height, Width, begin + token, cells, width, tokens, time_pairs, height_pairs, width_pairs, PAIRS
             )
             first, second = first * cosine + second * sine, second * cosine - first * sine
         if NORM != _NO_NORM:
-            at = clip * x_batch + token * x_token
-            x_first, x_second = _load(X + at, x_head, heads, HEADS, D, PAIRS, HALF)
+            at = (clip * x_batch + token * x_token) * ALIGN
+            x_first, x_second = _load(X + at, x_head * ALIGN, heads, HEADS, D, PAIRS, HALF)
             x_first, x_second, factor = _normed(x_first, x_second, heads, epsilon, HEADS, D, PAIRS, NORM)
             if WEIGHT_GRADIENT:
                 dw_first, dw_second = dw_first + first * x_first, dw_second + second * x_second

@@ -1,5 +1,6 @@
 """Norm of queries and keys and their rotation, in one pass, trainable."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -126,6 +127,13 @@ def _launch_options(x: Tensor) -> dict[str, int]:
     return options if _INTERPRETED else options | {"num_warps": 4 if lanes <= 4096 else 8}
 
 
+def _strides(*tensors: Tensor) -> tuple[int, list[int]]:
+    """The largest power of two, at most 16, that divides all batch, token and head strides, and they in units of it."""
+    found = [stride for tensor in tensors for stride in tensor.stride()[:3]]
+    align = math.gcd(16, *found)
+    return align, [stride // align for stride in found]
+
+
 def _rope_arguments(x: Tensor, tables: list[Tensor], grid: list[int]) -> tuple[list[Any], list[int]]:
     pointers = [table.to(torch.float32).contiguous() for table in tables] or [x, x, x]
     pairs = [table.shape[1] for table in tables] or [0, 0, 0]
@@ -141,11 +149,11 @@ def forward(
     if not y.numel():
         return y
     pointers, (cells, width, tokens, *pairs) = _rope_arguments(x, tables, grid)
+    align, strides = _strides(x)
     kernels.forward[(x.shape[0] * x.shape[1],)](
         x, y, weight if weight is not None else x, bias if bias is not None else x, *pointers,
-        x.shape[1], x.shape[2], epsilon, begin, cells, width, tokens, *pairs, *x.stride()[:3],
-        x.shape[3] if kind == "rms_across_heads" else 0,
-        D=x.shape[3], HALF=layout == "half", NORM=_KINDS[kind], BIAS=bias is not None, ROPE=bool(tables),
+        x.shape[1], x.shape[2], epsilon, begin, cells, width, tokens, *pairs, *strides,
+        ALIGN=align, D=x.shape[3], HALF=layout == "half", NORM=_KINDS[kind], BIAS=bias is not None, ROPE=bool(tables),
         **_launch_options(x),
     )  # fmt: skip
     return y
@@ -177,12 +185,12 @@ def backward(
     ]  # fmt: skip
     if dx.numel():
         pointers, (cells, width, tokens, *pairs) = _rope_arguments(dy, tables, grid)
+        align, strides = _strides(x, dy)
         kernels.backward[(programs,)](
             x, dy, dx, weight if weight is not None else dy, *partial, *pointers,
             dy.shape[1], total, programs, dy.shape[2], epsilon, begin, cells, width, tokens, *pairs,
-            *x.stride()[:3], *dy.stride()[:3], dy.shape[3] if kind == "rms_across_heads" else 0,
-            D=dy.shape[3], HALF=layout == "half", NORM=_KINDS[kind], BIAS=bias is not None, ROPE=bool(tables),
-            WEIGHT_GRADIENT=weight_gradient, **_launch_options(dy),
+            *strides, ALIGN=align, D=dy.shape[3], HALF=layout == "half", NORM=_KINDS[kind], BIAS=bias is not None,
+            ROPE=bool(tables), WEIGHT_GRADIENT=weight_gradient, **_launch_options(dy),
         )  # fmt: skip
     return dx, partial[0].sum(0), partial[1].sum(0)
 

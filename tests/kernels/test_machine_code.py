@@ -33,16 +33,17 @@ def test_every_named_case_compiles_without_spills_onto_tensor_cores(tmp_path):
         assert kernel["stack"] == 0 and kernel["spills"] == 0
 
 
-def test_a_fault_is_found(tmp_path, monkeypatch):
+def test_a_fault_is_found():
     from phys4d.benchmarks.machine_code import Kernel
 
-    good = Kernel("case", "flash.forward", 90, {}, 128, 0, 0, 100_000, 8, 24, 900, 1.0)
+    good = Kernel("case", "flash.forward", 90, {}, 128, 0, 0, 100_000, 8, 24, 0, 900, 1.0)
     assert good.faults() == []
     for change, words in [
         ({"stack": 8}, "spills: 8 bytes"),
         ({"spills": 3}, "3 accesses"),
         ({"shared_memory": 240_000}, "of 232448"),
         ({"products": 0}, "no tensor core"),
+        ({"narrow": 2}, "2 global accesses"),
     ]:
         (fault,) = Kernel(**{**good.__dict__, **change}).faults()
         assert words in fault
