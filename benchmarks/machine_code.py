@@ -4,7 +4,8 @@
 
 Every launch of the named cases is compiled ahead of time, with the arguments and options that it would have on that
 machine. It fails (exit 1) where a kernel spills registers, needs more shared memory than there is, takes its products
-outside of the tensor cores or reads its tokens number by number. It shows neither that a kernel is right nor that it is fast.
+outside of the tensor cores or reads its tokens number by number. It shows neither that a kernel is right nor that it is
+fast.
 """
 
 import argparse
