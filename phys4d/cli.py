@@ -113,7 +113,19 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_evaluate)
 
     bench = commands.add_parser("bench", help="measure speed and memory on this machine")
-    stages = bench.add_subparsers(required=True, metavar="what").add_parser(
+    subjects = bench.add_subparsers(required=True, metavar="what")
+    for kind, what in (
+        ("attention", "attention on the shapes of real models, beside every peer that is here"),
+        ("elementwise", "norm and rotation of queries and keys, beside eager and compiled torch"),
+    ):
+        kernels = subjects.add_parser(kind, help=what)
+        kernels.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+        kernels.add_argument("--quick", action="store_true", help="few rounds: under a minute")
+        kernels.add_argument("--case", action="append", metavar="NAME", help="one case; repeat for several")
+        kernels.add_argument("--backend", action="append", metavar="NAME", help="one peer; repeat for several")
+        kernels.add_argument("--out", type=Path, help="write the rows as JSON and the tables to this folder")
+        kernels.set_defaults(command=_bench_kernels, kind=kind)
+    stages = subjects.add_parser(
         "train", help="step time, samples/s and peak memory of every stage of a finished demo"
     )
     stages.add_argument("demo", type=Path, help="the folder of a finished demo")
@@ -194,6 +206,16 @@ def _evaluate(options: argparse.Namespace) -> int:
     print(text)
     if options.out is not None:
         options.out.write_text(text + "\n")
+    return 0
+
+
+def _bench_kernels(options: argparse.Namespace) -> int:
+    from phys4d.benchmarks.run import bench
+
+    bench(
+        options.kind, device=options.device, quick=options.quick, names=options.case, backends=options.backend,
+        out=options.out,
+    )  # fmt: skip
     return 0
 
 

@@ -1,0 +1,184 @@
+"""Attention on the shapes of real models: ours beside every peer that this machine has, in one run.
+
+    phys4d bench attention [--device cpu|cuda] [--quick] [--case NAME ...] [--backend NAME ...] [--out DIR]
+
+Forward and backward apart, median and 20th and 80th percentile, peak memory, error against float64 on sampled queries
+(beside which torch's own error stands as that of sdpa), whether two backward runs are bit-equal, and the share of the
+floor: the time that nothing but the products, or the bytes, that the result needs would take on that card. Peers that
+cannot serve are listed with their reason.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from phys4d.benchmarks.cases import ATTENTION, AttentionCase
+from phys4d.benchmarks.timing import Work, interleaved, peak_memory
+from phys4d.kernels.attention import Full, Temporal, Window, attention
+from phys4d.kernels.attention.backends import BACKENDS, rearranged
+from phys4d.kernels.attention.backends.flex import mask_mod
+from phys4d.kernels.attention.call import Call
+
+# Part of a GPU's name -> (TFLOP/s of dense 16-bit products, TB/s) that good kernels are known to sustain on it.
+SUSTAINED = {"H200": (790.0, 4.3), "H100": (790.0, 2.9)}
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def small(case: AttentionCase) -> AttentionCase:
+    """The same layer on a small grid with two heads, for machines without a GPU."""
+    time, height, width = case.grid
+    grid = min(time, 16), min(height, 6), min(width, 8)
+    pattern = Window(5, 3, 4) if isinstance(case.pattern, Window) else case.pattern
+    return dataclasses.replace(
+        case, name=f"{case.name}-small", batch=1, grid=grid, heads=2, words=min(case.words, 8), pattern=pattern
+    )
+
+
+def naive(case: AttentionCase) -> Attend:
+    """What models do by hand: rearrange into rows, multiply, softmax in float32, multiply."""
+
+    def dense(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> tuple[Tensor, None]:
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        scores = (q * case.dim**-0.5) @ k.transpose(-1, -2)
+        if visible is not None:
+            scores = scores.masked_fill(~visible[:, None], -torch.inf)
+        return (F.softmax(scores.float(), dim=-1).to(q.dtype) @ v).transpose(1, 2), None
+
+    return lambda q, k, v: rearranged.run(_call(case, q, k, v), dense)[0]
+
+
+def peers(
+    case: AttentionCase, tensors: list[Tensor], wanted: list[str] | None
+) -> tuple[dict[str, Attend], dict[str, str]]:
+    """Who can compute the case, by name, and why the others cannot."""
+    call = _call(case, *tensors)
+    found: dict[str, Attend] = {}
+    refused: dict[str, str] = {}
+
+    def by(backend: str) -> Attend:
+        return lambda q, k, v: attention(
+            q, k, v, grid=case.grid, pattern=case.pattern, text=_text(case), backend=backend
+        )  # type: ignore[no-any-return]
+
+    for name, backend in BACKENDS.items():
+        reason = backend.refusal(call)
+        if reason is None and name == "reference" and case.pairs > 1 << 30:
+            reason = "it would hold every score"
+        if reason is None:
+            found[name] = by(name)
+        else:
+            refused[name] = reason
+    found["auto"] = by("auto")
+    short = isinstance(case.pattern, Temporal) or not tensors[0].is_cuda
+    if isinstance(case.pattern, Window) or (not short and case.pairs > 1 << 31):
+        refused["naive"] = refused["naive-compiled"] = "it would hold every score"
+    else:
+        found["naive"] = naive(case)
+        if tensors[0].is_cuda:
+            found["naive-compiled"] = torch.compile(naive(case), dynamic=False)
+        else:
+            refused["naive-compiled"] = "measured on CUDA alone"
+    if wanted is not None:
+        found = {name: attend for name, attend in found.items() if name in wanted}
+    return found, refused
+
+
+def measure(
+    case: AttentionCase, device: torch.device, *, quick: bool, wanted: list[str] | None
+) -> list[dict[str, Any]]:
+    """One row per peer and part: times, rates, share of the floor, memory, error, and whether runs are bit-equal."""
+    generator = torch.Generator(device=device).manual_seed(0)
+    shape = (case.batch, case.tokens, case.heads, case.dim)
+    dtype = torch.bfloat16
+    q, k, v, dout = (torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(4))
+    attends, refused = peers(case, [t.detach().requires_grad_() for t in (q, k, v)], wanted)
+    rows: list[dict[str, Any]] = [
+        {"case": case.name, "backend": name, "refused": reason} for name, reason in refused.items()
+    ]
+    effort = {"rounds": 10 if quick else 50, "seconds": 1.0 if quick else 20.0}
+    queries = torch.randperm(case.tokens, generator=generator, device=device)[:64].sort().values
+    truth = sampled_truth(case, q, k, v, queries)
+    forwards: dict[str, Work] = {}
+    backwards: dict[str, Work] = {}
+    errors: dict[str, float] = {}
+    same: dict[str, bool] = {}
+    for name, attend in list(attends.items()):
+        try:
+            out = attend(q, k, v)
+            errors[name] = float((out[:, queries].double() - truth).abs().max())
+            forwards[name] = lambda attend=attend: attend(q, k, v)  # type: ignore[misc]
+            backwards[name] = _backward(attend, q, k, v, dout)
+            same[name] = all(torch.equal(a, b) for a, b in zip(backwards[name](), backwards[name](), strict=True))
+        except Exception as fault:  # a peer may fail in ways of its own; the row says how
+            rows.append({"case": case.name, "backend": name, "refused": f"{type(fault).__name__}: {str(fault)[:200]}"})
+            forwards.pop(name, None)
+            backwards.pop(name, None)
+            torch.cuda.empty_cache() if device.type == "cuda" else None
+    for part, rivals in (("forward", forwards), ("backward", backwards)):
+        times = interleaved(rivals, device, **effort)  # type: ignore[arg-type]
+        floor = floor_ms(case, part, device)  # type: ignore[arg-type]
+        for name, timing in times.items():
+            rows.append(
+                {
+                    "case": case.name, "backend": name, "part": part, "ms": timing.median, "ms_p20": timing.p20,
+                    "ms_p80": timing.p80, "tflops": case.flops(part) / timing.median / 1e9,  # type: ignore[arg-type]
+                    "gbps": case.bytes(part) / timing.median / 1e6,  # type: ignore[arg-type]
+                    "floor_ms": floor, "share": floor / timing.median if floor else None,
+                    "peak_mb": peak_memory(rivals[name], device), "error": errors[name],
+                    "deterministic": same[name],
+                }
+            )  # fmt: skip
+    return rows
+
+
+def _backward(attend: Attend, q: Tensor, k: Tensor, v: Tensor, dout: Tensor) -> Work:
+    leaves = [t.detach().requires_grad_() for t in (q, k, v)]
+    out = attend(*leaves)
+    if not out.requires_grad:
+        raise RuntimeError("it gives no gradients")
+    return lambda: torch.autograd.grad(out, leaves, dout, retain_graph=True)
+
+
+def sampled_truth(case: AttentionCase, q: Tensor, k: Tensor, v: Tensor, queries: Tensor) -> Tensor:
+    """out of the chosen queries in float64: [B, n, heads, D]; one clip and head at a time."""
+    visible = None
+    if not isinstance(case.pattern, Full):
+        keys = torch.arange(case.tokens, device=q.device)
+        visible = mask_mod(case.pattern, case.grid, _text(case))(None, None, queries[:, None], keys)  # type: ignore[arg-type]
+    out = torch.empty((len(q), len(queries), *q.shape[2:]), dtype=torch.float64, device=q.device)
+    for clip in range(len(q)):
+        for head in range(q.shape[2]):
+            scores = q[clip, queries, head].double() @ k[clip, :, head].double().T * case.dim**-0.5
+            if visible is not None:
+                scores = scores.masked_fill(~visible, -torch.inf)
+            out[clip, :, head] = scores.softmax(-1) @ v[clip, :, head].double()
+    return out
+
+
+def floor_ms(case: AttentionCase, part: str, device: torch.device) -> float | None:
+    """Milliseconds of the products or of the bytes, whichever takes longer, at rates that this card sustains."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    for known, (tflops, terabytes) in SUSTAINED.items():
+        if known in name:
+            return max(case.flops(part) / tflops / 1e9, case.bytes(part) / terabytes / 1e9)  # type: ignore[arg-type]
+    return None
+
+
+def cases(names: list[str] | None, device: torch.device) -> list[AttentionCase]:
+    """The named cases, all if none is named; small ones where there is no GPU."""
+    chosen = [case for case in ATTENTION if names is None or case.name in names]
+    return chosen if device.type == "cuda" else [small(case) for case in chosen]
+
+
+def _text(case: AttentionCase) -> Any:
+    return (case.words, "first") if case.words else None
+
+
+def _call(case: AttentionCase, q: Tensor, k: Tensor, v: Tensor) -> Call:
+    return Call(q, k, v, case.grid, case.pattern, _text(case), None, None, False)

@@ -1,0 +1,73 @@
+"""Runs a benchmark over its cases and writes what it found: rows as JSON with provenance, and a table."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phys4d.benchmarks import attention, elementwise
+from phys4d.engine.errors import UserError
+from phys4d.engine.telemetry import provenance
+
+KINDS = {"attention": attention, "elementwise": elementwise}
+
+
+def bench(
+    kind: str, *, device: str | None, quick: bool, names: list[str] | None, backends: list[str] | None, out: Path | None
+) -> list[dict[str, Any]]:
+    """Measures, prints a table per case as it is done, and writes <kind>.json and <kind>.md below `out`."""
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no CUDA device here: leave it out, or give --device cpu")
+    module: Any = KINDS[kind]
+    known = [case.name for case in module.cases(None, torch.device("cuda"))]
+    for name in names or []:
+        if name not in known:
+            raise UserError(f"--case {name}: expected one of {', '.join(known)}")
+    if where.type == "cpu":
+        print("no GPU: small shapes, which say nothing of any GPU", file=sys.stderr)
+    rows: list[dict[str, Any]] = []
+    for case in module.cases(names, where):
+        found = module.measure(case, where, quick=quick, wanted=backends)
+        rows += found
+        print(table(found), flush=True)
+        if out is not None:  # after every case: an interrupted run keeps what it has
+            write(out, kind, rows)
+    return rows
+
+
+def write(out: Path, kind: str, rows: list[dict[str, Any]]) -> None:
+    """<kind>.json and <kind>.md."""
+    out.mkdir(parents=True, exist_ok=True)
+    told = provenance()
+    (out / f"{kind}.json").write_text(json.dumps({"rows": rows, "provenance": told}, indent=1) + "\n")
+    names = list(dict.fromkeys(row["case"] for row in rows))
+    machine = ", ".join(told["gpus"]) or f"{told['cores']} cores of {told['cpu']}"
+    parts = [table([row for row in rows if row["case"] == name]) for name in names]
+    parts.append(f"{machine}, torch {told['torch']}, revision {str(told['git_revision'])[:12]}, {told['date'][:10]}.")
+    (out / f"{kind}.md").write_text("\n\n".join(parts) + "\n")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """One case's rows as markdown, the fastest first, and a line for each peer that could not serve."""
+    measured = [row for row in rows if "refused" not in row]
+    lines = [
+        f"### {rows[0]['case']}", "",
+        "| backend | part | ms (p20, p80) | TFLOP/s | GB/s | of the floor | peak MiB | error | bit-equal |",
+        "|---" * 9 + "|",
+    ]  # fmt: skip
+    for row in sorted(measured, key=lambda row: (row["part"] != "forward", row["ms"])):
+        numbers = [
+            f"{row['ms']:.3f} ({row['ms_p20']:.3f}, {row['ms_p80']:.3f})",
+            f"{row['tflops']:.1f}" if row["tflops"] else "",
+            f"{row['gbps']:.0f}",
+            f"{row['share']:.0%}" if row["share"] else "",
+            f"{row['peak_mb']:.0f}" if row["peak_mb"] is not None else "",
+            f"{row['error']:.1e}",
+            "yes" if row["deterministic"] else "no",
+        ]
+        lines.append(f"| {row['backend']} | {row['part']} | " + " | ".join(numbers) + " |")
+    refused = [f"- not {row['backend']}: {row['refused']}" for row in rows if "refused" in row]
+    return "\n".join([*lines, *(["", *refused] if refused else [])])

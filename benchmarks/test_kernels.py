@@ -1,0 +1,47 @@
+"""pytest-benchmark entries: `pytest benchmarks --benchmark-only`. Small shapes where there is no GPU."""
+
+import pytest
+import torch
+
+from phys4d.benchmarks import attention, elementwise
+from phys4d.kernels.elementwise import QKNorm, Rope, qk_norm_rope
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def timed(benchmark, work):
+    """Lets pytest-benchmark time a call to its end."""
+
+    def whole():
+        work()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+
+    benchmark(whole)
+
+
+@pytest.mark.parametrize("part", ["forward", "backward"])
+@pytest.mark.parametrize("case", attention.cases(None, DEVICE), ids=lambda case: case.name)
+def test_attention(benchmark, case, part):
+    """`attention` with the backend that it chooses."""
+    generator = torch.Generator(device=DEVICE).manual_seed(0)
+    shape = (case.batch, case.tokens, case.heads, case.dim)
+    q, k, v, dout = (torch.randn(shape, generator=generator, device=DEVICE, dtype=torch.bfloat16) for _ in range(4))
+    found, _ = attention.peers(case, [q, k, v], ["auto"])
+    if part == "forward":
+        timed(benchmark, lambda: found["auto"](q, k, v))
+    else:
+        leaves = [t.requires_grad_() for t in (q, k, v)]
+        out = found["auto"](*leaves)
+        timed(benchmark, lambda: torch.autograd.grad(out, leaves, dout, retain_graph=True))
+
+
+@pytest.mark.parametrize("case", elementwise.cases(None, DEVICE), ids=lambda case: case.name)
+def test_norm_rope(benchmark, case):
+    """Queries and keys, forward."""
+    q, k = torch.randn(2, 1, case.tokens, case.heads, case.dim, device=DEVICE, dtype=torch.bfloat16)
+    lanes = case.heads * case.dim if case.kind == "rms_across_heads" else case.dim
+    weight = torch.ones(lanes, device=DEVICE, dtype=torch.bfloat16)
+    norm = QKNorm(case.kind, weight, weight)
+    rope = Rope.make(case.grid, case.lanes, layout=case.layout, device=DEVICE)
+    timed(benchmark, lambda: qk_norm_rope(q, k, norm, rope, grid=case.grid, text=(case.words, "first")))
