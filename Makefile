@@ -16,12 +16,15 @@ NATIVE := $(wildcard kernels/native/src/*)
 # Prints 1 if this Python is new enough, 2 if it can also make virtual environments.
 PYTHON_CHECK := import sys, importlib.util as u; print((sys.version_info >= (3, 11)) * (1 + bool(u.find_spec("ensurepip"))))
 
-.PHONY: help venv demo test test-slow lint clean
+OUT ?= benchmarks/results/gpu
+
+.PHONY: help venv demo test test-slow test-gpu bench-gpu lint clean
 
 help:
 	@echo "make demo       the whole pipeline on this machine, from simulation to runs/demo/report.html"
 	@echo "make test       ruff, mypy and the tests"
 	@echo "make test-slow  chaos, fuzz and long tests"
+	@echo "make test-gpu   the kernels on a GPU; make bench-gpu times them too, beside every peer"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make venv       only the virtual environment $(VENV)"
 	@echo "make clean      removes $(VENV) and everything built"
@@ -35,6 +38,15 @@ test: lint
 
 test-slow: venv
 	$(BIN)/python -m pytest -q -m "slow and not gpu and not interpreted"
+
+# On a machine with a GPU and torch, triton, numpy, pytest and hypothesis in PYTHON: first whether every kernel is right,
+# then how fast, each peer in the same run. Results go to OUT.
+test-gpu:
+	$(PYTHON) -m pytest -q -m "gpu or interpreted" tests/gpu tests/kernels
+
+bench-gpu: test-gpu
+	$(PYTHON) -m phys4d bench attention --device cuda --out $(OUT)
+	$(PYTHON) -m phys4d bench elementwise --device cuda --out $(OUT)
 
 lint: venv
 	$(BIN)/ruff check .

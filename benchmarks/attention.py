@@ -18,7 +18,7 @@ from torch import Tensor
 
 from phys4d.benchmarks.cases import ATTENTION, AttentionCase
 from phys4d.benchmarks.timing import Work, interleaved, peak_memory
-from phys4d.kernels.attention import Full, Temporal, Window, attention
+from phys4d.kernels.attention import Full, Temporal, Window, attention, measured
 from phys4d.kernels.attention.backends import BACKENDS, rearranged
 from phys4d.kernels.attention.backends.flex import mask_mod
 from phys4d.kernels.attention.call import Call
@@ -174,6 +174,28 @@ def cases(names: list[str] | None, device: torch.device) -> list[AttentionCase]:
     """The named cases, all if none is named; small ones where there is no GPU."""
     chosen = [case for case in ATTENTION if names is None or case.name in names]
     return chosen if device.type == "cuda" else [small(case) for case in chosen]
+
+
+def tuned(rows: list[dict[str, Any]], gpu: str, date: str) -> dict[str, Any]:
+    """The table that "auto" looks up: per case the backends by forward time, and by forward and backward together."""
+    classes = []
+    for case in ATTENTION:
+        found = [row for row in rows if row["case"] == case.name and row["backend"] in BACKENDS and "ms" in row]
+        times: dict[str, dict[str, float]] = {}
+        for row in found:
+            times.setdefault(row["backend"], {})[row["part"]] = row["ms"]
+        whole = {name: parts for name, parts in times.items() if len(parts) == 2}
+        device = torch.empty(0, device="meta")
+        q = device.new_empty(case.batch, case.tokens, case.heads, case.dim)
+        base = {
+            "case": case.name, "pattern": type(case.pattern).__name__.lower(), "dim": case.dim,
+            "seen": measured.seen(_call(case, q, q, q)),
+        }  # fmt: skip
+        if whole:
+            for training in (False, True):
+                order = sorted(whole, key=lambda name: whole[name]["forward"] + training * whole[name]["backward"])
+                classes.append(base | {"training": training, "backends": order})
+    return {"gpu": gpu, "date": date, "classes": classes}
 
 
 def _text(case: AttentionCase) -> Any:

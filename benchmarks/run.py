@@ -10,14 +10,19 @@ import torch
 from phys4d.benchmarks import attention, elementwise
 from phys4d.engine.errors import UserError
 from phys4d.engine.telemetry import provenance
+from phys4d.kernels.attention import measured
 
 KINDS = {"attention": attention, "elementwise": elementwise}
 
 
 def bench(
-    kind: str, *, device: str | None, quick: bool, names: list[str] | None, backends: list[str] | None, out: Path | None
-) -> list[dict[str, Any]]:
-    """Measures, prints a table per case as it is done, and writes <kind>.json and <kind>.md below `out`."""
+    kind: str, *, device: str | None, quick: bool, names: list[str] | None, backends: list[str] | None,
+    out: Path | None, tune: bool = False,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Measures, prints a table per case as it is done, and writes <kind>.json and <kind>.md below `out`.
+
+    `tune` also writes the table in which `attention` looks up who is fastest on this GPU.
+    """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if where.type == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no CUDA device here: leave it out, or give --device cpu")
@@ -26,6 +31,8 @@ def bench(
     for name in names or []:
         if name not in known:
             raise UserError(f"--case {name}: expected one of {', '.join(known)}")
+    if tune and (where.type != "cuda" or names or backends):
+        raise UserError("--tune: needs a GPU, and all cases and peers: leave --device cpu, --case and --backend out")
     if where.type == "cpu":
         print("no GPU: small shapes, which say nothing of any GPU", file=sys.stderr)
     rows: list[dict[str, Any]] = []
@@ -35,6 +42,12 @@ def bench(
         print(table(found), flush=True)
         if out is not None:  # after every case: an interrupted run keeps what it has
             write(out, kind, rows)
+    if tune:
+        gpu = torch.cuda.get_device_name(where)
+        measured.FOLDER.mkdir(exist_ok=True)
+        file = measured.FOLDER / f"{measured.slug(gpu)}.json"
+        file.write_text(json.dumps(attention.tuned(rows, gpu, provenance()["date"][:10]), indent=1) + "\n")
+        print(f"{file}: attention's choices on this GPU")
     return rows
 
 

@@ -124,7 +124,9 @@ def build_parser() -> argparse.ArgumentParser:
         kernels.add_argument("--case", action="append", metavar="NAME", help="one case; repeat for several")
         kernels.add_argument("--backend", action="append", metavar="NAME", help="one peer; repeat for several")
         kernels.add_argument("--out", type=Path, help="write the rows as JSON and the tables to this folder")
-        kernels.set_defaults(command=_bench_kernels, kind=kind)
+        if kind == "attention":
+            kernels.add_argument("--tune", action="store_true", help="write this GPU's table of who is fastest")
+        kernels.set_defaults(command=_bench_kernels, kind=kind, tune=False)
     stages = subjects.add_parser(
         "train", help="step time, samples/s and peak memory of every stage of a finished demo"
     )
@@ -214,7 +216,7 @@ def _bench_kernels(options: argparse.Namespace) -> int:
 
     bench(
         options.kind, device=options.device, quick=options.quick, names=options.case, backends=options.backend,
-        out=options.out,
+        out=options.out, tune=options.tune,
     )  # fmt: skip
     return 0
 

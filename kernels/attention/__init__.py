@@ -2,6 +2,7 @@
 
 from phys4d.kernels.attention.api import attention, explain
 from phys4d.kernels.attention.backends import Choice
+from phys4d.kernels.attention.packed import attention_packed
 from phys4d.kernels.attention.patterns import Full, Pattern, Spatial, Temporal, Window, allowed
 from phys4d.kernels.attention.reference import attention_reference
 
@@ -14,6 +15,7 @@ __all__ = [
     "Window",
     "allowed",
     "attention",
+    "attention_packed",
     "attention_reference",
     "explain",
 ]

@@ -5,13 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phys4d.kernels.attention import measured
 from phys4d.kernels.attention.backends import BACKENDS, Choice
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
 from phys4d.kernels.elementwise import QKNorm, Rope, qk_norm_rope
 
 
-def _choose(call: Call, backend: str) -> Choice:
+def choose(call: Call, backend: str) -> Choice:
+    """Who serves the call; ValueError where the backend asked for cannot."""
     if backend != "auto":
         if backend not in BACKENDS:
             raise ValueError(f"backend {backend!r}: expected auto, {', '.join(BACKENDS)}")
@@ -20,6 +22,13 @@ def _choose(call: Call, backend: str) -> Choice:
             raise ValueError(f"backend {backend!r} cannot serve this call: {refusal}")
         return Choice(backend, "asked for by name")
     refused: dict[str, str] = {}
+    ranked = measured.ranking(call)
+    for name in ranked.backends if ranked else ():
+        reason = BACKENDS[name].refusal(call)
+        if reason is None:
+            assert ranked is not None
+            return Choice(name, f"fastest as measured: {ranked.source}", refused)
+        refused[name] = reason
     for name, candidate in BACKENDS.items():
         reason = candidate.refusal(call) or candidate.reluctance(call)
         if reason is None:
@@ -71,7 +80,7 @@ def attention(
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (t.to(torch.get_autocast_dtype(q.device.type)) for t in (q, k, v))
     call = Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse)
-    chosen = BACKENDS[_choose(call, backend).backend]
+    chosen = BACKENDS[choose(call, backend).backend]
     if qk_norm is not None or rope is not None:
         if rope is not None and (grid is None or q.shape[1] != k.shape[1]):
             raise ValueError("rope: needs the video's grid, and as many queries as keys")
@@ -95,4 +104,4 @@ def explain(
     backend: str = "auto",
 ) -> Choice:
     """Which backend `attention` would take for these arguments, and why; raises what it would raise."""
-    return _choose(Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse), backend)
+    return choose(Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse), backend)

@@ -72,9 +72,20 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """dq, dk, dv, contiguous; out and lse are not read where the temporal kernel serves."""
-    kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
     dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
-    gradients = dq, dk, dv
+    write_gradients(
+        (dq, dk, dv), q, k, v, out, lse, dout, dlse, pattern, numbers, grid, text, text_first, key_lengths, scale
+    )  # fmt: skip
+    return dq, dk, dv
+
+
+def write_gradients(
+    gradients: tuple[Tensor, Tensor, Tensor], q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dout: Tensor,
+    dlse: Tensor | None, pattern: str, numbers: list[int], grid: list[int], text: int, text_first: bool,
+    key_lengths: Tensor | None, scale: float,
+) -> None:  # fmt: skip
+    """Fills gradients shaped like q, k, v, with whatever strides they have."""
+    kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
     if dout.stride(-1) != 1:
         dout = dout.contiguous()
     if temporal.serves(kind, sizes, words):
@@ -85,7 +96,6 @@ def backward(
         window.backward(q, k, v, out, lse, dout, dlse, kind, sizes, words, key_lengths, scale, gradients)
     else:
         flash.backward(q, k, v, out, lse, dout, dlse, kind, sizes, words, key_lengths, scale, gradients)
-    return gradients
 
 
 attention_backward_op = torch.library.custom_op("phys4d::attention_backward", backward, mutates_args=())
@@ -96,11 +106,15 @@ def _(q, k, v, out, lse, dout, dlse, pattern, numbers, grid, text, text_first, k
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
+def needed(where: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """What backward needs of out and lse: empty tensors where the temporal kernel serves, which needs neither."""
+    empty = output[0].new_empty(0)
+    return (empty, empty) if temporal.serves(*_arranged(*where)) else output
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, *where, key_lengths, scale, with_lse = inputs
-    kind, sizes, words = _arranged(*where)
-    empty = q.new_empty(0)
-    kept = (empty, empty) if temporal.serves(kind, sizes, words) else output
+    kept = needed(tuple(where), output)
     ctx.save_for_backward(q, k, v, *kept, key_lengths)
     ctx.where, ctx.scale, ctx.with_lse = where, scale, with_lse
 

@@ -15,6 +15,7 @@ from phys4d.kernels.attention import (
     Window,
     allowed,
     attention,
+    attention_packed,
     attention_reference,
     explain,
     ops,
@@ -224,3 +225,19 @@ def test_the_operator_on_the_cpu_is_the_definition(pattern):
             torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs), strict=True
         ):
             torch.testing.assert_close(mine, exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_fused_queries_keys_and_values(pattern):
+    fused = torch.randn(2, 24, 3, 2, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    asked = {"grid": GRID, "pattern": pattern, "key_lengths": torch.tensor([24, 20])}
+    out, lse = attention_packed(fused, return_lse=True, **asked)
+    expected, expected_lse = attention(*fused.unbind(2), return_lse=True, **asked)
+    assert torch.equal(out, expected) and torch.equal(lse, expected_lse)
+    where = (*ops.flat(pattern, GRID, None), asked["key_lengths"], 8**-0.5, False)
+    found, _ = torch.ops.phys4d.attention_packed(fused, *where)
+    assert torch.equal(found, expected)
+    (gradient,), (truth,) = (torch.autograd.grad(result.square().sum(), fused) for result in (found, expected))
+    torch.testing.assert_close(gradient, truth, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"qkv: expected \[B, S, 3, heads, D\]"):
+        attention_packed(fused[:, :, :2])

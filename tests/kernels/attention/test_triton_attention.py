@@ -6,7 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from phys4d.kernels.attention import Full, Spatial, Temporal, Window, attention, attention_reference
+from phys4d.kernels.attention import (
+    Full,
+    Spatial,
+    Temporal,
+    Window,
+    attention,
+    attention_packed,
+    attention_reference,
+)
 from phys4d.kernels.attention.patterns import allowed
 
 pytestmark = pytest.mark.interpreted
@@ -208,3 +216,20 @@ def test_what_the_kernels_do_not_take_is_refused_by_name(device):
     ]:
         with pytest.raises(ValueError, match=message):
             attention(*tensors, scale=scale, backend="triton")
+
+
+@pytest.mark.parametrize("pattern", [Spatial(), Temporal(), Window(2, 2, 3)])
+def test_the_gradient_of_fused_queries_keys_and_values_is_one_buffer(pattern, device):
+    fused = torch.randn(2, 30, 3, 2, 24, generator=torch.Generator().manual_seed(1)).to(device).requires_grad_()
+    dout = torch.randn(2, 30, 2, 24, generator=torch.Generator().manual_seed(2)).to(device)
+    asked = {"grid": GRID, "pattern": pattern, "backend": "triton"}
+    out = attention_packed(fused, **asked)
+    apart = attention(*fused.unbind(2), **asked)
+    (gradient,) = torch.autograd.grad(out, fused, dout)
+    (expected,) = torch.autograd.grad(apart, fused, dout)
+    assert torch.equal(out, apart) and torch.equal(gradient, expected) and gradient.is_contiguous()
+    from phys4d.kernels.attention import ops
+
+    torch.library.opcheck(
+        torch.ops.phys4d.attention_packed.default, (fused, *ops.flat(pattern, GRID, None), None, 0.2, True)
+    )
