@@ -54,7 +54,7 @@ _CONFIGS: dict[str, dict[str, list[tuple[int, dict[str, int]]]]] = {
             (256, {"BLOCK_M": 32, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
         ],
         "ampere": [
-            (64, {"BLOCK_M": 64, "BLOCK_N": 128, "num_warps": 8, "num_stages": 2}),
+            (64, {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
             (96, {"BLOCK_M": 32, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
             (128, {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
             (256, {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2}),
@@ -104,12 +104,14 @@ def forward(
     options = config("forward", q.shape[3], q.dtype)
     causal = isinstance(pattern, Temporal) and pattern.causal
     for place in launches(pattern, grid, text, q.shape[1], k.shape[1])[0]:
+        tma = launch.descriptors(place, q.shape[3], k, v)
         launch.run(
             flash_forward.forward, _programs(q, place, options["BLOCK_M"]),
-            q, k, v, out, lse, lengths if lengths is not None else lse,
+            q, k, v, *launch.streams(tma, q.shape[3], options["BLOCK_N"], k, v), out, lse,
+            lengths if lengths is not None else lse,
             scale * LOG2E, q.shape[2], place.own.rows, *_where(place),
             *launch.strides(q, k, v, out), lse.stride(0), lse.stride(1),
-            **_fixed(place, causal, lengths is not None, q, k, v, out), **options,
+            TMA=tma, **_fixed(place, causal, lengths is not None, q, k, v, out), **options,
         )  # fmt: skip
     return out, lse
 
@@ -140,18 +142,22 @@ def backward(
     padding = lengths if lengths is not None else delta
     options = config("queries", dim, q.dtype)
     for place in over_queries:
+        tma = launch.descriptors(place, dim, k, v)
         launch.run(
             flash_backward.queries, _programs(q, place, options["BLOCK_M"]),
-            q, k, v, dout, lse, delta, dq, padding, scale * LOG2E, heads, place.own.rows, *_where(place),
+            q, k, v, *launch.streams(tma, dim, options["BLOCK_N"], k, v), dout, lse, delta, dq, padding,
+            scale * LOG2E, heads, place.own.rows, *_where(place),
             *launch.strides(q, k, v, dout, dq), delta.stride(0), delta.stride(1),
-            **_fixed(place, causal, lengths is not None, q, k, v, dout, dq), **options,
+            TMA=tma, **_fixed(place, causal, lengths is not None, q, k, v, dout, dq), **options,
         )  # fmt: skip
     options = config("keys", dim, q.dtype)
     for place in over_keys:
+        tma = launch.descriptors(place, dim, q, dout)
         launch.run(
             flash_backward.keys, _programs(q, place, options["BLOCK_N"]),
-            q, k, v, dout, lse, delta, dk, dv, padding, scale * LOG2E, heads, place.own.rows, *_where(place),
+            q, k, v, dout, *launch.streams(tma, dim, options["BLOCK_M"], q, dout), lse, delta, dk, dv, padding,
+            scale * LOG2E, heads, place.own.rows, *_where(place),
             *launch.strides(q, k, v, dout, dk, dv), delta.stride(0), delta.stride(1),
-            **_fixed(place, causal, lengths is not None, q, k, v, dout, dk, dv), **options,
+            TMA=tma, **_fixed(place, causal, lengths is not None, q, k, v, dout, dk, dv), **options,
         )  # fmt: skip
     return delta

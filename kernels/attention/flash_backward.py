@@ -50,17 +50,18 @@ def load_lse(Lse, token, inside):
 
 @triton.jit
 def toward_queries(
-    dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, K, V, token, there, visible, k_stride, v_stride, scale,
+    dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, K, V, K_A, K_B, V_A, V_B, clip, head, position, token, there, visible,
+    k_stride, v_stride, scale,
     D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
-    MASKED: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    MASKED: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """Adds what the keys at `token` give to dq; with MASKED those that are `there` and `visible`."""
-    k_a = tiles.load(K, token * k_stride, there, D, 0, DA, MASKED, ALIGN)
-    v_a = tiles.load(V, token * v_stride, there, D, 0, DA, MASKED, ALIGN)
-    k_b, v_b = k_a, v_a
-    if DB > 0:
-        k_b = tiles.load(K, token * k_stride, there, D, DA, DB, MASKED, ALIGN)
-        v_b = tiles.load(V, token * v_stride, there, D, DA, DB, MASKED, ALIGN)
+    k_a, k_b = tiles.stream(
+        K, K_A, K_B, clip, head, position, token * k_stride, there, D, DA, DB, MASKED, TMA, ALIGN
+    )  # fmt: skip
+    v_a, v_b = tiles.stream(
+        V, V_A, V_B, clip, head, position, token * v_stride, there, D, DA, DB, MASKED, TMA, ALIGN
+    )  # fmt: skip
     weights = tl.math.exp2(tiles.dot_transposed(q_a, q_b, k_a, k_b, DB, PRECISION) * scale - lse[:, None])
     if MASKED:
         weights = tl.where(visible, weights, 0.0)
@@ -74,20 +75,21 @@ def toward_queries(
 
 @triton.jit
 def toward_keys(
-    dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, Q, DOut, Lse, Delta, token, there, visible, q_stride, do_stride, scale,
+    dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, Q, DOut, Q_A, Q_B, DO_A, DO_B, clip, head, position, Lse, Delta,
+    token, there, visible, q_stride, do_stride, scale,
     D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
-    MASKED: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    PARTIAL: tl.constexpr, MASKED: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
-    """Adds what the queries `there` at `token` give to dk and dv; with MASKED, of the pairs `visible` [keys, queries].
+    """Adds what the queries at `token` give to dk and dv: with PARTIAL those `there`, with MASKED the pairs `visible`.
 
-    Queries that are not there have an infinite lse, hence no weight: that needs no mask.
+    visible: [keys, queries]. Queries that are not there have an infinite lse, hence no weight: that needs no mask.
     """
-    q_a = tiles.load(Q, token * q_stride, there, D, 0, DA, True, ALIGN)
-    do_a = tiles.load(DOut, token * do_stride, there, D, 0, DA, True, ALIGN)
-    q_b, do_b = q_a, do_a
-    if DB > 0:
-        q_b = tiles.load(Q, token * q_stride, there, D, DA, DB, True, ALIGN)
-        do_b = tiles.load(DOut, token * do_stride, there, D, DA, DB, True, ALIGN)
+    q_a, q_b = tiles.stream(
+        Q, Q_A, Q_B, clip, head, position, token * q_stride, there, D, DA, DB, PARTIAL, TMA, ALIGN
+    )  # fmt: skip
+    do_a, do_b = tiles.stream(
+        DOut, DO_A, DO_B, clip, head, position, token * do_stride, there, D, DA, DB, PARTIAL, TMA, ALIGN
+    )  # fmt: skip
     lse = load_lse(Lse, token, there)
     minus = tl.load(Delta + token, mask=there, other=0.0)
     weights = tl.math.exp2(tiles.dot_transposed(k_a, k_b, q_a, q_b, DB, PRECISION) * scale - lse[None, :])
@@ -121,10 +123,10 @@ def finish_keys(
 
 @triton.jit
 def over_keys(
-    dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, query, query_first, query_last, K, V, first, step, count,
-    k_stride, v_stride, scale,
+    dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, query, query_first, query_last, K, V, K_A, K_B, V_A, V_B, clip, head,
+    first, step, count, k_stride, v_stride, scale,
     BLOCK_N: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
-    CAUSAL: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    CAUSAL: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """Adds what `count` keys of a range, token first + i * step, give to dq."""
     whole, end = count, count
@@ -136,8 +138,9 @@ def over_keys(
         key = begin + tl.arange(0, BLOCK_N)
         token = first + key.to(tl.int64) * step
         dq_a, dq_b = toward_queries(
-            dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, K, V, token, key < count, None, k_stride, v_stride, scale,
-            D, DA, DB, False, PRECISION, ALIGN,
+            dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, K, V, K_A, K_B, V_A, V_B, clip, head,
+            (first + begin).to(tl.int32), token, key < count, None, k_stride, v_stride, scale,
+            D, DA, DB, False, TMA, PRECISION, ALIGN,
         )  # fmt: skip
     for begin in tl.range(whole, end, BLOCK_N, num_stages=1):
         key = begin + tl.arange(0, BLOCK_N)
@@ -146,22 +149,23 @@ def over_keys(
         if CAUSAL:
             seen = seen & (key[None, :] <= query[:, None])
         dq_a, dq_b = toward_queries(
-            dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, K, V, token, key < count, seen, k_stride, v_stride, scale,
-            D, DA, DB, True, PRECISION, ALIGN,
+            dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, K, V, K_A, K_B, V_A, V_B, clip, head, 0, token, key < count,
+            seen, k_stride, v_stride, scale, D, DA, DB, True, TMA, PRECISION, ALIGN,
         )  # fmt: skip
     return dq_a, dq_b
 
 
 @triton.jit
 def queries(
-    Q, K, V, DOut, Lse, Delta, DQ, Lengths,
+    Q, K, V, K_A, K_B, V_A, V_B, DOut, Lse, Delta, DQ, Lengths,
     scale, heads, rows,
     own_first, own_row, own_step, own_count, shared_first, shared_count,
     other_first, other_row, other_step, other_count,
     q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, do_batch, do_token, do_head,
     dq_batch, dq_token, dq_head, lse_batch, lse_head,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
-    SHARED: tl.constexpr, CAUSAL: tl.constexpr, PADDED: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    SHARED: tl.constexpr, CAUSAL: tl.constexpr, PADDED: tl.constexpr, TMA: tl.constexpr,
+    PRECISION: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """DQ [B, S, heads, D] of the own queries; scale is times log2(e); Lse and Delta [B, heads, S]."""
     program = tl.program_id(0)
@@ -200,12 +204,14 @@ def queries(
         other_count = visible(other_count, first, other_step, length)
     if SHARED:
         dq_a, dq_b = over_keys(
-            dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, query, query_first, query_last, K, V, shared_first, 1,
-            shared_count, k_token, v_token, scale, BLOCK_N, D, DA, DB, False, PRECISION, ALIGN,
+            dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, query, query_first, query_last, K, V, K_A, K_B, V_A, V_B,
+            clip.to(tl.int32), head.to(tl.int32), tl.zeros((), tl.int64) + shared_first, 1, shared_count,
+            k_token, v_token, scale, BLOCK_N, D, DA, DB, False, TMA, PRECISION, ALIGN,
         )  # fmt: skip
     dq_a, dq_b = over_keys(
-        dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, query, query_first, query_last, K, V, first, other_step,
-        other_count, k_token, v_token, scale, BLOCK_N, D, DA, DB, CAUSAL, PRECISION, ALIGN,
+        dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, query, query_first, query_last, K, V, K_A, K_B, V_A, V_B,
+        clip.to(tl.int32), head.to(tl.int32), first, other_step, other_count,
+        k_token, v_token, scale, BLOCK_N, D, DA, DB, CAUSAL, TMA, PRECISION, ALIGN,
     )  # fmt: skip
 
     DQ += (clip * dq_batch + head * dq_head) * ALIGN
@@ -217,35 +223,48 @@ def queries(
 
 @triton.jit
 def over_queries(
-    dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, key, start, Q, DOut, Lse, Delta, first, step, count,
-    q_stride, do_stride, scale,
+    dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, key, start, Q, DOut, Q_A, Q_B, DO_A, DO_B, clip, head, Lse, Delta,
+    first, step, count, q_stride, do_stride, scale,
     BLOCK_M: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
-    CAUSAL: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    CAUSAL: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """Adds what the queries start to count of a range, token first + i * step, give to dk and dv."""
-    for begin in tl.range(start, count, BLOCK_M):
+    whole = tl.maximum(start, count // BLOCK_M * BLOCK_M)
+    for begin in tl.range(start, whole, BLOCK_M):
         query = begin + tl.arange(0, BLOCK_M)
         token = first + query.to(tl.int64) * step
         seen = None
         if CAUSAL:
             seen = key[:, None] <= query[None, :]
         dk_a, dk_b, dv_a, dv_b = toward_keys(
-            dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, Q, DOut, Lse, Delta, token, query < count, seen,
-            q_stride, do_stride, scale, D, DA, DB, CAUSAL, PRECISION, ALIGN,
+            dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, Q, DOut, Q_A, Q_B, DO_A, DO_B, clip, head,
+            (first + begin).to(tl.int32), Lse, Delta, token, query < count, seen, q_stride, do_stride, scale,
+            D, DA, DB, False, CAUSAL, TMA, PRECISION, ALIGN,
+        )  # fmt: skip
+    for begin in tl.range(whole, count, BLOCK_M, num_stages=1):
+        query = begin + tl.arange(0, BLOCK_M)
+        token = first + query.to(tl.int64) * step
+        seen = None
+        if CAUSAL:
+            seen = key[:, None] <= query[None, :]
+        dk_a, dk_b, dv_a, dv_b = toward_keys(
+            dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, Q, DOut, Q_A, Q_B, DO_A, DO_B, clip, head, 0, Lse, Delta,
+            token, query < count, seen, q_stride, do_stride, scale, D, DA, DB, True, CAUSAL, TMA, PRECISION, ALIGN,
         )  # fmt: skip
     return dk_a, dk_b, dv_a, dv_b
 
 
 @triton.jit
 def keys(
-    Q, K, V, DOut, Lse, Delta, DK, DV, Lengths,
+    Q, K, V, DOut, Q_A, Q_B, DO_A, DO_B, Lse, Delta, DK, DV, Lengths,
     scale, heads, rows,
     own_first, own_row, own_step, own_count, shared_first, shared_count,
     other_first, other_row, other_step, other_count,
     q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, do_batch, do_token, do_head,
     dk_batch, dk_token, dk_head, dv_batch, dv_token, dv_head, lse_batch, lse_head,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
-    SHARED: tl.constexpr, CAUSAL: tl.constexpr, PADDED: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    SHARED: tl.constexpr, CAUSAL: tl.constexpr, PADDED: tl.constexpr, TMA: tl.constexpr,
+    PRECISION: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """DK, DV [B, S, heads, D] of the own keys; the shared and other tokens are the queries that see them."""
     program = tl.program_id(0)
@@ -281,15 +300,17 @@ def keys(
     Delta += clip * lse_batch + head * lse_head
     if SHARED:
         dk_a, dk_b, dv_a, dv_b = over_queries(
-            dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, key, 0, Q, DOut, Lse, Delta, shared_first, 1, shared_count,
-            q_token, do_token, scale, BLOCK_M, D, DA, DB, False, PRECISION, ALIGN,
+            dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, key, 0, Q, DOut, Q_A, Q_B, DO_A, DO_B,
+            clip.to(tl.int32), head.to(tl.int32), Lse, Delta, tl.zeros((), tl.int64) + shared_first, 1, shared_count,
+            q_token, do_token, scale, BLOCK_M, D, DA, DB, False, TMA, PRECISION, ALIGN,
         )  # fmt: skip
     start = 0
     if CAUSAL:
         start = block * BLOCK_N // BLOCK_M * BLOCK_M
     dk_a, dk_b, dv_a, dv_b = over_queries(
-        dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, key, start, Q, DOut, Lse, Delta, other_first + row * other_row,
-        other_step, other_count, q_token, do_token, scale, BLOCK_M, D, DA, DB, CAUSAL, PRECISION, ALIGN,
+        dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, key, start, Q, DOut, Q_A, Q_B, DO_A, DO_B,
+        clip.to(tl.int32), head.to(tl.int32), Lse, Delta, other_first + row * other_row, other_step, other_count,
+        q_token, do_token, scale, BLOCK_M, D, DA, DB, CAUSAL, TMA, PRECISION, ALIGN,
     )  # fmt: skip
 
     DK += (clip * dk_batch + head * dk_head) * ALIGN

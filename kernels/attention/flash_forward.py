@@ -14,15 +14,18 @@ from phys4d.kernels.attention import tiles
 
 @triton.jit
 def attend(
-    acc_a, acc_b, largest, total, q_a, q_b, K, V, token, there, visible, k_stride, v_stride, scale,
+    acc_a, acc_b, largest, total, q_a, q_b, K, V, K_A, K_B, V_A, V_B, clip, head, position, token, there, visible,
+    k_stride, v_stride, scale,
     D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
-    MASKED: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    MASKED: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
-    """One step of the online softmax, over the keys at `token`; with MASKED those that are `there` and `visible`."""
-    k_a = tiles.load(K, token * k_stride, there, D, 0, DA, MASKED, ALIGN)
-    k_b = k_a
-    if DB > 0:
-        k_b = tiles.load(K, token * k_stride, there, D, DA, DB, MASKED, ALIGN)
+    """One step of the online softmax, over the keys at `token`; with MASKED those that are `there` and `visible`.
+
+    clip, head, position: of the keys' first token, for TMA (see `tiles.stream`).
+    """
+    k_a, k_b = tiles.stream(
+        K, K_A, K_B, clip, head, position, token * k_stride, there, D, DA, DB, MASKED, TMA, ALIGN
+    )  # fmt: skip
     scores = tiles.dot_transposed(q_a, q_b, k_a, k_b, DB, PRECISION)
     if MASKED:
         scores = tl.where(visible, scores, float("-inf"))
@@ -33,10 +36,11 @@ def attend(
     weights = tl.math.exp2(scores * scale - level[:, None])
     shrink = tl.math.exp2(largest - level)
     total = total * shrink + tl.sum(weights, 1)
-    v_a = tiles.load(V, token * v_stride, there, D, 0, DA, MASKED, ALIGN)
+    v_a, v_b = tiles.stream(
+        V, V_A, V_B, clip, head, position, token * v_stride, there, D, DA, DB, MASKED, TMA, ALIGN
+    )  # fmt: skip
     acc_a = tl.dot(weights.to(v_a.dtype), v_a, acc_a * shrink[:, None], input_precision=PRECISION)
     if DB > 0:
-        v_b = tiles.load(V, token * v_stride, there, D, DA, DB, MASKED, ALIGN)
         acc_b = tl.dot(weights.to(v_b.dtype), v_b, acc_b * shrink[:, None], input_precision=PRECISION)
     return acc_a, acc_b, grown, total
 
@@ -59,10 +63,10 @@ def finish(
 
 @triton.jit
 def over_keys(
-    acc_a, acc_b, largest, total, q_a, q_b, query, query_first, query_last, K, V, first, step, count,
-    k_stride, v_stride, scale,
+    acc_a, acc_b, largest, total, q_a, q_b, query, query_first, query_last, K, V, K_A, K_B, V_A, V_B, clip, head,
+    first, step, count, k_stride, v_stride, scale,
     BLOCK_N: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
-    CAUSAL: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    CAUSAL: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """The online softmax over `count` keys of a range, token first + i * step; masks on the last tile alone."""
     whole, end = count, count
@@ -74,8 +78,8 @@ def over_keys(
         key = begin + tl.arange(0, BLOCK_N)
         token = first + key.to(tl.int64) * step
         acc_a, acc_b, largest, total = attend(
-            acc_a, acc_b, largest, total, q_a, q_b, K, V, token, key < count, None, k_stride, v_stride, scale,
-            D, DA, DB, False, PRECISION, ALIGN,
+            acc_a, acc_b, largest, total, q_a, q_b, K, V, K_A, K_B, V_A, V_B, clip, head, (first + begin).to(tl.int32),
+            token, key < count, None, k_stride, v_stride, scale, D, DA, DB, False, TMA, PRECISION, ALIGN,
         )  # fmt: skip
     for begin in tl.range(whole, end, BLOCK_N, num_stages=1):
         key = begin + tl.arange(0, BLOCK_N)
@@ -84,8 +88,8 @@ def over_keys(
         if CAUSAL:
             seen = seen & (key[None, :] <= query[:, None])
         acc_a, acc_b, largest, total = attend(
-            acc_a, acc_b, largest, total, q_a, q_b, K, V, token, key < count, seen, k_stride, v_stride, scale,
-            D, DA, DB, True, PRECISION, ALIGN,
+            acc_a, acc_b, largest, total, q_a, q_b, K, V, K_A, K_B, V_A, V_B, clip, head, 0,
+            token, key < count, seen, k_stride, v_stride, scale, D, DA, DB, True, TMA, PRECISION, ALIGN,
         )  # fmt: skip
     return acc_a, acc_b, largest, total
 
@@ -98,14 +102,15 @@ def visible(count, first, step, length):
 
 @triton.jit
 def forward(
-    Q, K, V, Out, Lse, Lengths,
+    Q, K, V, K_A, K_B, V_A, V_B, Out, Lse, Lengths,
     scale, heads, rows,
     own_first, own_row, own_step, own_count, shared_first, shared_count,
     other_first, other_row, other_step, other_count,
     q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, o_batch, o_token, o_head,
     lse_batch, lse_head,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
-    SHARED: tl.constexpr, CAUSAL: tl.constexpr, PADDED: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    SHARED: tl.constexpr, CAUSAL: tl.constexpr, PADDED: tl.constexpr, TMA: tl.constexpr,
+    PRECISION: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """Out [B, S, heads, D] and Lse [B, heads, S] of the own queries; scale is times log2(e)."""
     program = tl.program_id(0)
@@ -141,12 +146,14 @@ def forward(
         other_count = visible(other_count, first, other_step, length)
     if SHARED:
         acc_a, acc_b, largest, total = over_keys(
-            acc_a, acc_b, largest, total, q_a, q_b, query, query_first, query_last, K, V, shared_first, 1,
-            shared_count, k_token, v_token, scale, BLOCK_N, D, DA, DB, False, PRECISION, ALIGN,
+            acc_a, acc_b, largest, total, q_a, q_b, query, query_first, query_last, K, V, K_A, K_B, V_A, V_B,
+            clip.to(tl.int32), head.to(tl.int32), tl.zeros((), tl.int64) + shared_first, 1, shared_count,
+            k_token, v_token, scale, BLOCK_N, D, DA, DB, False, TMA, PRECISION, ALIGN,
         )  # fmt: skip
     acc_a, acc_b, largest, total = over_keys(
-        acc_a, acc_b, largest, total, q_a, q_b, query, query_first, query_last, K, V, first, other_step, other_count,
-        k_token, v_token, scale, BLOCK_N, D, DA, DB, CAUSAL, PRECISION, ALIGN,
+        acc_a, acc_b, largest, total, q_a, q_b, query, query_first, query_last, K, V, K_A, K_B, V_A, V_B,
+        clip.to(tl.int32), head.to(tl.int32), first, other_step, other_count,
+        k_token, v_token, scale, BLOCK_N, D, DA, DB, CAUSAL, TMA, PRECISION, ALIGN,
     )  # fmt: skip
 
     Out += (clip * o_batch + head * o_head) * ALIGN

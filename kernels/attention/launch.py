@@ -7,6 +7,10 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from phys4d.kernels.attention.rows import Launch
+from phys4d.kernels.attention.tiles import split
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 SUPPORTED = (torch.bfloat16, torch.float16, torch.float32)
@@ -38,6 +42,23 @@ def strides(*tensors: Tensor) -> tuple[int, ...]:
     """Batch, token and head strides of tensors [B, S, heads, D], one after the other, in units of their `alignment`."""
     align = alignment(*tensors)
     return tuple(stride // align for tensor in tensors for stride in tensor.stride()[:3])
+
+
+def descriptors(place: Launch, dim: int, *tensors: Tensor) -> bool:
+    """Whether tiles can be fetched by the tensor memory accelerator: tokens in a row, strides of 16 bytes, sm_90."""
+    fits = all(t.data_ptr() % 16 == 0 and all(s * t.element_size() % 16 == 0 for s in t.stride()[:3]) for t in tensors)
+    return fits and place.other.step == 1 and dim >= 16 and (INTERPRETED or architecture() >= 90)
+
+
+def streams(used: bool, dim: int, block: int, *tensors: Tensor) -> list[Any]:
+    """Descriptors of both parts of the head dimension for tensors [B, S, heads, D], or the tensors where not used."""
+    found: list[Any] = []
+    for tensor in tensors:
+        for width in split(dim):
+            usable = used and width
+            box = [1, block, 1, width]
+            found.append(TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), box) if usable else tensor)
+    return found
 
 
 def run(kernel: Any, programs: int, *args: Any, **options: Any) -> None:

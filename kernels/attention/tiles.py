@@ -39,6 +39,30 @@ def load(
 
 
 @triton.jit
+def stream(
+    X, X_A, X_B, clip, head, position, start, there,
+    D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
+    MASKED: tl.constexpr, TMA: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """Both parts of a tile that a loop runs over; the second is the first again where DB is 0.
+
+    With TMA, tiles without a mask come through the descriptors X_A, X_B of [B, S, heads, D], which need clip, head and
+    the position of the first token; all others through pointers, as `load` has them.
+    """
+    if TMA and not MASKED:
+        a = tl.reshape(X_A.load([clip, position, head, 0]), (start.shape[0], DA))
+        b = a
+        if DB > 0:
+            b = tl.reshape(X_B.load([clip, position, head, DA]), (start.shape[0], DB))
+    else:
+        a = load(X, start, there, D, 0, DA, MASKED, ALIGN)
+        b = a
+        if DB > 0:
+            b = load(X, start, there, D, DA, DB, MASKED, ALIGN)
+    return a, b
+
+
+@triton.jit
 def store(
     X, value, start, inside, D: tl.constexpr, OFFSET: tl.constexpr, WIDTH: tl.constexpr, ALIGN: tl.constexpr
 ):  # fmt: skip

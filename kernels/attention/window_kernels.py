@@ -85,8 +85,9 @@ def forward(
         words = visible(words, words_first, 1, length)
     if SHARED:
         acc_a, acc_b, largest, total = over_keys(
-            acc_a, acc_b, largest, total, q_a, q_b, token, 0, 0, K, V, words_first, 1, words, k_token, v_token, scale,
-            BLOCK_N, D, DA, DB, False, PRECISION, ALIGN,
+            acc_a, acc_b, largest, total, q_a, q_b, token, 0, 0, K, V, K, K, V, V, 0, 0,
+            tl.zeros((), tl.int64) + words_first, 1, words, k_token, v_token, scale,
+            BLOCK_N, D, DA, DB, False, False, PRECISION, ALIGN,
         )  # fmt: skip
 
     t_begin, h_begin, w_begin = _begin(t, time, t_window), _begin(h, height, h_window), _begin(w, width, w_window)
@@ -109,8 +110,8 @@ def forward(
                 real = there & (key < length)
                 seen = seen & real[None, :]
             acc_a, acc_b, largest, total = attend(
-                acc_a, acc_b, largest, total, q_a, q_b, K, V, key, real, seen, k_token, v_token, scale,
-                D, DA, DB, True, PRECISION, ALIGN,
+                acc_a, acc_b, largest, total, q_a, q_b, K, V, K, K, V, V, 0, 0, 0, key, real, seen,
+                k_token, v_token, scale, D, DA, DB, True, False, PRECISION, ALIGN,
             )  # fmt: skip
 
     Out += (clip * o_batch + head * o_head) * ALIGN
@@ -155,8 +156,9 @@ def queries(
         words = visible(words, words_first, 1, length)
     if SHARED:
         dq_a, dq_b = over_keys_backward(
-            dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, token, 0, 0, K, V, words_first, 1, words, k_token, v_token,
-            scale, BLOCK_N, D, DA, DB, False, PRECISION, ALIGN,
+            dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, token, 0, 0, K, V, K, K, V, V, 0, 0,
+            tl.zeros((), tl.int64) + words_first, 1, words, k_token, v_token, scale,
+            BLOCK_N, D, DA, DB, False, False, PRECISION, ALIGN,
         )  # fmt: skip
 
     t_begin, h_begin, w_begin = _begin(t, time, t_window), _begin(h, height, h_window), _begin(w, width, w_window)
@@ -179,8 +181,8 @@ def queries(
                 real = there & (key < length)
                 seen = seen & real[None, :]
             dq_a, dq_b = toward_queries(
-                dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, K, V, key, real, seen, k_token, v_token, scale,
-                D, DA, DB, True, PRECISION, ALIGN,
+                dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, K, V, K, K, V, V, 0, 0, 0, key, real, seen,
+                k_token, v_token, scale, D, DA, DB, True, False, PRECISION, ALIGN,
             )  # fmt: skip
 
     DQ += (clip * dq_batch + head * dq_head) * ALIGN
@@ -226,8 +228,9 @@ def keys(
     Delta += clip * lse_batch + head * lse_head
     if SHARED:
         dk_a, dk_b, dv_a, dv_b = over_queries(
-            dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, token, 0, Q, DOut, Lse, Delta, words_first, 1, words,
-            q_token, do_token, scale, BLOCK_N, D, DA, DB, False, PRECISION, ALIGN,
+            dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, token, 0, Q, DOut, Q, Q, DOut, DOut, 0, 0, Lse, Delta,
+            tl.zeros((), tl.int64) + words_first, 1, words, q_token, do_token, scale,
+            BLOCK_N, D, DA, DB, False, False, PRECISION, ALIGN,
         )  # fmt: skip
 
     t_low, h_low, w_low = _first_seeing(t0, t_window), _first_seeing(h0, h_window), _first_seeing(w0, w_window)
@@ -247,8 +250,8 @@ def keys(
             t_begin = _begin(query_t, time, t_window)
             seen = near & ((t >= t_begin) & (t < t_begin + t_window))[:, None]
             dk_a, dk_b, dv_a, dv_b = toward_keys(
-                dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, Q, DOut, Lse, Delta, query, there, seen,
-                q_token, do_token, scale, D, DA, DB, True, PRECISION, ALIGN,
+                dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, Q, DOut, Q, Q, DOut, DOut, 0, 0, 0, Lse, Delta, query,
+                there, seen, q_token, do_token, scale, D, DA, DB, True, True, False, PRECISION, ALIGN,
             )  # fmt: skip
 
     DK += (clip * dk_batch + head * dk_head) * ALIGN

@@ -233,3 +233,17 @@ def test_the_gradient_of_fused_queries_keys_and_values_is_one_buffer(pattern, de
     torch.library.opcheck(
         torch.ops.phys4d.attention_packed.default, (fused, *ops.flat(pattern, GRID, None), None, 0.2, True)
     )
+
+
+@pytest.mark.parametrize("text", [None, (40, "first")])
+@pytest.mark.parametrize("pattern", [Full(), Spatial()])
+def test_pointers_and_descriptors_give_the_same_bits(pattern, text, device, monkeypatch):
+    from phys4d.kernels.attention import launch
+
+    qkv, dout = inputs(device, grid=(2, 9, 11), text=text, batch=1, dim=72)
+    asked = {"grid": (2, 9, 11), "pattern": pattern, "text": text}
+    by_descriptors = ours(qkv, dout, **asked)
+    monkeypatch.setattr(launch, "descriptors", lambda *arguments: False)
+    by_pointers = ours(qkv, dout, **asked)
+    for one, two in zip((*by_descriptors[:2], *by_descriptors[2]), (*by_pointers[:2], *by_pointers[2]), strict=True):
+        assert torch.equal(one, two)
