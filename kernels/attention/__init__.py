@@ -2,6 +2,8 @@
 
 from phys4d.kernels.attention.api import attention, explain
 from phys4d.kernels.attention.backends import Choice
+from phys4d.kernels.attention.backward import attention_backward
+from phys4d.kernels.attention.parts import part_of
 from phys4d.kernels.attention.patterns import Full, Pattern, Spatial, Temporal, Window, allowed
 from phys4d.kernels.attention.reference import attention_reference
 
@@ -14,6 +16,8 @@ __all__ = [
     "Window",
     "allowed",
     "attention",
+    "attention_backward",
     "attention_reference",
     "explain",
+    "part_of",
 ]
