@@ -2,7 +2,9 @@
 
 from phys4d.kernels.attention.api import attention, explain
 from phys4d.kernels.attention.backends import Choice
+from phys4d.kernels.attention.backward import attention_backward
 from phys4d.kernels.attention.packed import attention_packed
+from phys4d.kernels.attention.parts import part_of
 from phys4d.kernels.attention.patterns import Full, Pattern, Spatial, Temporal, Window, allowed
 from phys4d.kernels.attention.reference import attention_reference
 
@@ -15,7 +17,9 @@ __all__ = [
     "Window",
     "allowed",
     "attention",
+    "attention_backward",
     "attention_packed",
     "attention_reference",
     "explain",
+    "part_of",
 ]

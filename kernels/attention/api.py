@@ -1,6 +1,7 @@
 """The public attention function, and the choice of who computes it."""
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -8,8 +9,13 @@ from torch import Tensor
 from phys4d.kernels.attention import measured
 from phys4d.kernels.attention.backends import BACKENDS, Choice
 from phys4d.kernels.attention.call import Call
+from phys4d.kernels.attention.context import Context, Strategy, across, seen, strategy
+from phys4d.kernels.attention.parts import Parts
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
 from phys4d.kernels.elementwise import QKNorm, Rope, qk_norm_rope
+
+if TYPE_CHECKING:  # a torch built without distributed has no such name
+    from torch.distributed import ProcessGroup
 
 
 def choose(call: Call, backend: str) -> Choice:
@@ -37,6 +43,16 @@ def choose(call: Call, backend: str) -> Choice:
     raise AssertionError("the reference serves every call")
 
 
+def _plan(call: Call, backend: str, context: Context) -> tuple[Strategy | None, Choice]:
+    """How the ranks work together, None without a group, and who computes on each."""
+    if context not in ("auto", "ulysses", "ring"):
+        raise ValueError(f"context {context!r}: expected auto, ulysses or ring")
+    if call.parts is None:
+        return None, choose(call, backend)
+    how = strategy(call, context)
+    return how, replace(choose(seen(call, how), backend), context=f"{how} over {call.parts.size} ranks")
+
+
 def attention(
     q: Tensor,
     k: Tensor,
@@ -50,6 +66,8 @@ def attention(
     rope: Rope | None = None,
     scale: float | None = None,
     return_lse: bool = False,
+    group: "ProcessGroup | None" = None,
+    context: Context = "auto",
     backend: str = "auto",
 ) -> Any:
     """Attention over a video's tokens, all of them or those that a pattern lets each query see.
@@ -66,6 +84,11 @@ def attention(
         rope: rotation of the video's queries and keys after the norm.
         scale: of the scores; D ** -0.5 if None.
         return_lse: also return lse.
+        group: process group over whose ranks the sequence, text included, is divided: rank r of N passes the tokens
+            `part_of(S, r, N)` as q, k, v and gets those of out and lse, while `grid` (always needed then), `text` and
+            `key_lengths` are of the whole. Every rank calls with equal arguments, in forward and backward.
+        context: with a group: "ulysses" (any pattern; N divides the heads), "ring" (`Full` alone, any heads), or
+            "auto", the first of these that can serve. torch.compile takes Ulysses into one graph, not the ring.
         backend: "auto" or one of those that `explain` names.
 
     Returns:
@@ -75,18 +98,22 @@ def attention(
 
     Raises:
         ValueError: shapes, dtypes or strides other than these; a pattern, norm or rotation that does not fit; a
-            backend asked for by name that cannot serve the call.
+            backend asked for by name that cannot serve the call; a group that this sequence or these heads do not
+            divide over. With a group nothing has been sent then.
     """
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (t.to(torch.get_autocast_dtype(q.device.type)) for t in (q, k, v))
-    call = Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse)
-    chosen = BACKENDS[choose(call, backend).backend]
+    parts = None if group is None else Parts.of(group, grid, text)
+    call = Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse, parts)
+    how, choice = _plan(call, backend, context)
+    run = BACKENDS[choice.backend].run
     if qk_norm is not None or rope is not None:
         if rope is not None and (grid is None or q.shape[1] != k.shape[1]):
             raise ValueError("rope: needs the video's grid, and as many queries as keys")
-        q, k = qk_norm_rope(q, k, qk_norm, rope, grid=grid or (1, 1, 1), text=text)
-        call = Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse)
-    out, lse = chosen.run(call)
+        start = parts.own.start if parts else 0
+        q, k = qk_norm_rope(q, k, qk_norm, rope, grid=grid or (1, 1, 1), text=text, start=start)
+        call = Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse, parts)
+    out, lse = run(call) if how is None else across(call, how, run)
     return (out, lse) if return_lse else out
 
 
@@ -101,7 +128,13 @@ def explain(
     key_lengths: Tensor | None = None,
     scale: float | None = None,
     return_lse: bool = False,
+    group: "ProcessGroup | None" = None,
+    context: Context = "auto",
     backend: str = "auto",
 ) -> Choice:
-    """Which backend `attention` would take for these arguments, and why; raises what it would raise."""
-    return choose(Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse), backend)
+    """Which backend `attention` would take for these arguments, and why; raises what it would raise.
+
+    With a group it says how the ranks would work together, and sends nothing.
+    """
+    parts = None if group is None else Parts.of(group, grid, text)
+    return _plan(Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse, parts), backend, context)[1]

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from phys4d.kernels.attention.parts import Parts
 from phys4d.kernels.attention.patterns import Grid, Pattern, Text, check_pattern
 
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of one call, checked."""
+    """The arguments of one call, checked; with `parts`, q, k, v are this rank's part and the rest is of the whole."""
 
     q: Tensor
     k: Tensor
@@ -21,6 +22,7 @@ class Call:
     key_lengths: Tensor | None
     scale: float | None
     return_lse: bool
+    parts: Parts | None = None
 
     def __post_init__(self) -> None:
         q, k, v = self.q, self.k, self.v
@@ -46,7 +48,11 @@ class Call:
             lengths.shape != (q.shape[0],) or lengths.is_floating_point() or lengths.dtype == torch.bool
         ):
             raise ValueError(f"key_lengths: expected {q.shape[0]} integers, got {lengths.dtype} {list(lengths.shape)}")
-        check_pattern(self.pattern, self.grid, self.text, q.shape[1], k.shape[1])
+        queries, keys = q.shape[1], k.shape[1]
+        if self.parts is not None:
+            self.parts.check(queries, keys)
+            queries = keys = self.parts.count
+        check_pattern(self.pattern, self.grid, self.text, queries, keys)
 
     @property
     def words(self) -> int:

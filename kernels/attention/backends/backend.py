@@ -25,12 +25,14 @@ class Backend:
 
 @dataclass(frozen=True)
 class Choice:
-    """Who serves a call, why, and why the others were passed over."""
+    """Who serves a call, why, and why the others were passed over; and how the ranks of a group work together."""
 
     backend: str
     reason: str
     refused: dict[str, str] = field(default_factory=dict)
+    context: str | None = None
 
     def __str__(self) -> str:
         others = "".join(f"; not {name}: {why}" for name, why in self.refused.items())
-        return f"{self.backend}: {self.reason}{others}"
+        together = f"{self.context}, each rank " if self.context else ""
+        return f"{together}{self.backend}: {self.reason}{others}"

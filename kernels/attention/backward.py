@@ -1,0 +1,65 @@
+"""The gradients of attention from its results, for those who compute a call in blocks."""
+
+import torch
+from torch import Tensor
+
+from phys4d.kernels.attention import ops
+from phys4d.kernels.attention.backends.ours import TRITON
+from phys4d.kernels.attention.call import Call
+from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
+from phys4d.kernels.attention.reference import attention_backward_reference
+
+
+def attention_backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    dout: Tensor,
+    dlse: Tensor | None = None,
+    *,
+    grid: Grid | None = None,
+    pattern: Pattern = Full(),  # noqa: B008 (frozen)
+    text: Text | None = None,
+    key_lengths: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `attention` from out and lse, recomputing its weights (Dao et al. 2022, Appendix B.2).
+
+    Of `Full`, k and v may be a part of the keys that out and lse are over: then dk and dv are those of that part, and
+    the parts' dq add up to that of the whole.
+
+    Args:
+        q: [B, S_q, heads, D], normed and rotated.
+        k, v: [B, S_k, heads, D], likewise.
+        out: [B, S_q, heads, D] of the forward call.
+        lse: [B, heads, S_q] of the forward call, natural log, float32 (float64 for float64).
+        dout: gradient of out.
+        dlse: gradient of lse, [B, heads, S_q]; None for none.
+        grid, pattern, text, key_lengths, scale: as `attention`.
+
+    Returns:
+        dq, dk, dv, shaped like q, k, v, in their dtype: by the kernels where they serve (CUDA; 16 and 32 bit), else by
+        the definition, in float64 exactly.
+
+    Raises:
+        ValueError: shapes, dtypes or strides that do not fit.
+    """
+    call = Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse=True)
+    rows = (q.shape[0], q.shape[2], q.shape[1])
+    given = (("out", out, q.shape), ("lse", lse, rows), ("dout", dout, q.shape), ("dlse", dlse, rows))
+    for name, tensor, shape in given:
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name}: expected {list(shape)}, got {list(tensor.shape)}")
+    if TRITON.refusal(call) is not None:
+        return attention_backward_reference(
+            q, k, v, out, lse, dout, dlse,
+            grid=grid, pattern=pattern, text=text, key_lengths=key_lengths, scale=scale,
+        )  # fmt: skip
+    if out.stride(-1) != 1:
+        out = out.contiguous()
+    lse = lse.to(torch.float32).contiguous()
+    return ops.attention_backward_op(
+        q, k, v, out, lse, dout, dlse, *ops.flat(pattern, grid, text), key_lengths, call.factor
+    )
