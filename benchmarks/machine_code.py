@@ -27,6 +27,8 @@ import triton
 
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}  # bytes of a program
 PRODUCTS = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: r"UTC\w*MMA", 120: "HMMA"}
+RESULT = Path(__file__).resolve().parent / "results" / "machine-code.json"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "attention-kernels.md"
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
@@ -165,6 +167,30 @@ def compile_case(name: str, arch: int, dtype: torch.dtype = torch.bfloat16) -> l
     return list(_compiled(arch, name, lambda: _norm_rope(elementwise[name], dtype)))
 
 
+def table(kernels: list[dict[str, Any]]) -> str:
+    """Markdown: registers, shared memory and warps of every kernel of every case, one column per architecture."""
+    archs = sorted({kernel["arch"] for kernel in kernels})
+    rows: dict[tuple[str, str], dict[int, str]] = {}
+    for kernel in kernels:
+        cell = f"{kernel['registers']} / {kernel['shared_memory'] / 1024:.0f} KiB / {kernel['warps']}"
+        rows.setdefault((kernel["case"], kernel["kernel"]), {})[kernel["arch"]] = cell
+    head = "| case | kernel | " + " | ".join(f"sm_{arch}" for arch in archs) + " |"
+    lines = [head, "|---" * (2 + len(archs)) + "|"]
+    lines += [
+        f"| {case} | {name} | " + " | ".join(cells.get(arch, "") for arch in archs) + " |"
+        for (case, name), cells in rows.items()
+    ]
+    return "\n".join(lines)
+
+
+def adopt(kernels: list[Kernel]) -> None:
+    """Keeps what was found under benchmarks/results/ and shows it in the docs."""
+    from phys4d.benchmarks.readme import filled
+
+    RESULT.write_text(json.dumps([asdict(kernel) for kernel in kernels], indent=1) + "\n")
+    PAGE.write_text(filled(PAGE.read_text(), "machine code", table([asdict(kernel) for kernel in kernels])))
+
+
 def main() -> None:
     """Compiles and prints; exit 1 where a kernel is at fault."""
     from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE
@@ -176,6 +202,7 @@ def main() -> None:
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100], choices=sorted(SHARED_MEMORY))
     parser.add_argument("--case", nargs="+", default=names, choices=names)
     parser.add_argument("--json", type=Path, help="write what was found to this file")
+    parser.add_argument("--adopt", action="store_true", help="keep it, and fill the table of docs/attention-kernels.md")
     options = parser.parse_args()
     if triton.knobs.runtime.interpret:
         parser.error("TRITON_INTERPRET is set: its kernels are not compiled")
@@ -194,6 +221,8 @@ def main() -> None:
                 )
     if options.json:
         options.json.write_text(json.dumps([asdict(kernel) for kernel in found], indent=1) + "\n")
+    if options.adopt:
+        adopt(found)
     faulty = [kernel for kernel in found if kernel.faults()]
     print(f"{len(found)} kernels, {len(faulty)} at fault, triton {triton.__version__}")
     sys.exit(1 if faulty else 0)

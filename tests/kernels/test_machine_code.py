@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from phys4d.benchmarks import machine_code
 from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE
 
 CASES = [case.name for case in (*ATTENTION, *NORM_ROPE)]
@@ -34,9 +35,7 @@ def test_every_named_case_compiles_without_spills_onto_tensor_cores(tmp_path):
 
 
 def test_a_fault_is_found():
-    from phys4d.benchmarks.machine_code import Kernel
-
-    good = Kernel("case", "flash.forward", 90, {}, 128, 0, 0, 100_000, 8, 24, 0, 900, 1.0)
+    good = machine_code.Kernel("case", "flash.forward", 90, {}, 128, 0, 0, 100_000, 8, 24, 0, 900, 1.0)
     assert good.faults() == []
     for change, words in [
         ({"stack": 8}, "spills: 8 bytes"),
@@ -45,7 +44,7 @@ def test_a_fault_is_found():
         ({"products": 0}, "no tensor core"),
         ({"narrow": 2}, "2 global accesses"),
     ]:
-        (fault,) = Kernel(**{**good.__dict__, **change}).faults()
+        (fault,) = machine_code.Kernel(**{**good.__dict__, **change}).faults()
         assert words in fault
 
 
@@ -55,3 +54,10 @@ def test_an_unknown_case_is_refused(tmp_path, name):
         [sys.executable, "-m", "phys4d.benchmarks.machine_code", "--case", name], capture_output=True, text=True
     )
     assert run.returncode == 2 and "invalid choice" in run.stderr
+
+
+def test_the_table_in_the_docs_is_that_of_the_committed_run():
+    kernels = json.loads(machine_code.RESULT.read_text())
+    assert machine_code.table(kernels) in machine_code.PAGE.read_text()
+    assert {kernel["case"] for kernel in kernels} == set(CASES)
+    assert not any(machine_code.Kernel(**kernel).faults() for kernel in kernels)
