@@ -25,8 +25,9 @@ def _recording(tensor: Tensor) -> bool:
 def _fleeting(cosine: Tensor, sine: Tensor) -> bool:
     """Whether a table made now must not be kept: it belongs into what is being recorded, or it would be a tensor of
     inference mode, which no backward pass can save and whose changes are not counted."""
-    inference = torch.is_inference_mode_enabled() or cosine.is_inference() or sine.is_inference()
-    return inference or _recording(cosine)
+    if _recording(cosine):
+        return True  # without asking further: torch.compile refuses the questions below
+    return torch.is_inference_mode_enabled() or cosine.is_inference() or sine.is_inference()
 
 
 def _make(cosine: Tensor, sine: Tensor, device: torch.device) -> Rope:

@@ -63,7 +63,7 @@ def accelerate(model: nn.Module, *, backend: str = "auto") -> Accelerated:
 
     Not on the way: attention modules whose processor is not diffusers' own for that model, or whose model diffusers
     computes in parallel. Single calls with a mask that is not a number of keys go to the model's own processor. All of
-    it is named in the result.
+    it is named in the result. A backend that was chosen by diffusers' set_attention_backend rests while it is swapped.
 
     Args:
         model: any module.

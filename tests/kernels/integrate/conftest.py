@@ -138,6 +138,29 @@ def output_and_gradients(model, call):
     return out.detach(), dict(zip(leaves, gradients, strict=True))
 
 
+def close(found, expected, tolerance):
+    """Outputs and gradients by their largest entry; gradients that are 0 in theory by a hundredth of the largest."""
+    (out, gradients), (true_out, true_gradients) = found, expected
+    assert (out - true_out).abs().max() <= tolerance * true_out.abs().max()
+    assert gradients.keys() == true_gradients.keys()
+    floor = 0.01 * max(g.abs().max() for g in true_gradients.values() if g is not None)
+    for name, true in true_gradients.items():
+        assert (gradients[name] is None) == (true is None), name
+        if true is not None:
+            error = (gradients[name] - true).abs().max()
+            assert error <= tolerance * max(true.abs().max(), floor), f"{name}: {error:.1e} of {true.abs().max():.1e}"
+
+
+def equal(found, expected):
+    assert torch.equal(found[0], expected[0])
+    for name, gradient in expected[1].items():
+        assert found[1][name] is None if gradient is None else torch.equal(found[1][name], gradient), name
+
+
+def processors_by_path(model):
+    return {path: module for path, module in model.named_modules() if hasattr(module, "set_processor")}
+
+
 @pytest.fixture(scope="session")
 def build():
     """(name, dtype) -> (model, arguments)."""
@@ -148,3 +171,21 @@ def build():
 def run():
     """(model, arguments) -> (output, gradients)."""
     return output_and_gradients
+
+
+@pytest.fixture(scope="session")
+def assert_close():
+    """(found, expected, tolerance), both (output, gradients)."""
+    return close
+
+
+@pytest.fixture(scope="session")
+def assert_equal():
+    """The same, bit for bit."""
+    return equal
+
+
+@pytest.fixture(scope="session")
+def attention_modules():
+    """model -> modules with a processor, by path."""
+    return processors_by_path
