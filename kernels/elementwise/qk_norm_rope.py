@@ -171,7 +171,10 @@ def backward(
     x: Tensor, dy: Tensor, weight: Tensor | None, bias: Tensor | None, kind: str, epsilon: float, tables: list[Tensor],
     layout: str, grid: list[int], begin: int, weight_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """dx, and, with `weight_gradient`, float32 gradients of weight and bias (else, or where there is none: empty)."""
+    """dx, and, with `weight_gradient`, gradients of weight and bias (else, or where there is none: empty).
+
+    These two are float32, float64 for float64.
+    """
     if dy.stride(3) != 1:
         dy = dy.contiguous()
     dx = torch.empty(dy.shape, dtype=dy.dtype, device=dy.device)
@@ -192,7 +195,8 @@ def backward(
             *strides, ALIGN=align, D=dy.shape[3], HALF=layout == "half", NORM=_KINDS[kind], BIAS=bias is not None,
             ROPE=bool(tables), WEIGHT_GRADIENT=weight_gradient, **_launch_options(dy),
         )  # fmt: skip
-    return dx, partial[0].sum(0), partial[1].sum(0)
+    exact = torch.promote_types(dy.dtype, torch.float32)
+    return dx, partial[0].sum(0).to(exact), partial[1].sum(0).to(exact)
 
 
 _backward_op = torch.library.custom_op("phys4d::norm_rope_backward", backward, mutates_args=())
@@ -201,7 +205,8 @@ _backward_op = torch.library.custom_op("phys4d::norm_rope_backward", backward, m
 @_backward_op.register_fake
 def _(x, dy, weight, bias, kind, epsilon, tables, layout, grid, begin, weight_gradient):  # type: ignore[no-untyped-def]
     sizes = [t.shape[0] if weight_gradient and weight is not None and t is not None else 0 for t in (weight, bias)]
-    return dy.new_empty(dy.shape), *(dy.new_empty(size, dtype=torch.float32) for size in sizes)
+    exact = torch.promote_types(dy.dtype, torch.float32)
+    return dy.new_empty(dy.shape), *(dy.new_empty(size, dtype=exact) for size in sizes)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -247,4 +252,5 @@ if not _INTERPRETED:
         rope = _reference_of(layout, tables)
         dx, *rest = norm_rope_backward_reference(x, dy, weight, bias, kind, epsilon, rope, grid, begin)
         wanted = weight_gradient and weight is not None
-        return dx, *(t if wanted and t is not None else dx.new_empty(0, dtype=torch.float32) for t in rest)
+        exact = torch.promote_types(dy.dtype, torch.float32)
+        return dx, *(t if wanted and t is not None else dx.new_empty(0, dtype=exact) for t in rest)

@@ -28,7 +28,7 @@ def norm_rope_backward_reference(
     x: Tensor, dy: Tensor, weight: Tensor | None, bias: Tensor | None, kind: str, epsilon: float, rope: Rope | None,
     grid: Grid, begin: int,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-    """Gradients of x, and, in float32, of weight and bias."""
+    """Gradients of x, and, in float32 (float64 for float64), of weight and bias."""
     exact = torch.promote_types(dy.dtype, torch.float32)
     gradient = dy.to(exact)
     if rope is not None:
@@ -38,7 +38,7 @@ def norm_rope_backward_reference(
     assert weight is not None
     unit, factor = _normed(x.to(exact), kind, epsilon)
     dweight, dbias = (
-        (part.sum((0, 1)).flatten() if kind == "rms_across_heads" else part.sum((0, 1, 2))).float()
+        part.sum((0, 1)).flatten() if kind == "rms_across_heads" else part.sum((0, 1, 2))
         for part in (gradient * unit, gradient)
     )
     gradient = gradient * weight.to(exact).reshape(-1, x.shape[3])

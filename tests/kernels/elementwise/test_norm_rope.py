@@ -91,8 +91,9 @@ def test_the_operator_keeps_torchs_contract(case, device):
 
 
 @pytest.mark.parametrize("case", ONE_OF_EACH, ids=lambda case: f"{case[0]}-{case[4]}")
-def test_on_the_cpu_it_is_the_definition(case):
-    check(*both(example(*case)), 2e-6)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-13)])
+def test_on_the_cpu_it_is_the_definition(case, dtype, tolerance):
+    check(*both(example(*case, dtype=dtype)), tolerance)
 
 
 def test_the_norms_are_torchs():

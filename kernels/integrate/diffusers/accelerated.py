@@ -1,0 +1,53 @@
+"""What was swapped in a model, what was left alone and why, and the way back."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+
+
+def _grouped(entries: dict[str, str]) -> list[str]:
+    """Lines of "path (how many): text", blocks that differ in their number alone as one."""
+    groups: dict[tuple[str, str], int] = {}
+    for path, text in entries.items():
+        alike = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", path), text
+        groups[alike] = groups.get(alike, 0) + 1
+    return [f"{path}{f' ({count})' if count > 1 else ''}: {text}" for (path, text), count in groups.items()]
+
+
+@dataclass
+class Accelerated:
+    """A model some of whose attention goes through this package, until `undo` or the end of a `with` block.
+
+    Attributes:
+        model: name of the model's class.
+        backend: who was asked to compute attention.
+        swapped: path of an attention module -> what of it goes through this package.
+        left: path of an attention module (or name of the model) -> why it is as it was.
+        passed: path of a swapped module -> why a call since then went to the model's own processor after all. Filled
+            as calls are made.
+    """
+
+    model: str
+    backend: str
+    swapped: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+    passed: dict[str, str] = field(default_factory=dict)
+    _ways_back: list[Callable[[], object]] = field(default_factory=list, repr=False)
+
+    def undo(self) -> None:
+        """Puts back the very processors that were there; the model computes what it did, bit for bit."""
+        while self._ways_back:
+            self._ways_back.pop()()
+
+    def __enter__(self) -> "Accelerated":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
+        self.undo()
+
+    def __str__(self) -> str:
+        lines = [f"{self.model}, backend {self.backend}: {len(self.swapped)} attentions swapped"]
+        for title, entries in (("swapped", self.swapped), ("left alone", self.left), ("passed on", self.passed)):
+            lines += [f"  {title}  {line}" for line in _grouped(entries)]
+        return "\n".join(lines)

@@ -1,0 +1,122 @@
+"""torch's scaled_dot_product_attention, computed by this package inside a context."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from phys4d.kernels.attention import attention
+from phys4d.kernels.attention.backends import BACKENDS
+
+
+@dataclass
+class Calls:
+    """What became of the calls inside a context: how many were served, and how many were passed on to torch, by why."""
+
+    backend: str
+    served: int = 0
+    passed: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        reasons = "".join(f"; {count} to torch: {why}" for why, count in self.passed.items())
+        return f"scaled_dot_product_attention, backend {self.backend}: {self.served} served{reasons}"
+
+
+_lock = threading.Lock()
+_contexts: list[Calls] = []  # of every thread: recomputation in a backward pass runs in a thread of autograd's
+_original: Any = F.scaled_dot_product_attention
+_inside: ContextVar[bool] = ContextVar("inside phys4d's attention", default=False)  # whose backends call torch's
+
+
+def _refusal(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, dropout_p: float, is_causal: bool, enable_gqa: bool
+) -> str | None:
+    """Why a call is torch's own to answer, None if it can be expressed as `attention` over [B, S, heads, D]."""
+    if attn_mask is not None:
+        return "attn_mask"
+    if dropout_p:
+        return "dropout_p"
+    if is_causal:
+        return "is_causal"
+    if enable_gqa:
+        return "enable_gqa"
+    if any(type(t) not in (Tensor, torch.nn.Parameter) or t.is_nested for t in (q, k, v)):
+        return "a tensor of another kind (nested, distributed, a subclass)"
+    if any(t.ndim != 4 for t in (q, k, v)):
+        return "not [B, heads, S, D]"
+    if k.shape != v.shape or (*q.shape[:2], q.shape[3]) != (*k.shape[:2], k.shape[3]):
+        return "queries, keys and values of different batches, heads or head dimensions"
+    if not q.is_floating_point() or any((t.dtype, t.device) != (q.dtype, q.device) for t in (k, v)):
+        return "different dtypes or devices"
+    if not q.numel() or not k.numel():
+        return "nothing to attend"
+    if q.shape[3] > 1 and any(t.stride(3) != 1 for t in (q, k, v)):
+        return "a head dimension that is not contiguous"
+    return None
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """What stands in for scaled_dot_product_attention while a context is open."""
+    calls = next(reversed(tuple(_contexts)), None)
+    if calls is None or _inside.get():
+        return _original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    why = _refusal(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
+    if why is not None:
+        with _lock:
+            calls.passed[why] = calls.passed.get(why, 0) + 1
+        return _original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    inside = _inside.set(True)
+    try:
+        q, k, v = (t.transpose(1, 2) for t in (query, key, value))
+        out = attention(q, k, v, scale=scale, backend=calls.backend)
+    finally:
+        _inside.reset(inside)
+    with _lock:
+        calls.served += 1
+    return out.transpose(1, 2)
+
+
+@contextlib.contextmanager
+def sdpa(backend: str = "auto") -> Iterator[Calls]:
+    """Inside this context torch.nn.functional.scaled_dot_product_attention is `attention`, in all threads.
+
+    Calls that `attention` does not express go to torch as before: those with a mask, dropout, is_causal, grouped heads,
+    values of another width than the keys. A causal sequence could be laid out as a video of one-pixel frames, but torch
+    has a kernel for just that. Code that took the function by name before (`from torch.nn.functional import ...`) is
+    not reached. Contexts may be nested, the innermost decides; when the last is left, by an exception or not, the
+    attribute holds again what it held. Meant for eager code: counting calls makes torch.compile recompile.
+
+    Args:
+        backend: "auto" or a name that `explain` gives, for the calls that are served.
+
+    Yields:
+        Calls: counts of both kinds, filled while the context is open.
+
+    Raises:
+        ValueError: no such backend; or, from a call inside, the backend asked for by name cannot serve it.
+    """
+    global _original
+    if backend not in ("auto", *BACKENDS):
+        raise ValueError(f"backend {backend!r}: expected auto, {', '.join(BACKENDS)}")
+    calls = Calls(backend)
+    with _lock:
+        if not _contexts:
+            _original = F.scaled_dot_product_attention
+            F.scaled_dot_product_attention = _attend
+        _contexts.append(calls)
+    try:
+        yield calls
+    finally:
+        with _lock:
+            _contexts[:] = [other for other in _contexts if other is not calls]
+            if not _contexts:
+                F.scaled_dot_product_attention = _original
