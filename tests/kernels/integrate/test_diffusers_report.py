@@ -30,8 +30,8 @@ def test_every_attention_is_named_and_every_swapped_one_is_computed_here(name, b
     model, call = build(name)
     seen = Counter()
     api = importlib.import_module("phys4d.kernels.attention.api")
-    choose = api._choose
-    monkeypatch.setattr(api, "_choose", lambda call, backend: seen.update([backend]) or choose(call, backend))
+    choose = api.choose
+    monkeypatch.setattr(api, "choose", lambda call, backend: seen.update([backend]) or choose(call, backend))
     report = accelerate(model, backend="sdpa")
     expected = {path.format(block) for path in SWAPPED[name] for block in range(2)}
     left = set()
