@@ -58,6 +58,19 @@ ATTENTION = (
     AttentionCase("wan-window", "Wan2.2 grid, window of 12 %", Window(15, 11, 20), 1, (31, 22, 40), 24, 128),
 )
 
+# What nobody has named: every pattern at other head dimensions. For the compiler alone.
+VARIETY = tuple(
+    AttentionCase(f"{name}-{dim}", "no model", pattern, 1, grid, 4, dim, words)
+    for dim in (16, 40, 96)
+    for name, pattern, grid, words in (
+        ("full", Full(), (8, 16, 16), 32),
+        ("temporal-8", Temporal(), (8, 16, 16), 0),
+        ("temporal-64", Temporal(causal=True), (64, 16, 16), 0),
+        ("temporal-128", Temporal(), (128, 8, 8), 0),
+        ("window", Window(5, 9, 9), (16, 16, 16), 32),
+    )
+)
+
 
 @dataclass(frozen=True)
 class NormRopeCase:

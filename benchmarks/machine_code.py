@@ -46,6 +46,7 @@ class Kernel:
     shared_memory: int
     warps: int
     products: int
+    older_products: int
     narrow: int
     instructions: int
     seconds: float
@@ -57,7 +58,10 @@ class Kernel:
             found.append(f"spills: {self.stack} bytes of stack, {self.spills} accesses")
         if self.shared_memory > SHARED_MEMORY[self.arch]:
             found.append(f"{self.shared_memory} bytes of shared memory of {SHARED_MEMORY[self.arch]}")
-        if not self.products and self.kernel.split(".")[-1] != "delta" and "norm_rope" not in self.kernel:
+        # Tiles of 32 rows, which heads of more than 128 lanes need, are for the tensor cores' older instruction.
+        older = self.older_products and self.options.get("D", 0) > 128
+        alone = self.kernel.split(".")[-1] == "delta" or "norm_rope" in self.kernel
+        if not self.products and not older and not alone and self.options.get("PRECISION") != "ieee":
             found.append("no tensor core instruction")
         if self.narrow:
             found.append(f"{self.narrow} global accesses of single 16-bit numbers")
@@ -127,7 +131,7 @@ def _inspect(case: str, name: str, arch: int, options: dict[str, Any], kernel: A
     shown = {key: value for key, value in options.items() if key.isupper() or key.startswith("num_")}
     return Kernel(
         case, name, arch, shown, used("REG"), used("STACK"), count("LDL") + count("STL"), kernel.metadata.shared,
-        kernel.metadata.num_warps, count(PRODUCTS[arch]),
+        kernel.metadata.num_warps, count(PRODUCTS[arch]), count("HMMA"),
         len(re.findall(r"(?:ld|st)\.global[\w:.]*\.[bu]16", kernel.asm["ptx"])), count("[A-Z]"), round(seconds, 2),
     )  # fmt: skip
 
@@ -156,15 +160,15 @@ def _norm_rope(case: Any, dtype: torch.dtype) -> None:
         backward(x, x, *rest, -case.words, weight_gradient)
 
 
-def compile_case(name: str, arch: int, dtype: torch.dtype = torch.bfloat16) -> list[Kernel]:
-    """Every kernel of one named case for one architecture."""
-    from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE
+def compile_case(name: str, arch: int) -> list[Kernel]:
+    """Every kernel of one named case for one architecture, in bfloat16."""
+    from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE, VARIETY
 
-    attention = {case.name: case for case in ATTENTION}
+    attention = {case.name: case for case in (*ATTENTION, *VARIETY)}
     elementwise = {case.name: case for case in NORM_ROPE}
     if name in attention:
-        return list(_compiled(arch, name, lambda: _attention(attention[name], dtype)))
-    return list(_compiled(arch, name, lambda: _norm_rope(elementwise[name], dtype)))
+        return list(_compiled(arch, name, lambda: _attention(attention[name], torch.bfloat16)))
+    return list(_compiled(arch, name, lambda: _norm_rope(elementwise[name], torch.bfloat16)))
 
 
 def table(kernels: list[dict[str, Any]]) -> str:
@@ -193,7 +197,7 @@ def adopt(kernels: list[Kernel]) -> None:
 
 def main() -> None:
     """Compiles and prints; exit 1 where a kernel is at fault."""
-    from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE
+    from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE, VARIETY
 
     names = [case.name for case in (*ATTENTION, *NORM_ROPE)]
     parser = argparse.ArgumentParser(
@@ -201,12 +205,14 @@ def main() -> None:
     )
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100], choices=sorted(SHARED_MEMORY))
     parser.add_argument("--case", nargs="+", default=names, choices=names)
+    parser.add_argument("--variety", action="store_true", help="every pattern at other head dimensions")
     parser.add_argument("--json", type=Path, help="write what was found to this file")
     parser.add_argument("--adopt", action="store_true", help="keep it, and fill the table of docs/attention-kernels.md")
     options = parser.parse_args()
     if triton.knobs.runtime.interpret:
         parser.error("TRITON_INTERPRET is set: its kernels are not compiled")
-    jobs = [(name, arch) for arch in options.arch for name in options.case]
+    chosen = [case.name for case in VARIETY] if options.variety else options.case
+    jobs = [(name, arch) for arch in options.arch for name in chosen]
     found: list[Kernel] = []
     with ProcessPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
         for kernels in pool.map(compile_case, *zip(*jobs, strict=True)):

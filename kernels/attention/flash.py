@@ -19,7 +19,7 @@ _CONFIGS: dict[str, dict[str, list[tuple[int, dict[str, int]]]]] = {
         "hopper": [
             (64, {"BLOCK_M": 128, "BLOCK_N": 128, "num_warps": 8, "num_stages": 3}),
             (128, {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3}),
-            (256, {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
+            (256, {"BLOCK_M": 128, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
         ],
         "ampere": [
             (64, {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3}),
@@ -37,7 +37,8 @@ _CONFIGS: dict[str, dict[str, list[tuple[int, dict[str, int]]]]] = {
         "hopper": [
             (64, {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3}),
             (128, {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
-            (256, {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
+            (160, {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
+            (256, {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
         ],
         "ampere": [
             (64, {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
@@ -51,7 +52,8 @@ _CONFIGS: dict[str, dict[str, list[tuple[int, dict[str, int]]]]] = {
         "hopper": [
             (64, {"BLOCK_M": 64, "BLOCK_N": 128, "num_warps": 8, "num_stages": 3}),
             (128, {"BLOCK_M": 32, "BLOCK_N": 128, "num_warps": 8, "num_stages": 3}),
-            (256, {"BLOCK_M": 32, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
+            (160, {"BLOCK_M": 32, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
+            (256, {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
         ],
         "ampere": [
             (64, {"BLOCK_M": 32, "BLOCK_N": 128, "num_warps": 8, "num_stages": 2}),

@@ -46,7 +46,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out [B, S_q, heads, D] and lse float32 [B, heads, S_q]; `with_lse` false leaves lse to the kernel's needs."""
     kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
-    if temporal.serves(kind, sizes, words):
+    if temporal.serves(kind, sizes, words, q.shape[3]):
         assert isinstance(kind, Temporal) and sizes is not None
         return temporal.forward(q, k, v, kind, sizes, key_lengths, scale, with_lse)
     if isinstance(kind, Window):
@@ -61,7 +61,7 @@ attention_op = torch.library.custom_op("phys4d::attention", forward, mutates_arg
 @attention_op.register_fake
 def _(q, k, v, pattern, numbers, grid, text, text_first, key_lengths, scale, with_lse):  # type: ignore[no-untyped-def]
     kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
-    kept = with_lse or not temporal.serves(kind, sizes, words)
+    kept = with_lse or not temporal.serves(kind, sizes, words, q.shape[3])
     lse = q.new_empty((q.shape[0], q.shape[2], q.shape[1]) if kept else (0, 0, 0), dtype=torch.float32)
     return q.new_empty(q.shape), lse
 
@@ -88,7 +88,7 @@ def write_gradients(
     kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
     if dout.stride(-1) != 1:
         dout = dout.contiguous()
-    if temporal.serves(kind, sizes, words):
+    if temporal.serves(kind, sizes, words, q.shape[3]):
         assert isinstance(kind, Temporal) and sizes is not None
         temporal.backward(q, k, v, dout, dlse, kind, sizes, key_lengths, scale, gradients)
     elif isinstance(kind, Window):
@@ -109,7 +109,7 @@ def _(q, k, v, out, lse, dout, dlse, pattern, numbers, grid, text, text_first, k
 def needed(where: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """What backward needs of out and lse: empty tensors where the temporal kernel serves, which needs neither."""
     empty = output[0].new_empty(0)
-    return (empty, empty) if temporal.serves(*_arranged(*where)) else output
+    return (empty, empty) if temporal.serves(*_arranged(*where), output[0].shape[3]) else output
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -138,7 +138,7 @@ if not launch.INTERPRETED:  # without the interpreter no kernel runs on a CPU: t
         out, lse = attention_reference(
             q, k, v, grid=sizes, pattern=kind, text=words, key_lengths=key_lengths, scale=scale
         )  # fmt: skip
-        kept = with_lse or not temporal.serves(kind, sizes, words)
+        kept = with_lse or not temporal.serves(kind, sizes, words, q.shape[3])
         return out.contiguous(), lse.float() if kept else lse.new_empty(0, 0, 0, dtype=torch.float32)
 
     @attention_backward_op.register_kernel("cpu")

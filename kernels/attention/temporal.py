@@ -9,11 +9,14 @@ from phys4d.kernels.attention.flash import LOG2E
 from phys4d.kernels.attention.patterns import Grid, Temporal, Text
 
 LONGEST = 128
+_LARGEST_ROW = 1 << 13  # frames times lanes: what fits into the shared memory of every GPU since sm_80, also backward
 
 
-def serves(pattern: object, grid: Grid | None, text: Text | None) -> bool:
-    """Whether rows are short and stand alone: `Temporal`, at most 128 frames, no text."""
-    return isinstance(pattern, Temporal) and grid is not None and grid[0] <= LONGEST and not (text and text[0])
+def serves(pattern: object, grid: Grid | None, text: Text | None, dim: int) -> bool:
+    """Whether rows are short and stand alone: `Temporal`, at most 128 frames (64 of 128 lanes), no text."""
+    if not isinstance(pattern, Temporal) or grid is None or (text and text[0]) or grid[0] > LONGEST:
+        return False
+    return triton.next_power_of_2(grid[0]) * sum(tiles.split(dim)) <= _LARGEST_ROW
 
 
 def config(frames: int, dim: int, dtype: torch.dtype, backward: bool) -> dict[str, int]:
@@ -22,9 +25,11 @@ def config(frames: int, dim: int, dtype: torch.dtype, backward: bool) -> dict[st
     if launch.INTERPRETED:
         return {"BLOCK": max(32, pad), "PAD": pad}
     machine = launch.architecture()
-    smallest = 16 if dtype == torch.float32 else 64 if machine >= 90 else 32  # what a tensor core instruction takes
+    wide = sum(tiles.split(dim)) > 128
+    smallest = 64 if machine >= 90 and not wide else 32  # what a tensor core instruction takes
+    smallest = 16 if dtype == torch.float32 else smallest
     block = max(smallest, pad)
-    crowded = (machine < 90 and block > 32) or (machine >= 100 and pad >= 32) or sum(tiles.split(dim)) > 128
+    crowded = (machine < 90 and block > 32) or (machine >= 100 and pad >= 32) or wide
     heavy = block > 64 or (backward and crowded)
     return {"BLOCK": block, "PAD": pad, "num_warps": 8 if heavy else 4, "num_stages": 1}
 

@@ -35,7 +35,8 @@ _CONFIGS: dict[str, dict[str, list[tuple[int, int, dict[str, int]]]]] = {
         "hopper": [
             (64, 128, {"BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
             (128, 128, {"BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
-            (256, 64, {"BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
+            (160, 64, {"BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
+            (256, 32, {"BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
         ],
         "ampere": [
             (128, 64, {"BLOCK_N": 32, "num_warps": 4, "num_stages": 2}),
@@ -47,9 +48,12 @@ _CONFIGS: dict[str, dict[str, list[tuple[int, int, dict[str, int]]]]] = {
         "hopper": [
             (64, 128, {"BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
             (128, 128, {"BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
-            (256, 64, {"BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
+            (256, 32, {"BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
         ],
-        "blackwell": [(256, 64, {"BLOCK_N": 32, "num_warps": 8, "num_stages": 2})],
+        "blackwell": [
+            (128, 64, {"BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
+            (256, 32, {"BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
+        ],
         "ampere": [
             (128, 64, {"BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
             (256, 32, {"BLOCK_N": 32, "num_warps": 4, "num_stages": 2}),

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from phys4d.benchmarks import machine_code
-from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE
+from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE, VARIETY
 
 CASES = [case.name for case in (*ATTENTION, *NORM_ROPE)]
 
@@ -34,8 +34,16 @@ def test_every_named_case_compiles_without_spills_onto_tensor_cores(tmp_path):
         assert kernel["stack"] == 0 and kernel["spills"] == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["80", "90", "100"])
+def test_every_pattern_compiles_at_other_head_dimensions(tmp_path, arch):
+    run, kernels = compiled(tmp_path, "--variety", "--arch", arch)
+    assert run.returncode == 0, run.stdout
+    assert {kernel["case"] for kernel in kernels} == {case.name for case in VARIETY}
+
+
 def test_a_fault_is_found():
-    good = machine_code.Kernel("case", "flash.forward", 90, {}, 128, 0, 0, 100_000, 8, 24, 0, 900, 1.0)
+    good = machine_code.Kernel("case", "flash.forward", 90, {}, 128, 0, 0, 100_000, 8, 24, 0, 0, 900, 1.0)
     assert good.faults() == []
     for change, words in [
         ({"stack": 8}, "spills: 8 bytes"),

@@ -41,7 +41,7 @@ def _run(call: Call) -> tuple[Tensor, Tensor | None]:
 
 def kernel(call: Call) -> str:
     """Which of the kernels serves."""
-    if temporal.serves(call.pattern, call.grid, call.text):
+    if temporal.serves(call.pattern, call.grid, call.text, call.q.shape[3]):
         return "temporal"
     return "window" if isinstance(call.pattern, Window) else "flash"
 
