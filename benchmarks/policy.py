@@ -157,8 +157,40 @@ def _kept(path: Path, make: Any) -> Any:
     return json.loads(path.read_text())
 
 
+def table(figures: Mapping[str, Any]) -> str:
+    """The variants as markdown, with the provenance of the run."""
+    titles = {"reward": "reward", "psnr_moving": "PSNR moving dB", "chamfer_4d": "4D Chamfer m"}
+    lines = ["| variant | " + " | ".join(titles[f] for f in FIGURES) + " |", "|---" * (len(FIGURES) + 1) + "|"]
+    for name, row in figures["variants"].items():
+        cells = [f"{row[f]['mean']:+.4f} ± {row[f]['standard_error']:.4f}" for f in FIGURES]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    where = figures["provenance"]
+    told = f"torch {where['torch']}, revision {str(where['git_revision'])[:12]}, {where['date'][:10]}."
+    return "\n".join([*lines, "", f"{where['cpu']}, {told}"])
+
+
+def forms_table(figures: Mapping[str, Any]) -> str:
+    """The forms of the reward as markdown."""
+    titles = ("points", "mean", "deviation within a scene", "of it reading noise", "correlation with the error")
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for name, row in figures["reward_forms"].items():
+        lines.append(
+            f"| {name} | {row['mean']:.4f} | {row['group_std']:.4f} | {row['reading_std']:.4f} "
+            f"| {row['correlation_with_error']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def summary() -> dict[str, Any] | None:
+    """The committed figures, None where there are none."""
+    file = RESULTS / "summary.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
 def main() -> None:
-    """Runs the study and writes its figures."""
+    """Runs the study, writes its figures and fills the page in the docs."""
+    from phys4d.benchmarks import readme
+
     parser = argparse.ArgumentParser(prog="python -m phys4d.benchmarks.policy", description=__doc__.split("\n")[0])
     parser.add_argument("demo", type=Path, help="the folder of a finished demo")
     parser.add_argument("folder", type=Path, help="where the variants go")
@@ -166,6 +198,7 @@ def main() -> None:
     figures = run(options.demo, options.folder)
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "summary.json").write_text(json.dumps(figures, indent=1) + "\n")
+    readme.write()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from phys4d.benchmarks import phases, train
+from phys4d.benchmarks import phases, policy, train
 
 ROOT = Path(__file__).resolve().parent
 COLUMNS = (
@@ -56,9 +56,19 @@ def complete(readme: str) -> str:
 
 
 def write() -> None:
-    """Fills the README of this checkout."""
+    """Fills the README of this checkout, and the page of the policy's study."""
     readme = ROOT.parent / "README.md"
     readme.write_text(complete(readme.read_text()))
+    page = ROOT.parent / "docs" / "policy-study.md"
+    page.write_text(study(page.read_text()))
+
+
+def study(page: str) -> str:
+    """The page of the policy's study with its tables filled in, where it has been run."""
+    figures = policy.summary()
+    if figures is None:
+        return page
+    return filled(filled(page, "policy", policy.table(figures)), "rewards", policy.forms_table(figures))
 
 
 def filled(readme: str, name: str, table: str) -> str:
