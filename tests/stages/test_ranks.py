@@ -72,7 +72,9 @@ def test_reinforce_on_two_ranks_is_that_of_one(
 ) -> None:
     """Each rank draws groups of its own; together they are the groups of one process, and teach the same.
 
-    From the second optimizer step on AdamW divides small differences of gradients by small gradients.
+    From the second optimizer step on AdamW divides every gradient by its own size: an entry that is off by the rounding
+    of its largest neighbours takes a full step in a slightly wrong proportion, so that weights differ by about the root
+    of the rounding error, 3e-4, whoever trains. The first step is the sign of the gradient alone.
     """
     changes = ("reinforce.group=3", "reinforce.conditions=4", "reinforce.loop={steps=1, log_every=1}")
     changes += (f"reinforce.stochastic_steps={drawn}",)
