@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -180,7 +181,8 @@ def provenance() -> dict[str, Any]:
     """Where a result comes from: revision, versions, machine and date, ready for JSON.
 
     git_revision ends in "-dirty" when tracked files were changed and is None outside a checkout; a version is
-    None where the package is absent. date is UTC, ISO 8601.
+    None where the package is absent. date is UTC, ISO 8601. command names absolute paths by their last part:
+    where they lie is this machine's affair, and a run's config.toml has it.
     """
     versions = {name: _version(name) for name in ("phys4d", "torch", "triton", "numpy", "diffusers")}
     return {
@@ -193,7 +195,7 @@ def provenance() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "world_size": int(os.environ.get("WORLD_SIZE", "1")),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join([_program(), *sys.argv[1:]]),
+        "command": " ".join([_program(), *map(_without_place, sys.argv[1:])]),
     }
 
 
@@ -208,6 +210,11 @@ def _program() -> str:
     """The name of the program, without where it lies on this machine."""
     path = Path(sys.argv[0])
     return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
+
+
+def _without_place(argument: str) -> str:
+    """The argument without the folders of an absolute path in it: init=/a/b/c gives init=c."""
+    return re.sub(r"(^|[=,\[\"'])/(?:[^/\s=,]+/)*", r"\1", argument)
 
 
 def _same_configuration(stored: Path, config: Config) -> None:

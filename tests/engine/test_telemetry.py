@@ -116,3 +116,9 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
         replace_text(tmp_path / "file", text)
         assert (tmp_path / "file").read_text() == text
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_command_does_not_say_where_things_lie_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["/opt/bin/phys4d", "train", "/home/me/run.toml", "--set", "init=/data/models/wan", "runs/demo", "a/b"]
+    monkeypatch.setattr("sys.argv", arguments)
+    assert provenance()["command"] == "phys4d train run.toml --set init=wan runs/demo a/b"
