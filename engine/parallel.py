@@ -1,6 +1,7 @@
 """One process or many: process group, FSDP2 sharding, and the few collectives that a training loop needs."""
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self, TypeVar
 
@@ -15,6 +16,8 @@ from phys4d.engine.errors import FaultElsewhere, UserError
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
+
+_REST = 0.5  # seconds in which a thread that could run does run, on a machine however loaded
 
 
 class Parallel:
@@ -92,7 +95,18 @@ class Parallel:
     def close(self) -> None:
         """Leaves the process group."""
         if self.mesh is not None:
-            dist.destroy_process_group()
+            leave_group()
+
+
+def leave_group() -> None:
+    """Leaves torch's process group, and lets gloo's threads come to rest; not a collective.
+
+    A thread of gloo drops the tensors of the collective that it ran last whenever the system next lets it, and needs
+    Python for that. Where Python is already ending, the thread cannot have it and the whole process aborts (torch 2.13:
+    "terminate called without an active exception"), after all work was done. torch offers nothing to wait for.
+    """
+    dist.destroy_process_group()
+    time.sleep(_REST)
 
 
 def together(action: Callable[[], T]) -> T:

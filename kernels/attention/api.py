@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels.attention import measured
-from phys4d.kernels.attention.backends import BACKENDS, Choice
+from phys4d.kernels.attention.backends import BACKENDS, Choice, ours
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.context import Context, Strategy, across, seen, strategy
 from phys4d.kernels.attention.parts import Parts
@@ -43,6 +43,12 @@ def choose(call: Call, backend: str) -> Choice:
     raise AssertionError("the reference serves every call")
 
 
+def check_rotation(call: Call, rope: Rope | None) -> None:
+    """ValueError where a rotation is asked for and the call does not say what it needs."""
+    if rope is not None and (call.grid is None or call.q.shape[1] != call.k.shape[1]):
+        raise ValueError("rope: needs the video's grid, and as many queries as keys")
+
+
 def _plan(call: Call, backend: str, context: Context) -> tuple[Strategy | None, Choice]:
     """How the ranks work together, None without a group, and who computes on each."""
     if context not in ("auto", "ulysses", "ring"):
@@ -51,6 +57,13 @@ def _plan(call: Call, backend: str, context: Context) -> tuple[Strategy | None, 
         return None, choose(call, backend)
     how = strategy(call, context)
     return how, replace(choose(seen(call, how), backend), context=f"{how} over {call.parts.size} ranks")
+
+
+def _in_loads(
+    call: Call, how: Strategy | None, choice: Choice, norm: QKNorm | None, rope: Rope | None
+) -> ours.Flat | None:
+    """What the kernel is to do in its loads; None where norm and rotation are a pass of their own before it."""
+    return ours.fused(call, norm, rope) if choice.backend == "triton" and how is None else None
 
 
 def attention(
@@ -108,8 +121,11 @@ def attention(
     how, choice = _plan(call, backend, context)
     run = BACKENDS[choice.backend].run
     if qk_norm is not None or rope is not None:
-        if rope is not None and (grid is None or q.shape[1] != k.shape[1]):
-            raise ValueError("rope: needs the video's grid, and as many queries as keys")
+        check_rotation(call, rope)
+        preparation = _in_loads(call, how, choice, qk_norm, rope)
+        if preparation is not None:
+            out, lse = ours.run(call, preparation)
+            return (out, lse) if return_lse else out
         start = parts.own.start if parts else 0
         q, k = qk_norm_rope(q, k, qk_norm, rope, grid=grid or (1, 1, 1), text=text, start=start)
         call = Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse, parts)
@@ -126,6 +142,8 @@ def explain(
     pattern: Pattern = Full(),  # noqa: B008 (frozen)
     text: Text | None = None,
     key_lengths: Tensor | None = None,
+    qk_norm: QKNorm | None = None,
+    rope: Rope | None = None,
     scale: float | None = None,
     return_lse: bool = False,
     group: "ProcessGroup | None" = None,
@@ -137,4 +155,9 @@ def explain(
     With a group it says how the ranks would work together, and sends nothing.
     """
     parts = None if group is None else Parts.of(group, grid, text)
-    return _plan(Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse, parts), backend, context)[1]
+    call = Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse, parts)
+    how, choice = _plan(call, backend, context)
+    if qk_norm is None and rope is None:
+        return choice
+    check_rotation(call, rope)
+    return replace(choice, in_loads=_in_loads(call, how, choice, qk_norm, rope) is not None)

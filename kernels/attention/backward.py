@@ -7,6 +7,7 @@ from phys4d.kernels.attention import ops
 from phys4d.kernels.attention.backends.ours import TRITON
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
+from phys4d.kernels.attention.preparation import NONE
 from phys4d.kernels.attention.reference import attention_backward_reference
 
 
@@ -60,6 +61,7 @@ def attention_backward(
     if out.stride(-1) != 1:
         out = out.contiguous()
     lse = lse.to(torch.float32).contiguous()
-    return ops.attention_backward_op(
-        q, k, v, out, lse, dout, dlse, *ops.flat(pattern, grid, text), key_lengths, call.factor
+    dq, dk, dv, _ = ops.attention_backward_op(
+        q, k, v, out, lse, dout, dlse, *ops.flat(pattern, grid, text), key_lengths, call.factor, *NONE, False
     )
+    return dq, dk, dv

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from phys4d.kernels.attention import flash, launch, temporal, window
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Spatial, Temporal, Text, Window
+from phys4d.kernels.attention.preparation import Preparation
 from phys4d.kernels.attention.reference import attention_backward_reference, attention_reference
 
 _NAMES = {Full: "full", Spatial: "spatial", Temporal: "temporal", Window: "window"}
@@ -43,12 +44,18 @@ def _arranged(
 def forward(
     q: Tensor, k: Tensor, v: Tensor, pattern: str, numbers: list[int], grid: list[int], text: int, text_first: bool,
     key_lengths: Tensor | None, scale: float, with_lse: bool,
+    weights: list[Tensor], tables: list[Tensor], norm: str, epsilon: float, layout: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """out [B, S_q, heads, D] and lse float32 [B, heads, S_q]; `with_lse` false leaves lse to the kernel's needs."""
+    """out [B, S_q, heads, D] and lse float32 [B, heads, S_q]; `with_lse` false leaves lse to the kernel's needs.
+
+    weights and what follows are a `Preparation`, which only the temporal kernel takes.
+    """
     kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
     if temporal.serves(kind, sizes, words, q.shape[3]):
         assert isinstance(kind, Temporal) and sizes is not None
-        return temporal.forward(q, k, v, kind, sizes, key_lengths, scale, with_lse)
+        preparation = Preparation(weights, tables, norm, epsilon, layout)
+        return temporal.forward(q, k, v, kind, sizes, key_lengths, scale, with_lse, preparation)
+    assert not (weights or tables), "no other kernel norms or rotates"
     if isinstance(kind, Window):
         assert sizes is not None
         return window.forward(q, k, v, kind, sizes, words, key_lengths, scale)
@@ -59,7 +66,7 @@ attention_op = torch.library.custom_op("phys4d::attention", forward, mutates_arg
 
 
 @attention_op.register_fake
-def _(q, k, v, pattern, numbers, grid, text, text_first, key_lengths, scale, with_lse):  # type: ignore[no-untyped-def]
+def _(q, k, v, pattern, numbers, grid, text, text_first, key_lengths, scale, with_lse, *preparation):  # type: ignore[no-untyped-def]
     kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
     kept = with_lse or not temporal.serves(kind, sizes, words, q.shape[3])
     lse = q.new_empty((q.shape[0], q.shape[2], q.shape[1]) if kept else (0, 0, 0), dtype=torch.float32)
@@ -69,41 +76,55 @@ def _(q, k, v, pattern, numbers, grid, text, text_first, key_lengths, scale, wit
 def backward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor | None,
     pattern: str, numbers: list[int], grid: list[int], text: int, text_first: bool, key_lengths: Tensor | None,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """dq, dk, dv, contiguous; out and lse are not read where the temporal kernel serves."""
-    dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
-    write_gradients(
-        (dq, dk, dv), q, k, v, out, lse, dout, dlse, pattern, numbers, grid, text, text_first, key_lengths, scale
+    scale: float, weights: list[Tensor], tables: list[Tensor], norm: str, epsilon: float, layout: str,
+    weight_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """dq, dk, dv, contiguous, and, with `weight_gradient`, float32 gradients [2 or 4, D] of the weights, else empty.
+
+    out and lse are not read where the temporal kernel serves.
+    """
+    gradients = tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
+    dweights = write_gradients(
+        gradients, q, k, v, out, lse, dout, dlse, pattern, numbers, grid, text, text_first, key_lengths, scale,
+        Preparation(weights, tables, norm, epsilon, layout), weight_gradient,
     )  # fmt: skip
-    return dq, dk, dv
+    return *gradients, dweights
 
 
 def write_gradients(
-    gradients: tuple[Tensor, Tensor, Tensor], q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dout: Tensor,
+    gradients: tuple[Tensor, ...], q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dout: Tensor,
     dlse: Tensor | None, pattern: str, numbers: list[int], grid: list[int], text: int, text_first: bool,
-    key_lengths: Tensor | None, scale: float,
-) -> None:  # fmt: skip
-    """Fills gradients shaped like q, k, v, with whatever strides they have."""
+    key_lengths: Tensor | None, scale: float, preparation: Preparation, weight_gradient: bool,
+) -> Tensor:  # fmt: skip
+    """Fills gradients shaped like q, k, v, with whatever strides they have; returns those of the weights."""
     kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
     if dout.stride(-1) != 1:
         dout = dout.contiguous()
     if temporal.serves(kind, sizes, words, q.shape[3]):
         assert isinstance(kind, Temporal) and sizes is not None
-        temporal.backward(q, k, v, dout, dlse, kind, sizes, key_lengths, scale, gradients)
-    elif isinstance(kind, Window):
+        return temporal.backward(
+            q, k, v, dout, dlse, kind, sizes, key_lengths, scale, gradients, preparation, weight_gradient
+        )
+    if isinstance(kind, Window):
         assert sizes is not None
         window.backward(q, k, v, out, lse, dout, dlse, kind, sizes, words, key_lengths, scale, gradients)
     else:
         flash.backward(q, k, v, out, lse, dout, dlse, kind, sizes, words, key_lengths, scale, gradients)
+    return empty_weight_gradients(q, [], False)
 
 
 attention_backward_op = torch.library.custom_op("phys4d::attention_backward", backward, mutates_args=())
 
 
 @attention_backward_op.register_fake
-def _(q, k, v, out, lse, dout, dlse, pattern, numbers, grid, text, text_first, key_lengths, scale):  # type: ignore[no-untyped-def]
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+def _(q, k, v, *rest):  # type: ignore[no-untyped-def]
+    return *(t.new_empty(t.shape) for t in (q, k, v)), empty_weight_gradients(q, rest[-6], rest[-1])
+
+
+def empty_weight_gradients(like: Tensor, weights: list[Tensor], wanted: bool) -> Tensor:
+    """Room for the gradients of a preparation's weights, on the device of a tensor [..., D]."""
+    shape = (len(weights), like.shape[-1]) if wanted and weights else (0, 0)
+    return like.new_empty(shape, dtype=torch.float32)
 
 
 def needed(where: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -112,19 +133,36 @@ def needed(where: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> tuple[Tenso
     return (empty, empty) if temporal.serves(*_arranged(*where), output[0].shape[3]) else output
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, *where, key_lengths, scale, with_lse = inputs
-    kept = needed(tuple(where), output)
-    ctx.save_for_backward(q, k, v, *kept, key_lengths)
-    ctx.where, ctx.scale, ctx.with_lse = where, scale, with_lse
+def keep(ctx: Any, tensors: tuple[Tensor, ...], rest: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Saves for `gradients_of`: tensors, and of the operator's other arguments (from `pattern` on) what they need."""
+    *where, key_lengths, scale, with_lse, weights, tables, norm, epsilon, layout = rest
+    ctx.save_for_backward(*tensors, *needed(tuple(where), output), key_lengths, *weights, *tables)
+    ctx.numbers = len(tensors), len(weights), len(tables)
+    ctx.rest = where, scale, with_lse, (norm, epsilon, layout)
 
 
-def _backward(ctx: Any, dout: Tensor, dlse: Tensor) -> tuple[Tensor | None, ...]:
-    q, k, v, out, lse, key_lengths = ctx.saved_tensors
-    gradients = attention_backward_op(
-        q, k, v, out, lse, dout, dlse if ctx.with_lse else None, *ctx.where, key_lengths, ctx.scale
+def gradients_of(ctx: Any, operator: Any, dout: Tensor, dlse: Tensor) -> tuple[list[Tensor], tuple[Any, ...]]:
+    """What `operator` makes of what `keep` saved: gradients of the tensors, and those of the arguments after them."""
+    first, count, tables_count = ctx.numbers
+    where, scale, with_lse, rest = ctx.rest
+    *saved, out, lse, key_lengths = ctx.saved_tensors[: first + 3]
+    weights = list(ctx.saved_tensors[first + 3 : first + 3 + count])
+    tables = list(ctx.saved_tensors[first + 3 + count :])
+    wanted = any(ctx.needs_input_grad[first + 8])  # weights follow the eight numbers of the call
+    *gradients, dweights = operator(
+        *saved, out, lse, dout, dlse if with_lse else None, *where, key_lengths, scale, weights, tables, *rest, wanted
     )
-    return (*gradients, *[None] * 8)
+    found = [dweights[i].to(weight.dtype) if wanted else None for i, weight in enumerate(weights)]
+    return gradients, (*[None] * (len(where) + 3), found, [None] * tables_count, None, None, None)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    keep(ctx, inputs[:3], inputs[3:], output)
+
+
+def _backward(ctx: Any, dout: Tensor, dlse: Tensor) -> tuple[Any, ...]:
+    gradients, others = gradients_of(ctx, attention_backward_op, dout, dlse)
+    return (*gradients, *others)
 
 
 attention_op.register_autograd(_backward, setup_context=_setup)
@@ -133,8 +171,10 @@ attention_op.register_autograd(_backward, setup_context=_setup)
 if not launch.INTERPRETED:  # without the interpreter no kernel runs on a CPU: there the operators are their definition
 
     @attention_op.register_kernel("cpu")
-    def _(q, k, v, pattern, numbers, grid, text, text_first, key_lengths, scale, with_lse):  # type: ignore[no-untyped-def]
+    def _(q, k, v, pattern, numbers, grid, text, text_first, key_lengths, scale, with_lse, *rest):  # type: ignore[no-untyped-def]
         kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
+        preparation = Preparation(*rest)
+        q, k = preparation.queries(q, sizes), preparation.keys(k, sizes)
         out, lse = attention_reference(
             q, k, v, grid=sizes, pattern=kind, text=words, key_lengths=key_lengths, scale=scale
         )  # fmt: skip
@@ -142,12 +182,16 @@ if not launch.INTERPRETED:  # without the interpreter no kernel runs on a CPU: t
         return out.contiguous(), lse.float() if kept else lse.new_empty(0, 0, 0, dtype=torch.float32)
 
     @attention_backward_op.register_kernel("cpu")
-    def _(q, k, v, out, lse, dout, dlse, pattern, numbers, grid, text, text_first, key_lengths, scale):  # type: ignore[no-untyped-def]
+    def _(q, k, v, out, lse, dout, dlse, pattern, numbers, grid, text, text_first, key_lengths, scale, *rest):  # type: ignore[no-untyped-def]
         kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
+        *flat_preparation, weight_gradient = rest
+        preparation = Preparation(*flat_preparation)
         asked: dict[str, Any] = {
             "grid": sizes, "pattern": kind, "text": words, "key_lengths": key_lengths, "scale": scale,
         }  # fmt: skip
+        ready = preparation.queries(q, sizes), preparation.keys(k, sizes), v
         if not out.numel():  # the temporal kernel keeps neither
-            out, lse = attention_reference(q, k, v, **asked)
-        found = attention_backward_reference(q, k, v, out, lse, dout, dlse, **asked)
-        return tuple(t.contiguous() for t in found)
+            out, lse = attention_reference(*ready, **asked)
+        dq, dk, dv = attention_backward_reference(*ready, out, lse, dout, dlse, **asked)
+        dq, dk, dweights = preparation.gradients(q, k, dq, dk, sizes, weight_gradient)
+        return dq.contiguous(), dk.contiguous(), dv.contiguous(), dweights

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from phys4d.kernels.attention import ops
 from phys4d.kernels.attention.api import attention, choose
+from phys4d.kernels.attention.backends import ours
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
+from phys4d.kernels.attention.preparation import Preparation
+from phys4d.kernels.elementwise import QKNorm, Rope
 
 
 def attention_packed(
@@ -22,13 +25,16 @@ def attention_packed(
     pattern: Pattern = Full(),  # noqa: B008 (frozen)
     text: Text | None = None,
     key_lengths: Tensor | None = None,
+    qk_norm: QKNorm | None = None,
+    rope: Rope | None = None,
     scale: float | None = None,
     return_lse: bool = False,
     backend: str = "auto",
 ) -> Any:
     """`attention` of the queries, keys and values in qkv [B, S, 3, heads, D], with one gradient of that shape.
 
-    Everything else as `attention`. Backends other than "triton" get slices, and torch stacks their gradients.
+    Everything else as `attention`. Backends other than "triton", and a norm or rotation that is not done in the loads
+    (see `explain`), get slices, and torch stacks their gradients.
     """
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"qkv: expected [B, S, 3, heads, D], got {list(qkv.shape)}")
@@ -36,11 +42,15 @@ def attention_packed(
         qkv = qkv.to(torch.get_autocast_dtype(qkv.device.type))
     q, k, v = qkv.unbind(2)
     asked: dict[str, Any] = {"grid": grid, "pattern": pattern, "text": text, "key_lengths": key_lengths}
-    call = Call(q, k, v, **asked, scale=scale, return_lse=return_lse)
+    asked |= {"scale": scale, "return_lse": return_lse}
+    call = Call(q, k, v, **asked)
     chosen = choose(call, backend).backend
-    if chosen != "triton":
-        return attention(q, k, v, **asked, scale=scale, return_lse=return_lse, backend=chosen)
-    out, lse = _packed(qkv, *ops.flat(pattern, grid, text), key_lengths, call.factor, return_lse)
+    preparation = ours.fused(call, qk_norm, rope) if chosen == "triton" else None
+    if preparation is None:
+        return attention(q, k, v, **asked, qk_norm=qk_norm, rope=rope, backend=chosen)
+    out, lse = _packed(
+        qkv, *ops.flat(pattern, grid, text), key_lengths, call.factor, return_lse, *preparation
+    )  # fmt: skip
     return (out, lse) if return_lse else out
 
 
@@ -48,9 +58,11 @@ def attention_packed(
 def _packed(
     qkv: Tensor, pattern: str, numbers: list[int], grid: list[int], text: int, text_first: bool,
     key_lengths: Tensor | None, scale: float, with_lse: bool,
+    weights: list[Tensor], tables: list[Tensor], norm: str, epsilon: float, layout: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     return ops.attention_op(
-        *qkv.unbind(2), pattern, numbers, grid, text, text_first, key_lengths, scale, with_lse
+        *qkv.unbind(2), pattern, numbers, grid, text, text_first, key_lengths, scale, with_lse,
+        weights, tables, norm, epsilon, layout,
     )  # fmt: skip
 
 
@@ -63,33 +75,35 @@ def _(qkv, *rest):  # type: ignore[no-untyped-def]
 def _packed_backward(
     qkv: Tensor, out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor | None, pattern: str, numbers: list[int],
     grid: list[int], text: int, text_first: bool, key_lengths: Tensor | None, scale: float,
-) -> Tensor:  # fmt: skip
+    weights: list[Tensor], tables: list[Tensor], norm: str, epsilon: float, layout: str, weight_gradient: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     where = (pattern, numbers, grid, text, text_first, key_lengths, scale)
-    if qkv.device.type == "cpu" and not ops.launch.INTERPRETED:
-        return torch.stack(ops.attention_backward_op(*qkv.unbind(2), out, lse, dout, dlse, *where), dim=2)
-    gradient = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     q, k, v = qkv.unbind(2)
-    dq, dk, dv = gradient.unbind(2)
-    ops.write_gradients((dq, dk, dv), q, k, v, out, lse, dout, dlse, *where)
-    return gradient
+    if qkv.device.type == "cpu" and not ops.launch.INTERPRETED:
+        *gradients, dweights = ops.attention_backward_op(
+            q, k, v, out, lse, dout, dlse, *where, weights, tables, norm, epsilon, layout, weight_gradient
+        )
+        return torch.stack(gradients, dim=2), dweights
+    gradient = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
+    preparation = Preparation(weights, tables, norm, epsilon, layout)
+    dweights = ops.write_gradients(
+        gradient.unbind(2), q, k, v, out, lse, dout, dlse, *where, preparation, weight_gradient
+    )  # fmt: skip
+    return gradient, dweights
 
 
 @_packed_backward.register_fake
 def _(qkv, *rest):  # type: ignore[no-untyped-def]
-    return qkv.new_empty(qkv.shape)
+    return qkv.new_empty(qkv.shape), ops.empty_weight_gradients(qkv, rest[-6], rest[-1])
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    qkv, *where, key_lengths, scale, with_lse = inputs
-    ctx.save_for_backward(qkv, *ops.needed(tuple(where), output), key_lengths)
-    ctx.where, ctx.scale, ctx.with_lse = where, scale, with_lse
+    ops.keep(ctx, inputs[:1], inputs[1:], output)
 
 
-def _backward(ctx: Any, dout: Tensor, dlse: Tensor) -> tuple[Tensor | None, ...]:
-    qkv, out, lse, key_lengths = ctx.saved_tensors
-    dlse_wanted = dlse if ctx.with_lse else None
-    gradient = _packed_backward(qkv, out, lse, dout, dlse_wanted, *ctx.where, key_lengths, ctx.scale)
-    return gradient, *[None] * 8
+def _backward(ctx: Any, dout: Tensor, dlse: Tensor) -> tuple[Any, ...]:
+    gradients, others = ops.gradients_of(ctx, _packed_backward, dout, dlse)
+    return (*gradients, *others)
 
 
 _packed.register_autograd(_backward, setup_context=_setup)

@@ -4,11 +4,13 @@ import torch
 import triton
 from torch import Tensor
 
-from phys4d.kernels.attention import launch, temporal_kernels, tiles
+from phys4d.kernels.attention import launch, norm_rope_tiles, temporal_kernels, tiles
 from phys4d.kernels.attention.flash import LOG2E
 from phys4d.kernels.attention.patterns import Grid, Temporal, Text
+from phys4d.kernels.attention.preparation import Preparation
 
 LONGEST = 128
+_NORMS = {"": norm_rope_tiles.NO_NORM, "rms": norm_rope_tiles.RMS, "layer": norm_rope_tiles.LAYER}
 _LARGEST_ROW = 1 << 13  # frames times lanes: what fits into the shared memory of every GPU since sm_80, also backward
 
 
@@ -37,42 +39,64 @@ def config(frames: int, dim: int, dtype: torch.dtype, backward: bool) -> dict[st
 def _grid(q: Tensor, grid: Grid, block: int, pad: int) -> tuple[int, tuple[int, ...]]:
     cells = grid[1] * grid[2]
     rows = q.shape[0] * cells * q.shape[2]
-    return triton.cdiv(rows, block // pad), (q.shape[2], cells, rows, grid[0])
+    return triton.cdiv(rows, block // pad), (q.shape[2], cells, grid[2], rows, grid[0])
+
+
+def _prepare(preparation: Preparation, unused: Tensor) -> tuple[list[Tensor], dict[str, int]]:
+    """Pointers to weights, biases and tables, and the kernels' options."""
+    weights = [weight.contiguous() for weight in preparation.weights]
+    tables = [table.to(torch.float32).contiguous() for table in preparation.tables]
+    pairs = [table.shape[1] for table in tables] or [0, 0, 0]
+    options = {
+        "NORM": _NORMS[preparation.norm], "BIAS": len(weights) == 4, "ROPE": bool(tables),
+        "HALF": preparation.layout == "half", "TIME": pairs[0], "HEIGHT": pairs[1], "WIDTH": pairs[2],
+    }  # fmt: skip
+    return [*weights, *[unused] * (4 - len(weights)), *(tables or [unused] * 3)], options
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, pattern: Temporal, grid: Grid, lengths: Tensor | None, scale: float, with_lse: bool
-) -> tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, pattern: Temporal, grid: Grid, lengths: Tensor | None, scale: float,
+    with_lse: bool, preparation: Preparation,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out [B, S, heads, D] in q's dtype and lse float32 [B, heads, S] (empty without `with_lse`)."""
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = q.new_empty((q.shape[0], q.shape[2], q.shape[1]) if with_lse else (0, 0, 0), dtype=torch.float32)
     options = config(grid[0], q.shape[3], q.dtype, backward=False)
     programs, shape = _grid(q, grid, options["BLOCK"], options["PAD"])
     first, rest = tiles.split(q.shape[3])
+    pointers, prepared = _prepare(preparation, q)
     launch.run(
         temporal_kernels.forward, programs,
-        q, k, v, out, lse, lengths if lengths is not None else q, scale * LOG2E, *shape,
+        q, k, v, out, lse, lengths if lengths is not None else q, *pointers, scale * LOG2E, preparation.epsilon, *shape,
         *launch.strides(q, k, v, out), lse.stride(0), lse.stride(1),
         D=q.shape[3], DA=first, DB=rest, CAUSAL=pattern.causal, PADDED=lengths is not None, WITH_LSE=with_lse,
-        PRECISION=launch.precision(q.dtype), ALIGN=launch.alignment(q, k, v, out), **options,
+        PRECISION=launch.precision(q.dtype), ALIGN=launch.alignment(q, k, v, out), **prepared, **options,
     )  # fmt: skip
     return out, lse
 
 
 def backward(
     q: Tensor, k: Tensor, v: Tensor, dout: Tensor, dlse: Tensor | None, pattern: Temporal, grid: Grid,
-    lengths: Tensor | None, scale: float, gradients: tuple[Tensor, Tensor, Tensor],
-) -> None:  # fmt: skip
-    """Writes the gradients of q, k, v, shaped like them and strided as they come, for dout and dlse."""
+    lengths: Tensor | None, scale: float, gradients: tuple[Tensor, ...], preparation: Preparation, weight_gradient: bool,
+) -> Tensor:  # fmt: skip
+    """Writes the gradients of q, k, v, shaped like them and strided as they come, for dout and dlse.
+
+    Returns, with `weight_gradient`, float32 gradients [2 or 4, D] of the preparation's weights, else an empty tensor.
+    """
     options = config(grid[0], q.shape[3], q.dtype, backward=True)
     programs, shape = _grid(q, grid, options["BLOCK"], options["PAD"])
     first, rest = tiles.split(q.shape[3])
+    pointers, prepared = _prepare(preparation, q)
     strides = launch.strides(q, k, v, dout, *gradients)
+    weight_gradient = weight_gradient and bool(preparation.weights)
+    sums = (programs, len(preparation.weights), q.shape[3]) if weight_gradient else (0, 0, 0)
+    partial = torch.empty(sums, dtype=torch.float32, device=q.device)
     launch.run(
         temporal_kernels.backward, programs,
-        q, k, v, dout, dlse if dlse is not None else q, *gradients, lengths if lengths is not None else q,
-        scale * LOG2E, *shape, *strides[:12], *(dlse.stride() if dlse is not None else (0, 0, 0)), *strides[12:],
+        q, k, v, dout, dlse if dlse is not None else q, *gradients, partial, lengths if lengths is not None else q,
+        *pointers, scale * LOG2E, preparation.epsilon, *shape, *strides[:12], *(dlse.stride() if dlse is not None else (0, 0, 0)), *strides[12:],
         D=q.shape[3], DA=first, DB=rest, CAUSAL=pattern.causal, PADDED=lengths is not None,
         WITH_LSE=dlse is not None, PRECISION=launch.precision(q.dtype),
-        ALIGN=launch.alignment(q, k, v, dout, *gradients), **options,
+        ALIGN=launch.alignment(q, k, v, dout, *gradients), WEIGHT_GRADIENT=weight_gradient, **prepared, **options,
     )  # fmt: skip
+    return partial.sum(0)

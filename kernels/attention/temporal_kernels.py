@@ -5,13 +5,16 @@ stand. A program takes BLOCK / PAD neighbouring rows (PAD: T rounded up to a pow
 times outside and rows inside; heads are neighbours first, so that a tile reads contiguous memory at every time. The
 product of a tile with itself is computed whole and all but the rows' own blocks is masked: a few times more work than
 needed, for tensor cores that wait for memory anyway. Backward recomputes the weights from q and k, so it needs neither
-out nor lse: seven tensors pass.
+out nor lse: seven tensors pass. Norm and rotation of q and k happen in the registers of both.
 """
 
 import triton
 import triton.language as tl
 
+from phys4d.kernels.attention import norm_rope_tiles as norm_rope
 from phys4d.kernels.attention import tiles
+
+_NO_NORM = tl.constexpr(norm_rope.NO_NORM)
 
 
 @triton.jit
@@ -47,17 +50,41 @@ def _weights(
 
 
 @triton.jit
+def _angles(
+    Time, Height, Width, heads, cells, width, count,
+    BLOCK: tl.constexpr, PAD: tl.constexpr, TIME: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+    DA: tl.constexpr, DB: tl.constexpr,
+):  # fmt: skip
+    """Cosine and sine [BLOCK, DA / 2] of the tile's tokens for the pairs of the first part, then of the second."""
+    token = tl.arange(0, BLOCK)
+    time = tl.minimum(token // (BLOCK // PAD), count - 1)
+    cell = ((tl.program_id(0) * (BLOCK // PAD) + token % (BLOCK // PAD)) // heads) % cells
+    cos_a, sin_a = norm_rope.angles(
+        Time, Height, Width, time, cell // width, cell % width, TIME, HEIGHT, WIDTH, 0, DA
+    )  # fmt: skip
+    cos_b, sin_b = cos_a, sin_a
+    if DB > 0:
+        cos_b, sin_b = norm_rope.angles(
+            Time, Height, Width, time, cell // width, cell % width, TIME, HEIGHT, WIDTH, DA, DB
+        )  # fmt: skip
+    return cos_a, sin_a, cos_b, sin_b
+
+
+@triton.jit
 def _load(X, start, inside, D: tl.constexpr, OFFSET: tl.constexpr, WIDTH: tl.constexpr, ALIGN: tl.constexpr):
     return tiles.load(X, start, inside, D, OFFSET, WIDTH, True, ALIGN)
 
 
 @triton.jit
 def forward(
-    Q, K, V, Out, Lse, Lengths, scale, heads, cells, rows, count,
+    Q, K, V, Out, Lse, Lengths, QWeight, KWeight, QBias, KBias, Time, Height, Width,
+    scale, epsilon, heads, cells, width, rows, count,
     q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, o_batch, o_token, o_head,
     lse_batch, lse_head,
     BLOCK: tl.constexpr, PAD: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
     CAUSAL: tl.constexpr, PADDED: tl.constexpr, WITH_LSE: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    NORM: tl.constexpr, BIAS: tl.constexpr, ROPE: tl.constexpr, HALF: tl.constexpr,
+    TIME: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Out [B, S, heads, D] and, with WITH_LSE, Lse [B, heads, S]; scale is times log2(e)."""
     clip, head, token, inside = _place(heads, cells, rows, count, BLOCK, PAD)
@@ -72,6 +99,18 @@ def forward(
     q_b, k_b = q_a, k_a
     if DB > 0:
         q_b, k_b = _load(Q, q, inside, D, DA, DB, ALIGN), _load(K, k, seen, D, DA, DB, ALIGN)
+    cos_a, sin_a, cos_b, sin_b = scale, scale, scale, scale
+    if ROPE:
+        cos_a, sin_a, cos_b, sin_b = _angles(
+            Time, Height, Width, heads, cells, width, count, BLOCK, PAD, TIME, HEIGHT, WIDTH, DA, DB
+        )  # fmt: skip
+    if ROPE or NORM != _NO_NORM:
+        q_a, q_b, _, _ = norm_rope.prepared(
+            q_a, q_b, inside, QWeight, QBias, epsilon, cos_a, sin_a, cos_b, sin_b, D, DA, DB, NORM, BIAS, ROPE, HALF
+        )
+        k_a, k_b, _, _ = norm_rope.prepared(
+            k_a, k_b, seen, KWeight, KBias, epsilon, cos_a, sin_a, cos_b, sin_b, D, DA, DB, NORM, BIAS, ROPE, HALF
+        )
     weights, largest, total = _weights(q_a, q_b, k_a, k_b, scale, seen, BLOCK, PAD, DB, CAUSAL, PRECISION)
     any_seen = total > 0
     normal = (1 / tl.where(any_seen, total, 1.0))[:, None]
@@ -88,14 +127,21 @@ def forward(
 
 @triton.jit
 def backward(
-    Q, K, V, DOut, DLse, DQ, DK, DV, Lengths, scale, heads, cells, rows, count,
+    Q, K, V, DOut, DLse, DQ, DK, DV, DWeights, Lengths, QWeight, KWeight, QBias, KBias, Time, Height, Width,
+    scale, epsilon, heads, cells, width, rows, count,
     q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, do_batch, do_token, do_head,
     dlse_batch, dlse_head, dlse_token,
     dq_batch, dq_token, dq_head, dk_batch, dk_token, dk_head, dv_batch, dv_token, dv_head,
     BLOCK: tl.constexpr, PAD: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
     CAUSAL: tl.constexpr, PADDED: tl.constexpr, WITH_LSE: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    NORM: tl.constexpr, BIAS: tl.constexpr, ROPE: tl.constexpr, HALF: tl.constexpr,
+    TIME: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, WEIGHT_GRADIENT: tl.constexpr,
 ):  # fmt: skip
-    """DQ, DK, DV [B, S, heads, D]; DLse [B, heads, S] is read with WITH_LSE alone."""
+    """DQ, DK, DV [B, S, heads, D]; DLse [B, heads, S] is read with WITH_LSE alone.
+
+    With WEIGHT_GRADIENT also DWeights float32 [programs, 2 or 4, D]: each program's share of the gradients of the
+    weights of queries and keys and of their biases.
+    """
     clip, head, token, inside = _place(heads, cells, rows, count, BLOCK, PAD)
     seen = inside
     if PADDED:
@@ -110,6 +156,19 @@ def backward(
     if DB > 0:
         q_b, k_b = _load(Q, q, inside, D, DA, DB, ALIGN), _load(K, k, seen, D, DA, DB, ALIGN)
         v_b, do_b = _load(V, v, seen, D, DA, DB, ALIGN), _load(DOut, do, inside, D, DA, DB, ALIGN)
+    cos_a, sin_a, cos_b, sin_b = scale, scale, scale, scale
+    q_mean, q_factor, k_mean, k_factor = scale, scale, scale, scale
+    if ROPE:
+        cos_a, sin_a, cos_b, sin_b = _angles(
+            Time, Height, Width, heads, cells, width, count, BLOCK, PAD, TIME, HEIGHT, WIDTH, DA, DB
+        )  # fmt: skip
+    if ROPE or NORM != _NO_NORM:
+        q_a, q_b, q_mean, q_factor = norm_rope.prepared(
+            q_a, q_b, inside, QWeight, QBias, epsilon, cos_a, sin_a, cos_b, sin_b, D, DA, DB, NORM, BIAS, ROPE, HALF
+        )
+        k_a, k_b, k_mean, k_factor = norm_rope.prepared(
+            k_a, k_b, seen, KWeight, KBias, epsilon, cos_a, sin_a, cos_b, sin_b, D, DA, DB, NORM, BIAS, ROPE, HALF
+        )
     weights, _, total = _weights(q_a, q_b, k_a, k_b, scale, seen, BLOCK, PAD, DB, CAUSAL, PRECISION)
     weights = weights * (1 / tl.where(total > 0, total, 1.0))[:, None]
 
@@ -128,9 +187,29 @@ def backward(
     natural = scale * 0.6931471805599453
     dq = clip * dq_batch + token * dq_token + head * dq_head
     dk = clip * dk_batch + token * dk_token + head * dk_head
-    tiles.store(DQ, tl.dot(dscores, k_a, input_precision=PRECISION) * natural, dq, inside, D, 0, DA, ALIGN)
-    turned = tl.trans(dscores)
-    tiles.store(DK, tl.dot(turned, q_a, input_precision=PRECISION) * natural, dk, inside, D, 0, DA, ALIGN)
+    dq_a = tl.dot(dscores, k_a, input_precision=PRECISION) * natural
+    dq_b = dq_a
     if DB > 0:
-        tiles.store(DQ, tl.dot(dscores, k_b, input_precision=PRECISION) * natural, dq, inside, D, DA, DB, ALIGN)
-        tiles.store(DK, tl.dot(turned, q_b, input_precision=PRECISION) * natural, dk, inside, D, DA, DB, ALIGN)
+        dq_b = tl.dot(dscores, k_b, input_precision=PRECISION) * natural
+    if ROPE:  # read again: kept, they would take a third of the registers
+        cos_a, sin_a, cos_b, sin_b = _angles(
+            Time, Height, Width, heads, cells, width, count, BLOCK, PAD, TIME, HEIGHT, WIDTH, DA, DB
+        )  # fmt: skip
+    sums = DWeights + tl.program_id(0).to(tl.int64) * ((4 if BIAS else 2) * D)
+    norm_rope.finished(
+        Q, DQ, sums, dq_a, dq_b, q, dq, inside, inside, QWeight, q_mean, q_factor, cos_a, sin_a, cos_b, sin_b,
+        2, D, DA, DB, NORM, BIAS, ROPE, HALF, WEIGHT_GRADIENT, ALIGN,
+    )  # fmt: skip
+    if ROPE:  # read again: kept, they would take a third of the registers
+        cos_a, sin_a, cos_b, sin_b = _angles(
+            Time, Height, Width, heads, cells, width, count, BLOCK, PAD, TIME, HEIGHT, WIDTH, DA, DB
+        )  # fmt: skip
+    turned = tl.trans(dscores)
+    dk_a = tl.dot(turned, q_a, input_precision=PRECISION) * natural
+    dk_b = dk_a
+    if DB > 0:
+        dk_b = tl.dot(turned, q_b, input_precision=PRECISION) * natural
+    norm_rope.finished(
+        K, DK, sums + D, dk_a, dk_b, k, dk, seen, inside, KWeight, k_mean, k_factor, cos_a, sin_a, cos_b, sin_b,
+        2, D, DA, DB, NORM, BIAS, ROPE, HALF, WEIGHT_GRADIENT, ALIGN,
+    )  # fmt: skip

@@ -62,7 +62,7 @@ def norm_rope(
     Raises:
         ValueError: shapes that do not fit.
     """
-    _check(x, weight, bias, kind, rope, grid)
+    check(x, weight, bias, kind, rope, grid)
     tables = list(rope.tables) if rope else []
     return _op(x, weight, bias, kind or "", epsilon, tables, rope.layout if rope else "", list(grid), begin)
 
@@ -87,9 +87,10 @@ def qk_norm_rope(
     )
 
 
-def _check(
+def check(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, kind: str | None, rope: Rope | None, grid: Grid
 ) -> None:
+    """ValueError unless x, the norm `kind` with its weight and bias, and the rotation fit each other."""
     if x.ndim != 4 or x.shape[3] % 2 or (x.stride(3) != 1 and x.shape[3] > 1) or not x.is_floating_point():
         raise ValueError(
             "norm_rope: expected floating [B, S, heads, D] with an even, contiguous D, "

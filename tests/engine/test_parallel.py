@@ -14,6 +14,7 @@ from phys4d.engine import checkpoint
 from phys4d.engine.errors import UserError
 from phys4d.engine.parallel import Parallel, together
 
+QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONFAULTHANDLER": "1"}  # what failed stands out
 ALONE = Parallel(0, 1, torch.device("cpu"), None)
 
 
@@ -27,7 +28,7 @@ def two(toy_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parallel") / "two"
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [sys.executable, *torchrun, str(toy_program), str(folder), "--stop-rank", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | QUIET)
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -31,8 +31,10 @@ class Choice:
     reason: str
     refused: dict[str, str] = field(default_factory=dict)
     context: str | None = None
+    in_loads: bool = False  # norm and rotation are a part of the kernel, not a pass of their own
 
     def __str__(self) -> str:
         others = "".join(f"; not {name}: {why}" for name, why in self.refused.items())
         together = f"{self.context}, each rank " if self.context else ""
-        return f"{together}{self.backend}: {self.reason}{others}"
+        loads = "; norms and rotates in its loads" if self.in_loads else ""
+        return f"{together}{self.backend}: {self.reason}{loads}{others}"

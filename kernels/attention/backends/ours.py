@@ -7,6 +7,10 @@ from phys4d.kernels.attention import launch, ops, temporal
 from phys4d.kernels.attention.backends.backend import Backend
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.patterns import Full, Spatial, Window
+from phys4d.kernels.attention.preparation import NONE, Flat
+from phys4d.kernels.attention.tiles import split
+from phys4d.kernels.elementwise import QKNorm, Rope
+from phys4d.kernels.elementwise.qk_norm_rope import check
 
 
 def _refusal(call: Call) -> str | None:
@@ -31,12 +35,45 @@ def _reluctance(call: Call) -> str | None:
     return None
 
 
-def _run(call: Call) -> tuple[Tensor, Tensor | None]:
+def run(call: Call, preparation: Flat = NONE) -> tuple[Tensor, Tensor | None]:
+    """out and, where asked for, lse, after what `fused` found to be done in the loads."""
     out, lse = ops.attention_op(
         call.q, call.k, call.v, *ops.flat(call.pattern, call.grid, call.text), call.key_lengths, call.factor,
-        call.return_lse,
+        call.return_lse, *preparation,
     )  # fmt: skip
     return out, lse if call.return_lse else None
+
+
+def fused(call: Call, norm: QKNorm | None, rope: Rope | None) -> Flat | None:
+    """The operator's arguments where this package's kernel norms and rotates in its loads; None where it cannot.
+
+    It can for short temporal rows, a norm per head, and pairs of neighbouring lanes, or of halves of a head that is a
+    power of two.
+
+    Raises:
+        ValueError: a norm or rotation that does not fit the heads.
+    """
+    if norm is None and rope is None:
+        return NONE
+    if call.parts is not None or not temporal.serves(call.pattern, call.grid, call.text, call.q.shape[3]):
+        return None
+    if norm is not None and (norm.kind not in ("rms", "layer") or (norm.q_bias is None) != (norm.k_bias is None)):
+        return None
+    dim = call.q.shape[3]
+    if rope is not None and rope.layout == "half" and split(dim) != (dim, 0):
+        return None
+    assert call.grid is not None
+    weights: list[Tensor] = []
+    for x, weight, bias in (
+        (call.q, norm and norm.q_weight, norm and norm.q_bias),
+        (call.k, norm and norm.k_weight, norm and norm.k_bias),
+    ):
+        check(x, weight, bias, norm.kind if norm else None, rope, call.grid)
+        weights += [t for t in (weight, bias) if t is not None]
+    if len(weights) == 4:
+        weights = [weights[0], weights[2], weights[1], weights[3]]
+    tables = list(rope.tables) if rope else []
+    return weights, tables, norm.kind if norm else "", norm.epsilon if norm else 0.0, rope.layout if rope else ""
 
 
 def kernel(call: Call) -> str:
@@ -47,5 +84,5 @@ def kernel(call: Call) -> str:
 
 
 TRITON = Backend(
-    "triton", "this package's kernels: deterministic, no rearrangement, any number of rows", _refusal, _run, _reluctance
+    "triton", "this package's kernels: deterministic, no rearrangement, any number of rows", _refusal, run, _reluctance
 )

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from phys4d.engine.parallel import leave_group
 from phys4d.kernels.attention import (
     Full,
     Pattern,
@@ -203,7 +204,7 @@ def main() -> None:
         else:
             found[f"some-{name}"] = message(partial(run, cases()[name], group))
     torch.save(found, Path(sys.argv[1]) / f"rank-{rank}.pt")
-    dist.destroy_process_group()
+    leave_group()
 
 
 if __name__ == "__main__":

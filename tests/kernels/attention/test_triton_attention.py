@@ -16,6 +16,7 @@ from phys4d.kernels.attention import (
     attention_reference,
 )
 from phys4d.kernels.attention.patterns import allowed
+from phys4d.kernels.attention.preparation import NONE
 
 pytestmark = pytest.mark.interpreted
 
@@ -183,7 +184,7 @@ def test_the_operator_keeps_torchs_contract(pattern, device):
     pattern = Window(1, 2, 2) if isinstance(pattern, Window) else pattern
     where = ops.flat(pattern, (2, 2, 3), None)
     for with_lse in (False, True):
-        torch.library.opcheck(ops.attention_op, (q, k, v, *where, None, 0.25, with_lse))
+        torch.library.opcheck(ops.attention_op, (q, k, v, *where, None, 0.25, with_lse, *NONE))
 
 
 def test_compiles_into_one_graph(device):
@@ -231,7 +232,7 @@ def test_the_gradient_of_fused_queries_keys_and_values_is_one_buffer(pattern, de
     from phys4d.kernels.attention import ops
 
     torch.library.opcheck(
-        torch.ops.phys4d.attention_packed.default, (fused, *ops.flat(pattern, GRID, None), None, 0.2, True)
+        torch.ops.phys4d.attention_packed.default, (fused, *ops.flat(pattern, GRID, None), None, 0.2, True, *NONE)
     )
 
 

@@ -1,0 +1,62 @@
+"""Norm and rotation of queries and keys as a part of attention, in the loads of kernels that read each token once."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phys4d.kernels.attention.patterns import Grid
+from phys4d.kernels.elementwise import Rope
+from phys4d.kernels.elementwise.reference import norm_rope_backward_reference, norm_rope_reference
+
+Flat = tuple[list[Tensor], list[Tensor], str, float, str]
+
+NONE: Flat = ([], [], "", 0.0, "")  # an operator's arguments where nothing is to be done
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What an operator is told of norm and rotation.
+
+    weights: of queries and of keys, then the biases of both; empty without a norm. tables: of the rotation, empty
+    without. norm: "", "rms" or "layer", per head. layout: of the rotation.
+    """
+
+    weights: list[Tensor]
+    tables: list[Tensor]
+    norm: str
+    epsilon: float
+    layout: str
+
+    def queries(self, q: Tensor, grid: Grid) -> Tensor:
+        """q [B, S, heads, D] normed and rotated, in plain torch."""
+        return self._prepared(q, 0, grid)
+
+    def keys(self, k: Tensor, grid: Grid) -> Tensor:
+        """k, likewise."""
+        return self._prepared(k, 1, grid)
+
+    def gradients(
+        self, q: Tensor, k: Tensor, dq: Tensor, dk: Tensor, grid: Grid, weight_gradient: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of q, k and, float32 [2 or 4, D] as `weights` are, of the weights, from those of the prepared."""
+        found = [
+            norm_rope_backward_reference(
+                x, dx, *self._weight_and_bias(place), self.norm, self.epsilon, self._rope(), grid, 0
+            )
+            for place, x, dx in ((0, q, dq), (1, k, dk))
+        ]
+        parts = [sums[part] for part in (1, 2) for sums in found]
+        sums = [part.float() for part in parts if part is not None] if weight_gradient else []
+        return found[0][0], found[1][0], torch.stack(sums) if sums else dq.new_empty((0, 0), dtype=torch.float32)
+
+    def _rope(self) -> Rope | None:
+        layout = "half" if self.layout == "half" else "interleaved"
+        return Rope((self.tables[0], self.tables[1], self.tables[2]), layout) if self.tables else None
+
+    def _weight_and_bias(self, place: int) -> tuple[Tensor | None, Tensor | None]:
+        padded = [*self.weights, None, None, None, None]
+        return padded[place], padded[2 + place]
+
+    def _prepared(self, x: Tensor, place: int, grid: Grid) -> Tensor:
+        return norm_rope_reference(x, *self._weight_and_bias(place), self.norm, self.epsilon, self._rope(), grid, 0)
