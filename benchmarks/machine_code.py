@@ -201,11 +201,13 @@ def table(kernels: list[dict[str, Any]]) -> str:
 
 
 def adopt(kernels: list[Kernel]) -> None:
-    """Keeps what was found under benchmarks/results/ and shows it in the docs."""
+    """Keeps what was found under benchmarks/results/ and shows it in the docs, beside what to expect of it."""
+    from phys4d.benchmarks import predictions
     from phys4d.benchmarks.readme import filled
 
     RESULT.write_text(json.dumps([asdict(kernel) for kernel in kernels], indent=1) + "\n")
     PAGE.write_text(filled(PAGE.read_text(), "machine code", table([asdict(kernel) for kernel in kernels])))
+    predictions.write()
 
 
 def main() -> None:
