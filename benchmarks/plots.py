@@ -14,7 +14,7 @@ from phys4d.evaluate.curves import number, ticks
 
 WIDTH = 1000
 CUT = 8.0
-OURS = {"triton": "our kernels", "ours": "our kernels", "auto": "what `attention` chooses by itself"}
+OURS = {"triton": "ours", "ours": "ours", "auto": "what `attention` chooses by itself"}
 _LETTER = 7.0  # pixels of a letter at 11 px, rounded up
 _LINE, _BAR, _EDGE, _GAP = 17, 10, 16, 28
 _STYLE = """
@@ -32,7 +32,7 @@ def plot(result: dict[str, Any]) -> str:
     told, cpu = result["provenance"], result["device"] == "cpu"
     heading = f"{result['kind']}: forward and backward in {result['dtype']} on {machine(result)}"
     second = f"torch {told['torch']}, triton {told['triton']}, revision {str(told['git_revision'])[:12]}"
-    second += f", {told['date'][:10]}" + (". Small shapes, which say nothing of any GPU." if cpu else "")
+    second += f", {told['date'][:10]}" + (". Small shapes in plain torch, which say nothing of any GPU." if cpu else "")
     parts = [_text(_EDGE, 24, heading, "title"), _text(_EDGE, 42, second, "quiet")]
     legend, y = _legend(62)
     parts += legend
