@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phys4d.benchmarks.cases import ATTENTION, AttentionCase
+from phys4d.benchmarks.cases import ATTENTION, DTYPE, AttentionCase
 from phys4d.benchmarks.timing import Work, interleaved, peak_memory
 from phys4d.kernels.attention import Full, Temporal, Window, attention, measured
 from phys4d.kernels.attention.backends import BACKENDS, rearranged
@@ -93,8 +93,7 @@ def measure(
     """One row per peer and part: times, rates, share of the floor, memory, error, and whether runs are bit-equal."""
     generator = torch.Generator(device=device).manual_seed(0)
     shape = (case.batch, case.tokens, case.heads, case.dim)
-    dtype = torch.bfloat16
-    q, k, v, dout = (torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(4))
+    q, k, v, dout = (torch.randn(shape, generator=generator, device=device, dtype=DTYPE) for _ in range(4))
     attends, refused = peers(case, [t.detach().requires_grad_() for t in (q, k, v)], wanted)
     rows: list[dict[str, Any]] = [
         {"case": case.name, "backend": name, "refused": reason} for name, reason in refused.items()

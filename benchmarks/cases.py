@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from phys4d.kernels.attention import Full, Pattern, Spatial, Temporal, Window
 from phys4d.kernels.attention.patterns import Grid
+
+DTYPE = torch.bfloat16  # of every case
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from phys4d.benchmarks.attention import SUSTAINED
-from phys4d.benchmarks.cases import NORM_ROPE, NormRopeCase
+from phys4d.benchmarks.cases import DTYPE, NORM_ROPE, NormRopeCase
 from phys4d.benchmarks.timing import Work, interleaved, peak_memory
 from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope_reference, qk_norm_rope
 
@@ -23,11 +23,11 @@ def measure(case: NormRopeCase, device: torch.device, *, quick: bool, wanted: li
     generator = torch.Generator(device=device).manual_seed(0)
     shape = (1, case.tokens, case.heads, case.dim)
     q, k, dq, dk = (
-        torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16) for _ in range(4)
+        torch.randn(shape, generator=generator, device=device, dtype=DTYPE) for _ in range(4)
     )
     lanes = case.heads * case.dim if case.kind == "rms_across_heads" else case.dim
-    weight = torch.rand(lanes, generator=generator, device=device).to(torch.bfloat16).requires_grad_()
-    bias = torch.rand(lanes, generator=generator, device=device).to(torch.bfloat16) if case.kind == "layer" else None
+    weight = torch.rand(lanes, generator=generator, device=device).to(DTYPE).requires_grad_()
+    bias = torch.rand(lanes, generator=generator, device=device).to(DTYPE) if case.kind == "layer" else None
     rope = Rope.make(case.grid, case.lanes, layout=case.layout, device=device)
     norm = QKNorm(case.kind, weight, weight, bias, bias)
     rest = (case.kind, norm.epsilon, rope, case.grid, -case.words)

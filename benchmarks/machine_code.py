@@ -4,8 +4,8 @@
 
 Every launch of the named cases is compiled ahead of time, with the arguments and options that it would have on that
 machine. It fails (exit 1) where a kernel spills registers, needs more shared memory than there is, takes its products
-outside of the tensor cores or reads its tokens number by number. It shows neither that a kernel is right nor that it is
-fast.
+outside of the tensor cores or reads its tokens number by number. It also tells how many programs an SM holds at once
+and counts instructions by kind. It shows neither that a kernel is right nor that it is fast.
 """
 
 import argparse
@@ -24,6 +24,9 @@ from typing import Any
 
 import torch
 import triton
+
+from phys4d.benchmarks.instructions import counted, mnemonics
+from phys4d.benchmarks.occupancy import occupancy
 
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}  # bytes of a program
 PRODUCTS = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: r"UTC\w*MMA", 120: "HMMA"}
@@ -44,11 +47,15 @@ class Kernel:
     stack: int
     spills: int
     shared_memory: int
+    tensor_memory: int
     warps: int
+    programs_per_sm: int
+    warps_per_sm: int
+    limit: str
     products: int
     older_products: int
     narrow: int
-    instructions: int
+    instructions: dict[str, Any]
     seconds: float
 
     def faults(self) -> list[str]:
@@ -125,14 +132,19 @@ def _inspect(case: str, name: str, arch: int, options: dict[str, Any], kernel: A
         assert found, usage
         return int(found[1])
 
-    def count(pattern: str) -> int:
-        return len(re.findall(rf"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+\s+)?{pattern}", code, re.M))
+    found = mnemonics(code)
 
+    def count(pattern: str) -> int:
+        return sum(re.match(pattern, name) is not None for name in found)
+
+    shared, warps = kernel.metadata.shared, kernel.metadata.num_warps
+    columns = getattr(kernel.metadata, "tmem_size", None) or 0
+    held = occupancy(arch, used("REG"), shared, warps, columns)
     shown = {key: value for key, value in options.items() if key.isupper() or key.startswith("num_")}
     return Kernel(
-        case, name, arch, shown, used("REG"), used("STACK"), count("LDL") + count("STL"), kernel.metadata.shared,
-        kernel.metadata.num_warps, count(PRODUCTS[arch]), count("HMMA"),
-        len(re.findall(r"(?:ld|st)\.global[\w:.]*\.[bu]16", kernel.asm["ptx"])), count("[A-Z]"), round(seconds, 2),
+        case, name, arch, shown, used("REG"), used("STACK"), count("LDL|STL"), shared, columns, warps, held.programs,
+        held.warps, held.limit, count(PRODUCTS[arch]), count("HMMA"),
+        len(re.findall(r"(?:ld|st)\.global[\w:.]*\.[bu]16", kernel.asm["ptx"])), counted(code), round(seconds, 2),
     )  # fmt: skip
 
 
@@ -172,27 +184,30 @@ def compile_case(name: str, arch: int) -> list[Kernel]:
 
 
 def table(kernels: list[dict[str, Any]]) -> str:
-    """Markdown: registers, shared memory and warps of every kernel of every case, one column per architecture."""
+    """Markdown: registers, shared memory, warps and programs of an SM of every kernel, one column per architecture."""
     archs = sorted({kernel["arch"] for kernel in kernels})
-    rows: dict[tuple[str, str], dict[int, str]] = {}
+    rows: dict[tuple[str, str], dict[int, list[str]]] = {}
     for kernel in kernels:
         cell = f"{kernel['registers']} / {kernel['shared_memory'] / 1024:.0f} KiB / {kernel['warps']}"
-        rows.setdefault((kernel["case"], kernel["kernel"]), {})[kernel["arch"]] = cell
+        cell += f" / {kernel['programs_per_sm']}"
+        rows.setdefault((kernel["case"], kernel["kernel"]), {}).setdefault(kernel["arch"], []).append(cell)
     head = "| case | kernel | " + " | ".join(f"sm_{arch}" for arch in archs) + " |"
     lines = [head, "|---" * (2 + len(archs)) + "|"]
     lines += [
-        f"| {case} | {name} | " + " | ".join(cells.get(arch, "") for arch in archs) + " |"
+        f"| {case} | {name} | " + " | ".join("<br>".join(cells.get(arch, [])) for arch in archs) + " |"
         for (case, name), cells in rows.items()
     ]
     return "\n".join(lines)
 
 
 def adopt(kernels: list[Kernel]) -> None:
-    """Keeps what was found under benchmarks/results/ and shows it in the docs."""
+    """Keeps what was found under benchmarks/results/ and shows it in the docs, beside what to expect of it."""
+    from phys4d.benchmarks import predictions
     from phys4d.benchmarks.readme import filled
 
     RESULT.write_text(json.dumps([asdict(kernel) for kernel in kernels], indent=1) + "\n")
     PAGE.write_text(filled(PAGE.read_text(), "machine code", table([asdict(kernel) for kernel in kernels])))
+    predictions.write()
 
 
 def main() -> None:
@@ -221,7 +236,8 @@ def main() -> None:
                 blocks = " ".join(f"{k}={v}" for k, v in kernel.options.items() if k[0] == "B" and v is not True)
                 print(
                     f"sm_{kernel.arch} {kernel.case:24} {kernel.kernel:22} {kernel.registers:3} registers "
-                    f"{kernel.shared_memory:6} B shared, {kernel.warps} warps, {kernel.products:3} products, "
+                    f"{kernel.shared_memory:6} B shared, {kernel.warps} warps, "
+                    f"{kernel.programs_per_sm:2} programs an SM by {kernel.limit}, {kernel.products:3} products, "
                     f"{kernel.seconds:4.1f} s  {blocks}  {'; '.join(kernel.faults())}".rstrip(),
                     flush=True,
                 )

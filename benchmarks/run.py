@@ -1,4 +1,4 @@
-"""Runs a benchmark over its cases and writes what it found: rows as JSON with provenance, and a table."""
+"""Runs a benchmark over its cases and writes what it found: rows as JSON with provenance, tables and a plot."""
 
 import json
 import sys
@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from phys4d.benchmarks import attention, elementwise
+from phys4d.benchmarks import attention, elementwise, plots
+from phys4d.benchmarks.cases import DTYPE
 from phys4d.engine.errors import UserError
 from phys4d.engine.telemetry import provenance
 from phys4d.kernels.attention import measured
@@ -19,7 +20,7 @@ def bench(
     kind: str, *, device: str | None, quick: bool, names: list[str] | None, backends: list[str] | None,
     out: Path | None, tune: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Measures, prints a table per case as it is done, and writes <kind>.json and <kind>.md below `out`.
+    """Measures, prints a table per case as it is done, and writes <kind>.json, <kind>.md and <kind>.svg below `out`.
 
     `tune` also writes the table in which `attention` looks up who is fastest on this GPU.
     """
@@ -41,7 +42,7 @@ def bench(
         rows += found
         print(table(found), flush=True)
         if out is not None:  # after every case: an interrupted run keeps what it has
-            write(out, kind, rows)
+            write(out, kind, where.type, rows)
     if tune:
         gpu = torch.cuda.get_device_name(where)
         measured.FOLDER.mkdir(exist_ok=True)
@@ -51,16 +52,38 @@ def bench(
     return rows
 
 
-def write(out: Path, kind: str, rows: list[dict[str, Any]]) -> None:
-    """<kind>.json and <kind>.md."""
+def write(out: Path, kind: str, device: str, rows: list[dict[str, Any]]) -> None:
+    """<kind>.json, and what `show` makes of it."""
     out.mkdir(parents=True, exist_ok=True)
-    told = provenance()
-    (out / f"{kind}.json").write_text(json.dumps({"rows": rows, "provenance": told}, indent=1) + "\n")
-    names = list(dict.fromkeys(row["case"] for row in rows))
-    machine = ", ".join(told["gpus"]) or f"{told['cores']} cores of {told['cpu']}"
-    parts = [table([row for row in rows if row["case"] == name]) for name in names]
-    parts.append(f"{machine}, torch {told['torch']}, revision {str(told['git_revision'])[:12]}, {told['date'][:10]}.")
-    (out / f"{kind}.md").write_text("\n\n".join(parts) + "\n")
+    dtype = str(DTYPE).removeprefix("torch.")
+    result = {"kind": kind, "device": device, "dtype": dtype, "rows": rows, "provenance": provenance()}
+    (out / f"{kind}.json").write_text(json.dumps(result, indent=1) + "\n")
+    show(out / f"{kind}.json", result)
+
+
+def show(file: Path, result: dict[str, Any]) -> None:
+    """The tables and the plot of a result, beside its file, as .md and .svg."""
+    told = result["provenance"]
+    names = list(dict.fromkeys(row["case"] for row in result["rows"]))
+    parts = [table([row for row in result["rows"] if row["case"] == name]) for name in names]
+    revision = str(told["git_revision"])[:12]
+    parts.append(f"{plots.machine(result)}, torch {told['torch']}, revision {revision}, {told['date'][:10]}.")
+    file.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
+    file.with_suffix(".svg").write_text(plots.plot(result))
+
+
+def show_again(file: Path) -> None:
+    """Writes the tables and the plot of a result that `bench` wrote before; nothing is measured."""
+    try:
+        result = json.loads(file.read_text())
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}: give a file that phys4d bench --out wrote") from None
+    except ValueError:
+        raise UserError(f"{file}: is no JSON: give a file that phys4d bench --out wrote") from None
+    missing = {"kind", "device", "dtype", "rows", "provenance"} - (result.keys() if isinstance(result, dict) else set())
+    if missing:
+        raise UserError(f"{file}: has no {', '.join(sorted(missing))}: give a file that phys4d bench --out wrote")
+    show(file, result)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

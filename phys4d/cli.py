@@ -123,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
         kernels.add_argument("--quick", action="store_true", help="few rounds: under a minute")
         kernels.add_argument("--case", action="append", metavar="NAME", help="one case; repeat for several")
         kernels.add_argument("--backend", action="append", metavar="NAME", help="one peer; repeat for several")
-        kernels.add_argument("--out", type=Path, help="write the rows as JSON and the tables to this folder")
+        kernels.add_argument("--out", type=Path, help="write rows as JSON, tables and plots to this folder")
         if kind == "attention":
             kernels.add_argument("--tune", action="store_true", help="write this GPU's table of who is fastest")
         kernels.set_defaults(command=_bench_kernels, kind=kind, tune=False)
@@ -135,6 +135,10 @@ def build_parser() -> argparse.ArgumentParser:
     stages.add_argument("--out", type=Path, help="also write train.json to this folder")
     stages.add_argument("--adopt", action="store_true", help="also fill the table of this checkout's README")
     stages.set_defaults(command=_bench_train)
+
+    plot = subjects.add_parser("plot", help="tables and plots of results that are there, without measuring again")
+    plot.add_argument("results", type=Path, nargs="+", metavar="RESULT.json", help="written by --out")
+    plot.set_defaults(command=_bench_plot)
 
     doctor = commands.add_parser(
         "doctor", help="what this machine can run, which backends are there, and why one is not"
@@ -218,6 +222,15 @@ def _bench_kernels(options: argparse.Namespace) -> int:
         options.kind, device=options.device, quick=options.quick, names=options.case, backends=options.backend,
         out=options.out, tune=options.tune,
     )  # fmt: skip
+    return 0
+
+
+def _bench_plot(options: argparse.Namespace) -> int:
+    from phys4d.benchmarks.run import show_again
+
+    for file in options.results:
+        show_again(file)
+        print(f"{file.with_suffix('.md')}, {file.with_suffix('.svg')}")
     return 0
 
 

@@ -46,13 +46,13 @@ def panel(
         return HEIGHT - _BOTTOM - (scaled - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM)
 
     parts = [f'<text class="title" x="{_LEFT}" y="15">{escape(title)}</text>']
-    for tick in _log_ticks(low, high) if logarithmic else _ticks(low, high, 5):
+    for tick in _log_ticks(low, high) if logarithmic else ticks(low, high, 5):
         y = float(y_of(tick))
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{_number(tick)}</text>')
-    for tick in _ticks(first, last, 6):
+        parts.append(f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{number(tick)}</text>')
+    for tick in ticks(first, last, 6):
         x = float(x_of(tick))
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - _BOTTOM + 14}" text-anchor="middle">{_number(tick)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - _BOTTOM + 14}" text-anchor="middle">{number(tick)}</text>')
     middle = (_TOP + HEIGHT - _BOTTOM) / 2
     parts.append(f'<text x="{(_LEFT + WIDTH - _RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">step</text>')
     parts.append(
@@ -86,7 +86,8 @@ def _points(x: np.ndarray, y: np.ndarray) -> str:
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
 
 
-def _ticks(low: float, high: float, count: int) -> list[float]:
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """Round numbers from low to high, evenly apart: `count` steps or fewer."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
@@ -99,5 +100,6 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in candidates if low <= math.log10(tick) <= high]
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """As it stands at an axis: four digits at most."""
     return f"{value:.4g}".replace("e-0", "e-").replace("-", "−")

@@ -82,6 +82,8 @@ def test_a_quick_run_writes_rows_and_tables(tmp_path, capsys) -> None:
         assert told["provenance"]["torch"] == torch.__version__
         text = (tmp_path / f"{kind}.md").read_text()
         assert f"| {ours} | forward |" in text and f"torch {torch.__version__}" in text
+        assert (told["kind"], told["device"], told["dtype"]) == (kind, "cpu", "bfloat16")
+        assert f">{ours}</text>" in (tmp_path / f"{kind}.svg").read_text()
     captured = capsys.readouterr()
     assert "small shapes, which say nothing of any GPU" in captured.err
     assert "- not triton: its kernels run on CUDA" in captured.out

@@ -32,6 +32,9 @@ def test_every_named_case_compiles_without_spills_onto_tensor_cores(tmp_path):
     assert len(kernels) <= 120
     for kernel in kernels:
         assert kernel["stack"] == 0 and kernel["spills"] == 0
+        assert kernel["programs_per_sm"] >= 1 and kernel["warps_per_sm"] == kernel["programs_per_sm"] * kernel["warps"]
+        counts = kernel["instructions"]
+        assert counts["tensor_core"] >= kernel["products"] and counts["total"] > 0 and counts["global_stores"]
 
 
 # Spills, mostly of a few bytes, at head dimensions that no named case has, on machines for which nobody has tuned them.
@@ -62,7 +65,9 @@ def test_every_pattern_compiles_at_other_head_dimensions(tmp_path, arch):
 
 
 def test_a_fault_is_found():
-    good = machine_code.Kernel("case", "flash.forward", 90, {}, 128, 0, 0, 100_000, 8, 24, 0, 0, 900, 1.0)
+    good = machine_code.Kernel(
+        "case", "flash.forward", 90, {}, 128, 0, 0, 100_000, 0, 8, 2, 16, "registers", 24, 0, 0, {}, 1.0
+    )
     assert good.faults() == []
     for change, words in [
         ({"stack": 8}, "spills: 8 bytes"),

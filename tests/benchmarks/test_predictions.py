@@ -1,0 +1,70 @@
+"""What is predicted of the kernels: the work that is counted, and that the page shows what the code says."""
+
+import itertools
+from unittest.mock import patch
+
+import pytest
+
+from phys4d.benchmarks import predictions
+from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE, AttentionCase
+from phys4d.benchmarks.predictions import PAGE, PARTS, predict, rate, table, work
+from phys4d.kernels.attention import Full, Temporal, Window, allowed, window
+
+
+def case(pattern, grid, heads=2, dim=64, batch=3) -> AttentionCase:
+    return AttentionCase("case", "a model", pattern, batch, grid, heads, dim)
+
+
+def test_full_attention_takes_what_is_needed_and_two_products_more_backward() -> None:
+    even = case(Full(), (4, 16, 16))  # 1,024 tokens: whole tiles
+    assert work(even, "forward") == even.flops("forward")
+    assert work(even, "backward") == even.flops("backward") * 7 / 5
+    odd = case(Full(), (1, 1, 129), dim=72)  # 129 tokens: two tiles of 128, three of 64; 64 + 16 lanes
+    tiles = {"BLOCK_M": 128, "BLOCK_N": 64}
+    with patch.object(predictions.flash, "config", return_value=tiles):
+        assert work(odd, "forward") == 3 * 2 * 256 * 192 * 80 * 4
+
+
+def test_temporal_attention_takes_whole_tiles_of_rows() -> None:
+    rows = case(Temporal(), (15, 3, 5))  # 90 rows, 16 frames each: 4 rows a tile of 64 tokens, 23 tiles
+    assert work(rows, "forward") == 23 * 64 * 64 * 64 * 4
+    assert work(rows, "backward") == 23 * 64 * 64 * 64 * 10
+
+
+@pytest.mark.parametrize("kernel", ["forward", "keys"])
+@pytest.mark.parametrize(("grid", "sizes"), [((5, 4, 6), (3, 4, 2)), ((3, 7, 5), (1, 3, 3))])
+def test_windows_take_whole_stretches_of_what_a_box_meets(grid, sizes, kernel) -> None:
+    cells, stretch = 8, 4
+    sees = allowed(Window(*sizes), grid, None).unflatten(1, grid).unflatten(0, grid)
+    if kernel == "keys":
+        sees = sees.permute(3, 4, 5, 0, 1, 2)
+    sides = window.box(grid, sizes, cells, stretch)
+    met = 0
+    for t, h, w in itertools.product(*(range(0, size, side) for size, side in zip(grid, sides, strict=True))):
+        box = sees[t : t + sides[0], h : h + sides[1], w : w + sides[2]].flatten(0, 2).any(0)
+        times, plane = int(box.any(2).any(1).sum()), int(box.any(0).sum())
+        met += times * -(-plane // stretch) * stretch
+    with patch.object(window, "config", return_value=(cells, {"BLOCK_N": stretch})):
+        assert predictions._pairs(case(Window(*sizes), grid), kernel) == 3 * 2 * cells * met
+
+
+@pytest.mark.parametrize("case", [*ATTENTION, *NORM_ROPE], ids=lambda case: case.name)
+def test_nothing_is_predicted_to_beat_its_floor_or_the_rates_it_rests_on(case) -> None:
+    for part in PARTS:
+        found = predict(case, part)
+        assert found.milliseconds >= max(found.floor, found.by_memory, found.by_products)
+        assert found.work >= found.flops
+        assert found.reason.startswith("memory" if isinstance(getattr(case, "pattern", None), Temporal | None) else "p")
+
+
+def test_the_rates_are_those_of_the_published_figures() -> None:
+    assert rate(64, "forward") == rate(72, "forward") == 403
+    assert rate(128, "forward") == 436
+    assert rate(128, "backward") == pytest.approx(436 * 0.862, rel=1e-3)  # 322/370, 561/648 and 516/606
+    assert rate(64, "backward") == pytest.approx(403 * 0.967, rel=1e-3)  # 291/324, 474/497 and 433/413
+
+
+def test_the_page_shows_what_the_code_predicts_and_says_that_nobody_measured_it() -> None:
+    text = table()
+    assert text in PAGE.read_text() and text.startswith("Predicted for one H200, never measured")
+    assert all(text.count(f"| {case.name} |") == 2 for case in (*ATTENTION, *NORM_ROPE))
