@@ -9,7 +9,7 @@ cannot serve are listed with their reason.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,10 +22,11 @@ from phys4d.kernels.attention import Full, Temporal, Window, attention, measured
 from phys4d.kernels.attention.backends import BACKENDS, rearranged
 from phys4d.kernels.attention.backends.flex import mask_mod
 from phys4d.kernels.attention.call import Call
+from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope_reference
 
 # Part of a GPU's name -> (TFLOP/s of dense 16-bit products, TB/s) that good kernels are known to sustain on it.
 SUSTAINED = {"H200": (790.0, 4.3), "H100": (790.0, 2.9)}
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+Attend = Callable[..., Tensor]  # of q, k, v and, where the case has a norm, the weights of queries and of keys
 
 
 def small(case: AttentionCase) -> AttentionCase:
@@ -39,7 +40,7 @@ def small(case: AttentionCase) -> AttentionCase:
 
 
 def naive(case: AttentionCase) -> Attend:
-    """What models do by hand: rearrange into rows, multiply, softmax in float32, multiply."""
+    """What models do by hand: norm, rotate, rearrange into rows, multiply, softmax in float32, multiply."""
 
     def dense(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> tuple[Tensor, None]:
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
@@ -48,7 +49,37 @@ def naive(case: AttentionCase) -> Attend:
             scores = scores.masked_fill(~visible[:, None], -torch.inf)
         return (F.softmax(scores.float(), dim=-1).to(q.dtype) @ v).transpose(1, 2), None
 
-    return lambda q, k, v: rearranged.run(_call(case, q, k, v), dense)[0]
+    def attend(q: Tensor, k: Tensor, v: Tensor, *weights: Tensor) -> Tensor:
+        if case.lanes is not None:
+            table = _rope(case, q.device).tables[0].repeat_interleave(case.grid[1] * case.grid[2], dim=0)
+            q, k = (
+                _turned(F.rms_norm(t, (case.dim,), weight, 1e-6), table)
+                for t, weight in zip((q, k), weights, strict=True)
+            )
+        return rearranged.run(_call(case, q, k, v), dense)[0]
+
+    return attend
+
+
+def _turned(x: Tensor, table: Tensor) -> Tensor:
+    """x [B, S, heads, D] with all its neighbouring lanes rotated by a table [S, D / 2, 2]."""
+    first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cosine, sine = table[:, None, :, 0], table[:, None, :, 1]
+    turned = torch.stack((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+    return turned.flatten(-2).to(x.dtype)
+
+
+def _rope(case: AttentionCase, device: torch.device) -> Rope:
+    assert case.lanes is not None and sum(case.lanes[1:]) == 0, "the naive form turns by time alone"
+    return Rope.make(case.grid, case.lanes, device=device)
+
+
+def _prepared(case: AttentionCase, device: torch.device, weights: Sequence[Tensor]) -> dict[str, Any]:
+    """Norm and rotation as arguments of `attention`, none where the case has none."""
+    if case.lanes is None:
+        return {}
+    q_weight, k_weight = weights
+    return {"qk_norm": QKNorm("rms", q_weight, k_weight), "rope": _rope(case, device)}
 
 
 def peers(
@@ -60,9 +91,10 @@ def peers(
     refused: dict[str, str] = {}
 
     def by(backend: str) -> Attend:
-        return lambda q, k, v: attention(
-            q, k, v, grid=case.grid, pattern=case.pattern, text=_text(case), backend=backend
-        )  # type: ignore[no-any-return]
+        return lambda q, k, v, *weights: attention(  # type: ignore[no-any-return]
+            q, k, v, grid=case.grid, pattern=case.pattern, text=_text(case), backend=backend,
+            **_prepared(case, q.device, weights),
+        )  # fmt: skip
 
     for name, backend in BACKENDS.items():
         reason = backend.refusal(call)
@@ -94,23 +126,26 @@ def measure(
     generator = torch.Generator(device=device).manual_seed(0)
     shape = (case.batch, case.tokens, case.heads, case.dim)
     q, k, v, dout = (torch.randn(shape, generator=generator, device=device, dtype=DTYPE) for _ in range(4))
+    inputs = [q, k, v]
+    if case.lanes is not None:
+        inputs += [torch.randn(case.dim, generator=generator, device=device, dtype=DTYPE) for _ in range(2)]
     attends, refused = peers(case, [t.detach().requires_grad_() for t in (q, k, v)], wanted)
     rows: list[dict[str, Any]] = [
         {"case": case.name, "backend": name, "refused": reason} for name, reason in refused.items()
     ]
     effort = {"rounds": 10 if quick else 50, "seconds": 1.0 if quick else 20.0}
     queries = torch.randperm(case.tokens, generator=generator, device=device)[:64].sort().values
-    truth = sampled_truth(case, q, k, v, queries)
+    truth = sampled_truth(case, *inputs, queries=queries)
     forwards: dict[str, Work] = {}
     backwards: dict[str, Work] = {}
     errors: dict[str, float] = {}
     same: dict[str, bool] = {}
     for name, attend in list(attends.items()):
         try:
-            out = attend(q, k, v)
+            out = attend(*inputs)
             errors[name] = float((out[:, queries].double() - truth).abs().max())
-            forwards[name] = lambda attend=attend: attend(q, k, v)  # type: ignore[misc]
-            backwards[name] = _backward(attend, q, k, v, dout)
+            forwards[name] = lambda attend=attend: attend(*inputs)  # type: ignore[misc]
+            backwards[name] = _backward(attend, inputs, dout)
             same[name] = all(torch.equal(a, b) for a, b in zip(backwards[name](), backwards[name](), strict=True))
         except Exception as fault:  # a peer may fail in ways of its own; the row says how
             rows.append({"case": case.name, "backend": name, "refused": f"{type(fault).__name__}: {str(fault)[:200]}"})
@@ -134,16 +169,21 @@ def measure(
     return rows
 
 
-def _backward(attend: Attend, q: Tensor, k: Tensor, v: Tensor, dout: Tensor) -> Work:
-    leaves = [t.detach().requires_grad_() for t in (q, k, v)]
+def _backward(attend: Attend, inputs: list[Tensor], dout: Tensor) -> Work:
+    leaves = [t.detach().requires_grad_() for t in inputs]
     out = attend(*leaves)
     if not out.requires_grad:
         raise RuntimeError("it gives no gradients")
     return lambda: torch.autograd.grad(out, leaves, dout, retain_graph=True)
 
 
-def sampled_truth(case: AttentionCase, q: Tensor, k: Tensor, v: Tensor, queries: Tensor) -> Tensor:
+def sampled_truth(case: AttentionCase, q: Tensor, k: Tensor, v: Tensor, *weights: Tensor, queries: Tensor) -> Tensor:
     """out of the chosen queries in float64: [B, n, heads, D]; one clip and head at a time."""
+    if case.lanes is not None:
+        q, k = (
+            norm_rope_reference(t.double(), weight, None, "rms", 1e-6, _rope(case, t.device), case.grid, 0)
+            for t, weight in zip((q, k), weights, strict=True)
+        )
     visible = None
     if not isinstance(case.pattern, Full):
         keys = torch.arange(case.tokens, device=q.device)
@@ -178,7 +218,7 @@ def cases(names: list[str] | None, device: torch.device) -> list[AttentionCase]:
 def tuned(rows: list[dict[str, Any]], gpu: str, date: str) -> dict[str, Any]:
     """The table that "auto" looks up: per case the backends by forward time, and by forward and backward together."""
     classes = []
-    for case in ATTENTION:
+    for case in (case for case in ATTENTION if case.lanes is None):  # a norm does not change who is fastest
         found = [row for row in rows if row["case"] == case.name and row["backend"] in BACKENDS and "ms" in row]
         times: dict[str, dict[str, float]] = {}
         for row in found:

@@ -23,6 +23,7 @@ class AttentionCase:
     heads: int
     dim: int
     words: int = 0
+    lanes: tuple[int, int, int] | None = None  # with them, RMS norm per head and rotation are a part of the case
 
     @property
     def tokens(self) -> int:
@@ -59,6 +60,9 @@ ATTENTION = (
     AttentionCase("opensora-temporal-720p", "Open-Sora 1.2 temporal, 720p 2 s", Temporal(), 1, (15, 60, 60), 16, 72),
     AttentionCase("opensora-temporal-480p", "Open-Sora 1.2 temporal, 480p 4 s", Temporal(), 1, (30, 30, 53), 16, 72),
     AttentionCase("temporal-stress", "131,072 rows of 16 frames", Temporal(), 32, (16, 64, 64), 16, 72),
+    AttentionCase(
+        "opensora-temporal-norm", "with norm and rotation", Temporal(), 1, (15, 60, 60), 16, 72, lanes=(72, 0, 0)
+    ),
     AttentionCase("wan-window", "Wan2.2 grid, window of 12 %", Window(15, 11, 20), 1, (31, 22, 40), 24, 128),
 )
 

@@ -150,12 +150,19 @@ def _inspect(case: str, name: str, arch: int, options: dict[str, Any], kernel: A
 
 def _attention(case: Any, dtype: torch.dtype) -> None:
     from phys4d.kernels.attention import ops
+    from phys4d.kernels.attention.preparation import NONE
+    from phys4d.kernels.elementwise import Rope
 
     shape = (case.batch, case.tokens, case.heads, case.dim)
     q, k, v = (torch.empty(shape, dtype=dtype, device="meta") for _ in range(3))
     where = ops.flat(case.pattern, case.grid, (case.words, "first") if case.words else None)
-    out, lse = ops.forward(q, k, v, *where, None, case.dim**-0.5, False)
-    ops.backward(q, k, v, out, lse, torch.empty_like(out), None, *where, None, case.dim**-0.5)
+    preparation: Any = NONE
+    if case.lanes is not None:
+        tables = list(Rope.make(case.grid, case.lanes, device="meta").tables)
+        preparation = ([torch.empty(case.dim, dtype=dtype, device="meta")] * 2, tables, "rms", 1e-6, "interleaved")
+    out, lse = ops.forward(q, k, v, *where, None, case.dim**-0.5, False, *preparation)
+    rest: list[Any] = [*where, None, case.dim**-0.5, *preparation, True]
+    ops.backward(q, k, v, out, lse, torch.empty_like(out), None, *rest)
 
 
 def _norm_rope(case: Any, dtype: torch.dtype) -> None:

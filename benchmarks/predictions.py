@@ -5,10 +5,13 @@
 A kernel is bound by memory or by products. Memory: the bytes that must pass, at `MEMORY_SHARE` of the rate that the
 floors assume. Products: those that our kernels take, which are more than the result needs (lanes held beyond D, tiles
 beyond a row's end, masked blocks, backward's seven for five), at the rate that Triton kernels of others reach on an
-H100, whose tensor cores are the H200's. Whichever takes longer is the prediction. Launches, the small delta kernel of
-backward and what is neither memory nor product (exponentials, masks) are left out, so it errs on the fast side.
+H100, whose tensor cores are the H200's. Temporal kernels have no loops, so that the compiler's count of instructions
+tells how long it takes to issue them all, at `ISSUE_SHARE` of what an SM can. Whichever takes longer is the prediction.
+Launches, the small delta kernel of backward and, in the other kernels, what is neither memory nor product
+(exponentials, masks) are left out, so it errs on the fast side.
 """
 
+import json
 import math
 import textwrap
 from dataclasses import dataclass
@@ -18,13 +21,15 @@ import numpy as np
 
 from phys4d.benchmarks.attention import SUSTAINED
 from phys4d.benchmarks.cases import ATTENTION, DTYPE, NORM_ROPE, AttentionCase, NormRopeCase
-from phys4d.benchmarks.machine_code import PAGE
+from phys4d.benchmarks.machine_code import PAGE, RESULT
 from phys4d.kernels.attention import Full, Spatial, Temporal, Window, flash, launch, temporal, tiles, window
 
 GPU, ARCH = "H200", 90
 PARTS = ("forward", "backward")
 # A guess, of streaming kernels that keep enough bytes in flight: backward has more registers and fewer programs.
 MEMORY_SHARE = {"forward": 0.8, "backward": 0.7}
+ISSUE_SHARE = 0.6  # a guess, too: of one instruction per clock in each quarter of an SM
+SMS, GIGAHERTZ = 132, 1.83  # of an H200; the clock is that of its 989 TFLOP/s
 # Lanes of a head -> TFLOP/s of Triton's fused-attention tutorial forward on an H100, lowest and highest published:
 # FlashAttention-3's chart, pytorch/benchmark#2391, tritonbench#141.
 TRITON_FORWARD = {64: (403.0, 403.0), 128: (395.0, 477.0)}
@@ -48,6 +53,7 @@ class Prediction:
     rate: float
     floor: float
     by_memory: float
+    by_issue: float
 
     @property
     def by_products(self) -> float:
@@ -57,11 +63,13 @@ class Prediction:
     @property
     def milliseconds(self) -> float:
         """The prediction."""
-        return max(self.by_memory, self.by_products)
+        return max(self.by_memory, self.by_products, self.by_issue)
 
     @property
     def reason(self) -> str:
         """Where it comes from, in a line."""
+        if self.by_issue >= max(self.by_memory, self.by_products):
+            return f"instructions: {self.by_issue * ISSUE_SHARE * 1e3:.0f} us of issuing / {ISSUE_SHARE}"
         if self.by_memory >= self.by_products:
             return f"memory: floor / {MEMORY_SHARE[self.part]}"
         return f"products: {self.work / 1e9:,.0f} GFLOP ({self.work / self.flops:.2f} x) at {self.rate:.0f} TFLOP/s"
@@ -79,15 +87,33 @@ def work(case: AttentionCase, part: str) -> float:
     """FLOPs of the products that our kernels take on `ARCH`, whole tiles and masked blocks included."""
     with patch.object(launch, "architecture", return_value=ARCH):  # kernels choose their configurations as there
         if isinstance(case.pattern, Temporal):
-            options = temporal.config(case.grid[0], case.dim, DTYPE, part == "backward")
-            rows = case.batch * case.heads * case.grid[1] * case.grid[2]
-            programs = -(-rows // (options["BLOCK"] // options["PAD"]))
-            pairs = {"whole": programs * options["BLOCK"] ** 2}
+            pairs = {"whole": _programs(case, part) * _options(case, part)["BLOCK"] ** 2}
         else:
             kernels = ("forward",) if part == "forward" else ("queries", "keys")
             pairs = {kernel: _pairs(case, kernel) for kernel in kernels}
     products = {"forward": 2, "queries": 3, "keys": 4, "whole": 2 if part == "forward" else 5}
     return sum(count * products[kernel] for kernel, count in pairs.items()) * 2 * sum(tiles.split(case.dim))
+
+
+def _options(case: AttentionCase, part: str) -> dict[str, int]:
+    with patch.object(launch, "architecture", return_value=ARCH):
+        return temporal.config(case.grid[0], case.dim, DTYPE, part == "backward")
+
+
+def _programs(case: AttentionCase, part: str) -> int:
+    """Programs of a temporal kernel."""
+    options = _options(case, part)
+    rows = case.batch * case.heads * case.grid[1] * case.grid[2]
+    return -(-rows // (options["BLOCK"] // options["PAD"]))
+
+
+def issuing(case: AttentionCase, part: str) -> float:
+    """Milliseconds of issuing a temporal kernel's instructions, as the committed machine code has them."""
+    kernels = json.loads(RESULT.read_text())
+    wanted = (case.name, f"temporal.{part}", ARCH)
+    counts = [k["instructions"]["total"] for k in kernels if (k["case"], k["kernel"], k["arch"]) == wanted]
+    assert len(counts) == 1, f"{RESULT.name} has {len(counts)} of {wanted}: run phys4d.benchmarks.machine_code --adopt"
+    return counts[0] * _options(case, part)["num_warps"] * _programs(case, part) / (SMS * 4 * GIGAHERTZ * 1e6)
 
 
 def _pairs(case: AttentionCase, kernel: str) -> int:
@@ -122,13 +148,16 @@ def predict(case: AttentionCase | NormRopeCase, part: str) -> Prediction:
     """For one part of one named case."""
     tflops, terabytes = SUSTAINED[GPU]
     passed = case.bytes(part)  # type: ignore[arg-type]
-    flops, taken = 0, 0.0
+    flops, taken, issued = 0, 0.0, 0.0
     if isinstance(case, AttentionCase):
         flops, taken = case.flops(part), work(case, part)  # type: ignore[arg-type]
+        if isinstance(case.pattern, Temporal):
+            issued = issuing(case, part)
     by_bytes = passed / terabytes / 1e9
     floor = max(by_bytes, flops / tflops / 1e9)
     return Prediction(
-        case.name, part, passed, flops, taken, rate(case.dim, part), floor, by_bytes / MEMORY_SHARE[part]
+        case.name, part, passed, flops, taken, rate(case.dim, part), floor, by_bytes / MEMORY_SHARE[part],
+        issued / ISSUE_SHARE,
     )  # fmt: skip
 
 
@@ -162,7 +191,9 @@ def _told() -> str:
     words = f"""Memory: the floor over a guessed share of it, {shares}. Products: those that our kernels take in all
         their tiles (x: times what is needed), at the rate that upstream Triton's attention reaches forward on an H100
         ({", ".join(published)}; the middle counts). For its backward no published figure was found: the rate is taken
-        to fall to {ratios} of forward's, the mean of FlashAttention-2, FlashAttention-3 and cuDNN."""
+        to fall to {ratios} of forward's, the mean of FlashAttention-2, FlashAttention-3 and cuDNN. Instructions: those
+        of the temporal kernels on sm_{ARCH}, a clock each in every quarter of {SMS} SMs at {GIGAHERTZ} GHz, over a
+        guessed share of {ISSUE_SHARE}."""
     return textwrap.fill(" ".join(words.split()), 120)
 
 

@@ -28,10 +28,11 @@ def test_attention(benchmark, case, part):
     shape = (case.batch, case.tokens, case.heads, case.dim)
     q, k, v, dout = (torch.randn(shape, generator=generator, device=DEVICE, dtype=torch.bfloat16) for _ in range(4))
     found, _ = attention.peers(case, [q, k, v], ["auto"])
+    weights = [torch.ones(case.dim, device=DEVICE, dtype=torch.bfloat16) for _ in range(2 if case.lanes else 0)]
     if part == "forward":
-        timed(benchmark, lambda: found["auto"](q, k, v))
+        timed(benchmark, lambda: found["auto"](q, k, v, *weights))
     else:
-        leaves = [t.requires_grad_() for t in (q, k, v)]
+        leaves = [t.requires_grad_() for t in (q, k, v, *weights)]
         out = found["auto"](*leaves)
         timed(benchmark, lambda: torch.autograd.grad(out, leaves, dout, retain_graph=True))
 

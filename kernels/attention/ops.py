@@ -83,16 +83,16 @@ def backward(
 
     out and lse are not read where the temporal kernel serves.
     """
-    gradients = tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
+    dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
     dweights = write_gradients(
-        gradients, q, k, v, out, lse, dout, dlse, pattern, numbers, grid, text, text_first, key_lengths, scale,
+        (dq, dk, dv), q, k, v, out, lse, dout, dlse, pattern, numbers, grid, text, text_first, key_lengths, scale,
         Preparation(weights, tables, norm, epsilon, layout), weight_gradient,
     )  # fmt: skip
-    return *gradients, dweights
+    return dq, dk, dv, dweights
 
 
 def write_gradients(
-    gradients: tuple[Tensor, ...], q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dout: Tensor,
+    gradients: tuple[Tensor, Tensor, Tensor], q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dout: Tensor,
     dlse: Tensor | None, pattern: str, numbers: list[int], grid: list[int], text: int, text_first: bool,
     key_lengths: Tensor | None, scale: float, preparation: Preparation, weight_gradient: bool,
 ) -> Tensor:  # fmt: skip
@@ -174,7 +174,7 @@ if not launch.INTERPRETED:  # without the interpreter no kernel runs on a CPU: t
     def _(q, k, v, pattern, numbers, grid, text, text_first, key_lengths, scale, with_lse, *rest):  # type: ignore[no-untyped-def]
         kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
         preparation = Preparation(*rest)
-        q, k = preparation.queries(q, sizes), preparation.keys(k, sizes)
+        q, k = preparation.applied(q, k, sizes)
         out, lse = attention_reference(
             q, k, v, grid=sizes, pattern=kind, text=words, key_lengths=key_lengths, scale=scale
         )  # fmt: skip
@@ -189,7 +189,7 @@ if not launch.INTERPRETED:  # without the interpreter no kernel runs on a CPU: t
         asked: dict[str, Any] = {
             "grid": sizes, "pattern": kind, "text": words, "key_lengths": key_lengths, "scale": scale,
         }  # fmt: skip
-        ready = preparation.queries(q, sizes), preparation.keys(k, sizes), v
+        ready = *preparation.applied(q, k, sizes), v
         if not out.numel():  # the temporal kernel keeps neither
             out, lse = attention_reference(*ready, **asked)
         dq, dk, dv = attention_backward_reference(*ready, out, lse, dout, dlse, **asked)

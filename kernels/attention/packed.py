@@ -86,8 +86,9 @@ def _packed_backward(
         return torch.stack(gradients, dim=2), dweights
     gradient = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     preparation = Preparation(weights, tables, norm, epsilon, layout)
+    dq, dk, dv = gradient.unbind(2)
     dweights = ops.write_gradients(
-        gradient.unbind(2), q, k, v, out, lse, dout, dlse, *where, preparation, weight_gradient
+        (dq, dk, dv), q, k, v, out, lse, dout, dlse, *where, preparation, weight_gradient
     )  # fmt: skip
     return gradient, dweights
 

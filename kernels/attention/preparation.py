@@ -7,6 +7,7 @@ from torch import Tensor
 
 from phys4d.kernels.attention.patterns import Grid
 from phys4d.kernels.elementwise import Rope
+from phys4d.kernels.elementwise.qk_norm_rope import rope_of
 from phys4d.kernels.elementwise.reference import norm_rope_backward_reference, norm_rope_reference
 
 Flat = tuple[list[Tensor], list[Tensor], str, float, str]
@@ -28,21 +29,19 @@ class Preparation:
     epsilon: float
     layout: str
 
-    def queries(self, q: Tensor, grid: Grid) -> Tensor:
-        """q [B, S, heads, D] normed and rotated, in plain torch."""
-        return self._prepared(q, 0, grid)
-
-    def keys(self, k: Tensor, grid: Grid) -> Tensor:
-        """k, likewise."""
-        return self._prepared(k, 1, grid)
+    def applied(self, q: Tensor, k: Tensor, grid: Grid | None) -> tuple[Tensor, Tensor]:
+        """q and k [B, S, heads, D] normed and rotated, in plain torch; a rotation needs the grid."""
+        if not self.norm and not self.tables:
+            return q, k
+        return self._prepared(q, 0, grid or (1, 1, 1)), self._prepared(k, 1, grid or (1, 1, 1))
 
     def gradients(
-        self, q: Tensor, k: Tensor, dq: Tensor, dk: Tensor, grid: Grid, weight_gradient: bool
+        self, q: Tensor, k: Tensor, dq: Tensor, dk: Tensor, grid: Grid | None, weight_gradient: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of q, k and, float32 [2 or 4, D] as `weights` are, of the weights, from those of the prepared."""
         found = [
             norm_rope_backward_reference(
-                x, dx, *self._weight_and_bias(place), self.norm, self.epsilon, self._rope(), grid, 0
+                x, dx, *self._weight_and_bias(place), self.norm, self.epsilon, self._rope(), grid or (1, 1, 1), 0
             )
             for place, x, dx in ((0, q, dq), (1, k, dk))
         ]
@@ -51,8 +50,7 @@ class Preparation:
         return found[0][0], found[1][0], torch.stack(sums) if sums else dq.new_empty((0, 0), dtype=torch.float32)
 
     def _rope(self) -> Rope | None:
-        layout = "half" if self.layout == "half" else "interleaved"
-        return Rope((self.tables[0], self.tables[1], self.tables[2]), layout) if self.tables else None
+        return rope_of(self.layout, self.tables)
 
     def _weight_and_bias(self, place: int) -> tuple[Tensor | None, Tensor | None]:
         padded = [*self.weights, None, None, None, None]

@@ -77,7 +77,8 @@ def forward(
 
 def backward(
     q: Tensor, k: Tensor, v: Tensor, dout: Tensor, dlse: Tensor | None, pattern: Temporal, grid: Grid,
-    lengths: Tensor | None, scale: float, gradients: tuple[Tensor, ...], preparation: Preparation, weight_gradient: bool,
+    lengths: Tensor | None, scale: float, gradients: tuple[Tensor, Tensor, Tensor], preparation: Preparation,
+    weight_gradient: bool,
 ) -> Tensor:  # fmt: skip
     """Writes the gradients of q, k, v, shaped like them and strided as they come, for dout and dlse.
 
@@ -94,7 +95,8 @@ def backward(
     launch.run(
         temporal_kernels.backward, programs,
         q, k, v, dout, dlse if dlse is not None else q, *gradients, partial, lengths if lengths is not None else q,
-        *pointers, scale * LOG2E, preparation.epsilon, *shape, *strides[:12], *(dlse.stride() if dlse is not None else (0, 0, 0)), *strides[12:],
+        *pointers, scale * LOG2E, preparation.epsilon, *shape, *strides[:12],
+        *(dlse.stride() if dlse is not None else (0, 0, 0)), *strides[12:],
         D=q.shape[3], DA=first, DB=rest, CAUSAL=pattern.causal, PADDED=lengths is not None,
         WITH_LSE=dlse is not None, PRECISION=launch.precision(q.dtype),
         ALIGN=launch.alignment(q, k, v, dout, *gradients), WEIGHT_GRADIENT=weight_gradient, **prepared, **options,

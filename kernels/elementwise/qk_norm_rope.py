@@ -141,11 +141,35 @@ def _rope_arguments(x: Tensor, tables: list[Tensor], grid: list[int]) -> tuple[l
     return pointers, [grid[1] * grid[2], grid[2], grid[0] * grid[1] * grid[2], *pairs]
 
 
+def rope_of(layout: str, tables: list[Tensor]) -> Rope | None:
+    """The rotation of an operator's flat arguments; None without tables."""
+    return Rope((tables[0], tables[1], tables[2]), "half" if layout == "half" else "interleaved") if tables else None
+
+
+def _by_definition(
+    x: Tensor, dy: Tensor, weight: Tensor | None, bias: Tensor | None, kind: str, epsilon: float, tables: list[Tensor],
+    layout: str, grid: list[int], begin: int, weight_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """What `backward` gives, in plain torch."""
+    rope = rope_of(layout, tables)
+    sizes: Any = tuple(grid)
+    dx, *rest = norm_rope_backward_reference(x, dy, weight, bias, kind, epsilon, rope, sizes, begin)
+    exact = torch.promote_types(dy.dtype, torch.float32)
+    wanted = weight_gradient and weight is not None
+    dweight, dbias = (t if wanted and t is not None else dx.new_empty(0, dtype=exact) for t in rest)
+    return dx, dweight, dbias
+
+
 def forward(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, kind: str, epsilon: float, tables: list[Tensor], layout: str,
     grid: list[int], begin: int,
 ) -> Tensor:  # fmt: skip
-    """The operator: `norm_rope` with flat arguments."""
+    """The operator: `norm_rope` with flat arguments; float64 by its definition, the kernel works in float32."""
+    if x.dtype == torch.float64:
+        sizes: Any = tuple(grid)
+        return norm_rope_reference(
+            x, weight, bias, kind, epsilon, rope_of(layout, tables), sizes, begin
+        ).contiguous()  # fmt: skip
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if not y.numel():
         return y
@@ -174,8 +198,10 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """dx, and, with `weight_gradient`, gradients of weight and bias (else, or where there is none: empty).
 
-    These two are float32, float64 for float64.
+    These two are float32, float64 for float64, which is by the definition.
     """
+    if dy.dtype == torch.float64:
+        return _by_definition(x, dy, weight, bias, kind, epsilon, tables, layout, grid, begin, weight_gradient)
     if dy.stride(3) != 1:
         dy = dy.contiguous()
     dx = torch.empty(dy.shape, dtype=dy.dtype, device=dy.device)
@@ -237,21 +263,11 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
 _op.register_autograd(_backward, setup_context=_setup)
 
 
-def _reference_of(layout: str, tables: list[Tensor]) -> Rope | None:
-    return Rope((tables[0], tables[1], tables[2]), "half" if layout == "half" else "interleaved") if tables else None
-
-
 if not _INTERPRETED:
 
     @_op.register_kernel("cpu")
     def _(x, weight, bias, kind, epsilon, tables, layout, grid, begin):  # type: ignore[no-untyped-def]
-        rope = _reference_of(layout, tables)
+        rope = rope_of(layout, tables)
         return norm_rope_reference(x, weight, bias, kind, epsilon, rope, grid, begin).contiguous()
 
-    @_backward_op.register_kernel("cpu")
-    def _(x, dy, weight, bias, kind, epsilon, tables, layout, grid, begin, weight_gradient):  # type: ignore[no-untyped-def]
-        rope = _reference_of(layout, tables)
-        dx, *rest = norm_rope_backward_reference(x, dy, weight, bias, kind, epsilon, rope, grid, begin)
-        wanted = weight_gradient and weight is not None
-        exact = torch.promote_types(dy.dtype, torch.float32)
-        return dx, *(t if wanted and t is not None else dx.new_empty(0, dtype=exact) for t in rest)
+    _backward_op.register_kernel("cpu")(_by_definition)

@@ -31,7 +31,7 @@ def test_the_floors_of_the_named_cases_are_those_that_were_worked_out() -> None:
     known = {
         "wan-5b": (11.6, 28.9), "cogvideox-5b": (4.9, 12.3), "wan-1.3b": (8.3, 20.9), "opensora-spatial": (1.13, 2.83),
         "opensora-temporal-720p": (0.116, 0.203), "opensora-temporal-480p": (0.102, 0.179),
-        "temporal-stress": (4.5, 7.9), "wan-window": (1.4, 3.5),
+        "opensora-temporal-norm": (0.116, 0.203), "temporal-stress": (4.5, 7.9), "wan-window": (1.4, 3.5),
     }  # fmt: skip
     for case in ATTENTION:
         for part, expected in zip(("forward", "backward"), known[case.name], strict=True):
@@ -50,8 +50,22 @@ def test_the_sampled_truth_is_the_definition(pattern) -> None:
     truth, _ = attention_reference(
         q.double(), k.double(), v.double(), grid=case.grid, pattern=pattern, text=(3, "first")
     )
-    found = bench.sampled_truth(case, q, k, v, queries)
+    found = bench.sampled_truth(case, q, k, v, queries=queries)
     torch.testing.assert_close(found, truth[:, queries], rtol=0, atol=1e-12)
+
+
+def test_norm_and_rotation_by_hand_are_those_of_the_kernels_and_the_truth() -> None:
+    case = bench.small(next(case for case in ATTENTION if case.lanes))
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, case.tokens, 2, case.dim, generator=generator) for _ in range(3))
+    weights = [torch.randn(case.dim, generator=generator) for _ in range(2)]
+    attends, _ = bench.peers(case, [q, k, v], None)
+    queries = torch.arange(0, case.tokens, 7)
+    truth = bench.sampled_truth(case, q, k, v, *weights, queries=queries)
+    assert {"naive", "auto", "sdpa", "reference"} <= attends.keys()
+    for name, attend in attends.items():
+        error = (attend(q, k, v, *weights)[:, queries] - truth).abs().max()
+        assert error < 2e-5, name
 
 
 def test_rivals_take_turns() -> None:

@@ -1,13 +1,15 @@
 """What is predicted of the kernels: the work that is counted, and that the page shows what the code says."""
 
 import itertools
+import json
 from unittest.mock import patch
 
 import pytest
 
 from phys4d.benchmarks import predictions
 from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE, AttentionCase
-from phys4d.benchmarks.predictions import PAGE, PARTS, predict, rate, table, work
+from phys4d.benchmarks.machine_code import RESULT
+from phys4d.benchmarks.predictions import PAGE, PARTS, issuing, predict, rate, table, work
 from phys4d.kernels.attention import Full, Temporal, Window, allowed, window
 
 
@@ -52,9 +54,23 @@ def test_windows_take_whole_stretches_of_what_a_box_meets(grid, sizes, kernel) -
 def test_nothing_is_predicted_to_beat_its_floor_or_the_rates_it_rests_on(case) -> None:
     for part in PARTS:
         found = predict(case, part)
-        assert found.milliseconds >= max(found.floor, found.by_memory, found.by_products)
+        assert found.milliseconds == max(found.by_memory, found.by_products, found.by_issue) >= found.floor
         assert found.work >= found.flops
-        assert found.reason.startswith("memory" if isinstance(getattr(case, "pattern", None), Temporal | None) else "p")
+        expected = "memory" if isinstance(getattr(case, "pattern", None), Temporal | None) else "products"
+        if getattr(case, "lanes", None) and isinstance(case, AttentionCase):
+            expected = "instructions"
+        assert found.reason.startswith(expected)
+
+
+def test_issuing_counts_every_warp_of_every_program() -> None:
+    stress = next(case for case in ATTENTION if case.name == "temporal-stress")
+    (count,) = [
+        kernel["instructions"]["total"]
+        for kernel in json.loads(RESULT.read_text())
+        if (kernel["case"], kernel["kernel"], kernel["arch"]) == (stress.name, "temporal.forward", 90)
+    ]
+    programs = 32 * 64 * 64 * 16 // 4  # four rows of 16 frames each
+    assert issuing(stress, "forward") == pytest.approx(count * 4 * programs / (132 * 4 * 1.83e6))
 
 
 def test_the_rates_are_those_of_the_published_figures() -> None:

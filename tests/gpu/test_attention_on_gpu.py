@@ -6,7 +6,7 @@ import torch
 from phys4d.benchmarks.attention import sampled_truth
 from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE
 from phys4d.kernels.attention import Full, Spatial, Temporal, Window, attention, attention_reference
-from phys4d.kernels.elementwise import Rope, norm_rope, norm_rope_reference
+from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope, norm_rope_reference
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -32,8 +32,11 @@ def test_named_cases_err_at_most_twice_as_much_as_torch(case):
     q, k, v, dout = tensors((case.batch, case.tokens, case.heads, case.dim), torch.bfloat16)
     text = (case.words, "first") if case.words else None
     asked = {"grid": case.grid, "pattern": case.pattern, "text": text}
+    weights = tensors((case.dim,), torch.bfloat16, 2, seed=1) if case.lanes else []
+    if case.lanes:
+        asked |= {"qk_norm": QKNorm("rms", *weights), "rope": Rope.make(case.grid, case.lanes, device="cuda")}
     queries = torch.randperm(case.tokens, device="cuda")[:64].sort().values
-    truth = sampled_truth(case, q, k, v, queries)
+    truth = sampled_truth(case, q, k, v, *weights, queries=queries)
     out, (dq, dk, dv) = gradients(q, k, v, dout, backend="triton", **asked)
     for tensor in (out, dq, dk, dv):
         assert tensor.isfinite().all()
@@ -61,6 +64,31 @@ def test_every_pattern_dtype_and_head_dimension(pattern, dim, dtype):
     assert worst(out, truth) <= 2 * worst(own, truth)
     for mine, theirs, right in zip(found, own_found, expected, strict=True):
         assert worst(mine, right) <= 2 * worst(theirs, right)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("layout", "dim"), [(None, 72), ("interleaved", 72), ("half", 64), ("half", 72)])
+@pytest.mark.parametrize("kind", [None, "rms", "layer", "rms_across_heads"])
+@pytest.mark.parametrize("pattern", [Full(), Spatial(), Temporal(), Temporal(causal=True), Window(3, 5, 4)])
+def test_every_pattern_norm_rotation_and_dtype(pattern, kind, layout, dim, dtype):
+    """In the loads or before them, beside torch's attention after our norm and rotation."""
+    grid = (7, 13, 11)
+    q, k, v, dout = tensors((1, 1001, 2, dim), dtype)
+    width = 2 * dim if kind == "rms_across_heads" else dim
+    weights = tensors((width,), dtype, {None: 0, "layer": 4}.get(kind, 2), seed=1)
+    rope = Rope.make(grid, (dim // 2, dim // 4, dim // 4), layout=layout, device="cuda") if layout else None
+
+    def run(dtype, backend):
+        leaves = [t.detach().to(dtype).requires_grad_() for t in (q, k, v, *weights)]
+        norm = QKNorm(kind, *leaves[3:]) if kind else None
+        out = attention(*leaves[:3], grid=grid, pattern=pattern, qk_norm=norm, rope=rope, backend=backend)
+        return out.detach(), torch.autograd.grad(out, leaves, dout.to(dtype))
+
+    truth, expected = run(torch.float64, "reference")
+    (out, found), (own, own_found) = run(dtype, "triton"), run(dtype, "sdpa")
+    assert out.isfinite().all() and worst(out, truth) <= 2 * worst(own, truth)
+    for mine, theirs, right in zip(found, own_found, expected, strict=True):
+        assert (mine.double() - right).norm() <= 2 * (theirs.double() - right).norm()
 
 
 @pytest.mark.parametrize("frames", [2, 7, 16, 33, 64, 100, 128])

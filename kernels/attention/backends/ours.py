@@ -63,17 +63,14 @@ def fused(call: Call, norm: QKNorm | None, rope: Rope | None) -> Flat | None:
     if rope is not None and rope.layout == "half" and split(dim) != (dim, 0):
         return None
     assert call.grid is not None
-    weights: list[Tensor] = []
-    for x, weight, bias in (
-        (call.q, norm and norm.q_weight, norm and norm.q_bias),
-        (call.k, norm and norm.k_weight, norm and norm.k_bias),
-    ):
-        check(x, weight, bias, norm.kind if norm else None, rope, call.grid)
-        weights += [t for t in (weight, bias) if t is not None]
-    if len(weights) == 4:
-        weights = [weights[0], weights[2], weights[1], weights[3]]
-    tables = list(rope.tables) if rope else []
-    return weights, tables, norm.kind if norm else "", norm.epsilon if norm else 0.0, rope.layout if rope else ""
+    tables, layout = (list(rope.tables), rope.layout) if rope else ([], "")
+    if norm is None:
+        check(call.q, None, None, None, rope, call.grid)
+        return [], tables, "", 0.0, layout
+    check(call.q, norm.q_weight, norm.q_bias, norm.kind, rope, call.grid)
+    check(call.k, norm.k_weight, norm.k_bias, norm.kind, rope, call.grid)
+    given = (norm.q_weight, norm.k_weight, norm.q_bias, norm.k_bias)
+    return [weight for weight in given if weight is not None], tables, norm.kind, norm.epsilon, layout
 
 
 def kernel(call: Call) -> str:

@@ -20,6 +20,7 @@ from phys4d.kernels.attention import (
     explain,
     ops,
 )
+from phys4d.kernels.attention.preparation import NONE
 
 GRID = (3, 2, 4)
 PATTERNS = [Full(), Spatial(), Temporal(), Temporal(causal=True), Window(2, 2, 3)]

@@ -13,8 +13,8 @@ from phys4d.kernels.attention import (
     attention_packed,
     attention_reference,
     explain,
+    ops,
 )
-from phys4d.kernels.attention import ops
 from phys4d.kernels.attention.patterns import allowed
 from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope_reference
 
@@ -182,7 +182,8 @@ def test_compiles_into_one_graph_and_frozen_weights_get_no_gradient(device):
     rope = rope_of("interleaved", 16, device)
 
     def loss(q, k, v):
-        return (attention(q, k, v, grid=GRID, pattern=Temporal(), qk_norm=norm, rope=rope, backend="triton") * dout).sum()
+        out = attention(q, k, v, grid=GRID, pattern=Temporal(), qk_norm=norm, rope=rope, backend="triton")
+        return (out * dout).sum()
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     leaves = [*qkv, *weights]
