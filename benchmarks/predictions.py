@@ -22,7 +22,7 @@ import numpy as np
 from phys4d.benchmarks.attention import SUSTAINED
 from phys4d.benchmarks.cases import ATTENTION, DTYPE, NORM_ROPE, AttentionCase, NormRopeCase
 from phys4d.benchmarks.machine_code import PAGE, RESULT
-from phys4d.kernels.attention import Full, Spatial, Temporal, Window, flash, launch, temporal, tiles, window
+from phys4d.kernels.attention import Full, Spatial, Temporal, Window, flash, launch, short_rows, tiles, window
 
 GPU, ARCH = "H200", 90
 PARTS = ("forward", "backward")
@@ -97,7 +97,7 @@ def work(case: AttentionCase, part: str) -> float:
 
 def _options(case: AttentionCase, part: str) -> dict[str, int]:
     with patch.object(launch, "architecture", return_value=ARCH):
-        return temporal.config(case.grid[0], case.dim, DTYPE, part == "backward")
+        return short_rows.config(case.grid[0], case.dim, DTYPE, part == "backward")
 
 
 def _programs(case: AttentionCase, part: str) -> int:
@@ -110,7 +110,7 @@ def _programs(case: AttentionCase, part: str) -> int:
 def issuing(case: AttentionCase, part: str) -> float:
     """Milliseconds of issuing a temporal kernel's instructions, as the committed machine code has them."""
     kernels = json.loads(RESULT.read_text())
-    wanted = (case.name, f"temporal.{part}", ARCH)
+    wanted = (case.name, f"short_rows.{part}", ARCH)
     counts = [k["instructions"]["total"] for k in kernels if (k["case"], k["kernel"], k["arch"]) == wanted]
     assert len(counts) == 1, f"{RESULT.name} has {len(counts)} of {wanted}: run phys4d.benchmarks.machine_code --adopt"
     return counts[0] * _options(case, part)["num_warps"] * _programs(case, part) / (SMS * 4 * GIGAHERTZ * 1e6)

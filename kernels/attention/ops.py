@@ -3,12 +3,13 @@
 An operator takes flat arguments; `attention` makes them from a call and knows what may be served.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from phys4d.kernels.attention import flash, launch, temporal, window
+from phys4d.kernels.attention import flash, launch, short_rows, window
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Spatial, Temporal, Text, Window
 from phys4d.kernels.attention.preparation import Preparation
 from phys4d.kernels.attention.reference import attention_backward_reference, attention_reference
@@ -48,13 +49,12 @@ def forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out [B, S_q, heads, D] and lse float32 [B, heads, S_q]; `with_lse` false leaves lse to the kernel's needs.
 
-    weights and what follows are a `Preparation`, which only the temporal kernel takes.
+    weights and what follows are a `Preparation`, which only the kernel of short rows takes.
     """
     kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
-    if temporal.serves(kind, sizes, words, q.shape[3]):
-        assert isinstance(kind, Temporal) and sizes is not None
+    if short_rows.serves(kind, sizes, words, q.shape[1], k.shape[1], q.shape[3]):
         preparation = Preparation(weights, tables, norm, epsilon, layout)
-        return temporal.forward(q, k, v, kind, sizes, key_lengths, scale, with_lse, preparation)
+        return short_rows.forward(q, k, v, kind, sizes, key_lengths, scale, with_lse, preparation)
     assert not (weights or tables), "no other kernel norms or rotates"
     if isinstance(kind, Window):
         assert sizes is not None
@@ -68,7 +68,7 @@ attention_op = torch.library.custom_op("phys4d::attention", forward, mutates_arg
 @attention_op.register_fake
 def _(q, k, v, pattern, numbers, grid, text, text_first, key_lengths, scale, with_lse, *preparation):  # type: ignore[no-untyped-def]
     kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
-    kept = with_lse or not temporal.serves(kind, sizes, words, q.shape[3])
+    kept = with_lse or not short_rows.serves(kind, sizes, words, q.shape[1], k.shape[1], q.shape[3])
     lse = q.new_empty((q.shape[0], q.shape[2], q.shape[1]) if kept else (0, 0, 0), dtype=torch.float32)
     return q.new_empty(q.shape), lse
 
@@ -81,7 +81,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """dq, dk, dv, contiguous, and, with `weight_gradient`, float32 gradients [2 or 4, D] of the weights, else empty.
 
-    out and lse are not read where the temporal kernel serves.
+    out and lse are not read where the kernel of short rows serves.
     """
     dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
     dweights = write_gradients(
@@ -100,9 +100,9 @@ def write_gradients(
     kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
     if dout.stride(-1) != 1:
         dout = dout.contiguous()
-    if temporal.serves(kind, sizes, words, q.shape[3]):
-        assert isinstance(kind, Temporal) and sizes is not None
-        return temporal.backward(
+    part = isinstance(kind, Full) and lse.numel() > 0  # out and lse may be over more keys than these
+    if not part and short_rows.serves(kind, sizes, words, q.shape[1], k.shape[1], q.shape[3]):
+        return short_rows.backward(
             q, k, v, dout, dlse, kind, sizes, key_lengths, scale, gradients, preparation, weight_gradient
         )
     if isinstance(kind, Window):
@@ -127,16 +127,17 @@ def empty_weight_gradients(like: Tensor, weights: list[Tensor], wanted: bool) ->
     return like.new_empty(shape, dtype=torch.float32)
 
 
-def needed(where: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """What backward needs of out and lse: empty tensors where the temporal kernel serves, which needs neither."""
-    empty = output[0].new_empty(0)
-    return (empty, empty) if temporal.serves(*_arranged(*where), output[0].shape[3]) else output
+def _needed(where: Sequence[Any], keys: int, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """What backward needs of out and lse: empty tensors where the kernel of short rows serves, which needs neither."""
+    out, empty = output[0], output[0].new_empty(0)
+    return (empty, empty) if short_rows.serves(*_arranged(*where), out.shape[1], keys, out.shape[3]) else output
 
 
 def keep(ctx: Any, tensors: tuple[Tensor, ...], rest: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     """Saves for `gradients_of`: tensors, and of the operator's other arguments (from `pattern` on) what they need."""
     *where, key_lengths, scale, with_lse, weights, tables, norm, epsilon, layout = rest
-    ctx.save_for_backward(*tensors, *needed(tuple(where), output), key_lengths, *weights, *tables)
+    keys = tensors[-1].shape[1]
+    ctx.save_for_backward(*tensors, *_needed(where, keys, output), key_lengths, *weights, *tables)
     ctx.numbers = len(tensors), len(weights), len(tables)
     ctx.rest = where, scale, with_lse, (norm, epsilon, layout)
 
@@ -153,7 +154,8 @@ def gradients_of(ctx: Any, operator: Any, dout: Tensor, dlse: Tensor) -> tuple[l
         *saved, out, lse, dout, dlse if with_lse else None, *where, key_lengths, scale, weights, tables, *rest, wanted
     )
     found = [dweights[i].to(weight.dtype) if wanted else None for i, weight in enumerate(weights)]
-    return gradients, (*[None] * (len(where) + 3), found, [None] * tables_count, None, None, None)
+    numbers: list[Any] = [[] if argument == [] else None for argument in where]  # torch takes [] for tensors
+    return gradients, (*numbers, None, None, None, found, [None] * tables_count, None, None, None)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -178,7 +180,7 @@ if not launch.INTERPRETED:  # without the interpreter no kernel runs on a CPU: t
         out, lse = attention_reference(
             q, k, v, grid=sizes, pattern=kind, text=words, key_lengths=key_lengths, scale=scale
         )  # fmt: skip
-        kept = with_lse or not temporal.serves(kind, sizes, words, q.shape[3])
+        kept = with_lse or not short_rows.serves(kind, sizes, words, q.shape[1], k.shape[1], q.shape[3])
         return out.contiguous(), lse.float() if kept else lse.new_empty(0, 0, 0, dtype=torch.float32)
 
     @attention_backward_op.register_kernel("cpu")
@@ -190,7 +192,7 @@ if not launch.INTERPRETED:  # without the interpreter no kernel runs on a CPU: t
             "grid": sizes, "pattern": kind, "text": words, "key_lengths": key_lengths, "scale": scale,
         }  # fmt: skip
         ready = *preparation.applied(q, k, sizes), v
-        if not out.numel():  # the temporal kernel keeps neither
+        if not out.numel():  # the kernel of short rows keeps neither
             out, lse = attention_reference(*ready, **asked)
         dq, dk, dv = attention_backward_reference(*ready, out, lse, dout, dlse, **asked)
         dq, dk, dweights = preparation.gradients(q, k, dq, dk, sizes, weight_gradient)

@@ -67,7 +67,7 @@ def test_issuing_counts_every_warp_of_every_program() -> None:
     (count,) = [
         kernel["instructions"]["total"]
         for kernel in json.loads(RESULT.read_text())
-        if (kernel["case"], kernel["kernel"], kernel["arch"]) == (stress.name, "temporal.forward", 90)
+        if (kernel["case"], kernel["kernel"], kernel["arch"]) == (stress.name, "short_rows.forward", 90)
     ]
     programs = 32 * 64 * 64 * 16 // 4  # four rows of 16 frames each
     assert issuing(stress, "forward") == pytest.approx(count * 4 * programs / (132 * 4 * 1.83e6))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from phys4d.kernels.attention import launch, ops, temporal
+from phys4d.kernels.attention import launch, ops, short_rows
 from phys4d.kernels.attention.backends.backend import Backend
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.patterns import Full, Spatial, Window
@@ -30,7 +30,8 @@ def _reluctance(call: Call) -> str | None:
         return "interpreted, for tests alone"
     if call.return_lse:  # whoever was measured does not return it
         return None
-    if isinstance(call.pattern, Full | Spatial) and not torch.are_deterministic_algorithms_enabled():
+    long = isinstance(call.pattern, Full | Spatial) and kernel(call) != "short rows"
+    if long and not torch.are_deterministic_algorithms_enabled():
         return "not measured against torch's on this GPU; deterministic algorithms were not asked for"
     return None
 
@@ -47,7 +48,7 @@ def run(call: Call, preparation: Flat = NONE) -> tuple[Tensor, Tensor | None]:
 def fused(call: Call, norm: QKNorm | None, rope: Rope | None) -> Flat | None:
     """The operator's arguments where this package's kernel norms and rotates in its loads; None where it cannot.
 
-    It can for short temporal rows, a norm per head, and pairs of neighbouring lanes, or of halves of a head that is a
+    It can for short rows, a norm per head, and pairs of neighbouring lanes, or of halves of a head that is a
     power of two.
 
     Raises:
@@ -55,28 +56,28 @@ def fused(call: Call, norm: QKNorm | None, rope: Rope | None) -> Flat | None:
     """
     if norm is None and rope is None:
         return NONE
-    if call.parts is not None or not temporal.serves(call.pattern, call.grid, call.text, call.q.shape[3]):
+    if call.parts is not None or kernel(call) != "short rows" or (rope is not None and call.words):
         return None
     if norm is not None and (norm.kind not in ("rms", "layer") or (norm.q_bias is None) != (norm.k_bias is None)):
         return None
     dim = call.q.shape[3]
     if rope is not None and rope.layout == "half" and split(dim) != (dim, 0):
         return None
-    assert call.grid is not None
+    grid = call.grid or (1, 1, 1)
     tables, layout = (list(rope.tables), rope.layout) if rope else ([], "")
     if norm is None:
-        check(call.q, None, None, None, rope, call.grid)
+        check(call.q, None, None, None, rope, grid)
         return [], tables, "", 0.0, layout
-    check(call.q, norm.q_weight, norm.q_bias, norm.kind, rope, call.grid)
-    check(call.k, norm.k_weight, norm.k_bias, norm.kind, rope, call.grid)
+    check(call.q, norm.q_weight, norm.q_bias, norm.kind, rope, grid)
+    check(call.k, norm.k_weight, norm.k_bias, norm.kind, rope, grid)
     given = (norm.q_weight, norm.k_weight, norm.q_bias, norm.k_bias)
     return [weight for weight in given if weight is not None], tables, norm.kind, norm.epsilon, layout
 
 
 def kernel(call: Call) -> str:
     """Which of the kernels serves."""
-    if temporal.serves(call.pattern, call.grid, call.text, call.q.shape[3]):
-        return "temporal"
+    if short_rows.serves(call.pattern, call.grid, call.text, call.q.shape[1], call.k.shape[1], call.q.shape[3]):
+        return "short rows"
     return "window" if isinstance(call.pattern, Window) else "flash"
 
 

@@ -14,6 +14,7 @@ from phys4d.kernels.attention import (
     attention,
     attention_packed,
     attention_reference,
+    short_rows,
 )
 from phys4d.kernels.attention.patterns import allowed
 from phys4d.kernels.attention.preparation import NONE
@@ -21,6 +22,16 @@ from phys4d.kernels.attention.preparation import NONE
 pytestmark = pytest.mark.interpreted
 
 GRID = (3, 2, 5)
+
+
+@pytest.fixture(autouse=True)
+def long_rows(request, monkeypatch):
+    """Full and spatial attention by the kernels of long rows; short ones have a file of their own."""
+    pattern = getattr(getattr(request.node, "callspec", None), "params", {}).get("pattern")
+    if isinstance(pattern, Full | Spatial):
+        monkeypatch.setattr(short_rows, "LONGEST", 0)
+
+
 PATTERNS = [Full(), Spatial(), Temporal(), Temporal(causal=True), Window(2, 2, 3)]
 TEXTS = [None, (3, "first"), (2, "last")]
 

@@ -1,4 +1,4 @@
-"""Norm and rotation in the loads of temporal attention: against the definition in float64, interpreted or on a GPU."""
+"""Attention over short rows, with norm and rotation in its loads: against the definition in float64."""
 
 import math
 
@@ -7,14 +7,19 @@ import torch
 import torch.nn.functional as F
 
 from phys4d.kernels.attention import (
+    Full,
+    Spatial,
     Temporal,
     Window,
     attention,
+    attention_backward,
     attention_packed,
     attention_reference,
     explain,
     ops,
 )
+from phys4d.kernels.attention.backends import ours
+from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.patterns import allowed
 from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope_reference
 
@@ -85,6 +90,61 @@ def by_torch(qkv, norm, rope, mask, grid=GRID):
 
 def worst(found, expected):
     return (found.double() - expected).abs().max().item()
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("kind", [None, "layer"])
+@pytest.mark.parametrize("pattern", [Full(), Spatial(), Temporal(), Temporal(causal=True)])
+def test_rows_of_every_pattern(pattern, kind, padded, device):
+    qkv, dout = inputs(device)
+    dlse = torch.randn(2, 3, 30, generator=torch.Generator().manual_seed(9)).to(device)
+    lengths = torch.tensor([26, 9], device=device) if padded else None
+    norm, weights = norm_of(kind, 16, device)
+    rope = rope_of("interleaved", 16, device) if kind else None
+    _, exact_rope, exact_weights = doubled(norm, rope)
+    exact = [t.detach().double().requires_grad_() for t in qkv]
+    asked = {"pattern": pattern, "key_lengths": lengths}
+    ready = exact[:2]
+    if kind:
+        ready = [
+            norm_rope_reference(t, *w, kind, 1e-6, exact_rope, GRID, 0)
+            for t, w in zip(exact[:2], (exact_weights[::2], exact_weights[1::2]), strict=True)
+        ]
+    truth, truth_lse = attention_reference(*ready, exact[2], grid=GRID, **asked)
+    seen = truth_lse.isfinite()
+    loss = (truth * dout.double()).sum() + (torch.where(seen, truth_lse, 0) * dlse.double()).sum()
+    expected = torch.autograd.grad(loss, [*exact, *exact_weights])
+    assert ours.kernel(Call(*qkv, GRID, pattern, None, lengths, None, True)) == "short rows"
+    out, lse = attention(*qkv, grid=GRID, qk_norm=norm, rope=rope, return_lse=True, backend="triton", **asked)
+    assert worst(out, truth) < 5e-6 and torch.equal(lse.isfinite(), seen) and worst(lse[seen], truth_lse[seen]) < 5e-6
+    loss = (out * dout).sum() + (torch.where(seen, lse, 0) * dlse).sum()
+    for mine, right in zip(torch.autograd.grad(loss, [*qkv, *weights]), expected, strict=True):
+        assert worst(mine, right) < 5e-6 * max(1.0, right.abs().max().item())
+
+
+def test_gradients_of_a_part_of_the_keys_are_those_of_the_whole(device):
+    """A ring passes keys in parts, out and lse being over all of them: then rows do not stand alone."""
+    (q, k, v), dout = inputs(device)
+    out, lse = attention(q, k, v, return_lse=True, backend="reference")
+    expected = torch.autograd.grad(out, (q, k, v), dout)
+    parts = [slice(0, 15), slice(15, 30)]
+    found = [attention_backward(q[:, :15], k[:, p], v[:, p], out[:, :15], lse[..., :15], dout[:, :15]) for p in parts]
+    assert worst(found[0][0] + found[1][0], expected[0][:, :15]) < 5e-6
+    rest = [attention_backward(q[:, 15:], k[:, p], v[:, p], out[:, 15:], lse[..., 15:], dout[:, 15:]) for p in parts]
+    for place in (1, 2):
+        whole = torch.cat([one[place] + two[place] for one, two in zip(found, rest, strict=True)], dim=1)
+        assert worst(whole, expected[place]) < 5e-6
+
+
+def test_text_is_normed_and_stops_only_a_rotation(device):
+    qkv, _ = inputs(device)
+    norm, _ = norm_of("rms", 16, device)
+    asked = {"grid": (7, 2, 2), "text": (2, "last"), "qk_norm": norm}
+    rope = Rope.make((7, 2, 2), (16, 0, 0), device=device)
+    for rotation, expected in ((None, True), (rope, False)):
+        assert explain(*qkv, **asked, rope=rotation, backend="triton").in_loads == expected
+        found, right = (attention(*qkv, **asked, rope=rotation, backend=name) for name in ("triton", "reference"))
+        torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -216,6 +276,8 @@ def test_the_gradient_of_fused_queries_keys_and_values_is_one_buffer(kind, devic
     ("kind", "layout", "dim", "pattern", "expected"),
     [
         ("rms", "interleaved", 72, Temporal(), True),
+        ("rms", "interleaved", 72, Spatial(), True),
+        ("layer", "interleaved", 40, Full(), True),
         ("layer", "half", 64, Temporal(), True),
         (None, "interleaved", 16, Temporal(), True),
         ("rms", "half", 72, Temporal(), False),

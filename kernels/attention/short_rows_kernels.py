@@ -1,11 +1,12 @@
-"""Temporal attention of short rows, whole rows in registers: one read of q, k, v and one write of out.
+"""Attention over short rows, whole rows in registers: one read of q, k, v and one write of out.
 
-A row is one place of the frame in one head and clip: its T tokens stand H * W tokens apart and are read where they
-stand. A program takes BLOCK / PAD neighbouring rows (PAD: T rounded up to a power of two) as one tile of BLOCK tokens,
-times outside and rows inside; heads are neighbours first, so that a tile reads contiguous memory at every time. The
-product of a tile with itself is computed whole and all but the rows' own blocks is masked: a few times more work than
-needed, for tensor cores that wait for memory anyway. Backward recomputes the weights from q and k, so it needs neither
-out nor lse: seven tensors pass. Norm and rotation of q and k happen in the registers of both.
+A row is tokens that see each other and nobody else: one place of the frame at all times, one frame, or a short
+sequence, of one head and clip. Its tokens stand `step` apart and are read where they stand. A program takes BLOCK /
+PAD neighbouring rows (PAD: their length rounded up to a power of two) as one tile of BLOCK tokens, places in the row
+outside and rows inside; heads are neighbours first, so that a tile reads contiguous memory at every place. The product
+of a tile with itself is computed whole and all but the rows' own blocks is masked: a few times more work than needed,
+for tensor cores that wait for memory anyway. Backward recomputes the weights from q and k, so it needs neither out nor
+lse: seven tensors pass. Norm and rotation of q and k happen in the registers of both.
 """
 
 import triton
@@ -18,18 +19,18 @@ _NO_NORM = tl.constexpr(norm_rope.NO_NORM)
 
 
 @triton.jit
-def _place(
-    heads, cells, rows, count, BLOCK: tl.constexpr, PAD: tl.constexpr
-):
-    """Of every token of the tile: clip, head, position in the sequence (int64) and whether it is there at all."""
+def _place(heads, others, step, other_step, rows, count, BLOCK: tl.constexpr, PAD: tl.constexpr):
+    """Of every token of the tile: clip, head, position in the sequence (int64) and whether it is there at all.
+
+    Rows of a clip and head: `others`, which begin `other_step` apart; tokens of a row: `count`, `step` apart.
+    """
     token = tl.arange(0, BLOCK)
     row = tl.program_id(0) * (BLOCK // PAD) + token % (BLOCK // PAD)
-    time = token // (BLOCK // PAD)
-    inside = (row < rows) & (time < count)
+    place = token // (BLOCK // PAD)
+    inside = (row < rows) & (place < count)
     head = (row % heads).to(tl.int64)
-    cell = (row // heads) % cells
-    clip = (row // heads // cells).to(tl.int64)
-    return clip, head, time.to(tl.int64) * cells + cell, inside
+    clip = (row // heads // others).to(tl.int64)
+    return clip, head, place.to(tl.int64) * step + (row // heads) % others * other_step, inside
 
 
 @triton.jit
@@ -51,22 +52,16 @@ def _weights(
 
 @triton.jit
 def _angles(
-    Time, Height, Width, heads, cells, width, count,
-    BLOCK: tl.constexpr, PAD: tl.constexpr, TIME: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
-    DA: tl.constexpr, DB: tl.constexpr,
+    Time, Height, Width, token, cells, width, tokens,
+    TIME: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
 ):  # fmt: skip
     """Cosine and sine [BLOCK, DA / 2] of the tile's tokens for the pairs of the first part, then of the second."""
-    token = tl.arange(0, BLOCK)
-    time = tl.minimum(token // (BLOCK // PAD), count - 1)
-    cell = ((tl.program_id(0) * (BLOCK // PAD) + token % (BLOCK // PAD)) // heads) % cells
-    cos_a, sin_a = norm_rope.angles(
-        Time, Height, Width, time, cell // width, cell % width, TIME, HEIGHT, WIDTH, 0, DA
-    )  # fmt: skip
+    token = tl.minimum(token, tokens - 1).to(tl.int32)  # those of the tile that are not there stay in the tables
+    time, row, column = token // cells, token % cells // width, token % width
+    cos_a, sin_a = norm_rope.angles(Time, Height, Width, time, row, column, TIME, HEIGHT, WIDTH, 0, DA)
     cos_b, sin_b = cos_a, sin_a
     if DB > 0:
-        cos_b, sin_b = norm_rope.angles(
-            Time, Height, Width, time, cell // width, cell % width, TIME, HEIGHT, WIDTH, DA, DB
-        )  # fmt: skip
+        cos_b, sin_b = norm_rope.angles(Time, Height, Width, time, row, column, TIME, HEIGHT, WIDTH, DA, DB)
     return cos_a, sin_a, cos_b, sin_b
 
 
@@ -78,7 +73,7 @@ def _load(X, start, inside, D: tl.constexpr, OFFSET: tl.constexpr, WIDTH: tl.con
 @triton.jit
 def forward(
     Q, K, V, Out, Lse, Lengths, QWeight, KWeight, QBias, KBias, Time, Height, Width,
-    scale, epsilon, heads, cells, width, rows, count,
+    scale, epsilon, heads, others, step, other_step, rows, count, cells, width, tokens,
     q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, o_batch, o_token, o_head,
     lse_batch, lse_head,
     BLOCK: tl.constexpr, PAD: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
@@ -87,7 +82,7 @@ def forward(
     TIME: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Out [B, S, heads, D] and, with WITH_LSE, Lse [B, heads, S]; scale is times log2(e)."""
-    clip, head, token, inside = _place(heads, cells, rows, count, BLOCK, PAD)
+    clip, head, token, inside = _place(heads, others, step, other_step, rows, count, BLOCK, PAD)
     seen = inside
     if PADDED:
         seen = inside & (token < tl.load(Lengths + clip, mask=inside, other=0))
@@ -102,7 +97,7 @@ def forward(
     cos_a, sin_a, cos_b, sin_b = scale, scale, scale, scale
     if ROPE:
         cos_a, sin_a, cos_b, sin_b = _angles(
-            Time, Height, Width, heads, cells, width, count, BLOCK, PAD, TIME, HEIGHT, WIDTH, DA, DB
+            Time, Height, Width, token, cells, width, tokens, TIME, HEIGHT, WIDTH, DA, DB
         )  # fmt: skip
     if ROPE or NORM != _NO_NORM:
         q_a, q_b, _, _ = norm_rope.prepared(
@@ -128,7 +123,7 @@ def forward(
 @triton.jit
 def backward(
     Q, K, V, DOut, DLse, DQ, DK, DV, DWeights, Lengths, QWeight, KWeight, QBias, KBias, Time, Height, Width,
-    scale, epsilon, heads, cells, width, rows, count,
+    scale, epsilon, heads, others, step, other_step, rows, count, cells, width, tokens,
     q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, do_batch, do_token, do_head,
     dlse_batch, dlse_head, dlse_token,
     dq_batch, dq_token, dq_head, dk_batch, dk_token, dk_head, dv_batch, dv_token, dv_head,
@@ -142,7 +137,7 @@ def backward(
     With WEIGHT_GRADIENT also DWeights float32 [programs, 2 or 4, D]: each program's share of the gradients of the
     weights of queries and keys and of their biases.
     """
-    clip, head, token, inside = _place(heads, cells, rows, count, BLOCK, PAD)
+    clip, head, token, inside = _place(heads, others, step, other_step, rows, count, BLOCK, PAD)
     seen = inside
     if PADDED:
         seen = inside & (token < tl.load(Lengths + clip, mask=inside, other=0))
@@ -160,7 +155,7 @@ def backward(
     q_mean, q_factor, k_mean, k_factor = scale, scale, scale, scale
     if ROPE:
         cos_a, sin_a, cos_b, sin_b = _angles(
-            Time, Height, Width, heads, cells, width, count, BLOCK, PAD, TIME, HEIGHT, WIDTH, DA, DB
+            Time, Height, Width, token, cells, width, tokens, TIME, HEIGHT, WIDTH, DA, DB
         )  # fmt: skip
     if ROPE or NORM != _NO_NORM:
         q_a, q_b, q_mean, q_factor = norm_rope.prepared(
@@ -193,7 +188,7 @@ def backward(
         dq_b = tl.dot(dscores, k_b, input_precision=PRECISION) * natural
     if ROPE:  # read again: kept, they would take a third of the registers
         cos_a, sin_a, cos_b, sin_b = _angles(
-            Time, Height, Width, heads, cells, width, count, BLOCK, PAD, TIME, HEIGHT, WIDTH, DA, DB
+            Time, Height, Width, token, cells, width, tokens, TIME, HEIGHT, WIDTH, DA, DB
         )  # fmt: skip
     sums = DWeights + tl.program_id(0).to(tl.int64) * ((4 if BIAS else 2) * D)
     norm_rope.finished(
@@ -202,7 +197,7 @@ def backward(
     )  # fmt: skip
     if ROPE:  # read again: kept, they would take a third of the registers
         cos_a, sin_a, cos_b, sin_b = _angles(
-            Time, Height, Width, heads, cells, width, count, BLOCK, PAD, TIME, HEIGHT, WIDTH, DA, DB
+            Time, Height, Width, token, cells, width, tokens, TIME, HEIGHT, WIDTH, DA, DB
         )  # fmt: skip
     turned = tl.trans(dscores)
     dk_a = tl.dot(turned, q_a, input_precision=PRECISION) * natural
