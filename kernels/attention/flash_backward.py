@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from phys4d.kernels.attention import tiles
-from phys4d.kernels.attention.flash_forward import visible
+from phys4d.kernels.attention.flash_forward import place, visible
 
 
 @triton.jit
@@ -114,11 +114,10 @@ def finish_keys(
     """Writes dk and dv of the keys inside; 0 for those that are not real."""
     natural = scale * 0.6931471805599453
     real = real[:, None]
-    tiles.store(DK, tl.where(real, dk_a * natural, 0.0), token * dk_token, inside, D, 0, DA, ALIGN)
-    tiles.store(DV, tl.where(real, dv_a, 0.0), token * dv_token, inside, D, 0, DA, ALIGN)
-    if DB > 0:
-        tiles.store(DK, tl.where(real, dk_b * natural, 0.0), token * dk_token, inside, D, DA, DB, ALIGN)
-        tiles.store(DV, tl.where(real, dv_b, 0.0), token * dv_token, inside, D, DA, DB, ALIGN)
+    dk_a, dk_b = tl.where(real, dk_a * natural, 0.0), tl.where(real, dk_b * natural, 0.0)
+    dv_a, dv_b = tl.where(real, dv_a, 0.0), tl.where(real, dv_b, 0.0)
+    tiles.store_both(DK, dk_a, dk_b, token * dk_token, inside, D, DA, DB, ALIGN)
+    tiles.store_both(DV, dv_a, dv_b, token * dv_token, inside, D, DA, DB, ALIGN)
 
 
 @triton.jit
@@ -168,32 +167,17 @@ def queries(
     PRECISION: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """DQ [B, S, heads, D] of the own queries; scale is times log2(e); Lse and Delta [B, heads, S]."""
-    program = tl.program_id(0)
-    blocks = tl.cdiv(own_count, BLOCK_M)
-    block = program % blocks
-    head = ((program // blocks) % heads).to(tl.int64)
-    row = ((program // blocks // heads) % rows).to(tl.int64)
-    clip = (program // blocks // heads // rows).to(tl.int64)
-
-    query = block * BLOCK_M + tl.arange(0, BLOCK_M)
-    inside = query < own_count
-    token = own_first + row * own_row + query.to(tl.int64) * own_step
+    clip, head, row, query_first, query, token, inside = place(
+        heads, rows, own_first, own_row, own_step, own_count, BLOCK_M
+    )  # fmt: skip
     Q += (clip * q_batch + head * q_head) * ALIGN
     DOut += (clip * do_batch + head * do_head) * ALIGN
-    q_a = tiles.load(Q, token * q_token, inside, D, 0, DA, True, ALIGN)
-    do_a = tiles.load(DOut, token * do_token, inside, D, 0, DA, True, ALIGN)
-    q_b, do_b = q_a, do_a
-    if DB > 0:
-        q_b = tiles.load(Q, token * q_token, inside, D, DA, DB, True, ALIGN)
-        do_b = tiles.load(DOut, token * do_token, inside, D, DA, DB, True, ALIGN)
+    q_a, q_b = tiles.load_both(Q, token * q_token, inside, D, DA, DB, ALIGN)
+    do_a, do_b = tiles.load_both(DOut, token * do_token, inside, D, DA, DB, ALIGN)
     lse = load_lse(Lse + clip * lse_batch + head * lse_head, token, inside)
     minus = tl.load(Delta + clip * lse_batch + head * lse_head + token, mask=inside, other=0.0)
 
-    dq_a = tl.zeros((BLOCK_M, DA), tl.float32)
-    dq_b = dq_a
-    if DB > 0:
-        dq_b = tl.zeros((BLOCK_M, DB), tl.float32)
-    query_first = block * BLOCK_M
+    dq_a, dq_b = tiles.zeros_both(BLOCK_M, DA, DB)
     query_last = query_first + BLOCK_M - 1
     K += (clip * k_batch + head * k_head) * ALIGN
     V += (clip * v_batch + head * v_head) * ALIGN
@@ -216,9 +200,7 @@ def queries(
 
     DQ += (clip * dq_batch + head * dq_head) * ALIGN
     natural = scale * 0.6931471805599453
-    tiles.store(DQ, dq_a * natural, token * dq_token, inside, D, 0, DA, ALIGN)
-    if DB > 0:
-        tiles.store(DQ, dq_b * natural, token * dq_token, inside, D, DA, DB, ALIGN)
+    tiles.store_both(DQ, dq_a * natural, dq_b * natural, token * dq_token, inside, D, DA, DB, ALIGN)
 
 
 @triton.jit
@@ -267,33 +249,20 @@ def keys(
     PRECISION: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """DK, DV [B, S, heads, D] of the own keys; the shared and other tokens are the queries that see them."""
-    program = tl.program_id(0)
-    blocks = tl.cdiv(own_count, BLOCK_N)
-    block = program % blocks
-    head = ((program // blocks) % heads).to(tl.int64)
-    row = ((program // blocks // heads) % rows).to(tl.int64)
-    clip = (program // blocks // heads // rows).to(tl.int64)
-
-    key = block * BLOCK_N + tl.arange(0, BLOCK_N)
-    inside = key < own_count
-    token = own_first + row * own_row + key.to(tl.int64) * own_step
+    clip, head, row, key_first, key, token, inside = place(
+        heads, rows, own_first, own_row, own_step, own_count, BLOCK_N
+    )  # fmt: skip
     real = inside
     if PADDED:
         real = inside & (token < tl.load(Lengths + clip))
     K += (clip * k_batch + head * k_head) * ALIGN
     V += (clip * v_batch + head * v_head) * ALIGN
     # Padding is not even read: what stands there may be NaN.
-    k_a = tiles.load(K, token * k_token, real, D, 0, DA, True, ALIGN)
-    v_a = tiles.load(V, token * v_token, real, D, 0, DA, True, ALIGN)
-    k_b, v_b = k_a, v_a
-    if DB > 0:
-        k_b = tiles.load(K, token * k_token, real, D, DA, DB, True, ALIGN)
-        v_b = tiles.load(V, token * v_token, real, D, DA, DB, True, ALIGN)
+    k_a, k_b = tiles.load_both(K, token * k_token, real, D, DA, DB, ALIGN)
+    v_a, v_b = tiles.load_both(V, token * v_token, real, D, DA, DB, ALIGN)
 
-    dk_a, dv_a = tl.zeros((BLOCK_N, DA), tl.float32), tl.zeros((BLOCK_N, DA), tl.float32)
-    dk_b, dv_b = dk_a, dv_a
-    if DB > 0:
-        dk_b, dv_b = tl.zeros((BLOCK_N, DB), tl.float32), tl.zeros((BLOCK_N, DB), tl.float32)
+    dk_a, dk_b = tiles.zeros_both(BLOCK_N, DA, DB)
+    dv_a, dv_b = tiles.zeros_both(BLOCK_N, DA, DB)
     Q += (clip * q_batch + head * q_head) * ALIGN
     DOut += (clip * do_batch + head * do_head) * ALIGN
     Lse += clip * lse_batch + head * lse_head
@@ -306,7 +275,7 @@ def keys(
         )  # fmt: skip
     start = 0
     if CAUSAL:
-        start = block * BLOCK_N // BLOCK_M * BLOCK_M
+        start = key_first // BLOCK_M * BLOCK_M
     dk_a, dk_b, dv_a, dv_b = over_queries(
         dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, key, start, Q, DOut, Q_A, Q_B, DO_A, DO_B,
         clip.to(tl.int32), head.to(tl.int32), Lse, Delta, other_first + row * other_row, other_step, other_count,

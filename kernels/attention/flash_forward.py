@@ -54,9 +54,7 @@ def finish(
     seen = total > 0
     total = tl.where(seen, total, 1.0)
     normal = (1 / total)[:, None]
-    tiles.store(Out, acc_a * normal, token * o_token, inside, D, 0, DA, ALIGN)
-    if DB > 0:
-        tiles.store(Out, acc_b * normal, token * o_token, inside, D, DA, DB, ALIGN)
+    tiles.store_both(Out, acc_a * normal, acc_b * normal, token * o_token, inside, D, DA, DB, ALIGN)
     lse = tl.where(seen, (largest + tl.math.log2(total)) * 0.6931471805599453, float("-inf"))
     tl.store(Lse + token, lse, mask=inside)
 
@@ -95,6 +93,22 @@ def over_keys(
 
 
 @triton.jit
+def place(heads, rows, own_first, own_row, own_step, own_count, BLOCK: tl.constexpr):
+    """Of the program: clip, head, row, its first token's place in the row; of its tokens: places, positions, which are.
+
+    Blocks of a row are neighbours, then heads, rows and clips.
+    """
+    program = tl.program_id(0)
+    blocks = tl.cdiv(own_count, BLOCK)
+    first = program % blocks * BLOCK
+    head = ((program // blocks) % heads).to(tl.int64)
+    row = ((program // blocks // heads) % rows).to(tl.int64)
+    clip = (program // blocks // heads // rows).to(tl.int64)
+    own = first + tl.arange(0, BLOCK)
+    return clip, head, row, first, own, own_first + row * own_row + own.to(tl.int64) * own_step, own < own_count
+
+
+@triton.jit
 def visible(count, first, step, length):
     """How many tokens of a range stand before position `length`."""
     return tl.maximum(0, tl.minimum(count, (length - first + step - 1) // step)).to(tl.int32)
@@ -113,29 +127,15 @@ def forward(
     PRECISION: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """Out [B, S, heads, D] and Lse [B, heads, S] of the own queries; scale is times log2(e)."""
-    program = tl.program_id(0)
-    blocks = tl.cdiv(own_count, BLOCK_M)
-    block = program % blocks
-    head = ((program // blocks) % heads).to(tl.int64)
-    row = ((program // blocks // heads) % rows).to(tl.int64)
-    clip = (program // blocks // heads // rows).to(tl.int64)
-
-    query = block * BLOCK_M + tl.arange(0, BLOCK_M)
-    inside = query < own_count
-    token = own_first + row * own_row + query.to(tl.int64) * own_step
+    clip, head, row, query_first, query, token, inside = place(
+        heads, rows, own_first, own_row, own_step, own_count, BLOCK_M
+    )  # fmt: skip
     Q += (clip * q_batch + head * q_head) * ALIGN
-    q_a = tiles.load(Q, token * q_token, inside, D, 0, DA, True, ALIGN)
-    q_b = q_a
-    if DB > 0:
-        q_b = tiles.load(Q, token * q_token, inside, D, DA, DB, True, ALIGN)
+    q_a, q_b = tiles.load_both(Q, token * q_token, inside, D, DA, DB, ALIGN)
 
-    acc_a = tl.zeros((BLOCK_M, DA), tl.float32)
-    acc_b = acc_a
-    if DB > 0:
-        acc_b = tl.zeros((BLOCK_M, DB), tl.float32)
+    acc_a, acc_b = tiles.zeros_both(BLOCK_M, DA, DB)
     largest = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
-    query_first = block * BLOCK_M
     query_last = query_first + BLOCK_M - 1
     K += (clip * k_batch + head * k_head) * ALIGN
     V += (clip * v_batch + head * v_head) * ALIGN

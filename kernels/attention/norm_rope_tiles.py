@@ -145,10 +145,10 @@ def finished(
         if DB > 0:
             d_b = turned(d_b, cos_b, -sin_b, HALF)
     if NORM != _NO_NORM:
-        x_a = unit(tiles.load(X, x_start, seen, D, 0, DA, True, ALIGN), mean, factor, D, 0, DA, NORM)
-        x_b = x_a
+        x_a, x_b = tiles.load_both(X, x_start, seen, D, DA, DB, ALIGN)
+        x_a = unit(x_a, mean, factor, D, 0, DA, NORM)
         if DB > 0:
-            x_b = unit(tiles.load(X, x_start, seen, D, DA, DB, True, ALIGN), mean, factor, D, DA, DB, NORM)
+            x_b = unit(x_b, mean, factor, D, DA, DB, NORM)
         if WEIGHT_GRADIENT:
             _add_up(DWeight, d_a * x_a, D, 0, DA)
             if BIAS:
@@ -167,9 +167,7 @@ def finished(
         d_a = (d_a - x_a * along - level) * factor
         if DB > 0:
             d_b = (d_b - x_b * along - level) * factor
-    tiles.store(DX, d_a, dx_start, inside, D, 0, DA, ALIGN)
-    if DB > 0:
-        tiles.store(DX, d_b, dx_start, inside, D, DA, DB, ALIGN)
+    tiles.store_both(DX, d_a, d_b, dx_start, inside, D, DA, DB, ALIGN)
 
 
 @triton.jit

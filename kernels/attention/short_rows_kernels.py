@@ -66,11 +66,6 @@ def _angles(
 
 
 @triton.jit
-def _load(X, start, inside, D: tl.constexpr, OFFSET: tl.constexpr, WIDTH: tl.constexpr, ALIGN: tl.constexpr):
-    return tiles.load(X, start, inside, D, OFFSET, WIDTH, True, ALIGN)
-
-
-@triton.jit
 def forward(
     Q, K, V, Out, Lse, Lengths, QWeight, KWeight, QBias, KBias, Time, Height, Width,
     scale, epsilon, heads, others, step, other_step, rows, count, cells, width, tokens,
@@ -89,11 +84,9 @@ def forward(
     q = clip * q_batch + token * q_token + head * q_head
     k = clip * k_batch + token * k_token + head * k_head
     v = clip * v_batch + token * v_token + head * v_head
-    q_a, k_a = _load(Q, q, inside, D, 0, DA, ALIGN), _load(K, k, seen, D, 0, DA, ALIGN)
-    v_a = _load(V, v, seen, D, 0, DA, ALIGN)
-    q_b, k_b = q_a, k_a
-    if DB > 0:
-        q_b, k_b = _load(Q, q, inside, D, DA, DB, ALIGN), _load(K, k, seen, D, DA, DB, ALIGN)
+    q_a, q_b = tiles.load_both(Q, q, inside, D, DA, DB, ALIGN)
+    k_a, k_b = tiles.load_both(K, k, seen, D, DA, DB, ALIGN)
+    v_a = tiles.load(V, v, seen, D, 0, DA, True, ALIGN)
     cos_a, sin_a, cos_b, sin_b = scale, scale, scale, scale
     if ROPE:
         cos_a, sin_a, cos_b, sin_b = _angles(
@@ -112,8 +105,8 @@ def forward(
     weights = weights.to(v_a.dtype)
     out = clip * o_batch + token * o_token + head * o_head
     tiles.store(Out, tl.dot(weights, v_a, input_precision=PRECISION) * normal, out, inside, D, 0, DA, ALIGN)
-    if DB > 0:
-        v_b = _load(V, v, seen, D, DA, DB, ALIGN)
+    if DB > 0:  # read late: a fifth program fits on an SM
+        v_b = tiles.load(V, v, seen, D, DA, DB, True, ALIGN)
         tiles.store(Out, tl.dot(weights, v_b, input_precision=PRECISION) * normal, out, inside, D, DA, DB, ALIGN)
     if WITH_LSE:
         lse = (largest + tl.math.log2(tl.where(any_seen, total, 1.0))) * 0.6931471805599453
@@ -145,12 +138,10 @@ def backward(
     k = clip * k_batch + token * k_token + head * k_head
     v = clip * v_batch + token * v_token + head * v_head
     do = clip * do_batch + token * do_token + head * do_head
-    q_a, k_a = _load(Q, q, inside, D, 0, DA, ALIGN), _load(K, k, seen, D, 0, DA, ALIGN)
-    v_a, do_a = _load(V, v, seen, D, 0, DA, ALIGN), _load(DOut, do, inside, D, 0, DA, ALIGN)
-    q_b, k_b, v_b, do_b = q_a, k_a, v_a, do_a
-    if DB > 0:
-        q_b, k_b = _load(Q, q, inside, D, DA, DB, ALIGN), _load(K, k, seen, D, DA, DB, ALIGN)
-        v_b, do_b = _load(V, v, seen, D, DA, DB, ALIGN), _load(DOut, do, inside, D, DA, DB, ALIGN)
+    q_a, q_b = tiles.load_both(Q, q, inside, D, DA, DB, ALIGN)
+    k_a, k_b = tiles.load_both(K, k, seen, D, DA, DB, ALIGN)
+    v_a, v_b = tiles.load_both(V, v, seen, D, DA, DB, ALIGN)
+    do_a, do_b = tiles.load_both(DOut, do, inside, D, DA, DB, ALIGN)
     cos_a, sin_a, cos_b, sin_b = scale, scale, scale, scale
     q_mean, q_factor, k_mean, k_factor = scale, scale, scale, scale
     if ROPE:

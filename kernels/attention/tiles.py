@@ -39,6 +39,26 @@ def load(
 
 
 @triton.jit
+def load_both(X, start, inside, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr, ALIGN: tl.constexpr):
+    """Both parts of the tokens that are inside; the second is the first again where DB is 0."""
+    a = load(X, start, inside, D, 0, DA, True, ALIGN)
+    b = a
+    if DB > 0:
+        b = load(X, start, inside, D, DA, DB, True, ALIGN)
+    return a, b
+
+
+@triton.jit
+def zeros_both(N: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr):
+    """Two accumulators float32 [N, DA] and [N, DB]; the second is the first again where DB is 0."""
+    a = tl.zeros((N, DA), tl.float32)
+    b = a
+    if DB > 0:
+        b = tl.zeros((N, DB), tl.float32)
+    return a, b
+
+
+@triton.jit
 def stream(
     X, X_A, X_B, clip, head, position, start, there,
     D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
@@ -74,6 +94,16 @@ def store(
         tl.store(pointers, value, mask=inside[:, None])
     else:
         tl.store(pointers, value, mask=inside[:, None] & (lane < D)[None, :])
+
+
+@triton.jit
+def store_both(
+    X, a, b, start, inside, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr, ALIGN: tl.constexpr
+):  # fmt: skip
+    """Writes both parts of the tokens inside, in X's dtype."""
+    store(X, a, start, inside, D, 0, DA, ALIGN)
+    if DB > 0:
+        store(X, b, start, inside, D, DA, DB, ALIGN)
 
 
 @triton.jit

@@ -40,15 +40,46 @@ def _last_seeing(i, size, window):
 
 
 @triton.jit
-def _box(program, time, height, width, BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr):
-    """The program's corner, the coordinates of its cells, which of them the grid has, and how many boxes there are."""
+def _box(heads, time, height, width, begin, BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr):
+    """Of the program: clip, head, corner of its box; of its cells: coordinates, tokens, which of them the grid has."""
+    program = tl.program_id(0)
     across, down, deep = tl.cdiv(width, BW), tl.cdiv(height, BH), tl.cdiv(time, BT)
     w0 = program % across * BW
     h0 = program // across % down * BH
     t0 = program // across // down % deep * BT
     cell = tl.arange(0, BT * BH * BW)
     t, h, w = t0 + cell // (BH * BW), h0 + cell // BW % BH, w0 + cell % BW
-    return t0, h0, w0, t, h, w, (t < time) & (h < height) & (w < width), across * down * deep
+    boxes = across * down * deep
+    head, clip = ((program // boxes) % heads).to(tl.int64), (program // boxes // heads).to(tl.int64)
+    token = begin + ((t * height + h) * width + w).to(tl.int64)
+    return clip, head, t0, h0, w0, t, h, w, token, (t < time) & (h < height) & (w < width)
+
+
+@triton.jit
+def _met(
+    t0, h0, w0, time, height, width, t_window, h_window, w_window, BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr
+):  # fmt: skip
+    """The box of keys that holds the windows of a box of queries: where it begins and ends along every axis."""
+    t_high = _begin(tl.minimum(t0 + BT, time) - 1, time, t_window) + t_window
+    h_high = _begin(tl.minimum(h0 + BH, height) - 1, height, h_window) + h_window
+    w_high = _begin(tl.minimum(w0 + BW, width) - 1, width, w_window) + w_window
+    t_low, h_low, w_low = _begin(t0, time, t_window), _begin(h0, height, h_window), _begin(w0, width, w_window)
+    return t_low, t_high, h_low, h_high, w_low, w_high
+
+
+@triton.jit
+def _stretch(first, h_low, h_high, w_low, w_high, BLOCK_N: tl.constexpr):
+    """Rows and columns of BLOCK_N cells of a frame's part, from its cell `first` on, and which of them it has."""
+    cell = first + tl.arange(0, BLOCK_N)
+    return h_low + cell // (w_high - w_low), w_low + cell % (w_high - w_low), cell < (h_high - h_low) * (w_high - w_low)
+
+
+@triton.jit
+def _near(h, w, key_h, key_w, there, height, width, h_window, w_window):
+    """Which keys [1, N] are there and in the windows of queries at h, w [M, 1], as far as one frame tells."""
+    h_begin, w_begin = _begin(h, height, h_window), _begin(w, width, w_window)
+    near = there & (key_h >= h_begin) & (key_h < h_begin + h_window)
+    return near & (key_w >= w_begin) & (key_w < w_begin + w_window)
 
 
 @triton.jit
@@ -62,21 +93,12 @@ def forward(
     SHARED: tl.constexpr, PADDED: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """Out [B, S, heads, D] and Lse [B, heads, S] of the video's queries; the video begins at token `begin`."""
-    program = tl.program_id(0)
-    t0, h0, w0, t, h, w, inside, boxes = _box(program, time, height, width, BT, BH, BW)
-    head = ((program // boxes) % heads).to(tl.int64)
-    clip = (program // boxes // heads).to(tl.int64)
-    token = begin + ((t * height + h) * width + w).to(tl.int64)
+    clip, head, t0, h0, w0, t, h, w, token, inside = _box(heads, time, height, width, begin, BT, BH, BW)
     Q += (clip * q_batch + head * q_head) * ALIGN
     K += (clip * k_batch + head * k_head) * ALIGN
     V += (clip * v_batch + head * v_head) * ALIGN
-    q_a = tiles.load(Q, token * q_token, inside, D, 0, DA, True, ALIGN)
-    q_b = q_a
-    acc_a = tl.zeros((BT * BH * BW, DA), tl.float32)
-    acc_b = acc_a
-    if DB > 0:
-        q_b = tiles.load(Q, token * q_token, inside, D, DA, DB, True, ALIGN)
-        acc_b = tl.zeros((BT * BH * BW, DB), tl.float32)
+    q_a, q_b = tiles.load_both(Q, token * q_token, inside, D, DA, DB, ALIGN)
+    acc_a, acc_b = tiles.zeros_both(BT * BH * BW, DA, DB)
     largest = tl.full((BT * BH * BW,), float("-inf"), tl.float32)
     total = tl.zeros((BT * BH * BW,), tl.float32)
     length = begin + time * height * width + words
@@ -90,18 +112,15 @@ def forward(
             BLOCK_N, D, DA, DB, False, False, PRECISION, ALIGN,
         )  # fmt: skip
 
-    t_begin, h_begin, w_begin = _begin(t, time, t_window), _begin(h, height, h_window), _begin(w, width, w_window)
-    t_low, h_low, w_low = _begin(t0, time, t_window), _begin(h0, height, h_window), _begin(w0, width, w_window)
-    t_high = _begin(tl.minimum(t0 + BT, time) - 1, time, t_window) + t_window
-    h_high = _begin(tl.minimum(h0 + BH, height) - 1, height, h_window) + h_window
-    w_high = _begin(tl.minimum(w0 + BW, width) - 1, width, w_window) + w_window
-    plane = (h_high - h_low) * (w_high - w_low)
-    for stretch in range(0, plane, BLOCK_N):
-        cell = stretch + tl.arange(0, BLOCK_N)
-        key_h, key_w = h_low + cell // (w_high - w_low), w_low + cell % (w_high - w_low)
-        there = cell < plane
-        near = there[None, :] & (key_h[None, :] >= h_begin[:, None]) & (key_h[None, :] < h_begin[:, None] + h_window)
-        near = near & (key_w[None, :] >= w_begin[:, None]) & (key_w[None, :] < w_begin[:, None] + w_window)
+    t_begin = _begin(t, time, t_window)
+    t_low, t_high, h_low, h_high, w_low, w_high = _met(
+        t0, h0, w0, time, height, width, t_window, h_window, w_window, BT, BH, BW
+    )
+    for first in range(0, (h_high - h_low) * (w_high - w_low), BLOCK_N):
+        key_h, key_w, there = _stretch(first, h_low, h_high, w_low, w_high, BLOCK_N)
+        near = _near(
+            h[:, None], w[:, None], key_h[None, :], key_w[None, :], there[None, :], height, width, h_window, w_window
+        )
         for key_t in tl.range(t_low, t_high):
             key = begin + ((key_t * height + key_h) * width + key_w).to(tl.int64)
             seen = near & ((key_t >= t_begin) & (key_t < t_begin + t_window))[:, None]
@@ -130,24 +149,14 @@ def queries(
     SHARED: tl.constexpr, PADDED: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """DQ [B, S, heads, D] of the video's queries; Lse and Delta [B, heads, S]."""
-    program = tl.program_id(0)
-    t0, h0, w0, t, h, w, inside, boxes = _box(program, time, height, width, BT, BH, BW)
-    head = ((program // boxes) % heads).to(tl.int64)
-    clip = (program // boxes // heads).to(tl.int64)
-    token = begin + ((t * height + h) * width + w).to(tl.int64)
+    clip, head, t0, h0, w0, t, h, w, token, inside = _box(heads, time, height, width, begin, BT, BH, BW)
     Q += (clip * q_batch + head * q_head) * ALIGN
     K += (clip * k_batch + head * k_head) * ALIGN
     V += (clip * v_batch + head * v_head) * ALIGN
     DOut += (clip * do_batch + head * do_head) * ALIGN
-    q_a = tiles.load(Q, token * q_token, inside, D, 0, DA, True, ALIGN)
-    do_a = tiles.load(DOut, token * do_token, inside, D, 0, DA, True, ALIGN)
-    q_b, do_b = q_a, do_a
-    dq_a = tl.zeros((BT * BH * BW, DA), tl.float32)
-    dq_b = dq_a
-    if DB > 0:
-        q_b = tiles.load(Q, token * q_token, inside, D, DA, DB, True, ALIGN)
-        do_b = tiles.load(DOut, token * do_token, inside, D, DA, DB, True, ALIGN)
-        dq_b = tl.zeros((BT * BH * BW, DB), tl.float32)
+    q_a, q_b = tiles.load_both(Q, token * q_token, inside, D, DA, DB, ALIGN)
+    do_a, do_b = tiles.load_both(DOut, token * do_token, inside, D, DA, DB, ALIGN)
+    dq_a, dq_b = tiles.zeros_both(BT * BH * BW, DA, DB)
     lse = load_lse(Lse + clip * lse_batch + head * lse_head, token, inside)
     minus = tl.load(Delta + clip * lse_batch + head * lse_head + token, mask=inside, other=0.0)
     length = begin + time * height * width + words
@@ -161,18 +170,15 @@ def queries(
             BLOCK_N, D, DA, DB, False, False, PRECISION, ALIGN,
         )  # fmt: skip
 
-    t_begin, h_begin, w_begin = _begin(t, time, t_window), _begin(h, height, h_window), _begin(w, width, w_window)
-    t_low, h_low, w_low = _begin(t0, time, t_window), _begin(h0, height, h_window), _begin(w0, width, w_window)
-    t_high = _begin(tl.minimum(t0 + BT, time) - 1, time, t_window) + t_window
-    h_high = _begin(tl.minimum(h0 + BH, height) - 1, height, h_window) + h_window
-    w_high = _begin(tl.minimum(w0 + BW, width) - 1, width, w_window) + w_window
-    plane = (h_high - h_low) * (w_high - w_low)
-    for stretch in range(0, plane, BLOCK_N):
-        cell = stretch + tl.arange(0, BLOCK_N)
-        key_h, key_w = h_low + cell // (w_high - w_low), w_low + cell % (w_high - w_low)
-        there = cell < plane
-        near = there[None, :] & (key_h[None, :] >= h_begin[:, None]) & (key_h[None, :] < h_begin[:, None] + h_window)
-        near = near & (key_w[None, :] >= w_begin[:, None]) & (key_w[None, :] < w_begin[:, None] + w_window)
+    t_begin = _begin(t, time, t_window)
+    t_low, t_high, h_low, h_high, w_low, w_high = _met(
+        t0, h0, w0, time, height, width, t_window, h_window, w_window, BT, BH, BW
+    )
+    for first in range(0, (h_high - h_low) * (w_high - w_low), BLOCK_N):
+        key_h, key_w, there = _stretch(first, h_low, h_high, w_low, w_high, BLOCK_N)
+        near = _near(
+            h[:, None], w[:, None], key_h[None, :], key_w[None, :], there[None, :], height, width, h_window, w_window
+        )
         for key_t in tl.range(t_low, t_high):
             key = begin + ((key_t * height + key_h) * width + key_w).to(tl.int64)
             seen = near & ((key_t >= t_begin) & (key_t < t_begin + t_window))[:, None]
@@ -187,9 +193,7 @@ def queries(
 
     DQ += (clip * dq_batch + head * dq_head) * ALIGN
     natural = scale * 0.6931471805599453
-    tiles.store(DQ, dq_a * natural, token * dq_token, inside, D, 0, DA, ALIGN)
-    if DB > 0:
-        tiles.store(DQ, dq_b * natural, token * dq_token, inside, D, DA, DB, ALIGN)
+    tiles.store_both(DQ, dq_a * natural, dq_b * natural, token * dq_token, inside, D, DA, DB, ALIGN)
 
 
 @triton.jit
@@ -203,25 +207,16 @@ def keys(
     SHARED: tl.constexpr, PADDED: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """DK, DV [B, S, heads, D] of the video's keys; BLOCK_N queries at a time."""
-    program = tl.program_id(0)
-    t0, h0, w0, t, h, w, inside, boxes = _box(program, time, height, width, BT, BH, BW)
-    head = ((program // boxes) % heads).to(tl.int64)
-    clip = (program // boxes // heads).to(tl.int64)
-    token = begin + ((t * height + h) * width + w).to(tl.int64)
+    clip, head, t0, h0, w0, t, h, w, token, inside = _box(heads, time, height, width, begin, BT, BH, BW)
     real = inside
     if PADDED:
         real = inside & (token < tl.load(Lengths + clip))
     K += (clip * k_batch + head * k_head) * ALIGN
     V += (clip * v_batch + head * v_head) * ALIGN
-    k_a = tiles.load(K, token * k_token, real, D, 0, DA, True, ALIGN)
-    v_a = tiles.load(V, token * v_token, real, D, 0, DA, True, ALIGN)
-    k_b, v_b = k_a, v_a
-    dk_a, dv_a = tl.zeros((BT * BH * BW, DA), tl.float32), tl.zeros((BT * BH * BW, DA), tl.float32)
-    dk_b, dv_b = dk_a, dv_a
-    if DB > 0:
-        k_b = tiles.load(K, token * k_token, real, D, DA, DB, True, ALIGN)
-        v_b = tiles.load(V, token * v_token, real, D, DA, DB, True, ALIGN)
-        dk_b, dv_b = tl.zeros((BT * BH * BW, DB), tl.float32), tl.zeros((BT * BH * BW, DB), tl.float32)
+    k_a, k_b = tiles.load_both(K, token * k_token, real, D, DA, DB, ALIGN)
+    v_a, v_b = tiles.load_both(V, token * v_token, real, D, DA, DB, ALIGN)
+    dk_a, dk_b = tiles.zeros_both(BT * BH * BW, DA, DB)
+    dv_a, dv_b = tiles.zeros_both(BT * BH * BW, DA, DB)
     Q += (clip * q_batch + head * q_head) * ALIGN
     DOut += (clip * do_batch + head * do_head) * ALIGN
     Lse += clip * lse_batch + head * lse_head
@@ -237,14 +232,11 @@ def keys(
     t_high = _last_seeing(tl.minimum(t0 + BT, time) - 1, time, t_window) + 1
     h_high = _last_seeing(tl.minimum(h0 + BH, height) - 1, height, h_window) + 1
     w_high = _last_seeing(tl.minimum(w0 + BW, width) - 1, width, w_window) + 1
-    plane = (h_high - h_low) * (w_high - w_low)
-    for stretch in range(0, plane, BLOCK_N):
-        cell = stretch + tl.arange(0, BLOCK_N)
-        query_h, query_w = h_low + cell // (w_high - w_low), w_low + cell % (w_high - w_low)
-        there = cell < plane
-        h_begin, w_begin = _begin(query_h, height, h_window), _begin(query_w, width, w_window)
-        near = (h[:, None] >= h_begin[None, :]) & (h[:, None] < h_begin[None, :] + h_window)
-        near = near & (w[:, None] >= w_begin[None, :]) & (w[:, None] < w_begin[None, :] + w_window)
+    for first in range(0, (h_high - h_low) * (w_high - w_low), BLOCK_N):
+        query_h, query_w, there = _stretch(first, h_low, h_high, w_low, w_high, BLOCK_N)
+        near = _near(
+            query_h[None, :], query_w[None, :], h[:, None], w[:, None], True, height, width, h_window, w_window
+        )
         for query_t in tl.range(t_low, t_high):
             query = begin + ((query_t * height + query_h) * width + query_w).to(tl.int64)
             t_begin = _begin(query_t, time, t_window)
