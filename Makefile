@@ -34,15 +34,16 @@ demo: venv
 
 test: lint
 	$(BIN)/python -m pytest -q -m "not slow and not gpu and not interpreted"
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -m "interpreted and not slow" tests/kernels
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "interpreted and not slow" tests/kernels
 
 test-slow: venv
 	$(BIN)/python -m pytest -q -m "slow and not gpu and not interpreted"
 
 # On a machine with a GPU and torch, triton, numpy, pytest and hypothesis in PYTHON: first whether every kernel is right,
-# then how fast, each peer in the same run. Results go to OUT.
+# then how fast, each peer in the same run. Results go to OUT. Most of the tests' time is compiling: with pytest-xdist,
+# PARALLEL="-n 8" takes eight cores for it.
 test-gpu:
-	$(PYTHON) -m pytest -q -m "gpu or interpreted" tests/gpu tests/kernels
+	$(PYTHON) -m pytest -q $(PARALLEL) -m "gpu or interpreted" tests/gpu tests/kernels
 
 bench-gpu: test-gpu
 	$(PYTHON) -m phys4d bench attention --device cuda --out $(OUT)
