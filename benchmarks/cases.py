@@ -68,13 +68,15 @@ ATTENTION = (
 
 # What nobody has named: every pattern at other head dimensions. For the compiler alone.
 VARIETY = tuple(
-    AttentionCase(f"{name}-{dim}", "no model", pattern, 1, grid, 4, dim, words)
+    AttentionCase(f"{name}-{dim}", "no model", pattern, 1, grid, 4, dim, words, (dim, 0, 0) if "norm" in name else None)
     for dim in (16, 40, 96)
     for name, pattern, grid, words in (
         ("full", Full(), (8, 16, 16), 32),
         ("temporal-8", Temporal(), (8, 16, 16), 0),
         ("temporal-64", Temporal(causal=True), (64, 16, 16), 0),
         ("temporal-128", Temporal(), (128, 8, 8), 0),
+        ("temporal-16-norm", Temporal(), (16, 16, 16), 0),
+        ("temporal-64-norm", Temporal(), (64, 16, 16), 0),
         ("window", Window(5, 9, 9), (16, 16, 16), 32),
     )
 )

@@ -97,7 +97,7 @@ def work(case: AttentionCase, part: str) -> float:
 
 def _options(case: AttentionCase, part: str) -> dict[str, int]:
     with patch.object(launch, "architecture", return_value=ARCH):
-        return short_rows.config(case.grid[0], case.dim, DTYPE, part == "backward")
+        return short_rows.config(case.grid[0], case.dim, DTYPE, part == "backward", case.lanes is not None)
 
 
 def _programs(case: AttentionCase, part: str) -> int:

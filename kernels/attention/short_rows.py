@@ -33,8 +33,8 @@ def serves(pattern: Pattern, grid: Grid | None, text: Text | None, queries: int,
     return triton.next_power_of_2(tokens) * sum(tiles.split(dim)) <= _LARGEST_ROW
 
 
-def config(tokens: int, dim: int, dtype: torch.dtype, backward: bool) -> dict[str, int]:
-    """Tile size, padded row and warps: the same for the same device, shape and dtype."""
+def config(tokens: int, dim: int, dtype: torch.dtype, backward: bool, normed: bool = False) -> dict[str, int]:
+    """Tile size, padded row and warps: the same for the same device, shape and dtype; `normed`: with norm in loads."""
     pad = max(2, triton.next_power_of_2(tokens))
     if launch.INTERPRETED:
         return {"BLOCK": max(32, pad), "PAD": pad}
@@ -44,6 +44,7 @@ def config(tokens: int, dim: int, dtype: torch.dtype, backward: bool) -> dict[st
     smallest = 16 if dtype == torch.float32 else smallest
     block = max(smallest, pad)
     crowded = (machine < 90 and block > 32) or (machine >= 100 and pad >= 32) or wide
+    crowded = crowded or (normed and sum(tiles.split(dim)) > 80)
     heavy = block > 64 or (backward and crowded)
     return {"BLOCK": block, "PAD": pad, "num_warps": 8 if heavy else 4, "num_stages": 1}
 
@@ -91,7 +92,7 @@ def forward(
     """out [B, S, heads, D] in q's dtype and lse float32 [B, heads, S] (empty without `with_lse`)."""
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = q.new_empty((q.shape[0], q.shape[2], q.shape[1]) if with_lse else (0, 0, 0), dtype=torch.float32)
-    options = config(_count(q, pattern, grid), q.shape[3], q.dtype, backward=False)
+    options = config(_count(q, pattern, grid), q.shape[3], q.dtype, False, bool(preparation.norm))
     programs, shape = _rows(q, pattern, grid, options["BLOCK"], options["PAD"])
     first, rest = tiles.split(q.shape[3])
     pointers, prepared = _prepare(preparation, q)
@@ -114,7 +115,7 @@ def backward(
 
     Returns, with `weight_gradient`, float32 gradients [2 or 4, D] of the preparation's weights, else an empty tensor.
     """
-    options = config(_count(q, pattern, grid), q.shape[3], q.dtype, backward=True)
+    options = config(_count(q, pattern, grid), q.shape[3], q.dtype, True, bool(preparation.norm))
     programs, shape = _rows(q, pattern, grid, options["BLOCK"], options["PAD"])
     first, rest = tiles.split(q.shape[3])
     pointers, prepared = _prepare(preparation, q)

@@ -42,8 +42,7 @@ SPILLS = {
     "80": {
         ("window-16", "window.queries"), ("full-40", "flash_forward.forward"),
         ("temporal-128-40", "short_rows.backward"), ("window-40", "flash_forward.forward"),
-        ("window-40", "window.forward"), ("temporal-128-96", "flash_backward.keys"), ("window-96", "window.queries"),
-        ("window-96", "window.keys"),
+        ("window-40", "window.forward"), ("window-96", "window.queries"), ("window-96", "window.keys"),
     },
     "90": set(),
     "100": {
