@@ -12,7 +12,8 @@ What bites:
 - A cloud that is empty on one side costs nothing in `chamfer` unless `cap` is given.
 """
 
-from phys4d.kernels.geometry.chamfer import chamfer, chamfer_4d, nearest, pack
+from phys4d.kernels.geometry.chamfer import chamfer, nearest, pack
+from phys4d.kernels.geometry.chamfer_4d import chamfer_4d
 from phys4d.kernels.geometry.losses import depth_loss, flow_loss
 from phys4d.kernels.geometry.occlusion import forward_backward_mask
 from phys4d.kernels.geometry.unproject import advect, unproject
