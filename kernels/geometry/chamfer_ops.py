@@ -11,6 +11,7 @@ import triton
 from torch import Tensor
 
 from phys4d.kernels import native
+from phys4d.kernels.geometry import chamfer_kernels
 from phys4d.kernels.geometry.chamfer_reference import gradients_reference, search_reference, value_of
 
 BACKENDS = ("auto", "native", "triton", "reference")
@@ -64,8 +65,6 @@ def forward(
     _check_lengths("y_lengths", y_lengths, y.shape[1])
     name = chosen(backend, x.device, x.shape[2])
     if name == "triton":
-        from phys4d.kernels.geometry import chamfer_kernels
-
         return chamfer_kernels.forward(x, y, x_lengths, y_lengths, squared)
     if name == "reference":
         return search_reference(x, y, x_lengths, y_lengths, squared)
@@ -103,8 +102,6 @@ def backward(
     """The gradients of x and y, shaped like them, for that of the value, `gradient` [B]; zeros in the padding."""
     name = chosen(backend, x.device, x.shape[2])
     if name == "triton":
-        from phys4d.kernels.geometry import chamfer_kernels
-
         return chamfer_kernels.backward(gradient, x, y, x_lengths, y_lengths, toward_y, toward_x, squared)
     if name == "native" and x.device.type == "cpu":
         return torch.ops.phys4d.chamfer_gradients(gradient, x, y, x_lengths, y_lengths, toward_y, toward_x, squared)
@@ -133,3 +130,34 @@ def _backward(ctx: Any, gradient: Tensor, *_indices: Any) -> tuple[Any, ...]:
 chamfer_op.register_autograd(_backward, setup_context=_setup)
 for _device in ("cpu", "cuda"):
     chamfer_op.register_autocast(_device, torch.float32)
+
+
+def _held(
+    x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, toward_y: Tensor, toward_x: Tensor, squared: bool,
+    backend: str,
+) -> Tensor:  # fmt: skip
+    """Chamfer distances [B] with partners that are given, int64 [B, N] and [B, M], instead of sought."""
+    return value_of(x, y, x_lengths, y_lengths, toward_y, toward_x, squared)
+
+
+held_op = torch.library.custom_op("phys4d::chamfer_held", _held, mutates_args=())
+
+
+@held_op.register_fake
+def _(x, *rest):  # type: ignore[no-untyped-def]
+    return x.new_empty(len(x))
+
+
+def _held_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.squared, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _held_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    gradients = chamfer_backward_op(gradient, *ctx.saved_tensors, ctx.squared, ctx.backend)
+    return (*gradients, None, None, None, None, None, None)
+
+
+held_op.register_autograd(_held_backward, setup_context=_held_setup)
+for _device in ("cpu", "cuda"):
+    held_op.register_autocast(_device, torch.float32)
