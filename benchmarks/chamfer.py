@@ -24,6 +24,7 @@ from phys4d.kernels.geometry import chamfer, unproject
 THREADS = (1, 2)
 SIZES = (100_000, 345_600)  # the bar, and all pixels of a 480 x 720 frame
 COMPARED = 100_000  # points up to which all are compared with all
+SLOW_ROUNDS = 2  # of that, which takes most of a minute
 Partners = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -96,25 +97,29 @@ def measure(name: str, x: Tensor, y: Tensor, *, rounds: int) -> list[dict[str, A
     finders: dict[str, Partners] = {"cKDTree, all cores": tree(-1), "cKDTree, one core": tree(1)}
     if len(x) <= COMPARED:
         finders["chunked cdist"] = chunks
-    truth = float(by_partners(finders["cKDTree, all cores"], x.double(), y.double()))
+    truth = float(by_partners(tree(-1), x.double(), y.double()))
     values: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ours": lambda a, b: chamfer(a[None], b[None])[0]}
     for peer, find in finders.items():
         values[peer] = lambda a, b, find=find: by_partners(find, a, b)  # type: ignore[misc]
     works: dict[str, Work] = {peer: _both(value, x, y) for peer, value in values.items()}
     works["ours, forward alone"] = lambda: chamfer(x[None], y[None])
     threads = torch.get_num_threads()
+    errors = {peer: abs(float(value(x, y)) - truth) / truth for peer, value in values.items()}
     rows = []
     try:
         for number in THREADS:
             torch.set_num_threads(number)
             before = os.getloadavg()[0]
-            timings = interleaved(works, x.device, rounds=rounds, seconds=60.0, warm_up=1)
+            quick = {peer: work for peer, work in works.items() if peer != "chunked cdist"}
+            timings = interleaved(quick, x.device, rounds=rounds, seconds=60.0, warm_up=1)
+            slow = {peer: work for peer, work in works.items() if peer not in quick}
+            timings |= interleaved(slow, x.device, rounds=SLOW_ROUNDS, seconds=60.0, warm_up=0)
             for peer, timing in timings.items():
-                error = abs(float(values[peer.removesuffix(", forward alone")](x, y)) - truth) / truth
                 rows.append({
                     "case": name, "points": len(x), "threads": number, "backend": peer, "ms": timing.median,
                     "ms_p20": timing.p20, "ms_p80": timing.p80, "times_ours": timing.median / timings["ours"].median,
-                    "error": error, "load_before": before, "load_after": os.getloadavg()[0],
+                    "error": errors[peer.removesuffix(", forward alone")],
+                    "load_before": before, "load_after": os.getloadavg()[0],
                 })  # fmt: skip
     finally:
         torch.set_num_threads(threads)

@@ -10,6 +10,7 @@ What bites:
   the half-pixel rim of the image is outside.
 - A mask never comes from the prediction that it judges: pass the visibility of the truth or of a teacher.
 - A cloud that is empty on one side costs nothing in `chamfer` unless `cap` is given.
+- No Chamfer distance aligns; `umeyama` does, by pixels that correspond.
 """
 
 from phys4d.kernels.geometry.alignment import Alignment, umeyama

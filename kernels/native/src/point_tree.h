@@ -97,6 +97,7 @@ class PointTree {
   // wanted one after two passes, and passes do not branch on coordinates.
   static void select(Point* points, int32_t count, int32_t wanted, int axis) {
     constexpr int32_t kFew = 32, kSample = 128, kPasses = 40;
+    constexpr size_t kKept = 1 << 20;  // points of scratch that a thread keeps
     thread_local std::vector<Point> aside;
     if (count > kFew && static_cast<int32_t>(aside.size()) < count) aside.resize(count);
     for (int pass = 0; count > kFew && pass < kPasses; ++pass) {
@@ -111,7 +112,8 @@ class PointTree {
       int32_t less = partition(points, count, aside.data(), axis, [=](T at) { return at < pivot; });
       if (less == 0) {  // the pivot is the least of all: its equals go first
         less = partition(points, count, aside.data(), axis, [=](T at) { return at <= pivot; });
-        if (wanted < less) return;
+        if (wanted < less) count = wanted = 0;  // the wanted one is among them
+        if (count == 0) break;
       }
       if (wanted < less) {
         count = less;
@@ -121,6 +123,7 @@ class PointTree {
         wanted -= less;
       }
     }
+    if (aside.size() > kKept) std::vector<Point>().swap(aside);
     std::nth_element(points, points + wanted, points + count,
                      [axis](const Point& a, const Point& b) { return a.at[axis] < b.at[axis]; });
   }
