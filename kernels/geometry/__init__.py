@@ -1,4 +1,4 @@
-"""4D geometry: lifting depth to points, losses that tie depth to motion, Chamfer distances; in plain torch.
+"""4D geometry: lifting depth to points, losses that tie depth to motion, Chamfer distances.
 
 Conventions (all functions): pixel centres at i + 0.5, u right and v down, OpenCV camera axes, depth in metres
 along the optical axis, motion from t to t + 1 as (du px, dv px, dz m), depth 0 where there is no surface.
@@ -10,24 +10,32 @@ What bites:
   the half-pixel rim of the image is outside.
 - A mask never comes from the prediction that it judges: pass the visibility of the truth or of a teacher.
 - A cloud that is empty on one side costs nothing in `chamfer` unless `cap` is given.
+- No Chamfer distance aligns; `umeyama` does, by pixels that correspond.
 """
 
-from phys4d.kernels.geometry.chamfer import chamfer, chamfer_4d, nearest, pack
+from phys4d.kernels.geometry.alignment import Alignment, umeyama
+from phys4d.kernels.geometry.chamfer import chamfer, nearest, pack
+from phys4d.kernels.geometry.chamfer_4d import chamfer_4d, chamfer_motion, chamfer_objects, chamfer_spacetime
 from phys4d.kernels.geometry.losses import depth_loss, flow_loss
 from phys4d.kernels.geometry.occlusion import forward_backward_mask
 from phys4d.kernels.geometry.unproject import advect, unproject
 from phys4d.kernels.geometry.warp_consistency import sample_depth, warp_consistency, warp_residual
 
 __all__ = [
+    "Alignment",
     "advect",
     "chamfer",
     "chamfer_4d",
+    "chamfer_motion",
+    "chamfer_objects",
+    "chamfer_spacetime",
     "depth_loss",
     "flow_loss",
     "forward_backward_mask",
     "nearest",
     "pack",
     "sample_depth",
+    "umeyama",
     "unproject",
     "warp_consistency",
     "warp_residual",

@@ -7,21 +7,20 @@ the symmetric sum of mean un-squared distances of actionmesh's CD-3D/CD-4D (face
 are differentiable in both clouds.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from phys4d.kernels import native
+from phys4d.kernels.geometry.chamfer_ops import chamfer_op, chosen, native_fault
+from phys4d.kernels.geometry.chamfer_reference import nearest_reference
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
 
-Backend = Literal["auto", "native", "reference"]
-_CHUNK = 1 << 22  # entries of a distance matrix held at once
+Backend = Literal["auto", "native", "triton", "reference"]
 
 
-def nearest(x: Tensor, y: Tensor, *, backend: Backend = "auto") -> tuple[Tensor, Tensor]:
+def nearest(x: Tensor, y: Tensor, *, backend: Literal["auto", "native", "reference"] = "auto") -> tuple[Tensor, Tensor]:
     """For every point of x its nearest point of y.
 
     Args:
@@ -33,7 +32,8 @@ def nearest(x: Tensor, y: Tensor, *, backend: Backend = "auto") -> tuple[Tensor,
     Returns:
         squared: [N] squared distances. Not differentiable: gather y by index for gradients, as `chamfer`
             does.
-        index: [N] int64 into y; which of several equally near points is left open.
+        index: [N] int64 into y; the lowest of equally near points. A distance that is not a number never wins; where
+            none wins, 0.
 
     Raises:
         ValueError: shapes or dtypes that do not fit, an unknown backend, or x not empty and y empty.
@@ -42,18 +42,15 @@ def nearest(x: Tensor, y: Tensor, *, backend: Backend = "auto") -> tuple[Tensor,
     expect_shape("x", x, ("N", 3))
     expect_shape("y", y, ("M", 3))
     expect_floating("x", x)
-    if y.dtype != x.dtype or y.device != x.device:
-        raise ValueError(f"y: expected {x.dtype} on {x.device} as x is, got {y.dtype} on {y.device}")
+    _expect_like("y", y, x)
     if len(x) and not len(y):
         raise ValueError(f"y: expected at least one point for the {len(x)} points of x, got none")
+    if backend not in ("auto", "native", "reference"):
+        raise ValueError(f'backend: expected "auto", "native" or "reference", got "{backend}"')
     x, y = x.detach(), y.detach()
-    if _chosen(backend, x) == "native":
-        return native.nearest(x, y)
-    rows = max(1, _CHUNK // max(1, len(y)))
-    best = [_squared_distances(part, y).min(dim=1) for part in x.split(rows)] if len(x) else []
-    if not best:
-        return x.new_zeros(0), torch.zeros(0, dtype=torch.int64, device=x.device)
-    return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
+    if backend == "auto":
+        backend = "reference" if native_fault(x.device) else "native"
+    return native.nearest(x, y) if chosen(backend, x.device) == "native" else nearest_reference(x, y)
 
 
 def chamfer(
@@ -68,81 +65,39 @@ def chamfer(
 ) -> Tensor:
     """Symmetric Chamfer distance of batches of (ragged) point clouds.
 
+    Exact, with memory linear in the points. On the CPU native code searches trees (any size); on CUDA Triton compares
+    all with all. Deterministic: the same bits in every run, on any number of threads.
+
     Args:
-        x: [B, N, 3], metres (float32 or float64).
-        y: [B, M, 3], metres.
+        x: [B, N, 3], metres (float32 or float64); or [B, N, 4] with both clouds in space-time.
+        y: [B, M, 3 or 4], as x.
         x_lengths, y_lengths: int64 [B], the points that count, at the front of each row; the rest may be
             anything.
         squared: average squared distances instead of distances.
         cap: upper limit of the result per cloud, and its value where exactly one of the two clouds is empty.
-        backend: as in `nearest`.
+        backend: "native" (compiled), "triton", "reference" (torch, in chunks) or "auto".
 
     Returns:
-        [B]: mean distance x to y plus mean distance y to x. 0 with zero gradient where both clouds are empty,
-        and without a cap also where one is (there is no distance to average).
+        [B]: mean distance x to y plus mean distance y to x, once differentiable. 0 with zero gradient where both
+        clouds are empty, and without a cap also where one is (there is no distance to average). Points that coincide
+        have gradient 0. Squares are taken in the clouds' dtype: in float32 distances under 1e-22 are 0 and over 1e19
+        infinite. A point that counts and is not a number is nobody's nearest and makes its own pair's distance (and
+        its own gradient) not a number; other pairs of the batch are untouched.
 
     Raises:
-        ValueError, RuntimeError: as in `nearest`; lengths out of range.
+        ValueError: shapes, dtypes or devices that do not fit, an unknown backend, lengths out of range (of lengths on
+            a GPU the device itself reports, since nobody waits for it).
+        RuntimeError: a backend asked for by name that cannot serve, with the reason.
     """
-    expect_shape("x", x, ("B", "N", 3))
+    expect_shape("x", x, ("B", "N", 4 if x.ndim == 3 and x.shape[2] == 4 else 3))
     expect_floating("x", x)
-    expect_shape("y", y, (len(x), "M", 3))
-    x_counts = _counts("x_lengths", x_lengths, x)
-    y_counts = _counts("y_lengths", y_lengths, y)
-    _chosen(backend, x)
-    toward_y = torch.zeros(x.shape[:2], dtype=torch.int64)
-    toward_x = torch.zeros(y.shape[:2], dtype=torch.int64)
-    for clip, (n, m) in enumerate(zip(x_counts, y_counts, strict=True)):
-        if n and m:
-            toward_y[clip, :n], toward_x[clip, :m] = _nearest_both_ways(x[clip, :n], y[clip, :m], backend)
-    x_mask = torch.arange(x.shape[1]) < torch.tensor(x_counts)[:, None]
-    y_mask = torch.arange(y.shape[1]) < torch.tensor(y_counts)[:, None]
-    both = torch.tensor([n > 0 and m > 0 for n, m in zip(x_counts, y_counts, strict=True)])
-    to_y = _mean_distance(x, y, toward_y.to(x.device), (x_mask & both[:, None]).to(x.device), squared)
-    to_x = _mean_distance(y, x, toward_x.to(x.device), (y_mask & both[:, None]).to(x.device), squared)
-    distance = to_y + to_x
+    expect_shape("y", y, (len(x), "M", x.shape[2]))
+    _expect_like("y", y, x)
+    n, m = _lengths("x_lengths", x_lengths, x), _lengths("y_lengths", y_lengths, y)
+    distance = chamfer_op(x, y, n, m, squared, backend)[0]
     if cap is None:
         return distance
-    one_sided = torch.tensor([(n > 0) != (m > 0) for n, m in zip(x_counts, y_counts, strict=True)])
-    return torch.where(one_sided.to(x.device), cap, distance.clamp_max(cap))
-
-
-def chamfer_4d(
-    x: Tensor | Sequence[Tensor],
-    y: Tensor | Sequence[Tensor],
-    *,
-    x_lengths: Tensor | None = None,
-    y_lengths: Tensor | None = None,
-    squared: bool = False,
-    cap: float | None = None,
-    backend: Backend = "auto",
-) -> Tensor:
-    """4D Chamfer distance: the mean over frames of each frame's `chamfer` (the cap holds per frame).
-
-    Args:
-        x, y: [B, T, N, 3] and [B, T, M, 3] metres with lengths int64 [B, T]; or, for one clip (B = 1), a
-            sequence of T clouds [N_t, 3] each, without lengths.
-        squared, cap, backend: as in `chamfer`.
-
-    Returns:
-        [B].
-
-    Raises:
-        ValueError, RuntimeError: as in `chamfer`; a different number of clips or frames on the two sides.
-    """
-    x, x_lengths = _padded("x", x, x_lengths)
-    y, y_lengths = _padded("y", y, y_lengths)
-    expect_shape("y", y, (*x.shape[:2], "M", 3))
-    per_frame = chamfer(
-        x.flatten(0, 1),
-        y.flatten(0, 1),
-        x_lengths=None if x_lengths is None else x_lengths.flatten(),
-        y_lengths=None if y_lengths is None else y_lengths.flatten(),
-        squared=squared,
-        cap=cap,
-        backend=backend,
-    )
-    return per_frame.view(x.shape[:2]).mean(dim=1)
+    return torch.where((n > 0) != (m > 0), cap, distance.clamp_max(cap))
 
 
 def pack(points: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,68 +119,15 @@ def pack(points: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return points.gather(-2, order.unsqueeze(-1).expand(*order.shape, 3)), lengths
 
 
-def _chosen(backend: str, x: Tensor) -> str:
-    if backend not in ("auto", "native", "reference"):
-        raise ValueError(f'backend: expected "auto", "native" or "reference", got "{backend}"')
-    if backend == "reference":
-        return backend
-    available, reason = native.status()
-    if available and not _has_kernel(x.device):
-        available, reason = False, f"{reason}; nothing for {x.device.type}"
-    if backend == "native" and not available:
-        raise RuntimeError(f"nearest: the native backend cannot serve {x.device}: {reason}")
-    return "native" if available else "reference"
+def _expect_like(name: str, tensor: Tensor, other: Tensor) -> None:
+    if tensor.dtype != other.dtype or tensor.device != other.device:
+        raise ValueError(
+            f"{name}: expected {other.dtype} on {other.device} as x is, got {tensor.dtype} on {tensor.device}"
+        )
 
 
-def _has_kernel(device: torch.device) -> bool:
-    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device.type)
-    return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key("phys4d::nearest", key)
-
-
-def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    # By differences: the |x|^2 + |y|^2 - 2xy form loses small distances to cancellation.
-    total = (x[:, None, 0] - y[None, :, 0]).square_()
-    for axis in (1, 2):
-        total.add_((x[:, None, axis] - y[None, :, axis]).square_())
-    return total
-
-
-def _nearest_both_ways(x: Tensor, y: Tensor, backend: Backend) -> tuple[Tensor, Tensor]:
-    if _chosen(backend, x) == "reference" and len(x) * len(y) <= _CHUNK:
-        distances = _squared_distances(x.detach(), y.detach())
-        return distances.min(dim=1).indices, distances.min(dim=0).indices
-    return nearest(x, y, backend=backend)[1], nearest(y, x, backend=backend)[1]
-
-
-def _mean_distance(x: Tensor, y: Tensor, index: Tensor, mask: Tensor, squared: bool) -> Tensor:
-    if not x.shape[1] or not y.shape[1]:
-        return x[:, :0].sum(dim=(1, 2)) + y[:, :0].sum(dim=(1, 2))
-    target = y.gather(1, index.unsqueeze(-1).expand(*index.shape, 3))
-    distance = torch.where(mask.unsqueeze(-1), x - target, 0).square().sum(dim=-1)
-    if not squared:
-        # A square root has no slope at 0: coinciding points get gradient 0.
-        apart = distance > 0
-        distance = torch.where(apart, torch.where(apart, distance, 1).sqrt(), 0)
-    return distance.sum(dim=1) / mask.sum(dim=1).clamp_min(1)
-
-
-def _counts(name: str, lengths: Tensor | None, cloud: Tensor) -> list[int]:
+def _lengths(name: str, lengths: Tensor | None, cloud: Tensor) -> Tensor:
     if lengths is None:
-        return [cloud.shape[1]] * len(cloud)
+        return torch.full((len(cloud),), cloud.shape[1], dtype=torch.int64, device=cloud.device)
     expect_shape(name, lengths, (len(cloud),))
-    counts = [int(count) for count in lengths.tolist()]
-    if any(not 0 <= count <= cloud.shape[1] for count in counts):
-        raise ValueError(f"{name}: expected counts from 0 to {cloud.shape[1]}, got {counts}")
-    return counts
-
-
-def _padded(name: str, cloud: Tensor | Sequence[Tensor], lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    if isinstance(cloud, Tensor):
-        expect_shape(name, cloud, ("B", "T", "N", 3))
-        if lengths is not None:
-            expect_shape(f"{name}_lengths", lengths, cloud.shape[:2])
-        return cloud, lengths
-    if lengths is not None:
-        raise ValueError(f"{name}_lengths: expected none, since a sequence of clouds knows its own lengths")
-    counts = torch.tensor([[len(frame) for frame in cloud]])
-    return pad_sequence(list(cloud), batch_first=True).unsqueeze(0), counts
+    return lengths.to(cloud.device, torch.int64)

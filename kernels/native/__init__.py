@@ -37,7 +37,7 @@ def status() -> tuple[bool, str]:
 
 
 def nearest(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """For each point of x its nearest point of y, by exhaustive search.
+    """For each point of x its nearest point of y: on the CPU large clouds go through trees, with the same bits.
 
     Args:
         x: [N, 3] float32 or float64, CPU or CUDA.

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from phys4d.kernels.geometry import advect, chamfer_4d, nearest, pack, unproject
+from phys4d.kernels.geometry import advect, chamfer_4d, chamfer_objects, pack, unproject
 
 
 def changed(video: Tensor, threshold: float) -> Tensor:
@@ -124,21 +124,6 @@ def _labels(instance: Tensor, mask: Tensor, stride: int) -> Tensor:
 
 def _objects_4d(x: Tensor, n: Tensor, y: Tensor, m: Tensor, labels: Tensor, cap: float) -> Tensor:
     """[B]: mean over frames of the mean over true objects of the Chamfer distance, capped per frame."""
-    frames = [
-        [_objects(x[b, t, : n[b, t]], y[b, t, : m[b, t]], labels[b, t, : m[b, t]], cap) for t in range(x.shape[1])]
-        for b in range(len(x))
-    ]
-    return torch.stack([torch.stack(row).mean() for row in frames])
-
-
-def _objects(x: Tensor, y: Tensor, label: Tensor, cap: float) -> Tensor:
-    """One frame: clouds x [N, 3], y [M, 3] and the object of each true point."""
-    if not len(x) or not len(y):
-        return y.new_tensor(cap if len(x) or len(y) else 0.0)
-    missed, _ = nearest(y, x)
-    strayed, at = nearest(x, y)
-    distances = []
-    for name in label.unique():
-        here, ours = missed[label == name].sqrt().mean(), strayed[label[at] == name].sqrt()
-        distances.append(here + (ours.mean() if len(ours) else here))  # nothing drawn near it: missed both ways
-    return torch.stack(distances).mean().clamp_max(cap)
+    flat = (t.flatten(0, 1) for t in (x, y, labels[:, : y.shape[1], : y.shape[2]]))
+    per_frame = chamfer_objects(*flat, x_lengths=n.flatten(), y_lengths=m.flatten(), cap=cap)
+    return per_frame.view(x.shape[:2]).mean(dim=1)

@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "nearest.h"
+#include "nearest_tree.h"
 
 #ifdef PHYS4D_WITH_CUDA
 #include <dlfcn.h>
@@ -34,8 +35,15 @@ std::tuple<Tensor, Tensor> new_outputs(const Tensor& x) {
           torch::stable::new_empty(x, {x.size(0)}, ScalarType::Long)};
 }
 
+constexpr int64_t kExhaustive = 1 << 19;  // pairs that are sooner compared than put into trees; the bits are the same
+
 template <typename T>
 void run_cpu(const Tensor& x, const Tensor& y, Tensor& distance, Tensor& index) {
+  if (x.size(0) > kExhaustive / y.size(0) && x.size(0) < INT32_MAX && y.size(0) < INT32_MAX) {
+    nearest_in_trees<T, 3>({{x.const_data_ptr<T>(), y.const_data_ptr<T>(), x.size(0), y.size(0),
+                             distance.mutable_data_ptr<T>(), index.mutable_data_ptr<int64_t>(), nullptr, nullptr}});
+    return;
+  }
   nearest_cpu<T>(x.const_data_ptr<T>(), y.const_data_ptr<T>(), distance.mutable_data_ptr<T>(),
                  index.mutable_data_ptr<int64_t>(), x.size(0), y.size(0));
 }

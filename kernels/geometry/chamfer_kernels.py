@@ -1,0 +1,213 @@
+"""Chamfer distance on the GPU: all points compared with all, one kernel each way, and gradients with one owner each.
+
+A program holds BLOCK points of one cloud and walks over the other cloud in tiles of TILE points, one lane per pair;
+each lane keeps its own nearest and the lanes are reduced once, at the end, to the lowest index. Products are not fused
+with sums, so that who is nearest, and the distance, have the bits of the CPU's search.
+
+For the gradient the pairs are sorted by the point that was chosen: whoever owns that point adds up its share in the
+order of the points that chose it. A point that very many chose is added up by one lane alone.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from phys4d.kernels.geometry.chamfer_reference import mean_of
+
+TILES = {torch.float32: (128, 16), torch.float64: (64, 16)}  # points, others: what a program holds without spilling
+GRADIENT_BLOCK = 128
+
+
+@triton.jit
+def _axis(X, points, axis: tl.constexpr, D: tl.constexpr, inside, other):
+    return tl.load(X + points * D + axis, mask=inside, other=other)
+
+
+@triton.jit
+def _square(a0, a1, a2, a3, b0, b1, b2, b3, D: tl.constexpr):
+    d0, d1, d2 = a0 - b0, a1 - b1, a2 - b2
+    total = d0 * d0 + d1 * d1 + d2 * d2
+    if D == 4:
+        d3 = a3 - b3
+        total = total + d3 * d3
+    return total
+
+
+@triton.jit
+def search_kernel(
+    X, Y, XLengths, YLengths, Squares, Index, points, others, blocks,
+    D: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Squares and Index [B, points] of the nearest in Y [B, others, D] to X [B, points, D]; 0 in the padding."""
+    program = tl.program_id(0)
+    clip = (program // blocks).to(tl.int64)
+    row = (program % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    count, other_count = tl.load(XLengths + clip).to(tl.int32), tl.load(YLengths + clip).to(tl.int32)
+    inside = row < count
+    X += clip * points * D
+    Y += clip * others * D
+    x0 = _axis(X, row, 0, D, inside, 0.0)
+    x1 = _axis(X, row, 1, D, inside, 0.0)
+    x2 = _axis(X, row, 2, D, inside, 0.0)
+    x3 = _axis(X, row, D - 1, D, inside, 0.0)
+    best = tl.full((BLOCK, TILE), float("inf"), X.dtype.element_ty)
+    where = tl.zeros((BLOCK, TILE), tl.int32)
+    column = tl.arange(0, TILE)
+    reached = tl.where(tl.sum(inside.to(tl.int32)) > 0, other_count, 0)
+    for start in range(0, reached, TILE):
+        at = (start + column).to(tl.int64)
+        there = at < other_count
+        y0 = _axis(Y, at, 0, D, there, float("inf"))  # infinitely far: beats nothing
+        y1 = _axis(Y, at, 1, D, there, float("inf"))
+        y2 = _axis(Y, at, 2, D, there, float("inf"))
+        y3 = _axis(Y, at, D - 1, D, there, float("inf"))
+        square = _square(
+            x0[:, None], x1[:, None], x2[:, None], x3[:, None], y0[None, :], y1[None, :], y2[None, :], y3[None, :], D
+        )
+        nearer = square < best
+        best = tl.where(nearer, square, best)
+        where = tl.where(nearer, start // TILE, where)
+    least = tl.min(best, axis=1)
+    index = where.to(tl.int64) * TILE + column[None, :]
+    index = tl.min(tl.where(best == least[:, None], index, others), axis=1)
+    known = inside & (other_count > 0)
+    index = tl.where(known, index, 0)
+    y0 = _axis(Y, index, 0, D, known, 0.0)
+    y1 = _axis(Y, index, 1, D, known, 0.0)
+    y2 = _axis(Y, index, 2, D, known, 0.0)
+    y3 = _axis(Y, index, D - 1, D, known, 0.0)
+    square = tl.where(known, _square(x0, x1, x2, x3, y0, y1, y2, y3, D), 0.0)
+    tl.store(Squares + clip * points + row, square, mask=row < points)
+    tl.store(Index + clip * points + row, index, mask=row < points)
+
+
+@triton.jit
+def _slope(square, weight, SQUARED: tl.constexpr, DOUBLE: tl.constexpr):
+    """What the difference of two points is multiplied by: 0 where they coincide."""
+    if SQUARED:
+        slope = 2 * weight + square * 0
+    elif DOUBLE:
+        slope = tl.where(square == 0, 0.0, weight / tl.sqrt(square))
+    else:
+        slope = tl.where(square == 0, 0.0, tl.div_rn(weight + square * 0, tl.sqrt_rn(square)))
+    return slope
+
+
+@triton.jit
+def gradient_kernel(
+    X, Y, Chosen, Order, Starts, XLengths, OwnWeight, OtherWeight, Gradient, points, others, blocks,
+    D: tl.constexpr, SQUARED: tl.constexpr, DOUBLE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Gradient of X [B, points, D]: of its own distances to Y[Chosen], and of those of Y[Order[Starts[i]:Starts[i+1]]].
+
+    OwnWeight, OtherWeight: [B], the gradient of the value over the number of points on either side; 0: nothing flows.
+    """
+    program = tl.program_id(0)
+    clip = (program // blocks).to(tl.int64)
+    row = (program % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    own, other = tl.load(OwnWeight + clip), tl.load(OtherWeight + clip)
+    inside = row < tl.where(own != 0.0, tl.load(XLengths + clip), 0)
+    Y += clip * others * D
+    x0 = _axis(X + clip * points * D, row, 0, D, inside, 0.0)
+    x1 = _axis(X + clip * points * D, row, 1, D, inside, 0.0)
+    x2 = _axis(X + clip * points * D, row, 2, D, inside, 0.0)
+    x3 = _axis(X + clip * points * D, row, D - 1, D, inside, 0.0)
+    at = tl.load(Chosen + clip * points + row, mask=inside, other=0)
+    y0 = _axis(Y, at, 0, D, inside, 0.0)
+    y1 = _axis(Y, at, 1, D, inside, 0.0)
+    y2 = _axis(Y, at, 2, D, inside, 0.0)
+    y3 = _axis(Y, at, D - 1, D, inside, 0.0)
+    slope = _slope(_square(x0, x1, x2, x3, y0, y1, y2, y3, D), own, SQUARED, DOUBLE)
+    g0, g1, g2, g3 = (x0 - y0) * slope, (x1 - y1) * slope, (x2 - y2) * slope, (x3 - y3) * slope
+    begin = tl.load(Starts + clip * (points + 1) + row, mask=inside, other=0)
+    end = tl.load(Starts + clip * (points + 1) + row + 1, mask=inside, other=0)
+    for step in range(tl.max(end - begin)):
+        here = begin + step < end
+        at = tl.load(Order + clip * others + begin + step, mask=here, other=0)
+        y0 = _axis(Y, at, 0, D, here, 0.0)
+        y1 = _axis(Y, at, 1, D, here, 0.0)
+        y2 = _axis(Y, at, 2, D, here, 0.0)
+        y3 = _axis(Y, at, D - 1, D, here, 0.0)
+        slope = _slope(_square(x0, x1, x2, x3, y0, y1, y2, y3, D), other, SQUARED, DOUBLE)
+        g0 = tl.where(here, g0 + (x0 - y0) * slope, g0)
+        g1 = tl.where(here, g1 + (x1 - y1) * slope, g1)
+        g2 = tl.where(here, g2 + (x2 - y2) * slope, g2)
+        g3 = tl.where(here, g3 + (x3 - y3) * slope, g3)
+    Gradient += clip * points * D
+    tl.store(Gradient + row * D, tl.where(inside, g0, 0.0), mask=row < points)
+    tl.store(Gradient + row * D + 1, tl.where(inside, g1, 0.0), mask=row < points)
+    tl.store(Gradient + row * D + 2, tl.where(inside, g2, 0.0), mask=row < points)
+    if D == 4:
+        tl.store(Gradient + row * D + 3, tl.where(inside, g3, 0.0), mask=row < points)
+
+
+def forward(
+    x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, squared: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `chamfer_ops.forward`. Meta tensors launch both kernels too, for compiling without a GPU."""
+    x, y = x.contiguous(), y.contiguous()
+    lengths = x_lengths.contiguous(), y_lengths.contiguous()
+    x_squares, toward_y = _search(x, y, *lengths)
+    y_squares, toward_x = _search(y, x, *reversed(lengths))
+    total = mean_of(x_squares, x_lengths, squared) + mean_of(y_squares, y_lengths, squared)
+    value = torch.where((x_lengths > 0) & (y_lengths > 0), total, 0).to(x.dtype)
+    return value, toward_y, toward_x
+
+
+def _search(x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor) -> tuple[Tensor, Tensor]:
+    batch, points, dimensions = x.shape
+    squares, index = x.new_empty(batch, points), x.new_empty((batch, points), dtype=torch.int64)
+    block, tile = TILES[x.dtype]
+    blocks = triton.cdiv(points, block)
+    _launch(
+        search_kernel, batch * blocks, x, y, x_lengths, y_lengths, squares, index, points, y.shape[1], blocks,
+        D=dimensions, BLOCK=block, TILE=tile,
+    )  # fmt: skip
+    return squares, index
+
+
+def backward(
+    gradient: Tensor, x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, toward_y: Tensor, toward_x: Tensor,
+    squared: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """As `chamfer_ops.backward`."""
+    x, y = x.contiguous(), y.contiguous()
+    x_lengths, y_lengths = x_lengths.contiguous(), y_lengths.contiguous()
+    both = (x_lengths > 0) & (y_lengths > 0)
+    weights = [
+        torch.where(both, gradient / lengths.clamp_min(1).to(x.dtype), 0).contiguous()
+        for lengths in (x_lengths, y_lengths)
+    ]
+    x_gradient = _gradient(x, y, toward_y, toward_x, x_lengths, y_lengths, weights[0], weights[1], squared)
+    y_gradient = _gradient(y, x, toward_x, toward_y, y_lengths, x_lengths, weights[1], weights[0], squared)
+    return x_gradient, y_gradient
+
+
+def _gradient(
+    x: Tensor, y: Tensor, chosen: Tensor, choosing: Tensor, x_lengths: Tensor, y_lengths: Tensor, own: Tensor,
+    other: Tensor, squared: bool,
+) -> Tensor:  # fmt: skip
+    batch, points, dimensions = x.shape
+    column = torch.arange(choosing.shape[1], device=x.device)
+    target = torch.where(column < y_lengths[:, None], choosing, points)  # the padding chooses nobody
+    target, order = target.sort(dim=1, stable=True)
+    rows = torch.arange(points + 1, device=x.device).expand(batch, -1).contiguous()
+    starts = torch.searchsorted(target, rows)
+    result = x.new_empty(x.shape)
+    blocks = triton.cdiv(points, GRADIENT_BLOCK)
+    _launch(
+        gradient_kernel, batch * blocks, x, y, chosen.contiguous(), order, starts, x_lengths, own, other, result,
+        points, y.shape[1], blocks,
+        D=dimensions, SQUARED=squared, DOUBLE=x.dtype == torch.float64, BLOCK=GRADIENT_BLOCK,
+    )  # fmt: skip
+    return result
+
+
+def _launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
+    if programs >= 1 << 31:
+        raise ValueError(f"{programs} programs of {kernel.__name__}: at most {(1 << 31) - 1}")
+    if programs:
+        kernel[(programs,)](*args, num_warps=4, enable_fp_fusion=False, **options)
