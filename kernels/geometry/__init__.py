@@ -1,4 +1,7 @@
-"""4D geometry: lifting depth to points, losses that tie depth to motion, Chamfer distances; in plain torch.
+"""4D geometry: lifting depth to points, losses that tie depth to motion, Chamfer distances.
+
+Warp consistency runs natively on a CPU and in Triton on CUDA; `backend="reference"` asks for its definition in plain
+torch. It gives the same bits in every run, whatever the number of threads.
 
 Conventions (all functions): pixel centres at i + 0.5, u right and v down, OpenCV camera axes, depth in metres
 along the optical axis, motion from t to t + 1 as (du px, dv px, dz m), depth 0 where there is no surface.
@@ -8,7 +11,8 @@ there.
 What bites:
 - A landing point counts as inside only where all four neighbouring pixel centres exist and carry a surface;
   the half-pixel rim of the image is outside.
-- A mask never comes from the prediction that it judges: pass the visibility of the truth or of a teacher.
+- A mask never comes from the prediction that it judges: pass the visibility of the truth or of a teacher. Where there
+  is neither, warp_consistency(..., None, report=True) tests detached depth and tells the share it left out.
 - A cloud that is empty on one side costs nothing in `chamfer` unless `cap` is given.
 """
 
