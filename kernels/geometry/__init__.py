@@ -1,7 +1,7 @@
 """4D geometry: lifting depth to points, losses that tie depth to motion, Chamfer distances.
 
-Warp consistency runs natively on a CPU and in Triton on CUDA; `backend="reference"` asks for its definition in plain
-torch. It gives the same bits in every run, whatever the number of threads.
+Losses run natively on a CPU, and warp consistency in Triton on CUDA; `backend="reference"` asks for the definition in
+plain torch. The kernels give the same bits in every run, whatever the number of threads.
 
 Conventions (all functions): pixel centres at i + 0.5, u right and v down, OpenCV camera axes, depth in metres
 along the optical axis, motion from t to t + 1 as (du px, dv px, dz m), depth 0 where there is no surface.
@@ -17,7 +17,7 @@ What bites:
 """
 
 from phys4d.kernels.geometry.chamfer import chamfer, chamfer_4d, nearest, pack
-from phys4d.kernels.geometry.losses import depth_loss, flow_loss
+from phys4d.kernels.geometry.losses import depth_loss, depth_losses, flow_loss, scene_flow_loss
 from phys4d.kernels.geometry.occlusion import forward_backward_mask
 from phys4d.kernels.geometry.unproject import advect, unproject
 from phys4d.kernels.geometry.warp_consistency import sample_depth, warp_consistency, warp_residual
@@ -27,11 +27,13 @@ __all__ = [
     "chamfer",
     "chamfer_4d",
     "depth_loss",
+    "depth_losses",
     "flow_loss",
     "forward_backward_mask",
     "nearest",
     "pack",
     "sample_depth",
+    "scene_flow_loss",
     "unproject",
     "warp_consistency",
     "warp_residual",

@@ -1,5 +1,6 @@
 """Who computes a loss: native code, a Triton kernel, or its definition in plain torch."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import triton
@@ -11,11 +12,13 @@ Backend = Literal["auto", "native", "triton", "reference"]
 INTERPRETED = bool(triton.knobs.runtime.interpret)  # then Triton kernels serve the CPU, and native ones nothing
 
 
-def chosen(backend: str, name: str, x: Tensor, weight: Tensor | None = None, *, has_triton: bool = True) -> str:
+def chosen(
+    backend: str, name: str, x: Tensor, fixed: Mapping[str, Tensor | None] | None = None, *, has_triton: bool = True
+) -> str:
     """Which backend serves a loss on x's device: "native" on a CPU where it is built, "triton" on CUDA.
 
-    "auto" leaves the rest, and a weight that wants a gradient, to the definition; a name that cannot serve raises.
-    has_triton: whether the loss has a Triton kernel.
+    "auto" leaves the rest to the definition; a name that cannot serve raises. fixed: arguments in which no kernel
+    differentiates; one that wants a gradient needs the definition. has_triton: whether the loss has a Triton kernel.
 
     Raises:
         ValueError: an unknown backend. RuntimeError: one asked for by name that cannot serve, with the reason.
@@ -28,8 +31,9 @@ def chosen(backend: str, name: str, x: Tensor, weight: Tensor | None = None, *, 
     if wanted == "auto":
         wanted = "native" if x.device.type == "cpu" and not INTERPRETED else "triton"
     fault = _fault(wanted, x, has_triton)
-    if weight is not None and weight.requires_grad:
-        fault = 'the weight wants a gradient, which only backend="reference" gives'
+    for argument, value in (fixed or {}).items():
+        if value is not None and value.requires_grad:
+            fault = f'{argument} wants a gradient, which only backend="reference" gives'
     if fault is None:
         return wanted
     if backend != "auto":

@@ -91,7 +91,7 @@ def warp_consistency(
     if z_test is None:
         z_test = 0.05 if visible is None else -1.0
     arguments = depth, motion.to(depth.dtype), visible, weight, truth, loss, z_test, border == "clamp"
-    if chosen(backend, "warp_consistency", depth, weight) == "reference":
+    if chosen(backend, "warp_consistency", depth, {"weight": weight}) == "reference":
         each, _, used = warp_reference(*arguments)
     else:
         each, _, used, _ = warp_op(*arguments)

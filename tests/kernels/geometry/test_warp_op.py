@@ -232,7 +232,7 @@ def test_a_weight_that_learns_is_served_by_the_definition() -> None:
     weight.requires_grad_()
     warp_consistency(depth, motion, visible, weight=weight).backward()
     assert weight.grad is not None and weight.grad.abs().sum() > 0
-    with pytest.raises(RuntimeError, match='the weight wants a gradient, which only backend="reference" gives'):
+    with pytest.raises(RuntimeError, match='weight wants a gradient, which only backend="reference" gives'):
         warp_consistency(depth, motion, visible, weight=weight, backend="native")
 
 
