@@ -22,7 +22,7 @@ namespace {
 
 constexpr int kChunk = 256;
 constexpr int kLanes = 16;  // partial sums side by side
-constexpr int64_t kRowsPerTask = 16;
+constexpr int64_t kRowsPerTask = 16, kPairsPerTask = 4;
 
 template <typename T>
 struct Pair {  // one pair of frames
@@ -33,7 +33,7 @@ struct Pair {  // one pair of frames
 template <typename T>
 struct Chunk {  // neighbouring pixels of one row
   T x[kChunk], y[kChunk], corner[4][kChunk], sampled[kChunk], moved[kChunk], residual[kChunk], weight[kChunk];
-  T free_u[kChunk], free_v[kChunk], value[kChunk];
+  T free_u[kChunk], free_v[kChunk], value[kChunk], taps[2][2 * kChunk];
   int32_t first[kChunk], used[kChunk];
 };
 
@@ -88,14 +88,26 @@ ALWAYS void land_by(const WarpInputs<T>& in, const Pair<T>& pair, int64_t row, i
     c.first[i] = top * width + left;
     c.used[i] &= inside;
   }
-  const int offset[4] = {0, right, below, below + right};
-  for (int k = 0; k < 4; ++k) {
-    const T* tap = pair.sampled + offset[k];
-    T* corner = c.corner[k];
+  // Two neighbours at once, as plain loads: gathering four vectors takes several times as long.
+  struct Two {
+    T left, right;
+  };
+  if (right != 0) {
+    const T *upper = pair.sampled, *lower = pair.sampled + below;
     for (int i = 0; i < n; ++i) {
-      const T depth = tap[c.first[i]];
-      corner[i] = depth > 0 ? T(1) / depth : T(0);
+      __builtin_memcpy(c.taps[0] + 2 * i, upper + c.first[i], sizeof(Two));
+      __builtin_memcpy(c.taps[1] + 2 * i, lower + c.first[i], sizeof(Two));
     }
+  } else {
+    for (int i = 0; i < n; ++i) {
+      c.taps[0][2 * i] = c.taps[0][2 * i + 1] = pair.sampled[c.first[i]];
+      c.taps[1][2 * i] = c.taps[1][2 * i + 1] = pair.sampled[below + c.first[i]];
+    }
+  }
+  for (int k = 0; k < 4; ++k) {
+    const T* tap = c.taps[k / 2] + k % 2;
+    T* corner = c.corner[k];
+    for (int i = 0; i < n; ++i) corner[i] = tap[2 * i] > 0 ? T(1) / tap[2 * i] : T(0);
   }
   const T nearest = T(1 - in.z_test);
   const bool test = in.z_test >= 0;
@@ -274,27 +286,32 @@ void warp_consistency_backward_cpu(const WarpInputs<T>& in, const double* scale,
     T* alone = d_depth + (b * in.frames + (back ? pairs : 0)) * plane;
     std::fill(alone, alone + plane, T(0));
   }
-  torch::stable::parallel_for(0, in.clips * pairs, 1, [&](int64_t begin, int64_t end) {
+  // Moved depth is depth at t plus dz, so that both have the same gradient. It is added once the pair before has
+  // filled frame t: at once within a task, and at the end for the first frame of each.
+  const auto add_moved = [&](int64_t b, int64_t t) {
+    const T* d_z = d_motion + ((3 * b + 2) * pairs + t) * plane;
+    T* d_base = d_depth + (b * in.frames + t) * plane;
+    for (int64_t j = 0; j < plane; ++j) d_base[j] += d_z[j];
+  };
+  const int64_t tasks = (pairs + kPairsPerTask - 1) / kPairsPerTask;
+  torch::stable::parallel_for(0, in.clips * tasks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = i / pairs, t = i % pairs;
-      T* d_sampled = d_depth + (b * in.frames + (back ? t : t + 1)) * plane;
-      T* d_u = d_motion + (3 * b * pairs + t) * plane;
-      std::fill(d_sampled, d_sampled + plane, T(0));
-      const Pair<T> pair = pair_of(in, b, t);
-      for (int64_t row = 0; row < in.height; ++row) {
-        gradients_of(in, pair, row, scale[b], d_sampled, d_u, d_u + pairs * plane, d_u + 2 * pairs * plane);
+      const int64_t b = i / tasks, start = i % tasks * kPairsPerTask;
+      for (int64_t t = start; t < std::min(start + kPairsPerTask, pairs); ++t) {
+        T* d_sampled = d_depth + (b * in.frames + (back ? t : t + 1)) * plane;
+        T* d_u = d_motion + (3 * b * pairs + t) * plane;
+        std::fill(d_sampled, d_sampled + plane, T(0));
+        const Pair<T> pair = pair_of(in, b, t);
+        for (int64_t row = 0; row < in.height; ++row) {
+          gradients_of(in, pair, row, scale[b], d_sampled, d_u, d_u + pairs * plane, d_u + 2 * pairs * plane);
+        }
+        if (!back && t > start) add_moved(b, t);
       }
     }
   });
   if (back) return;
-  // Moved depth is depth at t plus dz, so that both have the same gradient.
-  torch::stable::parallel_for(0, in.clips * pairs, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = i / pairs, t = i % pairs;
-      const T* d_z = d_motion + ((3 * b + 2) * pairs + t) * plane;
-      T* d_base = d_depth + (b * in.frames + t) * plane;
-      for (int64_t j = 0; j < plane; ++j) d_base[j] += d_z[j];
-    }
+  torch::stable::parallel_for(0, in.clips * tasks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) add_moved(i / tasks, i % tasks * kPairsPerTask);
   });
 }
 
