@@ -96,10 +96,11 @@ def backward(
     per_clip: bool, invariance: float, scales: int, wanted: int,
 ) -> Tensor:  # fmt: skip
     """d_predicted [B, T, H, W], contiguous, for the gradients [4, B] of the losses and what `forward` kept."""
-    with torch.enable_grad():
-        predicted = predicted.detach().requires_grad_()
-        values = depth_reference(predicted, target, valid, weight, per_clip, invariance, scales, wanted)
-        return torch.autograd.grad(values, predicted, grad, materialize_grads=True)[0].contiguous()
+
+    def values(predicted: Tensor) -> Tensor:
+        return depth_reference(predicted, target, valid, weight, per_clip, invariance, scales, wanted)
+
+    return torch.func.vjp(values, predicted)[1](grad)[0].contiguous()  # autograd is off inside an operator
 
 
 depth_losses_backward_op = torch.library.custom_op("phys4d::depth_losses_backward", backward, mutates_args=())

@@ -43,11 +43,14 @@ def backward(
     scale: Tensor, predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None, kind: str
 ) -> Tensor:
     """d_predicted [B, C, N], contiguous; scale: float64 [B], the gradient of a clip's loss over its sum of weights."""
-    with torch.enable_grad():
-        predicted = predicted.detach().requires_grad_()
-        value, total = flow_reference(predicted, target, valid, weight, kind)
-        grad = (scale * total.detach()).to(value.dtype)
-        return torch.autograd.grad(value, predicted, grad)[0].contiguous()
+
+    def value(predicted: Tensor) -> tuple[Tensor, Tensor]:
+        return flow_reference(predicted, target, valid, weight, kind)
+
+    # Not by autograd, which is off inside an operator.
+    found: Any = torch.func.vjp(value, predicted, has_aux=True)
+    _, slope, total = found
+    return slope((scale * total).to(predicted.dtype))[0].contiguous()
 
 
 flow_loss_backward_op = torch.library.custom_op("phys4d::flow_loss_backward", backward, mutates_args=())

@@ -168,8 +168,12 @@ if not INTERPRETED:
             return torch.ops.phys4d.native_warp_consistency_backward(
                 scale, depth, motion, visible, weight, truth, LOSSES.index(loss), z_test, clamp
             )
-        with torch.enable_grad():
-            depth, motion = depth.detach().requires_grad_(), motion.detach().requires_grad_()
-            value, total, _ = warp_reference(depth, motion, visible, weight, truth, loss, z_test, clamp)
-            grad = (scale * total.detach()).to(value.dtype)
-            return torch.autograd.grad(value, (depth, motion), grad, materialize_grads=True)
+
+        def value(depth: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+            return warp_reference(depth, motion, visible, weight, truth, loss, z_test, clamp)[:2]
+
+        # Not by autograd, which is off inside an operator.
+        found: Any = torch.func.vjp(value, depth, motion, has_aux=True)
+        _, slope, total = found
+        d_depth, d_motion = slope((scale * total).to(depth.dtype))
+        return d_depth.contiguous(), d_motion.contiguous()

@@ -244,8 +244,11 @@ def test_a_named_backend_that_cannot_serve_raises(monkeypatch: pytest.MonkeyPatc
     assert chosen("auto", "warp_consistency", depth) == "reference"
     with pytest.raises(RuntimeError, match="the native backend cannot serve cpu: no compiler was found"):
         warp_consistency(depth, motion, visible, backend="native")
-    operator = warp_op(depth, motion, visible, None, None, "l1", -1.0, False)
-    torch.testing.assert_close(operator[0].sum() / 2, warp_consistency(depth, motion, visible))
+    arguments = (depth.requires_grad_(), motion.requires_grad_(), visible, None, None, "l1", -1.0, False)
+    assert set(torch.library.opcheck(warp_op, arguments).values()) == {"SUCCESS"}  # then it is the definition
+    torch.testing.assert_close(warp_op(*arguments)[0].sum() / 2, warp_consistency(depth, motion, visible))
+    found = torch.autograd.grad(warp_op(*arguments)[0].sum() / 2, (depth, motion))
+    torch.testing.assert_close(found, torch.autograd.grad(warp_consistency(depth, motion, visible), (depth, motion)))
 
 
 def test_wrong_options_are_named() -> None:
