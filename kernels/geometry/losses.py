@@ -1,39 +1,94 @@
-"""Supervised losses of the depth and motion heads."""
+"""Supervised losses of the depth and motion heads.
+
+On a CPU native code serves where it is built, with the same bits in every run, whatever the number of threads;
+elsewhere, and where target or weight want a gradient, the definitions in plain torch.
+"""
+
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from phys4d.kernels.geometry.choice import Backend, chosen
+from phys4d.kernels.geometry.depth_ops import SCALES, depth_losses_op
+from phys4d.kernels.geometry.depth_reference import KINDS, depth_reference, trimmed
+from phys4d.kernels.geometry.flow_ops import flow_loss_op
+from phys4d.kernels.geometry.flow_reference import KINDS as FLOW_KINDS
+from phys4d.kernels.geometry.flow_reference import flow_error, flow_reference
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape, masked_mean
+from phys4d.kernels.geometry.unproject import advect, unproject
+
+DepthKind = Literal["log_l1", "silog", "scale_shift", "gradient"]
+FlowKind = Literal["l1", "charbonnier", "epe", "laplace"]
+Scope = Literal["frame", "clip"]
 
 
-def depth_loss(predicted: Tensor, target: Tensor, valid: Tensor, *, weight: Tensor | None = None) -> Tensor:
-    """Mean absolute log ratio of two metric depths: 0.1 means ten percent off, near or far.
+class DepthLosses(NamedTuple):
+    """Each a scalar, as `depth_loss` of that kind."""
+
+    log_l1: Tensor
+    silog: Tensor
+    scale_shift: Tensor
+    gradient: Tensor
+
+
+def depth_loss(
+    predicted: Tensor, target: Tensor, valid: Tensor, *, weight: Tensor | None = None, kind: DepthKind = "log_l1",
+    scope: Scope = "frame", trim: float = 0.0, invariance: float = 0.85, scales: int = 4, backend: Backend = "auto",
+) -> Tensor:  # fmt: skip
+    """How far a depth is from another: by default the mean absolute log ratio (0.1: ten percent off, near or far).
 
     Args:
-        predicted: [B, T, H, W], metres, positive where valid (float32 or float64).
+        predicted: [B, T, H, W], metres (scale_shift: any unit), positive where valid (float32 or float64).
         target: [B, T, H, W], metres; anything where not valid.
         valid: bool [B, T, H, W].
         weight: [B, T, H, W], not negative; the mean is then weighted (divided by the sum of the clip's weights).
+            "gradient" does not look at it.
+        kind: "log_l1"; "silog", the spread of the log ratio; "scale_shift", the mean squared residual, in squared
+            units of target, of the best s * predicted + t, in closed form; "gradient", differences of the log ratio
+            between neighbours at several scales. The formulas and their sources are in `depth_reference`.
+        scope: whether silog and scale_shift look at each frame (then the mean over frames) or at the clip as a whole.
+        trim: scale_shift without this share of each group, those with the largest residuals of a first fit; fits again.
+            What bends the first fit toward itself, a prediction far off the others, stays.
+        invariance: of silog to scale; 1 ignores it.
+        scales: of gradient, from 1 to 8: scale k looks at every 2^k-th row and column.
+        backend: "native" (C++, CPU), "reference" (plain torch, differentiable twice, and in target and weight) or
+            "auto": native where it serves.
 
     Returns:
         Scalar, the mean over clips of each clip's mean; 0 with zero gradient for a clip without a valid pixel.
 
     Raises:
-        ValueError: a shape or dtype that does not fit, naming the argument.
+        ValueError: a shape, dtype or option that does not fit, naming the argument.
+        RuntimeError: a backend asked for by name that cannot serve, with the reason.
     """
-    expect_shape("predicted", predicted, ("B", "T", "H", "W"))
-    expect_floating("predicted", predicted)
-    expect_shape("target", target, predicted.shape)
-    expect_mask("valid", valid, predicted.shape)
-    if weight is not None:
-        expect_shape("weight", weight, predicted.shape)
-    # Ones outside the mask keep log's infinite slope at 0 out of the gradient.
-    ratio = torch.where(valid, predicted, 1).log() - torch.where(valid, target, 1).log()
-    return masked_mean(ratio.abs(), valid, weight)
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    _expect_pair(predicted, target, valid, weight)
+    if not 0 <= trim < 1 or (trim and kind != "scale_shift"):
+        raise ValueError(f"trim: expected a share from 0 to below 1, and only for scale_shift, got {trim} for {kind}")
+    if trim:
+        valid = trimmed(predicted, target, valid, weight, scope == "clip", trim)
+    at = KINDS.index(kind)
+    values = _depth_values(predicted, target, valid, weight, scope, invariance, scales, 1 << at, backend)
+    return values[at].sum() / max(len(predicted), 1)
 
 
-def flow_loss(predicted: Tensor, target: Tensor, valid: Tensor, *, weight: Tensor | None = None) -> Tensor:
-    """L1 distance of two motion fields, summed over channels, averaged over valid pixels.
+def depth_losses(
+    predicted: Tensor, target: Tensor, valid: Tensor, *, weight: Tensor | None = None, scope: Scope = "frame",
+    invariance: float = 0.85, scales: int = 4, backend: Backend = "auto",
+) -> DepthLosses:  # fmt: skip
+    """All kinds of `depth_loss` from one pass over the pair, and their gradients from another; arguments as there."""
+    _expect_pair(predicted, target, valid, weight)
+    values = _depth_values(predicted, target, valid, weight, scope, invariance, scales, 15, backend)
+    return DepthLosses(*(values.sum(1) / max(len(predicted), 1)))
+
+
+def flow_loss(
+    predicted: Tensor, target: Tensor, valid: Tensor, *, weight: Tensor | None = None, kind: FlowKind = "l1",
+    confidence: Tensor | None = None, backend: Backend = "auto",
+) -> Tensor:  # fmt: skip
+    """Distance of two motion fields, by default L1 summed over channels, averaged over valid pixels.
 
     Args:
         predicted: [B, C, ..., H, W]: (du, dv) in pixels with C = 2, or dz in metres with C = 1 (pixels and
@@ -41,12 +96,19 @@ def flow_loss(predicted: Tensor, target: Tensor, valid: Tensor, *, weight: Tenso
         target: like predicted; anything where not valid.
         valid: bool [B, ..., H, W].
         weight: [B, ..., H, W], not negative; the mean is then weighted (divided by the sum of the clip's weights).
+        kind: "l1"; "charbonnier", sqrt(d^2 + e^2) - e with e = 0.001 per channel; "epe", the Euclidean length over
+            channels; "laplace", the negative log-likelihood of a mixture of two Laplace distributions per channel, of
+            scale 1 and of a predicted scale (SEA-RAFT, Wang et al. 2024), in plain torch.
+        confidence: for "laplace" [B, 2, ..., H, W]: the logit of the share of the first distribution, and the log of
+            the second one's scale; it gets a gradient.
+        backend: as in `depth_loss`; "laplace" has no native code.
 
     Returns:
         Scalar, the mean over clips of each clip's mean; 0 with zero gradient for a clip without a valid pixel.
 
     Raises:
-        ValueError: a shape or dtype that does not fit, naming the argument.
+        ValueError: a shape, dtype or option that does not fit, naming the argument.
+        RuntimeError: a backend asked for by name that cannot serve, with the reason.
     """
     if predicted.ndim < 4:
         raise ValueError(f"predicted: expected shape [B, C, ..., H, W], got {list(predicted.shape)}")
@@ -56,5 +118,78 @@ def flow_loss(predicted: Tensor, target: Tensor, valid: Tensor, *, weight: Tenso
     expect_mask("valid", valid, pixels)
     if weight is not None:
         expect_shape("weight", weight, pixels)
-    error = torch.where(valid.unsqueeze(1), predicted - target, 0).abs().sum(dim=1)
+        weight = weight.to(predicted.dtype)
+    if kind not in FLOW_KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(FLOW_KINDS)}, got {kind!r}")
+    if (kind == "laplace") != (confidence is not None):
+        raise ValueError(f'confidence: expected for kind "laplace" and no other, kind is "{kind}"')
+    if confidence is not None:
+        expect_shape("confidence", confidence, (pixels[0], 2, *pixels[1:]))
+        if backend not in ("auto", "reference"):
+            raise RuntimeError(f'flow_loss: the {backend} backend has no "laplace"')
+        return masked_mean(flow_error(predicted, target, valid, kind, confidence), valid, weight)
+    target = target.to(predicted.dtype)
+    served = chosen(backend, "flow_loss", predicted, {"target": target, "weight": weight}, has_triton=False)
+    serve = flow_reference if served == "reference" else flow_loss_op
+    flat = predicted.flatten(2), target.flatten(2), valid.flatten(1), None if weight is None else weight.flatten(1)
+    return serve(*flat, kind)[0].sum() / max(len(predicted), 1)
+
+
+def scene_flow_loss(
+    depth: Tensor, motion: Tensor, true_depth: Tensor, true_motion: Tensor, valid: Tensor, intrinsics: Tensor, *,
+    weight: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Distance in metres of two scene flows, the 3D displacements that depth and motion give each pixel's point.
+
+    Args:
+        depth, true_depth: [B, T, H, W], metres (float32 or float64).
+        motion, true_motion: [B, 3, T-1, H, W]: (du px, dv px, dz m) from t to t + 1.
+        valid: bool [B, T-1, H, W]; the rest may be anything.
+        intrinsics: [B, T, 3, 3], as in `unproject`. Points are in the axes of their own frame's camera.
+        weight: [B, T-1, H, W], not negative; the mean is then weighted.
+
+    Returns:
+        Scalar: the mean over clips of each clip's mean Euclidean distance; 0 with zero gradient for a clip without a
+        valid pixel. A pixel without any error has gradient 0. In plain torch.
+
+    Raises:
+        ValueError: a shape or dtype that does not fit, naming the argument.
+    """
+    expect_shape("true_depth", true_depth, depth.shape)
+    expect_shape("true_motion", true_motion, motion.shape)
+    # Ones outside the mask: what is there reaches neither points nor gradients.
+    expect_mask("valid", valid, (depth.shape[0], depth.shape[1] - 1, *depth.shape[2:]))
+
+    def flow(depth: Tensor, motion: Tensor) -> Tensor:
+        before = depth[:, :-1].where(valid, 1)
+        with_last = torch.cat((before, torch.ones_like(depth[:, :1])), 1)  # advect does not look at the last frame
+        after = advect(with_last, motion.where(valid.unsqueeze(1), 0), intrinsics)
+        return (after - unproject(before, intrinsics[:, :-1])).movedim(-1, 1)
+
+    error = flow_error(flow(depth, motion), flow(true_depth, true_motion), valid, "epe", None)
     return masked_mean(error, valid, weight)
+
+
+def _expect_pair(predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None) -> None:
+    expect_shape("predicted", predicted, ("B", "T", "H", "W"))
+    expect_floating("predicted", predicted)
+    expect_shape("target", target, predicted.shape)
+    expect_mask("valid", valid, predicted.shape)
+    if weight is not None:
+        expect_shape("weight", weight, predicted.shape)
+
+
+def _depth_values(
+    predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None,
+    scope: str, invariance: float, scales: int, wanted: int, backend: str,
+) -> Tensor:  # fmt: skip
+    """[4, B], as of the operator."""
+    if scope not in ("frame", "clip"):
+        raise ValueError(f'scope: expected "frame" or "clip", got "{scope}"')
+    if not 1 <= scales <= SCALES:
+        raise ValueError(f"scales: expected from 1 to {SCALES}, got {scales}")
+    target, weight = target.to(predicted.dtype), None if weight is None else weight.to(predicted.dtype)
+    rest = (predicted, target, valid, weight, scope == "clip", float(invariance), scales, wanted)
+    if chosen(backend, "depth_loss", predicted, {"target": target, "weight": weight}, has_triton=False) == "reference":
+        return depth_reference(*rest)
+    return depth_losses_op(*rest)[0]

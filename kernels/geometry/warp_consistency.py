@@ -1,117 +1,101 @@
-"""Warp consistency: depth at t, moved by the predicted motion, must be the depth at t + 1.
+"""Warp consistency: depth at t, moved by the predicted motion, must be the depth at t + 1."""
 
-    residual = D_{t+1}(u + du, v + dv) - (D_t(u, v) + dz)
+from typing import Literal, overload
 
-D_{t+1} is sampled bilinearly in inverse depth: on a plane 1/z is affine in (u, v), so that the sample is
-exact there, whereas bilinear z is off by centimetres on a slanted floor.
-"""
-
-from typing import Literal
-
-import torch
 from torch import Tensor
 
-from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape, masked_mean
+from phys4d.kernels.geometry.choice import Backend, chosen
+from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
+from phys4d.kernels.geometry.warp_ops import warp_op
+from phys4d.kernels.geometry.warp_reference import LOSSES, sample_depth, warp_reference, warp_residual
+
+__all__ = ["sample_depth", "warp_consistency", "warp_residual"]
+
+Loss = Literal["l1", "charbonnier", "relative", "squared"]
+Border = Literal["mask", "clamp"]
 
 
-def sample_depth(depth: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-    """Samples a depth map where each pixel lands, bilinearly in inverse depth.
-
-    Args:
-        depth: [..., H, W], metres; 0 where there is no surface (float32 or float64).
-        flow: [2, ..., H, W] (du, dv) in pixels: pixel (row, column) reads depth at (row + dv, column + du).
-
-    Returns:
-        sampled: [..., H, W] metres, differentiable in depth and flow; 0 outside the mask.
-        inside: bool [..., H, W], where all four neighbouring pixel centres exist and carry a surface.
-    """
-    height, width = depth.shape[-2:]
-    expect_floating("depth", depth)
-    expect_shape("flow", flow, (2, *depth.shape))
-    rows = torch.arange(height, dtype=depth.dtype, device=depth.device)[:, None]
-    columns = torch.arange(width, dtype=depth.dtype, device=depth.device)[None, :]
-    column, row = columns + flow[0], rows + flow[1]
-    inside = (column >= 0) & (column <= width - 1) & (row >= 0) & (row <= height - 1)
-    # Landing exactly on the last pixel centre belongs to the cell before it, so that four neighbours exist.
-    left = column.detach().nan_to_num().floor().clamp(0, max(width - 2, 0))
-    top = row.detach().nan_to_num().floor().clamp(0, max(height - 2, 0))
-    x = torch.where(inside, column - left, 0)
-    y = torch.where(inside, row - top, 0)
-    surface = depth > 0
-    inverse = torch.where(surface, 1 / torch.where(surface, depth, 1), 0).flatten(-2)
-    first = (top * width + left).long()
-    right, below = int(width > 1), width if height > 1 else 0
-
-    def tap(offset: int) -> Tensor:
-        return inverse.gather(-1, (first + offset).flatten(-2)).view_as(depth)
-
-    corners = (tap(0), tap(right), tap(below), tap(below + right))
-    weights = ((1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y)
-    for corner, weight in zip(corners, weights, strict=True):
-        inside = inside & ((corner > 0) | (weight == 0))
-    mixed = sum((corner * weight for corner, weight in zip(corners, weights, strict=True)), torch.zeros_like(x))
-    return torch.where(inside, 1 / torch.where(inside, mixed, 1), 0), inside
+@overload
+def warp_consistency(
+    depth: Tensor, motion: Tensor, visible: Tensor | None, *, weight: Tensor | None = None, loss: Loss = "l1",
+    truth: Tensor | None = None, z_test: float | None = None, border: Border = "mask",
+    report: Literal[False] = False, backend: Backend = "auto",
+) -> Tensor:  # fmt: skip
+    """The loss alone."""
 
 
-def warp_residual(depth: Tensor, motion: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-    """The per-pixel disagreement of depth and motion.
-
-    Args:
-        depth: [B, T, H, W], metres (float32 or float64).
-        motion: [B, 3, T-1, H, W]: (du px, dv px, dz m) from t to t + 1.
-        visible: bool [B, T-1, H, W]: the surface point is seen at t + 1, by the truth or by a teacher.
-
-    Returns:
-        residual: [B, T-1, H, W] metres, signed: sampled depth minus moved depth; 0 outside the mask.
-        used: bool [B, T-1, H, W]: visible, and landing where depth at t + 1 can be sampled.
-
-    Raises:
-        ValueError: a shape or dtype that does not fit, naming the argument.
-    """
-    expect_shape("depth", depth, ("B", "T", "H", "W"))
-    clips, frames, height, width = depth.shape
-    expect_shape("motion", motion, (clips, 3, frames - 1, height, width))
-    expect_mask("visible", visible, (clips, frames - 1, height, width))
-    motion = motion.to(depth.dtype)
-    sampled, inside = sample_depth(depth[:, 1:], motion[:, :2].transpose(0, 1))
-    used = visible & inside
-    return torch.where(used, sampled - (depth[:, :-1] + motion[:, 2]), 0), used
+@overload
+def warp_consistency(
+    depth: Tensor, motion: Tensor, visible: Tensor | None, *, weight: Tensor | None = None, loss: Loss = "l1",
+    truth: Tensor | None = None, z_test: float | None = None, border: Border = "mask",
+    report: Literal[True], backend: Backend = "auto",
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The loss, and the share of pixels left out."""
 
 
 def warp_consistency(
-    depth: Tensor,
-    motion: Tensor,
-    visible: Tensor,
-    *,
-    weight: Tensor | None = None,
-    loss: Literal["l1", "charbonnier", "relative"] = "l1",
-) -> Tensor:
-    """The warp-consistency loss of the fine-tuning phase (Phys4D; here in the forward form, both sides
-    predicted).
+    depth: Tensor, motion: Tensor, visible: Tensor | None, *, weight: Tensor | None = None, loss: Loss = "l1",
+    truth: Tensor | None = None, z_test: float | None = None, border: Border = "mask",
+    report: bool = False, backend: Backend = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
+    """The warp-consistency loss of the fine-tuning phase (Phys4D), in the forward form with both sides predicted.
+
+    With `truth` it is the form of the Phys4D authors' Sim4VideoGen, the backward warp: D_t(x - flow) + dz against
+    true depth at t + 1, where they take no dz (give 0), loss="squared" and border="clamp", and mix z where we mix 1/z.
 
     Args:
-        depth, motion, visible: as in `warp_residual`.
+        depth, motion: as in `warp_residual`.
+        visible: bool [B, T-1, H, W], from the truth or a teacher: whether the surface seen at a pixel at t is seen at
+            t + 1 too; in the backward form, whether that of a pixel at t + 1 is seen at t. None where neither exists:
+            then `z_test` is 0.05 if not given. Flow both ways gives one too: `forward_backward_mask`.
         weight: [B, T-1, H, W], not negative; the mean is then weighted (divided by the sum of the clip's weights).
         loss: "l1" |r| in metres; "charbonnier" sqrt(r^2 + e^2) - e with e = 1 mm; "relative" |r| over the
-            moved depth (detached, so that the loss cannot be lowered by pushing everything away).
+            moved depth (detached, so that the loss cannot be lowered by pushing everything away); "squared" r^2.
+        truth: [B, T, H, W], metres, true depth: asks for the backward form. It gets no gradient.
+        z_test: share of the moved depth by which the sample may be nearer before it counts as hiding the point.
+            It looks at detached depth; still a prediction then chooses what it is judged by: watch `report`.
+        border: "mask" leaves out what lands out of the image; "clamp" lets it read the border, so that a prediction
+            cannot lower its loss by moving everything out.
+        report: also return the share of pixels left out.
+        backend: "native" (C++, CPU), "triton" (CUDA), "reference" (plain torch, differentiable twice, and in weight)
+            or "auto": the kernel of the device where there is one.
 
     Returns:
         Scalar: the mean over clips of each clip's mean over its used pixels; 0 with zero gradient for a clip without
-        any.
+        any. With `report` also the share [B] of the clip's pixels that were not used, by visibility, border, missing
+        surface or z-test. The kernels give the same bits in every run, whatever the number of threads.
 
     Raises:
-        ValueError: a shape, dtype or loss name that does not fit.
+        ValueError: a shape, dtype, loss, border or backend that does not fit.
+        RuntimeError: a backend asked for by name that cannot serve, with the reason.
     """
-    residual, used = warp_residual(depth, motion, visible)
+    expect_shape("depth", depth, ("B", "T", "H", "W"))
+    expect_floating("depth", depth)
+    clips, frames, height, width = depth.shape
+    pixels = (clips, frames - 1, height, width)
+    expect_shape("motion", motion, (clips, 3, *pixels[1:]))
+    if visible is not None:
+        expect_mask("visible", visible, pixels)
     if weight is not None:
-        expect_shape("weight", weight, residual.shape)
-    if loss == "l1":
-        error = residual.abs()
-    elif loss == "charbonnier":
-        error = (residual.square() + 1e-6).sqrt() - 1e-3
-    elif loss == "relative":
-        moved = (depth[:, :-1] + motion[:, 2]).detach()
-        error = residual.abs() / torch.where(used, moved.abs().clamp_min(1e-3), 1)
+        expect_shape("weight", weight, pixels)
+        weight = weight.to(depth.dtype)
+    if truth is not None:
+        expect_shape("truth", truth, depth.shape)
+        truth = truth.detach().to(depth.dtype)
+    if loss not in LOSSES:
+        raise ValueError(f'loss: expected {", ".join(map(repr, LOSSES))}, got "{loss}"'.replace("'", '"'))
+    if border not in ("mask", "clamp"):
+        raise ValueError(f'border: expected "mask" or "clamp", got "{border}"')
+    if z_test is not None and not 0 <= z_test < 1:
+        raise ValueError(f"z_test: expected a share from 0 to below 1, got {z_test}")
+    if z_test is None:
+        z_test = 0.05 if visible is None else -1.0
+    arguments = depth, motion.to(depth.dtype), visible, weight, truth, loss, z_test, border == "clamp"
+    if chosen(backend, "warp_consistency", depth, {"weight": weight}) == "reference":
+        each, _, used = warp_reference(*arguments)
     else:
-        raise ValueError(f'loss: expected "l1", "charbonnier" or "relative", got "{loss}"')
-    return masked_mean(error, used, weight)
+        each, _, used, _ = warp_op(*arguments)
+    value = each.sum() / max(clips, 1)
+    if not report:
+        return value
+    return value, 1 - used / max((frames - 1) * height * width, 1)

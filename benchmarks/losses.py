@@ -1,0 +1,241 @@
+"""4D-geometry losses on a CPU, forward and backward, beside eager torch, with 1 and 2 threads.
+
+    python -m phys4d.benchmarks.losses [--quick] [--out DIR]
+
+Every rival of a case takes its turn in every round. Memory is what a fresh process's peak resident set grows by during
+one forward and backward, after inputs are made and torch is warm on a tiny case: it counts every allocation, torch's
+and ours, and page by page as touched. The load of the machine before and after is kept with the result: another busy
+process makes all rivals slower, not alike.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from phys4d.benchmarks.timing import interleaved
+from phys4d.engine.telemetry import provenance
+from phys4d.kernels.geometry import depth_loss, depth_losses, flow_loss, warp_consistency
+from phys4d.kernels.geometry.shapes import masked_mean
+
+SHAPE = (1, 49, 256, 256)
+Loss = Callable[[], Tensor]
+PEERS = ("eager", "grid_sample")  # those that keep the same promises
+_SCALARS: dict[str, Any] = {f"depth {kind}": kind for kind in ("log_l1", "silog", "scale_shift", "gradient")}
+CASES = ("warp", *_SCALARS, "depth all", "flow l1", "flow charbonnier", "flow epe")
+
+
+def inputs(shape: Sequence[int]) -> dict[str, Tensor]:
+    """Smooth depth and motion with a mask and weights, made in place so that nothing else is ever allocated.
+
+    depth, other: [B, T, H, W] metres; motion, truth: [B, 3, T-1, H, W]; valid, visible: bool; weight [B, T-1, H, W].
+    """
+    clips, frames, height, width = shape
+    generator = torch.Generator().manual_seed(0)
+    row, column = torch.linspace(0, 6, height)[:, None], torch.linspace(0, 7, width)
+    made = {name: torch.empty(shape) for name in ("depth", "other")}
+    made |= {name: torch.empty(clips, 3, frames - 1, height, width) for name in ("motion", "truth")}
+    for number, tensor in enumerate(made.values()):
+        for place, image in enumerate(tensor.view(-1, height, width)):
+            image.copy_(torch.sin(row + 0.1 * place + number) * torch.cos(column - 0.2 * place))
+    for name, scale, offset in (("depth", 0.5, 2.0), ("other", 0.6, 2.1), ("motion", 3.0, 0.0), ("truth", 3.2, 0.1)):
+        made[name].mul_(scale).add_(offset)
+    made["valid"] = torch.empty(shape, dtype=torch.bool).bernoulli_(0.9, generator=generator)
+    made["visible"] = torch.empty(made["motion"][:, 0].shape, dtype=torch.bool).bernoulli_(0.9, generator=generator)
+    made["weight"] = torch.empty(made["visible"].shape).uniform_(generator=generator)
+    made["depth_weight"] = torch.empty(shape).uniform_(generator=generator)
+    for name in ("depth", "motion"):
+        made[name].requires_grad_()
+    return made
+
+
+def grid_sample_warp(depth: Tensor, motion: Tensor, visible: Tensor, weight: Tensor) -> Tensor:
+    """Warp consistency, L1, from F.grid_sample, with the same promises: missing surfaces and masked NaN do no harm."""
+    motion = torch.where(visible.unsqueeze(1), motion, 0)
+    surface = depth > 0
+    inverse = torch.where(surface, 1 / torch.where(surface, depth, 1), 0)
+    column, row, grid = _landing(motion)
+    both = torch.stack((inverse[:, 1:], surface[:, 1:].to(depth.dtype)), 2).flatten(0, 1)
+    taken = F.grid_sample(both, grid, padding_mode="border", align_corners=True).unflatten(0, column.shape[:2])
+    used = visible & _inside(column, row) & (taken[:, :, 1] > 1 - 1e-5)
+    sampled = 1 / torch.where(used, taken[:, :, 0], 1)
+    return masked_mean(torch.where(used, sampled - (depth[:, :-1] + motion[:, 2]), 0).abs(), used, weight)
+
+
+def bare_grid_sample_warp(depth: Tensor, motion: Tensor, visible: Tensor, weight: Tensor) -> Tensor:
+    """The same for inputs without a missing surface or a NaN: the least that one would write, which promises less."""
+    column, row, grid = _landing(motion)
+    inverse = (1 / depth[:, 1:]).flatten(0, 1).unsqueeze(1)
+    sampled = 1 / F.grid_sample(inverse, grid, padding_mode="border", align_corners=True).view_as(column)
+    used = visible & _inside(column, row)
+    return masked_mean(torch.where(used, sampled - (depth[:, :-1] + motion[:, 2]), 0).abs(), used, weight)
+
+
+def _landing(motion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Column and row [B, T-1, H, W] where pixels land, and both as F.grid_sample wants them."""
+    height, width = motion.shape[-2:]
+    column = torch.arange(width, dtype=motion.dtype) + motion[:, 0]
+    row = torch.arange(height, dtype=motion.dtype)[:, None] + motion[:, 1]
+    grid = torch.stack((column * (2 / (width - 1)) - 1, row * (2 / (height - 1)) - 1), -1)
+    return column, row, grid.flatten(0, 1)
+
+
+def _inside(column: Tensor, row: Tensor) -> Tensor:
+    height, width = column.shape[-2:]
+    return (column >= 0) & (column <= width - 1) & (row >= 0) & (row <= height - 1)
+
+
+def rivals(case: str, made: dict[str, Tensor]) -> tuple[dict[str, Loss], list[Tensor]]:
+    """The losses of a case by rival, "ours" first, and the tensors that want gradients."""
+    depth, motion, valid, visible = (made[name] for name in ("depth", "motion", "valid", "visible"))
+    if case == "warp":
+        arguments = depth, motion, visible
+        weight = made["weight"]
+        return {
+            "ours": lambda: warp_consistency(*arguments, weight=weight),
+            "eager": lambda: warp_consistency(*arguments, weight=weight, backend="reference"),
+            "grid_sample": lambda: grid_sample_warp(*arguments, weight),
+            "bare grid_sample": lambda: bare_grid_sample_warp(*arguments, weight),
+        }, [depth, motion]
+    if case.startswith("depth"):
+        pair = depth, made["other"], valid
+        asked: dict[str, Any] = {"weight": made["depth_weight"]}
+        if case == "depth all":
+            return {
+                "ours": lambda: torch.stack(depth_losses(*pair, **asked)).sum(),
+                "eager": lambda: torch.stack(depth_losses(*pair, **asked, backend="reference")).sum(),
+            }, [depth]
+        asked["kind"] = _SCALARS[case]
+        return {
+            "ours": lambda: depth_loss(*pair, **asked),
+            "eager": lambda: depth_loss(*pair, **asked, backend="reference"),
+        }, [depth]
+    fields = motion[:, :2], made["truth"][:, :2], visible
+    kind: Any = case.removeprefix("flow ")
+    return {
+        "ours": lambda: flow_loss(*fields, weight=made["weight"], kind=kind),
+        "eager": lambda: flow_loss(*fields, weight=made["weight"], kind=kind, backend="reference"),
+    }, [motion]
+
+
+def both_ways(loss: Loss, leaves: list[Tensor]) -> Callable[[], Any]:
+    """One forward and backward."""
+    return lambda: torch.autograd.grad(loss(), leaves)
+
+
+def grown(case: str, rival: str, shape: Sequence[int]) -> float:
+    """MiB by which this process's peak resident set grows during one forward and backward; for a fresh process."""
+    tiny = rivals(case, inputs((1, 3, 16, 16)))
+    both_ways(tiny[0][rival], tiny[1])()
+    losses, leaves = rivals(case, inputs(shape))
+    # What was there and went again while torch was loaded would hide growth below the peak of that time.
+    ballast = torch.ones(max(0, _peak_kib() - _resident_kib()) * 256)
+    before = _peak_kib()
+    both_ways(losses[rival], leaves)()
+    assert ballast[0] == 1
+    return (_peak_kib() - before) / 1024
+
+
+def _peak_kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _resident_kib() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() // 1024
+
+
+def _memory(case: str, rival: str, shape: Sequence[int]) -> float:
+    command = [sys.executable, "-m", "phys4d.benchmarks.losses", "--memory", case, rival, "--shape", *map(str, shape)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout)
+
+
+def measure(case: str, shape: Sequence[int], *, rounds: int, threads: Sequence[int]) -> list[dict[str, Any]]:
+    """One row per rival and number of threads: milliseconds forward and both ways, MiB, and the error of the value."""
+    losses, leaves = rivals(case, inputs(shape))
+    values = {name: float(loss().detach()) for name, loss in losses.items()}
+    memory = {name: _memory(case, name, shape) for name in losses}
+    before, rows = torch.get_num_threads(), []
+    try:
+        for number in threads:
+            torch.set_num_threads(number)
+            load = os.getloadavg()[0]
+            forward = interleaved(
+                {n: torch.no_grad()(loss) for n, loss in losses.items()}, torch.device("cpu"), rounds=rounds, seconds=60
+            )
+            works = {name: both_ways(loss, leaves) for name, loss in losses.items()}
+            both = interleaved(works, torch.device("cpu"), rounds=rounds, seconds=60)
+            for name in losses:
+                rows.append({
+                    "case": case, "shape": list(shape), "backend": name, "threads": number,
+                    "forward_ms": forward[name].median, "ms": both[name].median, "ms_p20": both[name].p20,
+                    "ms_p80": both[name].p80, "peak_mb": memory[name], "value": values[name], "load": load,
+                })  # fmt: skip
+    finally:
+        torch.set_num_threads(before)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as markdown, with how many times the best other rival ours is, in time and in memory."""
+    lines = [
+        "| case | threads | backend | forward ms | both ms (p20, p80) | peak MiB | best peer / ours |", "|---" * 7 + "|"
+    ]  # fmt: skip
+    for row in rows:
+        peers = [
+            r for r in rows
+            if (r["case"], r["threads"]) == (row["case"], row["threads"]) and r["backend"] in PEERS
+        ]  # fmt: skip
+        ratio = ""
+        if row["backend"] == "ours":
+            time, memory = (min(r[key] for r in peers) / max(row[key], 1e-3) for key in ("ms", "peak_mb"))  # fmt: skip
+            ratio = f"{time:.1f} in time, {memory:.1f} in memory"
+        times = f"{row['ms']:.1f} ({row['ms_p20']:.1f}, {row['ms_p80']:.1f})"
+        lines.append(
+            f"| {row['case']} | {row['threads']} | {row['backend']} | {row['forward_ms']:.1f} | {times} | "
+            f"{row['peak_mb']:.0f} | {ratio} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measures every case, prints the table, and with --out writes losses.json and losses.md there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small shape and few rounds: whether it runs")
+    parser.add_argument("--case", nargs="+", choices=CASES, default=CASES)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--memory", nargs=2, metavar=("CASE", "RIVAL"), help=argparse.SUPPRESS)
+    parser.add_argument("--shape", nargs=4, type=int, default=SHAPE, help="clips, frames, height, width")
+    asked = parser.parse_args()
+    shape = (1, 3, 32, 32) if asked.quick else tuple(asked.shape)
+    if asked.memory:
+        torch.set_num_threads(1)
+        case, rival = asked.memory
+        print(grown(case, rival, shape))
+        return
+    load, rows = os.getloadavg(), []
+    for case in asked.case:
+        rows += measure(case, shape, rounds=3 if asked.quick else 15, threads=(1, 2))
+    print(table(rows))
+    if asked.out is not None:
+        asked.out.mkdir(parents=True, exist_ok=True)
+        result = {
+            "kind": "losses", "device": "cpu", "dtype": "float32", "rows": rows, "provenance": provenance(),
+            "load": {"before": load, "after": os.getloadavg()},
+        }  # fmt: skip
+        (asked.out / "losses.json").write_text(json.dumps(result, indent=1) + "\n")
+        (asked.out / "losses.md").write_text(table(rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Flow losses by their definitions, in plain torch: what the kernels are checked against."""
+
+import math
+
+import torch
+from torch import Tensor
+
+KINDS = ("l1", "charbonnier", "epe", "laplace")  # the kernels know the first three by their place here
+
+
+def flow_error(predicted: Tensor, target: Tensor, valid: Tensor, kind: str, confidence: Tensor | None) -> Tensor:
+    """Error [B, ..., H, W] of fields [B, C, ..., H, W], 0 or constant outside the mask; as in `flow_loss`."""
+    gap = torch.where(valid.unsqueeze(1), predicted - target, 0)
+    if kind == "l1":
+        return gap.abs().sum(dim=1)
+    if kind == "charbonnier":
+        return ((gap.square() + 1e-6).sqrt() - 1e-3).sum(dim=1)
+    if kind == "epe":
+        squared = gap.square().sum(dim=1)
+        # A square root has no slope at 0: a perfect pixel gets gradient 0.
+        apart = squared > 0
+        return torch.where(apart, torch.where(apart, squared, 1).sqrt(), 0)
+    assert confidence is not None
+    share, log_scale = torch.where(valid.unsqueeze(1), confidence, 0).unsqueeze(2).unbind(1)
+    ordinary = torch.nn.functional.logsigmoid(share) - gap.abs()
+    doubtful = torch.nn.functional.logsigmoid(-share) - log_scale - gap.abs() * (-log_scale).exp()
+    return (math.log(2) - torch.logaddexp(ordinary, doubtful)).sum(dim=1)
+
+
+def flow_reference(
+    predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None, kind: str
+) -> tuple[Tensor, Tensor]:
+    """The loss of each clip [B] and its sum of weights [B]: fields [B, C, N], valid and weight [B, N]."""
+    factor = valid.to(predicted.dtype) if weight is None else torch.where(valid, weight, 0)
+    total = factor.sum(1)
+    kept = (flow_error(predicted, target, valid, kind, None) * factor).sum(1)
+    return kept / torch.where(total > 0, total, 1), total

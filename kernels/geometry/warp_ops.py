@@ -1,0 +1,179 @@
+"""Warp consistency as torch operators: `phys4d::warp_consistency` and its backward.
+
+On a CPU native code serves where it is built, else the definition; on CUDA Triton kernels, which the interpreter
+brings to the CPU. Backward computes everything again from the inputs: nothing of the size of an image is kept.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phys4d.kernels import native
+from phys4d.kernels.geometry import warp_kernels
+from phys4d.kernels.geometry.choice import INTERPRETED
+from phys4d.kernels.geometry.warp_reference import LOSSES, warp_reference
+
+BLOCK = 1024
+_BITS = 62  # of an int64 sum; one is left for rounding
+
+
+def forward(
+    depth: Tensor, motion: Tensor, visible: Tensor | None, weight: Tensor | None, truth: Tensor | None,
+    loss: str, z_test: float, clamp: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The loss of each clip [B], its sum of weights float64 [B], pixels used int64 [B], and `peak` float64 [B].
+
+    Args:
+        depth: [B, T, H, W]; motion: [B, 3, T-1, H, W], same dtype, float32 or float64.
+        visible: bool [B, T-1, H, W]; weight: [B, T-1, H, W]; truth: [B, T, H, W], for the backward form.
+        loss: one of `LOSSES`. z_test: as in `warp_consistency`; negative: none. clamp: border="clamp".
+
+    peak is the largest contribution to a neighbour's gradient; it scales the integers of the Triton backward, and is 0
+    on a CPU, which needs none.
+    """
+    clips, frames, height, width = depth.shape
+    pairs, blocks = frames - 1, -(-height * width // BLOCK)
+    partial = depth.new_empty((clips * pairs * blocks, 4), dtype=torch.float64)
+    inputs, strides, options = launch(depth, motion, visible, weight, truth, loss, z_test, clamp)
+    if partial.numel():
+        warp_kernels.forward_kernel[(len(partial),)](
+            *inputs, partial, pairs, height, width, blocks, *strides, **options, BLOCK=BLOCK, num_warps=4
+        )
+    numbers = partial.view(clips, -1, 4)
+    total = numbers[..., 1].sum(1)
+    value = (numbers[..., 0].sum(1) / torch.where(total > 0, total, 1)).to(depth.dtype)
+    peak = numbers[..., 3].amax(1) if numbers.numel() else torch.zeros_like(total)
+    return value, total, numbers[..., 2].sum(1).long(), peak
+
+
+def launch(
+    depth: Tensor, motion: Tensor, visible: Tensor | None, weight: Tensor | None, truth: Tensor | None,
+    loss: str, z_test: float, clamp: bool,
+) -> tuple[list[Tensor], list[int], dict[str, Any]]:  # fmt: skip
+    """What both kernels share: tensors with contiguous planes, their strides, and options."""
+    depth, motion = _with_planes(depth), _with_planes(motion)
+    shown = depth if visible is None else _with_planes(visible.view(torch.uint8))
+    weights = depth if weight is None else _with_planes(weight)
+    still = depth if truth is None else _with_planes(truth)
+    strides = [
+        *depth.stride()[:2], *still.stride()[:2], *motion.stride()[:3], *shown.stride()[:2], *weights.stride()[:2]
+    ]  # fmt: skip
+    options = {
+        "LOSS": LOSSES.index(loss), "BACK": truth is not None, "HAS_VISIBLE": visible is not None,
+        "HAS_WEIGHT": weight is not None, "CLAMP": clamp, "NEAREST": 1 - z_test, "TEST": z_test >= 0,
+    }  # fmt: skip
+    return [depth, still, motion, shown, weights], strides, options
+
+
+def _with_planes(x: Tensor) -> Tensor:
+    fits = x.stride(-1) == 1 and x.stride(-2) == x.shape[-1]
+    return x if fits else x.contiguous()
+
+
+warp_op = torch.library.custom_op("phys4d::warp_consistency", forward, mutates_args=())
+
+
+@warp_op.register_fake
+def _(depth, motion, visible, weight, truth, loss, z_test, clamp):  # type: ignore[no-untyped-def]
+    exact = [depth.new_empty(len(depth), dtype=dtype) for dtype in (torch.float64, torch.int64, torch.float64)]
+    return depth.new_empty(len(depth)), *exact
+
+
+def backward(
+    scale: Tensor, peak: Tensor, depth: Tensor, motion: Tensor, visible: Tensor | None, weight: Tensor | None,
+    truth: Tensor | None, loss: str, z_test: float, clamp: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """d_depth [B, T, H, W] and d_motion [B, 3, T-1, H, W], contiguous.
+
+    scale: float64 [B], the gradient of each clip's loss over its sum of weights; peak: as `forward` gives it, on CUDA
+    (a peak that is not finite makes the clip's gradient of depth NaN); the rest as in `forward`.
+    """
+    clips, frames, height, width = depth.shape
+    pairs, plane = frames - 1, height * width
+    blocks = -(-plane // BLOCK)
+    sums = depth.new_zeros(depth.shape, dtype=torch.int64)
+    d_depth, d_motion = depth.new_empty(depth.shape), motion.new_empty(motion.shape)
+    step, unit = fixed_point(peak, 4 * plane)
+    inputs, strides, options = launch(depth, motion, visible, weight, truth, loss, z_test, clamp)
+    if d_motion.numel():
+        warp_kernels.backward_kernel[(clips * pairs * blocks,)](
+            *inputs, scale, step, sums, d_motion, pairs, height, width, blocks, *strides, **options,
+            BLOCK=BLOCK, num_warps=4,
+        )  # fmt: skip
+    if d_depth.numel():
+        warp_kernels.finish_kernel[(clips * frames * blocks,)](
+            sums, d_motion, unit * scale, d_depth, pairs, plane, blocks, BACK=truth is not None, BLOCK=BLOCK,
+            num_warps=4,
+        )  # fmt: skip
+    return d_depth, d_motion
+
+
+def fixed_point(peak: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Powers of two by which `count` numbers of size at most `peak` are multiplied so that their int64 sum fits.
+
+    peak: float64 [B]. Returns step and 1 / step, float64 [B], the second NaN where peak is not finite. One unit is at
+    most peak * count / 2^61: 2^-40 of the peak for the 1.4 million contributions of a 480 x 720 frame.
+    """
+    finite = peak.isfinite()
+    exponent = torch.frexp(torch.where(finite, peak, 0)).exponent
+    power = (_BITS - math.ceil(math.log2(max(count, 1))) - exponent).clamp(-1000, 1000).to(torch.float64)
+    return torch.exp2(power), torch.where(finite, torch.exp2(-power), math.nan)
+
+
+warp_backward_op = torch.library.custom_op("phys4d::warp_consistency_backward", backward, mutates_args=())
+
+
+@warp_backward_op.register_fake
+def _(scale, peak, depth, motion, *rest):  # type: ignore[no-untyped-def]
+    return depth.new_empty(depth.shape), motion.new_empty(motion.shape)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, total, used, peak = output
+    ctx.mark_non_differentiable(total, used, peak)
+    ctx.save_for_backward(total, peak, *inputs[:5])
+    ctx.rest = inputs[5:]
+
+
+def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
+    total, peak, *tensors = ctx.saved_tensors
+    scale = torch.where(total > 0, grad.to(torch.float64) / torch.where(total > 0, total, 1), 0)
+    return *warp_backward_op(scale, peak, *tensors, *ctx.rest), *[None] * 6
+
+
+warp_op.register_autograd(_backward, setup_context=_setup)
+for _device in ("cpu", "cuda"):
+    torch.library.register_autocast("phys4d::warp_consistency", _device, torch.float32)
+
+
+if not INTERPRETED:
+
+    @warp_op.register_kernel("cpu")
+    def _(depth, motion, visible, weight, truth, loss, z_test, clamp):  # type: ignore[no-untyped-def]
+        if native.status()[0]:
+            total: Tensor
+            kept, total, used = torch.ops.phys4d.native_warp_consistency(
+                depth, motion, visible, weight, truth, LOSSES.index(loss), z_test, clamp
+            )
+            value = (kept / torch.where(total > 0, total, 1)).to(depth.dtype)
+        else:
+            value, total, used = warp_reference(depth, motion, visible, weight, truth, loss, z_test, clamp)
+        return value, total.double(), used, value.new_zeros(len(value), dtype=torch.float64)
+
+    @warp_backward_op.register_kernel("cpu")
+    def _(scale, peak, depth, motion, visible, weight, truth, loss, z_test, clamp):  # type: ignore[no-untyped-def]
+        if native.status()[0]:
+            return torch.ops.phys4d.native_warp_consistency_backward(
+                scale, depth, motion, visible, weight, truth, LOSSES.index(loss), z_test, clamp
+            )
+
+        def value(depth: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+            return warp_reference(depth, motion, visible, weight, truth, loss, z_test, clamp)[:2]
+
+        # Not by autograd, which is off inside an operator.
+        found: Any = torch.func.vjp(value, depth, motion, has_aux=True)
+        _, slope, total = found
+        d_depth, d_motion = slope((scale * total).to(depth.dtype))
+        return d_depth.contiguous(), d_motion.contiguous()
