@@ -67,7 +67,8 @@ class Kernel:
             found.append(f"{self.shared_memory} bytes of shared memory of {SHARED_MEMORY[self.arch]}")
         # Tiles of 32 rows, which heads of more than 128 lanes need, are for the tensor cores' older instruction.
         older = self.older_products and self.options.get("D", 0) > 128
-        alone = self.kernel.split(".")[-1] == "delta" or "norm_rope" in self.kernel
+        module, name = self.kernel.split(".")
+        alone = name == "delta" or module in ("norm_rope", "warp", "chamfer")  # they multiply no matrices
         if not self.products and not older and not alone and self.options.get("PRECISION") != "ieee":
             found.append("no tensor core instruction")
         if self.narrow:
@@ -179,10 +180,36 @@ def _norm_rope(case: Any, dtype: torch.dtype) -> None:
         backward(x, x, *rest, -case.words, weight_gradient)
 
 
+def _warp_consistency() -> None:
+    """Depth and motion of 49 frames of 480 x 720 pixels with visibility, float32, forward and backward."""
+    from phys4d.kernels.geometry import warp_ops
+
+    depth, motion = torch.empty(1, 49, 480, 720, device="meta"), torch.empty(1, 3, 48, 480, 720, device="meta")
+    visible = torch.empty(1, 48, 480, 720, dtype=torch.bool, device="meta")
+    rest = (depth, motion, visible, None, None, "l1", -1.0, False)
+    _, total, _, peak = warp_ops.forward(*rest)
+    warp_ops.backward(total, peak, *rest)
+
+
+def _chamfer() -> None:
+    """Two clouds of 100,000 points, float32, forward and backward."""
+    from phys4d.kernels.geometry import chamfer_kernels
+
+    cloud = torch.empty(1, 100_000, 3, device="meta")
+    lengths = torch.empty(1, dtype=torch.int64, device="meta")
+    value, toward_y, toward_x = chamfer_kernels.forward(cloud, cloud, lengths, lengths, False)
+    chamfer_kernels.backward(value, cloud, cloud, lengths, lengths, toward_y, toward_x, False)
+
+
+GEOMETRY = {"warp-consistency": _warp_consistency, "chamfer-100k": _chamfer}
+
+
 def compile_case(name: str, arch: int) -> list[Kernel]:
-    """Every kernel of one named case for one architecture, in bfloat16."""
+    """Every kernel of one named case for one architecture, in bfloat16; geometry in float32."""
     from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE, VARIETY
 
+    if name in GEOMETRY:
+        return list(_compiled(arch, name, GEOMETRY[name]))
     attention = {case.name: case for case in (*ATTENTION, *VARIETY)}
     elementwise = {case.name: case for case in NORM_ROPE}
     if name in attention:
@@ -228,12 +255,15 @@ def main() -> None:
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100], choices=sorted(SHARED_MEMORY))
     parser.add_argument("--case", nargs="+", default=names, choices=names)
     parser.add_argument("--variety", action="store_true", help="every pattern at other head dimensions")
+    parser.add_argument("--geometry", action="store_true", help="the kernels of 4D geometry")
     parser.add_argument("--json", type=Path, help="write what was found to this file")
     parser.add_argument("--adopt", action="store_true", help="keep it, and fill the table of docs/attention-kernels.md")
     options = parser.parse_args()
     if triton.knobs.runtime.interpret:
         parser.error("TRITON_INTERPRET is set: its kernels are not compiled")
     chosen = [case.name for case in VARIETY] if options.variety else options.case
+    if options.geometry:
+        chosen = list(GEOMETRY)
     jobs = [(name, arch) for arch in options.arch for name in chosen]
     found: list[Kernel] = []
     with ProcessPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
@@ -250,7 +280,7 @@ def main() -> None:
                 )
     if options.json:
         options.json.write_text(json.dumps([asdict(kernel) for kernel in found], indent=1) + "\n")
-    if options.adopt:
+    if options.adopt and not (options.variety or options.geometry):
         adopt(found)
     faulty = [kernel for kernel in found if kernel.faults()]
     print(f"{len(found)} kernels, {len(faulty)} at fault, triton {triton.__version__}")

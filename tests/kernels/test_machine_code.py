@@ -37,6 +37,18 @@ def test_every_named_case_compiles_without_spills_onto_tensor_cores(tmp_path):
         assert counts["tensor_core"] >= kernel["products"] and counts["total"] > 0 and counts["global_stores"]
 
 
+def test_the_kernels_of_geometry_compile_without_spills(tmp_path):
+    run, kernels = compiled(tmp_path, "--geometry")
+    assert run.returncode == 0, run.stdout
+    made = {kernel["kernel"] for kernel in kernels}
+    assert made == {f"warp.{n}_kernel" for n in ("forward", "backward", "finish")} | {
+        f"chamfer.{n}_kernel" for n in ("search", "gradient")
+    }
+    assert {(kernel["case"], kernel["arch"]) for kernel in kernels} == {
+        (case, arch) for case in machine_code.GEOMETRY for arch in (80, 90, 100)
+    }
+
+
 # Spills, mostly of a few bytes, at head dimensions that no named case has, on machines for which nobody has tuned them.
 SPILLS = {
     "80": {
