@@ -13,7 +13,6 @@ pytestmark = pytest.mark.interpreted
 GRID, HEADS = (3, 2, 5), 2
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(
     ("pattern", "kind", "layout", "dim", "text"),
     [
@@ -29,16 +28,16 @@ GRID, HEADS = (3, 2, 5), 2
         (Window(3, 1, 5), None, "interleaved", 40, (2, "last")),
     ],
 )
-def test_out_and_all_gradients(pattern, kind, layout, dim, text, dtype, device, monkeypatch):
+def test_out_and_all_gradients(pattern, kind, layout, dim, text, device, monkeypatch):
     if isinstance(pattern, Full | Spatial):  # by the kernels of long rows
         monkeypatch.setattr(short_rows, "LONGEST", 0)
     generator = torch.Generator().manual_seed(3)
     count, words = math.prod(GRID), text[0] if text else 0
     shape = (2, count + words, HEADS, dim)
-    *qkv, dout = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(4))
+    *qkv, dout = (torch.randn(shape, generator=generator).to(device) for _ in range(4))
     width = HEADS * dim if kind == "rms_across_heads" else dim
     number = {None: 0, "layer": 4}.get(kind, 2)
-    weights = [torch.randn(width, generator=generator).to(device, dtype) for _ in range(number)]
+    weights = [torch.randn(width, generator=generator).to(device) for _ in range(number)]
     lanes = (dim // 2, dim // 4, dim // 4)
     rope = Rope.make(GRID, [n - n % 2 for n in lanes], layout=layout, device=device) if layout else None
     begin = -words if text and text[1] == "first" else 0
@@ -60,7 +59,5 @@ def test_out_and_all_gradients(pattern, kind, layout, dim, text, dtype, device, 
     ]  # fmt: skip
     truth, _ = attention_reference(*ready, exact[2], **asked)
     right = torch.autograd.grad(truth, exact, dout.double())
-    allowed = 3e-6 if dtype == torch.float32 else 1.5e-2  # bfloat16 rounds by 2^-9, a few times over
     for mine, expected in zip((out, *found), (truth, *right), strict=True):
-        assert mine.dtype == dtype
-        assert (mine.double() - expected).norm() <= allowed * expected.norm()
+        assert (mine.double() - expected).norm() <= 3e-6 * expected.norm()
