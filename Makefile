@@ -17,12 +17,13 @@ NATIVE := $(wildcard kernels/native/src/*)
 PYTHON_CHECK := import sys, importlib.util as u; print((sys.version_info >= (3, 11)) * (1 + bool(u.find_spec("ensurepip"))))
 
 OUT ?= benchmarks/results/gpu
+JOBS ?= 2
 
 .PHONY: help venv demo test test-slow test-gpu bench-gpu lint clean
 
 help:
 	@echo "make demo       the whole pipeline on this machine, from simulation to runs/demo/report.html"
-	@echo "make test       ruff, mypy and the tests"
+	@echo "make test       ruff, mypy and the tests, on JOBS=$(JOBS) cores"
 	@echo "make test-slow  chaos, fuzz and long tests"
 	@echo "make test-gpu   the kernels on a GPU; make bench-gpu times them too, beside every peer"
 	@echo "make lint       ruff and mypy alone"
@@ -33,8 +34,8 @@ demo: venv
 	$(BIN)/python -m phys4d demo
 
 test: lint
-	$(BIN)/python -m pytest -q -m "not slow and not gpu and not interpreted"
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "interpreted and not slow" tests/kernels
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not gpu and not interpreted"
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "interpreted and not slow" tests/kernels
 
 test-slow: venv
 	$(BIN)/python -m pytest -q -m "slow and not gpu and not interpreted"
@@ -48,6 +49,7 @@ test-gpu:
 bench-gpu: test-gpu
 	$(PYTHON) -m phys4d bench attention --device cuda --out $(OUT)
 	$(PYTHON) -m phys4d bench elementwise --device cuda --out $(OUT)
+	$(PYTHON) -m phys4d bench geometry --device cuda --out $(OUT)
 
 lint: venv
 	$(BIN)/ruff check .

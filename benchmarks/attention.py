@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from phys4d.benchmarks.cases import ATTENTION, DTYPE, AttentionCase
-from phys4d.benchmarks.timing import Work, interleaved, peak_memory
+from phys4d.benchmarks.timing import Work, compiled, interleaved, peak_memory
 from phys4d.kernels.attention import Full, Temporal, Window, attention, measured
 from phys4d.kernels.attention.backends import BACKENDS, rearranged
 from phys4d.kernels.attention.backends.flex import mask_mod
@@ -111,7 +111,7 @@ def peers(
     else:
         found["naive"] = naive(case)
         if tensors[0].is_cuda:
-            found["naive-compiled"] = torch.compile(naive(case), dynamic=False)
+            found["naive-compiled"] = compiled(naive(case))
         else:
             refused["naive-compiled"] = "measured on CUDA alone"
     if wanted is not None:

@@ -111,3 +111,26 @@ NORM_ROPE = (
     NormRopeCase("cogvideox-norm-rope", "CogVideoX-5B", "layer", (13, 30, 45), 48, 64, (16, 24, 24), words=226),
     NormRopeCase("opensora-norm-rope", "Open-Sora 1.2 temporal", "rms", (15, 60, 60), 16, 72, (72, 0, 0)),
 )
+
+
+@dataclass(frozen=True)
+class GeometryCase:
+    """An operator of 4D geometry, float32: on a clip of shape (clips, frames, height, width), or on two clouds."""
+
+    name: str
+    model: str
+    op: str
+    shape: tuple[int, ...]  # of clouds: (points,)
+    kind: Literal["", "uniform", "surface"] = ""  # of clouds: in a cube, or what a camera sees
+
+
+CLIP = (1, 49, 480, 720)  # CogVideoX's: 17 million pixels
+GEOMETRY = (
+    GeometryCase("warp", "phases 1 to 3", "warp", CLIP),
+    GeometryCase("depth-scale-shift", "phase 1", "depth scale_shift", CLIP),
+    GeometryCase("depth-all", "phase 1", "depth all", CLIP),
+    GeometryCase("flow-l1", "phases 1 and 2", "flow l1", CLIP),
+    GeometryCase("chamfer-100k", "phase 3", "chamfer", (100_000,), "uniform"),
+    GeometryCase("chamfer-100k-surface", "phase 3", "chamfer", (100_000,), "surface"),
+    GeometryCase("chamfer-frame", "phase 3, all pixels of a frame", "chamfer", (345_600,), "surface"),
+)

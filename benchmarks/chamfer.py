@@ -35,6 +35,25 @@ def uniform(points: int) -> tuple[Tensor, Tensor]:
     return x, y
 
 
+def surface(points: int) -> tuple[Tensor, Tensor]:
+    """What a camera sees of a floor, a wall and three balls, 480 x 720, as a wrong and as the true cloud; no simulator.
+
+    `points` pixels of it each. The errors are those of `simulated`.
+    """
+    height, width, focal = 480, 720, 600.0
+    v, u = torch.meshgrid(torch.arange(height) + 0.5 - height / 2, torch.arange(width) + 0.5 - width / 2, indexing="ij")
+    rays = torch.stack((u / focal, v / focal, torch.ones_like(u)), -1)
+    depth = torch.full((height, width), 6.0)  # the wall
+    depth = torch.where(rays[..., 1] > 0, torch.minimum(depth, 1.2 / rays[..., 1].clamp_min(1e-6)), depth)
+    for centre, radius in (((-1.0, 0.6, 3.0), 0.6), ((0.5, 0.8, 2.5), 0.4), ((1.5, 0.2, 4.5), 1.0)):
+        middle = torch.tensor(centre)
+        along, square = (rays * middle).sum(-1), rays.square().sum(-1)
+        inside = along.square() - square * (middle.square().sum() - radius**2)
+        nearer = (along - inside.clamp_min(0).sqrt()) / square
+        depth = torch.where(inside > 0, torch.minimum(depth, nearer), depth)
+    return _seen(depth[None, None], torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]), points)
+
+
 def simulated(points: int) -> tuple[Tensor, Tensor]:
     """A frame of a simulated clip, 480 x 720, as a predicted and as the true cloud, `points` pixels of it each."""
     from phys4d.simulation.assembly import meshes
@@ -48,11 +67,15 @@ def simulated(points: int) -> tuple[Tensor, Tensor]:
     camera = scene.view.camera(config.frames, height, width, config.fps)
     truth = measure(meshes(scene, tracks, detail=detail(height, width)), camera, Rasteriser(height, width))
     depth = torch.from_numpy(truth.depth[4]).float()[None, None]
+    return _seen(depth, torch.from_numpy(camera.intrinsics[4]).float(), points)
+
+
+def _seen(depth: Tensor, intrinsics: Tensor, points: int) -> tuple[Tensor, Tensor]:
+    """A depth map [1, 1, H, W] with the errors of a depth head, and without, lifted; some pixels of it, in order."""
     generator = torch.Generator().manual_seed(0)
-    coarse = F.interpolate(torch.randn(1, 1, 15, 23, generator=generator), (height, width), mode="bilinear")
+    coarse = F.interpolate(torch.randn(1, 1, 15, 23, generator=generator), depth.shape[-2:], mode="bilinear")
     wrong = depth * (1 + 0.03 * coarse + 0.002 * torch.randn(depth.shape, generator=generator))
-    intrinsics = torch.from_numpy(camera.intrinsics[4]).float()[None, None]
-    clouds = [unproject(d, intrinsics).reshape(-1, 3)[depth.flatten() > 0] for d in (wrong, depth)]
+    clouds = [unproject(d, intrinsics[None, None]).reshape(-1, 3)[depth.flatten() > 0] for d in (wrong, depth)]
     kept = torch.randperm(len(clouds[0]), generator=generator)[:points].sort().values
     return clouds[0][kept], clouds[1][kept]
 
@@ -81,7 +104,7 @@ def tree(workers: int) -> Partners:
 def chunks(x: Tensor, y: Tensor, rows: int = 512) -> tuple[Tensor, Tensor]:
     """Partners by torch.cdist, so many rows at a time."""
     there = []
-    least, back = torch.full((len(y),), torch.inf), torch.zeros(len(y), dtype=torch.int64)
+    least, back = y.new_full((len(y),), torch.inf), torch.zeros(len(y), dtype=torch.int64, device=y.device)
     for number, part in enumerate(x.split(rows)):
         distances = torch.cdist(part, y)
         there.append(distances.argmin(dim=1))

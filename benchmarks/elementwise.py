@@ -12,7 +12,7 @@ from torch import Tensor
 
 from phys4d.benchmarks.attention import SUSTAINED
 from phys4d.benchmarks.cases import DTYPE, NORM_ROPE, NormRopeCase
-from phys4d.benchmarks.timing import Work, interleaved, peak_memory
+from phys4d.benchmarks.timing import Work, compiled, interleaved, peak_memory
 from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope_reference, qk_norm_rope
 
 Both = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -42,7 +42,7 @@ def measure(case: NormRopeCase, device: torch.device, *, quick: bool, wanted: li
         "eager": eager,
     }
     if device.type == "cuda":
-        rivals["compiled"] = torch.compile(eager, dynamic=False)
+        rivals["compiled"] = compiled(eager)
     if wanted is not None:
         rivals = {name: rival for name, rival in rivals.items() if name in wanted}
     some = slice(0, min(256, case.tokens))

@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
-from phys4d.benchmarks import attention, elementwise, plots
-from phys4d.benchmarks.cases import DTYPE
+from phys4d.benchmarks import attention, elementwise, geometry, plots
 from phys4d.engine.errors import UserError
 from phys4d.engine.telemetry import provenance
 from phys4d.kernels.attention import measured
 
-KINDS = {"attention": attention, "elementwise": elementwise}
+KINDS = {"attention": attention, "elementwise": elementwise, "geometry": geometry}
 
 
 def bench(
@@ -55,7 +54,7 @@ def bench(
 def write(out: Path, kind: str, device: str, rows: list[dict[str, Any]]) -> None:
     """<kind>.json, and what `show` makes of it."""
     out.mkdir(parents=True, exist_ok=True)
-    dtype = str(DTYPE).removeprefix("torch.")
+    dtype = str(KINDS[kind].DTYPE).removeprefix("torch.")
     result = {"kind": kind, "device": device, "dtype": dtype, "rows": rows, "provenance": provenance()}
     (out / f"{kind}.json").write_text(json.dumps(result, indent=1) + "\n")
     show(out / f"{kind}.json", result)

@@ -11,6 +11,14 @@ import torch
 Work = Callable[[], Any]
 
 
+def compiled(rival: Any) -> Any:
+    """torch.compile for these shapes alone; its backward may be run again and again, as timing does."""
+    import torch._functorch.config as functorch
+
+    functorch.donated_buffer = False  # else compiled backwards may refuse to run twice
+    return torch.compile(rival, dynamic=False)
+
+
 @dataclass(frozen=True)
 class Timing:
     """Milliseconds of one call over all rounds: median, 20th and 80th percentile."""

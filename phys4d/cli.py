@@ -117,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     for kind, what in (
         ("attention", "attention on the shapes of real models, beside every peer that is here"),
         ("elementwise", "norm and rotation of queries and keys, beside eager and compiled torch"),
+        ("geometry", "losses of 4D geometry and Chamfer distances, beside torch and the libraries that are here"),
     ):
         kernels = subjects.add_parser(kind, help=what)
         kernels.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
