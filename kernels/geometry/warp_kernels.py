@@ -2,7 +2,9 @@
 
 Forward leaves four numbers per program (sum, weights, pixels, the largest contribution to a neighbour), which the host
 adds up in a fixed order. Backward adds contributions to the frame sampled as int64 multiples of a power of two, so
-that the order in which programs come does not matter; `finish` turns them into gradients.
+that the order in which programs come does not matter; `finish` turns them into gradients. Both take so few pairs of
+frames at a time that their integers stay in the GPU's cache: written, added to and read in memory they would double
+the bytes that pass.
 """
 
 import triton
@@ -12,13 +14,26 @@ CHARBONNIER, RELATIVE, SQUARED = 1, 2, 3
 _CHARBONNIER = tl.constexpr(CHARBONNIER)
 _RELATIVE = tl.constexpr(RELATIVE)
 _SQUARED = tl.constexpr(SQUARED)
+_HARDWARE = tl.constexpr(not triton.knobs.runtime.interpret)
 
 
 @triton.jit
-def _corner(Sampled, place, inside):
+def _inverse(x):
+    """1 / x by the hardware's reciprocal, which is off by one unit in the last place; exact where there is none."""
+    if _HARDWARE and x.dtype == tl.float32:
+        return tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1
+        )  # fmt: skip
+    else:
+        return 1 / x
+
+
+@triton.jit
+def _corner(Sampled, place, inside, share):
+    """Inverse depth there, 0 without a surface, and whether the sample can do without it."""
     depth = tl.load(Sampled + place, mask=inside, other=0.0)
     surface = depth > 0
-    return tl.where(surface, 1 / tl.where(surface, depth, 1.0), 0.0)
+    return tl.where(surface, _inverse(depth), 0.0), surface | (share == 0)
 
 
 @triton.jit
@@ -29,9 +44,13 @@ def _land(
     BACK: tl.constexpr, HAS_VISIBLE: tl.constexpr, HAS_WEIGHT: tl.constexpr, CLAMP: tl.constexpr,
     NEAREST: tl.constexpr, TEST: tl.constexpr,
 ):  # fmt: skip
-    """What pixels read where they land: all that the loss and its gradient need, with `used` and weight 0 elsewhere."""
+    """What pixels read where they land: all that the loss and its gradient need. Elsewhere than `used` weight is 0.
+
+    The rest may be anything there, infinite or no number.
+    """
     real = pixel < height * width
-    row, column = pixel // width, pixel % width
+    row = pixel // width
+    column = pixel - row * width
     motion = Motion + clip * motion_clip + pair * motion_frame + pixel
     du = tl.load(motion, mask=real, other=0.0)
     dv = tl.load(motion + motion_channel, mask=real, other=0.0)
@@ -62,23 +81,23 @@ def _land(
     left = tl.minimum(u.to(tl.int32), tl.maximum(width - 2, 0))
     top = tl.minimum(v.to(tl.int32), tl.maximum(height - 2, 0))
     x, y = u - left.to(du.dtype), v - top.to(du.dtype)
-    first = top.to(tl.int64) * width + left
+    first = top * width + left
     right = tl.where(width > 1, 1, 0)
     below = tl.where(height > 1, width, 0)
-    p, q = _corner(sampled_frame, first, used), _corner(sampled_frame, first + right, used)
-    r, s = _corner(sampled_frame, first + below, used), _corner(sampled_frame, first + below + right, used)
     a, b, c, d = (1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y
-    used &= ((p > 0) | (a == 0)) & ((q > 0) | (b == 0)) & ((r > 0) | (c == 0)) & ((s > 0) | (d == 0))
-    mixed = p * a + q * b + r * c + s * d
-    sampled = tl.where(used, 1 / tl.where(used, mixed, 1.0), 0.0)
+    p, has_p = _corner(sampled_frame, first, used, a)
+    q, has_q = _corner(sampled_frame, first + right, used, b)
+    r, has_r = _corner(sampled_frame, first + below, used, c)
+    s, has_s = _corner(sampled_frame, first + below + right, used, d)
+    used &= has_p & has_q & has_r & has_s
+    sampled = _inverse(p * a + q * b + r * c + s * d)
     moved = base + dz
     if TEST:
         used &= (sampled < moved * tl.full(moved.shape, NEAREST, moved.dtype)) == 0
-    residual = tl.where(used, sampled - moved, 0.0)
-    moved, weight = tl.where(used, moved, 1.0), tl.where(used, weight, 0.0)
+    residual = sampled - moved
+    weight = tl.where(used, weight, 0.0)
     # Corners as shares of the sample: near 1 whatever the unit of depth.
-    p, q = tl.where(used, p * sampled, 0.0), tl.where(used, q * sampled, 0.0)
-    r, s = tl.where(used, r * sampled, 0.0), tl.where(used, s * sampled, 0.0)
+    p, q, r, s = p * sampled, q * sampled, r * sampled, s * sampled
     return used, weight, sampled, moved, residual, x, y, p, q, r, s, first, right, below, free_u, free_v
 
 
@@ -117,7 +136,7 @@ def forward_kernel(
     """Writes Partial float64 [programs, 4]."""
     program = tl.program_id(0).to(tl.int64)
     image = program // blocks
-    pixel = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
+    pixel = (program % blocks).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)  # an image has less than 2^31
     used, weight, _, moved, residual, x, y, p, q, r, s, _, _, _, _, _ = _land(
         Depth, Truth, Motion, Visible, Weight, image // pairs, image % pairs, pixel, height, width,
         depth_clip, depth_frame, truth_clip, truth_frame, motion_clip, motion_channel, motion_frame,
@@ -135,13 +154,13 @@ def forward_kernel(
         tl.maximum(p * p * ((1 - x) * (1 - y)), q * q * (x * (1 - y))),
         tl.maximum(r * r * ((1 - x) * y), s * s * (x * y)),
     )  # fmt: skip
-    most = tl.abs(_slope(residual, moved, LOSS)) * weight * steepest
-    most = tl.where(most == most, most, float("inf")).to(tl.float64)
+    most = tl.where(used, tl.abs(_slope(residual, moved, LOSS)) * weight * steepest, 0.0)
+    most = tl.where(most == most, most, float("inf"))
     place = Partial + program * 4
     tl.store(place, tl.sum(tl.where(used, error, 0.0).to(tl.float64) * weight.to(tl.float64), axis=0))
     tl.store(place + 1, tl.sum(weight.to(tl.float64), axis=0))
     tl.store(place + 2, tl.sum(used.to(tl.int32), axis=0).to(tl.float64))
-    tl.store(place + 3, tl.max(most, axis=0))
+    tl.store(place + 3, tl.max(most, axis=0).to(tl.float64))
 
 
 @triton.jit
@@ -149,19 +168,22 @@ def _add(Sums, place, value, step, used):
     tl.atomic_add(Sums + place, tl.floor(value.to(tl.float64) * step + 0.5).to(tl.int64), mask=used, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_image"])
 def backward_kernel(
-    Depth, Truth, Motion, Visible, Weight, Scale, Step, Sums, DMotion, pairs, height, width, blocks,
+    Depth, Truth, Motion, Visible, Weight, Scale, Step, Sums, DMotion, first_image, pairs, height, width, blocks,
     depth_clip, depth_frame, truth_clip, truth_frame, motion_clip, motion_channel, motion_frame,
     visible_clip, visible_frame, weight_clip, weight_frame,
     LOSS: tl.constexpr, BACK: tl.constexpr, HAS_VISIBLE: tl.constexpr, HAS_WEIGHT: tl.constexpr, CLAMP: tl.constexpr,
     NEAREST: tl.constexpr, TEST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Writes DMotion [clips, 3, pairs, H, W] and adds to Sums int64 [clips, pairs + 1, H, W], in units of 1 / Step."""
+    """Writes DMotion [clips, 3, pairs, H, W] of images (a clip's pairs) from `first_image` on.
+
+    Adds to Sums int64 [images, H, W], in units of 1 / Step, what the frame that a pair samples gets.
+    """
     program = tl.program_id(0).to(tl.int64)
-    image = program // blocks
+    image = first_image + program // blocks
     clip, pair = image // pairs, image % pairs
-    pixel = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
+    pixel = (program % blocks).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)  # an image has less than 2^31
     used, weight, sampled, moved, residual, x, y, p, q, r, s, first, right, below, free_u, free_v = _land(
         Depth, Truth, Motion, Visible, Weight, clip, pair, pixel, height, width,
         depth_clip, depth_frame, truth_clip, truth_frame, motion_clip, motion_channel, motion_frame,
@@ -181,28 +203,33 @@ def backward_kernel(
     tl.store(place + pairs * plane, tl.where(used & free_v, d_v, 0.0), mask=real)
     tl.store(place + 2 * pairs * plane, tl.where(used, outward, 0.0), mask=real)
     step = tl.load(Step + clip)
-    frame = pair if BACK else pair + 1
-    target = (clip * (pairs + 1) + frame) * plane + first
-    _add(Sums, target, slope * (p * p * ((1 - x) * (1 - y))), step, used)
-    _add(Sums, target + right, slope * (q * q * (x * (1 - y))), step, used)
-    _add(Sums, target + below, slope * (r * r * ((1 - x) * y)), step, used)
-    _add(Sums, target + below + right, slope * (s * s * (x * y)), step, used)
+    Sums += (image - first_image) * plane
+    _add(Sums, first, slope * (p * p * ((1 - x) * (1 - y))), step, used)
+    _add(Sums, first + right, slope * (q * q * (x * (1 - y))), step, used)
+    _add(Sums, first + below, slope * (r * r * ((1 - x) * y)), step, used)
+    _add(Sums, first + below + right, slope * (s * s * (x * y)), step, used)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_image"])
 def finish_kernel(
-    Sums, DMotion, Unit, DDepth, pairs, plane, blocks, BACK: tl.constexpr, BLOCK: tl.constexpr
+    Sums, DMotion, Unit, DDepth, first_image, pairs, plane, blocks, BACK: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """DDepth [clips, pairs + 1, H, W] from Sums in units of Unit [clips], plus what moved depth gets: that of dz."""
+    """DDepth [clips, pairs + 1, H, W] of the frames that the pairs in Sums sampled; leaves zeros in Sums.
+
+    From Sums in units of Unit [clips], plus what moved depth gets, which is what dz gets.
+    """
     program = tl.program_id(0).to(tl.int64)
-    image = program // blocks
-    clip, frame = image // (pairs + 1), image % (pairs + 1)
-    pixel = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
+    image = first_image + program // blocks
+    clip, pair = image // pairs, image % pairs
+    frame = pair if BACK else pair + 1
+    pixel = (program % blocks).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)  # an image has less than 2^31
     real = pixel < plane
-    place = image * plane + pixel
-    total = tl.load(Sums + place, mask=real, other=0).to(tl.float64) * tl.load(Unit + clip)
+    place = Sums + (image - first_image) * plane + pixel
+    total = tl.load(place, mask=real, other=0).to(tl.float64) * tl.load(Unit + clip)
+    tl.store(place, tl.zeros(pixel.shape, tl.int64), mask=real)
     if not BACK:
         moved = real & (frame < pairs)
-        z_place = ((3 * clip + 2) * pairs + frame) * plane + pixel
-        total += tl.load(DMotion + z_place, mask=moved, other=0.0).to(tl.float64)
-    tl.store(DDepth + place, total.to(DDepth.dtype.element_ty), mask=real)
+        z_place = DMotion + ((3 * clip + 2) * pairs + frame) * plane + pixel
+        total += tl.load(z_place, mask=moved, other=0.0).to(tl.float64)
+    DDepth += (clip * (pairs + 1) + frame) * plane
+    tl.store(DDepth + pixel, total.to(DDepth.dtype.element_ty), mask=real)

@@ -15,7 +15,9 @@ from phys4d.kernels.geometry import warp_kernels
 from phys4d.kernels.geometry.choice import INTERPRETED
 from phys4d.kernels.geometry.warp_reference import LOSSES, warp_reference
 
-BLOCK = 1024
+# Pixels of a program of four warps. With eight a lane, the registers of backward would leave an SM two programs.
+FORWARD, BACKWARD, FINISH = 1024, 512, 1024
+CACHED = 32 << 20  # bytes of integers that backward works on at a time, of 40 to 126 MB of cache; not yet tuned
 _BITS = 62  # of an int64 sum; one is left for rounding
 
 
@@ -34,12 +36,12 @@ def forward(
     on a CPU, which needs none.
     """
     clips, frames, height, width = depth.shape
-    pairs, blocks = frames - 1, -(-height * width // BLOCK)
+    pairs, blocks = frames - 1, -(-height * width // FORWARD)
     partial = depth.new_empty((clips * pairs * blocks, 4), dtype=torch.float64)
     inputs, strides, options = launch(depth, motion, visible, weight, truth, loss, z_test, clamp)
     if partial.numel():
         warp_kernels.forward_kernel[(len(partial),)](
-            *inputs, partial, pairs, height, width, blocks, *strides, **options, BLOCK=BLOCK, num_warps=4
+            *inputs, partial, pairs, height, width, blocks, *strides, **options, BLOCK=FORWARD, num_warps=4
         )
     numbers = partial.view(clips, -1, 4)
     total = numbers[..., 1].sum(1)
@@ -53,6 +55,8 @@ def launch(
     loss: str, z_test: float, clamp: bool,
 ) -> tuple[list[Tensor], list[int], dict[str, Any]]:  # fmt: skip
     """What both kernels share: tensors with contiguous planes, their strides, and options."""
+    if depth.shape[-2] * depth.shape[-1] >= 1 << 31:
+        raise ValueError(f"depth: expected frames of less than 2^31 pixels, got {list(depth.shape[-2:])}")
     depth, motion = _with_planes(depth), _with_planes(motion)
     shown = depth if visible is None else _with_planes(visible.view(torch.uint8))
     weights = depth if weight is None else _with_planes(weight)
@@ -92,21 +96,30 @@ def backward(
     """
     clips, frames, height, width = depth.shape
     pairs, plane = frames - 1, height * width
-    blocks = -(-plane // BLOCK)
-    sums = depth.new_zeros(depth.shape, dtype=torch.int64)
+    images = clips * pairs
     d_depth, d_motion = depth.new_empty(depth.shape), motion.new_empty(motion.shape)
     step, unit = fixed_point(peak, 4 * plane)
     inputs, strides, options = launch(depth, motion, visible, weight, truth, loss, z_test, clamp)
-    if d_motion.numel():
-        warp_kernels.backward_kernel[(clips * pairs * blocks,)](
-            *inputs, scale, step, sums, d_motion, pairs, height, width, blocks, *strides, **options,
-            BLOCK=BLOCK, num_warps=4,
+    at_once = max(1, min(images, CACHED // max(8 * plane, 1)))
+    sums = depth.new_zeros((at_once, height, width), dtype=torch.int64)
+    # The last first: what moved depth gets at the frame that a pair samples comes from the pair after it.
+    for first in range((images - 1) // at_once * at_once, -1, -at_once) if plane else ():
+        count = min(at_once, images - first)
+        blocks = -(-plane // BACKWARD)
+        warp_kernels.backward_kernel[(count * blocks,)](
+            *inputs, scale, step, sums, d_motion, first, pairs, height, width, blocks, *strides, **options,
+            BLOCK=BACKWARD, num_warps=4,
         )  # fmt: skip
-    if d_depth.numel():
-        warp_kernels.finish_kernel[(clips * frames * blocks,)](
-            sums, d_motion, unit * scale, d_depth, pairs, plane, blocks, BACK=truth is not None, BLOCK=BLOCK,
+        blocks = -(-plane // FINISH)
+        warp_kernels.finish_kernel[(count * blocks,)](
+            sums, d_motion, unit * scale, d_depth, first, pairs, plane, blocks, BACK=truth is not None, BLOCK=FINISH,
             num_warps=4,
         )  # fmt: skip
+    spoilt = (0 * unit * scale).to(depth.dtype)[:, None, None]
+    if truth is not None or not pairs:
+        d_depth[:, -1:] = spoilt[:, None]  # nobody samples it
+    else:
+        torch.add(d_motion[:, 2, 0], spoilt, out=d_depth[:, 0])
     return d_depth, d_motion
 
 

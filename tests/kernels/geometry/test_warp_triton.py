@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from phys4d.kernels.geometry import warp_consistency
+from phys4d.kernels.geometry import warp_consistency, warp_ops
 from phys4d.kernels.geometry.warp_ops import fixed_point, warp_op
 from phys4d.kernels.geometry.warp_reference import LOSSES
+
+# What is not used is computed anyhow, and numpy, in which the interpreter computes, would have it known.
+pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero) encountered:RuntimeWarning")
 
 CASES = list(itertools.product(LOSSES, (False, True), ("mask", "clamp")))
 
@@ -53,6 +56,18 @@ def test_the_kernels_compute_the_definition(loss, back, border, dtype, tolerance
         assert mine.isfinite().all()
         error, fault = ((t.double() - true).abs().max() for t in (mine, other))
         assert error <= 2 * fault + tolerance * true.abs().max()
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("planes", [1, 3])
+def test_how_many_pairs_are_worked_on_at_a_time_does_not_matter(planes, back, device, monkeypatch) -> None:
+    depth, motion, visible, weight, truth = example(torch.float32, device)
+    asked = {"weight": weight, "truth": truth if back else None, "backend": "triton"}
+    whole = results(depth, motion, visible, **asked)
+    monkeypatch.setattr(warp_ops, "CACHED", planes * depth[0, 0].numel() * 8)
+    for expected, found in zip(whole, results(depth, motion, visible, **asked), strict=True):
+        assert torch.equal(expected, found)
 
 
 @pytest.mark.interpreted
