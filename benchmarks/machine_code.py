@@ -115,7 +115,7 @@ def _compiled(arch: int, case: str, launches: Any) -> Iterator[Kernel]:
         launches()
     finally:
         JITFunction.run = run
-    for name, options, kernel, seconds in {(entry[0], entry[2].hash): entry for entry in reversed(made)}.values():
+    for name, options, kernel, seconds in reversed({(m[0], m[2].hash): m for m in reversed(made)}.values()):
         yield _inspect(case, name, arch, options, kernel, seconds)
 
 
