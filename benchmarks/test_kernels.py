@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from phys4d.benchmarks import attention, elementwise
+from phys4d.benchmarks import attention, elementwise, geometry
 from phys4d.kernels.elementwise import QKNorm, Rope, qk_norm_rope
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -46,3 +46,15 @@ def test_norm_rope(benchmark, case):
     norm = QKNorm(case.kind, weight, weight)
     rope = Rope.make(case.grid, case.lanes, layout=case.layout, device=DEVICE)
     timed(benchmark, lambda: qk_norm_rope(q, k, norm, rope, grid=case.grid, text=(case.words, "first")))
+
+
+@pytest.mark.parametrize("part", ["forward", "backward"])
+@pytest.mark.parametrize("case", geometry.cases(None, DEVICE), ids=lambda case: case.name)
+def test_geometry(benchmark, case, part):
+    """Losses of 4D geometry and Chamfer distances, by whom "auto" chooses."""
+    found, leaves = geometry.rivals(case, DEVICE)
+    if part == "forward":
+        timed(benchmark, torch.no_grad()(found["ours"]))
+    else:
+        value = found["ours"]()
+        timed(benchmark, lambda: torch.autograd.grad(value, leaves, retain_graph=True))
