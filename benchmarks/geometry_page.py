@@ -20,7 +20,7 @@ def result(kind: str) -> dict[str, Any]:
 
 
 def losses_table(found: dict[str, Any]) -> str:
-    """Per case and number of threads: ours, the best peer that keeps the same promises, and how many times ours it is."""
+    """Per case and number of threads: ours, and the best peer that keeps the same promises."""
     lines = ["| case | threads | ours ms | best peer ms | times | MiB | best peer's MiB |", "|---" * 7 + "|"]
     for row in found["rows"]:
         if row["backend"] != "ours":
@@ -56,8 +56,8 @@ def chamfer_table(found: dict[str, Any]) -> str:
 def told(found: dict[str, Any]) -> str:
     """Where and when it was measured."""
     where = found["provenance"]
-    revision = str(where["git_revision"])[:12]
-    return f"{where['cores']} cores of {where['cpu']}, torch {where['torch']}, revision {revision}, {where['date'][:10]}"
+    revision, day = str(where["git_revision"])[:12], where["date"][:10]
+    return f"{where['cores']} cores of {where['cpu']}, torch {where['torch']}, revision {revision}, {day}"
 
 
 def complete(page: str) -> str:
