@@ -20,13 +20,19 @@ What bites:
 from phys4d.kernels.geometry.alignment import Alignment, umeyama
 from phys4d.kernels.geometry.chamfer import chamfer, nearest, pack
 from phys4d.kernels.geometry.chamfer_4d import chamfer_4d, chamfer_motion, chamfer_objects, chamfer_spacetime
+from phys4d.kernels.geometry.flow_warp import flow_warp
 from phys4d.kernels.geometry.losses import depth_loss, depth_losses, flow_loss, scene_flow_loss
-from phys4d.kernels.geometry.occlusion import forward_backward_mask
+from phys4d.kernels.geometry.occlusion import Occlusion, forward_backward_mask, occlusion_mask
+from phys4d.kernels.geometry.splat import Splat, splat
+from phys4d.kernels.geometry.trajectories import Trajectories, lift_4d
 from phys4d.kernels.geometry.unproject import advect, unproject
 from phys4d.kernels.geometry.warp_consistency import sample_depth, warp_consistency, warp_residual
 
 __all__ = [
     "Alignment",
+    "Occlusion",
+    "Splat",
+    "Trajectories",
     "advect",
     "chamfer",
     "chamfer_4d",
@@ -36,11 +42,15 @@ __all__ = [
     "depth_loss",
     "depth_losses",
     "flow_loss",
+    "flow_warp",
     "forward_backward_mask",
+    "lift_4d",
     "nearest",
+    "occlusion_mask",
     "pack",
     "sample_depth",
     "scene_flow_loss",
+    "splat",
     "umeyama",
     "unproject",
     "warp_consistency",
