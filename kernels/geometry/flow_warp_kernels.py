@@ -79,7 +79,7 @@ def forward_kernel(
     program = tl.program_id(0).to(tl.int64)
     image = program // blocks
     clip, time = image // times, image % times
-    pixel = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
+    pixel = (program % blocks).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)
     (
         real, used, inside, first, right, below, near_u, far_u, near_v, far_v, _, _, _, _, _, _, p, q, r, s, share
     ) = _land(
@@ -109,7 +109,7 @@ def peak_kernel(
     program = tl.program_id(0).to(tl.int64)
     image = program // blocks
     clip, time = image // times, image % times
-    pixel = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
+    pixel = (program % blocks).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)
     _, used, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _ = _land(
         Flow, Labels, Wanted, clip, time, image, pixel, height, width, flow_clip, flow_channel, flow_time,
         CLAMP, LABELLED,
@@ -138,7 +138,7 @@ def backward_kernel(
     program = tl.program_id(0).to(tl.int64)
     image = program // blocks
     clip, time = image // times, image % times
-    pixel = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
+    pixel = (program % blocks).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)
     (
         real, used, _, first, right, below, near_u, far_u, near_v, far_v, near_u_slope, far_u_slope, near_v_slope,
         far_v_slope, free_u, free_v, p, q, r, s, share,
@@ -185,7 +185,7 @@ def finish_kernel(Sums, Unit, DFrames, images, plane, blocks, BLOCK: tl.constexp
     """DFrames [clips, images, plane] from Sums in units of Unit [clips]."""
     program = tl.program_id(0).to(tl.int64)
     image = program // blocks
-    pixel = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
+    pixel = (program % blocks).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)
     real = pixel < plane
     place = image * plane + pixel
     total = tl.load(Sums + place, mask=real, other=0).to(tl.float64) * tl.load(Unit + image // images)

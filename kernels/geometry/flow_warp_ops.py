@@ -15,7 +15,7 @@ from phys4d.kernels.geometry.choice import INTERPRETED
 from phys4d.kernels.geometry.flow_warp_reference import flow_warp_reference
 from phys4d.kernels.geometry.warp_ops import fixed_point
 
-BLOCK = 512
+BLOCK = 256
 
 
 def forward(

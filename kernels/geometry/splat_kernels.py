@@ -24,7 +24,7 @@ def land_kernel(
     program = tl.program_id(0).to(tl.int64)
     image = program // blocks
     clip, time = image // times, image % times
-    pixel = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
+    pixel = (program % blocks).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)
     real = pixel < height * width
     flow = Flow + clip * flow_clip + time * flow_time + pixel
     depth = tl.load(Depth + clip * depth_clip + time * depth_time + pixel, mask=real, other=0.0)
@@ -54,7 +54,7 @@ def take_kernel(
     program = tl.program_id(0).to(tl.int64)
     image = program // blocks
     clip, time = image // times, image % times
-    pixel = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
+    pixel = (program % blocks).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)
     plane = height.to(tl.int64) * width
     real = pixel < plane
     key = tl.load(Keys + image * plane + pixel, mask=real, other=_EMPTY)
@@ -80,7 +80,7 @@ def return_kernel(
     program = tl.program_id(0).to(tl.int64)
     image = program // blocks
     clip, time = image // times, image % times
-    pixel = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
+    pixel = (program % blocks).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)
     source = tl.load(Index + image * plane + pixel, mask=pixel < plane, other=-1)
     seen = source >= 0
     depth = tl.load(DepthGrad + clip * depth_clip + time * depth_time + pixel, mask=seen, other=0.0)

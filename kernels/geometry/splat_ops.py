@@ -14,7 +14,7 @@ from phys4d.kernels.geometry import splat_kernels
 from phys4d.kernels.geometry.choice import INTERPRETED
 from phys4d.kernels.geometry.splat_reference import splat_reference
 
-BLOCK = 1024
+BLOCK = 512
 _EMPTY = torch.iinfo(torch.int64).max
 
 
