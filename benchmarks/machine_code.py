@@ -68,7 +68,8 @@ class Kernel:
         # Tiles of 32 rows, which heads of more than 128 lanes need, are for the tensor cores' older instruction.
         older = self.older_products and self.options.get("D", 0) > 128
         module, name = self.kernel.split(".")
-        alone = name == "delta" or module in ("norm_rope", "warp", "chamfer", "flow_warp", "splat")  # they multiply no matrices
+        # They multiply no matrices.
+        alone = name == "delta" or module in ("norm_rope", "warp", "chamfer", "flow_warp", "splat")
         if not self.products and not older and not alone and self.options.get("PRECISION") != "ieee":
             found.append("no tensor core instruction")
         if self.narrow:
@@ -206,10 +207,9 @@ def _flow_warp() -> None:
     from phys4d.kernels.geometry import flow_warp_ops
 
     frames, flow = torch.empty(1, 3, 49, 480, 720, device="meta"), torch.empty(1, 2, 49, 480, 720, device="meta")
-    labels = torch.empty(1, 49, 480, 720, dtype=torch.int32, device="meta")
-    for marks in ((None, None), (labels, labels)):
-        flow_warp_ops.forward(frames, flow, *marks, False)
-        flow_warp_ops.backward(frames, frames, flow, *marks, False, False)
+    for marks in ((None, None), (flow[:, 0], flow[:, 1])):
+        flow_warp_ops.forward(frames, flow, *marks, 0.05, False)
+        flow_warp_ops.backward(frames, frames, flow, *marks, 0.05, False, False)
 
 
 def _splat() -> None:

@@ -40,7 +40,7 @@ def flow_warp(
     expect_shape("flow", flow, (len(frames), 2, *frames.shape[2:]))
     if border not in ("zero", "clamp"):
         raise ValueError(f'border: expected "zero" or "clamp", got "{border}"')
-    arguments = frames, flow.to(frames.dtype), None, None, border == "clamp"
+    arguments = frames, flow.to(frames.dtype), None, None, 0.0, border == "clamp"
     if chosen(backend, "flow_warp", frames) == "reference":
         return flow_warp_reference(*arguments)
     warped, inside = flow_warp_op(*arguments)

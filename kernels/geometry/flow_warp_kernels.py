@@ -27,7 +27,7 @@ def _taps(position, used, size):
 @triton.jit
 def _land(
     Flow, Labels, Wanted, clip, time, image, pixel, height, width, flow_clip, flow_channel, flow_time,
-    CLAMP: tl.constexpr, LABELLED: tl.constexpr,
+    CLAMP: tl.constexpr, LABELLED: tl.constexpr, TOLERANCE: tl.constexpr,
 ):  # fmt: skip
     """Where pixels read: masks, the first neighbour, weights and slopes along both axes, and which neighbours count."""
     real = pixel < height * width
@@ -53,11 +53,12 @@ def _land(
     share = tl.full(u.shape, 1.0, u.dtype)
     if LABELLED:
         place = Labels + image * height * width + first
-        wanted = tl.load(Wanted + image * height * width + pixel, mask=real, other=0)
-        p = used & (tl.load(place, mask=used, other=0) == wanted)
-        q = used & (tl.load(place + right, mask=used, other=0) == wanted)
-        r = used & (tl.load(place + below, mask=used, other=0) == wanted)
-        s = used & (tl.load(place + below + right, mask=used, other=0) == wanted)
+        wanted = tl.load(Wanted + image * height * width + pixel, mask=real, other=0.0)
+        most = wanted * tl.full(wanted.shape, TOLERANCE, wanted.dtype)
+        p = used & (tl.abs(tl.load(place, mask=used, other=0.0) - wanted) <= most)
+        q = used & (tl.abs(tl.load(place + right, mask=used, other=0.0) - wanted) <= most)
+        r = used & (tl.abs(tl.load(place + below, mask=used, other=0.0) - wanted) <= most)
+        s = used & (tl.abs(tl.load(place + below + right, mask=used, other=0.0) - wanted) <= most)
         total = tl.where(p, near_u * near_v, 0.0) + tl.where(q, far_u * near_v, 0.0)
         total = total + tl.where(r, near_u * far_v, 0.0) + tl.where(s, far_u * far_v, 0.0)
         inside = used & (total > 0)
@@ -73,7 +74,7 @@ def _land(
 def forward_kernel(
     Frames, Flow, Labels, Wanted, Warped, Inside, channels, times, height, width, blocks,
     frames_clip, frames_channel, frames_time, flow_clip, flow_channel, flow_time,
-    CLAMP: tl.constexpr, LABELLED: tl.constexpr, BLOCK: tl.constexpr,
+    CLAMP: tl.constexpr, LABELLED: tl.constexpr, TOLERANCE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Writes Warped [clips, channels, times, H, W] and Inside uint8 [clips, times, H, W]."""
     program = tl.program_id(0).to(tl.int64)
@@ -84,7 +85,7 @@ def forward_kernel(
         real, used, inside, first, right, below, near_u, far_u, near_v, far_v, _, _, _, _, _, _, p, q, r, s, share
     ) = _land(
         Flow, Labels, Wanted, clip, time, image, pixel, height, width, flow_clip, flow_channel, flow_time,
-        CLAMP, LABELLED,
+        CLAMP, LABELLED, TOLERANCE,
     )  # fmt: skip
     plane = height.to(tl.int64) * width
     tl.store(Inside + image * plane + pixel, inside.to(tl.uint8), mask=real)
@@ -103,7 +104,8 @@ def forward_kernel(
 @triton.jit(do_not_specialize=["channels", "times", "height", "width", "blocks"])
 def peak_kernel(
     Flow, Labels, Wanted, Grad, Peak, channels, times, height, width, blocks, flow_clip, flow_channel, flow_time,
-    grad_clip, grad_channel, grad_time, CLAMP: tl.constexpr, LABELLED: tl.constexpr, BLOCK: tl.constexpr,
+    grad_clip, grad_channel, grad_time,
+    CLAMP: tl.constexpr, LABELLED: tl.constexpr, TOLERANCE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Peak float64 [programs]: the largest gradient handed back where anything was read; infinite if one is NaN."""
     program = tl.program_id(0).to(tl.int64)
@@ -112,7 +114,7 @@ def peak_kernel(
     pixel = (program % blocks).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)
     _, used, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _ = _land(
         Flow, Labels, Wanted, clip, time, image, pixel, height, width, flow_clip, flow_channel, flow_time,
-        CLAMP, LABELLED,
+        CLAMP, LABELLED, TOLERANCE,
     )  # fmt: skip
     handed = Grad + clip * grad_clip + time * grad_time + pixel
     most = tl.full(pixel.shape, 0.0, Grad.dtype.element_ty)
@@ -125,14 +127,15 @@ def peak_kernel(
 
 @triton.jit
 def _add(Sums, value, step, used):
-    tl.atomic_add(Sums, tl.floor(value.to(tl.float64) * step + 0.5).to(tl.int64), mask=used, sem="relaxed")
+    units = tl.floor(tl.where(used, value, 0.0).to(tl.float64) * step + 0.5)
+    tl.atomic_add(Sums, units.to(tl.int64), mask=used, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["channels", "times", "height", "width", "blocks"])
 def backward_kernel(
     Frames, Flow, Labels, Wanted, Grad, Step, Sums, DFlow, channels, times, height, width, blocks,
     frames_clip, frames_channel, frames_time, flow_clip, flow_channel, flow_time, grad_clip, grad_channel, grad_time,
-    CLAMP: tl.constexpr, LABELLED: tl.constexpr, FIXED: tl.constexpr, BLOCK: tl.constexpr,
+    CLAMP: tl.constexpr, LABELLED: tl.constexpr, TOLERANCE: tl.constexpr, FIXED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Writes DFlow [clips, 2, times, H, W]; adds to Sums int64 [clips, channels, times, H, W], in units of 1 / Step."""
     program = tl.program_id(0).to(tl.int64)
@@ -144,7 +147,7 @@ def backward_kernel(
         far_v_slope, free_u, free_v, p, q, r, s, share,
     ) = _land(
         Flow, Labels, Wanted, clip, time, image, pixel, height, width, flow_clip, flow_channel, flow_time,
-        CLAMP, LABELLED,
+        CLAMP, LABELLED, TOLERANCE,
     )  # fmt: skip
     plane = height.to(tl.int64) * width
     step = 0.0

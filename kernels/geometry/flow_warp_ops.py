@@ -19,20 +19,21 @@ BLOCK = 256
 
 
 def forward(
-    frames: Tensor, flow: Tensor, labels: Tensor | None, wanted: Tensor | None, clamp: bool
+    frames: Tensor, flow: Tensor, labels: Tensor | None, wanted: Tensor | None, tolerance: float, clamp: bool
 ) -> tuple[Tensor, Tensor]:
     """warped [B, C, T, H, W] and inside bool [B, T, H, W].
 
     Args:
         frames: [B, C, T, H, W]; flow: [B, 2, T, H, W], same dtype, float32 or float64.
-        labels, wanted: int32 [B, T, H, W], both or none: only pixels of `frames` whose label is the one that the
-            reading pixel wants count, with weights divided by their sum; inside tells where there is one.
+        labels, wanted: [B, T, H, W] of frames' dtype, both or none: only pixels of `frames` count whose label is off
+            what the reading pixel wants by `tolerance` times that at most, with weights divided by their sum; inside
+            tells where there is one. They get no gradient.
         clamp: border="clamp".
     """
     clips, channels, times, height, width = frames.shape
     warped = frames.new_empty(frames.shape)
     inside = frames.new_empty((clips, times, height, width), dtype=torch.bool)
-    inputs, strides, options = _launch(frames, flow, labels, wanted, clamp)
+    inputs, strides, options = _launch(frames, flow, labels, wanted, tolerance, clamp)
     if inside.numel():
         blocks = -(-height * width // BLOCK)
         flow_warp_kernels.forward_kernel[(clips * times * blocks,)](
@@ -43,12 +44,12 @@ def forward(
 
 
 def _launch(
-    frames: Tensor, flow: Tensor, labels: Tensor | None, wanted: Tensor | None, clamp: bool
+    frames: Tensor, flow: Tensor, labels: Tensor | None, wanted: Tensor | None, tolerance: float, clamp: bool
 ) -> tuple[list[Tensor], list[int], dict[str, Any]]:
     """What both kernels share: tensors with contiguous planes, their strides, and options."""
     frames, flow = _with_planes(frames), _with_planes(flow)
     marks = [flow if mark is None else mark.contiguous() for mark in (labels, wanted)]
-    options = {"CLAMP": clamp, "LABELLED": labels is not None, "BLOCK": BLOCK}
+    options = {"CLAMP": clamp, "LABELLED": labels is not None, "TOLERANCE": tolerance, "BLOCK": BLOCK}
     return [frames, flow, *marks], [*frames.stride()[:3], *flow.stride()[:3]], options
 
 
@@ -61,13 +62,14 @@ flow_warp_op = torch.library.custom_op("phys4d::flow_warp", forward, mutates_arg
 
 
 @flow_warp_op.register_fake
-def _(frames, flow, labels, wanted, clamp):  # type: ignore[no-untyped-def]
+def _(frames, flow, labels, wanted, tolerance, clamp):  # type: ignore[no-untyped-def]
     return frames.new_empty(frames.shape), flow.new_empty(flow[:, 0].shape, dtype=torch.bool)
 
 
 def backward(
-    grad: Tensor, frames: Tensor, flow: Tensor, labels: Tensor | None, wanted: Tensor | None, clamp: bool, fixed: bool
-) -> tuple[Tensor, Tensor]:
+    grad: Tensor, frames: Tensor, flow: Tensor, labels: Tensor | None, wanted: Tensor | None, tolerance: float,
+    clamp: bool, fixed: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """d_frames [B, C, T, H, W], empty where frames are `fixed`, and d_flow [B, 2, T, H, W], contiguous.
 
     grad: [B, C, T, H, W]; the rest as in `forward`.
@@ -81,7 +83,7 @@ def backward(
     if not d_flow.numel():
         return d_frames, d_flow
     grad = _with_planes(grad)
-    (frames, flow, *marks), strides, options = _launch(frames, flow, labels, wanted, clamp)
+    (frames, flow, *marks), strides, options = _launch(frames, flow, labels, wanted, tolerance, clamp)
     sizes = channels, times, height, width, blocks
     if not fixed:  # no weight is above 1, so that no contribution is larger than the largest gradient
         peak = grad.new_empty((clips, times * blocks), dtype=torch.float64)
@@ -106,20 +108,20 @@ flow_warp_backward_op = torch.library.custom_op("phys4d::flow_warp_backward", ba
 
 
 @flow_warp_backward_op.register_fake
-def _(grad, frames, flow, labels, wanted, clamp, fixed):  # type: ignore[no-untyped-def]
+def _(grad, frames, flow, labels, wanted, tolerance, clamp, fixed):  # type: ignore[no-untyped-def]
     return frames.new_empty(0 if fixed else frames.shape), flow.new_empty(flow.shape)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*inputs[:4])
-    ctx.clamp = inputs[4]
+    ctx.rest = inputs[4:]
 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
     wants_frames, wants_flow = ctx.needs_input_grad[:2]
-    d_frames, d_flow = flow_warp_backward_op(grad, *ctx.saved_tensors, ctx.clamp, not wants_frames)
-    return d_frames if wants_frames else None, d_flow if wants_flow else None, None, None, None
+    d_frames, d_flow = flow_warp_backward_op(grad, *ctx.saved_tensors, *ctx.rest, not wants_frames)
+    return d_frames if wants_frames else None, d_flow if wants_flow else None, None, None, None, None
 
 
 flow_warp_op.register_autograd(_backward, setup_context=_setup)
@@ -130,19 +132,21 @@ for _device in ("cpu", "cuda"):
 if not INTERPRETED:
 
     @flow_warp_op.register_kernel("cpu")
-    def _(frames, flow, labels, wanted, clamp):  # type: ignore[no-untyped-def]
+    def _(frames, flow, labels, wanted, tolerance, clamp):  # type: ignore[no-untyped-def]
         if native.status()[0]:
-            return torch.ops.phys4d.native_flow_warp(frames, flow, labels, wanted, clamp)
-        warped, inside = flow_warp_reference(frames, flow, labels, wanted, clamp)
+            return torch.ops.phys4d.native_flow_warp(frames, flow, labels, wanted, tolerance, clamp)
+        warped, inside = flow_warp_reference(frames, flow, labels, wanted, tolerance, clamp)
         return warped.contiguous(), inside
 
     @flow_warp_backward_op.register_kernel("cpu")
-    def _(grad, frames, flow, labels, wanted, clamp, fixed):  # type: ignore[no-untyped-def]
+    def _(grad, frames, flow, labels, wanted, tolerance, clamp, fixed):  # type: ignore[no-untyped-def]
         if native.status()[0]:
-            return torch.ops.phys4d.native_flow_warp_backward(grad, frames, flow, labels, wanted, clamp, fixed)
+            return torch.ops.phys4d.native_flow_warp_backward(
+                grad, frames, flow, labels, wanted, tolerance, clamp, fixed
+            )
 
         def value(frames: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-            return flow_warp_reference(frames, flow, labels, wanted, clamp)
+            return flow_warp_reference(frames, flow, labels, wanted, tolerance, clamp)
 
         # Not by autograd, which is off inside an operator.
         found: Any = torch.func.vjp(value, frames, flow, has_aux=True)

@@ -2,7 +2,7 @@
 
     warped(x) = sum over the four pixels around x + flow(x) of weight * frames(pixel)
 
-With labels only pixels that carry the wanted label count, and their weights are divided by their sum.
+With labels only pixels whose label is near the wanted one count, and their weights are divided by their sum.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def flow_warp_reference(
-    frames: Tensor, flow: Tensor, labels: Tensor | None, wanted: Tensor | None, clamp: bool
+    frames: Tensor, flow: Tensor, labels: Tensor | None, wanted: Tensor | None, tolerance: float, clamp: bool
 ) -> tuple[Tensor, Tensor]:
     """warped [B, C, T, H, W] and inside bool [B, T, H, W]; arguments as of the operator."""
     height, width = frames.shape[-2:]
@@ -27,7 +27,8 @@ def flow_warp_reference(
     places = [(top * width + left + offset).flatten(-2) for offset in (0, right, below, below + right)]
     weights = [before * above, after * above, before * under, after * under]
     if labels is not None and wanted is not None:
-        same = [labels.flatten(-2).gather(-1, place).view_as(wanted) == wanted for place in places]
+        near = [(labels.flatten(-2).gather(-1, place).view_as(wanted) - wanted).abs() for place in places]
+        same = [gap <= tolerance * wanted for gap in near]
         weights = [torch.where(fits, weight, 0) for fits, weight in zip(same, weights, strict=True)]
         total = sum(weights[1:], weights[0])
         used = inside = used & (total > 0)

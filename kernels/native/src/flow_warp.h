@@ -12,12 +12,14 @@ struct Video {
   const T* at(int64_t b, int64_t c, int64_t t) const { return data + b * clip + c * channel + t * time; }
 };
 
-// labels and wanted [clips, times, height, width], contiguous, or null: then every pixel counts.
+// labels and wanted [clips, times, height, width], contiguous, or null: then every pixel counts. Else one counts whose
+// label is off what is wanted by tolerance times that at most.
 template <typename T>
 struct FlowWarpInputs {
   Video<T> frames, flow;
-  const int32_t *labels, *wanted;
+  const T *labels, *wanted;
   int64_t clips, channels, times, height, width;
+  double tolerance;
   bool clamp;
 };
 

@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <cmath>
 
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #define INSTRUCTION_SETS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -52,12 +53,15 @@ ALWAYS int neighbours(T position, int size, int i, Axis<T>& axis) {
   return first;
 }
 
-// Only pixels with the wanted label count, and weights are divided by their sum.
+// Only pixels whose label is near the wanted one count, and weights are divided by their sum.
 template <typename T>
-ALWAYS void select(const int32_t* labels, const int32_t* wanted, int right, int below, int n, Chunk<T>& c) {
+ALWAYS void select(const T* labels, const T* wanted, T tolerance, int right, int below, int n, Chunk<T>& c) {
   const int offset[4] = {0, right, below, below + right};
   for (int k = 0; k < 4; ++k) {
-    for (int i = 0; i < n; ++i) c.counts[k][i] = labels[c.first[i] + offset[k]] == wanted[i] ? T(1) : T(0);
+    for (int i = 0; i < n; ++i) {
+      const T gap = std::abs(labels[c.first[i] + offset[k]] - wanted[i]);
+      c.counts[k][i] = gap <= tolerance * wanted[i] ? T(1) : T(0);
+    }
     for (int i = 0; i < n; ++i) c.weight[k][i] *= c.counts[k][i];
   }
   for (int i = 0; i < n; ++i) {
@@ -103,7 +107,7 @@ ALWAYS void land_by(const FlowWarpInputs<T>& in, int64_t b, int64_t t, int64_t r
   }
   if (in.labels == nullptr) return;
   const int64_t plane = in.height * in.width, image = (b * in.times + t) * plane;
-  select(in.labels + image, in.wanted + image + at, width > 1 ? 1 : 0, height > 1 ? width : 0, n, c);
+  select(in.labels + image, in.wanted + image + at, T(in.tolerance), width > 1 ? 1 : 0, height > 1 ? width : 0, n, c);
 }
 
 template <typename T>

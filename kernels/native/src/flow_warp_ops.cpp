@@ -33,8 +33,8 @@ Held hold(const Tensor& frames, const Tensor& flow, const std::optional<Tensor>&
   Held held{phys4d::with_planes(frames), phys4d::with_planes(flow), std::nullopt, std::nullopt};
   if (labels.has_value()) {
     for (const Tensor* marks : {&*labels, &*wanted}) {
-      STD_TORCH_CHECK(phys4d::has_sizes(*marks, {b, t, h, w}) && marks->scalar_type() == ScalarType::Int,
-                      "flow_warp: labels and wanted must be int32 [B, T, H, W]");
+      STD_TORCH_CHECK(phys4d::has_sizes(*marks, {b, t, h, w}) && marks->scalar_type() == frames.scalar_type(),
+                      "flow_warp: labels and wanted must be [B, T, H, W] of frames' dtype");
     }
     held.labels = torch::stable::contiguous(*labels);
     held.wanted = torch::stable::contiguous(*wanted);
@@ -48,25 +48,25 @@ Video<T> video(const Tensor& x) {
 }
 
 template <typename T>
-FlowWarpInputs<T> inputs(const Held& held, bool clamp) {
+FlowWarpInputs<T> inputs(const Held& held, double tolerance, bool clamp) {
   const Tensor& x = held.frames;
-  const auto marks = [](const std::optional<Tensor>& m) { return m.has_value() ? m->const_data_ptr<int32_t>() : nullptr; };
+  const auto marks = [](const std::optional<Tensor>& m) { return m.has_value() ? m->const_data_ptr<T>() : nullptr; };
   return {video<T>(x), video<T>(held.flow), marks(held.labels), marks(held.wanted),
-          x.size(0), x.size(1), x.size(2), x.size(3), x.size(4), clamp};
+          x.size(0), x.size(1), x.size(2), x.size(3), x.size(4), tolerance, clamp};
 }
 
 std::tuple<Tensor, Tensor> forward(const Tensor& frames, const Tensor& flow, const std::optional<Tensor>& labels,
-                                   const std::optional<Tensor>& wanted, bool clamp) {
+                                   const std::optional<Tensor>& wanted, double tolerance, bool clamp) {
   const Held held = hold(frames, flow, labels, wanted);
   const int64_t b = frames.size(0), c = frames.size(1), t = frames.size(2), h = frames.size(3), w = frames.size(4);
   Tensor warped = phys4d::on_huge_pages(frames, {b, c, t, h, w});
   Tensor inside = phys4d::on_huge_pages(frames, {b, t, h, w}, ScalarType::Bool);
   if (frames.scalar_type() == ScalarType::Float) {
-    phys4d::flow_warp_cpu(inputs<float>(held, clamp), warped.mutable_data_ptr<float>(),
+    phys4d::flow_warp_cpu(inputs<float>(held, tolerance, clamp), warped.mutable_data_ptr<float>(),
                           inside.mutable_data_ptr<bool>());
   } else {
     STD_TORCH_CHECK(frames.scalar_type() == ScalarType::Double, "flow_warp: float32 or float64 only");
-    phys4d::flow_warp_cpu(inputs<double>(held, clamp), warped.mutable_data_ptr<double>(),
+    phys4d::flow_warp_cpu(inputs<double>(held, tolerance, clamp), warped.mutable_data_ptr<double>(),
                           inside.mutable_data_ptr<bool>());
   }
   return {warped, inside};
@@ -74,7 +74,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& frames, const Tensor& flow, con
 
 std::tuple<Tensor, Tensor> backward(const Tensor& grad_in, const Tensor& frames, const Tensor& flow,
                                     const std::optional<Tensor>& labels, const std::optional<Tensor>& wanted,
-                                    bool clamp, bool fixed) {
+                                    double tolerance, bool clamp, bool fixed) {
   const Held held = hold(frames, flow, labels, wanted);
   const int64_t b = frames.size(0), c = frames.size(1), t = frames.size(2), h = frames.size(3), w = frames.size(4);
   STD_TORCH_CHECK(phys4d::has_sizes(grad_in, {b, c, t, h, w}) && grad_in.scalar_type() == frames.scalar_type(),
@@ -83,12 +83,12 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_in, const Tensor& frames,
   Tensor d_frames = fixed ? torch::stable::new_empty(frames, {0}) : phys4d::on_huge_pages(frames, {b, c, t, h, w});
   Tensor d_flow = phys4d::on_huge_pages(frames, {b, 2, t, h, w});
   if (frames.scalar_type() == ScalarType::Float) {
-    phys4d::flow_warp_backward_cpu(inputs<float>(held, clamp), video<float>(grad),
+    phys4d::flow_warp_backward_cpu(inputs<float>(held, tolerance, clamp), video<float>(grad),
                                    fixed ? nullptr : d_frames.mutable_data_ptr<float>(),
                                    d_flow.mutable_data_ptr<float>());
   } else {
     STD_TORCH_CHECK(frames.scalar_type() == ScalarType::Double, "flow_warp: float32 or float64 only");
-    phys4d::flow_warp_backward_cpu(inputs<double>(held, clamp), video<double>(grad),
+    phys4d::flow_warp_backward_cpu(inputs<double>(held, tolerance, clamp), video<double>(grad),
                                    fixed ? nullptr : d_frames.mutable_data_ptr<double>(),
                                    d_flow.mutable_data_ptr<double>());
   }
@@ -99,10 +99,11 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_in, const Tensor& frames,
 
 STABLE_TORCH_LIBRARY_FRAGMENT(phys4d, library) {
   library.def(
-      "native_flow_warp(Tensor frames, Tensor flow, Tensor? labels, Tensor? wanted, bool clamp) -> (Tensor, Tensor)");
+      "native_flow_warp(Tensor frames, Tensor flow, Tensor? labels, Tensor? wanted, float tolerance, bool clamp) -> "
+      "(Tensor, Tensor)");
   library.def(
-      "native_flow_warp_backward(Tensor grad, Tensor frames, Tensor flow, Tensor? labels, Tensor? wanted, bool clamp, "
-      "bool fixed) -> (Tensor, Tensor)");
+      "native_flow_warp_backward(Tensor grad, Tensor frames, Tensor flow, Tensor? labels, Tensor? wanted, "
+      "float tolerance, bool clamp, bool fixed) -> (Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(phys4d, CPU, library) {
   library.impl("native_flow_warp", TORCH_BOX(&forward));
