@@ -19,7 +19,9 @@ def example(dtype: torch.dtype, device: torch.device, *, height: int = 21, width
     frames = torch.randn(2, 3, 2, height, width, generator=generator, dtype=torch.float64)
     flow = torch.randn(2, 2, 2, height, width, generator=generator, dtype=torch.float64) * 3
     whole = torch.rand(flow.shape, generator=generator) < 0.2
-    flow = torch.where(whole, flow.round(), flow.float().double())
+    # Not so near to pixel centres that a single neighbour of next to no weight is divided by it.
+    between = 0.1 + 0.8 * torch.rand(flow.shape, generator=generator, dtype=torch.float64)
+    flow = flow.floor() + torch.where(whole, 0, between.float().double())
     for place, value in enumerate((torch.nan, torch.inf, -torch.inf, 1e30)):
         flow[:, place % 2, 0, height // 2, place % width] = value
     marks = [torch.randint(1, 4, flow[:, 0].shape, generator=generator).double() for _ in range(2)]
@@ -53,7 +55,7 @@ def test_the_kernels_compute_the_definition(dtype, labelled: bool, clamp: bool, 
     for mine, other, true in zip(ours[1:], theirs[1:], exact[1:], strict=True):
         assert mine.isfinite().all()
         error, fault = ((t.double() - true).abs().max() for t in (mine, other))
-        assert error <= 2 * fault + (1e-6 if dtype == torch.float32 else 1e-11) * true.abs().max().clamp_min(1)
+        assert error <= 2 * fault + (1e-6 if dtype == torch.float32 else 1e-11)
 
 
 @pytest.mark.interpreted

@@ -11,7 +11,7 @@ from phys4d.kernels.geometry.splat_ops import splat_op
 def example(dtype: torch.dtype, device: torch.device, *, sizes: tuple[int, ...] = (2, 3, 2, 27, 41)) -> list[Tensor]:
     """values, flow, depth, valid of two clips whose planes take more than one program; ties and NaN included."""
     generator = torch.Generator().manual_seed(5)
-    clips, channels, times, height, width = sizes
+    clips, _, times, height, width = sizes
     values = torch.randn(sizes, generator=generator, dtype=torch.float64)
     flow = torch.randn(clips, 2, times, height, width, generator=generator, dtype=torch.float64) * 3
     flow = flow.masked_fill(torch.rand(flow.shape, generator=generator) < 0.02, torch.nan)
