@@ -65,7 +65,8 @@ def lift_4d(
     bilinearly, inverse depth, from pixels of its own surface alone, so that its depth does not drift. Its own are
     those of its instance; where no instances are given, those whose depth is that of the point within the tolerance.
     dz tells that depth, and with `occlusion_mask` who is hidden; it has no gradient. A point ends for good where it
-    leaves the picture, where the pixel that it lands in is not of its own surface, or where it is hidden.
+    leaves the picture, where the pixel that it lands in is not of its own surface, or where it is hidden. Within half a
+    pixel of an edge, of the picture or of a surface, depth and motion are those of the nearest pixels of that surface.
 
     Args:
         depth: [B, T, H, W], metres (float32 or float64).
