@@ -207,9 +207,9 @@ def _flow_warp() -> None:
     from phys4d.kernels.geometry import flow_warp_ops
 
     frames, flow = torch.empty(1, 3, 49, 480, 720, device="meta"), torch.empty(1, 2, 49, 480, 720, device="meta")
-    for marks in ((None, None), (flow[:, 0], flow[:, 1])):
-        flow_warp_ops.forward(frames, flow, *marks, 0.05, False)
-        flow_warp_ops.backward(frames, frames, flow, *marks, 0.05, False, False)
+    for labels, wanted in ((None, None), (flow[:, 0], flow[:, 1])):
+        flow_warp_ops.forward(frames, flow, labels, wanted, 0.05, False)
+        flow_warp_ops.backward(frames, frames, flow, labels, wanted, 0.05, False, False)
 
 
 def _splat() -> None:

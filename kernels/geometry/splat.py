@@ -19,7 +19,7 @@ class Splat(NamedTuple):
 
     values: Tensor
     depth: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # instead of a tuple's method of that name
 
 
 def splat(
