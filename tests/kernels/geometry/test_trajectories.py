@@ -137,11 +137,11 @@ def test_colours_instances_and_world_axes_belong_to_the_start() -> None:
 @pytest.mark.parametrize("instances", [False, True])
 def test_gradients_are_those_of_the_points(instances: bool, backend: str) -> None:
     generator = torch.Generator().manual_seed(2)
-    depth = 2 + 0.05 * torch.rand(1, 3, 4, 5, generator=generator, dtype=torch.float64)
-    motion = 0.1 + 0.2 * torch.rand(1, 3, 2, 4, 5, generator=generator, dtype=torch.float64)
+    depth = 2 + 0.05 * torch.rand(1, 3, 3, 4, generator=generator, dtype=torch.float64)
+    motion = 0.1 + 0.2 * torch.rand(1, 3, 2, 3, 4, generator=generator, dtype=torch.float64)
     motion[:, 2] *= 0.05
     instance = torch.randint(0, 2, depth.shape, generator=generator) if instances else None
-    visible, camera = torch.ones(1, 2, 4, 5, dtype=torch.bool), intrinsics(3, 4, 5)
+    visible, camera = torch.ones(1, 2, 3, 4, dtype=torch.bool), intrinsics(3, 3, 4)
 
     def lifted(depth: Tensor, motion: Tensor) -> Trajectories:
         return lift_4d(depth, motion, camera, instance=instance, visible=visible, tolerance=0.3, backend=backend)
