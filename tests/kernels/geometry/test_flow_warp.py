@@ -163,6 +163,14 @@ def test_no_flow_returns_the_frames_and_all_is_inside(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("sizes", [(0, 2, 2, 3, 4), (2, 0, 1, 3, 4), (1, 2, 2, 0, 3), (1, 2, 2, 3, 0)])
+def test_nothing_to_warp_is_no_fault(sizes: tuple[int, ...], backend: str) -> None:
+    frames, flow = example(*sizes)
+    warped, d_frames, d_flow = with_gradients(lambda *x: flow_warp(*x, backend=backend)[0], frames, flow)
+    assert warped.shape == d_frames.shape == frames.shape and d_flow.shape == flow.shape and not d_flow.any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_frames_that_want_no_gradient_cost_none(backend: str) -> None:
     frames, flow = example()
     expected = with_gradients(lambda *x: flow_warp(*x, backend=backend)[0], frames, flow)[2]

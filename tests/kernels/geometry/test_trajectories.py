@@ -167,6 +167,12 @@ def test_native_code_follows_the_definition_on_any_number_of_threads(dtype: torc
     torch.testing.assert_close(found[0].points, true.points, rtol=1e-6, atol=1e-7)
 
 
+def test_compiles_into_one_graph() -> None:
+    depth, motion, camera = passing()
+    compiled = torch.compile(lambda *x: lift_4d(*x, camera), fullgraph=True, backend="aot_eager")
+    assert same(compiled(depth, motion), lift_4d(depth, motion, camera))
+
+
 def test_empty_clips_and_single_frames() -> None:
     for clips, frames, height, width in ((0, 3, 4, 5), (1, 1, 4, 5), (1, 3, 1, 1)):
         depth = torch.ones(clips, frames, height, width)
