@@ -1,5 +1,7 @@
 """Trajectories from depth and motion, on surfaces whose motion is known in closed form."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -154,17 +156,41 @@ def test_gradients_are_those_of_the_points(instances: bool, backend: str) -> Non
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_native_code_follows_the_definition_on_any_number_of_threads(dtype: torch.dtype) -> None:
     depth, motion, camera = (t.to(dtype) for t in passing())
+    depth, motion = (t.repeat_interleave(20, -2).requires_grad_() for t in (depth, motion))
     threads, found = torch.get_num_threads(), []
+
+    def lifted(backend: Literal["native", "reference"]) -> list[Tensor]:
+        made = lift_4d(depth, motion, camera, backend=backend)
+        return [t.detach() for t in (*made[:3], *torch.autograd.grad(made.points.square().sum(), (depth, motion)))]
+
     try:
         for number in (1, 2):
             torch.set_num_threads(number)
-            found.append(lift_4d(depth, motion, camera))
+            found.append(lifted("native"))
     finally:
         torch.set_num_threads(threads)
-    assert same(*found)
-    true = lift_4d(depth, motion, camera, backend="reference")
-    assert torch.equal(found[0].valid, true.valid)
-    torch.testing.assert_close(found[0].points, true.points, rtol=1e-6, atol=1e-7)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    true = lifted("reference")
+    assert torch.equal(found[0][2], true[2])
+    for mine, other in zip(found[0], true, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_masked_reaches_neither_points_nor_gradients(backend: str) -> None:
+    depth, motion, camera = slanted_plane()
+    valid = torch.ones_like(depth, dtype=torch.bool)
+    valid[..., 5:9, 7:11] = False
+    clean = depth.clone().requires_grad_(), motion.clone().requires_grad_()
+    spoiled = depth.masked_fill(~valid, torch.nan), motion.masked_fill(~valid[:, None, 1:], torch.nan)
+    first = lift_4d(*clean, camera, valid=valid & (spoiled[0] > 0), backend=backend)
+    second = lift_4d(*(t.requires_grad_() for t in spoiled), camera, valid=valid, backend=backend)
+    assert second.points.isfinite().all() and second.valid.double().mean() > 0.6
+    assert same(first, second)
+    for mine, other in zip(
+        torch.autograd.grad(second.points.sum(), spoiled), torch.autograd.grad(first.points.sum(), clean), strict=True
+    ):
+        assert torch.equal(mine, other) and mine.any()
 
 
 def test_compiles_into_one_graph() -> None:
