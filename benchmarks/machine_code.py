@@ -68,7 +68,8 @@ class Kernel:
         # Tiles of 32 rows, which heads of more than 128 lanes need, are for the tensor cores' older instruction.
         older = self.older_products and self.options.get("D", 0) > 128
         module, name = self.kernel.split(".")
-        alone = name == "delta" or module in ("norm_rope", "warp", "chamfer")  # they multiply no matrices
+        # They multiply no matrices.
+        alone = name == "delta" or module in ("norm_rope", "warp", "chamfer", "flow_warp", "splat")
         if not self.products and not older and not alone and self.options.get("PRECISION") != "ieee":
             found.append("no tensor core instruction")
         if self.narrow:
@@ -201,7 +202,30 @@ def _chamfer() -> None:
     chamfer_kernels.backward(value, cloud, cloud, lengths, lengths, toward_y, toward_x, False)
 
 
-GEOMETRY = {"warp-consistency": _warp_consistency, "chamfer-100k": _chamfer}
+def _flow_warp() -> None:
+    """Colours of 49 frames of 480 x 720 pixels, float32, forward and backward, alone and with labels."""
+    from phys4d.kernels.geometry import flow_warp_ops
+
+    frames, flow = torch.empty(1, 3, 49, 480, 720, device="meta"), torch.empty(1, 2, 49, 480, 720, device="meta")
+    for labels, wanted in ((None, None), (flow[:, 0], flow[:, 1])):
+        flow_warp_ops.forward(frames, flow, labels, wanted, 0.05, False)
+        flow_warp_ops.backward(frames, frames, flow, labels, wanted, 0.05, False, False)
+
+
+def _splat() -> None:
+    """Colours of 49 frames of 480 x 720 pixels, forward and backward, with float32 and with float64 depth."""
+    from phys4d.kernels.geometry import splat_ops
+
+    for dtype in (torch.float32, torch.float64):
+        values = torch.empty(1, 3, 49, 480, 720, dtype=dtype, device="meta")
+        valid = torch.empty(1, 49, 480, 720, dtype=torch.bool, device="meta")
+        taken, depth, index = splat_ops.forward(values, values[:, :2], values[:, 2], valid)
+        splat_ops.backward(taken, depth, index)
+
+
+GEOMETRY = {
+    "warp-consistency": _warp_consistency, "chamfer-100k": _chamfer, "flow-warp": _flow_warp, "splat": _splat,
+}  # fmt: skip
 
 
 def compile_case(name: str, arch: int) -> list[Kernel]:

@@ -26,13 +26,11 @@ def unproject(depth: Tensor, intrinsics: Tensor, camera_to_world: Tensor | None 
     clips, frames = depth.shape[:2]
     expect_shape("intrinsics", intrinsics, (clips, frames, 3, 3))
     v, u = _pixel_centres(depth)
-    points = _lift(u, v, depth, intrinsics)
+    points = lift(u, v, depth, intrinsics)
     if camera_to_world is None:
         return points
     expect_shape("camera_to_world", camera_to_world, (clips, frames, 4, 4))
-    camera_to_world = camera_to_world.to(depth.dtype)
-    rotation, translation = camera_to_world[..., :3, :3], camera_to_world[..., :3, 3]
-    return torch.einsum("btij,bthwj->bthwi", rotation, points) + translation[:, :, None, None]
+    return into_world(points, camera_to_world)
 
 
 def advect(depth: Tensor, motion: Tensor, intrinsics: Tensor) -> Tensor:
@@ -56,7 +54,7 @@ def advect(depth: Tensor, motion: Tensor, intrinsics: Tensor) -> Tensor:
     expect_shape("intrinsics", intrinsics, (clips, frames, 3, 3))
     motion = motion.to(depth.dtype)
     v, u = _pixel_centres(depth)
-    return _lift(u + motion[:, 0], v + motion[:, 1], depth[:, :-1] + motion[:, 2], intrinsics[:, 1:])
+    return lift(u + motion[:, 0], v + motion[:, 1], depth[:, :-1] + motion[:, 2], intrinsics[:, 1:])
 
 
 def _pixel_centres(depth: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,8 +63,16 @@ def _pixel_centres(depth: Tensor) -> tuple[Tensor, Tensor]:
     return v[:, None], u[None, :]
 
 
-def _lift(u: Tensor, v: Tensor, depth: Tensor, intrinsics: Tensor) -> Tensor:
+def lift(u: Tensor, v: Tensor, depth: Tensor, intrinsics: Tensor) -> Tensor:
+    """Points [B, T, H, W, 3] seen at pixel coordinates u, v and depth, which broadcast to [B, T, H, W]."""
     entry = intrinsics.to(depth.dtype)[..., None, None]
     ray_y = (v - entry[:, :, 1, 2]) / entry[:, :, 1, 1]
     ray_x = (u - entry[:, :, 0, 2] - entry[:, :, 0, 1] * ray_y) / entry[:, :, 0, 0]
     return torch.stack((ray_x * depth, ray_y.expand_as(depth) * depth, depth), dim=-1)
+
+
+def into_world(points: Tensor, camera_to_world: Tensor) -> Tensor:
+    """Points [B, T, H, W, 3] of each frame's camera in world axes; camera_to_world: [B, T, 4, 4]."""
+    camera_to_world = camera_to_world.to(points.dtype)
+    rotation, translation = camera_to_world[..., :3, :3], camera_to_world[..., :3, 3]
+    return torch.einsum("btij,bthwj->bthwi", rotation, points) + translation[:, :, None, None]

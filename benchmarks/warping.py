@@ -1,0 +1,234 @@
+"""Warps of videos on a CPU, forward and backward, beside what torch and OpenCV offer, with 1 and 2 threads.
+
+    python -m phys4d.benchmarks.warping [--quick] [--out DIR]
+
+Every rival of a case takes its turn in every round. Error is the mean of the forward's numbers against float64: where
+float32 lands on the other side of a pixel's border, one number is another pixel's.
+Memory is what a fresh process's peak resident set grows by during one forward and backward, as in the benchmark of
+losses. `cv2.remap` has no backward; it takes fixed-point coordinates (5 bits) where it is fast.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from phys4d.benchmarks.losses import _peak_kib, _resident_kib, both_ways
+from phys4d.benchmarks.timing import interleaved
+from phys4d.engine.telemetry import provenance
+from phys4d.kernels.geometry import Splat, flow_warp, lift_4d, occlusion_mask, splat
+
+SHAPE = (1, 13, 256, 256)
+CASES = ("flow_warp", "flow_warp of flow alone", "splat", "occlusion_mask", "lift_4d")
+NO_BACKWARD = ("cv2.remap",)
+Warp = Callable[[], Tensor]
+
+
+def inputs(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Smooth colours, depth of a slope with a box before it, and motion of a few pixels that differs between the two.
+
+    frames [B, 3, T, H, W], flow [B, 2, T, H, W] px, depth [B, T, H, W] m, motion [B, 3, T-1, H, W], intrinsics.
+    """
+    clips, times, height, width = shape
+    row, column = torch.linspace(0, 6, height)[:, None], torch.linspace(0, 7, width)
+    frames = torch.stack([torch.sin(row + 0.1 * n) * torch.cos(column - 0.2 * n) for n in range(3 * times)])
+    flow = torch.stack([3 * torch.sin(column + 0.3 * n) * torch.cos(row) for n in range(2 * times)])
+    depth = (3 + 0.1 * row + 0 * column).repeat(times, 1, 1)
+    box = slice(height // 4, height // 2), slice(width // 4, width // 2)
+    depth[:, *box] = 2.0
+    motion = flow.view(2, times, height, width)[:, : times - 1] * 0.3
+    motion[:, :, *box] = 2.5
+    motion = torch.cat((motion, torch.zeros_like(motion[:1])))
+    focal = float(width)
+    camera = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]).repeat(times, 1, 1)
+    made = {
+        "frames": frames.view(3, times, height, width), "flow": flow.view(2, times, height, width), "depth": depth,
+        "motion": motion, "intrinsics": camera,
+    }  # fmt: skip
+    return {name: t.expand(clips, *t.shape).to(dtype).contiguous() for name, t in made.items()}
+
+
+def grid_sample(frames: Tensor, flow: Tensor) -> Tensor:
+    """The same as `flow_warp` by F.grid_sample, [B, C, T, H, W]."""
+    height, width = frames.shape[-2:]
+    u = torch.arange(width, dtype=flow.dtype) + flow[:, 0]
+    v = torch.arange(height, dtype=flow.dtype)[:, None] + flow[:, 1]
+    grid = torch.stack((u * (2 / (width - 1)) - 1, v * (2 / (height - 1)) - 1), -1).flatten(0, 1)
+    taken = F.grid_sample(frames.transpose(1, 2).flatten(0, 1), grid, align_corners=True)
+    return taken.unflatten(0, (len(frames), -1)).transpose(1, 2)
+
+
+def remap(frames: Tensor, flow: Tensor) -> Tensor:
+    """The same by cv2.remap, frame after frame: it wants channels last, which a copy gives it, here and back."""
+    import cv2
+    import numpy as np
+
+    cv2.setNumThreads(torch.get_num_threads())
+    clips, _, times, height, width = frames.shape
+    pictures, moves = frames.detach().permute(0, 2, 3, 4, 1).contiguous().numpy(), flow.detach().numpy()
+    row, column = np.mgrid[:height, :width].astype(np.float32)
+    made = np.empty_like(pictures)
+    for b in range(clips):
+        for t in range(times):
+            places = column + moves[b, 0, t], row + moves[b, 1, t]
+            cv2.remap(pictures[b, t], *places, cv2.INTER_LINEAR, dst=made[b, t], borderMode=cv2.BORDER_CONSTANT)
+    return torch.from_numpy(made).permute(0, 4, 1, 2, 3).contiguous()
+
+
+def _all_of(seen: Splat) -> Tensor:
+    return torch.cat((seen.values, seen.depth[:, None]), 1)
+
+
+def rivals(case: str, made: dict[str, Tensor]) -> tuple[dict[str, Warp], list[Tensor]]:
+    """What each rival of a case computes, "ours" first, and the tensors that want gradients."""
+    wanted = {
+        "flow_warp": ("frames", "flow"), "flow_warp of flow alone": ("flow",), "splat": ("frames", "depth"),
+        "occlusion_mask": (), "lift_4d": ("depth", "motion"),
+    }[case]  # fmt: skip
+    made = {name: t.detach().requires_grad_(name in wanted) for name, t in made.items()}
+    frames, flow, depth, motion, camera = made.values()
+    leaves = [made[name] for name in wanted]
+    if case.startswith("flow_warp"):
+        return {
+            "ours": lambda: flow_warp(frames, flow)[0],
+            "eager": lambda: flow_warp(frames, flow, backend="reference")[0],
+            "grid_sample": lambda: grid_sample(frames, flow),
+            "cv2.remap": lambda: remap(frames, flow),
+        }, leaves
+    if case == "splat":
+        return {
+            "ours": lambda: _all_of(splat(frames, flow, depth)),
+            "scatter_reduce": lambda: _all_of(splat(frames, flow, depth, backend="reference")),
+        }, leaves
+    if case == "occlusion_mask":
+        return {
+            "ours": lambda: occlusion_mask(depth, motion).visible,
+            "scatter_reduce": lambda: occlusion_mask(depth, motion, backend="reference").visible,
+        }, leaves
+    return {
+        "ours": lambda: lift_4d(depth, motion, camera).points,
+        "eager": lambda: lift_4d(depth, motion, camera, backend="reference").points,
+    }, leaves
+
+
+def _summed(warp: Warp) -> Warp:
+    """A number of its result, for a backward that is not the same everywhere."""
+
+    def value() -> Tensor:
+        found = warp()
+        return (found * torch.linspace(0, 1, found.shape[-1], dtype=found.dtype)).sum()
+
+    return value
+
+
+def grown(case: str, rival: str, shape: Sequence[int]) -> float:
+    """MiB by which this process's peak resident set grows during one forward and backward; for a fresh process."""
+    for sizes in ((1, 3, 16, 16), shape):
+        warps, leaves = rivals(case, inputs(sizes))
+        work = both_ways(_summed(warps[rival]), leaves) if leaves and rival not in NO_BACKWARD else warps[rival]
+        # What was there and went again while torch was loaded would hide growth below the peak of that time.
+        ballast = torch.ones(max(0, _peak_kib() - _resident_kib()) * 256)
+        before = _peak_kib()
+        work()
+        growth = (_peak_kib() - before) / 1024
+        assert len(ballast) == 0 or ballast[0] == 1
+        del ballast
+    return growth
+
+
+def _memory(case: str, rival: str, shape: Sequence[int]) -> float:
+    command = [sys.executable, "-m", "phys4d.benchmarks.warping", "--memory", case, rival, "--shape", *map(str, shape)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout)
+
+
+def measure(case: str, shape: Sequence[int], *, rounds: int, threads: Sequence[int]) -> list[dict[str, Any]]:
+    """One row per rival and number of threads: milliseconds forward and both ways, MiB, error against float64."""
+    warps, leaves = rivals(case, inputs(shape))
+    exact = rivals(case, inputs(shape, torch.float64))[0]
+    true = exact["eager" if "eager" in exact else "scatter_reduce"]().detach().double()
+    error = {name: float((warp().detach().double() - true).abs().mean()) for name, warp in warps.items()}
+    memory = {name: _memory(case, name, shape) for name in warps}
+    before, rows, device = torch.get_num_threads(), [], torch.device("cpu")
+    try:
+        for number in threads:
+            torch.set_num_threads(number)
+            load = os.getloadavg()[0]
+            still = {n: torch.no_grad()(warp) for n, warp in warps.items()}
+            forward = interleaved(still, device, rounds=rounds, seconds=60)
+            works = {n: both_ways(_summed(w), leaves) for n, w in warps.items() if leaves and n not in NO_BACKWARD}
+            both = interleaved(works, device, rounds=rounds, seconds=60)
+            for name in warps:
+                timed = both.get(name)
+                rows.append({
+                    "case": case, "shape": list(shape), "backend": name, "threads": number,
+                    "forward_ms": forward[name].median, "forward_p20": forward[name].p20,
+                    "forward_p80": forward[name].p80, "ms": timed and timed.median, "ms_p20": timed and timed.p20,
+                    "ms_p80": timed and timed.p80, "peak_mb": memory[name], "error": error[name], "load": load,
+                })  # fmt: skip
+    finally:
+        torch.set_num_threads(before)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as markdown, with how many times as long the best other rival takes, forward and both ways."""
+    titles = ("case", "threads", "backend", "forward ms (p20, p80)", "both ms (p20, p80)", "peak MiB", "error")
+    lines = ["| " + " | ".join((*titles, "best peer / ours")) + " |", "|---" * 8 + "|"]
+    for row in rows:
+        ratio = []
+        for key in ("forward_ms", "ms"):
+            others = [
+                r[key] for r in rows
+                if (r["case"], r["threads"]) == (row["case"], row["threads"]) and r["backend"] != "ours" and r[key]
+            ]  # fmt: skip
+            if row["backend"] == "ours" and row[key]:
+                ratio.append(f"{min(others) / row[key]:.1f}")
+        forward = f"{row['forward_ms']:.1f} ({row['forward_p20']:.1f}, {row['forward_p80']:.1f})"
+        both = f"{row['ms']:.1f} ({row['ms_p20']:.1f}, {row['ms_p80']:.1f})" if row["ms"] else ""
+        lines.append(
+            f"| {row['case']} | {row['threads']} | {row['backend']} | {forward} | {both} | {row['peak_mb']:.0f} | "
+            f"{row['error']:.1e} | {', '.join(ratio)} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measures every case, prints the table, and with --out writes warping.json and warping.md there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small shape and few rounds: whether it runs")
+    parser.add_argument("--case", nargs="+", choices=CASES, default=CASES)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--memory", nargs=2, metavar=("CASE", "RIVAL"), help=argparse.SUPPRESS)
+    parser.add_argument("--shape", nargs=4, type=int, default=SHAPE, help="clips, frames, height, width")
+    asked = parser.parse_args()
+    shape = (1, 3, 32, 32) if asked.quick else tuple(asked.shape)
+    if asked.memory:
+        torch.set_num_threads(1)
+        case, rival = asked.memory
+        print(grown(case, rival, shape))
+        return
+    load, rows = os.getloadavg(), []
+    for case in asked.case:
+        rows += measure(case, shape, rounds=3 if asked.quick else 15, threads=(1, 2))
+    print(table(rows))
+    if asked.out is not None:
+        asked.out.mkdir(parents=True, exist_ok=True)
+        result = {
+            "kind": "warping", "device": "cpu", "dtype": "float32", "rows": rows, "provenance": provenance(),
+            "load": {"before": load, "after": os.getloadavg()},
+        }  # fmt: skip
+        (asked.out / "warping.json").write_text(json.dumps(result, indent=1) + "\n")
+        (asked.out / "warping.md").write_text(table(rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Backward warp as torch operators: `phys4d::flow_warp` and its backward.
+
+On a CPU native code serves where it is built, else the definition; on CUDA Triton kernels, which the interpreter
+brings to the CPU. Nothing but the inputs is kept for the backward.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phys4d.kernels import native
+from phys4d.kernels.geometry import flow_warp_kernels
+from phys4d.kernels.geometry.choice import INTERPRETED
+from phys4d.kernels.geometry.flow_warp_reference import flow_warp_reference
+from phys4d.kernels.geometry.warp_ops import fixed_point
+
+BLOCK = 256
+
+
+def forward(
+    frames: Tensor, flow: Tensor, labels: Tensor | None, wanted: Tensor | None, tolerance: float, clamp: bool
+) -> tuple[Tensor, Tensor]:
+    """warped [B, C, T, H, W] and inside bool [B, T, H, W].
+
+    Args:
+        frames: [B, C, T, H, W]; flow: [B, 2, T, H, W], same dtype, float32 or float64.
+        labels, wanted: [B, T, H, W] of frames' dtype, both or none: only pixels of `frames` count whose label is off
+            what the reading pixel wants by `tolerance` times that at most, with weights divided by their sum; inside
+            tells where there is one. They get no gradient.
+        clamp: border="clamp".
+    """
+    clips, channels, times, height, width = frames.shape
+    warped = frames.new_empty(frames.shape)
+    inside = frames.new_empty((clips, times, height, width), dtype=torch.bool)
+    inputs, strides, options = _launch(frames, flow, labels, wanted, tolerance, clamp)
+    if inside.numel():
+        blocks = -(-height * width // BLOCK)
+        flow_warp_kernels.forward_kernel[(clips * times * blocks,)](
+            *inputs, warped, inside.view(torch.uint8), channels, times, height, width, blocks, *strides, **options,
+            num_warps=4,
+        )  # fmt: skip
+    return warped, inside
+
+
+def _launch(
+    frames: Tensor, flow: Tensor, labels: Tensor | None, wanted: Tensor | None, tolerance: float, clamp: bool
+) -> tuple[list[Tensor], list[int], dict[str, Any]]:
+    """What both kernels share: tensors with contiguous planes, their strides, and options."""
+    frames, flow = _with_planes(frames), _with_planes(flow)
+    marks = [flow if mark is None else mark.contiguous() for mark in (labels, wanted)]
+    options = {"CLAMP": clamp, "LABELLED": labels is not None, "TOLERANCE": tolerance, "BLOCK": BLOCK}
+    return [frames, flow, *marks], [*frames.stride()[:3], *flow.stride()[:3]], options
+
+
+def _with_planes(x: Tensor) -> Tensor:
+    fits = x.stride(-1) == 1 and x.stride(-2) == x.shape[-1]
+    return x if fits else x.contiguous()
+
+
+flow_warp_op = torch.library.custom_op("phys4d::flow_warp", forward, mutates_args=())
+
+
+@flow_warp_op.register_fake
+def _(frames, flow, labels, wanted, tolerance, clamp):  # type: ignore[no-untyped-def]
+    return frames.new_empty(frames.shape), flow.new_empty(flow[:, 0].shape, dtype=torch.bool)
+
+
+def backward(
+    grad: Tensor, frames: Tensor, flow: Tensor, labels: Tensor | None, wanted: Tensor | None, tolerance: float,
+    clamp: bool, fixed: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """d_frames [B, C, T, H, W], empty where frames are `fixed`, and d_flow [B, 2, T, H, W], contiguous.
+
+    grad: [B, C, T, H, W]; the rest as in `forward`.
+    """
+    clips, channels, times, height, width = frames.shape
+    plane = height * width
+    blocks = -(-plane // BLOCK)
+    d_flow = flow.new_empty(flow.shape)
+    d_frames = frames.new_empty(0 if fixed else frames.shape)
+    sums = frames.new_zeros(d_frames.shape, dtype=torch.int64)
+    if not d_flow.numel():
+        return d_frames, d_flow
+    grad = _with_planes(grad)
+    (frames, flow, *marks), strides, options = _launch(frames, flow, labels, wanted, tolerance, clamp)
+    sizes = channels, times, height, width, blocks
+    if not fixed:  # no weight is above 1, so that no contribution is larger than the largest gradient
+        peak = grad.new_empty((clips, times * blocks), dtype=torch.float64)
+        flow_warp_kernels.peak_kernel[(peak.numel(),)](
+            flow, *marks, grad, peak, *sizes, *strides[3:], *grad.stride()[:3], **options, num_warps=4
+        )
+        step, unit = fixed_point(peak.amax(1), 4 * plane)
+    else:
+        step = unit = grad.new_empty(0, dtype=torch.float64)
+    flow_warp_kernels.backward_kernel[(clips * times * blocks,)](
+        frames, flow, *marks, grad, step, sums, d_flow, *sizes, *strides, *grad.stride()[:3], **options, FIXED=fixed,
+        num_warps=4,
+    )  # fmt: skip
+    if d_frames.numel():
+        flow_warp_kernels.finish_kernel[(clips * channels * times * blocks,)](
+            sums, unit, d_frames, channels * times, plane, blocks, BLOCK=BLOCK, num_warps=4
+        )
+    return d_frames, d_flow
+
+
+flow_warp_backward_op = torch.library.custom_op("phys4d::flow_warp_backward", backward, mutates_args=())
+
+
+@flow_warp_backward_op.register_fake
+def _(grad, frames, flow, labels, wanted, tolerance, clamp, fixed):  # type: ignore[no-untyped-def]
+    return frames.new_empty(0 if fixed else frames.shape), flow.new_empty(flow.shape)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*inputs[:4])
+    ctx.rest = inputs[4:]
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+    wants_frames, wants_flow = ctx.needs_input_grad[:2]
+    d_frames, d_flow = flow_warp_backward_op(grad, *ctx.saved_tensors, *ctx.rest, not wants_frames)
+    return d_frames if wants_frames else None, d_flow if wants_flow else None, None, None, None, None
+
+
+flow_warp_op.register_autograd(_backward, setup_context=_setup)
+for _device in ("cpu", "cuda"):
+    torch.library.register_autocast("phys4d::flow_warp", _device, torch.float32)
+
+
+if not INTERPRETED:
+
+    @flow_warp_op.register_kernel("cpu")
+    def _(frames, flow, labels, wanted, tolerance, clamp):  # type: ignore[no-untyped-def]
+        if native.status()[0]:
+            return torch.ops.phys4d.native_flow_warp(frames, flow, labels, wanted, tolerance, clamp)
+        warped, inside = flow_warp_reference(frames, flow, labels, wanted, tolerance, clamp)
+        return warped.contiguous(), inside
+
+    @flow_warp_backward_op.register_kernel("cpu")
+    def _(grad, frames, flow, labels, wanted, tolerance, clamp, fixed):  # type: ignore[no-untyped-def]
+        if native.status()[0]:
+            return torch.ops.phys4d.native_flow_warp_backward(
+                grad, frames, flow, labels, wanted, tolerance, clamp, fixed
+            )
+
+        def value(frames: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+            return flow_warp_reference(frames, flow, labels, wanted, tolerance, clamp)
+
+        # Not by autograd, which is off inside an operator.
+        found: Any = torch.func.vjp(value, frames, flow, has_aux=True)
+        d_frames, d_flow = found[1](grad)
+        return frames.new_empty(0) if fixed else d_frames.contiguous(), d_flow.contiguous()

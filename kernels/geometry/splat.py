@@ -1,0 +1,59 @@
+"""Forward warp with a depth buffer: pixels land where their motion takes them, and the nearest is seen."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from phys4d.kernels.geometry.choice import Backend, chosen
+from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
+from phys4d.kernels.geometry.splat_ops import splat_op
+from phys4d.kernels.geometry.splat_reference import splat_reference
+
+
+class Splat(NamedTuple):
+    """What is seen after the motion.
+
+    values: [B, C, T, H, W]; depth: [B, T, H, W] metres; both 0 in holes, where nothing landed.
+    index: int64 [B, T, H, W], the pixel (row * W + column) of the same frame that is seen here; -1 in holes.
+    """
+
+    values: Tensor
+    depth: Tensor
+    index: Tensor  # type: ignore[assignment]  # instead of a tuple's method of that name
+
+
+def splat(
+    values: Tensor, flow: Tensor, depth: Tensor, valid: Tensor | None = None, *, backend: Backend = "auto"
+) -> Splat:
+    """Moves every pixel of every frame by its flow, into the pixel that contains its landing point.
+
+    Of those that land in one pixel the nearest is seen; of equally near ones that with the lowest index.
+
+    Args:
+        values: [B, C, T, H, W], what pixels carry, any number of channels, none included.
+        flow: [B, 2, T, H, W], (du, dv) in pixels. It gets no gradient: the winner does not change with it.
+        depth: [B, T, H, W], metres AFTER the motion (float32 or float64), for motion: depth[:, :-1] + motion[:, 2].
+            Only a pixel of depth above 0 moves.
+        valid: bool [B, T, H, W], further restricts who moves. What does not move may be anything, NaN included.
+        backend: "native" (C++, CPU), "triton" (CUDA), "reference" (plain torch, differentiable twice) or "auto": the
+            kernel of the device where there is one.
+
+    Returns:
+        `Splat`, in depth's dtype, differentiable in values and depth: each source is seen in one pixel at most. The
+        same bits in every run, whatever the number of threads.
+
+    Raises:
+        ValueError: a shape, dtype or backend that does not fit.
+        RuntimeError: a backend asked for by name that cannot serve, with the reason.
+    """
+    expect_shape("depth", depth, ("B", "T", "H", "W"))
+    expect_floating("depth", depth)
+    clips, *sizes = depth.shape
+    expect_shape("values", values, (clips, "C", *sizes))
+    expect_shape("flow", flow, (clips, 2, *sizes))
+    if valid is not None:
+        expect_mask("valid", valid, depth.shape)
+    arguments = values.to(depth.dtype), flow.detach().to(depth.dtype), depth, valid
+    if chosen(backend, "splat", depth) == "reference":
+        return Splat(*splat_reference(*arguments))
+    return Splat(*splat_op(*arguments))

@@ -1,0 +1,185 @@
+"""From RGB, depth and motion to trajectories of points: every pixel of a frame followed through time."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from phys4d.kernels.geometry.choice import Backend, chosen
+from phys4d.kernels.geometry.flow_warp_ops import flow_warp_op
+from phys4d.kernels.geometry.flow_warp_reference import flow_warp_reference
+from phys4d.kernels.geometry.occlusion import occlusion_mask
+from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
+from phys4d.kernels.geometry.unproject import into_world, lift
+
+
+class Trajectories(NamedTuple):
+    """Points that start at the pixels of one frame, N = H * W of them; row * W + column is the number of a pixel.
+
+    points: [B, T-start, N, 3] metres. pixels: [B, T-start, N, 2], (u, v) with pixel centres at i + 0.5.
+    valid: bool [B, T-start, N]; points and pixels are 0 where it is not. It never comes back once it has ended.
+    rgb: [B, N, 3] and instance: [B, N], of the start pixel; None where they were not given.
+    """
+
+    points: Tensor
+    pixels: Tensor
+    valid: Tensor
+    rgb: Tensor | None
+    instance: Tensor | None
+
+
+class _Clip(NamedTuple):
+    """What a step reads. labels: [B, T, H, W], 0 where nothing may be read; movers: [B, T-1, H, W], the same of motion.
+
+    by_depth: labels are depths, which agree within the tolerance; else they are instances, which agree or do not.
+    """
+
+    inverse: Tensor
+    motion: Tensor
+    visible: Tensor
+    labels: Tensor
+    movers: Tensor
+    by_depth: bool
+    tolerance: float
+    backend: str
+
+
+class _Tracks(NamedTuple):
+    """State at one frame, [B, H, W] each: position from pixel centre (0, 0), depth, validity, and the label there."""
+
+    u: Tensor
+    v: Tensor
+    z: Tensor
+    valid: Tensor
+    label: Tensor
+
+
+def lift_4d(
+    depth: Tensor, motion: Tensor, intrinsics: Tensor, *, camera_to_world: Tensor | None = None,
+    rgb: Tensor | None = None, instance: Tensor | None = None, valid: Tensor | None = None,
+    visible: Tensor | None = None, start: int = 0, tolerance: float = 0.05, backend: Backend = "auto",
+) -> Trajectories:  # fmt: skip
+    """Follows every pixel of frame `start` through the frames after it.
+
+    At each frame a point moves by the motion found at its place there, and then takes the depth found where it lands:
+    bilinearly, inverse depth, from pixels of its own surface alone, so that its depth does not drift. Its own are
+    those of its instance; where no instances are given, those whose depth is that of the point within the tolerance.
+    dz tells that depth, and with `occlusion_mask` who is hidden; it has no gradient. A point ends for good where it
+    leaves the picture, where the pixel that it lands in is not of its own surface, or where it is hidden. Within half a
+    pixel of an edge, of the picture or of a surface, depth and motion are those of the nearest pixels of that surface.
+
+    Args:
+        depth: [B, T, H, W], metres (float32 or float64).
+        motion: [B, 3, T-1, H, W]: (du px, dv px, dz m) from t to t + 1. One that is not finite is not read.
+        intrinsics: [B, T, 3, 3], pixels, as in `unproject`.
+        camera_to_world: [B, T, 4, 4], OpenCV axes; without it points are in the axes of each frame's own camera.
+        rgb: [B, 3, T, H, W]. instance: integer [B, T, H, W], not negative. valid: bool [B, T, H, W], where depth is
+            one; elsewhere it may be anything.
+        visible: bool [B, T-1, H, W], whether what is seen at t is seen at t + 1; else `occlusion_mask` finds out.
+        start: the frame whose pixels are followed.
+        tolerance: share of depth, of `occlusion_mask` and of what counts as the same surface without instances.
+        backend: of `splat` and of the sampling; "reference" is differentiable twice.
+
+    Returns:
+        `Trajectories`, differentiable in depth and motion where valid. The same bits in every run.
+
+    Raises:
+        ValueError: a shape, dtype, start, tolerance or backend that does not fit.
+        RuntimeError: a backend asked for by name that cannot serve, with the reason.
+    """
+    expect_shape("depth", depth, ("B", "T", "H", "W"))
+    expect_floating("depth", depth)
+    clips, frames, height, width = depth.shape
+    expect_shape("motion", motion, (clips, 3, frames - 1, height, width))
+    expect_shape("intrinsics", intrinsics, (clips, frames, 3, 3))
+    if camera_to_world is not None:
+        expect_shape("camera_to_world", camera_to_world, (clips, frames, 4, 4))
+    if rgb is not None:
+        expect_shape("rgb", rgb, (clips, 3, frames, height, width))
+    if instance is not None:
+        expect_shape("instance", instance, depth.shape)
+        if instance.is_floating_point() or instance.dtype == torch.bool:
+            raise ValueError(f"instance: expected integers, got {str(instance.dtype).removeprefix('torch.')}")
+    if valid is not None:
+        expect_mask("valid", valid, depth.shape)
+    if visible is not None:
+        expect_mask("visible", visible, (clips, frames - 1, height, width))
+    if not 0 <= start < frames:
+        raise ValueError(f"start: expected a frame from 0 to {frames - 1}, got {start}")
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"tolerance: expected a share from 0 to below 1, got {tolerance}")
+    motion = motion.to(depth.dtype)
+    if visible is None:
+        visible = occlusion_mask(depth, motion, valid, tolerance=tolerance, backend=backend).visible
+    served = chosen(backend, "lift_4d", depth)
+    tracks = _follow(_clip(depth, motion, valid, instance, visible, tolerance, served), depth, start)
+    u, v, z, alive, _ = (torch.stack(parts, 1) for parts in zip(*tracks, strict=True))
+    points = lift(u + 0.5, v + 0.5, z, intrinsics[:, start:])
+    if camera_to_world is not None:
+        points = into_world(points, camera_to_world[:, start:])
+    pixels = torch.stack((u, v), -1) + 0.5
+    return Trajectories(
+        torch.where(alive[..., None], points, 0).flatten(2, 3),
+        torch.where(alive[..., None], pixels, 0).flatten(2, 3),
+        alive.flatten(2, 3),
+        None if rgb is None else rgb[:, :, start].flatten(-2).transpose(-1, -2),
+        None if instance is None else instance[:, start].flatten(-2),
+    )
+
+
+def _follow(clip: _Clip, depth: Tensor, start: int) -> list[_Tracks]:
+    """The tracks at frame `start` and at each after it."""
+    row, column = (torch.arange(size, dtype=depth.dtype, device=depth.device) for size in depth.shape[-2:])
+    v, u = (axis.expand_as(depth[:, 0]) for axis in (row[:, None], column[None, :]))
+    alive = clip.labels[:, start] > 0
+    tracks = [_Tracks(u, v, torch.where(alive, depth[:, start], 1), alive, _wanted(alive, clip.labels[:, start]))]
+    for t in range(start, depth.shape[1] - 1):
+        tracks.append(_step(clip, tracks[-1], tracks[0], t))
+    return tracks
+
+
+def _clip(
+    depth: Tensor, motion: Tensor, valid: Tensor | None, instance: Tensor | None, visible: Tensor, tolerance: float,
+    backend: str,
+) -> _Clip:  # fmt: skip
+    surface = (depth > 0) & (depth < torch.inf)
+    surface = surface if valid is None else surface & valid
+    labels = torch.where(surface, depth.detach() if instance is None else instance.to(depth.dtype) + 1, 0)
+    movers = torch.where(motion.isfinite().all(1), labels[:, :-1], 0)
+    inverse = torch.where(surface, 1 / torch.where(surface, depth, 1), 0)
+    by_depth = instance is None
+    return _Clip(inverse, motion, visible, labels, movers, by_depth, tolerance if by_depth else 0.0, backend)
+
+
+def _step(clip: _Clip, at: _Tracks, first: _Tracks, t: int) -> _Tracks:
+    """From frame t to t + 1. What ends rests at its start pixel, so that nothing strange is computed with."""
+    height, width = at.u.shape[-2:]
+    moves, found = _read(clip, clip.motion[:, :, t : t + 1], clip.movers[:, t : t + 1], at, first)
+    seen = clip.visible[:, t].flatten(-2).gather(-1, _containing(at, width)).view_as(found)
+    u, v = at.u + moves[:, 0], at.v + moves[:, 1]
+    alive = at.valid & found & seen & (u + 0.5 >= 0) & (u + 0.5 < width) & (v + 0.5 >= 0) & (v + 0.5 < height)
+    label = at.z.detach() + moves[:, 2].detach() if clip.by_depth else at.label
+    landed = _Tracks(torch.where(alive, u, first.u), torch.where(alive, v, first.v), at.z, alive, _wanted(alive, label))
+    there = clip.labels[:, t + 1].flatten(-2).gather(-1, _containing(landed, width)).view_as(label)
+    inverse, found = _read(clip, clip.inverse[:, None, t + 1 : t + 2], clip.labels[:, t + 1 : t + 2], landed, first)
+    alive = alive & found & ((there - landed.label).abs() <= clip.tolerance * landed.label)
+    z = torch.where(alive, 1 / torch.where(alive, inverse[:, 0], 1), 1)
+    return landed._replace(z=z, valid=alive, label=_wanted(alive, z.detach() if clip.by_depth else label))
+
+
+def _wanted(alive: Tensor, label: Tensor) -> Tensor:
+    """Labels, and one that no pixel has for what has ended."""
+    return torch.where(alive, label, -1)
+
+
+def _containing(at: _Tracks, width: int) -> Tensor:
+    """int64 [B, H * W]: the pixel that a point lies in."""
+    return ((at.v.detach() + 0.5).long() * width + (at.u.detach() + 0.5).long()).flatten(-2)
+
+
+def _read(clip: _Clip, frame: Tensor, labels: Tensor, at: _Tracks, first: _Tracks) -> tuple[Tensor, Tensor]:
+    """What one frame [B, C, 1, H, W] shows at the tracks, of their own surface, [B, C, H, W], and whether any."""
+    flow = torch.stack((at.u - first.u, at.v - first.v), 1)[:, :, None]
+    warp = flow_warp_reference if clip.backend == "reference" else flow_warp_op
+    values, found = warp(frame, flow, labels, at.label[:, None], clip.tolerance, False)
+    return values[:, :, 0], found[:, 0]
