@@ -144,25 +144,13 @@ def gradient_kernel(
         tl.store(Gradient + row * D + 3, tl.where(inside, g3, 0.0), mask=row < points)
 
 
-def forward(
-    x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, squared: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `chamfer_ops.forward`. Meta tensors launch both kernels too, for compiling without a GPU."""
-    x, y = x.contiguous(), y.contiguous()
-    lengths = x_lengths.contiguous(), y_lengths.contiguous()
-    x_squares, toward_y = _search(x, y, *lengths)
-    y_squares, toward_x = _search(y, x, *reversed(lengths))
-    total = mean_of(x_squares, x_lengths, squared) + mean_of(y_squares, y_lengths, squared)
-    value = torch.where((x_lengths > 0) & (y_lengths > 0), total, 0).to(x.dtype)
-    return value, toward_y, toward_x
-
-
-def _search(x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor) -> tuple[Tensor, Tensor]:
+def search(x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Squares [B, N] and indices int64 [B, N] of the nearest in y [B, M, D] to x [B, N, D]; 0 beyond the lengths."""
     batch, points, dimensions = x.shape
     squares, index = x.new_empty(batch, points), x.new_empty((batch, points), dtype=torch.int64)
     block, tile = TILES[x.dtype]
     blocks = triton.cdiv(points, block)
-    _launch(
+    launch(
         search_kernel, batch * blocks, x, y, x_lengths, y_lengths, squares, index, points, y.shape[1], blocks,
         D=dimensions, BLOCK=block, TILE=tile,
     )  # fmt: skip
@@ -198,7 +186,7 @@ def _gradient(
     starts = torch.searchsorted(target, rows)
     result = x.new_empty(x.shape)
     blocks = triton.cdiv(points, GRADIENT_BLOCK)
-    _launch(
+    launch(
         gradient_kernel, batch * blocks, x, y, chosen.contiguous(), order, starts, x_lengths, own, other, result,
         points, y.shape[1], blocks,
         D=dimensions, SQUARED=squared, DOUBLE=x.dtype == torch.float64, BLOCK=GRADIENT_BLOCK,
@@ -206,8 +194,9 @@ def _gradient(
     return result
 
 
-def _launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
+def launch(kernel: Any, programs: int, *args: Any, num_warps: int = 4, **options: Any) -> None:
+    """Starts so many programs, if any, without fusing products with sums; ValueError where a grid holds fewer."""
     if programs >= 1 << 31:
         raise ValueError(f"{programs} programs of {kernel.__name__}: at most {(1 << 31) - 1}")
     if programs:
-        kernel[(programs,)](*args, num_warps=4, enable_fp_fusion=False, **options)
+        kernel[(programs,)](*args, num_warps=num_warps, enable_fp_fusion=False, **options)
