@@ -68,7 +68,7 @@ class Kernel:
         # Tiles of 32 rows, which heads of more than 128 lanes need, are for the tensor cores' older instruction.
         older = self.older_products and self.options.get("D", 0) > 128
         module, name = self.kernel.split(".")
-        alone = name == "delta" or module in ("norm_rope", "warp", "chamfer")  # they multiply no matrices
+        alone = name == "delta" or module in ("norm_rope", "warp", "chamfer", "curve", "tree")  # they multiply no matrices
         if not self.products and not older and not alone and self.options.get("PRECISION") != "ieee":
             found.append("no tensor core instruction")
         if self.narrow:
@@ -192,16 +192,26 @@ def _warp_consistency() -> None:
 
 
 def _chamfer() -> None:
-    """Two clouds of 100,000 points, float32, forward and backward."""
+    """Two clouds of 100,000 points, float32, all compared with all, and the gradients."""
     from phys4d.kernels.geometry import chamfer_kernels
 
     cloud = torch.empty(1, 100_000, 3, device="meta")
     lengths = torch.empty(1, dtype=torch.int64, device="meta")
-    value, toward_y, toward_x = chamfer_kernels.forward(cloud, cloud, lengths, lengths, False)
-    chamfer_kernels.backward(value, cloud, cloud, lengths, lengths, toward_y, toward_x, False)
+    squares, index = chamfer_kernels.search(cloud, cloud, lengths, lengths)
+    chamfer_kernels.backward(squares[:, 0], cloud, cloud, lengths, lengths, index, index, False)
 
 
-GEOMETRY = {"warp-consistency": _warp_consistency, "chamfer-100k": _chamfer}
+def _trees() -> None:
+    """All pixels of 480 x 720 frames through trees, and a clip in space-time, float32, one way."""
+    from phys4d.kernels.geometry.neighbours import one_way
+
+    lengths = torch.empty(1, dtype=torch.int64, device="meta")
+    for dimensions in (3, 4):
+        cloud = torch.empty(1, 345_600, dimensions, device="meta")
+        one_way("triton", "tree", cloud, cloud, lengths, lengths)
+
+
+GEOMETRY = {"warp-consistency": _warp_consistency, "chamfer-100k": _chamfer, "chamfer-trees": _trees}
 
 
 def compile_case(name: str, arch: int) -> list[Kernel]:

@@ -8,14 +8,12 @@ For the gradient the pairs are sorted by the point that was chosen: whoever owns
 order of the points that chose it. A point that very many chose is added up by one lane alone.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from phys4d.kernels.geometry.chamfer_reference import mean_of
+from phys4d.kernels.geometry.launching import launch
 
 TILES = {torch.float32: (128, 16), torch.float64: (64, 16)}  # points, others: what a program holds without spilling
 GRADIENT_BLOCK = 128
@@ -192,11 +190,3 @@ def _gradient(
         D=dimensions, SQUARED=squared, DOUBLE=x.dtype == torch.float64, BLOCK=GRADIENT_BLOCK,
     )  # fmt: skip
     return result
-
-
-def launch(kernel: Any, programs: int, *args: Any, num_warps: int = 4, **options: Any) -> None:
-    """Starts so many programs, if any, without fusing products with sums; ValueError where a grid holds fewer."""
-    if programs >= 1 << 31:
-        raise ValueError(f"{programs} programs of {kernel.__name__}: at most {(1 << 31) - 1}")
-    if programs:
-        kernel[(programs,)](*args, num_warps=num_warps, enable_fp_fusion=False, **options)

@@ -1,13 +1,11 @@
-"""Trees of boxes over batches of point clouds, made by torch on the clouds' own device without waiting for it.
+"""Trees of boxes over batches of point clouds, made on the clouds' own device without waiting for it.
 
-Points are sorted along a space-filling curve (Morton's), so that so many in a row, a leaf, lie close together; four
-leaves are held in a box, four boxes in a larger one, up to a root. The tree is implicit: the children of node i are
-4 i + 1 to 4 i + 4, the root is node 0, all levels are full but the last, and whoever walks needs no pointers.
+Points are sorted along a space-filling curve, so that so many in a row, a leaf, lie close together; four leaves are
+held in a box, four boxes in a larger one, up to a root. The tree is implicit: the children of node i are 4 i + 1 to
+4 i + 4, the root is node 0, all levels are full but the last, and whoever walks needs no pointers.
 
 Why a tree and not a grid of cells: depth maps are dense near the camera and thin far away, and one wild point makes the
-box around a cloud arbitrarily large. A grid then holds everything in few cells. Boxes of leaves follow the points. The
-curve could suffer likewise, since it divides the range of the coordinates evenly; so it is drawn not through the
-coordinates but through where they rank among a sample of their cloud, and evenly only between two of that.
+box around a cloud arbitrarily large. A grid then holds everything in few cells. Boxes of leaves follow the points.
 
 Everything is a sort, a minimum or arithmetic on single elements: the same bits in every run. Which tree is made decides
 how fast a search is, never what it finds.
@@ -19,19 +17,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from phys4d.kernels.geometry import curve
+
 CHILDREN = 4
 LEAF = 8  # points; what the native search is compiled for
 NOBODY = 2**31 - 1  # an index that no point has
-_SAMPLE, _RANGES = 4096, 256  # points of a cloud that are ranked; ranges of equally many of them that an axis is cut to
-_BITS = {3: 21, 4: 15}  # of an axis in a key of 63 bits
 
 
 class PointTree(NamedTuple):
     """Trees over clouds [B, N, D], D 3 or 4; of points that are not finite, or do not count, they know nothing.
 
     points: [B, leaves, D, leaf], each leaf's coordinates axis by axis; infinite where there is no point.
-    order: int32 [B, leaves, leaf], which point that is, or would be; 0 to N - 1 occur once each, beside numbers from N
-        on.
+    order: int32 [B, leaves, leaf], which point that is; 0 to N - 1 occur once each: those that are not in the tree at the
+        end, beside numbers from N on.
     boxes: [B, groups, 2 D, CHILDREN], of every inner node the children's least coordinates and the negatives of their
         greatest; infinite where there is no child.
     first: int32 [B, groups, CHILDREN], the lowest index inside each child, 2^31 - 1 where there is none.
@@ -54,11 +52,9 @@ def grow(cloud: Tensor, lengths: Tensor, leaf: int = LEAF) -> PointTree:
     batch, points, dimensions = cloud.shape
     leaves = max(1, -(-points // (leaf * CHILDREN))) * CHILDREN
     cloud = F.pad(cloud.detach(), (0, 0, 0, leaves * leaf - points), value=torch.nan)
-    counted = torch.arange(leaves * leaf, device=cloud.device) < lengths[:, None]
-    usable = cloud.isfinite().all(dim=-1) & counted
-    order = torch.where(usable, _keys(cloud, usable, lengths), 2**63 - 1).sort(dim=1, stable=True).indices
-    cloud = torch.where(usable[..., None], cloud, torch.inf)
+    keys, order = curve.keys(cloud, lengths).sort(dim=1, stable=True)
     cloud = cloud.gather(1, order[..., None].expand(-1, -1, dimensions))
+    cloud = torch.where((keys < curve.NOWHERE)[..., None], cloud, torch.inf)
     cloud = cloud.view(batch, leaves, leaf, dimensions).transpose(2, 3).contiguous()
     numbers = order.to(torch.int32).view(batch, leaves, leaf)
     return PointTree(cloud, numbers, *_boxes(cloud, numbers))
@@ -100,42 +96,3 @@ def _boxes(points: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         if missing:
             sides, first = F.pad(sides, (0, 0, 0, missing), value=torch.inf), F.pad(first, (0, missing), value=NOBODY)
     return torch.cat(all_sides[::-1], dim=1), torch.cat(all_first[::-1], dim=1)
-
-
-def _keys(cloud: Tensor, usable: Tensor, lengths: Tensor) -> Tensor:
-    """The places on the curve, int64 [B, N], of the usable points of cloud [B, N, D]; anything for the others.
-
-    An axis is cut into ranges that hold equally many of a sample, a range into equal steps: a number whose bits are
-    then interlaced with those of the other axes.
-    """
-    dimensions = cloud.shape[2]
-    values = torch.where(usable[..., None], cloud, torch.inf).transpose(1, 2).contiguous()
-    at = torch.arange(_SAMPLE, device=cloud.device) * lengths[:, None] // _SAMPLE
-    sample = values.gather(2, at[:, None].expand(-1, dimensions, -1)).sort(dim=2).values
-    low = values.amin(dim=2, keepdim=True)
-    high = torch.where(values < torch.inf, values, -torch.inf).amax(dim=2, keepdim=True)
-    step = _SAMPLE // _RANGES
-    edges = torch.cat((low, torch.minimum(sample[..., step::step], high), high), dim=2)
-    ranges = torch.searchsorted(edges[..., 1:-1].contiguous(), values, right=True)
-    fine = 1 << (_BITS[dimensions] - _RANGES.bit_length() + 1)
-    edges = edges.double()
-    begin, end = edges.gather(2, ranges), edges.gather(2, ranges + 1)
-    share = ((values - begin) / (end - begin)).nan_to_num(0.0).clamp(0, 1) * fine
-    places = ranges * fine + share.long().clamp(max=fine - 1)
-    spread = _spread(places, dimensions)
-    key = spread[:, 0]
-    for axis in range(1, dimensions):
-        key = key | spread[:, axis] << axis
-    return key
-
-
-def _spread(numbers: Tensor, apart: int) -> Tensor:
-    """int64 numbers, of 21 bits where `apart` is 3 and of 15 where it is 4, with their bits that far apart."""
-    steps = {
-        3: ((32, 0x1F00000000FFFF), (16, 0x1F0000FF0000FF), (8, 0x100F00F00F00F00F), (4, 0x10C30C30C30C30C3),
-            (2, 0x1249249249249249)),
-        4: ((24, 0x7F000000FF), (12, 0x7000F000F000F), (6, 0x303030303030303), (3, 0x111111111111111)),
-    }  # fmt: skip
-    for shift, kept in steps[apart]:
-        numbers = (numbers | numbers << shift) & kept
-    return numbers

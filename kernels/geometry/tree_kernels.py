@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from phys4d.kernels.geometry.chamfer_kernels import launch
+from phys4d.kernels.geometry.launching import launch
 from phys4d.kernels.geometry.point_tree import CHILDREN, NOBODY, first_leaf_of
 
 QUERIES = 32  # of a program, which is one warp
@@ -110,7 +110,7 @@ def search_kernel(
                     best = tl.where(nearer, least, best)
                     found = tl.where(nearer, index, found)
     lost = known & (found == NOBODY)  # no distance could win: the first, however far
-    Y += clip * others * D
+    Y += clip * others * D + row * 0
     d0 = x0 - tl.load(Y, mask=lost, other=0.0)
     d1 = x1 - tl.load(Y + 1, mask=lost, other=0.0)
     d2 = x2 - tl.load(Y + 2, mask=lost, other=0.0)
