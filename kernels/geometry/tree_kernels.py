@@ -31,9 +31,9 @@ def _gaps(Sides, x, child, axis: tl.constexpr, D: tl.constexpr, CHILDREN: tl.con
 
 
 @triton.jit
-def _differences(Points, x, lane, axis: tl.constexpr, LEAF: tl.constexpr):
-    """Along one axis, how far each query is from each point of a leaf, squared."""
-    difference = x[None, :] - tl.load(Points + axis * LEAF + lane)
+def _differences(Points, x, child, axis: tl.constexpr, LEAF: tl.constexpr):
+    """Along one axis, how far each query is from each of as many points of a leaf, squared."""
+    difference = x[None, :] - tl.load(Points + axis * LEAF + child)
     return difference * difference
 
 
@@ -64,7 +64,7 @@ def search_kernel(
     found = tl.full((BLOCK,), NOBODY, tl.int32)
     everyone = tl.zeros((1, BLOCK), tl.int32)
     number = tl.arange(0, CHILDREN)
-    child, lane = number[:, None] + everyone, tl.arange(0, LEAF)[:, None] + everyone
+    child = number[:, None] + everyone
     Points += clip * leaves * (D * LEAF)
     Order += clip * leaves * LEAF
     Boxes += clip * groups * (2 * D * CHILDREN)
@@ -98,17 +98,18 @@ def search_kernel(
                     left = left * 0 + ((1 << CHILDREN) - 1)
                 else:
                     leaf = (down - first_leaf).to(tl.int64)
-                    rows = Points + leaf * (D * LEAF)
-                    square = _differences(rows, x0, lane, 0, LEAF) + _differences(rows, x1, lane, 1, LEAF)
-                    square = square + _differences(rows, x2, lane, 2, LEAF)
-                    if D == 4:
-                        square = square + _differences(rows, x3, lane, 3, LEAF)
-                    least = tl.min(square, axis=0)
-                    index = tl.load(Order + leaf * LEAF + lane)
-                    index = tl.min(tl.where(square == least[None, :], index, NOBODY), axis=0)
-                    nearer = (least < best) | ((least == best) & (index < found))
-                    best = tl.where(nearer, least, best)
-                    found = tl.where(nearer, index, found)
+                    for part in tl.static_range(LEAF // CHILDREN):  # tiles like those of boxes: nothing changes lanes
+                        rows = Points + leaf * (D * LEAF) + part * CHILDREN
+                        square = _differences(rows, x0, child, 0, LEAF) + _differences(rows, x1, child, 1, LEAF)
+                        square = square + _differences(rows, x2, child, 2, LEAF)
+                        if D == 4:
+                            square = square + _differences(rows, x3, child, 3, LEAF)
+                        least = tl.min(square, axis=0)
+                        index = tl.load(Order + leaf * LEAF + part * CHILDREN + child)
+                        index = tl.min(tl.where(square == least[None, :], index, NOBODY), axis=0)
+                        nearer = (least < best) | ((least == best) & (index < found))
+                        best = tl.where(nearer, least, best)
+                        found = tl.where(nearer, index, found)
     lost = known & (found == NOBODY)  # no distance could win: the first, however far
     Y += clip * others * D + row * 0
     d0 = x0 - tl.load(Y, mask=lost, other=0.0)
