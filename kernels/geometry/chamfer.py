@@ -43,13 +43,13 @@ def nearest(x: Tensor, y: Tensor, *, backend: Backend = "auto", search: Search =
     if len(x) and not len(y):
         raise ValueError(f"y: expected at least one point for the {len(x)} points of x, got none")
     x, y = x.detach(), y.detach()
-    name, search = plan("nearest", backend, search, x[None], y[None])
+    name, way = plan("nearest", backend, search, x[None], y[None])
     if name == "reference":
         return nearest_reference(x, y)
     if name == "native":
-        return native.nearest(x, y, search)
+        return native.nearest(x, y, way)
     lengths = [torch.full((1,), len(cloud), dtype=torch.int64, device=x.device) for cloud in (x, y)]
-    squares, index = one_way(name, search, x[None].contiguous(), y[None].contiguous(), *lengths)
+    squares, index = one_way(name, way, x[None].contiguous(), y[None].contiguous(), *lengths)
     return squares[0], index[0]
 
 

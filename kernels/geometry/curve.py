@@ -1,11 +1,11 @@
 """Where points lie on Hilbert's curve through their cloud: neighbours along it are neighbours in space.
 
-The curve visits a grid of cells, 2^20 an axis in space and 2^15 in space-time. Cut into pieces of equally many points it
-gives boxes that hardly overlap. Morton's order, which is simpler, jumps, at every scale, and the box of a piece with a
-jump inside is as large as the jump: of leaves of 8 points a query to 100,000 in a cube meets 29 there and 7 here.
+The curve visits a grid of cells, 2^20 an axis in space and 2^15 in space-time. Cut into pieces of equally many points
+it gives boxes that hardly overlap. Morton's order, which is simpler, jumps, at every scale, and the box of a piece with
+a jump inside is as large as the jump: of leaves of 8 points a query to 100,000 in a cube meets 29 there and 7 here.
 
-A grid of equal cells would suffer from one wild point, which makes the box around a cloud arbitrarily large and all else
-fall into one cell. So the axes are cut at quantiles of a sample of the cloud, and evenly only between two of them.
+A grid of equal cells would suffer from one wild point, which makes the box around a cloud arbitrarily large and all
+else fall into one cell. So the axes are cut at quantiles of a sample of the cloud, and evenly only between two of them.
 
 On a CPU torch does it, elsewhere a kernel, which saves hundreds of small operations; the keys are the same.
 """
@@ -34,11 +34,11 @@ def keys(cloud: Tensor, lengths: Tensor) -> Tensor:
 
     lengths: int64 [B], the points that count. Those that do not, or are not finite, are `NOWHERE`.
     """
-    edges = _edges(cloud, lengths)
+    edges = edges_of(cloud, lengths)
     return (keys_by_torch if cloud.device.type == "cpu" else keys_by_triton)(cloud, lengths, edges)
 
 
-def _edges(cloud: Tensor, lengths: Tensor) -> Tensor:
+def edges_of(cloud: Tensor, lengths: Tensor) -> Tensor:
     """Quantiles [B, D, _RANGES + 1] of a sample; infinite for as large a share of it as is not finite."""
     at = torch.arange(_SAMPLE, device=cloud.device) * lengths[:, None] // _SAMPLE
     sample = cloud.gather(1, at[..., None].expand(-1, -1, cloud.shape[2]))
@@ -55,10 +55,11 @@ def keys_by_torch(cloud: Tensor, lengths: Tensor, edges: Tensor) -> Tensor:
     ranges = torch.searchsorted(edges[..., 1:-1].contiguous(), values, right=True)
     edges = edges.double()
     begin, end = edges.gather(2, ranges), edges.gather(2, ranges + 1)
-    share = (values - begin) / (end - begin) * fine
-    share = torch.where(share > 0, share, 0).clamp(max=fine - 1).long()  # a range without width: 0
+    width = end - begin
+    share = (values - begin) / torch.where(width > 0, width, 1) * fine
+    share = torch.where(share > 0, share, 0).clamp(max=fine - 1).long()
     key = torch.zeros_like(ranges[:, 0])
-    for axis, place in enumerate(_unfolded(list((ranges * fine + share).unbind(1)), bits)):
+    for axis, place in enumerate(unfolded(list((ranges * fine + share).unbind(1)), bits)):
         for shift, kept in _SPREAD[dimensions]:
             place = (place | place << shift) & kept
         key |= place << (dimensions - 1 - axis)
@@ -66,7 +67,7 @@ def keys_by_torch(cloud: Tensor, lengths: Tensor, edges: Tensor) -> Tensor:
     return torch.where(cloud.isfinite().all(dim=-1) & counted, key, NOWHERE)
 
 
-def _unfolded(places: list[Tensor], bits: int) -> list[Tensor]:
+def unfolded(places: list[Tensor], bits: int) -> list[Tensor]:
     """A cell's coordinates, given in place of its number along the curve with bits dealt out to the axes in turn.
 
     J. Skilling, Programming the Hilbert curve (2004): from coarse to fine, cells are reflected and turned back.
@@ -94,14 +95,15 @@ def _place(value, Edges, RANGES: tl.constexpr, FINE: tl.constexpr, HALVINGS: tl.
         further = at + (RANGES >> (halving + 1))
         at = tl.where(tl.load(Edges + further) <= value, further, at)
     begin, end = tl.load(Edges + at).to(tl.float64), tl.load(Edges + at + 1).to(tl.float64)
-    share = (value.to(tl.float64) - begin) / (end - begin) * FINE
+    width = end - begin
+    share = (value.to(tl.float64) - begin) / tl.where(width > 0, width, 1.0) * FINE
     share = tl.minimum(tl.where(share > 0, share, 0.0), FINE - 1.0)
     return at * FINE + share.to(tl.int32)
 
 
 @triton.jit
 def _turned_back(first, place, bit: tl.constexpr):
-    """One step of `_unfolded` for one axis: the first axis and that one afterwards."""
+    """One step of `unfolded` for one axis: the first axis and that one afterwards."""
     low: tl.constexpr = (1 << bit) - 1
     high = place >> bit & 1
     exchanged = (first ^ place) & (low * (1 - high))

@@ -27,7 +27,8 @@ def plan(name: str, backend: str, search: str, x: Tensor, y: Tensor) -> tuple[st
     CPU, "auto", by size.
 
     Raises:
-        ValueError: an unknown backend or search. RuntimeError: one asked for by name that cannot serve, with the reason.
+        ValueError: an unknown backend or search.
+        RuntimeError: one asked for by name that cannot serve, with the reason.
     """
     if search not in SEARCHES:
         raise ValueError(f'search: expected "auto", "exhaustive" or "tree", got "{search}"')

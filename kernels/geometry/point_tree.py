@@ -28,8 +28,8 @@ class PointTree(NamedTuple):
     """Trees over clouds [B, N, D], D 3 or 4; of points that are not finite, or do not count, they know nothing.
 
     points: [B, leaves, D, leaf], each leaf's coordinates axis by axis; infinite where there is no point.
-    order: int32 [B, leaves, leaf], which point that is; 0 to N - 1 occur once each: those that are not in the tree at the
-        end, beside numbers from N on.
+    order: int32 [B, leaves, leaf], which point that is; 0 to N - 1 occur once each: those that are not in the tree at
+        the end, beside numbers from N on.
     boxes: [B, groups, 2 D, CHILDREN], of every inner node the children's least coordinates and the negatives of their
         greatest; infinite where there is no child.
     first: int32 [B, groups, CHILDREN], the lowest index inside each child, 2^31 - 1 where there is none.
@@ -83,7 +83,7 @@ def _levels(leaves: int) -> int:
 
 def _boxes(points: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     """PointTree's boxes and first, level by level from the leaves up; of negatives too the least is sought."""
-    batch, leaves = order.shape[:2]
+    leaves = order.shape[1]
     exists = points < torch.inf
     sides = torch.cat((points.amin(-1), torch.where(exists, -points, torch.inf).amin(-1)), dim=2)
     first = torch.where(exists[:, :, 0], order, NOBODY).amin(-1)

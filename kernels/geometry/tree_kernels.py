@@ -5,9 +5,9 @@ cloud as kernels/native/src/tree_search.h does for one: four bits a level rememb
 at, and a node is entered if a point inside could win for any lane. So all lanes read the same addresses and none waits
 for a branch of its own; what they pay is that each compares the points that any of them wants.
 
-Queries are the last dimension of every tile: a lane then holds all boxes, or all points of a leaf, of its own query, and
-what is nearest to it takes no exchange with others. Products are not fused with sums: bounds and distances have the
-bits of the exhaustive search, and a box whose bound is no better than the best distance holds nothing better.
+Queries are the last dimension of every tile: a lane then holds all boxes, or points, that its own query is compared
+with, and what is nearest to it takes no exchange with others. Products are not fused with sums: bounds and distances
+have the bits of the exhaustive search, and a box whose bound is worse than the best distance holds nothing better.
 """
 
 import torch
