@@ -42,7 +42,7 @@ def test_the_kernels_of_geometry_compile_without_spills(tmp_path):
     assert run.returncode == 0, run.stdout
     made = {kernel["kernel"] for kernel in kernels}
     assert made == {f"warp.{n}_kernel" for n in ("forward", "backward", "finish")} | {
-        f"chamfer.{n}_kernel" for n in ("search", "gradient")
+        f"chamfer.{n}_kernel" for n in ("search", "runs", "gradient")
     } | {"curve.keys_kernel", "tree.search_kernel"}
     assert {(kernel["case"], kernel["arch"]) for kernel in kernels} == {
         (case, arch) for case in machine_code.GEOMETRY for arch in (80, 90, 100)
