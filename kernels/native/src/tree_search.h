@@ -9,6 +9,7 @@
 #pragma once
 #include <cfloat>
 #include <climits>
+#include <cmath>
 #include <cstdint>
 
 #ifdef __CUDACC__
@@ -56,6 +57,11 @@ ON_BOTH T largest() {
   return static_cast<T>(sizeof(T) == 4 ? static_cast<double>(FLT_MAX) : DBL_MAX);
 }
 
+template <typename T>
+ON_BOTH T infinite() {
+  return static_cast<T>(HUGE_VAL);
+}
+
 ON_BOTH int lowest_bit(uint64_t bits) {
 #ifdef __CUDA_ARCH__
   return __ffsll(static_cast<long long>(bits)) - 1;
@@ -88,17 +94,25 @@ ON_BOTH void bounds_of(const T* boxes, const T* query, T* bounds) {
 template <typename T>
 ON_BOTH uint32_t wanted_of(const T* bounds, const int32_t* first, T best, int32_t found, uint32_t open,
                            uint32_t& nearest) {
-  uint32_t wanted = 0;
-  T least = largest<T>();
+  uint32_t wanted = 0, ties = 0;
   UNROLL
   for (int child = 0; child < kChildren; ++child) {
-    bool reaches = (open >> child & 1) && bounds[child] <= best;
-    if (reaches && bounds[child] == best) reaches = first[child] < found;
-    if (reaches && (wanted == 0 || bounds[child] < least)) {
-      least = bounds[child];
-      nearest = child;
+    wanted |= static_cast<uint32_t>(bounds[child] <= best) << child;
+    ties |= static_cast<uint32_t>(bounds[child] == best) << child;
+  }
+  wanted &= open;
+  if (ties & wanted) {  // seldom, so that these indices are seldom read
+    UNROLL
+    for (int child = 0; child < kChildren; ++child) {
+      if ((ties & wanted) >> child & 1 && first[child] >= found) wanted &= ~(1u << child);
     }
-    wanted |= static_cast<uint32_t>(reaches) << child;
+  }
+  T least = infinite<T>();
+  UNROLL
+  for (int child = 0; child < kChildren; ++child) {
+    const bool nearer = (wanted >> child & 1) && bounds[child] < least;
+    least = nearer ? bounds[child] : least;
+    nearest = nearer ? child : nearest;
   }
   return wanted;
 }

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from phys4d.kernels import native
 from phys4d.kernels.geometry import chamfer, nearest
+from phys4d.kernels.geometry.chamfer_ops import chamfer_op
 from phys4d.kernels.geometry.chamfer_reference import search_reference
 from phys4d.kernels.geometry.neighbours import both_ways, one_way, worth_trees
 from phys4d.kernels.geometry.point_tree import CHILDREN, LEAF, NOBODY, first_leaf_of, grow, grow_both
 
 built = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
 SOURCES = Path(native.__file__).parent / "src"
+HAS_CUDA = native.status()[0] and torch._C._dispatch_has_kernel_for_dispatch_key("phys4d::tree_search", "CUDA")
 
 
 def cloud(kind: str, points: int, dimensions: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -183,6 +185,27 @@ def test_is_a_well_formed_op(dimensions: int) -> None:
     fewer = (t[:, :1].contiguous() for t in trees[1][2:])
     with pytest.raises(RuntimeError, match="12 leaves below 1 groups of boxes are no tree"):
         torch.ops.phys4d.tree_search(*arguments[:5], trees[1].points, trees[1].order, *fewer)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["triton"] + (["native"] if HAS_CUDA else []))
+@pytest.mark.parametrize("kind", ["uniform", "lattice", "a wild point", "broken"])
+def test_on_a_gpu_nobody_waits_for_it_and_the_neighbours_are_the_cpus(backend: str, kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.stack([cloud(kind, n, 3, generator, torch.float32) for _ in range(2)]) for n in (9000, 7000))
+    lengths = torch.tensor([9000, 8000]), torch.tensor([0, 7000])
+    _, *expected = chamfer_op(x, y, *lengths, False, "reference")
+    arguments = [t.cuda() for t in (x, y, *lengths)]
+    chamfer_op(*arguments, False, backend, "tree")
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        _, *found = chamfer_op(*arguments, False, backend, "tree")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(found, expected, strict=True))
+    on_cpu, on_cuda = nearest(x[0], y[1]), nearest(x[0].cuda(), y[1].cuda(), backend=backend, search="tree")  # type: ignore[arg-type]
+    assert torch.equal(on_cuda[1].cpu(), on_cpu[1]) and same_bits(on_cuda[0].cpu(), on_cpu[0])
 
 
 @built
