@@ -49,7 +49,7 @@ def counted(x: Tensor, y: Tensor) -> dict[str, float]:
         "groups": groups, "leaves": leaves, "groups_longest": longest[0].item(), "leaves_longest": longest[1].item(),
         "groups_together": float(packets[0]), "leaves_together": float(packets[1]),
         "native_ms": predicted(len(x), longest[0].item(), longest[1].item(), NATIVE),
-        "triton_ms": predicted(len(x), *packets.tolist(), TRITON),
+        "triton_ms": predicted(len(x), float(packets[0]), float(packets[1]), TRITON),
     }  # fmt: skip
 
 
