@@ -95,7 +95,7 @@ def search_kernel(
                 if down < first_leaf:
                     trail = (trail << CHILDREN) | left.to(tl.int64)
                     node = down
-                    left = left * 0 + ((1 << CHILDREN) - 1)
+                    left = tl.full((), (1 << CHILDREN) - 1, tl.int32)
                 else:
                     leaf = (down - first_leaf).to(tl.int64)
                     for part in tl.static_range(LEAF // CHILDREN):  # tiles like those of boxes: nothing changes lanes

@@ -10,12 +10,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry import chamfer, nearest
+from phys4d.kernels.geometry import chamfer, choice, nearest
 from phys4d.kernels.geometry.chamfer_ops import chamfer_op
 from phys4d.kernels.geometry.chamfer_reference import search_reference
-from phys4d.kernels.geometry.neighbours import both_ways, one_way, worth_trees
+from phys4d.kernels.geometry.neighbours import both_ways, one_way, plan, worth_trees
 from phys4d.kernels.geometry.point_tree import CHILDREN, LEAF, NOBODY, first_leaf_of, grow, grow_both
 
 built = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
@@ -229,6 +230,23 @@ def test_without_native_code_a_tree_is_refused_and_not_replaced(monkeypatch: pyt
     assert chamfer(x, x, search="exhaustive").tolist() == [0.0]
     with pytest.raises(RuntimeError, match="chamfer: no backend can serve cpu: native: no compiler was found"):
         chamfer(x, x, search="tree")
+
+
+def test_on_cuda_large_clouds_go_through_trees_natively_where_that_was_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeTensorMode():
+        large, small = (torch.empty(1, points, 3, device="cuda") for points in (100_000, 2000))
+    monkeypatch.setattr(choice, "_native_fault", lambda device, on_cuda: "built for CPU; nothing for cuda")
+    assert plan("chamfer", "auto", "auto", large, large) == ("triton", "tree")
+    assert plan("chamfer", "auto", "auto", small, large) == ("triton", "exhaustive")
+    assert plan("chamfer", "triton", "exhaustive", large, large) == ("triton", "exhaustive")
+    with pytest.raises(RuntimeError, match="the native backend cannot serve cuda.*built for CPU; nothing for cuda"):
+        plan("chamfer", "native", "auto", large, large)
+    monkeypatch.setattr(choice, "_native_fault", lambda device, on_cuda: None)
+    assert plan("chamfer", "auto", "auto", large, large) == ("native", "tree")
+    assert plan("chamfer", "auto", "auto", small, small) == ("triton", "exhaustive")
+    assert plan("chamfer", "native", "auto", small, small) == ("native", "tree")
+    with pytest.raises(RuntimeError, match="on CUDA it searches trees, not search=\"exhaustive\""):
+        plan("chamfer", "native", "exhaustive", large, large)
 
 
 def test_small_clouds_are_not_worth_trees() -> None:
