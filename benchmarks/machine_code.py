@@ -30,6 +30,7 @@ from phys4d.benchmarks.occupancy import occupancy
 
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}  # bytes of a program
 PRODUCTS = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: r"UTC\w*MMA", 120: "HMMA"}
+MULTIPLYING = ("flash_forward", "flash_backward", "short_rows", "window")  # modules whose kernels multiply matrices
 RESULT = Path(__file__).resolve().parent / "results" / "machine-code.json"
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "attention-kernels.md"
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -68,8 +69,7 @@ class Kernel:
         # Tiles of 32 rows, which heads of more than 128 lanes need, are for the tensor cores' older instruction.
         older = self.older_products and self.options.get("D", 0) > 128
         module, name = self.kernel.split(".")
-        # They multiply no matrices.
-        alone = name == "delta" or module in ("norm_rope", "warp", "chamfer", "flow_warp", "splat")
+        alone = name == "delta" or module not in MULTIPLYING
         if not self.products and not older and not alone and self.options.get("PRECISION") != "ieee":
             found.append("no tensor core instruction")
         if self.narrow:
@@ -193,13 +193,13 @@ def _warp_consistency() -> None:
 
 
 def _chamfer() -> None:
-    """Two clouds of 100,000 points, float32, forward and backward."""
+    """Two clouds of 100,000 points, float32, all compared with all, and the gradients."""
     from phys4d.kernels.geometry import chamfer_kernels
 
     cloud = torch.empty(1, 100_000, 3, device="meta")
     lengths = torch.empty(1, dtype=torch.int64, device="meta")
-    value, toward_y, toward_x = chamfer_kernels.forward(cloud, cloud, lengths, lengths, False)
-    chamfer_kernels.backward(value, cloud, cloud, lengths, lengths, toward_y, toward_x, False)
+    squares, index = chamfer_kernels.search(cloud, cloud, lengths, lengths)
+    chamfer_kernels.backward(squares[:, 0], cloud, cloud, lengths, lengths, index, index, False)
 
 
 def _flow_warp() -> None:
@@ -223,8 +223,19 @@ def _splat() -> None:
         splat_ops.backward(taken, depth, index)
 
 
+def _trees() -> None:
+    """All pixels of 480 x 720 frames through trees, and a clip in space-time, float32, one way."""
+    from phys4d.kernels.geometry.neighbours import one_way
+
+    lengths = torch.empty(1, dtype=torch.int64, device="meta")
+    for dimensions in (3, 4):
+        cloud = torch.empty(1, 345_600, dimensions, device="meta")
+        one_way("triton", "tree", cloud, cloud, lengths, lengths)
+
+
 GEOMETRY = {
-    "warp-consistency": _warp_consistency, "chamfer-100k": _chamfer, "flow-warp": _flow_warp, "splat": _splat,
+    "warp-consistency": _warp_consistency, "chamfer-100k": _chamfer, "chamfer-trees": _trees, "flow-warp": _flow_warp,
+    "splat": _splat,
 }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """4D geometry: lifting depth to points and trajectories, warps, losses that tie depth to motion, Chamfer distances.
 
-On a CPU losses, warps and Chamfer run natively; on CUDA warp consistency, the warps and Chamfer run in Triton.
-`backend="reference"` asks for the definition in plain torch. The kernels give the same bits in every run, whatever the
-number of threads.
+On a CPU everything that takes time runs natively, on CUDA in Triton; nearest neighbours of large clouds natively there,
+too, where that was built. `backend="reference"` asks for the definition in plain torch. The kernels give the same bits
+in every run, whatever the number of threads.
 
 Conventions (all functions): pixel centres at i + 0.5, u right and v down, OpenCV camera axes, depth in metres
 along the optical axis, motion from t to t + 1 as (du px, dv px, dz m), depth 0 where there is no surface.

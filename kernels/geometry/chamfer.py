@@ -7,27 +7,24 @@ the symmetric sum of mean un-squared distances of actionmesh's CD-3D/CD-4D (face
 are differentiable in both clouds.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry.chamfer_ops import chamfer_op, chosen, native_fault
+from phys4d.kernels.geometry.chamfer_ops import chamfer_op
 from phys4d.kernels.geometry.chamfer_reference import nearest_reference
+from phys4d.kernels.geometry.choice import Backend
+from phys4d.kernels.geometry.neighbours import Search, one_way, plan
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
 
-Backend = Literal["auto", "native", "triton", "reference"]
 
-
-def nearest(x: Tensor, y: Tensor, *, backend: Literal["auto", "native", "reference"] = "auto") -> tuple[Tensor, Tensor]:
+def nearest(x: Tensor, y: Tensor, *, backend: Backend = "auto", search: Search = "auto") -> tuple[Tensor, Tensor]:
     """For every point of x its nearest point of y.
 
     Args:
         x: [N, 3] (float32 or float64).
         y: [M, 3], same dtype and device, M >= 1 unless N is 0.
-        backend: "native" (the compiled op), "reference" (torch, in chunks) or "auto": native where it is
-            built and serves this dtype and device, else the reference.
+        backend, search: as in `chamfer`.
 
     Returns:
         squared: [N] squared distances. Not differentiable: gather y by index for gradients, as `chamfer`
@@ -36,8 +33,8 @@ def nearest(x: Tensor, y: Tensor, *, backend: Literal["auto", "native", "referen
             none wins, 0.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit, an unknown backend, or x not empty and y empty.
-        RuntimeError: a backend asked for by name that cannot serve, with the reason.
+        ValueError: shapes or dtypes that do not fit, an unknown backend or search, or x not empty and y empty.
+        RuntimeError: a backend or search asked for by name that cannot serve, with the reason.
     """
     expect_shape("x", x, ("N", 3))
     expect_shape("y", y, ("M", 3))
@@ -45,12 +42,15 @@ def nearest(x: Tensor, y: Tensor, *, backend: Literal["auto", "native", "referen
     _expect_like("y", y, x)
     if len(x) and not len(y):
         raise ValueError(f"y: expected at least one point for the {len(x)} points of x, got none")
-    if backend not in ("auto", "native", "reference"):
-        raise ValueError(f'backend: expected "auto", "native" or "reference", got "{backend}"')
     x, y = x.detach(), y.detach()
-    if backend == "auto":
-        backend = "reference" if native_fault(x.device) else "native"
-    return native.nearest(x, y) if chosen(backend, x.device) == "native" else nearest_reference(x, y)
+    name, way = plan("nearest", backend, search, x[None], y[None])
+    if name == "reference":
+        return nearest_reference(x, y)
+    if name == "native":
+        return native.nearest(x, y, way)
+    lengths = [torch.full((1,), len(cloud), dtype=torch.int64, device=x.device) for cloud in (x, y)]
+    squares, index = one_way(name, way, x[None].contiguous(), y[None].contiguous(), *lengths)
+    return squares[0], index[0]
 
 
 def chamfer(
@@ -62,11 +62,13 @@ def chamfer(
     squared: bool = False,
     cap: float | None = None,
     backend: Backend = "auto",
+    search: Search = "auto",
 ) -> Tensor:
     """Symmetric Chamfer distance of batches of (ragged) point clouds.
 
-    Exact, with memory linear in the points. On the CPU native code searches trees (any size); on CUDA Triton compares
-    all with all. Deterministic: the same bits in every run, on any number of threads.
+    Exact, with memory linear in the points. Large clouds are searched through trees: on the CPU by native code, on CUDA
+    by native code where it was built for CUDA, else by Triton. Nothing waits for the device. Deterministic: the same
+    bits in every run, on any number of threads; and whoever searches, and however, finds the same neighbours.
 
     Args:
         x: [B, N, 3], metres (float32 or float64); or [B, N, 4] with both clouds in space-time.
@@ -75,7 +77,9 @@ def chamfer(
             anything.
         squared: average squared distances instead of distances.
         cap: upper limit of the result per cloud, and its value where exactly one of the two clouds is empty.
-        backend: "native" (compiled), "triton", "reference" (torch, in chunks) or "auto".
+        backend: "native" (compiled; on CUDA its gradients are Triton's), "triton", "reference" (torch, in chunks) or
+            "auto".
+        search: "exhaustive" (all with all), "tree" or "auto", by what serves and how large the clouds are.
 
     Returns:
         [B]: mean distance x to y plus mean distance y to x, once differentiable. 0 with zero gradient where both
@@ -85,16 +89,16 @@ def chamfer(
         its own gradient) not a number; other pairs of the batch are untouched.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit, an unknown backend, lengths out of range (of lengths on
-            a GPU the device itself reports, since nobody waits for it).
-        RuntimeError: a backend asked for by name that cannot serve, with the reason.
+        ValueError: shapes, dtypes or devices that do not fit, an unknown backend or search, lengths out of range (of
+            lengths on a GPU the device itself reports, since nobody waits for it).
+        RuntimeError: a backend or search asked for by name that cannot serve, with the reason.
     """
     expect_shape("x", x, ("B", "N", 4 if x.ndim == 3 and x.shape[2] == 4 else 3))
     expect_floating("x", x)
     expect_shape("y", y, (len(x), "M", x.shape[2]))
     _expect_like("y", y, x)
     n, m = _lengths("x_lengths", x_lengths, x), _lengths("y_lengths", y_lengths, y)
-    distance = chamfer_op(x, y, n, m, squared, backend)[0]
+    distance = chamfer_op(x, y, n, m, squared, backend, search)[0]
     if cap is None:
         return distance
     return torch.where((n > 0) != (m > 0), cap, distance.clamp_max(cap))

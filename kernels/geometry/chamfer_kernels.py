@@ -5,20 +5,19 @@ each lane keeps its own nearest and the lanes are reduced once, at the end, to t
 with sums, so that who is nearest, and the distance, have the bits of the CPU's search.
 
 For the gradient the pairs are sorted by the point that was chosen: whoever owns that point adds up its share in the
-order of the points that chose it. A point that very many chose is added up by one lane alone.
+order of the points that chose it. What a whole run of RUN sorted pairs gives to one point is added up beforehand by a
+program of its own, so that nobody waits for the one lane of a point that very many chose.
 """
-
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from phys4d.kernels.geometry.chamfer_reference import mean_of
+from phys4d.kernels.geometry.launching import launch
 
 TILES = {torch.float32: (128, 16), torch.float64: (64, 16)}  # points, others: what a program holds without spilling
-GRADIENT_BLOCK = 128
+GRADIENT_BLOCK, RUN = 128, 256  # of 100,000 that chose one point its lane adds up some 390 runs and at most 510 alone
 
 
 @triton.jit
@@ -97,13 +96,51 @@ def _slope(square, weight, SQUARED: tl.constexpr, DOUBLE: tl.constexpr):
 
 
 @triton.jit
+def runs_kernel(
+    X, Y, Target, Order, OtherWeight, Runs, points, others, runs,
+    D: tl.constexpr, SQUARED: tl.constexpr, DOUBLE: tl.constexpr, RUN: tl.constexpr,
+):  # fmt: skip
+    """Runs [B, runs, D]: what RUN sorted pairs give to X's gradient, where all of them chose the same point.
+
+    Target, Order: [B, others], the points of X chosen, in order, and by whom.
+    """
+    program = tl.program_id(0)
+    clip = (program // runs).to(tl.int64)
+    run = (program % runs).to(tl.int64)
+    Target += clip * others + run * RUN
+    chosen, other = tl.load(Target), tl.load(OtherWeight + clip)
+    if (chosen == tl.load(Target + RUN - 1)) & (chosen < points) & (other != 0.0):
+        X += (clip * points + chosen) * D
+        Y += clip * others * D
+        lane = tl.arange(0, RUN)
+        everyone = lane < RUN
+        at = tl.load(Order + clip * others + run * RUN + lane)
+        d0 = tl.load(X) - _axis(Y, at, 0, D, everyone, 0.0)
+        d1 = tl.load(X + 1) - _axis(Y, at, 1, D, everyone, 0.0)
+        d2 = tl.load(X + 2) - _axis(Y, at, 2, D, everyone, 0.0)
+        square = d0 * d0 + d1 * d1 + d2 * d2
+        d3 = d2
+        if D == 4:
+            d3 = tl.load(X + 3) - _axis(Y, at, 3, D, everyone, 0.0)
+            square = square + d3 * d3
+        slope = _slope(square, other, SQUARED, DOUBLE)
+        Runs += (clip * runs + run) * D
+        tl.store(Runs, tl.sum(d0 * slope))
+        tl.store(Runs + 1, tl.sum(d1 * slope))
+        tl.store(Runs + 2, tl.sum(d2 * slope))
+        if D == 4:
+            tl.store(Runs + 3, tl.sum(d3 * slope))
+
+
+@triton.jit
 def gradient_kernel(
-    X, Y, Chosen, Order, Starts, XLengths, OwnWeight, OtherWeight, Gradient, points, others, blocks,
-    D: tl.constexpr, SQUARED: tl.constexpr, DOUBLE: tl.constexpr, BLOCK: tl.constexpr,
+    X, Y, Chosen, Order, Starts, Runs, XLengths, OwnWeight, OtherWeight, Gradient, points, others, blocks, runs,
+    D: tl.constexpr, SQUARED: tl.constexpr, DOUBLE: tl.constexpr, BLOCK: tl.constexpr, RUN: tl.constexpr,
 ):  # fmt: skip
     """Gradient of X [B, points, D]: of its own distances to Y[Chosen], and of those of Y[Order[Starts[i]:Starts[i+1]]].
 
-    OwnWeight, OtherWeight: [B], the gradient of the value over the number of points on either side; 0: nothing flows.
+    Runs: [B, runs, D], what whole runs of RUN of those give together. OwnWeight, OtherWeight: [B], the gradient of the
+    value over the number of points on either side; 0: nothing flows.
     """
     program = tl.program_id(0)
     clip = (program // blocks).to(tl.int64)
@@ -124,9 +161,13 @@ def gradient_kernel(
     g0, g1, g2, g3 = (x0 - y0) * slope, (x1 - y1) * slope, (x2 - y2) * slope, (x3 - y3) * slope
     begin = tl.load(Starts + clip * (points + 1) + row, mask=inside, other=0)
     end = tl.load(Starts + clip * (points + 1) + row + 1, mask=inside, other=0)
-    for step in range(tl.max(end - begin)):
-        here = begin + step < end
-        at = tl.load(Order + clip * others + begin + step, mask=here, other=0)
+    first_run = (begin + RUN - 1) // RUN
+    whole = tl.maximum(end // RUN - first_run, 0)  # runs that are all this point's, between what comes one by one
+    for step in range(tl.max(end - begin - whole * RUN)):
+        place = begin + step
+        place = tl.where((whole > 0) & (place >= first_run * RUN), place + whole * RUN, place)
+        here = place < end
+        at = tl.load(Order + clip * others + place, mask=here, other=0)
         y0 = _axis(Y, at, 0, D, here, 0.0)
         y1 = _axis(Y, at, 1, D, here, 0.0)
         y2 = _axis(Y, at, 2, D, here, 0.0)
@@ -136,6 +177,13 @@ def gradient_kernel(
         g1 = tl.where(here, g1 + (x1 - y1) * slope, g1)
         g2 = tl.where(here, g2 + (x2 - y2) * slope, g2)
         g3 = tl.where(here, g3 + (x3 - y3) * slope, g3)
+    Runs += clip * runs * D
+    for step in range(tl.max(whole)):
+        here = step < whole
+        g0 = g0 + _axis(Runs, first_run + step, 0, D, here, 0.0)
+        g1 = g1 + _axis(Runs, first_run + step, 1, D, here, 0.0)
+        g2 = g2 + _axis(Runs, first_run + step, 2, D, here, 0.0)
+        g3 = g3 + _axis(Runs, first_run + step, D - 1, D, here, 0.0)
     Gradient += clip * points * D
     tl.store(Gradient + row * D, tl.where(inside, g0, 0.0), mask=row < points)
     tl.store(Gradient + row * D + 1, tl.where(inside, g1, 0.0), mask=row < points)
@@ -144,25 +192,13 @@ def gradient_kernel(
         tl.store(Gradient + row * D + 3, tl.where(inside, g3, 0.0), mask=row < points)
 
 
-def forward(
-    x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, squared: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `chamfer_ops.forward`. Meta tensors launch both kernels too, for compiling without a GPU."""
-    x, y = x.contiguous(), y.contiguous()
-    lengths = x_lengths.contiguous(), y_lengths.contiguous()
-    x_squares, toward_y = _search(x, y, *lengths)
-    y_squares, toward_x = _search(y, x, *reversed(lengths))
-    total = mean_of(x_squares, x_lengths, squared) + mean_of(y_squares, y_lengths, squared)
-    value = torch.where((x_lengths > 0) & (y_lengths > 0), total, 0).to(x.dtype)
-    return value, toward_y, toward_x
-
-
-def _search(x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor) -> tuple[Tensor, Tensor]:
+def search(x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Squares [B, N] and indices int64 [B, N] of the nearest in y [B, M, D] to x [B, N, D]; 0 beyond the lengths."""
     batch, points, dimensions = x.shape
     squares, index = x.new_empty(batch, points), x.new_empty((batch, points), dtype=torch.int64)
     block, tile = TILES[x.dtype]
     blocks = triton.cdiv(points, block)
-    _launch(
+    launch(
         search_kernel, batch * blocks, x, y, x_lengths, y_lengths, squares, index, points, y.shape[1], blocks,
         D=dimensions, BLOCK=block, TILE=tile,
     )  # fmt: skip
@@ -196,18 +232,14 @@ def _gradient(
     target, order = target.sort(dim=1, stable=True)
     rows = torch.arange(points + 1, device=x.device).expand(batch, -1).contiguous()
     starts = torch.searchsorted(target, rows)
+    runs = y.shape[1] // RUN
+    sums = x.new_empty(batch, runs, dimensions)
+    options = {"D": dimensions, "SQUARED": squared, "DOUBLE": x.dtype == torch.float64, "RUN": RUN}
+    launch(runs_kernel, batch * runs, x, y, target, order, other, sums, points, y.shape[1], runs, **options)
     result = x.new_empty(x.shape)
     blocks = triton.cdiv(points, GRADIENT_BLOCK)
-    _launch(
-        gradient_kernel, batch * blocks, x, y, chosen.contiguous(), order, starts, x_lengths, own, other, result,
-        points, y.shape[1], blocks,
-        D=dimensions, SQUARED=squared, DOUBLE=x.dtype == torch.float64, BLOCK=GRADIENT_BLOCK,
+    launch(
+        gradient_kernel, batch * blocks, x, y, chosen.contiguous(), order, starts, sums, x_lengths, own, other, result,
+        points, y.shape[1], blocks, runs, BLOCK=GRADIENT_BLOCK, **options,
     )  # fmt: skip
     return result
-
-
-def _launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
-    if programs >= 1 << 31:
-        raise ValueError(f"{programs} programs of {kernel.__name__}: at most {(1 << 31) - 1}")
-    if programs:
-        kernel[(programs,)](*args, num_warps=4, enable_fp_fusion=False, **options)

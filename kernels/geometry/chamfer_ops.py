@@ -7,55 +7,17 @@ of a gradient is added up by one owner in a fixed order: the same bits in every 
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from phys4d.kernels import native
 from phys4d.kernels.geometry import chamfer_kernels
-from phys4d.kernels.geometry.chamfer_reference import gradients_reference, search_reference, value_of
-
-BACKENDS = ("auto", "native", "triton", "reference")
-_INTERPRETED = bool(triton.knobs.runtime.interpret)
-
-
-def chosen(backend: str, device: torch.device, dimensions: int = 3) -> str:
-    """Who computes: `backend`, or for "auto" the best that serves; RuntimeError where it cannot, with the reason.
-
-    On the CPU native code, which searches trees; on CUDA the Triton kernels, which compare all with all.
-    """
-    if backend not in BACKENDS:
-        names = ", ".join(f'"{name}"' for name in BACKENDS[:-1])
-        raise ValueError(f'backend: expected {names} or "{BACKENDS[-1]}", got "{backend}"')
-    faults = {"reference": None, "native": native_fault(device, dimensions), "triton": _triton_fault(device)}
-    if backend == "auto":
-        order = ("triton", "native") if device.type == "cuda" else ("native",)
-        return next((name for name in order if faults[name] is None), "reference")
-    if faults[backend] is not None:
-        raise RuntimeError(f"chamfer: the {backend} backend cannot serve {device}: {faults[backend]}")
-    return backend
-
-
-def native_fault(device: torch.device, dimensions: int = 3) -> str | None:
-    """Why the native kernels cannot serve points of so many dimensions on a device; None where they can."""
-    available, reason = native.status()
-    if not available:
-        return reason
-    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device.type)
-    if key is None or not torch._C._dispatch_has_kernel_for_dispatch_key("phys4d::nearest", key):
-        return f"{reason}; nothing for {device.type}"
-    if device.type == "cuda" and dimensions != 3:
-        return f"its CUDA kernel takes points of 3 dimensions, not {dimensions}"
-    return None
-
-
-def _triton_fault(device: torch.device) -> str | None:
-    if device.type == "cuda" or _INTERPRETED:
-        return None
-    return "it needs a CUDA device, or TRITON_INTERPRET=1 before the import"
+from phys4d.kernels.geometry.chamfer_reference import gradients_reference, mean_of, search_reference, value_of
+from phys4d.kernels.geometry.choice import chosen
+from phys4d.kernels.geometry.neighbours import both_ways, plan
 
 
 def forward(
-    x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, squared: bool, backend: str
+    x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, squared: bool, backend: str, search: str = "auto"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Chamfer distances [B] of x [B, N, D] and y [B, M, D], D 3 or 4, and who is nearest: int64 [B, N] and [B, M].
 
@@ -63,18 +25,26 @@ def forward(
     """
     _check_lengths("x_lengths", x_lengths, x.shape[1])
     _check_lengths("y_lengths", y_lengths, y.shape[1])
-    name = chosen(backend, x.device, x.shape[2])
-    if name == "triton":
-        return chamfer_kernels.forward(x, y, x_lengths, y_lengths, squared)
+    name, search = plan("chamfer", backend, search, x, y)
     if name == "reference":
         return search_reference(x, y, x_lengths, y_lengths, squared)
-    if x.device.type == "cpu":
-        return torch.ops.phys4d.chamfer_search(x, y, x_lengths, y_lengths, squared)
-    toward_y, toward_x = (torch.zeros(c.shape[:2], dtype=torch.int64, device=x.device) for c in (x, y))
+    if name == "native" and x.device.type == "cpu":
+        found = torch.ops.phys4d.chamfer_search if search != "exhaustive" else _exhaustive_on_cpu
+        return found(x, y, x_lengths, y_lengths, squared)
+    x, y, *lengths = (t.contiguous() for t in (x, y, x_lengths, y_lengths))
+    x_squares, toward_y, y_squares, toward_x = both_ways(name, search, x, y, *lengths)
+    total = mean_of(x_squares, x_lengths, squared) + mean_of(y_squares, y_lengths, squared)
+    return torch.where((x_lengths > 0) & (y_lengths > 0), total, 0).to(x.dtype), toward_y, toward_x
+
+
+def _exhaustive_on_cpu(
+    x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, squared: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    toward_y, toward_x = (torch.zeros(c.shape[:2], dtype=torch.int64) for c in (x, y))
     for clip, (n, m) in enumerate(zip(x_lengths.tolist(), y_lengths.tolist(), strict=True)):
         if n and m:
-            toward_y[clip, :n] = native.nearest(x[clip, :n], y[clip, :m])[1]
-            toward_x[clip, :m] = native.nearest(y[clip, :m], x[clip, :n])[1]
+            toward_y[clip, :n] = native.nearest(x[clip, :n], y[clip, :m], "exhaustive")[1]
+            toward_x[clip, :m] = native.nearest(y[clip, :m], x[clip, :n], "exhaustive")[1]
     return value_of(x, y, x_lengths, y_lengths, toward_y, toward_x, squared), toward_y, toward_x
 
 
@@ -90,7 +60,7 @@ chamfer_op = torch.library.custom_op("phys4d::chamfer", forward, mutates_args=()
 
 
 @chamfer_op.register_fake
-def _(x, y, x_lengths, y_lengths, squared, backend):  # type: ignore[no-untyped-def]
+def _(x, y, x_lengths, y_lengths, squared, backend, search="auto"):  # type: ignore[no-untyped-def]
     toward_y, toward_x = (c.new_empty(c.shape[:2], dtype=torch.int64) for c in (x, y))
     return x.new_empty(len(x)), toward_y, toward_x
 
@@ -100,12 +70,13 @@ def backward(
     squared: bool, backend: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The gradients of x and y, shaped like them, for that of the value, `gradient` [B]; zeros in the padding."""
-    name = chosen(backend, x.device, x.shape[2])
-    if name == "triton":
-        return chamfer_kernels.backward(gradient, x, y, x_lengths, y_lengths, toward_y, toward_x, squared)
-    if name == "native" and x.device.type == "cpu":
-        return torch.ops.phys4d.chamfer_gradients(gradient, x, y, x_lengths, y_lengths, toward_y, toward_x, squared)
-    return gradients_reference(gradient, x, y, x_lengths, y_lengths, toward_y, toward_x, squared)
+    if backend == "native" and x.device.type == "cuda":
+        backend = "triton"  # there the native search has no gradient of its own
+    name = chosen(backend, "chamfer", x)
+    rest = gradient, x, y, x_lengths, y_lengths, toward_y, toward_x, squared
+    if name == "native":
+        return torch.ops.phys4d.chamfer_gradients(*rest)
+    return chamfer_kernels.backward(*rest) if name == "triton" else gradients_reference(*rest)
 
 
 chamfer_backward_op = torch.library.custom_op("phys4d::chamfer_backward", backward, mutates_args=())
@@ -117,14 +88,14 @@ def _(gradient, x, y, *rest):  # type: ignore[no-untyped-def]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, ctx.squared, ctx.backend = inputs
+    *tensors, ctx.squared, ctx.backend, _ = inputs
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*tensors, *output[1:])
 
 
 def _backward(ctx: Any, gradient: Tensor, *_indices: Any) -> tuple[Any, ...]:
     gradients = chamfer_backward_op(gradient, *ctx.saved_tensors, ctx.squared, ctx.backend)
-    return (*gradients, None, None, None, None)
+    return (*gradients, None, None, None, None, None)
 
 
 chamfer_op.register_autograd(_backward, setup_context=_setup)

@@ -1,8 +1,9 @@
-"""Who computes a loss: native code, a Triton kernel, or its definition in plain torch."""
+"""Who computes: native code, a Triton kernel, or the definition in plain torch."""
 
 from collections.abc import Mapping
 from typing import Literal
 
+import torch
 import triton
 from torch import Tensor
 
@@ -10,44 +11,69 @@ from phys4d.kernels import native
 
 Backend = Literal["auto", "native", "triton", "reference"]
 INTERPRETED = bool(triton.knobs.runtime.interpret)  # then Triton kernels serve the CPU, and native ones nothing
+_NAMES = ("native", "triton", "reference")  # in the order of "auto"
 
 
 def chosen(
-    backend: str, name: str, x: Tensor, fixed: Mapping[str, Tensor | None] | None = None, *, has_triton: bool = True
+    backend: str,
+    name: str,
+    x: Tensor,
+    fixed: Mapping[str, Tensor | None] | None = None,
+    *,
+    has_triton: bool = True,
+    on_cuda: str | None = None,
+    unable: Mapping[str, str] | None = None,
 ) -> str:
-    """Which backend serves a loss on x's device: "native" on a CPU where it is built, "triton" on CUDA.
+    """Which backend serves an operation on x's device: of those that can, native code, then Triton, then torch.
 
-    "auto" leaves the rest to the definition; a name that cannot serve raises. fixed: arguments in which no kernel
-    differentiates; one that wants a gradient needs the definition. has_triton: whether the loss has a Triton kernel.
+    "auto" takes the first that serves; one asked for by name that cannot serve raises.
+
+    Args:
+        name: of the operation, for messages.
+        fixed: arguments in which no kernel differentiates; one that wants a gradient needs the definition.
+        has_triton: whether there is a Triton kernel.
+        on_cuda: the native op that serves CUDA too, where it was built so.
+        unable: backends that cannot do what is wanted, and why.
 
     Raises:
-        ValueError: an unknown backend. RuntimeError: one asked for by name that cannot serve, with the reason.
+        ValueError: an unknown backend. RuntimeError: one asked for by name that cannot serve, with the reason; or
+            "auto", where none can.
     """
-    if backend not in ("auto", "native", "triton", "reference"):
+    if backend not in ("auto", *_NAMES):
         raise ValueError(f'backend: expected "auto", "native", "triton" or "reference", got "{backend}"')
-    if backend == "reference":
-        return backend
-    wanted = backend
-    if wanted == "auto":
-        wanted = "native" if x.device.type == "cpu" and not INTERPRETED else "triton"
-    fault = _fault(wanted, x, has_triton)
+    faults = {
+        "native": _native_fault(x.device, on_cuda),
+        "triton": _triton_fault(x.device) if has_triton else "there is no Triton kernel of this loss",
+        "reference": None,
+    }
     for argument, value in (fixed or {}).items():
         if value is not None and value.requires_grad:
-            fault = f'{argument} wants a gradient, which only backend="reference" gives'
-    if fault is None:
-        return wanted
-    if backend != "auto":
-        raise RuntimeError(f"{name}: the {backend} backend cannot serve {x.device}: {fault}")
-    return "reference"
+            why = f'{argument} wants a gradient, which only backend="reference" gives'
+            faults["native"] = faults["triton"] = why
+    for served, why in (unable or {}).items():
+        faults[served] = faults[served] or why
+    wanted = _NAMES if backend == "auto" else (backend,)
+    found = next((served for served in wanted if faults[served] is None), None)
+    if found is not None:
+        return found
+    if backend == "auto":
+        reasons = "; ".join(f"{served}: {why}" for served, why in faults.items())
+        raise RuntimeError(f"{name}: no backend can serve {x.device}: {reasons}")
+    raise RuntimeError(f"{name}: the {backend} backend cannot serve {x.device}: {faults[backend]}")
 
 
-def _fault(backend: str, x: Tensor, has_triton: bool) -> str | None:
-    kind = x.device.type
-    if backend == "native":
-        available, reason = native.status()
-        if kind != "cpu":
-            return "it serves the CPU only"
-        return "this process interprets Triton kernels" if INTERPRETED else None if available else reason
-    if not has_triton:
-        return "there is no Triton kernel of this loss"
-    return None if kind == "cuda" or (kind == "cpu" and INTERPRETED) else "Triton kernels run on CUDA"
+def _native_fault(device: torch.device, on_cuda: str | None) -> str | None:
+    available, reason = native.status()
+    if device.type == "cuda" and on_cuda is not None:
+        if not available:
+            return reason
+        built = torch._C._dispatch_has_kernel_for_dispatch_key(on_cuda, "CUDA")
+        return None if built else f"{reason}; nothing for cuda"
+    if device.type != "cpu":
+        return "it serves the CPU only"
+    return "this process interprets Triton kernels" if INTERPRETED else None if available else reason
+
+
+def _triton_fault(device: torch.device) -> str | None:
+    served = device.type == "cuda" or (device.type == "cpu" and INTERPRETED)
+    return None if served else "Triton kernels run on CUDA"

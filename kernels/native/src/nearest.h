@@ -6,9 +6,3 @@
 // squared distance. A distance that is not a number never wins; where none wins, the index is 0.
 template <typename T>
 void nearest_cpu(const T* x, const T* y, T* distance, int64_t* index, int64_t n, int64_t m);
-
-#ifdef PHYS4D_WITH_CUDA
-// The same on the current device; returns nullptr, or what went wrong.
-template <typename T>
-const char* nearest_cuda(const T* x, const T* y, T* distance, int64_t* index, int64_t n, int64_t m, void* stream);
-#endif

@@ -72,3 +72,19 @@ def test_is_what_the_public_function_takes(device: torch.device) -> None:
     x, y, n, m = batch(4, 70, 60, 3, torch.float32, device)
     value = chamfer(x, y, x_lengths=n, y_lengths=m, cap=2.0, backend="triton")
     torch.testing.assert_close(value, chamfer(x, y, x_lengths=n, y_lengths=m, cap=2.0, backend="reference"))
+
+
+@pytest.mark.parametrize(("dimensions", "squared"), [(3, False), (4, True)])
+def test_a_point_that_very_many_chose_gets_all_of_it(device: torch.device, dimensions: int, squared: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(2, points, dimensions, generator=generator).to(device) for points in (40, 900))
+    n, m = torch.tensor([40, 30], device=device), torch.tensor([900, 800], device=device)
+    toward_y = torch.randint(0, 800, (2, 40), generator=generator).to(device)
+    toward_x = torch.arange(900) // 10  # ten each, and then whole runs for one, which begin and end anywhere
+    toward_x = torch.stack((toward_x.clamp(max=25), torch.full_like(toward_x, 29)))
+    toward_x = toward_x[:, torch.randperm(900, generator=generator)].to(device)
+    gradient = torch.tensor([1.0, -2.0], device=device)
+    where = x, y, n, m, toward_y, toward_x, squared
+    found = chamfer_backward_op(gradient, *where, "triton")
+    for got, want in zip(found, chamfer_backward_op(gradient, *where, "reference"), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,84 @@
+"""Who searches for nearest neighbours, and how: by comparing all with all, or through trees. Both find the same.
+
+    CPU, native          k-d trees for large clouds, in C++; or all with all
+    CUDA, native         trees of boxes, one thread a query
+    CUDA, Triton         trees of boxes, a warp of queries at a time, where clouds are large; else all with all
+    anywhere, reference  all with all, a chunk at a time
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from phys4d.kernels.geometry import chamfer_kernels, tree_kernels
+from phys4d.kernels.geometry.choice import INTERPRETED, chosen
+from phys4d.kernels.geometry.point_tree import PointTree, grow_both
+
+Search = Literal["auto", "exhaustive", "tree"]
+SEARCHES = ("auto", "exhaustive", "tree")
+# On a GPU trees cost some 0.3 ms of starting small operations and about 3 ns a point, comparing about 0.3 ps a pair:
+# reckoned from rooflines for an H200, not measured.
+_PAIRS, _POINTS = 1 << 30, 1 << 13
+
+
+def plan(name: str, backend: str, search: str, x: Tensor, y: Tensor) -> tuple[str, str]:
+    """The backend that searches clouds x [B, N, D] and y [B, M, D], and how: "exhaustive", "tree" or, natively on a
+    CPU, "auto", by size.
+
+    Raises:
+        ValueError: an unknown backend or search.
+        RuntimeError: one asked for by name that cannot serve, with the reason.
+    """
+    if search not in SEARCHES:
+        raise ValueError(f'search: expected "auto", "exhaustive" or "tree", got "{search}"')
+    cuda = x.device.type == "cuda"
+    if search == "auto" and backend in ("auto", "triton") and (cuda or INTERPRETED):
+        search = "tree" if worth_trees(len(x), x.shape[1], y.shape[1]) else "exhaustive"
+    unable = {}
+    if search == "tree":
+        unable["reference"] = 'it compares all with all, not search="tree"'
+    if search == "exhaustive" and cuda:
+        unable["native"] = 'on CUDA it searches trees, not search="exhaustive"'
+    served = chosen(backend, name, x, on_cuda="phys4d::tree_search", unable=unable)
+    if search == "auto" and (served == "reference" or cuda):
+        search = "exhaustive" if served == "reference" else "tree"
+    return served, search
+
+
+def worth_trees(batch: int, n: int, m: int) -> bool:
+    """Whether so many pairs of clouds of n and m points are sooner searched through trees on a GPU."""
+    return min(n, m) >= _POINTS and batch * n * m >= _PAIRS
+
+
+def one_way(
+    backend: str, search: str, x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Squares [B, N] and indices int64 [B, N] of the nearest in y [B, M, D] to x [B, N, D]; 0 beyond the lengths.
+
+    backend: "native" (with trees) or "triton". All tensors are contiguous.
+    """
+    if search == "exhaustive":
+        return chamfer_kernels.search(x, y, x_lengths, y_lengths)
+    x_tree, y_tree = grow_both(x, y, x_lengths, y_lengths)
+    return _through_trees(backend, x, x_lengths, x_tree, y, y_lengths, y_tree)
+
+
+def both_ways(
+    backend: str, search: str, x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`one_way` from x to y and from y to x."""
+    if search == "exhaustive":
+        return *chamfer_kernels.search(x, y, x_lengths, y_lengths), *chamfer_kernels.search(y, x, y_lengths, x_lengths)
+    x_tree, y_tree = grow_both(x, y, x_lengths, y_lengths)
+    return (
+        *_through_trees(backend, x, x_lengths, x_tree, y, y_lengths, y_tree),
+        *_through_trees(backend, y, y_lengths, y_tree, x, x_lengths, x_tree),
+    )
+
+
+def _through_trees(
+    backend: str, x: Tensor, x_lengths: Tensor, x_tree: PointTree, y: Tensor, y_lengths: Tensor, y_tree: PointTree
+) -> tuple[Tensor, Tensor]:
+    find = torch.ops.phys4d.tree_search if backend == "native" else tree_kernels.search
+    return find(x, x_lengths, x_tree.order.flatten(1), y, y_lengths, *y_tree)

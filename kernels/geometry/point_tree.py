@@ -1,0 +1,98 @@
+"""Trees of boxes over batches of point clouds, made on the clouds' own device without waiting for it.
+
+Points are sorted along a space-filling curve, so that so many in a row, a leaf, lie close together; four leaves are
+held in a box, four boxes in a larger one, up to a root. The tree is implicit: the children of node i are 4 i + 1 to
+4 i + 4, the root is node 0, all levels are full but the last, and whoever walks needs no pointers.
+
+Why a tree and not a grid of cells: depth maps are dense near the camera and thin far away, and one wild point makes the
+box around a cloud arbitrarily large. A grid then holds everything in few cells. Boxes of leaves follow the points.
+
+Everything is a sort, a minimum or arithmetic on single elements: the same bits in every run. Which tree is made decides
+how fast a search is, never what it finds.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from phys4d.kernels.geometry import curve
+
+CHILDREN = 4
+LEAF = 8  # points; what the native search is compiled for
+NOBODY = 2**31 - 1  # an index that no point has
+
+
+class PointTree(NamedTuple):
+    """Trees over clouds [B, N, D], D 3 or 4; of points that are not finite, or do not count, they know nothing.
+
+    points: [B, leaves, D, leaf], each leaf's coordinates axis by axis; infinite where there is no point.
+    order: int32 [B, leaves, leaf], which point that is; 0 to N - 1 occur once each: those that are not in the tree at
+        the end, beside numbers from N on.
+    boxes: [B, groups, 2 D, CHILDREN], of every inner node the children's least coordinates and the negatives of their
+        greatest; infinite where there is no child.
+    first: int32 [B, groups, CHILDREN], the lowest index inside each child, 2^31 - 1 where there is none.
+    """
+
+    points: Tensor
+    order: Tensor
+    boxes: Tensor
+    first: Tensor
+
+
+def grow(cloud: Tensor, lengths: Tensor, leaf: int = LEAF) -> PointTree:
+    """Trees over cloud [B, N, D] (float32 or float64), of which the first lengths, int64 [B], count. Memory O(B N).
+
+    Raises:
+        ValueError: clouds of 2^31 - 1 points or more.
+    """
+    if cloud.shape[1] >= NOBODY:
+        raise ValueError(f"cloud: expected fewer than {NOBODY} points, got {cloud.shape[1]}")
+    batch, points, dimensions = cloud.shape
+    leaves = max(1, -(-points // (leaf * CHILDREN))) * CHILDREN
+    cloud = F.pad(cloud.detach(), (0, 0, 0, leaves * leaf - points), value=torch.nan)
+    keys, order = curve.keys(cloud, lengths).sort(dim=1, stable=True)
+    cloud = cloud.gather(1, order[..., None].expand(-1, -1, dimensions))
+    cloud = torch.where((keys < curve.NOWHERE)[..., None], cloud, torch.inf)
+    cloud = cloud.view(batch, leaves, leaf, dimensions).transpose(2, 3).contiguous()
+    numbers = order.to(torch.int32).view(batch, leaves, leaf)
+    return PointTree(cloud, numbers, *_boxes(cloud, numbers))
+
+
+def grow_both(x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor) -> tuple[PointTree, PointTree]:
+    """`grow` for two clouds at once: half as many operations to start, which for one pair is what takes the time."""
+    points = max(x.shape[1], y.shape[1])
+    both = torch.cat([F.pad(cloud, (0, 0, 0, points - cloud.shape[1])) for cloud in (x, y)])
+    trees = grow(both, torch.cat((x_lengths, y_lengths)))
+    return PointTree(*(part[: len(x)] for part in trees)), PointTree(*(part[len(x) :] for part in trees))
+
+
+def first_leaf_of(leaves: int) -> int:
+    """The number of the first leaf among the nodes, which is how many there are above it where levels are full."""
+    return (CHILDREN ** _levels(leaves) - 1) // (CHILDREN - 1)
+
+
+def _levels(leaves: int) -> int:
+    """Levels of boxes above so many leaves, at least 1."""
+    levels = 1
+    while CHILDREN**levels < leaves:
+        levels += 1
+    return levels
+
+
+def _boxes(points: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """PointTree's boxes and first, level by level from the leaves up; of negatives too the least is sought."""
+    leaves = order.shape[1]
+    exists = points < torch.inf
+    sides = torch.cat((points.amin(-1), torch.where(exists, -points, torch.inf).amin(-1)), dim=2)
+    first = torch.where(exists[:, :, 0], order, NOBODY).amin(-1)
+    all_sides, all_first = [], []
+    for level in range(_levels(leaves) - 1, -1, -1):
+        all_sides.append(sides.unflatten(1, (-1, CHILDREN)).transpose(2, 3))
+        all_first.append(first.unflatten(1, (-1, CHILDREN)))
+        sides, first = all_sides[-1].amin(-1), all_first[-1].amin(-1)
+        missing = CHILDREN**level - sides.shape[1]
+        if missing:
+            sides, first = F.pad(sides, (0, 0, 0, missing), value=torch.inf), F.pad(first, (0, missing), value=NOBODY)
+    return torch.cat(all_sides[::-1], dim=1), torch.cat(all_first[::-1], dim=1)

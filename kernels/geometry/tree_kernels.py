@@ -1,0 +1,146 @@
+"""Nearest neighbours on the GPU through the trees of `point_tree`, in Triton: a warp of queries walks together.
+
+A program takes 32 queries that follow one another on the curve, a lane each, and walks the implicit tree of the other
+cloud as kernels/native/src/tree_search.h does for one: four bits a level remember which children are still to be looked
+at, and a node is entered if a point inside could win for any lane. So all lanes read the same addresses and none waits
+for a branch of its own; what they pay is that each compares the points that any of them wants.
+
+Queries are the last dimension of every tile: a lane then holds all boxes, or points, that its own query is compared
+with, and what is nearest to it takes no exchange with others. Products are not fused with sums: bounds and distances
+have the bits of the exhaustive search, and a box whose bound is worse than the best distance holds nothing better.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from phys4d.kernels.geometry.launching import launch
+from phys4d.kernels.geometry.point_tree import CHILDREN, NOBODY, first_leaf_of
+
+QUERIES = 32  # of a program, which is one warp
+
+
+@triton.jit
+def _gaps(Sides, x, child, axis: tl.constexpr, D: tl.constexpr, CHILDREN: tl.constexpr):
+    """Along one axis, how far each query is from each child's box, squared."""
+    low = tl.load(Sides + axis * CHILDREN + child)
+    high = tl.load(Sides + (D + axis) * CHILDREN + child)
+    gap = tl.maximum(tl.maximum(low - x[None, :], x[None, :] + high), 0.0)
+    return gap * gap
+
+
+@triton.jit
+def _differences(Points, x, child, axis: tl.constexpr, LEAF: tl.constexpr):
+    """Along one axis, how far each query is from each of as many points of a leaf, squared."""
+    difference = x[None, :] - tl.load(Points + axis * LEAF + child)
+    return difference * difference
+
+
+@triton.jit
+def search_kernel(
+    X, XLengths, XOrder, Y, YLengths, Points, Order, Boxes, First, Squares, Index,
+    points, others, slots, leaves, groups, first_leaf, blocks,
+    D: tl.constexpr, LEAF: tl.constexpr, CHILDREN: tl.constexpr, LARGEST: tl.constexpr, NOBODY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Squares and Index [B, points] of the nearest in Y [B, others, D] to X [B, points, D]; 0 in the padding.
+
+    XOrder: [B, slots], whose turn it is. Points, Order, Boxes, First: Y's `PointTree`.
+    """
+    program = tl.program_id(0)
+    clip = (program // blocks).to(tl.int64)
+    slot = (program % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.load(XOrder + clip * slots + slot, mask=slot < slots, other=points).to(tl.int64)
+    inside = row < points
+    known = (row < tl.load(XLengths + clip)) & (tl.load(YLengths + clip) > 0) & inside
+    X += (clip * points + row) * D
+    x0 = tl.load(X, mask=known, other=0.0)
+    x1 = tl.load(X + 1, mask=known, other=0.0)
+    x2 = tl.load(X + 2, mask=known, other=0.0)
+    x3 = tl.load(X + D - 1, mask=known, other=0.0)
+    finite = (tl.abs(x0) <= LARGEST) & (tl.abs(x1) <= LARGEST) & (tl.abs(x2) <= LARGEST) & (tl.abs(x3) <= LARGEST)
+    best = tl.where(known & finite, tl.full((BLOCK,), LARGEST, X.dtype.element_ty), -1.0)  # -1: nothing is wanted
+    found = tl.full((BLOCK,), NOBODY, tl.int32)
+    everyone = tl.zeros((1, BLOCK), tl.int32)
+    number = tl.arange(0, CHILDREN)
+    child = number[:, None] + everyone
+    Points += clip * leaves * (D * LEAF)
+    Order += clip * leaves * LEAF
+    Boxes += clip * groups * (2 * D * CHILDREN)
+    First += clip * groups * CHILDREN
+    node = tl.full((), 0, tl.int32)
+    left = tl.full((), (1 << CHILDREN) - 1, tl.int32)  # the node's children that are still to be looked at
+    trail = tl.full((), 0, tl.int64)  # those of its ancestors, the parent's in the lowest bits
+    while (left != 0) | (trail != 0):
+        if left == 0:
+            node = (node - 1) // CHILDREN
+            left = (trail & ((1 << CHILDREN) - 1)).to(tl.int32)
+            trail = trail >> CHILDREN
+        else:
+            sides = Boxes + node.to(tl.int64) * (2 * D * CHILDREN)
+            bound = _gaps(sides, x0, child, 0, D, CHILDREN) + _gaps(sides, x1, child, 1, D, CHILDREN)
+            bound = bound + _gaps(sides, x2, child, 2, D, CHILDREN)
+            if D == 4:
+                bound = bound + _gaps(sides, x3, child, 3, D, CHILDREN)
+            first = tl.load(First + node.to(tl.int64) * CHILDREN + child)
+            wanted = (bound < best[None, :]) | ((bound == best[None, :]) & (first < found[None, :]))
+            wanted = wanted & (((left >> child) & 1) != 0)
+            nearest = tl.min(tl.where(wanted, bound, float("inf")), axis=1)  # of each child to any lane that wants it
+            left = tl.sum(tl.where(nearest < float("inf"), 1 << number, 0), axis=0)
+            if left != 0:
+                next_child = tl.argmin(nearest, axis=0)
+                left = left & ~(1 << next_child)
+                down = node * CHILDREN + 1 + next_child
+                if down < first_leaf:
+                    trail = (trail << CHILDREN) | left.to(tl.int64)
+                    node = down
+                    left = tl.full((), (1 << CHILDREN) - 1, tl.int32)
+                else:
+                    leaf = (down - first_leaf).to(tl.int64)
+                    for part in tl.static_range(LEAF // CHILDREN):  # tiles like those of boxes: nothing changes lanes
+                        rows = Points + leaf * (D * LEAF) + part * CHILDREN
+                        square = _differences(rows, x0, child, 0, LEAF) + _differences(rows, x1, child, 1, LEAF)
+                        square = square + _differences(rows, x2, child, 2, LEAF)
+                        if D == 4:
+                            square = square + _differences(rows, x3, child, 3, LEAF)
+                        least = tl.min(square, axis=0)
+                        index = tl.load(Order + leaf * LEAF + part * CHILDREN + child)
+                        index = tl.min(tl.where(square == least[None, :], index, NOBODY), axis=0)
+                        nearer = (least < best) | ((least == best) & (index < found))
+                        best = tl.where(nearer, least, best)
+                        found = tl.where(nearer, index, found)
+    lost = known & (found == NOBODY)  # no distance could win: the first, however far
+    Y += clip * others * D + row * 0
+    d0 = x0 - tl.load(Y, mask=lost, other=0.0)
+    d1 = x1 - tl.load(Y + 1, mask=lost, other=0.0)
+    d2 = x2 - tl.load(Y + 2, mask=lost, other=0.0)
+    square = d0 * d0 + d1 * d1 + d2 * d2
+    if D == 4:
+        d3 = x3 - tl.load(Y + 3, mask=lost, other=0.0)
+        square = square + d3 * d3
+    square = tl.where(lost, square, tl.where(known, best, 0.0))
+    tl.store(Squares + clip * points + row, square, mask=inside)
+    tl.store(Index + clip * points + row, tl.where(known & (found != NOBODY), found, 0).to(tl.int64), mask=inside)
+
+
+def search(
+    x: Tensor, x_lengths: Tensor, x_order: Tensor, y: Tensor, y_lengths: Tensor, points: Tensor, order: Tensor,
+    boxes: Tensor, first: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Squares [B, N] and indices int64 [B, N] of the nearest in y [B, M, D] to x [B, N, D]; 0 beyond the lengths.
+
+    x_order: int32 [B, S], every number below N once, neighbours side by side: the order of x's own tree.
+    points, order, boxes, first: y's `PointTree`.
+    """
+    batch, queries, dimensions = x.shape
+    squares, index = x.new_empty(batch, queries), x.new_empty((batch, queries), dtype=torch.int64)
+    slots, leaves, leaf = x_order.shape[1], points.shape[1], points.shape[3]
+    blocks = triton.cdiv(slots, QUERIES)
+    launch(
+        search_kernel, batch * blocks, x, x_lengths, x_order, y, y_lengths, points, order, boxes, first, squares, index,
+        queries, y.shape[1], slots, leaves, boxes.shape[1], first_leaf_of(leaves), blocks,
+        D=dimensions, LEAF=leaf, CHILDREN=CHILDREN, LARGEST=torch.finfo(x.dtype).max, NOBODY=NOBODY, BLOCK=QUERIES,
+        num_warps=1,
+    )  # fmt: skip
+    return squares, index
