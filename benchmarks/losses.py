@@ -83,8 +83,8 @@ def bare_grid_sample_warp(depth: Tensor, motion: Tensor, visible: Tensor, weight
 def _landing(motion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Column and row [B, T-1, H, W] where pixels land, and both as F.grid_sample wants them."""
     height, width = motion.shape[-2:]
-    column = torch.arange(width, dtype=motion.dtype) + motion[:, 0]
-    row = torch.arange(height, dtype=motion.dtype)[:, None] + motion[:, 1]
+    along, down = (torch.arange(size, dtype=motion.dtype, device=motion.device) for size in (width, height))
+    column, row = along + motion[:, 0], down[:, None] + motion[:, 1]
     grid = torch.stack((column * (2 / (width - 1)) - 1, row * (2 / (height - 1)) - 1), -1)
     return column, row, grid.flatten(0, 1)
 

@@ -59,8 +59,8 @@ def inputs(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> dict[str
 def grid_sample(frames: Tensor, flow: Tensor) -> Tensor:
     """The same as `flow_warp` by F.grid_sample, [B, C, T, H, W]."""
     height, width = frames.shape[-2:]
-    u = torch.arange(width, dtype=flow.dtype) + flow[:, 0]
-    v = torch.arange(height, dtype=flow.dtype)[:, None] + flow[:, 1]
+    along, down = (torch.arange(size, dtype=flow.dtype, device=flow.device) for size in (width, height))
+    u, v = along + flow[:, 0], down[:, None] + flow[:, 1]
     grid = torch.stack((u * (2 / (width - 1)) - 1, v * (2 / (height - 1)) - 1), -1).flatten(0, 1)
     taken = F.grid_sample(frames.transpose(1, 2).flatten(0, 1), grid, align_corners=True)
     return taken.unflatten(0, (len(frames), -1)).transpose(1, 2)
@@ -119,12 +119,12 @@ def rivals(case: str, made: dict[str, Tensor]) -> tuple[dict[str, Warp], list[Te
     }, leaves
 
 
-def _summed(warp: Warp) -> Warp:
+def summed(warp: Warp) -> Warp:
     """A number of its result, for a backward that is not the same everywhere."""
 
     def value() -> Tensor:
         found = warp()
-        return (found * torch.linspace(0, 1, found.shape[-1], dtype=found.dtype)).sum()
+        return (found * torch.linspace(0, 1, found.shape[-1], dtype=found.dtype, device=found.device)).sum()
 
     return value
 
@@ -133,7 +133,7 @@ def grown(case: str, rival: str, shape: Sequence[int]) -> float:
     """MiB by which this process's peak resident set grows during one forward and backward; for a fresh process."""
     for sizes in ((1, 3, 16, 16), shape):
         warps, leaves = rivals(case, inputs(sizes))
-        work = both_ways(_summed(warps[rival]), leaves) if leaves and rival not in NO_BACKWARD else warps[rival]
+        work = both_ways(summed(warps[rival]), leaves) if leaves and rival not in NO_BACKWARD else warps[rival]
         # What was there and went again while torch was loaded would hide growth below the peak of that time.
         ballast = torch.ones(max(0, _peak_kib() - _resident_kib()) * 256)
         before = _peak_kib()
@@ -164,7 +164,7 @@ def measure(case: str, shape: Sequence[int], *, rounds: int, threads: Sequence[i
             load = os.getloadavg()[0]
             still = {n: torch.no_grad()(warp) for n, warp in warps.items()}
             forward = interleaved(still, device, rounds=rounds, seconds=60)
-            works = {n: both_ways(_summed(w), leaves) for n, w in warps.items() if leaves and n not in NO_BACKWARD}
+            works = {n: both_ways(summed(w), leaves) for n, w in warps.items() if leaves and n not in NO_BACKWARD}
             both = interleaved(works, device, rounds=rounds, seconds=60)
             for name in warps:
                 timed = both.get(name)
