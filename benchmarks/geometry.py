@@ -17,11 +17,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from phys4d.benchmarks import chamfer, losses
+from phys4d.benchmarks import chamfer, losses, warping
 from phys4d.benchmarks.attention import SUSTAINED
 from phys4d.benchmarks.cases import GEOMETRY, GeometryCase
 from phys4d.benchmarks.timing import Work, compiled, interleaved, peak_memory
 from phys4d.kernels.geometry import chamfer as ours
+from phys4d.kernels.geometry import flow_warp, splat
 
 DTYPE = torch.float32
 Part = Literal["forward", "backward"]
@@ -30,16 +31,22 @@ Rivals = tuple[dict[str, Loss], list[Tensor]]  # by name, and the leaves that th
 # Instructions a second of all lanes of a card in float32, none of them fused: 132 SMs of 128 lanes at 1.98 GHz.
 ISSUED = {"H200": 33.5e12, "H100": 33.5e12}
 PAIR = 10  # instructions that a pair of points takes at least, once for both ways: 3 - 3 * 2 + and 2 of comparing
-# Numbers of float32 a pixel, and masks of a byte, that a pass must read, and those of its gradients.
-_NUMBERS = {"warp": (5, 1, 4), "depth": (3, 1, 1), "flow": (5, 1, 2)}
+# Bytes a pixel that must pass forward and backward, in float32, a byte for a mask, eight for an index.
+_BYTES = {
+    "warp": (5 * 4 + 1, 5 * 4 + 1 + 4 * 4), "depth": (3 * 4 + 1, 3 * 4 + 1 + 4), "flow": (5 * 4 + 1, 5 * 4 + 1 + 2 * 4),
+    "flow laplace": (7 * 4 + 1, 7 * 4 + 1 + 4 * 4), "scene flow": (9 * 4 + 1, 9 * 4 + 1 + 4 * 4),
+    "flow_warp": (8 * 4 + 1, 13 * 4), "splat": (10 * 4 + 8, 8 * 4 + 8),
+}  # fmt: skip
 
 
 def rivals(case: GeometryCase, device: torch.device, dtype: torch.dtype = DTYPE) -> Rivals:
     """Who computes the case, "ours" first, each as a call without arguments."""
     if case.op == "chamfer":
         return _clouds(case, device, dtype)
-    made = made_on(case, device, dtype)
-    found, leaves = losses.rivals(case.op, made)
+    if case.op in ("flow_warp", "splat"):
+        found, leaves = _warps(case, device, dtype)
+    else:
+        found, leaves = losses.rivals(case.op, made_on(case, device, dtype))
     if device.type == "cuda":
         found |= {f"{name}, compiled": compiled(loss) for name, loss in found.items() if name != "ours"}
     return found, leaves
@@ -53,9 +60,25 @@ def made_on(case: GeometryCase, device: torch.device, dtype: torch.dtype) -> dic
     }
     if case.op.startswith("flow"):
         made |= {name: made[name][:, :2].contiguous() for name in ("motion", "truth")}
-    for name in ("depth", "motion"):
+    for name in ("depth", "motion", "confidence"):
         made[name].requires_grad_()
     return made
+
+
+def _warps(case: GeometryCase, device: torch.device, dtype: torch.dtype) -> Rivals:
+    made = {name: tensor.to(device) for name, tensor in warping.inputs(case.shape, dtype).items()}
+    frames, flow, depth = made["frames"].requires_grad_(), made["flow"], made["depth"]
+    if case.op == "splat":
+        return {
+            "ours": lambda: splat(frames, flow, depth).values,
+            "eager": lambda: splat(frames, flow, depth, backend="reference").values,
+        }, [frames]
+    flow.requires_grad_()
+    return {
+        "ours": lambda: flow_warp(frames, flow)[0],
+        "eager": lambda: flow_warp(frames, flow, backend="reference")[0],
+        "grid_sample": lambda: warping.grid_sample(frames, flow),
+    }, [frames, flow]
 
 
 def _clouds(case: GeometryCase, device: torch.device, dtype: torch.dtype) -> Rivals:
@@ -94,8 +117,8 @@ def touched(case: GeometryCase, part: Part) -> int:
     if case.op == "chamfer":  # who is nearest is kept for backward
         cloud, index = 2 * case.shape[0] * 3 * 4, 2 * case.shape[0] * 8
         return cloud + index if part == "forward" else 2 * cloud + index
-    numbers, masks, written = _NUMBERS[case.op.split()[0]]
-    return math.prod(case.shape) * (4 * numbers + masks + (4 * written if part == "backward" else 0))
+    a_pixel = _BYTES.get(case.op) or _BYTES[case.op.split()[0]]
+    return math.prod(case.shape) * a_pixel[part == "backward"]
 
 
 def floor_ms(case: GeometryCase, part: Part, rival: str, gpu: str) -> float | None:
@@ -124,7 +147,7 @@ def measure(
             continue
         try:
             value = loss()
-            backward: Work = lambda value=value: torch.autograd.grad(value, leaves, retain_graph=True)  # type: ignore[misc] # noqa: E731
+            backward = backward_of(value, leaves)
             first, second = backward(), backward()
         except Exception as fault:  # a rival may fail in ways of its own; the row says how
             rows.append({"case": case.name, "backend": name, "refused": f"{type(fault).__name__}: {str(fault)[:200]}"})
@@ -153,7 +176,15 @@ def _truth(case: GeometryCase, device: torch.device) -> list[Tensor]:
     found, leaves = rivals(case, device, torch.float64)
     exact = next((name for name in ("eager", "chunked cdist") if name in found), "ours")
     value = found[exact]()
-    return [value.detach(), *torch.autograd.grad(value, leaves)]
+    return [value.detach(), *backward_of(value, leaves)()]
+
+
+def backward_of(value: Tensor, leaves: list[Tensor]) -> Work:
+    """Gradients of a loss, or of pictures for one gradient that is not the same everywhere."""
+    given = None
+    if value.ndim:
+        given = torch.linspace(0, 1, value.shape[-1], dtype=value.dtype, device=value.device).expand_as(value).clone()
+    return lambda: torch.autograd.grad(value, leaves, given, retain_graph=True)
 
 
 def _error(found: Tensor, truth: Tensor) -> float:

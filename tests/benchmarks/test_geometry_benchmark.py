@@ -18,7 +18,7 @@ def test_rivals_compute_the_same_value_and_gradients(name) -> None:
     results = {}
     for rival, loss in found.items():
         value = loss()
-        results[rival] = value.detach(), *torch.autograd.grad(value, leaves)
+        results[rival] = value.detach(), *bench.backward_of(value, leaves)()
     for rival, result in results.items():
         for got, want in zip(result, results["ours"], strict=True):
             # grid_sample computes places in [-1, 1] and back: what lands on the border falls to one side or the other.
