@@ -1,0 +1,190 @@
+"""Triton kernels of the depth losses: each program works on a tile of ROWS x COLUMNS pixels of one frame.
+
+Forward leaves a tile's sums, means and moments about its own means, in float64, which the host merges in a fixed
+order; backward computes again and writes every element once. A pixel of a coarser scale is worked on by the tile that
+holds it, in a smaller tile of its own, so that every scale costs a quarter of the one before; neighbours come from the
+cache. Without differences a frame is one long row, and both kernels are bound by memory: forward reads 9 bytes per
+pixel in float32 (13 with weights), backward writes another 4.
+"""
+
+import triton
+import triton.language as tl
+
+SUMS, SLOPES, MOST_SCALES = 25, 14, 8
+_SUMS = tl.constexpr(SUMS)
+_SLOPES = tl.constexpr(SLOPES)
+_MOST_SCALES = tl.constexpr(MOST_SCALES)
+
+
+@triton.jit
+def _read(P, D, Valid, row, column, wanted, height, width):
+    """Which pixels are valid, and both depths there, 1 elsewhere."""
+    inside = wanted & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    pixel = row * width + column
+    valid = tl.load(Valid + pixel, mask=inside, other=0) != 0
+    p = tl.load(P + pixel, mask=inside, other=1.0)
+    d = tl.load(D + pixel, mask=inside, other=1.0)
+    return valid, tl.where(valid, p, 1.0), tl.where(valid, d, 1.0)
+
+
+@triton.jit
+def _ratio(p, d):
+    """Rounded correctly: 1 where both are the same."""
+    if p.dtype == tl.float64:
+        ratio = p / d
+    else:
+        ratio = tl.div_rn(p, d)
+    return ratio
+
+
+@triton.jit
+def _sign(x):
+    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))
+
+
+@triton.jit
+def _gap(g, valid, P, D, Valid, row, column, wanted, height, width):
+    """Sum over a tile of |log ratio - that of a neighbour|, and the number of pairs."""
+    other_valid, p, d = _read(P, D, Valid, row, column, wanted, height, width)
+    both = valid & other_valid
+    gap = tl.where(both, tl.abs(tl.log(_ratio(p, d)) - g), 0.0)
+    return tl.sum(gap.to(tl.float64)), tl.sum(both.to(tl.int32)).to(tl.float64)
+
+
+@triton.jit
+def _toward(ratio, valid, P, D, Valid, row, column, wanted, height, width):
+    """Slope of |log ratio - that of a neighbour| by the first; ratios of wrong signs have no logarithm."""
+    other_valid, p, d = _read(P, D, Valid, row, column, wanted, height, width)
+    other = _ratio(p, d)
+    slope = tl.where((ratio < 0) | (other < 0), float("nan"), _sign(ratio - other))
+    return tl.where(valid & other_valid, slope, 0.0)
+
+
+@triton.jit
+def _lattice(first_row, first_column, SCALE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Rows [R, 1] and columns [1, C] of a tile that are multiples of 2^SCALE, and whether there are such rows."""
+    R: tl.constexpr = ROWS >> SCALE if (ROWS >> SCALE) > 0 else 1
+    C: tl.constexpr = COLUMNS >> SCALE if (COLUMNS >> SCALE) > 0 else 1
+    row = first_row + (tl.arange(0, R) << SCALE)[:, None]
+    column = first_column + (tl.arange(0, C) << SCALE)[None, :]
+    return row, column, (row & ((1 << SCALE) - 1)) == 0
+
+
+@triton.jit
+def forward_kernel(
+    P, D, Valid, Weight, Partial, frames, height, width, tiles, across,
+    p_clip, p_frame, d_clip, d_frame, valid_clip, valid_frame, weight_clip, weight_frame,
+    LOG_L1: tl.constexpr, SILOG: tl.constexpr, SCALE_SHIFT: tl.constexpr, GRADIENT: tl.constexpr,
+    SCALES: tl.constexpr, HAS_WEIGHT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Writes Partial float64 [programs, 25], in the order of `DepthSums` of the native code; only what is wanted."""
+    program = tl.program_id(0).to(tl.int64)
+    image, tile = program // tiles, program % tiles
+    clip, frame = image // frames, image % frames
+    P += clip * p_clip + frame * p_frame
+    D += clip * d_clip + frame * d_frame
+    Valid += clip * valid_clip + frame * valid_frame
+    Partial += program * _SUMS
+    first_row, first_column = (tile // across) * ROWS, (tile % across) * COLUMNS
+    row, column, every = _lattice(first_row, first_column, 0, ROWS, COLUMNS)
+    valid, p, d = _read(P, D, Valid, row, column, every, height, width)
+    if LOG_L1 or SILOG or GRADIENT:
+        g = tl.log(_ratio(p, d))
+    if LOG_L1 or SILOG or SCALE_SHIFT:
+        w = valid.to(tl.float64)
+        if HAS_WEIGHT:
+            place = Weight + clip * weight_clip + frame * weight_frame + row * width + column
+            w = tl.where(valid, tl.load(place, mask=valid, other=0.0).to(tl.float64), 0.0)
+        total = tl.sum(w)
+        share = tl.where(total > 0, 1 / tl.where(total > 0, total, 1.0), 0.0)
+        tl.store(Partial, total)
+    if LOG_L1:
+        tl.store(Partial + 1, tl.sum(w * tl.abs(g).to(tl.float64)))
+    if SILOG:
+        exact = g.to(tl.float64)
+        mean = tl.sum(w * exact) * share
+        tl.store(Partial + 2, mean)
+        tl.store(Partial + 3, tl.sum(w * (exact - mean) * (exact - mean)))
+    if SCALE_SHIFT:
+        exact_p, exact_d = p.to(tl.float64), d.to(tl.float64)
+        mean_p, mean_d = tl.sum(w * exact_p) * share, tl.sum(w * exact_d) * share
+        exact_p -= mean_p
+        exact_d -= mean_d
+        tl.store(Partial + 4, mean_p)
+        tl.store(Partial + 5, mean_d)
+        tl.store(Partial + 6, tl.sum(w * exact_p * exact_p))
+        tl.store(Partial + 7, tl.sum(w * exact_p * exact_d))
+        tl.store(Partial + 8, tl.sum(w * exact_d * exact_d))
+    if GRADIENT:
+        for scale in tl.static_range(SCALES):
+            if scale > 0:
+                row, column, every = _lattice(first_row, first_column, scale, ROWS, COLUMNS)
+                valid, p, d = _read(P, D, Valid, row, column, every, height, width)
+                g = tl.log(_ratio(p, d))
+            right, pairs = _gap(g, valid, P, D, Valid, row, column + (1 << scale), every, height, width)
+            below, more = _gap(g, valid, P, D, Valid, row + (1 << scale), column, every, height, width)
+            tl.store(Partial + 9 + scale, right + below)
+            tl.store(Partial + 9 + _MOST_SCALES + scale, pairs + more)
+
+
+@triton.jit
+def backward_kernel(
+    P, D, Valid, Weight, Slopes, DP, frames, height, width, tiles, across,
+    p_clip, p_frame, d_clip, d_frame, valid_clip, valid_frame, weight_clip, weight_frame,
+    LOG_L1: tl.constexpr, SILOG: tl.constexpr, SCALE_SHIFT: tl.constexpr, GRADIENT: tl.constexpr,
+    SCALES: tl.constexpr, HAS_WEIGHT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Writes DP [clips, frames, H, W]; Slopes float64 [clips, frames, 14] as `DepthSlopes` of the native code."""
+    program = tl.program_id(0).to(tl.int64)
+    image, tile = program // tiles, program % tiles
+    clip, frame = image // frames, image % frames
+    P += clip * p_clip + frame * p_frame
+    D += clip * d_clip + frame * d_frame
+    Valid += clip * valid_clip + frame * valid_frame
+    Slopes += image * _SLOPES
+    first_row, first_column = (tile // across) * ROWS, (tile % across) * COLUMNS
+    row, column, every = _lattice(first_row, first_column, 0, ROWS, COLUMNS)
+    valid, p, d = _read(P, D, Valid, row, column, every, height, width)
+    dtype = p.dtype
+    ratio = _ratio(p, d)
+    if LOG_L1 or SILOG or SCALE_SHIFT:
+        w = valid.to(dtype)
+        if HAS_WEIGHT:
+            place = Weight + clip * weight_clip + frame * weight_frame + row * width + column
+            w = tl.where(valid, tl.load(place, mask=valid, other=0.0), 0.0)
+    slope = tl.zeros((ROWS, COLUMNS), dtype)  # by the log ratio
+    if LOG_L1 or SILOG:
+        g = tl.log(ratio)
+        absolute, linear = tl.load(Slopes).to(dtype), tl.load(Slopes + 1).to(dtype)
+        slope = w * (absolute * _sign(g) + (linear * g + tl.load(Slopes + 2).to(dtype)))
+    if GRADIENT:
+        for scale in tl.static_range(SCALES):
+            r, c, some, real, x = row, column, every, valid, ratio
+            if scale > 0:
+                r, c, some = _lattice(first_row, first_column, scale, ROWS, COLUMNS)
+                real, own_p, own_d = _read(P, D, Valid, r, c, some, height, width)
+                x = _ratio(own_p, own_d)
+            signs = _toward(x, real, P, D, Valid, r, c + (1 << scale), some, height, width)
+            signs += _toward(x, real, P, D, Valid, r, c - (1 << scale), some, height, width)
+            signs += _toward(x, real, P, D, Valid, r + (1 << scale), c, some, height, width)
+            signs += _toward(x, real, P, D, Valid, r - (1 << scale), c, some, height, width)
+            signs *= tl.load(Slopes + 6 + scale).to(dtype)
+            if scale > 0:
+                signs = _spread(signs, row, column, scale, ROWS, COLUMNS)
+            slope += signs
+    slope = slope / p
+    if SCALE_SHIFT:
+        by, fitted = tl.load(Slopes + 3).to(dtype), tl.load(Slopes + 4).to(dtype)
+        slope += by * w * (fitted * p + tl.load(Slopes + 5).to(dtype) - d)
+    plane = height.to(tl.int64) * width
+    inside = (row < height) & (column < width)
+    tl.store(DP + image * plane + row * width + column, tl.where(valid, slope, 0.0), mask=inside)
+
+
+@triton.jit
+def _spread(x, row, column, SCALE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """A tile of a coarser scale at its places in the full tile [ROWS, COLUMNS], 0 between them."""
+    R: tl.constexpr = x.shape[0]
+    C: tl.constexpr = x.shape[1]
+    wide = tl.broadcast_to(x[:, None, :, None], (R, ROWS // R, C, COLUMNS // C)).reshape(ROWS, COLUMNS)
+    return tl.where(((row | column) & ((1 << SCALE) - 1)) == 0, wide, 0.0)
