@@ -68,7 +68,7 @@ class Kernel:
         # Tiles of 32 rows, which heads of more than 128 lanes need, are for the tensor cores' older instruction.
         older = self.older_products and self.options.get("D", 0) > 128
         module, name = self.kernel.split(".")
-        alone = name == "delta" or module in ("norm_rope", "warp", "chamfer")  # they multiply no matrices
+        alone = name == "delta" or module in ("norm_rope", "warp", "chamfer", "depth", "flow", "scene_flow")  # they multiply no matrices
         if not self.products and not older and not alone and self.options.get("PRECISION") != "ieee":
             found.append("no tensor core instruction")
         if self.narrow:
@@ -201,7 +201,42 @@ def _chamfer() -> None:
     chamfer_kernels.backward(value, cloud, cloud, lengths, lengths, toward_y, toward_x, False)
 
 
-GEOMETRY = {"warp-consistency": _warp_consistency, "chamfer-100k": _chamfer}
+def _depth_losses(wanted: int) -> None:
+    """Depth of 49 frames of 480 x 720 pixels with a mask and weights, float32, forward and backward."""
+    from phys4d.kernels.geometry import depth_ops
+
+    depth = torch.empty(1, 49, 480, 720, device="meta")
+    rest = (depth, depth, depth.bool(), depth, False, 0.85, 4, wanted)
+    value, sums = depth_ops.forward(*rest)
+    depth_ops.backward(value, sums, *rest)
+
+
+def _flow_losses() -> None:
+    """Flow between 49 frames of 480 x 720 pixels with a mask and weights, float32, every kind forward and backward."""
+    from phys4d.kernels.geometry import flow_ops
+
+    pixels = 48 * 480 * 720
+    flow, weight = torch.empty(1, 2, pixels, device="meta"), torch.empty(1, pixels, device="meta")
+    for kind in flow_ops.KINDS:
+        rest = (flow, flow, weight.bool(), weight, flow if kind == "laplace" else None, kind)
+        flow_ops.backward(flow_ops.forward(*rest)[1], *rest)
+
+
+def _scene_flow() -> None:
+    """Depth and motion of 49 frames of 480 x 720 pixels with a mask and weights, float32, forward and backward."""
+    from phys4d.kernels.geometry import scene_flow_ops
+
+    depth, motion = torch.empty(1, 49, 480, 720, device="meta"), torch.empty(1, 3, 48, 480, 720, device="meta")
+    weight, intrinsics = torch.empty(1, 48, 480, 720, device="meta"), torch.empty(1, 49, 3, 3, device="meta")
+    rest = (depth, motion, depth, motion, weight.bool(), weight, intrinsics)
+    scene_flow_ops.backward(scene_flow_ops.forward(*rest)[1], *rest)
+
+
+GEOMETRY = {
+    "warp-consistency": _warp_consistency, "chamfer-100k": _chamfer, "depth-log-l1": lambda: _depth_losses(1),
+    "depth-scale-shift": lambda: _depth_losses(4), "depth-gradient": lambda: _depth_losses(8),
+    "depth-all": lambda: _depth_losses(15), "flow": _flow_losses, "scene-flow": _scene_flow,
+}  # fmt: skip
 
 
 def compile_case(name: str, arch: int) -> list[Kernel]:

@@ -72,20 +72,21 @@ def _lattice(first_row, first_column, SCALE: tl.constexpr, ROWS: tl.constexpr, C
 
 @triton.jit
 def forward_kernel(
-    P, D, Valid, Weight, Partial, frames, height, width, tiles, across,
+    P, D, Valid, Weight, Partial, height, width, across,
     p_clip, p_frame, d_clip, d_frame, valid_clip, valid_frame, weight_clip, weight_frame,
     LOG_L1: tl.constexpr, SILOG: tl.constexpr, SCALE_SHIFT: tl.constexpr, GRADIENT: tl.constexpr,
     SCALES: tl.constexpr, HAS_WEIGHT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Writes Partial float64 [programs, 25], in the order of `DepthSums` of the native code; only what is wanted."""
-    program = tl.program_id(0).to(tl.int64)
-    image, tile = program // tiles, program % tiles
-    clip, frame = image // frames, image % frames
+    """Writes Partial float64 [clips, frames, tiles, 25], in the order of `DepthSums` of the native code; only what is wanted."""
+    tile = tl.program_id(0)
+    frame, clip = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    image = clip * tl.num_programs(1) + frame
     P += clip * p_clip + frame * p_frame
     D += clip * d_clip + frame * d_frame
     Valid += clip * valid_clip + frame * valid_frame
-    Partial += program * _SUMS
-    first_row, first_column = (tile // across) * ROWS, (tile % across) * COLUMNS
+    Partial += (image * tl.num_programs(0) + tile) * _SUMS
+    first_row = (tile // across).to(tl.int64) * ROWS
+    first_column = (tile % across).to(tl.int64) * COLUMNS
     row, column, every = _lattice(first_row, first_column, 0, ROWS, COLUMNS)
     valid, p, d = _read(P, D, Valid, row, column, every, height, width)
     if LOG_L1 or SILOG or GRADIENT:
@@ -129,20 +130,21 @@ def forward_kernel(
 
 @triton.jit
 def backward_kernel(
-    P, D, Valid, Weight, Slopes, DP, frames, height, width, tiles, across,
+    P, D, Valid, Weight, Slopes, DP, height, width, across,
     p_clip, p_frame, d_clip, d_frame, valid_clip, valid_frame, weight_clip, weight_frame,
     LOG_L1: tl.constexpr, SILOG: tl.constexpr, SCALE_SHIFT: tl.constexpr, GRADIENT: tl.constexpr,
     SCALES: tl.constexpr, HAS_WEIGHT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Writes DP [clips, frames, H, W]; Slopes float64 [clips, frames, 14] as `DepthSlopes` of the native code."""
-    program = tl.program_id(0).to(tl.int64)
-    image, tile = program // tiles, program % tiles
-    clip, frame = image // frames, image % frames
+    tile = tl.program_id(0)
+    frame, clip = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    image = clip * tl.num_programs(1) + frame
     P += clip * p_clip + frame * p_frame
     D += clip * d_clip + frame * d_frame
     Valid += clip * valid_clip + frame * valid_frame
     Slopes += image * _SLOPES
-    first_row, first_column = (tile // across) * ROWS, (tile % across) * COLUMNS
+    first_row = (tile // across).to(tl.int64) * ROWS
+    first_column = (tile % across).to(tl.int64) * COLUMNS
     row, column, every = _lattice(first_row, first_column, 0, ROWS, COLUMNS)
     valid, p, d = _read(P, D, Valid, row, column, every, height, width)
     dtype = p.dtype
@@ -176,7 +178,7 @@ def backward_kernel(
     if SCALE_SHIFT:
         by, fitted = tl.load(Slopes + 3).to(dtype), tl.load(Slopes + 4).to(dtype)
         slope += by * w * (fitted * p + tl.load(Slopes + 5).to(dtype) - d)
-    plane = height.to(tl.int64) * width
+    plane = tl.cast(height, tl.int64) * width
     inside = (row < height) & (column < width)
     tl.store(DP + image * plane + row * width + column, tl.where(valid, slope, 0.0), mask=inside)
 

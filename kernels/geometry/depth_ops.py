@@ -18,7 +18,7 @@ from phys4d.kernels.geometry.depth_kernels import MOST_SCALES as SCALES
 from phys4d.kernels.geometry.depth_reference import FLAT, KINDS, depth_reference
 from phys4d.kernels.geometry.planes import with_planes
 
-TILE, ROW = (8, 128), (1, 1024)  # rows and columns of a program's pixels: with differences of neighbours, and without
+TILE, ROW = (8, 128), (1, 2048)  # rows and columns of a program's pixels: with differences of neighbours, and without
 
 
 def forward(
@@ -34,19 +34,19 @@ def forward(
 
     The sums are float64 [B, T, 25], and hold nothing where the definition serves.
     """
-    inputs, numbers, programs, options = launch(predicted, target, valid, weight, scales, wanted)
-    partial = predicted.new_zeros((programs, SUMS), dtype=torch.float64)
-    if programs:
-        depth_kernels.forward_kernel[(programs,)](*inputs, partial, *numbers, **options)
-    clips, frames = predicted.shape[:2]
-    sums = _merged(partial.view(clips, frames, programs // max(clips * frames, 1), SUMS))
+    inputs, numbers, grid, options = launch(predicted, target, valid, weight, scales, wanted)
+    tiles, frames, clips = grid
+    partial = predicted.new_zeros((clips, frames, tiles, SUMS), dtype=torch.float64)
+    if partial.numel():
+        depth_kernels.forward_kernel[grid](*inputs, partial, *numbers, **options)
+    sums = _merged(partial)
     return _losses(sums, per_clip, invariance, scales, wanted).to(predicted.dtype), sums
 
 
 def launch(
     predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None, scales: int, wanted: int
-) -> tuple[list[Tensor], list[int], int, dict[str, Any]]:
-    """What both kernels share: tensors with contiguous planes, sizes and strides, the number of programs, options."""
+) -> tuple[list[Tensor], list[int], tuple[int, int, int], dict[str, Any]]:
+    """What both kernels share: tensors with contiguous planes, sizes and strides, programs per frame, options."""
     clips, frames, height, width = predicted.shape
     planes = [with_planes(x) for x in (predicted, target, valid.view(torch.uint8))]
     planes.append(planes[0] if weight is None else with_planes(weight))
@@ -55,12 +55,11 @@ def launch(
     if not options["GRADIENT"]:
         height, width, scales = min(height, 1), height * width, 0
     across = -(-width // columns)
-    tiles = across * -(-height // rows)
-    numbers = [frames, height, width, tiles, across]
+    numbers = [height, width, across]
     for x in planes:
         numbers += x.stride()[:2]
     options |= {"SCALES": scales, "HAS_WEIGHT": weight is not None, "ROWS": rows, "COLUMNS": columns, "num_warps": 4}
-    return planes, numbers, clips * frames * tiles, options
+    return planes, numbers, (across * -(-height // rows), frames, clips), options
 
 
 def _merged(sums: Tensor) -> Tensor:
@@ -142,10 +141,10 @@ def backward(
     per_clip: bool, invariance: float, scales: int, wanted: int,
 ) -> Tensor:  # fmt: skip
     """d_predicted [B, T, H, W], contiguous, for the gradients [4, B] of the losses and what `forward` kept."""
-    inputs, numbers, programs, options = launch(predicted, target, valid, weight, scales, wanted)
+    inputs, numbers, grid, options = launch(predicted, target, valid, weight, scales, wanted)
     slopes, d_predicted = _slopes(grad, sums, per_clip, invariance, wanted), predicted.new_empty(predicted.shape)
-    if programs:
-        depth_kernels.backward_kernel[(programs,)](*inputs, slopes, d_predicted, *numbers, **options)
+    if d_predicted.numel():
+        depth_kernels.backward_kernel[grid](*inputs, slopes, d_predicted, *numbers, **options)
     return d_predicted
 
 

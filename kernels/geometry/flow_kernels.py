@@ -63,14 +63,13 @@ def _mixture(Confidence, clip, pixel, real, valid, c_clip, c_channel):
 
 @triton.jit
 def forward_kernel(
-    Predicted, Target, Valid, Weight, Confidence, Partial, pixels, blocks,
+    Predicted, Target, Valid, Weight, Confidence, Partial, pixels,
     p_clip, p_channel, t_clip, t_channel, valid_clip, weight_clip, c_clip, c_channel,
     KIND: tl.constexpr, CHANNELS: tl.constexpr, HAS_WEIGHT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Writes Partial float64 [programs, 2]."""
-    program = tl.program_id(0).to(tl.int64)
-    clip = program // blocks
-    pixel = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
+    """Writes Partial float64 [clips, blocks, 2]."""
+    clip = tl.program_id(1).to(tl.int64)
+    pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     real = pixel < pixels
     valid, weight = _weights(
         Valid, Weight, clip, pixel, real, valid_clip, weight_clip, Predicted.dtype.element_ty, HAS_WEIGHT
@@ -93,20 +92,20 @@ def forward_kernel(
     if KIND == _EPE:
         error = tl.sqrt(error)
     exact = weight.to(tl.float64)
-    tl.store(Partial + program * 2, tl.sum(error.to(tl.float64) * exact, axis=0))
-    tl.store(Partial + program * 2 + 1, tl.sum(exact, axis=0))
+    Partial += (clip * tl.num_programs(0) + tl.program_id(0)) * 2
+    tl.store(Partial, tl.sum(error.to(tl.float64) * exact, axis=0))
+    tl.store(Partial + 1, tl.sum(exact, axis=0))
 
 
 @triton.jit
 def backward_kernel(
-    Predicted, Target, Valid, Weight, Confidence, Scale, DPredicted, DConfidence, pixels, blocks,
+    Predicted, Target, Valid, Weight, Confidence, Scale, DPredicted, DConfidence, pixels,
     p_clip, p_channel, t_clip, t_channel, valid_clip, weight_clip, c_clip, c_channel,
     KIND: tl.constexpr, CHANNELS: tl.constexpr, HAS_WEIGHT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Writes DPredicted [clips, CHANNELS, pixels] and, for laplace, DConfidence [clips, 2, pixels]."""
-    program = tl.program_id(0).to(tl.int64)
-    clip = program // blocks
-    pixel = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
+    clip = tl.program_id(1).to(tl.int64)
+    pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     real = pixel < pixels
     valid, weight = _weights(
         Valid, Weight, clip, pixel, real, valid_clip, weight_clip, Predicted.dtype.element_ty, HAS_WEIGHT

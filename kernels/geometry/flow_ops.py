@@ -15,7 +15,7 @@ from phys4d.kernels.geometry.choice import INTERPRETED
 from phys4d.kernels.geometry.flow_reference import KINDS, flow_reference
 from phys4d.kernels.geometry.planes import with_rows
 
-BLOCK = 1024
+BLOCK = 512  # four numbers, or 16 bytes, per thread
 
 
 def forward(
@@ -27,31 +27,30 @@ def forward(
         predicted, target: [B, C, N], float32 or float64; valid: bool [B, N]; weight: [B, N].
         confidence: [B, 2, N], for "laplace" alone. kind: one of `KINDS`.
     """
-    inputs, numbers, programs, options = launch(predicted, target, valid, weight, confidence, kind)
-    partial = predicted.new_empty((programs, 2), dtype=torch.float64)
-    if programs:
-        flow_kernels.forward_kernel[(programs,)](*inputs, partial, *numbers, **options)
-    kept, total = partial.view(len(predicted), programs // max(len(predicted), 1), 2).sum(1).unbind(-1)
+    inputs, numbers, grid, options = launch(predicted, target, valid, weight, confidence, kind)
+    partial = predicted.new_empty((*grid[::-1], 2), dtype=torch.float64)
+    if partial.numel():
+        flow_kernels.forward_kernel[grid](*inputs, partial, *numbers, **options)
+    kept, total = partial.sum(1).unbind(-1)
     return (kept / torch.where(total > 0, total, 1)).to(predicted.dtype), total.contiguous()
 
 
 def launch(
     predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None, confidence: Tensor | None, kind: str
-) -> tuple[list[Tensor], list[int], int, dict[str, Any]]:
-    """What both kernels share: tensors with contiguous rows, sizes and strides, the number of programs, options."""
+) -> tuple[list[Tensor], list[int], tuple[int, int], dict[str, Any]]:
+    """What both kernels share: tensors with contiguous rows, sizes and strides, programs per clip, options."""
     assert (kind == "laplace") == (confidence is not None)
     clips, channels, pixels = predicted.shape
     rows = [with_rows(x) for x in (predicted, target, valid.view(torch.uint8))]
     rows += [rows[0] if x is None else with_rows(x) for x in (weight, confidence)]
-    blocks = -(-pixels // BLOCK)
-    numbers = [pixels, blocks]
+    numbers = [pixels]
     for x, dimensions in zip(rows, (2, 2, 1, 1, 2), strict=True):
         numbers += x.stride()[:dimensions]
     options = {
         "KIND": KINDS.index(kind), "CHANNELS": channels, "HAS_WEIGHT": weight is not None, "BLOCK": BLOCK,
         "num_warps": 4,
     }  # fmt: skip
-    return rows, numbers, clips * blocks, options
+    return rows, numbers, (-(-pixels // BLOCK), clips), options
 
 
 flow_loss_op = torch.library.custom_op("phys4d::flow_loss", forward, mutates_args=())
@@ -71,10 +70,10 @@ def backward(
 
     scale: float64 [B], the gradient of a clip's loss over its sum of weights; the rest as in `forward`.
     """
-    inputs, numbers, programs, options = launch(predicted, target, valid, weight, confidence, kind)
+    inputs, numbers, grid, options = launch(predicted, target, valid, weight, confidence, kind)
     d_predicted, d_confidence = _gradients(predicted, confidence)
-    if programs:
-        flow_kernels.backward_kernel[(programs,)](*inputs, scale, d_predicted, d_confidence, *numbers, **options)
+    if grid[0] * grid[1]:
+        flow_kernels.backward_kernel[grid](*inputs, scale, d_predicted, d_confidence, *numbers, **options)
     return d_predicted, d_confidence
 
 

@@ -25,16 +25,16 @@ def _camera(Intrinsics, frame):
 
 @triton.jit
 def _compare(
-    Depth, Motion, TrueDepth, TrueMotion, Valid, Weight, Intrinsics, program, pairs, height, width, tiles, across,
+    Depth, Motion, TrueDepth, TrueMotion, Valid, Weight, Intrinsics, height, width, across,
     depth_clip, depth_frame, motion_clip, motion_channel, motion_frame, true_depth_clip, true_depth_frame,
     true_motion_clip, true_motion_channel, true_motion_frame, valid_clip, valid_frame, weight_clip, weight_frame,
     HAS_WEIGHT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Everything about a tile: its place, the difference of both flows, and what the gradient needs besides."""
-    image, tile = program // tiles, program % tiles
-    clip, pair = image // pairs, image % pairs
-    row = (tile // across) * ROWS + tl.arange(0, ROWS)[:, None]
-    column = (tile % across) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    tile, pairs = tl.program_id(0), tl.num_programs(1)
+    pair, clip = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    row = (tile // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = (tile % across).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     real = (row < height) & (column < width)
     pixel = row * width + column
     valid = tl.load(Valid + clip * valid_clip + pair * valid_frame + pixel, mask=real, other=0) != 0
@@ -72,36 +72,35 @@ def _compare(
 
 @triton.jit
 def forward_kernel(
-    Depth, Motion, TrueDepth, TrueMotion, Valid, Weight, Intrinsics, Partial, pairs, height, width, tiles, across,
+    Depth, Motion, TrueDepth, TrueMotion, Valid, Weight, Intrinsics, Partial, height, width, across,
     depth_clip, depth_frame, motion_clip, motion_channel, motion_frame, true_depth_clip, true_depth_frame,
     true_motion_clip, true_motion_channel, true_motion_frame, valid_clip, valid_frame, weight_clip, weight_frame,
     HAS_WEIGHT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Writes Partial float64 [programs, 2]."""
-    program = tl.program_id(0).to(tl.int64)
-    _, _, _, _, weight, _, _, _, distance, _, _, _, _, _, _, _, _ = _compare(
-        Depth, Motion, TrueDepth, TrueMotion, Valid, Weight, Intrinsics, program, pairs, height, width, tiles, across,
+    """Writes Partial float64 [clips, pairs, tiles, 2]."""
+    clip, pair, _, _, weight, _, _, _, distance, _, _, _, _, _, _, _, _ = _compare(
+        Depth, Motion, TrueDepth, TrueMotion, Valid, Weight, Intrinsics, height, width, across,
         depth_clip, depth_frame, motion_clip, motion_channel, motion_frame, true_depth_clip, true_depth_frame,
         true_motion_clip, true_motion_channel, true_motion_frame, valid_clip, valid_frame, weight_clip, weight_frame,
         HAS_WEIGHT, ROWS, COLUMNS,
     )  # fmt: skip
     exact = weight.to(tl.float64)
-    tl.store(Partial + program * 2, tl.sum(tl.sum(distance.to(tl.float64) * exact, axis=1), axis=0))
-    tl.store(Partial + program * 2 + 1, tl.sum(tl.sum(exact, axis=1), axis=0))
+    Partial += ((clip * tl.num_programs(1) + pair) * tl.num_programs(0) + tl.program_id(0)) * 2
+    tl.store(Partial, tl.sum(tl.sum(distance.to(tl.float64) * exact, axis=1), axis=0))
+    tl.store(Partial + 1, tl.sum(tl.sum(exact, axis=1), axis=0))
 
 
 @triton.jit
 def backward_kernel(
     Depth, Motion, TrueDepth, TrueMotion, Valid, Weight, Intrinsics, Scale, DDepth, DMotion,
-    pairs, height, width, tiles, across,
+    height, width, across,
     depth_clip, depth_frame, motion_clip, motion_channel, motion_frame, true_depth_clip, true_depth_frame,
     true_motion_clip, true_motion_channel, true_motion_frame, valid_clip, valid_frame, weight_clip, weight_frame,
     HAS_WEIGHT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Writes DMotion [clips, 3, pairs, H, W] and all but the last frames of DDepth [clips, pairs + 1, H, W]."""
-    program = tl.program_id(0).to(tl.int64)
     clip, pair, pixel, real, weight, x, y, z, distance, ray_x, ray_y, off_x, off_y, landed, to_x, to_y, skew = _compare(
-        Depth, Motion, TrueDepth, TrueMotion, Valid, Weight, Intrinsics, program, pairs, height, width, tiles, across,
+        Depth, Motion, TrueDepth, TrueMotion, Valid, Weight, Intrinsics, height, width, across,
         depth_clip, depth_frame, motion_clip, motion_channel, motion_frame, true_depth_clip, true_depth_frame,
         true_motion_clip, true_motion_channel, true_motion_frame, valid_clip, valid_frame, weight_clip, weight_frame,
         HAS_WEIGHT, ROWS, COLUMNS,
@@ -110,7 +109,8 @@ def backward_kernel(
     k = tl.load(Scale + clip).to(distance.dtype) * weight / tl.where(apart, distance, 1.0)
     x, y, z = k * x, k * y, k * z
     along_u = x * to_x * landed
-    plane = height.to(tl.int64) * width
+    pairs = tl.num_programs(1)
+    plane = tl.cast(height, tl.int64) * width
     place = DMotion + (3 * clip * pairs + pair) * plane + pixel
     d_depth = tl.where(apart, x * off_x + y * off_y, 0.0)
     tl.store(DDepth + (clip * (pairs + 1) + pair) * plane + pixel, d_depth, mask=real)

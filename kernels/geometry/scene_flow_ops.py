@@ -28,30 +28,29 @@ def forward(
         depth, true_depth: [B, T, H, W]; motion, true_motion: [B, 3, T-1, H, W]; one dtype, float32 or float64.
         valid: bool [B, T-1, H, W]; weight: [B, T-1, H, W]; intrinsics: [B, T, 3, 3].
     """
-    inputs, numbers, programs = launch(depth, motion, true_depth, true_motion, valid, weight, intrinsics)
-    partial = depth.new_empty((programs, 2), dtype=torch.float64)
-    if programs:
-        scene_flow_kernels.forward_kernel[(programs,)](
+    inputs, numbers, grid = launch(depth, motion, true_depth, true_motion, valid, weight, intrinsics)
+    partial = depth.new_empty((*grid[::-1], 2), dtype=torch.float64)
+    if partial.numel():
+        scene_flow_kernels.forward_kernel[grid](
             *inputs, partial, *numbers, HAS_WEIGHT=weight is not None, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4
         )
-    kept, total = partial.view(len(depth), programs // max(len(depth), 1), 2).sum(1).unbind(-1)
+    kept, total = partial.flatten(1, 2).sum(1).unbind(-1)
     return (kept / torch.where(total > 0, total, 1)).to(depth.dtype), total.contiguous()
 
 
 def launch(
     depth: Tensor, motion: Tensor, true_depth: Tensor, true_motion: Tensor, valid: Tensor, weight: Tensor | None,
     intrinsics: Tensor,
-) -> tuple[list[Tensor], list[int], int]:  # fmt: skip
-    """What both kernels share: tensors with contiguous planes, sizes and strides, and the number of programs."""
+) -> tuple[list[Tensor], list[int], tuple[int, int, int]]:  # fmt: skip
+    """What both kernels share: tensors with contiguous planes, sizes and strides, and programs per pair of frames."""
     clips, frames, height, width = depth.shape
     planes = [with_planes(x) for x in (depth, motion, true_depth, true_motion, valid.view(torch.uint8))]
     weights = planes[0] if weight is None else with_planes(weight)
     across = -(-width // COLUMNS)
-    tiles = across * -(-height // ROWS)
-    numbers = [frames - 1, height, width, tiles, across]
+    numbers = [height, width, across]
     for x in (*planes, weights):
         numbers += x.stride()[:-2]
-    return [*planes, weights, intrinsics.contiguous()], numbers, clips * (frames - 1) * tiles
+    return [*planes, weights, intrinsics.contiguous()], numbers, (across * -(-height // ROWS), frames - 1, clips)
 
 
 scene_flow_op = torch.library.custom_op("phys4d::scene_flow", forward, mutates_args=())
@@ -70,11 +69,11 @@ def backward(
 
     scale: float64 [B], the gradient of each clip's loss over its sum of weights; the rest as in `forward`.
     """
-    inputs, numbers, programs = launch(depth, motion, true_depth, true_motion, valid, weight, intrinsics)
+    inputs, numbers, grid = launch(depth, motion, true_depth, true_motion, valid, weight, intrinsics)
     d_depth, d_motion = depth.new_empty(depth.shape), motion.new_empty(motion.shape)
     d_depth[:, -1:] = 0
-    if programs:
-        scene_flow_kernels.backward_kernel[(programs,)](
+    if d_motion.numel():
+        scene_flow_kernels.backward_kernel[grid](
             *inputs, scale, d_depth, d_motion, *numbers, HAS_WEIGHT=weight is not None, ROWS=ROWS, COLUMNS=COLUMNS,
             num_warps=4,
         )  # fmt: skip

@@ -43,7 +43,7 @@ def test_the_kernels_of_geometry_compile_without_spills(tmp_path):
     made = {kernel["kernel"] for kernel in kernels}
     assert made == {f"warp.{n}_kernel" for n in ("forward", "backward", "finish")} | {
         f"chamfer.{n}_kernel" for n in ("search", "gradient")
-    }
+    } | {f"{loss}.{way}_kernel" for loss in ("depth", "flow", "scene_flow") for way in ("forward", "backward")}
     assert {(kernel["case"], kernel["arch"]) for kernel in kernels} == {
         (case, arch) for case in machine_code.GEOMETRY for arch in (80, 90, 100)
     }
