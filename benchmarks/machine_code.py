@@ -68,7 +68,8 @@ class Kernel:
         # Tiles of 32 rows, which heads of more than 128 lanes need, are for the tensor cores' older instruction.
         older = self.older_products and self.options.get("D", 0) > 128
         module, name = self.kernel.split(".")
-        alone = name == "delta" or module in ("norm_rope", "warp", "chamfer", "depth", "flow", "scene_flow")  # they multiply no matrices
+        matrixless = ("norm_rope", "warp", "chamfer", "depth", "flow", "scene_flow")
+        alone = name == "delta" or module in matrixless
         if not self.products and not older and not alone and self.options.get("PRECISION") != "ieee":
             found.append("no tensor core instruction")
         if self.narrow:

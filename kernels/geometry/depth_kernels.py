@@ -30,11 +30,7 @@ def _read(P, D, Valid, row, column, wanted, height, width):
 @triton.jit
 def _ratio(p, d):
     """Rounded correctly: 1 where both are the same."""
-    if p.dtype == tl.float64:
-        ratio = p / d
-    else:
-        ratio = tl.div_rn(p, d)
-    return ratio
+    return p / d if p.dtype == tl.float64 else tl.div_rn(p, d)
 
 
 @triton.jit
@@ -77,7 +73,7 @@ def forward_kernel(
     LOG_L1: tl.constexpr, SILOG: tl.constexpr, SCALE_SHIFT: tl.constexpr, GRADIENT: tl.constexpr,
     SCALES: tl.constexpr, HAS_WEIGHT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Writes Partial float64 [clips, frames, tiles, 25], in the order of `DepthSums` of the native code; only what is wanted."""
+    """Writes what is wanted of Partial float64 [clips, frames, tiles, 25], as `DepthSums` of the native code."""
     tile = tl.program_id(0)
     frame, clip = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     image = clip * tl.num_programs(1) + frame

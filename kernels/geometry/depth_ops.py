@@ -13,8 +13,8 @@ from torch import Tensor
 from phys4d.kernels import native
 from phys4d.kernels.geometry import depth_kernels
 from phys4d.kernels.geometry.choice import INTERPRETED
-from phys4d.kernels.geometry.depth_kernels import SLOPES, SUMS
 from phys4d.kernels.geometry.depth_kernels import MOST_SCALES as SCALES
+from phys4d.kernels.geometry.depth_kernels import SLOPES, SUMS
 from phys4d.kernels.geometry.depth_reference import FLAT, KINDS, depth_reference
 from phys4d.kernels.geometry.planes import with_planes
 

@@ -6,7 +6,6 @@ number of threads; elsewhere, and where target or weight want a gradient, the de
 
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from phys4d.kernels.geometry.choice import Backend, chosen
