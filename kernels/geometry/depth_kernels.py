@@ -17,10 +17,8 @@ _MOST_SCALES = tl.constexpr(MOST_SCALES)
 
 
 @triton.jit
-def _read(P, D, Valid, row, column, wanted, height, width):
+def _read(P, D, Valid, pixel, inside):
     """Which pixels are valid, and both depths there, 1 elsewhere."""
-    inside = wanted & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    pixel = row * width + column
     valid = tl.load(Valid + pixel, mask=inside, other=0) != 0
     p = tl.load(P + pixel, mask=inside, other=1.0)
     d = tl.load(D + pixel, mask=inside, other=1.0)
@@ -39,31 +37,38 @@ def _sign(x):
 
 
 @triton.jit
-def _gap(g, valid, P, D, Valid, row, column, wanted, height, width):
-    """Sum over a tile of |log ratio - that of a neighbour|, and the number of pairs."""
-    other_valid, p, d = _read(P, D, Valid, row, column, wanted, height, width)
+def _gap(g, valid, P, D, Valid, away, pixel, inside):
+    """|log ratio - that of a neighbour|, float64, 0 where not both are valid, and where both are."""
+    other_valid, p, d = _read(P + away, D + away, Valid + away, pixel, inside)
     both = valid & other_valid
     gap = tl.where(both, tl.abs(tl.log(_ratio(p, d)) - g), 0.0)
-    return tl.sum(gap.to(tl.float64)), tl.sum(both.to(tl.int32)).to(tl.float64)
+    return gap.to(tl.float64), both.to(tl.int32)
 
 
 @triton.jit
-def _toward(ratio, valid, P, D, Valid, row, column, wanted, height, width):
+def _toward(ratio, valid, P, D, Valid, away, pixel, inside):
     """Slope of |log ratio - that of a neighbour| by the first; ratios of wrong signs have no logarithm."""
-    other_valid, p, d = _read(P, D, Valid, row, column, wanted, height, width)
+    other_valid, p, d = _read(P + away, D + away, Valid + away, pixel, inside)
     other = _ratio(p, d)
     slope = tl.where((ratio < 0) | (other < 0), float("nan"), _sign(ratio - other))
     return tl.where(valid & other_valid, slope, 0.0)
 
 
 @triton.jit
-def _lattice(first_row, first_column, SCALE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Rows [R, 1] and columns [1, C] of a tile that are multiples of 2^SCALE, and whether there are such rows."""
+def _tile(tile, height, width, across, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """A tile's first row and column, the pixels before it, and how many rows and columns the image has from there."""
+    row, column = (tile // across).to(tl.int64) * ROWS, (tile % across).to(tl.int64) * COLUMNS
+    rows, columns = tl.minimum(height - row, 2 * ROWS), tl.minimum(width - column, 2 * COLUMNS)
+    return row, column, row * width + column, rows.to(tl.int32), columns.to(tl.int32)
+
+
+@triton.jit
+def _lattice(first_row, rows, columns, SCALE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Rows [R, 1] and columns [1, C] of a tile that are multiples of 2^SCALE in the image, and which pixels exist."""
     R: tl.constexpr = ROWS >> SCALE if (ROWS >> SCALE) > 0 else 1
     C: tl.constexpr = COLUMNS >> SCALE if (COLUMNS >> SCALE) > 0 else 1
-    row = first_row + (tl.arange(0, R) << SCALE)[:, None]
-    column = first_column + (tl.arange(0, C) << SCALE)[None, :]
-    return row, column, (row & ((1 << SCALE) - 1)) == 0
+    row, column = (tl.arange(0, R) << SCALE)[:, None], (tl.arange(0, C) << SCALE)[None, :]
+    return row, column, (row < rows) & (column < columns) & ((first_row & ((1 << SCALE) - 1)) == 0)
 
 
 @triton.jit
@@ -81,16 +86,19 @@ def forward_kernel(
     D += clip * d_clip + frame * d_frame
     Valid += clip * valid_clip + frame * valid_frame
     Partial += (image * tl.num_programs(0) + tile) * _SUMS
-    first_row = (tile // across).to(tl.int64) * ROWS
-    first_column = (tile % across).to(tl.int64) * COLUMNS
-    row, column, every = _lattice(first_row, first_column, 0, ROWS, COLUMNS)
-    valid, p, d = _read(P, D, Valid, row, column, every, height, width)
+    first_row, first_column, before, rows, columns = _tile(tile, height, width, across, ROWS, COLUMNS)
+    P += before
+    D += before
+    Valid += before
+    row, column, inside = _lattice(first_row, rows, columns, 0, ROWS, COLUMNS)
+    pixel = row * width + column
+    valid, p, d = _read(P, D, Valid, pixel, inside)
     if LOG_L1 or SILOG or GRADIENT:
         g = tl.log(_ratio(p, d))
     if LOG_L1 or SILOG or SCALE_SHIFT:
         w = valid.to(tl.float64)
         if HAS_WEIGHT:
-            place = Weight + clip * weight_clip + frame * weight_frame + row * width + column
+            place = Weight + clip * weight_clip + frame * weight_frame + before + pixel
             w = tl.where(valid, tl.load(place, mask=valid, other=0.0).to(tl.float64), 0.0)
         total = tl.sum(w)
         share = tl.where(total > 0, 1 / tl.where(total > 0, total, 1.0), 0.0)
@@ -115,13 +123,16 @@ def forward_kernel(
     if GRADIENT:
         for scale in tl.static_range(SCALES):
             if scale > 0:
-                row, column, every = _lattice(first_row, first_column, scale, ROWS, COLUMNS)
-                valid, p, d = _read(P, D, Valid, row, column, every, height, width)
+                row, column, inside = _lattice(first_row, rows, columns, scale, ROWS, COLUMNS)
+                pixel = row * width + column
+                valid, p, d = _read(P, D, Valid, pixel, inside)
                 g = tl.log(_ratio(p, d))
-            right, pairs = _gap(g, valid, P, D, Valid, row, column + (1 << scale), every, height, width)
-            below, more = _gap(g, valid, P, D, Valid, row + (1 << scale), column, every, height, width)
-            tl.store(Partial + 9 + scale, right + below)
-            tl.store(Partial + 9 + _MOST_SCALES + scale, pairs + more)
+            step = 1 << scale
+            right, pairs = _gap(g, valid, P, D, Valid, step, pixel, inside & (column + step < columns))
+            away = tl.cast(width, tl.int64) * step
+            below, more = _gap(g, valid, P, D, Valid, away, pixel, inside & (first_row + row + step < height))
+            tl.store(Partial + 9 + scale, tl.sum(right + below))
+            tl.store(Partial + 9 + _MOST_SCALES + scale, tl.sum(pairs + more).to(tl.float64))
 
 
 @triton.jit
@@ -139,16 +150,19 @@ def backward_kernel(
     D += clip * d_clip + frame * d_frame
     Valid += clip * valid_clip + frame * valid_frame
     Slopes += image * _SLOPES
-    first_row = (tile // across).to(tl.int64) * ROWS
-    first_column = (tile % across).to(tl.int64) * COLUMNS
-    row, column, every = _lattice(first_row, first_column, 0, ROWS, COLUMNS)
-    valid, p, d = _read(P, D, Valid, row, column, every, height, width)
+    first_row, first_column, before, rows, columns = _tile(tile, height, width, across, ROWS, COLUMNS)
+    P += before
+    D += before
+    Valid += before
+    row, column, inside = _lattice(first_row, rows, columns, 0, ROWS, COLUMNS)
+    pixel = row * width + column
+    valid, p, d = _read(P, D, Valid, pixel, inside)
     dtype = p.dtype
     ratio = _ratio(p, d)
     if LOG_L1 or SILOG or SCALE_SHIFT:
         w = valid.to(dtype)
         if HAS_WEIGHT:
-            place = Weight + clip * weight_clip + frame * weight_frame + row * width + column
+            place = Weight + clip * weight_clip + frame * weight_frame + before + pixel
             w = tl.where(valid, tl.load(place, mask=valid, other=0.0), 0.0)
     slope = tl.zeros((ROWS, COLUMNS), dtype)  # by the log ratio
     if LOG_L1 or SILOG:
@@ -157,26 +171,28 @@ def backward_kernel(
         slope = w * (absolute * _sign(g) + (linear * g + tl.load(Slopes + 2).to(dtype)))
     if GRADIENT:
         for scale in tl.static_range(SCALES):
-            r, c, some, real, x = row, column, every, valid, ratio
+            r, c, there, at, real, x = row, column, inside, pixel, valid, ratio
             if scale > 0:
-                r, c, some = _lattice(first_row, first_column, scale, ROWS, COLUMNS)
-                real, own_p, own_d = _read(P, D, Valid, r, c, some, height, width)
+                r, c, there = _lattice(first_row, rows, columns, scale, ROWS, COLUMNS)
+                at = r * width + c
+                real, own_p, own_d = _read(P, D, Valid, at, there)
                 x = _ratio(own_p, own_d)
-            signs = _toward(x, real, P, D, Valid, r, c + (1 << scale), some, height, width)
-            signs += _toward(x, real, P, D, Valid, r, c - (1 << scale), some, height, width)
-            signs += _toward(x, real, P, D, Valid, r + (1 << scale), c, some, height, width)
-            signs += _toward(x, real, P, D, Valid, r - (1 << scale), c, some, height, width)
+            step = 1 << scale
+            signs = _toward(x, real, P, D, Valid, step, at, there & (c + step < columns))
+            signs += _toward(x, real, P, D, Valid, -step, at, there & (c + first_column >= step))
+            away = tl.cast(width, tl.int64) * step
+            signs += _toward(x, real, P, D, Valid, away, at, there & (first_row + r + step < height))
+            signs += _toward(x, real, P, D, Valid, -away, at, there & (first_row + r >= step))
             signs *= tl.load(Slopes + 6 + scale).to(dtype)
             if scale > 0:
-                signs = _spread(signs, row, column, scale, ROWS, COLUMNS)
+                signs = _spread(signs, first_row + row, column, scale, ROWS, COLUMNS)
             slope += signs
     slope = slope / p
     if SCALE_SHIFT:
         by, fitted = tl.load(Slopes + 3).to(dtype), tl.load(Slopes + 4).to(dtype)
         slope += by * w * (fitted * p + tl.load(Slopes + 5).to(dtype) - d)
     plane = tl.cast(height, tl.int64) * width
-    inside = (row < height) & (column < width)
-    tl.store(DP + image * plane + row * width + column, tl.where(valid, slope, 0.0), mask=inside)
+    tl.store(DP + image * plane + before + pixel, tl.where(valid, slope, 0.0), mask=inside)
 
 
 @triton.jit
