@@ -61,28 +61,32 @@ ALWAYS void laplace_errors(const FlowInputs<T>& in, int64_t clip, int64_t at, in
   }
 }
 
-// weight comes multiplied by the scale of the clip.
+// weight comes multiplied by the scale of the clip. All in arrays of its own: what may overlap is not made vectors of.
 template <typename T>
 ALWAYS void laplace_gradient(const FlowInputs<T>& in, int64_t clip, int64_t at, int64_t n, const T* weight, T* d_p,
                              T* d_confidence) {
   Mixture<T> m;
+  T gap[kChunk], slope[kChunk], by_share[kChunk] = {}, by_scale[kChunk] = {};
   mixture(in, clip, at, n, m);
   const uint8_t* valid = in.valid + clip * in.pixels + at;
-  T *d_share = d_confidence + 2 * clip * in.pixels + at, *d_scale = d_share + in.pixels;
-  std::fill(d_share, d_share + n, T(0));
-  std::fill(d_scale, d_scale + n, T(0));
   for (int64_t c = 0; c < in.channels; ++c, d_p += in.pixels) {
     const T* p = in.predicted.data + clip * in.predicted.clip + c * in.predicted.channel + at;
     const T* t = in.target.data + clip * in.target.clip + c * in.target.channel + at;
+    for (int64_t i = 0; i < n; ++i) gap[i] = valid[i] != 0 ? p[i] - t[i] : T(0);
     for (int64_t i = 0; i < n; ++i) {
-      const T gap = valid[i] != 0 ? p[i] - t[i] : T(0), d = std::abs(gap), sign = gap > 0 ? T(1) : (gap < 0 ? T(-1) : gap);
+      const T d = std::abs(gap[i]), sign = gap[i] > 0 ? T(1) : (gap[i] < 0 ? T(-1) : gap[i]);
       const T lead = (m.ordinary[i] - d) - (m.doubtful[i] - d * m.inverse[i]), small = exponential(-std::abs(lead));
-      const T ordinary = (lead < 0 ? small : T(1)) / (T(1) + small), doubtful = (lead < 0 ? T(1) : small) / (T(1) + small);
-      d_p[i] = weight[i] * sign * (ordinary + doubtful * m.inverse[i]);
-      d_share[i] += weight[i] * (m.share[i] - ordinary);
-      d_scale[i] += weight[i] * (doubtful * (T(1) - d * m.inverse[i]));
+      const T more = T(1) / (T(1) + small), less = small / (T(1) + small);
+      const T ordinary = lead < 0 ? less : more, doubtful = lead < 0 ? more : less;
+      slope[i] = weight[i] * sign * (ordinary + doubtful * m.inverse[i]);
+      by_share[i] += weight[i] * (m.share[i] - ordinary);
+      by_scale[i] += weight[i] * (doubtful * (T(1) - d * m.inverse[i]));
     }
+    std::copy(slope, slope + n, d_p);
   }
+  T* d_share = d_confidence + 2 * clip * in.pixels + at;
+  std::copy(by_share, by_share + n, d_share);
+  std::copy(by_scale, by_scale + n, d_share + in.pixels);
 }
 
 // The error of pixels [at, at + n), summed over channels; for an end point its square. 0 outside the mask.

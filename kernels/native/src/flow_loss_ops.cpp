@@ -8,10 +8,12 @@
 #include <tuple>
 
 #include "flow_loss.h"
+#include "plane_tensors.h"
 
 using phys4d::Channels;
 using phys4d::FlowInputs;
 using phys4d::FlowLoss;
+using phys4d::fresh;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
@@ -87,9 +89,9 @@ std::tuple<Tensor, Tensor> backward(const Tensor& scale, const Tensor& predicted
                   "flow_loss: scale must be float64 [B]");
   const Tensor factor = torch::stable::contiguous(scale);
   const double* by = factor.const_data_ptr<double>();
-  Tensor out = torch::stable::new_empty(predicted, {predicted.size(0), predicted.size(1), predicted.size(2)});
+  Tensor out = fresh(predicted, {predicted.size(0), predicted.size(1), predicted.size(2)});
   const bool both = confidence.has_value();
-  Tensor also = torch::stable::new_empty(predicted, {both ? predicted.size(0) : 0, 2, predicted.size(2)});
+  Tensor also = fresh(predicted, {both ? predicted.size(0) : 0, 2, predicted.size(2)});
   if (predicted.scalar_type() == ScalarType::Float) {
     flow_loss_backward_cpu(inputs<float>(held, loss), by, out.mutable_data_ptr<float>(),
                            also.mutable_data_ptr<float>());
