@@ -192,6 +192,18 @@ def _warp_consistency() -> None:
     warp_ops.backward(total, peak, *rest)
 
 
+def _one_pixel() -> None:
+    """Two frames of one pixel: Triton hands over a size of 1 as a constant, not as a number of the kernel."""
+    from phys4d.kernels.geometry import scene_flow_ops, warp_ops
+
+    depth, motion = torch.empty(1, 2, 1, 1, device="meta"), torch.empty(1, 3, 1, 1, 1, device="meta")
+    warp = (depth, motion, None, None, None, "l1", 0.05, False)
+    _, total, _, peak = warp_ops.forward(*warp)
+    warp_ops.backward(total, peak, *warp)
+    flow = (depth, motion, depth, motion, depth[:, 1:].bool(), None, torch.empty(1, 2, 3, 3, device="meta"))
+    scene_flow_ops.backward(scene_flow_ops.forward(*flow)[1], *flow)
+
+
 def _chamfer() -> None:
     """Two clouds of 100,000 points, float32, forward and backward."""
     from phys4d.kernels.geometry import chamfer_kernels
@@ -203,22 +215,25 @@ def _chamfer() -> None:
 
 
 def _depth_losses(wanted: int) -> None:
-    """Depth of 49 frames of 480 x 720 pixels with a mask and weights, float32, forward and backward."""
+    """Depth of 49 frames of 480 x 720 pixels with a mask and weights, float32, forward and backward.
+
+    Two scales of differences: each further one compiles to a smaller copy of the second.
+    """
     from phys4d.kernels.geometry import depth_ops
 
     depth = torch.empty(1, 49, 480, 720, device="meta")
-    rest = (depth, depth, depth.bool(), depth, False, 0.85, 4, wanted)
+    rest = (depth, depth, depth.bool(), depth, False, 0.85, 2, wanted)
     value, sums = depth_ops.forward(*rest)
     depth_ops.backward(value, sums, *rest)
 
 
 def _flow_losses() -> None:
-    """Flow between 49 frames of 480 x 720 pixels with a mask and weights, float32, every kind forward and backward."""
+    """Flow between 49 frames of 480 x 720 pixels with a mask and weights, float32, two kinds forward and backward."""
     from phys4d.kernels.geometry import flow_ops
 
     pixels = 48 * 480 * 720
     flow, weight = torch.empty(1, 2, pixels, device="meta"), torch.empty(1, pixels, device="meta")
-    for kind in flow_ops.KINDS:
+    for kind in ("epe", "laplace"):
         rest = (flow, flow, weight.bool(), weight, flow if kind == "laplace" else None, kind)
         flow_ops.backward(flow_ops.forward(*rest)[1], *rest)
 
@@ -235,8 +250,8 @@ def _scene_flow() -> None:
 
 GEOMETRY = {
     "warp-consistency": _warp_consistency, "chamfer-100k": _chamfer, "depth-log-l1": lambda: _depth_losses(1),
-    "depth-scale-shift": lambda: _depth_losses(4), "depth-gradient": lambda: _depth_losses(8),
-    "depth-all": lambda: _depth_losses(15), "flow": _flow_losses, "scene-flow": _scene_flow,
+    "depth-scale-shift": lambda: _depth_losses(4), "depth-all": lambda: _depth_losses(15), "flow": _flow_losses,
+    "scene-flow": _scene_flow, "one-pixel": _one_pixel,
 }  # fmt: skip
 
 

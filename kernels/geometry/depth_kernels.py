@@ -86,7 +86,7 @@ def forward_kernel(
     D += clip * d_clip + frame * d_frame
     Valid += clip * valid_clip + frame * valid_frame
     Partial += (image * tl.num_programs(0) + tile) * _SUMS
-    first_row, first_column, before, rows, columns = _tile(tile, height, width, across, ROWS, COLUMNS)
+    first_row, _, before, rows, columns = _tile(tile, height, width, across, ROWS, COLUMNS)
     P += before
     D += before
     Valid += before
@@ -99,7 +99,7 @@ def forward_kernel(
         w = valid.to(tl.float64)
         if HAS_WEIGHT:
             place = Weight + clip * weight_clip + frame * weight_frame + before + pixel
-            w = tl.where(valid, tl.load(place, mask=valid, other=0.0).to(tl.float64), 0.0)
+            w = tl.where(valid, tl.load(place, mask=inside, other=0.0).to(tl.float64), 0.0)
         total = tl.sum(w)
         share = tl.where(total > 0, 1 / tl.where(total > 0, total, 1.0), 0.0)
         tl.store(Partial, total)
@@ -163,7 +163,7 @@ def backward_kernel(
         w = valid.to(dtype)
         if HAS_WEIGHT:
             place = Weight + clip * weight_clip + frame * weight_frame + before + pixel
-            w = tl.where(valid, tl.load(place, mask=valid, other=0.0), 0.0)
+            w = tl.where(valid, tl.load(place, mask=inside, other=0.0), 0.0)
     slope = tl.zeros((ROWS, COLUMNS), dtype)  # by the log ratio
     if LOG_L1 or SILOG:
         g = tl.log(ratio)
