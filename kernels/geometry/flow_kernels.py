@@ -131,14 +131,14 @@ def backward_kernel(
         elif KIND == _EPE:
             slope = weight * gap
         else:
-            away = tl.abs(gap) * inverse
-            lead = (ordinary - tl.abs(gap)) - (doubtful - away)
+            lead = (ordinary - tl.abs(gap)) - (doubtful - tl.abs(gap) * inverse)
             small = tl.exp(-tl.abs(lead))
             first = tl.where(lead < 0, small, 1.0) / (1 + small)
             second = tl.where(lead < 0, 1.0, small) / (1 + small)
-            slope = weight * _sign(gap) * (first + second * inverse)
+            finite = tl.where(second == 0, 0.0, inverse)  # which may be infinite
+            slope = weight * _sign(gap) * (first + second * finite)
             d_share += weight * (share - first)
-            d_scale += weight * (second * (1 - away))
+            d_scale += weight * (second * (1 - tl.abs(gap) * finite))
         tl.store(DPredicted + (clip * CHANNELS + channel) * pixels + pixel, slope, mask=real)
     if KIND == _LAPLACE:
         place = DConfidence + 2 * clip * pixels + pixel

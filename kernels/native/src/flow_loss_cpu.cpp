@@ -78,9 +78,10 @@ ALWAYS void laplace_gradient(const FlowInputs<T>& in, int64_t clip, int64_t at, 
       const T lead = (m.ordinary[i] - d) - (m.doubtful[i] - d * m.inverse[i]), small = exponential(-std::abs(lead));
       const T more = T(1) / (T(1) + small), less = small / (T(1) + small);
       const T ordinary = lead < 0 ? less : more, doubtful = lead < 0 ? more : less;
-      slope[i] = weight[i] * sign * (ordinary + doubtful * m.inverse[i]);
+      const T inverse = doubtful == 0 ? T(0) : m.inverse[i];  // which may be infinite
+      slope[i] = weight[i] * sign * (ordinary + doubtful * inverse);
       by_share[i] += weight[i] * (m.share[i] - ordinary);
-      by_scale[i] += weight[i] * (doubtful * (T(1) - d * m.inverse[i]));
+      by_scale[i] += weight[i] * (doubtful * (T(1) - d * inverse));
     }
     std::copy(slope, slope + n, d_p);
   }

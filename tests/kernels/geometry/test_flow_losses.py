@@ -132,6 +132,20 @@ def test_a_laplace_mixture_is_a_density_and_learns_whom_to_trust(backend: str) -
 
 
 @built
+def test_a_sure_confidence_that_is_far_off_gets_a_finite_gradient() -> None:
+    """Its scale is e^-80, and a second error of that scale is beyond float32."""
+    predicted = torch.tensor([1e6, 1.0, 0.0, -1e6]).view(1, 1, 1, 4)
+    confidence = torch.tensor([0.0, -80.0]).view(1, 2, 1, 1).repeat(1, 1, 1, 4).requires_grad_()
+    leaves = (predicted.requires_grad_(), confidence)
+    valid = torch.ones(1, 1, 4, dtype=torch.bool)
+    asked: dict[str, Any] = {"kind": "laplace", "confidence": confidence, "backend": "native"}
+    value = flow_loss(leaves[0], torch.zeros(1, 1, 1, 4), valid, **asked)
+    slopes = torch.autograd.grad(value, leaves)
+    assert value.isfinite() and all(slope.isfinite().all() for slope in slopes)
+    assert slopes[0].flatten().tolist() == pytest.approx([0.25, 0.25, 0, -0.25])
+
+
+@built
 @pytest.mark.parametrize("kind", KINDS)
 def test_threads_and_strides_do_not_change_a_bit_and_every_element_is_written(kind: str) -> None:
     predicted, target, valid, weight = example(2, 3, 5, 33, 41, dtype=torch.float32)
