@@ -1,7 +1,7 @@
 """Triton kernels of the flow loss: each program works on BLOCK pixels of one clip, all their channels.
 
 Forward leaves two numbers per program (sum, weights), which the host adds up in a fixed order; backward computes again
-and writes every element once. Both are bound by memory: two channels of float32 with weights are 21 bytes per pixel
+and writes every element once. The floor is what they move: two channels of float32 with weights are 21 bytes per pixel
 (29 with confidence), and backward writes another 8 (16).
 """
 
