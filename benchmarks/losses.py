@@ -24,20 +24,21 @@ from torch import Tensor
 
 from phys4d.benchmarks.timing import interleaved
 from phys4d.engine.telemetry import provenance
-from phys4d.kernels.geometry import depth_loss, depth_losses, flow_loss, warp_consistency
+from phys4d.kernels.geometry import depth_loss, depth_losses, flow_loss, scene_flow_loss, warp_consistency
 from phys4d.kernels.geometry.shapes import masked_mean
 
 SHAPE = (1, 49, 256, 256)
 Loss = Callable[[], Tensor]
 PEERS = ("eager", "grid_sample")  # those that keep the same promises
 _SCALARS: dict[str, Any] = {f"depth {kind}": kind for kind in ("log_l1", "silog", "scale_shift", "gradient")}
-CASES = ("warp", *_SCALARS, "depth all", "flow l1", "flow charbonnier", "flow epe")
+CASES = ("warp", *_SCALARS, "depth all", "flow l1", "flow charbonnier", "flow epe", "flow laplace", "scene flow")
 
 
 def inputs(shape: Sequence[int]) -> dict[str, Tensor]:
     """Smooth depth and motion with a mask and weights, made in place so that nothing else is ever allocated.
 
-    depth, other: [B, T, H, W] metres; motion, truth: [B, 3, T-1, H, W]; valid, visible: bool; weight [B, T-1, H, W].
+    depth, other: [B, T, H, W] metres; motion, truth: [B, 3, T-1, H, W]; valid, visible: bool; weight [B, T-1, H, W];
+    confidence [B, 2, T-1, H, W]; intrinsics [B, T, 3, 3] pixels.
     """
     clips, frames, height, width = shape
     generator = torch.Generator().manual_seed(0)
@@ -53,7 +54,10 @@ def inputs(shape: Sequence[int]) -> dict[str, Tensor]:
     made["visible"] = torch.empty(made["motion"][:, 0].shape, dtype=torch.bool).bernoulli_(0.9, generator=generator)
     made["weight"] = torch.empty(made["visible"].shape).uniform_(generator=generator)
     made["depth_weight"] = torch.empty(shape).uniform_(generator=generator)
-    for name in ("depth", "motion"):
+    made["confidence"] = torch.empty(clips, 2, frames - 1, height, width).normal_(generator=generator)
+    camera = torch.tensor([[1.2 * width, 0, width / 2], [0, 1.2 * width, height / 2], [0, 0, 1]])
+    made["intrinsics"] = camera.repeat(clips, frames, 1, 1)
+    for name in ("depth", "motion", "confidence"):
         made[name].requires_grad_()
     return made
 
@@ -96,6 +100,7 @@ def _inside(column: Tensor, row: Tensor) -> Tensor:
 
 def rivals(case: str, made: dict[str, Tensor]) -> tuple[dict[str, Loss], list[Tensor]]:
     """The losses of a case by rival, "ours" first, and the tensors that want gradients."""
+    asked: dict[str, Any]
     depth, motion, valid, visible = (made[name] for name in ("depth", "motion", "valid", "visible"))
     if case == "warp":
         arguments = depth, motion, visible
@@ -108,7 +113,7 @@ def rivals(case: str, made: dict[str, Tensor]) -> tuple[dict[str, Loss], list[Te
         }, [depth, motion]
     if case.startswith("depth"):
         pair = depth, made["other"], valid
-        asked: dict[str, Any] = {"weight": made["depth_weight"]}
+        asked = {"weight": made["depth_weight"]}
         if case == "depth all":
             return {
                 "ours": lambda: torch.stack(depth_losses(*pair, **asked)).sum(),
@@ -119,12 +124,23 @@ def rivals(case: str, made: dict[str, Tensor]) -> tuple[dict[str, Loss], list[Te
             "ours": lambda: depth_loss(*pair, **asked),
             "eager": lambda: depth_loss(*pair, **asked, backend="reference"),
         }, [depth]
+    asked = {"weight": made["weight"]}
+    if case == "scene flow":
+        both = depth, motion, made["other"], made["truth"], visible, made["intrinsics"]
+        return {
+            "ours": lambda: scene_flow_loss(*both, **asked),
+            "eager": lambda: scene_flow_loss(*both, **asked, backend="reference"),
+        }, [depth, motion]
     fields = motion[:, :2], made["truth"][:, :2], visible
-    kind: Any = case.removeprefix("flow ")
+    asked["kind"] = case.removeprefix("flow ")
+    leaves = [motion]
+    if case == "flow laplace":
+        asked["confidence"] = made["confidence"]
+        leaves.append(made["confidence"])
     return {
-        "ours": lambda: flow_loss(*fields, weight=made["weight"], kind=kind),
-        "eager": lambda: flow_loss(*fields, weight=made["weight"], kind=kind, backend="reference"),
-    }, [motion]
+        "ours": lambda: flow_loss(*fields, **asked),
+        "eager": lambda: flow_loss(*fields, **asked, backend="reference"),
+    }, leaves
 
 
 def both_ways(loss: Loss, leaves: list[Tensor]) -> Callable[[], Any]:

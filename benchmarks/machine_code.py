@@ -25,6 +25,7 @@ from typing import Any
 import torch
 import triton
 
+from phys4d.benchmarks import launches
 from phys4d.benchmarks.instructions import counted, mnemonics
 from phys4d.benchmarks.occupancy import occupancy
 
@@ -150,106 +151,17 @@ def _inspect(case: str, name: str, arch: int, options: dict[str, Any], kernel: A
     )  # fmt: skip
 
 
-def _attention(case: Any, dtype: torch.dtype) -> None:
-    from phys4d.kernels.attention import ops
-    from phys4d.kernels.attention.preparation import NONE
-    from phys4d.kernels.elementwise import Rope
-
-    shape = (case.batch, case.tokens, case.heads, case.dim)
-    q, k, v = (torch.empty(shape, dtype=dtype, device="meta") for _ in range(3))
-    where = ops.flat(case.pattern, case.grid, (case.words, "first") if case.words else None)
-    preparation: Any = NONE
-    if case.lanes is not None:
-        tables = list(Rope.make(case.grid, case.lanes, device="meta").tables)
-        preparation = ([torch.empty(case.dim, dtype=dtype, device="meta")] * 2, tables, "rms", 1e-6, "interleaved")
-    out, lse = ops.forward(q, k, v, *where, None, case.dim**-0.5, False, *preparation)
-    rest: list[Any] = [*where, None, case.dim**-0.5, *preparation, True]
-    ops.backward(q, k, v, out, lse, torch.empty_like(out), None, *rest)
-
-
-def _norm_rope(case: Any, dtype: torch.dtype) -> None:
-    from phys4d.kernels.elementwise import Rope
-    from phys4d.kernels.elementwise.qk_norm_rope import backward, forward
-
-    x = torch.empty((1, case.tokens, case.heads, case.dim), dtype=dtype, device="meta")
-    lanes = case.heads * case.dim if case.kind == "rms_across_heads" else case.dim
-    weight = torch.empty(lanes, dtype=dtype, device="meta")
-    tables = list(Rope.make(case.grid, case.lanes, layout=case.layout, device="meta").tables)
-    rest = (weight, weight if case.kind == "layer" else None, case.kind, 1e-6, tables, case.layout, list(case.grid))
-    forward(x, *rest, -case.words)
-    for weight_gradient in (False, True):
-        backward(x, x, *rest, -case.words, weight_gradient)
-
-
-def _warp_consistency() -> None:
-    """Depth and motion of 49 frames of 480 x 720 pixels with visibility, float32, forward and backward."""
-    from phys4d.kernels.geometry import warp_ops
-
-    depth, motion = torch.empty(1, 49, 480, 720, device="meta"), torch.empty(1, 3, 48, 480, 720, device="meta")
-    visible = torch.empty(1, 48, 480, 720, dtype=torch.bool, device="meta")
-    rest = (depth, motion, visible, None, None, "l1", -1.0, False)
-    _, total, _, peak = warp_ops.forward(*rest)
-    warp_ops.backward(total, peak, *rest)
-
-
-def _chamfer() -> None:
-    """Two clouds of 100,000 points, float32, all compared with all, and the gradients."""
-    from phys4d.kernels.geometry import chamfer_kernels
-
-    cloud = torch.empty(1, 100_000, 3, device="meta")
-    lengths = torch.empty(1, dtype=torch.int64, device="meta")
-    squares, index = chamfer_kernels.search(cloud, cloud, lengths, lengths)
-    chamfer_kernels.backward(squares[:, 0], cloud, cloud, lengths, lengths, index, index, False)
-
-
-def _flow_warp() -> None:
-    """Colours of 49 frames of 480 x 720 pixels, float32, forward and backward, alone and with labels."""
-    from phys4d.kernels.geometry import flow_warp_ops
-
-    frames, flow = torch.empty(1, 3, 49, 480, 720, device="meta"), torch.empty(1, 2, 49, 480, 720, device="meta")
-    for labels, wanted in ((None, None), (flow[:, 0], flow[:, 1])):
-        flow_warp_ops.forward(frames, flow, labels, wanted, 0.05, False)
-        flow_warp_ops.backward(frames, frames, flow, labels, wanted, 0.05, False, False)
-
-
-def _splat() -> None:
-    """Colours of 49 frames of 480 x 720 pixels, forward and backward, with float32 and with float64 depth."""
-    from phys4d.kernels.geometry import splat_ops
-
-    for dtype in (torch.float32, torch.float64):
-        values = torch.empty(1, 3, 49, 480, 720, dtype=dtype, device="meta")
-        valid = torch.empty(1, 49, 480, 720, dtype=torch.bool, device="meta")
-        taken, depth, index = splat_ops.forward(values, values[:, :2], values[:, 2], valid)
-        splat_ops.backward(taken, depth, index)
-
-
-def _trees() -> None:
-    """All pixels of 480 x 720 frames through trees, and a clip in space-time, float32, one way."""
-    from phys4d.kernels.geometry.neighbours import one_way
-
-    lengths = torch.empty(1, dtype=torch.int64, device="meta")
-    for dimensions in (3, 4):
-        cloud = torch.empty(1, 345_600, dimensions, device="meta")
-        one_way("triton", "tree", cloud, cloud, lengths, lengths)
-
-
-GEOMETRY = {
-    "warp-consistency": _warp_consistency, "chamfer-100k": _chamfer, "chamfer-trees": _trees, "flow-warp": _flow_warp,
-    "splat": _splat,
-}  # fmt: skip
-
-
 def compile_case(name: str, arch: int) -> list[Kernel]:
     """Every kernel of one named case for one architecture, in bfloat16; geometry in float32."""
     from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE, VARIETY
 
-    if name in GEOMETRY:
-        return list(_compiled(arch, name, GEOMETRY[name]))
+    if name in launches.GEOMETRY:
+        return list(_compiled(arch, name, launches.GEOMETRY[name]))
     attention = {case.name: case for case in (*ATTENTION, *VARIETY)}
     elementwise = {case.name: case for case in NORM_ROPE}
     if name in attention:
-        return list(_compiled(arch, name, lambda: _attention(attention[name], torch.bfloat16)))
-    return list(_compiled(arch, name, lambda: _norm_rope(elementwise[name], torch.bfloat16)))
+        return list(_compiled(arch, name, lambda: launches.attention(attention[name], torch.bfloat16)))
+    return list(_compiled(arch, name, lambda: launches.norm_rope(elementwise[name], torch.bfloat16)))
 
 
 def table(kernels: list[dict[str, Any]]) -> str:
@@ -298,7 +210,7 @@ def main() -> None:
         parser.error("TRITON_INTERPRET is set: its kernels are not compiled")
     chosen = [case.name for case in VARIETY] if options.variety else options.case
     if options.geometry:
-        chosen = list(GEOMETRY)
+        chosen = list(launches.GEOMETRY)
     jobs = [(name, arch) for arch in options.arch for name in chosen]
     found: list[Kernel] = []
     with ProcessPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:

@@ -20,7 +20,6 @@ def chosen(
     x: Tensor,
     fixed: Mapping[str, Tensor | None] | None = None,
     *,
-    has_triton: bool = True,
     on_cuda: str | None = None,
     unable: Mapping[str, str] | None = None,
 ) -> str:
@@ -31,7 +30,6 @@ def chosen(
     Args:
         name: of the operation, for messages.
         fixed: arguments in which no kernel differentiates; one that wants a gradient needs the definition.
-        has_triton: whether there is a Triton kernel.
         on_cuda: the native op that serves CUDA too, where it was built so.
         unable: backends that cannot do what is wanted, and why.
 
@@ -43,7 +41,7 @@ def chosen(
         raise ValueError(f'backend: expected "auto", "native", "triton" or "reference", got "{backend}"')
     faults = {
         "native": _native_fault(x.device, on_cuda),
-        "triton": _triton_fault(x.device) if has_triton else "there is no Triton kernel of this loss",
+        "triton": _triton_fault(x.device),
         "reference": None,
     }
     for argument, value in (fixed or {}).items():

@@ -1,6 +1,8 @@
-"""The depth losses as a torch operator: all of them from one pass over the pair, all gradients from another.
+"""The depth losses as torch operators: all of them from one pass over the pair, all gradients from another.
 
-Native code gives sums per frame; what the losses and their slopes make of them is a few numbers per frame, done here.
+Kernels give sums per frame and take slopes per frame: native ones on a CPU where they are built, else the definition
+serves there; Triton on CUDA, which the interpreter brings to the CPU. What the losses make of sums and slopes is a few
+numbers per frame, done here.
 """
 
 from typing import Any
@@ -9,10 +11,14 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry.depth_reference import FLAT, depth_reference
+from phys4d.kernels.geometry import depth_kernels
+from phys4d.kernels.geometry.choice import INTERPRETED
+from phys4d.kernels.geometry.depth_kernels import MOST_SCALES as SCALES
+from phys4d.kernels.geometry.depth_kernels import SLOPES, SUMS
+from phys4d.kernels.geometry.depth_reference import FLAT, KINDS, depth_reference
+from phys4d.kernels.geometry.planes import with_planes
 
-SCALES = 8  # at most, in native code
-_SUMS = 9 + 2 * SCALES
+TILE, ROW = (8, 128), (1, 2048)  # rows and columns of a program's pixels: with differences of neighbours, and without
 
 
 def forward(
@@ -28,24 +34,52 @@ def forward(
 
     The sums are float64 [B, T, 25], and hold nothing where the definition serves.
     """
-    sums = predicted.new_zeros((*predicted.shape[:2], _SUMS), dtype=torch.float64)
-    return depth_reference(predicted, target, valid, weight, per_clip, invariance, scales, wanted), sums
+    inputs, numbers, grid, options = launch(predicted, target, valid, weight, scales, wanted)
+    tiles, frames, clips = grid
+    partial = predicted.new_zeros((clips, frames, tiles, SUMS), dtype=torch.float64)
+    if partial.numel():
+        depth_kernels.forward_kernel[grid](*inputs, partial, *numbers, **options)
+    sums = _merged(partial)
+    return _losses(sums, per_clip, invariance, scales, wanted).to(predicted.dtype), sums
 
 
-depth_losses_op = torch.library.custom_op("phys4d::depth_losses", forward, mutates_args=())
+def launch(
+    predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None, scales: int, wanted: int
+) -> tuple[list[Tensor], list[int], tuple[int, int, int], dict[str, Any]]:
+    """What both kernels share: tensors with contiguous planes, sizes and strides, programs per frame, options."""
+    clips, frames, height, width = predicted.shape
+    planes = [with_planes(x) for x in (predicted, target, valid.view(torch.uint8))]
+    planes.append(planes[0] if weight is None else with_planes(weight))
+    options: dict[str, Any] = {kind.upper(): wanted >> bit & 1 == 1 for bit, kind in enumerate(KINDS)}
+    rows, columns = TILE if options["GRADIENT"] else ROW
+    if not options["GRADIENT"]:
+        height, width, scales = min(height, 1), height * width, 0
+    across = -(-width // columns)
+    numbers = [height, width, across]
+    for x in planes:
+        numbers += x.stride()[:2]
+    options |= {"SCALES": scales, "HAS_WEIGHT": weight is not None, "ROWS": rows, "COLUMNS": columns, "num_warps": 4}
+    return planes, numbers, (across * -(-height // rows), frames, clips), options
 
 
-@depth_losses_op.register_fake
-def _(predicted, target, valid, weight, per_clip, invariance, scales, wanted):  # type: ignore[no-untyped-def]
-    sums = predicted.new_empty((*predicted.shape[:2], _SUMS), dtype=torch.float64)
-    return predicted.new_empty((4, len(predicted))), sums
+def _merged(sums: Tensor) -> Tensor:
+    """[..., 25] of the parts [..., n, 25] of a whole: moments are brought about its means (Chan et al. 1979)."""
+    weight, added = sums[..., :1], sums.sum(-2)
+    means = torch.stack((sums[..., 2], sums[..., 4], sums[..., 5]), -1)
+    mean = (weight / _positive(weight.sum(-2, keepdim=True)) * means).sum(-2, keepdim=True)
+    off_g, off_p, off_d = (means - mean).split(1, -1)
+    between = (weight * torch.cat((off_g * off_g, off_p * off_p, off_p * off_d, off_d * off_d), -1)).sum(-2)
+    mean = mean.squeeze(-2)
+    return torch.cat(
+        (
+            added[..., :2], mean[..., :1], added[..., 3:4] + between[..., :1], mean[..., 1:],
+            added[..., 6:9] + between[..., 1:], added[..., 9:],
+        ), -1,
+    )  # fmt: skip
 
 
-@depth_losses_op.register_kernel("cpu")
-def _(predicted, target, valid, weight, per_clip, invariance, scales, wanted):  # type: ignore[no-untyped-def]
-    if not native.status()[0]:
-        return forward(predicted, target, valid, weight, per_clip, invariance, scales, wanted)
-    sums = torch.ops.phys4d.native_depth_losses(predicted, target, valid, weight, scales, wanted)
+def _losses(sums: Tensor, per_clip: bool, invariance: float, scales: int, wanted: int) -> Tensor:
+    """[4, B] of what the frames add up to."""
     groups = _groups(sums, per_clip)
     mean, spread, scale, total = groups["log_mean"], groups["log_square"], groups["scale"], groups["weight"]
     per_group = torch.stack((
@@ -55,12 +89,8 @@ def _(predicted, target, valid, weight, per_clip, invariance, scales, wanted):  
     silog, fitted = torch.where(groups["real"], per_group, 0).sum(-1) / groups["count"]
     absolute = sums[..., 1].sum(1) / _positive(sums[..., 0].sum(1))
     gaps = (sums[..., 9 : 9 + SCALES].sum(1) / sums[..., 9 + SCALES :].sum(1).clamp_min(1))[:, :scales].sum(-1)
-    found = torch.stack((absolute, silog, fitted, gaps))
-    return torch.where(_asked(wanted), found, 0).to(predicted.dtype), sums
-
-
-def _asked(wanted: int) -> Tensor:
-    return torch.tensor([[wanted >> bit & 1 == 1] for bit in range(4)])
+    found = (absolute, silog, fitted, gaps)
+    return torch.stack([f if wanted >> bit & 1 else torch.zeros_like(f) for bit, f in enumerate(found)])
 
 
 def _positive(total: Tensor) -> Tensor:
@@ -69,19 +99,9 @@ def _positive(total: Tensor) -> Tensor:
 
 def _groups(sums: Tensor, per_clip: bool) -> dict[str, Tensor]:
     """Weight, means and moments of each group [B, groups], frames merged where a group is a clip."""
-    weight, _, log_mean, log_square, mean_p, mean_d, pp, pd, dd = sums[..., :9].unbind(-1)
     if per_clip:
-        total = weight.sum(1, keepdim=True)
-        share = weight / _positive(total)
-        off = []
-        for mean in (log_mean, mean_p, mean_d):
-            off.append(mean - (share * mean).sum(1, keepdim=True))
-        log_mean, mean_p, mean_d = ((share * mean).sum(1, keepdim=True) for mean in (log_mean, mean_p, mean_d))
-        log_square = (log_square + weight * off[0].square()).sum(1, keepdim=True)
-        pp = (pp + weight * off[1].square()).sum(1, keepdim=True)
-        pd = (pd + weight * off[1] * off[2]).sum(1, keepdim=True)
-        dd = (dd + weight * off[2].square()).sum(1, keepdim=True)
-        weight = total
+        sums = _merged(sums).unsqueeze(1)
+    weight, _, log_mean, log_square, mean_p, mean_d, pp, pd, dd = sums[..., :9].unbind(-1)
     real = weight > 0
     flat = pp <= FLAT * weight * mean_p.square()
     scale = torch.where(flat, 0, pd / torch.where(flat, 1, pp))
@@ -91,16 +111,41 @@ def _groups(sums: Tensor, per_clip: bool) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
+def _slopes(grad: Tensor, sums: Tensor, per_clip: bool, invariance: float, wanted: int) -> Tensor:
+    """[B, T, 14]: what backward kernels take."""
+    groups = _groups(sums, per_clip)
+    exact = [g if wanted >> bit & 1 else torch.zeros_like(g) for bit, g in enumerate(grad.to(torch.float64))]
+    share = torch.where(groups["real"], 2 / (groups["count"][:, None] * groups["weight"]), 0)
+    slopes = sums.new_zeros((*sums.shape[:2], SLOPES))
+    slopes[..., 0] = (exact[0] / _positive(sums[..., 0].sum(1)))[:, None]
+    slopes[..., 1] = exact[1][:, None] * share
+    slopes[..., 2] = -invariance * groups["log_mean"] * exact[1][:, None] * share
+    slopes[..., 3] = exact[2][:, None] * share * groups["scale"]
+    slopes[..., 4] = groups["scale"]
+    slopes[..., 5] = groups["shift"]
+    slopes[..., 6:] = (exact[3][:, None] / sums[..., 9 + SCALES :].sum(1).clamp_min(1))[:, None]
+    return slopes
+
+
+depth_losses_op = torch.library.custom_op("phys4d::depth_losses", forward, mutates_args=())
+
+
+@depth_losses_op.register_fake
+def _(predicted, target, valid, weight, per_clip, invariance, scales, wanted):  # type: ignore[no-untyped-def]
+    sums = predicted.new_empty((*predicted.shape[:2], SUMS), dtype=torch.float64)
+    return predicted.new_empty((4, len(predicted))), sums
+
+
 def backward(
     grad: Tensor, sums: Tensor, predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None,
     per_clip: bool, invariance: float, scales: int, wanted: int,
 ) -> Tensor:  # fmt: skip
     """d_predicted [B, T, H, W], contiguous, for the gradients [4, B] of the losses and what `forward` kept."""
-
-    def values(predicted: Tensor) -> Tensor:
-        return depth_reference(predicted, target, valid, weight, per_clip, invariance, scales, wanted)
-
-    return torch.func.vjp(values, predicted)[1](grad)[0].contiguous()  # autograd is off inside an operator
+    inputs, numbers, grid, options = launch(predicted, target, valid, weight, scales, wanted)
+    slopes, d_predicted = _slopes(grad, sums, per_clip, invariance, wanted), predicted.new_empty(predicted.shape)
+    if d_predicted.numel():
+        depth_kernels.backward_kernel[grid](*inputs, slopes, d_predicted, *numbers, **options)
+    return d_predicted
 
 
 depth_losses_backward_op = torch.library.custom_op("phys4d::depth_losses_backward", backward, mutates_args=())
@@ -109,23 +154,6 @@ depth_losses_backward_op = torch.library.custom_op("phys4d::depth_losses_backwar
 @depth_losses_backward_op.register_fake
 def _(grad, sums, predicted, *rest):  # type: ignore[no-untyped-def]
     return predicted.new_empty(predicted.shape)
-
-
-@depth_losses_backward_op.register_kernel("cpu")
-def _(grad, sums, predicted, target, valid, weight, per_clip, invariance, scales, wanted):  # type: ignore[no-untyped-def]
-    if not native.status()[0]:
-        return backward(grad, sums, predicted, target, valid, weight, per_clip, invariance, scales, wanted)
-    groups, exact = _groups(sums, per_clip), torch.where(_asked(wanted), grad.to(torch.float64), 0)
-    share = torch.where(groups["real"], 2 / (groups["count"][:, None] * groups["weight"]), 0)
-    slopes = sums.new_zeros((*sums.shape[:2], 6 + SCALES))
-    slopes[..., 0] = (exact[0] / _positive(sums[..., 0].sum(1)))[:, None]
-    slopes[..., 1] = exact[1, :, None] * share
-    slopes[..., 2] = -invariance * groups["log_mean"] * exact[1, :, None] * share
-    slopes[..., 3] = exact[2, :, None] * share * groups["scale"]
-    slopes[..., 4] = groups["scale"]
-    slopes[..., 5] = groups["shift"]
-    slopes[..., 6:] = (exact[3, :, None] / sums[..., 9 + SCALES :].sum(1).clamp_min(1))[:, None]
-    return torch.ops.phys4d.native_depth_losses_backward(slopes, predicted, target, valid, weight, scales, wanted)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -142,3 +170,28 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
 depth_losses_op.register_autograd(_backward, setup_context=_setup)
 for _device in ("cpu", "cuda"):
     torch.library.register_autocast("phys4d::depth_losses", _device, torch.float32)
+
+
+if not INTERPRETED:
+
+    @depth_losses_op.register_kernel("cpu")
+    def _(predicted, target, valid, weight, per_clip, invariance, scales, wanted):  # type: ignore[no-untyped-def]
+        if native.status()[0]:
+            sums = torch.ops.phys4d.native_depth_losses(predicted, target, valid, weight, scales, wanted)
+            return _losses(sums, per_clip, invariance, scales, wanted).to(predicted.dtype), sums
+        found = depth_reference(predicted, target, valid, weight, per_clip, invariance, scales, wanted)
+        return found, found.new_zeros((*predicted.shape[:2], SUMS), dtype=torch.float64)
+
+    @depth_losses_backward_op.register_kernel("cpu")
+    def _(grad, sums, predicted, target, valid, weight, per_clip, invariance, scales, wanted):  # type: ignore[no-untyped-def]
+        if native.status()[0]:
+            slopes = _slopes(grad, sums, per_clip, invariance, wanted)
+            pair = (predicted, target, valid, weight)
+            return torch.ops.phys4d.native_depth_losses_backward(slopes, *pair, scales, wanted)
+
+        def values(predicted: Tensor) -> Tensor:
+            return depth_reference(predicted, target, valid, weight, per_clip, invariance, scales, wanted)
+
+        # Not by autograd, which is off inside an operator.
+        found: Any = torch.func.vjp(values, predicted)
+        return found[1](grad)[0].contiguous()

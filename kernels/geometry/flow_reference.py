@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-KINDS = ("l1", "charbonnier", "epe", "laplace")  # the kernels know the first three by their place here
+KINDS = ("l1", "charbonnier", "epe", "laplace")  # the kernels know them by their place here
 
 
 def flow_error(predicted: Tensor, target: Tensor, valid: Tensor, kind: str, confidence: Tensor | None) -> Tensor:
@@ -28,10 +28,10 @@ def flow_error(predicted: Tensor, target: Tensor, valid: Tensor, kind: str, conf
 
 
 def flow_reference(
-    predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None, kind: str
+    predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None, confidence: Tensor | None, kind: str
 ) -> tuple[Tensor, Tensor]:
-    """The loss of each clip [B] and its sum of weights [B]: fields [B, C, N], valid and weight [B, N]."""
+    """The loss of each clip [B] and its sum of weights [B]: fields [B, C, N], confidence [B, 2, N], the rest [B, N]."""
     factor = valid.to(predicted.dtype) if weight is None else torch.where(valid, weight, 0)
     total = factor.sum(1)
-    kept = (flow_error(predicted, target, valid, kind, None) * factor).sum(1)
+    kept = (flow_error(predicted, target, valid, kind, confidence) * factor).sum(1)
     return kept / torch.where(total > 0, total, 1), total

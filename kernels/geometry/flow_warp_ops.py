@@ -13,6 +13,7 @@ from phys4d.kernels import native
 from phys4d.kernels.geometry import flow_warp_kernels
 from phys4d.kernels.geometry.choice import INTERPRETED
 from phys4d.kernels.geometry.flow_warp_reference import flow_warp_reference
+from phys4d.kernels.geometry.planes import with_planes
 from phys4d.kernels.geometry.warp_ops import fixed_point
 
 BLOCK = 256
@@ -47,15 +48,10 @@ def _launch(
     frames: Tensor, flow: Tensor, labels: Tensor | None, wanted: Tensor | None, tolerance: float, clamp: bool
 ) -> tuple[list[Tensor], list[int], dict[str, Any]]:
     """What both kernels share: tensors with contiguous planes, their strides, and options."""
-    frames, flow = _with_planes(frames), _with_planes(flow)
+    frames, flow = with_planes(frames), with_planes(flow)
     marks = [flow if mark is None else mark.contiguous() for mark in (labels, wanted)]
     options = {"CLAMP": clamp, "LABELLED": labels is not None, "TOLERANCE": tolerance, "BLOCK": BLOCK}
     return [frames, flow, *marks], [*frames.stride()[:3], *flow.stride()[:3]], options
-
-
-def _with_planes(x: Tensor) -> Tensor:
-    fits = x.stride(-1) == 1 and x.stride(-2) == x.shape[-1]
-    return x if fits else x.contiguous()
 
 
 flow_warp_op = torch.library.custom_op("phys4d::flow_warp", forward, mutates_args=())
@@ -82,7 +78,7 @@ def backward(
     sums = frames.new_zeros(d_frames.shape, dtype=torch.int64)
     if not d_flow.numel():
         return d_frames, d_flow
-    grad = _with_planes(grad)
+    grad = with_planes(grad)
     (frames, flow, *marks), strides, options = _launch(frames, flow, labels, wanted, tolerance, clamp)
     sizes = channels, times, height, width, blocks
     if not fixed:  # no weight is above 1, so that no contribution is larger than the largest gradient

@@ -1,12 +1,11 @@
 """Supervised losses of the depth and motion heads.
 
-On a CPU native code serves where it is built, with the same bits in every run, whatever the number of threads;
-elsewhere, and where target or weight want a gradient, the definitions in plain torch.
+Native code serves on a CPU where it is built and Triton kernels on CUDA, with the same bits in every run, whatever the
+number of threads; elsewhere, and where target or weight want a gradient, the definitions in plain torch.
 """
 
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from phys4d.kernels.geometry.choice import Backend, chosen
@@ -14,9 +13,10 @@ from phys4d.kernels.geometry.depth_ops import SCALES, depth_losses_op
 from phys4d.kernels.geometry.depth_reference import KINDS, depth_reference, trimmed
 from phys4d.kernels.geometry.flow_ops import flow_loss_op
 from phys4d.kernels.geometry.flow_reference import KINDS as FLOW_KINDS
-from phys4d.kernels.geometry.flow_reference import flow_error, flow_reference
-from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape, masked_mean
-from phys4d.kernels.geometry.unproject import advect, unproject
+from phys4d.kernels.geometry.flow_reference import flow_reference
+from phys4d.kernels.geometry.scene_flow_ops import scene_flow_op
+from phys4d.kernels.geometry.scene_flow_reference import scene_flow_reference
+from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
 
 DepthKind = Literal["log_l1", "silog", "scale_shift", "gradient"]
 FlowKind = Literal["l1", "charbonnier", "epe", "laplace"]
@@ -52,8 +52,8 @@ def depth_loss(
             What bends the first fit toward itself, a prediction far off the others, stays.
         invariance: of silog to scale; 1 ignores it.
         scales: of gradient, from 1 to 8: scale k looks at every 2^k-th row and column.
-        backend: "native" (C++, CPU), "reference" (plain torch, differentiable twice, and in target and weight) or
-            "auto": native where it serves.
+        backend: "native" (C++, CPU), "triton" (CUDA), "reference" (plain torch, differentiable twice, and in target
+            and weight) or "auto": the kernel of the device where there is one.
 
     Returns:
         Scalar, the mean over clips of each clip's mean; 0 with zero gradient for a clip without a valid pixel.
@@ -98,10 +98,10 @@ def flow_loss(
         weight: [B, ..., H, W], not negative; the mean is then weighted (divided by the sum of the clip's weights).
         kind: "l1"; "charbonnier", sqrt(d^2 + e^2) - e with e = 0.001 per channel; "epe", the Euclidean length over
             channels; "laplace", the negative log-likelihood of a mixture of two Laplace distributions per channel, of
-            scale 1 and of a predicted scale (SEA-RAFT, Wang et al. 2024), in plain torch.
+            scale 1 and of a predicted scale (SEA-RAFT, Wang et al. 2024).
         confidence: for "laplace" [B, 2, ..., H, W]: the logit of the share of the first distribution, and the log of
             the second one's scale; it gets a gradient.
-        backend: as in `depth_loss`; "laplace" has no native code.
+        backend: as in `depth_loss`.
 
     Returns:
         Scalar, the mean over clips of each clip's mean; 0 with zero gradient for a clip without a valid pixel.
@@ -125,19 +125,17 @@ def flow_loss(
         raise ValueError(f'confidence: expected for kind "laplace" and no other, kind is "{kind}"')
     if confidence is not None:
         expect_shape("confidence", confidence, (pixels[0], 2, *pixels[1:]))
-        if backend not in ("auto", "reference"):
-            raise RuntimeError(f'flow_loss: the {backend} backend has no "laplace"')
-        return masked_mean(flow_error(predicted, target, valid, kind, confidence), valid, weight)
+        confidence = confidence.to(predicted.dtype).flatten(2)
     target = target.to(predicted.dtype)
-    served = chosen(backend, "flow_loss", predicted, {"target": target, "weight": weight}, has_triton=False)
+    served = chosen(backend, "flow_loss", predicted, {"target": target, "weight": weight})
     serve = flow_reference if served == "reference" else flow_loss_op
     flat = predicted.flatten(2), target.flatten(2), valid.flatten(1), None if weight is None else weight.flatten(1)
-    return serve(*flat, kind)[0].sum() / max(len(predicted), 1)
+    return serve(*flat, confidence, kind)[0].sum() / max(len(predicted), 1)
 
 
 def scene_flow_loss(
     depth: Tensor, motion: Tensor, true_depth: Tensor, true_motion: Tensor, valid: Tensor, intrinsics: Tensor, *,
-    weight: Tensor | None = None,
+    weight: Tensor | None = None, backend: Backend = "auto",
 ) -> Tensor:  # fmt: skip
     """Distance in metres of two scene flows, the 3D displacements that depth and motion give each pixel's point.
 
@@ -147,27 +145,34 @@ def scene_flow_loss(
         valid: bool [B, T-1, H, W]; the rest may be anything.
         intrinsics: [B, T, 3, 3], as in `unproject`. Points are in the axes of their own frame's camera.
         weight: [B, T-1, H, W], not negative; the mean is then weighted.
+        backend: as in `depth_loss`; "reference" is differentiable in all of them.
 
     Returns:
         Scalar: the mean over clips of each clip's mean Euclidean distance; 0 with zero gradient for a clip without a
-        valid pixel. A pixel without any error has gradient 0. In plain torch.
+        valid pixel. A pixel without any error has gradient 0.
 
     Raises:
         ValueError: a shape or dtype that does not fit, naming the argument.
+        RuntimeError: a backend asked for by name that cannot serve, with the reason.
     """
+    expect_shape("depth", depth, ("B", "T", "H", "W"))
+    expect_floating("depth", depth)
+    clips, frames, *image = depth.shape
+    pixels = (clips, frames - 1, *image)
+    expect_shape("motion", motion, (clips, 3, *pixels[1:]))
     expect_shape("true_depth", true_depth, depth.shape)
     expect_shape("true_motion", true_motion, motion.shape)
-    # Ones outside the mask: what is there reaches neither points nor gradients.
-    expect_mask("valid", valid, (depth.shape[0], depth.shape[1] - 1, *depth.shape[2:]))
-
-    def flow(depth: Tensor, motion: Tensor) -> Tensor:
-        before = depth[:, :-1].where(valid, 1)
-        with_last = torch.cat((before, torch.ones_like(depth[:, :1])), 1)  # advect does not look at the last frame
-        after = advect(with_last, motion.where(valid.unsqueeze(1), 0), intrinsics)
-        return (after - unproject(before, intrinsics[:, :-1])).movedim(-1, 1)
-
-    error = flow_error(flow(depth, motion), flow(true_depth, true_motion), valid, "epe", None)
-    return masked_mean(error, valid, weight)
+    expect_mask("valid", valid, pixels)
+    expect_shape("intrinsics", intrinsics, (clips, frames, 3, 3))
+    if weight is not None:
+        expect_shape("weight", weight, pixels)
+        weight = weight.to(depth.dtype)
+    fixed = {"true_depth": true_depth, "true_motion": true_motion, "weight": weight, "intrinsics": intrinsics}
+    serve = scene_flow_reference if chosen(backend, "scene_flow_loss", depth, fixed) == "reference" else scene_flow_op
+    motion, true_depth, true_motion, intrinsics = (
+        x.to(depth.dtype) for x in (motion, true_depth, true_motion, intrinsics)
+    )
+    return serve(depth, motion, true_depth, true_motion, valid, weight, intrinsics)[0].sum() / max(clips, 1)
 
 
 def _expect_pair(predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None) -> None:
@@ -190,6 +195,6 @@ def _depth_values(
         raise ValueError(f"scales: expected from 1 to {SCALES}, got {scales}")
     target, weight = target.to(predicted.dtype), None if weight is None else weight.to(predicted.dtype)
     rest = (predicted, target, valid, weight, scope == "clip", float(invariance), scales, wanted)
-    if chosen(backend, "depth_loss", predicted, {"target": target, "weight": weight}, has_triton=False) == "reference":
+    if chosen(backend, "depth_loss", predicted, {"target": target, "weight": weight}) == "reference":
         return depth_reference(*rest)
     return depth_losses_op(*rest)[0]

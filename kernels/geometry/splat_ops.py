@@ -12,6 +12,7 @@ from torch import Tensor
 from phys4d.kernels import native
 from phys4d.kernels.geometry import splat_kernels
 from phys4d.kernels.geometry.choice import INTERPRETED
+from phys4d.kernels.geometry.planes import with_planes
 from phys4d.kernels.geometry.splat_reference import splat_reference
 
 BLOCK = 512
@@ -34,8 +35,8 @@ def forward(values: Tensor, flow: Tensor, depth: Tensor, valid: Tensor | None) -
     index = depth.new_empty(depth.shape, dtype=torch.int64)
     if not index.numel():
         return taken, found, index
-    values, flow, depth = _with_planes(values), _with_planes(flow), _with_planes(depth)
-    shown = depth if valid is None else _with_planes(valid.view(torch.uint8))
+    values, flow, depth = with_planes(values), with_planes(flow), with_planes(depth)
+    shown = depth if valid is None else with_planes(valid.view(torch.uint8))
     strides = [*flow.stride()[:3], *depth.stride()[:2], *shown.stride()[:2]]
     sizes, grid = (times, height, width, blocks), (clips * times * blocks,)
     keys = torch.full_like(index, _EMPTY)
@@ -51,11 +52,6 @@ def forward(values: Tensor, flow: Tensor, depth: Tensor, valid: Tensor | None) -
         BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
     return taken, found, index
-
-
-def _with_planes(x: Tensor) -> Tensor:
-    fits = x.stride(-1) == 1 and x.stride(-2) == x.shape[-1]
-    return x if fits else x.contiguous()
 
 
 splat_op = torch.library.custom_op("phys4d::splat", forward, mutates_args=())
@@ -76,7 +72,7 @@ def backward(grad: Tensor, depth_grad: Tensor, index: Tensor) -> tuple[Tensor, T
     d_values, d_depth = grad.new_zeros(grad.shape), depth_grad.new_zeros(depth_grad.shape)
     if index.numel():
         blocks = -(-height * width // BLOCK)
-        grad, depth_grad = _with_planes(grad), _with_planes(depth_grad)
+        grad, depth_grad = with_planes(grad), with_planes(depth_grad)
         splat_kernels.return_kernel[(clips * times * blocks,)](
             index.contiguous(), grad, depth_grad, d_values, d_depth, channels, times, height * width, blocks,
             *grad.stride()[:3], *depth_grad.stride()[:2], BLOCK=BLOCK, num_warps=4,

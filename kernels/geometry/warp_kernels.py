@@ -69,7 +69,7 @@ def _land(
     if HAS_WEIGHT:
         weight = tl.load(Weight + clip * weight_clip + pair * weight_frame + pixel, mask=real, other=0.0)
     u, v = column.to(du.dtype) + du, row.to(du.dtype) + dv
-    last_u, last_v = (width - 1).to(du.dtype), (height - 1).to(du.dtype)
+    last_u, last_v = tl.cast(width - 1, du.dtype), tl.cast(height - 1, du.dtype)
     free_u, free_v = real, real
     if CLAMP:
         free_u, free_v = (u >= 0) & (u <= last_u), (v >= 0) & (v <= last_v)
@@ -190,7 +190,7 @@ def backward_kernel(
         visible_clip, visible_frame, weight_clip, weight_frame,
         BACK, HAS_VISIBLE, HAS_WEIGHT, CLAMP, NEAREST, TEST,
     )  # fmt: skip
-    plane = height.to(tl.int64) * width
+    plane = tl.cast(height, tl.int64) * width
     slope = _slope(residual, moved, LOSS) * weight
     scale = tl.load(Scale + clip).to(slope.dtype)
     sign = -1.0 if BACK else 1.0

@@ -13,6 +13,7 @@ from torch import Tensor
 from phys4d.kernels import native
 from phys4d.kernels.geometry import warp_kernels
 from phys4d.kernels.geometry.choice import INTERPRETED
+from phys4d.kernels.geometry.planes import with_planes
 from phys4d.kernels.geometry.warp_reference import LOSSES, warp_reference
 
 # Pixels of a program of four warps. With eight a lane, the registers of backward would leave an SM two programs.
@@ -57,10 +58,10 @@ def launch(
     """What both kernels share: tensors with contiguous planes, their strides, and options."""
     if depth.shape[-2] * depth.shape[-1] >= 1 << 31:
         raise ValueError(f"depth: expected frames of less than 2^31 pixels, got {list(depth.shape[-2:])}")
-    depth, motion = _with_planes(depth), _with_planes(motion)
-    shown = depth if visible is None else _with_planes(visible.view(torch.uint8))
-    weights = depth if weight is None else _with_planes(weight)
-    still = depth if truth is None else _with_planes(truth)
+    depth, motion = with_planes(depth), with_planes(motion)
+    shown = depth if visible is None else with_planes(visible.view(torch.uint8))
+    weights = depth if weight is None else with_planes(weight)
+    still = depth if truth is None else with_planes(truth)
     strides = [
         *depth.stride()[:2], *still.stride()[:2], *motion.stride()[:3], *shown.stride()[:2], *weights.stride()[:2]
     ]  # fmt: skip
@@ -69,11 +70,6 @@ def launch(
         "HAS_WEIGHT": weight is not None, "CLAMP": clamp, "NEAREST": 1 - z_test, "TEST": z_test >= 0,
     }  # fmt: skip
     return [depth, still, motion, shown, weights], strides, options
-
-
-def _with_planes(x: Tensor) -> Tensor:
-    fits = x.stride(-1) == 1 and x.stride(-2) == x.shape[-1]
-    return x if fits else x.contiguous()
 
 
 warp_op = torch.library.custom_op("phys4d::warp_consistency", forward, mutates_args=())

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from phys4d.benchmarks import machine_code
+from phys4d.benchmarks import launches, machine_code
 from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE, VARIETY
 
 CASES = [case.name for case in (*ATTENTION, *NORM_ROPE)]
@@ -39,6 +39,7 @@ def test_every_named_case_compiles_without_spills_onto_tensor_cores(tmp_path):
 
 FAMILIES = {
     "warp": "forward backward finish", "chamfer": "search runs gradient", "curve": "keys", "tree": "search",
+    "depth": "forward backward", "flow": "forward backward", "scene_flow": "forward backward",
     "flow_warp": "forward peak backward finish", "splat": "land take return",
 }  # fmt: skip
 
@@ -49,7 +50,7 @@ def test_the_kernels_of_geometry_compile_without_spills(tmp_path):
     made = {kernel["kernel"] for kernel in kernels}
     assert made == {f"{family}.{name}_kernel" for family, names in FAMILIES.items() for name in names.split()}
     assert {(kernel["case"], kernel["arch"]) for kernel in kernels} == {
-        (case, arch) for case in machine_code.GEOMETRY for arch in (80, 90, 100)
+        (case, arch) for case in launches.GEOMETRY for arch in (80, 90, 100)
     }
 
 

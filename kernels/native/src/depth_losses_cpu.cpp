@@ -9,14 +9,8 @@
 #include <cmath>
 #include <vector>
 
+#include "instruction_sets.h"
 #include "logarithm.h"
-
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define INSTRUCTION_SETS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define INSTRUCTION_SETS
-#endif
-#define ALWAYS inline __attribute__((always_inline))
 
 namespace phys4d {
 namespace {
@@ -54,7 +48,7 @@ ALWAYS void read(const DepthInputs<T>& in, int64_t frame, Scratch<T>& s) {
     d[i] = valid[i] != 0 ? target[i] : T(1);
   }
   if (in.weight == nullptr) {
-    for (int64_t i = 0; i < plane; ++i) w[i] = T(valid[i]);
+    for (int64_t i = 0; i < plane; ++i) w[i] = T(valid[i] != 0);
   } else {
     const T* weight = in.weight + frame * plane;
     for (int64_t i = 0; i < plane; ++i) w[i] = valid[i] != 0 ? weight[i] : T(0);

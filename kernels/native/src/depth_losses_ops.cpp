@@ -8,10 +8,12 @@
 #include <optional>
 
 #include "depth_losses.h"
+#include "plane_tensors.h"
 
 using phys4d::DepthInputs;
 using phys4d::DepthSlopes;
 using phys4d::DepthSums;
+using phys4d::fresh;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
@@ -73,8 +75,7 @@ Tensor backward(const Tensor& slopes, const Tensor& predicted, const Tensor& tar
   STD_TORCH_CHECK(fits, "depth_losses: slopes must be float64 [B, T, 14]");
   const Tensor by = torch::stable::contiguous(slopes);
   const DepthSlopes* from = reinterpret_cast<const DepthSlopes*>(by.const_data_ptr<double>());
-  Tensor out = torch::stable::new_empty(
-      predicted, {predicted.size(0), predicted.size(1), predicted.size(2), predicted.size(3)});
+  Tensor out = fresh(predicted, {predicted.size(0), predicted.size(1), predicted.size(2), predicted.size(3)});
   if (predicted.scalar_type() == ScalarType::Float) {
     depth_losses_backward_cpu(inputs<float>(held, scales, wanted), from, out.mutable_data_ptr<float>());
   } else {

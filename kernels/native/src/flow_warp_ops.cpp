@@ -8,7 +8,7 @@
 #include <tuple>
 
 #include "flow_warp.h"
-#include "tensor_planes.h"
+#include "plane_tensors.h"
 
 using phys4d::FlowWarpInputs;
 using phys4d::Video;
@@ -59,8 +59,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& frames, const Tensor& flow, con
                                    const std::optional<Tensor>& wanted, double tolerance, bool clamp) {
   const Held held = hold(frames, flow, labels, wanted);
   const int64_t b = frames.size(0), c = frames.size(1), t = frames.size(2), h = frames.size(3), w = frames.size(4);
-  Tensor warped = phys4d::on_huge_pages(frames, {b, c, t, h, w});
-  Tensor inside = phys4d::on_huge_pages(frames, {b, t, h, w}, ScalarType::Bool);
+  Tensor warped = phys4d::fresh(frames, {b, c, t, h, w});
+  Tensor inside = phys4d::fresh(frames, {b, t, h, w}, ScalarType::Bool);
   if (frames.scalar_type() == ScalarType::Float) {
     phys4d::flow_warp_cpu(inputs<float>(held, tolerance, clamp), warped.mutable_data_ptr<float>(),
                           inside.mutable_data_ptr<bool>());
@@ -80,8 +80,8 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_in, const Tensor& frames,
   STD_TORCH_CHECK(phys4d::has_sizes(grad_in, {b, c, t, h, w}) && grad_in.scalar_type() == frames.scalar_type(),
                   "flow_warp: the gradient must be as frames");
   const Tensor grad = phys4d::with_planes(grad_in);
-  Tensor d_frames = fixed ? torch::stable::new_empty(frames, {0}) : phys4d::on_huge_pages(frames, {b, c, t, h, w});
-  Tensor d_flow = phys4d::on_huge_pages(frames, {b, 2, t, h, w});
+  Tensor d_frames = fixed ? torch::stable::new_empty(frames, {0}) : phys4d::fresh(frames, {b, c, t, h, w});
+  Tensor d_flow = phys4d::fresh(frames, {b, 2, t, h, w});
   if (frames.scalar_type() == ScalarType::Float) {
     phys4d::flow_warp_backward_cpu(inputs<float>(held, tolerance, clamp), video<float>(grad),
                                    fixed ? nullptr : d_frames.mutable_data_ptr<float>(),

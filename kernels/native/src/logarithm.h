@@ -4,20 +4,23 @@
 #include <limits>
 #include <type_traits>
 
+#include "instruction_sets.h"
+
 // Natural logarithm that the compiler turns into vectors, with the same bits on every instruction set: the exponent,
 // and twice the series of artanh z = z + z^3 / 3 + ... at z = (m - 1) / (m + 1), |z| < 0.172.
 namespace phys4d {
 
 template <typename T>
-inline __attribute__((always_inline)) T logarithm(T x) {
+ALWAYS T logarithm(T x) {
   using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
   constexpr int kMantissa = std::numeric_limits<T>::digits - 1, kTerms = sizeof(T) == 4 ? 5 : 11;
   constexpr Bits kBias = std::numeric_limits<T>::max_exponent - 1, kOne = kBias << kMantissa;
   const bool tiny = x < std::numeric_limits<T>::min();
   const T grown = tiny ? x * T(Bits{1} << kMantissa) : x;
   // Shifted by the bits of sqrt(2) / 2, so that the mantissa m lies in [sqrt(2) / 2, sqrt(2)).
+  using Word = std::make_unsigned_t<Bits>;  // wraps around for negative numbers, which are answered below
   const Bits middle = std::bit_cast<Bits>(T(0.70710678118654752440));
-  const Bits bits = std::bit_cast<Bits>(grown) - middle + kOne;
+  const Bits bits = static_cast<Bits>(std::bit_cast<Word>(grown) - static_cast<Word>(middle) + static_cast<Word>(kOne));
   const Bits exponent = (bits >> kMantissa) - kBias - (tiny ? kMantissa : 0);
   const T m = std::bit_cast<T>(static_cast<Bits>((bits & ((Bits{1} << kMantissa) - 1)) + middle));
   const T z = (m - T(1)) / (m + T(1)), square = z * z;

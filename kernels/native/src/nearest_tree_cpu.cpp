@@ -8,14 +8,9 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "instruction_sets.h"
 #include "point_tree.h"
 
-// Compiled for several instruction sets in one object; the loader picks at start-up.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define INSTRUCTION_SETS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define INSTRUCTION_SETS
-#endif
 #define INLINE inline __attribute__((always_inline))
 
 namespace {

@@ -8,12 +8,7 @@
 #include <algorithm>
 #include <limits>
 
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define INSTRUCTION_SETS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define INSTRUCTION_SETS
-#endif
-#define ALWAYS inline __attribute__((always_inline))
+#include "instruction_sets.h"
 
 namespace phys4d {
 namespace {

@@ -8,7 +8,7 @@
 #include <tuple>
 
 #include "splat.h"
-#include "tensor_planes.h"
+#include "plane_tensors.h"
 
 using phys4d::Images;
 using phys4d::SplatInputs;
@@ -51,8 +51,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& values_in, const Tensor
   }
   const Tensor values = phys4d::with_planes(values_in), flow = phys4d::with_planes(flow_in),
                depth = phys4d::with_planes(depth_in);
-  Tensor taken = phys4d::on_huge_pages(values, {b, c, t, h, w}), found = phys4d::on_huge_pages(values, {b, t, h, w});
-  Tensor index = phys4d::on_huge_pages(values, {b, t, h, w}, ScalarType::Long);
+  Tensor taken = phys4d::fresh(values, {b, c, t, h, w}), found = phys4d::fresh(values, {b, t, h, w});
+  Tensor index = phys4d::fresh(values, {b, t, h, w}, ScalarType::Long);
   if (dtype == ScalarType::Float) {
     splat<float>(values, flow, depth, valid, taken, found, index);
   } else {
@@ -78,7 +78,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_in, const Tensor& depth_g
                   "splat: the gradient of depth and the index must be [B, T, H, W]");
   const Tensor grad = phys4d::with_planes(grad_in), depth_grad = phys4d::with_planes(depth_grad_in);
   const Tensor index = torch::stable::contiguous(index_in);
-  Tensor d_values = phys4d::on_huge_pages(grad, {b, c, t, h, w}), d_depth = phys4d::on_huge_pages(grad, {b, t, h, w});
+  Tensor d_values = phys4d::fresh(grad, {b, c, t, h, w}), d_depth = phys4d::fresh(grad, {b, t, h, w});
   if (dtype == ScalarType::Float) {
     send_back<float>(grad, index, c, d_values);
     send_back<float>(depth_grad, index, 1, d_depth);

@@ -1,18 +1,12 @@
 #pragma once
 #include <cstdint>
 
+#include "planes.h"
+
 // Warp consistency: residual = sampled(x + sign * flow) - (base + sign * dz), sampled bilinearly in inverse depth.
 // Forward form (sign 1): samples frame t + 1, base is frame t, both of depth. Backward form (sign -1): samples
 // frame t of depth, base is frame t + 1 of truth. The definition is ../../geometry/warp_reference.py.
 namespace phys4d {
-
-// Images [clips, frames, height, width] with contiguous planes; strides in elements.
-template <typename T>
-struct Planes {
-  const T* data;
-  int64_t clip, frame;
-  const T* at(int64_t b, int64_t t) const { return data == nullptr ? nullptr : data + b * clip + t * frame; }
-};
 
 enum class WarpLoss { kL1, kCharbonnier, kRelative, kSquared };
 

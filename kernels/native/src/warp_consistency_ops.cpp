@@ -4,45 +4,23 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include <cstdint>
 #include <optional>
 #include <tuple>
-#include <vector>
 
+#include "plane_tensors.h"
 #include "warp_consistency.h"
 
-using phys4d::Planes;
+using phys4d::channel;
+using phys4d::fresh;
+using phys4d::planes;
 using phys4d::WarpInputs;
 using phys4d::WarpLoss;
+using phys4d::with_planes;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 namespace {
-
-// A tensor [B, ..., H, W] whose planes are contiguous: itself, or a copy.
-Tensor with_planes(const Tensor& x) {
-  const int64_t d = x.dim();
-  const bool row = x.stride(d - 1) == 1 || x.size(d - 1) == 1;
-  const bool fits = row && (x.stride(d - 2) == x.size(d - 1) || x.size(d - 2) == 1);
-  return fits ? x : torch::stable::contiguous(x);
-}
-
-// A new tensor on huge pages where the system gives them: faulting in small ones takes longer than the arithmetic.
-Tensor fresh(const Tensor& like, const std::vector<int64_t>& sizes) {
-  Tensor made = torch::stable::new_empty(like, sizes);
-#ifdef __linux__
-  constexpr uintptr_t kPage = uintptr_t{1} << 21;
-  const uintptr_t data = reinterpret_cast<uintptr_t>(made.const_data_ptr());
-  const uintptr_t end = (data + made.numel() * made.element_size()) / kPage * kPage;
-  const uintptr_t begin = (data + kPage - 1) / kPage * kPage;
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a hint: may be refused
-#endif
-  return made;
-}
 
 struct Held {  // keeps copies alive while pointers into them are used
   Tensor depth, motion;
@@ -78,22 +56,12 @@ Held hold(const Tensor& depth, const Tensor& motion, const std::optional<Tensor>
 }
 
 template <typename T>
-Planes<T> planes(const std::optional<Tensor>& x) {
-  if (!x.has_value()) return {nullptr, 0, 0};
-  return {x->const_data_ptr<T>(), x->stride(0), x->stride(1)};
-}
-
-template <typename T>
 WarpInputs<T> inputs(const Held& held, int64_t loss, double z_test, bool clamp) {
   STD_TORCH_CHECK(loss >= 0 && loss <= 3, "warp_consistency: unknown loss");
-  const auto channel = [&](int64_t c) {
-    const T* data = held.motion.const_data_ptr<T>() + c * held.motion.stride(1);
-    return Planes<T>{data, held.motion.stride(0), held.motion.stride(2)};
-  };
-  const Tensor& depth = held.depth;
-  return {planes<T>(depth), planes<T>(held.truth), channel(0), channel(1), channel(2), planes<T>(held.weight),
-          planes<bool>(held.visible), depth.size(0), depth.size(1), depth.size(2), depth.size(3),
-          static_cast<WarpLoss>(loss), z_test, clamp};
+  const Tensor &depth = held.depth, &motion = held.motion;
+  return {planes<T>(depth), planes<T>(held.truth), channel<T>(motion, 0), channel<T>(motion, 1), channel<T>(motion, 2),
+          planes<T>(held.weight), planes<bool>(held.visible), depth.size(0), depth.size(1), depth.size(2),
+          depth.size(3), static_cast<WarpLoss>(loss), z_test, clamp};
 }
 
 using Numbers = std::tuple<Tensor, Tensor, Tensor>;

@@ -10,7 +10,9 @@
 #include <optional>
 #include <vector>
 
-// What operators on images need of the stable ABI's tensors.
+#include "planes.h"
+
+// Tensors as the kernels of images want them.
 namespace phys4d {
 
 // A tensor [B, ..., H, W] whose planes are contiguous: itself, or a copy.
@@ -21,10 +23,22 @@ inline torch::stable::Tensor with_planes(const torch::stable::Tensor& x) {
   return fits ? x : torch::stable::contiguous(x);
 }
 
+template <typename T>
+Planes<T> planes(const std::optional<torch::stable::Tensor>& x) {
+  if (!x.has_value()) return {nullptr, 0, 0};
+  return {x->const_data_ptr<T>(), x->stride(0), x->stride(1)};
+}
+
+// Channel c of a tensor [B, C, T, H, W].
+template <typename T>
+Planes<T> channel(const torch::stable::Tensor& x, int64_t c) {
+  if (x.numel() == 0) return {nullptr, 0, 0};
+  return {x.const_data_ptr<T>() + c * x.stride(1), x.stride(0), x.stride(2)};
+}
+
 // A new tensor on huge pages where the system gives them: faulting in small ones takes longer than the arithmetic.
-inline torch::stable::Tensor on_huge_pages(
-    const torch::stable::Tensor& like, const std::vector<int64_t>& sizes,
-    std::optional<torch::headeronly::ScalarType> dtype = std::nullopt) {
+inline torch::stable::Tensor fresh(const torch::stable::Tensor& like, const std::vector<int64_t>& sizes,
+                                   std::optional<torch::headeronly::ScalarType> dtype = std::nullopt) {
   torch::stable::Tensor made = torch::stable::new_empty(like, sizes, dtype);
 #ifdef __linux__
   constexpr uintptr_t kPage = uintptr_t{1} << 21;

@@ -1,0 +1,146 @@
+"""Calls that launch every kernel once on tensors without data, for compiling it where it cannot run.
+
+Each has the shapes, and through them the options, of a named case: of models for attention and norms, of clips of 49
+frames of 480 x 720 pixels for 4D geometry.
+"""
+
+from typing import Any
+
+import torch
+
+
+def attention(case: Any, dtype: torch.dtype) -> None:
+    from phys4d.kernels.attention import ops
+    from phys4d.kernels.attention.preparation import NONE
+    from phys4d.kernels.elementwise import Rope
+
+    shape = (case.batch, case.tokens, case.heads, case.dim)
+    q, k, v = (torch.empty(shape, dtype=dtype, device="meta") for _ in range(3))
+    where = ops.flat(case.pattern, case.grid, (case.words, "first") if case.words else None)
+    preparation: Any = NONE
+    if case.lanes is not None:
+        tables = list(Rope.make(case.grid, case.lanes, device="meta").tables)
+        preparation = ([torch.empty(case.dim, dtype=dtype, device="meta")] * 2, tables, "rms", 1e-6, "interleaved")
+    out, lse = ops.forward(q, k, v, *where, None, case.dim**-0.5, False, *preparation)
+    rest: list[Any] = [*where, None, case.dim**-0.5, *preparation, True]
+    ops.backward(q, k, v, out, lse, torch.empty_like(out), None, *rest)
+
+
+def norm_rope(case: Any, dtype: torch.dtype) -> None:
+    from phys4d.kernels.elementwise import Rope
+    from phys4d.kernels.elementwise.qk_norm_rope import backward, forward
+
+    x = torch.empty((1, case.tokens, case.heads, case.dim), dtype=dtype, device="meta")
+    lanes = case.heads * case.dim if case.kind == "rms_across_heads" else case.dim
+    weight = torch.empty(lanes, dtype=dtype, device="meta")
+    tables = list(Rope.make(case.grid, case.lanes, layout=case.layout, device="meta").tables)
+    rest = (weight, weight if case.kind == "layer" else None, case.kind, 1e-6, tables, case.layout, list(case.grid))
+    forward(x, *rest, -case.words)
+    for weight_gradient in (False, True):
+        backward(x, x, *rest, -case.words, weight_gradient)
+
+
+def _warp_consistency() -> None:
+    """Depth and motion of 49 frames of 480 x 720 pixels with visibility, float32, forward and backward."""
+    from phys4d.kernels.geometry import warp_ops
+
+    depth, motion = torch.empty(1, 49, 480, 720, device="meta"), torch.empty(1, 3, 48, 480, 720, device="meta")
+    visible = torch.empty(1, 48, 480, 720, dtype=torch.bool, device="meta")
+    rest = (depth, motion, visible, None, None, "l1", -1.0, False)
+    _, total, _, peak = warp_ops.forward(*rest)
+    warp_ops.backward(total, peak, *rest)
+
+
+def _one_pixel() -> None:
+    """Two frames of one pixel: Triton hands over a size of 1 as a constant, not as a number of the kernel."""
+    from phys4d.kernels.geometry import scene_flow_ops, warp_ops
+
+    depth, motion = torch.empty(1, 2, 1, 1, device="meta"), torch.empty(1, 3, 1, 1, 1, device="meta")
+    warp = (depth, motion, None, None, None, "l1", 0.05, False)
+    _, total, _, peak = warp_ops.forward(*warp)
+    warp_ops.backward(total, peak, *warp)
+    flow = (depth, motion, depth, motion, depth[:, 1:].bool(), None, torch.empty(1, 2, 3, 3, device="meta"))
+    scene_flow_ops.backward(scene_flow_ops.forward(*flow)[1], *flow)
+
+
+def _chamfer() -> None:
+    """Two clouds of 100,000 points, float32, all compared with all, and the gradients."""
+    from phys4d.kernels.geometry import chamfer_kernels
+
+    cloud = torch.empty(1, 100_000, 3, device="meta")
+    lengths = torch.empty(1, dtype=torch.int64, device="meta")
+    squares, index = chamfer_kernels.search(cloud, cloud, lengths, lengths)
+    chamfer_kernels.backward(squares[:, 0], cloud, cloud, lengths, lengths, index, index, False)
+
+
+def _flow_warp() -> None:
+    """Colours of 49 frames of 480 x 720 pixels, float32, forward and backward, alone and with labels."""
+    from phys4d.kernels.geometry import flow_warp_ops
+
+    frames, flow = torch.empty(1, 3, 49, 480, 720, device="meta"), torch.empty(1, 2, 49, 480, 720, device="meta")
+    for labels, wanted in ((None, None), (flow[:, 0], flow[:, 1])):
+        flow_warp_ops.forward(frames, flow, labels, wanted, 0.05, False)
+        flow_warp_ops.backward(frames, frames, flow, labels, wanted, 0.05, False, False)
+
+
+def _splat() -> None:
+    """Colours of 49 frames of 480 x 720 pixels, forward and backward, with float32 and with float64 depth."""
+    from phys4d.kernels.geometry import splat_ops
+
+    for dtype in (torch.float32, torch.float64):
+        values = torch.empty(1, 3, 49, 480, 720, dtype=dtype, device="meta")
+        valid = torch.empty(1, 49, 480, 720, dtype=torch.bool, device="meta")
+        taken, depth, index = splat_ops.forward(values, values[:, :2], values[:, 2], valid)
+        splat_ops.backward(taken, depth, index)
+
+
+def _trees() -> None:
+    """All pixels of 480 x 720 frames through trees, and a clip in space-time, float32, one way."""
+    from phys4d.kernels.geometry.neighbours import one_way
+
+    lengths = torch.empty(1, dtype=torch.int64, device="meta")
+    for dimensions in (3, 4):
+        cloud = torch.empty(1, 345_600, dimensions, device="meta")
+        one_way("triton", "tree", cloud, cloud, lengths, lengths)
+
+
+def _depth_losses(wanted: int) -> None:
+    """Depth of 49 frames of 480 x 720 pixels with a mask and weights, float32, forward and backward.
+
+    Two scales of differences: each further one compiles to a smaller copy of the second.
+    """
+    from phys4d.kernels.geometry import depth_ops
+
+    depth = torch.empty(1, 49, 480, 720, device="meta")
+    rest = (depth, depth, depth.bool(), depth, False, 0.85, 2, wanted)
+    value, sums = depth_ops.forward(*rest)
+    depth_ops.backward(value, sums, *rest)
+
+
+def _flow_losses() -> None:
+    """Flow between 49 frames of 480 x 720 pixels with a mask and weights, float32, two kinds forward and backward."""
+    from phys4d.kernels.geometry import flow_ops
+
+    pixels = 48 * 480 * 720
+    flow, weight = torch.empty(1, 2, pixels, device="meta"), torch.empty(1, pixels, device="meta")
+    for kind in ("epe", "laplace"):
+        rest = (flow, flow, weight.bool(), weight, flow if kind == "laplace" else None, kind)
+        flow_ops.backward(flow_ops.forward(*rest)[1], *rest)
+
+
+def _scene_flow() -> None:
+    """Depth and motion of 49 frames of 480 x 720 pixels with a mask and weights, float32, forward and backward."""
+    from phys4d.kernels.geometry import scene_flow_ops
+
+    depth, motion = torch.empty(1, 49, 480, 720, device="meta"), torch.empty(1, 3, 48, 480, 720, device="meta")
+    weight, intrinsics = torch.empty(1, 48, 480, 720, device="meta"), torch.empty(1, 49, 3, 3, device="meta")
+    rest = (depth, motion, depth, motion, weight.bool(), weight, intrinsics)
+    scene_flow_ops.backward(scene_flow_ops.forward(*rest)[1], *rest)
+
+
+GEOMETRY = {
+    "warp-consistency": _warp_consistency, "depth-log-l1": lambda: _depth_losses(1),
+    "depth-scale-shift": lambda: _depth_losses(4), "depth-all": lambda: _depth_losses(15), "flow": _flow_losses,
+    "scene-flow": _scene_flow, "flow-warp": _flow_warp, "splat": _splat, "chamfer-100k": _chamfer,
+    "chamfer-trees": _trees, "one-pixel": _one_pixel,
+}  # fmt: skip
