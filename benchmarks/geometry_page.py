@@ -1,16 +1,23 @@
-"""Fills the tables of docs/geometry-kernels.md from committed results.
+"""Fills the tables of docs/geometry-kernels.md from committed results, and works out what to expect of an H200.
 
     python -m phys4d.benchmarks.geometry_page
+
+A kernel that works on every pixel once is bound by the bytes that must pass or by issuing its instructions, which the
+compiler tells; the guesses of which shares of either a GPU reaches are those of `predictions`.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-from phys4d.benchmarks import losses
+from phys4d.benchmarks import geometry, losses, machine_code, tree_visits
+from phys4d.benchmarks.cases import GEOMETRY
+from phys4d.benchmarks.predictions import ARCH, GIGAHERTZ, GPU, ISSUE_SHARE, MEMORY_SHARE, SMS
 from phys4d.benchmarks.readme import filled
 
 ROOT = Path(__file__).resolve().parent
+MACHINE_CODE = ROOT / "results" / "machine-code-geometry.json"
+STREAMING = ("warp", "depth-scale-shift", "depth-all", "flow-l1", "flow-laplace", "scene-flow")  # without loops
 PAGE = ROOT.parent / "docs" / "geometry-kernels.md"
 
 
@@ -53,6 +60,36 @@ def chamfer_table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Load {min(loads):.1f} to {max(loads):.1f}; {told(found)}."])
 
 
+def predictions_table(kernels: list[dict[str, Any]]) -> str:
+    """Per streaming case and part: bytes, their floor, what issuing takes at least, and the time to expect."""
+    lines = [
+        f"Predicted for one {GPU}, never measured.", "",
+        "| case | part | MB | floor us | issuing us | predicted us | of the floor | bound by |", "|---" * 8 + "|",
+    ]  # fmt: skip
+    for case in GEOMETRY:
+        for part in ("forward", "backward") if case.name in STREAMING else ():
+            issue = issuing(kernels, case.name, part) * 1e6
+            floor = 1e3 * (geometry.floor_ms(case, part, "ours", GPU) or 0.0)  # type: ignore[arg-type]
+            by = {"memory": floor / MEMORY_SHARE[part], "instructions": issue / ISSUE_SHARE}
+            bound = max(by, key=lambda name: by[name])
+            lines.append(
+                f"| {case.name} | {part} | {geometry.touched(case, part) / 1e6:,.0f} | {floor:.0f} | {issue:.0f} | "  # type: ignore[arg-type]
+                f"{by[bound]:.0f} | {floor / by[bound]:.0%} | {bound} |"
+            )
+    return "\n".join(lines)
+
+
+def issuing(kernels: list[dict[str, Any]], case: str, part: str) -> float:
+    """Seconds to issue every instruction of a case's kernels, one a clock in each quarter of every SM."""
+    found = [
+        kernel for kernel in kernels
+        if (kernel["case"], kernel["arch"]) == (case, ARCH) and ("forward" in kernel["kernel"]) == (part == "forward")
+    ]  # fmt: skip
+    assert found, f"{MACHINE_CODE.name} has no {part} of {case}: run phys4d.benchmarks.machine_code --geometry --adopt"
+    issued = sum(kernel["instructions"]["total"] * kernel["warps"] * kernel["programs"] for kernel in found)
+    return issued / (SMS * 4 * GIGAHERTZ * 1e9)
+
+
 def told(found: dict[str, Any]) -> str:
     """Where and when it was measured."""
     where = found["provenance"]
@@ -62,8 +99,22 @@ def told(found: dict[str, Any]) -> str:
 
 def complete(page: str) -> str:
     """The page with its tables filled in."""
-    page = filled(page, "losses", losses_table(result("losses")))
-    return filled(page, "chamfer", chamfer_table(result("chamfer")))
+    kernels = json.loads(MACHINE_CODE.read_text())
+    visits = json.loads((ROOT / "results" / "tree-visits.json").read_text())
+    tables = {
+        "losses": losses_table(result("losses")), "chamfer": chamfer_table(result("chamfer")),
+        "tree visits": tree_visits.table(visits["rows"]), "predictions": predictions_table(kernels),
+        "machine code": machine_code.table(kernels),
+    }  # fmt: skip
+    for name, table in tables.items():
+        page = filled(page, name, table)
+    return page
+
+
+def adopt(kernels: list[dict[str, Any]]) -> None:
+    """Keeps what the compiler made of the kernels, and fills the page."""
+    MACHINE_CODE.write_text(json.dumps(kernels, indent=1) + "\n")
+    PAGE.write_text(complete(PAGE.read_text()))
 
 
 if __name__ == "__main__":

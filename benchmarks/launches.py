@@ -10,6 +10,7 @@ import torch
 
 
 def attention(case: Any, dtype: torch.dtype) -> None:
+    """Forward and backward of an `AttentionCase`."""
     from phys4d.kernels.attention import ops
     from phys4d.kernels.attention.preparation import NONE
     from phys4d.kernels.elementwise import Rope
@@ -27,6 +28,7 @@ def attention(case: Any, dtype: torch.dtype) -> None:
 
 
 def norm_rope(case: Any, dtype: torch.dtype) -> None:
+    """Forward and backward of a `NormRopeCase`, without and with the weights' gradients."""
     from phys4d.kernels.elementwise import Rope
     from phys4d.kernels.elementwise.qk_norm_rope import backward, forward
 
@@ -41,12 +43,12 @@ def norm_rope(case: Any, dtype: torch.dtype) -> None:
 
 
 def _warp_consistency() -> None:
-    """Depth and motion of 49 frames of 480 x 720 pixels with visibility, float32, forward and backward."""
+    """Depth and motion of 49 frames of 480 x 720 pixels with visibility and weights, float32, forward and backward."""
     from phys4d.kernels.geometry import warp_ops
 
     depth, motion = torch.empty(1, 49, 480, 720, device="meta"), torch.empty(1, 3, 48, 480, 720, device="meta")
     visible = torch.empty(1, 48, 480, 720, dtype=torch.bool, device="meta")
-    rest = (depth, motion, visible, None, None, "l1", -1.0, False)
+    rest = (depth, motion, visible, depth[:, 1:], None, "l1", -1.0, False)
     _, total, _, peak = warp_ops.forward(*rest)
     warp_ops.backward(total, peak, *rest)
 
@@ -117,15 +119,14 @@ def _depth_losses(wanted: int) -> None:
     depth_ops.backward(value, sums, *rest)
 
 
-def _flow_losses() -> None:
-    """Flow between 49 frames of 480 x 720 pixels with a mask and weights, float32, two kinds forward and backward."""
+def _flow_loss(kind: str) -> None:
+    """Flow between 49 frames of 480 x 720 pixels with a mask and weights, float32, forward and backward."""
     from phys4d.kernels.geometry import flow_ops
 
     pixels = 48 * 480 * 720
     flow, weight = torch.empty(1, 2, pixels, device="meta"), torch.empty(1, pixels, device="meta")
-    for kind in ("epe", "laplace"):
-        rest = (flow, flow, weight.bool(), weight, flow if kind == "laplace" else None, kind)
-        flow_ops.backward(flow_ops.forward(*rest)[1], *rest)
+    rest = (flow, flow, weight.bool(), weight, flow if kind == "laplace" else None, kind)
+    flow_ops.backward(flow_ops.forward(*rest)[1], *rest)
 
 
 def _scene_flow() -> None:
@@ -139,8 +140,8 @@ def _scene_flow() -> None:
 
 
 GEOMETRY = {
-    "warp-consistency": _warp_consistency, "depth-log-l1": lambda: _depth_losses(1),
-    "depth-scale-shift": lambda: _depth_losses(4), "depth-all": lambda: _depth_losses(15), "flow": _flow_losses,
-    "scene-flow": _scene_flow, "flow-warp": _flow_warp, "splat": _splat, "chamfer-100k": _chamfer,
-    "chamfer-trees": _trees, "one-pixel": _one_pixel,
+    "warp": _warp_consistency, "depth-log-l1": lambda: _depth_losses(1), "depth-scale-shift": lambda: _depth_losses(4),
+    "depth-all": lambda: _depth_losses(15), "flow-l1": lambda: _flow_loss("l1"),
+    "flow-laplace": lambda: _flow_loss("laplace"), "scene-flow": _scene_flow, "flow-warp": _flow_warp, "splat": _splat,
+    "chamfer-100k": _chamfer, "chamfer-trees": _trees, "one-pixel": _one_pixel,
 }  # fmt: skip

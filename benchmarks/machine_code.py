@@ -9,13 +9,16 @@ and counts instructions by kind. It shows neither that a kernel is right nor tha
 """
 
 import argparse
+import dataclasses
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -31,7 +34,8 @@ from phys4d.benchmarks.occupancy import occupancy
 
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}  # bytes of a program
 PRODUCTS = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: r"UTC\w*MMA", 120: "HMMA"}
-MULTIPLYING = ("flash_forward", "flash_backward", "short_rows", "window")  # modules whose kernels multiply matrices
+# Modules whose kernels multiply no matrices.
+MATRIXLESS = ("norm_rope", "warp", "depth", "flow", "scene_flow", "flow_warp", "splat", "chamfer", "curve", "tree")
 RESULT = Path(__file__).resolve().parent / "results" / "machine-code.json"
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "attention-kernels.md"
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -59,6 +63,7 @@ class Kernel:
     narrow: int
     instructions: dict[str, Any]
     seconds: float
+    programs: int = 0  # of all launches of the case
 
     def faults(self) -> list[str]:
         """What is wrong with it."""
@@ -70,7 +75,7 @@ class Kernel:
         # Tiles of 32 rows, which heads of more than 128 lanes need, are for the tensor cores' older instruction.
         older = self.older_products and self.options.get("D", 0) > 128
         module, name = self.kernel.split(".")
-        alone = name == "delta" or module not in MULTIPLYING
+        alone = name == "delta" or module in MATRIXLESS
         if not self.products and not older and not alone and self.options.get("PRECISION") != "ieee":
             found.append("no tensor core instruction")
         if self.narrow:
@@ -101,14 +106,16 @@ def _compiled(arch: int, case: str, launches: Any) -> Iterator[Kernel]:
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
-    made: list[tuple[str, dict[str, Any], Any, float]] = []
+    made: dict[tuple[str, str], tuple[dict[str, Any], Any, float]] = {}
+    programs: Counter[tuple[str, str]] = Counter()
     run = JITFunction.run
 
     def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
         begin = time.perf_counter()
         kernel = run(self, *args, grid=grid, warmup=True, **options)
         name = f"{self.fn.__module__.split('.')[-1].removesuffix('_kernels')}.{self.fn.__name__}"
-        made.append((name, options, kernel, time.perf_counter() - begin))
+        made.setdefault((name, kernel.hash), (options, kernel, time.perf_counter() - begin))
+        programs[name, kernel.hash] += math.prod(grid(options) if callable(grid) else grid)
         return kernel
 
     driver.set_active(_Driver(arch))
@@ -117,8 +124,9 @@ def _compiled(arch: int, case: str, launches: Any) -> Iterator[Kernel]:
         launches()
     finally:
         JITFunction.run = run
-    for name, options, kernel, seconds in reversed({(m[0], m[2].hash): m for m in reversed(made)}.values()):
-        yield _inspect(case, name, arch, options, kernel, seconds)
+    for (name, key), (options, kernel, seconds) in made.items():
+        found = _inspect(case, name, arch, options, kernel, seconds)
+        yield dataclasses.replace(found, programs=programs[name, key])
 
 
 def _inspect(case: str, name: str, arch: int, options: dict[str, Any], kernel: Any, seconds: float) -> Kernel:
@@ -204,7 +212,7 @@ def main() -> None:
     parser.add_argument("--variety", action="store_true", help="every pattern at other head dimensions")
     parser.add_argument("--geometry", action="store_true", help="the kernels of 4D geometry")
     parser.add_argument("--json", type=Path, help="write what was found to this file")
-    parser.add_argument("--adopt", action="store_true", help="keep it, and fill the table of docs/attention-kernels.md")
+    parser.add_argument("--adopt", action="store_true", help="keep it, and fill the tables of its page in docs/")
     options = parser.parse_args()
     if triton.knobs.runtime.interpret:
         parser.error("TRITON_INTERPRET is set: its kernels are not compiled")
@@ -227,7 +235,11 @@ def main() -> None:
                 )
     if options.json:
         options.json.write_text(json.dumps([asdict(kernel) for kernel in found], indent=1) + "\n")
-    if options.adopt and not (options.variety or options.geometry):
+    if options.adopt and options.geometry:
+        from phys4d.benchmarks import geometry_page
+
+        geometry_page.adopt([asdict(kernel) for kernel in found])
+    elif options.adopt and not options.variety:
         adopt(found)
     faulty = [kernel for kernel in found if kernel.faults()]
     print(f"{len(found)} kernels, {len(faulty)} at fault, triton {triton.__version__}")
