@@ -1,7 +1,7 @@
 """Triton kernels of warp consistency: each program works on BLOCK pixels of one pair of frames.
 
-Forward leaves four numbers per program (sum, weights, pixels, the largest contribution to a neighbour), which the host
-adds up in a fixed order. Backward adds contributions to the frame sampled as int64 multiples of a power of two, so
+Forward leaves four numbers per program (sum, weights, pixels, a bound on what a neighbour gets), which the host adds up
+in a fixed order. Backward adds contributions to the frame sampled as int64 multiples of a power of two, so
 that the order in which programs come does not matter; `finish` turns them into gradients. Both take so few pairs of
 frames at a time that their integers stay in the GPU's cache: written, added to and read in memory they would double
 the bytes that pass.
@@ -127,18 +127,17 @@ def _slope(residual, moved, LOSS: tl.constexpr):
 
 @triton.jit
 def forward_kernel(
-    Depth, Truth, Motion, Visible, Weight, Partial, pairs, height, width, blocks,
+    Depth, Truth, Motion, Visible, Weight, Partial, height, width,
     depth_clip, depth_frame, truth_clip, truth_frame, motion_clip, motion_channel, motion_frame,
     visible_clip, visible_frame, weight_clip, weight_frame,
     LOSS: tl.constexpr, BACK: tl.constexpr, HAS_VISIBLE: tl.constexpr, HAS_WEIGHT: tl.constexpr, CLAMP: tl.constexpr,
     NEAREST: tl.constexpr, TEST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Writes Partial float64 [programs, 4]."""
-    program = tl.program_id(0).to(tl.int64)
-    image = program // blocks
-    pixel = (program % blocks).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)  # an image has less than 2^31
-    used, weight, _, moved, residual, x, y, p, q, r, s, _, _, _, _, _ = _land(
-        Depth, Truth, Motion, Visible, Weight, image // pairs, image % pairs, pixel, height, width,
+    """Writes Partial float64 [clips, pairs, blocks, 4]; programs are blocks, pairs, clips."""
+    clip, pair = tl.program_id(2).to(tl.int64), tl.program_id(1).to(tl.int64)
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # an image has less than 2^31
+    used, weight, _, moved, residual, _, _, p, q, r, s, _, _, _, _, _ = _land(
+        Depth, Truth, Motion, Visible, Weight, clip, pair, pixel, height, width,
         depth_clip, depth_frame, truth_clip, truth_frame, motion_clip, motion_channel, motion_frame,
         visible_clip, visible_frame, weight_clip, weight_frame,
         BACK, HAS_VISIBLE, HAS_WEIGHT, CLAMP, NEAREST, TEST,
@@ -150,13 +149,14 @@ def forward_kernel(
         error = error / _size(moved)
     elif LOSS == _SQUARED:
         error = residual * residual
-    steepest = tl.maximum(
-        tl.maximum(p * p * ((1 - x) * (1 - y)), q * q * (x * (1 - y))),
-        tl.maximum(r * r * ((1 - x) * y), s * s * (x * y)),
-    )  # fmt: skip
-    most = tl.where(used, tl.abs(_slope(residual, moved, LOSS)) * weight * steepest, 0.0)
-    most = tl.where(most == most, most, float("inf"))
-    place = Partial + program * 4
+    # A corner of share a in the sample, which is p times as near as it, gets slope * weight * p^2 a; p a is at most 1.
+    most = weight * tl.maximum(tl.maximum(p, q), tl.maximum(r, s))
+    if LOSS == _RELATIVE:
+        most = most / _size(moved)
+    elif LOSS == _SQUARED:
+        most = most * (2 * tl.abs(residual))
+    most = tl.where(used, tl.where(residual == residual, most, float("inf")), 0.0)
+    place = Partial + ((clip * tl.num_programs(1) + pair) * tl.num_programs(0) + tl.program_id(0)) * 4
     tl.store(place, tl.sum(tl.where(used, error, 0.0).to(tl.float64) * weight.to(tl.float64), axis=0))
     tl.store(place + 1, tl.sum(weight.to(tl.float64), axis=0))
     tl.store(place + 2, tl.sum(used.to(tl.int32), axis=0).to(tl.float64))
@@ -170,7 +170,7 @@ def _add(Sums, place, value, step, used):
 
 @triton.jit(do_not_specialize=["first_image"])
 def backward_kernel(
-    Depth, Truth, Motion, Visible, Weight, Scale, Step, Sums, DMotion, first_image, pairs, height, width, blocks,
+    Depth, Truth, Motion, Visible, Weight, Scale, Step, Sums, DMotion, first_image, pairs, height, width,
     depth_clip, depth_frame, truth_clip, truth_frame, motion_clip, motion_channel, motion_frame,
     visible_clip, visible_frame, weight_clip, weight_frame,
     LOSS: tl.constexpr, BACK: tl.constexpr, HAS_VISIBLE: tl.constexpr, HAS_WEIGHT: tl.constexpr, CLAMP: tl.constexpr,
@@ -178,12 +178,13 @@ def backward_kernel(
 ):  # fmt: skip
     """Writes DMotion [clips, 3, pairs, H, W] of images (a clip's pairs) from `first_image` on.
 
-    Adds to Sums int64 [images, H, W], in units of 1 / Step, what the frame that a pair samples gets.
+    Adds to Sums int64 [images, H, W], in units of 1 / Step, what the frame that a pair samples gets. Programs: blocks,
+    images.
     """
-    program = tl.program_id(0).to(tl.int64)
-    image = first_image + program // blocks
-    clip, pair = image // pairs, image % pairs
-    pixel = (program % blocks).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)  # an image has less than 2^31
+    image = first_image + tl.program_id(1)
+    clip = (image // pairs).to(tl.int64)
+    pair = image - clip * pairs
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     used, weight, sampled, moved, residual, x, y, p, q, r, s, first, right, below, free_u, free_v = _land(
         Depth, Truth, Motion, Visible, Weight, clip, pair, pixel, height, width,
         depth_clip, depth_frame, truth_clip, truth_frame, motion_clip, motion_channel, motion_frame,
@@ -203,7 +204,7 @@ def backward_kernel(
     tl.store(place + pairs * plane, tl.where(used & free_v, d_v, 0.0), mask=real)
     tl.store(place + 2 * pairs * plane, tl.where(used, outward, 0.0), mask=real)
     step = tl.load(Step + clip)
-    Sums += (image - first_image) * plane
+    Sums += tl.program_id(1) * plane
     _add(Sums, first, slope * (p * p * ((1 - x) * (1 - y))), step, used)
     _add(Sums, first + right, slope * (q * q * (x * (1 - y))), step, used)
     _add(Sums, first + below, slope * (r * r * ((1 - x) * y)), step, used)
@@ -212,19 +213,19 @@ def backward_kernel(
 
 @triton.jit(do_not_specialize=["first_image"])
 def finish_kernel(
-    Sums, DMotion, Unit, DDepth, first_image, pairs, plane, blocks, BACK: tl.constexpr, BLOCK: tl.constexpr
+    Sums, DMotion, Unit, DDepth, first_image, pairs, plane, BACK: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """DDepth [clips, pairs + 1, H, W] of the frames that the pairs in Sums sampled; leaves zeros in Sums.
 
-    From Sums in units of Unit [clips], plus what moved depth gets, which is what dz gets.
+    From Sums in units of Unit [clips], plus what moved depth gets, which is what dz gets. Programs: blocks, images.
     """
-    program = tl.program_id(0).to(tl.int64)
-    image = first_image + program // blocks
-    clip, pair = image // pairs, image % pairs
+    image = first_image + tl.program_id(1)
+    clip = (image // pairs).to(tl.int64)
+    pair = image - clip * pairs
     frame = pair if BACK else pair + 1
-    pixel = (program % blocks).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)  # an image has less than 2^31
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     real = pixel < plane
-    place = Sums + (image - first_image) * plane + pixel
+    place = Sums + tl.program_id(1) * plane + pixel
     total = tl.load(place, mask=real, other=0).to(tl.float64) * tl.load(Unit + clip)
     tl.store(place, tl.zeros(pixel.shape, tl.int64), mask=real)
     if not BACK:

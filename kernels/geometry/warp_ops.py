@@ -19,6 +19,7 @@ from phys4d.kernels.geometry.warp_reference import LOSSES, warp_reference
 # Pixels of a program of four warps. With eight a lane, the registers of backward would leave an SM two programs.
 FORWARD, BACKWARD, FINISH = 1024, 512, 1024
 CACHED = 32 << 20  # bytes of integers that backward works on at a time, of 40 to 126 MB of cache; not yet tuned
+_AXIS = 65_535  # programs along an axis of a grid but the first
 _BITS = 62  # of an int64 sum; one is left for rounding
 
 
@@ -33,7 +34,7 @@ def forward(
         visible: bool [B, T-1, H, W]; weight: [B, T-1, H, W]; truth: [B, T, H, W], for the backward form.
         loss: one of `LOSSES`. z_test: as in `warp_consistency`; negative: none. clamp: border="clamp".
 
-    peak is the largest contribution to a neighbour's gradient; it scales the integers of the Triton backward, and is 0
+    peak bounds what any pixel gives to a neighbour's gradient; it scales the integers of the Triton backward, and is 0
     on a CPU, which needs none.
     """
     clips, frames, height, width = depth.shape
@@ -41,8 +42,8 @@ def forward(
     partial = depth.new_empty((clips * pairs * blocks, 4), dtype=torch.float64)
     inputs, strides, options = launch(depth, motion, visible, weight, truth, loss, z_test, clamp)
     if partial.numel():
-        warp_kernels.forward_kernel[(len(partial),)](
-            *inputs, partial, pairs, height, width, blocks, *strides, **options, BLOCK=FORWARD, num_warps=4
+        warp_kernels.forward_kernel[(blocks, pairs, clips)](
+            *inputs, partial, height, width, *strides, **options, BLOCK=FORWARD, num_warps=4
         )
     numbers = partial.view(clips, -1, 4)
     total = numbers[..., 1].sum(1)
@@ -58,6 +59,8 @@ def launch(
     """What both kernels share: tensors with contiguous planes, their strides, and options."""
     if depth.shape[-2] * depth.shape[-1] >= 1 << 31:
         raise ValueError(f"depth: expected frames of less than 2^31 pixels, got {list(depth.shape[-2:])}")
+    if max(depth.shape[:2]) > _AXIS:
+        raise ValueError(f"depth: expected at most {_AXIS} clips, and frames of each, got {list(depth.shape[:2])}")
     depth, motion = with_planes(depth), with_planes(motion)
     shown = depth if visible is None else with_planes(visible.view(torch.uint8))
     weights = depth if weight is None else with_planes(weight)
@@ -96,19 +99,17 @@ def backward(
     d_depth, d_motion = depth.new_empty(depth.shape), motion.new_empty(motion.shape)
     step, unit = fixed_point(peak, 4 * plane)
     inputs, strides, options = launch(depth, motion, visible, weight, truth, loss, z_test, clamp)
-    at_once = max(1, min(images, CACHED // max(8 * plane, 1)))
+    at_once = max(1, min(images, CACHED // max(8 * plane, 1), _AXIS))
     sums = depth.new_zeros((at_once, height, width), dtype=torch.int64)
     # The last first: what moved depth gets at the frame that a pair samples comes from the pair after it.
     for first in range((images - 1) // at_once * at_once, -1, -at_once) if plane else ():
         count = min(at_once, images - first)
-        blocks = -(-plane // BACKWARD)
-        warp_kernels.backward_kernel[(count * blocks,)](
-            *inputs, scale, step, sums, d_motion, first, pairs, height, width, blocks, *strides, **options,
-            BLOCK=BACKWARD, num_warps=4,
+        warp_kernels.backward_kernel[(-(-plane // BACKWARD), count)](
+            *inputs, scale, step, sums, d_motion, first, pairs, height, width, *strides, **options, BLOCK=BACKWARD,
+            num_warps=4,
         )  # fmt: skip
-        blocks = -(-plane // FINISH)
-        warp_kernels.finish_kernel[(count * blocks,)](
-            sums, d_motion, unit * scale, d_depth, first, pairs, plane, blocks, BACK=truth is not None, BLOCK=FINISH,
+        warp_kernels.finish_kernel[(-(-plane // FINISH), count)](
+            sums, d_motion, unit * scale, d_depth, first, pairs, plane, BACK=truth is not None, BLOCK=FINISH,
             num_warps=4,
         )  # fmt: skip
     spoilt = (0 * unit * scale).to(depth.dtype)[:, None, None]

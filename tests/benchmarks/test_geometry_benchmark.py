@@ -1,9 +1,12 @@
 """The benchmark of 4D geometry: rivals that compute the same, floors counted from shapes, rows for whoever fails."""
 
+import json
+
 import pytest
 import torch
 
 from phys4d.benchmarks import geometry as bench
+from phys4d.benchmarks import geometry_page, launches, machine_code
 from phys4d.benchmarks.cases import GEOMETRY, GeometryCase
 from phys4d.cli import main
 
@@ -67,3 +70,20 @@ def test_a_quick_run_from_the_command_line(tmp_path, capsys) -> None:
     assert "### flow-l1-small" in capsys.readouterr().out
     assert {file.name for file in tmp_path.iterdir()} == {"geometry.json", "geometry.md", "geometry.svg"}
     assert "in float32 on" in (tmp_path / "geometry.svg").read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if not name.startswith("chamfer")])
+def test_peers_make_what_they_need_on_the_device_of_their_inputs(name) -> None:
+    found, _ = bench.rivals(SMALL[name], torch.device("meta"))
+    for rival, loss in found.items():
+        if rival != "ours":
+            assert loss().device.type == "meta", rival
+
+
+def test_the_page_has_the_tables_of_the_committed_results() -> None:
+    page = geometry_page.PAGE.read_text()
+    assert geometry_page.complete(page) == page
+    kernels = json.loads(geometry_page.MACHINE_CODE.read_text())
+    assert {kernel["case"] for kernel in kernels} == set(launches.GEOMETRY)
+    assert not any(machine_code.Kernel(**kernel).faults() for kernel in kernels)
+    assert set(geometry_page.STREAMING) <= {case.name for case in GEOMETRY} & set(launches.GEOMETRY)
