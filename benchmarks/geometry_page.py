@@ -22,7 +22,7 @@ PAGE = ROOT.parent / "docs" / "geometry-kernels.md"
 
 
 def result(kind: str) -> dict[str, Any]:
-    """A committed result of the CPU: "losses" or "chamfer"."""
+    """A committed result of the CPU: "losses", "warping" or "chamfer"."""
     return json.loads((ROOT / "results" / kind / f"{kind}.json").read_text())
 
 
@@ -41,9 +41,7 @@ def losses_table(found: dict[str, Any]) -> str:
             f"| {row['case']} | {row['threads']} | {row['ms']:.1f} | {time:.1f} | {time / row['ms']:.1f} | "
             f"{row['peak_mb']:.0f} | {memory:.0f} |"
         )
-    shape = " x ".join(map(str, found["rows"][0]["shape"]))
-    before, after = (found["load"][when][0] for when in ("before", "after"))
-    return "\n".join([*lines, "", f"Clips of {shape}, load {before:.1f} to {after:.1f}; {told(found)}."])
+    return "\n".join([*lines, "", _clips(found)])
 
 
 def chamfer_table(found: dict[str, Any]) -> str:
@@ -58,6 +56,32 @@ def chamfer_table(found: dict[str, Any]) -> str:
         lines.append(f"| {case} | {points:,} | {threads} | {rows['ours']['ms']:.1f} | " + " | ".join(others) + " |")
     loads = [row[when] for row in found["rows"] for when in ("load_before", "load_after")]
     return "\n".join([*lines, "", f"Load {min(loads):.1f} to {max(loads):.1f}; {told(found)}."])
+
+
+def warps_table(found: dict[str, Any]) -> str:
+    """Per case and number of threads: ours and the fastest peer, forward and both ways."""
+    lines = [
+        "| case | threads | ours: forward, both ms | fastest peer: forward, both ms | times | MiB | its MiB |",
+        "|---" * 7 + "|",
+    ]  # fmt: skip
+    for row in found["rows"]:
+        if row["backend"] != "ours":
+            continue
+        peers = [
+            peer for peer in found["rows"]
+            if (peer["case"], peer["threads"]) == (row["case"], row["threads"]) and peer is not row
+        ]  # fmt: skip
+        keys = [key for key in ("forward_ms", "ms") if row[key]]
+        best = {key: min((peer for peer in peers if peer[key]), key=lambda peer: peer[key]) for key in keys}
+        own = ", ".join(f"{row[key]:.1f}" for key in keys)
+        theirs = ", ".join(f"{best[key][key]:.1f}" for key in keys)
+        names = ", ".join(dict.fromkeys(best[key]["backend"] for key in keys))
+        times = ", ".join(f"{best[key][key] / row[key]:.1f}" for key in keys)
+        lines.append(
+            f"| {row['case']} | {row['threads']} | {own} | {theirs} ({names}) | {times} | {row['peak_mb']:.0f} | "
+            f"{best[keys[-1]]['peak_mb']:.0f} |"
+        )
+    return "\n".join([*lines, "", _clips(found)])
 
 
 def predictions_table(kernels: list[dict[str, Any]]) -> str:
@@ -90,6 +114,12 @@ def issuing(kernels: list[dict[str, Any]], case: str, part: str) -> float:
     return issued / (SMS * 4 * GIGAHERTZ * 1e9)
 
 
+def _clips(found: dict[str, Any]) -> str:
+    shape = " x ".join(map(str, found["rows"][0]["shape"]))
+    before, after = (found["load"][when][0] for when in ("before", "after"))
+    return f"Clips of {shape}, load {before:.1f} to {after:.1f}; {told(found)}."
+
+
 def told(found: dict[str, Any]) -> str:
     """Where and when it was measured."""
     where = found["provenance"]
@@ -103,6 +133,7 @@ def complete(page: str) -> str:
     visits = json.loads((ROOT / "results" / "tree-visits.json").read_text())
     tables = {
         "losses": losses_table(result("losses")), "chamfer": chamfer_table(result("chamfer")),
+        "warping": warps_table(result("warping")),
         "tree visits": tree_visits.table(visits["rows"]), "predictions": predictions_table(kernels),
         "machine code": machine_code.table(kernels),
     }  # fmt: skip
