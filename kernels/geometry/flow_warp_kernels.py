@@ -1,7 +1,8 @@
 """Triton kernels of the backward warp: each program works on BLOCK pixels of one frame, channel after channel.
 
 Backward adds contributions to the frames as int64 multiples of a power of two, so that the order in which programs
-come does not matter; `finish` turns the sums into gradients.
+come does not matter; `finish` turns the sums into gradients. Both take so few frames at a time that their integers stay
+in the GPU's cache.
 """
 
 import triton
@@ -131,15 +132,18 @@ def _add(Sums, value, step, used):
     tl.atomic_add(Sums, units.to(tl.int64), mask=used, sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["channels", "times", "height", "width", "blocks"])
+@triton.jit(do_not_specialize=["first_image", "channels", "times", "height", "width", "blocks"])
 def backward_kernel(
-    Frames, Flow, Labels, Wanted, Grad, Step, Sums, DFlow, channels, times, height, width, blocks,
+    Frames, Flow, Labels, Wanted, Grad, Step, Sums, DFlow, first_image, channels, times, height, width, blocks,
     frames_clip, frames_channel, frames_time, flow_clip, flow_channel, flow_time, grad_clip, grad_channel, grad_time,
     CLAMP: tl.constexpr, LABELLED: tl.constexpr, TOLERANCE: tl.constexpr, FIXED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Writes DFlow [clips, 2, times, H, W]; adds to Sums int64 [clips, channels, times, H, W], in units of 1 / Step."""
+    """Writes DFlow [clips, 2, times, H, W] of images (a clip's times) from `first_image` on.
+
+    Adds to Sums int64 [images, channels, H, W], in units of 1 / Step.
+    """
     program = tl.program_id(0).to(tl.int64)
-    image = program // blocks
+    image = first_image + program // blocks
     clip, time = image // times, image % times
     pixel = (program % blocks).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)
     (
@@ -155,7 +159,7 @@ def backward_kernel(
         step = tl.load(Step + clip)
     source = Frames + clip * frames_clip + time * frames_time + first
     handed = Grad + clip * grad_clip + time * grad_time + pixel
-    sums = Sums + (clip * channels * times + time) * plane + first
+    sums = Sums + (image - first_image) * channels * plane + first
     d_u, d_v = share * 0, share * 0
     for _ in range(channels):
         grad = tl.load(handed, mask=used, other=0.0) * share
@@ -177,19 +181,23 @@ def backward_kernel(
             _add(sums + below + right, grad * (far_u * far_v), step, s)
         source += frames_channel
         handed += grad_channel
-        sums += times * plane
+        sums += plane
     place = DFlow + (2 * clip * times + time) * plane + pixel
     tl.store(place, tl.where(used & free_u, d_u, 0.0), mask=real)
     tl.store(place + times * plane, tl.where(used & free_v, d_v, 0.0), mask=real)
 
 
-@triton.jit(do_not_specialize=["images", "plane", "blocks"])
-def finish_kernel(Sums, Unit, DFrames, images, plane, blocks, BLOCK: tl.constexpr):
-    """DFrames [clips, images, plane] from Sums in units of Unit [clips]."""
+@triton.jit(do_not_specialize=["first_image", "channels", "times", "plane", "blocks"])
+def finish_kernel(Sums, Unit, DFrames, first_image, channels, times, plane, blocks, BLOCK: tl.constexpr):
+    """DFrames [clips, channels, times, plane] of those images from Sums in units of Unit [clips]; zeroes Sums."""
     program = tl.program_id(0).to(tl.int64)
-    image = program // blocks
+    image = first_image + program // (channels * blocks)
+    clip, time = image // times, image % times
+    channel = program // blocks % channels
     pixel = (program % blocks).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)
     real = pixel < plane
-    place = image * plane + pixel
-    total = tl.load(Sums + place, mask=real, other=0).to(tl.float64) * tl.load(Unit + image // images)
-    tl.store(DFrames + place, total.to(DFrames.dtype.element_ty), mask=real)
+    place = Sums + (program // blocks) * plane + pixel
+    total = tl.load(place, mask=real, other=0).to(tl.float64) * tl.load(Unit + clip)
+    tl.store(place, tl.zeros(pixel.shape, tl.int64), mask=real)
+    DFrames += ((clip * channels + channel) * times + time) * plane
+    tl.store(DFrames + pixel, total.to(DFrames.dtype.element_ty), mask=real)

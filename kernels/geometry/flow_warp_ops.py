@@ -14,7 +14,7 @@ from phys4d.kernels.geometry import flow_warp_kernels
 from phys4d.kernels.geometry.choice import INTERPRETED
 from phys4d.kernels.geometry.flow_warp_reference import flow_warp_reference
 from phys4d.kernels.geometry.planes import with_planes
-from phys4d.kernels.geometry.warp_ops import fixed_point
+from phys4d.kernels.geometry.warp_ops import CACHED, fixed_point
 
 BLOCK = 256
 
@@ -75,7 +75,6 @@ def backward(
     blocks = -(-plane // BLOCK)
     d_flow = flow.new_empty(flow.shape)
     d_frames = frames.new_empty(0 if fixed else frames.shape)
-    sums = frames.new_zeros(d_frames.shape, dtype=torch.int64)
     if not d_flow.numel():
         return d_frames, d_flow
     grad = with_planes(grad)
@@ -89,14 +88,19 @@ def backward(
         step, unit = fixed_point(peak.amax(1), 4 * plane)
     else:
         step = unit = grad.new_empty(0, dtype=torch.float64)
-    flow_warp_kernels.backward_kernel[(clips * times * blocks,)](
-        frames, flow, *marks, grad, step, sums, d_flow, *sizes, *strides, *grad.stride()[:3], **options, FIXED=fixed,
-        num_warps=4,
-    )  # fmt: skip
-    if d_frames.numel():
-        flow_warp_kernels.finish_kernel[(clips * channels * times * blocks,)](
-            sums, unit, d_frames, channels * times, plane, blocks, BLOCK=BLOCK, num_warps=4
-        )
+    images, a_frame = clips * times, channels * plane
+    at_once = images if fixed else max(1, min(images, CACHED // max(8 * a_frame, 1)))
+    sums = frames.new_zeros((0 if fixed else at_once, channels, height, width), dtype=torch.int64)
+    for first in range(0, images, at_once):
+        count = min(at_once, images - first)
+        flow_warp_kernels.backward_kernel[(count * blocks,)](
+            frames, flow, *marks, grad, step, sums, d_flow, first, *sizes, *strides, *grad.stride()[:3], **options,
+            FIXED=fixed, num_warps=4,
+        )  # fmt: skip
+        if d_frames.numel():
+            flow_warp_kernels.finish_kernel[(count * channels * blocks,)](
+                sums, unit, d_frames, first, channels, times, plane, blocks, BLOCK=BLOCK, num_warps=4
+            )
     return d_frames, d_flow
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from phys4d.kernels.geometry import flow_warp_ops
 from phys4d.kernels.geometry.flow_warp import flow_warp
 from phys4d.kernels.geometry.flow_warp_ops import flow_warp_op
 from phys4d.kernels.geometry.flow_warp_reference import flow_warp_reference
@@ -56,6 +57,16 @@ def test_the_kernels_compute_the_definition(dtype, labelled: bool, clamp: bool, 
         assert mine.isfinite().all()
         error, fault = ((t.double() - true).abs().max() for t in (mine, other))
         assert error <= 2 * fault + (1e-6 if dtype == torch.float32 else 1e-11)
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("pictures", [1, 3])
+def test_how_many_frames_are_worked_on_at_a_time_does_not_matter(pictures: int, device, monkeypatch) -> None:
+    frames, flow, *_ = example(torch.float32, device)
+    whole = results(flow_warp_op, frames, flow, None, None, 0.0, False)
+    monkeypatch.setattr(flow_warp_ops, "CACHED", pictures * frames[0, :, 0].numel() * 8)
+    for expected, found in zip(whole, results(flow_warp_op, frames, flow, None, None, 0.0, False), strict=True):
+        assert torch.equal(expected, found)
 
 
 @pytest.mark.interpreted
