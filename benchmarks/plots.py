@@ -32,9 +32,9 @@ def plot(result: dict[str, Any]) -> str:
     told, cpu = result["provenance"], result["device"] == "cpu"
     heading = f"{result['kind']}: forward and backward in {result['dtype']} on {machine(result)}"
     second = f"torch {told['torch']}, triton {told['triton']}, revision {str(told['git_revision'])[:12]}"
-    second += f", {told['date'][:10]}" + (". Small shapes in plain torch, which say nothing of any GPU." if cpu else "")
+    second += f", {told['date'][:10]}" + (". Small shapes, which say nothing of any GPU." if cpu else "")
     parts = [_text(_EDGE, 24, heading, "title"), _text(_EDGE, 42, second, "quiet")]
-    legend, y = _legend(62)
+    legend, y = _legend(62, any(row["backend"] == "auto" for row in result["rows"]))
     parts += legend
     for name in dict.fromkeys(row["case"] for row in result["rows"]):
         drawn, y = _case([row for row in result["rows"] if row["case"] == name], y)
@@ -54,14 +54,16 @@ def machine(result: dict[str, Any]) -> str:
     return told["gpus"][0] if result["device"] == "cuda" else f"{told['cores']} cores of {told['cpu']}"
 
 
-def _legend(y: float) -> tuple[list[str], float]:
-    """What the marks mean, and where the page goes on."""
+def _legend(y: float, auto: bool) -> tuple[list[str], float]:
+    """What the marks mean, that of "auto" where it was measured, and where the page goes on."""
     entries = [
         ("ours", OURS["ours"]), ("auto", OURS["auto"]), ("peer", "peers"), ("same", "two backward runs are bit-equal"),
         ("differs", "they differ"), ("whisker", "20th to 80th percentile"), ("floor", "floor, where it is known"),
     ]  # fmt: skip
     parts, x = [], float(_EDGE)
     for mark, words in entries:
+        if mark == "auto" and not auto:
+            continue
         width = 26 + _LETTER * len(words)
         if x + width > WIDTH - _EDGE:
             x, y = float(_EDGE), y + _LINE
