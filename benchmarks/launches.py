@@ -44,7 +44,7 @@ def norm_rope(case: Any, dtype: torch.dtype) -> None:
 
 def _warp_consistency() -> None:
     """Depth and motion of 49 frames of 480 x 720 pixels with visibility and weights, float32, forward and backward."""
-    from phys4d.kernels.geometry import warp_ops
+    from phys4d.kernels.geometry.losses import warp_ops
 
     depth, motion = torch.empty(1, 49, 480, 720, device="meta"), torch.empty(1, 3, 48, 480, 720, device="meta")
     visible = torch.empty(1, 48, 480, 720, dtype=torch.bool, device="meta")
@@ -55,7 +55,7 @@ def _warp_consistency() -> None:
 
 def _one_pixel() -> None:
     """Two frames of one pixel: Triton hands over a size of 1 as a constant, not as a number of the kernel."""
-    from phys4d.kernels.geometry import scene_flow_ops, warp_ops
+    from phys4d.kernels.geometry.losses import scene_flow_ops, warp_ops
 
     depth, motion = torch.empty(1, 2, 1, 1, device="meta"), torch.empty(1, 3, 1, 1, 1, device="meta")
     warp = (depth, motion, None, None, None, "l1", 0.05, False)
@@ -67,7 +67,7 @@ def _one_pixel() -> None:
 
 def _chamfer() -> None:
     """Two clouds of 100,000 points, float32, all compared with all, and the gradients."""
-    from phys4d.kernels.geometry import chamfer_kernels
+    from phys4d.kernels.geometry.clouds import chamfer_kernels
 
     cloud = torch.empty(1, 100_000, 3, device="meta")
     lengths = torch.empty(1, dtype=torch.int64, device="meta")
@@ -77,7 +77,7 @@ def _chamfer() -> None:
 
 def _flow_warp() -> None:
     """Colours of 49 frames of 480 x 720 pixels, float32, forward and backward, alone and with labels."""
-    from phys4d.kernels.geometry import flow_warp_ops
+    from phys4d.kernels.geometry.warps import flow_warp_ops
 
     frames, flow = torch.empty(1, 3, 49, 480, 720, device="meta"), torch.empty(1, 2, 49, 480, 720, device="meta")
     for labels, wanted in ((None, None), (flow[:, 0], flow[:, 1])):
@@ -87,7 +87,7 @@ def _flow_warp() -> None:
 
 def _splat() -> None:
     """Colours of 49 frames of 480 x 720 pixels, forward and backward, with float32 and with float64 depth."""
-    from phys4d.kernels.geometry import splat_ops
+    from phys4d.kernels.geometry.warps import splat_ops
 
     for dtype in (torch.float32, torch.float64):
         values = torch.empty(1, 3, 49, 480, 720, dtype=dtype, device="meta")
@@ -98,7 +98,7 @@ def _splat() -> None:
 
 def _trees() -> None:
     """All pixels of 480 x 720 frames through trees, and a clip in space-time, float32, one way."""
-    from phys4d.kernels.geometry.neighbours import one_way
+    from phys4d.kernels.geometry.clouds.neighbours import one_way
 
     lengths = torch.empty(1, dtype=torch.int64, device="meta")
     for dimensions in (3, 4):
@@ -111,7 +111,7 @@ def _depth_losses(wanted: int) -> None:
 
     Two scales of differences: each further one compiles to a smaller copy of the second.
     """
-    from phys4d.kernels.geometry import depth_ops
+    from phys4d.kernels.geometry.losses import depth_ops
 
     depth = torch.empty(1, 49, 480, 720, device="meta")
     rest = (depth, depth, depth.bool(), depth, False, 0.85, 2, wanted)
@@ -121,7 +121,7 @@ def _depth_losses(wanted: int) -> None:
 
 def _flow_loss(kind: str) -> None:
     """Flow between 49 frames of 480 x 720 pixels with a mask and weights, float32, forward and backward."""
-    from phys4d.kernels.geometry import flow_ops
+    from phys4d.kernels.geometry.losses import flow_ops
 
     pixels = 48 * 480 * 720
     flow, weight = torch.empty(1, 2, pixels, device="meta"), torch.empty(1, pixels, device="meta")
@@ -131,7 +131,7 @@ def _flow_loss(kind: str) -> None:
 
 def _scene_flow() -> None:
     """Depth and motion of 49 frames of 480 x 720 pixels with a mask and weights, float32, forward and backward."""
-    from phys4d.kernels.geometry import scene_flow_ops
+    from phys4d.kernels.geometry.losses import scene_flow_ops
 
     depth, motion = torch.empty(1, 49, 480, 720, device="meta"), torch.empty(1, 3, 48, 480, 720, device="meta")
     weight, intrinsics = torch.empty(1, 48, 480, 720, device="meta"), torch.empty(1, 49, 3, 3, device="meta")

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from phys4d.benchmarks.chamfer import simulated, uniform
 from phys4d.benchmarks.predictions import GIGAHERTZ, ISSUE_SHARE, SMS
-from phys4d.kernels.geometry.point_tree import CHILDREN, NOBODY, PointTree, first_leaf_of, grow_both
+from phys4d.kernels.geometry.clouds.point_tree import CHILDREN, NOBODY, PointTree, first_leaf_of, grow_both
 
 WARP = 32
 SIZES = (100_000, 345_600)
@@ -54,7 +54,7 @@ def counted(x: Tensor, y: Tensor) -> dict[str, float]:
 
 
 def together(queries: np.ndarray, tree: PointTree) -> tuple[int, int]:
-    """Groups of boxes and leaves that queries [WARP, 3] meet together, as in kernels/geometry/tree_kernels.py."""
+    """Groups of boxes and leaves that queries [WARP, 3] meet together, as in `clouds/tree_kernels.py`."""
     points, order, boxes, first = (part[0].numpy() for part in tree)
     inner = first_leaf_of(len(points))
     axes = queries.T[:, None]

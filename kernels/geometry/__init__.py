@@ -9,6 +9,13 @@ along the optical axis, motion from t to t + 1 as (du px, dv px, dz m), depth 0 
 Depth between pixels is interpolated as inverse depth, which is affine in the image of a plane and hence exact
 there.
 
+    losses/    depth, flow, scene flow, and warp consistency, which ties depth to motion
+    warps/     backward and forward warp, occlusion, trajectories
+    clouds/    nearest neighbours, Chamfer distances in their forms, alignment
+
+Each op has its public function, its definition (_reference), its torch operators (_ops) and its Triton kernels
+(_kernels) beside each other; its C++ is in ../native/src under the same name.
+
 What bites:
 - A landing point counts as inside only where all four neighbouring pixel centres exist and carry a surface;
   the half-pixel rim of the image is outside.
@@ -22,16 +29,16 @@ What bites:
 - No Chamfer distance aligns; `umeyama` does, by pixels that correspond.
 """
 
-from phys4d.kernels.geometry.alignment import Alignment, umeyama
-from phys4d.kernels.geometry.chamfer import chamfer, nearest, pack
-from phys4d.kernels.geometry.chamfer_4d import chamfer_4d, chamfer_motion, chamfer_objects, chamfer_spacetime
-from phys4d.kernels.geometry.flow_warp import flow_warp
-from phys4d.kernels.geometry.losses import depth_loss, depth_losses, flow_loss, scene_flow_loss
-from phys4d.kernels.geometry.occlusion import Occlusion, forward_backward_mask, occlusion_mask
-from phys4d.kernels.geometry.splat import Splat, splat
-from phys4d.kernels.geometry.trajectories import Trajectories, lift_4d
+from phys4d.kernels.geometry.clouds.alignment import Alignment, umeyama
+from phys4d.kernels.geometry.clouds.chamfer import chamfer, nearest, pack
+from phys4d.kernels.geometry.clouds.chamfer_4d import chamfer_4d, chamfer_motion, chamfer_objects, chamfer_spacetime
+from phys4d.kernels.geometry.losses.supervised import depth_loss, depth_losses, flow_loss, scene_flow_loss
+from phys4d.kernels.geometry.losses.warp_consistency import sample_depth, warp_consistency, warp_residual
 from phys4d.kernels.geometry.unproject import advect, unproject
-from phys4d.kernels.geometry.warp_consistency import sample_depth, warp_consistency, warp_residual
+from phys4d.kernels.geometry.warps.flow_warp import flow_warp
+from phys4d.kernels.geometry.warps.occlusion import Occlusion, forward_backward_mask, occlusion_mask
+from phys4d.kernels.geometry.warps.splat import Splat, splat
+from phys4d.kernels.geometry.warps.trajectories import Trajectories, lift_4d
 
 __all__ = [
     "Alignment",

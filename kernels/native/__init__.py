@@ -97,7 +97,7 @@ def _fake_tree_search(x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
 
 def _nearest_through_trees(x: Tensor, y: Tensor, way: int = 0) -> tuple[Tensor, Tensor]:
     """`phys4d::nearest` on CUDA: torch makes the trees there, `phys4d::tree_search` walks them."""
-    from phys4d.kernels.geometry.neighbours import one_way  # which imports this package
+    from phys4d.kernels.geometry.clouds.neighbours import one_way  # which imports this package
 
     if way == _WAYS.index("exhaustive"):
         raise RuntimeError("nearest: on CUDA native code searches trees alone")

@@ -7,7 +7,7 @@ import torch
 
 from phys4d.benchmarks import tree_visits
 from phys4d.kernels import native
-from phys4d.kernels.geometry.point_tree import grow_both
+from phys4d.kernels.geometry.clouds.point_tree import grow_both
 
 pytestmark = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
 RESULT = tree_visits.Path(tree_visits.__file__).resolve().parent / "results" / "tree-visits.json"

@@ -1,5 +1,5 @@
 // Registers the native parts of Chamfer through the torch stable ABI. The op that users see, phys4d::chamfer, is made
-// in ../../geometry/chamfer_ops.py from these.
+// in ../../geometry/clouds/chamfer_ops.py from these.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

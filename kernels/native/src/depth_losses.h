@@ -1,7 +1,7 @@
 #pragma once
 #include <cstdint>
 
-// Losses of a depth map against another, from one pass over both. The definition is ../../geometry/depth_reference.py.
+// Losses of a depth map against another, from one pass over both. The definition is ../../geometry/losses/depth_reference.py.
 namespace phys4d {
 
 constexpr int kMostScales = 8;

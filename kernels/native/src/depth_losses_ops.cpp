@@ -1,5 +1,5 @@
 // Registers the CPU kernels of the depth losses, which give sums per frame and take slopes per frame; what the losses
-// make of them is in ../../geometry/depth_ops.py.
+// make of them is in ../../geometry/losses/depth_ops.py.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

@@ -1,7 +1,7 @@
 #pragma once
 #include <cstdint>
 
-// Distances of two fields of C channels per pixel. The definition is ../../geometry/flow_reference.py.
+// Distances of two fields of C channels per pixel. The definition is ../../geometry/losses/flow_reference.py.
 namespace phys4d {
 
 enum class FlowLoss { kL1, kCharbonnier, kEndPoint, kLaplace };

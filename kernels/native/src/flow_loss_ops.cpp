@@ -1,4 +1,4 @@
-// Registers the CPU kernels of the flow loss; the op that people call is in ../../geometry/flow_ops.py.
+// Registers the CPU kernels of the flow loss; the op that people call is in ../../geometry/losses/flow_ops.py.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

@@ -1,7 +1,7 @@
 #pragma once
 #include <cstdint>
 
-// Backward warp: warped(x) = frames(x + flow(x)), bilinear. The definition is ../../geometry/flow_warp_reference.py.
+// Backward warp: warped(x) = frames(x + flow(x)), bilinear. The definition is ../../geometry/warps/flow_warp_reference.py.
 namespace phys4d {
 
 // Images [clips, channels, times, height, width] with contiguous planes; strides in elements.

@@ -4,7 +4,7 @@
 #include "planes.h"
 
 // Distances of two scene flows, given by depth, motion and intrinsics. The definition is
-// ../../geometry/scene_flow_reference.py.
+// ../../geometry/losses/scene_flow_reference.py.
 namespace phys4d {
 
 // What depth and motion say: depth [clips, frames, H, W], du, dv (pixels) and dz [clips, frames - 1, H, W].

@@ -1,7 +1,7 @@
 #pragma once
 #include <cstdint>
 
-// Forward warp with a depth buffer. The definition is ../../geometry/splat_reference.py.
+// Forward warp with a depth buffer. The definition is ../../geometry/warps/splat_reference.py.
 namespace phys4d {
 
 // Images [clips, channels, times, height, width] with contiguous planes; strides in elements.

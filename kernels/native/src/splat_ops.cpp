@@ -1,4 +1,4 @@
-// Registers the CPU kernels of the forward warp; the op that people call is in ../../geometry/splat_ops.py.
+// Registers the CPU kernels of the forward warp; the op that people call is in ../../geometry/warps/splat_ops.py.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

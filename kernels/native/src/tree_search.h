@@ -1,5 +1,5 @@
 // The nearest point of a tree to one query, the same code on a CPU and on a GPU. The arrays are those that
-// ../../geometry/point_tree.py makes.
+// ../../geometry/clouds/point_tree.py makes.
 //
 // A walk without a stack: the tree is implicit, so that a node's number tells its children and its ancestors, and four
 // bits a level, in one word, remember which children are still to be looked at. Of them the nearest is always next. A

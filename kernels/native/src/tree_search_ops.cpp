@@ -1,4 +1,4 @@
-// Registers the search in trees that ../../geometry/point_tree.py makes, through the torch stable ABI. Fake rules are in
+// Registers the search in trees that ../../geometry/clouds/point_tree.py makes, through the torch stable ABI. Fake rules are in
 // ../__init__.py.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>

@@ -5,7 +5,7 @@
 
 // Warp consistency: residual = sampled(x + sign * flow) - (base + sign * dz), sampled bilinearly in inverse depth.
 // Forward form (sign 1): samples frame t + 1, base is frame t, both of depth. Backward form (sign -1): samples
-// frame t of depth, base is frame t + 1 of truth. The definition is ../../geometry/warp_reference.py.
+// frame t of depth, base is frame t + 1 of truth. The definition is ../../geometry/losses/warp_reference.py.
 namespace phys4d {
 
 enum class WarpLoss { kL1, kCharbonnier, kRelative, kSquared };

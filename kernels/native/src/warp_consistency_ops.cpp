@@ -1,4 +1,4 @@
-// Registers the CPU kernels of warp consistency; the op that people call is in ../../geometry/warp_ops.py.
+// Registers the CPU kernels of warp consistency; the op that people call is in ../../geometry/losses/warp_ops.py.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

@@ -105,7 +105,7 @@ def test_motion_sees_what_frames_alone_do_not() -> None:
 
 
 def test_held_partners_are_a_well_formed_op() -> None:
-    from phys4d.kernels.geometry.chamfer_ops import chamfer_op, held_op
+    from phys4d.kernels.geometry.clouds.chamfer_ops import chamfer_op, held_op
 
     x, y = (clip(seed, 1, size)[:, 0].requires_grad_() for seed, size in ((0, 6), (1, 5)))
     n, m = torch.tensor([6, 2]), torch.tensor([5, 3])

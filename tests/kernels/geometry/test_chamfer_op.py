@@ -8,7 +8,7 @@ from torch import Tensor
 
 from phys4d.kernels import native
 from phys4d.kernels.geometry import chamfer
-from phys4d.kernels.geometry.chamfer_ops import chamfer_backward_op, chamfer_op
+from phys4d.kernels.geometry.clouds.chamfer_ops import chamfer_backward_op, chamfer_op
 
 BACKENDS = ["reference"] + (["native"] if native.status()[0] else [])
 every_backend = pytest.mark.parametrize("backend", BACKENDS)

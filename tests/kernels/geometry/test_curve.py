@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from phys4d.kernels.geometry import curve
+from phys4d.kernels.geometry.clouds import curve
 
 
 @pytest.mark.parametrize("dimensions", [3, 4])

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from phys4d.kernels import native
 from phys4d.kernels.geometry import depth_loss, depth_losses
-from phys4d.kernels.geometry.depth_ops import depth_losses_op
-from phys4d.kernels.geometry.depth_reference import KINDS
+from phys4d.kernels.geometry.losses.depth_ops import depth_losses_op
+from phys4d.kernels.geometry.losses.depth_reference import KINDS
 
 BACKENDS = ["reference"] + (["native"] if native.status()[0] else [])
 built = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phys4d.kernels import native
 from phys4d.kernels.geometry import flow_loss
-from phys4d.kernels.geometry.flow_ops import flow_loss_op
+from phys4d.kernels.geometry.losses.flow_ops import flow_loss_op
 
 BACKENDS = ["reference"] + (["native"] if native.status()[0] else [])
 built = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])

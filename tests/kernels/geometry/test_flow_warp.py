@@ -9,8 +9,8 @@ from torch import Tensor
 
 from phys4d.kernels import native
 from phys4d.kernels.geometry import flow_warp
-from phys4d.kernels.geometry.flow_warp_ops import flow_warp_op
-from phys4d.kernels.geometry.flow_warp_reference import flow_warp_reference
+from phys4d.kernels.geometry.warps.flow_warp_ops import flow_warp_op
+from phys4d.kernels.geometry.warps.flow_warp_reference import flow_warp_reference
 
 BACKENDS = ["reference"] + (["native"] if native.status()[0] else [])
 BORDERS = {"zero": "zeros", "clamp": "border"}

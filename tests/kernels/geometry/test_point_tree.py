@@ -14,10 +14,10 @@ from torch._subclasses import FakeTensorMode
 
 from phys4d.kernels import native
 from phys4d.kernels.geometry import chamfer, choice, nearest
-from phys4d.kernels.geometry.chamfer_ops import chamfer_op
-from phys4d.kernels.geometry.chamfer_reference import search_reference
-from phys4d.kernels.geometry.neighbours import both_ways, one_way, plan, worth_trees
-from phys4d.kernels.geometry.point_tree import CHILDREN, LEAF, NOBODY, first_leaf_of, grow, grow_both
+from phys4d.kernels.geometry.clouds.chamfer_ops import chamfer_op
+from phys4d.kernels.geometry.clouds.chamfer_reference import search_reference
+from phys4d.kernels.geometry.clouds.neighbours import both_ways, one_way, plan, worth_trees
+from phys4d.kernels.geometry.clouds.point_tree import CHILDREN, LEAF, NOBODY, first_leaf_of, grow, grow_both
 
 built = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
 SOURCES = Path(native.__file__).parent / "src"

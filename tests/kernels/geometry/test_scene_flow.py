@@ -8,7 +8,7 @@ from torch import Tensor
 
 from phys4d.kernels import native
 from phys4d.kernels.geometry import advect, scene_flow_loss, unproject
-from phys4d.kernels.geometry.scene_flow_ops import scene_flow_op
+from phys4d.kernels.geometry.losses.scene_flow_ops import scene_flow_op
 
 BACKENDS = ["reference"] + (["native"] if native.status()[0] else [])
 built = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phys4d.kernels import native
 from phys4d.kernels.geometry import splat
-from phys4d.kernels.geometry.splat_ops import splat_op
+from phys4d.kernels.geometry.warps.splat_ops import splat_op
 
 BACKENDS = ["reference"] + (["native"] if native.status()[0] else [])
 built = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from phys4d.kernels.geometry import chamfer
-from phys4d.kernels.geometry.chamfer_ops import chamfer_backward_op, chamfer_op
+from phys4d.kernels.geometry.clouds.chamfer_ops import chamfer_backward_op, chamfer_op
 
 pytestmark = pytest.mark.interpreted
 

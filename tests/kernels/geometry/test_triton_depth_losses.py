@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels.geometry import depth_loss, depth_losses
-from phys4d.kernels.geometry.depth_ops import ROW, TILE, depth_losses_op
-from phys4d.kernels.geometry.depth_reference import KINDS
+from phys4d.kernels.geometry.losses.depth_ops import ROW, TILE, depth_losses_op
+from phys4d.kernels.geometry.losses.depth_reference import KINDS
 
 ODD = (1, 2, TILE[0] + 3, TILE[1] + 5)
 

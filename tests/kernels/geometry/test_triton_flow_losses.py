@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels.geometry import flow_loss
-from phys4d.kernels.geometry.flow_ops import BLOCK, flow_loss_op
-from phys4d.kernels.geometry.flow_reference import KINDS
+from phys4d.kernels.geometry.losses.flow_ops import BLOCK, flow_loss_op
+from phys4d.kernels.geometry.losses.flow_reference import KINDS
 
 SIZES = [(2, 2, 2, 9, 31), (1, 1, 1, 1, 1), (1, 3, 1, 1, BLOCK + 1)]
 

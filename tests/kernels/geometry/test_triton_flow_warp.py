@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from phys4d.kernels.geometry import flow_warp_ops
-from phys4d.kernels.geometry.flow_warp import flow_warp
-from phys4d.kernels.geometry.flow_warp_ops import flow_warp_op
-from phys4d.kernels.geometry.flow_warp_reference import flow_warp_reference
+from phys4d.kernels.geometry.warps import flow_warp_ops
+from phys4d.kernels.geometry.warps.flow_warp import flow_warp
+from phys4d.kernels.geometry.warps.flow_warp_ops import flow_warp_op
+from phys4d.kernels.geometry.warps.flow_warp_reference import flow_warp_reference
 
 CASES = list(itertools.product((torch.float32, torch.float64), (False, True), (False, True)))
 

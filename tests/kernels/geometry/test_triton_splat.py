@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels.geometry import occlusion_mask, splat
-from phys4d.kernels.geometry.splat_ops import splat_op
+from phys4d.kernels.geometry.warps.splat_ops import splat_op
 
 
 def example(dtype: torch.dtype, device: torch.device, *, sizes: tuple[int, ...] = (2, 3, 2, 27, 41)) -> list[Tensor]:

@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from phys4d.kernels.geometry import chamfer, curve, nearest
-from phys4d.kernels.geometry.chamfer_ops import chamfer_op
-from phys4d.kernels.geometry.chamfer_reference import nearest_reference
-from phys4d.kernels.geometry.neighbours import one_way, plan
+from phys4d.kernels.geometry import chamfer, nearest
+from phys4d.kernels.geometry.clouds import curve
+from phys4d.kernels.geometry.clouds.chamfer_ops import chamfer_op
+from phys4d.kernels.geometry.clouds.chamfer_reference import nearest_reference
+from phys4d.kernels.geometry.clouds.neighbours import one_way, plan
 
 pytestmark = pytest.mark.interpreted
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from phys4d.kernels import native
 from phys4d.kernels.geometry import warp_consistency
 from phys4d.kernels.geometry.choice import chosen
-from phys4d.kernels.geometry.warp_ops import warp_op
-from phys4d.kernels.geometry.warp_reference import LOSSES, warp_reference
+from phys4d.kernels.geometry.losses.warp_ops import warp_op
+from phys4d.kernels.geometry.losses.warp_reference import LOSSES, warp_reference
 
 BACKENDS = ["reference"] + (["native"] if native.status()[0] else [])
 built = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from phys4d.kernels.geometry import warp_consistency, warp_ops
-from phys4d.kernels.geometry.warp_ops import fixed_point, warp_op
-from phys4d.kernels.geometry.warp_reference import LOSSES
+from phys4d.kernels.geometry import warp_consistency
+from phys4d.kernels.geometry.fixed_point import fixed_point
+from phys4d.kernels.geometry.losses import warp_ops
+from phys4d.kernels.geometry.losses.warp_ops import warp_op
+from phys4d.kernels.geometry.losses.warp_reference import LOSSES
 
 # What is not used is computed anyhow, and numpy, in which the interpreter computes, would have it known.
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero) encountered:RuntimeWarning")

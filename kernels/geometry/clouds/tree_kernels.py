@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from phys4d.kernels.geometry.clouds.point_tree import CHILDREN, NOBODY, first_leaf_of
 from phys4d.kernels.geometry.launching import launch
-from phys4d.kernels.geometry.point_tree import CHILDREN, NOBODY, first_leaf_of
 
 QUERIES = 32  # of a program, which is one warp
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry import scene_flow_kernels
 from phys4d.kernels.geometry.choice import INTERPRETED
+from phys4d.kernels.geometry.losses import scene_flow_kernels
+from phys4d.kernels.geometry.losses.scene_flow_reference import scene_flow_reference
 from phys4d.kernels.geometry.planes import with_planes
-from phys4d.kernels.geometry.scene_flow_reference import scene_flow_reference
 
 ROWS, COLUMNS = 4, 128  # of a tile
 

@@ -5,9 +5,9 @@ from typing import Literal, overload
 from torch import Tensor
 
 from phys4d.kernels.geometry.choice import Backend, chosen
+from phys4d.kernels.geometry.losses.warp_ops import warp_op
+from phys4d.kernels.geometry.losses.warp_reference import LOSSES, sample_depth, warp_reference, warp_residual
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
-from phys4d.kernels.geometry.warp_ops import warp_op
-from phys4d.kernels.geometry.warp_reference import LOSSES, sample_depth, warp_reference, warp_residual
 
 __all__ = ["sample_depth", "warp_consistency", "warp_residual"]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from phys4d.kernels.geometry.choice import Backend
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
-from phys4d.kernels.geometry.splat import splat
+from phys4d.kernels.geometry.warps.splat import splat
 
 
 def forward_backward_mask(

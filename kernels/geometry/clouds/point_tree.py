@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phys4d.kernels.geometry import curve
+from phys4d.kernels.geometry.clouds import curve
 
 CHILDREN = 4
 LEAF = 8  # points; what the native search is compiled for

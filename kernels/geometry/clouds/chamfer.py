@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry.chamfer_ops import chamfer_op
-from phys4d.kernels.geometry.chamfer_reference import nearest_reference
 from phys4d.kernels.geometry.choice import Backend
-from phys4d.kernels.geometry.neighbours import Search, one_way, plan
+from phys4d.kernels.geometry.clouds.chamfer_ops import chamfer_op
+from phys4d.kernels.geometry.clouds.chamfer_reference import nearest_reference
+from phys4d.kernels.geometry.clouds.neighbours import Search, one_way, plan
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
 
 

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from phys4d.kernels.geometry.choice import Backend, chosen
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
-from phys4d.kernels.geometry.splat_ops import splat_op
-from phys4d.kernels.geometry.splat_reference import splat_reference
+from phys4d.kernels.geometry.warps.splat_ops import splat_op
+from phys4d.kernels.geometry.warps.splat_reference import splat_reference
 
 
 class Splat(NamedTuple):

@@ -5,9 +5,9 @@ from typing import Literal
 from torch import Tensor
 
 from phys4d.kernels.geometry.choice import Backend, chosen
-from phys4d.kernels.geometry.flow_warp_ops import flow_warp_op
-from phys4d.kernels.geometry.flow_warp_reference import flow_warp_reference
 from phys4d.kernels.geometry.shapes import expect_floating, expect_shape
+from phys4d.kernels.geometry.warps.flow_warp_ops import flow_warp_op
+from phys4d.kernels.geometry.warps.flow_warp_reference import flow_warp_reference
 
 
 def flow_warp(

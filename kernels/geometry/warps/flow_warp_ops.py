@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry import flow_warp_kernels
 from phys4d.kernels.geometry.choice import INTERPRETED
-from phys4d.kernels.geometry.flow_warp_reference import flow_warp_reference
+from phys4d.kernels.geometry.fixed_point import CACHED, fixed_point
 from phys4d.kernels.geometry.planes import with_planes
-from phys4d.kernels.geometry.warp_ops import CACHED, fixed_point
+from phys4d.kernels.geometry.warps import flow_warp_kernels
+from phys4d.kernels.geometry.warps.flow_warp_reference import flow_warp_reference
 
 BLOCK = 256
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from phys4d.kernels.geometry.flow_reference import flow_reference
+from phys4d.kernels.geometry.losses.flow_reference import flow_reference
 from phys4d.kernels.geometry.unproject import advect, unproject
 
 

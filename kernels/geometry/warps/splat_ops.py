@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry import splat_kernels
 from phys4d.kernels.geometry.choice import INTERPRETED
 from phys4d.kernels.geometry.planes import with_planes
-from phys4d.kernels.geometry.splat_reference import splat_reference
+from phys4d.kernels.geometry.warps import splat_kernels
+from phys4d.kernels.geometry.warps.splat_reference import splat_reference
 
 BLOCK = 512
 _EMPTY = torch.iinfo(torch.int64).max

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry import depth_kernels
 from phys4d.kernels.geometry.choice import INTERPRETED
-from phys4d.kernels.geometry.depth_kernels import MOST_SCALES as SCALES
-from phys4d.kernels.geometry.depth_kernels import SLOPES, SUMS
-from phys4d.kernels.geometry.depth_reference import FLAT, KINDS, depth_reference
+from phys4d.kernels.geometry.losses import depth_kernels
+from phys4d.kernels.geometry.losses.depth_kernels import MOST_SCALES as SCALES
+from phys4d.kernels.geometry.losses.depth_kernels import SLOPES, SUMS
+from phys4d.kernels.geometry.losses.depth_reference import FLAT, KINDS, depth_reference
 from phys4d.kernels.geometry.planes import with_planes
 
 TILE, ROW = (8, 128), (1, 2048)  # rows and columns of a program's pixels: with differences of neighbours, and without

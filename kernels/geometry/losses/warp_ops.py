@@ -4,23 +4,21 @@ On a CPU native code serves where it is built, else the definition; on CUDA Trit
 brings to the CPU. Backward computes everything again from the inputs: nothing of the size of an image is kept.
 """
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry import warp_kernels
 from phys4d.kernels.geometry.choice import INTERPRETED
+from phys4d.kernels.geometry.fixed_point import CACHED, fixed_point
+from phys4d.kernels.geometry.losses import warp_kernels
+from phys4d.kernels.geometry.losses.warp_reference import LOSSES, warp_reference
 from phys4d.kernels.geometry.planes import with_planes
-from phys4d.kernels.geometry.warp_reference import LOSSES, warp_reference
 
 # Pixels of a program of four warps. With eight a lane, the registers of backward would leave an SM two programs.
 FORWARD, BACKWARD, FINISH = 1024, 512, 1024
-CACHED = 32 << 20  # bytes of integers that backward works on at a time, of 40 to 126 MB of cache; not yet tuned
 _AXIS = 65_535  # programs along an axis of a grid but the first
-_BITS = 62  # of an int64 sum; one is left for rounding
 
 
 def forward(
@@ -118,18 +116,6 @@ def backward(
     else:
         torch.add(d_motion[:, 2, 0], spoilt, out=d_depth[:, 0])
     return d_depth, d_motion
-
-
-def fixed_point(peak: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Powers of two by which `count` numbers of size at most `peak` are multiplied so that their int64 sum fits.
-
-    peak: float64 [B]. Returns step and 1 / step, float64 [B], the second NaN where peak is not finite. One unit is at
-    most peak * count / 2^61: 2^-40 of the peak for the 1.4 million contributions of a 480 x 720 frame.
-    """
-    finite = peak.isfinite()
-    exponent = torch.frexp(torch.where(finite, peak, 0)).exponent
-    power = (_BITS - math.ceil(math.log2(max(count, 1))) - exponent).clamp(-1000, 1000).to(torch.float64)
-    return torch.exp2(power), torch.where(finite, torch.exp2(-power), math.nan)
 
 
 warp_backward_op = torch.library.custom_op("phys4d::warp_consistency_backward", backward, mutates_args=())

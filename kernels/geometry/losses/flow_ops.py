@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry import flow_kernels
 from phys4d.kernels.geometry.choice import INTERPRETED
-from phys4d.kernels.geometry.flow_reference import KINDS, flow_reference
+from phys4d.kernels.geometry.losses import flow_kernels
+from phys4d.kernels.geometry.losses.flow_reference import KINDS, flow_reference
 from phys4d.kernels.geometry.planes import with_rows
 
 BLOCK = 512  # four numbers, or 16 bytes, per thread

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry import chamfer_kernels
-from phys4d.kernels.geometry.chamfer_reference import gradients_reference, mean_of, search_reference, value_of
 from phys4d.kernels.geometry.choice import chosen
-from phys4d.kernels.geometry.neighbours import both_ways, plan
+from phys4d.kernels.geometry.clouds import chamfer_kernels
+from phys4d.kernels.geometry.clouds.chamfer_reference import gradients_reference, mean_of, search_reference, value_of
+from phys4d.kernels.geometry.clouds.neighbours import both_ways, plan
 
 
 def forward(

@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from phys4d.kernels.geometry import chamfer_kernels, tree_kernels
 from phys4d.kernels.geometry.choice import INTERPRETED, chosen
-from phys4d.kernels.geometry.point_tree import PointTree, grow_both
+from phys4d.kernels.geometry.clouds import chamfer_kernels, tree_kernels
+from phys4d.kernels.geometry.clouds.point_tree import PointTree, grow_both
 
 Search = Literal["auto", "exhaustive", "tree"]
 SEARCHES = ("auto", "exhaustive", "tree")

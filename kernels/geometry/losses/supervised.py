@@ -9,13 +9,13 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from phys4d.kernels.geometry.choice import Backend, chosen
-from phys4d.kernels.geometry.depth_ops import SCALES, depth_losses_op
-from phys4d.kernels.geometry.depth_reference import KINDS, depth_reference, trimmed
-from phys4d.kernels.geometry.flow_ops import flow_loss_op
-from phys4d.kernels.geometry.flow_reference import KINDS as FLOW_KINDS
-from phys4d.kernels.geometry.flow_reference import flow_reference
-from phys4d.kernels.geometry.scene_flow_ops import scene_flow_op
-from phys4d.kernels.geometry.scene_flow_reference import scene_flow_reference
+from phys4d.kernels.geometry.losses.depth_ops import SCALES, depth_losses_op
+from phys4d.kernels.geometry.losses.depth_reference import KINDS, depth_reference, trimmed
+from phys4d.kernels.geometry.losses.flow_ops import flow_loss_op
+from phys4d.kernels.geometry.losses.flow_reference import KINDS as FLOW_KINDS
+from phys4d.kernels.geometry.losses.flow_reference import flow_reference
+from phys4d.kernels.geometry.losses.scene_flow_ops import scene_flow_op
+from phys4d.kernels.geometry.losses.scene_flow_reference import scene_flow_reference
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
 
 DepthKind = Literal["log_l1", "silog", "scale_shift", "gradient"]

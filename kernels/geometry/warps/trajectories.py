@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels.geometry.choice import Backend, chosen
-from phys4d.kernels.geometry.flow_warp_ops import flow_warp_op
-from phys4d.kernels.geometry.flow_warp_reference import flow_warp_reference
-from phys4d.kernels.geometry.occlusion import occlusion_mask
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
 from phys4d.kernels.geometry.unproject import into_world, lift
+from phys4d.kernels.geometry.warps.flow_warp_ops import flow_warp_op
+from phys4d.kernels.geometry.warps.flow_warp_reference import flow_warp_reference
+from phys4d.kernels.geometry.warps.occlusion import occlusion_mask
 
 
 class Trajectories(NamedTuple):

@@ -1,0 +1,1 @@
+"""Moving what pixels show: backward and forward warp, who is hidden, points followed through time."""
