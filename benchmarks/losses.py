@@ -8,22 +8,17 @@ and ours, and page by page as touched. The load of the machine before and after 
 process makes all rivals slower, not alike.
 """
 
-import argparse
-import json
 import os
-import resource
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from phys4d.benchmarks import cpu_suite
+from phys4d.benchmarks.cpu_suite import growth
 from phys4d.benchmarks.timing import interleaved
-from phys4d.engine.telemetry import provenance
 from phys4d.kernels.geometry import depth_loss, depth_losses, flow_loss, scene_flow_loss, warp_consistency
 from phys4d.kernels.geometry.shapes import masked_mean
 
@@ -153,34 +148,14 @@ def grown(case: str, rival: str, shape: Sequence[int]) -> float:
     tiny = rivals(case, inputs((1, 3, 16, 16)))
     both_ways(tiny[0][rival], tiny[1])()
     losses, leaves = rivals(case, inputs(shape))
-    # What was there and went again while torch was loaded would hide growth below the peak of that time.
-    ballast = torch.ones(max(0, _peak_kib() - _resident_kib()) * 256)
-    before = _peak_kib()
-    both_ways(losses[rival], leaves)()
-    assert ballast[0] == 1
-    return (_peak_kib() - before) / 1024
-
-
-def _peak_kib() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _resident_kib() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() // 1024
-
-
-def _memory(case: str, rival: str, shape: Sequence[int]) -> float:
-    command = [sys.executable, "-m", "phys4d.benchmarks.losses", "--memory", case, rival, "--shape", *map(str, shape)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout)
+    return growth(both_ways(losses[rival], leaves))
 
 
 def measure(case: str, shape: Sequence[int], *, rounds: int, threads: Sequence[int]) -> list[dict[str, Any]]:
     """One row per rival and number of threads: milliseconds forward and both ways, MiB, and the error of the value."""
     losses, leaves = rivals(case, inputs(shape))
     values = {name: float(loss().detach()) for name, loss in losses.items()}
-    memory = {name: _memory(case, name, shape) for name in losses}
+    memory = {name: cpu_suite.memory("losses", case, name, shape) for name in losses}
     before, rows = torch.get_num_threads(), []
     try:
         for number in threads:
@@ -224,34 +199,5 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measures every case, prints the table, and with --out writes losses.json and losses.md there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a small shape and few rounds: whether it runs")
-    parser.add_argument("--case", nargs="+", choices=CASES, default=CASES)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--memory", nargs=2, metavar=("CASE", "RIVAL"), help=argparse.SUPPRESS)
-    parser.add_argument("--shape", nargs=4, type=int, default=SHAPE, help="clips, frames, height, width")
-    asked = parser.parse_args()
-    shape = (1, 3, 32, 32) if asked.quick else tuple(asked.shape)
-    if asked.memory:
-        torch.set_num_threads(1)
-        case, rival = asked.memory
-        print(grown(case, rival, shape))
-        return
-    load, rows = os.getloadavg(), []
-    for case in asked.case:
-        rows += measure(case, shape, rounds=3 if asked.quick else 15, threads=(1, 2))
-    print(table(rows))
-    if asked.out is not None:
-        asked.out.mkdir(parents=True, exist_ok=True)
-        result = {
-            "kind": "losses", "device": "cpu", "dtype": "float32", "rows": rows, "provenance": provenance(),
-            "load": {"before": load, "after": os.getloadavg()},
-        }  # fmt: skip
-        (asked.out / "losses.json").write_text(json.dumps(result, indent=1) + "\n")
-        (asked.out / "losses.md").write_text(table(rows) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    cpu_suite.run("losses", globals())

@@ -8,22 +8,18 @@ Memory is what a fresh process's peak resident set grows by during one forward a
 losses. `cv2.remap` has no backward; it takes fixed-point coordinates (5 bits) where it is fast.
 """
 
-import argparse
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phys4d.benchmarks.losses import _peak_kib, _resident_kib, both_ways
+from phys4d.benchmarks import cpu_suite
+from phys4d.benchmarks.cpu_suite import growth
+from phys4d.benchmarks.losses import both_ways
 from phys4d.benchmarks.timing import interleaved
-from phys4d.engine.telemetry import provenance
 from phys4d.kernels.geometry import Splat, flow_warp, lift_4d, occlusion_mask, splat
 
 SHAPE = (1, 13, 256, 256)
@@ -134,20 +130,8 @@ def grown(case: str, rival: str, shape: Sequence[int]) -> float:
     for sizes in ((1, 3, 16, 16), shape):
         warps, leaves = rivals(case, inputs(sizes))
         work = both_ways(summed(warps[rival]), leaves) if leaves and rival not in NO_BACKWARD else warps[rival]
-        # What was there and went again while torch was loaded would hide growth below the peak of that time.
-        ballast = torch.ones(max(0, _peak_kib() - _resident_kib()) * 256)
-        before = _peak_kib()
-        work()
-        growth = (_peak_kib() - before) / 1024
-        assert len(ballast) == 0 or ballast[0] == 1
-        del ballast
-    return growth
-
-
-def _memory(case: str, rival: str, shape: Sequence[int]) -> float:
-    command = [sys.executable, "-m", "phys4d.benchmarks.warping", "--memory", case, rival, "--shape", *map(str, shape)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout)
+        found = growth(work)
+    return found
 
 
 def measure(case: str, shape: Sequence[int], *, rounds: int, threads: Sequence[int]) -> list[dict[str, Any]]:
@@ -156,7 +140,7 @@ def measure(case: str, shape: Sequence[int], *, rounds: int, threads: Sequence[i
     exact = rivals(case, inputs(shape, torch.float64))[0]
     true = exact["eager" if "eager" in exact else "scatter_reduce"]().detach().double()
     error = {name: float((warp().detach().double() - true).abs().mean()) for name, warp in warps.items()}
-    memory = {name: _memory(case, name, shape) for name in warps}
+    memory = {name: cpu_suite.memory("warping", case, name, shape) for name in warps}
     before, rows, device = torch.get_num_threads(), [], torch.device("cpu")
     try:
         for number in threads:
@@ -201,34 +185,5 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measures every case, prints the table, and with --out writes warping.json and warping.md there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a small shape and few rounds: whether it runs")
-    parser.add_argument("--case", nargs="+", choices=CASES, default=CASES)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--memory", nargs=2, metavar=("CASE", "RIVAL"), help=argparse.SUPPRESS)
-    parser.add_argument("--shape", nargs=4, type=int, default=SHAPE, help="clips, frames, height, width")
-    asked = parser.parse_args()
-    shape = (1, 3, 32, 32) if asked.quick else tuple(asked.shape)
-    if asked.memory:
-        torch.set_num_threads(1)
-        case, rival = asked.memory
-        print(grown(case, rival, shape))
-        return
-    load, rows = os.getloadavg(), []
-    for case in asked.case:
-        rows += measure(case, shape, rounds=3 if asked.quick else 15, threads=(1, 2))
-    print(table(rows))
-    if asked.out is not None:
-        asked.out.mkdir(parents=True, exist_ok=True)
-        result = {
-            "kind": "warping", "device": "cpu", "dtype": "float32", "rows": rows, "provenance": provenance(),
-            "load": {"before": load, "after": os.getloadavg()},
-        }  # fmt: skip
-        (asked.out / "warping.json").write_text(json.dumps(result, indent=1) + "\n")
-        (asked.out / "warping.md").write_text(table(rows) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    cpu_suite.run("warping", globals())

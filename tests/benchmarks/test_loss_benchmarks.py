@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from phys4d.benchmarks import losses
+from phys4d.benchmarks import cpu_suite
 from phys4d.benchmarks.losses import CASES, inputs, measure, rivals, table
 
 SMALL = (1, 4, 24, 20)
@@ -37,7 +37,7 @@ def test_memory_is_what_a_fresh_process_needs_more() -> None:
 
 
 def test_rows_and_table_name_every_rival_and_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "_memory", lambda case, rival, shape: {"ours": 10.0}.get(rival, 45.0))
+    monkeypatch.setattr(cpu_suite, "memory", lambda kind, case, rival, shape: {"ours": 10.0}.get(rival, 45.0))
     rows = measure("warp", SMALL, rounds=3, threads=(1, 2))
     assert [(row["backend"], row["threads"]) for row in rows] == [
         (name, threads) for threads in (1, 2) for name in ("ours", "eager", "grid_sample", "bare grid_sample")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from phys4d.benchmarks import warping
+from phys4d.benchmarks import cpu_suite
 from phys4d.benchmarks.warping import CASES, NO_BACKWARD, inputs, measure, rivals, table
 
 SMALL = (1, 4, 24, 20)
@@ -29,7 +29,7 @@ def test_rivals_compute_the_same_and_its_gradients(case: str) -> None:
 
 
 def test_rows_and_table_name_every_rival_and_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warping, "_memory", lambda case, rival, shape: 10.0)
+    monkeypatch.setattr(cpu_suite, "memory", lambda kind, case, rival, shape: 10.0)
     rows = measure("flow_warp", SMALL, rounds=3, threads=(1, 2))
     assert [(row["backend"], row["threads"]) for row in rows] == [
         (name, threads) for threads in (1, 2) for name in ("ours", "eager", "grid_sample", "cv2.remap")
