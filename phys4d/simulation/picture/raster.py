@@ -192,7 +192,7 @@ class _Surface:
         buffers = [
             (loaded._position, "3f", "position"), (loaded._normal, "3f", "normal"), (loaded._colour, "3f", "colour"),
         ]  # fmt: skip
-        if texture != Texture.PLAIN:  # a bare surface looks the same everywhere: its program has no rest coordinates
+        if "rest" in set(self.program):  # some surfaces look the same everywhere
             buffers.append((loaded._rest, "3f", "rest"))
         self.array = loaded.raster.context.vertex_array(self.program, buffers, loaded._indices)
 
