@@ -178,7 +178,16 @@ def _simulate(options: argparse.Namespace) -> int:
         values["families"] = tuple(options.family)
     if options.category:
         values["categories"] = tuple(CATEGORIES) if options.category == ["all"] else tuple(options.category)
-    simulate(build(SimulateConfig, values, "simulate"), options.out, workers=options.workers)
+    if options.workers < 1:
+        raise UserError(f"--workers {options.workers}: expected 1 or more")
+    config = build(SimulateConfig, values, "simulate")
+    try:
+        summary = simulate(config, options.out, workers=options.workers)
+    except KeyboardInterrupt:
+        print("phys4d: stopped; finished clips are kept: the same command goes on from there", file=sys.stderr)
+        return 3
+    for line in summary.lines():
+        print(line)
     return 0
 
 
