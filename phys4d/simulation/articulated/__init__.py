@@ -1,0 +1,18 @@
+"""Bodies joined by hinges: machines, furniture and figures."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from phys4d.simulation.articulated.cabinet import cabinet
+from phys4d.simulation.articulated.double_pendulum import double_pendulum
+from phys4d.simulation.articulated.seesaw import seesaw
+from phys4d.simulation.scene import Scene
+
+FAMILIES: dict[str, Callable[[np.random.Generator], Scene]] = {
+    "double_pendulum": double_pendulum,
+    "cabinet": cabinet,
+    "seesaw": seesaw,
+}
+
+__all__ = ["FAMILIES"]

@@ -62,7 +62,12 @@ def seesaw(random: np.random.Generator) -> Scene:
         room=room,
         view=view,
         light=light,
-        things=(of_body(ball, "ball"), plank.thing("plank", ["board"]), of_body(lying, "lying"), mount("stand", stands)),
+        things=(
+            of_body(ball, "ball"),
+            plank.thing("plank", ["board"]),
+            of_body(lying, "lying"),
+            mount("stand", stands),
+        ),
         model=model.text(),
         caption=(
             f"{article(ball.name)} from rest falls onto the raised end of {article(plank.name)} seesaw, "

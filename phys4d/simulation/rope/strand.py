@@ -7,18 +7,19 @@ from xml.etree import ElementTree as Xml
 import mujoco
 import numpy as np
 
-from phys4d.simulation.body import Colour
+from phys4d.simulation.body import Body, Colour
 from phys4d.simulation.mesh_sequence import Texture
 from phys4d.simulation.stage.materials import saturated
-from phys4d.simulation.world.mjcf import Mjcf, pose, text
+from phys4d.simulation.world.mjcf import GEOM_TYPE, Mjcf, pose, text
 from phys4d.simulation.world.thing import Thing
 
 # Less of either and the chain becomes unstable.
 ARMATURE = 1e-3  # kg m2 of each joint
 DAMPING = 2e-3  # N m s of each joint
 CONTACT_TIME = 0.005  # s, of the contacts' spring
-STEPS_PER_SECOND = 960
+STEPS_PER_SECOND = 1200
 LINKS = 32
+CLEAR = 2.3  # radii between the ends of two links that can touch
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Rope:
 def rope(random: np.random.Generator, colour: str) -> Rope:
     """A rope as thick as shows in a small picture."""
     return Rope(
-        colour, saturated(colour, random), random.uniform(0.016, 0.021), random.uniform(850, 1150),
+        colour, saturated(colour, random), random.uniform(0.018, 0.024), random.uniform(850, 1150),
         random.uniform(0.35, 0.55),
     )  # fmt: skip
 
@@ -83,12 +84,30 @@ def lay(
         shape = {"type": "capsule", "size": text(rope.radius, half), "pos": text(0, 0, half)}
         matter = {"density": text(rope.density), "friction": text(rope.friction, 0.005, 0.0001)}
         Xml.SubElement(parent, "geom", shape | matter, name=f"{name}{number}")
-        if number:
-            bodies = {"body1": f"{name}{number - 1}", "body2": f"{name}{number}"}
-            Xml.SubElement(model.section("contact"), "exclude", bodies)
+        # Links that overlap or touch where the rope is straight are its inside, not a contact.
+        for other in range(max(number - 1 - int(CLEAR * rope.radius / (2 * half)), 0), number):
+            untouched(model, f"{name}{other}", f"{name}{number}")
         links.append(f"{name}{number}")
         before = axes
     return links, parent
+
+
+def untouched(model: Mjcf, first: str, second: str) -> None:
+    """Lets two bodies pass through each other."""
+    Xml.SubElement(model.section("contact"), "exclude", {"body1": first, "body2": second})
+
+
+def hang(model: Mjcf, parent: Xml.Element, links: list[str], body: Body, name: str, offset: float) -> None:
+    """Fixes a rigid body to a rope's end: to the body of that link, its centre at `offset` along the link's z; metres.
+
+    links: the rope's, from that end on; the nearest four do not touch the body.
+    """
+    element = Xml.SubElement(parent, "body", pos=text(0, 0, offset), name=name)
+    shape = {"type": GEOM_TYPE[body.shape], "size": text(*body.size)}
+    matter = {"density": text(body.density), "friction": text(body.friction, 0.005, 0.0001)}
+    Xml.SubElement(element, "geom", shape | matter, name=name)
+    for link in links[:4]:
+        untouched(model, link, name)
 
 
 def frames(directions: np.ndarray) -> np.ndarray:

@@ -34,13 +34,19 @@ def tube(links: Sequence[Track], radius: float, half: float, detail: int) -> Sur
     reach = np.concatenate([bow[:, 0], reach, bow[::-1, 0]])
     offset = radius * np.concatenate([-bow[:, 1], offset, bow[::-1, 1]])
     which = np.concatenate([[0, 0], np.arange(len(parameter)), [-1, -1]])
-    centre, tangent, across = centre[:, which] + offset[:, None] * tangent[:, which], tangent[:, which], across[:, which]
+    centre, tangent, across = (
+        centre[:, which] + offset[:, None] * tangent[:, which],
+        tangent[:, which],
+        across[:, which],
+    )
     beside = np.cross(tangent, across)
     angle = np.arange(sides) * (2 * np.pi / sides)
     x, y = radius * reach[:, None] * np.cos(angle), radius * reach[:, None] * np.sin(angle)
     vertices = centre[:, :, None] + x[..., None] * across[:, :, None] + y[..., None] * beside[:, :, None]
     length = np.repeat(2 * half * parameter[which] + offset, sides)
-    rest = np.stack([np.tile(radius * np.cos(angle), len(which)), np.tile(radius * np.sin(angle), len(which)), length], 1)
+    rest = np.stack(
+        [np.tile(radius * np.cos(angle), len(which)), np.tile(radius * np.sin(angle), len(which)), length], 1
+    )
     frames = len(position)
     return Surface(vertices.reshape(frames, -1, 3), _faces(len(which), sides), rest, np.ones(len(rest)))
 
