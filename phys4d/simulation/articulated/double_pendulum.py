@@ -5,7 +5,7 @@ from xml.etree import ElementTree as Xml
 import numpy as np
 
 from phys4d.simulation.articulated.events import turns
-from phys4d.simulation.articulated.joinery import GREY, LYING, PASSIVE, Make, begin, hinge, make, mount, part, solid
+from phys4d.simulation.articulated.joinery import LYING, Make, begin, hinge, make, mount, part, solid
 from phys4d.simulation.caption import article
 from phys4d.simulation.scene import Scene
 from phys4d.simulation.stage import staging
@@ -33,7 +33,7 @@ def double_pendulum(random: np.random.Generator) -> Scene:
     model = Mjcf(room, integrator="RK4")
     axle = (room.depth - pivot[1]) / away[1]
     frame = part(model.world, "frame", pivot, staging.pitched(direction, 0.0))
-    mounted = solid(frame, "axle", "cylinder", (0.018, axle / 2 + 0.04), (0, axle / 2 - 0.04, 0), LYING, **PASSIVE)
+    mounted = solid(frame, "axle", "cylinder", (0.018, axle / 2 + 0.04), (0, axle / 2 - 0.04, 0), LYING, touches=False)
     near = -2 * HALF_THICK - 0.004
     first = part(frame, "upper")
     hinge(first, "shoulder", (0, 1, 0))
@@ -41,8 +41,8 @@ def double_pendulum(random: np.random.Generator) -> Scene:
     second = part(first, "lower", (0, near, -lengths[0]))
     hinge(second, "elbow", (0, 1, 0))
     bars = [_bar(second, "lower", wide, lengths[1], lower)]
-    bars.append(solid(second, "disc", "cylinder", (disc, 0.03), (0, 0, -lengths[1]), LYING, lower, **PASSIVE))
-    pin = solid(second, "pin", "cylinder", (0.014, 2.2 * HALF_THICK), (0, -near / 2, 0), LYING, **PASSIVE, mass="0")
+    for name, size, place in (("disc", (disc, 0.03), (0, 0, -lengths[1])), ("pin", (0.014, 0.031), (0, -near / 2, 0))):
+        bars.append(solid(second, name, "cylinder", size, place, LYING, lower, touches=False))
     side = random.choice([-1, 1])
     shoulder = side * random.uniform(0.9, 1.9)
     elbow = random.uniform(-2.2, 2.2)
@@ -54,10 +54,8 @@ def double_pendulum(random: np.random.Generator) -> Scene:
         light=light,
         things=(
             upper.thing("bar", geoms),
-            lower.thing("bar", bars),
+            lower.thing("bar", bars, shades=(1.0, 1.0, 0.4)),
             mount("axle", [mounted]),
-            # The pin turns with the lower bar.
-            mount("pin", [pin], tuple(0.6 * c for c in GREY)),
         ),
         model=model.text(),
         caption=(
@@ -74,7 +72,7 @@ def double_pendulum(random: np.random.Generator) -> Scene:
 def _bar(body: Xml.Element, name: str, wide: float, length: float, kind: Make) -> str:
     """A flat bar that reaches beyond both its pivots by half its width."""
     size = (wide, HALF_THICK, length / 2 + wide)
-    return solid(body, name, "box", size, (0, 0, -length / 2), make=kind, **PASSIVE)
+    return solid(body, name, "box", size, (0, 0, -length / 2), make=kind, touches=False)
 
 
 def _swung(play: Play) -> str | None:

@@ -15,13 +15,3 @@ def angle(track: Track, axis: np.ndarray | tuple[float, float, float]) -> np.nda
     """Radians [T] between where a direction of the part's own axes points and where it pointed first."""
     pointing = np.stack([rotation(q) @ np.asarray(axis) for q in track.quaternion])
     return np.arccos(np.clip(pointing @ pointing[0], -1, 1))
-
-
-def way(track: Track) -> np.ndarray:
-    """Metres [T] of a part's centre from where it was first."""
-    return np.linalg.norm(track.position - track.position[0], axis=1)
-
-
-def early(condition: np.ndarray, share: float) -> bool:
-    """Whether a condition [T] is met within this share of the frames."""
-    return bool(condition[: max(int(round(share * len(condition))), 1)].any())

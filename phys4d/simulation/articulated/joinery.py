@@ -41,12 +41,20 @@ class Make:
     def texture(self) -> Texture:
         return MATERIALS[self.material].texture
 
-    def thing(self, name: str, geoms: Sequence[str], *, shades: Sequence[float] = (), dynamic: bool = True) -> Thing:
+    def thing(
+        self,
+        name: str,
+        geoms: Sequence[str],
+        *,
+        shades: Sequence[float] = (),
+        coarser: int = 0,
+        dynamic: bool = True,
+    ) -> Thing:
         """The parts with these geoms as one instance, such as "red wood door"."""
         about = {"material": self.material, "density": self.density, "friction": self.friction}
         return Thing(
             name=f"{self.name} {name}", rgb=self.rgb, texture=self.texture, geoms=tuple(geoms), shades=tuple(shades),
-            dynamic=dynamic, about=about,
+            coarser=coarser, dynamic=dynamic, about=about,
         )  # fmt: skip
 
 
@@ -88,9 +96,15 @@ def solid(
     position: Sequence[float] | np.ndarray = (0, 0, 0),
     quaternion: Sequence[float] | np.ndarray = (1, 0, 0, 0),
     make: Make | None = None,
-    **attributes: str,
+    *,
+    touches: bool = True,
+    weightless: bool = False,
 ) -> str:
-    """Adds a geom to a body and returns its name; sizes as in `shapes.mesh`, attributes as MuJoCo names them."""
+    """Adds a geom to a body and returns its name; sizes as in `shapes.mesh`.
+
+    touches: whether it collides with what is not a part of its own body. weightless: has no mass.
+    """
+    attributes = ({} if touches else PASSIVE) | ({"mass": "0"} if weightless else {})
     matter = {} if make is None else {"density": text(make.density), "friction": text(make.friction, 0.005, 0.0001)}
     geom = {"type": GEOM_TYPE[shape], "size": text(*size)} | pose(position, quaternion) | matter | attributes
     Xml.SubElement(parent, "geom", geom, name=name)

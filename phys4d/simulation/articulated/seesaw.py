@@ -45,7 +45,7 @@ def seesaw(random: np.random.Generator) -> Scene:
     stands = [
         solid(frame, "foot", "box", (0.08, size[1], FOOT), (0, 0, FOOT)),
         solid(frame, "post", "box", (0.02, 0.8 * size[1], post), (0, 0, post)),
-        solid(frame, "axle", "cylinder", (0.008, 1.1 * size[1]), (0, 0, height), LYING, contype="0", conaffinity="0"),
+        solid(frame, "axle", "cylinder", (0.008, 1.1 * size[1]), (0, 0, height), LYING, touches=False),
     ]
     # Along x the ball's end is raised; the other one touches the floor with its lower edge.
     slope = _slope(size, height)

@@ -1,5 +1,6 @@
 """Grains in MuJoCo: hundreds of spheres that slide and roll against each other with friction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree as Xml
 
@@ -48,9 +49,9 @@ STUFFS = {
 }
 
 
-def grains(random: np.random.Generator, colour: str, radius: float) -> Grains:
-    """Grains of one stuff, the largest of this radius in metres."""
-    stuff = str(random.choice(list(STUFFS)))
+def grains(random: np.random.Generator, colour: str, radius: float, stuffs: Sequence[str] = tuple(STUFFS)) -> Grains:
+    """Grains of one of these stuffs, the largest of this radius in metres."""
+    stuff = str(random.choice(list(stuffs)))
     density, friction, rolling = STUFFS[stuff]
     return Grains(
         colour, stuff, saturated(colour, random), radius, random.uniform(*density), random.uniform(*friction),
@@ -66,14 +67,21 @@ def granular_model(room: Room, props: tuple[Prop, ...] = ()) -> Mjcf:
     return model
 
 
-def fill(model: Mjcf, random: np.random.Generator, kind: Grains, places: np.ndarray) -> Thing:
+def fill(
+    model: Mjcf, random: np.random.Generator, kind: Grains, places: np.ndarray, *, rolls_freely: bool = False
+) -> Thing:
     """Puts a grain at each world place [N, 3], up to UNEVEN smaller than the largest, and makes them one thing.
+
+    rolls_freely: without friction against rolling, which takes less than half the time and hardly matters in a bed.
 
     A grain keeps its name "grain0"... in the order of the places.
     """
     radii = kind.radius * (1 - random.uniform(0, UNEVEN, len(places)))
     shades = random.uniform(*SHADES, len(places))
-    contact = {"condim": "6", "friction": text(kind.friction, 0.1 * kind.rolling, kind.rolling)}
+    contact = {
+        "condim": "3" if rolls_freely else "6",
+        "friction": text(kind.friction, 0.1 * kind.rolling, kind.rolling),
+    }
     for number, (place, radius) in enumerate(zip(places, radii, strict=True)):
         body = Xml.SubElement(model.world, "body", pos=text(*place))
         Xml.SubElement(body, "freejoint")
@@ -81,7 +89,7 @@ def fill(model: Mjcf, random: np.random.Generator, kind: Grains, places: np.ndar
         Xml.SubElement(body, "geom", shape | contact, name=f"grain{number}")
     about = {
         "grains": len(places), "radius": kind.radius, "density": kind.density, "friction": kind.friction,
-        "rolling_friction": kind.rolling,
+        "rolling_friction": 0.0 if rolls_freely else kind.rolling,
     }  # fmt: skip
     return Thing(
         name=kind.name, rgb=kind.rgb, texture=Texture.GRIT, geoms=tuple(f"grain{i}" for i in range(len(places))),

@@ -1,5 +1,7 @@
 """Release: a rope hangs in its catenary between two posts; one end comes loose and the rope swings down."""
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.optimize import brentq
 
@@ -48,14 +50,16 @@ def release(random: np.random.Generator) -> Scene:
         things=(strand.thing(links),),
         ropes=(strand.name,),
         model=model.text(),
-        caption=f"{article(strand.name)} at rest hangs between two posts; its {loose} end comes loose and it swings down",
+        caption=(
+            f"{article(strand.name)} at rest hangs between two posts; its {loose} end comes loose and it swings down"
+        ),
         steps_per_second=STEPS_PER_SECOND,
         happened=_swung,
         physics={"rope_length": length},
     )
 
 
-def catenary(span: float, length: float):  # type: ignore[no-untyped-def]
+def catenary(span: float, length: float) -> Callable[[np.ndarray], np.ndarray]:
     """The curve of a hanging chain between two points of equal height: parameters [N] to (ahead, up) [N, 2] metres."""
     scale = brentq(lambda a: 2 * a * np.sinh(span / (2 * a)) - length, span / 20, span * 50)
 

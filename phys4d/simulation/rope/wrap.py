@@ -52,7 +52,8 @@ def wrap(random: np.random.Generator) -> Scene:
         ropes=(strand.name,),
         model=model.text(),
         caption=(
-            f"{article(ball.name)} from rest swings on {article(strand.name)}, which catches on a bar and bends around it"
+            f"{article(ball.name)} from rest swings on {article(strand.name)}, "
+            "which catches on a bar and bends around it"
         ),
         steps_per_second=STEPS_PER_SECOND,
         happened=_wound,
