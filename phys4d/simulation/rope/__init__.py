@@ -6,6 +6,7 @@ import numpy as np
 
 from phys4d.simulation.rope.coil import coil
 from phys4d.simulation.rope.drape import drape
+from phys4d.simulation.rope.hoist import hoist
 from phys4d.simulation.rope.release import release
 from phys4d.simulation.rope.wrap import wrap
 from phys4d.simulation.scene import Scene
@@ -15,6 +16,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator], Scene]] = {
     "release": release,
     "wrap": wrap,
     "coil": coil,
+    "hoist": hoist,
 }
 
 __all__ = ["FAMILIES"]

@@ -34,7 +34,7 @@ def coil(random: np.random.Generator) -> Scene:
     points = along(curve)
     model = Mjcf(room)
     soft_contacts(model)
-    links, _ = lay(model, strand, points)
+    links, _, _ = lay(model, strand, points)
     return RopeScene(
         family="coil",
         kind="rope",

@@ -30,7 +30,7 @@ def drape(random: np.random.Generator) -> Scene:
     span = np.linspace(-length / 2, length / 2, LINKS + 1) + offset
     model = Mjcf(room, (bar,))
     soft_contacts(model)
-    links, _ = lay(model, strand, crossing + above + span[:, None] * direction)
+    links, _, _ = lay(model, strand, crossing + above + span[:, None] * direction)
     return RopeScene(
         family="drape",
         kind="rope",

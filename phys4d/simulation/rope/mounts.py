@@ -18,13 +18,11 @@ POST = 0.016  # half the width of a post, metres
 GREY = (0.42, 0.43, 0.45)
 
 
-def bar_from_wall(
-    random: np.random.Generator, point: np.ndarray, axis: np.ndarray, room: Room, radius: float, name: str = "bar"
-) -> Prop:
+def bar_from_wall(random: np.random.Generator, point: np.ndarray, axis: np.ndarray, room: Room, radius: float) -> Prop:
     """A round bar that a rope can touch, through a point and along a level axis into the wall."""
     centre, turn, length = _into_wall(point, axis, room, BEFORE)
     return Prop(
-        name, "cylinder", muted(random, 0.35, 0.6), Texture.PLAIN, (radius, length / 2), random.uniform(0.3, 0.5),
+        "bar", "cylinder", muted(random, 0.35, 0.6), Texture.PLAIN, (radius, length / 2), random.uniform(0.3, 0.5),
         (float(centre[0]), float(centre[1]), float(centre[2])), (turn[0], turn[1], turn[2], turn[3]),
     )  # fmt: skip
 

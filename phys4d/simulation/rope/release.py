@@ -38,7 +38,7 @@ def release(random: np.random.Generator) -> Scene:
     posts = tuple(post(point, axes[1], strand.radius, grey) for point in (points[0], points[-1]))
     model = Mjcf(room)
     soft_contacts(model)
-    links, _ = lay(model, strand, points, pinned=True)
+    links, _, _ = lay(model, strand, points, pinned=True)
     loose = "left" if side > 0 else "right"
     return RopeScene(
         family="release",

@@ -58,10 +58,11 @@ def soft_contacts(model: Mjcf) -> None:
 
 def lay(
     model: Mjcf, rope: Rope, points: np.ndarray, *, name: str = "link", pinned: bool = False
-) -> tuple[list[str], Xml.Element]:
+) -> tuple[list[str], Xml.Element, Xml.Element]:
     """Puts a rope along joints at world points [N + 1, 3], equal distances apart.
 
-    pinned: its first point stays where it is. Returns the links' geoms in order and the body of the last one.
+    pinned: its first point stays where it is. Returns the links' geoms in order, the body of the first and of
+    the last one.
     Raises ValueError where the distances differ by more than 1 %.
     """
     way = np.diff(points, axis=0)
@@ -89,7 +90,9 @@ def lay(
             untouched(model, f"{name}{other}", f"{name}{number}")
         links.append(f"{name}{number}")
         before = axes
-    return links, parent
+    first = model.world.find(f"body[@name='{name}0']")
+    assert first is not None
+    return links, first, parent
 
 
 def untouched(model: Mjcf, first: str, second: str) -> None:

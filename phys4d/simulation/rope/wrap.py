@@ -37,7 +37,7 @@ def wrap(random: np.random.Generator) -> Scene:
     model = Mjcf(room, (bar,))
     soft_contacts(model)
     beam = axle_from_wall(model, pivot, across, room)
-    links, last = lay(model, strand, pivot + np.linspace(0, length, WRAP_LINKS + 1)[:, None] * down, pinned=True)
+    links, _, last = lay(model, strand, pivot + np.linspace(0, length, WRAP_LINKS + 1)[:, None] * down, pinned=True)
     materials = ("rubber", "wood", "clay", "marble", "plastic")
     ball = staging.body(random, "ball", names[1], (radius,), pivot + down * (length + radius), materials=materials)
     hang(model, last, links[::-1], ball, "ball", length / WRAP_LINKS + radius)
