@@ -4,13 +4,16 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from phys4d.simulation import rigid, thermodynamic
+from phys4d.simulation import articulated, granular, rigid, rope, thermodynamic
 from phys4d.simulation.scene import Scene
 
 Family = Callable[[np.random.Generator], Scene]
 
 CATEGORIES: dict[str, Mapping[str, Family]] = {
     "rigid": rigid.FAMILIES,
+    "articulated": articulated.FAMILIES,
+    "rope": rope.FAMILIES,
+    "granular": granular.FAMILIES,
     "thermodynamic": thermodynamic.FAMILIES,
 }
 
