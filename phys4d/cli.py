@@ -59,15 +59,20 @@ def build_parser() -> argparse.ArgumentParser:
     simulate = commands.add_parser("simulate", help="simulate clips with exact truth into a dataset")
     simulate.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
     simulate.add_argument("--clips", type=int, required=True)
-    families = "fall, collision, ramp, topple, dominoes, pendulum, spin; repeat for several (default: all)"
-    simulate.add_argument("--family", action="append", help=families)
+    simulate.add_argument(
+        "--category", action="append", metavar="NAME",
+        help="a kind of physics, or all of them; repeat for several, which take turns (default: rigid)",
+    )  # fmt: skip
+    simulate.add_argument(
+        "--family", action="append", metavar="NAME", help="one family of scenes; repeat for several (default: all)"
+    )
     simulate.add_argument(
         "--camera", default="static", help="static (default), or moving along a path that the caption states"
     )
     simulate.add_argument(
         "--looks", default="varied", help="varied backdrops, lights and soft shadows (default), or plain"
     )
-    simulate.add_argument("--size", default="48x48", metavar="HxW", help="pixels (default: 48x48)")
+    simulate.add_argument("--size", default="48x48", metavar="HxW", help="pixels; one number for a square (default: 48x48)")
     simulate.add_argument("--frames", type=int, default=17)
     simulate.add_argument("--fps", type=int, default=24)
     simulate.add_argument("--seed", type=int, default=0)
@@ -158,10 +163,12 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _simulate(options: argparse.Namespace) -> int:
     from phys4d.engine.config import build
+    from phys4d.simulation.categories import CATEGORIES
     from phys4d.simulation.generate import SimulateConfig, simulate
 
     height, cross, width = options.size.partition("x")
-    if not (cross and height.isdigit() and width.isdigit()):
+    width = width if cross else height
+    if not (height.isdigit() and width.isdigit()):
         raise UserError(f"--size {options.size}: expected HEIGHTxWIDTH in pixels, such as 48x48")
     values = {
         "clips": options.clips, "size": (int(height), int(width)), "frames": options.frames, "fps": options.fps,
@@ -169,6 +176,8 @@ def _simulate(options: argparse.Namespace) -> int:
     }  # fmt: skip
     if options.family:
         values["families"] = tuple(options.family)
+    if options.category:
+        values["categories"] = tuple(CATEGORIES) if options.category == ["all"] else tuple(options.category)
     simulate(build(SimulateConfig, values, "simulate"), options.out, workers=options.workers)
     return 0
 

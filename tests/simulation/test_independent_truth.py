@@ -7,13 +7,13 @@ import pytest
 import trimesh
 from trimesh.ray.ray_pyembree import RayMeshIntersector
 
-from phys4d.simulation.assembly import meshes
-from phys4d.simulation.camera import Camera
 from phys4d.simulation.clip import Truth, measure
-from phys4d.simulation.families import FAMILIES
 from phys4d.simulation.generate import SimulateConfig, draw
 from phys4d.simulation.mesh_sequence import MeshSequence
-from phys4d.simulation.raster import Rasteriser
+from phys4d.simulation.picture.raster import Rasteriser
+from phys4d.simulation.rigid import FAMILIES
+from phys4d.simulation.rigid.parts import meshes
+from phys4d.simulation.stage.camera import Camera
 
 FRAMES, FPS = 13, 20
 LIMIT = 1e-9
@@ -32,7 +32,8 @@ def rasteriser() -> Rasteriser:
 @cache
 def clip(family: str, seed: int, motion: str) -> tuple[MeshSequence, Camera, Truth]:
     config = SimulateConfig(families=(family,), seed=seed, frames=FRAMES, fps=FPS, camera=motion)
-    scene, tracks, _ = draw(config, 0)
+    found = draw(config, 0)
+    scene, tracks = found.scene, found.meshes.tracks
     sequence, camera = meshes(scene, tracks, detail=2), scene.view.camera(FRAMES, 48, 48, FPS)
     return sequence, camera, measure(sequence, camera, rasteriser())
 

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from phys4d.simulation.materials import muted
+from phys4d.simulation.body import Colour
 from phys4d.simulation.mesh_sequence import Texture
-from phys4d.simulation.scene import Colour, Scene
+from phys4d.simulation.scene import Scene
+from phys4d.simulation.stage.materials import muted
 
 FLOORS = (Texture.PLANKS, Texture.TILES, Texture.CONCRETE, Texture.CARPET, Texture.CHECKER)
 WALLS = (Texture.BRICK, Texture.PLASTER, Texture.STRIPES, Texture.CONCRETE, Texture.PLANKS, Texture.PLAIN)

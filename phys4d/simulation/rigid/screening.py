@@ -3,9 +3,10 @@
 import numpy as np
 
 from phys4d.simulation import shapes
-from phys4d.simulation.events import missed, turned
 from phys4d.simulation.mesh_sequence import Track
-from phys4d.simulation.scene import FIRST_BODY, Scene
+from phys4d.simulation.rigid.bodies import RigidBodies
+from phys4d.simulation.rigid.events import missed, turned
+from phys4d.simulation.scene import FIRST_BODY
 
 EDGE = 0.55  # share of a body's radius that its centre keeps from the image's edge in the first frame
 # Per family: share of the pixels that moves, mean over frames, estimated from the bodies' outlines; share of the
@@ -16,7 +17,7 @@ MOVING_SPEED = 0.024  # m/s
 NEAREST = 0.5  # metres from the camera
 
 
-def badly_framed(scene: Scene) -> bool:
+def badly_framed(scene: RigidBodies) -> bool:
     """A body reaches out of the first frame by more than a little."""
     camera = scene.view.camera(1, 1, 1, 1.0)
     centre = np.array([body.position for body in scene.bodies])
@@ -26,7 +27,7 @@ def badly_framed(scene: Scene) -> bool:
     return bool(outside.any() or depth.min() < NEAREST)
 
 
-def fault(scene: Scene, tracks: dict[int, Track], fps: float) -> str | None:
+def fault(scene: RigidBodies, tracks: dict[int, Track], fps: float) -> str | None:
     """Why the motion cannot be used, or None."""
     moving = [tracks[FIRST_BODY + number] for number in range(len(scene.bodies))]
     position = np.stack([track.position for track in moving])
@@ -54,7 +55,7 @@ def fault(scene: Scene, tracks: dict[int, Track], fps: float) -> str | None:
     return missed(scene, tracks, fps)
 
 
-def _radii(scene: Scene) -> np.ndarray:
+def _radii(scene: RigidBodies) -> np.ndarray:
     """Radius in metres of the disc that each body covers in the image, about."""
     return np.array(
         [

@@ -6,10 +6,10 @@ import moderngl
 import numpy as np
 
 from phys4d.engine.errors import UserError
-from phys4d.simulation import shaders
-from phys4d.simulation.camera import Camera, look_at
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
+from phys4d.simulation.picture import shaders
 from phys4d.simulation.scene import Light
+from phys4d.simulation.stage.camera import Camera, look_at
 
 NEAR, FAR = 0.05, 30.0
 SHADOW_HALF_WIDTH = 1.8

@@ -1,7 +1,7 @@
 """GLSL programs of the rasteriser."""
 
 from phys4d.simulation.mesh_sequence import Texture
-from phys4d.simulation.patterns import FUNCTIONS, PATTERNS
+from phys4d.simulation.picture.patterns import FUNCTIONS, PATTERNS
 
 POSITION_VERTEX = """#version 330
 in vec3 position;
