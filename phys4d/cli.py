@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     simulate.add_argument(
         "--looks", default="varied", help="varied backdrops, lights and soft shadows (default), or plain"
     )
-    simulate.add_argument("--size", default="48x48", metavar="HxW", help="pixels; one number for a square (default: 48x48)")
+    simulate.add_argument("--size", default="48x48", metavar="HxW", help="pixels, or one number (default: 48x48)")
     simulate.add_argument("--frames", type=int, default=17)
     simulate.add_argument("--fps", type=int, default=24)
     simulate.add_argument("--seed", type=int, default=0)

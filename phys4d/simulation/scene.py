@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +29,8 @@ class Light:
 
     focus: world point in metres around which shadows are cast. softness: width of a shadow's edge over the distance
     to what casts it, 0 for a sharp one. sun and sky: colours of the two lights.
+    fill: direction (world, towards the scene) of a second light without shadows, and its colour times its strength.
+    bounce: colour of the light that the floor throws back up, times its strength.
     """
 
     direction: tuple[float, float, float]
@@ -38,6 +40,9 @@ class Light:
     softness: float = 0.0
     sun: Colour = (1.0, 1.0, 1.0)
     sky: Colour = (1.0, 1.0, 1.0)
+    fill: tuple[float, float, float] = (0.0, 0.0, -1.0)
+    fill_colour: Colour = (0.0, 0.0, 0.0)
+    bounce: Colour = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,10 @@ class Scene(ABC):
     light: Light
     props: tuple[Prop, ...] = ()
 
-    category: ClassVar[str]
+    @property
+    @abstractmethod
+    def category(self) -> str:
+        """The kind of physics."""
 
     @abstractmethod
     def sentence(self) -> str:

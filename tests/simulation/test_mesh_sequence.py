@@ -67,7 +67,7 @@ def test_normals_of_a_ball_point_outward() -> None:
     number = next(i for i, body in enumerate(scene.bodies) if body.shape == "ball")
     mine = np.unique(sequence.faces[sequence.instance == FIRST_BODY + number])
     outward = sequence.vertices[-1, mine] - tracks[FIRST_BODY + number].position[-1]
-    cosine = (sequence.normals()[-1, mine] * outward).sum(axis=1) / np.linalg.norm(outward, axis=1)
+    cosine = (sequence.normals(-1)[mine] * outward).sum(axis=1) / np.linalg.norm(outward, axis=1)
     assert cosine.min() > 0.99
 
 

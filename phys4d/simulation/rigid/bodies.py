@@ -1,7 +1,7 @@
 """What a scene of rigid bodies holds: bodies, free or on rods, and what the first one does."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from phys4d.simulation.body import Body
 from phys4d.simulation.scene import FIRST_BODY, Scene
@@ -19,7 +19,9 @@ class RigidBodies(Scene):
     event: Event
     bodies: tuple[Body, ...]
 
-    category: ClassVar[str] = "rigid"
+    @property
+    def category(self) -> str:
+        return "rigid"
 
     @property
     def rod_instances(self) -> dict[int, int]:

@@ -1,0 +1,50 @@
+"""Whether enough of what moves is in the picture, for a mesh sequence of any kind."""
+
+import numpy as np
+
+from phys4d.simulation.mesh_sequence import MeshSequence
+from phys4d.simulation.scene import Scene, Unusable
+
+NEAREST = 0.5  # metres from the camera
+FRAMED = 0.85  # share of the vertices of what can move that the first frame shows
+KEPT = 0.55  # the same, mean over all frames
+MOVING_SPEED = 0.024  # m/s
+CELLS = 24  # the picture is looked at in this many rows and columns
+COVERED = 0.02  # share of these in which something moves, mean over frames
+PATH = 0.1  # share of the image's size that a quarter of a thing's vertices travel, at least
+SAMPLE = 500  # vertices of one instance
+
+
+def cut_off(scene: Scene, points: np.ndarray, share: float = FRAMED) -> bool:
+    """Whether the first frame shows less than this share of the points [N, 3], or something is too near."""
+    pixel, depth = scene.view.camera(1, 1, 1, 1.0).project(0, points)
+    return bool(depth.min() < NEAREST or ((pixel > 0) & (pixel < 1)).all(axis=1).mean() < share)
+
+
+def refuse_unseen(scene: Scene, meshes: MeshSequence, instances: list[int], fps: float) -> None:
+    """Raises Unusable when too little of these instances moves, or too much of them leaves the picture."""
+    camera = scene.view.camera(meshes.frames, 1, 1, fps)
+    inside, longest = [], 0.0
+    cells = [np.zeros((CELLS, CELLS), dtype=bool) for _ in range(meshes.frames - 1)]
+    for instance in instances:
+        mine = np.unique(meshes.faces[meshes.instance == instance])
+        points = meshes.vertices[:, mine[:: -(-len(mine) // SAMPLE)]]
+        pixel, depth = zip(*(camera.project(t, points[t]) for t in range(meshes.frames)), strict=True)
+        if min(d.min() for d in depth) < NEAREST:
+            raise Unusable("too close to the camera")
+        shown = [((p > 0) & (p < 1)).all(axis=1) for p in pixel]
+        inside.append(np.mean(shown))
+        path = np.zeros(points.shape[1])
+        for t in range(meshes.frames - 1):
+            # The way in the image without the camera's own: from where the old place is seen now.
+            before, _ = camera.project(t + 1, points[t])
+            moves = shown[t + 1] & (np.linalg.norm(points[t + 1] - points[t], axis=1) * fps > MOVING_SPEED)
+            path += moves * np.linalg.norm(pixel[t + 1] - before, axis=1)
+            column, row = (pixel[t + 1][moves].T * CELLS).astype(int)
+            cells[t][row, column] = True
+        longest = max(longest, float(np.quantile(path, 0.75)))
+    covered = np.mean([cell.mean() for cell in cells])
+    if covered < COVERED or longest < PATH:
+        raise Unusable("too little moves")
+    if min(inside) < KEPT:
+        raise Unusable("leaves the picture")
