@@ -5,6 +5,8 @@ from xml.etree import ElementTree as Xml
 
 import numpy as np
 
+from phys4d.simulation.world.mjcf import Mjcf, text
+
 RADIUS = 0.004  # metres around a flex's triangles that touch; a solid's surface has none
 
 
@@ -30,8 +32,7 @@ class Elastic:
 
 
 def add_flex(
-    root: Xml.Element,
-    world: Xml.Element,
+    mjcf: Mjcf,
     name: str,
     points: np.ndarray,
     elements: np.ndarray,
@@ -53,22 +54,19 @@ def add_flex(
     for i, point in enumerate(points):
         if i in fixed:
             continue
-        body = Xml.SubElement(world, "body", name=f"{name}{i}", pos=_text(*point))
-        Xml.SubElement(body, "inertial", pos="0 0 0", mass=_text(mass[i]), diaginertia="1e-6 1e-6 1e-6")
+        body = Xml.SubElement(mjcf.world, "body", name=f"{name}{i}", pos=text(*point))
+        Xml.SubElement(body, "inertial", pos="0 0 0", mass=text(mass[i]), diaginertia="1e-6 1e-6 1e-6")
         for axis, direction in (("x", "1 0 0"), ("y", "0 1 0"), ("z", "0 0 1")):
             Xml.SubElement(body, "joint", name=f"{name}{axis}{i}", type="slide", axis=direction)
-    deformable = root.find("deformable")
-    if deformable is None:
-        deformable = Xml.SubElement(root, "deformable")
     flex = Xml.SubElement(
-        deformable,
+        mjcf.section("deformable"),
         "flex",
         name=name,
         dim=str(elements.shape[1] - 1),
-        radius=_text(radius),
+        radius=text(radius),
         body=" ".join("world" if i in fixed else f"{name}{i}" for i in range(len(points))),
         # Coordinates in the body's frame: a body is at its point, the world is not.
-        vertex=" ".join(_text(*(point if i in fixed else np.zeros(3))) for i, point in enumerate(points)),
+        vertex=" ".join(text(*(point if i in fixed else np.zeros(3))) for i, point in enumerate(points)),
         element=" ".join(str(int(i)) for i in elements.ravel()),
     )
     Xml.SubElement(
@@ -76,15 +74,15 @@ def add_flex(
         "contact",
         selfcollide="auto" if selfcollide else "none",
         condim="3",
-        friction=_text(friction, 0.005, 0.0001),
-        solref=_text(*solref),
+        friction=text(friction, 0.005, 0.0001),
+        solref=text(*solref),
         solimp="0.95 0.99 0.001",
     )
-    material = {"young": _text(elastic.young), "poisson": _text(elastic.poisson), "damping": _text(elastic.damping)}
+    material = {"young": text(elastic.young), "poisson": text(elastic.poisson), "damping": text(elastic.damping)}
     if elements.shape[1] == 3:
-        material |= {"thickness": _text(elastic.thickness), "elastic2d": "both"}
+        material |= {"thickness": text(elastic.thickness), "elastic2d": "both"}
     if elastic.yields:
-        material["yield"] = _text(elastic.yields)
+        material["yield"] = text(elastic.yields)
     Xml.SubElement(flex, "elasticity", material)
 
 
@@ -104,7 +102,3 @@ def lumped(share: np.ndarray, elements: np.ndarray, count: int) -> np.ndarray:
     """What each of `count` points gets when every element hands its share [E] to its corners in equal parts."""
     corners = elements.shape[1]
     return np.bincount(elements.ravel(), np.repeat(share / corners, corners), minlength=count)
-
-
-def _text(*numbers: float) -> str:
-    return " ".join(repr(float(n)) for n in numbers)

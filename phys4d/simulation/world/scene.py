@@ -103,7 +103,7 @@ class WorldScene(Scene):
 
     def _surfaces(self, played: Play, detail: int) -> list[Surface]:
         return [
-            of_flex(played.model, thing, played.flexes[thing.flex])
+            of_flex(played.model, thing, played.flexes[thing.flex], detail)
             if thing.flex
             else of_geoms(played.model, thing, played.geoms, detail)
             for thing in self.things
