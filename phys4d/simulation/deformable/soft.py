@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import mujoco
 import numpy as np
 
 from phys4d.simulation.body import Colour, Prop
@@ -14,9 +15,10 @@ from phys4d.simulation.world.flex import Elastic, add_flex, lumped, volumes
 from phys4d.simulation.world.mjcf import Mjcf
 from phys4d.simulation.world.thing import Thing
 
-STEPS_PER_SECOND = 480
+STEPS_PER_SECOND = 360
+CONTACT = (0.006, 1.0)  # time constant in s and damping ratio of contacts
 RADIUS = 0.003  # metres around the surface that touch
-PENETRATION = 0.015
+PENETRATION = 0.02
 EDGE = 0.3  # radius of a box's edges over its smallest half extent
 
 SoftShape = Literal["ball", "box", "cylinder"]
@@ -39,7 +41,7 @@ class SoftMaterial:
 
 
 SOFT_MATERIALS = {
-    "jelly": SoftMaterial(Texture.JELLY, (1.2e4, 2e4), (900, 1000), (0.004, 0.006), (0.5, 0.6)),
+    "jelly": SoftMaterial(Texture.JELLY, (1.5e4, 2.5e4), (900, 1000), (0.004, 0.006), (0.5, 0.6)),
     "soft rubber": SoftMaterial(Texture.BANDS, (6e4, 9e4), (900, 1000), (0.002, 0.003), (0.75, 0.85)),
     "soft clay": SoftMaterial(Texture.SPECKLE, (1e5, 1.5e5), (1600, 1800), (0.01, 0.015), (0.65, 0.75), 0.4, 0.02),
 }
@@ -113,6 +115,23 @@ def model(room: Room, props: tuple[Prop, ...] = ()) -> Mjcf:
     return Mjcf(room, props, integrator="discrete", solver="CG", tolerance="1e-6", iterations="50")
 
 
+class NeoHookean:
+    """Turns every solid flex of a model into a Neo-Hookean one, which cannot turn inside out; the `start` of a scene.
+
+    Simplified from Smith, de Goes and Kim, "Stable Neo-Hookean flesh simulation" (2018), by MuJoCo. MJCF has no words
+    for it, so that its stiffness is taken from the same model compiled as a specification. text: the MJCF.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __call__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        specification = mujoco.MjSpec.from_string(self.text)
+        for flex in specification.flexes:
+            flex.elastic3d = 1
+        model.flex_stiffness[:] = specification.compile().flex_stiffness
+
+
 def add_soft(
     mjcf: Mjcf,
     body: Soft,
@@ -128,7 +147,7 @@ def add_soft(
     turn = np.eye(3) if quaternion is None else rotation(np.asarray(quaternion))
     add_flex(
         mjcf, name, points @ turn.T + position, tetrahedra, mass, body.elastic,
-        friction=body.friction, pinned=pinned, radius=RADIUS,
+        friction=body.friction, pinned=pinned, radius=RADIUS, solref=CONTACT,
     )  # fmt: skip
 
 

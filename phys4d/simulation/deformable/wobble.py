@@ -29,6 +29,7 @@ def wobble(random: np.random.Generator) -> Scene:
     at = random.uniform(-0.12, 0.12) * axes[0] + random.uniform(-0.05, 0.15) * axes[1]
     mjcf = softness.model(room)
     softness.add_soft(mjcf, body, "soft", at + np.array([0, 0, height]), turn)
+    text = mjcf.text()
     return WorldScene(
         family="wobble",
         kind="deformable",
@@ -36,10 +37,11 @@ def wobble(random: np.random.Generator) -> Scene:
         view=view,
         light=light,
         things=(softness.thing(body, "soft"),),
-        model=mjcf.text(),
+        model=text,
         caption=f"{article(body.name)} falls from rest and wobbles",
         steps_per_second=softness.STEPS_PER_SECOND,
         happened=_squashed,
+        start=softness.NeoHookean(text),
         penetration=softness.PENETRATION,
     )
 
