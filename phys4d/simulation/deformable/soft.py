@@ -1,18 +1,22 @@
 """Soft solids: their materials, their tetrahedra in MuJoCo, and how they are drawn."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import mujoco
 import numpy as np
 
 from phys4d.simulation.body import Colour, Prop
 from phys4d.simulation.mesh_sequence import Texture, rotation
-from phys4d.simulation.scene import Room
+from phys4d.simulation.scene import Room, View
+from phys4d.simulation.stage import staging
 from phys4d.simulation.stage.materials import saturated
 from phys4d.simulation.world import lattice
 from phys4d.simulation.world.flex import Elastic, add_flex, lumped, volumes
 from phys4d.simulation.world.mjcf import Mjcf
+from phys4d.simulation.world.play import Play
+from phys4d.simulation.world.scene import WorldScene
 from phys4d.simulation.world.thing import Thing
 
 STEPS_PER_SECOND = 360
@@ -43,7 +47,7 @@ class SoftMaterial:
 SOFT_MATERIALS = {
     "jelly": SoftMaterial(Texture.JELLY, (1.5e4, 2.5e4), (900, 1000), (0.004, 0.006), (0.5, 0.6)),
     "soft rubber": SoftMaterial(Texture.BANDS, (6e4, 9e4), (900, 1000), (0.002, 0.003), (0.75, 0.85)),
-    "soft clay": SoftMaterial(Texture.SPECKLE, (1e5, 1.5e5), (1600, 1800), (0.01, 0.015), (0.65, 0.75), 0.4, 0.02),
+    "soft clay": SoftMaterial(Texture.SPECKLE, (1e5, 1.5e5), (1600, 1800), (0.01, 0.015), (0.65, 0.75), 0.4, 0.04),
 }
 
 
@@ -116,7 +120,7 @@ def model(room: Room, props: tuple[Prop, ...] = ()) -> Mjcf:
 
 
 class NeoHookean:
-    """Turns every solid flex of a model into a Neo-Hookean one, which cannot turn inside out; the `start` of a scene.
+    """Turns every elastic solid of a model into a Neo-Hookean one, which cannot turn inside out; a scene's `start`.
 
     Simplified from Smith, de Goes and Kim, "Stable Neo-Hookean flesh simulation" (2018), by MuJoCo. MJCF has no words
     for it, so that its stiffness is taken from the same model compiled as a specification. text: the MJCF.
@@ -127,8 +131,9 @@ class NeoHookean:
 
     def __call__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         specification = mujoco.MjSpec.from_string(self.text)
-        for flex in specification.flexes:
-            flex.elastic3d = 1
+        for number, flex in enumerate(specification.flexes):
+            # What yields is never far from its rest shape, and has no use for it.
+            flex.elastic3d = int(not model.flex_plasticmode[number])
         model.flex_stiffness[:] = specification.compile().flex_stiffness
 
 
@@ -161,4 +166,26 @@ def thing(body: Soft, name: str) -> Thing:
     }  # fmt: skip
     return Thing(
         name=body.name, rgb=body.rgb, texture=kind.texture, flex=name, smooth=1, rest=body.rest, about=about
+    )  # fmt: skip
+
+
+def scene(
+    random: np.random.Generator,
+    family: str,
+    view: View,
+    room: Room,
+    mjcf: Mjcf,
+    things: tuple[Thing, ...],
+    caption: str,
+    happened: Callable[[Play], str | None],
+    *,
+    props: tuple[Prop, ...] = (),
+    physics: Mapping[str, Any] | None = None,
+) -> WorldScene:
+    """A scene of soft bodies; the model is complete but for their material."""
+    text = mjcf.text()
+    return WorldScene(
+        family=family, kind="deformable", room=room, view=view, light=staging.light(random), props=props,
+        things=things, model=text, caption=caption, steps_per_second=STEPS_PER_SECOND, happened=happened,
+        start=NeoHookean(text), physics=physics or {}, penetration=PENETRATION,
     )  # fmt: skip

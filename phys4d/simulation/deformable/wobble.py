@@ -8,7 +8,6 @@ from phys4d.simulation.deformable import soft as softness
 from phys4d.simulation.scene import Scene
 from phys4d.simulation.stage import staging
 from phys4d.simulation.world.play import Play
-from phys4d.simulation.world.scene import WorldScene
 
 SQUASHED = 0.08  # strain
 
@@ -16,7 +15,7 @@ SQUASHED = 0.08  # strain
 def wobble(random: np.random.Generator) -> Scene:
     """Draws a scene: a soft ball, box or cylinder, upright or tilted, 15 to 45 cm above the floor."""
     view = staging.view(random, distance=(1.2, 1.4), height=(0.5, 0.9), target_height=0.3)
-    room, light = staging.room(random), staging.light(random)
+    room = staging.room(random)
     (name,) = staging.colours(random, 1)
     axes = view.level_axes()
     kinds: list[softness.SoftShape] = ["box", "ball", "cylinder"]
@@ -29,21 +28,10 @@ def wobble(random: np.random.Generator) -> Scene:
     at = random.uniform(-0.12, 0.12) * axes[0] + random.uniform(-0.05, 0.15) * axes[1]
     mjcf = softness.model(room)
     softness.add_soft(mjcf, body, "soft", at + np.array([0, 0, height]), turn)
-    text = mjcf.text()
-    return WorldScene(
-        family="wobble",
-        kind="deformable",
-        room=room,
-        view=view,
-        light=light,
-        things=(softness.thing(body, "soft"),),
-        model=text,
-        caption=f"{article(body.name)} falls from rest and wobbles",
-        steps_per_second=softness.STEPS_PER_SECOND,
-        happened=_squashed,
-        start=softness.NeoHookean(text),
-        penetration=softness.PENETRATION,
-    )
+    return softness.scene(
+        random, "wobble", view, room, mjcf, (softness.thing(body, "soft"),),
+        f"{article(body.name)} falls from rest and wobbles", _squashed,
+    )  # fmt: skip
 
 
 def _squashed(play: Play) -> str | None:
