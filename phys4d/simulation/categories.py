@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from phys4d.simulation import articulated, granular, rigid, rope, thermodynamic
+from phys4d.simulation import articulated, cloth, deformable, granular, rigid, rope, thermodynamic
 from phys4d.simulation.scene import Scene
 
 Family = Callable[[np.random.Generator], Scene]
@@ -13,6 +13,8 @@ CATEGORIES: dict[str, Mapping[str, Family]] = {
     "rigid": rigid.FAMILIES,
     "articulated": articulated.FAMILIES,
     "rope": rope.FAMILIES,
+    "cloth": cloth.FAMILIES,
+    "deformable": deformable.FAMILIES,
     "granular": granular.FAMILIES,
     "thermodynamic": thermodynamic.FAMILIES,
 }
