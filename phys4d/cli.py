@@ -87,12 +87,23 @@ def build_parser() -> argparse.ArgumentParser:
     label.add_argument("--seed", type=int, default=0)
     label.set_defaults(command=_label)
 
-    data = commands.add_parser("data", help="check datasets")
-    verify = data.add_subparsers(required=True, metavar="action").add_parser(
-        "verify", help="check every byte of a dataset"
-    )
+    data = commands.add_parser("data", help="check datasets, import clips of other simulators")
+    actions = data.add_subparsers(required=True, metavar="action")
+    verify = actions.add_parser("verify", help="check every byte of a dataset")
     verify.add_argument("folder", type=Path)
     verify.set_defaults(command=_verify)
+    replicator = actions.add_parser(
+        "import-replicator", help="clips that writers of NVIDIA Omniverse Replicator (Isaac Sim) left"
+    )
+    replicator.add_argument("folder", type=Path, help="what a writer wrote, or a folder of such folders")
+    replicator.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
+    replicator.add_argument(
+        "--fps", type=float, default=24.0, help="of the recordings, which do not say it (default: 24)"
+    )
+    replicator.add_argument(
+        "--caption", action="append", default=[], metavar="TEXT", help="one for all clips, or repeated for each"
+    )
+    replicator.set_defaults(command=_import_replicator)
 
     train = commands.add_parser("train", help="run the stages of a run file; the same under torchrun")
     train.add_argument("run", type=Path, metavar="RUN.toml")
@@ -192,6 +203,17 @@ def _verify(options: argparse.Namespace) -> int:
     if problems:
         raise UserError(f"{options.folder}: {len(problems)} problems: write this dataset again")
     print(f"{options.folder}: all clips are whole")
+    return 0
+
+
+def _import_replicator(options: argparse.Namespace) -> int:
+    from phys4d.importers.replicator.dataset import import_replicator
+
+    counts = import_replicator(options.folder, options.out, fps=options.fps, captions=options.caption)
+    print(f"{options.out}: {counts.pop('clips')} clips")
+    for name, count in counts.items():
+        if count:
+            print(f"{options.out}: {count} without {name}: see docs/import-replicator.md for what is then not known")
     return 0
 
 
