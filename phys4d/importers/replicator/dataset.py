@@ -46,7 +46,7 @@ def import_replicator(folder: Path, out: Path, *, fps: float, captions: Sequence
         raise UserError(f"--fps {fps:g}: expected frames per second from {FPS[0]:g} to {FPS[1]:g}")
     recordings = find_recordings(folder)
     if len(captions) > 1 and len(captions) != len(recordings):
-        raise UserError(f"--caption: {len(captions)} for {len(recordings)} clips: give none, one for all or one for each")
+        raise UserError(f"--caption: {len(captions)} for {len(recordings)} clips: give none, one, or one for each")
     said = list(captions) * (len(recordings) if len(captions) == 1 else 1) or [""] * len(recordings)
     for recording in recordings:
         _refuse_without_geometry(recording)
@@ -155,8 +155,8 @@ def _instances(recording: Recording, size: tuple[int, int]) -> tuple[np.ndarray,
         return np.zeros((len(frames), *size), dtype=np.int64), None
     if not recording.has(f"{name}_mapping"):
         raise UserError(
-            f"{recording.file(name, frames[0])}: there is no {name}_mapping_*.json for this clip, without which colours "
-            "mean nothing: add them, or move the segmentation away to import the clip without"
+            f"{recording.file(name, frames[0])}: there is no {name}_mapping_*.json for this clip, which says what its "
+            "colours mean: add them, or move the segmentation away to import the clip without"
         )
     read = [
         read_segmentation(recording.file(name, frame), recording.file(f"{name}_mapping", frame), size)
@@ -195,8 +195,8 @@ def _motion(
         fits, tested = fits + at_rest, tested + of
     if fits < LEAST_AT_REST * tested:
         raise UserError(
-            f"{recording.file('motion_vectors', frames[1]).parent}: motion_vectors: only {fits} of {tested} pixels move "
-            "as the camera's own motion says: write every frame that is rendered (rt_subframes=1), in pixels"
+            f"{recording.file('motion_vectors', frames[1]).parent}: motion_vectors: only {fits} of {tested} pixels "
+            "move as the camera's own motion says: write every frame that is rendered (rt_subframes=1), in pixels"
         )
     return {
         "motion": motion.astype(np.float32),

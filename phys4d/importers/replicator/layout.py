@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from phys4d.engine.errors import UserError
@@ -31,7 +32,7 @@ ENDINGS = {
     "instance_id_segmentation_mapping": ("json",),
 }
 _NUMBERS = r"(?P<sequence>(?:\d+_)*)(?P<frame>\d{1,9})\.(?P<ending>[a-z]+)"
-_NAMED = re.compile(rf"(?:(?P<camera>.+)_)?(?P<annotator>{'|'.join(sorted(ENDINGS, key=len, reverse=True))})_{_NUMBERS}")
+_NAMED = re.compile(rf"(?:(?P<camera>.+)_)?(?P<annotator>{'|'.join(ENDINGS)})_{_NUMBERS}")
 _BARE = re.compile(_NUMBERS)
 _FRAME = re.compile(r"\d+(?=\.[a-z]+$)")
 
@@ -118,7 +119,7 @@ def _refuse_gaps(recording: Recording) -> None:
     numbers = recording.frames()
     if len(numbers) < 2:
         raise UserError(f"{recording.files['rgb'][numbers[0]]}: is the only frame: a clip needs two or more")
-    for before, after in zip(numbers, numbers[1:], strict=False):
+    for before, after in pairwise(numbers):
         if after != before + 1:
             missing = _same_name(recording.files["rgb"][before], before + 1)
             raise UserError(f"{missing}: is missing, the next frame is {after}: record all frames of the clip")

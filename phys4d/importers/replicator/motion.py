@@ -14,8 +14,8 @@ point was at t, so a triangle may lie behind what pixel p shows. It counts only 
     its three corners are of one surface at t + 1: of one instance, and 1/z runs on across every edge;
     it does not show its back at t;
     it is of the instance that p shows, where instances are known;
-    p is as deep as the triangle was at t if the world's rest explains its vectors, else the triangle is as large as at
-    t + 1 (a surface does not stretch by more than a seventh in one frame), measured with the depth around its corners.
+    p is as deep as the triangle was at t if the world is at rest, and its vectors say that it may be; or the triangle
+    is as large as at t + 1 (nothing stretches by more than a seventh in a frame) with the depth at its corners at t.
 
 Of several the nearest counts. All else is not known: it may be hidden at t + 1, out of the image, or at a silhouette.
 """
@@ -31,6 +31,7 @@ STRETCH = 1.15  # of a triangle's sides from one frame to the next
 SNAP = 0.01  # pixels: a point this close to a pixel centre is that pixel's
 MOVING = 1e-4  # metres per frame, as in the simulator's truth
 RESOLVED = 0.02  # pixels, and what these span: smaller displacements are not told from rest
+CLEAR = 0.5  # pixels by which a moving camera must move a point at rest to tell whether vectors fit it
 SPAN = 4  # pixels: no triangle that is larger at t counts
 _EDGE = 1e-9
 
@@ -101,23 +102,24 @@ def forward(now: Frame, then: Frame, vectors: np.ndarray) -> Forward:
     usable = (then.depth > 0) & np.isfinite(source).all(axis=-1)
     source = np.where(usable[..., None], source, 0.0)
     hits = _join(_in_triangles(source, _triangles(then, usable)), _on_centres(source, usable))
-    hits = hits.keep((now.depth.reshape(-1)[hits.pixel] > 0))
+    hits = hits.keep(now.depth.reshape(-1)[hits.pixel] > 0)
     hits = hits.keep((hits.at(then.instance) == now.instance.reshape(-1)[hits.pixel][:, None]).all(axis=1))
     rest = _at_rest(now, then)
     resting = (np.abs(source - rest.place) <= REST).all(axis=-1) & usable & (rest.depth > 0)
     by_rest = hits.at(resting)
+    deep = by_rest.all(axis=1) & _as_deep(hits, now, rest.depth)
     labelled = now.instance.reshape(-1)[hits.pixel] > 0
-    # A triangle of which one part rests and the other does not may be two surfaces that touch.
-    whole = labelled | ~by_rest.any(axis=1)
-    large = whole & _as_large(hits, now, then, source, labelled)
-    hits = hits.keep(np.where(by_rest.all(axis=1), _as_deep(hits, now, rest.depth), large))
-    return _nearest(hits, now, then, np.where(resting, np.abs(source - rest.place).max(axis=-1), np.inf))
+    # Without instances a triangle that rests, if only in part, may be hidden or two surfaces that touch.
+    large = (labelled | ~by_rest.any(axis=1)) & _as_large(hits, now, then, source, labelled & ~by_rest.all(axis=1))
+    off_rest = np.where(deep, hits.at(np.abs(source - rest.place).max(axis=-1)).max(axis=1), np.inf)
+    fits = deep | large
+    return _nearest(hits.keep(fits), now, then, source, off_rest[fits])
 
 
 def share_at_rest(now: Frame, then: Frame, vectors: np.ndarray, tolerance: float) -> tuple[int, int]:
-    """(pixels whose vector is that of a world at rest, pixels that a moving camera would move by over 1 px)."""
+    """(those of them whose vector fits, pixels that the camera moves by more than CLEAR if they are at rest)."""
     expected = _at_rest(now, then).place - _centres(*now.depth.shape)
-    tested = (then.depth > 0) & (np.abs(expected).max(axis=-1) > 1)
+    tested = (then.depth > 0) & (np.abs(expected).max(axis=-1) > CLEAR)
     fits = np.abs(vectors - expected).max(axis=-1) <= tolerance
     return int((fits & tested).sum()), int(tested.sum())
 
@@ -175,15 +177,16 @@ def _in_triangles(source: np.ndarray, corner: np.ndarray) -> _Hits:
     found = []
     for down in range(SPAN + 1):
         for right in range(SPAN + 1):
-            which = np.nonzero(front & (low + (right, down) <= high).all(axis=1))[0]
-            pixel = (low[which] + (right, down)).astype(np.int64)
+            step = np.array([right, down])
+            which = np.nonzero(front & (low + step <= high).all(axis=1))[0]
+            pixel = (low[which] + step).astype(np.int64)
             offset = pixel + 0.5 - place[which, 0]
             one, two = sides[which, 0], sides[which, 1]
             second = (offset[:, 0] * two[:, 1] - offset[:, 1] * two[:, 0]) / area[which]
             third = (one[:, 0] * offset[:, 1] - one[:, 1] * offset[:, 0]) / area[which]
             weight = np.stack([1 - second - third, second, third], axis=1)
-            inside = (weight >= -_EDGE).all(axis=1)
-            found.append(_Hits(pixel[:, 1] * width + pixel[:, 0], corner[which], weight).keep(inside))
+            hits = _Hits(pixel[:, 1] * width + pixel[:, 0], corner[which], weight)
+            found.append(hits.keep(weight.min(axis=1) >= -_EDGE))
     return _join(*found)
 
 
@@ -210,10 +213,10 @@ def _as_deep(hits: _Hits, now: Frame, depth: np.ndarray) -> np.ndarray:
     return np.abs(shown * inverse - 1) <= now.span
 
 
-def _as_large(hits: _Hits, now: Frame, then: Frame, source: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+def _as_large(hits: _Hits, now: Frame, then: Frame, source: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
     """Bool [N]: the triangle's sides are as long at t, with the depth seen there, as at t + 1.
 
-    Where that depth cannot be had, beside silhouettes: `labelled`, whether the pixel's instance is known.
+    Where that depth cannot be had, beside silhouettes: what `otherwise` says, bool [N].
     """
     place = source.reshape(-1, 2)[hits.corner]
     depth, sure = _sample(now, place)
@@ -224,7 +227,7 @@ def _as_large(hits: _Hits, now: Frame, then: Frame, source: np.ndarray, labelled
     lengths = [np.linalg.norm(points - np.roll(points, 1, axis=1), axis=2) for points in (before, after)]
     same = (lengths[0] <= STRETCH * lengths[1]) & (lengths[1] <= STRETCH * lengths[0])
     single = (hits.corner == hits.corner[:, :1]).all(axis=1)
-    return np.where(sure.all(axis=1) & ~single, same.all(axis=1), labelled)
+    return np.where(sure.all(axis=1) & ~single, same.all(axis=1), otherwise)
 
 
 def _sample(frame: Frame, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -245,27 +248,28 @@ def _sample(frame: Frame, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.divide(1, value, where=sure & (value > 0), out=np.zeros_like(value)), sure
 
 
-def _nearest(hits: _Hits, now: Frame, then: Frame, off_rest: np.ndarray) -> Forward:
+def _nearest(hits: _Hits, now: Frame, then: Frame, source: np.ndarray, off_rest: np.ndarray) -> Forward:
     """The nearest hit of every pixel as its motion.
 
-    off_rest: [H, W] pixels by which the vectors of `then` miss those of a world at rest, inf where it explains none.
+    off_rest: [N] pixels by which the hits' vectors miss those of a world at rest, inf where it does not explain them.
     """
     height, width = now.depth.shape
     depth = 1 / (hits.weight / hits.at(then.depth)).sum(axis=1)
     order = np.lexsort((depth, hits.pixel))
     pixel, first = np.unique(hits.pixel[order], return_index=True)
-    hits, depth = hits.keep(order[first]), depth[order[first]]
+    chosen = order[first]
+    hits, depth, off_rest = hits.keep(chosen), depth[chosen], off_rest[chosen]
     centre = _centres(height, width).reshape(-1, 2)
-    landing = (centre[hits.corner] * hits.weight[..., None]).sum(axis=1)
+    flow = ((centre[hits.corner] - source.reshape(-1, 2)[hits.corner]) * hits.weight[..., None]).sum(axis=1)
+    landing = centre[pixel] + flow
     motion, known, moving = np.zeros((3, height * width)), *np.zeros((2, height * width), dtype=bool)
-    motion[:2, pixel] = (landing - centre[pixel]).T
+    motion[:2, pixel] = flow.T
     motion[2, pixel] = depth - now.depth.reshape(-1)[pixel]
     known[pixel] = True
     k, pose = then.view.intrinsics, then.view.camera_to_world
     local = np.concatenate([(landing - k[:2, 2]) / (k[0, 0], k[1, 1]), np.ones((len(landing), 1))], axis=1)
     points = local * depth[:, None] @ pose[:3, :3].T + pose[:3, 3]
     moved = np.linalg.norm(points - now.points().reshape(-1, 3)[pixel], axis=1)
-    slow = hits.at(off_rest).max(axis=1) <= RESOLVED
-    moving[pixel] = ~slow & (moved > np.maximum(MOVING, RESOLVED * depth * now.span))
+    moving[pixel] = (off_rest > RESOLVED) & (moved > np.maximum(MOVING, RESOLVED * depth * now.span))
     shape = (height, width)
     return Forward(motion.reshape(3, *shape), known.reshape(shape), moving.reshape(shape))
