@@ -56,16 +56,15 @@ def surface(points: int) -> tuple[Tensor, Tensor]:
 
 def simulated(points: int) -> tuple[Tensor, Tensor]:
     """A frame of a simulated clip, 480 x 720, as a predicted and as the true cloud, `points` pixels of it each."""
-    from phys4d.simulation.assembly import meshes
     from phys4d.simulation.clip import measure
-    from phys4d.simulation.generate import SimulateConfig, detail, draw
-    from phys4d.simulation.raster import Rasteriser
+    from phys4d.simulation.generate import SimulateConfig, draw
+    from phys4d.simulation.picture.raster import Rasteriser
 
     height, width = 480, 720
     config = SimulateConfig(families=("collision",), size=(height, width), frames=9)
-    scene, tracks, _ = draw(config, 0)
-    camera = scene.view.camera(config.frames, height, width, config.fps)
-    truth = measure(meshes(scene, tracks, detail=detail(height, width)), camera, Rasteriser(height, width))
+    found = draw(config, 0)
+    camera = found.scene.view.camera(config.frames, height, width, config.fps)
+    truth = measure(found.meshes, camera, Rasteriser(height, width))
     depth = torch.from_numpy(truth.depth[4]).float()[None, None]
     return _seen(depth, torch.from_numpy(camera.intrinsics[4]).float(), points)
 

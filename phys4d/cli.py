@@ -59,15 +59,20 @@ def build_parser() -> argparse.ArgumentParser:
     simulate = commands.add_parser("simulate", help="simulate clips with exact truth into a dataset")
     simulate.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
     simulate.add_argument("--clips", type=int, required=True)
-    families = "fall, collision, ramp, topple, dominoes, pendulum, spin; repeat for several (default: all)"
-    simulate.add_argument("--family", action="append", help=families)
+    simulate.add_argument(
+        "--category", action="append", metavar="NAME",
+        help="a kind of physics, or all of them; repeat for several, which take turns (default: rigid)",
+    )  # fmt: skip
+    simulate.add_argument(
+        "--family", action="append", metavar="NAME", help="one family of scenes; repeat for several (default: all)"
+    )
     simulate.add_argument(
         "--camera", default="static", help="static (default), or moving along a path that the caption states"
     )
     simulate.add_argument(
         "--looks", default="varied", help="varied backdrops, lights and soft shadows (default), or plain"
     )
-    simulate.add_argument("--size", default="48x48", metavar="HxW", help="pixels (default: 48x48)")
+    simulate.add_argument("--size", default="48x48", metavar="HxW", help="pixels, or one number (default: 48x48)")
     simulate.add_argument("--frames", type=int, default=17)
     simulate.add_argument("--fps", type=int, default=24)
     simulate.add_argument("--seed", type=int, default=0)
@@ -87,12 +92,18 @@ def build_parser() -> argparse.ArgumentParser:
     label.add_argument("--seed", type=int, default=0)
     label.set_defaults(command=_label)
 
-    data = commands.add_parser("data", help="check datasets, import clips of other simulators")
-    actions = data.add_subparsers(required=True, metavar="action")
-    verify = actions.add_parser("verify", help="check every byte of a dataset")
+    data = commands.add_parser("data", help="check datasets, look at them, import others' clips").add_subparsers(
+        required=True, metavar="action"
+    )
+    verify = data.add_parser("verify", help="check every byte of a dataset")
     verify.add_argument("folder", type=Path)
     verify.set_defaults(command=_verify)
-    replicator = actions.add_parser(
+    sheet = data.add_parser("sheet", help="one picture of a dataset's clips, with the truth beside them")
+    sheet.add_argument("folder", type=Path)
+    sheet.add_argument("--out", type=Path, required=True, metavar="PNG")
+    sheet.add_argument("--clips", type=int, default=36, help="the first so many (default: 36)")
+    sheet.set_defaults(command=_sheet)
+    replicator = data.add_parser(
         "import-replicator", help="clips that writers of NVIDIA Omniverse Replicator (Isaac Sim) left"
     )
     replicator.add_argument("folder", type=Path, help="what a writer wrote, or a folder of such folders")
@@ -169,10 +180,12 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _simulate(options: argparse.Namespace) -> int:
     from phys4d.engine.config import build
+    from phys4d.simulation.categories import CATEGORIES
     from phys4d.simulation.generate import SimulateConfig, simulate
 
     height, cross, width = options.size.partition("x")
-    if not (cross and height.isdigit() and width.isdigit()):
+    width = width if cross else height
+    if not (height.isdigit() and width.isdigit()):
         raise UserError(f"--size {options.size}: expected HEIGHTxWIDTH in pixels, such as 48x48")
     values = {
         "clips": options.clips, "size": (int(height), int(width)), "frames": options.frames, "fps": options.fps,
@@ -180,7 +193,18 @@ def _simulate(options: argparse.Namespace) -> int:
     }  # fmt: skip
     if options.family:
         values["families"] = tuple(options.family)
-    simulate(build(SimulateConfig, values, "simulate"), options.out, workers=options.workers)
+    if options.category:
+        values["categories"] = tuple(CATEGORIES) if options.category == ["all"] else tuple(options.category)
+    if options.workers < 1:
+        raise UserError(f"--workers {options.workers}: expected 1 or more")
+    config = build(SimulateConfig, values, "simulate")
+    try:
+        summary = simulate(config, options.out, workers=options.workers)
+    except KeyboardInterrupt:
+        print("phys4d: stopped; finished clips are kept: the same command goes on from there", file=sys.stderr)
+        return 3
+    for line in summary.lines():
+        print(line)
     return 0
 
 
@@ -206,6 +230,7 @@ def _verify(options: argparse.Namespace) -> int:
     return 0
 
 
+<<<<<<< HEAD
 def _import_replicator(options: argparse.Namespace) -> int:
     from phys4d.importers.replicator.dataset import import_replicator
 
@@ -214,6 +239,13 @@ def _import_replicator(options: argparse.Namespace) -> int:
     for name, count in counts.items():
         if count:
             print(f"{options.out}: {count} without {name}: see docs/import-replicator.md for what is then not known")
+=======
+def _sheet(options: argparse.Namespace) -> int:
+    from phys4d.evaluate.sheet import contact_sheet
+
+    count = contact_sheet(options.folder, options.out, clips=options.clips)
+    print(f"{options.out}: {count} clips")
+>>>>>>> main
     return 0
 
 

@@ -1,58 +1,47 @@
-"""Puts the meshes of a scene's room, props and bodies together and moves them along the bodies' tracks."""
+"""Puts the meshes of a scene's room, its props and what moves in it together into one mesh sequence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from phys4d.simulation import shapes
-from phys4d.simulation.materials import MATERIALS
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture, Track
-from phys4d.simulation.scene import FIRST_BODY, FLOOR, WALL, Rod, Room, Scene
+from phys4d.simulation.scene import FLOOR, WALL, Room, Scene
 
 ROOM_REACH = 6.0  # metres
 
 
-def meshes(scene: Scene, tracks: dict[int, Track], detail: int = 3) -> MeshSequence:
-    """The scene as a mesh sequence: instance 1 is the floor, 2 the wall, 3... the bodies, then rods, then props."""
-    frames = len(next(iter(tracks.values())).position)
-    parts = [_Part(*floor_mesh(scene.room), FLOOR, scene.room.floor, scene.room.floor_texture)]
-    parts.append(_Part(*wall_mesh(scene.room), WALL, scene.room.wall, scene.room.wall_texture))
-    for number, body in enumerate(scene.bodies):
-        instance = FIRST_BODY + number
-        rest, faces = shapes.mesh(body.shape, body.size, detail)
-        texture = MATERIALS[body.material].texture
-        parts.append(_Part(tracks[instance].apply(rest), faces, rest, instance, body.rgb, texture))
-    rod_tracks = {}
-    for number, instance in scene.rod_instances.items():
-        rod = scene.bodies[number].rod
-        assert rod is not None
-        rest, faces = shapes.mesh("cylinder", (rod.radius, rod.length / 2), detail)
-        rod_tracks[instance] = _along(rod, tracks[FIRST_BODY + number])
-        parts.append(_Part(rod_tracks[instance].apply(rest), faces, rest, instance, rod.rgb, Texture.PLAIN))
-    for prop, instance in zip(scene.props, scene.prop_instances, strict=True):
+@dataclass(frozen=True)
+class Part:
+    """One instance's share of the mesh.
+
+    vertices: float64 [T, V, 3] world metres, or [V, 3] where nothing moves. faces: int [F, 3]. rest: float64 [V, 3],
+    the coordinates of its texture. colour: one RGB, or one for each vertex [V, 3], or for each vertex in each frame
+    [T, V, 3]. track: of a rigid instance; `track.apply(rest)` are then its vertices.
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    rest: np.ndarray
+    instance: int
+    colour: tuple[float, float, float] | np.ndarray
+    texture: Texture
+    track: Track | None = None
+
+
+def assemble(scene: Scene, parts: Sequence[Part], frames: int, detail: int) -> MeshSequence:
+    """The parts in the scene's room: instance 1 is the floor, 2 the wall, 3... the parts, then the props."""
+    room = scene.room
+    still = [Part(*floor_mesh(room), FLOOR, room.floor, room.floor_texture)]
+    still.append(Part(*wall_mesh(room), WALL, room.wall, room.wall_texture))
+    instance = max((part.instance for part in parts), default=WALL)
+    props = []
+    for number, prop in enumerate(scene.props, start=instance + 1):
         rest, faces = shapes.mesh(prop.shape, prop.size, detail)
         pose = Track(np.array([prop.position]), np.array([prop.quaternion]))
-        parts.append(_Part(pose.apply(rest)[0], faces, rest, instance, prop.rgb, prop.texture))
-    return _join(parts, frames, tracks | rod_tracks)
-
-
-def _along(rod: Rod, body: Track) -> Track:
-    """The pose of the rod's middle, half its length from the body's centre along the body's z axis."""
-    return Track(body.position + rod.length / 2 * body.rotation()[:, :, 2], body.quaternion)
-
-
-class _Part:
-    """One instance's share of the mesh."""
-
-    def __init__(
-        self,
-        vertices: np.ndarray,
-        faces: np.ndarray,
-        rest: np.ndarray,
-        instance: int,
-        colour: tuple[float, float, float],
-        texture: Texture,
-    ) -> None:
-        self.vertices, self.faces, self.rest = vertices, faces, rest
-        self.instance, self.colour, self.texture = instance, colour, texture
+        props.append(Part(pose.apply(rest)[0], faces, rest, number, prop.rgb, prop.texture))
+    return _join([*still, *parts, *props], frames)
 
 
 def floor_mesh(room: Room) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -72,7 +61,7 @@ def wall_mesh(room: Room) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return vertices, faces, vertices[:, [0, 2, 1]]
 
 
-def _join(parts: list[_Part], frames: int, tracks: dict[int, Track]) -> MeshSequence:
+def _join(parts: list[Part], frames: int) -> MeshSequence:
     count = [len(p.rest) for p in parts]
     offset = np.cumsum([0, *count[:-1]])
     return MeshSequence(
@@ -80,7 +69,15 @@ def _join(parts: list[_Part], frames: int, tracks: dict[int, Track]) -> MeshSequ
         faces=np.concatenate([p.faces + o for p, o in zip(parts, offset, strict=True)]).astype(np.int32),
         instance=np.concatenate([np.full(len(p.faces), p.instance, dtype=np.uint8) for p in parts]),
         rest=np.concatenate([p.rest for p in parts]),
-        colour=np.repeat(np.array([p.colour for p in parts], dtype=np.float32), count, axis=0),
+        colour=_colours(parts, frames),
         texture=np.repeat(np.array([p.texture for p in parts], dtype=np.uint8), count),
-        tracks=tracks,
+        tracks={p.instance: p.track for p in parts if p.track is not None},
     )
+
+
+def _colours(parts: list[Part], frames: int) -> np.ndarray:
+    """float32 [V, 3], or [T, V, 3] where the colour of any part changes."""
+    colours = [np.asarray(part.colour, dtype=np.float32) for part in parts]
+    lead = (frames,) if any(colour.ndim == 3 for colour in colours) else ()
+    each = [np.broadcast_to(c, (*lead, len(p.rest), 3)) for c, p in zip(colours, parts, strict=True)]
+    return np.concatenate(each, axis=-2)

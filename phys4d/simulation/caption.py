@@ -12,7 +12,8 @@ named from the floor up, those of a row in the order in which they fall.
 
 import re
 
-from phys4d.simulation.scene import Body, Scene
+from phys4d.simulation.body import Body
+from phys4d.simulation.scene import Scene
 
 DIRECTIONS = (("right", "left"), ("away", "toward"), ("up", "down"))
 VELOCITY = re.compile(r"\b(right|left|away|toward|up|down) (\d+\.\d) m/s")
@@ -22,32 +23,9 @@ CAMERA = "; the camera "
 
 
 def caption(scene: Scene) -> str:
-    """One English sentence about the bodies, and what the camera does where it moves."""
+    """One English sentence about what happens, and what the camera does where it moves."""
     path = scene.view.path
-    return _sentence(scene) + ("" if path is None else CAMERA + path.words())
-
-
-def _sentence(scene: Scene) -> str:
-    first, others = scene.bodies[0], scene.bodies[1:]
-    match scene.event:
-        case "topples":
-            return f"a stack of {_listed(scene.bodies)} at rest topples"
-        case "falls over":
-            return f"a row of {_listed(scene.bodies)} at rest, the first one leaning, falls over"
-        case "knocks over":
-            several = "a row" if scene.family == "dominoes" else "a stack"
-            flying = first.velocity[2] != 0 or not first.rolling
-            return f"{_moving(first, flying=flying)} knocks over {several} of {_listed(others)} at rest"
-        case "rolls down" | "slides down":
-            end = f" into {_moving(others[0], flying=False)}" if others else ""
-            return f"{_moving(first, flying=True)} {scene.event} a ramp{end}"
-        case "swings into":
-            does = "swings on a rod into" if first.resting else "on a rod hits"
-            return f"{_moving(first, flying=True)} {does} {_moving(others[0], flying=False)}"
-        case "turns" | "comes back" | "speeds up":
-            return f"{_moving(first, flying=False)} {scene.event} on the floor"
-    subject = f"{_moving(first, flying=scene.family == 'fall')} {scene.event}"
-    return f"{subject} {_moving(others[0], flying=False)}" if others else subject
+    return scene.sentence() + ("" if path is None else CAMERA + path.words())
 
 
 def article(name: str) -> str:
@@ -73,15 +51,6 @@ def motion(body: Body, *, flying: bool) -> str:
         sense = "counterclockwise" if body.turning > 0 else "clockwise"
         words.append(f"spinning {sense} {abs(body.turning):.1f} turns/s")
     return " ".join(words)
-
-
-def _moving(body: Body, *, flying: bool) -> str:
-    return f"{article(body.name)} {motion(body, flying=flying)}"
-
-
-def _listed(bodies: tuple[Body, ...]) -> str:
-    names = [article(body.name) for body in bodies]
-    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def stated_velocities(text: str, names: list[str]) -> list[tuple[float, float, float]]:

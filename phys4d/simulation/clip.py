@@ -5,12 +5,12 @@ from typing import Literal
 
 import numpy as np
 
-from phys4d.simulation.camera import Camera
 from phys4d.simulation.mesh_sequence import MeshSequence
-from phys4d.simulation.raster import Rasteriser
+from phys4d.simulation.picture.raster import Rasteriser
 from phys4d.simulation.scene import Light
-from phys4d.simulation.truth import MOVING, landing, surface
-from phys4d.simulation.visibility import visible
+from phys4d.simulation.stage.camera import Camera
+from phys4d.simulation.truth.surface import MOVING, landing, surface
+from phys4d.simulation.truth.visibility import visible
 
 QUANTISATION: dict[str, Literal["inverse16", "linear16"]] = {"depth": "inverse16", "motion": "linear16"}
 

@@ -1,40 +1,36 @@
 """Writes a dataset of simulated clips: any number of processes, always the same bytes."""
 
-import hashlib
 import json
 import os
-from collections import Counter, deque
-from collections.abc import Iterator
+import signal
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, Literal, get_args
+from threading import Thread
+from typing import Literal
 
 import mujoco
-import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
+from phys4d import __version__
 from phys4d.engine.config import Config
 from phys4d.engine.data import blob, video
-from phys4d.engine.data.shards import ShardWriter
-from phys4d.engine.errors import UserError
+from phys4d.engine.data.shards import ShardWriter, kept_rows
 from phys4d.engine.progress import progress
-from phys4d.simulation import camera_path
-from phys4d.simulation.assembly import meshes
+from phys4d.simulation.categories import CATEGORIES, FAMILIES
 from phys4d.simulation.clip import QUANTISATION, measure, render
-from phys4d.simulation.families import FAMILIES
-from phys4d.simulation.looks import varied
-from phys4d.simulation.mesh_sequence import Track
-from phys4d.simulation.mujoco_world import STEPS_PER_SECOND, motion
-from phys4d.simulation.raster import Rasteriser
+from phys4d.simulation.drawing import CameraMotion, Drawing, Looks, first_usable
+from phys4d.simulation.picture.raster import Rasteriser
 from phys4d.simulation.record import description
-from phys4d.simulation.scene import Scene
-from phys4d.simulation.screening import badly_framed, fault
+from phys4d.simulation.summary import Summary
+from phys4d.simulation.team import Handover, Team
 
-ATTEMPTS = 100
+STEPS_PER_SECOND = 1200  # frames fall on whole steps of the simulators
+
 # llvmpipe counts the threads beside the caller's own.
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -43,25 +39,26 @@ ONE_THREAD = {
     "LP_NUM_THREADS": "0",
 }
 
-Family = Literal["fall", "collision", "ramp", "topple", "dominoes", "pendulum", "spin"]
-
 
 class SimulateConfig(Config):
-    """What to simulate. size: (height, width) in pixels. Families take turns. Without truth: video only.
+    """What to simulate. size: (height, width) in pixels. Without truth: video only.
+
+    categories take turns, and in each its families; families: these alone take turns instead.
 
     camera: moving ones go along a path that the caption states. looks: "varied" draws backdrops, lights and soft
     shadows; "plain" keeps a checkered floor, a bare wall and one white light with sharp shadows.
     """
 
-    families: tuple[Family, ...] = Field(get_args(Family), min_length=1)
+    categories: tuple[str, ...] = Field(("rigid",), min_length=1)
+    families: tuple[str, ...] = ()
     clips: int = Field(100, ge=1)
     size: tuple[int, int] = (48, 48)
     frames: int = Field(17, ge=2)
     fps: int = Field(24, ge=1)
     seed: int = Field(0, ge=0)
     truth: bool = True
-    camera: Literal["static", "moving"] = "static"
-    looks: Literal["plain", "varied"] = "varied"
+    camera: CameraMotion = "static"
+    looks: Looks = "varied"
     pixel_format: Literal["yuv444p", "yuv420p"] = "yuv444p"
 
     @field_validator("fps")
@@ -71,17 +68,65 @@ class SimulateConfig(Config):
             raise ValueError(f"expected a divisor of {STEPS_PER_SECOND}, the simulator's steps per second")
         return fps
 
+    @field_validator("categories", "families")
+    @classmethod
+    def _known(cls, names: tuple[str, ...], field: ValidationInfo) -> tuple[str, ...]:
+        known = CATEGORIES if field.field_name == "categories" else FAMILIES
+        for name in names:
+            if name not in known:
+                raise ValueError(f"{name!r}: expected some of {', '.join(known)}")
+        return names
 
-def simulate(config: SimulateConfig, out: Path, *, workers: int) -> None:
+    def family(self, index: int) -> str:
+        """The family of a clip."""
+        if self.families:
+            return self.families[index % len(self.families)]
+        turn, which = divmod(index, len(self.categories))
+        families = list(CATEGORIES[self.categories[which]])
+        return families[turn % len(families)]
+
+
+def simulate(config: SimulateConfig, out: Path, *, workers: int, team: Team | None = None) -> Summary:
     """Simulates `config.clips` clips into the dataset folder `out`, which must not exist or be empty.
 
-    workers: processes. Raises UserError when the folder is taken or the machine has no headless OpenGL.
+    workers: processes on this machine. team: the machines that share the work, by default those that torchrun or SLURM
+    started; they must see the same file system. What is finished when a process is stopped or killed is kept, and the
+    same call goes on from there. The bytes depend on the config alone. The summary is that of what this call wrote,
+    and empty on all but the first machine.
+
+    Raises UserError when the folder is taken, was begun with another config, or the machine has no headless OpenGL.
     """
+    team, recipe = team or Team.started(), _recipe(config)
+    handover, summary = Handover(out, recipe), Summary()
+    if team.rank:
+        if out.exists() and any(out.iterdir()):
+            return summary  # complete, or the first one says that the place is taken
+        kept = len(kept_rows(out, recipe))
+        own = [index for index in range(kept, config.clips) if team.makes(index) and not handover.has(key(index))]
+        for index, members in zip(own, _in_order(config, workers, own), strict=True):
+            handover.give(key(index), members)
+        return summary
     height, width = config.size
-    with ShardWriter(out) as writer, progress("simulate", total=config.clips, unit="clips") as bar:
-        for index, members in enumerate(_in_order(config, workers)):
+    with ShardWriter(out, recipe=recipe) as writer, progress("simulate", total=config.clips, unit="clips") as bar:
+        bar.advance(writer.kept)
+        rest = range(writer.kept, config.clips)
+        own_clips = _in_order(config, workers, [index for index in rest if team.makes(index)])
+        for index in rest:
+            members = next(own_clips) if team.makes(index) else handover.take(key(index))
             writer.add(key(index), members, config.frames, config.fps, height, width)
+            if not team.makes(index):
+                handover.done(key(index))
+            summary.count(json.loads(members["json"]))
             bar.advance(1)
+        own_clips.close()
+    handover.close()
+    return summary
+
+
+def _recipe(config: SimulateConfig) -> str:
+    """All that the bytes depend on, in one line."""
+    versions = {"phys4d": __version__, "mujoco": mujoco.__version__}
+    return json.dumps({"simulate": config.model_dump(mode="json"), **versions}, separators=(",", ":"))
 
 
 def key(index: int) -> str:
@@ -91,9 +136,9 @@ def key(index: int) -> str:
 
 def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
     """The members of clip `index`, which depend on the config and the index alone."""
-    scene, tracks, attempt = draw(config, index)
+    drawing = draw(config, index)
+    scene, sequence = drawing.scene, drawing.meshes
     height, width = config.size
-    sequence = meshes(scene, tracks, detail=detail(height, width))
     camera = scene.view.camera(config.frames, height, width, config.fps)
     raster = _rasteriser(height, width)
     frames = render(sequence, camera, scene.light, raster)
@@ -106,42 +151,20 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
         "mujoco": mujoco.__version__,
         "seed": config.seed,
         "index": index,
-        "attempt": attempt,
+        "attempt": drawing.attempt,
+        "dropped": drawing.dropped,
+        "redrawn": drawing.redrawn,
     }
     members["json"] = json.dumps(meta, separators=(",", ":")).encode()
     return members
 
 
-def draw(config: SimulateConfig, index: int) -> tuple[Scene, dict[int, Track], int]:
-    """The first scene of this index that shows what its caption says, its motion, its attempt's number."""
-    family = config.families[index % len(config.families)]
-    reasons: Counter[str] = Counter()
-    for attempt in range(ATTEMPTS):
-        scene = _scene(config, family, index, attempt)
-        if badly_framed(scene):
-            reasons["badly framed"] += 1
-            continue
-        tracks = motion(scene, config.frames, config.fps)
-        reason = fault(scene, tracks, config.fps)
-        if reason is None:
-            return scene, tracks, attempt
-        reasons[reason] += 1
-    counts = ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
-    raise UserError(
-        f"simulate: {config.frames} frames at {config.fps} fps: none of {ATTEMPTS} scenes of family {family} was "
-        f"usable: {counts}: choose more frames or fewer frames per second"
-    )
-
-
-def _scene(config: SimulateConfig, family: str, index: int, attempt: int) -> Scene:
-    """One drawn scene. Looks and camera have generators of their own, so that what happens is the same without."""
-    scene = FAMILIES[family](generator(config.seed, index, attempt))
-    if config.looks == "varied":
-        scene = varied(scene, generator(config.seed, index, attempt, "looks"))
-    if config.camera == "moving":
-        path = camera_path.draw(generator(config.seed, index, attempt, "camera"))
-        scene = replace(scene, view=replace(scene.view, path=path))
-    return scene
+def draw(config: SimulateConfig, index: int) -> Drawing:
+    """The scene of clip `index` and how it moves."""
+    return first_usable(
+        config.family(index), config.seed, index, frames=config.frames, fps=config.fps,
+        detail=detail(*config.size), camera=config.camera, looks=config.looks,
+    )  # fmt: skip
 
 
 def detail(height: int, width: int) -> int:
@@ -149,23 +172,18 @@ def detail(height: int, width: int) -> int:
     return 2 if max(height, width) <= 96 else 3 if max(height, width) <= 384 else 4
 
 
-def generator(*numbers: int | str) -> np.random.Generator:
-    """A counter-based generator that depends on these numbers and names alone."""
-    digest = hashlib.blake2b(repr(("simulate", *numbers)).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
-
-
 @cache
 def _rasteriser(height: int, width: int) -> Rasteriser:
     return Rasteriser(height, width)
 
 
-def _in_order(config: SimulateConfig, workers: int) -> Iterator[dict[str, Any]]:
-    """The clips in order, made by spawned processes that are at most a few clips ahead."""
+def _in_order(config: SimulateConfig, workers: int, indices: Sequence[int]) -> Generator[dict[str, bytes]]:
+    """These clips in order, made by spawned processes that are at most a few clips ahead."""
     waiting: deque[Future[dict[str, bytes]]] = deque()
-    with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    with _one_thread_each(), pool:
         try:
-            for index in range(config.clips):
+            for index in indices:
                 waiting.append(pool.submit(make_clip, config, index))
                 if len(waiting) >= 8 * workers:
                     yield waiting.popleft().result()
@@ -173,6 +191,22 @@ def _in_order(config: SimulateConfig, workers: int) -> Iterator[dict[str, Any]]:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """A process of the pool ends when the one that started it is killed; otherwise it would wait for work for ever.
+
+    Ctrl-C is for the one that started it alone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 
@@ -26,6 +27,15 @@ class Texture(IntEnum):
     BRICK = 12
     PLASTER = 13
     STRIPES = 14
+    WEAVE = 15
+    KNIT = 16
+    LEATHER = 17
+    TWIST = 18
+    JELLY = 19
+    LATEX = 20
+    GRIT = 21
+    WATER = 22
+    GLOW = 23
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class MeshSequence:
 
     vertices: float64 [T, V, 3] world metres. faces: int32 [F, 3]. instance: uint8 [F], 1..255 (0 means none).
     rest: float64 [V, 3] coordinates in which textures are fixed to the surface (metres).
-    colour: float32 [V, 3] in 0..1. texture: uint8 [V], a `Texture`.
+    colour: float32 [V, 3] in 0..1, or [T, V, 3] where it changes. texture: uint8 [V], a `Texture`.
     tracks: poses of the rigid instances that have one; for these `tracks[i].apply(rest)` are their vertices.
 
     Raises ValueError when the arrays do not fit each other or hold non-finite numbers.
@@ -86,7 +96,7 @@ class MeshSequence:
             "faces": ((len(self.faces), 3), np.int32),
             "instance": ((len(self.faces),), np.uint8),
             "rest": ((count, 3), np.float64),
-            "colour": ((count, 3), np.float32),
+            "colour": ((frames, count, 3) if self.colour.ndim == 3 else (count, 3), np.float32),
             "texture": ((count,), np.uint8),
         }
         for name, (shape, dtype) in expected.items():
@@ -105,15 +115,16 @@ class MeshSequence:
     def frames(self) -> int:
         return len(self.vertices)
 
-    def normals(self) -> Array:
-        """Area-weighted vertex normals, float32 [T, V, 3]; smooth where faces share vertices."""
-        a, b, c = (self.vertices[:, self.faces[:, corner]] for corner in range(3))
+    def normals(self, t: int) -> Array:
+        """Area-weighted vertex normals of frame t, float32 [V, 3]; smooth where faces share vertices."""
+        a, b, c = (self.vertices[t, self.faces[:, corner]] for corner in range(3))
         area_normal = np.cross(b - a, c - a)
-        padded = np.concatenate([area_normal, np.zeros((self.frames, 1, 3))], axis=1)
-        total = padded[:, self._faces_of_vertices()].sum(axis=2)
+        padded = np.concatenate([area_normal, np.zeros((1, 3))])
+        total = padded[self._faces_of_vertices].sum(axis=1)
         length = np.linalg.norm(total, axis=-1, keepdims=True)
         return (total / np.maximum(length, 1e-30)).astype(np.float32)
 
+    @cached_property
     def _faces_of_vertices(self) -> Array:
         """[V, highest degree] faces around each vertex, filled up with F (one past the last face)."""
         corners = self.faces.ravel()

@@ -2,19 +2,22 @@
 
 from typing import Any
 
-from phys4d.simulation.camera import Camera
+from phys4d.simulation.body import Prop
 from phys4d.simulation.caption import caption
-from phys4d.simulation.materials import FLOOR_FRICTION
 from phys4d.simulation.mesh_sequence import MeshSequence
-from phys4d.simulation.scene import FIRST_BODY, FLOOR, WALL, Body, Prop, Scene
+from phys4d.simulation.scene import FIRST_BODY, FLOOR, WALL, Scene
+from phys4d.simulation.stage.camera import Camera
+from phys4d.simulation.stage.materials import FLOOR_FRICTION
 
 
 def description(scene: Scene, meshes: MeshSequence, camera: Camera, fps: float) -> dict[str, Any]:
     """The json of a clip without its provenance; metres, kg, m/s and rad/s."""
+    things = scene.objects()
     return {
         "caption": caption(scene),
-        "category": "rigid",
+        "category": scene.category,
         "family": scene.family,
+        "physics": scene.parameters(),
         "depth_kind": "metric",
         "fps": fps,
         "frames": meshes.frames,
@@ -25,9 +28,8 @@ def description(scene: Scene, meshes: MeshSequence, camera: Camera, fps: float) 
         "objects": [
             _still("floor", FLOOR, scene.room.floor),
             _still("wall", WALL, scene.room.wall),
-            *(_moving(scene, body, FIRST_BODY + number) for number, body in enumerate(scene.bodies)),
-            *(_rod(scene, number, instance) for number, instance in scene.rod_instances.items()),
-            *(_prop(prop, i) for prop, i in zip(scene.props, scene.prop_instances, strict=True)),
+            *things,
+            *(_prop(prop, i) for i, prop in enumerate(scene.props, start=FIRST_BODY + len(things))),
         ],
         "tracks": {
             str(instance): {"position": track.position.tolist(), "quaternion": track.quaternion.tolist()}
@@ -48,47 +50,6 @@ def _still(name: str, instance: int, rgb: tuple[float, float, float]) -> dict[st
         "friction": FLOOR_FRICTION,
         "restitution": 1.0,
         "dynamic": False,
-    }
-
-
-def _moving(scene: Scene, body: Body, instance: int) -> dict[str, Any]:
-    linear, angular = scene.world_velocity(body)
-    return {
-        "instance": instance,
-        "name": body.name,
-        "shape": body.shape,
-        "material": body.material,
-        "colour": list(body.rgb),
-        "size": list(body.size),
-        "mass": body.mass,
-        "friction": body.friction,
-        "restitution": body.restitution,
-        "dynamic": True,
-        "linear_velocity": linear.tolist(),
-        "angular_velocity": angular.tolist(),
-    }
-
-
-def _rod(scene: Scene, number: int, instance: int) -> dict[str, Any]:
-    """A rod is a part of the body on it, turns with it about its pivot, and weighs nothing."""
-    body = scene.bodies[number]
-    assert body.rod is not None
-    linear, angular = scene.world_velocity(body)
-    return {
-        "instance": instance,
-        "name": "rod",
-        "part_of": FIRST_BODY + number,
-        "shape": "cylinder",
-        "colour": list(body.rod.rgb),
-        "size": [body.rod.radius, body.rod.length / 2],
-        "mass": 0.0,
-        "friction": body.friction,
-        "restitution": body.restitution,
-        "dynamic": True,
-        "linear_velocity": (linear / 2).tolist(),
-        "angular_velocity": angular.tolist(),
-        "pivot": body.pivot.tolist(),
-        "axis": list(body.rod.axis),
     }
 
 

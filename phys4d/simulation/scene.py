@@ -1,99 +1,26 @@
-"""A scene as drawn by a family: what stands where at t = 0, before any simulator sees it."""
+"""A scene as drawn by a family: what stands where at t = 0, and how it plays from there."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
-from phys4d.simulation import shapes
-from phys4d.simulation.camera import Camera
-from phys4d.simulation.camera_path import CameraPath, level_axes
-from phys4d.simulation.mesh_sequence import Texture, rotation
-
-Shape = Literal["ball", "box", "cylinder", "capsule"]
-Colour = tuple[float, float, float]
-
-Event = Literal[
-    "falls", "falls onto", "hits", "meets", "rolls down", "slides down", "topples", "falls over", "knocks over",
-    "swings into", "turns", "comes back", "speeds up",
-]  # fmt: skip
+from phys4d.simulation.body import Body, Colour, Prop
+from phys4d.simulation.mesh_sequence import MeshSequence, Texture
+from phys4d.simulation.stage.camera import Camera
+from phys4d.simulation.stage.camera_path import CameraPath, level_axes
 
 FLOOR, WALL, FIRST_BODY = 1, 2, 3
 GRAVITY = 9.81
 
 
-@dataclass(frozen=True)
-class Rod:
-    """A stiff rod without mass from a body's centre along its own z axis to a pivot, about which both swing.
-
-    length and radius in metres; axis: world direction of the hinge, unit length.
-    """
-
-    length: float
-    radius: float
-    axis: tuple[float, float, float]
-    rgb: Colour
+class Unusable(Exception):
+    """The draw does not show what its caption says: it is drawn again. The text is a short phrase, without numbers."""
 
 
-@dataclass(frozen=True)
-class Prop:
-    """Scenery that never moves and that bodies can touch; size, position and quaternion as for a `Body`."""
-
-    name: str
-    shape: Shape
-    rgb: Colour
-    texture: Texture
-    size: tuple[float, ...]
-    friction: float
-    position: tuple[float, float, float]
-    quaternion: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class Body:
-    """A rigid body, free or on a rod.
-
-    size: see `shapes.mesh`, metres. density kg/m3. position: world metres; quaternion (w, x, y, z).
-    velocity: m/s along the camera's level axes (right, away, up), in tenths, so that a caption is exact.
-    rolling: turns as it moves, without slipping on the floor; otherwise it does not turn at the start, unless
-    turning (turns per second about the vertical, counterclockwise seen from above) or topspin (turns per second about
-    the level axis across its velocity, as if rolling; backspin is negative) say so, in tenths like the velocity.
-    rod: what it hangs on; its velocity is then along the circle on which it swings.
-    """
-
-    shape: Shape
-    material: str
-    colour: str
-    rgb: Colour
-    size: tuple[float, ...]
-    density: float
-    friction: float
-    restitution: float
-    position: tuple[float, float, float]
-    quaternion: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
-    velocity: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    rolling: bool = False
-    turning: float = 0.0
-    topspin: float = 0.0
-    rod: Rod | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.colour} {self.material} {self.shape}"
-
-    @property
-    def mass(self) -> float:
-        return self.density * shapes.volume(self.shape, self.size)
-
-    @property
-    def resting(self) -> bool:
-        return not any(self.velocity) and not self.turning
-
-    @property
-    def pivot(self) -> np.ndarray:
-        """World position [3] in metres of the far end of the rod."""
-        assert self.rod is not None
-        return np.array(self.position) + self.rod.length * rotation(np.array(self.quaternion))[:, 2]
+class Unstable(Unusable):
+    """The simulator failed: it warned, left what is finite, let things pass through each other or gain energy."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +29,8 @@ class Light:
 
     focus: world point in metres around which shadows are cast. softness: width of a shadow's edge over the distance
     to what casts it, 0 for a sharp one. sun and sky: colours of the two lights.
+    fill: direction (world, towards the scene) of a second light without shadows, and its colour times its strength.
+    bounce: colour of the light that the floor throws back up, times its strength.
     """
 
     direction: tuple[float, float, float]
@@ -111,6 +40,9 @@ class Light:
     softness: float = 0.0
     sun: Colour = (1.0, 1.0, 1.0)
     sky: Colour = (1.0, 1.0, 1.0)
+    fill: tuple[float, float, float] = (0.0, 0.0, -1.0)
+    fill_colour: Colour = (0.0, 0.0, 0.0)
+    bounce: Colour = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -147,29 +79,46 @@ class Room:
     wall_texture: Texture = Texture.PLAIN
 
 
-@dataclass(frozen=True)
-class Scene:
-    """family: its name. event: what the first body does, to the others if there are any."""
+@dataclass(frozen=True, kw_only=True)
+class Scene(ABC):
+    """What every scene has: a room with props, a view of it, light; and how it plays.
+
+    family: its name. props: scenery that never moves; their instances come after all others.
+    """
 
     family: str
-    event: Event
-    bodies: tuple[Body, ...]
     room: Room
     view: View
     light: Light
     props: tuple[Prop, ...] = ()
 
     @property
-    def rod_instances(self) -> dict[int, int]:
-        """Instance of each rod, by the number of the body that hangs on it: after the bodies."""
-        hanging = [number for number, body in enumerate(self.bodies) if body.rod is not None]
-        return {number: FIRST_BODY + len(self.bodies) + i for i, number in enumerate(hanging)}
+    @abstractmethod
+    def category(self) -> str:
+        """The kind of physics."""
 
-    @property
-    def prop_instances(self) -> range:
-        """Instances of the props: after the rods."""
-        first = FIRST_BODY + len(self.bodies) + len(self.rod_instances)
-        return range(first, first + len(self.props))
+    @abstractmethod
+    def sentence(self) -> str:
+        """What happens, as the caption says it, without what the camera does."""
+
+    @abstractmethod
+    def badly_framed(self) -> bool:
+        """Whether the first frame cuts off what it should show; asked before anything is simulated."""
+
+    @abstractmethod
+    def perform(self, frames: int, fps: float, detail: int) -> MeshSequence:
+        """Everything in the room over time, sampled at `fps` from t = 0; detail: how fine round shapes are made.
+
+        Raises Unusable when the event does not show, Unstable when the simulator failed.
+        """
+
+    @abstractmethod
+    def objects(self) -> list[dict[str, Any]]:
+        """What a clip's json says about each instance from FIRST_BODY on, without the props; SI units."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Physical parameters of the scene as a whole for a clip's json; SI units."""
+        return {"gravity": GRAVITY}
 
     def world_velocity(self, body: Body) -> tuple[np.ndarray, np.ndarray]:
         """Linear [3] m/s and angular [3] rad/s velocity of a body at t = 0, in world axes."""

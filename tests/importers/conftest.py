@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phys4d.simulation.assembly import meshes
-from phys4d.simulation.camera import Camera
 from phys4d.simulation.clip import Truth, measure, render
+from phys4d.simulation.drawing import CameraMotion
 from phys4d.simulation.generate import SimulateConfig, draw
-from phys4d.simulation.raster import Rasteriser
+from phys4d.simulation.picture.raster import Rasteriser
+from phys4d.simulation.stage.camera import Camera
 
 FRAMES, FPS, SIZE = 6, 12, 48
 UNIT = float(np.float32(0.01))  # metersPerSceneUnit of a stage in centimetres, as camera_params print it
 USD = np.diag([1.0, -1.0, -1.0, 1.0])
+# Of instances, in no order.
 COLOURS = {0: (0, 0, 0, 0)} | {i: (40 * i % 251, 90 + i, 255 - i, 255) for i in range(1, 60)}
-LAYOUTS = ("flat", "camera folders", "annotator folders", "shared folders")
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ def _rasteriser() -> Rasteriser:
 
 
 @cache
-def _shot(family: str, motion: str, seed: int) -> Shot:
+def _shot(family: str, motion: CameraMotion, seed: int) -> Shot:
     """The vectors are the truth of the clip played backwards: exactly where every point was a frame before."""
     config = SimulateConfig(families=(family,), seed=seed, frames=FRAMES, fps=FPS, camera=motion, size=(SIZE, SIZE))
-    scene, tracks, _ = draw(config, 0)
-    sequence = meshes(scene, tracks, detail=2)
+    drawing = draw(config, 0)
+    scene, sequence = drawing.scene, drawing.meshes
     camera = scene.view.camera(FRAMES, SIZE, SIZE, FPS)
     back = Camera(camera.intrinsics[::-1], camera.camera_to_world[::-1], SIZE, SIZE)
     backwards = measure(replace(sequence, vertices=sequence.vertices[::-1].copy(), tracks={}), back, _rasteriser())

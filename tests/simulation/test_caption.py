@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from phys4d.simulation.camera_path import WORDS, draw
 from phys4d.simulation.caption import caption, stated_spins, stated_velocities
-from phys4d.simulation.families import FAMILIES
-from phys4d.simulation.generate import generator
-from phys4d.simulation.materials import HUES, MATERIALS
+from phys4d.simulation.drawing import generator
+from phys4d.simulation.rigid import FAMILIES
+from phys4d.simulation.stage.camera_path import WORDS, draw
+from phys4d.simulation.stage.materials import HUES, MATERIALS
 
 
 @pytest.mark.parametrize("family", FAMILIES)

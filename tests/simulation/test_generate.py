@@ -3,19 +3,20 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 
+from phys4d.engine.config import build
 from phys4d.engine.data.dataset import ClipDataset, verify
+from phys4d.engine.errors import UserError
 from phys4d.simulation.caption import stated_velocities
-from phys4d.simulation.families import FAMILIES
-from phys4d.simulation.generate import Family, SimulateConfig, make_clip, simulate
+from phys4d.simulation.categories import CATEGORIES, FAMILIES
+from phys4d.simulation.generate import SimulateConfig, make_clip, simulate
 
 # The demo's kind of scenes, and all families with what they can have.
 SMALL = SimulateConfig(families=("fall", "collision"), clips=4, size=(32, 40), frames=9, seed=6, looks="plain")
-LARGE = SimulateConfig(clips=len(FAMILIES), size=(32, 40), frames=13, fps=20, seed=6, camera="moving")
+LARGE = SimulateConfig(clips=len(CATEGORIES["rigid"]), size=(32, 40), frames=13, fps=20, seed=6, camera="moving")
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -58,7 +59,7 @@ def test_a_dataset_is_whole_and_says_what_it_holds(written: tuple[SimulateConfig
         sample = clips[index]
         meta, arrays = sample.meta, sample.arrays
         assert sample.video.shape == (frames, 32, 40, 3)
-        assert meta["family"] == config.families[index % len(config.families)] and meta["category"] == "rigid"
+        assert meta["family"] == config.family(index) and meta["category"] == "rigid"
         assert meta["depth_kind"] == "metric" and (meta["frames"], meta["fps"]) == (frames, config.fps)
         assert np.shape(meta["intrinsics"]) == (frames, 3, 3)
         assert np.shape(meta["camera_to_world"]) == (frames, 4, 4)
@@ -79,7 +80,25 @@ def test_a_dataset_is_whole_and_says_what_it_holds(written: tuple[SimulateConfig
 
 
 def test_every_family_can_be_asked_for() -> None:
-    assert get_args(Family) == tuple(FAMILIES) == SimulateConfig().families
+    for category, families in CATEGORIES.items():
+        config = SimulateConfig(categories=(category,))
+        assert [config.family(index) for index in range(len(families))] == list(families)
+        assert config.family(len(families)) == next(iter(families))
+    assert list(FAMILIES) == [name for families in CATEGORIES.values() for name in families]  # no name twice
+
+
+def test_categories_take_turns_and_in_each_its_families() -> None:
+    config = SimulateConfig(categories=tuple(CATEGORIES))
+    shown = [config.family(index) for index in range(12 * len(CATEGORIES))]
+    for which, families in enumerate(CATEGORIES.values()):
+        mine = shown[which :: len(CATEGORIES)]
+        assert set(mine) == set(families) and mine[: len(families)] == list(families)
+
+
+@pytest.mark.parametrize("field", ["categories", "families"])
+def test_an_unknown_name_is_refused_with_those_there_are(field: str) -> None:
+    with pytest.raises(UserError, match="'plasma': expected some of .*"):
+        build(SimulateConfig, {field: ("plasma",)}, "simulate")
 
 
 def test_looks_change_the_picture_alone() -> None:

@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from phys4d.simulation.camera import Camera
 from phys4d.simulation.clip import render
-from phys4d.simulation.generate import SimulateConfig, draw, generator
-from phys4d.simulation.looks import varied
+from phys4d.simulation.drawing import generator
+from phys4d.simulation.generate import SimulateConfig, draw
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
-from phys4d.simulation.patterns import PATTERNS
-from phys4d.simulation.raster import Rasteriser
+from phys4d.simulation.picture.patterns import PATTERNS
+from phys4d.simulation.picture.raster import Rasteriser
 from phys4d.simulation.scene import Light
+from phys4d.simulation.stage.camera import Camera
+from phys4d.simulation.stage.looks import varied
 
 LIGHT = Light((0.3, 0.5, -1), (0, 0, 0), 0.8, 0.4)
 SQUARE = np.array([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
@@ -65,7 +66,7 @@ def test_shadows_are_the_softer_the_further_off_what_casts_them(lid: float) -> N
 
 
 def test_varied_scenes_differ_in_the_room_and_light_alone() -> None:
-    scene, _, _ = draw(SimulateConfig(families=("ramp",), looks="plain"), 0)
+    scene = draw(SimulateConfig(families=("ramp",), looks="plain"), 0).scene
     rooms = [varied(scene, generator(1, number)) for number in range(30)]
     assert len({(other.room.floor_texture, other.room.wall_texture) for other in rooms}) > 10
     for other in rooms:

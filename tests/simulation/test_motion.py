@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phys4d.simulation.families import FAMILIES
+from phys4d.simulation.body import Body
 from phys4d.simulation.generate import SimulateConfig, draw
-from phys4d.simulation.materials import MATERIALS
-from phys4d.simulation.mujoco_world import UnstableSimulationError, damping_ratio, motion
-from phys4d.simulation.scene import FIRST_BODY, Body, Light, Room, Scene, View
+from phys4d.simulation.rigid import FAMILIES
+from phys4d.simulation.rigid.dynamics import damping_ratio, motion
+from phys4d.simulation.rigid.scene import RigidScene
+from phys4d.simulation.scene import FIRST_BODY, Light, Room, Unstable, View
+from phys4d.simulation.stage.materials import MATERIALS
 
 VIEW = View((0.3, -1.5, 1.0), (0, 0, 0.4), 45.0)
 ROOM = Room((0.5, 0.5, 0.5), (0.4, 0.4, 0.4), depth=1.3, texture_angle=0.0)
@@ -19,8 +21,8 @@ BALL = Body("ball", "wood", "red", (1, 0, 0), (0.2,), 600, 0.5, 0.5, (0, 0, 0.8)
 FINE = 1200  # every step of the simulation
 
 
-def scene(*bodies: Body) -> Scene:
-    return Scene("fall", "falls", bodies, ROOM, VIEW, LIGHT)
+def scene(*bodies: Body) -> RigidScene:
+    return RigidScene(family="fall", event="falls", bodies=bodies, room=ROOM, view=VIEW, light=LIGHT)
 
 
 @pytest.mark.parametrize("shape,size", [("ball", (0.2,)), ("box", (0.16, 0.16, 0.16)), ("cylinder", (0.17, 0.16))])
@@ -66,7 +68,7 @@ def test_what_rests_stays_and_what_rolls_rolls() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bodies_start_with_the_velocity_of_their_scene(family: str) -> None:
     for index in range(6):
-        drawn, _, _ = draw(SimulateConfig(families=(family,), seed=8), index)
+        drawn = draw(SimulateConfig(families=(family,), seed=8), index).scene
         tracks = motion(drawn, 2, FINE)
         for number, body in enumerate(drawn.bodies):
             expected, _ = drawn.world_velocity(body)
@@ -76,7 +78,7 @@ def test_bodies_start_with_the_velocity_of_their_scene(family: str) -> None:
 
 def test_a_warning_of_mujoco_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UnstableSimulationError, match="BADQVEL"):
+    with pytest.raises(Unstable, match="BADQVEL"):
         motion(scene(replace(BALL, velocity=(1e11, 0, 0))), 3, 24)
     assert not list(tmp_path.iterdir())  # nor does MuJoCo leave its log file
 

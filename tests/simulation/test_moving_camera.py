@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from phys4d.simulation.assembly import meshes
-from phys4d.simulation.camera_path import CameraPath, Kind, level_axes
 from phys4d.simulation.clip import measure
 from phys4d.simulation.generate import SimulateConfig, draw
-from phys4d.simulation.raster import Rasteriser
+from phys4d.simulation.picture.raster import Rasteriser
+from phys4d.simulation.rigid.parts import meshes
 from phys4d.simulation.scene import FLOOR, View
+from phys4d.simulation.stage.camera_path import CameraPath, Kind, level_axes
 
 EYE, TARGET = np.array([0.2, -1.5, 0.9]), np.array([0.0, 0.05, 0.4])
 FRAMES, FPS = 13, 20
@@ -55,7 +55,8 @@ def test_what_stands_still_moves_in_the_image_as_the_camera_says_and_is_not_call
     config = SimulateConfig(families=("collision",), seed=4, frames=FRAMES, fps=FPS, camera="moving")
     paths = set()
     for index in range(4):
-        scene, tracks, _ = draw(config, index)
+        found = draw(config, index)
+        scene, tracks = found.scene, found.meshes.tracks
         assert scene.view.path is not None
         camera = scene.view.camera(FRAMES, 48, 48, FPS)
         truth = measure(meshes(scene, tracks, detail=2), camera, Rasteriser(48, 48))
@@ -77,7 +78,7 @@ def test_what_stands_still_moves_in_the_image_as_the_camera_says_and_is_not_call
 
 def test_the_same_happens_before_a_moving_camera() -> None:
     config = SimulateConfig(families=("topple",), seed=5, frames=FRAMES, fps=FPS)
-    scene, tracks, attempt = draw(config, 0)
-    moving, same, again = draw(config.model_copy(update={"camera": "moving"}), 0)
-    assert attempt == again and moving.bodies == scene.bodies
+    found, again = draw(config, 0), draw(config.model_copy(update={"camera": "moving"}), 0)
+    scene, tracks, moving, same = found.scene, found.meshes.tracks, again.scene, again.meshes.tracks
+    assert found.attempt == again.attempt and moving.bodies == scene.bodies
     assert all(np.array_equal(tracks[number].position, same[number].position) for number in tracks)

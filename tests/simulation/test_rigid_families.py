@@ -9,34 +9,38 @@ import mujoco
 import numpy as np
 import pytest
 
-from phys4d.simulation.assembly import meshes
-from phys4d.simulation.camera_path import level_axes
-from phys4d.simulation.events import missed
-from phys4d.simulation.families import FAMILIES
-from phys4d.simulation.generate import SimulateConfig, draw, generator
+from phys4d.simulation.body import Body
+from phys4d.simulation.drawing import generator
+from phys4d.simulation.generate import SimulateConfig, draw
 from phys4d.simulation.mesh_sequence import Track, rotation
-from phys4d.simulation.mujoco_world import motion, to_mjcf
-from phys4d.simulation.scene import FIRST_BODY, GRAVITY, Body, Scene
+from phys4d.simulation.rigid import FAMILIES
+from phys4d.simulation.rigid.dynamics import motion, to_mjcf
+from phys4d.simulation.rigid.events import missed
+from phys4d.simulation.rigid.parts import meshes
+from phys4d.simulation.rigid.scene import RigidScene
+from phys4d.simulation.scene import FIRST_BODY, GRAVITY
+from phys4d.simulation.stage.camera_path import level_axes
 
 FINE = 1200  # every step of the simulation
 NEW = ("ramp", "topple", "dominoes", "pendulum", "spin")
 FRAMES, FPS = 13, 20
 
 
-def scenes(family: str, event: str = "", count: int = 40) -> Iterator[Scene]:
+def scenes(family: str, event: str = "", count: int = 40) -> Iterator[RigidScene]:
     """Scenes of a family as drawn, those with this event where one is named."""
     drawn = (FAMILIES[family](generator(21, index)) for index in range(count))
     return (scene for scene in drawn if event in ("", scene.event))
 
 
 @cache
-def usable(family: str) -> list[tuple[Scene, dict[int, Track]]]:
+def usable(family: str) -> list[tuple[RigidScene, dict[int, Track]]]:
     """The clips that a user gets."""
     config = SimulateConfig(families=(family,), frames=FRAMES, fps=FPS, seed=22)
-    return [draw(config, index)[:2] for index in range(12)]
+    found = [draw(config, index) for index in range(12)]
+    return [(each.scene, each.meshes.tracks) for each in found]
 
 
-def alone(body: Body, scene: Scene, frames: int) -> Track:
+def alone(body: Body, scene: RigidScene, frames: int) -> Track:
     """The motion of one body without the others, at every step."""
     return motion(replace(scene, bodies=(body,)), frames, FINE)[FIRST_BODY]
 
@@ -57,7 +61,7 @@ def test_energy_does_not_grow(family: str) -> None:
         assert max(energies) <= energies[0] + 0.01 * abs(energies[0] - min(energies)) + 1e-3
 
 
-def mechanical_energy(scene: Scene, samples: int) -> list[float]:
+def mechanical_energy(scene: RigidScene, samples: int) -> list[float]:
     """Potential and kinetic energy in J every hundredth of a second, after MuJoCo's own account."""
     model = mujoco.MjModel.from_xml_string(to_mjcf(scene))
     model.opt.enableflags |= mujoco.mjtEnableBit.mjENBL_ENERGY

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from phys4d.engine.data import blob
 from phys4d.kernels.geometry import depth_losses, flow_loss, scene_flow_loss, warp_consistency, warp_residual
-from phys4d.simulation.assembly import meshes
-from phys4d.simulation.camera import Camera
 from phys4d.simulation.clip import QUANTISATION, Truth, measure
 from phys4d.simulation.generate import SimulateConfig, detail, draw
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
-from phys4d.simulation.raster import Rasteriser
+from phys4d.simulation.picture.raster import Rasteriser
+from phys4d.simulation.rigid.parts import meshes
+from phys4d.simulation.stage.camera import Camera
 
 SIZE, FRAMES = 128, 5
 
@@ -45,7 +45,8 @@ def plane() -> Truth:
 
 @cache
 def scene(family: str, motion: Literal["static", "moving"]) -> Truth:
-    drawn, tracks, _ = draw(SimulateConfig(families=(family,), seed=5, frames=9, fps=24, camera=motion), 0)
+    found = draw(SimulateConfig(families=(family,), seed=5, frames=9, fps=24, camera=motion), 0)
+    drawn, tracks = found.scene, found.meshes.tracks
     return measure(meshes(drawn, tracks, detail=3), drawn.view.camera(9, SIZE, SIZE, 24), rasteriser())
 
 
@@ -101,7 +102,8 @@ LIKELY = [
 
 @pytest.mark.parametrize(("family", "motion"), LIKELY)
 def test_in_large_pictures_all_visible_pixels_stay_below_two_millimetres(family, motion) -> None:
-    drawn, tracks, _ = draw(SimulateConfig(families=(family,), seed=5, frames=9, fps=24, camera=motion), 0)
+    found = draw(SimulateConfig(families=(family,), seed=5, frames=9, fps=24, camera=motion), 0)
+    drawn, tracks = found.scene, found.meshes.tracks
     camera = drawn.view.camera(9, *WIDE, 24)
     truth = measure(meshes(drawn, tracks, detail=detail(*WIDE)), camera, Rasteriser(*WIDE))
     residual, used = warp_residual(*tensors(truth))

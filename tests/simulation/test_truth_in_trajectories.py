@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels.geometry import lift_4d, occlusion_mask
-from phys4d.simulation.assembly import meshes
-from phys4d.simulation.camera import Camera
 from phys4d.simulation.clip import Truth, measure
 from phys4d.simulation.generate import SimulateConfig, draw
 from phys4d.simulation.mesh_sequence import MeshSequence
-from phys4d.simulation.raster import Rasteriser
+from phys4d.simulation.picture.raster import Rasteriser
+from phys4d.simulation.rigid.parts import meshes
+from phys4d.simulation.stage.camera import Camera
 
 SIZE, FRAMES = 128, 9
 SCENES = [(family, motion) for family in ("fall", "collision") for motion in ("static", "moving")]
@@ -29,7 +29,8 @@ def rasteriser() -> Rasteriser:
 @cache
 def scene(family: str, motion: Motion) -> tuple[Truth, MeshSequence, Camera]:
     config = SimulateConfig(families=(family,), seed=5, frames=FRAMES, fps=24, camera=motion)
-    drawn, tracks, _ = draw(config, 0)
+    found = draw(config, 0)
+    drawn, tracks = found.scene, found.meshes.tracks
     sequence, camera = meshes(drawn, tracks, detail=3), drawn.view.camera(FRAMES, SIZE, SIZE, 24)
     return measure(sequence, camera, rasteriser()), sequence, camera
 

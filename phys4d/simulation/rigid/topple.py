@@ -2,11 +2,14 @@
 
 import numpy as np
 
-from phys4d.simulation.families import staging
-from phys4d.simulation.scene import GRAVITY, Body, Event, Scene, Shape
+from phys4d.simulation.body import Body, Shape
+from phys4d.simulation.rigid.bodies import Event
+from phys4d.simulation.rigid.scene import RigidScene
+from phys4d.simulation.scene import GRAVITY
+from phys4d.simulation.stage import staging
 
 
-def topple(random: np.random.Generator) -> Scene:
+def topple(random: np.random.Generator) -> RigidScene:
     """Draws a scene: 40 % off balance, 40 % hit by a flying ball, 20 % by a rolling one."""
     view = staging.view(random, distance=(1.3, 1.6), target_height=0.33)
     room, light = staging.room(random), staging.light(random)
@@ -22,7 +25,7 @@ def topple(random: np.random.Generator) -> Scene:
     if kind != "balance":
         event = "knocks over"
         stack = (_striker(random, names[0], stack, direction, axes, flying=kind == "flying"), *stack)
-    return Scene("topple", event, stack, room, view, light)
+    return RigidScene(family="topple", event=event, bodies=stack, room=room, view=view, light=light)
 
 
 def _stack(

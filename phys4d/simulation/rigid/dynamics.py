@@ -7,9 +7,11 @@ from xml.etree import ElementTree as Xml
 import mujoco
 import numpy as np
 
-from phys4d.simulation.materials import FLOOR_FRICTION
+from phys4d.simulation.body import Body
 from phys4d.simulation.mesh_sequence import Track, rotation
-from phys4d.simulation.scene import FIRST_BODY, Body, Scene
+from phys4d.simulation.rigid.bodies import RigidBodies
+from phys4d.simulation.scene import FIRST_BODY, Unstable
+from phys4d.simulation.stage.materials import FLOOR_FRICTION
 
 STEPS_PER_SECOND = 1200
 CONTACT_FREQUENCY = 300.0  # rad/s of the contact spring: about twelve steps per impact, 1 cm deep at 4 m/s
@@ -22,14 +24,10 @@ SLIP_DAMPING = 60.0  # 1/s
 GEOM_TYPE = {"ball": "sphere", "box": "box", "cylinder": "cylinder", "capsule": "capsule"}
 
 
-class UnstableSimulationError(RuntimeError):
-    """MuJoCo warned, or its state is not finite."""
-
-
-def motion(scene: Scene, frames: int, fps: float) -> dict[int, Track]:
+def motion(scene: RigidBodies, frames: int, fps: float) -> dict[int, Track]:
     """Rigid motion of a scene's bodies, sampled at `fps` from t = 0: instance (3... in order) to track.
 
-    Raises UnstableSimulationError when MuJoCo warns or diverges, ValueError when `fps` does not divide
+    Raises Unstable when MuJoCo warns or diverges, ValueError when `fps` does not divide
     STEPS_PER_SECOND.
     """
     model = mujoco.MjModel.from_xml_string(to_mjcf(scene))
@@ -68,9 +66,9 @@ def motion(scene: Scene, frames: int, fps: float) -> dict[int, Track]:
 def _refuse_warnings(data: mujoco.MjData, warnings: list[str], frame: int) -> None:
     if data.warning.number.any() or warnings:
         raised = [mujoco.mjtWarning(i).name for i in np.nonzero(data.warning.number)[0]]
-        raise UnstableSimulationError(f"MuJoCo warned before frame {frame}: {' '.join(raised + warnings)}")
+        raise Unstable(f"MuJoCo warned before frame {frame}: {' '.join(raised + warnings)}")
     if not (np.isfinite(data.qpos).all() and np.isfinite(data.qvel).all()):
-        raise UnstableSimulationError(f"state is not finite at frame {frame}")
+        raise Unstable(f"state is not finite at frame {frame}")
 
 
 def _rotate_back(quaternion: tuple[float, ...], vector: np.ndarray) -> np.ndarray:
@@ -78,7 +76,7 @@ def _rotate_back(quaternion: tuple[float, ...], vector: np.ndarray) -> np.ndarra
     return rotation(np.array(quaternion)).T @ vector
 
 
-def to_mjcf(scene: Scene) -> str:
+def to_mjcf(scene: RigidBodies) -> str:
     """MJCF text of a scene; contacts are explicit pairs, each with its own restitution and friction."""
     root = Xml.Element("mujoco")
     option = Xml.SubElement(root, "option", timestep=repr(1 / STEPS_PER_SECOND))

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from phys4d.simulation.materials import muted
+from phys4d.simulation.body import Colour
 from phys4d.simulation.mesh_sequence import Texture
-from phys4d.simulation.scene import Colour, Scene
+from phys4d.simulation.scene import Light, Scene
+from phys4d.simulation.stage.materials import muted
 
 FLOORS = (Texture.PLANKS, Texture.TILES, Texture.CONCRETE, Texture.CARPET, Texture.CHECKER)
 WALLS = (Texture.BRICK, Texture.PLASTER, Texture.STRIPES, Texture.CONCRETE, Texture.PLANKS, Texture.PLAIN)
@@ -17,6 +18,8 @@ BRICK = ((0.66, 0.36, 0.27), (0.58, 0.42, 0.34), (0.78, 0.72, 0.66), (0.50, 0.28
 SOFTNESS = (0.05, 0.3)
 SUNS = ((1.0, 0.97, 0.92), (1.0, 0.9, 0.76), (0.96, 0.98, 1.0), (1.0, 0.94, 0.86))
 SKIES = ((0.96, 0.98, 1.04), (0.9, 0.96, 1.08), (1.04, 1.0, 0.94), (1.0, 1.0, 1.0))
+BOUNCE = 0.7
+FILLS = ((0.8, 0.9, 1.1), (1.1, 0.9, 0.7), (1.0, 1.0, 1.0), (1.1, 0.8, 0.9))
 
 
 def varied(scene: Scene, random: np.random.Generator) -> Scene:
@@ -39,11 +42,24 @@ def varied(scene: Scene, random: np.random.Generator) -> Scene:
         sun=SUNS[random.integers(len(SUNS))],
         sky=SKIES[random.integers(len(SKIES))],
     )
+    light = _with_second_light(random, light, room.floor)
     props = tuple(
         replace(prop, rgb=_tone(random, prop.texture, prop.rgb)) if prop.texture == Texture.PLANKS else prop
         for prop in scene.props
     )
     return replace(scene, room=room, light=light, props=props)
+
+
+def _with_second_light(random: np.random.Generator, light: Light, floor: Colour) -> Light:
+    """A lamp without shadows from anywhere above, and what the floor throws back up."""
+    azimuth, slope = random.uniform(-2.2, 2.2), random.uniform(0.6, 1.6)
+    strength, (red, green, blue) = random.uniform(0.06, 0.22), FILLS[random.integers(len(FILLS))]
+    return replace(
+        light,
+        fill=(float(slope * np.sin(azimuth)), float(slope * np.cos(azimuth)), -1.0),
+        fill_colour=(strength * red, strength * green, strength * blue),
+        bounce=(BOUNCE * floor[0], BOUNCE * floor[1], BOUNCE * floor[2]),
+    )
 
 
 def _tone(random: np.random.Generator, texture: Texture, rgb: Colour) -> Colour:

@@ -3,7 +3,8 @@
 import numpy as np
 
 from phys4d.simulation.mesh_sequence import Track, rotation
-from phys4d.simulation.scene import FIRST_BODY, GRAVITY, Scene
+from phys4d.simulation.rigid.bodies import RigidBodies
+from phys4d.simulation.scene import FIRST_BODY, GRAVITY
 
 LATEST_CONTACT = {"ramp": 0.8, "pendulum": 0.75}  # share of the clip by which the contact has happened
 USUAL_LATEST = 0.6
@@ -16,7 +17,7 @@ BACK = 0.02  # metres that a ball comes back
 FASTER = 1.15
 
 
-def missed(scene: Scene, tracks: dict[int, Track], fps: float) -> str | None:
+def missed(scene: RigidBodies, tracks: dict[int, Track], fps: float) -> str | None:
     """What is missing of the scene's event, or None."""
     motion = [tracks[FIRST_BODY + number] for number in range(len(scene.bodies))]
     first = motion[0].position
@@ -64,7 +65,7 @@ def _row_falls(row: list[Track]) -> bool:
     return min(map(tilt, row[:-1])) > FALLEN and tilt(row[-1]) > LAST_FALLEN
 
 
-def _spun(scene: Scene, position: np.ndarray, fps: float) -> str | None:
+def _spun(scene: RigidBodies, position: np.ndarray, fps: float) -> str | None:
     """Whether backspin brings a ball back, topspin makes it faster."""
     velocity, _ = scene.world_velocity(scene.bodies[0])
     speed = np.linalg.norm(velocity)
@@ -80,7 +81,7 @@ def _first_bounce(position: np.ndarray, fps: float) -> int | None:
     return _first(np.abs(acceleration + GRAVITY) > 0.2 * GRAVITY, 1)
 
 
-def _departure(scene: Scene, number: int, position: np.ndarray, fps: float) -> int | None:
+def _departure(scene: RigidBodies, number: int, position: np.ndarray, fps: float) -> int | None:
     """The first frame in which a body is not where its first velocity takes it along the floor."""
     way = scene.world_velocity(scene.bodies[number])[0] * np.arange(len(position))[:, None] / fps
     off = np.linalg.norm(position - position[0] - way, axis=1)

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from phys4d.simulation.camera import Camera, look_at, pinhole
+from phys4d.simulation.stage.camera import Camera, look_at, pinhole
 
 Kind = Literal["orbit", "pan", "dolly", "truck", "crane", "still"]
 

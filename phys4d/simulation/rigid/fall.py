@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from phys4d.simulation.families import staging
-from phys4d.simulation.materials import COMMON
-from phys4d.simulation.scene import Body, Scene, Shape
+from phys4d.simulation.body import Body, Shape
+from phys4d.simulation.rigid.scene import RigidScene
+from phys4d.simulation.stage import staging
+from phys4d.simulation.stage.materials import COMMON
 
 
-def fall(random: np.random.Generator) -> Scene:
+def fall(random: np.random.Generator) -> RigidScene:
     """Draws a scene: 35 % from rest, 30 % flying with a stated velocity, 35 % onto another body."""
     view = staging.view(random)
     room, light = staging.room(random), staging.light(random)
@@ -16,7 +17,7 @@ def fall(random: np.random.Generator) -> Scene:
     axes = view.level_axes()
     if kind == "onto":
         bodies = _onto(random, names, axes)
-        return Scene("fall", "falls onto", bodies, room, view, light)
+        return RigidScene(family="fall", event="falls onto", bodies=bodies, room=room, view=view, light=light)
     shape, radius = _shape(random), random.uniform(0.17, 0.25)
     velocity = np.zeros(3)
     side = random.uniform(-0.35, 0.35)
@@ -38,7 +39,7 @@ def fall(random: np.random.Generator) -> Scene:
         # What can tumble is of a material that bounces little, so that its way can be foreseen.
         materials=COMMON if shape == "ball" else ("wood", "clay"),
     )
-    return Scene("fall", "falls", (falling,), room, view, light)
+    return RigidScene(family="fall", event="falls", bodies=(falling,), room=room, view=view, light=light)
 
 
 def _onto(random: np.random.Generator, names: list[str], axes: np.ndarray) -> tuple[Body, Body]:

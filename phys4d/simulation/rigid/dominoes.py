@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from phys4d.simulation.families import staging
-from phys4d.simulation.scene import Body, Scene
+from phys4d.simulation.body import Body
+from phys4d.simulation.rigid.scene import RigidScene
+from phys4d.simulation.stage import staging
 
 
-def dominoes(random: np.random.Generator) -> Scene:
+def dominoes(random: np.random.Generator) -> RigidScene:
     """Draws a scene with four to six slabs of one material: half start with a ball, half with a leaning slab."""
     view = staging.view(random, distance=(1.15, 1.35), height=(0.5, 0.95), target_height=0.2)
     room, light = staging.room(random), staging.light(random)
@@ -32,8 +33,9 @@ def dominoes(random: np.random.Generator) -> Scene:
         ball = _ball(
             random, names[0], places[0] - direction * half[0], direction, axes, material in ("marble", "steel")
         )
-        return Scene("dominoes", "knocks over", (ball, *row), room, view, light)
-    return Scene("dominoes", "falls over", row, room, view, light)
+        row = (ball, *row)
+        return RigidScene(family="dominoes", event="knocks over", bodies=row, room=room, view=view, light=light)
+    return RigidScene(family="dominoes", event="falls over", bodies=row, room=room, view=view, light=light)
 
 
 def _slab(

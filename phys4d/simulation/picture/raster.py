@@ -6,10 +6,10 @@ import moderngl
 import numpy as np
 
 from phys4d.engine.errors import UserError
-from phys4d.simulation import shaders
-from phys4d.simulation.camera import Camera, look_at
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
+from phys4d.simulation.picture import shaders
 from phys4d.simulation.scene import Light
+from phys4d.simulation.stage.camera import Camera, look_at
 
 NEAR, FAR = 0.05, 30.0
 SHADOW_HALF_WIDTH = 1.8
@@ -88,14 +88,13 @@ class LoadedMeshes:
             raise ValueError(f"{len(meshes.faces)} faces: expected fewer than 2^24")
         self.raster, self.meshes = raster, meshes
         make = raster.context.buffer
-        still = np.concatenate([meshes.rest, meshes.colour], axis=1).astype(np.float32)
-        self._positions = meshes.vertices.astype(np.float32)
-        self._normals = meshes.normals()
-        self._moving = make(reserve=meshes.vertices.shape[1] * 24)
-        self._still = make(still.tobytes())
+        self._position, self._normal, self._colour = (make(reserve=meshes.vertices.shape[1] * 12) for _ in range(3))
+        self._rest = make(meshes.rest.astype(np.float32).tobytes())
         self._indices = make(meshes.faces.tobytes())
+        if meshes.colour.ndim == 2:
+            self._colour.write(meshes.colour.tobytes())
         array = raster.context.vertex_array
-        position = [(self._moving, "3f 12x", "position")]
+        position = [(self._position, "3f", "position")]
         self._face = array(raster._face, position, self._indices)
         self._cast = array(raster._cast, position, self._indices)
         self._at: int | None = None
@@ -104,13 +103,21 @@ class LoadedMeshes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for resource in (self._face, self._cast, self._moving, self._still, self._indices):
+        for resource in (self._face, self._cast):
             resource.release()
+        for buffer in (self._position, self._normal, self._colour, self._rest, self._indices):
+            buffer.release()
 
     def _move_to(self, t: int) -> None:
         if self._at != t:
-            self._moving.write(np.concatenate([self._positions[t], self._normals[t]], axis=1).tobytes())
+            self._position.write(self.meshes.vertices[t].astype(np.float32).tobytes())
             self._at = t
+
+    def _dress(self, t: int) -> None:
+        """What only the picture needs."""
+        self._normal.write(self.meshes.normals(t).tobytes())
+        if self.meshes.colour.ndim == 3:
+            self._colour.write(self.meshes.colour[t].tobytes())
 
     def face_ids(self, t: int, camera: Camera) -> np.ndarray:
         """Index of the face that each pixel centre of frame t sees, int32 [H, W]; -1 for none."""
@@ -138,6 +145,9 @@ class LoadedMeshes:
             _set(program, "strengths", np.array([light.strength, light.ambient]))
             _set(program, "sun_colour", np.array(light.sun))
             _set(program, "sky_colour", np.array(light.sky))
+            _set(program, "fill", -np.array(light.fill) / np.linalg.norm(light.fill))
+            _set(program, "fill_colour", np.array(light.fill_colour))
+            _set(program, "ground_colour", np.array(light.bounce))
             if light.softness > 0:
                 _set(program, "softness", np.array(light.softness * SHADOW_DISTANCE / SHADOW_HALF_WIDTH))
         video = np.stack([self._picture(t, camera, surfaces) for t in range(self.meshes.frames)])
@@ -155,6 +165,7 @@ class LoadedMeshes:
     def _picture(self, t: int, camera: Camera, surfaces: list["_Surface"]) -> np.ndarray:
         raster, scale = self.raster, self.raster.supersample
         self._move_to(t)
+        self._dress(t)
         raster._shadow_target.use()
         raster._shadow_target.clear(depth=1.0)
         self._cast.render()
@@ -178,9 +189,11 @@ class _Surface:
     def __init__(self, loaded: LoadedMeshes, texture: Texture, first: int, count: int, *, soft: bool) -> None:
         self.first, self.count = first, count
         self.program = loaded.raster.surface_program(texture, soft=soft)
-        # A bare surface looks the same everywhere: its program has no use for rest coordinates.
-        still = ("12x 3f", "colour") if texture == Texture.PLAIN else ("3f 3f", "rest", "colour")
-        buffers = [(loaded._moving, "3f 3f", "position", "normal"), (loaded._still, *still)]
+        buffers = [
+            (loaded._position, "3f", "position"), (loaded._normal, "3f", "normal"), (loaded._colour, "3f", "colour"),
+        ]  # fmt: skip
+        if "rest" in set(self.program):  # some surfaces look the same everywhere
+            buffers.append((loaded._rest, "3f", "rest"))
         self.array = loaded.raster.context.vertex_array(self.program, buffers, loaded._indices)
 
 

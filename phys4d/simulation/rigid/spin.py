@@ -2,12 +2,14 @@
 
 import numpy as np
 
-from phys4d.simulation.families import staging
-from phys4d.simulation.materials import MATERIALS
-from phys4d.simulation.scene import Body, Event, Scene, Shape
+from phys4d.simulation.body import Body, Shape
+from phys4d.simulation.rigid.bodies import Event
+from phys4d.simulation.rigid.scene import RigidScene
+from phys4d.simulation.stage import staging
+from phys4d.simulation.stage.materials import MATERIALS
 
 
-def spin(random: np.random.Generator) -> Scene:
+def spin(random: np.random.Generator) -> RigidScene:
     """Draws a scene: 30 % turn on the floor, 20 % turn into a body, 20 % roll into one, 30 % top- or backspin."""
     view = staging.view(random, distance=(1.2, 1.45), height=(0.6, 1.05), target_height=0.25)
     room, light = staging.room(random), staging.light(random)
@@ -26,7 +28,7 @@ def spin(random: np.random.Generator) -> Scene:
     else:
         event = "speeds up" if kind == "topspin" else "comes back"
         bodies = (_spun_ball(random, names[0], axes, back=kind == "backspin"),)
-    return Scene("spin", event, bodies, room, view, light)
+    return RigidScene(family="spin", event=event, bodies=bodies, room=room, view=view, light=light)
 
 
 def _turning(random: np.random.Generator, name: str, place: np.ndarray) -> Body:

@@ -2,16 +2,17 @@
 
 import numpy as np
 
-from phys4d.simulation.families import staging
-from phys4d.simulation.materials import muted
+from phys4d.simulation.body import Body, Colour, Prop, Rod, Shape
 from phys4d.simulation.mesh_sequence import Texture
-from phys4d.simulation.scene import Body, Colour, Prop, Rod, Scene, Shape
+from phys4d.simulation.rigid.scene import RigidScene
+from phys4d.simulation.stage import staging
+from phys4d.simulation.stage.materials import muted
 
 ROD_RADIUS, BEAM_RADIUS = 0.012, 0.02
 FRICTION = 0.5  # of the beam
 
 
-def pendulum(random: np.random.Generator) -> Scene:
+def pendulum(random: np.random.Generator) -> RigidScene:
     """Draws a scene: 70 % start from rest at 35 to 60 degrees, 30 % hang and already swing."""
     view = staging.view(random, distance=(1.35, 1.6), target_height=0.36)
     room, light = staging.room(random), staging.light(random)
@@ -32,7 +33,9 @@ def pendulum(random: np.random.Generator) -> Scene:
     bob = _bob(random, names[0], radius, pivot, direction, angle, velocity, length, grey)
     target = _target(random, names[1], bottom, direction, radius, swinging)
     beam = _beam(pivot, np.cross((0.0, 0.0, 1.0), direction), room.depth, grey)
-    return Scene("pendulum", "swings into", (bob, target), room, view, light, (beam,))
+    return RigidScene(
+        family="pendulum", event="swings into", bodies=(bob, target), room=room, view=view, light=light, props=(beam,)
+    )
 
 
 def _bob(

@@ -4,9 +4,9 @@ import numpy as np
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
-from phys4d.simulation.camera import Camera
 from phys4d.simulation.mesh_sequence import MeshSequence
-from phys4d.simulation.truth import Landing, Surface
+from phys4d.simulation.stage.camera import Camera
+from phys4d.simulation.truth.surface import Landing, Surface
 
 # Embree works in float32 and may name the neighbour of the face that is hit, whose plane is off by as much.
 TOLERANCE = 1e-6

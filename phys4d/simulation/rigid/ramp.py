@@ -2,10 +2,12 @@
 
 import numpy as np
 
-from phys4d.simulation.families import staging
-from phys4d.simulation.materials import muted
+from phys4d.simulation.body import Body, Prop, Shape
 from phys4d.simulation.mesh_sequence import Texture
-from phys4d.simulation.scene import Body, Event, Prop, Scene, Shape
+from phys4d.simulation.rigid.bodies import Event
+from phys4d.simulation.rigid.scene import RigidScene
+from phys4d.simulation.stage import staging
+from phys4d.simulation.stage.materials import muted
 
 FRICTION = 0.2  # of the plank, polished: what is wood, steel, marble or plastic slides where it is steep
 SLIDING = ("steel", "marble", "plastic")
@@ -13,7 +15,7 @@ ROLLING = (*SLIDING, "rubber", "wood")
 THICKNESS, HALF_WIDTH = 0.04, 0.2
 
 
-def ramp(random: np.random.Generator) -> Scene:
+def ramp(random: np.random.Generator) -> RigidScene:
     """Draws a scene: 70 % roll, 30 % slide; half of all into a resting body after about a third of a second."""
     view = staging.view(random, distance=(1.5, 1.75), target_height=0.28)
     room, light = staging.room(random), staging.light(random)
@@ -32,7 +34,8 @@ def ramp(random: np.random.Generator) -> Scene:
     body = _on_the_plank(random, shape, names[0], radius, low, downhill, slope, min(run, length - radius - 0.05))
     bodies = (body, _in_the_way(random, names[1], low, downhill, body)) if into else (body,)
     event: Event = "slides down" if shape == "box" else "rolls down"
-    return Scene("ramp", event, bodies, room, view, light, _plank(random, low, downhill, slope, length))
+    plank = _plank(random, low, downhill, slope, length)
+    return RigidScene(family="ramp", event=event, bodies=bodies, room=room, view=view, light=light, props=plank)
 
 
 def _on_the_plank(

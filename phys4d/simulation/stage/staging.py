@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from phys4d.simulation import shapes
-from phys4d.simulation.materials import HUES, MATERIALS, muted, saturated
-from phys4d.simulation.scene import Body, Light, Rod, Room, Shape, View
+from phys4d.simulation.body import Body, Rod, Shape
+from phys4d.simulation.scene import Light, Room, View
+from phys4d.simulation.stage.materials import HUES, MATERIALS, muted, saturated
 
 TARGET = (0.0, 0.05, 0.4)
 

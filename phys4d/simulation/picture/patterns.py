@@ -1,4 +1,5 @@
-"""GLSL of the surface patterns: each changes `colour`, `gloss` and `sharpness` at the rest coordinates `r`, in metres.
+"""GLSL of the surface patterns: each changes `colour`, `gloss`, `sharpness` and
+`glow` (light of its own) at the rest coordinates `r`, in metres.
 
 What is finer than a pixel is faded out with `fwidth`, so that pictures of any size show no aliasing.
 """
@@ -37,6 +38,12 @@ float seam(float x, float width) {
 vec2 along_face(vec3 r) {
     vec3 n = abs(cross(dFdx(r), dFdy(r)));
     return n.z >= max(n.x, n.y) ? r.xy : n.y >= n.x ? r.xz : r.zy;
+}
+
+// Brightness across one thread of a fabric: 1 in the middle; its mean where threads are finer than a pixel.
+float thread(float x) {
+    float pixel = max(fwidth(x), 1e-6);
+    return mix(0.62, sqrt(max(1.0 - pow(2.0 * fract(x) - 1.0, 2.0), 0.0)), 1.0 - smoothstep(0.3, 0.9, pixel));
 }
 
 // A light board along the foot of a wall.
@@ -136,5 +143,56 @@ PATTERNS = {
         colour *= mix(0.87, 1.04, clamp(0.5 + 2.0 * wave / pixel_width, 0.0, 1.0));
         colour *= 1.0 - 0.14 * seam(band + 0.5, 0.05);
         colour = skirting(r, colour);
+    """,
+    Texture.WEAVE: """
+        vec2 p = along_face(r) / 0.05;
+        float warp = thread(p.x), weft = thread(p.y);
+        float over = mod(floor(p.x) + floor(p.y), 2.0);
+        colour *= 0.84 + 0.2 * mix(warp, weft, over) + 0.1 * (faded(r * 14.0) - 0.5);
+        float stripe = max(seam(along_face(r).x / 0.2 + 0.5, 0.16), seam(along_face(r).y / 0.2 + 0.5, 0.16));
+        colour = mix(colour, colour * 0.62 + 0.06, 0.75 * stripe);
+    """,
+    Texture.KNIT: """
+        vec2 p = along_face(r) / vec2(0.032, 0.024);
+        p.y += abs(fract(p.x) - 0.5);
+        float rib = thread(p.x), row = thread(p.y);
+        colour *= 0.72 + 0.24 * rib + 0.16 * row;
+        colour = mix(colour, vec3(0.9), 0.6 * step(0.72, fract(along_face(r).y / 0.22)));
+    """,
+    Texture.LEATHER: """
+        float grain = faded(r * 70.0) + 0.6 * faded(r * 150.0);
+        colour *= 0.72 + 0.26 * grain * (0.8 + 0.4 * faded(r * 6.0));
+        gloss = 0.16; sharpness = 14.0;
+    """,
+    Texture.TWIST: """
+        float turn = atan(r.y, r.x) / 6.2831853, strand = fract(3.0 * turn + r.z / 0.07);
+        float edge = abs(strand - 0.5) * 2.0;
+        colour *= 1.08 - 0.5 * smoothstep(0.55, 1.0, edge);
+        colour = mix(colour, vec3(0.95, 0.93, 0.88), 0.7 * step(fract(turn + r.z / 0.21), 0.3333));
+    """,
+    Texture.JELLY: """
+        colour = mix(colour, vec3(1), 0.16 * smoothstep(0.35, 0.8, faded(r * 9.0)));
+        float rim = 1.0 - abs(dot(n, view));
+        colour = mix(colour, colour * 1.25 + 0.1, rim * rim);
+        vec3 cell = abs(fract(r / 0.11) - 0.5);
+        colour *= 0.86 + 0.14 * smoothstep(0.03, 0.06, 0.5 - max(cell.x, max(cell.y, cell.z)));
+        gloss = 0.6; sharpness = 50.0;
+    """,
+    Texture.LATEX: """
+        float band = abs(fract(r.z / 0.16 + 0.25) - 0.5), pixel_width = max(fwidth(r.z) / 0.16, 1e-6);
+        colour = mix(colour, vec3(0.95), 0.6 * clamp(0.5 + (0.1 - band) / pixel_width, 0.0, 1.0));
+        gloss = 0.7; sharpness = 60.0;
+    """,
+    Texture.GRIT: """
+        colour *= 0.8 + 0.36 * faded(r * 55.0);
+    """,
+    Texture.WATER: """
+        float rim = 1.0 - abs(dot(n, view));
+        colour = mix(colour, vec3(0.85, 0.93, 1.0), 0.35 * rim * rim);
+        gloss = 0.65; sharpness = 40.0;
+    """,
+    Texture.GLOW: """
+        glow = 0.75 * colour * smoothstep(0.12, 0.6, colour.r - colour.b);
+        colour *= 0.92 + 0.12 * faded(r * 40.0);
     """,
 }

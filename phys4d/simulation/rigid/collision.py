@@ -2,12 +2,14 @@
 
 import numpy as np
 
-from phys4d.simulation.families import staging
-from phys4d.simulation.materials import COMMON
-from phys4d.simulation.scene import Body, Scene, Shape
+from phys4d.simulation.body import Body, Shape
+from phys4d.simulation.rigid.bodies import Event
+from phys4d.simulation.rigid.scene import RigidScene
+from phys4d.simulation.stage import staging
+from phys4d.simulation.stage.materials import COMMON
 
 
-def collision(random: np.random.Generator) -> Scene:
+def collision(random: np.random.Generator) -> RigidScene:
     """Draws a scene: 70 % hit a resting body, 30 % meet a moving one; contact after 0.1 to 0.24 s."""
     view = staging.view(random)
     room, light = staging.room(random), staging.light(random)
@@ -22,7 +24,8 @@ def collision(random: np.random.Generator) -> Scene:
         _on_the_floor(random, shape, size, name, place, velocity, view.level_axes())
         for shape, size, name, place, velocity in zip((striker, target), sizes, names, places, velocities, strict=True)
     )
-    return Scene("collision", "meets" if meeting else "hits", bodies, room, view, light)
+    event: Event = "meets" if meeting else "hits"
+    return RigidScene(family="collision", event=event, bodies=bodies, room=room, view=view, light=light)
 
 
 def _courses(

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phys4d.simulation.camera import Camera
 from phys4d.simulation.mesh_sequence import MeshSequence
+from phys4d.simulation.stage.camera import Camera
 
 MOVING = 1e-4  # metres per frame
 INSIDE = 1e-9  # how far, in barycentric coordinates, a hit may lie outside its triangle by rounding

@@ -1,7 +1,7 @@
 """GLSL programs of the rasteriser."""
 
 from phys4d.simulation.mesh_sequence import Texture
-from phys4d.simulation.patterns import FUNCTIONS, PATTERNS
+from phys4d.simulation.picture.patterns import FUNCTIONS, PATTERNS
 
 POSITION_VERTEX = """#version 330
 in vec3 position;
@@ -55,6 +55,9 @@ uniform vec3 sun;       // unit, towards the light
 uniform vec2 strengths; // sun, ambient
 uniform vec3 sun_colour;
 uniform vec3 sky_colour;
+uniform vec3 fill;      // unit, towards a second light that casts no shadow
+uniform vec3 fill_colour;
+uniform vec3 ground_colour; // light that the floor throws back up
 uniform vec3 eye;
 out vec4 pixel;
 
@@ -116,17 +119,30 @@ void main() {
     vec3 colour = surface_colour;
     vec3 r = surface_rest;
     float gloss = 0.0, sharpness = 20.0;
+    vec3 glow = vec3(0);
     {PATTERN}
     float shadow = lit();
     float diffuse = max(dot(n, sun), 0.0) * shadow;
-    vec3 shaded = colour * (strengths.y * (0.75 + 0.25 * n.z) * sky_colour + strengths.x * diffuse * sun_colour);
+    vec3 around = strengths.y * (ground_colour * (0.25 - 0.25 * n.z) + sky_colour * (0.75 + 0.25 * n.z));
+    float second = max(0.25 + 0.75 * dot(n, fill), 0.0);
+    vec3 shaded = colour * (around + strengths.x * diffuse * sun_colour + second * fill_colour);
     shaded += gloss * shadow * pow(max(dot(n, normalize(view + sun)), 0.0), sharpness);
+    shaded += 0.6 * gloss * fill_colour * pow(max(dot(n, normalize(view + fill)), 0.0), sharpness);
+    shaded += glow;
+    {TONE}
     pixel = vec4(pow(clamp(shaded, 0.0, 1.0), vec3(1.0 / 1.2)), 1);
 }
 """
 
+# What is too bright approaches white slowly.
+_SHOULDER = "shaded = mix(shaded, 1.0 - 0.0625 / (shaded - 0.5), step(0.75, shaded));"
+
 
 def surface_fragment(texture: Texture, *, soft: bool) -> str:
-    """The fragment shader of surfaces with this pattern, under a sun with soft or sharp shadows."""
+    """The fragment shader of surfaces with this pattern, under a sun with soft or sharp shadows.
+
+    Soft light comes with soft highlights; else what is too bright is cut off.
+    """
     shadow = _SOFT_SHADOW if soft else _SHARP_SHADOW
-    return _HEAD + FUNCTIONS + shadow + _MAIN.replace("{PATTERN}", PATTERNS[texture])
+    main = _MAIN.replace("{PATTERN}", PATTERNS[texture]).replace("{TONE}", _SHOULDER if soft else "")
+    return _HEAD + FUNCTIONS + shadow + main

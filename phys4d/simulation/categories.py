@@ -1,0 +1,16 @@
+"""The kinds of physics, and the families of scenes of each: a new family is one file and one line in its category."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from phys4d.simulation import rigid
+from phys4d.simulation.scene import Scene
+
+Family = Callable[[np.random.Generator], Scene]
+
+CATEGORIES: dict[str, Mapping[str, Family]] = {
+    "rigid": rigid.FAMILIES,
+}
+
+FAMILIES: dict[str, Family] = {name: draw for families in CATEGORIES.values() for name, draw in families.items()}

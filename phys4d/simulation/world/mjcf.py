@@ -1,0 +1,68 @@
+"""MuJoCo models in XML: the room with its props, and what a family puts in."""
+
+from collections.abc import Sequence
+from xml.etree import ElementTree as Xml
+
+import numpy as np
+
+from phys4d.simulation.body import Body, Prop
+from phys4d.simulation.scene import Room
+from phys4d.simulation.stage.materials import FLOOR_FRICTION
+
+GEOM_TYPE = {"ball": "sphere", "box": "box", "cylinder": "cylinder", "capsule": "capsule"}
+
+
+class Mjcf:
+    """A model under construction: geoms "floor", "wall", "prop0"... are there; `world` takes what else there is.
+
+    options: attributes of MuJoCo's <option>, such as solver="CG" or integrator="discrete". Contacts follow MuJoCo's own
+    rules (contype, conaffinity): a geom touches everything, unless a family says otherwise.
+    """
+
+    def __init__(self, room: Room, props: Sequence[Prop] = (), **options: str) -> None:
+        self.root = Xml.Element("mujoco")
+        option = Xml.SubElement(self.root, "option", options)
+        # Otherwise MuJoCo starts again from the first pose when it meets NaN.
+        Xml.SubElement(option, "flag", autoreset="disable")
+        Xml.SubElement(self.root, "size", memory="256M")
+        self.world = Xml.SubElement(self.root, "worldbody")
+        ground = {"type": "plane", "size": "0 0 1", "friction": text(FLOOR_FRICTION, 0.005, 0.0001)}
+        Xml.SubElement(self.world, "geom", ground, name="floor")
+        Xml.SubElement(self.world, "geom", ground, name="wall", pos=text(0, room.depth, 0), zaxis="0 -1 0")
+        for number, prop in enumerate(props):
+            friction = text(prop.friction, 0.005, 0.0001)
+            shape = {"type": GEOM_TYPE[prop.shape], "size": text(*prop.size), "friction": friction}
+            Xml.SubElement(self.world, "geom", shape | pose(prop.position, prop.quaternion), name=f"prop{number}")
+        self._sections: dict[str, Xml.Element] = {}
+
+    def section(self, name: str) -> Xml.Element:
+        """A top-level element such as "contact", "equality", "actuator" or "deformable", made when first asked for."""
+        if name not in self._sections:
+            self._sections[name] = Xml.SubElement(self.root, name)
+        return self._sections[name]
+
+    def text(self) -> str:
+        """The model as MuJoCo reads it."""
+        return Xml.tostring(self.root, encoding="unicode")
+
+
+def add_body(parent: Xml.Element, body: Body, name: str, **geom: str) -> Xml.Element:
+    """A free rigid body with one geom of the same name; further attributes of the geom as MuJoCo names them."""
+    element = Xml.SubElement(parent, "body", pose(body.position, body.quaternion), name=name)
+    Xml.SubElement(element, "freejoint", name=name)
+    shape = {"type": GEOM_TYPE[body.shape], "size": text(*body.size), "density": text(body.density)}
+    friction = {"friction": text(body.friction, 0.005, 0.0001)}
+    Xml.SubElement(element, "geom", shape | friction | geom, name=name)
+    return element
+
+
+def pose(
+    position: Sequence[float] | np.ndarray, quaternion: Sequence[float] | np.ndarray = (1, 0, 0, 0)
+) -> dict[str, str]:
+    """Attributes of a place: metres, (w, x, y, z)."""
+    return {"pos": text(*position), "quat": text(*quaternion)}
+
+
+def text(*numbers: float) -> str:
+    """Numbers as an attribute, exactly."""
+    return " ".join(repr(float(number)) for number in numbers)
