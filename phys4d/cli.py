@@ -230,7 +230,6 @@ def _verify(options: argparse.Namespace) -> int:
     return 0
 
 
-<<<<<<< HEAD
 def _import_replicator(options: argparse.Namespace) -> int:
     from phys4d.importers.replicator.dataset import import_replicator
 
@@ -239,13 +238,14 @@ def _import_replicator(options: argparse.Namespace) -> int:
     for name, count in counts.items():
         if count:
             print(f"{options.out}: {count} without {name}: see docs/import-replicator.md for what is then not known")
-=======
+    return 0
+
+
 def _sheet(options: argparse.Namespace) -> int:
     from phys4d.evaluate.sheet import contact_sheet
 
     count = contact_sheet(options.folder, options.out, clips=options.clips)
     print(f"{options.out}: {count} clips")
->>>>>>> main
     return 0
 
 

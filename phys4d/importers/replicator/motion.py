@@ -101,26 +101,30 @@ def forward(now: Frame, then: Frame, vectors: np.ndarray) -> Forward:
     source = centre + vectors
     usable = (then.depth > 0) & np.isfinite(source).all(axis=-1)
     source = np.where(usable[..., None], source, 0.0)
-    hits = _join(_in_triangles(source, _triangles(then, usable)), _on_centres(source, usable))
-    hits = hits.keep(now.depth.reshape(-1)[hits.pixel] > 0)
-    hits = hits.keep((hits.at(then.instance) == now.instance.reshape(-1)[hits.pixel][:, None]).all(axis=1))
     rest = _at_rest(now, then)
-    resting = (np.abs(source - rest.place) <= REST).all(axis=-1) & usable & (rest.depth > 0)
+    resting = (_largest(np.abs(source - rest.place)) <= REST) & usable & (rest.depth > 0)
+    still = _largest(np.abs(source - np.floor(source) - 0.5)) <= SNAP  # on a pixel centre of frame t
+    corner = _triangles(then, usable)
+    corner = corner[~(resting & still).reshape(-1)[corner].all(axis=1)]  # their corners alone are on pixel centres
+    hits = _join(_in_triangles(source, corner), _on_centres(source, usable & still))
+    shown = now.instance.reshape(-1)[hits.pixel]
+    hits = hits.keep((now.depth.reshape(-1)[hits.pixel] > 0) & (then.instance.reshape(-1)[hits.corner[:, 0]] == shown))
     by_rest = hits.at(resting)
     deep = by_rest.all(axis=1) & _as_deep(hits, now, rest.depth)
     labelled = now.instance.reshape(-1)[hits.pixel] > 0
+    off_rest = np.where(deep, hits.at(_largest(np.abs(source - rest.place))).max(axis=1), np.inf)
     # Without instances a triangle that rests, if only in part, may be hidden or two surfaces that touch.
-    large = (labelled | ~by_rest.any(axis=1)) & _as_large(hits, now, then, source, labelled & ~by_rest.all(axis=1))
-    off_rest = np.where(deep, hits.at(np.abs(source - rest.place).max(axis=-1)).max(axis=1), np.inf)
-    fits = deep | large
+    asked = np.nonzero(~deep & (labelled | ~by_rest.any(axis=1)))[0]
+    fits = deep.copy()
+    fits[asked] = _as_large(hits.keep(asked), now, then, source, (labelled & ~by_rest.all(axis=1))[asked])
     return _nearest(hits.keep(fits), now, then, source, off_rest[fits])
 
 
 def share_at_rest(now: Frame, then: Frame, vectors: np.ndarray, tolerance: float) -> tuple[int, int]:
     """(those of them whose vector fits, pixels that the camera moves by more than CLEAR if they are at rest)."""
     expected = _at_rest(now, then).place - _centres(*now.depth.shape)
-    tested = (then.depth > 0) & (np.abs(expected).max(axis=-1) > CLEAR)
-    fits = np.abs(vectors - expected).max(axis=-1) <= tolerance
+    tested = (then.depth > 0) & (_largest(np.abs(expected)) > CLEAR)
+    fits = _largest(np.abs(vectors - expected)) <= tolerance
     return int((fits & tested).sum()), int(tested.sum())
 
 
@@ -171,14 +175,16 @@ def _in_triangles(source: np.ndarray, corner: np.ndarray) -> _Hits:
     place = source.reshape(-1, 2)[corner]
     sides = place[:, 1:] - place[:, :1]
     area = sides[:, 0, 0] * sides[:, 1, 1] - sides[:, 0, 1] * sides[:, 1, 0]
-    low, high = np.ceil(place.min(axis=1) - 0.5 - _EDGE), np.floor(place.max(axis=1) - 0.5 + _EDGE)
+    least = np.minimum(np.minimum(place[:, 0], place[:, 1]), place[:, 2])
+    most = np.maximum(np.maximum(place[:, 0], place[:, 1]), place[:, 2])
+    low, high = np.ceil(least - 0.5 - _EDGE), np.floor(most - 0.5 + _EDGE)
     low, high = np.maximum(low, 0), np.minimum(high, (width - 1, height - 1))
-    front = (area > 1e-3) & (np.ptp(place, axis=1) <= SPAN).all(axis=1) & (low <= high).all(axis=1)
+    front = (area > 1e-3) & (_largest(most - least) <= SPAN)
     found = []
     for down in range(SPAN + 1):
         for right in range(SPAN + 1):
             step = np.array([right, down])
-            which = np.nonzero(front & (low + step <= high).all(axis=1))[0]
+            which = np.nonzero(front & (_largest(low + step - high) <= 0))[0]
             pixel = (low[which] + step).astype(np.int64)
             offset = pixel + 0.5 - place[which, 0]
             one, two = sides[which, 0], sides[which, 1]
@@ -190,15 +196,19 @@ def _in_triangles(source: np.ndarray, corner: np.ndarray) -> _Hits:
     return _join(*found)
 
 
-def _on_centres(source: np.ndarray, usable: np.ndarray) -> _Hits:
+def _on_centres(source: np.ndarray, still: np.ndarray) -> _Hits:
     """Points that were on a pixel centre of frame t: there nothing is interpolated, also at silhouettes."""
-    height, width = usable.shape
-    nearest = np.floor(source)
-    inside = (nearest >= 0).all(axis=-1) & (nearest < (width, height)).all(axis=-1)
-    on = usable & inside & (np.abs(source - nearest - 0.5) <= SNAP).all(axis=-1)
-    number = np.nonzero(on.reshape(-1))[0]
-    pixel = (nearest[..., 1] * width + nearest[..., 0])[on].astype(np.int64)
+    height, width = still.shape
+    column, row = np.floor(source[..., 0]), np.floor(source[..., 1])
+    still = still & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    number = np.nonzero(still.reshape(-1))[0]
+    pixel = (row * width + column)[still].astype(np.int64)
     return _Hits(pixel, np.repeat(number[:, None], 3, axis=1), np.tile((1.0, 0.0, 0.0), (len(number), 1)))
+
+
+def _largest(values: np.ndarray) -> np.ndarray:
+    """The larger of two numbers in the last axis; many times faster than max() along so short an axis."""
+    return np.maximum(values[..., 0], values[..., 1])
 
 
 def _join(*hits: _Hits) -> _Hits:
