@@ -121,7 +121,7 @@ def forward(now: Frame, then: Frame, vectors: np.ndarray) -> Forward:
 
 
 def share_at_rest(now: Frame, then: Frame, vectors: np.ndarray, tolerance: float) -> tuple[int, int]:
-    """(those of them whose vector fits, pixels that the camera moves by more than CLEAR if they are at rest)."""
+    """How many vectors fit a world at rest, of how many: pixels that the camera moves by more than CLEAR if at rest."""
     expected = _at_rest(now, then).place - _centres(*now.depth.shape)
     tested = (then.depth > 0) & (_largest(np.abs(expected)) > CLEAR)
     fits = _largest(np.abs(vectors - expected)) <= tolerance
