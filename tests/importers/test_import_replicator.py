@@ -188,6 +188,11 @@ def test_cameras_sequences_and_triggers_are_clips_in_the_order_of_their_names(
     assert dataset[2].arrays["depth"].sum() != dataset[1].arrays["depth"].sum()
 
 
+def test_a_folder_may_have_the_name_of_an_annotator(shot: Callable, write: Callable, tmp_path: Path) -> None:
+    sample = brought_in(write(tmp_path / "rgb", shot("fall", "static", 11)), tmp_path / "out")
+    assert sample.meta["provenance"]["recording"] == "." and sample.arrays["flow_valid"].any()
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16"])
 def test_pictures_of_every_kind_become_rgb_of_eight_bits(
     shot: Callable, write: Callable, tmp_path: Path, mode: str
