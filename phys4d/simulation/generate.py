@@ -140,7 +140,7 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
     scene, sequence = drawing.scene, drawing.meshes
     height, width = config.size
     camera = scene.view.camera(config.frames, height, width, config.fps)
-    raster = _rasteriser(height, width)
+    raster = rasteriser(height, width)
     frames = render(sequence, camera, scene.light, raster)
     members = {"mp4": video.encode_mp4(frames, config.fps, pixel_format=config.pixel_format)}
     if config.truth:
@@ -173,7 +173,8 @@ def detail(height: int, width: int) -> int:
 
 
 @cache
-def _rasteriser(height: int, width: int) -> Rasteriser:
+def rasteriser(height: int, width: int) -> Rasteriser:
+    """This process's rasteriser for pictures of this size."""
     return Rasteriser(height, width)
 
 
@@ -181,7 +182,7 @@ def _in_order(config: SimulateConfig, workers: int, indices: Sequence[int]) -> G
     """These clips in order, made by spawned processes that are at most a few clips ahead."""
     waiting: deque[Future[dict[str, bytes]]] = deque()
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
-    with _one_thread_each(), pool:
+    with one_thread_each(), pool:
         try:
             for index in indices:
                 waiting.append(pool.submit(make_clip, config, index))
@@ -210,7 +211,7 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
+def one_thread_each() -> Iterator[None]:
     """Processes started inside use one thread in BLAS and in OpenGL's software renderer."""
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)
