@@ -5,10 +5,10 @@
     python -m phys4d.benchmarks.simulation dropped [--seeds 200] [--category NAME] --out DIR
     python -m phys4d.benchmarks.simulation page
 
-Categories that are measured alone take their place among the others in DIR. `speed`: frames per second of one process from the draw to the written clip (draws that are not used included), every
+`speed`: frames per second of one process from the draw to the written clip (draws that are not used included), every
 family as often as the others, after one clip that compiles what must be compiled. `workers`: the same clips by one and
-by two processes. `dropped`: draws until a clip of that seed is found, without pictures. `page` fills the tables of
-docs/simulation.md from the committed results.
+by two processes. `dropped`: draws until a clip of that seed is found, without pictures. A category that is measured
+alone takes its place among the others in DIR. `page` fills the tables of docs/simulation.md from the committed results.
 """
 
 import argparse
