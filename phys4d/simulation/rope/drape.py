@@ -18,7 +18,7 @@ def drape(random: np.random.Generator) -> Scene:
     """Draws a scene: a level rope 0.03 to 0.15 m above a bar, up to a fifth of its length off centre."""
     view = staging.view(random, distance=(1.35, 1.55), target_height=0.42)
     room, light = staging.room(random), staging.light(random)
-    strand = rope(random, staging.colours(random, 1)[0])
+    strand = rope(random, staging.colours(random, 1)[0], (0.02, 0.026))
     axes = view.level_axes()
     direction = staging.heading(axes, random.uniform(-0.3, 0.3))
     length = random.uniform(0.85, 1.05)

@@ -19,10 +19,10 @@ SWUNG = 0.3  # metres that the loose end goes
 
 
 def release(random: np.random.Generator) -> Scene:
-    """Draws a scene: posts 0.75 to 0.95 m apart, a rope 3 to 30 % longer than that."""
-    view = staging.view(random, distance=(1.4, 1.6), target_height=0.38)
+    """Draws a scene: posts 0.62 to 0.76 m apart, a rope 3 to 30 % longer than that."""
+    view = staging.view(random, distance=(1.3, 1.45), target_height=0.4)
     room, light = staging.room(random), staging.light(random)
-    strand = rope(random, staging.colours(random, 1)[0])
+    strand = rope(random, staging.colours(random, 1)[0], (0.022, 0.028))
     axes = view.level_axes()
     side = int(random.choice([-1, 1]))  # of the end that holds
     direction = -side * staging.heading(axes, random.uniform(-0.25, 0.25))

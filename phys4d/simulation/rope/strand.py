@@ -42,10 +42,10 @@ class Rope:
         return Thing(name=self.name, rgb=self.rgb, texture=Texture.TWIST, geoms=tuple(links), about=about)
 
 
-def rope(random: np.random.Generator, colour: str) -> Rope:
-    """A rope as thick as shows in a small picture."""
+def rope(random: np.random.Generator, colour: str, radius: tuple[float, float] = (0.018, 0.024)) -> Rope:
+    """A rope as thick as shows in a small picture; range of its radius in metres."""
     return Rope(
-        colour, saturated(colour, random), random.uniform(0.018, 0.024), random.uniform(850, 1150),
+        colour, saturated(colour, random), random.uniform(*radius), random.uniform(850, 1150),
         random.uniform(0.35, 0.55),
     )  # fmt: skip
 
