@@ -130,7 +130,7 @@ def speed_table(found: dict[str, Any]) -> str:
         slow, fast = ranked[0], ranked[-1]
         parts = [sum(family[part] for family in families.values()) / len(families) * 1e3 for part in PARTS]
         lines.append(
-            f"| {row['category']} | {row['fps']:.1f} | {BARS[row['category']]} | {slow} {families[slow]["fps"]:.1f} | "
+            f"| {row['category']} | {row['fps']:.1f} | {BARS[row['category']]} | {slow} {families[slow]['fps']:.1f} | "
             f"{fast} {families[fast]['fps']:.1f} | {', '.join(f'{part:.1f}' for part in parts)} |"
         )
     return "\n".join([*lines, "", _origin(found)])

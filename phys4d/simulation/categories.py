@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from phys4d.simulation import articulated, granular, rigid, rope
+from phys4d.simulation import articulated, cloth, deformable, granular, rigid, rope, thermodynamic
 from phys4d.simulation.scene import Scene
 
 Family = Callable[[np.random.Generator], Scene]
@@ -13,7 +13,10 @@ CATEGORIES: dict[str, Mapping[str, Family]] = {
     "rigid": rigid.FAMILIES,
     "articulated": articulated.FAMILIES,
     "rope": rope.FAMILIES,
+    "cloth": cloth.FAMILIES,
+    "deformable": deformable.FAMILIES,
     "granular": granular.FAMILIES,
+    "thermodynamic": thermodynamic.FAMILIES,
 }
 
 FAMILIES: dict[str, Family] = {name: draw for families in CATEGORIES.values() for name, draw in families.items()}

@@ -82,7 +82,7 @@ class WorldScene(Scene):
     def surface(self, thing: Thing, played: Play, detail: int) -> Surface:
         """The triangles of a thing over time; a category may draw some of its things in its own way."""
         if thing.flex:
-            return of_flex(played.model, thing, played.flexes[thing.flex])
+            return of_flex(played.model, thing, played.flexes[thing.flex], detail)
         return of_geoms(played.model, thing, played.geoms, detail)
 
     def objects(self) -> list[dict[str, Any]]:
