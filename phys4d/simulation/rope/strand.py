@@ -18,6 +18,9 @@ ARMATURE = 1e-3  # kg m2 of each joint
 DAMPING = 2e-3  # N m s of each joint
 CONTACT_TIME = 0.005  # s, of the contacts' spring
 STEPS_PER_SECOND = 1200
+# What swings freely keeps its energy with another integrator, for which half as many steps are enough.
+SWINGING = "RK4"
+SWINGING_STEPS_PER_SECOND = 600
 LINKS = 32
 CLEAR = 2.3  # radii between the ends of two links that can touch
 

@@ -1,4 +1,4 @@
-"""Drape: a straight rope falls across a bar, hangs over it and slides off where one side is longer."""
+"""Overhang: a straight rope falls across a bar, hangs over it and slides off where one side is longer."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from phys4d.simulation.world.play import Play
 BENT = 0.12  # metres that the ends fall more than what lies on the bar
 
 
-def drape(random: np.random.Generator) -> Scene:
+def overhang(random: np.random.Generator) -> Scene:
     """Draws a scene: a level rope 0.03 to 0.15 m above a bar, up to a fifth of its length off centre."""
     view = staging.view(random, distance=(1.35, 1.55), target_height=0.42)
     room, light = staging.room(random), staging.light(random)
@@ -32,7 +32,7 @@ def drape(random: np.random.Generator) -> Scene:
     soft_contacts(model)
     links, _, _ = lay(model, strand, crossing + above + span[:, None] * direction)
     return RopeScene(
-        family="drape",
+        family="overhang",
         kind="rope",
         room=room,
         view=view,
