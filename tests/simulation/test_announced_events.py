@@ -15,9 +15,7 @@ FAMILIES = [family for category in ("articulated", "rope", "granular") for famil
 
 
 def played(scene: WorldScene) -> Play:
-    return play(
-        scene.model, FRAMES, FPS, steps_per_second=scene.steps_per_second, start=scene.start, drive=scene.drive
-    )
+    return play(scene.model, FRAMES, FPS, steps_per_second=scene.steps_per_second, start=scene.start, drive=scene.drive)
 
 
 def still(seen: Play) -> Play:

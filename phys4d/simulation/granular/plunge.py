@@ -16,6 +16,7 @@ from phys4d.simulation.world.play import Play
 from phys4d.simulation.world.thing import of_body
 
 BOARD = 0.012  # half the thickness of a board, metres
+SETTLING = 0.6  # s
 MOST = 290  # grains
 SUNK = 0.5  # share of the ball's radius that it goes below the bed's surface
 
@@ -57,7 +58,7 @@ def plunge(random: np.random.Generator) -> Scene:
         model=model.text(),
         caption=f"{article(ball.name)} from rest falls into {kind.name} at rest in an open box",
         steps_per_second=STEPS_PER_SECOND,
-        start=settled(),
+        start=settled(SETTLING),
         happened=_sunk,
         penetration=0.02,
     )
