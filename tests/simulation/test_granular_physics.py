@@ -128,7 +128,7 @@ def test_a_settled_bed_is_as_dense_as_random_packings_are() -> None:
     """Random packings of round grains fill 0.55 to 0.64 of their space; a low bed with walls and a rough top less."""
     scene, seen = played(plunge)
     first = places(seen)[0]
-    boards = [prop for prop in scene.props]
+    boards = list(scene.props)
     inner = min(board.size[0] for board in boards[2:]) - 0.024, boards[0].size[1]
     size = radii(seen)
     top = np.quantile(first[:, 2] + size, 0.9)
