@@ -27,6 +27,7 @@ from phys4d.engine.data import blob, video
 from phys4d.engine.telemetry import provenance
 from phys4d.simulation.categories import CATEGORIES
 from phys4d.simulation.clip import QUANTISATION, measure, render
+from phys4d.simulation.drawing import generator
 from phys4d.simulation.generate import SimulateConfig, draw, make_clip, one_thread_each, rasteriser, simulate
 
 ROOT = Path(__file__).resolve().parent
@@ -170,14 +171,24 @@ def _origin(found: dict[str, Any]) -> str:
 TABLES = {"speed": speed_table, "workers": workers_table, "dropped": dropped_table}
 
 
-def page() -> None:
-    """Fills the tables of the page from the committed results."""
-    text = PAGE.read_text()
+def families_table() -> str:
+    """Every family with the caption of its first draw of seed 7."""
+    lines = ["| category | family | a caption |", "|---" * 3 + "|"]
+    for category, families in CATEGORIES.items():
+        lines += [
+            f"| {category} | `{family}` | {make(generator(7, 0, 0)).sentence()} |" for family, make in families.items()
+        ]
+    return "\n".join(lines)
+
+
+def complete(text: str) -> str:
+    """The page with its tables filled from the committed results."""
+    text = filled(text, "families", families_table())
     for kind, table in TABLES.items():
         file = RESULTS / f"{kind}.json"
         if file.exists():
             text = filled(text, kind, table(json.loads(file.read_text())))
-    PAGE.write_text(text)
+    return text
 
 
 def main() -> None:
@@ -191,7 +202,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     if asked.what == "page":
-        page()
+        PAGE.write_text(complete(PAGE.read_text()))
         return
     result: dict[str, Any] = {"kind": asked.what}
     with one_thread_each():
