@@ -15,10 +15,12 @@ from phys4d.simulation.granular.plough import plough
 from phys4d.simulation.granular.plunge import plunge
 from phys4d.simulation.granular.scene import GrainScene, grain_mesh
 from phys4d.simulation.granular.shower import shower
+from phys4d.simulation.mesh_sequence import Track
 from phys4d.simulation.scene import GRAVITY, Scene
 from phys4d.simulation.stage import staging
 from phys4d.simulation.world.play import Play, play
 
+FRAMES, FPS = 13, 20
 ROUGH = Grains("red", "pebbles", (1.0, 0.0, 0.0), 0.025, 2600.0, 0.7, 0.4 * 0.025)
 SMOOTH = replace(ROUGH, friction=0.2, rolling=0.02 * 0.025)
 
@@ -30,9 +32,10 @@ def drawn(family: Callable[[np.random.Generator], Scene], index: int) -> GrainSc
 
 
 @cache
-def played(family: Callable[[np.random.Generator], Scene], frames: int = 25, fps: int = 24) -> tuple[GrainScene, Play]:
+def played(family: Callable[[np.random.Generator], Scene]) -> tuple[GrainScene, Play]:
+    """A clip as short as the shortest that a user may ask for."""
     scene = drawn(family, 0)
-    return scene, play(scene.model, frames, fps, steps_per_second=STEPS_PER_SECOND, start=scene.start)
+    return scene, play(scene.model, FRAMES, FPS, steps_per_second=STEPS_PER_SECOND, start=scene.start)
 
 
 def places(seen: Play) -> np.ndarray:
@@ -89,6 +92,17 @@ def test_energy_does_not_grow(family: Callable[[np.random.Generator], Scene]) ->
     energy = played(family)[1].energy
     assert energy.max() <= energy[0] + 0.01 * np.ptp(energy) + 1e-3
     assert energy[-1] < energy[0]
+
+
+@pytest.mark.parametrize("family", CATEGORIES["granular"].values())
+def test_what_a_caption_announces_happens_and_a_still_is_found_out(
+    family: Callable[[np.random.Generator], Scene],
+) -> None:
+    scene, seen = played(family)
+    still = {name: Track(track.position[[0] * FRAMES], track.quaternion) for name, track in seen.geoms.items()}
+    assert scene.happened(seen) is None
+    assert scene.happened(replace(seen, geoms=still)) is not None
+    assert all(thing.name in scene.sentence() for thing in scene.things)
 
 
 def test_a_clump_falls_as_its_mass_centre_does() -> None:
@@ -174,5 +188,5 @@ def test_a_grain_is_drawn_round() -> None:
 
 def test_heights_are_of_the_grains_alone() -> None:
     scene, seen = played(shower)
-    assert heights(seen).shape == (25, len(radii(seen)))
+    assert heights(seen).shape == (FRAMES, len(radii(seen)))
     assert len(scene.things) == 2

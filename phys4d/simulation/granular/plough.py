@@ -15,7 +15,7 @@ from phys4d.simulation.world.play import Play
 from phys4d.simulation.world.thing import of_body
 
 SETTLING = 0.2  # s
-SHOVED = 0.05  # metres that a fifth of the grains move along the ball's way
+SHOVED = 0.04  # metres that a fifth of the grains move along the ball's way
 
 
 def plough(random: np.random.Generator) -> Scene:
@@ -29,7 +29,7 @@ def plough(random: np.random.Generator) -> Scene:
     cone = packed(kind.radius, np.array([-wide, -wide, 0]), np.array([wide, wide, high]))
     cone = trimmed(cone, random, lambda p: np.hypot(p[:, 0], p[:, 1]) < wide * (1 - p[:, 2] / high) + 0.02)
     side = int(random.choice([-1, 1]))  # from which the ball comes
-    centre = axes[1] * random.uniform(0.1, 0.3) - axes[0] * side * random.uniform(0.05, 0.15)
+    centre = axes[1] * random.uniform(0.25, 0.42) - axes[0] * side * random.uniform(0.05, 0.15)
     yaw = random.uniform(0, np.pi)
     turn = np.array([[np.cos(yaw), np.sin(yaw), 0], [-np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])
     ball = _ball(random, names[1], centre, wide, side, axes)
@@ -55,7 +55,7 @@ def plough(random: np.random.Generator) -> Scene:
 
 def _ball(random: np.random.Generator, name: str, centre: np.ndarray, wide: float, side: int, axes: np.ndarray) -> Body:
     radius = random.uniform(0.1, 0.125)
-    velocity = staging.to_tenths(-side * random.uniform(1.8, 2.5), random.uniform(-0.3, 0.3), 0)
+    velocity = staging.to_tenths(-side * random.uniform(2.0, 2.7), random.uniform(-0.3, 0.3), 0)
     world = velocity @ axes
     speed = np.linalg.norm(world)
     gap = wide + 0.7 * radius + speed * random.uniform(0.02, 0.08)
@@ -68,7 +68,7 @@ def _ball(random: np.random.Generator, name: str, centre: np.ndarray, wide: floa
         position,
         velocity=velocity,
         rolling=True,
-        materials=("clay", "marble", "rubber"),
+        materials=("clay", "marble", "steel"),
     )
 
 
