@@ -108,7 +108,7 @@ def _ball(
 ) -> Body:
     """A ball that rolls into the outer side of the door after 0.03 to 0.1 s."""
     radius = random.uniform(0.09, 0.12)
-    velocity = staging.to_tenths(side * random.uniform(1.3, 1.9), random.uniform(0.0, 0.3), 0)
+    velocity = staging.to_tenths(side * random.uniform(1.0, 1.5), random.uniform(0.0, 0.3), 0)
     reach = 2 * half[0] * random.uniform(0.55, 0.8)
     hinge_at = place + np.array([-side * half[0], -half[1] - BOARD - GAP, 0])
     along = np.array([side * np.cos(opened), -np.sin(opened), 0])

@@ -23,7 +23,7 @@ ACROSS = (1, 0, 0)
 
 def figure(random: np.random.Generator) -> Scene:
     """Draws a scene: 50 % collapse from bent knees, 50 % a ball rolls into the shins."""
-    view = staging.view(random, distance=(1.2, 1.35), height=(0.5, 0.8), target_height=0.34)
+    view = staging.view(random, distance=(1.25, 1.4), height=(0.5, 0.8), target_height=0.34)
     room, light = staging.room(random), staging.light(random)
     names = staging.colours(random, 2)
     kind = make(random, names[0], ("wood", "plastic"))
@@ -133,7 +133,7 @@ def _leg(hips: Xml.Element, kind: Make, h: float, side: str, sign: int) -> list[
 def _ball(random: np.random.Generator, name: str, place: np.ndarray, height: float, axes: np.ndarray) -> Body:
     """A heavy ball that rolls into the legs after 0.03 to 0.08 s."""
     radius = random.uniform(0.08, 0.1)
-    velocity = staging.to_tenths(random.choice([-1, 1]) * random.uniform(1.6, 2.3), random.uniform(-0.3, 0.3), 0)
+    velocity = staging.to_tenths(random.choice([-1, 1]) * random.uniform(1.4, 1.9), random.uniform(-0.3, 0.3), 0)
     heading = velocity @ axes / np.linalg.norm(velocity)
     gap = radius + 0.11 * height + np.linalg.norm(velocity) * random.uniform(0.03, 0.08)
     position = place - heading * gap + np.array([0, 0, radius])

@@ -98,15 +98,18 @@ def solid(
     make: Make | None = None,
     *,
     touches: bool = True,
-    weightless: bool = False,
 ) -> str:
     """Adds a geom to a body and returns its name; sizes as in `shapes.mesh`.
 
-    touches: whether it collides with what is not a part of its own body. weightless: has no mass.
+    touches: whether it collides with other bodies than its own and the one that carries it.
     """
-    attributes = ({} if touches else PASSIVE) | ({"mass": "0"} if weightless else {})
     matter = {} if make is None else {"density": text(make.density), "friction": text(make.friction, 0.005, 0.0001)}
-    geom = {"type": GEOM_TYPE[shape], "size": text(*size)} | pose(position, quaternion) | matter | attributes
+    geom = (
+        {"type": GEOM_TYPE[shape], "size": text(*size)}
+        | pose(position, quaternion)
+        | matter
+        | ({} if touches else PASSIVE)
+    )
     Xml.SubElement(parent, "geom", geom, name=name)
     return name
 
@@ -115,14 +118,13 @@ def hinge(
     parent: Xml.Element,
     name: str,
     axis: Sequence[float],
-    position: Sequence[float] = (0, 0, 0),
     *,
     limits: tuple[float, float] | None = None,
     damping: float = 0.0,
     friction: float = 0.0,
 ) -> None:
-    """A hinge in the body's own axes: limits in radians, damping in N m s, dry friction in N m."""
-    joint = {"axis": text(*axis), "pos": text(*position), "damping": text(damping), "frictionloss": text(friction)}
+    """A hinge through the body's origin: limits in radians, damping in N m s, dry friction in N m."""
+    joint = {"axis": text(*axis), "damping": text(damping), "frictionloss": text(friction)}
     if limits is not None:
         joint |= {"limited": "true", "range": text(*map(degrees, limits)), "solreflimit": text(CONTACT_TIME, 1)}
     Xml.SubElement(parent, "joint", joint, name=name, type="hinge")

@@ -64,7 +64,7 @@ def seesaw(random: np.random.Generator) -> Scene:
         light=light,
         things=(
             of_body(ball, "ball"),
-            plank.thing("plank", ["board"]),
+            plank.thing("seesaw", ["board"]),
             of_body(lying, "lying"),
             mount("stand", stands),
         ),

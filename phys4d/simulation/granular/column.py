@@ -31,7 +31,7 @@ def column(random: np.random.Generator) -> Scene:
     places = places[random.uniform(size=len(places)) < 0.93][: int(random.uniform(0.78, 1.0) * GRAINS)]
     turn = staging.heading(axes, random.uniform(-0.5, 0.5))
     places = places @ np.array([turn, np.cross((0, 0, 1), turn), (0, 0, 1)])
-    places += axes[0] * random.uniform(-0.08, 0.08) + axes[1] * random.uniform(0.1, 0.3)
+    places += axes[0] * random.uniform(-0.08, 0.08) + axes[1] * random.uniform(0.15, 0.35)
     model = granular_model(room)
     thing = fill(model, random, kind, places)
     return GrainScene(

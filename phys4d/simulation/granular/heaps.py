@@ -8,11 +8,10 @@ import numpy as np
 from phys4d.simulation.granular.grains import STEPS_PER_SECOND
 from phys4d.simulation.world.play import Drive
 
-SETTLING = 0.35  # s
 SLOWED = 0.98  # share of its speed that a grain keeps in a step, so that none is thrown about
 
 
-def settled(others: Drive | None = None) -> Drive:
+def settled(seconds: float, others: Drive | None = None) -> Drive:
     """Lets the grains settle under gravity, stops them, and then starts everything else with `others`.
 
     What is not a grain, the free joints that have a name, stays where it is. Settling takes equal steps for any frame
@@ -22,7 +21,7 @@ def settled(others: Drive | None = None) -> Drive:
 
     def start(model: mujoco.MjModel, data: mujoco.MjData) -> None:
         if not known:
-            known.append(_settle(model))
+            known.append(_settle(model, seconds))
         data.qpos[:] = known[0]
         if others is not None:
             others(model, data)
@@ -30,7 +29,7 @@ def settled(others: Drive | None = None) -> Drive:
     return start
 
 
-def _settle(model: mujoco.MjModel) -> np.ndarray:
+def _settle(model: mujoco.MjModel, seconds: float) -> np.ndarray:
     """Places of all joints after the grains have come to rest."""
     data = mujoco.MjData(model)
     joints = [model.joint(number) for number in range(model.njnt) if model.joint(number).name]
@@ -38,7 +37,7 @@ def _settle(model: mujoco.MjModel) -> np.ndarray:
     speeds = np.concatenate([joint.dofadr[0] + np.arange(6) for joint in joints])
     first, timestep = data.qpos[places].copy(), model.opt.timestep
     model.opt.timestep = 1 / STEPS_PER_SECOND
-    for _ in range(round(SETTLING * STEPS_PER_SECOND)):
+    for _ in range(round(seconds * STEPS_PER_SECOND)):
         mujoco.mj_step(model, data)
         data.qpos[places], data.qvel[speeds] = first, 0
         data.qvel *= SLOWED

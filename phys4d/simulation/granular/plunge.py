@@ -16,8 +16,9 @@ from phys4d.simulation.world.play import Play
 from phys4d.simulation.world.thing import of_body
 
 BOARD = 0.012  # half the thickness of a board, metres
+SETTLING = 0.6  # s
 MOST = 290  # grains
-SUNK = 0.5  # share of the ball's radius that it goes below the bed's surface
+SUNK = 0.4  # share of the ball's radius that it goes below the bed's surface
 
 
 def plunge(random: np.random.Generator) -> Scene:
@@ -27,12 +28,12 @@ def plunge(random: np.random.Generator) -> Scene:
     names = staging.colours(random, 2)
     kind = grains(random, names[0], random.uniform(0.024, 0.027))
     axes = view.level_axes()
-    half = np.array([random.uniform(0.22, 0.26), random.uniform(0.18, 0.22), random.uniform(0.05, 0.06)])
+    half = np.array([random.uniform(0.22, 0.26), random.uniform(0.18, 0.22), random.uniform(0.06, 0.07)])
     turn = np.arctan2(axes[0, 1], axes[0, 0]) + random.uniform(-0.5, 0.5)
     along = np.array([[np.cos(turn), np.sin(turn), 0], [-np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
     centre = axes[0] * random.uniform(-0.06, 0.06) + axes[1] * random.uniform(0.0, 0.15)
     props = _box(random, centre, turn, half)
-    bed = packed(kind.radius, np.array([-half[0], -half[1], 0]), np.array([half[0], half[1], 4 * half[2]]))
+    bed = packed(kind.radius, np.array([-half[0], -half[1], 0]), np.array([half[0], half[1], 3.1 * half[2]]))
     # Loosely: a third is left out before the bed settles.
     bed = bed[random.uniform(size=len(bed)) < 0.68][:MOST]
     radius = random.uniform(0.085, 0.11)
@@ -57,7 +58,7 @@ def plunge(random: np.random.Generator) -> Scene:
         model=model.text(),
         caption=f"{article(ball.name)} from rest falls into {kind.name} at rest in an open box",
         steps_per_second=STEPS_PER_SECOND,
-        start=settled(),
+        start=settled(SETTLING),
         happened=_sunk,
         penetration=0.02,
     )

@@ -17,15 +17,15 @@ BELOW = 0.5  # share of the grains that end lower than the body's top
 
 def shower(random: np.random.Generator) -> Scene:
     """Draws a scene: 300 to 400 grains in a round clump, 0.05 to 0.15 m above a ball, a box or a cylinder."""
-    view = staging.view(random, distance=(1.35, 1.55), height=(0.6, 0.95), target_height=0.32)
+    view = staging.view(random, distance=(1.2, 1.35), height=(0.65, 0.95), target_height=0.33)
     room, light = staging.room(random), staging.light(random)
     names = staging.colours(random, 2)
-    kind = grains(random, names[0], random.uniform(0.022, 0.026))
+    kind = grains(random, names[0], random.uniform(0.022, 0.026), ("pebbles", "beans"))
     axes = view.level_axes()
     shapes: list[Shape] = ["ball", "box", "cylinder"]
     shape = shapes[random.choice(3, p=[0.3, 0.4, 0.3])]
     size = staging.size_of(shape, random.uniform(0.16, 0.2))
-    stand = axes[0] * random.uniform(-0.08, 0.08) + axes[1] * random.uniform(0.05, 0.25)
+    stand = axes[0] * random.uniform(-0.08, 0.08) + axes[1] * random.uniform(0.25, 0.42)
     below = staging.body(
         random, shape, names[1], size, stand + np.array([0, 0, staging.standing(shape, size)]),
         quaternion=staging.turned(random.uniform(0, np.pi)), materials=("wood", "marble", "steel", "clay"),
@@ -34,7 +34,7 @@ def shower(random: np.random.Generator) -> Scene:
     places = packed(kind.radius, np.full(3, -radius), np.full(3, radius))
     places = places[np.linalg.norm(places, axis=1) < radius]
     off = axes[0] * random.uniform(-0.05, 0.05)
-    places = places + stand + off + np.array([0, 0, 2 * below.position[2] + radius + random.uniform(0.05, 0.12)])
+    places = places + stand + off + np.array([0, 0, 2 * below.position[2] + radius + random.uniform(0.03, 0.07)])
     model = granular_model(room)
     thing = fill(model, random, kind, places)
     add_body(model.world, below, "below", condim="6")

@@ -14,13 +14,13 @@ SUNK = 0.5  # share of its height that the rope's middle loses
 
 
 def coil(random: np.random.Generator) -> Scene:
-    """Draws a scene: a rope 0.75 to 0.95 m long in a loose wave or screw, its lower end just above the floor."""
-    view = staging.view(random, distance=(1.35, 1.55), target_height=0.42)
+    """Draws a scene: a rope about 0.8 m long in a loose wave or screw, its lower end just above the floor."""
+    view = staging.view(random, distance=(1.15, 1.3), height=(0.6, 0.95), target_height=0.36)
     room, light = staging.room(random), staging.light(random)
-    strand = rope(random, staging.colours(random, 1)[0])
+    strand = rope(random, staging.colours(random, 1)[0], (0.025, 0.031))
     axes = view.level_axes()
-    height = random.uniform(0.72, 0.82)
-    foot = axes[0] * random.uniform(-0.2, 0.2) + axes[1] * random.uniform(-0.1, 0.2)
+    height = random.uniform(0.68, 0.76)
+    foot = axes[0] * random.uniform(-0.15, 0.15) + axes[1] * random.uniform(-0.1, 0.2)
     foot[2] = strand.radius + random.uniform(0.01, 0.08)
     wide, deep = random.uniform(0.03, 0.1), random.uniform(0.0, 0.08)
     turns, phase, lean = random.uniform(0.7, 1.7), random.uniform(0, 2 * np.pi), random.uniform(-0.15, 0.15)

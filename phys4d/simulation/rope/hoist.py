@@ -42,8 +42,8 @@ def hoist(random: np.random.Generator) -> Scene:
     heavy, small = (
         staging.body(random, "ball", name, (radius,), end - np.array([0, 0, radius]), materials=materials)
         for name, radius, end, materials in (
-            (names[1], random.uniform(0.075, 0.09), points[0], ("marble", "clay")),
-            (names[2], random.uniform(0.06, 0.07), points[-1], ("wood", "plastic")),
+            (names[1], random.uniform(0.082, 0.095), points[0], ("marble", "clay")),
+            (names[2], random.uniform(0.055, 0.063), points[-1], ("wood", "plastic")),
         )
     )
     hang(model, first, links, heavy, "heavy", -heavy.size[0])

@@ -1,21 +1,19 @@
 """What ropes hang on and fall over: bars that stick out of the wall, posts."""
 
-from xml.etree import ElementTree as Xml
-
 import numpy as np
 
+from phys4d.simulation.articulated.joinery import mount, solid
 from phys4d.simulation.body import Colour, Prop
 from phys4d.simulation.mesh_sequence import Texture
 from phys4d.simulation.scene import Room
 from phys4d.simulation.stage import staging
 from phys4d.simulation.stage.materials import muted
-from phys4d.simulation.world.mjcf import Mjcf, pose, text
+from phys4d.simulation.world.mjcf import Mjcf
 from phys4d.simulation.world.thing import Thing
 
 BEFORE = 0.2  # metres that a bar reaches towards the camera
 AXLE_RADIUS = 0.016
 POST = 0.016  # half the width of a post, metres
-GREY = (0.42, 0.43, 0.45)
 
 
 def bar_from_wall(random: np.random.Generator, point: np.ndarray, axis: np.ndarray, room: Room, radius: float) -> Prop:
@@ -30,9 +28,8 @@ def bar_from_wall(random: np.random.Generator, point: np.ndarray, axis: np.ndarr
 def axle_from_wall(model: Mjcf, point: np.ndarray, axis: np.ndarray, room: Room) -> Thing:
     """A thin bar on which a rope's end is held; it touches nothing."""
     centre, turn, length = _into_wall(point, axis, room, 0.05)
-    shape = {"type": "cylinder", "size": text(AXLE_RADIUS, length / 2), "contype": "0", "conaffinity": "0"}
-    Xml.SubElement(model.world, "geom", shape | pose(centre, turn), name="axle")
-    return Thing(name="axle", rgb=GREY, texture=Texture.PLAIN, geoms=("axle",), dynamic=False)
+    axle = solid(model.world, "axle", "cylinder", (AXLE_RADIUS, length / 2), centre, turn, touches=False)
+    return mount("axle", [axle])
 
 
 def _into_wall(point: np.ndarray, axis: np.ndarray, room: Room, before: float) -> tuple[np.ndarray, list[float], float]:

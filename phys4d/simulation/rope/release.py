@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 from phys4d.simulation.caption import article
 from phys4d.simulation.rope.mounts import post
 from phys4d.simulation.rope.scene import RopeScene
-from phys4d.simulation.rope.strand import LINKS, STEPS_PER_SECOND, along, lay, rope, soft_contacts
+from phys4d.simulation.rope.strand import LINKS, SWINGING, SWINGING_STEPS_PER_SECOND, along, lay, rope, soft_contacts
 from phys4d.simulation.scene import Scene
 from phys4d.simulation.stage import staging
 from phys4d.simulation.stage.materials import muted
@@ -19,10 +19,10 @@ SWUNG = 0.3  # metres that the loose end goes
 
 
 def release(random: np.random.Generator) -> Scene:
-    """Draws a scene: posts 0.75 to 0.95 m apart, a rope 3 to 30 % longer than that."""
-    view = staging.view(random, distance=(1.4, 1.6), target_height=0.38)
+    """Draws a scene: posts 0.62 to 0.76 m apart, a rope 3 to 30 % longer than that."""
+    view = staging.view(random, distance=(1.3, 1.45), target_height=0.4)
     room, light = staging.room(random), staging.light(random)
-    strand = rope(random, staging.colours(random, 1)[0])
+    strand = rope(random, staging.colours(random, 1)[0], (0.022, 0.028))
     axes = view.level_axes()
     side = int(random.choice([-1, 1]))  # of the end that holds
     direction = -side * staging.heading(axes, random.uniform(-0.25, 0.25))
@@ -36,7 +36,7 @@ def release(random: np.random.Generator) -> Scene:
     points = along(lambda u: first + shape(u)[:, :1] * direction + shape(u)[:, 1:] * np.array([0, 0, 1]))
     grey = muted(random, 0.35, 0.6)
     posts = tuple(post(point, axes[1], strand.radius, grey) for point in (points[0], points[-1]))
-    model = Mjcf(room)
+    model = Mjcf(room, integrator=SWINGING)
     soft_contacts(model)
     links, _, _ = lay(model, strand, points, pinned=True)
     loose = "left" if side > 0 else "right"
@@ -53,7 +53,7 @@ def release(random: np.random.Generator) -> Scene:
         caption=(
             f"{article(strand.name)} at rest hangs between two posts; its {loose} end comes loose and it swings down"
         ),
-        steps_per_second=STEPS_PER_SECOND,
+        steps_per_second=SWINGING_STEPS_PER_SECOND,
         happened=_swung,
         physics={"rope_length": length},
     )

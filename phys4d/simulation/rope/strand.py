@@ -18,6 +18,9 @@ ARMATURE = 1e-3  # kg m2 of each joint
 DAMPING = 2e-3  # N m s of each joint
 CONTACT_TIME = 0.005  # s, of the contacts' spring
 STEPS_PER_SECOND = 1200
+# What swings freely keeps its energy with another integrator, for which half as many steps are enough.
+SWINGING = "RK4"
+SWINGING_STEPS_PER_SECOND = 600
 LINKS = 32
 CLEAR = 2.3  # radii between the ends of two links that can touch
 
@@ -42,10 +45,10 @@ class Rope:
         return Thing(name=self.name, rgb=self.rgb, texture=Texture.TWIST, geoms=tuple(links), about=about)
 
 
-def rope(random: np.random.Generator, colour: str) -> Rope:
-    """A rope as thick as shows in a small picture."""
+def rope(random: np.random.Generator, colour: str, radius: tuple[float, float] = (0.018, 0.024)) -> Rope:
+    """A rope as thick as shows in a small picture; range of its radius in metres."""
     return Rope(
-        colour, saturated(colour, random), random.uniform(0.018, 0.024), random.uniform(850, 1150),
+        colour, saturated(colour, random), random.uniform(*radius), random.uniform(850, 1150),
         random.uniform(0.35, 0.55),
     )  # fmt: skip
 

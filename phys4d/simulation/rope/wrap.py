@@ -5,7 +5,7 @@ import numpy as np
 from phys4d.simulation.caption import article
 from phys4d.simulation.rope.mounts import axle_from_wall, bar_from_wall
 from phys4d.simulation.rope.scene import RopeScene
-from phys4d.simulation.rope.strand import STEPS_PER_SECOND, hang, lay, rope, soft_contacts
+from phys4d.simulation.rope.strand import SWINGING, SWINGING_STEPS_PER_SECOND, hang, lay, rope, soft_contacts
 from phys4d.simulation.scene import Scene
 from phys4d.simulation.stage import staging
 from phys4d.simulation.world.mjcf import Mjcf
@@ -34,7 +34,7 @@ def wrap(random: np.random.Generator) -> Scene:
     # Beyond the upright rope, which meets the bar on its way.
     below = pivot - np.array([0, 0, length * random.uniform(0.4, 0.6)]) - direction * random.uniform(0.06, 0.09)
     bar = bar_from_wall(random, below, across, room, random.uniform(0.03, 0.045))
-    model = Mjcf(room, (bar,))
+    model = Mjcf(room, (bar,), integrator=SWINGING)
     soft_contacts(model)
     beam = axle_from_wall(model, pivot, across, room)
     links, _, last = lay(model, strand, pivot + np.linspace(0, length, WRAP_LINKS + 1)[:, None] * down, pinned=True)
@@ -55,7 +55,7 @@ def wrap(random: np.random.Generator) -> Scene:
             f"{article(ball.name)} from rest swings on {article(strand.name)}, "
             "which catches on a bar and bends around it"
         ),
-        steps_per_second=STEPS_PER_SECOND,
+        steps_per_second=SWINGING_STEPS_PER_SECOND,
         happened=_wound,
         physics={"rope_length": length},
     )

@@ -86,8 +86,10 @@ def _advance(model: mujoco.MjModel, data: mujoco.MjData, steps: int, drive: Driv
         for _ in range(steps):
             drive(model, data)
             mujoco.mj_step(model, data)
-    # mj_step leaves places as they were before its last integration.
+    # mj_step leaves places and inertia as they were before its last integration.
     mujoco.mj_kinematics(model, data)
+    mujoco.mj_comPos(model, data)
+    mujoco.mj_makeM(model, data)
     if model.nflex:
         mujoco.mj_flex(model, data)
     mujoco.mj_energyPos(model, data)

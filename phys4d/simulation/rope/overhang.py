@@ -1,4 +1,4 @@
-"""Drape: a straight rope falls across a bar, hangs over it and slides off where one side is longer."""
+"""Overhang: a straight rope falls across a bar, hangs over it and slides off where one side is longer."""
 
 import numpy as np
 
@@ -14,11 +14,11 @@ from phys4d.simulation.world.play import Play
 BENT = 0.12  # metres that the ends fall more than what lies on the bar
 
 
-def drape(random: np.random.Generator) -> Scene:
+def overhang(random: np.random.Generator) -> Scene:
     """Draws a scene: a level rope 0.03 to 0.15 m above a bar, up to a fifth of its length off centre."""
     view = staging.view(random, distance=(1.35, 1.55), target_height=0.42)
     room, light = staging.room(random), staging.light(random)
-    strand = rope(random, staging.colours(random, 1)[0])
+    strand = rope(random, staging.colours(random, 1)[0], (0.02, 0.026))
     axes = view.level_axes()
     direction = staging.heading(axes, random.uniform(-0.3, 0.3))
     length = random.uniform(0.85, 1.05)
@@ -32,7 +32,7 @@ def drape(random: np.random.Generator) -> Scene:
     soft_contacts(model)
     links, _, _ = lay(model, strand, crossing + above + span[:, None] * direction)
     return RopeScene(
-        family="drape",
+        family="overhang",
         kind="rope",
         room=room,
         view=view,
