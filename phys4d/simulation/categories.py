@@ -4,13 +4,16 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from phys4d.simulation import rigid
+from phys4d.simulation import cloth, deformable, inflatable, rigid
 from phys4d.simulation.scene import Scene
 
 Family = Callable[[np.random.Generator], Scene]
 
 CATEGORIES: dict[str, Mapping[str, Family]] = {
     "rigid": rigid.FAMILIES,
+    "cloth": cloth.FAMILIES,
+    "deformable": deformable.FAMILIES,
+    "inflatable": inflatable.FAMILIES,
 }
 
 FAMILIES: dict[str, Family] = {name: draw for families in CATEGORIES.values() for name, draw in families.items()}

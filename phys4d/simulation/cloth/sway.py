@@ -8,6 +8,7 @@ from phys4d.simulation.cloth.air import Air
 from phys4d.simulation.scene import Scene
 from phys4d.simulation.stage import staging
 from phys4d.simulation.stage.materials import muted
+from phys4d.simulation.world.mjcf import intangible
 from phys4d.simulation.world.play import Play
 from phys4d.simulation.world.scene import WorldScene
 
@@ -34,7 +35,7 @@ def sway(random: np.random.Generator) -> Scene:
     props = rack.rack(middle - reach, middle + reach, muted(random, 0.3, 0.6))
     pinned = np.arange(cloth.count) if by_edge else np.array([0, cloth.count - 1])
     mjcf = fabric.model(room, props)
-    rack.intangible(mjcf)
+    intangible(mjcf, "prop")
     fabric.add_cloth(mjcf, cloth, points, pinned=pinned)
     held = "along its upper edge" if by_edge else "by its two upper corners"
     return WorldScene(

@@ -10,6 +10,7 @@ from phys4d.simulation.cloth.fabric import Cloth
 from phys4d.simulation.scene import Scene, View
 from phys4d.simulation.stage import staging
 from phys4d.simulation.stage.materials import muted
+from phys4d.simulation.world.mjcf import intangible
 from phys4d.simulation.world.play import Play
 from phys4d.simulation.world.scene import WorldScene
 
@@ -79,7 +80,7 @@ def _blown(
     """The scene of a cloth in a wind, world m/s [3]."""
     room, light = staging.room(random), staging.light(random)
     mjcf = fabric.model(room, props)
-    rack.intangible(mjcf)
+    intangible(mjcf, "prop")
     fabric.add_cloth(mjcf, cloth, points, pinned=pinned)
     x, y, z = (float(value) for value in wind)
 

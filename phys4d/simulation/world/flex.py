@@ -74,6 +74,8 @@ def add_flex(
         "contact",
         selfcollide="auto" if selfcollide else "none",
         condim="3",
+        # Otherwise stiffness and damping would be the mean of these and the other side's.
+        priority="1",
         friction=text(friction, 0.005, 0.0001),
         solref=text(*solref),
         solimp="0.95 0.99 0.001",
