@@ -4,16 +4,20 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from phys4d.simulation import cloth, deformable, inflatable, rigid
+from phys4d.simulation import articulated, cloth, deformable, granular, inflatable, rigid, rope, thermodynamic
 from phys4d.simulation.scene import Scene
 
 Family = Callable[[np.random.Generator], Scene]
 
 CATEGORIES: dict[str, Mapping[str, Family]] = {
     "rigid": rigid.FAMILIES,
+    "articulated": articulated.FAMILIES,
+    "rope": rope.FAMILIES,
     "cloth": cloth.FAMILIES,
     "deformable": deformable.FAMILIES,
     "inflatable": inflatable.FAMILIES,
+    "granular": granular.FAMILIES,
+    "thermodynamic": thermodynamic.FAMILIES,
 }
 
 FAMILIES: dict[str, Family] = {name: draw for families in CATEGORIES.values() for name, draw in families.items()}
