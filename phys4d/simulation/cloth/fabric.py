@@ -48,7 +48,7 @@ FABRICS = {
 
 @dataclass(frozen=True)
 class Cloth:
-    """A rectangular cloth: `half` extents in metres along its sides, `count` points along each; physics as in Fabric."""
+    """A rectangular cloth: half extents in metres along its sides, number of points along each; physics as in Fabric."""
 
     fabric: str
     colour: str

@@ -16,16 +16,16 @@ SWUNG = 0.25  # metres that the middle of the cloth moves
 
 
 def sway(random: np.random.Generator) -> Scene:
-    """Draws a scene: the cloth starts flat, 50 to 85 degrees off the vertical, towards the camera or away."""
-    view = staging.view(random, distance=(1.5, 1.7), height=(0.65, 0.95), target_height=0.42)
+    """Draws a scene: the cloth starts flat, 45 to 70 degrees off the vertical, towards the camera or away."""
+    view = staging.view(random, distance=(1.3, 1.5), height=(0.6, 0.9), target_height=0.4)
     room, light = staging.room(random), staging.light(random)
     (name,) = staging.colours(random, 1)
     axes = view.level_axes()
-    cloth = fabric.cloth(random, name, (random.uniform(0.24, 0.3), random.uniform(0.26, 0.34)))
+    cloth = fabric.cloth(random, name, (random.uniform(0.26, 0.31), random.uniform(0.26, 0.34)))
     by_edge = bool(random.uniform() < 0.5)
-    across = staging.heading(axes, random.uniform(-0.7, 0.7))
+    across = staging.heading(axes, random.choice([-1, 1]) * random.uniform(0.3, 1.0))
     aside = np.cross((0.0, 0.0, 1.0), across) * random.choice([-1, 1])
-    angle = random.uniform(0.9, 1.5)
+    angle = random.uniform(0.8, 1.25)
     height = 2 * cloth.half[0] + random.uniform(0.12, 0.2)
     middle = axes[0] * random.uniform(-0.05, 0.05) + axes[1] * random.uniform(0.0, 0.2) + np.array([0, 0, height])
     down = np.sin(angle) * aside - np.array([0, 0, np.cos(angle)])

@@ -23,7 +23,7 @@ def sag(random: np.random.Generator) -> Scene:
     axes = view.level_axes()
     length, thick = random.uniform(0.27, 0.34), random.uniform(0.045, 0.06)
     body = softness.soft(
-        random, name, "box", (length, random.uniform(0.05, 0.09), thick), points=(15, 5, 5), materials=("jelly",)
+        random, name, "box", (length, random.uniform(0.05, 0.09), thick), points=(15, 5, 5), materials=("jelly", "soft rubber", "soft rubber")
     )  # fmt: skip
     side = float(random.choice([-1, 1]))
     out = staging.heading(axes, random.uniform(-0.5, 0.5)) * side

@@ -1,4 +1,4 @@
-"""Drape: a cloth falls from rest onto a body that rests on the floor, and drapes over it."""
+"""Cover: a cloth falls from rest onto a body that rests on the floor, and drapes over it."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from phys4d.simulation.world.thing import of_body
 HANGS = 0.06  # metres that a quarter of the cloth hangs below its highest point in the end
 
 
-def drape(random: np.random.Generator) -> Scene:
+def cover(random: np.random.Generator) -> Scene:
     """Draws a scene: a level or slightly tilted cloth, 5 to 20 cm above a ball, a box or a cylinder."""
     view = staging.view(random, distance=(1.35, 1.55), height=(0.75, 1.1), target_height=0.27)
     room, light = staging.room(random), staging.light(random)
@@ -43,7 +43,7 @@ def drape(random: np.random.Generator) -> Scene:
     fabric.add_cloth(mjcf, cloth, cloth.flat @ turn.T + centre)
     add_body(mjcf.world, below, "body")
     return WorldScene(
-        family="drape",
+        family="cover",
         kind="cloth",
         room=room,
         view=view,
