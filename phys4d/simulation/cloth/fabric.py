@@ -1,18 +1,23 @@
 """Cloth: its fabrics, its sheet of triangles in MuJoCo, and how it is drawn."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from typing import Any
 
 import numpy as np
 
 from phys4d.simulation.body import Colour, Prop
 from phys4d.simulation.cloth import air
+from phys4d.simulation.cloth.air import Air
 from phys4d.simulation.mesh_sequence import Texture
-from phys4d.simulation.scene import Room
+from phys4d.simulation.scene import Room, View
+from phys4d.simulation.stage import staging
 from phys4d.simulation.stage.materials import saturated
 from phys4d.simulation.world import lattice
 from phys4d.simulation.world.flex import Elastic, add_flex, areas, lumped
 from phys4d.simulation.world.mjcf import Mjcf
+from phys4d.simulation.world.play import Drive, Play
+from phys4d.simulation.world.scene import WorldScene
 from phys4d.simulation.world.thing import Thing
 
 STEPS_PER_SECOND = 240
@@ -22,7 +27,6 @@ DAMPING = 0.01  # s
 # quarter of the distance between its points.
 RADIUS = 0.008
 PENETRATION = 2 * RADIUS  # where two layers of cloth would have passed through each other
-PHYSICS = {"air_density": air.DENSITY, "drag_coefficient": air.DRAG}
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ FABRICS = {
 
 @dataclass(frozen=True)
 class Cloth:
-    """A rectangular cloth: half extents in metres along its sides, number of points along each; physics as in Fabric."""
+    """A rectangular cloth: half extents in metres along its sides, points along each; physics as in `Fabric`."""
 
     fabric: str
     colour: str
@@ -135,7 +139,25 @@ def thing(cloth: Cloth) -> Thing:
     )  # fmt: skip
 
 
-@cache
-def corners(count: int) -> tuple[int, int, int, int]:
-    """Numbers of a cloth's corners, along its first side, then back along the opposite one."""
-    return 0, (count - 1) * count, count * count - 1, count - 1
+def scene(
+    random: np.random.Generator,
+    family: str,
+    view: View,
+    room: Room,
+    mjcf: Mjcf,
+    things: tuple[Thing, ...],
+    caption: str,
+    happened: Callable[[Play], str | None],
+    *,
+    props: tuple[Prop, ...] = (),
+    start: Drive | None = None,
+    wind: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    physics: Mapping[str, Any] | None = None,
+) -> WorldScene:
+    """A scene with the flex "cloth" in air, which moves by `wind` in m/s."""
+    return WorldScene(
+        family=family, kind="cloth", room=room, view=view, light=staging.light(random), props=props, things=things,
+        model=mjcf.text(), caption=caption, steps_per_second=STEPS_PER_SECOND, happened=happened, start=start,
+        drive=Air(wind), physics={"air_density": air.DENSITY, "drag_coefficient": air.DRAG, **(physics or {})},
+        penetration=PENETRATION, closed=not any(wind),
+    )  # fmt: skip

@@ -5,14 +5,12 @@ import numpy as np
 from phys4d.simulation.body import Prop
 from phys4d.simulation.caption import article
 from phys4d.simulation.cloth import fabric, rack
-from phys4d.simulation.cloth.air import Air
 from phys4d.simulation.cloth.fabric import Cloth
 from phys4d.simulation.scene import Scene, View
 from phys4d.simulation.stage import staging
 from phys4d.simulation.stage.materials import muted
 from phys4d.simulation.world.mjcf import intangible
 from phys4d.simulation.world.play import Play
-from phys4d.simulation.world.scene import WorldScene
 
 BLOWN = 0.12  # metres that the middle of the cloth moves along the wind
 THIN = ("cotton", "wool")
@@ -78,7 +76,7 @@ def _blown(
     caption: str,
 ) -> Scene:
     """The scene of a cloth in a wind, world m/s [3]."""
-    room, light = staging.room(random), staging.light(random)
+    room = staging.room(random)
     mjcf = fabric.model(room, props)
     intangible(mjcf, "prop")
     fabric.add_cloth(mjcf, cloth, points, pinned=pinned)
@@ -89,20 +87,7 @@ def _blown(
         way = (middle - middle[0]) @ wind / np.linalg.norm(wind)
         return None if way.max() > BLOWN else "little effect of the wind"
 
-    return WorldScene(
-        family=family,
-        kind="cloth",
-        room=room,
-        view=view,
-        light=light,
-        props=props,
-        things=(fabric.thing(cloth),),
-        model=mjcf.text(),
-        caption=caption,
-        steps_per_second=fabric.STEPS_PER_SECOND,
-        happened=happened,
-        drive=Air((x, y, z)),
-        physics=fabric.PHYSICS | {"wind": [x, y, z]},
-        penetration=fabric.PENETRATION,
-        closed=False,
-    )
+    return fabric.scene(
+        random, family, view, room, mjcf, (fabric.thing(cloth),), caption, happened,
+        props=props, wind=(x, y, z), physics={"wind": [x, y, z]},
+    )  # fmt: skip

@@ -17,13 +17,14 @@ SAGS = 0.1  # metres that the free end moves down
 
 def sag(random: np.random.Generator) -> Scene:
     """Draws a scene: the bar sticks out of a fixed block to one side, level or tilted upwards by up to 30 degrees."""
-    view = staging.view(random, distance=(1.25, 1.45), height=(0.5, 0.85), target_height=0.35)
+    view = staging.view(random, distance=(1.15, 1.35), height=(0.5, 0.85), target_height=0.35)
     room = staging.room(random)
     (name,) = staging.colours(random, 1)
     axes = view.level_axes()
-    length, thick = random.uniform(0.27, 0.34), random.uniform(0.045, 0.06)
+    length, thick = random.uniform(0.3, 0.36), random.uniform(0.05, 0.065)
     body = softness.soft(
-        random, name, "box", (length, random.uniform(0.05, 0.09), thick), points=(15, 5, 5), materials=("jelly", "soft rubber", "soft rubber")
+        random, name, "box", (length, random.uniform(0.06, 0.1), thick), points=(15, 5, 5),
+        materials=("jelly", "soft rubber", "soft rubber"),
     )  # fmt: skip
     side = float(random.choice([-1, 1]))
     out = staging.heading(axes, random.uniform(-0.5, 0.5)) * side

@@ -12,6 +12,7 @@ from phys4d.simulation.mesh_sequence import Texture
 from phys4d.simulation.scene import Scene
 from phys4d.simulation.stage import staging
 from phys4d.simulation.stage.materials import muted
+from phys4d.simulation.world.flex import FIRM
 from phys4d.simulation.world.mjcf import add_body
 from phys4d.simulation.world.play import Play
 from phys4d.simulation.world.thing import of_body
@@ -102,7 +103,7 @@ def _struck(
     )  # fmt: skip
     mjcf = softness.model(room)
     softness.add_soft(mjcf, block, "soft", at + np.array([0, 0, half[2] + softness.RADIUS]), staging.turned(yaw))
-    add_body(mjcf.world, weight, "body")
+    add_body(mjcf.world, weight, "body", **FIRM)
     does = "dents" if family == "dent" else "falls onto"
     begins = "falling from rest" if family == "dent" else "from rest"
     return softness.scene(

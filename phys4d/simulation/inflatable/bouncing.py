@@ -9,6 +9,7 @@ from phys4d.simulation.inflatable.gas import Gas
 from phys4d.simulation.mesh_sequence import rotation
 from phys4d.simulation.scene import Scene
 from phys4d.simulation.stage import staging
+from phys4d.simulation.world.flex import FIRM
 from phys4d.simulation.world.mjcf import add_body
 from phys4d.simulation.world.play import Play
 from phys4d.simulation.world.thing import of_body
@@ -68,7 +69,7 @@ def cushion(random: np.random.Generator) -> Scene:
     mjcf = shells.model(room)
     lying = radii[2] * (1 + below.swelling) + shells.RADIUS
     shells.add_shell(mjcf, below, "cushion", at + np.array([0, 0, lying]), turn)
-    add_body(mjcf.world, weight, "body")
+    add_body(mjcf.world, weight, "body", **FIRM)
     return shells.scene(
         random, "cushion", view, room, mjcf, {"cushion": (below, Gas("cushion", below.amount))},
         (of_body(weight, "body"), shells.thing(below, "cushion")),

@@ -9,6 +9,7 @@ from phys4d.simulation.inflatable.gas import Gas
 from phys4d.simulation.mesh_sequence import rotation
 from phys4d.simulation.scene import GRAVITY, Scene
 from phys4d.simulation.stage import staging
+from phys4d.simulation.world.flex import FIRM
 from phys4d.simulation.world.mjcf import add_body
 from phys4d.simulation.world.play import Play
 from phys4d.simulation.world.thing import of_body
@@ -42,7 +43,7 @@ def lift(random: np.random.Generator) -> Scene:
     mjcf = shells.model(room)
     turn = rotation(staging.turned(random.uniform(0, np.pi / 2)))
     shells.add_shell(mjcf, below, "cushion", at + np.array([0, 0, radii[2] + shells.RADIUS]), turn)
-    add_body(mjcf.world, load, "body")
+    add_body(mjcf.world, load, "body", **FIRM)
 
     def happened(play: Play) -> str | None:
         rise = play.geoms["body"].position[:, 2]
@@ -81,7 +82,7 @@ def push_apart(random: np.random.Generator) -> Scene:
             quaternion=lying, materials=("wood", "plastic", "rubber"),
         )  # fmt: skip
         bodies.append(body)
-        add_body(mjcf.world, body, f"body{len(bodies)}")
+        add_body(mjcf.world, body, f"body{len(bodies)}", **FIRM)
     litres = round(float(balloon.volume * random.uniform(1.5, 2.2) / LITRE))
 
     def happened(play: Play) -> str | None:
