@@ -26,7 +26,7 @@ DAMPING = 0.01  # s
 # Half of the gap at which cloth touches. Folds at sharp edges are drawn rounder than they are simulated, by up to a
 # quarter of the distance between its points.
 RADIUS = 0.008
-PENETRATION = 2 * RADIUS  # where two layers of cloth would have passed through each other
+PENETRATION = 0.02  # metres, of which 2 * RADIUS are the gap that cloth keeps
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def hammock(random: np.random.Generator) -> Scene:
 
 def billow(random: np.random.Generator) -> Scene:
     """Draws a scene: a ball flies into a cloth that hangs from a bar, from its side or towards it from the front."""
-    view = staging.view(random, distance=(1.4, 1.6), height=(0.65, 0.95), target_height=0.42)
+    view = staging.view(random, distance=(1.5, 1.7), height=(0.65, 0.95), target_height=0.42)
     room = staging.room(random)
     names = staging.colours(random, 2)
     axes = view.level_axes()
@@ -67,14 +67,14 @@ def billow(random: np.random.Generator) -> Scene:
     side = float(random.choice([-1, 1]))
     across = staging.heading(axes, random.choice([-1, 1]) * random.uniform(0.7, 1.1))
     height = 2 * cloth.half[0] + random.uniform(0.08, 0.16)
-    middle = side * random.uniform(0.1, 0.2) * axes[0] + random.uniform(0.05, 0.2) * axes[1]
+    middle = -side * random.uniform(0.0, 0.1) * axes[0] + random.uniform(0.05, 0.2) * axes[1]
     middle = middle + np.array([0, 0, height])
     points = middle - (cloth.flat[:, :1] + cloth.half[0]) * np.array([0, 0, 1.0]) + cloth.flat[:, 1:2] * across
     reach = (cloth.half[1] + 0.05) * across
     props = rack.rack(middle - reach, middle + reach, muted(random, 0.3, 0.6))
     radius = random.uniform(0.08, 0.11)
-    velocity = staging.to_tenths(side * random.uniform(1.5, 2.4), 0, random.uniform(0.3, 1.2))
-    away = radius + random.uniform(0.2, 0.32)
+    velocity = staging.to_tenths(side * random.uniform(1.0, 1.6), 0, random.uniform(0.5, 1.3))
+    away = radius + random.uniform(0.12, 0.2)
     place = middle - side * away * axes[0] - np.array([0, 0, random.uniform(0.9, 1.2) * cloth.half[0]])
     ball = staging.body(random, "ball", names[0], (radius,), place, velocity=velocity, materials=LIGHT)
     mjcf = fabric.model(room, props)

@@ -56,7 +56,7 @@ def curtain(random: np.random.Generator) -> Scene:
     points = middle + (cloth.flat[:, :1] + cloth.half[0]) * down + cloth.flat[:, 1:2] * across
     reach = (cloth.half[1] + 0.05) * across
     props = rack.rack(middle - reach, middle + reach, muted(random, 0.3, 0.6))
-    speed = round(float(random.uniform(2.0, 3.2)), 1)
+    speed = round(float(random.uniform(2.4, 3.4)), 1)
     words = f"a level wind of {speed:.1f} m/s to the {'right' if side > 0 else 'left'}"
     return _blown(
         random, "curtain", view, cloth, points, np.arange(cloth.count), props, side * speed * axes[0],

@@ -95,7 +95,7 @@ def _struck(
     kind = shapes[random.choice(3, p=[0.5, 0.25, 0.25])]
     size = staging.size_of(kind, random.uniform(0.08, 0.11))
     off = staging.heading(axes, random.uniform(0, 2 * np.pi)) * random.uniform(0.0, 0.06)
-    height = 2 * half[2] + 1.3 * max(size) + random.uniform(0.12, 0.3)
+    height = 2 * half[2] + 1.3 * max(size) + random.uniform(0.18, 0.32)
     weight = staging.body(
         random, kind, names[0], size, at + off + np.array([0, 0, height]),
         quaternion=staging.turned(random.uniform(0, np.pi / 2), random.uniform(0, 0.3), random.uniform(0, 6)),

@@ -37,9 +37,10 @@ def air_ball(random: np.random.Generator) -> Scene:
 
 def _bounces(play: Play) -> str | None:
     height = play.flexes["ball"][:, :, 2].mean(axis=1)
-    lowest = int(height.argmin())
-    if lowest > 0.7 * play.frames:
+    rising = np.flatnonzero(np.diff(height) > 0)
+    if not len(rising) or rising[0] > 0.6 * play.frames:
         return "no contact in time"
+    lowest = int(rising[0])
     return None if height[lowest:].max() > height[lowest] + 0.05 else "little bounce"
 
 
