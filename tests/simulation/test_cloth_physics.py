@@ -56,7 +56,7 @@ def drawn(family: str, seed: int) -> WorldScene:
 
 def test_a_level_cloth_falls_as_a_plate_in_air() -> None:
     """v = u tanh(g t / u) with u^2 = 2 m g / (rho C A), within 2 %; without air g t^2 / 2, within 1 %."""
-    text = sheet(SHEET.flat + [0, 0, 2.0])
+    text = sheet(SHEET.flat + np.array([0, 0, 2.0]))
     time = np.arange(10) / 24
     for drive in (None, Air()):
         played = play(text, 10, 24, steps_per_second=fabric.STEPS_PER_SECOND, drive=drive)

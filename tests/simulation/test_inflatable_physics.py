@@ -73,15 +73,14 @@ def test_volume_follows_the_inflow() -> None:
 
 
 def test_pressure_times_contact_carries_the_load() -> None:
-    """A plate of 6 kg sinks until gauge pressure times its contact is its weight, within 25 % (of a coarse patch)."""
+    """A plate of 6 kg sinks until gauge pressure times its contact is its weight, within 20 % (of a coarse patch)."""
     gas = Gas("ball", BALL.amount)
     result = played(0.215, gas, 73, plate=6.0)
     place, under = result.flexes["ball"][-1], result.geoms["plate"].position[-1, 2] - 0.02
     share = lumped(areas(place, BALL.triangles), BALL.triangles, len(place))
     patch = share[under - place[:, 2] < shells.RADIUS + 1e-3].sum()
     force = gauge(place[None], gas.amount)[0] * patch
-    print("LOAD", force, 6.0 * GRAVITY, patch, gauge(place[None], gas.amount))
-    assert force == pytest.approx(6.0 * GRAVITY, rel=0.25)
+    assert force == pytest.approx(6.0 * GRAVITY, rel=0.2)
 
 
 def test_a_ball_falls_freely_then_bounces_lower() -> None:

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from phys4d.simulation.body import Shape
 from phys4d.simulation.caption import article
 from phys4d.simulation.inflatable import shell as shells
 from phys4d.simulation.inflatable.gas import Gas
@@ -45,7 +44,7 @@ def _bounces(play: Play) -> str | None:
 
 
 def cushion(random: np.random.Generator) -> Scene:
-    """Draws a scene: a ball, box or cylinder falls from rest onto an air cushion that rests on the floor."""
+    """Draws a scene: a ball falls from rest onto an air cushion that rests on the floor."""
     view = staging.view(random, distance=(1.25, 1.45), height=(0.6, 0.95), target_height=0.28)
     room = staging.room(random)
     names = staging.colours(random, 2)
@@ -56,15 +55,13 @@ def cushion(random: np.random.Generator) -> Scene:
         density=(0.8, 1.2),
     )  # fmt: skip
     at = random.uniform(-0.1, 0.1) * axes[0] + random.uniform(0.0, 0.15) * axes[1]
-    shapes: list[Shape] = ["ball", "box", "cylinder"]
-    kind = shapes[random.choice(3, p=[0.5, 0.25, 0.25])]
-    size = staging.size_of(kind, random.uniform(0.09, 0.12))
-    off = staging.heading(axes, random.uniform(0, 2 * np.pi)) * random.uniform(0.0, 0.02)
-    height = 2 * radii[2] + 1.3 * max(size) + random.uniform(0.12, 0.3)
+    radius = random.uniform(0.09, 0.12)
+    off = staging.heading(axes, random.uniform(0, 2 * np.pi)) * random.uniform(0.0, 0.04)
+    height = 2 * radii[2] + 1.1 * radius + random.uniform(0.15, 0.32)
     weight = staging.body(
-        random, kind, names[0], size, at + off + np.array([0, 0, height]),
-        quaternion=staging.turned(random.uniform(0, np.pi / 2), random.uniform(0, 0.15), random.uniform(0, 6)),
-        materials=("wood", "rubber", "plastic"),
+        random, "ball", names[0], (radius,), at + off + np.array([0, 0, height]),
+        quaternion=staging.turned(random.uniform(0, np.pi), random.uniform(0, np.pi), random.uniform(0, 6)),
+        materials=("wood", "rubber", "plastic", "clay", "marble"),
     )  # fmt: skip
     turn = rotation(staging.turned(random.uniform(0, np.pi / 2)))
     mjcf = shells.model(room)

@@ -15,7 +15,7 @@ from phys4d.simulation.world.play import Play
 from phys4d.simulation.world.thing import of_body
 
 LITRE = 1e-3  # m3
-LIFTED, APART, SLUMPED = 0.06, 0.1, 0.06  # metres
+LIFTED, APART, SLUMPED = 0.06, 0.07, 0.06  # metres
 
 
 def lift(random: np.random.Generator) -> Scene:
@@ -63,7 +63,7 @@ def push_apart(random: np.random.Generator) -> Scene:
     room = staging.room(random)
     names = staging.colours(random, 3)
     axes = view.level_axes()
-    radius = random.uniform(0.11, 0.125)
+    radius = random.uniform(0.115, 0.13)
     balloon = shells.shell(random, names[0], "ball", (radius,) * 3, gauge=0.0, stretching=(300, 450))
     at = random.uniform(-0.1, 0.1) * axes[0] + random.uniform(0.0, 0.15) * axes[1]
     along = staging.heading(axes, random.uniform(-0.5, 0.5))
@@ -71,19 +71,19 @@ def push_apart(random: np.random.Generator) -> Scene:
     shells.add_shell(mjcf, balloon, "balloon", at + np.array([0, 0, radius + shells.RADIUS]))
     bodies = []
     for side, name in zip((-1, 1), names[1:], strict=True):
-        # What rolls: the balloon would slip out upwards between what does not.
-        kind: Shape = "ball" if random.uniform() < 0.5 else "cylinder"
-        thick = random.uniform(0.15, 0.18)
+        # What rolls: the balloon would rise between what does not.
+        kind: Shape = "ball" if random.uniform() < 0.3 else "cylinder"
+        thick = random.uniform(0.15, 0.17)
         size = (thick,) if kind == "ball" else (thick, random.uniform(0.13, 0.18))
         lying = staging.pitched(np.cross((0.0, 0.0, 1.0), along), np.pi / 2)
         reach = np.sqrt((radius + thick) ** 2 - (thick - radius) ** 2) + shells.RADIUS
         body = staging.body(
             random, kind, name, size, at + side * along * reach + np.array([0, 0, thick]),
-            quaternion=lying, materials=("wood", "plastic"),
+            quaternion=lying, materials=("wood",),
         )  # fmt: skip
         bodies.append(body)
         add_body(mjcf.world, body, f"body{len(bodies)}", **FIRM)
-    litres = round(float(balloon.volume * random.uniform(2.6, 3.6) / LITRE))
+    litres = round(float(balloon.volume * random.uniform(2.2, 2.8) / LITRE))
 
     def happened(play: Play) -> str | None:
         distance = np.linalg.norm(play.geoms["body1"].position - play.geoms["body2"].position, axis=1)
