@@ -16,6 +16,7 @@ from phys4d.simulation.world.thing import of_body
 
 LITRE = 1e-3  # m3
 LIFTED, APART, SLUMPED = 0.06, 0.07, 0.06  # metres
+SLIPPED = 0.1  # metres above the floor
 
 
 def lift(random: np.random.Generator) -> Scene:
@@ -72,7 +73,7 @@ def push_apart(random: np.random.Generator) -> Scene:
     bodies = []
     for side, name in zip((-1, 1), names[1:], strict=True):
         # What rolls: the balloon would rise between what does not.
-        kind: Shape = "ball" if random.uniform() < 0.3 else "cylinder"
+        kind: Shape = "ball" if random.uniform() < 0.65 else "cylinder"
         thick = random.uniform(0.15, 0.17)
         size = (thick,) if kind == "ball" else (thick, random.uniform(0.13, 0.18))
         lying = staging.pitched(np.cross((0.0, 0.0, 1.0), along), np.pi / 2)
@@ -87,6 +88,9 @@ def push_apart(random: np.random.Generator) -> Scene:
 
     def happened(play: Play) -> str | None:
         distance = np.linalg.norm(play.geoms["body1"].position - play.geoms["body2"].position, axis=1)
+        height = play.flexes["balloon"][-1, :, 2]
+        if height.min() > SLIPPED:
+            return "the balloon slips out"
         return None if distance[-1] - distance[0] > APART else "little pushed"
 
     return shells.scene(
