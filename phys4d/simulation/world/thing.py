@@ -99,8 +99,8 @@ def of_flex(model: mujoco.MjModel, thing: Thing, vertices: np.ndarray, detail: i
     else:
         first, count, elements = model.flex_shelldataadr[number], model.flex_shellnum[number], model.flex_shell
     # Nodes inside a solid are not drawn.
-    seen, renumbered = np.unique(elements[first : first + 3 * count], return_inverse=True)
-    faces = renumbered.reshape(-1, 3).astype(np.int32)
+    seen, corners = np.unique(elements[first : first + 3 * count], return_inverse=True)
+    faces: np.ndarray = corners.reshape(-1, 3)
     rest = (vertices[0] if thing.rest is None else thing.rest)[seen]
     vertices = vertices[:, seen]
     for _ in range(max(thing.smooth + detail - USUAL_DETAIL, 0)):
