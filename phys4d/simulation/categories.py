@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from phys4d.simulation import articulated, cloth, deformable, granular, rigid, rope, thermodynamic
+from phys4d.simulation import articulated, cloth, deformable, granular, inflatable, rigid, rope, thermodynamic
 from phys4d.simulation.scene import Scene
 
 Family = Callable[[np.random.Generator], Scene]
@@ -15,6 +15,7 @@ CATEGORIES: dict[str, Mapping[str, Family]] = {
     "rope": rope.FAMILIES,
     "cloth": cloth.FAMILIES,
     "deformable": deformable.FAMILIES,
+    "inflatable": inflatable.FAMILIES,
     "granular": granular.FAMILIES,
     "thermodynamic": thermodynamic.FAMILIES,
 }

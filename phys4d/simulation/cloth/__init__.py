@@ -4,13 +4,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from phys4d.simulation.cloth.drape import drape
+from phys4d.simulation.cloth.cover import cover
+from phys4d.simulation.cloth.crumple import crumple
+from phys4d.simulation.cloth.hit import billow, hammock
 from phys4d.simulation.cloth.sway import sway
 from phys4d.simulation.cloth.wind import curtain, flag
 from phys4d.simulation.scene import Scene
 
 FAMILIES: dict[str, Callable[[np.random.Generator], Scene]] = {
-    "drape": drape,
+    "cover": cover,
+    "crumple": crumple,
+    "hammock": hammock,
+    "billow": billow,
     "sway": sway,
     "flag": flag,
     "curtain": curtain,

@@ -5,7 +5,6 @@ import numpy as np
 from phys4d.simulation.body import Colour, Prop
 from phys4d.simulation.mesh_sequence import Texture
 from phys4d.simulation.stage import staging
-from phys4d.simulation.world.mjcf import Mjcf
 
 RADIUS = 0.014
 FRICTION = 0.5
@@ -26,10 +25,3 @@ def rack(start: np.ndarray, end: np.ndarray, rgb: Colour) -> tuple[Prop, ...]:
     bar = Prop("bar", "cylinder", rgb, Texture.PLAIN, (RADIUS, length / 2 + RADIUS), FRICTION, (x, y, z), (w, i, j, k))
     return bar, pole(start, z, rgb), pole(end, z, rgb)
 
-
-def intangible(mjcf: Mjcf) -> None:
-    """Nothing touches the props from now on."""
-    for geom in mjcf.world.iter("geom"):
-        if geom.get("name", "").startswith("prop"):
-            geom.set("contype", "0")
-            geom.set("conaffinity", "0")

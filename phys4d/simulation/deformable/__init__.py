@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from phys4d.simulation.deformable.beam import sag
 from phys4d.simulation.deformable.impact import dent, press, squash
 from phys4d.simulation.deformable.wobble import wobble
 from phys4d.simulation.scene import Scene
@@ -13,6 +14,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator], Scene]] = {
     "squash": squash,
     "press": press,
     "dent": dent,
+    "sag": sag,
 }
 
 __all__ = ["FAMILIES"]

@@ -1,5 +1,7 @@
 """Impact: a soft body falls onto a rigid one, a rigid one onto a soft one, or one dents a block of clay."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from phys4d.simulation.body import Prop, Shape
@@ -10,6 +12,7 @@ from phys4d.simulation.mesh_sequence import Texture
 from phys4d.simulation.scene import Scene
 from phys4d.simulation.stage import staging
 from phys4d.simulation.stage.materials import muted
+from phys4d.simulation.world.flex import FIRM
 from phys4d.simulation.world.mjcf import add_body
 from phys4d.simulation.world.play import Play
 from phys4d.simulation.world.thing import of_body
@@ -25,13 +28,13 @@ def squash(random: np.random.Generator) -> Scene:
     (name,) = staging.colours(random, 1)
     axes = view.level_axes()
     kinds: list[softness.SoftShape] = ["ball", "box", "cylinder"]
-    kind = kinds[random.choice(3, p=[0.45, 0.35, 0.2])]
+    kind = kinds[random.choice(3, p=[0.35, 0.35, 0.3])]
     size = staging.size_of(kind, random.uniform(0.17, 0.2))
     body = softness.soft(random, name, kind, size)
     at = random.uniform(-0.12, 0.12) * axes[0] + random.uniform(0.0, 0.15) * axes[1]
     below, top = _obstacle(random, at)
-    off = staging.heading(axes, random.uniform(0, 2 * np.pi)) * random.uniform(0.0, 0.1)
-    height = top + max(size) * 1.25 + random.uniform(0.08, 0.25)
+    off = staging.heading(axes, random.uniform(0, 2 * np.pi)) * random.uniform(0.0, 0.05)
+    height = top + max(size) * 1.25 + random.uniform(0.06, 0.18)
     mjcf = softness.model(room, (below,))
     turn = staging.turned(random.uniform(0, np.pi / 2))
     softness.add_soft(mjcf, body, "soft", at + off + np.array([0, 0, height]), turn)
@@ -44,12 +47,12 @@ def squash(random: np.random.Generator) -> Scene:
 def _obstacle(random: np.random.Generator, at: np.ndarray) -> tuple[Prop, float]:
     """A fixed ridge, post or log on the floor, and its height in metres."""
     grey = muted(random, 0.45, 0.75)
-    name = str(random.choice(["ridge", "post", "log"]))
+    name = str(random.choice(["ridge", "post", "log"], p=[0.3, 0.4, 0.3]))
     x, y = float(at[0]), float(at[1])
-    yaw = random.uniform(-0.6, 0.6)
+    yaw = random.uniform(-0.5, 0.5) + random.choice([0.0, np.pi / 2])
     if name == "post":
         half = random.uniform(0.08, 0.14)
-        size = (random.uniform(0.06, 0.09), half)
+        size = (random.uniform(0.08, 0.11), half)
         return Prop(name, "cylinder", grey, Texture.CONCRETE, size, 0.6, (x, y, half)), 2 * half
     if name == "log":
         radius = random.uniform(0.06, 0.09)
@@ -72,7 +75,14 @@ def dent(random: np.random.Generator) -> Scene:
     return _struck(random, "dent", ("soft clay",), ("steel", "marble"), _dented)
 
 
-def _struck(random, family, materials, heavy, happened) -> Scene:
+def _struck(
+    random: np.random.Generator,
+    family: str,
+    materials: tuple[str, ...],
+    heavy: tuple[str, ...],
+    happened: Callable[[Play], str | None],
+) -> Scene:
+    """A rigid body of one of the heavy materials falls onto a soft block."""
     view = staging.view(random, distance=(1.15, 1.35), height=(0.65, 0.95), target_height=0.25)
     room = staging.room(random)
     names = staging.colours(random, 2)
@@ -85,7 +95,7 @@ def _struck(random, family, materials, heavy, happened) -> Scene:
     kind = shapes[random.choice(3, p=[0.5, 0.25, 0.25])]
     size = staging.size_of(kind, random.uniform(0.08, 0.11))
     off = staging.heading(axes, random.uniform(0, 2 * np.pi)) * random.uniform(0.0, 0.06)
-    height = 2 * half[2] + 1.3 * max(size) + random.uniform(0.12, 0.3)
+    height = 2 * half[2] + 1.3 * max(size) + random.uniform(0.18, 0.32)
     weight = staging.body(
         random, kind, names[0], size, at + off + np.array([0, 0, height]),
         quaternion=staging.turned(random.uniform(0, np.pi / 2), random.uniform(0, 0.3), random.uniform(0, 6)),
@@ -93,7 +103,7 @@ def _struck(random, family, materials, heavy, happened) -> Scene:
     )  # fmt: skip
     mjcf = softness.model(room)
     softness.add_soft(mjcf, block, "soft", at + np.array([0, 0, half[2] + softness.RADIUS]), staging.turned(yaw))
-    add_body(mjcf.world, weight, "body")
+    add_body(mjcf.world, weight, "body", **FIRM)
     does = "dents" if family == "dent" else "falls onto"
     begins = "falling from rest" if family == "dent" else "from rest"
     return softness.scene(

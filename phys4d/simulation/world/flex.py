@@ -7,6 +7,8 @@ import numpy as np
 
 from phys4d.simulation.world.mjcf import Mjcf, text
 
+# Of a rigid body's geom among flexes: as firm on the floor as steps of 1/240 s allow.
+FIRM = {"priority": "1", "solref": "0.01 1"}
 RADIUS = 0.004  # metres around a flex's triangles that touch; a solid's surface has none
 
 
@@ -74,6 +76,8 @@ def add_flex(
         "contact",
         selfcollide="auto" if selfcollide else "none",
         condim="3",
+        # Otherwise stiffness and damping would be the mean of these and the other side's.
+        priority="2",
         friction=text(friction, 0.005, 0.0001),
         solref=text(*solref),
         solimp="0.95 0.99 0.001",

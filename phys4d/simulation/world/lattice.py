@@ -115,3 +115,11 @@ def geodesic(frequency: int) -> tuple[np.ndarray, np.ndarray]:
                 if i + j < frequency - 1:
                     faces.append((at[i + 1, j], at[i + 1, j + 1], at[i, j + 1]))
     return np.array(points), np.array(faces)
+
+
+def pillow(sphere: np.ndarray) -> np.ndarray:
+    """Points [N, 3] of the unit sphere moved onto a squarish cushion, still within -1..1."""
+    x, y = sphere[:, :1], sphere[:, 1:2]
+    # Level sections go from a circle towards a square.
+    stretch = 1 / np.maximum(np.hypot(x, y), 1e-9) * np.cbrt(np.abs(x) ** 3 + np.abs(y) ** 3)
+    return np.concatenate([sphere[:, :2] / np.maximum(stretch, 0.7), sphere[:, 2:]], axis=1)

@@ -56,6 +56,14 @@ def add_body(parent: Xml.Element, body: Body, name: str, **geom: str) -> Xml.Ele
     return element
 
 
+def intangible(mjcf: Mjcf, names: str) -> None:
+    """Nothing touches the geoms whose name begins so."""
+    for geom in mjcf.world.iter("geom"):
+        if geom.get("name", "").startswith(names):
+            geom.set("contype", "0")
+            geom.set("conaffinity", "0")
+
+
 def pose(
     position: Sequence[float] | np.ndarray, quaternion: Sequence[float] | np.ndarray = (1, 0, 0, 0)
 ) -> dict[str, str]:

@@ -14,7 +14,7 @@ class Points:
         self.free = np.flatnonzero(body)
         # Three slide joints in a row: one degree of freedom and one coordinate each.
         self.dof = (model.body_dofadr[body[self.free]][:, None] + np.arange(3)).ravel()
-        self._coordinate = (model.jnt_qposadr[model.body_jntadr[body[self.free]]][:, None] + np.arange(3)).ravel()
+        self.coordinate = (model.jnt_qposadr[model.body_jntadr[body[self.free]]][:, None] + np.arange(3)).ravel()
         self._rest = model.body_pos[body] + model.flex_vert[first : first + count]
         triangles = model.flex_elem if model.flex_dim[flex] == 2 else model.flex_shell
         start = model.flex_elemdataadr[flex] if model.flex_dim[flex] == 2 else model.flex_shelldataadr[flex]
@@ -25,7 +25,7 @@ class Points:
     def position(self, data: mujoco.MjData) -> np.ndarray:
         """World metres [N, 3], as of now (flexvert_xpos is a step old)."""
         place = self._rest.copy()
-        place[self.free] += data.qpos[self._coordinate].reshape(-1, 3)
+        place[self.free] += data.qpos[self.coordinate].reshape(-1, 3)
         return place
 
     def velocity(self, data: mujoco.MjData) -> np.ndarray:

@@ -1,26 +1,25 @@
-"""Drape: a cloth falls from rest onto a body that rests on the floor, and drapes over it."""
+"""Cover: a cloth falls from rest onto a body that rests on the floor, and drapes over it."""
 
 import numpy as np
 
 from phys4d.simulation.body import Shape
 from phys4d.simulation.caption import article
 from phys4d.simulation.cloth import fabric
-from phys4d.simulation.cloth.air import Air
 from phys4d.simulation.mesh_sequence import rotation
 from phys4d.simulation.scene import Scene
 from phys4d.simulation.stage import staging
+from phys4d.simulation.world.flex import FIRM
 from phys4d.simulation.world.mjcf import add_body
 from phys4d.simulation.world.play import Play
-from phys4d.simulation.world.scene import WorldScene
 from phys4d.simulation.world.thing import of_body
 
 HANGS = 0.06  # metres that a quarter of the cloth hangs below its highest point in the end
 
 
-def drape(random: np.random.Generator) -> Scene:
+def cover(random: np.random.Generator) -> Scene:
     """Draws a scene: a level or slightly tilted cloth, 5 to 20 cm above a ball, a box or a cylinder."""
     view = staging.view(random, distance=(1.35, 1.55), height=(0.75, 1.1), target_height=0.27)
-    room, light = staging.room(random), staging.light(random)
+    room = staging.room(random)
     names = staging.colours(random, 2)
     axes = view.level_axes()
     shapes: list[Shape] = ["ball", "box", "cylinder"]
@@ -41,22 +40,11 @@ def drape(random: np.random.Generator) -> Scene:
     centre = at + off[0] * axes[0] + off[1] * axes[1] + np.array([0, 0, 2 * height + gap])
     mjcf = fabric.model(room)
     fabric.add_cloth(mjcf, cloth, cloth.flat @ turn.T + centre)
-    add_body(mjcf.world, below, "body")
-    return WorldScene(
-        family="drape",
-        kind="cloth",
-        room=room,
-        view=view,
-        light=light,
-        things=(fabric.thing(cloth), of_body(below, "body")),
-        model=mjcf.text(),
-        caption=f"{article(cloth.name)} falls from rest onto {article(below.name)} at rest",
-        steps_per_second=fabric.STEPS_PER_SECOND,
-        happened=_drapes,
-        drive=Air(),
-        physics=fabric.PHYSICS,
-        penetration=fabric.PENETRATION,
-    )
+    add_body(mjcf.world, below, "body", **FIRM)
+    return fabric.scene(
+        random, "cover", view, room, mjcf, (fabric.thing(cloth), of_body(below, "body")),
+        f"{article(cloth.name)} falls from rest onto {article(below.name)} at rest", _drapes,
+    )  # fmt: skip
 
 
 def _drapes(play: Play) -> str | None:

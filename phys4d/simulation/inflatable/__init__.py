@@ -1,0 +1,19 @@
+"""Inflatables: families of scenes, each a function that draws one from a generator."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from phys4d.simulation.inflatable.bouncing import air_ball, cushion
+from phys4d.simulation.inflatable.filling import deflate, lift, push_apart
+from phys4d.simulation.scene import Scene
+
+FAMILIES: dict[str, Callable[[np.random.Generator], Scene]] = {
+    "air_ball": air_ball,
+    "cushion": cushion,
+    "lift": lift,
+    "push_apart": push_apart,
+    "deflate": deflate,
+}
+
+__all__ = ["FAMILIES"]

@@ -1,0 +1,142 @@
+"""Gas in a shell obeys its law, balances tension and load, and does what the captions announce."""
+
+import re
+from dataclasses import replace
+from xml.etree import ElementTree as Xml
+
+import numpy as np
+import pytest
+
+from phys4d.simulation import inflatable
+from phys4d.simulation.drawing import generator
+from phys4d.simulation.inflatable import shell as shells
+from phys4d.simulation.inflatable.gas import ATMOSPHERE, Gas, volumes
+from phys4d.simulation.inflatable.shell import Inflated, Shell
+from phys4d.simulation.mesh_sequence import Track
+from phys4d.simulation.scene import GRAVITY, Room, Unstable
+from phys4d.simulation.world.flex import areas, lumped
+from phys4d.simulation.world.mjcf import text
+from phys4d.simulation.world.play import Play, play
+from phys4d.simulation.world.scene import WorldScene
+
+ROOM = Room((0.6, 0.6, 0.6), (0.6, 0.6, 0.6), 1.3, 0.0)
+BALL = Shell("ball", "red", (0.8, 0.2, 0.2), (0.2, 0.2, 0.2), 900.0, 0.2, 0.7, 600.0, 4)
+STEPS = shells.STEPS_PER_SECOND
+
+
+def played(height: float, gas: Gas, frames: int, *, weightless: bool = False, plate: float = 0.0) -> Play:
+    """A ball in the air or on the floor, under a plate of that many kg."""
+    mjcf = shells.model(ROOM)
+    if weightless:
+        option = mjcf.root.find("option")
+        assert option is not None
+        option.set("gravity", "0 0 0")
+    shells.add_shell(mjcf, BALL, "ball", np.array([0, 0, height]))
+    if plate:
+        # Guided, so that it stays level.
+        body = Xml.SubElement(mjcf.world, "body", name="plate", pos=text(0, 0, height + 0.25))
+        Xml.SubElement(body, "joint", type="slide", axis="0 0 1", damping="20")
+        Xml.SubElement(body, "geom", name="plate", type="box", size="0.4 0.4 0.02", mass=text(plate))
+    start = Inflated({"ball": BALL}, {"ball": gas})
+    return play(mjcf.text(), frames, 24, steps_per_second=STEPS, start=start, drive=gas)
+
+
+def gauge(place: np.ndarray, amount: float) -> np.ndarray:
+    """Pressure above the atmosphere's [T], from the law."""
+    return ATMOSPHERE * (amount / volumes(place, BALL.triangles) - 1)
+
+
+def drawn(family: str, seed: int) -> WorldScene:
+    scene = inflatable.FAMILIES[family](generator("inflatable physics", seed))
+    assert isinstance(scene, WorldScene)
+    return scene
+
+
+def test_pressure_balances_the_tension_of_the_skin() -> None:
+    """p = 2 T / R with T = K / (1 - nu) times the strain (Laplace), within 6 %, while the air doubles the pressure."""
+    more = BALL.amount + 0.06 * BALL.volume
+    for gas in (Gas("ball", BALL.amount), Gas("ball", BALL.amount, (more - BALL.amount) / 0.5, until=0.5)):
+        place = played(1.0, gas, 37, weightless=True).flexes["ball"]
+        distance = np.linalg.norm(place - place.mean(axis=1, keepdims=True), axis=2)
+        strain = distance[-1].mean() / 0.2 - 1
+        tension = BALL.stretching / (1 - shells.POISSON) * strain * (1 + strain / 2)
+        pressure = gauge(place, gas.amount_at(36 / 24))[-1]
+        assert pressure == pytest.approx(2 * tension / distance[-1].mean(), rel=0.06)
+
+
+def test_volume_follows_the_inflow() -> None:
+    """p V = p_atm A: with less than 3 kPa of gauge pressure the volume is the air's, less at most 3 %."""
+    gas = Gas("ball", BALL.amount, 0.02)
+    volume = volumes(played(1.0, gas, 13, weightless=True).flexes["ball"], BALL.triangles)
+    air = BALL.amount + 0.02 * np.arange(13) / 24
+    assert (volume <= 1.001 * air).all() and (volume > 0.97 * air).all()
+
+
+def test_pressure_times_contact_carries_the_load() -> None:
+    """A plate of 6 kg sinks until gauge pressure times its contact is its weight, within 20 % (of a coarse patch)."""
+    gas = Gas("ball", BALL.amount)
+    result = played(0.215, gas, 73, plate=6.0)
+    place, under = result.flexes["ball"][-1], result.geoms["plate"].position[-1, 2] - 0.02
+    share = lumped(areas(place, BALL.triangles), BALL.triangles, len(place))
+    patch = share[under - place[:, 2] < shells.RADIUS + 1e-3].sum()
+    force = gauge(place[None], gas.amount)[0] * patch
+    assert force == pytest.approx(6.0 * GRAVITY, rel=0.2)
+
+
+def test_a_ball_falls_freely_then_bounces_lower() -> None:
+    """g t^2 / 2 within 0.5 % of the way, what the steps' length adds subtracted."""
+    result = played(0.7, Gas("ball", BALL.amount), 25)
+    height = result.flexes["ball"][:, :, 2].mean(axis=1)
+    time = 5 / 24
+    expected = GRAVITY * time**2 / 2 + GRAVITY * time / STEPS / 2
+    assert height[0] - height[5] == pytest.approx(expected, rel=5e-3)
+    lowest = int(height[:16].argmin())
+    assert height[lowest] + 0.03 < height[lowest:].max() < height[0]
+
+
+@pytest.mark.parametrize(("family", "sign"), [("lift", 1), ("deflate", -1)])
+def test_volume_changes_by_the_litres_of_the_caption(family: str, sign: int) -> None:
+    scene = drawn(family, 1)
+    found = re.search(r"(\d+) litres of air per second", scene.caption)
+    assert found is not None
+    flex = scene.things[0].flex
+    result = scene._play(19, 24)
+    triangles = result.model.flex_elem.reshape(-1, 3)
+    volume = volumes(result.flexes[flex], triangles)
+    litres = sign * float(found[1]) * 18 / 24
+    assert (volume[-1] - volume[0]) * 1e3 == pytest.approx(litres, rel=0.1)
+
+
+def test_a_shell_that_does_not_hold_its_gas_is_dropped() -> None:
+    scene = drawn("air_ball", 1)
+    result = scene._play(1, 24.0)
+    torn = replace(result, flexes={name: 0.8 * place for name, place in result.flexes.items()})
+    with pytest.raises(Unstable, match="gas law"):
+        scene.happened(torn)
+
+
+@pytest.mark.parametrize("family", ["air_ball", "cushion"])
+def test_what_does_not_move_is_found_out(family: str) -> None:
+    assert drawn(family, 3).happened(_still(drawn(family, 3))) is not None
+
+
+@pytest.mark.parametrize("family", ["lift", "push_apart", "deflate"])
+def test_what_does_not_fill_is_found_out(family: str) -> None:
+    """Air comes in, or leaves, and the shell does not change: no gas does that."""
+    scene = drawn(family, 3)
+    with pytest.raises(Unstable, match="gas law"):
+        scene.happened(_still(scene))
+
+
+def _still(scene: WorldScene) -> Play:
+    first = scene._play(1, 24.0)
+    return replace(
+        first,
+        geoms={
+            name: Track(np.repeat(track.position, 25, axis=0), np.repeat(track.quaternion, 25, axis=0))
+            for name, track in first.geoms.items()
+        },
+        flexes={name: np.repeat(place, 25, axis=0) for name, place in first.flexes.items()},
+        energy=np.repeat(first.energy, 25),
+        deepest=np.repeat(first.deepest, 25),
+    )
