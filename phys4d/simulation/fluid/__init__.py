@@ -1,0 +1,16 @@
+"""Liquids: families of scenes, each a function that draws one from a generator."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from phys4d.simulation.fluid.dam_break import dam_break
+from phys4d.simulation.fluid.liquid_fall import liquid_fall
+from phys4d.simulation.scene import Scene
+
+FAMILIES: dict[str, Callable[[np.random.Generator], Scene]] = {
+    "dam_break": dam_break,
+    "liquid_fall": liquid_fall,
+}
+
+__all__ = ["FAMILIES"]
