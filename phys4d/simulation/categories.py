@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from phys4d.simulation import fluid, rigid
+from phys4d.simulation import fluid, rigid, thermodynamic
 from phys4d.simulation.scene import Scene
 
 Family = Callable[[np.random.Generator], Scene]
@@ -12,6 +12,7 @@ Family = Callable[[np.random.Generator], Scene]
 CATEGORIES: dict[str, Mapping[str, Family]] = {
     "rigid": rigid.FAMILIES,
     "fluid": fluid.FAMILIES,
+    "thermodynamic": thermodynamic.FAMILIES,
 }
 
 FAMILIES: dict[str, Family] = {name: draw for families in CATEGORIES.values() for name, draw in families.items()}

@@ -66,7 +66,17 @@ class FluidScene(Scene):
         if reason is not None:
             raise Unusable(reason)
         colour = np.array(self.liquid.rgb) * self._shades(flow.positions.shape[1])
-        parts = [beads(flow.positions, flow.spacing, colour, FIRST_BODY, Texture.WATER, eye=np.array(self.view.eye), detail=detail)]
+        parts = [
+            beads(
+                flow.positions,
+                flow.spacing,
+                colour,
+                FIRST_BODY,
+                Texture.WATER,
+                eye=np.array(self.view.eye),
+                detail=detail,
+            )
+        ]
         parts += [self._part(number, frames, fps, detail) for number in range(len(self.movers))]
         meshes = assemble(self, parts, frames, detail)
         refuse_unseen(self, meshes, [FIRST_BODY], fps)

@@ -1,1 +1,1 @@
-"""Matter that flows, as particles: `mpm` moves them among `obstacles`, `filling` says where they start, `beads` draws."""
+"""What flows, as particles: `filling` says where they start, `mpm` moves them among `obstacles`, `beads` draws."""

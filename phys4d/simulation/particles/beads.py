@@ -1,4 +1,4 @@
-"""Particles as they are drawn: each a small bead that its centre carries, so that every point seen is a material one."""
+"""Particles as they are drawn: small beads that their centres carry, so that every point seen is a material one."""
 
 import numpy as np
 

@@ -5,17 +5,18 @@ from typing import Any
 
 import numpy as np
 
+from phys4d.simulation.mesh_sequence import rotation
 from phys4d.simulation.particles.filling import Filling
 from phys4d.simulation.particles.newton import DEVICE, newton
 from phys4d.simulation.particles.obstacles import Obstacle, Solid
-from phys4d.simulation.mesh_sequence import rotation
 from phys4d.simulation.scene import GRAVITY, Unstable
 
 STEPS_PER_SECOND = 96
 VOXEL = 2.5  # of the spacing: about 16 particles in a cell
 TOLERANCE, ITERATIONS = 1e-3, 50
 GAP = 0.35  # of the spacing, which particles' centres keep from surfaces
-NEAREST, PUSHES, SHARE, STRIDE = 1.05, 2, 0.5, 0.1  # see `push_apart`: distance and limit in spacings
+NEAREST = 1.05  # spacings: a random packing as dense as the lattice that particles start in
+PUSHES, SHARE, STRIDE = 2, 0.5, 0.1  # see `push_apart`; limit in spacings
 DEEP = 1.0  # spacings that a particle may be inside an obstacle or below the floor
 FASTEST = 12.0  # m/s
 FAR = 6.0  # metres
@@ -25,7 +26,8 @@ class Mpm:
     """Particles of one kind of matter that flows among obstacles.
 
     filling: where they start. density: kg/m3. velocity: float64 [N, 3] m/s. viscosity (Pa s) and yield_stress (Pa) are
-    those of all particles; `set_material` sets those of each. Results are the same bits in any process on one machine.
+    those of all particles; `set_material` sets those of each. nearest: spacings that particles keep from each other.
+    Results are the same bits in any process on one machine.
 
     Raises UserError when Newton is missing.
     """
@@ -39,6 +41,7 @@ class Mpm:
         velocity: np.ndarray,
         viscosity: float = 0.0,
         yield_stress: float = 0.0,
+        nearest: float = NEAREST,
     ) -> None:
         module = newton()
         import warp
@@ -47,6 +50,7 @@ class Mpm:
 
         self._warp, self._push_apart = warp, push_apart
         self.obstacles, self.spacing, self.time = tuple(obstacles), filling.spacing, 0.0
+        self._nearest = nearest * self.spacing
         self._model = _model(module, filling, density, velocity)
         material = self._model.mpm
         material.friction.fill_(0.0)
@@ -65,6 +69,11 @@ class Mpm:
     def positions(self) -> np.ndarray:
         """Centres of the particles, float64 [N, 3] metres."""
         return self._state.particle_q.numpy().astype(np.float64)
+
+    @property
+    def places(self) -> Any:
+        """The same as a Warp array of vectors [N], float32."""
+        return self._state.particle_q
 
     @property
     def velocities(self) -> np.ndarray:
@@ -90,11 +99,9 @@ class Mpm:
         self._state, self._next = self._next, self._state
         places = self._state.particle_q
         for _ in range(PUSHES):
-            self._neighbours.build(places, NEAREST * self.spacing)
-            arguments = [self._neighbours.id, places, NEAREST * self.spacing, SHARE, STRIDE * self.spacing]
-            self._warp.launch(
-                self._push_apart, dim=len(places), inputs=arguments, outputs=[self._moved], device=DEVICE
-            )
+            self._neighbours.build(places, self._nearest)
+            arguments = [self._neighbours.id, places, self._nearest, SHARE, STRIDE * self.spacing]
+            self._warp.launch(self._push_apart, dim=len(places), inputs=arguments, outputs=[self._moved], device=DEVICE)
             self._warp.copy(places, self._moved)
         # The second time for what the first pushed out of one solid into another.
         for _ in range(2):
@@ -105,15 +112,13 @@ class Mpm:
         friction = []
         for _, solid in self._solids():
             vertices, faces = solid.mesh()
-            points = self._warp.array(vertices.astype(np.float32), dtype=self._warp.vec3, device=DEVICE)
-            indices = self._warp.array(faces.ravel(), dtype=int, device=DEVICE)
+            points: Any = self._warp.array(vertices.astype(np.float32), dtype=self._warp.vec3, device=DEVICE)
+            indices: Any = self._warp.array(faces.ravel(), dtype=int, device=DEVICE)
             still = self._warp.zeros(len(vertices), dtype=self._warp.vec3, device=DEVICE)
             self._meshes.append(self._warp.Mesh(points, indices, still))
             friction.append(solid.friction)
         margins = [GAP * self.spacing] * len(friction)
-        self._solver.setup_collider(
-            collider_meshes=self._meshes, collider_friction=friction, collider_margins=margins
-        )
+        self._solver.setup_collider(collider_meshes=self._meshes, collider_friction=friction, collider_margins=margins)
 
     def _solids(self) -> list[tuple[Obstacle, Solid]]:
         return [(obstacle, solid) for obstacle in self.obstacles for solid in obstacle.solids]

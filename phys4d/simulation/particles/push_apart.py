@@ -23,14 +23,12 @@ def push_apart(
     i = wp.tid()
     place = places[i]
     push = wp.vec3(0.0)
-    for j in wp.hash_grid_query(grid, place, distance):
+    for j in wp.hash_grid_query(grid, place, distance):  # type: ignore[attr-defined]
         if j != i:
             apart = place - places[j]
             length = wp.length(apart)
             if length < distance and length > 1.0e-9:
                 push += apart * ((distance - length) / length)
-    push = push * (0.5 * share)
-    length = wp.length(push)
-    if length > limit:
-        push = push * (limit / length)
-    moved[i] = place + push
+    whole = push * (0.5 * share)
+    way = wp.length(whole)
+    moved[i] = place + whole * (wp.min(way, limit) / wp.max(way, 1.0e-9))

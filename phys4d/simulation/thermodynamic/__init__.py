@@ -1,0 +1,16 @@
+"""Heat: families of scenes, each a function that draws one from a generator."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from phys4d.simulation.scene import Scene
+from phys4d.simulation.thermodynamic.melting_on_plate import melting_on_plate
+from phys4d.simulation.thermodynamic.melting_on_ramp import melting_on_ramp
+
+FAMILIES: dict[str, Callable[[np.random.Generator], Scene]] = {
+    "melting_on_plate": melting_on_plate,
+    "melting_on_ramp": melting_on_ramp,
+}
+
+__all__ = ["FAMILIES"]
