@@ -92,12 +92,17 @@ def build_parser() -> argparse.ArgumentParser:
     label.add_argument("--seed", type=int, default=0)
     label.set_defaults(command=_label)
 
-    data = commands.add_parser("data", help="check datasets")
-    verify = data.add_subparsers(required=True, metavar="action").add_parser(
-        "verify", help="check every byte of a dataset"
+    data = commands.add_parser("data", help="check datasets and look at them").add_subparsers(
+        required=True, metavar="action"
     )
+    verify = data.add_parser("verify", help="check every byte of a dataset")
     verify.add_argument("folder", type=Path)
     verify.set_defaults(command=_verify)
+    sheet = data.add_parser("sheet", help="one picture of a dataset's clips, with the truth beside them")
+    sheet.add_argument("folder", type=Path)
+    sheet.add_argument("--out", type=Path, required=True, metavar="PNG")
+    sheet.add_argument("--clips", type=int, default=36, help="the first so many (default: 36)")
+    sheet.set_defaults(command=_sheet)
 
     train = commands.add_parser("train", help="run the stages of a run file; the same under torchrun")
     train.add_argument("run", type=Path, metavar="RUN.toml")
@@ -178,7 +183,16 @@ def _simulate(options: argparse.Namespace) -> int:
         values["families"] = tuple(options.family)
     if options.category:
         values["categories"] = tuple(CATEGORIES) if options.category == ["all"] else tuple(options.category)
-    simulate(build(SimulateConfig, values, "simulate"), options.out, workers=options.workers)
+    if options.workers < 1:
+        raise UserError(f"--workers {options.workers}: expected 1 or more")
+    config = build(SimulateConfig, values, "simulate")
+    try:
+        summary = simulate(config, options.out, workers=options.workers)
+    except KeyboardInterrupt:
+        print("phys4d: stopped; finished clips are kept: the same command goes on from there", file=sys.stderr)
+        return 3
+    for line in summary.lines():
+        print(line)
     return 0
 
 
@@ -201,6 +215,14 @@ def _verify(options: argparse.Namespace) -> int:
     if problems:
         raise UserError(f"{options.folder}: {len(problems)} problems: write this dataset again")
     print(f"{options.folder}: all clips are whole")
+    return 0
+
+
+def _sheet(options: argparse.Namespace) -> int:
+    from phys4d.evaluate.sheet import contact_sheet
+
+    count = contact_sheet(options.folder, options.out, clips=options.clips)
+    print(f"{options.out}: {count} clips")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -33,6 +34,7 @@ SCHEMA = pa.schema(
 )
 _BLOCK = 512
 _LOCK = ".lock"
+JOURNAL = "journal.jsonl"
 
 
 class ShardWriter:
@@ -40,12 +42,17 @@ class ShardWriter:
 
     Everything goes into a hidden folder beside `folder`, which is renamed to `folder` when the block ends
     without an exception; otherwise nothing is left. The bytes depend only on what is added, and its order.
-    Raises UserError when `folder` holds something already or another process is writing it.
+
+    recipe: a line that says all that the clips depend on. With it, what was written before an exception or a kill is
+    kept, and the next writer with the same recipe goes on after the `kept` clips that are whole.
+
+    Raises UserError when `folder` holds something already, another process is writing it, or what is kept there was
+    begun with another recipe.
     """
 
-    def __init__(self, folder: Path, *, shard_bytes: int = 1 << 30) -> None:
-        self.folder, self.shard_bytes = Path(folder), shard_bytes
-        self.partial = self.folder.parent / f".{self.folder.name}.partial"
+    def __init__(self, folder: Path, *, shard_bytes: int = 1 << 30, recipe: str | None = None) -> None:
+        self.folder, self.shard_bytes, self.recipe = Path(folder), shard_bytes, recipe
+        self.partial = partial_folder(self.folder)
         self._rows: list[dict[str, Any]] = []
         self._keys: set[str] = set()
         self._shard: BinaryIO | None = None
@@ -61,10 +68,41 @@ class ShardWriter:
         except BlockingIOError:
             os.close(self._lock)
             raise UserError(f"{self.folder}: another process is writing this dataset: wait for it") from None
-        for stale in self.partial.iterdir():  # left by a writer that was killed
-            if stale.name != _LOCK:
-                stale.unlink()
+        try:
+            if self.recipe is not None:
+                self._rows = kept_rows(self.folder, self.recipe)
+            self._go_on()
+        except BaseException:
+            os.close(self._lock)
+            raise
         return self
+
+    @property
+    def kept(self) -> int:
+        """How many clips are written."""
+        return len(self._rows)
+
+    def _go_on(self) -> None:
+        """Cuts off what a writer that was killed left after its last whole clip; starts the journal."""
+        self._keys = {row["key"] for row in self._rows}
+        shards = sorted({row["shard"] for row in self._rows})
+        for stale in self.partial.iterdir():
+            if stale.name not in (_LOCK, *shards):
+                stale.unlink()
+        if self._rows:
+            last = self._rows[-1]["members"][-1]
+            self._shard = open(self.partial / shards[-1], "r+b")  # noqa: SIM115
+            self._shard.truncate(last["offset"] + _padded(last["size"]))
+            self._shard.seek(0, os.SEEK_END)
+        self._shards = len(shards)
+        if self.recipe is not None:
+            fresh = self.partial / f"{JOURNAL}.new"
+            with open(fresh, "w") as journal:
+                journal.writelines(f"{json.dumps(line)}\n" for line in [self.recipe, *self._rows])
+                journal.flush()
+                os.fsync(journal.fileno())
+            os.rename(fresh, self.partial / JOURNAL)
+            _sync(self.partial)
 
     def add(
         self, key: str, members: Mapping[str, bytes], frames: int, fps: float, height: int, width: int
@@ -85,17 +123,28 @@ class ShardWriter:
             self._shards += 1
         placed = [self._write(f"{key}.{name}", name, data) for name, data in members.items()]
         self._keys.add(key)
-        self._rows.append(
-            {
-                "key": key,
-                "shard": f"shard-{self._shards - 1:06d}.tar",
-                "frames": frames,
-                "fps": float(fps),
-                "height": height,
-                "width": width,
-                "members": placed,
-            }
-        )
+        row = {
+            "key": key,
+            "shard": f"shard-{self._shards - 1:06d}.tar",
+            "frames": frames,
+            "fps": float(fps),
+            "height": height,
+            "width": width,
+            "members": placed,
+        }
+        if self.recipe is not None:
+            self._note(row)
+        self._rows.append(row)
+
+    def _note(self, row: dict[str, Any]) -> None:
+        """A line of the journal, after the clip's bytes are on the disk."""
+        assert self._shard is not None
+        self._shard.flush()
+        os.fsync(self._shard.fileno())
+        with open(self.partial / JOURNAL, "a") as journal:
+            journal.write(f"{json.dumps(row)}\n")
+            journal.flush()
+            os.fsync(journal.fileno())
 
     def _write(self, file_name: str, name: str, data: bytes) -> dict[str, Any]:
         assert self._shard is not None
@@ -122,18 +171,42 @@ class ShardWriter:
             if kind is not None:
                 if self._shard is not None:
                     self._shard.close()
-                shutil.rmtree(self.partial)
+                if self.recipe is None:
+                    shutil.rmtree(self.partial)
                 return
             self._finish_shard()
             index = self.partial / INDEX
             pq.write_table(pa.Table.from_pylist(self._rows, SCHEMA), index, compression="zstd")
             _sync(index)
+            (self.partial / JOURNAL).unlink(missing_ok=True)
             (self.partial / _LOCK).unlink()
             _sync(self.partial)
             os.rename(self.partial, self.folder)
             _sync(self.folder.parent)
         finally:
             os.close(self._lock)
+
+
+def partial_folder(folder: Path) -> Path:
+    """Where a dataset is while it is being written."""
+    return folder.parent / f".{folder.name}.partial"
+
+
+def kept_rows(folder: Path, recipe: str) -> list[dict[str, Any]]:
+    """The clips that an unfinished dataset already holds, as rows of its index to be.
+
+    Raises UserError when it was begun with another recipe.
+    """
+    journal = partial_folder(folder) / JOURNAL
+    if not journal.exists():
+        return []
+    # Only the last line can be cut short: by a kill while it was being written.
+    lines = [json.loads(line) for line in journal.read_text().split("\n")[:-1]]
+    if lines and lines[0] != recipe:
+        raise UserError(
+            f"{folder}: begun with other settings ({lines[0]}): give the same ones again, or remove {journal.parent}"
+        )
+    return lines[1:]
 
 
 def _padded(size: int) -> int:

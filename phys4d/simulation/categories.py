@@ -4,13 +4,18 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from phys4d.simulation import fluid, rigid, thermodynamic
+from phys4d.simulation import articulated, cloth, deformable, fluid, granular, rigid, rope, thermodynamic
 from phys4d.simulation.scene import Scene
 
 Family = Callable[[np.random.Generator], Scene]
 
 CATEGORIES: dict[str, Mapping[str, Family]] = {
     "rigid": rigid.FAMILIES,
+    "articulated": articulated.FAMILIES,
+    "rope": rope.FAMILIES,
+    "cloth": cloth.FAMILIES,
+    "deformable": deformable.FAMILIES,
+    "granular": granular.FAMILIES,
     "fluid": fluid.FAMILIES,
     "thermodynamic": thermodynamic.FAMILIES,
 }

@@ -1,15 +1,16 @@
 """One clip: pictures and truth of a mesh sequence."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from phys4d.simulation.gas.volume import CLEAR, Volume
 from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.picture.raster import Rasteriser
 from phys4d.simulation.scene import Light
 from phys4d.simulation.stage.camera import Camera
-from phys4d.simulation.truth.surface import MOVING, landing, surface
+from phys4d.simulation.truth.surface import MOVING, Surface, landing, surface
 from phys4d.simulation.truth.visibility import visible
 
 QUANTISATION: dict[str, Literal["inverse16", "linear16"]] = {"depth": "inverse16", "motion": "linear16"}
@@ -22,7 +23,8 @@ class Truth:
     depth: float64 [T, H, W] metres, 0 where there is no surface. depth_valid: bool [T, H, W].
     motion: float64 [3, T-1, H, W] (du px, dv px, dz m). flow_valid, dz_valid: bool [T-1, H, W].
     visible: bool [T-1, H, W], still seen at t+1. moving: bool [T-1, H, W], by more than MOVING in the world.
-    instance: uint8 [T, H, W], 0 where there is no surface.
+    instance: uint8 [T, H, W], 0 where there is no surface. opacity: uint8 [T, H, W], how much smoke covers, 255 for
+    all, or None where there is no smoke. Where it covers more than `CLEAR`, nothing counts as valid or visible.
     """
 
     depth: np.ndarray
@@ -33,17 +35,31 @@ class Truth:
     visible: np.ndarray
     moving: np.ndarray
     instance: np.ndarray
+    opacity: np.ndarray | None = None
 
     def stored(self) -> dict[str, np.ndarray]:
         """The arrays as a dataset holds them: float32 for depth and motion (see QUANTISATION)."""
-        arrays = dict(vars(self))
+        arrays = {name: array for name, array in vars(self).items() if array is not None}
         return arrays | {"depth": self.depth.astype(np.float32), "motion": self.motion.astype(np.float32)}
 
 
 def render(meshes: MeshSequence, camera: Camera, light: Light, raster: Rasteriser) -> np.ndarray:
     """The video, uint8 [T, H, W, 3]."""
     with raster.load(meshes) as loaded:
-        return loaded.pictures(camera, light)
+        video = loaded.pictures(camera, light)
+        if meshes.smoke is not None:
+            for t in range(meshes.frames):
+                opaque = surface(loaded.face_ids(t, camera), meshes, camera, t)
+                covered, brightness = meshes.smoke.seen(t, camera, _depth(opaque, camera))
+                video[t] = meshes.smoke.over(video[t], covered, brightness)
+        return video
+
+
+def _depth(seen: Surface, camera: Camera) -> np.ndarray:
+    """float64 [H, W], inf where there is no surface."""
+    depth = np.full((camera.height, camera.width), np.inf)
+    depth[seen.row, seen.column] = seen.depth
+    return depth
 
 
 def measure(meshes: MeshSequence, camera: Camera, raster: Rasteriser) -> Truth:
@@ -67,4 +83,21 @@ def measure(meshes: MeshSequence, camera: Camera, raster: Rasteriser) -> Truth:
         motion[:, *at] = np.where(landed.ahead[:, None], change, 0).T
         flow_valid[at], moving[at] = landed.ahead, landed.displacement > MOVING
         seen_next[at] = visible(seen, landed, meshes, camera, t)
-    return Truth(depth, motion, depth_valid, flow_valid, flow_valid.copy(), seen_next, moving, instance)
+    truth = Truth(depth, motion, depth_valid, flow_valid, flow_valid.copy(), seen_next, moving, instance)
+    return truth if meshes.smoke is None else _behind(meshes.smoke, truth, camera)
+
+
+def _behind(smoke: Volume, truth: Truth, camera: Camera) -> Truth:
+    """The truth where smoke does not cover it; a point stays visible where the pixel that it lands in is clear too."""
+    depth = np.where(truth.depth_valid, truth.depth, np.inf)
+    opacity = np.stack([smoke.seen(t, camera, depth[t])[0] for t in range(len(depth))])
+    clear = opacity <= CLEAR
+    row, column = np.mgrid[: camera.height, : camera.width]
+    landing = np.floor(truth.motion[:2] + 0.5 + np.stack([column, row])[:, None])
+    x, y = (np.clip(landing[i], 0, limit - 1).astype(int) for i, limit in enumerate((camera.width, camera.height)))
+    still = clear[np.arange(1, len(depth))[:, None, None], y, x]
+    masks = {name: getattr(truth, name) & clear[:-1] for name in ("flow_valid", "dz_valid", "moving")}
+    return replace(
+        truth, depth_valid=truth.depth_valid & clear, visible=truth.visible & clear[:-1] & still,
+        opacity=(opacity * 255).round().astype(np.uint8), **masks,
+    )  # fmt: skip

@@ -2,27 +2,32 @@
 
 import json
 import os
+import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, Literal
+from threading import Thread
+from typing import Literal
 
 import mujoco
 from pydantic import Field, ValidationInfo, field_validator
 
+from phys4d import __version__
 from phys4d.engine.config import Config
 from phys4d.engine.data import blob, video
-from phys4d.engine.data.shards import ShardWriter
+from phys4d.engine.data.shards import ShardWriter, kept_rows
 from phys4d.engine.progress import progress
 from phys4d.simulation.categories import CATEGORIES, FAMILIES
 from phys4d.simulation.clip import QUANTISATION, measure, render
 from phys4d.simulation.drawing import CameraMotion, Drawing, Looks, first_usable
 from phys4d.simulation.picture.raster import Rasteriser
 from phys4d.simulation.record import description
+from phys4d.simulation.summary import Summary
+from phys4d.simulation.team import Handover, Team
 
 STEPS_PER_SECOND = 1200  # frames fall on whole steps of the simulators
 
@@ -81,16 +86,47 @@ class SimulateConfig(Config):
         return families[turn % len(families)]
 
 
-def simulate(config: SimulateConfig, out: Path, *, workers: int) -> None:
+def simulate(config: SimulateConfig, out: Path, *, workers: int, team: Team | None = None) -> Summary:
     """Simulates `config.clips` clips into the dataset folder `out`, which must not exist or be empty.
 
-    workers: processes. Raises UserError when the folder is taken or the machine has no headless OpenGL.
+    workers: processes on this machine. team: the machines that share the work, by default those that torchrun or SLURM
+    started; they must see the same file system. What is finished when a process is stopped or killed is kept, and the
+    same call goes on from there. The bytes depend on the config alone. The summary is that of what this call wrote,
+    and empty on all but the first machine.
+
+    Raises UserError when the folder is taken, was begun with another config, or the machine has no headless OpenGL.
     """
+    team, recipe = team or Team.started(), _recipe(config)
+    handover, summary = Handover(out, recipe), Summary()
+    if team.rank:
+        if out.exists() and any(out.iterdir()):
+            return summary  # complete, or the first one says that the place is taken
+        kept = len(kept_rows(out, recipe))
+        own = [index for index in range(kept, config.clips) if team.makes(index) and not handover.has(key(index))]
+        for index, members in zip(own, _in_order(config, workers, own), strict=True):
+            handover.give(key(index), members)
+        return summary
     height, width = config.size
-    with ShardWriter(out) as writer, progress("simulate", total=config.clips, unit="clips") as bar:
-        for index, members in enumerate(_in_order(config, workers)):
+    with ShardWriter(out, recipe=recipe) as writer, progress("simulate", total=config.clips, unit="clips") as bar:
+        bar.advance(writer.kept)
+        rest = range(writer.kept, config.clips)
+        own_clips = _in_order(config, workers, [index for index in rest if team.makes(index)])
+        for index in rest:
+            members = next(own_clips) if team.makes(index) else handover.take(key(index))
             writer.add(key(index), members, config.frames, config.fps, height, width)
+            if not team.makes(index):
+                handover.done(key(index))
+            summary.count(json.loads(members["json"]))
             bar.advance(1)
+        own_clips.close()
+    handover.close()
+    return summary
+
+
+def _recipe(config: SimulateConfig) -> str:
+    """All that the bytes depend on, in one line."""
+    versions = {"phys4d": __version__, "mujoco": mujoco.__version__}
+    return json.dumps({"simulate": config.model_dump(mode="json"), **versions}, separators=(",", ":"))
 
 
 def key(index: int) -> str:
@@ -104,7 +140,7 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
     scene, sequence = drawing.scene, drawing.meshes
     height, width = config.size
     camera = scene.view.camera(config.frames, height, width, config.fps)
-    raster = _rasteriser(height, width)
+    raster = rasteriser(height, width)
     frames = render(sequence, camera, scene.light, raster)
     members = {"mp4": video.encode_mp4(frames, config.fps, pixel_format=config.pixel_format)}
     if config.truth:
@@ -137,16 +173,18 @@ def detail(height: int, width: int) -> int:
 
 
 @cache
-def _rasteriser(height: int, width: int) -> Rasteriser:
+def rasteriser(height: int, width: int) -> Rasteriser:
+    """This process's rasteriser for pictures of this size."""
     return Rasteriser(height, width)
 
 
-def _in_order(config: SimulateConfig, workers: int) -> Iterator[dict[str, Any]]:
-    """The clips in order, made by spawned processes that are at most a few clips ahead."""
+def _in_order(config: SimulateConfig, workers: int, indices: Sequence[int]) -> Generator[dict[str, bytes]]:
+    """These clips in order, made by spawned processes that are at most a few clips ahead."""
     waiting: deque[Future[dict[str, bytes]]] = deque()
-    with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    with one_thread_each(), pool:
         try:
-            for index in range(config.clips):
+            for index in indices:
                 waiting.append(pool.submit(make_clip, config, index))
                 if len(waiting) >= 8 * workers:
                     yield waiting.popleft().result()
@@ -156,8 +194,24 @@ def _in_order(config: SimulateConfig, workers: int) -> Iterator[dict[str, Any]]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _end_with_parent() -> None:
+    """A process of the pool ends when the one that started it is killed; otherwise it would wait for work for ever.
+
+    Ctrl-C is for the one that started it alone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
+def one_thread_each() -> Iterator[None]:
     """Processes started inside use one thread in BLAS and in OpenGL's software renderer."""
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)

@@ -3,8 +3,12 @@
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from phys4d.simulation.gas.volume import Volume
 
 Array = np.ndarray
 
@@ -77,6 +81,7 @@ class MeshSequence:
     rest: float64 [V, 3] coordinates in which textures are fixed to the surface (metres).
     colour: float32 [V, 3] in 0..1, or [T, V, 3] where it changes. texture: uint8 [V], a `Texture`.
     tracks: poses of the rigid instances that have one; for these `tracks[i].apply(rest)` are their vertices.
+    smoke: what hangs in the air before the surfaces.
 
     Raises ValueError when the arrays do not fit each other or hold non-finite numbers.
     """
@@ -88,6 +93,7 @@ class MeshSequence:
     colour: Array
     texture: Array
     tracks: dict[int, Track] = field(default_factory=dict)
+    smoke: "Volume | None" = None
 
     def __post_init__(self) -> None:
         frames, count = self.vertices.shape[:2]

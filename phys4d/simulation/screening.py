@@ -11,8 +11,8 @@ KEPT = 0.55  # the same, mean over all frames
 MOVING_SPEED = 0.024  # m/s
 CELLS = 24  # the picture is looked at in this many rows and columns
 COVERED = 0.02  # share of these in which something moves, mean over frames
-PATH = 0.1  # share of the image's size that a quarter of a thing's vertices travel, at least
-SAMPLE = 500  # vertices of one instance
+PATH = 0.1  # share of the image's size that a quarter of a thing's surface travels, at least
+SAMPLE = 500  # points of one instance
 
 
 def cut_off(scene: Scene, points: np.ndarray, share: float = FRAMED) -> bool:
@@ -27,8 +27,7 @@ def refuse_unseen(scene: Scene, meshes: MeshSequence, instances: list[int], fps:
     inside, longest = [], 0.0
     cells = [np.zeros((CELLS, CELLS), dtype=bool) for _ in range(meshes.frames - 1)]
     for instance in instances:
-        mine = np.unique(meshes.faces[meshes.instance == instance])
-        points = meshes.vertices[:, mine[:: -(-len(mine) // SAMPLE)]]
+        points = _scattered(meshes, instance)
         pixel, depth = zip(*(camera.project(t, points[t]) for t in range(meshes.frames)), strict=True)
         if min(d.min() for d in depth) < NEAREST:
             raise Unusable("too close to the camera")
@@ -48,3 +47,17 @@ def refuse_unseen(scene: Scene, meshes: MeshSequence, instances: list[int], fps:
         raise Unusable("too little moves")
     if min(inside) < KEPT:
         raise Unusable("leaves the picture")
+
+
+def _scattered(meshes: MeshSequence, instance: int) -> np.ndarray:
+    """Material points [T, SAMPLE, 3] spread over an instance's surface as it is in the first frame."""
+    faces = meshes.faces[meshes.instance == instance]
+    a, b, c = (meshes.vertices[0, faces[:, corner]] for corner in range(3))
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=1).cumsum()
+    number = np.arange(SAMPLE)
+    which = np.searchsorted(area, (number + 0.5) / SAMPLE * area[-1])
+    # An additive recurrence covers the unit square evenly (Roberts' R2); its upper half is folded onto the lower.
+    u, v = (0.5 + number * 0.7548776662) % 1, (0.5 + number * 0.5698402910) % 1
+    u, v = np.where(u + v > 1, (1 - u, 1 - v), (u, v))
+    weights = np.stack([1 - u - v, u, v], axis=1)
+    return (weights[:, :, None] * meshes.vertices[:, faces[which]]).sum(axis=2)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phys4d.engine.data.shards import ShardWriter
+from phys4d.engine.data.shards import JOURNAL, ShardWriter
 from phys4d.engine.errors import UserError
 
 clips = st.lists(
@@ -85,6 +85,49 @@ def test_a_kill_leaves_no_dataset_and_the_next_writer_starts_clean(
         "index.parquet",
         "shard-000000.tar",
     ]
+
+
+@pytest.mark.parametrize("torn", ["between clips", "inside a clip", "inside a line of the journal"])
+def test_after_a_kill_a_writer_with_the_same_recipe_goes_on_to_the_same_bytes(
+    tmp_path: Path, in_child: Callable[[Callable[[], None]], int], torn: str
+) -> None:
+    def clip(number: int) -> dict[str, bytes]:
+        return {"mp4": bytes([number]) * (500 + 100 * number), "json": b"{}"}
+
+    def killed() -> None:
+        with ShardWriter(tmp_path / "clips", shard_bytes=5000, recipe="seed 1") as writer:
+            for number in range(5):
+                writer.add(f"clip-{number}", clip(number), 1, 24, 2, 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(killed) == -signal.SIGKILL
+    partial = tmp_path / ".clips.partial"
+    if torn != "between clips":
+        name = JOURNAL if "journal" in torn else sorted(path.name for path in partial.glob("shard-*"))[-1]
+        with open(partial / name, "ab") as file:
+            file.write(b'{"key": "clip-5", "sha' * 40)
+    with pytest.raises(UserError, match="clips: begun with other settings .seed 1.: give the same ones again, or"):
+        ShardWriter(tmp_path / "clips", recipe="seed 2").__enter__()
+    for folder, kept in (("clips", 5), ("whole", 0)):
+        with ShardWriter(tmp_path / folder, shard_bytes=5000, recipe="seed 1") as writer:
+            assert writer.kept == kept
+            for number in range(kept, 9):
+                writer.add(f"clip-{number}", clip(number), 1, 24, 2, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "whole"]
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert len(names) > 3 and names == sorted(path.name for path in (tmp_path / "clips").iterdir())
+    for name in names:
+        assert (tmp_path / "clips" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_an_exception_keeps_what_has_a_recipe(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), ShardWriter(tmp_path / "clips", recipe="seed 1") as writer:
+        writer.add("a", {"mp4": b"x"}, 1, 24, 2, 2)
+        raise ZeroDivisionError
+    with ShardWriter(tmp_path / "clips", recipe="seed 1") as writer:
+        assert writer.kept == 1
+        with pytest.raises(ValueError, match="expected a new key"):
+            writer.add("a", {"mp4": b"x"}, 1, 24, 2, 2)
 
 
 def test_what_is_there_is_never_overwritten(tmp_path: Path) -> None:

@@ -1,41 +1,66 @@
 """The truth against rays that trimesh casts with Embree, sharing no code with the renderer or the truth."""
 
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import pytest
 import trimesh
 from trimesh.ray.ray_pyembree import RayMeshIntersector
 
+from phys4d.simulation.categories import CATEGORIES
 from phys4d.simulation.clip import Truth, measure
+from phys4d.simulation.drawing import CameraMotion
 from phys4d.simulation.generate import SimulateConfig, draw
 from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.picture.raster import Rasteriser
-from phys4d.simulation.rigid import FAMILIES
-from phys4d.simulation.rigid.parts import meshes
 from phys4d.simulation.stage.camera import Camera
 
-FRAMES, FPS = 13, 20
+FRAMES, FPS, SIZE = 13, 20, 48
 LIMIT = 1e-9
+FALSELY_VISIBLE = 1e-4
+HIDDEN = {"rigid": 0.1, "granular": 0.35}  # grains hide behind each other
+USUALLY_HIDDEN = 0.25
+QUICK = 2  # families of each category that the usual tests look at; the slow ones look at all
 SCENES = [
-    *((family, seed, "static") for family in ("fall", "collision") for seed in (11, 12, 13)),
-    *((family, 11, "static") for family in FAMILIES if family not in ("fall", "collision")),
-    *((family, 12, "moving") for family in FAMILIES),
+    *((family, seed, "static") for family in ("fall", "collision") for seed in (12, 13)),
+    *((family, 12, "moving") for family in CATEGORIES["rigid"]),
+]
+LIKELY = [
+    *SCENES,
+    *(
+        pytest.param((family, seed, motion), marks=[] if number < QUICK and seed == 11 else [pytest.mark.slow])
+        for category, families in CATEGORIES.items()
+        for number, family in enumerate(families if category != "rigid" else ())
+        for seed, motion in ((11, "static" if number % 2 else "moving"), (12, "moving"))
+    ),
+    *((family, 11, "static") for family in CATEGORIES["rigid"]),
 ]
 
 
 @cache
 def rasteriser() -> Rasteriser:
-    return Rasteriser(48, 48)
+    return Rasteriser(SIZE, SIZE)
 
 
-@cache
-def clip(family: str, seed: int, motion: str) -> tuple[MeshSequence, Camera, Truth]:
-    config = SimulateConfig(families=(family,), seed=seed, frames=FRAMES, fps=FPS, camera=motion)
+@lru_cache(maxsize=8)
+def clip(family: str, seed: int, motion: CameraMotion) -> tuple[MeshSequence, Camera, Truth]:
+    config = SimulateConfig(families=(family,), seed=seed, frames=FRAMES, fps=FPS, size=(SIZE, SIZE), camera=motion)
     found = draw(config, 0)
-    scene, tracks = found.scene, found.meshes.tracks
-    sequence, camera = meshes(scene, tracks, detail=2), scene.view.camera(FRAMES, 48, 48, FPS)
-    return sequence, camera, measure(sequence, camera, rasteriser())
+    camera = found.scene.view.camera(FRAMES, SIZE, SIZE, FPS)
+    return found.meshes, camera, measure(found.meshes, camera, rasteriser())
+
+
+def little_is_hidden_and_what_is_hidden_lies_behind_something(
+    family: str, sequence: MeshSequence, camera: Camera, truth: Truth
+) -> None:
+    category = next(name for name, families in CATEGORIES.items() if family in families)
+    hidden = truth.flow_valid & ~truth.visible
+    assert 0 < hidden.mean() <= HIDDEN.get(category, USUALLY_HIDDEN)
+    column, row = np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5)
+    landed = np.stack([column, row])[:, None] + truth.motion[:2]
+    inside = ((landed >= 0) & (landed <= SIZE)).all(axis=0)
+    shadowed = Truth(**vars(truth) | {"visible": hidden & inside})
+    assert (depth_errors(sequence, camera, shadowed) < -1e-7).all()
 
 
 def depth_errors(sequence: MeshSequence, camera: Camera, truth: Truth, shift: float = 0.0) -> np.ndarray:
@@ -57,23 +82,23 @@ def depth_errors(sequence: MeshSequence, camera: Camera, truth: Truth, shift: fl
     return np.concatenate(errors)
 
 
-@pytest.mark.parametrize("scene", SCENES)
-def test_rays_cast_by_another_program_land_where_the_truth_says(scene: tuple[str, int, str]) -> None:
-    errors = depth_errors(*clip(*scene))
+@pytest.mark.parametrize("scene", LIKELY)
+def test_rays_cast_by_another_program_land_where_the_truth_says(scene: tuple[str, int, CameraMotion]) -> None:
+    sequence, camera, truth = clip(*scene)
+    errors = depth_errors(sequence, camera, truth)
     assert np.isfinite(errors).all()
     assert np.quantile(np.abs(errors), 0.999) <= LIMIT
-
-
-@pytest.mark.parametrize("scene", SCENES)
-def test_moving_pixels_alone_pass_the_same_check(scene: tuple[str, int, str]) -> None:
-    sequence, camera, truth = clip(*scene)
+    assert (np.abs(errors) > 1e-5).mean() <= FALSELY_VISIBLE
+    assert truth.flow_valid.mean() >= 0.8 and truth.depth_valid.mean() >= 0.8
     moving = depth_errors(sequence, camera, Truth(**vars(truth) | {"visible": truth.visible & truth.moving}))
-    assert len(moving) > 500
+    assert len(moving) > 300
     assert np.quantile(np.abs(moving), 0.99) <= LIMIT
+    if truth.opacity is None:  # smoke hides without being a surface
+        little_is_hidden_and_what_is_hidden_lies_behind_something(scene[0], sequence, camera, truth)
 
 
 @pytest.mark.parametrize("scene", [("fall", 11, "static"), ("collision", 11, "static"), ("spin", 12, "moving")])
-def test_a_wrong_sign_or_half_a_pixel_is_noticed(scene: tuple[str, int, str]) -> None:
+def test_a_wrong_sign_or_half_a_pixel_is_noticed(scene: tuple[str, int, CameraMotion]) -> None:
     sequence, camera, truth = clip(*scene)
     for channel in range(3):
         motion = truth.motion.copy()
@@ -83,13 +108,3 @@ def test_a_wrong_sign_or_half_a_pixel_is_noticed(scene: tuple[str, int, str]) ->
     assert np.quantile(np.abs(depth_errors(sequence, camera, truth, shift=0.5)), 0.999) > 1e3 * LIMIT
 
 
-@pytest.mark.parametrize("scene", SCENES)
-def test_little_is_hidden_and_what_is_hidden_lies_behind_something(scene: tuple[str, int, str]) -> None:
-    sequence, camera, truth = clip(*scene)
-    hidden = truth.flow_valid & ~truth.visible
-    assert 0 < hidden.mean() <= 0.1
-    column, row = np.meshgrid(np.arange(48) + 0.5, np.arange(48) + 0.5)
-    landed = np.stack([column, row])[:, None] + truth.motion[:2]
-    inside = ((landed >= 0) & (landed <= 48)).all(axis=0)
-    shadowed = Truth(**vars(truth) | {"visible": hidden & inside})
-    assert (depth_errors(sequence, camera, shadowed) < -1e-7).all()

@@ -53,6 +53,21 @@ def test_a_collision_keeps_momentum() -> None:
     assert np.linalg.norm(speed[1, -1]) > 0.5
 
 
+@pytest.mark.parametrize("restitution", [0.4, 0.7, 0.97])
+def test_a_head_on_collision_leaves_the_energy_of_its_restitution(restitution: float) -> None:
+    """(1 - e^2) of the energy of the relative motion goes; nearly none of an elastic one's; e within 0.07."""
+    first = replace(BALL, position=(-0.4, 0, 5.0), velocity=(2.0, 0, 0), restitution=restitution)
+    second = replace(BALL, position=(0.2, 0, 5.0), velocity=(-1.0, 0, 0), density=1500, restitution=restitution)
+    tracks = motion(scene(first, second), 400, FINE)
+    speed = np.stack([np.diff(tracks[FIRST_BODY + i].position[:, 0]) for i in (0, 1)]) * FINE
+    mass = np.array([first.mass, second.mass])
+    energy = (mass[:, None] * speed**2 / 2).sum(axis=0)
+    relative = 3.0**2 * mass.prod() / mass.sum() / 2
+    left = (energy[-1] - energy[0] + relative) / relative
+    assert np.sqrt(left) == pytest.approx(restitution, abs=0.07)
+    assert energy.max() <= energy[0] * (1 + 1e-6)
+
+
 def test_what_rests_stays_and_what_rolls_rolls() -> None:
     resting = replace(BALL, shape="box", size=(0.15, 0.15, 0.15), position=(0.5, 0, 0.15))
     rolling = replace(BALL, position=(-0.5, 0, 0.2), velocity=(0.7, 0, 0), rolling=True)

@@ -184,7 +184,7 @@ PATTERNS = {
         gloss = 0.7; sharpness = 60.0;
     """,
     Texture.GRIT: """
-        colour *= 0.84 + 0.3 * faded(r * 160.0);
+        colour *= 0.8 + 0.36 * faded(r * 55.0);
     """,
     Texture.WATER: """
         float rim = 1.0 - abs(dot(n, view));

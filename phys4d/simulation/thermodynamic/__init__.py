@@ -1,4 +1,4 @@
-"""Heat: families of scenes, each a function that draws one from a generator."""
+"""Heat in matter: families of scenes, each a function that draws one from a generator."""
 
 from collections.abc import Callable
 
@@ -7,10 +7,12 @@ import numpy as np
 from phys4d.simulation.scene import Scene
 from phys4d.simulation.thermodynamic.melting_on_plate import melting_on_plate
 from phys4d.simulation.thermodynamic.melting_on_ramp import melting_on_ramp
+from phys4d.simulation.thermodynamic.smoke import smoke
 
 FAMILIES: dict[str, Callable[[np.random.Generator], Scene]] = {
     "melting_on_plate": melting_on_plate,
     "melting_on_ramp": melting_on_ramp,
+    "smoke": smoke,
 }
 
 __all__ = ["FAMILIES"]

@@ -79,6 +79,12 @@ class WorldScene(Scene):
         refuse_unseen(self, meshes, dynamic, fps)
         return meshes
 
+    def surface(self, thing: Thing, played: Play, detail: int) -> Surface:
+        """The triangles of a thing over time; a category may draw some of its things in its own way."""
+        if thing.flex:
+            return of_flex(played.model, thing, played.flexes[thing.flex], detail)
+        return of_geoms(played.model, thing, played.geoms, detail)
+
     def objects(self) -> list[dict[str, Any]]:
         """The things in their order."""
         return [
@@ -102,9 +108,4 @@ class WorldScene(Scene):
         )
 
     def _surfaces(self, played: Play, detail: int) -> list[Surface]:
-        return [
-            of_flex(played.model, thing, played.flexes[thing.flex])
-            if thing.flex
-            else of_geoms(played.model, thing, played.geoms, detail)
-            for thing in self.things
-        ]
+        return [self.surface(thing, played, detail) for thing in self.things]

@@ -11,6 +11,7 @@ from phys4d.simulation import shapes
 from phys4d.simulation.body import Body, Colour
 from phys4d.simulation.mesh_sequence import Texture, Track
 from phys4d.simulation.stage.materials import MATERIALS
+from phys4d.simulation.world.subdivision import Subdivision
 
 SHAPES = {
     mujoco.mjtGeom.mjGEOM_SPHERE: "ball",
@@ -18,6 +19,7 @@ SHAPES = {
     mujoco.mjtGeom.mjGEOM_CYLINDER: "cylinder",
     mujoco.mjtGeom.mjGEOM_CAPSULE: "capsule",
 }
+USUAL_DETAIL = 3
 FINE = {"ball": 1, "box": 3, "cylinder": 2, "capsule": 2}  # numbers of MuJoCo's geom_size that a shape uses
 
 
@@ -26,8 +28,10 @@ class Thing:
     """An instance: what it is called and looks like, and either the geoms or the flex of the model that it is.
 
     geoms: names; drawn as spheres, boxes, cylinders or capsules, in their own coordinates. flex: name; of dimension 2
-    its triangles, of 3 its shell, drawn in the coordinates of the first frame. shades: brightness of each geom.
-    coarser: steps of detail fewer than a single body would have. about: what a clip's json says of it; SI units.
+    its triangles, of 3 its shell. smooth: how often these are subdivided at the usual detail. rest: float64 [V, 3]
+    metres, coordinates of the flex's vertices for the texture, those of the first frame where there are none.
+    shades: brightness of each geom. coarser: steps of detail fewer than a single body would have. about: what a clip's
+    json says of it; SI units.
     """
 
     name: str
@@ -35,6 +39,8 @@ class Thing:
     texture: Texture
     geoms: tuple[str, ...] = ()
     flex: str = ""
+    smooth: int = 0
+    rest: np.ndarray | None = None
     shades: tuple[float, ...] = ()
     coarser: int = 0
     dynamic: bool = True
@@ -85,12 +91,19 @@ def of_geoms(model: mujoco.MjModel, thing: Thing, poses: Mapping[str, Track], de
     )
 
 
-def of_flex(model: mujoco.MjModel, thing: Thing, vertices: np.ndarray) -> Surface:
+def of_flex(model: mujoco.MjModel, thing: Thing, vertices: np.ndarray, detail: int) -> Surface:
     """The surface of a thing that is a flex; vertices: float64 [T, V, 3] of all its nodes."""
     number = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_FLEX, thing.flex)
     if model.flex_dim[number] == 2:
         first, count, elements = model.flex_elemdataadr[number], model.flex_elemnum[number], model.flex_elem
     else:
         first, count, elements = model.flex_shelldataadr[number], model.flex_shellnum[number], model.flex_shell
-    faces = elements[first : first + 3 * count].reshape(-1, 3).copy()
-    return Surface(vertices, faces, vertices[0], np.ones(vertices.shape[1]))
+    # Nodes inside a solid are not drawn.
+    seen, corners = np.unique(elements[first : first + 3 * count], return_inverse=True)
+    faces: np.ndarray = corners.reshape(-1, 3)
+    rest = (vertices[0] if thing.rest is None else thing.rest)[seen]
+    vertices = vertices[:, seen]
+    for _ in range(max(thing.smooth + detail - USUAL_DETAIL, 0)):
+        finer = Subdivision(faces, len(rest))
+        vertices, rest, faces = finer.refine(vertices), finer.refine(rest), finer.faces
+    return Surface(vertices, faces, rest, np.ones(len(rest)))

@@ -1,0 +1,18 @@
+"""Soft solids: families of scenes, each a function that draws one from a generator."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from phys4d.simulation.deformable.impact import dent, press, squash
+from phys4d.simulation.deformable.wobble import wobble
+from phys4d.simulation.scene import Scene
+
+FAMILIES: dict[str, Callable[[np.random.Generator], Scene]] = {
+    "wobble": wobble,
+    "squash": squash,
+    "press": press,
+    "dent": dent,
+}
+
+__all__ = ["FAMILIES"]

@@ -1,0 +1,99 @@
+"""Smoke: its air does not pile up, its heat lifts it, it covers as Beer and Lambert say, and covers no truth."""
+
+import numpy as np
+import pytest
+
+from phys4d.engine.data import blob
+from phys4d.simulation.clip import QUANTISATION, measure, render
+from phys4d.simulation.gas.air import Air, Box
+from phys4d.simulation.gas.volume import CLEAR, Volume
+from phys4d.simulation.generate import SimulateConfig, draw
+from phys4d.simulation.picture.raster import Rasteriser
+from phys4d.simulation.stage.camera import Camera
+
+BOX = Box((-0.5, -0.5, 0.0), 1.0, 24)
+SOURCE = (np.array([0.0, 0.0, 0.1]), 0.08)
+SIZE = 48
+
+
+def air() -> Air:
+    return Air(BOX, SOURCE, np.random.Generator(np.random.Philox(1)))
+
+
+def test_hot_smoke_rises_and_none_is_made_outside_the_burner() -> None:
+    moved, height = air(), []
+    for _ in range(24):
+        moved.step(1 / 48)
+        assert moved.smoke.min() >= 0 and moved.smoke.max() <= 1
+        height.append((moved.smoke * BOX.centres()[2]).sum() / moved.smoke.sum())
+    assert np.all(np.diff(height)[4:] > 0) and height[-1] > height[0] + 0.05
+    assert moved.heat.sum() < moved.smoke.sum()  # it cools faster than it thins out
+
+
+def test_what_is_projected_neither_piles_up_nor_thins_out() -> None:
+    """Central differences over twice a cell see only what is wider than that: all but a tenth of it goes."""
+    moved = air()
+    along = np.linspace(0, 2 * np.pi, BOX.cells)
+    x, y, z = np.meshgrid(along, along, along, indexing="ij")
+    moved.velocity = np.stack([np.sin(x), np.sin(y) * np.cos(z), np.cos(x) * np.sin(z)]).astype(np.float32)
+    before = divergence(moved.velocity)
+    moved._project()
+    assert np.abs(divergence(moved.velocity)).mean() < 0.1 * np.abs(before).mean()
+
+
+def divergence(velocity: np.ndarray) -> np.ndarray:
+    return sum(np.gradient(velocity[axis], axis=axis)[2:-2, 2:-2, 2:-2] for axis in range(3))
+
+
+def test_a_ball_carries_the_air_along_and_holds_no_smoke() -> None:
+    moved = air()
+    for _ in range(20):
+        moved.step(1 / 48)
+    centre, velocity = np.array([0.0, 0.0, 0.15]), np.array([2.0, 0.0, 0.0])
+    moved.step(1 / 48, (centre, 0.12, velocity))
+    inside = ((BOX.centres() - centre[:, None, None, None]) ** 2).sum(axis=0) < 0.08**2
+    assert moved.velocity[0][inside].mean() == pytest.approx(2.0) and moved.smoke[inside].max() < 0.2
+
+
+def test_a_cloud_covers_as_beer_and_lambert_say_up_to_the_surface_behind() -> None:
+    density = np.full((1, 24, 24, 24), 0.5, dtype=np.float32)
+    camera = Camera.static(1, 33, 33, eye=np.array([0.0, -2.0, 0.5]), target=np.array([0.0, 0.0, 0.5]), fov=10)
+    volume = Volume(BOX, density, 4.0, (1.0, 1.0, 1.0))
+    for depth, way in ((10.0, 1.0), (2.0, 0.5), (1.4, 0.0)):
+        opacity, brightness = volume.seen(0, camera, np.full((33, 33), depth))
+        assert opacity[16, 16] == pytest.approx(1 - np.exp(-0.5 * 4.0 * way), abs=0.03)
+        assert brightness.min() >= 0 and brightness.max() <= 1
+    picture = np.full((33, 33, 3), 200, dtype=np.uint8)
+    clear = volume.over(picture, np.zeros((33, 33)), np.zeros((33, 33)))
+    assert np.array_equal(clear, picture)
+
+
+def test_no_smoke_is_nothing() -> None:
+    camera = Camera.static(1, 9, 9, eye=np.array([0.0, -2.0, 0.5]), target=np.array([0.0, 0.0, 0.5]), fov=40)
+    volume = Volume(BOX, np.zeros((1, 24, 24, 24), dtype=np.float32), 9.0, (1.0, 1.0, 1.0))
+    assert not volume.seen(0, camera, np.full((9, 9), np.inf))[0].any()
+
+
+def test_truth_behind_smoke_is_masked_and_its_opacity_kept() -> None:
+    config = SimulateConfig(families=("smoke",), size=(SIZE, SIZE), frames=13, fps=20, seed=1)
+    found, raster = draw(config, 0), Rasteriser(SIZE, SIZE)
+    camera = found.scene.view.camera(13, SIZE, SIZE, 20)
+    truth = measure(found.meshes, camera, raster)
+    assert truth.opacity is not None and truth.depth_valid.mean() >= 0.8
+    thick = truth.opacity > 255 * CLEAR + 1
+    assert 0.02 < thick.mean() < 0.2
+    assert not (truth.depth_valid & thick).any() and truth.depth_valid[truth.opacity == 0].all()
+    for mask in (truth.flow_valid, truth.dz_valid, truth.visible, truth.moving):
+        assert not (mask & thick[:-1]).any()
+    stored = blob.decode(blob.encode(truth.stored(), QUANTISATION))
+    assert np.array_equal(stored["opacity"], truth.opacity)
+    again = draw(config, 0).meshes
+    pictures = [render(meshes, camera, found.scene.light, raster) for meshes in (found.meshes, again)]
+    assert np.array_equal(*pictures)
+    bare = render(type(again)(**{**vars_of(again), "smoke": None}), camera, found.scene.light, raster)
+    assert np.array_equal(bare[truth.opacity == 0], pictures[0][truth.opacity == 0])
+    assert np.abs(bare[thick].astype(int) - pictures[0][thick]).mean() > 3
+
+
+def vars_of(meshes: object) -> dict[str, object]:
+    return {name: getattr(meshes, name) for name in meshes.__dataclass_fields__}  # type: ignore[attr-defined]
