@@ -39,8 +39,6 @@ class FluidScene(Scene):
     not show, or None. slip: Coulomb friction against everything, 0 for a liquid that does not stick.
     """
 
-    category = "fluid"
-
     liquid: Liquid
     volumes: tuple[Volume, ...]
     seed: int
@@ -49,6 +47,10 @@ class FluidScene(Scene):
     movers: tuple[Mover, ...] = ()
     friction: float = 0.0
     physics: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def category(self) -> str:
+        return "fluid"
 
     def sentence(self) -> str:
         """The caption without what the camera does."""

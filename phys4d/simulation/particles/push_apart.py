@@ -30,5 +30,5 @@ def push_apart(
             if length < distance and length > 1.0e-9:
                 push += apart * ((distance - length) / length)
     whole = push * (0.5 * share)
-    way = wp.sqrt(wp.dot(whole, whole))
+    way = wp.length(whole)  # type: ignore[call-overload]
     moved[i] = place + whole * (wp.min(way, limit) / wp.max(way, 1.0e-9))

@@ -64,8 +64,6 @@ class MeltingScene(Scene):
     or None.
     """
 
-    category = "thermodynamic"
-
     substance: Substance
     volumes: tuple[Volume, ...]
     seed: int
@@ -81,6 +79,10 @@ class MeltingScene(Scene):
     def diffusivity(self) -> float:
         """m2/s as simulated: such that what is solid melts within about a second, which takes minutes to hours."""
         return FRONT * self.substance.to_melt / (self.hottest - self.substance.melting_point)
+
+    @property
+    def category(self) -> str:
+        return "thermodynamic"
 
     def sentence(self) -> str:
         """The caption without what the camera does."""
