@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from phys4d.simulation.caption import article
 from phys4d.simulation.fluid import liquids, stage
 from phys4d.simulation.fluid.scene import FluidScene
 from phys4d.simulation.particles.filling import Volume
@@ -32,6 +33,6 @@ def dam_break(random: np.random.Generator) -> Scene:
         liquid=liquid,
         volumes=(block,),
         seed=int(random.integers(2**31)),
-        caption=f"a block of {liquid.name} from rest collapses in a tray and flows against a {thing.name}",
+        caption=f"a block of {liquid.name} from rest collapses in a tray and flows against {article(thing.name)}",
         happened=stage.reaches(thing),
     )

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from phys4d.simulation.caption import article
 from phys4d.simulation.fluid import liquids, stage
 from phys4d.simulation.fluid.scene import FluidScene
 from phys4d.simulation.particles.filling import Volume
@@ -29,7 +30,7 @@ def liquid_fall(random: np.random.Generator) -> Scene:
     ball = Volume("ball", (radius,), (float(x + random.uniform(-0.05, 0.05)), float(y), float(centre)))
     pool = Volume("box", (half_width, half_depth, depth / 2), (0.0, 0.0, depth / 2))
     target = Solid("box", (half_width, half_depth, depth / 2), pool.position) if into_pool else thing
-    onto = f"into a pool of {liquid.name} at rest in a tray" if into_pool else f"onto a {thing.name} in a tray"
+    onto = f"into a pool of {liquid.name} at rest in a tray" if into_pool else f"onto {article(thing.name)} in a tray"
     return FluidScene(
         family="liquid_fall",
         room=room,

@@ -1,7 +1,7 @@
 """A scene of one liquid that flows among props, and vessels or paddles on prescribed paths."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class FluidScene(Scene):
     """A liquid that starts in some volumes; instance FIRST_BODY, then the movers.
 
     seed: of the places of its particles. caption: what happens, with every first velocity. happened: why the event does
-    not show, or None. slip: Coulomb friction against everything, 0 for a liquid that does not stick.
+    not show, or None. friction: Coulomb's, against everything; 0 for a liquid that does not stick.
     """
 
     liquid: Liquid
@@ -87,7 +87,9 @@ class FluidScene(Scene):
     def flow(self, frames: int, fps: float) -> Flow:
         """The liquid's particles, sampled at `fps` from t = 0. Raises Unstable when the simulator failed."""
         filling = self.filling()
-        obstacles = [mover.obstacle() for mover in self.movers] + [of_prop(prop) for prop in self.props]
+        obstacles = [mover.obstacle() for mover in self.movers] + [
+            of_prop(replace(prop, friction=self.friction)) for prop in self.props
+        ]
         obstacles += of_room(self.room.depth, self.friction)
         velocity = np.array([volume.velocity for volume in self.volumes])[filling.part] @ self.view.level_axes()
         mpm = Mpm(
