@@ -36,7 +36,7 @@ def thick_fall(random: np.random.Generator) -> Scene:
         (float(turn[0]), 0.0, 0.0, float(turn[3])),
     )  # fmt: skip
     floor = Solid("box", (2.0, 2.0, 0.1), (0.0, 0.0, -0.1))
-    target = "the floor" if onto_floor else f"a {thing.name}"
+    target = "the floor" if onto_floor else article(thing.name)
     return FluidScene(
         family="thick_fall",
         room=room,
