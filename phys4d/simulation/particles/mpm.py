@@ -169,4 +169,6 @@ def _config(module: Any, spacing: float) -> Any:
     config = module.solvers.SolverImplicitMPM.Config()
     config.voxel_size = VOXEL * spacing
     config.tolerance, config.max_iterations = TOLERANCE, ITERATIONS
+    # Contacts of the grid's nodes would stop a solid up to a cell above the floor; those of particles do not.
+    config.collider_basis, config.warmstart_mode = "pic", "particles"
     return config

@@ -18,7 +18,13 @@ from phys4d.simulation.thermodynamic.glow import glowing
 from phys4d.simulation.thermodynamic.gridded_box import gridded_box
 from phys4d.simulation.thermodynamic.heat_grid import HeatGrid
 from phys4d.simulation.thermodynamic.hot_body import (
-    AMBIENT, DENSITY, HEAT_CAPACITY, HotBodyScene, heat_capacity, round_kelvin, steel,
+    AMBIENT,
+    DENSITY,
+    HEAT_CAPACITY,
+    HotBodyScene,
+    heat_capacity,
+    round_kelvin,
+    steel,
 )  # fmt: skip
 
 CELLS = (52, 28)

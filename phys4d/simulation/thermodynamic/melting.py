@@ -22,7 +22,7 @@ from phys4d.simulation.thermodynamic.substances import Substance
 PARTICLES = 3000
 SHADE = 0.06  # how much brighter or darker a particle is at most
 SOLID_VISCOSITY = 400.0  # Pa s, besides the yield stress
-FRONT = 3e-2  # m2/s, see `MeltingScene.diffusivity`
+FRONT = 5e-2  # m2/s, see `MeltingScene.diffusivity`
 NEAR = 1.3  # spacings from a heater within which a particle touches it
 MELTED = 0.12  # share that has to melt
 

@@ -11,7 +11,7 @@ from phys4d.simulation.thermodynamic import substances
 from phys4d.simulation.thermodynamic.melting import Heater, MeltingScene, hot
 
 STEEL = (0.25, 0.25, 0.27)
-LAYERS = 150.0  # of particles that touch the plate melt in a second
+LAYERS = 250.0  # of particles that touch the plate melt in a second
 SHAPES: tuple[Shape, ...] = ("box", "cylinder", "ball")
 
 
