@@ -81,7 +81,7 @@ $(VENV)/.torch:
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py CMakeLists.txt $(NATIVE)
 	@echo "phys4d: installing phys4d and what it needs"
-	@$(PIP) --no-build-isolation -e ".[train,sim,teachers,dev]"
+	@$(PIP) --no-build-isolation -e ".[train,sim,newton,teachers,dev]"
 	@$(BIN)/python -c "from phys4d.kernels import native; print('phys4d: native kernels', native.status()[1])"
 	@touch $@
 

@@ -1,14 +1,14 @@
 """How fast each kind of physics is simulated, how two processes share the work, and how many draws are dropped.
 
-    python -m phys4d.benchmarks.simulation speed [--size 128] [--clips 3] --out DIR
+    python -m phys4d.benchmarks.simulation speed [--size 128] [--clips 3] [--category NAME] --out DIR
     python -m phys4d.benchmarks.simulation workers --out DIR
     python -m phys4d.benchmarks.simulation dropped [--seeds 200] [--category NAME] --out DIR
     python -m phys4d.benchmarks.simulation page
 
 `speed`: frames per second of one process from the draw to the written clip (draws that are not used included), every
 family as often as the others, after one clip that compiles what must be compiled. `workers`: the same clips by one and
-by two processes. `dropped`: draws until a clip of that seed is found, without pictures. `page` fills the tables of
-docs/simulation.md from the committed results.
+by two processes. `dropped`: draws until a clip of that seed is found, without pictures. A category that is measured
+alone takes its place among the others in DIR. `page` fills the tables of docs/simulation.md from the committed results.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from phys4d.engine.data import blob, video
 from phys4d.engine.telemetry import provenance
 from phys4d.simulation.categories import CATEGORIES
 from phys4d.simulation.clip import QUANTISATION, measure, render
+from phys4d.simulation.drawing import generator
 from phys4d.simulation.generate import SimulateConfig, draw, make_clip, one_thread_each, rasteriser, simulate
 
 ROOT = Path(__file__).resolve().parent
@@ -161,23 +162,35 @@ def dropped_table(found: dict[str, Any]) -> str:
 
 
 def _origin(found: dict[str, Any]) -> str:
-    where = found["provenance"]
-    return (
-        f"{where['cores']} cores of {where['cpu']}, revision {str(where['git_revision'])[:12]}, {where['date'][:10]}."
-    )
+    """Where the rows were measured, which may be runs of their own."""
+    where = [row["provenance"] for row in found["rows"]]
+    machines = dict.fromkeys(f"{each['cores']} cores of {each['cpu']}" for each in where)
+    revisions = dict.fromkeys(str(each["git_revision"])[:12] for each in where)
+    days = dict.fromkeys(each["date"][:10] for each in where)
+    return f"{', '.join(machines)}, revision {', '.join(revisions)}, {', '.join(days)}."
 
 
 TABLES = {"speed": speed_table, "workers": workers_table, "dropped": dropped_table}
 
 
-def page() -> None:
-    """Fills the tables of the page from the committed results."""
-    text = PAGE.read_text()
+def families_table() -> str:
+    """Every family with the caption of its first draw of seed 7."""
+    lines = ["| category | family | a caption |", "|---" * 3 + "|"]
+    for category, families in CATEGORIES.items():
+        lines += [
+            f"| {category} | `{family}` | {make(generator(7, 0, 0)).sentence()} |" for family, make in families.items()
+        ]
+    return "\n".join(lines)
+
+
+def complete(text: str) -> str:
+    """The page with its tables filled from the committed results."""
+    text = filled(text, "families", families_table())
     for kind, table in TABLES.items():
         file = RESULTS / f"{kind}.json"
         if file.exists():
             text = filled(text, kind, table(json.loads(file.read_text())))
-    PAGE.write_text(text)
+    return text
 
 
 def main() -> None:
@@ -191,7 +204,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     if asked.what == "page":
-        page()
+        PAGE.write_text(complete(PAGE.read_text()))
         return
     result: dict[str, Any] = {"kind": asked.what}
     with one_thread_each():
@@ -207,11 +220,21 @@ def main() -> None:
                 parts = [range(start, min(start + 10, asked.seeds)) for start in range(0, asked.seeds, 10)]
                 waiting = [pool.submit(dropped, category, part) for category in asked.category for part in parts]
                 result["rows"] = _merged([each.result() for each in waiting])
-    result["provenance"] = provenance()
+    file = None if asked.out is None else asked.out / f"{asked.what}.json"
+    for row in result["rows"]:
+        row["provenance"] = provenance()
+    if file is not None and file.exists() and asked.what != "workers":
+        result["rows"] = _with_kept(json.loads(file.read_text())["rows"], result["rows"])
     print(TABLES[asked.what](result))
-    if asked.out is not None:
-        asked.out.mkdir(parents=True, exist_ok=True)
-        (asked.out / f"{asked.what}.json").write_text(json.dumps(result, indent=1) + "\n")
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _with_kept(kept: list[dict[str, Any]], fresh: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of an earlier run, with those that were measured again in their place, in the order of categories."""
+    found = {row["category"]: row for row in [*kept, *fresh]}
+    return [found[category] for category in CATEGORIES if category in found]
 
 
 if __name__ == "__main__":

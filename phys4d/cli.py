@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     label.add_argument("--seed", type=int, default=0)
     label.set_defaults(command=_label)
 
-    data = commands.add_parser("data", help="check datasets and look at them").add_subparsers(
+    data = commands.add_parser("data", help="check datasets, look at them, import others' clips").add_subparsers(
         required=True, metavar="action"
     )
     verify = data.add_parser("verify", help="check every byte of a dataset")
@@ -103,6 +103,18 @@ def build_parser() -> argparse.ArgumentParser:
     sheet.add_argument("--out", type=Path, required=True, metavar="PNG")
     sheet.add_argument("--clips", type=int, default=36, help="the first so many (default: 36)")
     sheet.set_defaults(command=_sheet)
+    replicator = data.add_parser(
+        "import-replicator", help="clips that writers of NVIDIA Omniverse Replicator (Isaac Sim) left"
+    )
+    replicator.add_argument("folder", type=Path, help="what a writer wrote, or a folder of such folders")
+    replicator.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
+    replicator.add_argument(
+        "--fps", type=float, default=24.0, help="of the recordings, which do not say it (default: 24)"
+    )
+    replicator.add_argument(
+        "--caption", action="append", default=[], metavar="TEXT", help="one for all clips, or repeated for each"
+    )
+    replicator.set_defaults(command=_import_replicator)
 
     train = commands.add_parser("train", help="run the stages of a run file; the same under torchrun")
     train.add_argument("run", type=Path, metavar="RUN.toml")
@@ -215,6 +227,17 @@ def _verify(options: argparse.Namespace) -> int:
     if problems:
         raise UserError(f"{options.folder}: {len(problems)} problems: write this dataset again")
     print(f"{options.folder}: all clips are whole")
+    return 0
+
+
+def _import_replicator(options: argparse.Namespace) -> int:
+    from phys4d.importers.replicator.dataset import import_replicator
+
+    counts = import_replicator(options.folder, options.out, fps=options.fps, captions=options.caption)
+    print(f"{options.out}: {counts.pop('clips')} clips")
+    for name, count in counts.items():
+        if count:
+            print(f"{options.out}: {count} without {name}: see docs/import-replicator.md for what is then not known")
     return 0
 
 

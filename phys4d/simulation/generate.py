@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -125,8 +126,16 @@ def simulate(config: SimulateConfig, out: Path, *, workers: int, team: Team | No
 
 def _recipe(config: SimulateConfig) -> str:
     """All that the bytes depend on, in one line."""
-    versions = {"phys4d": __version__, "mujoco": mujoco.__version__}
-    return json.dumps({"simulate": config.model_dump(mode="json"), **versions}, separators=(",", ":"))
+    return json.dumps({"simulate": config.model_dump(mode="json"), **_versions()}, separators=(",", ":"))
+
+
+def _versions() -> dict[str, str | None]:
+    """What the bytes depend on beside the config; Newton is an extra."""
+    try:
+        newton = version("newton")
+    except PackageNotFoundError:
+        newton = None
+    return {"phys4d": __version__, "mujoco": mujoco.__version__, "newton": newton}
 
 
 def key(index: int) -> str:
@@ -148,7 +157,7 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
     meta = description(scene, sequence, camera, config.fps)
     meta["provenance"] = {
         "source": "phys4d.simulation",
-        "mujoco": mujoco.__version__,
+        **_versions(),
         "seed": config.seed,
         "index": index,
         "attempt": drawing.attempt,

@@ -1,0 +1,1 @@
+"""Datasets of ours from folders that other programs wrote."""

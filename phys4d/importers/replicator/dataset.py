@@ -1,0 +1,207 @@
+"""A folder of recordings becomes a dataset of clips with what is known of them, and masks over what is not."""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phys4d.engine.data import blob, video
+from phys4d.engine.data.shards import ShardWriter
+from phys4d.engine.errors import UserError
+from phys4d.engine.progress import progress
+from phys4d.importers.replicator.annotations import read_array, read_picture, read_segmentation
+from phys4d.importers.replicator.camera import View, read_view
+from phys4d.importers.replicator.layout import Recording, find_recordings
+from phys4d.importers.replicator.motion import Frame, forward, share_at_rest
+
+DISTANCES = ("distance_to_image_plane", "distance_to_camera")
+SEGMENTATIONS = ("instance_segmentation", "instance_id_segmentation")
+QUANTISATION: dict[str, blob.Quantisation] = {"depth": "inverse16", "motion": "linear16"}
+FPS = (0.1, 1000)
+MOST_INSTANCES = 255
+# Of a camera that moves: pixels by which vectors may miss a world at rest, and the least share that must not.
+FITS, LEAST_AT_REST = 0.25, 0.01
+
+
+def import_replicator(folder: Path, out: Path, *, fps: float, captions: Sequence[str] = ()) -> dict[str, int]:
+    """Writes the dataset `out` with one clip for each recording in `folder`, in the order of their names.
+
+    Args:
+        folder: what a Replicator writer wrote, or a folder of such folders; never changed.
+        out: new dataset folder, complete or not there at all.
+        fps: frames per second of the recordings, which do not say it.
+        captions: none, one for all clips, or one for each.
+
+    Returns:
+        How many clips there are ("clips"), and of these how many have no "motion_vectors" and no "segmentation".
+
+    Raises:
+        UserError: one line that names the file, and the key in it, that cannot be used.
+    """
+    if not (math.isfinite(fps) and FPS[0] <= fps <= FPS[1]):
+        raise UserError(f"--fps {fps:g}: expected frames per second from {FPS[0]:g} to {FPS[1]:g}")
+    recordings = find_recordings(folder)
+    if len(captions) > 1 and len(captions) != len(recordings):
+        raise UserError(f"--caption: {len(captions)} for {len(recordings)} clips: give none, one, or one for each")
+    said = list(captions) * (len(recordings) if len(captions) == 1 else 1) or [""] * len(recordings)
+    for recording in recordings:
+        _refuse_without_geometry(recording)
+    counts = {"clips": len(recordings), "motion_vectors": 0, "segmentation": 0}
+    expected: tuple[int, int, int] | None = None
+    with ShardWriter(out) as writer, progress("import", total=len(recordings), unit="clips") as bar:
+        for index, (recording, caption) in enumerate(zip(recordings, said, strict=True)):
+            pictures = _pictures(recording)
+            size = pictures.shape[:3]
+            expected = expected or size
+            if size != expected:
+                raise UserError(
+                    f"{recording.files['rgb'][recording.frames()[0]].parent}: a clip of {size} frames, height, width "
+                    f"beside clips of {expected}: a dataset holds clips of one size: import it into its own"
+                )
+            members = _members(recording, pictures, fps, caption)
+            # Two datasets that were imported from different folders never share a key.
+            key = f"clip{index:06d}-{hashlib.sha256(members['mp4']).hexdigest()[:12]}"
+            writer.add(key, members, size[0], fps, size[1], size[2])
+            counts["motion_vectors"] += not recording.has("motion_vectors")
+            counts["segmentation"] += _segmentation(recording) is None
+            bar.advance(1)
+    return counts
+
+
+def _refuse_without_geometry(recording: Recording) -> None:
+    missing = "camera_params" if not recording.has("camera_params") else None
+    if not any(recording.has(name) for name in DISTANCES):
+        missing = missing or "distance_to_image_plane and no distance_to_camera"
+    if missing:
+        first = recording.files["rgb"][recording.frames()[0]]
+        asked = missing.split()[0]
+        raise UserError(f"{first}: there is no {missing} for this clip: write it with {asked}=True")
+
+
+def _segmentation(recording: Recording) -> str | None:
+    return next((name for name in SEGMENTATIONS if recording.has(name)), None)
+
+
+def _pictures(recording: Recording) -> np.ndarray:
+    """The video, uint8 [T, H, W, 3]."""
+    pictures: list[np.ndarray] = []
+    for frame in recording.frames():
+        path = recording.file("rgb", frame)
+        picture = read_picture(path)
+        if pictures and picture.shape != pictures[0].shape:
+            found, first = (f"{p.shape[0]}x{p.shape[1]}" for p in (picture, pictures[0]))
+            raise UserError(f"{path}: {found} (height x width) after pictures of {first}: a clip has one size")
+        pictures.append(picture)
+    if min(pictures[0].shape[:2]) < 3:
+        raise UserError(f"{path}: pictures of {pictures[0].shape[0]}x{pictures[0].shape[1]}: expected 3x3 or more")
+    return np.stack(pictures)
+
+
+def _members(recording: Recording, pictures: np.ndarray, fps: float, caption: str) -> dict[str, bytes]:
+    size = pictures.shape[1:3]
+    views = [read_view(recording.file("camera_params", frame), *size) for frame in recording.frames()]
+    depth = _depth(recording, views, size)
+    instance, names = _instances(recording, size)
+    arrays = {"depth": depth.astype(np.float32), "depth_valid": depth > 0}
+    arrays |= _motion(recording, depth, instance, views)
+    if names is not None:
+        arrays["instance"] = np.where(depth > 0, instance, 0).astype(np.uint8)
+    meta: dict[str, Any] = {
+        "caption": caption,
+        "depth_kind": "metric",
+        "fps": fps,
+        "frames": len(pictures),
+        "height": size[0],
+        "width": size[1],
+        "intrinsics": [view.intrinsics.tolist() for view in views],
+        "camera_to_world": [view.camera_to_world.tolist() for view in views],
+        "objects": [{"instance": number, "name": name} for number, name in enumerate(names or (), 1)],
+        "provenance": {
+            "source": "replicator",
+            "recording": recording.name,
+            "first_frame": recording.frames()[0],
+            "annotators": sorted(recording.files),
+        },
+    }
+    return {
+        "mp4": video.encode_mp4(pictures, fps),
+        "truth": blob.encode(arrays, QUANTISATION),
+        "json": json.dumps(meta, separators=(",", ":")).encode(),
+    }
+
+
+def _depth(recording: Recording, views: list[View], size: tuple[int, int]) -> np.ndarray:
+    """Metres along the optical axis, float64 [T, H, W]; 0 where there is no surface (inf, 0 or NaN in the file).
+
+    Replicator gives distances in metres whatever the scene's unit; to the camera means along the ray.
+    """
+    name = next(name for name in DISTANCES if recording.has(name))
+    frames = [read_array(recording.file(name, frame), size, 1)[..., 0] for frame in recording.frames()]
+    if name == "distance_to_camera":
+        frames = [d / np.linalg.norm(view.rays(*size), axis=2) for d, view in zip(frames, views, strict=True)]
+    depth = np.stack(frames)
+    return np.where(np.isfinite(depth) & (depth > 0), depth, 0.0)
+
+
+def _instances(recording: Recording, size: tuple[int, int]) -> tuple[np.ndarray, list[str] | None]:
+    """Instances int64 [T, H, W] from 1 in the order of their names, 0 where there is none; the names."""
+    name = _segmentation(recording)
+    frames = recording.frames()
+    if name is None:
+        return np.zeros((len(frames), *size), dtype=np.int64), None
+    if not recording.has(f"{name}_mapping"):
+        raise UserError(
+            f"{recording.file(name, frames[0])}: there is no {name}_mapping_*.json for this clip, which says what its "
+            "colours mean: add them, or move the segmentation away to import the clip without"
+        )
+    read = [
+        read_segmentation(recording.file(name, frame), recording.file(f"{name}_mapping", frame), size)
+        for frame in frames
+    ]
+    seen = {labels[code] for codes, labels in read for code in np.unique(codes).tolist() if code in labels}
+    if len(seen) > MOST_INSTANCES:
+        raise UserError(
+            f"{recording.file(name, frames[0]).parent}: {len(seen)} instances: a clip holds at most {MOST_INSTANCES}: "
+            "move the segmentation away to import the clip without"
+        )
+    names = sorted(seen)
+    number = {label: place for place, label in enumerate(names, 1)}
+    instance = np.zeros((len(frames), *size), dtype=np.int64)
+    for out, (codes, labels) in zip(instance, read, strict=True):
+        for code, label in labels.items():
+            if label in number:
+                out[codes == code] = number[label]
+    return instance, names
+
+
+def _motion(
+    recording: Recording, depth: np.ndarray, instance: np.ndarray, views: list[View]
+) -> dict[str, np.ndarray]:
+    """The arrays of motion: zeros and nothing known where there are no motion vectors."""
+    frames, size = recording.frames(), depth.shape[1:]
+    motion = np.zeros((3, len(frames) - 1, *size))
+    known, moving = (np.zeros((len(frames) - 1, *size), dtype=bool) for _ in range(2))
+    fits = tested = 0
+    for t, frame in enumerate(frames[1:] if recording.has("motion_vectors") else ()):
+        vectors = read_array(recording.file("motion_vectors", frame), size, 2)
+        now, then = (Frame(depth[i], instance[i], views[i]) for i in (t, t + 1))
+        result = forward(now, then, vectors)
+        motion[:, t], known[t], moving[t] = result.motion, result.known, result.moving
+        at_rest, of = share_at_rest(now, then, vectors, FITS)
+        fits, tested = fits + at_rest, tested + of
+    if fits < LEAST_AT_REST * tested:
+        raise UserError(
+            f"{recording.file('motion_vectors', frames[1]).parent}: motion_vectors: only {fits} of {tested} pixels "
+            "move as the camera's own motion says: write every frame that is rendered (rt_subframes=1), in pixels"
+        )
+    return {
+        "motion": motion.astype(np.float32),
+        "flow_valid": known,
+        "dz_valid": known.copy(),
+        "visible": known.copy(),
+        "moving": moving,
+    }

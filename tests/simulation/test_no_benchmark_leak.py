@@ -1,0 +1,195 @@
+"""No scene of ours copies a scenario of Physics-IQ: docs/benchmark-policy.md says what is held here and what is not.
+
+A caption repeats a scenario when it has the words of the scenario's name, whatever their order and ending, and with
+a few other words for the same thing. Names made of general words alone (a ball, a box, rolls, falls) say no more than
+what physics is about: what these have in common with a family is written down in GENERAL_OVERLAPS, pair by pair.
+"""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from phys4d.simulation.categories import FAMILIES
+from phys4d.simulation.scene import Scene
+
+SCENARIOS = tuple(
+    line
+    for line in (Path(__file__).parent / "physics_iq_scenarios.txt").read_text().splitlines()
+    if not line.startswith("#")
+)
+DRAWS = 60
+LIMIT = 0.75  # of a scenario's telling words: all of two or three, or three of four
+MOST_GENERAL, MOST_CLOSE = 14, 3
+
+Saying = Callable[[np.random.Generator], str]
+
+# Words without meaning of their own. Where something is (in, on, behind) tells scenarios of general words apart.
+EMPTY = {"a", "an", "the", "and", "or", "of", "to", "with", "at", "from", "for", "its", "it", "as", "by", "x", "y"}
+PLACES = {"in", "on", "off", "behind", "front", "between", "under", "over"}
+SAME = (
+    ("ball", "sphere"), ("block", "box", "cube", "brick", "slab", "cuboid"), ("hit", "collide", "strike", "knock"),
+    ("ramp", "incline", "slope", "plank"), ("rotate", "spin", "turn"), ("fall", "drop"), ("in", "into"),
+    ("on", "onto", "upon"), ("cover", "drape"), ("blow", "inflate"), ("silk", "cloth", "fabric"), ("train", "chain"),
+    ("drink", "liquid", "juice", "beverage"), ("two", "couple", "pair"), ("two", "double"), ("weight", "kettlebell"),
+    ("sand", "grain", "bead", "bean", "gravel"),
+)  # fmt: skip
+GENERAL = {"ball", "block", "domino", "fall", "hit", "ramp", "roll", "rotate", "stack", "two", "pass", "stable"}
+
+# (family, scenario): what they have in common by nature, and why it is no copy.
+GENERAL_OVERLAPS = {
+    ("fall", "ball-and-block-fall"): "a ball falls onto a box, or the other way; there both fall onto pillows",
+    ("seesaw", "ball-and-block-fall"): "a ball falls onto a seesaw, which throws up a box",
+    ("press", "ball-and-block-fall"): "a body falls onto a soft box",
+    ("dent", "ball-and-block-fall"): "a ball falls onto a soft box and dents it",
+    ("plunge", "ball-and-block-fall"): "a ball falls into beads in a box; see CLOSE",
+    ("ramp", "ball-ramp"): "one body starts on the plank and rolls or slides down; there a ball rolls up to one",
+    ("ramp", "roll-in-box"): "a ball rolls down a plank against a box; there it rolls into an open one",
+    ("collision", "balls-collide"): "one body hits another; in some draws both are balls and both move",
+    ("pendulum", "balls-collide"): "a body on a rod hits another one",
+}
+# (family, scenario) that share more than general words: results on these scenarios are told apart.
+CLOSE = {
+    ("plunge", "ball-in-sand"): "a ball falls into beads in an open box; there into a heap of sand on a table",
+    ("shower", "ball-in-sand"): "beads fall onto a ball; there a ball falls into sand",
+    ("plough", "ball-in-sand"): "a ball rolls into a heap of beans; there it falls into sand",
+}
+
+
+def sayings() -> dict[str, Saying]:
+    """For every family, what the caption of a draw says."""
+    return {name: partial(said, draw) for name, draw in FAMILIES.items()}
+
+
+def said(draw: Callable[[np.random.Generator], Scene], random: np.random.Generator) -> str:
+    """The caption without what the camera does."""
+    return draw(random).sentence()
+
+
+def stem(word: str) -> str:
+    """The word without its ending, the same for all its forms: rolls, rolling, rolled -> roll."""
+    for ending in ("ing", "ed"):
+        if word.endswith(ending) and len(word) > len(ending) + 2:
+            word = word.removesuffix(ending)
+            return word[:-1] if word[-1] == word[-2] and word[-1] not in "lsz" else word.removesuffix("e")
+    if re.search("(o|s|x|z|ch|sh)es$", word):
+        word = word[:-2]
+    elif word.endswith("s") and not word.endswith("ss"):
+        word = word[:-1]
+    return word.removesuffix("e") if len(word) > 3 else word
+
+
+SYNONYM = {stem(word): stem(group[0]) for group in reversed(SAME) for word in group}
+
+
+def words(text: str) -> frozenset[str]:
+    """What a text says, as a set of stems, one for all words of a group of synonyms."""
+    found = (stem(word) for word in re.findall("[a-z]+", text.lower()) if word not in EMPTY)
+    return frozenset(SYNONYM.get(word, word) for word in found)
+
+
+def telling(scenario: str) -> frozenset[str]:
+    """The words by which a scenario is recognised: without places, unless all others are general."""
+    everything = words(scenario)
+    content = everything - words(" ".join(PLACES))
+    return everything if is_general(scenario) else content
+
+
+def is_general(scenario: str) -> bool:
+    """Whether a scenario's name has general words alone."""
+    return words(scenario) - words(" ".join(PLACES)) <= words(" ".join(GENERAL))
+
+
+def share(text: str, scenario: str) -> float:
+    """Of the scenario's telling words, the share that a text has too."""
+    wanted = telling(scenario)
+    has = wanted & words(text)
+    if "balls" in scenario and not re.search(r"\b(ball|sphere)(s\b|\b.*\b(ball|sphere))", text):
+        has -= words("ball")  # one ball is not two
+    return len(has) / len(wanted)
+
+
+def repeated(name: str, saying: Saying) -> set[str]:
+    """The scenarios that a family's name or a caption of its draws repeats."""
+    texts = [name.replace("_", " "), *(saying(np.random.default_rng((7, i))) for i in range(DRAWS))]
+    return {scenario for text in set(texts) for scenario in SCENARIOS if share(text, scenario) >= LIMIT}
+
+
+def test_there_are_66_scenarios_each_recognised_by_its_own_words() -> None:
+    assert len(SCENARIOS) == len(set(SCENARIOS)) == 66
+    assert all(telling(scenario) for scenario in SCENARIOS)
+    assert sum(is_general(scenario) for scenario in SCENARIOS) == 10
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_repeats_no_scenario_beyond_what_is_written_down(family: str) -> None:
+    known = {scenario for name, scenario in (*GENERAL_OVERLAPS, *CLOSE) if name == family}
+    assert repeated(family, sayings()[family]) == known
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_family_is_named_like_a_scenario(family: str) -> None:
+    name = family.replace("_", " ")
+    assert not [scenario for scenario in SCENARIOS if words(name) >= words(scenario)]
+
+
+def test_what_is_written_down_is_little_and_in_the_policy() -> None:
+    """What shares more than general words is named to everyone who reads results."""
+    assert len(GENERAL_OVERLAPS) <= MOST_GENERAL and len(CLOSE) <= MOST_CLOSE
+    assert all(is_general(scenario) for _, scenario in GENERAL_OVERLAPS)
+    policy = (Path(__file__).parents[2] / "docs" / "benchmark-policy.md").read_text()
+    for family, scenario in (*GENERAL_OVERLAPS, *CLOSE):
+        assert family in FAMILIES and re.search(rf"^\| {family} .*\b{scenario}\b", policy, re.MULTILINE)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_family_planted_to_copy_a_scenario_is_found(scenario: str) -> None:
+    """Its name in other forms and another order, in one draw of fifty, among words of our captions."""
+    forms = {"rolls": "rolling", "falls": "falling", "hits": "striking", "ball": "sphere", "box": "cubes", "in": "into"}
+    copied = " of the ".join(forms.get(word, word) for word in reversed(scenario.split("-")))
+
+    def planted(random: np.random.Generator) -> str:
+        usual = "a pink clay capsule flying left 1.1 m/s comes to rest"
+        return f"a red rubber {copied} at rest" if random.uniform() < 0.02 else usual
+
+    assert scenario in repeated("newcomer", planted)
+    assert scenario in repeated(scenario.replace("-", "_"), lambda random: "nothing to see")
+
+
+@pytest.mark.parametrize(
+    ("caption", "scenario"),
+    [
+        ("a brown rubber ball rolling right 1.2 m/s hits a yellow rubber duck at rest", "ball-hits-duck"),
+        ("a blue rubber ball from rest drops into a heap of green sand", "ball-in-sand"),
+        ("a red cotton fabric from rest drapes over and covers a white teapot", "silk-cover"),
+        ("a black balloon at rest is inflated", "blow-balloon"),
+        ("an orange ball from rest falls into a black basket", "ball-in-basket"),
+        ("two balls on strings: a double cradle from rest swings", "double-cradle"),
+        ("a crumpled paper from rest drops into water", "paper-in-water"),
+        ("a steel weight from rest is lowered onto two pillows", "weight-on-pillow"),
+        ("a yellow mug from rest falls onto a brick and breaks", "mug-breaks"),
+        ("water pours into a glass of juice at rest", "water-in-juice"),
+        ("a row of black dominoes with a space in between, the first one leaning, falls over", "dominos-with-space"),
+        ("a grey rubber ball rolling right 0.8 m/s rolls off a table", "ball-rolls-off"),
+        ("a brown rubber ball rolling right 0.8 m/s goes behind a white box", "roll-behind-box"),
+    ],
+)
+def test_a_copy_in_the_words_of_our_captions_is_found(caption: str, scenario: str) -> None:
+    assert scenario in repeated("newcomer", lambda random: caption)
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "a blue cotton cloth falls onto a red wood ball at rest",
+        "a rope from rest winds around a post",
+        "a warm wax block at rest melts on a ramp",
+        "a clump of beads from rest falls onto a steel box at rest",
+        "a green steel capsule sliding left 1.8 m/s comes to rest",
+    ],
+)
+def test_physics_of_our_own_is_no_copy(caption: str) -> None:
+    assert not repeated("newcomer", lambda random: caption)
