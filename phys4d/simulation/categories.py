@@ -4,7 +4,17 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from phys4d.simulation import articulated, cloth, deformable, granular, inflatable, rigid, rope, thermodynamic
+from phys4d.simulation import (
+    articulated,
+    cloth,
+    deformable,
+    fluid,
+    granular,
+    inflatable,
+    rigid,
+    rope,
+    thermodynamic,
+)
 from phys4d.simulation.scene import Scene
 
 Family = Callable[[np.random.Generator], Scene]
@@ -17,6 +27,7 @@ CATEGORIES: dict[str, Mapping[str, Family]] = {
     "deformable": deformable.FAMILIES,
     "inflatable": inflatable.FAMILIES,
     "granular": granular.FAMILIES,
+    "fluid": fluid.FAMILIES,
     "thermodynamic": thermodynamic.FAMILIES,
 }
 

@@ -22,6 +22,7 @@ DISTRIBUTION = {
     "mujoco": "mujoco-core",
     "nvidia": "nvidia-dali-cuda130",
     "rerun": "rerun-sdk",
+    "warp": "warp-lang",
 }
 
 

@@ -1,0 +1,84 @@
+"""Heat in particles: conduction between neighbours, heaters that they touch or that shine on them, and melting."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from phys4d.simulation.particles.newton import DEVICE, newton
+from phys4d.simulation.thermodynamic.substances import Substance
+
+REACH = 1.8  # spacings within which particles are neighbours
+
+
+class ParticleHeat:
+    """Temperature of the particles of one substance, with latent heat.
+
+    enthalpy: float64 [N], heat over heat capacity in kelvin, so that what is solid has its temperature there.
+    spacing: metres. diffusivity: m2/s. first: float64 [N, 3] metres, where the particles start, evenly spaced.
+    """
+
+    def __init__(self, substance: Substance, first: np.ndarray, spacing: float, diffusivity: float) -> None:
+        newton()
+        import warp
+
+        from phys4d.simulation.particles.conduct import conduct
+
+        self._warp, self._conduct = warp, conduct
+        self.substance, self.spacing = substance, spacing
+        self.enthalpy = np.full(len(first), float(substance.start))
+        self._grid = warp.HashGrid(64, 64, 64, device=DEVICE)
+        self._rate = warp.zeros(len(first), dtype=float, device=DEVICE)
+        self._coefficient = diffusivity / _second_moment(spacing)
+
+    @property
+    def temperature(self) -> np.ndarray:
+        """Kelvin, float64 [N]: the enthalpy's, which stays at the melting point while the latent heat goes in."""
+        melting, latent = self.substance.melting_point, self.substance.latent / self.substance.heat_capacity
+        return np.where(self.enthalpy < melting, self.enthalpy, np.maximum(self.enthalpy - latent, melting))
+
+    @property
+    def molten(self) -> np.ndarray:
+        """Share of each particle that is liquid, float64 [N]."""
+        melting, latent = self.substance.melting_point, self.substance.latent / self.substance.heat_capacity
+        softening = max(latent, 0.05 * melting)  # glass has no latent heat and softens over a range
+        return np.clip((self.enthalpy - melting) / softening, 0, 1)
+
+    def advance(self, points: Any, seconds: float, gain: Callable[[np.ndarray], np.ndarray], fastest: float) -> None:
+        """Heat flows for some seconds, in steps that are small enough for an explicit scheme.
+
+        points: [N] on Warp's device, metres. gain: K/s [N] that heaters give particles of these temperatures [N].
+        fastest: 1/s, the highest rate at which heaters take a particle to their own temperature.
+        """
+        # Where particles are crowded each has more neighbours than in the lattice, by up to a half.
+        steps = int(np.ceil(seconds * (1.5 * self._coefficient * _weight_sum() + fastest) / 0.9))
+        self._grid.build(points, REACH * self.spacing)
+        for _ in range(steps):
+            now = self.temperature
+            temperature: Any = self._warp.array(now.astype(np.float32), device=DEVICE)
+            self._warp.launch(
+                self._conduct, dim=len(self.enthalpy), device=DEVICE,
+                inputs=[self._grid.id, points, temperature, REACH * self.spacing], outputs=[self._rate],
+            )  # fmt: skip
+            conducted = self._coefficient * self._rate.numpy().astype(np.float64)
+            self.enthalpy += seconds / steps * (conducted + gain(now))
+
+
+def _lattice() -> tuple[np.ndarray, np.ndarray]:
+    """Squared distances in spacings and weights of the neighbours in a cubic lattice."""
+    reach = int(np.ceil(REACH))
+    axis = np.arange(-reach, reach + 1)
+    square = (np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3) ** 2).sum(axis=1)
+    square = square[(square > 0) & (square < REACH**2)]
+    return square, 1 - square / REACH**2
+
+
+def _second_moment(spacing: float) -> float:
+    """Sum over the neighbours of weight x distance^2 / 6 in m2: what makes their exchange a diffusion."""
+    square, weight = _lattice()
+    return float((weight * square).sum()) * spacing**2 / 6
+
+
+def _weight_sum() -> float:
+    """Sum of the neighbours' weights."""
+    return float(_lattice()[1].sum())
