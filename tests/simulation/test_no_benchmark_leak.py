@@ -50,6 +50,7 @@ GENERAL_OVERLAPS = {
     ("ramp", "roll-in-box"): "a ball rolls down a plank against a box; there it rolls into an open one",
     ("collision", "balls-collide"): "one body hits another; in some draws both are balls and both move",
     ("pendulum", "balls-collide"): "a body on a rod hits another one",
+    ("glowing_pendulum", "balls-collide"): "a hot body on a rod hits another one, and cools",
 }
 # (family, scenario) that share more than general words: results on these scenarios are told apart.
 CLOSE = {

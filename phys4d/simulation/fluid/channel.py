@@ -46,6 +46,6 @@ def channel(random: np.random.Generator) -> Scene:
         liquid=liquid,
         volumes=(block,),
         seed=int(random.integers(2**31)),
-        caption=f"a block of {liquid.name} from rest runs down an inclined channel {end}",
+        caption=f"a block of {liquid.name} from rest runs down a tilted channel {end}",
         happened=stage.reaches(thing if against else floor),
     )

@@ -40,6 +40,6 @@ def liquid_fall(random: np.random.Generator) -> Scene:
         liquid=liquid,
         volumes=(ball, pool) if into_pool else (ball,),
         seed=seed,
-        caption=f"a ball of {liquid.name} from rest falls {onto}",
+        caption=f"a round blob of {liquid.name} from rest falls {onto}",
         happened=stage.reaches(target),
     )

@@ -12,7 +12,7 @@ from phys4d.simulation.scene import Scene
 from phys4d.simulation.stage import staging
 
 STICKS = 2.0  # Coulomb friction
-LUMPS: dict[Shape, str] = {"ball": "ball", "box": "block", "cylinder": "column"}
+LUMPS: dict[Shape, str] = {"ball": "round lump", "box": "square lump", "cylinder": "column"}
 
 
 def thick_fall(random: np.random.Generator) -> Scene:

@@ -1,4 +1,4 @@
-"""Hot ball: a glowing steel ball rolls along a cold slab of graphite and leaves a hot trail, or falls onto it."""
+"""Hot ball: a glowing steel ball rolls along a cold plate of graphite and leaves a hot trail, or falls onto it."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,7 +45,7 @@ class HotBallScene(HotBodyScene):
         ball = self.bodies[0]
         does = "rolls over" if ball.rolling else "falls onto"
         start = f"{article(ball.name)} at {self.temperature:.0f} K {in_words(ball, flying=not ball.rolling)}"
-        return f"{start} {does} a cold slab of graphite and heats it"
+        return f"{start} {does} a cold plate of graphite and heats it"
 
     def perform(self, frames: int, fps: float, detail: int) -> MeshSequence:
         """See `Scene.perform`."""
@@ -141,7 +141,7 @@ def hot_ball(random: np.random.Generator) -> Scene:
     half = (random.uniform(0.46, 0.54), random.uniform(0.22, 0.3), random.uniform(0.012, 0.02))
     yaw = float(np.arctan2(axes[0][1], axes[0][0]))
     w, i, j, k = (float(value) for value in staging.turned(yaw))
-    slab = Prop("graphite slab", "box", GRAPHITE, Texture.PLAIN, half, 0.5, (0.0, 0.0, half[2]), (w, i, j, k))
+    slab = Prop("graphite plate", "box", GRAPHITE, Texture.PLAIN, half, 0.5, (0.0, 0.0, half[2]), (w, i, j, k))
     radius, temperature = random.uniform(0.12, 0.15), round_kelvin(random.uniform(1050, 1600))
     height = 2 * half[2] + radius + (0.0 if rolls else random.uniform(0.25, 0.4))
     away = random.uniform(-0.06, 0.06)
