@@ -1,8 +1,9 @@
-"""Plunge: a ball falls into a bed of grains in an open box."""
+"""Plunge: a box, a cylinder or a capsule falls into a bed of grains in an open box."""
 
 import numpy as np
 
-from phys4d.simulation.body import Prop
+from phys4d.simulation import shapes
+from phys4d.simulation.body import Prop, Shape
 from phys4d.simulation.caption import article
 from phys4d.simulation.granular.grains import STEPS_PER_SECOND, fill, grains, granular_model, packed
 from phys4d.simulation.granular.heaps import settled
@@ -15,14 +16,16 @@ from phys4d.simulation.world.mjcf import add_body
 from phys4d.simulation.world.play import Play
 from phys4d.simulation.world.thing import of_body
 
+BODY = "body"
 BOARD = 0.012  # half the thickness of a board, metres
 SETTLING = 0.6  # s
 MOST = 290  # grains
-SUNK = 0.4  # share of the ball's radius that it goes below the bed's surface
+SUNK = 0.4  # share of the body's size that it goes below the bed's surface
+SHAPES: tuple[Shape, ...] = ("box", "cylinder", "capsule")
 
 
 def plunge(random: np.random.Generator) -> Scene:
-    """Draws a scene: a bed of up to MOST grains, a ball 0.25 to 0.45 m above it."""
+    """Draws a scene: a bed of up to MOST grains, a body 0.2 to 0.35 m above it, any way up."""
     view = staging.view(random, distance=(1.15, 1.3), height=(0.85, 1.1), target_height=0.22)
     room, light = staging.room(random), staging.light(random)
     names = staging.colours(random, 2)
@@ -36,16 +39,17 @@ def plunge(random: np.random.Generator) -> Scene:
     bed = packed(kind.radius, np.array([-half[0], -half[1], 0]), np.array([half[0], half[1], 3.1 * half[2]]))
     # Loosely: a third is left out before the bed settles.
     bed = bed[random.uniform(size=len(bed)) < 0.68][:MOST]
-    radius = random.uniform(0.085, 0.11)
+    shape = SHAPES[random.integers(len(SHAPES))]
+    size = staging.size_of(shape, random.uniform(0.1, 0.125))
     aim = np.array([random.uniform(-0.3, 0.3) * half[0], random.uniform(-0.3, 0.3) * half[1], 0]) @ along
-    above = np.array([0, 0, 2 * half[2] + radius + random.uniform(0.2, 0.35)])
-    ball = staging.body(
-        random, "ball", names[1], (radius,), centre + aim + above, materials=("clay", "marble", "steel"),
+    above = np.array([0, 0, 2 * half[2] + shapes.bounding_radius(shape, size) + random.uniform(0.2, 0.35)])
+    body = staging.body(
+        random, shape, names[1], size, centre + aim + above, materials=("clay", "marble", "steel"),
         quaternion=staging.turned(random.uniform(0, np.pi), random.uniform(0, np.pi), random.uniform(0, np.pi)),
     )  # fmt: skip
     model = granular_model(room, props)
     thing = fill(model, random, kind, bed @ along + centre, rolls_freely=True)
-    add_body(model.world, ball, "ball", condim="4")
+    add_body(model.world, body, BODY, condim="4")
     return GrainScene(
         family="plunge",
         kind="granular",
@@ -53,10 +57,10 @@ def plunge(random: np.random.Generator) -> Scene:
         view=view,
         light=light,
         props=props,
-        things=(of_body(ball, "ball"), thing),
+        things=(of_body(body, BODY), thing),
         grains=thing.name,
         model=model.text(),
-        caption=f"{article(ball.name)} from rest falls into {kind.name} at rest in an open box",
+        caption=f"{article(body.name)} from rest falls into {kind.name} at rest in an open box",
         steps_per_second=STEPS_PER_SECOND,
         start=settled(SETTLING),
         happened=_sunk,
@@ -80,8 +84,8 @@ def _box(random: np.random.Generator, centre: np.ndarray, turn: float, half: np.
 
 
 def _sunk(play: Play) -> str | None:
-    """The ball goes into the bed."""
+    """The body goes into the bed."""
     grains_at_first = [track.position[0, 2] for name, track in play.geoms.items() if name.startswith("grain")]
-    radius = float(play.model.geom("ball").size[0])
-    lowest = play.geoms["ball"].position[:, 2].min() - radius
-    return None if lowest < np.quantile(grains_at_first, 0.95) - SUNK * radius else "the ball stays on top"
+    size = float(play.model.geom(BODY).size[0])
+    lowest = play.geoms[BODY].position[:, 2].min() - size
+    return None if lowest < np.quantile(grains_at_first, 0.95) - SUNK * size else "the body stays on top"

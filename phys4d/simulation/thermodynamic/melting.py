@@ -37,16 +37,6 @@ class Heater:
 
 
 @dataclass(frozen=True)
-class Lamp:
-    """Rays straight down within a radius about a vertical axis; heating: K/s of the topmost particles."""
-
-    x: float
-    y: float
-    radius: float
-    heating: float
-
-
-@dataclass(frozen=True)
 class Melt:
     """What happened: positions float64 [T, N, 3] metres, temperature [T, N] kelvin, molten [T, N] in 0..1."""
 
@@ -70,7 +60,6 @@ class MeltingScene(Scene):
     caption: str
     hottest: float
     heaters: tuple[Heater, ...] = ()
-    lamps: tuple[Lamp, ...] = ()
     happened: Callable[[Melt], str | None] = lambda melt: None
     friction: float = 0.5
     physics: Mapping[str, Any] = field(default_factory=dict)
@@ -155,25 +144,23 @@ class MeltingScene(Scene):
             {"prop": self._prop(heater).name, "temperature": heater.temperature, "exchange_rate": heater.exchange}
             for heater in self.heaters
         ]
-        lamps = [{"heating_rate": lamp.heating, "radius": lamp.radius} for lamp in self.lamps]
         simulated = {
             "method": "implicit MPM (Newton 1.8.0), explicit conduction between particles",
             "thermal_diffusivity_simulated": self.diffusivity,
             "thermal_diffusivity_real": self.substance.diffusivity,
             "conduction_faster_than_real": self.diffusivity / self.substance.diffusivity,
         }
-        return super().parameters() | simulated | {"heaters": heaters, "lamps": lamps} | dict(self.physics)
+        return super().parameters() | simulated | {"heaters": heaters} | dict(self.physics)
 
     def _prop(self, heater: Heater) -> Prop:
         return self.props[heater.prop]
 
     def _gain(self, points: np.ndarray, spacing: float) -> Callable[[np.ndarray], np.ndarray]:
-        """K/s [N] that heaters and lamps give particles at these points, for any temperatures [N] of them."""
+        """K/s [N] that heaters give particles at these points, for any temperatures [N] of them."""
         touched = [(of_prop(self._prop(heater)).depth(points, 0.0) > -NEAR * spacing) for heater in self.heaters]
-        shone = sum((lamp.heating * _lit(points, spacing, lamp) for lamp in self.lamps), np.zeros(len(points)))
 
         def gain(temperature: np.ndarray) -> np.ndarray:
-            total = shone.copy()
+            total = np.zeros(len(points))
             for near, heater in zip(touched, self.heaters, strict=True):
                 total += near * heater.exchange * (heater.temperature - temperature)
             return total
@@ -191,17 +178,6 @@ class MeltingScene(Scene):
         solid, liquid = np.array(self.substance.solid), np.array(self.substance.liquid)
         own = (solid + melt.molten[..., None] * (liquid - solid)) * shade
         return np.clip(glowing(melt.temperature, own), 0, 1).astype(np.float32)
-
-
-def _lit(points: np.ndarray, spacing: float, lamp: Lamp) -> np.ndarray:
-    """1 for particles [N] that see the lamp: within its radius, and among the topmost of their column."""
-    column = np.round(points[:, :2] / (1.5 * spacing)).astype(int)
-    _, which = np.unique(column, axis=0, return_inverse=True)
-    which = which.ravel()
-    top = np.full(which.max() + 1, -np.inf)
-    np.maximum.at(top, which, points[:, 2])
-    within = np.hypot(points[:, 0] - lamp.x, points[:, 1] - lamp.y) < lamp.radius
-    return (within & (points[:, 2] > top[which] - spacing)).astype(float)
 
 
 def _too_little(melt: Melt) -> str | None:
