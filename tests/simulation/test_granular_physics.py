@@ -158,8 +158,8 @@ def test_a_heap_at_rest_stays_at_rest(family: Callable[[np.random.Generator], Sc
     model.opt.timestep = 1 / STEPS_PER_SECOND
     data = mujoco.MjData(model)
     scene.start(model, data)
-    # The ball is put away.
-    first = model.joint("ball").qposadr[0]
+    # What is going to hit it is put away.
+    first = model.joint("ball" if family is plough else "body").qposadr[0]
     data.qpos[first : first + 3] = 0, -3, 1
     data.qvel[:] = 0
     before = data.qpos.reshape(-1, 7)[:, :3].copy()
