@@ -100,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     verify.set_defaults(command=_verify)
     sheet = data.add_parser("sheet", help="one picture of a dataset's clips, with the truth beside them")
     sheet.add_argument("folder", type=Path)
-    sheet.add_argument("--out", type=Path, required=True, metavar="PNG")
+    sheet.add_argument("--out", type=Path, required=True, metavar="PICTURE", help="a .png or .jpg")
     sheet.add_argument("--clips", type=int, default=36, help="the first so many (default: 36)")
     sheet.set_defaults(command=_sheet)
     replicator = data.add_parser(

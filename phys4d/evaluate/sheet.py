@@ -12,6 +12,7 @@ from phys4d.evaluate.colours import MISSING, flow, sequential
 COLUMNS = 2  # clips beside each other
 FRAMES = 5  # of each clip, first to last
 GAP, LINE, RULE, GREY = 4, 15, 2, 213  # pixels, and a shade
+KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 INK, PAPER = (27, 31, 36), (255, 255, 255)
 # Distinct colours for instances 1, 2, ...; they begin again where there are more.
 INSTANCES = np.array(
@@ -21,11 +22,15 @@ INSTANCES = np.array(
 
 
 def contact_sheet(dataset: Path, out: Path, *, clips: int = 36) -> int:
-    """Writes a PNG with the first `clips` clips: frames from first to last, then depth, motion, what is still seen one
-    frame later, and instances, all of the middle frame; grey where nothing is known. Returns how many there are.
+    """Writes a PNG or JPEG with the first `clips` clips and returns how many there are.
 
-    Raises UserError where the dataset is none or empty.
+    Of each: frames from first to last, then of the middle frame depth, motion, what is still seen one frame later, and
+    instances; grey where nothing is known.
+
+    Raises UserError where the dataset is none or empty, or `out` ends in something else.
     """
+    if out.suffix.lower() not in KINDS:
+        raise UserError(f"{out}: expected a name that ends in {', '.join(KINDS)}")
     data = ClipDataset(dataset)
     count = min(clips, len(data))
     if count == 0:
@@ -37,7 +42,7 @@ def contact_sheet(dataset: Path, out: Path, *, clips: int = 36) -> int:
     for index, tile in enumerate(tiles):
         row, column = divmod(index, COLUMNS)
         sheet.paste(tile, (column * (width + GAP), row * (height + GAP)))
-    sheet.save(out, "PNG", optimize=True)
+    sheet.save(out, KINDS[out.suffix.lower()], optimize=True, quality=88)
     return count
 
 

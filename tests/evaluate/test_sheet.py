@@ -8,7 +8,7 @@ from PIL import Image
 
 from phys4d.cli import main
 from phys4d.engine.data.dataset import ClipDataset
-from phys4d.evaluate.sheet import COLUMNS, FRAMES, GAP, LINE, RULE
+from phys4d.evaluate.sheet import COLUMNS, FRAMES, GAP, LINE, RULE, contact_sheet
 from phys4d.simulation.generate import SimulateConfig, simulate
 
 
@@ -42,3 +42,10 @@ def test_a_sheet_shows_frames_and_truth(dataset: Path, tmp_path: Path, capsys: p
 def test_what_is_no_dataset_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "sheet", str(tmp_path), "--out", str(tmp_path / "x.png")]) == 2
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_the_name_says_the_kind_of_picture(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert contact_sheet(dataset, tmp_path / "small.jpg", clips=1) == 1
+    assert Image.open(tmp_path / "small.jpg").format == "JPEG"
+    assert main(["data", "sheet", str(dataset), "--out", str(tmp_path / "x.gif")]) == 2
+    assert "expected a name that ends in .png, .jpg, .jpeg" in capsys.readouterr().err
