@@ -25,8 +25,8 @@ def command(out: Path, *arguments: str, **environment: str) -> subprocess.Popen[
     return subprocess.Popen(line, env=os.environ | environment, stdout=pipe, stderr=pipe, text=True)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    out, problems = process.communicate(timeout=120)
+def finish(process: subprocess.Popen[str], seconds: float = 120) -> str:
+    out, problems = process.communicate(timeout=seconds)
     assert process.returncode == 0, problems
     return out
 
@@ -87,6 +87,28 @@ def test_machines_that_share_a_folder_write_the_same_bytes(whole: Path, tmp_path
         finish(process)
     assert digests(tmp_path / "clips") == digests(whole)
     assert [path.name for path in tmp_path.iterdir()] == ["clips"]
+
+
+@pytest.mark.slow
+def test_every_category_writes_the_same_bytes_with_any_number_of_workers_and_after_a_kill(tmp_path: Path) -> None:
+    everything = ["--category", "all", "--clips", "18", "--size", "32", "--frames", "13", "--fps", "20", "--seed", "5"]
+
+    def begun(name: str, workers: int) -> subprocess.Popen[str]:
+        line = [sys.executable, "-m", "phys4d", "simulate", "--out", str(tmp_path / name), *everything]
+        pipe = subprocess.PIPE
+        return subprocess.Popen([*line, "--workers", str(workers)], stdout=pipe, stderr=pipe, text=True)
+
+    for workers in (1, 2, 3):
+        finish(begun(str(workers), workers), seconds=600)
+    killed = begun("killed", 2)
+    while written(tmp_path / "killed") < 7 and killed.poll() is None:
+        time.sleep(0.05)
+    killed.kill()
+    killed.communicate(timeout=60)
+    assert 7 <= written(tmp_path / "killed") < 18
+    finish(begun("killed", 3), seconds=600)
+    for name in ("2", "3", "killed"):
+        assert digests(tmp_path / name) == digests(tmp_path / "1")
 
 
 def test_a_summary_counts_what_was_dropped_and_why() -> None:
