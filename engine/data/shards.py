@@ -171,7 +171,7 @@ class ShardWriter:
             if kind is not None:
                 if self._shard is not None:
                     self._shard.close()
-                if self.recipe is None:
+                if self.recipe is None or not self._rows:
                     shutil.rmtree(self.partial)
                 return
             self._finish_shard()

@@ -102,7 +102,7 @@ def test_simulate_and_label_from_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["simulate", "--out", "x", "--clips", "2", "--size", "48"], "--size 48: expected HEIGHTxWIDTH"),
+        (["simulate", "--out", "x", "--clips", "2", "--size", "48x"], "--size 48x: expected HEIGHTxWIDTH"),
         (["simulate", "--out", "x", "--clips", "2", "--family", "fluid"], "families"),
         (["simulate", "--out", "x", "--clips", "2", "--camera", "orbit"], "camera"),
         (["simulate", "--out", "x", "--clips", "2", "--looks", "bare"], "looks"),

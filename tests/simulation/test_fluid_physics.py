@@ -82,7 +82,10 @@ def test_beads_move_with_their_centres() -> None:
     assert np.allclose(np.linalg.norm(offsets, axis=-1), RADIUS * 0.02)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+SOME = [pytest.param(family, marks=[pytest.mark.slow] if number else []) for number, family in enumerate(FAMILIES)]
+
+
+@pytest.mark.parametrize("family", SOME)
 def test_what_is_announced_happens(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a usable draw the liquid arrives, in the record as in the picture; volumes start outside of everything."""
     monkeypatch.setattr(scene, "PARTICLES", 500)

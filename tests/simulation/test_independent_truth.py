@@ -20,7 +20,7 @@ LIMIT = 1e-9
 FALSELY_VISIBLE = 1e-4
 HIDDEN = {"rigid": 0.1, "granular": 0.35}  # grains hide behind each other
 USUALLY_HIDDEN = 0.25
-QUICK = 2  # families of each category that the usual tests look at; the slow ones look at all
+QUICK = 1  # families of each category that the usual tests look at; the slow ones look at all
 SCENES = [
     *((family, seed, "static") for family in ("fall", "collision") for seed in (12, 13)),
     *((family, 12, "moving") for family in CATEGORIES["rigid"]),

@@ -79,7 +79,10 @@ def test_what_is_killed_or_stopped_goes_on_and_leaves_no_process(
     assert [path.name for path in tmp_path.iterdir()] == ["clips"]
 
 
-@pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")])
+SLURM = pytest.param(("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), marks=[pytest.mark.slow])
+
+
+@pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), SLURM])
 def test_machines_that_share_a_folder_write_the_same_bytes(whole: Path, tmp_path: Path, names: tuple[str, str]) -> None:
     rank, size = names
     team = [command(tmp_path / "clips", "--workers", "1", **{rank: str(i), size: "2"}) for i in (1, 0)]

@@ -95,7 +95,7 @@ def test_curved_surfaces_and_edges_stay_below_two_millimetres(family: str, motio
 
 WIDE = (480, 720)  # here silhouettes are less than one pixel in a hundred
 LIKELY = [
-    pytest.param(family, motion, marks=[] if (family, motion) == ("collision", "moving") else [pytest.mark.slow])
+    pytest.param(family, motion, marks=[pytest.mark.slow])
     for family in ("fall", "collision", "ramp", "topple", "pendulum", "spin") for motion in ("static", "moving")
 ]  # fmt: skip
 

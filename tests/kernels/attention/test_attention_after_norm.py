@@ -16,10 +16,11 @@ GRID, HEADS = (3, 2, 5), 2
 @pytest.mark.parametrize(
     ("pattern", "kind", "layout", "dim", "text"),
     [
-        (Full(), "rms_across_heads", "interleaved", 32, None),
-        (Full(), "layer", "half", 16, (3, "first")),
+        pytest.param(Full(), "rms_across_heads", "interleaved", 32, None, marks=[pytest.mark.slow]),
+        pytest.param(Full(), "layer", "half", 16, (3, "first"), marks=[pytest.mark.slow]),
         (Spatial(), "rms", "interleaved", 72, None),
-        (Spatial(), "layer", "interleaved", 40, (2, "last")),  # unturned, the bias of keys would have no gradient
+        # Unturned, the bias of keys would have no gradient.
+        pytest.param(Spatial(), "layer", "interleaved", 40, (2, "last"), marks=[pytest.mark.slow]),
         (Temporal(), "rms", "interleaved", 24, (2, "first")),
         (Temporal(), "rms_across_heads", None, 16, None),
         (Temporal(causal=True), "layer", "half", 32, None),

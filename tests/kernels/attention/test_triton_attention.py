@@ -247,7 +247,7 @@ def test_the_gradient_of_fused_queries_keys_and_values_is_one_buffer(pattern, de
     )
 
 
-@pytest.mark.parametrize("text", [None, (40, "first")])
+@pytest.mark.parametrize("text", [None, pytest.param((40, "first"), marks=[pytest.mark.slow])])
 @pytest.mark.parametrize("pattern", [Full(), Spatial()])
 def test_pointers_and_descriptors_give_the_same_bits(pattern, text, device, monkeypatch):
     from phys4d.kernels.attention import launch

@@ -11,7 +11,10 @@ from phys4d.kernels.geometry.warps.flow_warp import flow_warp
 from phys4d.kernels.geometry.warps.flow_warp_ops import flow_warp_op
 from phys4d.kernels.geometry.warps.flow_warp_reference import flow_warp_reference
 
-CASES = list(itertools.product((torch.float32, torch.float64), (False, True), (False, True)))
+CASES = [
+    pytest.param(*case, marks=[pytest.mark.slow] if case[0] == torch.float64 and case[1] != case[2] else [])
+    for case in itertools.product((torch.float32, torch.float64), (False, True), (False, True))
+]
 
 
 def example(dtype: torch.dtype, device: torch.device, *, height: int = 21, width: int = 31) -> list[Tensor]:
