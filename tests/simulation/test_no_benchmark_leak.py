@@ -22,7 +22,7 @@ SCENARIOS = tuple(
     if not line.startswith("#")
 )
 DRAWS = 60  # of planted captions; of our own families, whose models take time to make, FEW or, slowly, all
-FEW = 12
+FEW = 4
 LIMIT = 0.75  # of a scenario's telling words: all of two or three, or three of four
 MOST_GENERAL, MOST_CLOSE = 14, 3
 

@@ -49,12 +49,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_three_workers_write_the_same_bytes(whole: Path, tmp_path: Path) -> None:
     finish(command(tmp_path / "three", "--workers", "3"))
     assert digests(tmp_path / "three") == digests(whole)
 
 
-@pytest.mark.parametrize("with_what", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("with_what", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=[pytest.mark.slow])])
 def test_what_is_killed_or_stopped_goes_on_and_leaves_no_process(
     whole: Path, tmp_path: Path, with_what: signal.Signals
 ) -> None:

@@ -121,7 +121,7 @@ def test_melting_takes_latent_heat_at_the_melting_point() -> None:
     assert heat.molten == pytest.approx([0, 0.5, 1, 1])
 
 
-@pytest.mark.parametrize("family", ["melting_on_plate", "melting_on_ramp"])
+@pytest.mark.parametrize("family", ["melting_on_plate", pytest.param("melting_on_ramp", marks=[pytest.mark.slow])])
 def test_what_is_announced_melts_and_only_where_it_is_warm(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(melting, "PARTICLES", 400)
     scene, _ = next(usable(family))

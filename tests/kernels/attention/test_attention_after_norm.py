@@ -21,11 +21,11 @@ GRID, HEADS = (3, 2, 5), 2
         (Spatial(), "rms", "interleaved", 72, None),
         # Unturned, the bias of keys would have no gradient.
         pytest.param(Spatial(), "layer", "interleaved", 40, (2, "last"), marks=[pytest.mark.slow]),
-        (Temporal(), "rms", "interleaved", 24, (2, "first")),
+        pytest.param(Temporal(), "rms", "interleaved", 24, (2, "first"), marks=[pytest.mark.slow]),
         (Temporal(), "rms_across_heads", None, 16, None),
-        (Temporal(causal=True), "layer", "half", 32, None),
+        pytest.param(Temporal(causal=True), "layer", "half", 32, None, marks=[pytest.mark.slow]),
         (Window(2, 2, 3), "rms", "half", 16, (3, "first")),
-        (Window(2, 2, 3), "rms_across_heads", "interleaved", 24, None),
+        pytest.param(Window(2, 2, 3), "rms_across_heads", "interleaved", 24, None, marks=[pytest.mark.slow]),
         (Window(3, 1, 5), None, "interleaved", 40, (2, "last")),
     ],
 )

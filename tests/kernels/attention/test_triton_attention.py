@@ -73,7 +73,7 @@ def worst(found, expected):
     return (found.double() - expected).abs().max().item()
 
 
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("padded", [pytest.param(False, marks=[pytest.mark.slow]), True])
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_every_pattern_with_text_and_padding(pattern, text, padded, device):
