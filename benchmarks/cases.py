@@ -114,6 +114,40 @@ NORM_ROPE = (
 
 
 @dataclass(frozen=True)
+class AdaptiveNormCase:
+    """What stands between two layers of one block, bfloat16: y through a gate, residual, LayerNorm, modulation."""
+
+    name: str
+    model: str
+    tokens: int
+    width: int
+    rows: int = 1
+    mixed: bool = False  # the rows are not even runs of tokens, but given by an index
+    affine: bool = False  # the norm has weight and bias
+    modulated: bool = True  # there are gate, scale and shift
+    table: torch.dtype = torch.float32  # of gate, scale and shift
+
+    def bytes(self, part: Literal["forward", "backward"]) -> int:
+        """That must pass once: x, y, stream, out; backward the gradients of stream, out and x, the stream, with a gate also
+        y and its gradient; the distinct rows, and backward their gradients too."""
+        tensors = 4 if part == "forward" else 6 if self.modulated else 4
+        tables = 3 * self.rows * self.width * self.table.itemsize if self.modulated else 0
+        return tensors * self.tokens * self.width * DTYPE.itemsize + tables * (1 if part == "forward" else 2)
+
+
+_WAN, _COGVIDEOX, _OPENSORA = (27_280, 3072), (17_550, 3072), (54_000, 1152)  # video tokens, channels
+ADAPTIVE_NORM = (
+    AdaptiveNormCase("wan-adaptive", "Wan2.2-TI2V-5B, one timestep", *_WAN),
+    AdaptiveNormCase("wan-adaptive-frames", "Wan2.2-TI2V-5B, a row for each frame", *_WAN, rows=31),
+    AdaptiveNormCase("wan-adaptive-index", "Wan2.2-TI2V-5B, two rows by index", *_WAN, rows=2, mixed=True),
+    AdaptiveNormCase("wan-adaptive-tokens", "Wan2.2-TI2V-5B, a row for each token", *_WAN, rows=27_280),
+    AdaptiveNormCase("wan-residual-norm", "Wan2.2-TI2V-5B, before the text", *_WAN, affine=True, modulated=False),
+    AdaptiveNormCase("cogvideox-adaptive", "CogVideoX-5B, video", *_COGVIDEOX, affine=True, table=DTYPE),
+    AdaptiveNormCase("opensora-adaptive", "Open-Sora 1.2, 720p 2 s, masked frames", *_OPENSORA, rows=15, table=DTYPE),
+)
+
+
+@dataclass(frozen=True)
 class GeometryCase:
     """An operator of 4D geometry, float32: on a clip of shape (clips, frames, height, width), or on two clouds."""
 

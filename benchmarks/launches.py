@@ -42,6 +42,25 @@ def norm_rope(case: Any, dtype: torch.dtype) -> None:
         backward(x, x, *rest, -case.words, weight_gradient)
 
 
+def adaptive_norm(case: Any, dtype: torch.dtype) -> None:
+    """Forward and backward of an `AdaptiveNormCase`, without and with the gradients of modulation, weight and bias."""
+    from phys4d.kernels.elementwise import TokenRows
+    from phys4d.kernels.elementwise.adaptive_norm_ops import backward, forward
+
+    x = torch.empty((1, case.tokens, case.width), dtype=dtype, device="meta")
+    affine = torch.empty(case.width, dtype=dtype, device="meta") if case.affine else None
+    table = torch.empty((case.rows, 6, case.width), dtype=case.table, device="meta")
+    gate, scale, shift = (table[:, k] if case.modulated else None for k in range(3))
+    index, plan = None, []
+    if case.mixed:
+        rows = TokenRows.of(torch.arange(case.tokens)[None] % case.rows, case.rows)
+        index, *plan = (t.to("meta") for t in (rows.index, rows.order, rows.forward, rows.backward, rows.begins))
+    stream, out, stats = forward(x, x, gate, affine, affine, scale, shift, index, plan, "layer", 1e-6)
+    for y in (None, x if case.modulated else None):
+        wanted = y is not None or case.affine
+        backward(stream, y, dtype, gate, affine, scale, stats, out, out, index, plan, "layer", case.rows, wanted)
+
+
 def _warp_consistency() -> None:
     """Depth and motion of 49 frames of 480 x 720 pixels with visibility and weights, float32, forward and backward."""
     from phys4d.kernels.geometry.losses import warp_ops

@@ -35,7 +35,10 @@ from phys4d.benchmarks.occupancy import occupancy
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}  # bytes of a program
 PRODUCTS = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: r"UTC\w*MMA", 120: "HMMA"}
 # Modules whose kernels multiply no matrices.
-MATRIXLESS = ("norm_rope", "warp", "depth", "flow", "scene_flow", "flow_warp", "splat", "chamfer", "curve", "tree")
+MATRIXLESS = (
+    "norm_rope", "adaptive_norm", "warp", "depth", "flow", "scene_flow", "flow_warp", "splat", "chamfer", "curve",
+    "tree",
+)  # fmt: skip
 RESULT = Path(__file__).resolve().parent / "results" / "machine-code.json"
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "attention-kernels.md"
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -161,7 +164,7 @@ def _inspect(case: str, name: str, arch: int, options: dict[str, Any], kernel: A
 
 def compile_case(name: str, arch: int) -> list[Kernel]:
     """Every kernel of one named case for one architecture, in bfloat16; geometry in float32."""
-    from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE, VARIETY
+    from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, NORM_ROPE, VARIETY
 
     if name in launches.GEOMETRY:
         return list(_compiled(arch, name, launches.GEOMETRY[name]))
@@ -169,7 +172,10 @@ def compile_case(name: str, arch: int) -> list[Kernel]:
     elementwise = {case.name: case for case in NORM_ROPE}
     if name in attention:
         return list(_compiled(arch, name, lambda: launches.attention(attention[name], torch.bfloat16)))
-    return list(_compiled(arch, name, lambda: launches.norm_rope(elementwise[name], torch.bfloat16)))
+    if name in elementwise:
+        return list(_compiled(arch, name, lambda: launches.norm_rope(elementwise[name], torch.bfloat16)))
+    adaptive = {case.name: case for case in ADAPTIVE_NORM}
+    return list(_compiled(arch, name, lambda: launches.adaptive_norm(adaptive[name], torch.bfloat16)))
 
 
 def table(kernels: list[dict[str, Any]]) -> str:
@@ -201,9 +207,9 @@ def adopt(kernels: list[Kernel]) -> None:
 
 def main() -> None:
     """Compiles and prints; exit 1 where a kernel is at fault."""
-    from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE, VARIETY
+    from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, NORM_ROPE, VARIETY
 
-    names = [case.name for case in (*ATTENTION, *NORM_ROPE)]
+    names = [case.name for case in (*ATTENTION, *NORM_ROPE, *ADAPTIVE_NORM)]
     parser = argparse.ArgumentParser(
         prog="python -m phys4d.benchmarks.machine_code", description=(__doc__ or "").split("\n")[0]
     )

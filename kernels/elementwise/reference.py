@@ -84,3 +84,33 @@ def _turned(y: Tensor, rope: Rope, grid: Grid, begin: int, sign: int) -> Tensor:
     first, second = y[..., 0:lanes:2], y[..., 1:lanes:2]
     turned = torch.stack((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
     return torch.cat((turned.flatten(-2), y[..., lanes:]), dim=-1)
+
+
+def adaptive_norm_reference(
+    x: Tensor, y: Tensor | None, gate: Tensor | None, weight: Tensor | None, bias: Tensor | None, scale: Tensor | None,
+    shift: Tensor | None, index: Tensor | None, kind: str, epsilon: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`adaptive_norm` in plain torch: float32 inside (float64 for float64); index: the row of each token."""
+    exact = torch.promote_types(x.dtype, torch.float32)
+
+    def of_tokens(table: Tensor) -> Tensor:
+        if index is not None:
+            return table.to(exact)[index.long()]
+        each = x.shape[0] * x.shape[1] // len(table)
+        return table.to(exact)[:, None].expand(-1, each, -1).reshape(x.shape)
+
+    stream = x
+    if y is not None:
+        stream = (x.to(exact) + (1 if gate is None else of_tokens(gate)) * y.to(exact)).to(x.dtype)
+    out = stream.to(exact)
+    if kind:
+        out, _ = _normed(out, kind, epsilon)
+    if weight is not None:
+        out = out * weight.to(exact)
+    if bias is not None:
+        out = out + bias.to(exact)
+    if scale is not None:
+        out = out * (1 + of_tokens(scale))
+    if shift is not None:
+        out = out + of_tokens(shift)
+    return stream, out.to(x.dtype)

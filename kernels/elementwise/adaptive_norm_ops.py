@@ -1,0 +1,232 @@
+"""`adaptive_norm` as torch operators: `phys4d::adaptive_norm` and its backward, with fake, autograd and CPU rules."""
+
+import math
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from phys4d.kernels.elementwise import adaptive_norm_kernels as kernels
+from phys4d.kernels.elementwise import adaptive_norm_pieces as pieces
+from phys4d.kernels.elementwise.token_rows import FORWARD_TOKENS, PROGRAMS
+
+WIDEST = 8192  # channels: what a program holds
+_KINDS = {"": kernels.NO_NORM, "layer": kernels.LAYER, "rms": kernels.RMS}
+_INTERPRETED = bool(triton.knobs.runtime.interpret)
+
+
+def _rows(*tables: Tensor | None) -> int:
+    return next((len(table) for table in tables if table is not None), 1)
+
+
+def _options(width: int) -> dict[str, int]:
+    """Eight numbers of a token for each thread."""
+    lanes = max(32, triton.next_power_of_2(width))
+    warps = min(16, max(1, lanes // 256))
+    return {"LANES": lanes, "STAGES": 3} | ({} if _INTERPRETED else {"num_warps": warps})
+
+
+def _strides(tokens: list[Tensor | None], tables: list[Tensor | None]) -> tuple[int, list[int]]:
+    """The largest power of two, at most 16, that divides all batch and token strides, all strides of rows and the
+    width, and the strides in units of it."""
+    found = [s for t in tokens for s in (t.stride()[:2] if t is not None else (0, 0))]
+    found += [t.stride(0) if t is not None else 0 for t in tables]
+    align = math.gcd(16, *found)
+    return align, [stride // align for stride in found]
+
+
+def _programs(total: int, rows: int, segments: Tensor | None, forward: bool) -> tuple[int, int]:
+    """How many segments there are, and how many tokens they have at most."""
+    if segments is not None:
+        return len(segments), 0
+    run = total // rows
+    length = FORWARD_TOKENS if forward else -(-run // max(1, PROGRAMS // rows))
+    return rows * -(-run // length), length
+
+
+def forward(
+    x: Tensor, y: Tensor | None, gate: Tensor | None, weight: Tensor | None, bias: Tensor | None, scale: Tensor | None,
+    shift: Tensor | None, index: Tensor | None, plan: list[Tensor], kind: str, epsilon: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The operator: stream (empty without y), out (empty without norm and modulation), and what backward needs.
+
+    index and plan [order, forward, backward, begins] are those of `TokenRows`.
+    """
+    stream, out, stats = _outputs(x, y, scale, shift, kind)
+    rows = _rows(gate, scale, shift)
+    if not x.numel():
+        return stream, out, stats
+    if x.dtype == torch.float64:
+        pieces.forward(x, y, gate, weight, bias, scale, shift, index, rows, kind, epsilon, stream, out, stats)
+        return stream, out, stats
+    total, width = x.shape[0] * x.shape[1], x.shape[2]
+    order, segments = (plan[0], plan[1]) if plan else (None, None)
+    programs, length = _programs(total, rows, segments, forward=True)
+    align, strides = _strides([x, y], [gate, scale, shift])
+    tensors = [
+        x if t is None else t for t in (y, stream, out, stats, weight, bias, gate, scale, shift, segments, order)
+    ]
+    kernels.forward[(programs,)](
+        x, *tensors, x.shape[1], total // rows, length, width, epsilon, *strides,
+        ALIGN=align, ORDERED=bool(plan), NORM=_KINDS[kind], RESIDUAL=y is not None, GATE=gate is not None,
+        WEIGHT=weight is not None, BIAS=bias is not None, SCALE=scale is not None, SHIFT=shift is not None,
+        OUT=bool(out.numel()), **_options(width),
+    )  # fmt: skip
+    return stream, out, stats
+
+
+def _outputs(
+    x: Tensor, y: Tensor | None, scale: Tensor | None, shift: Tensor | None, kind: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    whole = bool(kind) or scale is not None or shift is not None
+    exact = torch.promote_types(x.dtype, torch.float32)
+    return (
+        x.new_empty(x.shape if y is not None else (0,)),
+        x.new_empty(x.shape if whole else (0,)),
+        x.new_empty((*x.shape[:2], 2) if kind else (0,), dtype=exact),
+    )
+
+
+op = torch.library.custom_op("phys4d::adaptive_norm", forward, mutates_args=())
+
+
+@op.register_fake
+def _(x, y, gate, weight, bias, scale, shift, index, plan, kind, epsilon):  # type: ignore[no-untyped-def]
+    return _outputs(x, y, scale, shift, kind)
+
+
+def backward(
+    stream: Tensor, y: Tensor | None, dy_dtype: torch.dtype, gate: Tensor | None, weight: Tensor | None,
+    scale: Tensor | None, stats: Tensor, dstream: Tensor | None, dout: Tensor | None, index: Tensor | None,
+    plan: list[Tensor], kind: str, rows: int, tables_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, of y (empty without a gate: then it is that of x), and those of the tables, [rows, parts, C].
+
+    Parts, float32 (float64 for float64): with `tables_gradient` those of the factor weight * (1 + scale) and of the
+    offset bias * (1 + scale) + shift, from which all others follow; with y, which is given for that alone, the gate's.
+    stream: what was normed.
+    """
+    dx, dy, sums = _gradients(stream, y, dy_dtype, gate, dstream, dout, rows, tables_gradient)
+    if not dx.numel():
+        return dx, dy, sums.zero_()
+    if dx.dtype == torch.float64:
+        pieces.backward(
+            stream, y, gate, weight, scale, stats, dstream, dout, index, kind, tables_gradient, dx, dy, sums
+        )
+        return dx, dy, sums
+    dstream, dout = (t if t is None or t.stride(-1) == 1 else t.contiguous() for t in (dstream, dout))
+    total, width = dx.shape[0] * dx.shape[1], dx.shape[2]
+    order, segments = (plan[0], plan[2]) if plan else (None, None)
+    programs, length = _programs(total, rows, segments, forward=False)
+    align, strides = _strides([stream, y, dstream, dout], [gate, scale])
+    partial = sums if programs == rows and not plan else sums.new_empty((programs, *sums.shape[1:]))
+    tensors = [dx if t is None else t for t in (y, dstream, dout, dx, dy, stats, partial)]
+    tensors += [dx if t is None else t for t in (weight, gate, scale, segments, order)]
+    kernels.backward[(programs,)](
+        stream, *tensors, dx.shape[1], total // rows, length, width, *strides,
+        ALIGN=align, ORDERED=bool(plan), NORM=_KINDS[kind], GATE=gate is not None, WEIGHT=weight is not None,
+        SCALE=scale is not None, STREAM_GRADIENT=dstream is not None, OUT=dout is not None,
+        GATE_GRADIENT=y is not None, TABLES=tables_gradient, **_options(width),
+    )  # fmt: skip
+    if sums.shape[1] and partial is not sums:
+        _collect(partial, sums, programs // rows, plan)
+    return dx, dy, sums
+
+
+def _collect(partial: Tensor, sums: Tensor, each: int, plan: list[Tensor]) -> None:
+    """Fills sums [rows, parts, C] from the partial sums [segments, parts, C], `each` for a row without a plan."""
+    width = sums[0].numel()
+    lanes = min(256, triton.next_power_of_2(width))
+    kernels.collect[(len(sums), triton.cdiv(width, lanes))](
+        partial, plan[3] if plan else partial, sums, each, width, HEIGHT=16, LANES=lanes, ORDERED=bool(plan)
+    )
+
+
+def _gradients(
+    stream: Tensor, y: Tensor | None, dy_dtype: torch.dtype, gate: Tensor | None, dstream: Tensor | None,
+    dout: Tensor | None, rows: int, tables_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    given = dstream if dout is None else dout
+    assert given is not None
+    parts = 2 * tables_gradient + (y is not None)
+    exact = torch.promote_types(given.dtype, torch.float32)
+    return (
+        given.new_empty(given.shape),
+        given.new_empty(given.shape if gate is not None else (0,), dtype=dy_dtype),
+        given.new_empty((rows, parts, given.shape[2]), dtype=exact),
+    )
+
+
+_backward_op = torch.library.custom_op("phys4d::adaptive_norm_backward", backward, mutates_args=())
+
+
+@_backward_op.register_fake
+def _(stream, y, dy_dtype, gate, weight, scale, stats, dstream, dout, index, plan, kind, rows, tables_gradient):  # type: ignore[no-untyped-def]
+    return _gradients(stream, y, dy_dtype, gate, dstream, dout, rows, tables_gradient)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, y, gate, weight, bias, scale, shift, index, plan, kind, _ = inputs
+    stream, _, stats = output
+    ctx.set_materialize_grads(False)
+    through = y if gate is not None and ctx.needs_input_grad[2] else None
+    ctx.save_for_backward(x if y is None else stream, through, gate, weight, bias, scale, stats, index, *plan)
+    whole = bool(kind) or scale is not None or shift is not None
+    ctx.rest = kind, whole, _rows(gate, scale, shift), None if y is None else y.dtype
+    ctx.dtypes = [None if t is None else t.dtype for t in (gate, weight, bias, scale, shift)]
+
+
+def _backward(ctx: Any, dstream: Tensor | None, dout: Tensor | None, dstats: Tensor | None) -> tuple[Any, ...]:
+    stream, y, gate, weight, bias, scale, stats, index, *plan = ctx.saved_tensors
+    kind, whole, rows, y_dtype = ctx.rest
+    dstream, dout = dstream if y_dtype else None, dout if whole else None
+    nothing = (None,) * 7 + (None, [None] * len(plan), None, None)
+    if dstream is None and dout is None:
+        return nothing
+    wanted = ctx.needs_input_grad[2:7]
+    tables = dout is not None and any(wanted[1:])
+    dx, dy, sums = _backward_op(
+        stream, y, y_dtype or stream.dtype, gate, weight, scale, stats, dstream, dout, index, plan, kind, rows, tables
+    )
+    if y_dtype is None:
+        dy = None
+    elif gate is None:
+        dy = dx.to(y_dtype)
+    found: list[Tensor | None] = [sums[:, -1] if y is not None else None, None, None, None, None]
+    if tables:
+        found[1:] = _of_factor_and_offset(sums[:, 0], sums[:, 1], weight, bias, scale)
+    found = [
+        t.to(dtype) if w and t is not None else None for t, w, dtype in zip(found, wanted, ctx.dtypes, strict=True)
+    ]
+    return dx, dy, *found, *nothing[7:]
+
+
+def _of_factor_and_offset(
+    dfactor: Tensor, doffset: Tensor, weight: Tensor | None, bias: Tensor | None, scale: Tensor | None
+) -> list[Tensor]:
+    """Gradients of weight, bias, scale and shift."""
+    dscale = dfactor if weight is None else dfactor * weight
+    if bias is not None:
+        dscale = dscale + doffset * bias
+    by = 1 if scale is None else 1 + scale.to(dfactor.dtype)
+    return [(dfactor * by).sum(0), (doffset * by).sum(0), dscale, doffset]
+
+
+op.register_autograd(_backward, setup_context=_setup)
+
+
+if not _INTERPRETED:
+
+    @op.register_kernel("cpu")
+    def _(x, y, gate, weight, bias, scale, shift, index, plan, kind, epsilon):  # type: ignore[no-untyped-def]
+        outputs = _outputs(x, y, scale, shift, kind)
+        rows = _rows(gate, scale, shift)
+        pieces.forward(x, y, gate, weight, bias, scale, shift, index, rows, kind, epsilon, *outputs)
+        return outputs
+
+    @_backward_op.register_kernel("cpu")
+    def _(stream, y, dy_dtype, gate, weight, scale, stats, dstream, dout, index, plan, kind, rows, tables_gradient):  # type: ignore[no-untyped-def]
+        found = _gradients(stream, y, dy_dtype, gate, dstream, dout, rows, tables_gradient)
+        pieces.backward(stream, y, gate, weight, scale, stats, dstream, dout, index, kind, tables_gradient, *found)
+        return found
