@@ -128,8 +128,8 @@ class AdaptiveNormCase:
     table: torch.dtype = torch.float32  # of gate, scale and shift
 
     def bytes(self, part: Literal["forward", "backward"]) -> int:
-        """That must pass once: x, y, stream, out; backward the gradients of stream, out and x, the stream, with a gate also
-        y and its gradient; the distinct rows, and backward their gradients too."""
+        """That must pass once: x, y, stream, out; backward the stream, gradients of stream, out and x, with a gate y
+        and its gradient; the distinct rows, and backward their gradients too."""
         tensors = 4 if part == "forward" else 6 if self.modulated else 4
         tables = 3 * self.rows * self.width * self.table.itemsize if self.modulated else 0
         return tensors * self.tokens * self.width * DTYPE.itemsize + tables * (1 if part == "forward" else 2)

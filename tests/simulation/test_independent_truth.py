@@ -59,8 +59,29 @@ def little_is_hidden_and_what_is_hidden_lies_behind_something(
     column, row = np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5)
     landed = np.stack([column, row])[:, None] + truth.motion[:2]
     inside = ((landed >= 0) & (landed <= SIZE)).all(axis=0)
-    shadowed = Truth(**vars(truth) | {"visible": hidden & inside})
-    assert (depth_errors(sequence, camera, shadowed) < -1e-7).all()
+    shadowed = hidden & inside
+    errors = depth_errors(sequence, camera, Truth(**vars(truth) | {"visible": shadowed}))
+    assert (errors >= -1e-7).mean() <= 0.01
+    for t, row, column in np.argwhere(shadowed)[errors >= -1e-7]:
+        point = np.array([*landed[:, t, row, column], 1.0])
+        surface = truth.depth[t, row, column] + truth.motion[2, t, row, column]
+        assert nearest(sequence, camera, t + 1, point) < surface - 1e-7
+
+
+def nearest(sequence: MeshSequence, camera: Camera, t: int, pixel: np.ndarray) -> float:
+    """Depth of the first surface at a place [x, y, 1] of frame t, all triangles in float64.
+
+    Embree's rays are float32: some pass by the very edge of a thing that hides a point just behind its outline.
+    """
+    pose = camera.camera_to_world[t]
+    direction = pose[:3, :3] @ np.linalg.solve(camera.intrinsics[t], pixel)
+    corner, second, third = (sequence.vertices[t, sequence.faces[:, k]].astype(np.float64) for k in range(3))
+    columns = np.stack([corner - second, corner - third, np.broadcast_to(direction, corner.shape)], axis=-1)
+    flat = np.abs(np.linalg.det(columns)) < 1e-18
+    columns[flat] = np.eye(3)
+    second_share, third_share, distance = np.linalg.solve(columns, (corner - pose[:3, 3])[..., None])[..., 0].T
+    met = ~flat & (second_share >= 0) & (third_share >= 0) & (second_share + third_share <= 1) & (distance > 0)
+    return float(distance[met].min(initial=np.inf) * (direction @ pose[:3, 2]))
 
 
 def depth_errors(sequence: MeshSequence, camera: Camera, truth: Truth, shift: float = 0.0) -> np.ndarray:

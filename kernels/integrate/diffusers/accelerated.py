@@ -17,15 +17,15 @@ def _grouped(entries: dict[str, str]) -> list[str]:
 
 @dataclass
 class Accelerated:
-    """A model some of whose attention goes through this package, until `undo` or the end of a `with` block.
+    """A model some of whose modules go through this package, until `undo` or the end of a `with` block.
 
     Attributes:
         model: name of the model's class.
         backend: who was asked to compute attention.
-        swapped: path of an attention module -> what of it goes through this package.
-        left: path of an attention module (or name of the model) -> why it is as it was.
-        passed: path of a swapped module -> why a call since then went to the model's own processor after all. Filled
-            as calls are made.
+        swapped: path of an attention module or of a block -> what of it goes through this package.
+        left: path of such a module (or name of the model) -> why it is as it was.
+        passed: path of a swapped module -> why a call since then went to the model's own code after all. Filled as
+            calls are made.
     """
 
     model: str
@@ -36,7 +36,7 @@ class Accelerated:
     _ways_back: list[Callable[[], object]] = field(default_factory=list, repr=False)
 
     def undo(self) -> None:
-        """Puts back the very processors that were there; the model computes what it did, bit for bit."""
+        """Puts back the very processors and forwards that were there; the model computes what it did, bit for bit."""
         while self._ways_back:
             self._ways_back.pop()()
 
@@ -47,7 +47,7 @@ class Accelerated:
         self.undo()
 
     def __str__(self) -> str:
-        lines = [f"{self.model}, backend {self.backend}: {len(self.swapped)} attentions swapped"]
+        lines = [f"{self.model}, backend {self.backend}: {len(self.swapped)} modules swapped"]
         for title, entries in (("swapped", self.swapped), ("left alone", self.left), ("passed on", self.passed)):
             lines += [f"  {title}  {line}" for line in _grouped(entries)]
         return "\n".join(lines)

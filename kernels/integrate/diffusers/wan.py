@@ -1,4 +1,4 @@
-"""Wan: norm across all heads, rotation of interleaved pairs, cross-attention to text and, image to video, to an image.
+"""Wan's attention: norm across all heads, rotation of interleaved pairs, cross-attention to text and to an image.
 
 Source of the computation: diffusers, models/transformers/transformer_wan.py (WanAttnProcessor).
 """

@@ -15,7 +15,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 @pytest.fixture
 def exact_diffusers(monkeypatch):
-    """Diffusers rounds to float32 inside its rotation and its RMS norm: made exact, so that float64 can be compared."""
+    """Diffusers rounds to float32 in its rotation, norms and modulation: made exact, to compare float64."""
     from diffusers.models import embeddings, normalization
 
     def rotated(x, angles, sequence_dim=2):
@@ -29,6 +29,7 @@ def exact_diffusers(monkeypatch):
 
     monkeypatch.setattr(embeddings, "apply_rotary_emb", rotated)
     monkeypatch.setattr(normalization.RMSNorm, "forward", normed)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
 
 @pytest.mark.parametrize("name", NAMES)

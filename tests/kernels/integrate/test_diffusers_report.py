@@ -15,10 +15,10 @@ NAMES = ["wan", "wan-image", "cogvideox", "cogvideox-without-rope", "latte", "lt
 
 
 SWAPPED = {
-    "wan": ["blocks.{}.attn1", "blocks.{}.attn2"],
-    "wan-image": ["blocks.{}.attn1", "blocks.{}.attn2"],
-    "cogvideox": ["transformer_blocks.{}.attn1"],
-    "cogvideox-without-rope": ["transformer_blocks.{}.attn1"],
+    "wan": ["blocks.{}.attn1", "blocks.{}.attn2", "blocks.{}"],
+    "wan-image": ["blocks.{}.attn1", "blocks.{}.attn2", "blocks.{}"],
+    "cogvideox": ["transformer_blocks.{}.attn1", "transformer_blocks.{}"],
+    "cogvideox-without-rope": ["transformer_blocks.{}.attn1", "transformer_blocks.{}"],
     "latte": ["transformer_blocks.{}.attn1", "transformer_blocks.{}.attn2", "temporal_transformer_blocks.{}.attn1"],
     "ltx": ["transformer_blocks.{}.attn1", "transformer_blocks.{}.attn2"],
     "hunyuan": ["single_transformer_blocks.{}.attn"],
@@ -39,12 +39,13 @@ def test_every_attention_is_named_and_every_swapped_one_is_computed_here(name, b
         expected.add("transformer_blocks.0.attn")
         left.add("context_embedder.token_refiner.refiner_blocks.0.attn")
     assert report.swapped.keys() == expected and report.left.keys() == left
-    assert expected | left == attention_modules(model).keys()
+    attentions = {path for path in expected if path.rpartition(".")[2].startswith("attn")}
+    assert attentions | left == attention_modules(model).keys()
     with torch.no_grad():
         model(**call)
-    assert seen == {"sdpa": len(expected) + (2 if name == "wan-image" else 0)}  # text and image are two attentions
+    assert seen == {"sdpa": len(attentions) + (2 if name == "wan-image" else 0)}  # text and image are two attentions
     text = str(report)
-    assert f"{len(expected)} attentions swapped" in text and type(model).__name__ in text
+    assert f"{len(expected)} modules swapped" in text and type(model).__name__ in text
     assert all(path.replace("{}", "*") in text for path in SWAPPED[name])
 
 
@@ -64,7 +65,7 @@ def test_what_it_does_not_know_it_leaves_alone(attention_modules):
     before = {path: attn.processor for path, attn in attention_modules(model).items()}
     report = accelerate(model)
     assert before and not report.swapped and list(report.left) == ["AllegroTransformer3DModel"]
-    assert "0 attentions swapped" in str(report) and "WanTransformer3DModel" in str(report)
+    assert "0 modules swapped" in str(report) and "WanTransformer3DModel" in str(report)
     assert all(attn.processor is before[path] for path, attn in attention_modules(model).items())
     assert list(accelerate(nn.Linear(2, 2)).left) == ["Linear"]
 
@@ -74,6 +75,11 @@ def test_mistakes_are_told():
         accelerate("wan")
     with pytest.raises(ValueError, match="flash-attn-9"):
         accelerate(nn.Linear(2, 2), backend="flash-attn-9")
+    for parts in ((), ("norms",), "norm"):
+        with pytest.raises(ValueError, match="parts .*expected some of"):
+            accelerate(nn.Linear(2, 2), parts=parts)
+    with pytest.raises(ValueError, match='"norm" among the parts'):
+        accelerate(nn.Linear(2, 2), parts=("attention",), timestep_per="frame")
 
 
 def test_a_processor_of_somebody_else_stays_and_is_named(build, run, assert_close):
@@ -84,17 +90,17 @@ def test_a_processor_of_somebody_else_stays_and_is_named(build, run, assert_clos
     truth = run(model, call)
     model.blocks[1].attn1.set_processor(Quiet())
     with accelerate(model) as report:
-        assert "Quiet" in report.left["blocks.1.attn1"] and len(report.swapped) == 3
+        assert "Quiet" in report.left["blocks.1.attn1"] and len(report.swapped) == 3 + 2
         assert_close(run(model, call), truth, 1e-5)
         again = accelerate(model)
-        assert not again.swapped and again.left["blocks.0.attn1"] == "swapped already"
+        assert not again.swapped and again.left["blocks.0.attn1"] == again.left["blocks.0"] == "swapped already"
 
 
 def test_a_norm_with_hooks_stays_and_is_named(build):
     model, _ = build("cogvideox")
     model.transformer_blocks[0].attn1.norm_k.register_forward_hook(lambda module, arguments, out: 2 * out)
     report = accelerate(model)
-    assert "hooks" in report.left["transformer_blocks.0.attn1"] and len(report.swapped) == 1
+    assert "hooks" in report.left["transformer_blocks.0.attn1"] and len(report.swapped) == 1 + 2
 
 
 def test_a_mask_that_is_none_of_ones_and_zeros_goes_to_the_models_own_processor(build, run, assert_close):
@@ -121,7 +127,7 @@ def test_a_rotation_outside_the_contract_goes_to_the_models_own_processor(kind, 
     call["image_rotary_emb"] = (cosine, sine)
     with torch.no_grad():
         truth = model(**call)[0]
-        with accelerate(model) as report:
+        with accelerate(model, parts=("attention",)) as report:
             assert torch.equal(model(**call)[0], truth)
     assert report.passed.keys() == report.swapped.keys()
     assert kind in report.passed["transformer_blocks.1.attn1"]
@@ -147,4 +153,4 @@ assert "diffusers" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Linear, backend auto: 0 attentions swapped")
+    assert done.stdout.startswith("Linear, backend auto: 0 modules swapped")
