@@ -73,19 +73,22 @@ def cut(case: AdaptiveNormCase, tokens: int) -> AdaptiveNormCase:
 
 
 def inputs(case: AdaptiveNormCase, device: torch.device, dtype: torch.dtype = DTYPE) -> Inputs:
-    """Random tensors in `dtype`, modulation in the dtype of the case, float32 in a float32 case."""
+    """Random tensors in `dtype`, modulation in the dtype of the case, float32 in a float32 case.
+
+    Nothing large is allocated that does not stay: what a CPU's memory held before would hide what a rival needs.
+    """
     generator = torch.Generator(device=device).manual_seed(0)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, device=device)
-
     precision = torch.promote_types(dtype, case.table)
-    x, y, dstream, dout = (draw(1, case.tokens, case.width).to(dtype) for _ in range(4))
+
+    def draw(*shape: int, dtype: torch.dtype = precision) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=device).normal_(generator=generator)
+
+    x, y, dstream, dout = (draw(1, case.tokens, case.width, dtype=dtype) for _ in range(4))
     tokens = {"x": x.requires_grad_(), "y": y.requires_grad_()}
     if case.affine:
-        tokens |= {name: nn.Parameter(draw(case.width).to(precision)) for name in ("weight", "bias")}
+        tokens |= {name: nn.Parameter(draw(case.width)) for name in ("weight", "bias")}
     chosen = "Open-Sora" in case.model
-    table = draw(2 if chosen else case.rows, 6, case.width).to(precision)
+    table = draw(2 if chosen else case.rows, 6, case.width)
     pair: Leaves = {}
     masked = None
     if chosen:
@@ -110,7 +113,8 @@ def _of_tokens(made: Inputs) -> Leaves:
         return made.rows
     table = gate.new_empty(*made.index.shape, 6, gate.shape[1])
     for k, name in enumerate(TABLES):
-        table[..., k, :] = made.rows[name].detach()[made.index]
+        for part, index in zip(table[:, :, k].split(64, dim=1), made.index.split(64, dim=1), strict=True):
+            part.copy_(made.rows[name].detach()[index])
     return _parts(table)
 
 
@@ -227,13 +231,13 @@ def runners(
         except Absent as why:
             rows.append(refused(case.name, f"eager, {name}", str(why)))
     some = slice(0, min(256, case.tokens))
-    truth = _truth(made, some)
+    expected = truth(made, some)
     made_of: dict[str, Runner] = {}
     for name, rival in found.items():
         if wanted is not None and name not in wanted:
             continue
         try:
-            error = float((rival.forward()()[1][:, some].double() - truth).abs().max())
+            error = float((rival.forward()()[1][:, some].double() - expected).abs().max())
             backward = rival.backward(made.gradients)
             same = all(torch.equal(a, b) for a, b in zip(backward(), backward(), strict=True))
             made_of[name] = Runner({"forward": rival.forward(), "backward": backward}, error, same)
@@ -242,7 +246,7 @@ def runners(
     name = "FlashInfer, forward"
     if wanted is None or name in wanted:
         try:
-            made_of[name] = _flashinfer(case, made, truth, some)
+            made_of[name] = _flashinfer(case, made, expected, some)
         except Absent as why:
             rows.append(refused(case.name, name, str(why)))
         except Exception as fault:
@@ -250,17 +254,17 @@ def runners(
     return made_of, [row for row in rows if wanted is None or row["backend"] in wanted]
 
 
-def _flashinfer(case: AdaptiveNormCase, made: Inputs, truth: Tensor, some: slice) -> Runner:
+def _flashinfer(case: AdaptiveNormCase, made: Inputs, expected: Tensor, some: slice) -> Runner:
     x, y = (made.tokens[name].detach() for name in ("x", "y"))
     tables = {name: rows.detach()[made.index] for name, rows in made.rows.items()}
     work = layer_norms.flashinfer(case, x, y, tables)
     first, second = work(), work()
     same = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    return Runner({"forward": work}, float((first[1][:, some].double() - truth).abs().max()), same)
+    return Runner({"forward": work}, float((first[1][:, some].double() - expected).abs().max()), same)
 
 
-def _truth(made: Inputs, some: slice) -> Tensor:
-    """The result of some tokens by the definition in float64."""
+def truth(made: Inputs, some: slice = slice(None)) -> Tensor:
+    """The result of these tokens by the definition in float64."""
     leaves = {name: t.detach().double() for name, t in (made.tokens | made.rows).items()}
     x, y = (leaves.pop(name)[:, some] for name in ("x", "y"))
     gate, weight, bias, scale, shift = (leaves.get(name) for name in ("gate", "weight", "bias", "scale", "shift"))

@@ -55,9 +55,9 @@ def test_the_error_is_that_of_the_result(name) -> None:
     """In float32 it is nearly none; the truth takes the right row for every token."""
     case = tiny(name)
     made = bench.inputs(case, CPU, torch.float32)
-    truth = bench._truth(made, slice(0, 40))
+    expected = bench.truth(made, slice(0, 40))
     for rival in bench.rivals(case, made).values():
-        assert (rival.forward()()[1][:, :40].double() - truth).abs().max() < 1e-4
+        assert (rival.forward()()[1][:, :40].double() - expected).abs().max() < 1e-4
 
 
 def test_small_cases_keep_their_width_and_how_rows_are_shared() -> None:
