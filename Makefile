@@ -50,6 +50,7 @@ test-gpu:
 bench-gpu: test-gpu
 	$(PYTHON) -m phys4d bench attention --device cuda --out $(OUT)
 	$(PYTHON) -m phys4d bench elementwise --device cuda --out $(OUT)
+	$(PYTHON) -m phys4d bench blocks --device cuda --out $(OUT)
 	$(PYTHON) -m phys4d bench geometry --device cuda --out $(OUT)
 
 lint: venv

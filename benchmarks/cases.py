@@ -129,10 +129,12 @@ class AdaptiveNormCase:
 
     def bytes(self, part: Literal["forward", "backward"]) -> int:
         """That must pass once: x, y, stream, out; backward the stream, gradients of stream, out and x, with a gate y
-        and its gradient; the distinct rows, and backward their gradients too."""
+        and its gradient; the distinct rows of gate, scale and shift, backward those of gate and scale and three
+        gradients."""
         tensors = 4 if part == "forward" else 6 if self.modulated else 4
-        tables = 3 * self.rows * self.width * self.table.itemsize if self.modulated else 0
-        return tensors * self.tokens * self.width * DTYPE.itemsize + tables * (1 if part == "forward" else 2)
+        tables = (3 if part == "forward" else 5) if self.modulated else 0
+        row = self.rows * self.width * self.table.itemsize
+        return tensors * self.tokens * self.width * DTYPE.itemsize + tables * row
 
 
 _WAN, _COGVIDEOX, _OPENSORA = (27_280, 3072), (17_550, 3072), (54_000, 1152)  # video tokens, channels
@@ -144,6 +146,53 @@ ADAPTIVE_NORM = (
     AdaptiveNormCase("wan-residual-norm", "Wan2.2-TI2V-5B, before the text", *_WAN, affine=True, modulated=False),
     AdaptiveNormCase("cogvideox-adaptive", "CogVideoX-5B, video", *_COGVIDEOX, affine=True, table=DTYPE),
     AdaptiveNormCase("opensora-adaptive", "Open-Sora 1.2, 720p 2 s, masked frames", *_OPENSORA, rows=15, table=DTYPE),
+)
+
+
+@dataclass(frozen=True)
+class BlockCase:
+    """One whole block of a video DiT on one clip, bfloat16: attention, cross-attention if any, feed-forward."""
+
+    name: str
+    model: Literal["wan", "cogvideox", "opensora"]
+    grid: Grid
+    heads: int
+    dim: int
+    hidden: int  # channels within the feed-forward
+    words: int  # of text: before the video in CogVideoX, in cross-attention elsewhere
+    pattern: Pattern
+
+    @property
+    def tokens(self) -> int:
+        """Of the video."""
+        return self.grid[0] * self.grid[1] * self.grid[2]
+
+    @property
+    def width(self) -> int:
+        """Channels."""
+        return self.heads * self.dim
+
+    def flops(self, part: Literal["forward", "forward and backward"]) -> int:
+        """Of all products of matrices; backward takes twice those of the layers, two and a half times attention's."""
+        joint = self.model == "cogvideox"
+        length = self.tokens + (self.words if joint else 0)
+        layers = length * self.width * (8 * self.width + 4 * self.hidden)
+        words = self.words if joint else 0
+        case = AttentionCase(self.name, self.model, self.pattern, 1, self.grid, self.heads, self.dim, words)
+        attention = case.flops("forward")
+        if not joint:
+            layers += 4 * self.width**2 * (self.tokens + self.words)
+            attention += 4 * self.tokens * self.words * self.width
+        if part == "forward":
+            return layers + attention
+        return 3 * layers + attention * 7 // 2
+
+
+BLOCKS = (
+    BlockCase("wan-block", "wan", (31, 22, 40), 24, 128, 14_336, 512, Full()),
+    BlockCase("cogvideox-block", "cogvideox", (13, 30, 45), 48, 64, 12_288, 226, Full()),
+    BlockCase("opensora-spatial-block", "opensora", (15, 60, 60), 16, 72, 4608, 300, Spatial()),
+    BlockCase("opensora-temporal-block", "opensora", (15, 60, 60), 16, 72, 4608, 300, Temporal()),
 )
 
 

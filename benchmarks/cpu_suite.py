@@ -45,16 +45,18 @@ def memory(kind: str, case: str, rival: str, shape: Sequence[int]) -> float:
 def run(kind: str, suite: Any) -> None:
     """Measures every case of a suite, prints its table, and with --out writes <kind>.json and <kind>.md there.
 
-    suite: the namespace of a module with CASES, SHAPE, grown, measure and table.
+    suite: the namespace of a module with CASES, SHAPE, grown, measure and table; where its shapes are no clips or its
+    cases not in float32 also with AXES, QUICK (its small shape) and DTYPE.
     """
     parser = argparse.ArgumentParser(description=suite["__doc__"], formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small shape and few rounds: whether it runs")
     parser.add_argument("--case", nargs="+", choices=suite["CASES"], default=suite["CASES"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--memory", nargs=2, metavar=("CASE", "RIVAL"), help=argparse.SUPPRESS)
-    parser.add_argument("--shape", nargs=4, type=int, default=suite["SHAPE"], help="clips, frames, height, width")
+    parser.add_argument("--shape", nargs=len(suite["SHAPE"]), type=int, default=suite["SHAPE"],
+                        help=suite.get("AXES", "clips, frames, height, width"))  # fmt: skip
     asked = parser.parse_args()
-    shape = (1, 3, 32, 32) if asked.quick else tuple(asked.shape)
+    shape = suite.get("QUICK", (1, 3, 32, 32)) if asked.quick else tuple(asked.shape)
     if asked.memory:
         torch.set_num_threads(1)
         print(suite["grown"](*asked.memory, shape))
@@ -67,8 +69,8 @@ def run(kind: str, suite: Any) -> None:
     if asked.out is not None:
         asked.out.mkdir(parents=True, exist_ok=True)
         result = {
-            "kind": kind, "device": "cpu", "dtype": "float32", "rows": rows, "provenance": provenance(),
-            "load": {"before": load, "after": os.getloadavg()},
+            "kind": kind, "device": "cpu", "dtype": suite.get("DTYPE", "float32"), "rows": rows,
+            "provenance": provenance(), "load": {"before": load, "after": os.getloadavg()},
         }  # fmt: skip
         (asked.out / f"{kind}.json").write_text(json.dumps(result, indent=1) + "\n")
         (asked.out / f"{kind}.md").write_text(table + "\n")

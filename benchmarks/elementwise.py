@@ -1,6 +1,9 @@
-"""Norm and rotation of queries and keys on the shapes of real models, beside eager torch and torch.compile.
+"""What stands between the layers of a block on the shapes of real models, beside torch and what others publish.
 
     phys4d bench elementwise [--device cpu|cuda] [--quick] [--case NAME ...] [--out DIR]
+
+Norm and rotation of queries and keys stand beside eager torch and torch.compile; gate, residual, norm and modulation
+beside the peers of `adaptive_norm`.
 """
 
 import dataclasses
@@ -10,16 +13,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phys4d.benchmarks.attention import SUSTAINED
-from phys4d.benchmarks.cases import DTYPE, NORM_ROPE, NormRopeCase
-from phys4d.benchmarks.timing import Work, compiled, interleaved, peak_memory
+from phys4d.benchmarks import adaptive_norm
+from phys4d.benchmarks.cases import ADAPTIVE_NORM, DTYPE, NORM_ROPE, AdaptiveNormCase, NormRopeCase
+from phys4d.benchmarks.race import Runner, race, sustained
+from phys4d.benchmarks.timing import compiled
 from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope_reference, qk_norm_rope
 
 Both = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Case = NormRopeCase | AdaptiveNormCase
+_TOKENS = 256  # of a small case
 
 
-def measure(case: NormRopeCase, device: torch.device, *, quick: bool, wanted: list[str] | None) -> list[dict[str, Any]]:
-    """One row per peer and part, as for attention; the error is the largest of q against float64, in its own unit."""
+def measure(case: Case, device: torch.device, *, quick: bool, wanted: list[str] | None) -> list[dict[str, Any]]:
+    """One row per peer and part, as for attention, and one for each peer that cannot serve, with the reason."""
+    rows: list[dict[str, Any]] = []
+    if isinstance(case, NormRopeCase):
+        runners = _norm_rope(case, device, wanted)
+    else:
+        runners, rows = adaptive_norm.runners(case, device, wanted)
+    rates = sustained(device)
+
+    def counted(part: str) -> dict[str, Any]:
+        passed = case.bytes(part)  # type: ignore[arg-type]
+        return {"flops": None, "bytes": passed, "floor_ms": passed / rates[1] / 1e9 if rates else None}
+
+    return rows + race(case.name, runners, device, quick=quick, counted=counted)
+
+
+def _norm_rope(case: NormRopeCase, device: torch.device, wanted: list[str] | None) -> dict[str, Runner]:
+    """Peers of a norm and rotation; the error is the largest of q against float64, in its own unit."""
     generator = torch.Generator(device=device).manual_seed(0)
     shape = (1, case.tokens, case.heads, case.dim)
     q, k, dq, dk = (
@@ -49,61 +71,30 @@ def measure(case: NormRopeCase, device: torch.device, *, quick: bool, wanted: li
     truth = norm_rope_reference(
         q.double(), weight.detach().double(), None if bias is None else bias.double(), *rest
     )[:, some]  # fmt: skip
-    forwards: dict[str, Work] = {}
-    backwards: dict[str, Work] = {}
-    errors: dict[str, float] = {}
-    same: dict[str, bool] = {}
+    found: dict[str, Runner] = {}
     for name, rival in rivals.items():
         leaves = [t.detach().requires_grad_() for t in (q, k)]
         outs = rival(*leaves)
-        errors[name] = float((outs[0].detach()[:, some].double() - truth).abs().max())
-        forwards[name] = _without_gradients(rival, q, k)
-        backwards[name] = lambda outs=outs, leaves=leaves: torch.autograd.grad(  # type: ignore[misc]
-            outs, [*leaves, weight], (dq, dk), retain_graph=True
-        )
-        same[name] = all(torch.equal(a, b) for a, b in zip(backwards[name](), backwards[name](), strict=True))
-    rows = []
-    effort = {"rounds": 10 if quick else 50, "seconds": 1.0 if quick else 10.0}
-    for part, works in (("forward", forwards), ("backward", backwards)):
-        floor = _floor_ms(case, part, device)
-        for name, timing in interleaved(works, device, **effort).items():  # type: ignore[arg-type]
-            rows.append(
-                {
-                    "case": case.name, "backend": name, "part": part, "ms": timing.median, "ms_p20": timing.p20,
-                    "ms_p80": timing.p80, "tflops": None,
-                    "gbps": case.bytes(part) / timing.median / 1e6,  # type: ignore[arg-type]
-                    "floor_ms": floor, "share": floor / timing.median if floor else None,
-                    "peak_mb": peak_memory(works[name], device), "error": errors[name],
-                    "deterministic": same[name],
-                }
-            )  # fmt: skip
-    return rows
+        error = float((outs[0].detach()[:, some].double() - truth).abs().max())
+
+        def backward(outs: tuple[Tensor, ...] = outs, leaves: list[Tensor] = leaves) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(outs, [*leaves, weight], (dq, dk), retain_graph=True)
+
+        same = all(torch.equal(a, b) for a, b in zip(backward(), backward(), strict=True))
+        forward = torch.no_grad()(lambda rival=rival: rival(q, k))
+        found[name] = Runner({"forward": forward, "backward": backward}, error, same)
+    return found
 
 
-def _without_gradients(rival: Both, q: Tensor, k: Tensor) -> Work:
-    def work() -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            return rival(q, k)
-
-    return work
-
-
-def _floor_ms(case: NormRopeCase, part: str, device: torch.device) -> float | None:
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    for known, (_, terabytes) in SUSTAINED.items():
-        if known in name:
-            return case.bytes(part) / terabytes / 1e9  # type: ignore[arg-type]
-    return None
-
-
-def cases(names: list[str] | None, device: torch.device) -> list[NormRopeCase]:
+def cases(names: list[str] | None, device: torch.device) -> list[Case]:
     """The named cases, all if none is named; small ones where there is no GPU."""
-    chosen = [case for case in NORM_ROPE if names is None or case.name in names]
-    if device.type == "cuda":
-        return chosen
-    return [
-        dataclasses.replace(case, name=f"{case.name}-small", grid=(4, 6, 8), heads=2, words=min(case.words, 8))
-        for case in chosen
-    ]
+    chosen = [case for case in (*NORM_ROPE, *ADAPTIVE_NORM) if names is None or case.name in names]
+    return chosen if device.type == "cuda" else [small(case) for case in chosen]
+
+
+def small(case: Case) -> Case:
+    """The same on few tokens; norm and rotation with two heads, gate and modulation as wide as they are."""
+    name = f"{case.name}-small"
+    if isinstance(case, NormRopeCase):
+        return dataclasses.replace(case, name=name, grid=(4, 6, 8), heads=2, words=min(case.words, 8))
+    return dataclasses.replace(adaptive_norm.cut(case, _TOKENS), name=name)

@@ -56,7 +56,7 @@ def adaptive_norm(case: Any, dtype: torch.dtype) -> None:
         rows = TokenRows.of(torch.arange(case.tokens)[None] % case.rows, case.rows)
         index, *plan = (t.to("meta") for t in (rows.index, rows.order, rows.forward, rows.backward, rows.begins))
     stream, out, stats = forward(x, x, gate, affine, affine, scale, shift, index, plan, "layer", 1e-6)
-    for y in (None, x if case.modulated else None):
+    for y in (None, x) if case.modulated else (None,):
         wanted = y is not None or case.affine
         backward(stream, y, dtype, gate, affine, scale, stats, out, out, index, plan, "layer", case.rows, wanted)
 

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -195,14 +195,23 @@ def table(kernels: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def of_cases(kernels: list[dict[str, Any]], cases: Iterable[Any]) -> list[dict[str, Any]]:
+    """Those of some named cases."""
+    names = {case.name for case in cases}
+    return [kernel for kernel in kernels if kernel["case"] in names]
+
+
 def adopt(kernels: list[Kernel]) -> None:
     """Keeps what was found under benchmarks/results/ and shows it in the docs, beside what to expect of it."""
-    from phys4d.benchmarks import predictions
+    from phys4d.benchmarks import elementwise_page, predictions
+    from phys4d.benchmarks.cases import ATTENTION
     from phys4d.benchmarks.readme import filled
 
-    RESULT.write_text(json.dumps([asdict(kernel) for kernel in kernels], indent=1) + "\n")
-    PAGE.write_text(filled(PAGE.read_text(), "machine code", table([asdict(kernel) for kernel in kernels])))
+    found = [asdict(kernel) for kernel in kernels]
+    RESULT.write_text(json.dumps(found, indent=1) + "\n")
+    PAGE.write_text(filled(PAGE.read_text(), "machine code", table(of_cases(found, ATTENTION))))
     predictions.write()
+    elementwise_page.write()
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A suite's result as one SVG: per case the time of every peer, forward on the left and backward on the right.
+"""A suite's result as one SVG: per case the time of every peer, forward on the left, backward or both on the right.
 
 Bars begin at zero and end at the median; the whisker goes from the 20th to the 80th percentile. The fastest is on top.
 Where a peer takes more than `CUT` times as long as the fastest, its bar is cut and its number tells. Columns are as
@@ -88,7 +88,7 @@ def _case(rows: list[dict[str, Any]], y: float) -> tuple[list[str], float]:
     y += 28
     width = (WIDTH - 2 * _EDGE - _GAP) / 2
     below = y
-    for column, part in enumerate(("forward", "backward")):
+    for column, part in enumerate(sorted({row["part"] for row in measured}, key=lambda part: part != "forward")):
         panel = sorted((row for row in measured if row["part"] == part), key=lambda row: row["ms"])
         if panel:
             drawn, end = _panel(part, panel, _EDGE + column * (width + _GAP), y, width)
@@ -142,7 +142,7 @@ def _bar(
 ) -> Iterator[str]:
     """A peer's row: whether it is deterministic, its name, its bar, its number."""
     name = row["backend"]
-    mark = {"auto": "auto"}.get(name, "ours" if name in OURS else "peer")
+    mark = {"auto": "auto"}.get(name, "ours" if name in OURS or name.startswith("ours,") else "peer")
     exact = f"{name}: {row['ms']:.4g} ms ({row['ms_p20']:.4g} to {row['ms_p80']:.4g})"
     yield _dot(left + 5, y, "same" if row["deterministic"] else "differs")
     yield _text(left + 14, y + 4, name)

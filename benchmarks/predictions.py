@@ -2,25 +2,27 @@
 
     python -m phys4d.benchmarks.predictions        # fills the table of docs/attention-kernels.md
 
-A kernel is bound by memory or by products. Memory: the bytes that must pass, at `MEMORY_SHARE` of the rate that the
-floors assume. Products: those that our kernels take, which are more than the result needs (lanes held beyond D, tiles
-beyond a row's end, masked blocks, backward's seven for five), at the rate that Triton kernels of others reach on an
-H100, whose tensor cores are the H200's. Temporal kernels have no loops, so that the compiler's count of instructions
+A kernel is bound by memory or by products. Memory: the bytes that our kernels move, at `MEMORY_SHARE` of the rate that
+the floors assume. Products: those that our kernels take, which are more than the result needs (lanes held beyond D,
+tiles beyond a row's end, masked blocks, backward's seven for five), at the rate that Triton kernels of others reach on
+an H100, whose tensor cores are the H200's. Temporal kernels have no loops, so that the compiler's count of instructions
 tells how long it takes to issue them all, at `ISSUE_SHARE` of what an SM can. Whichever takes longer is the prediction.
 Launches, the small delta kernel of backward and, in the other kernels, what is neither memory nor product
 (exponentials, masks) are left out, so it errs on the fast side.
 """
 
+import dataclasses
 import json
 import math
 import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from unittest.mock import patch
 
 import numpy as np
 
 from phys4d.benchmarks.attention import SUSTAINED
-from phys4d.benchmarks.cases import ATTENTION, DTYPE, NORM_ROPE, AttentionCase, NormRopeCase
+from phys4d.benchmarks.cases import ATTENTION, DTYPE, AdaptiveNormCase, AttentionCase, NormRopeCase
 from phys4d.benchmarks.machine_code import PAGE, RESULT
 from phys4d.kernels.attention import Full, Spatial, Temporal, Window, flash, launch, short_rows, tiles, window
 
@@ -43,11 +45,13 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Prediction:
-    """One part of a case. Times in milliseconds; `work` is the FLOPs that our kernels take, `flops` what is needed."""
+    """One part of a case. Times in milliseconds; `work` is the FLOPs that our kernels take, `flops` what is needed, and
+    `moved` the bytes that they read and write, `bytes` what must pass."""
 
     case: str
     part: str
     bytes: int
+    moved: int
     flops: int
     work: float
     rate: float
@@ -71,7 +75,8 @@ class Prediction:
         if self.by_issue >= max(self.by_memory, self.by_products):
             return f"instructions: {self.by_issue * ISSUE_SHARE * 1e3:.0f} us of issuing / {ISSUE_SHARE}"
         if self.by_memory >= self.by_products:
-            return f"memory: floor / {MEMORY_SHARE[self.part]}"
+            what = "floor" if self.moved == self.bytes else f"{self.moved / 1e6:,.0f} MB moved"
+            return f"memory: {what} / {MEMORY_SHARE[self.part]}"
         return f"products: {self.work / 1e9:,.0f} GFLOP ({self.work / self.flops:.2f} x) at {self.rate:.0f} TFLOP/s"
 
 
@@ -144,7 +149,34 @@ def _spans(size: int, width: int, side: int, towards_keys: bool) -> list[int]:
     return [int(sees[i : i + side].any(axis=0).sum()) for i in range(0, size, side)]
 
 
-def predict(case: AttentionCase | NormRopeCase, part: str) -> Prediction:
+def moved(case: AdaptiveNormCase, part: str) -> int:
+    """Bytes that our kernels of gate, residual, norm and modulation read and write, all that are wanted.
+
+    Beside the tokens: mean and deviation of each; the rows of the modulation once for every program, which the cache
+    gives again where they are shared; backward the programs' sums of the gradients of factor, offset and gate, written,
+    read again and added up; and, for rows by index, the order of tokens and the segments.
+    """
+    tables = 0 if not case.modulated else 3 if part == "forward" else 2
+    wanted = [
+        kernel for kernel in json.loads(RESULT.read_text())
+        if (kernel["case"], kernel["kernel"], kernel["arch"]) == (case.name, f"adaptive_norm.{part}", ARCH)
+        and kernel["options"].get("GATE_GRADIENT", case.modulated) == case.modulated
+    ]  # fmt: skip
+    assert len(wanted) == 1, f"{RESULT.name} has {len(wanted)} {part} of {case.name}: run machine_code --adopt"
+    programs = wanted[0]["programs"]
+    tensors = dataclasses.replace(case, rows=0).bytes(part)  # type: ignore[arg-type]
+    found = tensors + 8 * case.tokens + programs * case.width * case.table.itemsize * (tables + case.affine)
+    if case.affine and part == "forward":
+        found += programs * case.width * case.table.itemsize
+    if case.mixed:
+        found += 4 * case.tokens + 12 * programs
+    if part == "backward":
+        sums = 4 * case.width * (3 if case.modulated else 2)
+        found += sums * (programs if programs == case.rows and not case.mixed else 2 * programs + case.rows)
+    return found
+
+
+def predict(case: AttentionCase | NormRopeCase | AdaptiveNormCase, part: str) -> Prediction:
     """For one part of one named case."""
     tflops, terabytes = SUSTAINED[GPU]
     passed = case.bytes(part)  # type: ignore[arg-type]
@@ -153,22 +185,23 @@ def predict(case: AttentionCase | NormRopeCase, part: str) -> Prediction:
         flops, taken = case.flops(part), work(case, part)  # type: ignore[arg-type]
         if isinstance(case.pattern, Temporal):
             issued = issuing(case, part)
-    by_bytes = passed / terabytes / 1e9
-    floor = max(by_bytes, flops / tflops / 1e9)
+    floor = max(passed / terabytes / 1e9, flops / tflops / 1e9)
+    ours = moved(case, part) if isinstance(case, AdaptiveNormCase) else passed
+    reached = 0.0 if isinstance(case, AdaptiveNormCase) else rate(case.dim, part)
     return Prediction(
-        case.name, part, passed, flops, taken, rate(case.dim, part), floor, by_bytes / MEMORY_SHARE[part],
+        case.name, part, passed, ours, flops, taken, reached, floor, ours / terabytes / 1e9 / MEMORY_SHARE[part],
         issued / ISSUE_SHARE,
     )  # fmt: skip
 
 
-def table() -> str:
-    """Markdown: what every named case needs, its floor, and the time to expect, which is no measurement."""
+def table(cases: Iterable[AttentionCase | NormRopeCase | AdaptiveNormCase] = ATTENTION) -> str:
+    """Markdown: what these cases need, their floors, and the times to expect, which are no measurement."""
     tflops, terabytes = SUSTAINED[GPU]
     lines = [
         f"Predicted for one {GPU}, never measured; floors at {terabytes} TB/s and {tflops:.0f} TFLOP/s.", "",
         "| case | part | MB | GFLOP | floor | predicted | of the floor | predicted from |", "|---" * 8 + "|",
     ]  # fmt: skip
-    for case in (*ATTENTION, *NORM_ROPE):
+    for case in cases:
         for part in PARTS:
             found = predict(case, part)
             bound = "products" if found.flops / tflops > found.bytes / terabytes else "bytes"
@@ -177,11 +210,11 @@ def table() -> str:
                 f"| {found.case} | {part} | {found.bytes / 1e6:,.0f} | {needed} | {_time(found.floor)}, {bound} "
                 f"| {_time(found.milliseconds)} | {found.floor / found.milliseconds:.0%} | {found.reason} |"
             )
-    return "\n".join([*lines, "", _told()])
+    return "\n".join(lines)
 
 
-def _told() -> str:
-    """What the numbers rest on, in a paragraph."""
+def told() -> str:
+    """What the numbers of attention rest on, in a paragraph."""
     shares = " and ".join(f"{MEMORY_SHARE[part]} {part}" for part in PARTS)
     published = [
         f"{' to '.join(f'{figure:.0f}' for figure in dict.fromkeys(figures))} TFLOP/s with {width} lanes"
@@ -205,7 +238,7 @@ def write() -> None:
     """Fills the table of docs/attention-kernels.md."""
     from phys4d.benchmarks.readme import filled
 
-    PAGE.write_text(filled(PAGE.read_text(), "predictions", table()))
+    PAGE.write_text(filled(PAGE.read_text(), "predictions", f"{table()}\n\n{told()}"))
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from phys4d.benchmarks import attention, elementwise, geometry, plots
+from phys4d.benchmarks import attention, blocks, elementwise, geometry, plots
 from phys4d.engine.errors import UserError
 from phys4d.engine.telemetry import provenance
 from phys4d.kernels.attention import measured
 
-KINDS = {"attention": attention, "elementwise": elementwise, "geometry": geometry}
+KINDS = {"attention": attention, "elementwise": elementwise, "blocks": blocks, "geometry": geometry}
 
 
 def bench(
@@ -97,7 +97,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         numbers = [
             f"{row['ms']:.3f} ({row['ms_p20']:.3f}, {row['ms_p80']:.3f})",
             f"{row['tflops']:.1f}" if row["tflops"] else "",
-            f"{row['gbps']:.0f}",
+            f"{row['gbps']:.0f}" if row["gbps"] is not None else "",
             f"{row['share']:.0%}" if row["share"] else "",
             f"{row['peak_mb']:.0f}" if row["peak_mb"] is not None else "",
             f"{row['error']:.1e}",

@@ -11,12 +11,15 @@ import torch
 Work = Callable[[], Any]
 
 
-def compiled(rival: Any) -> Any:
-    """torch.compile for these shapes alone; its backward may be run again and again, as timing does."""
+def compiled(rival: Any, mode: str | None = None) -> Any:
+    """torch.compile for these shapes alone; its backward may be run again and again, as timing does.
+
+    mode: of torch.compile, without CUDA graphs, which would overwrite the results that a backward waits with.
+    """
     import torch._functorch.config as functorch
 
     functorch.donated_buffer = False  # else compiled backwards may refuse to run twice
-    return torch.compile(rival, dynamic=False)
+    return torch.compile(rival, dynamic=False, mode=mode)
 
 
 @dataclass(frozen=True)

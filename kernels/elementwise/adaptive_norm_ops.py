@@ -202,13 +202,16 @@ def _backward(ctx: Any, dstream: Tensor | None, dout: Tensor | None, dstats: Ten
 
 def _of_factor_and_offset(
     dfactor: Tensor, doffset: Tensor, weight: Tensor | None, bias: Tensor | None, scale: Tensor | None
-) -> list[Tensor]:
-    """Gradients of weight, bias, scale and shift."""
+) -> list[Tensor | None]:
+    """Gradients of weight, bias, scale and shift; None for weight and bias that are not there."""
     dscale = dfactor if weight is None else dfactor * weight
     if bias is not None:
         dscale = dscale + doffset * bias
-    by = 1 if scale is None else 1 + scale.to(dfactor.dtype)
-    return [(dfactor * by).sum(0), (doffset * by).sum(0), dscale, doffset]
+    affine: list[Tensor | None] = [None, None]
+    if weight is not None or bias is not None:  # with a row for each token this is as large as many activations
+        by = 1 if scale is None else 1 + scale.to(dfactor.dtype)
+        affine = [(dfactor * by).sum(0), (doffset * by).sum(0)]
+    return [*affine, dscale, doffset]
 
 
 op.register_autograd(_backward, setup_context=_setup)

@@ -6,10 +6,10 @@ from unittest.mock import patch
 
 import pytest
 
-from phys4d.benchmarks import predictions
-from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE, AttentionCase
+from phys4d.benchmarks import elementwise_page, predictions
+from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, NORM_ROPE, AttentionCase
 from phys4d.benchmarks.machine_code import RESULT
-from phys4d.benchmarks.predictions import PAGE, PARTS, issuing, predict, rate, table, work
+from phys4d.benchmarks.predictions import PAGE, PARTS, issuing, moved, predict, rate, table, told, work
 from phys4d.kernels.attention import Full, Temporal, Window, allowed, window
 
 
@@ -50,12 +50,12 @@ def test_windows_take_whole_stretches_of_what_a_box_meets(grid, sizes, kernel) -
         assert predictions._pairs(case(Window(*sizes), grid), kernel) == 3 * 2 * cells * met
 
 
-@pytest.mark.parametrize("case", [*ATTENTION, *NORM_ROPE], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*ATTENTION, *NORM_ROPE, *ADAPTIVE_NORM], ids=lambda case: case.name)
 def test_nothing_is_predicted_to_beat_its_floor_or_the_rates_it_rests_on(case) -> None:
     for part in PARTS:
         found = predict(case, part)
         assert found.milliseconds == max(found.by_memory, found.by_products, found.by_issue) >= found.floor
-        assert found.work >= found.flops
+        assert found.work >= found.flops and found.moved >= found.bytes
         expected = "memory" if isinstance(getattr(case, "pattern", None), Temporal | None) else "products"
         if getattr(case, "lanes", None) and isinstance(case, AttentionCase):
             expected = "instructions"
@@ -80,7 +80,24 @@ def test_the_rates_are_those_of_the_published_figures() -> None:
     assert rate(64, "backward") == pytest.approx(403 * 0.967, rel=1e-3)  # 291/324, 474/497 and 433/413
 
 
-def test_the_page_shows_what_the_code_predicts_and_says_that_nobody_measured_it() -> None:
+def test_gate_residual_norm_and_modulation_move_what_their_kernels_read_and_write() -> None:
+    """Counted by hand for Wan's 27,280 tokens of 3,072 channels, with one row for all and with one for each."""
+    one, each = (next(c for c in ADAPTIVE_NORM if c.name == name) for name in ("wan-adaptive", "wan-adaptive-tokens"))
+    tokens, row = 27_280 * 3072 * 2, 3072 * 4
+    assert moved(one, "forward") == 4 * tokens + 8 * 27_280 + 3410 * 3 * row  # eight tokens a program
+    length = -(-27_280 // 528)  # tokens a program backward, which leaves its sums of factor, offset and gate
+    programs = -(-27_280 // length)
+    sums = 3 * row * (2 * programs + 1)
+    assert moved(one, "backward") == 6 * tokens + 8 * 27_280 + programs * 2 * row + sums
+    assert moved(each, "forward") == each.bytes("forward") + 8 * 27_280
+    assert moved(each, "backward") == each.bytes("backward") + 8 * 27_280  # sums of one token are gradients
+
+
+def test_the_pages_show_what_the_code_predicts_and_say_that_nobody_measured_it() -> None:
     text = table()
-    assert text in PAGE.read_text() and text.startswith("Predicted for one H200, never measured")
-    assert all(text.count(f"| {case.name} |") == 2 for case in (*ATTENTION, *NORM_ROPE))
+    assert f"{text}\n\n{told()}" in PAGE.read_text() and text.startswith("Predicted for one H200, never measured")
+    assert all(text.count(f"| {case.name} |") == 2 for case in ATTENTION)
+    others = table(elementwise_page.CASES)
+    assert all(others.count(f"| {case.name} |") == 2 for case in (*NORM_ROPE, *ADAPTIVE_NORM))
+    page = elementwise_page.PAGE.read_text()
+    assert elementwise_page.complete(page) == page and others in page

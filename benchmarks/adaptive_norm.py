@@ -1,0 +1,272 @@
+"""Gate, residual, LayerNorm and modulation beside what models write, torch.compile, and the parts that others publish.
+
+"eager" is the model's own code: Wan in float32 between (diffusers, WanTransformerBlock), with a row of the modulation
+for each token wherever not all tokens share one, made by the model beforehand; CogVideoX and Open-Sora in the dtype
+that they are in, Open-Sora with both modulations computed and one of them chosen for each frame. Where fewer rows than
+tokens are distinct, "eager, rows" is what one would write by hand: a view by runs of tokens, or rows gathered by index.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phys4d.benchmarks import layer_norms
+from phys4d.benchmarks.cases import DTYPE, AdaptiveNormCase
+from phys4d.benchmarks.layer_norms import EPSILON, Absent, Norm
+from phys4d.benchmarks.race import Runner, refused
+from phys4d.benchmarks.timing import Work, compiled
+from phys4d.kernels.elementwise import TokenRows, adaptive_norm, adaptive_norm_reference
+
+TABLES = ("gate", "scale", "shift")
+Leaves = dict[str, Tensor]
+Pair = tuple[Tensor, Tensor]  # the stream, and what goes into the next layer
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Tensors of a case: all that wants gradients is a leaf.
+
+    Attributes:
+        tokens: x and y [1, S, C]; with an affine norm weight and bias [C].
+        rows: gate, scale and shift [R, C], parts of one table.
+        index: [1, S]: the row of each token.
+        masked: [1, T, 1, 1] bool of Open-Sora: which of `pair` a frame takes; else None.
+        pair: gate, scale and shift [2, C] from which Open-Sora's rows are chosen; else empty.
+        gradients: of the stream and of the result, [1, S, C].
+    """
+
+    tokens: Leaves
+    rows: Leaves
+    index: Tensor
+    masked: Tensor | None
+    pair: Leaves
+    gradients: Pair
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Who computes a case: a function of its leaves by name."""
+
+    call: Callable[..., Pair]
+    leaves: Leaves
+
+    def forward(self) -> Work:
+        """One call without gradients."""
+        return torch.no_grad()(lambda: self.call(**self.leaves))
+
+    def backward(self, gradients: Pair) -> Callable[[], tuple[Tensor, ...]]:
+        """Gradients of all leaves, of a forward pass that is done here, once."""
+        outs = self.call(**self.leaves)
+        leaves = list(self.leaves.values())
+        return lambda: torch.autograd.grad(outs, leaves, gradients, retain_graph=True)
+
+
+def cut(case: AdaptiveNormCase, tokens: int) -> AdaptiveNormCase:
+    """The case, as wide, on at most so many tokens; rows that differed for each token still do."""
+    if case.rows == case.tokens:
+        return dataclasses.replace(case, tokens=tokens, rows=tokens)
+    return dataclasses.replace(case, tokens=tokens - tokens % case.rows)
+
+
+def inputs(case: AdaptiveNormCase, device: torch.device, dtype: torch.dtype = DTYPE) -> Inputs:
+    """Random tensors in `dtype`, modulation in the dtype of the case, float32 in a float32 case.
+
+    Nothing large is allocated that does not stay: what a CPU's memory held before would hide what a rival needs.
+    """
+    generator = torch.Generator(device=device).manual_seed(0)
+    precision = torch.promote_types(dtype, case.table)
+
+    def draw(*shape: int, dtype: torch.dtype = precision) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=device).normal_(generator=generator)
+
+    x, y, dstream, dout = (draw(1, case.tokens, case.width, dtype=dtype) for _ in range(4))
+    tokens = {"x": x.requires_grad_(), "y": y.requires_grad_()}
+    if case.affine:
+        tokens |= {name: nn.Parameter(draw(case.width)) for name in ("weight", "bias")}
+    chosen = "Open-Sora" in case.model
+    table = draw(2 if chosen else case.rows, 6, case.width)
+    pair: Leaves = {}
+    masked = None
+    if chosen:
+        masked = torch.arange(case.rows, device=device)[None, :, None, None] >= case.rows // 3
+        pair, table = _parts(table), table[masked.flatten().long()]
+    if case.mixed:  # the first frame's tokens take the first row, as where a video is made from a picture
+        index = (torch.arange(case.tokens, device=device) >= case.tokens // 31).long()[None]
+    else:
+        index = torch.arange(case.rows, device=device).repeat_interleave(case.tokens // case.rows)[None]
+    return Inputs(tokens, _parts(table) if case.modulated else {}, index, masked, pair, (dstream, dout))
+
+
+def _parts(table: Tensor) -> Leaves:
+    """Gate, scale and shift as leaves, where they stand in a table [..., 6, C]."""
+    return {name: table[..., k, :].detach().requires_grad_() for k, name in enumerate(TABLES)}
+
+
+def _of_tokens(made: Inputs) -> Leaves:
+    """The rows of all tokens [1, S, C], as Wan makes them; a single row stays one."""
+    gate = made.rows["gate"]
+    if len(gate) == 1:
+        return made.rows
+    table = gate.new_empty(*made.index.shape, 6, gate.shape[1])
+    for k, name in enumerate(TABLES):
+        for part, index in zip(table[:, :, k].split(64, dim=1), made.index.split(64, dim=1), strict=True):
+            part.copy_(made.rows[name].detach()[index])
+    return _parts(table)
+
+
+def ours(made: Inputs, mixed: bool) -> Rival:
+    """`adaptive_norm`; rows that are no runs of tokens are sorted beforehand, once for all layers."""
+    rows = TokenRows.of(made.index, int(made.index.max()) + 1) if mixed else None
+
+    def call(x: Tensor, y: Tensor, **rest: Any) -> Pair:
+        return adaptive_norm(x, y, epsilon=EPSILON, rows=rows, **rest)
+
+    return Rival(call, made.tokens | made.rows)
+
+
+def own_code(case: AdaptiveNormCase, made: Inputs, norm: Norm) -> Rival:
+    """As the model writes it, with `norm` for the LayerNorm."""
+    if made.masked is not None:
+        return Rival(_chosen(made.masked, norm), made.tokens | made.pair)
+    form = _wan if case.model.startswith("Wan") else _plain
+    return Rival(form(norm), made.tokens | (_of_tokens(made) if case.modulated else {}))
+
+
+def _wan(norm: Norm) -> Callable[..., Pair]:
+    def call(
+        x: Tensor, y: Tensor, gate: Tensor | None = None, scale: Tensor | None = None, shift: Tensor | None = None,
+        **affine: Tensor,
+    ) -> Pair:  # fmt: skip
+        stream = x + y if gate is None else (x.float() + y * gate).type_as(x)
+        out = norm(stream.float())
+        if scale is not None and shift is not None:
+            out = out * (1 + scale) + shift
+        return stream, out.type_as(x)
+
+    return call
+
+
+def _plain(norm: Norm) -> Callable[..., Pair]:
+    def call(x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, **affine: Tensor) -> Pair:
+        stream = x + gate * y
+        return stream, norm(stream) * (1 + scale) + shift
+
+    return call
+
+
+def _chosen(masked: Tensor, norm: Norm) -> Callable[..., Pair]:
+    """Both modulations of everything, and for each frame one of them."""
+
+    def choose(first: Tensor, second: Tensor) -> Tensor:
+        frames = (1, masked.shape[1], -1, first.shape[-1])
+        return torch.where(masked, second.view(frames), first.view(frames)).view(first.shape)
+
+    def call(x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor) -> Pair:
+        stream = x + choose(gate[0] * y, gate[1] * y)
+        first, second = (norm(stream) * (1 + scale[k]) + shift[k] for k in (0, 1))
+        return stream, choose(first, second)
+
+    return call
+
+
+def by_rows(case: AdaptiveNormCase, made: Inputs, norm: Norm) -> Rival:
+    """As one would write it for few distinct rows: tokens seen by runs that share one, or rows gathered by index."""
+    form = _wan(norm) if case.model.startswith("Wan") else _plain(norm)
+
+    def call(x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, **affine: Tensor) -> Pair:
+        if case.mixed:
+            return form(x, y, gate[made.index], scale[made.index], shift[made.index])
+        runs = (t.unflatten(1, (case.rows, -1)) for t in (x, y))
+        stream, out = form(*runs, gate[:, None], scale[:, None], shift[:, None])
+        return stream.flatten(1, 2), out.flatten(1, 2)
+
+    return Rival(call, made.tokens | made.rows)
+
+
+def rivals(case: AdaptiveNormCase, made: Inputs) -> dict[str, Rival]:
+    """Ours, and eager torch, by name."""
+    norm = _norm(layer_norms.torch_norm, case, made)
+    found = {"ours": ours(made, case.mixed), "eager": own_code(case, made, norm)}
+    if case.modulated and 1 < case.rows < case.tokens:
+        found["eager, rows"] = by_rows(case, made, norm)
+    return found
+
+
+def compilations(found: dict[str, Rival], modes: dict[str, str | None]) -> dict[str, Rival]:
+    """What torch.compile makes of the eager ones, by name: {"compiled": None} adds "compiled" and "compiled, rows"."""
+    torch.compiler.reset()  # it gives up on a function that it compiled eight times, and cases share theirs
+    return {
+        name.replace("eager", word): Rival(compiled(rival.call, mode), rival.leaves)
+        for word, mode in modes.items()
+        for name, rival in found.items()
+        if name.startswith("eager")
+    }
+
+
+def _norm(make: Callable[..., Norm], case: AdaptiveNormCase, made: Inputs) -> Norm:
+    x = made.tokens["x"].detach()
+    like = x[0, 0].float() if case.model.startswith("Wan") else x[0, 0]
+    return make(case.width, like, made.tokens.get("weight"), made.tokens.get("bias"))
+
+
+def runners(
+    case: AdaptiveNormCase, device: torch.device, wanted: list[str] | None
+) -> tuple[dict[str, Runner], list[dict[str, Any]]]:
+    """Who can compute the case, and a row for each who cannot, with the reason; the error is that of the result."""
+    made = inputs(case, device)
+    found = rivals(case, made)
+    rows: list[dict[str, Any]] = []
+    if device.type == "cuda":
+        modes = {"compiled": None, "compiled, max-autotune": "max-autotune-no-cudagraphs"}
+        found |= compilations(found, modes)
+    else:
+        rows.append(refused(case.name, "compiled", "measured on CUDA, and by the study of CPUs, alone"))
+    for name, make in layer_norms.NORMS.items():
+        try:
+            found[f"eager, {name}"] = own_code(case, made, _norm(make, case, made))
+        except Absent as why:
+            rows.append(refused(case.name, f"eager, {name}", str(why)))
+    some = slice(0, min(256, case.tokens))
+    expected = truth(made, some)
+    made_of: dict[str, Runner] = {}
+    for name, rival in found.items():
+        if wanted is not None and name not in wanted:
+            continue
+        try:
+            error = float((rival.forward()()[1][:, some].double() - expected).abs().max())
+            backward = rival.backward(made.gradients)
+            same = all(torch.equal(a, b) for a, b in zip(backward(), backward(), strict=True))
+            made_of[name] = Runner({"forward": rival.forward(), "backward": backward}, error, same)
+        except Exception as fault:  # a peer may fail in ways of its own; the row says how
+            rows.append(refused(case.name, name, fault))
+    name = "FlashInfer, forward"
+    if wanted is None or name in wanted:
+        try:
+            made_of[name] = _flashinfer(case, made, expected, some)
+        except Absent as why:
+            rows.append(refused(case.name, name, str(why)))
+        except Exception as fault:
+            rows.append(refused(case.name, name, fault))
+    return made_of, [row for row in rows if wanted is None or row["backend"] in wanted]
+
+
+def _flashinfer(case: AdaptiveNormCase, made: Inputs, expected: Tensor, some: slice) -> Runner:
+    x, y = (made.tokens[name].detach() for name in ("x", "y"))
+    tables = {name: rows.detach()[made.index] for name, rows in made.rows.items()}
+    work = layer_norms.flashinfer(case, x, y, tables)
+    first, second = work(), work()
+    same = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    return Runner({"forward": work}, float((first[1][:, some].double() - expected).abs().max()), same)
+
+
+def truth(made: Inputs, some: slice = slice(None)) -> Tensor:
+    """The result of these tokens by the definition in float64."""
+    leaves = {name: t.detach().double() for name, t in (made.tokens | made.rows).items()}
+    x, y = (leaves.pop(name)[:, some] for name in ("x", "y"))
+    gate, weight, bias, scale, shift = (leaves.get(name) for name in ("gate", "weight", "bias", "scale", "shift"))
+    index = made.index[:, some] if made.rows else None
+    return adaptive_norm_reference(x, y, gate, weight, bias, scale, shift, index, "layer", EPSILON)[1]

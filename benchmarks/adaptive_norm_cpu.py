@@ -1,0 +1,124 @@
+"""Gate, residual, norm and modulation on a CPU beside the models' own code and torch.compile, with 1 and 2 threads.
+
+    python -m phys4d.benchmarks.adaptive_norm_cpu [--quick] [--case NAME ...] [--out DIR]
+
+Cases are those of `phys4d bench elementwise`, as wide, on fewer tokens, in float32 and in bfloat16; rivals are the
+same (see `adaptive_norm`). Every rival takes its turn in every round. Memory is what a fresh process's peak resident
+set grows by during one forward and backward, as in the benchmark of losses; torch.compile has by then compiled for any
+number of tokens, elsewhere for the very number and for the threads that it runs with.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from phys4d.benchmarks import adaptive_norm, cpu_suite
+from phys4d.benchmarks.adaptive_norm import Inputs, Rival
+from phys4d.benchmarks.cases import ADAPTIVE_NORM
+from phys4d.benchmarks.timing import interleaved
+
+SHAPE, QUICK, AXES = (2048,), (64,), "tokens"
+DTYPE = "float32 and bfloat16, by case"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+CASES = tuple(f"{case.name}, {dtype}" for case in ADAPTIVE_NORM for dtype in DTYPES)
+PARTS = ("forward", "backward")
+
+
+def prepared(case: str, tokens: int) -> tuple[Inputs, dict[str, Rival]]:
+    """Inputs of a case on at most so many tokens, and who computes it, without torch.compile."""
+    name, dtype = case.split(", ")
+    chosen = adaptive_norm.cut(next(c for c in ADAPTIVE_NORM if c.name == name), tokens)
+    made = adaptive_norm.inputs(chosen, torch.device("cpu"), DTYPES[dtype])
+    return made, adaptive_norm.rivals(chosen, made)
+
+
+def _both(rival: Rival, made: Inputs) -> tuple[Any, ...]:
+    """One forward and backward, at the end of which the results are still there."""
+    outs = rival.call(**rival.leaves)
+    return outs, torch.autograd.grad(outs, list(rival.leaves.values()), made.gradients)
+
+
+def grown(case: str, rival: str, shape: Sequence[int]) -> float:
+    """MiB by which this process's peak resident set grows during one forward and backward; for a fresh process."""
+    eager = rival.replace("compiled", "eager")
+    made, found = prepared(case, 62)
+    call = found[eager].call
+    if rival != eager:
+        # Compiled on few tokens, for any number: compiling again would count as memory of the case.
+        call = torch.compile(call, dynamic=True)
+    _both(Rival(call, found[eager].leaves), made)
+    if rival != eager:
+        torch._dynamo.config.error_on_recompile = True
+    made, found = prepared(case, *shape)
+    other = Rival(call if rival != eager else found[eager].call, found[eager].leaves)
+    return cpu_suite.growth(lambda: _both(other, made))
+
+
+def measure(case: str, shape: Sequence[int], *, rounds: int, threads: Sequence[int]) -> list[dict[str, Any]]:
+    """One row per rival and number of threads: milliseconds forward and backward, MiB, error of the result."""
+    made, eager = prepared(case, *shape)
+    truth = adaptive_norm.truth(made)
+    names = [*eager, *adaptive_norm.compilations(eager, {"compiled": None})]
+    memory = {name: cpu_suite.memory("adaptive_norm_cpu", case, name, shape) for name in names}
+    before, rows, device = torch.get_num_threads(), [], torch.device("cpu")
+    try:
+        for number in threads:
+            torch.set_num_threads(number)
+            load = os.getloadavg()[0]
+            found = eager | adaptive_norm.compilations(eager, {"compiled": None})
+            works = {
+                "forward": {name: rival.forward() for name, rival in found.items()},
+                "backward": {name: rival.backward(made.gradients) for name, rival in found.items()},
+            }
+            times = {part: interleaved(works[part], device, rounds=rounds, seconds=60) for part in PARTS}
+            for name in found:
+                row: dict[str, Any] = {
+                    "case": case, "tokens": made.index.numel(), "backend": name, "threads": number,
+                    "peak_mb": memory[name], "load": load,
+                    "error": float((works["forward"][name]()[1].double() - truth).abs().max()),
+                }  # fmt: skip
+                for part in PARTS:
+                    timing = times[part][name]
+                    row |= {f"{part}_ms": timing.median, f"{part}_p20": timing.p20, f"{part}_p80": timing.p80}
+                rows.append(row)
+    finally:
+        torch.set_num_threads(before)
+    return rows
+
+
+def best(rows: list[dict[str, Any]], row: dict[str, Any], word: str) -> dict[str, dict[str, Any]]:
+    """Forward, backward and memory -> the row of the best rival whose name begins with `word`, beside `row`."""
+    rivals = [
+        r for r in rows
+        if (r["case"], r["threads"]) == (row["case"], row["threads"]) and r["backend"].startswith(word)
+    ]  # fmt: skip
+    return {key: min(rivals, key=lambda r: r[key]) for key in ("forward_ms", "backward_ms", "peak_mb")}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Per case and number of threads: ours, the best that eager torch has, and how many times ours that is."""
+    lines = [
+        "| case | threads | ours: forward, backward ms | MiB | eager | MiB | eager / ours | compiled | MiB "
+        "| compiled / ours |",
+        "|---" * 10 + "|",
+    ]  # fmt: skip
+    for row in rows:
+        if row["backend"] != "ours":
+            continue
+        cells = [f"{row['forward_ms']:.1f}, {row['backward_ms']:.1f} | {row['peak_mb']:.0f}"]
+        for word in ("eager", "compiled"):
+            others = best(rows, row, word)
+            forward, backward, memory = (others[key][key] for key in others)
+            ratios = ", ".join(f"{others[key][key] / max(row[key], 1e-3):.2f}" for key in others)
+            cells.append(f"{forward:.1f}, {backward:.1f} | {memory:.0f} | {ratios}")
+        lines.append(f"| {row['case']} | {row['threads']} | " + " | ".join(cells) + " |")
+    told = """"eager" and "compiled" are the best of the model's own code and, where few rows are distinct, of what one
+        would write by hand for them; the ratios are of forward, backward and memory, and above 1 where ours is
+        better."""
+    return "\n".join([*lines, "", " ".join(told.split())])
+
+
+if __name__ == "__main__":
+    cpu_suite.run("adaptive_norm_cpu", globals())

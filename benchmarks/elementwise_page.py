@@ -1,0 +1,48 @@
+"""Fills the tables of docs/elementwise-kernels.md from committed results.
+
+    python -m phys4d.benchmarks.elementwise_page
+"""
+
+import json
+from pathlib import Path
+
+from phys4d.benchmarks import adaptive_norm_cpu, machine_code, predictions
+from phys4d.benchmarks.cases import ADAPTIVE_NORM, NORM_ROPE
+from phys4d.benchmarks.geometry_page import told
+from phys4d.benchmarks.readme import filled
+
+ROOT = Path(__file__).resolve().parent
+PAGE = ROOT.parent / "docs" / "elementwise-kernels.md"
+CPU = ROOT / "results" / "adaptive_norm_cpu" / "adaptive_norm_cpu.json"
+CASES = (*NORM_ROPE, *ADAPTIVE_NORM)
+
+
+def cpu_table() -> str:
+    """What was measured on a CPU, where and when; a line that it was not, until its result is committed."""
+    if not CPU.exists():
+        return "Not measured yet on a machine that does nothing else."
+    found = json.loads(CPU.read_text())
+    before, after = (found["load"][when][0] for when in ("before", "after"))
+    tokens = sorted({row["tokens"] for row in found["rows"]})
+    line = f"{tokens[0]:,} to {tokens[-1]:,} tokens, load {before:.1f} to {after:.1f}; {told(found)}."
+    return f"{adaptive_norm_cpu.table(found['rows'])}\n\n{line}"
+
+
+def complete(page: str) -> str:
+    """The page with its tables filled in."""
+    kernels = machine_code.of_cases(json.loads(machine_code.RESULT.read_text()), CASES)
+    tables = {
+        "predictions": predictions.table(CASES), "machine code": machine_code.table(kernels), "cpu": cpu_table(),
+    }  # fmt: skip
+    for name, table in tables.items():
+        page = filled(page, name, table)
+    return page
+
+
+def write() -> None:
+    """Fills the page of this checkout."""
+    PAGE.write_text(complete(PAGE.read_text()))
+
+
+if __name__ == "__main__":
+    write()
