@@ -8,6 +8,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
+from phys4d.kernels.integrate.diffusers import accelerate
 from phys4d.models.copying import CopyGate
 from phys4d.models.flow import expand, keep_first
 from phys4d.models.haar import HaarCodec
@@ -19,7 +20,9 @@ TINY_PATCH = (1, 2, 2)
 
 
 class WanBackbone(nn.Module):
-    """Evaluates a Wan transformer with one timestep per token, zero on the clean first latent frame (Wan2.2-TI2V).
+    """Evaluates a Wan transformer with one timestep per frame, zero on the clean first latent frame (Wan2.2-TI2V).
+
+    Gate, residual, norm and modulation between its layers are `adaptive_norm`; time is embedded once for each frame.
 
     prediction "velocity": the transformer's output is the velocity, as in the released models.
     prediction "gated_clean": the transformer also sees the first frame's latents beside every latent frame and predicts
@@ -40,6 +43,7 @@ class WanBackbone(nn.Module):
         self.precision: Precision = "fp32"
         embedder = transformer.condition_embedder
         embedder.forward = _in_full_precision(embedder.forward)
+        accelerate(transformer, parts=("norm",), timestep_per="frame")
         self.taps = taps
         self.prediction = prediction
         self.patch: tuple[int, int, int] = tuple(transformer.config.patch_size)

@@ -138,15 +138,40 @@ def test_gradients_are_those_of_finite_differences(case):
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 70))
 
 
-@pytest.mark.interpreted
-@settings(max_examples=15, deadline=None)
-@given(shapes, st.sampled_from(sorted(EXAMPLES)), st.integers(0, 99))
-def test_odd_shapes(device, shape, case, seed):
+def hold_shape(shape, case, seed, device):
+    """Results for tokens of this shape; as many rows of the case's as share them evenly."""
     parts, norm, rows = EXAMPLES[case]
     tokens = shape[0] * shape[1]
     rows = rows if rows == "mixed" else max(r for r in range(1, min(rows, tokens) + 1) if tokens % r == 0)
     leaves, norm, rows = example(parts, norm, rows, device=device, shape=shape, seed=seed)
     hold(ours(leaves, norm, rows), truth(leaves, norm, rows), eager(leaves, norm, rows), 1e-6)
+
+
+@pytest.mark.interpreted
+@settings(max_examples=15, deadline=None)
+@given(shapes, st.sampled_from(sorted(EXAMPLES)), st.integers(0, 99))
+def test_odd_shapes(device, shape, case, seed):
+    hold_shape(shape, case, seed, device)
+
+
+@settings(max_examples=100, deadline=None)
+@given(shapes.filter(lambda shape: shape[2] > 1), st.sampled_from(sorted(EXAMPLES)), st.integers(0, 99))
+def test_on_the_cpu_odd_shapes(shape, case, seed):
+    hold_shape(shape, case, seed, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("case", EXAMPLES)
+@pytest.mark.parametrize(("numbers", "alone"), [(64, 1), (200, 160), (1 << 18, 1 << 15)])
+@pytest.mark.parametrize("clips", [1, 2])
+def test_on_the_cpu_however_tokens_are_divided(case, numbers, alone, clips, monkeypatch):
+    module = importlib.import_module("phys4d.kernels.elementwise.token_pieces")
+    monkeypatch.setattr(module, "_NUMBERS", numbers)
+    monkeypatch.setattr(module, "_ALONE", alone)
+    torch.use_deterministic_algorithms(True)  # fresh memory is not a number
+    try:
+        hold_shape((clips, 30, 8), case, 0, torch.device("cpu"))
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.interpreted
