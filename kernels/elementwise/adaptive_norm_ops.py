@@ -58,7 +58,7 @@ def forward(
     if not x.numel():
         return stream, out, stats
     if x.dtype == torch.float64:
-        pieces.forward(x, y, gate, weight, bias, scale, shift, index, rows, kind, epsilon, stream, out, stats)
+        out = pieces.forward(x, y, gate, weight, bias, scale, shift, index, rows, kind, epsilon, stream, out, stats)
         return stream, out, stats
     total, width = x.shape[0] * x.shape[1], x.shape[2]
     order, segments = (plan[0], plan[1]) if plan else (None, None)
@@ -111,10 +111,8 @@ def backward(
     if not dx.numel():
         return dx, dy, sums.zero_()
     if dx.dtype == torch.float64:
-        pieces.backward(
-            stream, y, gate, weight, scale, stats, dstream, dout, index, kind, tables_gradient, dx, dy, sums
-        )
-        return dx, dy, sums
+        rest = index, kind, tables_gradient, dx, dy, sums
+        return pieces.backward(stream, y, gate, weight, scale, stats, dstream, dout, *rest), dy, sums
     dstream, dout = (t if t is None or t.stride(-1) == 1 else t.contiguous() for t in (dstream, dout))
     total, width = dx.shape[0] * dx.shape[1], dx.shape[2]
     order, segments = (plan[0], plan[2]) if plan else (None, None)
@@ -223,13 +221,16 @@ if not _INTERPRETED:
 
     @op.register_kernel("cpu")
     def _(x, y, gate, weight, bias, scale, shift, index, plan, kind, epsilon):  # type: ignore[no-untyped-def]
-        outputs = _outputs(x, y, scale, shift, kind)
+        stream, out, stats = _outputs(x, y, scale, shift, kind)
         rows = _rows(gate, scale, shift)
-        pieces.forward(x, y, gate, weight, bias, scale, shift, index, rows, kind, epsilon, *outputs)
-        return outputs
+        if x.numel():
+            out = pieces.forward(x, y, gate, weight, bias, scale, shift, index, rows, kind, epsilon, stream, out, stats)
+        return stream, out, stats
 
     @_backward_op.register_kernel("cpu")
     def _(stream, y, dy_dtype, gate, weight, scale, stats, dstream, dout, index, plan, kind, rows, tables_gradient):  # type: ignore[no-untyped-def]
-        found = _gradients(stream, y, dy_dtype, gate, dstream, dout, rows, tables_gradient)
-        pieces.backward(stream, y, gate, weight, scale, stats, dstream, dout, index, kind, tables_gradient, *found)
-        return found
+        dx, dy, sums = _gradients(stream, y, dy_dtype, gate, dstream, dout, rows, tables_gradient)
+        if not dx.numel():
+            return dx, dy, sums.zero_()
+        rest = index, kind, tables_gradient, dx, dy, sums
+        return pieces.backward(stream, y, gate, weight, scale, stats, dstream, dout, *rest), dy, sums
