@@ -211,11 +211,12 @@ def backward(
     Returns dx, or a tensor in its place.
     """
     scratch = _Scratch(torch.promote_types(dx.dtype, torch.float32))
-    if index is not None or len(sums) * _SHORT <= dx.shape[0] * dx.shape[1] or dx.shape[1] % _run(dx, len(sums)):
-        sums.zero_()  # else each row is written once
     tables = sums if tables_gradient else None
     at_once = kind == "layer" and len(sums) == 1 and index is None and dout is not None
     at_once &= dx.dtype == scratch.exact or not tables_gradient
+    once = not at_once and index is None and len(sums) * _SHORT > dx.shape[0] * dx.shape[1]
+    if not once or dx.shape[1] % _run(dx, len(sums)):
+        sums.zero_()  # else each row is written once
     if at_once:
         assert dout is not None
         whole = _Piece(0, 0, 0, 0)
