@@ -4,8 +4,8 @@
 
 Cases are those of `phys4d bench elementwise`, as wide, on fewer tokens, in float32 and in bfloat16; rivals are the
 same (see `adaptive_norm`). Every rival takes its turn in every round. Memory is what a fresh process's peak resident
-set grows by during one forward and backward, as in the benchmark of losses; torch.compile has by then compiled for any
-number of tokens, elsewhere for the very number and for the threads that it runs with.
+set grows by during one forward and backward, as in the benchmark of losses, after one that warms torch and its compiler
+and whose memory was given back. torch.compile compiles for the threads that it is timed with.
 """
 
 import os
@@ -42,18 +42,12 @@ def _both(rival: Rival, made: Inputs) -> tuple[Any, ...]:
 
 def grown(case: str, rival: str, shape: Sequence[int]) -> float:
     """MiB by which this process's peak resident set grows during one forward and backward; for a fresh process."""
-    eager = rival.replace("compiled", "eager")
-    made, found = prepared(case, 62)
-    call = found[eager].call
-    if rival != eager:
-        # Compiled on few tokens, for any number: compiling again would count as memory of the case.
-        call = torch.compile(call, dynamic=True)
-    _both(Rival(call, found[eager].leaves), made)
-    if rival != eager:
-        torch._dynamo.config.error_on_recompile = True
     made, found = prepared(case, *shape)
-    other = Rival(call if rival != eager else found[eager].call, found[eager].leaves)
-    return cpu_suite.growth(lambda: _both(other, made))
+    if rival not in found:
+        found = adaptive_norm.compilations(found, {"compiled": None})
+    _both(found[rival], made)  # torch and its compiler are warm after this
+    cpu_suite.release()
+    return cpu_suite.growth(lambda: _both(found[rival], made))
 
 
 def measure(case: str, shape: Sequence[int], *, rounds: int, threads: Sequence[int]) -> list[dict[str, Any]]:

@@ -48,11 +48,9 @@ class Variant:
         found = self.call(**self.inputs, **self.rest)
         return found if isinstance(found, tuple) else (found,)
 
-    def step(self) -> tuple[Tensor, ...]:
-        """Forward and backward, of a gradient of ones: those of all inputs and parameters."""
-        outs = self.outs()
-        ones = [out.new_ones(()).expand(out.shape) for out in outs]
-        return torch.autograd.grad(outs, [*self.inputs.values(), *self.parameters], ones)
+    def step(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Forward and backward: gradients of all inputs and parameters, for these of the results."""
+        return torch.autograd.grad(self.outs(), [*self.inputs.values(), *self.parameters], gradients)
 
 
 def _variant(block: nn.Module, inputs: dict[str, Tensor], rest: dict[str, Any]) -> Variant:
@@ -145,9 +143,19 @@ def _runner(variant: Variant, truth: tuple[Tensor, ...]) -> Runner:
     with torch.no_grad():
         outs = variant.outs()
     error = max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in zip(outs, truth, strict=True))
-    same = all(torch.equal(a, b) for a, b in zip(variant.step(), variant.step(), strict=True))
-    works = {"forward": torch.no_grad()(variant.outs), "forward and backward": variant.step}
-    return Runner(works, error, same)
+    gradients = gradients_of(outs)
+
+    def step() -> tuple[Tensor, ...]:
+        return variant.step(gradients)
+
+    same = all(torch.equal(a, b) for a, b in zip(step(), step(), strict=True))
+    return Runner({"forward": torch.no_grad()(variant.outs), "forward and backward": step}, error, same)
+
+
+def gradients_of(outs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Standard normal numbers like the results, the same for every variant."""
+    shapes = {str(number): out.shape for number, out in enumerate(outs)}
+    return tuple(diffusers_blocks.drawn(outs[0].device, outs[0].dtype, **shapes).values())
 
 
 @torch.no_grad()

@@ -142,14 +142,14 @@ def backward(
                 piece, piece.of(stream), piece.of(dout), _factor(piece, weight, scale, scratch.exact),
                 piece.of(stats) if kind else stats, kind, tables, scratch,
             )  # fmt: skip
-        if dstream is not None and not at_once:
-            value = piece.of(dstream) if value is None else value.add_(piece.of(dstream))
         if value is not None:
             found.copy_(value)
+        if dstream is not None and not at_once:
+            found.copy_(piece.of(dstream)) if value is None else found.add_(piece.of(dstream))
         if gate is not None:
             _through(found, piece.rows(gate), scratch, piece.of(dy))
         if y is not None:
-            piece.add(sums[:, -1], found * piece.of(y))
+            piece.add_product(sums[:, -1], found, piece.of(y))
     return dx
 
 
@@ -181,17 +181,18 @@ def _normed_backward(
             piece.add(sums[:, 1], dbias[None])
         return dvalue
     value, dout, rate = scratch.of(value, 0), scratch.of(dout, 1), stats[..., 1:]
-    if kind == "layer":
-        value = (value - stats[..., :1]).mul_(rate)
-    elif kind == "rms":
-        value = value * rate
+    unit = value
+    if kind and (wanted or kind == "rms"):
+        unit = (value - stats[..., :1]).mul_(rate) if kind == "layer" else value * rate
     if sums is not None:
-        piece.add(sums[:, 0], dout * value)
+        piece.add_product(sums[:, 0], dout, unit)
         piece.add(sums[:, 1], dout)
     dvalue = dout.clone() if factor is None else dout * factor
-    if not kind:
-        return dvalue
-    along = torch.linalg.vecdot(dvalue, value).div_(value.shape[-1]).unsqueeze(-1)
     if kind == "layer":
-        dvalue.sub_(dvalue.mean(-1, keepdim=True))
-    return dvalue.addcmul_(value, along, value=-1).mul_(rate)
+        shape, moments = value.shape[-1:], (stats[..., :1].contiguous(), rate.contiguous())
+        only_x = [True, False, False]
+        return torch.ops.aten.native_layer_norm_backward(dvalue, value, shape, *moments, None, None, only_x)[0]
+    if kind == "rms":
+        along = torch.linalg.vecdot(dvalue, unit).div_(value.shape[-1]).unsqueeze(-1)
+        dvalue.addcmul_(unit, along, value=-1).mul_(rate)
+    return dvalue

@@ -35,6 +35,10 @@ class Alike:
         """Adds what `of` is like to the rows of its tokens."""
         table[self.row] += values.sum(0, dtype=table.dtype)
 
+    def add_product(self, table: Tensor, values: Tensor, others: Tensor) -> None:
+        """The same for values * others."""
+        self.add(table, values * others)
+
 
 @dataclass(frozen=True)
 class Regular:
@@ -61,6 +65,13 @@ class Regular:
         else:
             self._part(table).copy_(values.squeeze(2))
 
+    def add_product(self, table: Tensor, values: Tensor, others: Tensor) -> None:
+        """The same for values * others."""
+        if self.run == 1 and values.dtype == others.dtype == table.dtype:
+            torch.mul(values.squeeze(2), others.squeeze(2), out=self._part(table))
+        else:
+            self.add(table, values * others)
+
     def _part(self, table: Tensor) -> Tensor:
         return table.unflatten(0, (-1, self.each))[self.clips, self.first : self.last]
 
@@ -85,6 +96,10 @@ class Scattered:
     def add(self, table: Tensor, values: Tensor) -> None:
         """Adds what `of` is like to the rows of its tokens."""
         table.index_add_(0, self.index, values.to(table.dtype))
+
+    def add_product(self, table: Tensor, values: Tensor, others: Tensor) -> None:
+        """The same for values * others."""
+        self.add(table, values * others)
 
 
 Piece = Alike | Regular | Scattered

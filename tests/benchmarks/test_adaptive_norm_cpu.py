@@ -24,7 +24,7 @@ def test_memory_is_what_a_fresh_process_needs_more() -> None:
     for rival in ("ours", "eager"):
         command = [sys.executable, "-m", "phys4d.benchmarks.adaptive_norm_cpu", "--memory", "wan-adaptive, bfloat16"]
         found[rival] = float(subprocess.check_output([*command, rival, "--shape", "1024"], text=True))
-    assert 4 * 6 * 0.9 < found["ours"] < found["eager"] < 20 * 6
+    assert 4 * 6 * 0.9 < found["ours"] < found["eager"] < 30 * 6
 
 
 def test_rows_and_table_name_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
