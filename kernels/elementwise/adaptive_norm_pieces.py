@@ -28,26 +28,42 @@ class _Scratch:
         return room[: tokens.numel()].view(tokens.shape).copy_(tokens)
 
 
-def _factor(piece: Piece, weight: Tensor | None, scale: Tensor | None, exact: torch.dtype) -> Tensor | None:
-    """weight * (1 + scale), [C] or for each token; None for 1."""
-    if scale is None:
-        return None if weight is None else weight.to(exact)
-    factor = 1 + piece.rows(scale).to(exact)
-    return factor if weight is None else factor.mul_(weight)
+class _Affine:
+    """What is between norm and result, x * factor + offset: of all rows at once where they are few beside tokens."""
+
+    def __init__(
+        self, like: Tensor, rows: int, weight: Tensor | None, bias: Tensor | None, scale: Tensor | None,
+        shift: Tensor | None, exact: torch.dtype,
+    ) -> None:  # fmt: skip
+        self.parts = weight, bias, scale, shift
+        self.exact = exact
+        self.whole = self._made(*self.parts) if 8 * rows <= like.shape[0] * like.shape[1] else None
+
+    def of(self, piece: Piece) -> tuple[Tensor | None, Tensor | None]:
+        """Factor, None for 1, and offset, None for 0: [C], or for each token."""
+        if self.whole is None:
+            weight, bias, scale, shift = self.parts
+            return self._made(weight, bias, _rows(piece, scale), _rows(piece, shift))
+        factor, offset = self.whole
+        return _rows(piece, factor), _rows(piece, offset)
+
+    def _made(
+        self, weight: Tensor | None, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """weight * (1 + scale), and bias * (1 + scale) + shift."""
+        factor = None if scale is None else 1 + scale.to(self.exact)
+        offset = None if shift is None else shift.to(self.exact)
+        if bias is not None:
+            moved = bias.to(self.exact) if factor is None else factor * bias
+            offset = moved if offset is None else moved + offset
+        if weight is not None:
+            factor = weight.to(self.exact) if factor is None else factor.mul_(weight)
+        return factor, offset
 
 
 def _rows(piece: Piece, table: Tensor | None) -> Tensor | None:
-    return None if table is None else piece.rows(table)
-
-
-def _offset(
-    piece: Piece, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None, exact: torch.dtype
-) -> Tensor | None:
-    """bias * (1 + scale) + shift, [C] or for each token; None for 0."""
-    offset = _factor(piece, bias, scale, exact) if bias is not None else None
-    if shift is None:
-        return offset
-    return piece.rows(shift).to(exact) if offset is None else offset + piece.rows(shift)
+    """The rows of a table's tokens; what is one for all is that."""
+    return table if table is None or table.ndim == 1 else piece.rows(table)
 
 
 def forward(
@@ -61,20 +77,18 @@ def forward(
     """
     exact = torch.promote_types(x.dtype, torch.float32)
     scratch = _Scratch(exact)
+    affine = _Affine(x, rows, weight, bias, scale, shift, exact)
     at_once = kind == "layer" and rows == 1 and index is None  # torch's norm makes the result itself
     for piece in pieces(x, rows, index):
         if y is not None:
             _add(piece.of(x), piece.of(y), _rows(piece, gate), scratch, piece.of(stream))
         if out.numel() and not at_once:
             value = piece.of(x if y is None else stream)
-            factor, offset = _factor(piece, weight, scale, exact), _offset(piece, bias, scale, shift, exact)
-            piece.of(out).copy_(
-                _normed(value, piece.of(stats) if kind else stats, factor, offset, kind, epsilon, scratch)
-            )  # fmt: skip
+            kept = piece.of(stats) if kind else stats
+            piece.of(out).copy_(_normed(value, kept, *affine.of(piece), kind, epsilon, scratch))
     if not at_once:
         return out
-    factor, offset = _factor(_WHOLE, weight, scale, exact), _offset(_WHOLE, bias, scale, shift, exact)
-    return _normed(x if y is None else stream, stats, factor, offset, kind, epsilon, scratch)
+    return _normed(x if y is None else stream, stats, *affine.of(_WHOLE), kind, epsilon, scratch)
 
 
 def _add(x: Tensor, y: Tensor, gate: Tensor | None, scratch: _Scratch, stream: Tensor) -> None:
@@ -125,22 +139,22 @@ def backward(
     """
     scratch = _Scratch(torch.promote_types(dx.dtype, torch.float32))
     tables = sums if tables_gradient else None
+    affine = _Affine(dx, len(sums), weight, None, scale, None, scratch.exact)
     at_once = kind == "layer" and len(sums) == 1 and index is None and dout is not None
     at_once &= dx.dtype == scratch.exact or not tables_gradient
     if at_once or not regular(dx, len(sums), index):
         sums.zero_()
     if at_once:
         assert dout is not None
-        factor = _factor(_WHOLE, weight, scale, scratch.exact)
-        dx = _normed_backward(_WHOLE, stream, dout, factor, stats, kind, tables, scratch)
+        dx = _normed_backward(_WHOLE, stream, dout, affine.of(_WHOLE)[0], stats, kind, tables, scratch)
         if dstream is not None:
             dx.add_(dstream)
     for piece in pieces(dx, len(sums), index):
         found, value = piece.of(dx), None
         if dout is not None and not at_once:
             value = _normed_backward(
-                piece, piece.of(stream), piece.of(dout), _factor(piece, weight, scale, scratch.exact),
-                piece.of(stats) if kind else stats, kind, tables, scratch,
+                piece, piece.of(stream), piece.of(dout), affine.of(piece)[0], piece.of(stats) if kind else stats, kind,
+                tables, scratch,
             )  # fmt: skip
         if value is not None:
             found.copy_(value)
