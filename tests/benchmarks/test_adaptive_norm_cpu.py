@@ -18,6 +18,7 @@ def test_every_case_comes_in_both_precisions() -> None:
         assert made.tokens["x"].shape[1] <= 62
 
 
+@pytest.mark.slow
 def test_memory_is_what_a_fresh_process_needs_more() -> None:
     """Both keep at least their two results and the gradients of both inputs, of 6 MiB each."""
     found = {}

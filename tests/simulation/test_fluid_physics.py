@@ -66,6 +66,7 @@ def test_a_dam_breaks_no_faster_than_shallow_water() -> None:
     assert 0.4 * 2 * np.sqrt(GRAVITY * height) < fastest < 1.1 * 2 * np.sqrt(GRAVITY * height)
 
 
+@pytest.mark.slow
 def test_the_same_bits_again() -> None:
     block = filled(Volume("box", (0.1, 0.1, 0.1), (0.0, 0.0, 0.15)), 200)
     assert np.array_equal(flow(block, tank(), 0.1), flow(block, tank(), 0.1))

@@ -50,7 +50,8 @@ def logged(folder: Path) -> dict[str, list[float]]:
 
 
 SHARED = [
-    ("backbone", 2), ("pretrain", 2), pytest.param("finetune", 2, marks=pytest.mark.slow), ("finetune", 6),
+    ("backbone", 2), *(pytest.param(stage, 2, marks=pytest.mark.slow) for stage in ("pretrain", "finetune")),
+    ("finetune", 6),
 ]  # fmt: skip
 
 

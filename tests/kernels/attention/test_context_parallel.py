@@ -25,7 +25,7 @@ EXACT = [name for name in CASES if CASES[name].dtype == torch.float64]
 ROUNDED = [name for name in CASES if CASES[name].dtype != torch.float64]
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 3])
 def ranks(request, tmp_path_factory, repository):
     """What every rank of so many found."""
     folder = tmp_path_factory.mktemp("context")

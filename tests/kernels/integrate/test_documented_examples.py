@@ -12,8 +12,8 @@ PAGE = Path(__file__).parents[3] / "docs" / "use-the-attention.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
-def test_there_are_three_of_about_ten_lines():
-    assert len(EXAMPLES) == 3
+def test_there_are_five_of_about_ten_lines():
+    assert len(EXAMPLES) == 5
     for example in EXAMPLES:
         assert len([line for line in example.splitlines() if line.strip()]) <= 10
 
@@ -34,6 +34,17 @@ def test_the_diffusers_pipeline(build, capsys):
     assert processors == after
 
 
+def test_a_pipeline_whose_frames_share_a_timestep(build):
+    model, call = build("wan")
+    call["timestep"] = torch.tensor([0, 500, 250]).repeat_interleave(6).expand(2, -1)
+    names: dict = {"pipe": SimpleNamespace(transformer=model)}
+    with torch.no_grad():
+        truth = model(**call)[0]
+        exec(EXAMPLES[1], names)
+        assert (model(**call)[0] - truth).abs().max() <= 1e-5 * truth.abs().max()
+    assert "condition_embedder" in names["accelerated"].swapped
+
+
 def test_any_model_in_plain_torch(capsys):
     class Model(nn.Module):
         def __init__(self):
@@ -45,7 +56,7 @@ def test_any_model_in_plain_torch(capsys):
             return nn.functional.scaled_dot_product_attention(q, k, v)
 
     model = Model()
-    exec(EXAMPLES[1], {"model": model, "x": torch.randn(2, 5, 16)})
+    exec(EXAMPLES[2], {"model": model, "x": torch.randn(2, 5, 16)})
     assert model.qkv.weight.grad.abs().sum() > 0 and "1" in capsys.readouterr().out
 
 
@@ -55,7 +66,18 @@ def test_a_transformer_of_your_own(grid):
     qkv = nn.Linear(32, 3 * heads * 64)
     weights = {name: torch.ones(64, requires_grad=True) for name in ("q_weight", "k_weight")}
     names: dict = {"grid": grid, "heads": heads, "qkv": qkv, "x": torch.randn(2, count, 32), **weights}
-    exec(EXAMPLES[2], names)
+    exec(EXAMPLES[3], names)
     assert names["y"].shape == (2, count, heads, 64)
     names["y"].square().sum().backward()
     assert qkv.weight.grad.isfinite().all()
+
+
+def test_what_stands_between_two_layers():
+    gate, scale, shift = torch.randn(3, 2, 16)
+    index = torch.tensor([[0, 1, 0, 0, 1], [1, 1, 1, 1, 1]])
+    x, y = torch.randn(2, 2, 5, 16)
+    names: dict = {"x": x, "y": y, "gate": gate, "scale": scale, "shift": shift, "index": index}
+    exec(EXAMPLES[4], names)
+    torch.testing.assert_close(names["stream"], x + gate[index] * y)
+    out = nn.functional.layer_norm(names["stream"], (16,), eps=1e-6) * (1 + scale[index]) + shift[index]
+    torch.testing.assert_close(names["out"], out)
