@@ -9,7 +9,7 @@ from torch import Tensor
 
 from phys4d.kernels.elementwise import adaptive_norm_kernels as kernels
 from phys4d.kernels.elementwise import adaptive_norm_pieces as pieces
-from phys4d.kernels.elementwise.token_rows import FORWARD_TOKENS, PROGRAMS
+from phys4d.kernels.elementwise.token_rows import BACKWARD_PROGRAMS, FORWARD_PROGRAMS
 
 WIDEST = 8192  # channels: what a program holds
 _KINDS = {"": kernels.NO_NORM, "layer": kernels.LAYER, "rms": kernels.RMS}
@@ -36,12 +36,12 @@ def _strides(tokens: list[Tensor | None], tables: list[Tensor | None]) -> tuple[
     return align, [stride // align for stride in found]
 
 
-def _programs(total: int, rows: int, segments: Tensor | None, forward: bool) -> tuple[int, int]:
+def _programs(total: int, rows: int, segments: Tensor | None, programs: int) -> tuple[int, int]:
     """How many segments there are, and how many tokens they have at most."""
     if segments is not None:
         return len(segments), 0
     run = total // rows
-    length = FORWARD_TOKENS if forward else -(-run // max(1, PROGRAMS // rows))
+    length = -(-run // max(1, programs // rows))
     return rows * -(-run // length), length
 
 
@@ -62,7 +62,7 @@ def forward(
         return stream, out, stats
     total, width = x.shape[0] * x.shape[1], x.shape[2]
     order, segments = (plan[0], plan[1]) if plan else (None, None)
-    programs, length = _programs(total, rows, segments, forward=True)
+    programs, length = _programs(total, rows, segments, FORWARD_PROGRAMS)
     align, strides = _strides([x, y], [gate, scale, shift])
     tensors = [
         x if t is None else t for t in (y, stream, out, stats, weight, bias, gate, scale, shift, segments, order)
@@ -116,7 +116,7 @@ def backward(
     dstream, dout = (t if t is None or t.stride(-1) == 1 else t.contiguous() for t in (dstream, dout))
     total, width = dx.shape[0] * dx.shape[1], dx.shape[2]
     order, segments = (plan[0], plan[2]) if plan else (None, None)
-    programs, length = _programs(total, rows, segments, forward=False)
+    programs, length = _programs(total, rows, segments, BACKWARD_PROGRAMS)
     align, strides = _strides([stream, y, dstream, dout], [gate, scale])
     partial = sums if programs == rows and not plan else sums.new_empty((programs, *sums.shape[1:]))
     tensors = [dx if t is None else t for t in (y, dstream, dout, dx, dy, stats, partial)]

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PROGRAMS = 528  # of a backward pass: four for each SM of an H100, and the same anywhere, so that sums do not change
-FORWARD_TOKENS = 8  # of a segment forward: few enough that the last programs end together
+# About how many segments there are of many tokens: multiples of an H100's 132 SMs, so that its last programs end
+# together, and the same anywhere, so that sums do not change. Each reads its row of the modulation once.
+FORWARD_PROGRAMS = 1056
+BACKWARD_PROGRAMS = 528
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,17 @@ class TokenRows:
             torch._assert_async(((flat >= 0) & (flat < rows)).all(), f"token rows: not in 0 to {rows - 1}")
         flat, order = flat.sort(stable=True)
         begins = torch.searchsorted(flat, torch.arange(rows + 1, device=flat.device, dtype=flat.dtype))
-        longest = -(-max(1, flat.numel()) // PROGRAMS)
-        backward, segments = _segments(begins, longest, flat.numel())
-        forward, _ = _segments(begins, FORWARD_TOKENS, flat.numel())
+        forward, _ = _segments(begins, FORWARD_PROGRAMS, flat.numel())
+        backward, segments = _segments(begins, BACKWARD_PROGRAMS, flat.numel())
         return TokenRows(*(t.int() for t in (index, order, forward, backward, segments)))
 
 
-def _segments(begins: Tensor, longest: int, total: int) -> tuple[Tensor, Tensor]:
-    """Segments [n, 3] of at most `longest` tokens of one row each, and which is each row's first.
+def _segments(begins: Tensor, programs: int, total: int) -> tuple[Tensor, Tensor]:
+    """Segments [n, 3] of one row each, of at most total / programs tokens, and which is each row's first.
 
     n is what can be needed at most, so that nobody need count on the host.
     """
-    rows = len(begins) - 1
+    rows, longest = len(begins) - 1, -(-max(1, total) // programs)
     first = torch.zeros_like(begins)
     first[1:] = (begins.diff() + longest - 1).div(longest, rounding_mode="floor").cumsum(0)
     number = torch.arange(rows + total // longest, device=begins.device, dtype=begins.dtype)
