@@ -54,12 +54,15 @@ def test_the_sampled_truth_is_the_definition(pattern) -> None:
     torch.testing.assert_close(found, truth[:, queries], rtol=0, atol=1e-12)
 
 
-def test_norm_and_rotation_by_hand_are_those_of_the_kernels_and_the_truth() -> None:
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_norm_and_rotation_by_hand_are_those_of_the_kernels_and_the_truth(compiled: bool) -> None:
     case = bench.small(next(case for case in ATTENTION if case.lanes))
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, case.tokens, 2, case.dim, generator=generator) for _ in range(3))
     weights = [torch.randn(case.dim, generator=generator) for _ in range(2)]
     attends, _ = bench.peers(case, [q, k, v], None)
+    if not compiled:
+        attends.pop("flex")
     queries = torch.arange(0, case.tokens, 7)
     truth = bench.sampled_truth(case, q, k, v, *weights, queries=queries)
     assert {"naive", "auto", "sdpa", "reference"} <= attends.keys()

@@ -25,6 +25,7 @@ def test_rivals_compute_the_same_loss_and_gradients(case: str) -> None:
             assert (found - true).abs().sum() <= 2e-3 * true.abs().sum(), name
 
 
+@pytest.mark.slow
 def test_memory_is_what_a_fresh_process_needs_more() -> None:
     """The eager L1 keeps errors, masks and gradients of 3.1 MiB each; nobody needs less than the gradient."""
     sizes = [str(n) for n in (1, 17, 128, 128)]

@@ -95,6 +95,7 @@ def test_a_group_may_be_some_of_the_processes(ranks, name):
     assert {found[rank] for rank in range(len(ranks)) if rank not in members} == {"group: this process is not in it"}
 
 
+@pytest.mark.slow  # two ranks, as in the other slow tests
 @pytest.mark.parametrize("ranks", [2], indirect=True)  # compiling costs seconds and knows no number of ranks
 def test_ulysses_compiles_into_one_graph(ranks):
     assert [found["compiled"] for found in ranks] == [[True] * 4] * 2

@@ -158,7 +158,7 @@ def test_strides_do_not_matter(pattern, device):
 
 
 @pytest.mark.parametrize("text", [None, (3, "last")])
-@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("pattern", [*PATTERNS[:2], pytest.param(PATTERNS[2], marks=pytest.mark.slow), *PATTERNS[3:]])
 def test_every_element_is_written_and_two_runs_are_bit_equal(pattern, text, device):
     qkv, dout = inputs(device, text=text)
     before = torch.are_deterministic_algorithms_enabled()
@@ -172,7 +172,7 @@ def test_every_element_is_written_and_two_runs_are_bit_equal(pattern, text, devi
         assert torch.equal(one, two) and one.isfinite().all()
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("pattern", [*PATTERNS[:2], pytest.param(PATTERNS[2], marks=pytest.mark.slow), *PATTERNS[3:]])
 def test_padding_is_not_even_read(pattern, device):
     qkv, dout = inputs(device, text=(2, "first"))
     lengths = torch.tensor([32, 9], device=device)
@@ -248,7 +248,7 @@ def test_the_gradient_of_fused_queries_keys_and_values_is_one_buffer(pattern, de
 
 
 @pytest.mark.parametrize("text", [None, pytest.param((40, "first"), marks=[pytest.mark.slow])])
-@pytest.mark.parametrize("pattern", [Full(), Spatial()])
+@pytest.mark.parametrize("pattern", [pytest.param(Full(), marks=pytest.mark.slow), Spatial()])
 def test_pointers_and_descriptors_give_the_same_bits(pattern, text, device, monkeypatch):
     from phys4d.kernels.attention import launch
 

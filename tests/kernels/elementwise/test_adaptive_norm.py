@@ -151,6 +151,7 @@ def test_gradients_are_those_of_finite_differences(case):
 
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 70))
+few_tokens = st.tuples(st.integers(1, 3), st.integers(1, 10), st.integers(1, 70))  # for the interpreter
 
 
 def hold_shape(shape, case, seed, device):
@@ -164,7 +165,7 @@ def hold_shape(shape, case, seed, device):
 
 @pytest.mark.interpreted
 @settings(max_examples=8, deadline=None)
-@given(shapes, st.sampled_from(sorted(EXAMPLES)), st.integers(0, 99))
+@given(few_tokens, st.sampled_from(sorted(EXAMPLES)), st.integers(0, 99))
 def test_odd_shapes(device, shape, case, seed):
     hold_shape(shape, case, seed, device)
 

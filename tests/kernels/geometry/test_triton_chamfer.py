@@ -21,7 +21,7 @@ def batch(seed: int, n: int, m: int, dimensions: int, dtype: torch.dtype, device
     return [t.to(device) for t in (*clouds, *lengths)]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 999),
     n=st.integers(0, 150),
