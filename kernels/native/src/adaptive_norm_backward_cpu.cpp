@@ -72,8 +72,7 @@ ALWAYS void through_modulation(const X* stream, const X* dout, const float* fact
   }
 }
 
-ALWAYS void through_norm(const float* unit, bool centred, float rate, int64_t n, float* __restrict dx) {
-  const float along = sum_of_products(dx, unit, n) / float(n), middle = centred ? sum(dx, n) / float(n) : 0.0f;
+ALWAYS void through_norm(const float* unit, float along, float middle, float rate, int64_t n, float* __restrict dx) {
   for (int64_t i = 0; i < n; ++i) dx[i] = (dx[i] - middle - unit[i] * along) * rate;
 }
 
@@ -106,37 +105,81 @@ ALWAYS void keep_products(const float* x, const float* y, int64_t n, X* __restri
   for (int64_t i = 0; i < n; ++i) to[i] = narrowed<X>(x[i] * y[i]);
 }
 
+// Where a token of a segment lies, and what is worked on of it.
+struct At {
+  int64_t token, clip, place;
+  bool first;  // of the segment
+};
+
+ALWAYS At at_position(const NormBackward& in, const Segment& segment, int64_t position) {
+  const int64_t token = in.of.order == nullptr ? position : in.of.order[position];
+  return {token, token / in.sizes.count, token % in.sizes.count, position == segment.begin};
+}
+
+struct Token {
+  alignas(64) float unit[kRoom], dx[kRoom];
+  float along, middle, rate;  // means of dx * unit and of dx; 1 / deviation
+};
+
+// Back to what was normed, with the sums of factor and offset.
+template <typename X>
+ALWAYS void through_result(const NormBackward& in, const At& of, const Modulation& by, float* sums, Token& to) {
+  const int64_t n = in.sizes.width;
+  const bool normed = in.norm != TokenNorm::kNone;
+  const float mean = normed ? in.stats[2 * of.token] : 0.0f;
+  to.rate = normed ? in.stats[2 * of.token + 1] : 1.0f;
+  Sum along, middle;
+  for (int64_t at = 0; at < n; at += kChunk) {
+    const int64_t some = std::min(kChunk, n - at);
+    prefetch(in.dstream, of.clip, of.place, at, some);
+    prefetch(in.y, of.clip, of.place, at, some);
+    const X* dout = in.dout.at<X>(of.clip, of.place) + at;
+    float *unit = to.unit + at, *dx = to.dx + at;
+    through_modulation(in.stream.at<X>(of.clip, of.place) + at, dout, by.factor + at, mean, to.rate, some, unit, dx);
+    if (in.tables) {
+      add_products(dout, unit, of.first, some, sums + at);
+      add_numbers(dout, of.first, some, sums + n + at);
+    }
+    add_products_to(along, dx, unit, some);
+    if (in.norm == TokenNorm::kLayer) add_to(middle, dx, some);
+  }
+  to.along = along.total() / float(n);
+  to.middle = middle.total() / float(n);
+}
+
 template <typename X>
 ALWAYS void backward_segment(const NormBackward& in, const NormGradients& to, const Segment& segment, Modulation& by) {
   const int64_t n = in.sizes.width;
-  alignas(64) float unit[kRoom], dx[kRoom];
+  const bool whole = in.dout.data != nullptr;
+  Token token;
   if (segment.row != by.row) {
     if (in.gate.data != nullptr) take_gate(in.gate, segment.row, n, by);
-    if (in.dout.data != nullptr) take_factor(in.scale, in.weight, segment.row, n, by);
+    if (whole) take_factor(in.scale, in.weight, segment.row, n, by);
     by.row = segment.row;
   }
   for (int64_t position = segment.begin; position < segment.end; ++position) {
-    const int64_t token = in.of.order == nullptr ? position : in.of.order[position];
-    const int64_t clip = token / in.sizes.count, place = token % in.sizes.count;
-    const bool first = position == segment.begin;
-    if (in.dout.data != nullptr) {
-      const bool normed = in.norm != TokenNorm::kNone;
-      const float mean = normed ? in.stats[2 * token] : 0.0f, rate = normed ? in.stats[2 * token + 1] : 1.0f;
-      const X* dout = in.dout.at<X>(clip, place);
-      through_modulation(in.stream.at<X>(clip, place), dout, by.factor, mean, rate, n, unit, dx);
-      if (in.tables) {
-        add_products(dout, unit, first, n, segment.sums);
-        add_numbers(dout, first, n, segment.sums + n);
+    const At of = at_position(in, segment, position);
+    const At next = at_position(in, segment, std::min(position + 1, segment.end - 1));
+    if (whole) through_result<X>(in, of, by, segment.sums, token);
+    for (int64_t at = 0; at < n; at += kChunk) {
+      const int64_t some = std::min(kChunk, n - at);
+      if (whole) {
+        prefetch(in.stream, next.clip, next.place, at, some);
+        prefetch(in.dout, next.clip, next.place, at, some);
       }
-      if (normed) through_norm(unit, in.norm == TokenNorm::kLayer, rate, n, dx);
+      float* dx = token.dx + at;
+      if (whole && in.norm != TokenNorm::kNone) {
+        through_norm(token.unit + at, token.along, token.middle, token.rate, some, dx);
+      }
+      if (in.dstream.data != nullptr) add_numbers(in.dstream.at<X>(of.clip, of.place) + at, !whole, some, dx);
+      const int64_t place = of.token * n + at;
+      keep(dx, some, static_cast<X*>(to.dx) + place);
+      if (to.dy != nullptr && to.half_dy) keep_products(dx, by.gate + at, some, static_cast<BFloat16*>(to.dy) + place);
+      if (to.dy != nullptr && !to.half_dy) keep_products(dx, by.gate + at, some, static_cast<float*>(to.dy) + place);
+      with_row(in.y, of.clip, of.place, [&](const auto* y) ALWAYS_INLINE {
+        add_products(y + at, dx, of.first, some, segment.sums + 2 * in.tables * n + at);
+      });
     }
-    if (in.dstream.data != nullptr) add_numbers(in.dstream.at<X>(clip, place), in.dout.data == nullptr, n, dx);
-    keep(dx, n, static_cast<X*>(to.dx) + token * n);
-    if (to.dy != nullptr && to.half_dy) keep_products(dx, by.gate, n, static_cast<BFloat16*>(to.dy) + token * n);
-    if (to.dy != nullptr && !to.half_dy) keep_products(dx, by.gate, n, static_cast<float*>(to.dy) + token * n);
-    with_row(in.y, clip, place, [&](const auto* y) ALWAYS_INLINE {
-      add_products(y, dx, first, n, segment.sums + 2 * in.tables * n);
-    });
   }
 }
 

@@ -23,39 +23,51 @@ ALWAYS void add_through_gate(const X* x, const Y* y, const float* gate, int64_t 
 }
 
 template <typename X>
-ALWAYS void modulate(const float* value, float mean, float rate, const Modulation& by, int64_t n, X* __restrict out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = narrowed<X>((value[i] - mean) * rate * by.factor[i] + by.offset[i]);
+ALWAYS void modulate(const float* value, float mean, float rate, const float* factor, const float* offset, int64_t n,
+                     X* __restrict out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = narrowed<X>((value[i] - mean) * rate * factor[i] + offset[i]);
 }
 
 template <typename X>
 ALWAYS void forward_tokens(const NormForward& in, int64_t begin, int64_t end, X* stream, X* out, float* stats) {
-  const int64_t n = in.sizes.width;
+  const int64_t n = in.sizes.width, count = in.sizes.count;
   Modulation by;
   alignas(64) float value[kRoom];
   for (int64_t token = begin; token < end; ++token) {
-    const int64_t clip = token / in.sizes.count, place = token % in.sizes.count;
+    const int64_t clip = token / count, place = token % count;
     const int64_t row = in.of.index == nullptr ? token / in.of.run : in.of.index[token];
     if (row != by.row) {
       if (in.y.data != nullptr) take_gate(in.gate, row, n, by);
       if (out != nullptr) take_factor(in.scale, in.weight, row, n, by, &in.bias, &in.shift);
       by.row = row;
     }
-    const X* x = in.x.at<X>(clip, place);
-    if (in.y.data == nullptr) {
-      for (int64_t i = 0; i < n; ++i) value[i] = widened(x[i]);
+    Sum sum;
+    for (int64_t at = 0; at < n; at += kChunk) {
+      const int64_t some = std::min(kChunk, n - at);
+      const X* x = in.x.at<X>(clip, place) + at;
+      if (in.y.data == nullptr) {
+        for (int64_t i = 0; i < some; ++i) value[at + i] = widened(x[i]);
+      }
+      with_row(in.y, clip, place, [&](const auto* y) ALWAYS_INLINE {
+        add_through_gate(x, y + at, by.gate + at, some, stream + token * n + at, value + at);
+      });
+      add_to(sum, value + at, some);
     }
-    with_row(in.y, clip, place, [&](const auto* y) ALWAYS_INLINE {
-      add_through_gate(x, y, by.gate, n, stream + token * n, value);
-    });
     if (out == nullptr) continue;
     float mean = 0, rate = 1;
     if (in.norm != TokenNorm::kNone) {
-      if (in.norm == TokenNorm::kLayer) mean = sum(value, n) / float(n);
+      if (in.norm == TokenNorm::kLayer) mean = sum.total() / float(n);
       rate = 1 / std::sqrt(sum_of_squares(value, mean, n) / float(n) + in.epsilon);
       stats[2 * token] = mean;
       stats[2 * token + 1] = rate;
     }
-    modulate(value, mean, rate, by, n, out + token * n);
+    const int64_t next = std::min(token + 1, end - 1);
+    for (int64_t at = 0; at < n; at += kChunk) {
+      const int64_t some = std::min(kChunk, n - at);
+      prefetch(in.x, next / count, next % count, at, some);
+      prefetch(in.y, next / count, next % count, at, some);
+      modulate(value + at, mean, rate, by.factor + at, by.offset + at, some, out + token * n + at);
+    }
   }
 }
 

@@ -54,6 +54,16 @@ ALWAYS BFloat16 narrowed<BFloat16>(float x) {
   return static_cast<BFloat16>(x != x ? 0x7FC0 : near);
 }
 
+constexpr int64_t kChunk = 256;  // numbers that are worked on together: a few such rows stay in the innermost cache
+
+// Fetches a chunk of a row, if there is one, while something else is worked on.
+ALWAYS void prefetch(const Rows& rows, int64_t i, int64_t j, int64_t at, int64_t n) {
+  with_row(rows, i, j, [&](const auto* x) ALWAYS_INLINE {
+    const char* begin = reinterpret_cast<const char*>(x + at);
+    for (int64_t byte = 0; byte < n * int64_t{sizeof *x}; byte += 64) __builtin_prefetch(begin + byte);
+  });
+}
+
 typedef float Lanes __attribute__((vector_size(64)));
 constexpr int64_t kLanes = 16;
 
@@ -63,49 +73,48 @@ ALWAYS Lanes lanes(const float* x) {
   return found;
 }
 
-ALWAYS float across(const Lanes& x) {
-  float total = 0;
-  for (int64_t lane = 0; lane < kLanes; ++lane) total += x[lane];
-  return total;
+// A sum whose order is the same whatever the instruction set.
+struct Sum {
+  Lanes first{}, second{};
+  float rest = 0;
+  template <typename F, typename G>
+  ALWAYS void add(int64_t n, const F& several, const G& one) {
+    int64_t i = 0;
+    for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+      first += several(i);
+      second += several(i + kLanes);
+    }
+    for (; i < n; ++i) rest += one(i);
+  }
+  ALWAYS float total() const {
+    const Lanes both = first + second;
+    float found = rest;
+    for (int64_t lane = 0; lane < kLanes; ++lane) found += both[lane];
+    return found;
+  }
+};
+
+ALWAYS void add_to(Sum& sum, const float* x, int64_t n) {
+  sum.add(n, [&](int64_t i) ALWAYS_INLINE { return lanes(x + i); }, [&](int64_t i) ALWAYS_INLINE { return x[i]; });
 }
 
-// Sums are added up in the same order whatever the instruction set.
-ALWAYS float sum(const float* x, int64_t n) {
-  Lanes a{}, b{};
-  int64_t i = 0;
-  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-    a += lanes(x + i);
-    b += lanes(x + i + kLanes);
-  }
-  float total = across(a + b);
-  for (; i < n; ++i) total += x[i];
-  return total;
+ALWAYS void add_products_to(Sum& sum, const float* x, const float* y, int64_t n) {
+  sum.add(
+      n, [&](int64_t i) ALWAYS_INLINE { return lanes(x + i) * lanes(y + i); },
+      [&](int64_t i) ALWAYS_INLINE { return x[i] * y[i]; });
 }
 
 // Of (x - middle)^2.
 ALWAYS float sum_of_squares(const float* x, float middle, int64_t n) {
-  Lanes a{}, b{};
-  int64_t i = 0;
-  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-    const Lanes first = lanes(x + i) - middle, second = lanes(x + i + kLanes) - middle;
-    a += first * first;
-    b += second * second;
-  }
-  float total = across(a + b);
-  for (; i < n; ++i) total += (x[i] - middle) * (x[i] - middle);
-  return total;
-}
-
-ALWAYS float sum_of_products(const float* x, const float* y, int64_t n) {
-  Lanes a{}, b{};
-  int64_t i = 0;
-  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-    a += lanes(x + i) * lanes(y + i);
-    b += lanes(x + i + kLanes) * lanes(y + i + kLanes);
-  }
-  float total = across(a + b);
-  for (; i < n; ++i) total += x[i] * y[i];
-  return total;
+  Sum sum;
+  sum.add(
+      n,
+      [&](int64_t i) ALWAYS_INLINE {
+        const Lanes apart = lanes(x + i) - middle;
+        return apart * apart;
+      },
+      [&](int64_t i) ALWAYS_INLINE { return (x[i] - middle) * (x[i] - middle); });
+  return sum.total();
 }
 
 }  // namespace phys4d
