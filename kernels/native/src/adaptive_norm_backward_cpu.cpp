@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "adaptive_norm.h"
@@ -62,58 +63,74 @@ Plan plan(const NormBackward& in, float* sums, float* partial) {
   return found;
 }
 
-// The gradient of what was normed, from that of the result; `unit` is what was modulated.
-template <typename X>
+// Adds to a sum, or begins it.
+template <bool kFirst>
+ALWAYS void add_number(float x, float& to) {
+  to = kFirst ? x : to + x;
+}
+
+// Back through the modulation, dx: to what was modulated, unit. Where wanted adds up the gradients of factor and offset.
+template <bool kFirst, bool kTables, typename X>
 ALWAYS void through_modulation(const X* stream, const X* dout, const float* factor, float mean, float rate, int64_t n,
-                               float* __restrict unit, float* __restrict dx) {
+                               float* __restrict unit, float* __restrict dx, float* __restrict dfactor,
+                               float* __restrict doffset) {
   for (int64_t i = 0; i < n; ++i) {
-    unit[i] = (widened(stream[i]) - mean) * rate;
-    dx[i] = widened(dout[i]) * factor[i];
+    const float normed = (widened(stream[i]) - mean) * rate, d = widened(dout[i]);
+    unit[i] = normed;
+    dx[i] = d * factor[i];
+    if constexpr (kTables) {
+      add_number<kFirst>(d * normed, dfactor[i]);
+      add_number<kFirst>(d, doffset[i]);
+    }
   }
 }
 
-ALWAYS void through_norm(const float* unit, float along, float middle, float rate, int64_t n, float* __restrict dx) {
-  for (int64_t i = 0; i < n; ++i) dx[i] = (dx[i] - middle - unit[i] * along) * rate;
-}
-
-// to gets the products of x and y, the first of them or one more.
-template <typename X>
-ALWAYS void add_products(const X* x, const float* y, bool first, int64_t n, float* __restrict to) {
-  if (first) {
-    for (int64_t i = 0; i < n; ++i) to[i] = widened(x[i]) * y[i];
-  } else {
-    for (int64_t i = 0; i < n; ++i) to[i] += widened(x[i]) * y[i];
+// Back through the norm, with what comes by the stream, if anything; dx stays in float32 where it is wanted still.
+template <bool kStream, bool kKept, typename X>
+ALWAYS void through_norm(const float* unit, float along, float middle, float rate, const X* dstream, int64_t n,
+                         float* __restrict dx, X* __restrict to) {
+  for (int64_t i = 0; i < n; ++i) {
+    float d = (dx[i] - middle - unit[i] * along) * rate;
+    if constexpr (kStream) d += widened(dstream[i]);
+    if constexpr (kKept) dx[i] = d;
+    to[i] = narrowed<X>(d);
   }
 }
 
-template <typename X>
-ALWAYS void add_numbers(const X* x, bool first, int64_t n, float* __restrict to) {
-  if (first) {
-    for (int64_t i = 0; i < n; ++i) to[i] = widened(x[i]);
-  } else {
-    for (int64_t i = 0; i < n; ++i) to[i] += widened(x[i]);
+// The same without a norm, and, if not `kOut`, without a gradient of the result.
+template <bool kOut, typename X>
+ALWAYS void through_stream(const X* dstream, int64_t n, float* __restrict dx, X* __restrict to) {
+  for (int64_t i = 0; i < n; ++i) {
+    float d = kOut ? dx[i] : 0.0f;
+    if (dstream != nullptr) d = kOut ? d + widened(dstream[i]) : widened(dstream[i]);
+    dx[i] = d;
+    to[i] = narrowed<X>(d);
   }
 }
 
-template <typename X>
-ALWAYS void keep(const float* x, int64_t n, X* __restrict to) {
-  for (int64_t i = 0; i < n; ++i) to[i] = narrowed<X>(x[i]);
+template <typename Y>
+ALWAYS void through_gate(const float* dx, const float* gate, int64_t n, Y* __restrict dy) {
+  for (int64_t i = 0; i < n; ++i) dy[i] = narrowed<Y>(dx[i] * gate[i]);
 }
 
-template <typename X>
-ALWAYS void keep_products(const float* x, const float* y, int64_t n, X* __restrict to) {
-  for (int64_t i = 0; i < n; ++i) to[i] = narrowed<X>(x[i] * y[i]);
+template <bool kFirst, typename Y>
+ALWAYS void through_gate(const float* dx, const float* gate, const Y* y, int64_t n, Y* __restrict dy,
+                         float* __restrict dgate) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float d = dx[i];
+    dy[i] = narrowed<Y>(d * gate[i]);
+    add_number<kFirst>(d * widened(y[i]), dgate[i]);
+  }
 }
 
-// Where a token of a segment lies, and what is worked on of it.
+// Where a token lies.
 struct At {
   int64_t token, clip, place;
-  bool first;  // of the segment
 };
 
-ALWAYS At at_position(const NormBackward& in, const Segment& segment, int64_t position) {
+ALWAYS At at_position(const NormBackward& in, int64_t position) {
   const int64_t token = in.of.order == nullptr ? position : in.of.order[position];
-  return {token, token / in.sizes.count, token % in.sizes.count, position == segment.begin};
+  return {token, token / in.sizes.count, token % in.sizes.count};
 }
 
 struct Token {
@@ -122,7 +139,7 @@ struct Token {
 };
 
 // Back to what was normed, with the sums of factor and offset.
-template <typename X>
+template <bool kFirst, bool kTables, typename X>
 ALWAYS void through_result(const NormBackward& in, const At& of, const Modulation& by, float* sums, Token& to) {
   const int64_t n = in.sizes.width;
   const bool normed = in.norm != TokenNorm::kNone;
@@ -133,63 +150,109 @@ ALWAYS void through_result(const NormBackward& in, const At& of, const Modulatio
     const int64_t some = std::min(kChunk, n - at);
     prefetch(in.dstream, of.clip, of.place, at, some);
     prefetch(in.y, of.clip, of.place, at, some);
-    const X* dout = in.dout.at<X>(of.clip, of.place) + at;
+    const X *stream = in.stream.at<X>(of.clip, of.place) + at, *dout = in.dout.at<X>(of.clip, of.place) + at;
     float *unit = to.unit + at, *dx = to.dx + at;
-    through_modulation(in.stream.at<X>(of.clip, of.place) + at, dout, by.factor + at, mean, to.rate, some, unit, dx);
-    if (in.tables) {
-      add_products(dout, unit, of.first, some, sums + at);
-      add_numbers(dout, of.first, some, sums + n + at);
-    }
-    add_products_to(along, dx, unit, some);
+    through_modulation<kFirst, kTables>(stream, dout, by.factor + at, mean, to.rate, some, unit, dx, sums + at,
+                                        sums + n + at);
+    if (normed) add_products_to(along, dx, unit, some);
     if (in.norm == TokenNorm::kLayer) add_to(middle, dx, some);
   }
   to.along = along.total() / float(n);
   to.middle = middle.total() / float(n);
 }
 
+// Back to the stream: numbers at.. of a token.
 template <typename X>
-ALWAYS void backward_segment(const NormBackward& in, const NormGradients& to, const Segment& segment, Modulation& by) {
+ALWAYS void to_stream(const NormBackward& in, const At& of, int64_t at, int64_t some, bool kept, Token& token, X* to) {
+  const X* dstream = in.dstream.data == nullptr ? nullptr : in.dstream.at<X>(of.clip, of.place) + at;
+  float* dx = token.dx + at;
+  if (in.dout.data == nullptr) return through_stream<false>(dstream, some, dx, to);
+  if (in.norm == TokenNorm::kNone) return through_stream<true>(dstream, some, dx, to);
+  const auto through = [&](auto by_stream, auto dx_kept) ALWAYS_INLINE {
+    through_norm<by_stream.value, dx_kept.value>(token.unit + at, token.along, token.middle, token.rate, dstream, some,
+                                                 dx, to);
+  };
+  if (dstream != nullptr && kept) through(std::true_type(), std::true_type());
+  if (dstream != nullptr && !kept) through(std::true_type(), std::false_type());
+  if (dstream == nullptr && kept) through(std::false_type(), std::true_type());
+  if (dstream == nullptr && !kept) through(std::false_type(), std::false_type());
+}
+
+// Back to what went through the gate, with the gate's sums.
+template <bool kFirst, typename Y>
+ALWAYS void to_gated(const Rows& y, const At& of, int64_t at, int64_t some, const float* dx, const float* gate, Y* dy,
+                     float* dgate) {
+  if (y.data == nullptr) {
+    through_gate(dx, gate, some, dy);
+  } else {
+    through_gate<kFirst>(dx, gate, y.at<Y>(of.clip, of.place) + at, some, dy, dgate);
+  }
+}
+
+template <bool kFirst, bool kTables, typename X>
+ALWAYS void backward_token(const NormBackward& in, const NormGradients& to, const At& of, const At& next,
+                           const Modulation& by, float* sums, Token& token) {
   const int64_t n = in.sizes.width;
   const bool whole = in.dout.data != nullptr;
-  Token token;
-  if (segment.row != by.row) {
-    if (in.gate.data != nullptr) take_gate(in.gate, segment.row, n, by);
-    if (whole) take_factor(in.scale, in.weight, segment.row, n, by);
-    by.row = segment.row;
-  }
-  for (int64_t position = segment.begin; position < segment.end; ++position) {
-    const At of = at_position(in, segment, position);
-    const At next = at_position(in, segment, std::min(position + 1, segment.end - 1));
-    if (whole) through_result<X>(in, of, by, segment.sums, token);
-    for (int64_t at = 0; at < n; at += kChunk) {
-      const int64_t some = std::min(kChunk, n - at);
-      if (whole) {
-        prefetch(in.stream, next.clip, next.place, at, some);
-        prefetch(in.dout, next.clip, next.place, at, some);
-      }
-      float* dx = token.dx + at;
-      if (whole && in.norm != TokenNorm::kNone) {
-        through_norm(token.unit + at, token.along, token.middle, token.rate, some, dx);
-      }
-      if (in.dstream.data != nullptr) add_numbers(in.dstream.at<X>(of.clip, of.place) + at, !whole, some, dx);
-      const int64_t place = of.token * n + at;
-      keep(dx, some, static_cast<X*>(to.dx) + place);
-      if (to.dy != nullptr && to.half_dy) keep_products(dx, by.gate + at, some, static_cast<BFloat16*>(to.dy) + place);
-      if (to.dy != nullptr && !to.half_dy) keep_products(dx, by.gate + at, some, static_cast<float*>(to.dy) + place);
-      with_row(in.y, of.clip, of.place, [&](const auto* y) ALWAYS_INLINE {
-        add_products(y + at, dx, of.first, some, segment.sums + 2 * in.tables * n + at);
-      });
+  if (whole) through_result<kFirst, kTables, X>(in, of, by, sums, token);
+  for (int64_t at = 0; at < n; at += kChunk) {
+    const int64_t some = std::min(kChunk, n - at), place = of.token * n + at;
+    if (whole) {
+      prefetch(in.stream, next.clip, next.place, at, some);
+      prefetch(in.dout, next.clip, next.place, at, some);
+    }
+    to_stream(in, of, at, some, to.dy != nullptr, token, static_cast<X*>(to.dx) + place);
+    if (to.dy == nullptr) continue;
+    const float *dx = token.dx + at, *gate = by.gate + at;
+    float* dgate = sums + 2 * kTables * n + at;
+    if (to.half_dy) {
+      to_gated<kFirst>(in.y, of, at, some, dx, gate, static_cast<BFloat16*>(to.dy) + place, dgate);
+    } else {
+      to_gated<kFirst>(in.y, of, at, some, dx, gate, static_cast<float*>(to.dy) + place, dgate);
     }
   }
 }
 
-INSTRUCTION_SETS void floats(const NormBackward& in, const NormGradients& to, const Segment* begin, const Segment* end) {
+template <bool kTables, typename X>
+ALWAYS void backward_segments(const NormBackward& in, const NormGradients& to, const Segment* begin,
+                              const Segment* end) {
   Modulation by;
-  for (; begin < end; ++begin) backward_segment<float>(in, to, *begin, by);
+  Token token;
+  for (const Segment* segment = begin; segment < end; ++segment) {
+    if (segment->row != by.row) {
+      if (in.gate.data != nullptr) take_gate(in.gate, segment->row, in.sizes.width, by);
+      if (in.dout.data != nullptr) take_factor(in.scale, in.weight, segment->row, in.sizes.width, by);
+      by.row = segment->row;
+    }
+    At next = at_position(in, segment->begin);
+    for (int64_t position = segment->begin; position < segment->end; ++position) {
+      const At of = next;
+      next = position + 1 < segment->end ? at_position(in, position + 1)
+             : segment + 1 < end         ? at_position(in, segment[1].begin)
+                                         : of;
+      if (position == segment->begin) {
+        backward_token<true, kTables, X>(in, to, of, next, by, segment->sums, token);
+      } else {
+        backward_token<false, kTables, X>(in, to, of, next, by, segment->sums, token);
+      }
+    }
+  }
+}
+
+template <typename X>
+ALWAYS void backward_of(const NormBackward& in, const NormGradients& to, const Segment* begin, const Segment* end) {
+  if (in.tables) {
+    backward_segments<true, X>(in, to, begin, end);
+  } else {
+    backward_segments<false, X>(in, to, begin, end);
+  }
+}
+
+INSTRUCTION_SETS void floats(const NormBackward& in, const NormGradients& to, const Segment* begin, const Segment* end) {
+  backward_of<float>(in, to, begin, end);
 }
 INSTRUCTION_SETS void halves(const NormBackward& in, const NormGradients& to, const Segment* begin, const Segment* end) {
-  Modulation by;
-  for (; begin < end; ++begin) backward_segment<BFloat16>(in, to, *begin, by);
+  backward_of<BFloat16>(in, to, begin, end);
 }
 
 INSTRUCTION_SETS void add_up(const float* partial, int64_t segments, int64_t apart, int64_t n, float* __restrict sums) {

@@ -10,15 +10,17 @@ constexpr int64_t kRoom = kWidest + 80;  // not a power of two: rooms would shar
 constexpr int64_t kGrain = 1 << 15;      // numbers that are worth a thread
 
 struct Modulation {
-  alignas(64) float gate[kRoom], factor[kRoom], offset[kRoom];
+  alignas(64) float room[kRoom], factor[kRoom], offset[kRoom];
+  const float* gate;
   int64_t row = -1;
 };
 
 ALWAYS void take_gate(const Rows& table, int64_t row, int64_t n, Modulation& to) {
-  if (table.data == nullptr) std::fill(to.gate, to.gate + n, 1.0f);
-  with_row(table, 0, row, [&](const auto* x) ALWAYS_INLINE {
-    for (int64_t i = 0; i < n; ++i) to.gate[i] = widened(x[i]);
-  });
+  to.gate = table.data == nullptr || table.half ? to.room : table.at<float>(0, row);
+  if (table.data == nullptr) std::fill(to.room, to.room + n, 1.0f);
+  if (!table.half) return;
+  const BFloat16* gate = table.at<BFloat16>(0, row);
+  for (int64_t i = 0; i < n; ++i) to.room[i] = widened(gate[i]);
 }
 
 // weight * (1 + scale), and, where it is wanted, bias * (1 + scale) + shift.
