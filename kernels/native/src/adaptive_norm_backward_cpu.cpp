@@ -148,8 +148,6 @@ ALWAYS void through_result(const NormBackward& in, const At& of, const Modulatio
   Sum along, middle;
   for (int64_t at = 0; at < n; at += kChunk) {
     const int64_t some = std::min(kChunk, n - at);
-    prefetch(in.dstream, of.clip, of.place, at, some);
-    prefetch(in.y, of.clip, of.place, at, some);
     const X *stream = in.stream.at<X>(of.clip, of.place) + at, *dout = in.dout.at<X>(of.clip, of.place) + at;
     float *unit = to.unit + at, *dx = to.dx + at;
     through_modulation<kFirst, kTables>(stream, dout, by.factor + at, mean, to.rate, some, unit, dx, sums + at,
@@ -190,17 +188,12 @@ ALWAYS void to_gated(const Rows& y, const At& of, int64_t at, int64_t some, cons
 }
 
 template <bool kFirst, bool kTables, typename X>
-ALWAYS void backward_token(const NormBackward& in, const NormGradients& to, const At& of, const At& next,
-                           const Modulation& by, float* sums, Token& token) {
+ALWAYS void backward_token(const NormBackward& in, const NormGradients& to, const At& of, const Modulation& by,
+                           float* sums, Token& token) {
   const int64_t n = in.sizes.width;
-  const bool whole = in.dout.data != nullptr;
-  if (whole) through_result<kFirst, kTables, X>(in, of, by, sums, token);
+  if (in.dout.data != nullptr) through_result<kFirst, kTables, X>(in, of, by, sums, token);
   for (int64_t at = 0; at < n; at += kChunk) {
     const int64_t some = std::min(kChunk, n - at), place = of.token * n + at;
-    if (whole) {
-      prefetch(in.stream, next.clip, next.place, at, some);
-      prefetch(in.dout, next.clip, next.place, at, some);
-    }
     to_stream(in, of, at, some, to.dy != nullptr, token, static_cast<X*>(to.dx) + place);
     if (to.dy == nullptr) continue;
     const float *dx = token.dx + at, *gate = by.gate + at;
@@ -224,16 +217,12 @@ ALWAYS void backward_segments(const NormBackward& in, const NormGradients& to, c
       if (in.dout.data != nullptr) take_factor(in.scale, in.weight, segment->row, in.sizes.width, by);
       by.row = segment->row;
     }
-    At next = at_position(in, segment->begin);
     for (int64_t position = segment->begin; position < segment->end; ++position) {
-      const At of = next;
-      next = position + 1 < segment->end ? at_position(in, position + 1)
-             : segment + 1 < end         ? at_position(in, segment[1].begin)
-                                         : of;
+      const At of = at_position(in, position);
       if (position == segment->begin) {
-        backward_token<true, kTables, X>(in, to, of, next, by, segment->sums, token);
+        backward_token<true, kTables, X>(in, to, of, by, segment->sums, token);
       } else {
-        backward_token<false, kTables, X>(in, to, of, next, by, segment->sums, token);
+        backward_token<false, kTables, X>(in, to, of, by, segment->sums, token);
       }
     }
   }

@@ -61,11 +61,8 @@ ALWAYS void forward_tokens(const NormForward& in, int64_t begin, int64_t end, X*
       stats[2 * token] = mean;
       stats[2 * token + 1] = rate;
     }
-    const int64_t next = std::min(token + 1, end - 1);
     for (int64_t at = 0; at < n; at += kChunk) {
       const int64_t some = std::min(kChunk, n - at);
-      prefetch(in.x, next / count, next % count, at, some);
-      prefetch(in.y, next / count, next % count, at, some);
       modulate(value + at, mean, rate, by.factor + at, by.offset + at, some, out + token * n + at);
     }
   }

@@ -56,14 +56,6 @@ ALWAYS BFloat16 narrowed<BFloat16>(float x) {
 
 constexpr int64_t kChunk = 256;  // numbers that are worked on together: a few such rows stay in the innermost cache
 
-// Fetches a chunk of a row, if there is one, while something else is worked on.
-ALWAYS void prefetch(const Rows& rows, int64_t i, int64_t j, int64_t at, int64_t n) {
-  with_row(rows, i, j, [&](const auto* x) ALWAYS_INLINE {
-    const char* begin = reinterpret_cast<const char*>(x + at);
-    for (int64_t byte = 0; byte < n * int64_t{sizeof *x}; byte += 64) __builtin_prefetch(begin + byte);
-  });
-}
-
 typedef float Lanes __attribute__((vector_size(64)));
 constexpr int64_t kLanes = 16;
 
