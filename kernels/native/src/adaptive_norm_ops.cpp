@@ -111,6 +111,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& stream, const Maybe& y
   STD_TORCH_CHECK(order.has_value() == segments.has_value() && order.has_value() == begins.has_value(),
                   "adaptive_norm: order, segments and begins belong together");
   STD_TORCH_CHECK(order.has_value() || size.total % rows == 0, "adaptive_norm: rows do not share the tokens evenly");
+  STD_TORCH_CHECK(!y.has_value() || (gate.has_value() && half(*y) == half_dy),
+                  "adaptive_norm: y is for the gate's gradient, and its own is of its dtype");
   const std::vector<int64_t> shape{stream.size(0), stream.size(1), size.width}, nothing{0};
   Tensor dx = fresh(stream, shape);
   Tensor dy = fresh(stream, gate.has_value() ? shape : nothing, half_dy ? ScalarType::BFloat16 : ScalarType::Float);
