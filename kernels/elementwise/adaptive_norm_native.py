@@ -1,4 +1,4 @@
-"""`adaptive_norm` by native code on a CPU: one pass over the tokens, each in the innermost cache while it is worked on."""
+"""`adaptive_norm` by native code on a CPU: one pass over tokens, each in the innermost cache while it is worked on."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Gate, residual, norm and modulation by native code: beside torch's own operators, bits, memory, and what it leaves."""
+"""Gate, residual, norm and modulation by native code: beside torch's operators, bits, memory, and what it leaves."""
 
 import importlib
 
