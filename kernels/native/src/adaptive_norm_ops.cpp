@@ -117,8 +117,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& stream, const Maybe& y
   Tensor dx = fresh(stream, shape);
   Tensor dy = fresh(stream, gate.has_value() ? shape : nothing, half_dy ? ScalarType::BFloat16 : ScalarType::Float);
   const int64_t parts = 2 * tables + y.has_value();
-  // Seldom large, and then so large that new memory comes every time: making huge pages of it took longer than faults.
-  Tensor sums = torch::stable::new_empty(stream, {rows, parts, size.width}, ScalarType::Float);
+  Tensor sums = fresh(stream, {rows, parts, size.width}, ScalarType::Float);
   if (size.total == 0) return {dx, dy, torch::stable::zero_(sums)};
   const Tensor held = with_channels(stream), moments = torch::stable::contiguous(stats);
   STD_TORCH_CHECK(norm == 0 || (has_sizes(moments, {stream.size(0), stream.size(1), 2}) &&
