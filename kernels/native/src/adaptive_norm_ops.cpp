@@ -126,7 +126,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& stream, const Maybe& y
   const Maybe through = with_channels(y), to_stream = with_channels(dstream), to_out = with_channels(dout);
   const RowsOfTokens of{rows, size.total / rows, nullptr, integers(order, {size.total}), integers(segments, {-1, 3}),
                         integers(begins, {rows + 1})};
-  const NormBackward in{tokens(held, stream), tokens(through, stream), tokens(to_stream, stream), tokens(to_out, stream),
+  const NormBackward in{tokens(held, stream), tokens(through, stream),
+                        tokens(to_stream, stream), tokens(to_out, stream),
                         table(gate, rows, size.width), affine(weight, size.width), table(scale, rows, size.width),
                         norm != 0 ? moments.const_data_ptr<float>() : nullptr, of, size, norm_of(norm), tables};
   for (const Rows& gradient : {in.dstream, in.dout}) {
