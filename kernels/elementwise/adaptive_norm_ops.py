@@ -8,6 +8,7 @@ import triton
 from torch import Tensor
 
 from phys4d.kernels.elementwise import adaptive_norm_kernels as kernels
+from phys4d.kernels.elementwise import adaptive_norm_native as native
 from phys4d.kernels.elementwise import adaptive_norm_pieces as pieces
 from phys4d.kernels.elementwise.token_rows import BACKWARD_PROGRAMS, FORWARD_PROGRAMS
 
@@ -221,14 +222,19 @@ if not _INTERPRETED:
 
     @op.register_kernel("cpu")
     def _(x, y, gate, weight, bias, scale, shift, index, plan, kind, epsilon):  # type: ignore[no-untyped-def]
-        stream, out, stats = _outputs(x, y, scale, shift, kind)
         rows = _rows(gate, scale, shift)
+        if native.serves(x, y, gate, weight, bias, scale, shift):
+            return native.forward(x, y, gate, weight, bias, scale, shift, index, rows, kind, epsilon)
+        stream, out, stats = _outputs(x, y, scale, shift, kind)
         if x.numel():
             out = pieces.forward(x, y, gate, weight, bias, scale, shift, index, rows, kind, epsilon, stream, out, stats)
         return stream, out, stats
 
     @_backward_op.register_kernel("cpu")
     def _(stream, y, dy_dtype, gate, weight, scale, stats, dstream, dout, index, plan, kind, rows, tables_gradient):  # type: ignore[no-untyped-def]
+        given = gate, weight, scale, stats, dstream, dout
+        if native.serves(stream, y, *given) and dy_dtype in native.DTYPES:
+            return native.backward(stream, y, dy_dtype, *given, plan, kind, rows, tables_gradient)
         dx, dy, sums = _gradients(stream, y, dy_dtype, gate, dstream, dout, rows, tables_gradient)
         if not dx.numel():
             return dx, dy, sums.zero_()

@@ -1,4 +1,5 @@
-"""`adaptive_norm` and its gradients by torch's own operators, piece by piece: on CPUs, and in float64 anywhere.
+"""`adaptive_norm` and its gradients by torch's own operators, piece by piece: in float64 anywhere, and on CPUs
+where native code is absent or does not know the dtype.
 
 Nothing but the results is ever held whole.
 """

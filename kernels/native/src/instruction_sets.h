@@ -9,3 +9,4 @@
 #define INSTRUCTION_SETS
 #endif
 #define ALWAYS inline __attribute__((always_inline))
+#define ALWAYS_INLINE __attribute__((always_inline))  // of a lambda

@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from phys4d.kernels import native
 from phys4d.kernels.elementwise import TokenRows, adaptive_norm, adaptive_norm_reference
 
 ALL = {"y", "gate", "scale", "shift"}
@@ -29,6 +31,7 @@ EXAMPLES = {  # parts, norm, rows: a number, or "mixed"
     "the other half": ({"y", "gate", "scale"}, "layer", 6),
 }
 SHAPE = (2, 15, 40)
+CPU = ["pieces"] + (["native"] if native.status()[0] else [])  # what serves the CPU
 NAMES = ("x", "y", "gate", "weight", "bias", "scale", "shift")
 
 
@@ -49,6 +52,16 @@ def example(parts, norm, rows, dtype=torch.float32, device="cpu", shape=SHAPE, s
     leaves = {name: t.to(device, dtype).requires_grad_() for name, t in every.items() if name in {"x", *parts}}
     index = torch.randint(5, (batch, count), generator=generator).to(device) if rows == "mixed" else None  # two unused
     return leaves, norm, None if index is None else TokenRows.of(index, size)
+
+
+@contextmanager
+def computed_by(who):
+    """Native code or torch's own operators, on a CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        if who == "pieces":
+            module = importlib.import_module("phys4d.kernels.elementwise.adaptive_norm_native")
+            patch.setattr(module, "serves", lambda *tensors: False)
+        yield
 
 
 def gradients(outs, leaves, seed=7):
@@ -129,8 +142,10 @@ def test_in_half_precision_the_kernels_compute_the_definition(case, dtype, devic
 
 @pytest.mark.parametrize("case", EXAMPLES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_on_the_cpu_it_is_the_definition(case, dtype):
-    hold_definition(case, dtype, torch.device("cpu"))
+@pytest.mark.parametrize("who", CPU)
+def test_on_the_cpu_it_is_the_definition(case, dtype, who):
+    with computed_by(who):
+        hold_definition(case, dtype, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("case", EXAMPLES)
@@ -170,10 +185,12 @@ def test_odd_shapes(device, shape, case, seed):
     hold_shape(shape, case, seed, device)
 
 
+@pytest.mark.parametrize("who", CPU)
 @settings(max_examples=50, deadline=None)
 @given(shapes.filter(lambda shape: shape[2] > 1), st.sampled_from(sorted(EXAMPLES)), st.integers(0, 99))
-def test_on_the_cpu_odd_shapes(shape, case, seed):
-    hold_shape(shape, case, seed, torch.device("cpu"))
+def test_on_the_cpu_odd_shapes(who, shape, case, seed):
+    with computed_by(who):
+        hold_shape(shape, case, seed, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("case", EXAMPLES)
@@ -185,7 +202,8 @@ def test_on_the_cpu_however_tokens_are_divided(case, numbers, alone, clips, monk
     monkeypatch.setattr(module, "_ALONE", alone)
     torch.use_deterministic_algorithms(True)  # fresh memory is not a number
     try:
-        hold_shape((clips, 30, 8), case, 0, torch.device("cpu"))
+        with computed_by("pieces"):
+            hold_shape((clips, 30, 8), case, 0, torch.device("cpu"))
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -231,8 +249,10 @@ def test_every_element_is_written_and_two_runs_are_bit_equal(case, device):
 
 
 @pytest.mark.parametrize("case", EXAMPLES)
-def test_on_the_cpu_every_element_is_written_and_two_runs_are_bit_equal(case):
-    hold_bits(case, torch.device("cpu"))
+@pytest.mark.parametrize("who", CPU)
+def test_on_the_cpu_every_element_is_written_and_two_runs_are_bit_equal(case, who):
+    with computed_by(who):
+        hold_bits(case, torch.device("cpu"))
 
 
 def flat(leaves, norm, rows):
@@ -378,13 +398,15 @@ def test_what_does_not_fit_is_refused(change, message):
 
 @pytest.mark.parametrize("case", EXAMPLES)
 @pytest.mark.parametrize("count", [1, 3, 15, 17])
-def test_a_few_tokens_on_the_cpu_leave_nothing_unwritten(case, count):
+@pytest.mark.parametrize("who", CPU)
+def test_a_few_tokens_on_the_cpu_leave_nothing_unwritten(case, count, who):
     """What torch has not initialised is NaN here."""
     parts, norm, rows = EXAMPLES[case]
     rows = rows if rows == "mixed" else max(r for r in range(1, min(rows, count) + 1) if count % r == 0)
     leaves, norm, rows = example(parts, norm, rows, shape=(1, count, 40))
     torch.use_deterministic_algorithms(True)
     try:
-        hold(ours(leaves, norm, rows), truth(leaves, norm, rows), tolerance=1e-5)
+        with computed_by(who):
+            hold(ours(leaves, norm, rows), truth(leaves, norm, rows), tolerance=1e-5)
     finally:
         torch.use_deterministic_algorithms(False)
