@@ -38,7 +38,7 @@ test: lint
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "interpreted and not slow" tests/kernels
 
 test-slow: venv
-	$(BIN)/python -m pytest -q -m "slow and not gpu and not interpreted"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not gpu and not interpreted"
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "interpreted and slow" tests/kernels
 
 # On a machine with a GPU and torch, triton, numpy, pytest and hypothesis in PYTHON: first whether every kernel is right,
