@@ -159,7 +159,7 @@ def measure(
             rows.append(
                 {
                     "case": case.name, "backend": name, "part": part, "ms": timing.median, "ms_p20": timing.p20,
-                    "ms_p80": timing.p80, "tflops": case.flops(part) / timing.median / 1e9,  # type: ignore[arg-type]
+                    "ms_p80": timing.p80, "host_ms": timing.host, "tflops": case.flops(part) / timing.median / 1e9,  # type: ignore[arg-type]
                     "gbps": case.bytes(part) / timing.median / 1e6,  # type: ignore[arg-type]
                     "floor_ms": floor, "share": floor / timing.median if floor else None,
                     "peak_mb": peak_memory(rivals[name], device), "error": errors[name],

@@ -164,9 +164,10 @@ def measure(
             floor = floor_ms(case, part, name, gpu)
             rows.append({
                 "case": case.name, "backend": name, "part": part, "ms": timing.median, "ms_p20": timing.p20,
-                "ms_p80": timing.p80, "tflops": None, "gbps": touched(case, part) / timing.median / 1e6,
-                "floor_ms": floor, "share": floor / timing.median if floor else None,
-                "peak_mb": peak_memory(raced[name], device), **told[name],
+                "ms_p80": timing.p80, "host_ms": timing.host, "tflops": None,
+                "gbps": touched(case, part) / timing.median / 1e6, "floor_ms": floor,
+                "share": floor / timing.median if floor else None, "peak_mb": peak_memory(raced[name], device),
+                **told[name],
             })  # fmt: skip
     return rows
 

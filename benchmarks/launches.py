@@ -21,7 +21,8 @@ def attention(case: Any, dtype: torch.dtype) -> None:
     preparation: Any = NONE
     if case.lanes is not None:
         tables = list(Rope.make(case.grid, case.lanes, device="meta").tables)
-        preparation = ([torch.empty(case.dim, dtype=dtype, device="meta")] * 2, tables, "rms", 1e-6, "interleaved")
+        weight = torch.empty(case.dim, dtype=dtype, device="meta")
+        preparation = (weight, weight, None, None, tables, "rms", 1e-6, "interleaved")
     out, lse = ops.forward(q, k, v, *where, None, case.dim**-0.5, False, *preparation)
     rest: list[Any] = [*where, None, case.dim**-0.5, *preparation, True]
     ops.backward(q, k, v, out, lse, torch.empty_like(out), None, *rest)

@@ -29,6 +29,7 @@ import torch
 import triton
 
 from phys4d.benchmarks import launches
+from phys4d.benchmarks.absent_gpu import AbsentGpu
 from phys4d.benchmarks.instructions import counted, mnemonics
 from phys4d.benchmarks.occupancy import occupancy
 
@@ -86,24 +87,6 @@ class Kernel:
         return found
 
 
-class _Driver:
-    """Stands in for a GPU of a given architecture: enough to compile for it, nothing to run on."""
-
-    def __init__(self, arch: int) -> None:
-        self.arch = arch
-
-    def get_current_target(self) -> Any:
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", self.arch, 32)
-
-    def get_current_device(self) -> int:
-        return self.arch
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-
 def _compiled(arch: int, case: str, launches: Any) -> Iterator[Kernel]:
     """Compiles every kernel that `launches()` starts, in place of running it; from then on nothing runs here."""
     from triton.runtime import driver
@@ -121,7 +104,7 @@ def _compiled(arch: int, case: str, launches: Any) -> Iterator[Kernel]:
         programs[name, kernel.hash] += math.prod(grid(options) if callable(grid) else grid)
         return kernel
 
-    driver.set_active(_Driver(arch))
+    driver.set_active(AbsentGpu(arch))
     JITFunction.run = compile_only
     try:
         launches()

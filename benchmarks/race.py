@@ -55,7 +55,7 @@ def race(
         for name, timing in interleaved(works, device, **effort).items():
             rows.append({
                 "case": case, "backend": name, "part": part, "ms": timing.median, "ms_p20": timing.p20,
-                "ms_p80": timing.p80, "tflops": _rate(needed["flops"], timing.median * 1e9),
+                "ms_p80": timing.p80, "host_ms": timing.host, "tflops": _rate(needed["flops"], timing.median * 1e9),
                 "gbps": _rate(needed["bytes"], timing.median * 1e6), "floor_ms": needed["floor_ms"],
                 "share": _rate(needed["floor_ms"], timing.median), "peak_mb": peak_memory(works[name], device),
                 "error": runners[name].error, "deterministic": runners[name].deterministic,

@@ -90,12 +90,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     measured = [row for row in rows if "refused" not in row]
     lines = [
         f"### {rows[0]['case']}", "",
-        "| backend | part | ms (p20, p80) | TFLOP/s | GB/s | of the floor | peak MiB | error | bit-equal |",
-        "|---" * 9 + "|",
+        "| backend | part | ms (p20, p80) | host ms | TFLOP/s | GB/s | of the floor | peak MiB | error | bit-equal |",
+        "|---" * 10 + "|",
     ]  # fmt: skip
     for row in sorted(measured, key=lambda row: (row["part"] != "forward", row["ms"])):
         numbers = [
             f"{row['ms']:.3f} ({row['ms_p20']:.3f}, {row['ms_p80']:.3f})",
+            f"{row['host_ms']:.3f}" if row.get("host_ms") is not None else "",
             f"{row['tflops']:.1f}" if row["tflops"] else "",
             f"{row['gbps']:.0f}" if row["gbps"] is not None else "",
             f"{row['share']:.0%}" if row["share"] else "",

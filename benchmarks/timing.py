@@ -1,5 +1,6 @@
 """Timing of rivals side by side, one call at a time, so that a drifting clock or a neighbour hits all alike."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -24,19 +25,21 @@ def compiled(rival: Any, mode: str | None = None) -> Any:
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one call over all rounds: median, 20th and 80th percentile."""
+    """Milliseconds of one call over all rounds: median, 20th and 80th percentile; on CUDA also the host's median."""
 
     median: float
     p20: float
     p80: float
+    host: float | None = None
 
     @staticmethod
-    def of(samples: list[float]) -> "Timing":
-        """From one time per round."""
+    def of(samples: list[float], host: list[float] | None = None) -> "Timing":
+        """From one time per round, of the device and, where that is another, of the host."""
+        middle = statistics.median(host) if host else None
         if len(samples) == 1:
-            return Timing(samples[0], samples[0], samples[0])
+            return Timing(samples[0], samples[0], samples[0], middle)
         cuts = statistics.quantiles(samples, n=5, method="inclusive")
-        return Timing(statistics.median(samples), cuts[0], cuts[3])
+        return Timing(statistics.median(samples), cuts[0], cuts[3], middle)
 
 
 def interleaved(
@@ -44,20 +47,29 @@ def interleaved(
 ) -> dict[str, Timing]:
     """Times every rival once per round, in turn, until `rounds` are done or `seconds` have passed (at least 3 rounds).
 
-    On CUDA by events, with the L2 cache overwritten before every call.
+    On CUDA by events, with the L2 cache overwritten before every call, and for so long that the device still does that
+    when the host has launched the call: what the host takes is told apart, in `Timing.host`.
     """
-    flush = torch.empty(1 << 26, dtype=torch.int32, device=device) if device.type == "cuda" else None
-    for work in rivals.values():
+    queue = _Queue(device) if device.type == "cuda" else None
+    for name, work in rivals.items():
         for _ in range(warm_up):
             work()
+        if queue is not None:
+            queue.learn(name, work)
     samples: dict[str, list[float]] = {name: [] for name in rivals}
+    hosts: dict[str, list[float]] = {name: [] for name in rivals}
     begin = time.perf_counter()
     for number in range(rounds):
         if number >= 3 and time.perf_counter() - begin > seconds:
             break
         for name, work in rivals.items():
-            samples[name].append(_on_cuda(work, flush) if flush is not None else _on_cpu(work))
-    return {name: Timing.of(times) for name, times in samples.items()}
+            if queue is None:
+                samples[name].append(_on_cpu(work))
+            else:
+                taken, host = queue.time(name, work)
+                samples[name].append(taken)
+                hosts[name].append(host)
+    return {name: Timing.of(samples[name], hosts[name]) for name in rivals}
 
 
 def _on_cpu(work: Work) -> float:
@@ -66,14 +78,42 @@ def _on_cpu(work: Work) -> float:
     return (time.perf_counter() - begin) * 1e3
 
 
-def _on_cuda(work: Work, flush: torch.Tensor) -> float:
-    flush.zero_()
-    before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    before.record()
-    work()
-    after.record()
-    torch.cuda.synchronize()
-    return before.elapsed_time(after)
+class _Queue:
+    """Keeps a CUDA device busy, by overwriting its L2 cache, until a call is launched, and times the call."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.flush = torch.empty(1 << 26, dtype=torch.int32, device=device)
+        self.flush.zero_()
+        self.each = self._timed(self.flush.zero_)[0]
+        self.flushes: dict[str, int] = {}
+
+    def learn(self, name: str, work: Work) -> None:
+        """How long the host takes to launch the call."""
+        self.flushes[name] = flushes(min(self._timed(work)[1] for _ in range(3)), self.each)
+
+    def time(self, name: str, work: Work) -> tuple[float, float]:
+        """Milliseconds of the device, and of the host until the call came back."""
+        for _ in range(self.flushes[name]):
+            self.flush.zero_()
+        return self._timed(work)
+
+    def _timed(self, work: Work) -> tuple[float, float]:
+        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        before.record()
+        begin = time.perf_counter()
+        work()
+        host = (time.perf_counter() - begin) * 1e3
+        after.record()
+        torch.cuda.synchronize()
+        return before.elapsed_time(after), host
+
+
+def flushes(host: float, each: float) -> int:
+    """How often a flush that takes `each` ms of the device covers a launch that takes `host` ms, twice over.
+
+    At most a hundred: a call that waits for the device cannot be covered.
+    """
+    return min(100, 1 + math.ceil(2 * host / max(each, 1e-3)))
 
 
 def peak_memory(work: Work, device: torch.device) -> float | None:

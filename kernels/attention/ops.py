@@ -13,6 +13,7 @@ from phys4d.kernels.attention import flash, launch, short_rows, window
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Spatial, Temporal, Text, Window
 from phys4d.kernels.attention.preparation import Preparation
 from phys4d.kernels.attention.reference import attention_backward_reference, attention_reference
+from phys4d.kernels.direct import below_autograd, direct
 
 _NAMES = {Full: "full", Spatial: "spatial", Temporal: "temporal", Window: "window"}
 
@@ -45,17 +46,18 @@ def _arranged(
 def forward(
     q: Tensor, k: Tensor, v: Tensor, pattern: str, numbers: list[int], grid: list[int], text: int, text_first: bool,
     key_lengths: Tensor | None, scale: float, with_lse: bool,
-    weights: list[Tensor], tables: list[Tensor], norm: str, epsilon: float, layout: str,
+    q_weight: Tensor | None, k_weight: Tensor | None, q_bias: Tensor | None, k_bias: Tensor | None,
+    tables: list[Tensor], norm: str, epsilon: float, layout: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out [B, S_q, heads, D] and lse float32 [B, heads, S_q]; `with_lse` false leaves lse to the kernel's needs.
 
-    weights and what follows are a `Preparation`, which only the kernel of short rows takes.
+    q_weight and what follows are a `Preparation`, which only the kernel of short rows takes.
     """
     kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
     if short_rows.serves(kind, sizes, words, q.shape[1], k.shape[1], q.shape[3]):
-        preparation = Preparation(weights, tables, norm, epsilon, layout)
+        preparation = Preparation(q_weight, k_weight, q_bias, k_bias, tables, norm, epsilon, layout)
         return short_rows.forward(q, k, v, kind, sizes, key_lengths, scale, with_lse, preparation)
-    assert not (weights or tables), "no other kernel norms or rotates"
+    assert q_weight is None and not tables, "no other kernel norms or rotates"
     if isinstance(kind, Window):
         assert sizes is not None
         return window.forward(q, k, v, kind, sizes, words, key_lengths, scale)
@@ -76,8 +78,8 @@ def _(q, k, v, pattern, numbers, grid, text, text_first, key_lengths, scale, wit
 def backward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor | None,
     pattern: str, numbers: list[int], grid: list[int], text: int, text_first: bool, key_lengths: Tensor | None,
-    scale: float, weights: list[Tensor], tables: list[Tensor], norm: str, epsilon: float, layout: str,
-    weight_gradient: bool,
+    scale: float, q_weight: Tensor | None, k_weight: Tensor | None, q_bias: Tensor | None, k_bias: Tensor | None,
+    tables: list[Tensor], norm: str, epsilon: float, layout: str, weight_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """dq, dk, dv, contiguous, and, with `weight_gradient`, float32 gradients [2 or 4, D] of the weights, else empty.
 
@@ -86,7 +88,7 @@ def backward(
     dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
     dweights = write_gradients(
         (dq, dk, dv), q, k, v, out, lse, dout, dlse, pattern, numbers, grid, text, text_first, key_lengths, scale,
-        Preparation(weights, tables, norm, epsilon, layout), weight_gradient,
+        Preparation(q_weight, k_weight, q_bias, k_bias, tables, norm, epsilon, layout), weight_gradient,
     )  # fmt: skip
     return dq, dk, dv, dweights
 
@@ -110,7 +112,7 @@ def write_gradients(
         window.backward(q, k, v, out, lse, dout, dlse, kind, sizes, words, key_lengths, scale, gradients)
     else:
         flash.backward(q, k, v, out, lse, dout, dlse, kind, sizes, words, key_lengths, scale, gradients)
-    return empty_weight_gradients(q, [], False)
+    return q.new_empty((0, 0), dtype=torch.float32)
 
 
 attention_backward_op = torch.library.custom_op("phys4d::attention_backward", backward, mutates_args=())
@@ -118,13 +120,17 @@ attention_backward_op = torch.library.custom_op("phys4d::attention_backward", ba
 
 @attention_backward_op.register_fake
 def _(q, k, v, *rest):  # type: ignore[no-untyped-def]
-    return *(t.new_empty(t.shape) for t in (q, k, v)), empty_weight_gradients(q, rest[-6], rest[-1])
+    return *(t.new_empty(t.shape) for t in (q, k, v)), empty_weight_gradients(q, *rest)
 
 
-def empty_weight_gradients(like: Tensor, weights: list[Tensor], wanted: bool) -> Tensor:
-    """Room for the gradients of a preparation's weights, on the device of a tensor [..., D]."""
-    shape = (len(weights), like.shape[-1]) if wanted and weights else (0, 0)
-    return like.new_empty(shape, dtype=torch.float32)
+attention_backward_call = below_autograd(attention_backward_op)
+
+
+def empty_weight_gradients(like: Tensor, *arguments: Any) -> Tensor:
+    """Room for the gradients of weights, on the device of a tensor [..., D], from a backward operator's arguments."""
+    *preparation, wanted = arguments[-9:]
+    count = len(Preparation(*preparation).weights) if wanted else 0
+    return like.new_empty((count, like.shape[-1]) if count else (0, 0), dtype=torch.float32)
 
 
 def _needed(where: Sequence[Any], keys: int, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -135,27 +141,28 @@ def _needed(where: Sequence[Any], keys: int, output: tuple[Tensor, Tensor]) -> t
 
 def keep(ctx: Any, tensors: tuple[Tensor, ...], rest: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     """Saves for `gradients_of`: tensors, and of the operator's other arguments (from `pattern` on) what they need."""
-    *where, key_lengths, scale, with_lse, weights, tables, norm, epsilon, layout = rest
+    *where, key_lengths, scale, with_lse = rest[:8]
+    *weights, tables, norm, epsilon, layout = rest[8:]
     keys = tensors[-1].shape[1]
     ctx.save_for_backward(*tensors, *_needed(where, keys, output), key_lengths, *weights, *tables)
-    ctx.numbers = len(tensors), len(weights), len(tables)
     ctx.rest = where, scale, with_lse, (norm, epsilon, layout)
 
 
-def gradients_of(ctx: Any, operator: Any, dout: Tensor, dlse: Tensor) -> tuple[list[Tensor], tuple[Any, ...]]:
-    """What `operator` makes of what `keep` saved: gradients of the tensors, and those of the arguments after them."""
-    first, count, tables_count = ctx.numbers
+def gradients_of(
+    ctx: Any, operator: Any, first: int, dout: Tensor, dlse: Tensor
+) -> tuple[list[Tensor], tuple[Any, ...]]:
+    """What `operator` makes of what `keep` saved: gradients of the `first` tensors, and of the arguments after them."""
     where, scale, with_lse, rest = ctx.rest
     *saved, out, lse, key_lengths = ctx.saved_tensors[: first + 3]
-    weights = list(ctx.saved_tensors[first + 3 : first + 3 + count])
-    tables = list(ctx.saved_tensors[first + 3 + count :])
-    wanted = any(ctx.needs_input_grad[first + 8])  # weights follow the eight numbers of the call
+    weights, tables = ctx.saved_tensors[first + 3 : first + 7], list(ctx.saved_tensors[first + 7 :])
+    wanted = any(ctx.needs_input_grad[first + 8 : first + 12])  # weights follow the eight numbers of the call
     *gradients, dweights = operator(
-        *saved, out, lse, dout, dlse if with_lse else None, *where, key_lengths, scale, weights, tables, *rest, wanted
+        *saved, out, lse, dout, dlse if with_lse else None, *where, key_lengths, scale, *weights, tables, *rest, wanted
     )
-    found = [dweights[i].to(weight.dtype) if wanted else None for i, weight in enumerate(weights)]
+    rows = iter(dweights)
+    found = [next(rows).to(weight.dtype) if wanted and weight is not None else None for weight in weights]
     numbers: list[Any] = [[] if argument == [] else None for argument in where]  # torch takes [] for tensors
-    return gradients, (*numbers, None, None, None, found, [None] * tables_count, None, None, None)
+    return gradients, (*numbers, None, None, None, *found, [None] * len(tables), None, None, None)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -163,11 +170,12 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
 
 
 def _backward(ctx: Any, dout: Tensor, dlse: Tensor) -> tuple[Any, ...]:
-    gradients, others = gradients_of(ctx, attention_backward_op, dout, dlse)
+    gradients, others = gradients_of(ctx, attention_backward_call, 3, dout, dlse)
     return (*gradients, *others)
 
 
 attention_op.register_autograd(_backward, setup_context=_setup)
+attention_call = direct(attention_op, _setup, _backward)
 
 
 if not launch.INTERPRETED:  # without the interpreter no kernel runs on a CPU: there the operators are their definition

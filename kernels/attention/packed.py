@@ -15,6 +15,7 @@ from phys4d.kernels.attention.backends import ours
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
 from phys4d.kernels.attention.preparation import Preparation
+from phys4d.kernels.direct import below_autograd, direct
 from phys4d.kernels.elementwise import QKNorm, Rope
 
 
@@ -48,7 +49,7 @@ def attention_packed(
     preparation = ours.fused(call, qk_norm, rope) if chosen == "triton" else None
     if preparation is None:
         return attention(q, k, v, **asked, qk_norm=qk_norm, rope=rope, backend=chosen)
-    out, lse = _packed(
+    out, lse = _call(
         qkv, *ops.flat(pattern, grid, text), key_lengths, call.factor, return_lse, *preparation
     )  # fmt: skip
     return (out, lse) if return_lse else out
@@ -58,11 +59,13 @@ def attention_packed(
 def _packed(
     qkv: Tensor, pattern: str, numbers: list[int], grid: list[int], text: int, text_first: bool,
     key_lengths: Tensor | None, scale: float, with_lse: bool,
-    weights: list[Tensor], tables: list[Tensor], norm: str, epsilon: float, layout: str,
+    q_weight: Tensor | None, k_weight: Tensor | None, q_bias: Tensor | None, k_bias: Tensor | None,
+    tables: list[Tensor], norm: str, epsilon: float, layout: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return ops.attention_op(
-        *qkv.unbind(2), pattern, numbers, grid, text, text_first, key_lengths, scale, with_lse,
-        weights, tables, norm, epsilon, layout,
+    q, k, v = qkv.unbind(2)
+    return ops.forward(
+        q, k, v, pattern, numbers, grid, text, text_first, key_lengths, scale, with_lse,
+        q_weight, k_weight, q_bias, k_bias, tables, norm, epsilon, layout,
     )  # fmt: skip
 
 
@@ -75,18 +78,14 @@ def _(qkv, *rest):  # type: ignore[no-untyped-def]
 def _packed_backward(
     qkv: Tensor, out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor | None, pattern: str, numbers: list[int],
     grid: list[int], text: int, text_first: bool, key_lengths: Tensor | None, scale: float,
-    weights: list[Tensor], tables: list[Tensor], norm: str, epsilon: float, layout: str, weight_gradient: bool,
+    q_weight: Tensor | None, k_weight: Tensor | None, q_bias: Tensor | None, k_bias: Tensor | None,
+    tables: list[Tensor], norm: str, epsilon: float, layout: str, weight_gradient: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     where = (pattern, numbers, grid, text, text_first, key_lengths, scale)
-    q, k, v = qkv.unbind(2)
-    if qkv.device.type == "cpu" and not ops.launch.INTERPRETED:
-        *gradients, dweights = ops.attention_backward_op(
-            q, k, v, out, lse, dout, dlse, *where, weights, tables, norm, epsilon, layout, weight_gradient
-        )
-        return torch.stack(gradients, dim=2), dweights
+    preparation = Preparation(q_weight, k_weight, q_bias, k_bias, tables, norm, epsilon, layout)
     gradient = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
-    preparation = Preparation(weights, tables, norm, epsilon, layout)
     dq, dk, dv = gradient.unbind(2)
+    q, k, v = qkv.unbind(2)
     dweights = ops.write_gradients(
         (dq, dk, dv), q, k, v, out, lse, dout, dlse, *where, preparation, weight_gradient
     )  # fmt: skip
@@ -95,7 +94,10 @@ def _packed_backward(
 
 @_packed_backward.register_fake
 def _(qkv, *rest):  # type: ignore[no-untyped-def]
-    return qkv.new_empty(qkv.shape), ops.empty_weight_gradients(qkv, rest[-6], rest[-1])
+    return qkv.new_empty(qkv.shape), ops.empty_weight_gradients(qkv, *rest)
+
+
+_backward_call = below_autograd(_packed_backward)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -103,8 +105,21 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
 
 
 def _backward(ctx: Any, dout: Tensor, dlse: Tensor) -> tuple[Any, ...]:
-    gradients, others = ops.gradients_of(ctx, _packed_backward, dout, dlse)
+    gradients, others = ops.gradients_of(ctx, _backward_call, 1, dout, dlse)
     return (*gradients, *others)
 
 
 _packed.register_autograd(_backward, setup_context=_setup)
+_call = direct(_packed, _setup, _backward)
+
+
+if not ops.launch.INTERPRETED:
+
+    @_packed.register_kernel("cpu")
+    def _(qkv, *rest):  # type: ignore[no-untyped-def]
+        return ops.attention_op(*qkv.unbind(2), *rest)
+
+    @_packed_backward.register_kernel("cpu")
+    def _(qkv, *rest):  # type: ignore[no-untyped-def]
+        *gradients, dweights = ops.attention_backward_op(*qkv.unbind(2), *rest)
+        return torch.stack(gradients, dim=2), dweights

@@ -10,24 +10,32 @@ from phys4d.kernels.elementwise import Rope
 from phys4d.kernels.elementwise.qk_norm_rope import rope_of
 from phys4d.kernels.elementwise.reference import norm_rope_backward_reference, norm_rope_reference
 
-Flat = tuple[list[Tensor], list[Tensor], str, float, str]
+Flat = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, list[Tensor], str, float, str]
 
-NONE: Flat = ([], [], "", 0.0, "")  # an operator's arguments where nothing is to be done
+NONE: Flat = (None, None, None, None, [], "", 0.0, "")  # an operator's arguments where nothing is to be done
 
 
 @dataclass(frozen=True)
 class Preparation:
     """What an operator is told of norm and rotation.
 
-    weights: of queries and of keys, then the biases of both; empty without a norm. tables: of the rotation, empty
-    without. norm: "", "rms" or "layer", per head. layout: of the rotation.
+    Weights and biases, of both or of neither, are None without a norm. tables: of the rotation, empty without. norm:
+    "", "rms" or "layer", per head. layout: of the rotation.
     """
 
-    weights: list[Tensor]
+    q_weight: Tensor | None
+    k_weight: Tensor | None
+    q_bias: Tensor | None
+    k_bias: Tensor | None
     tables: list[Tensor]
     norm: str
     epsilon: float
     layout: str
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Those of queries and of keys, then the biases of both, as far as they are there."""
+        return [t for t in (self.q_weight, self.k_weight, self.q_bias, self.k_bias) if t is not None]
 
     def applied(self, q: Tensor, k: Tensor, grid: Grid | None) -> tuple[Tensor, Tensor]:
         """q and k [B, S, heads, D] normed and rotated, in plain torch; a rotation needs the grid."""
@@ -53,8 +61,7 @@ class Preparation:
         return rope_of(self.layout, self.tables)
 
     def _weight_and_bias(self, place: int) -> tuple[Tensor | None, Tensor | None]:
-        padded = [*self.weights, None, None, None, None]
-        return padded[place], padded[2 + place]
+        return (self.k_weight, self.k_bias) if place else (self.q_weight, self.q_bias)
 
     def _prepared(self, x: Tensor, place: int, grid: Grid) -> Tensor:
         return norm_rope_reference(x, *self._weight_and_bias(place), self.norm, self.epsilon, self._rope(), grid, 0)

@@ -42,7 +42,7 @@ def adaptive_norm(
     if y is None and norm is None and scale is None and shift is None:
         return x, x
     plan = [] if rows is None else [rows.order, rows.forward, rows.backward, rows.begins]
-    stream, out, _ = ops.op(x, y, gate, weight, bias, scale, shift, rows and rows.index, plan, norm or "", epsilon)
+    stream, out, _ = ops.call(x, y, gate, weight, bias, scale, shift, rows and rows.index, plan, norm or "", epsilon)
     stream = x if y is None else stream
     return stream, out if norm or scale is not None or shift is not None else stream
 

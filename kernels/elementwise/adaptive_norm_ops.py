@@ -7,6 +7,7 @@ import torch
 import triton
 from torch import Tensor
 
+from phys4d.kernels.direct import below_autograd, direct
 from phys4d.kernels.elementwise import adaptive_norm_kernels as kernels
 from phys4d.kernels.elementwise import adaptive_norm_native as native
 from phys4d.kernels.elementwise import adaptive_norm_pieces as pieces
@@ -165,6 +166,9 @@ def _(stream, y, dy_dtype, gate, weight, scale, stats, dstream, dout, index, pla
     return _gradients(stream, y, dy_dtype, gate, dstream, dout, rows, tables_gradient)
 
 
+_backward_call = below_autograd(_backward_op)
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, y, gate, weight, bias, scale, shift, index, plan, kind, _ = inputs
     stream, _, stats = output
@@ -185,7 +189,7 @@ def _backward(ctx: Any, dstream: Tensor | None, dout: Tensor | None, dstats: Ten
         return nothing
     wanted = ctx.needs_input_grad[2:7]
     tables = dout is not None and any(wanted[1:])
-    dx, dy, sums = _backward_op(
+    dx, dy, sums = _backward_call(
         stream, y, y_dtype or stream.dtype, gate, weight, scale, stats, dstream, dout, index, plan, kind, rows, tables
     )
     if y_dtype is None:
@@ -204,18 +208,20 @@ def _backward(ctx: Any, dstream: Tensor | None, dout: Tensor | None, dstats: Ten
 def _of_factor_and_offset(
     dfactor: Tensor, doffset: Tensor, weight: Tensor | None, bias: Tensor | None, scale: Tensor | None
 ) -> list[Tensor | None]:
-    """Gradients of weight, bias, scale and shift; None for weight and bias that are not there."""
+    """Gradients of weight, bias, scale and shift; of what is not there, None or anything."""
+    if scale is None:
+        return [*(t[0] if len(t) == 1 else t.sum(0) for t in (dfactor, doffset)), None, doffset]
     dscale = dfactor if weight is None else dfactor * weight
     if bias is not None:
         dscale = dscale + doffset * bias
-    affine: list[Tensor | None] = [None, None]
-    if weight is not None or bias is not None:  # with a row for each token this is as large as many activations
-        by = 1 if scale is None else 1 + scale.to(dfactor.dtype)
-        affine = [(dfactor * by).sum(0), (doffset * by).sum(0)]
-    return [*affine, dscale, doffset]
+    if weight is None and bias is None:
+        return [None, None, dscale, doffset]
+    by = 1 + scale.to(dfactor.dtype)  # with a row for each token as large as many activations
+    return [(dfactor * by).sum(0), (doffset * by).sum(0), dscale, doffset]
 
 
 op.register_autograd(_backward, setup_context=_setup)
+call = direct(op, _setup, _backward)
 
 
 if not _INTERPRETED:

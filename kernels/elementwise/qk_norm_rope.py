@@ -8,6 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
+from phys4d.kernels.direct import below_autograd, direct
 from phys4d.kernels.elementwise import norm_rope_kernels as kernels
 from phys4d.kernels.elementwise.reference import norm_rope_backward_reference, norm_rope_reference
 from phys4d.kernels.elementwise.rope import Grid, Rope
@@ -64,7 +65,7 @@ def norm_rope(
     """
     check(x, weight, bias, kind, rope, grid)
     tables = list(rope.tables) if rope else []
-    return _op(x, weight, bias, kind or "", epsilon, tables, rope.layout if rope else "", list(grid), begin)
+    return _call(x, weight, bias, kind or "", epsilon, tables, rope.layout if rope else "", list(grid), begin)
 
 
 def qk_norm_rope(
@@ -236,6 +237,9 @@ def _(x, dy, weight, bias, kind, epsilon, tables, layout, grid, begin, weight_gr
     return dy.new_empty(dy.shape), *(dy.new_empty(size, dtype=exact) for size in sizes)
 
 
+_backward_call = below_autograd(_backward_op)
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, bias, kind, epsilon, tables, layout, grid, begin = inputs
     ctx.save_for_backward(x if kind else x.new_empty(0, 0, 0, 0), weight, bias, *tables)
@@ -246,7 +250,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     x, weight, bias, *tables = ctx.saved_tensors
     kind, epsilon, layout, grid, begin = ctx.rest
     wanted = weight is not None and any(ctx.needs_input_grad[1:3])
-    dx, dweight, dbias = _backward_op(x, dy, weight, bias, kind, epsilon, tables, layout, grid, begin, wanted)
+    dx, dweight, dbias = _backward_call(x, dy, weight, bias, kind, epsilon, tables, layout, grid, begin, wanted)
     return (
         dx,
         dweight.to(weight.dtype) if wanted else None,
@@ -261,6 +265,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
 
 
 _op.register_autograd(_backward, setup_context=_setup)
+_call = direct(_op, _setup, _backward)
 
 
 if not _INTERPRETED:

@@ -14,8 +14,8 @@ from phys4d.benchmarks.cases import ADAPTIVE_NORM
 CPU = torch.device("cpu")
 NAMES = [case.name for case in ADAPTIVE_NORM]
 KEYS = {
-    "case", "backend", "part", "ms", "ms_p20", "ms_p80", "tflops", "gbps", "floor_ms", "share", "peak_mb", "error",
-    "deterministic",
+    "case", "backend", "part", "ms", "ms_p20", "ms_p80", "host_ms", "tflops", "gbps", "floor_ms", "share", "peak_mb",
+    "error", "deterministic",
 }  # fmt: skip
 
 

@@ -65,8 +65,8 @@ def test_a_quick_run_has_rows_with_every_key(tmp_path, capsys) -> None:
     ]
     for row in measured:
         assert row.keys() == {
-            "case", "backend", "part", "ms", "ms_p20", "ms_p80", "tflops", "gbps", "floor_ms", "share", "peak_mb",
-            "error", "deterministic",
+            "case", "backend", "part", "ms", "ms_p20", "ms_p80", "host_ms", "tflops", "gbps", "floor_ms", "share",
+            "peak_mb", "error", "deterministic",
         }  # fmt: skip
         assert row["ms"] > 0 and row["tflops"] > 0 and 0 < row["error"] < 0.02 and row["deterministic"]
     assert {row["backend"] for row in rows if "refused" in row} == set(bench.COMPILED)

@@ -8,7 +8,7 @@ import torch
 from phys4d.benchmarks import attention as bench
 from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE
 from phys4d.benchmarks.run import table
-from phys4d.benchmarks.timing import Timing, interleaved
+from phys4d.benchmarks.timing import Timing, flushes, interleaved
 from phys4d.cli import main
 from phys4d.kernels.attention import Full, Spatial, Temporal, allowed, attention_reference
 from phys4d.kernels.attention.patterns import Window
@@ -84,6 +84,13 @@ def test_rivals_take_turns() -> None:
 
 def test_percentiles_are_those_of_the_rounds() -> None:
     assert Timing.of([3.0, 1.0, 2.0, 5.0, 4.0, 6.0]) == Timing(3.5, 2.0, 5.0)
+    assert Timing.of([3.0], [0.5, 0.1, 0.2]) == Timing(3.0, 3.0, 3.0, 0.2)
+
+
+def test_the_device_is_busy_until_the_host_has_launched() -> None:
+    for host in (0.0, 0.02, 0.3, 1.7):
+        assert 2 * host < flushes(host, 0.06) * 0.06 <= 2 * host + 3 * 0.06
+    assert flushes(1e4, 0.06) == 100
 
 
 def test_a_quick_run_writes_rows_and_tables(tmp_path, capsys) -> None:

@@ -38,7 +38,7 @@ def _reluctance(call: Call) -> str | None:
 
 def run(call: Call, preparation: Flat = NONE) -> tuple[Tensor, Tensor | None]:
     """out and, where asked for, lse, after what `fused` found to be done in the loads."""
-    out, lse = ops.attention_op(
+    out, lse = ops.attention_call(
         call.q, call.k, call.v, *ops.flat(call.pattern, call.grid, call.text), call.key_lengths, call.factor,
         call.return_lse, *preparation,
     )  # fmt: skip
@@ -67,11 +67,11 @@ def fused(call: Call, norm: QKNorm | None, rope: Rope | None) -> Flat | None:
     tables, layout = (list(rope.tables), rope.layout) if rope else ([], "")
     if norm is None:
         check(call.q, None, None, None, rope, grid)
-        return [], tables, "", 0.0, layout
+        return None, None, None, None, tables, "", 0.0, layout
     check(call.q, norm.q_weight, norm.q_bias, norm.kind, rope, grid)
     check(call.k, norm.k_weight, norm.k_bias, norm.kind, rope, grid)
-    given = (norm.q_weight, norm.k_weight, norm.q_bias, norm.k_bias)
-    return [weight for weight in given if weight is not None], tables, norm.kind, norm.epsilon, layout
+    given = norm.q_weight, norm.k_weight, norm.q_bias, norm.k_bias
+    return *given, tables, norm.kind, norm.epsilon, layout
 
 
 def kernel(call: Call) -> str:

@@ -85,7 +85,7 @@ def test_full_attention_may_cross(queries, keys, heads, dim):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("pattern", [Full(), Window(2, 2, 3)])
 def test_error_is_at_most_twice_torchs_own(pattern, dtype, backend):
-    q, k, v = tensors(dtype=dtype)
+    q, k, v = tensors(batch=32, dtype=dtype)  # of few numbers the worst is a lottery, different on every CPU
     truth, _ = attention_reference(q.double(), k.double(), v.double(), grid=GRID, pattern=pattern)
     mask = None if pattern == Full() else allowed(pattern, GRID)
     own = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)), attn_mask=mask).transpose(

@@ -1,0 +1,218 @@
+"""What a call costs the host, from the caller's line to the launch: more than many a kernel takes, if nobody looks.
+
+    python -m phys4d.benchmarks.host_cost [--quick] [--adopt]
+
+Operators are called on a few numbers with Triton's kernels compiled for an sm_90 that is not here: Python, torch's
+dispatcher, autograd, the allocation of results and Triton's own work before a launch are all there; the launch itself
+(some microseconds of the driver) and what CUDA's allocator does otherwise than a CPU's are not. "as registered" is the
+same operator called through the gradient that torch registers for it, "eager" the same out of torch's own operators,
+whose kernels run too: on numbers so few they cost next to nothing.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from phys4d.benchmarks.absent_gpu import AbsentGpu
+from phys4d.benchmarks.timing import Timing
+from phys4d.engine.telemetry import provenance
+from phys4d.kernels import direct
+from phys4d.kernels.attention import Temporal, attention, attention_packed
+from phys4d.kernels.attention.backends import BACKENDS
+from phys4d.kernels.elementwise import QKNorm, Rope, TokenRows, adaptive_norm, norm_rope_reference, qk_norm_rope
+
+ARCH = 90
+GRID, HEADS, DIM = (4, 2, 1), 2, 16
+TOKENS, WIDTH = 8, HEADS * DIM
+PARTS = ("without gradients", "forward", "backward")
+WAYS = ("ours", "as registered", "eager")
+RESULT = Path(__file__).resolve().parent / "results" / "host-cost.json"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "elementwise-kernels.md"
+Outputs = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call on its leaves, ours and out of torch's own operators."""
+
+    name: str
+    leaves: tuple[Tensor, ...]
+    ours: Callable[..., Outputs]
+    eager: Callable[..., Outputs]
+
+
+def cases() -> list[Case]:
+    """One of each kind of call that a block makes."""
+    x, y = (_leaf(1, TOKENS, WIDTH) for _ in range(2))
+    gate, scale, shift = (_leaf(1, WIDTH) for _ in range(3))
+    weight, bias = _leaf(WIDTH), _leaf(WIDTH)
+    tables = tuple(_leaf(2, WIDTH) for _ in range(3))
+    index = torch.arange(TOKENS)[None] % 2
+    rows = TokenRows.of(index, 2)
+    q, k, v = (_leaf(1, TOKENS, HEADS, DIM) for _ in range(3))
+    across = _leaf(WIDTH), _leaf(WIDTH)
+    per_head = _leaf(DIM), _leaf(DIM)
+    rope = Rope.make(GRID, (8, 4, 4))
+    in_time = Rope.make(GRID, (16, 0, 0))
+    temporal: Any = {"grid": GRID, "pattern": Temporal(), "backend": "triton"}
+
+    def adaptive(x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor) -> Outputs:
+        stream = x + gate * y
+        return stream, F.layer_norm(stream, (WIDTH,)) * (1 + scale) + shift
+
+    def residual(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> Outputs:
+        stream = x + y
+        return stream, F.layer_norm(stream, (WIDTH,), weight, bias)
+
+    def normed(q: Tensor, k: Tensor, kind: Any, q_weight: Tensor, k_weight: Tensor, by: Rope) -> Outputs:
+        rest = None, kind, 1e-6, by, GRID, 0
+        return norm_rope_reference(q, q_weight, *rest), norm_rope_reference(k, k_weight, *rest)
+
+    def in_rows(q: Tensor, k: Tensor, v: Tensor) -> Outputs:
+        rows = (t.unflatten(1, (GRID[0], -1)).transpose(1, 3) for t in (q, k, v))
+        return (F.scaled_dot_product_attention(*rows).transpose(1, 3).flatten(1, 2),)
+
+    def normed_in_rows(q: Tensor, k: Tensor, v: Tensor, q_weight: Tensor, k_weight: Tensor) -> Outputs:
+        q, k = normed(q, k, "rms", q_weight, k_weight, in_time)
+        return in_rows(q, k, v)
+
+    return [
+        Case(
+            "gate, residual, norm, modulation", (x, y, gate, scale, shift),
+            lambda x, y, gate, scale, shift: adaptive_norm(x, y, gate=gate, scale=scale, shift=shift), adaptive,
+        ),
+        Case(
+            "the same, rows by index", (x, y, *tables),
+            lambda x, y, gate, scale, shift: adaptive_norm(x, y, gate=gate, scale=scale, shift=shift, rows=rows),
+            lambda x, y, *tables: adaptive(x, y, *(table[index] for table in tables)),
+        ),
+        Case(
+            "residual, affine norm", (x, y, weight, bias),
+            lambda x, y, weight, bias: adaptive_norm(x, y, weight=weight, bias=bias), residual,
+        ),
+        Case(
+            "norm and rotation of q and k", (q, k, *across),
+            lambda q, k, *w: qk_norm_rope(q, k, QKNorm("rms_across_heads", *w), rope, grid=GRID),
+            lambda q, k, a, b: normed(q, k, "rms_across_heads", a, b, rope),
+        ),
+        Case("temporal attention", (q, k, v), lambda q, k, v: (attention(q, k, v, **temporal),), in_rows),
+        Case(
+            "temporal attention, norm and rotation within", (q, k, v, *per_head),
+            lambda q, k, v, *w: (attention(q, k, v, **temporal, qk_norm=QKNorm("rms", *w), rope=in_time),),
+            normed_in_rows,
+        ),
+        Case(
+            "the same, packed", (_leaf(1, TOKENS, 3, HEADS, DIM), *per_head),
+            lambda qkv, *w: (attention_packed(qkv, **temporal, qk_norm=QKNorm("rms", *w), rope=in_time),),
+            lambda qkv, *w: normed_in_rows(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], *w),
+        ),
+    ]  # fmt: skip
+
+
+def _leaf(*shape: int) -> Tensor:
+    return torch.randn(shape).requires_grad_()
+
+
+def launched_nowhere() -> None:
+    """From here on our operators launch Triton's kernels, on tensors of the CPU, on a GPU that is not here."""
+    from torch._library.custom_ops import OPDEFS
+    from triton.runtime import driver
+
+    driver.set_active(AbsentGpu(ARCH))
+    for name, op in OPDEFS.items():
+        if name.startswith("phys4d::") and "cpu" in op._backend_fns:
+            op._disabled_kernel.add("cpu")
+    BACKENDS["triton"] = replace(BACKENDS["triton"], refusal=lambda call: None)
+
+
+def measure(case: Case, *, calls: int, rounds: int) -> list[dict[str, Any]]:
+    """One row per way and part: microseconds of a call, of means over `calls` calls in turn with the other ways."""
+    rows = []
+    works = {way: _works(case, way) for way in WAYS}
+    for part in PARTS:
+        samples: dict[str, list[float]] = {way: [] for way in WAYS}
+        for number in range(rounds + 1):
+            for way in WAYS:
+                taken = _mean(works[way][part], calls, way)
+                if number:  # the first warms up
+                    samples[way].append(taken)
+        for way, times in samples.items():
+            timing = Timing.of(times)
+            rows.append({
+                "case": case.name, "way": way, "part": part, "us": timing.median, "us_p20": timing.p20,
+                "us_p80": timing.p80,
+            })  # fmt: skip
+    return rows
+
+
+def _works(case: Case, way: str) -> dict[str, Callable[[], Any]]:
+    call = case.eager if way == "eager" else case.ours
+    with _called(way):
+        outs = call(*case.leaves)
+    gradients = tuple(torch.ones_like(out) for out in outs)
+    return {
+        "without gradients": torch.no_grad()(lambda: call(*case.leaves)),
+        "forward": lambda: call(*case.leaves),
+        "backward": lambda: torch.autograd.grad(outs, case.leaves, gradients, retain_graph=True),
+    }
+
+
+def _called(way: str) -> Any:
+    return mock.patch.object(direct, "_traced", lambda: way == "as registered")
+
+
+def _mean(work: Callable[[], Any], calls: int, way: str) -> float:
+    with _called(way):
+        begin = time.perf_counter()
+        for _ in range(calls):
+            work()
+        return (time.perf_counter() - begin) / calls * 1e6
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Per case the microseconds of every part, ours, as registered and eager."""
+    lines = [f"| call | {' | '.join(f'{way}: us' for way in WAYS)} |", "|---" * (1 + len(WAYS)) + "|"]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        found = {(row["way"], row["part"]): row["us"] for row in rows if row["case"] == case}
+        cells = (", ".join(f"{found[way, part]:.0f}" for part in PARTS) for way in WAYS)
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def page_table() -> str:
+    """The committed result with where and when it was measured."""
+    from phys4d.benchmarks.geometry_page import told
+
+    found = json.loads(RESULT.read_text())
+    return f"{table(found['rows'])}\n\nWithout gradients, forward, backward; one thread; {told(found)}."
+
+
+def main() -> None:
+    """Measures, prints, and with --adopt keeps the result and shows it in the docs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few calls: whether it runs")
+    parser.add_argument("--adopt", action="store_true", help="keep the result, and fill the table of its page in docs/")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    launched_nowhere()
+    effort = {"calls": 5, "rounds": 2} if asked.quick else {"calls": 200, "rounds": 15}
+    rows = [row for case in cases() for row in measure(case, **effort)]
+    print(table(rows))
+    if asked.adopt:
+        RESULT.write_text(json.dumps({"rows": rows, "provenance": provenance()}, indent=1) + "\n")
+        from phys4d.benchmarks import elementwise_page
+
+        elementwise_page.write()
+
+
+if __name__ == "__main__":
+    main()
