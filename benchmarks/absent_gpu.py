@@ -4,12 +4,16 @@ from typing import Any
 
 
 class AbsentGpu:
-    """A driver of a GPU of a given architecture: kernels compile for it, none runs."""
+    """A driver of a GPU of a given architecture: kernels compile for it, none runs.
+
+    Attributes:
+        launches: how many kernels would have been launched.
+    """
 
     def __init__(self, arch: int) -> None:
         self.arch = arch
+        self.launches = 0
         self.utils = self
-        self.launcher_cls = _launcher
 
     def get_current_target(self) -> Any:
         """For which machine kernels are compiled."""
@@ -33,6 +37,10 @@ class AbsentGpu:
         """Module, function, registers, spills, threads at most; loads nothing."""
         return 0, 0, 0, 0, 1024
 
+    def launcher_cls(self, source: Any, metadata: Any) -> Any:
+        """What Triton calls for a launch."""
 
-def _launcher(source: Any, metadata: Any) -> Any:
-    return lambda *args: None
+        def launch(*args: Any) -> None:
+            self.launches += 1
+
+        return launch

@@ -62,7 +62,8 @@ def _opensora(case: BlockCase, device: torch.device, dtype: torch.dtype) -> dict
     temporal = type(case.pattern).__name__ == "Temporal"
     torch.manual_seed(0)
     with device:
-        stock = OpenSoraBlock(case.width, case.heads, case.hidden, case.grid, temporal=temporal).to(dtype)
+        stock = OpenSoraBlock(case.width, case.heads, case.hidden, case.grid, temporal=temporal)
+    diffusers_blocks.weighted(stock, dtype)
     shapes = {
         "x": (1, case.tokens, case.width), "text": (1, case.words, case.width), "t": (1, 6 * case.width),
         "t0": (1, 6 * case.width),

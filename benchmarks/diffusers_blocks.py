@@ -35,7 +35,7 @@ def drawn(device: torch.device, dtype: torch.dtype, **shapes: Sequence[int]) -> 
     }
 
 
-def _weighted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def weighted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """In `dtype`, but for what diffusers keeps in float32 when it loads the model."""
     kept = getattr(model, "_keep_in_fp32_modules", None) or []
     for name, parameter in model.named_parameters():
@@ -61,7 +61,7 @@ def wan(case: BlockCase, device: torch.device, dtype: torch.dtype) -> Alone:
         temb=(1, time, 6, case.width),
     )  # fmt: skip
     inputs["temb"] = inputs["temb"].repeat_interleave(height * width, dim=1)
-    return Alone(_weighted(model, dtype), model.blocks[0], inputs, {"rotary_emb": rotary})
+    return Alone(weighted(model, dtype), model.blocks[0], inputs, {"rotary_emb": rotary})
 
 
 def cogvideox(case: BlockCase, device: torch.device, dtype: torch.dtype) -> Alone:
@@ -83,4 +83,4 @@ def cogvideox(case: BlockCase, device: torch.device, dtype: torch.dtype) -> Alon
         temb=(1, 512),
     )  # fmt: skip
     rest = {"image_rotary_emb": rotary}
-    return Alone(_weighted(model, dtype), model.transformer_blocks[0], inputs, rest)
+    return Alone(weighted(model, dtype), model.transformer_blocks[0], inputs, rest)

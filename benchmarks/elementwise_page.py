@@ -6,7 +6,7 @@
 import json
 from pathlib import Path
 
-from phys4d.benchmarks import adaptive_norm_cpu, machine_code, predictions
+from phys4d.benchmarks import adaptive_norm_cpu, block_memory, host_cost, machine_code, predictions
 from phys4d.benchmarks.cases import ADAPTIVE_NORM, NORM_ROPE
 from phys4d.benchmarks.geometry_page import told
 from phys4d.benchmarks.readme import filled
@@ -28,11 +28,26 @@ def cpu_table() -> str:
     return f"{adaptive_norm_cpu.table(found['rows'])}\n\n{line}"
 
 
+def host_cost_table() -> str:
+    """What a call costs the host, where and when that was measured."""
+    found = json.loads(host_cost.RESULT.read_text())
+    return f"{host_cost.table(found['rows'])}\n\nWithout gradients, forward, backward; one thread; {told(found)}."
+
+
+def block_memory_table() -> str:
+    """How much whole blocks keep, and of which revision that was counted."""
+    found = json.loads(block_memory.RESULT.read_text())
+    where = found["provenance"]
+    line = f"Counted with torch {where['torch']}, revision {str(where['git_revision'])[:12]}, {where['date'][:10]}."
+    return f"{block_memory.table(found['rows'])}\n\n{line}"
+
+
 def complete(page: str) -> str:
     """The page with its tables filled in."""
     kernels = machine_code.of_cases(json.loads(machine_code.RESULT.read_text()), CASES)
     tables = {
         "predictions": predictions.table(CASES), "machine code": machine_code.table(kernels), "cpu": cpu_table(),
+        "host cost": host_cost_table(), "block memory": block_memory_table(),
     }  # fmt: skip
     for name, table in tables.items():
         page = filled(page, name, table)

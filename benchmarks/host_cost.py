@@ -36,7 +36,6 @@ TOKENS, WIDTH = 8, HEADS * DIM
 PARTS = ("without gradients", "forward", "backward")
 WAYS = ("ours", "as registered", "eager")
 RESULT = Path(__file__).resolve().parent / "results" / "host-cost.json"
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "elementwise-kernels.md"
 Outputs = tuple[Tensor, ...]
 
 
@@ -50,8 +49,8 @@ class Case:
     eager: Callable[..., Outputs]
 
 
-def cases() -> list[Case]:
-    """One of each kind of call that a block makes."""
+def cases(backend: str = "triton") -> list[Case]:
+    """One of each kind of call that a block makes; `backend` of attention."""
     x, y = (_leaf(1, TOKENS, WIDTH) for _ in range(2))
     gate, scale, shift = (_leaf(1, WIDTH) for _ in range(3))
     weight, bias = _leaf(WIDTH), _leaf(WIDTH)
@@ -63,7 +62,7 @@ def cases() -> list[Case]:
     per_head = _leaf(DIM), _leaf(DIM)
     rope = Rope.make(GRID, (8, 4, 4))
     in_time = Rope.make(GRID, (16, 0, 0))
-    temporal: Any = {"grid": GRID, "pattern": Temporal(), "backend": "triton"}
+    temporal: Any = {"grid": GRID, "pattern": Temporal(), "backend": backend}
 
     def adaptive(x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor) -> Outputs:
         stream = x + gate * y
@@ -122,23 +121,34 @@ def _leaf(*shape: int) -> Tensor:
     return torch.randn(shape).requires_grad_()
 
 
-def launched_nowhere() -> None:
-    """From here on our operators launch Triton's kernels, on tensors of the CPU, on a GPU that is not here."""
+def launched_nowhere() -> AbsentGpu:
+    """From here on our operators launch Triton's kernels, on tensors of the CPU, on a GPU that is not here: this."""
     from torch._library.custom_ops import OPDEFS
     from triton.runtime import driver
 
-    driver.set_active(AbsentGpu(ARCH))
+    gpu = AbsentGpu(ARCH)
+    driver.set_active(gpu)
     for name, op in OPDEFS.items():
         if name.startswith("phys4d::") and "cpu" in op._backend_fns:
             op._disabled_kernel.add("cpu")
     BACKENDS["triton"] = replace(BACKENDS["triton"], refusal=lambda call: None)
+    return gpu
 
 
-def measure(case: Case, *, calls: int, rounds: int) -> list[dict[str, Any]]:
-    """One row per way and part: microseconds of a call, of means over `calls` calls in turn with the other ways."""
+def measure(case: Case, gpu: AbsentGpu, *, calls: int, rounds: int) -> list[dict[str, Any]]:
+    """One row per way and part: microseconds of a call, of means over `calls` calls in turn with the other ways.
+
+    With how many kernels of ours a call launches, which is nothing for eager alone.
+    """
     rows = []
     works = {way: _works(case, way) for way in WAYS}
+    launches = {}
     for part in PARTS:
+        for way in WAYS:
+            before = gpu.launches
+            _mean(works[way][part], 1, way)
+            launches[way] = gpu.launches - before
+            assert (launches[way] == 0) == (way == "eager"), (case.name, way, part)
         samples: dict[str, list[float]] = {way: [] for way in WAYS}
         for number in range(rounds + 1):
             for way in WAYS:
@@ -149,7 +159,7 @@ def measure(case: Case, *, calls: int, rounds: int) -> list[dict[str, Any]]:
             timing = Timing.of(times)
             rows.append({
                 "case": case.name, "way": way, "part": part, "us": timing.median, "us_p20": timing.p20,
-                "us_p80": timing.p80,
+                "us_p80": timing.p80, "launches": launches[way],
             })  # fmt: skip
     return rows
 
@@ -179,21 +189,14 @@ def _mean(work: Callable[[], Any], calls: int, way: str) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Per case the microseconds of every part, ours, as registered and eager."""
-    lines = [f"| call | {' | '.join(f'{way}: us' for way in WAYS)} |", "|---" * (1 + len(WAYS)) + "|"]
+    """Per case what we launch and the microseconds of every part, ours, as registered and eager."""
+    lines = [f"| call | launches | {' | '.join(f'{way}: us' for way in WAYS)} |", "|---" * (2 + len(WAYS)) + "|"]
     for case in dict.fromkeys(row["case"] for row in rows):
-        found = {(row["way"], row["part"]): row["us"] for row in rows if row["case"] == case}
-        cells = (", ".join(f"{found[way, part]:.0f}" for part in PARTS) for way in WAYS)
-        lines.append(f"| {case} | {' | '.join(cells)} |")
+        found = {(row["way"], row["part"]): row for row in rows if row["case"] == case}
+        launches = ", ".join(str(found["ours", part]["launches"]) for part in PARTS)
+        cells = (", ".join(f"{found[way, part]['us']:.0f}" for part in PARTS) for way in WAYS)
+        lines.append(f"| {case} | {launches} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def page_table() -> str:
-    """The committed result with where and when it was measured."""
-    from phys4d.benchmarks.geometry_page import told
-
-    found = json.loads(RESULT.read_text())
-    return f"{table(found['rows'])}\n\nWithout gradients, forward, backward; one thread; {told(found)}."
 
 
 def main() -> None:
@@ -203,9 +206,9 @@ def main() -> None:
     parser.add_argument("--adopt", action="store_true", help="keep the result, and fill the table of its page in docs/")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    launched_nowhere()
+    gpu = launched_nowhere()
     effort = {"calls": 5, "rounds": 2} if asked.quick else {"calls": 200, "rounds": 15}
-    rows = [row for case in cases() for row in measure(case, **effort)]
+    rows = [row for case in cases() for row in measure(case, gpu, **effort)]
     print(table(rows))
     if asked.adopt:
         RESULT.write_text(json.dumps({"rows": rows, "provenance": provenance()}, indent=1) + "\n")

@@ -1,0 +1,42 @@
+"""Memory of blocks counted without numbers is what it is with them."""
+
+import json
+
+import pytest
+import torch
+
+from phys4d.benchmarks import block_memory, blocks, elementwise_page
+from phys4d.benchmarks.cases import BLOCKS
+
+
+@pytest.mark.parametrize("case", BLOCKS, ids=lambda case: case.name)
+def test_tensors_without_numbers_take_what_real_ones_take(case):
+    small = blocks.small(case)
+    assert block_memory.counted(small) == block_memory.of(small)
+
+
+def test_a_peak_holds_what_lives_at_once_and_each_storage_once():
+    x = torch.zeros(1024)
+    with block_memory.Peak([x]) as counted:
+        y = x + 1
+        y.view(2, -1).add_(1)
+        del y
+        z = (x + 1) + 1
+    assert counted.most == 2 * x.nbytes and counted.live == z.nbytes
+
+
+def test_kept_are_storages_of_the_forward_pass_beyond_what_was_given():
+    x = torch.ones(256, requires_grad=True)
+    weight = torch.ones(256, requires_grad=True)
+    variant = blocks.Variant(lambda x: (x * weight).exp().sin(), [weight], {"x": x}, {})
+    assert block_memory.kept(variant) == x.nbytes  # of exp, whose result sin takes too
+
+
+def test_the_page_shows_the_committed_result():
+    rows = json.loads(block_memory.RESULT.read_text())["rows"]
+    assert block_memory.table(rows) in elementwise_page.PAGE.read_text()
+    names = {case.name for case in BLOCKS}
+    assert {row["case"] for row in rows} == names
+    for name in names:
+        memory = {row["backend"]: row["kept_mb"] for row in rows if row["case"] == name}
+        assert memory["ours, both"] < min(memory["ours, attention"], memory["ours, adaptive norm"]) < memory["stock"]

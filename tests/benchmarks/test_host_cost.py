@@ -1,0 +1,35 @@
+"""The study of what a call costs the host measures launches of our kernels, and shows what is committed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from phys4d.benchmarks import elementwise_page, host_cost
+
+
+def test_a_quick_run_launches_our_kernels_in_every_call_but_torchs_own():
+    command = [sys.executable, "-m", "phys4d.benchmarks.host_cost", "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()[2:]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in lines] == [case.name for case in host_cost.cases()]
+    for line in lines:
+        _, launches, *times = line.strip("| ").split(" | ")
+        assert all(int(number) > 0 for number in launches.split(", "))
+        assert all(float(us) > 0 for way in times for us in way.split(", "))
+
+
+def test_the_page_shows_the_committed_result():
+    rows = json.loads(host_cost.RESULT.read_text())["rows"]
+    assert host_cost.table(rows) in elementwise_page.PAGE.read_text()
+    assert {(row["case"], row["way"], row["part"]) for row in rows} == {
+        (case.name, way, part) for case in host_cost.cases() for way in host_cost.WAYS for part in host_cost.PARTS
+    }
+
+
+@pytest.mark.parametrize("case", host_cost.cases("auto"), ids=lambda case: case.name)
+def test_ours_and_torchs_own_compute_the_same(case):
+    for mine, theirs in zip(case.ours(*case.leaves), case.eager(*case.leaves), strict=True):
+        assert (mine - theirs).abs().max() < 1e-4
