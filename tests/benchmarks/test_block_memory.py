@@ -35,6 +35,7 @@ def test_kept_are_storages_of_the_forward_pass_beyond_what_was_given():
 def test_the_page_shows_the_committed_result():
     rows = json.loads(block_memory.RESULT.read_text())["rows"]
     assert block_memory.table(rows) in elementwise_page.PAGE.read_text()
+    assert elementwise_page.block_memory_sentence() in elementwise_page.README.read_text()
     names = {case.name for case in BLOCKS}
     assert {row["case"] for row in rows} == names
     for name in names:
