@@ -72,15 +72,20 @@ ALWAYS void halve(T* values, uint8_t* valid, int64_t& height, int64_t& width) {
   width = columns;
 }
 
+// The sum of |a pixel - its neighbour| over n pixels of a row, and how many both are real; gaps [n] is scratch.
 template <typename T>
-ALWAYS double gap(const T* values, const uint8_t* real, int64_t i, int64_t step) {
-  return real[i] & real[i + step] ? double(std::abs(values[i + step] - values[i])) : 0.0;
+ALWAYS double sum_of_gaps(const T* values, const uint8_t* real, int64_t n, int64_t step, T* gaps, int64_t& pairs) {
+  for (int64_t i = 0; i < n; ++i) {
+    gaps[i] = real[i] & real[i + step] ? std::abs(values[i + step] - values[i]) : T(0);
+  }
+  for (int64_t i = 0; i < n; ++i) pairs += real[i] & real[i + step];
+  return sum_of(n, [&](int64_t i) { return double(gaps[i]); });
 }
 
 template <typename T>
 ALWAYS void differences(const DepthInputs<T>& in, int64_t frame, Scratch<T>& s, DepthSums& out) {
   int64_t height = in.height, width = in.width;
-  T* r = s.ratio.data();
+  T *r = s.ratio.data(), *gaps = s.p.data();  // p has had its sums
   uint8_t* m = s.valid.data();
   std::copy(in.valid + frame * height * width, in.valid + (frame + 1) * height * width, m);
   for (int k = 0; k < in.scales; ++k) {
@@ -90,11 +95,8 @@ ALWAYS void differences(const DepthInputs<T>& in, int64_t frame, Scratch<T>& s, 
     for (int64_t row = 0; row < height; ++row) {
       const T* here = r + row * width;
       const uint8_t* real = m + row * width;
-      total += sum_of(width - 1, [&](int64_t i) { return gap(here, real, i, 1); });
-      for (int64_t i = 0; i + 1 < width; ++i) pairs += real[i] & real[i + 1];
-      if (row + 1 == height) continue;
-      total += sum_of(width, [&](int64_t i) { return gap(here, real, i, width); });
-      for (int64_t i = 0; i < width; ++i) pairs += real[i] & real[i + width];
+      total += sum_of_gaps(here, real, width - 1, 1, gaps, pairs);
+      if (row + 1 < height) total += sum_of_gaps(here, real, width, width, gaps, pairs);
     }
     out.differences[k] = total;
     out.pairs[k] = double(pairs);

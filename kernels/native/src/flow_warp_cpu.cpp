@@ -38,7 +38,8 @@ template <typename T>
 ALWAYS int neighbours(T position, int size, int i, Axis<T>& axis) {
   const T last = T(size - 1);
   // Landing exactly on the last pixel centre belongs to the cell before it, so that both neighbours exist.
-  const int first = std::min(static_cast<int>(position), std::max(size - 2, 0));
+  // No std::min: it compares in memory, which keeps this from becoming vectors.
+  const int most = size > 1 ? size - 2 : 0, cell = static_cast<int>(position), first = cell < most ? cell : most;
   const T x = position - T(first);
   const bool before = position < 0, after = position > last;
   axis.near[i] = before ? T(1) + position : (after ? T(0) : T(1) - x);
@@ -77,8 +78,8 @@ ALWAYS void land_by(const FlowWarpInputs<T>& in, int64_t b, int64_t t, int64_t r
   const T last_u = T(width - 1), last_v = T(height - 1), here_v = T(row);
   const int64_t at = row * in.width + begin;
   const T *du = in.flow.at(b, 0, t) + at, *dv = in.flow.at(b, 1, t) + at;
-  for (int i = 0; i < n; ++i) {
-    T u = T(begin + i) + du[i], v = here_v + dv[i];
+  for (int i = 0; i < n; ++i) {  // int64_t would keep it from becoming vectors
+    T u = T(static_cast<int>(begin) + i) + du[i], v = here_v + dv[i];
     const bool free_u = (u >= 0) & (u <= last_u), free_v = (v >= 0) & (v <= last_v);
     if constexpr (kClamp) {
       c.u.free[i] = free_u ? T(1) : T(0);

@@ -9,72 +9,63 @@
 #include <limits>
 
 #include "instruction_sets.h"
+#include "lanes.h"
 
 namespace {
 
-template <typename T>
-struct Lanes;
-template <>
-struct Lanes<float> {
-  typedef float Value __attribute__((vector_size(64)));
-  typedef int32_t Index __attribute__((vector_size(64)));
-};
-template <>
-struct Lanes<double> {
-  typedef double Value __attribute__((vector_size(64)));
-  typedef int64_t Index __attribute__((vector_size(64)));
-};
-
-constexpr int64_t kVectors = 2;           // queries in flight share each broadcast of a target
+constexpr int64_t kVectors = 2;              // queries in flight share each broadcast of a target
 constexpr int64_t kSpan = int64_t{1} << 30;  // targets per pass: 32-bit lane indices cannot overflow
 constexpr int64_t kPairsPerTask = 1 << 16;   // smaller tasks cost more to hand out than to do
 
 template <typename T>
-constexpr int64_t kWidth = 64 / sizeof(T);
-template <typename T>
-constexpr int64_t kBlock = kVectors * kWidth<T>;
+constexpr int64_t kBlock = 128 / sizeof(T);  // queries handed out together
 
-// index[kBlock] of the targets nearest to the queries [3][kBlock].
-template <typename T>
-inline __attribute__((always_inline)) void search(const T* queries, const T* y, int64_t m, int64_t* index) {
-  using Value = typename Lanes<T>::Value;
-  using Index = typename Lanes<T>::Index;
-  Value qx[kVectors], qy[kVectors], qz[kVectors], best[kVectors];
-  for (int64_t v = 0; v < kVectors; ++v) {
-    __builtin_memcpy(&qx[v], queries + v * kWidth<T>, 64);
-    __builtin_memcpy(&qy[v], queries + kBlock<T> + v * kWidth<T>, 64);
-    __builtin_memcpy(&qz[v], queries + 2 * kBlock<T> + v * kWidth<T>, 64);
-    best[v] = Value{} + std::numeric_limits<T>::infinity();
-  }
+// index[kBlock] of the targets nearest to the queries [3][kBlock], in vectors of kBytes.
+template <int kBytes, typename T>
+ALWAYS void search(const T* queries, const T* y, int64_t m, int64_t* index) {
+  using Value = typename Lanes<T, kBytes>::Value;
+  using Index = typename Lanes<T, kBytes>::Index;
+  constexpr int64_t kWidth = kBytes / sizeof(T), kFlight = kVectors * kWidth;
   std::fill(index, index + kBlock<T>, 0);
-  for (int64_t start = 0; start < m; start += kSpan) {
-    const T* target = y + 3 * start;
-    const int64_t count = std::min(kSpan, m - start);
-    Index found[kVectors];
-    for (int64_t v = 0; v < kVectors; ++v) found[v] = Index{} - 1;
-    for (int64_t j = 0; j < count; ++j, target += 3) {
-      const Index here = Index{} + static_cast<decltype(found[0][0] + 0)>(j);
-      for (int64_t v = 0; v < kVectors; ++v) {
-        const Value dx = qx[v] - target[0], dy = qy[v] - target[1], dz = qz[v] - target[2];
-        const Value d = dx * dx + dy * dy + dz * dz;
-        const auto closer = d < best[v];
-        best[v] = closer ? d : best[v];
-        found[v] = closer ? here : found[v];
+  for (int64_t first = 0; first < kBlock<T>; first += kFlight, queries += kFlight, index += kFlight) {
+    Value qx[kVectors], qy[kVectors], qz[kVectors], best[kVectors];
+    for (int64_t v = 0; v < kVectors; ++v) {
+      __builtin_memcpy(&qx[v], queries + v * kWidth, kBytes);
+      __builtin_memcpy(&qy[v], queries + kBlock<T> + v * kWidth, kBytes);
+      __builtin_memcpy(&qz[v], queries + 2 * kBlock<T> + v * kWidth, kBytes);
+      best[v] = Value{} + std::numeric_limits<T>::infinity();
+    }
+    for (int64_t start = 0; start < m; start += kSpan) {
+      const T* target = y + 3 * start;
+      const int64_t count = std::min(kSpan, m - start);
+      Index found[kVectors];
+      for (int64_t v = 0; v < kVectors; ++v) found[v] = Index{} - 1;
+      for (int64_t j = 0; j < count; ++j, target += 3) {
+        const Index here = Index{} + static_cast<decltype(found[0][0] + 0)>(j);
+        for (int64_t v = 0; v < kVectors; ++v) {
+          const Value dx = qx[v] - target[0], dy = qy[v] - target[1], dz = qz[v] - target[2];
+          const Value d = dx * dx + dy * dy + dz * dz;
+          const auto closer = d < best[v];
+          best[v] = closer ? d : best[v];
+          found[v] = closer ? here : found[v];
+        }
+      }
+      for (int64_t lane = 0; lane < kFlight; ++lane) {
+        const int64_t at = found[lane / kWidth][lane % kWidth];
+        if (at >= 0) index[lane] = start + at;
       }
     }
-    for (int64_t lane = 0; lane < kBlock<T>; ++lane) {
-      const int64_t at = found[lane / kWidth<T>][lane % kWidth<T>];
-      if (at >= 0) index[lane] = start + at;
-    }
   }
 }
 
-INSTRUCTION_SETS void search_block(const float* queries, const float* y, int64_t m, int64_t* index) {
-  search<float>(queries, y, m, index);
-}
-INSTRUCTION_SETS void search_block(const double* queries, const double* y, int64_t m, int64_t* index) {
-  search<double>(queries, y, m, index);
-}
+#define SEARCH(TARGET, BYTES)                                                                   \
+  TARGET void search_block(const float* queries, const float* y, int64_t m, int64_t* index) {   \
+    search<BYTES>(queries, y, m, index);                                                        \
+  }                                                                                             \
+  TARGET void search_block(const double* queries, const double* y, int64_t m, int64_t* index) { \
+    search<BYTES>(queries, y, m, index);                                                        \
+  }
+BY_REGISTER(SEARCH)
 
 }  // namespace
 

@@ -1,5 +1,5 @@
-// Exact nearest neighbours through a tree over each cloud. Sixteen (of doubles eight) queries that are neighbours in
-// their own tree walk together through the other one, a lane each.
+// Exact nearest neighbours through a tree over each cloud. As many queries as a register has lanes, neighbours in their
+// own tree, walk together through the other one, a lane each.
 //
 // The bits are those of the exhaustive search: a box is left out only if no point of it could win. Its bound takes the
 // distance's own operations in their order, and rounding is monotone, so no point inside can come out nearer.
@@ -9,47 +9,30 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "instruction_sets.h"
+#include "lanes.h"
 #include "point_tree.h"
-
-#define INLINE inline __attribute__((always_inline))
 
 namespace {
 
-template <typename T>
-struct Lanes;
-template <>
-struct Lanes<float> {
-  typedef float Value __attribute__((vector_size(64)));
-  typedef int32_t Index __attribute__((vector_size(64)));
-};
-template <>
-struct Lanes<double> {
-  typedef double Value __attribute__((vector_size(64)));
-  typedef int64_t Index __attribute__((vector_size(64)));
-};
-
-template <typename T>
-constexpr int32_t kGroup = 64 / sizeof(T);
 constexpr int32_t kTask = 1024;              // queries handed out at once
 constexpr int kRounds = 5;                   // levels of a tree that are split with all threads, before subtrees
 constexpr int64_t kAlone = 1 << 12;              // points that one thread is done with sooner than several would start
 constexpr int64_t kTogether = int64_t{1} << 21;  // points in trees at once: bounds the memory of a long batch
 
-template <typename T>
-INLINE bool any(const typename Lanes<T>::Index& flags) {
-  typedef int8_t Narrow __attribute__((vector_size(kGroup<T>)));
-  const Narrow narrow = __builtin_convertvector(flags, Narrow);
-  uint64_t words[kGroup<T> / 8];
-  std::memcpy(words, &narrow, sizeof(words));
-  return kGroup<T> == 16 ? words[0] | words[kGroup<T> / 8 - 1] : words[0];
+template <int kBytes, typename Flags>
+ALWAYS bool any(const Flags& flags) {
+  typedef uint64_t Two __attribute__((vector_size(16)));
+  Two parts[kBytes / 16], all{};
+  std::memcpy(parts, &flags, kBytes);
+  for (const Two& part : parts) all |= part;
+  return (all[0] | all[1]) != 0;
 }
 
 // The nearest of the tree's points to each lane's query: squared distance and index, infinity and 0 where none wins.
-template <typename T, int D>
-INLINE void walk(const TreePoint<T, D>* points, const TreeNode<T, D>* nodes, const typename Lanes<T>::Value* query,
-                 const T* middle, typename Lanes<T>::Value& distance, typename Lanes<T>::Index& index) {
-  using Value = typename Lanes<T>::Value;
-  using Index = typename Lanes<T>::Index;
+template <typename T, int D, int kBytes, typename Value = typename Lanes<T, kBytes>::Value,
+          typename Index = typename Lanes<T, kBytes>::Index>
+ALWAYS void walk(const TreePoint<T, D>* points, const TreeNode<T, D>* nodes, const Value* query, const T* middle,
+                 Value& distance, Index& index) {
   Value best = Value{} + std::numeric_limits<T>::infinity();
   // Every comparison is used at once: compilers take masks that are kept or combined apart into single lanes.
   const Index never = Index{} + std::numeric_limits<int32_t>::max();
@@ -68,7 +51,7 @@ INLINE void walk(const TreePoint<T, D>* points, const TreeNode<T, D>* nodes, con
     }
     Index reach = bound == best ? Index{} + node.first : never;
     reach = bound < best ? Index{} - 1 : reach;
-    if (!any<T>(reach < found ? Index{} + 1 : Index{})) continue;
+    if (!any<kBytes>(reach < found ? Index{} + 1 : Index{})) continue;
     if (node.axis >= 0) {
       const int32_t left = stack[height] + 1, right = node.right;
       const T side = middle[node.axis] - node.split;  // points that repeat lie on both: then the lowest index first
@@ -96,12 +79,12 @@ INLINE void walk(const TreePoint<T, D>* points, const TreeNode<T, D>* nodes, con
   index = found;
 }
 
-template <typename T, int D>
-INLINE void find(const PointTree<T, D>& from, const PointTree<T, D>& to, int32_t begin, int32_t end, T* distance,
+template <int kBytes, typename T, int D>
+ALWAYS void find(const PointTree<T, D>& from, const PointTree<T, D>& to, int32_t begin, int32_t end, T* distance,
                  int64_t* index) {
-  constexpr int32_t group = kGroup<T>;
-  typename Lanes<T>::Value query[D], best;
-  typename Lanes<T>::Index found;
+  constexpr int32_t group = kBytes / sizeof(T);
+  typename Lanes<T, kBytes>::Value query[D], best;
+  typename Lanes<T, kBytes>::Index found;
   for (int32_t first = begin; first < end; first += group) {
     const int32_t count = std::min(group, end - first);
     const TreePoint<T, D>* point = from.points() + first;
@@ -110,7 +93,7 @@ INLINE void find(const PointTree<T, D>& from, const PointTree<T, D>& to, int32_t
       for (int axis = 0; axis < D; ++axis) lanes[axis][lane] = point[std::min(lane, count - 1)].at[axis];
     }
     std::memcpy(query, lanes, sizeof(lanes));
-    walk<T, D>(to.points(), to.nodes(), query, point[count / 2].at, best, found);
+    walk<T, D, kBytes>(to.points(), to.nodes(), query, point[count / 2].at, best, found);
     for (int32_t lane = 0; lane < count; ++lane) {
       if (best[lane] < std::numeric_limits<T>::infinity()) {
         distance[point[lane].index] = best[lane];
@@ -120,15 +103,17 @@ INLINE void find(const PointTree<T, D>& from, const PointTree<T, D>& to, int32_t
   }
 }
 
-#define FIND(T, D)                                                                                                \
-  INSTRUCTION_SETS void find_range(const PointTree<T, D>& from, const PointTree<T, D>& to, int32_t begin,         \
-                                   int32_t end, T* distance, int64_t* index) {                                    \
-    find<T, D>(from, to, begin, end, distance, index);                                                            \
+#define FIND_IN(TARGET, BYTES, T, D)                                                                        \
+  TARGET void find_range(const PointTree<T, D>& from, const PointTree<T, D>& to, int32_t begin, int32_t end, \
+                         T* distance, int64_t* index) {                                                      \
+    find<BYTES>(from, to, begin, end, distance, index);                                                      \
   }
-FIND(float, 3)
-FIND(float, 4)
-FIND(double, 3)
-FIND(double, 4)
+#define FIND(TARGET, BYTES)        \
+  FIND_IN(TARGET, BYTES, float, 3)  \
+  FIND_IN(TARGET, BYTES, float, 4)  \
+  FIND_IN(TARGET, BYTES, double, 3) \
+  FIND_IN(TARGET, BYTES, double, 4)
+BY_REGISTER(FIND)
 
 // Index 0 and its distance for all: what stays for queries that no distance can win.
 template <typename T, int D>

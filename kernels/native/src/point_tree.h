@@ -145,22 +145,25 @@ class PointTree {
   }
 
   void enclose(const Part& part, Node& node) const {
-    typedef T Four __attribute__((vector_size(4 * sizeof(T))));
-    static_assert(sizeof(Point) >= sizeof(Four));
+    constexpr int kWidth = 16 / sizeof(T), kParts = 4 / kWidth;  // no wider than registers are everywhere
+    typedef T Few __attribute__((vector_size(16)));
+    static_assert(sizeof(Point) >= kParts * sizeof(Few));
     const Point* point = points_.get() + part.begin;
-    Four low, high, here;  // of three dimensions the fourth lane is noise that nobody reads
-    std::memcpy(&low, point, sizeof(Four));
-    high = low;
+    Few low[kParts], high[kParts], here[kParts];  // of three dimensions the fourth lane is noise that nobody reads
+    std::memcpy(low, point, sizeof(low));
+    std::memcpy(high, point, sizeof(high));
     int32_t first = point->index;
     for (const Point* end = points_.get() + part.end; ++point < end;) {
-      std::memcpy(&here, point, sizeof(Four));
-      low = here < low ? here : low;
-      high = here > high ? here : high;
+      std::memcpy(here, point, sizeof(here));
+      for (int i = 0; i < kParts; ++i) {
+        low[i] = here[i] < low[i] ? here[i] : low[i];
+        high[i] = here[i] > high[i] ? here[i] : high[i];
+      }
       first = std::min(first, point->index);
     }
     for (int axis = 0; axis < D; ++axis) {
-      node.low[axis] = low[axis];
-      node.high[axis] = high[axis];
+      node.low[axis] = low[axis / kWidth][axis % kWidth];
+      node.high[axis] = high[axis / kWidth][axis % kWidth];
     }
     node.axis = -1;
     node.first = first;

@@ -20,8 +20,8 @@ template <typename T>
 ALWAYS void targets_in(const T* du, const T* dv, const T* depth, const uint8_t* valid, int64_t width, int64_t height,
                        int64_t row, int64_t begin, int n, int32_t* target) {
   const T wide = T(width), high = T(height), here_v = T(row) + T(0.5);
-  for (int i = 0; i < n; ++i) {
-    T u = T(begin + i) + T(0.5) + du[i], v = here_v + dv[i];
+  for (int i = 0; i < n; ++i) {  // int64_t would keep it from becoming vectors
+    T u = T(static_cast<int>(begin) + i) + T(0.5) + du[i], v = here_v + dv[i];
     const bool lands = (depth[i] > 0) & (u >= 0) & (u < wide) & (v >= 0) & (v < high);
     u = lands ? u : T(0);
     v = lands ? v : T(0);

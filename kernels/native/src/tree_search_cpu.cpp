@@ -1,5 +1,5 @@
 // The GPU's tree search on a CPU, query by query: to try it, and to count what it meets. The CPU's own search, of
-// sixteen queries at a time through trees that are cut at medians, is in nearest_tree_cpu.cpp.
+// several queries at a time through trees that are cut at medians, is in nearest_tree_cpu.cpp.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
