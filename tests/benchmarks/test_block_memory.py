@@ -9,7 +9,13 @@ from phys4d.benchmarks import block_memory, blocks, elementwise_page
 from phys4d.benchmarks.cases import BLOCKS
 
 
-@pytest.mark.parametrize("case", BLOCKS, ids=lambda case: case.name)
+LONG = ("wan-block", "opensora-temporal-block")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.name, marks=[pytest.mark.slow] * (case.name in LONG)) for case in BLOCKS],
+)
 def test_tensors_without_numbers_take_what_real_ones_take(case):
     small = blocks.small(case)
     assert block_memory.counted(small) == block_memory.of(small)
