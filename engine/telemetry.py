@@ -190,7 +190,7 @@ def provenance() -> dict[str, Any]:
         **versions,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_model(),
+        "cpu": f"{_cpu_model()}, {torch.backends.cpu.get_cpu_capability()}",
         "cores": len(os.sched_getaffinity(0)),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "world_size": int(os.environ.get("WORLD_SIZE", "1")),
