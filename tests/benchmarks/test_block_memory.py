@@ -8,7 +8,6 @@ import torch
 from phys4d.benchmarks import block_memory, blocks, elementwise_page
 from phys4d.benchmarks.cases import BLOCKS
 
-
 LONG = ("wan-block", "opensora-temporal-block")
 
 
