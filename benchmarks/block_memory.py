@@ -9,7 +9,6 @@ What operators take inside, for as long as they run, is not seen: it is small in
 """
 
 import argparse
-import json
 import warnings
 import weakref
 from collections.abc import Iterable
@@ -26,7 +25,6 @@ from torch.utils._pytree import tree_leaves
 from phys4d.benchmarks import blocks
 from phys4d.benchmarks.blocks import Variant
 from phys4d.benchmarks.cases import BLOCKS, DTYPE, BlockCase
-from phys4d.engine.telemetry import provenance
 
 RESULT = Path(__file__).resolve().parent / "results" / "block-memory.json"
 MIB = 2**20
@@ -134,10 +132,9 @@ def main() -> None:
     rows = [row for case in BLOCKS if case.name in asked.case for row in counted(case)]
     print(table(rows))
     if asked.adopt:
-        RESULT.write_text(json.dumps({"rows": rows, "provenance": provenance()}, indent=1) + "\n")
         from phys4d.benchmarks import elementwise_page
 
-        elementwise_page.write()
+        elementwise_page.adopt(RESULT, rows)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from phys4d.benchmarks import adaptive_norm_cpu, block_memory, blocks, host_cost, machine_code, predictions
 from phys4d.benchmarks.cases import ADAPTIVE_NORM, NORM_ROPE
 from phys4d.benchmarks.geometry_page import told
 from phys4d.benchmarks.readme import filled
+from phys4d.engine.telemetry import provenance
 
 ROOT = Path(__file__).resolve().parent
 PAGE = ROOT.parent / "docs" / "elementwise-kernels.md"
@@ -64,6 +66,12 @@ def complete(page: str) -> str:
     for name, table in tables.items():
         page = filled(page, name, table)
     return page
+
+
+def adopt(result: Path, rows: list[dict[str, Any]]) -> None:
+    """Keeps rows with where they come from, and shows them."""
+    result.write_text(json.dumps({"rows": rows, "provenance": provenance()}, indent=1) + "\n")
+    write()
 
 
 def write() -> None:

@@ -10,7 +10,6 @@ whose kernels run too: on numbers so few they cost next to nothing.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,7 +23,6 @@ from torch import Tensor
 
 from phys4d.benchmarks.absent_gpu import AbsentGpu
 from phys4d.benchmarks.timing import Timing
-from phys4d.engine.telemetry import provenance
 from phys4d.kernels import direct
 from phys4d.kernels.attention import Temporal, attention, attention_packed
 from phys4d.kernels.attention.backends import BACKENDS
@@ -211,10 +209,9 @@ def main() -> None:
     rows = [row for case in cases() for row in measure(case, gpu, **effort)]
     print(table(rows))
     if asked.adopt:
-        RESULT.write_text(json.dumps({"rows": rows, "provenance": provenance()}, indent=1) + "\n")
         from phys4d.benchmarks import elementwise_page
 
-        elementwise_page.write()
+        elementwise_page.adopt(RESULT, rows)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,14 @@ def test_what_is_frozen_gets_no_gradient_and_nothing_is_kept_without_any(call, n
     assert call(*(t.detach() for t in given)).grad_fn is None
 
 
+@pytest.mark.parametrize(("call", "names"), CALLS)
+def test_inference_mode_gives_the_same_value(call, names):
+    given = leaves(*names)
+    with torch.inference_mode():
+        value = call(*given)
+    assert value.is_inference() and value == call(*given)
+
+
 def test_tables_of_a_rotation_get_no_gradient():
     q, k, *_ = leaves(*CALLS[1][1])
     rope = Rope.make(GRID, (2, 2, 0))
