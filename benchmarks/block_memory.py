@@ -9,9 +9,11 @@ What operators take inside, for as long as they run, is not seen: it is small in
 """
 
 import argparse
+import gc
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -61,6 +63,17 @@ class Peak(TorchDispatchMode):
         self.live -= size
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """What is held in a circle stays until the end, so that no moment of the garbage collector changes a count."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def kept(variant: Variant) -> int:
     """Bytes that autograd keeps of a forward pass, each storage once, beyond parameters and inputs."""
     held: dict[int, Any] = {}
@@ -70,7 +83,7 @@ def kept(variant: Variant) -> int:
         held[storage._cdata] = storage
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with _uncollected(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         outs = variant.outs()
     for tensor in _given(variant):
         held.pop(tensor.untyped_storage()._cdata, None)
@@ -82,7 +95,7 @@ def peak(variant: Variant) -> int:
     """Bytes of a training step at most, beyond parameters, inputs and the gradients that it begins with."""
     with torch.no_grad():
         gradients = tuple(torch.empty_like(out) for out in variant.outs())
-    with Peak([*_given(variant), *gradients]) as counted:
+    with _uncollected(), Peak([*_given(variant), *gradients]) as counted:
         variant.step(gradients)
     return counted.most
 

@@ -9,6 +9,7 @@ import pytest
 from phys4d.benchmarks import elementwise_page, host_cost
 
 
+@pytest.mark.slow
 def test_a_quick_run_launches_our_kernels_in_every_call_but_torchs_own():
     command = [sys.executable, "-m", "phys4d.benchmarks.host_cost", "--quick"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -41,6 +41,7 @@ def flow(filling: Filling, obstacles: list[Obstacle], seconds: float, viscosity:
     return np.array(positions)
 
 
+@pytest.mark.slow
 def test_a_lump_falls_freely() -> None:
     ball = filled(Volume("ball", (0.1,), (0.0, 0.0, 1.0)))
     path = flow(ball, of_room(2.0, 0.0), 0.25)[:, :, 2].mean(axis=1)

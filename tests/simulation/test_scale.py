@@ -55,7 +55,8 @@ def test_three_workers_write_the_same_bytes(whole: Path, tmp_path: Path) -> None
     assert digests(tmp_path / "three") == digests(whole)
 
 
-@pytest.mark.parametrize("with_what", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=[pytest.mark.slow])])
+@pytest.mark.slow
+@pytest.mark.parametrize("with_what", [signal.SIGKILL, signal.SIGINT])
 def test_what_is_killed_or_stopped_goes_on_and_leaves_no_process(
     whole: Path, tmp_path: Path, with_what: signal.Signals
 ) -> None:

@@ -239,7 +239,7 @@ def test_a_folder_that_may_not_be_written(
     assert capsys.readouterr().err == line
 
 
-@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_clip_that_turns_out_bad_costs_no_finished_step(
     session: Callable[..., dict[str, Any]],
     write_run: WriteRun,

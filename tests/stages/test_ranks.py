@@ -51,7 +51,7 @@ def logged(folder: Path) -> dict[str, list[float]]:
 
 SHARED = [
     ("backbone", 2), *(pytest.param(stage, 2, marks=pytest.mark.slow) for stage in ("pretrain", "finetune")),
-    ("finetune", 6),
+    pytest.param("finetune", 6, marks=pytest.mark.slow),
 ]  # fmt: skip
 
 

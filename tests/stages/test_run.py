@@ -125,6 +125,7 @@ def test_faults_in_a_run_file_are_one_line(
     assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.slow  # tests/stages/test_ranks.py holds the same of every stage, without torchrun
 def test_two_processes_train_finetune_as_one_does(
     write_run: WriteRun, finished: Path, clips: Path, tmp_path: Path
 ) -> None:

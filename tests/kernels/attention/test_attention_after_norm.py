@@ -18,7 +18,7 @@ GRID, HEADS = (3, 2, 5), 2
     [
         pytest.param(Full(), "rms_across_heads", "interleaved", 32, None, marks=[pytest.mark.slow]),
         pytest.param(Full(), "layer", "half", 16, (3, "first"), marks=[pytest.mark.slow]),
-        (Spatial(), "rms", "interleaved", 72, None),
+        pytest.param(Spatial(), "rms", "interleaved", 72, None, marks=[pytest.mark.slow]),
         # Unturned, the bias of keys would have no gradient.
         pytest.param(Spatial(), "layer", "interleaved", 40, (2, "last"), marks=[pytest.mark.slow]),
         pytest.param(Temporal(), "rms", "interleaved", 24, (2, "first"), marks=[pytest.mark.slow]),
@@ -26,7 +26,7 @@ GRID, HEADS = (3, 2, 5), 2
         pytest.param(Temporal(causal=True), "layer", "half", 32, None, marks=[pytest.mark.slow]),
         (Window(2, 2, 3), "rms", "half", 16, (3, "first")),
         pytest.param(Window(2, 2, 3), "rms_across_heads", "interleaved", 24, None, marks=[pytest.mark.slow]),
-        (Window(3, 1, 5), None, "interleaved", 40, (2, "last")),
+        pytest.param(Window(3, 1, 5), None, "interleaved", 40, (2, "last"), marks=[pytest.mark.slow]),
     ],
 )
 def test_out_and_all_gradients(pattern, kind, layout, dim, text, device, monkeypatch):

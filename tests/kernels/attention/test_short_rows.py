@@ -281,7 +281,7 @@ def test_the_gradient_of_fused_queries_keys_and_values_is_one_buffer(kind, devic
         ("layer", "interleaved", 40, Full(), True),
         ("layer", "half", 64, Temporal(), True),
         (None, "interleaved", 16, Temporal(), True),
-        ("rms", "half", 72, Temporal(), False),
+        pytest.param("rms", "half", 72, Temporal(), False, marks=pytest.mark.slow),
         (None, "half", 8, Temporal(), False),
         ("rms_across_heads", None, 16, Temporal(), False),
         ("rms", None, 16, Window(1, 1, 1), False),

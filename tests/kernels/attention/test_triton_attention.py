@@ -95,7 +95,9 @@ def test_every_pattern_with_text_and_padding(pattern, text, padded, device):
         assert worst(mine, exact) < 5e-6, name
 
 
-@pytest.mark.parametrize("dim", [16, 40, 64, 72, 80])
+@pytest.mark.parametrize(
+    "dim", [pytest.param(16, marks=pytest.mark.slow), 40, 64, 72, pytest.param(80, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("pattern", [Full(), Spatial(), Temporal(), Window(3, 2, 2)])
 def test_error_is_at_most_twice_torchs_own(pattern, dtype, dim, device):
@@ -118,10 +120,10 @@ def test_error_is_at_most_twice_torchs_own(pattern, dtype, dim, device):
         (Temporal(), (2, 5, 1)),
         (Temporal(causal=True), (33, 1, 2)),
         (Temporal(causal=True), (131, 1, 1)),
-        (Spatial(), (2, 13, 11)),
+        pytest.param(Spatial(), (2, 13, 11), marks=pytest.mark.slow),
         (Spatial(), (5, 1, 1)),
         (Window(1, 1, 1), (3, 4, 3)),
-        (Window(3, 5, 7), (3, 5, 7)),
+        pytest.param(Window(3, 5, 7), (3, 5, 7), marks=pytest.mark.slow),
         (Window(2, 7, 1), (4, 9, 3)),
         (Full(), (1, 1, 1)),
     ],
@@ -162,7 +164,7 @@ def test_strides_do_not_matter(pattern, device):
         assert torch.equal(mine, other)
 
 
-@pytest.mark.parametrize("text", [None, (3, "last")])
+@pytest.mark.parametrize("text", [None, pytest.param((3, "last"), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pattern", [*PATTERNS[:2], pytest.param(PATTERNS[2], marks=pytest.mark.slow), *PATTERNS[3:]])
 def test_every_element_is_written_and_two_runs_are_bit_equal(pattern, text, device):
     qkv, dout = inputs(device, text=text)
