@@ -239,7 +239,8 @@ def test_a_folder_that_may_not_be_written(
     assert capsys.readouterr().err == line
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_a_clip_that_turns_out_bad_costs_no_finished_step(
     session: Callable[..., dict[str, Any]],
     write_run: WriteRun,

@@ -237,7 +237,9 @@ def test_what_the_kernels_do_not_take_is_refused_by_name(device):
             attention(*tensors, scale=scale, backend="triton")
 
 
-@pytest.mark.parametrize("pattern", [Spatial(), Temporal(), pytest.param(Window(2, 2, 3), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "pattern", [Temporal(), *(pytest.param(p, marks=pytest.mark.slow) for p in (Spatial(), Window(2, 2, 3)))]
+)
 def test_the_gradient_of_fused_queries_keys_and_values_is_one_buffer(pattern, device):
     fused = torch.randn(2, 30, 3, 2, 24, generator=torch.Generator().manual_seed(1)).to(device).requires_grad_()
     dout = torch.randn(2, 30, 2, 24, generator=torch.Generator().manual_seed(2)).to(device)
