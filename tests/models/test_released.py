@@ -16,32 +16,9 @@ CAPTIONS = ["a red ball falls", "a ball"]
 
 
 @pytest.fixture(scope="module")
-def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """transformer/, vae/, text_encoder/ and tokenizer/ as diffusers and transformers write them."""
-    from diffusers import AutoencoderKLWan, WanTransformer3DModel
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
-
-    root = tmp_path_factory.mktemp("wan")
-    torch.manual_seed(0)
-    WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=24, in_channels=8, out_channels=8, text_dim=32,
-        freq_dim=32, ffn_dim=64, num_layers=3, rope_max_seq_len=64,
-    ).save_pretrained(root / "transformer")  # fmt: skip
-    AutoencoderKLWan(
-        base_dim=8, decoder_base_dim=8, z_dim=8, dim_mult=[1, 1, 1, 1], num_res_blocks=1, is_residual=True,
-        in_channels=12, out_channels=12, patch_size=2, scale_factor_spatial=16, scale_factor_temporal=4,
-        temperal_downsample=[False, True, True], latents_mean=[0.1] * 8, latents_std=[2.0] * 8,
-    ).save_pretrained(root / "vae")  # fmt: skip
-    config = UMT5Config(vocab_size=16, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
-    UMT5EncoderModel(config).save_pretrained(root / "text_encoder")
-    words = {w: i for i, w in enumerate(["<pad>", "</s>", "<unk>", "a", "red", "ball", "falls"])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(root / "tokenizer")
-    return root
+def wan(released: Path) -> Path:
+    """The published layout and dtypes."""
+    return released
 
 
 @pytest.fixture(scope="module")
