@@ -93,6 +93,7 @@ def _form(reward: Tensor, again: Tensor, error: Tensor) -> dict[str, float]:
 def run(demo: Path, folder: Path) -> dict[str, Any]:
     """Trains and measures what is missing below `folder`, and returns the study's figures."""
     from phys4d.demo import load_recipe
+    from phys4d.engine.parallel import Parallel
     from phys4d.engine.telemetry import provenance
     from phys4d.evaluate.run import EvaluateConfig, evaluate_folder
     from phys4d.simulation.generate import simulate
@@ -106,7 +107,7 @@ def run(demo: Path, folder: Path) -> dict[str, Any]:
         simulate(chosen, data, workers=recipe.workers)
     measured = EvaluateConfig(data=data, scenes=SCENES, samples=2, shown=1, failures=0, batch=20)
     start = demo / "model-finetune"
-    before = _kept(folder / "finetune.json", lambda: evaluate_folder(start, measured))
+    before = _kept(folder / "finetune.json", lambda: evaluate_folder(start, measured, Parallel.start()))
     variants = {}
     for name, changes in VARIANTS.items():
         settings = variant(recipe.run.reinforce, {"data": demo / "data" / "train", "loop.steps": UPDATES} | changes)

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Self, TypeVar
 
 import torch
@@ -18,34 +19,45 @@ T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
 
 _REST = 0.5  # seconds in which a thread that could run does run, on a machine however loaded
+_UNLIMITED = timedelta(days=365)
+_POLL = 0.02  # seconds between two looks at a collective that may take hours
 
 
 class Parallel:
-    """This process's place among all: rank, world_size, device, and mesh (None when alone)."""
+    """This process's place among all: rank, world_size, device, and mesh (None when alone).
 
-    def __init__(self, rank: int, world_size: int, device: torch.device, mesh: DeviceMesh | None) -> None:
+    waiting: a gloo group of all ranks without a time limit, for work whose duration differs between ranks.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        mesh: DeviceMesh | None,
+        waiting: dist.ProcessGroup | None = None,
+    ) -> None:
         self.rank, self.world_size, self.device, self.mesh = rank, world_size, device, mesh
+        self._waiting = waiting
 
     @classmethod
-    def start(cls) -> Self:
+    def start(cls, timeout: timedelta | None = None) -> Self:
         """Joins the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), or stands alone.
 
-        With GPUs each process takes the one of its local rank, and collectives run over NCCL; without, over
-        gloo. Alone there is no process group at all.
+        With accelerators (CUDA, or another device type that torch knows) each process takes that of its local rank, and
+        collectives run over the backend that torch has for it; without, over gloo on the CPU. Alone there is no process
+        group at all. timeout: of a collective within a step; default: torch's.
         """
         rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        device = torch.device("cpu")
-        if torch.cuda.is_available():
-            if local_rank >= torch.cuda.device_count():
-                raise UserError(f"rank {rank}: no GPU for local rank {local_rank}: lower --nproc-per-node")
-            device = torch.device("cuda", local_rank)
-            torch.cuda.set_device(device)
+        device = _own_device(rank, int(os.environ.get("LOCAL_RANK", "0")))
         if world_size == 1:
             return cls(0, 1, device, None)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        backend = "gloo"
+        if device.type != "cpu":
+            backend = f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device)}"
+        dist.init_process_group(backend, timeout=timeout)
         mesh = init_device_mesh(device.type, (world_size,), mesh_dim_names=("data",))
-        return cls(rank, world_size, device, mesh)
+        return cls(rank, world_size, device, mesh, dist.new_group(backend="gloo", timeout=_UNLIMITED))
 
     def shard(self, module: M, blocks: Sequence[nn.Module] = ()) -> M:
         """Moves a module to the device and, among several processes, shards its parameters (FSDP2).
@@ -92,10 +104,44 @@ class Parallel:
         dist.all_reduce(flags)
         return bool(flags.item() > 0)
 
+    def on_rank_zero(self, action: Callable[[], T]) -> T | None:
+        """The result of `action()` on rank 0 and None on the others, which wait for it without a time limit.
+
+        For what takes minutes or hours: evaluation, export, the report. Errors as in `together`.
+        """
+        return together(lambda: action() if self.rank == 0 else None, self._waiting)
+
+    def gather(self, value: T) -> list[T] | None:
+        """The values of all ranks in their order on rank 0, None on the others; any object that pickle takes.
+
+        Waits without a time limit for ranks that come late.
+        """
+        if self.mesh is None:
+            return [value]
+        together(lambda: None, self._waiting)
+        gathered: list[T] | None = [value] * self.world_size if self.rank == 0 else None
+        dist.gather_object(value, gathered, group=self._waiting)
+        return gathered
+
     def close(self) -> None:
         """Leaves the process group."""
         if self.mesh is not None:
             leave_group()
+
+
+def _own_device(rank: int, local_rank: int) -> torch.device:
+    """The accelerator of this local rank, made current, or the CPU; UserError where there are too few."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return torch.device("cpu")
+    count = torch.accelerator.device_count()
+    if local_rank >= count:
+        raise UserError(
+            f"rank {rank}: no device for local rank {local_rank}, this machine has {count} of type {accelerator.type}: "
+            "lower --nproc-per-node"
+        )
+    torch.accelerator.set_device_index(local_rank)
+    return torch.device(accelerator.type, local_rank)
 
 
 def leave_group() -> None:
@@ -109,11 +155,12 @@ def leave_group() -> None:
     time.sleep(_REST)
 
 
-def together(action: Callable[[], T]) -> T:
+def together(action: Callable[[], T], waiting: dist.ProcessGroup | None = None) -> T:
     """The result of `action()`, unless it raises UserError or OSError on any rank: then every rank raises.
 
     Of the ranks at fault the lowest raises its own error, all others FaultElsewhere, so that one line is
-    printed and no rank waits for one that has gone. A collective on the host.
+    printed and no rank waits for one that has gone. A collective on the host. waiting: a group without a time limit, in
+    which signals are acted on while this rank waits; default: the process group, within its time limit.
     """
     fault: UserError | OSError | None = None
     try:
@@ -122,7 +169,12 @@ def together(action: Callable[[], T]) -> T:
         fault = error
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     first = torch.tensor([world_size if fault is None else rank])
-    if dist.is_initialized():
+    if waiting is not None:
+        work = dist.all_reduce(first, op=dist.ReduceOp.MIN, group=waiting, async_op=True)
+        while not work.is_completed():
+            time.sleep(_POLL)
+        work.wait()
+    elif dist.is_initialized():
         dist.all_reduce(first, op=dist.ReduceOp.MIN)
     if first.item() == world_size:
         return result

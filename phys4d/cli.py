@@ -259,15 +259,21 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from phys4d.engine.config import build
+    from phys4d.engine.parallel import Parallel
     from phys4d.evaluate.run import EvaluateConfig, evaluate_folder
 
     values = {"data": options.data, "scenes": options.scenes, "samples": options.samples, "seed": options.seed}
     config = build(EvaluateConfig, values, "evaluate")
-    table = evaluate_folder(options.model, config)
-    text = json.dumps(table, indent=1)
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text + "\n")
+    parallel = Parallel.start()
+    try:
+        table = evaluate_folder(options.model, config, parallel)
+    finally:
+        parallel.close()
+    if table is not None:
+        text = json.dumps(table, indent=1)
+        print(text)
+        if options.out is not None:
+            options.out.write_text(text + "\n")
     return 0
 
 

@@ -37,28 +37,28 @@ def run_stages(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool)
 
     def after(stage: str) -> None:
         if config.evaluate is not None and stage != "backbone":
-            _evaluate(config, stage)
+            _evaluate(config, stage, parallel)
 
     execute(config, run, parallel, resume=resume, after=after)
-    if config.evaluate is not None and parallel.rank == 0:
-        _failures(config)
-        write_summary(config, run.clock.stages, run.clock.seconds)
+    if config.evaluate is not None:
+        _failures(config, parallel)
+        parallel.on_rank_zero(lambda: write_summary(config, run.clock.stages, run.clock.seconds))
 
 
-def _evaluate(config: RunConfig, stage: str) -> None:
+def _evaluate(config: RunConfig, stage: str, parallel: Parallel) -> None:
     from phys4d.evaluate.run import evaluate_stage
 
     assert config.evaluate is not None
-    evaluate_stage(output_folder(config, stage), config.evaluate, config.folder / "evaluation", stage)
+    evaluate_stage(output_folder(config, stage), config.evaluate, config.folder / "evaluation", stage, parallel)
 
 
-def _failures(config: RunConfig) -> None:
+def _failures(config: RunConfig, parallel: Parallel) -> None:
     from phys4d.evaluate.run import evaluate_failures
 
     assert config.evaluate is not None
     measured: dict[str, Path] = {stage: output_folder(config, stage) for stage in config.stages if stage != "backbone"}
     if measured:
-        evaluate_failures(measured, config.evaluate, config.folder / "evaluation")
+        evaluate_failures(measured, config.evaluate, config.folder / "evaluation", parallel)
 
 
 def write_summary(config: RunConfig, stage_seconds: dict[str, float], seconds: float) -> None:
@@ -77,7 +77,8 @@ def write_summary(config: RunConfig, stage_seconds: dict[str, float], seconds: f
     summary = {
         "stages": {stage: table["means"] for stage, table in tables.items()},
         "changes": changes(tables),
-        "baselines": next(iter(tables.values()))["baselines"] if tables else {},
+        "baselines": list(tables.values())[-1]["baselines"] if tables else {},
+        "readers": {stage: table["reader"] for stage, table in tables.items()},
         "stage_seconds": {stage: round(taken, 1) for stage, taken in stage_seconds.items()},
         "seconds": round(seconds, 1),
         "peak_rss_mb": round(peak_rss_mb(), 1),

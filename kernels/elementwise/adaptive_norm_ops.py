@@ -11,11 +11,11 @@ from phys4d.kernels.direct import below_autograd, direct
 from phys4d.kernels.elementwise import adaptive_norm_kernels as kernels
 from phys4d.kernels.elementwise import adaptive_norm_native as native
 from phys4d.kernels.elementwise import adaptive_norm_pieces as pieces
+from phys4d.kernels.elementwise.serving import INTERPRETED, by_definition
 from phys4d.kernels.elementwise.token_rows import BACKWARD_PROGRAMS, FORWARD_PROGRAMS
 
 WIDEST = 8192  # channels: what a program holds
 _KINDS = {"": kernels.NO_NORM, "layer": kernels.LAYER, "rms": kernels.RMS}
-_INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
 def _rows(*tables: Tensor | None) -> int:
@@ -26,7 +26,7 @@ def _options(width: int) -> dict[str, int]:
     """Eight numbers of a token for each thread."""
     lanes = max(32, triton.next_power_of_2(width))
     warps = min(16, max(1, lanes // 256))
-    return {"LANES": lanes, "STAGES": 3} | ({} if _INTERPRETED else {"num_warps": warps})
+    return {"LANES": lanes, "STAGES": 3} | ({} if INTERPRETED else {"num_warps": warps})
 
 
 def _strides(tokens: list[Tensor | None], tables: list[Tensor | None]) -> tuple[int, list[int]]:
@@ -59,7 +59,7 @@ def forward(
     rows = _rows(gate, scale, shift)
     if not x.numel():
         return stream, out, stats
-    if x.dtype == torch.float64:
+    if by_definition(x):
         out = pieces.forward(x, y, gate, weight, bias, scale, shift, index, rows, kind, epsilon, stream, out, stats)
         return stream, out, stats
     total, width = x.shape[0] * x.shape[1], x.shape[2]
@@ -112,7 +112,7 @@ def backward(
     dx, dy, sums = _gradients(stream, y, dy_dtype, gate, dstream, dout, rows, tables_gradient)
     if not dx.numel():
         return dx, dy, sums.zero_()
-    if dx.dtype == torch.float64:
+    if by_definition(dx):
         rest = index, kind, tables_gradient, dx, dy, sums
         return pieces.backward(stream, y, gate, weight, scale, stats, dstream, dout, *rest), dy, sums
     dstream, dout = (t if t is None or t.stride(-1) == 1 else t.contiguous() for t in (dstream, dout))
@@ -224,7 +224,7 @@ op.register_autograd(_backward, setup_context=_setup)
 call = direct(op, _setup, _backward)
 
 
-if not _INTERPRETED:
+if not INTERPRETED:
 
     @op.register_kernel("cpu")
     def _(x, y, gate, weight, bias, scale, shift, index, plan, kind, epsilon):  # type: ignore[no-untyped-def]

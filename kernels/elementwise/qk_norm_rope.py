@@ -12,12 +12,12 @@ from phys4d.kernels.direct import below_autograd, direct
 from phys4d.kernels.elementwise import norm_rope_kernels as kernels
 from phys4d.kernels.elementwise.reference import norm_rope_backward_reference, norm_rope_reference
 from phys4d.kernels.elementwise.rope import Grid, Rope
+from phys4d.kernels.elementwise.serving import INTERPRETED, by_definition
 
 Text = tuple[int, Literal["first", "last"]]
 Kind = Literal["rms", "layer", "rms_across_heads"]
 
 _KINDS = {"rms": kernels.RMS, "layer": kernels.LAYER, "rms_across_heads": kernels.RMS_ACROSS_HEADS, "": kernels.NO_NORM}
-_INTERPRETED = bool(triton.knobs.runtime.interpret)
 _PROGRAMS = 1024  # of the backward: each adds up its tokens' weight gradients, in an order that no machine changes
 _LARGEST_TILE = 1 << 13  # lanes of one token that a program holds
 
@@ -126,7 +126,7 @@ def _launch_options(x: Tensor) -> dict[str, int]:
     lanes = 2 * options["HEADS"] * options["PAIRS"]
     if lanes > _LARGEST_TILE:
         raise ValueError(f"norm_rope: {heads} heads of {dim} lanes are more than a program holds ({_LARGEST_TILE})")
-    return options if _INTERPRETED else options | {"num_warps": 4 if lanes <= 4096 else 8}
+    return options if INTERPRETED else options | {"num_warps": 4 if lanes <= 4096 else 8}
 
 
 def _strides(*tensors: Tensor) -> tuple[int, list[int]]:
@@ -166,7 +166,7 @@ def forward(
     grid: list[int], begin: int,
 ) -> Tensor:  # fmt: skip
     """The operator: `norm_rope` with flat arguments; float64 by its definition, the kernel works in float32."""
-    if x.dtype == torch.float64:
+    if by_definition(x):
         sizes: Any = tuple(grid)
         return norm_rope_reference(
             x, weight, bias, kind, epsilon, rope_of(layout, tables), sizes, begin
@@ -201,7 +201,7 @@ def backward(
 
     These two are float32, float64 for float64, which is by the definition.
     """
-    if dy.dtype == torch.float64:
+    if by_definition(dy):
         return _by_definition(x, dy, weight, bias, kind, epsilon, tables, layout, grid, begin, weight_gradient)
     if dy.stride(3) != 1:
         dy = dy.contiguous()
@@ -268,7 +268,7 @@ _op.register_autograd(_backward, setup_context=_setup)
 _call = direct(_op, _setup, _backward)
 
 
-if not _INTERPRETED:
+if not INTERPRETED:
 
     @_op.register_kernel("cpu")
     def _(x, weight, bias, kind, epsilon, tables, layout, grid, begin):  # type: ignore[no-untyped-def]

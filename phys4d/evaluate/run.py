@@ -1,5 +1,6 @@
 """Measures a model on held-out clips: geometry read off true clips, and clips generated from their first frames."""
 
+import hashlib
 import json
 import math
 from collections import defaultdict
@@ -15,11 +16,13 @@ from torch import Tensor
 from phys4d.clips import TRUTH, Batch, Clips
 from phys4d.engine.config import Config
 from phys4d.engine.errors import UserError
+from phys4d.engine.parallel import Parallel, together
 from phys4d.engine.progress import progress
 from phys4d.engine.telemetry import replace_text
 from phys4d.evaluate.metrics import ClipMean, cloud_chamfer_4d, geometry_metrics, moving_region, psnr_moving
 from phys4d.models import folder as model_folder
-from phys4d.models.world import WorldModel
+from phys4d.models.placement import place
+from phys4d.models.world import Geometry, WorldModel
 from phys4d.rewards.moving_chamfer import moving_chamfer
 
 
@@ -39,85 +42,131 @@ class EvaluateConfig(Config):
     seed: int = Field(0, ge=0)
 
 
-class Evaluation:
-    """Figures of the model and of the baselines, every scene's own figures, and arrays of the first scenes."""
+Figures = dict[str, Tensor]  # by name, [B] on the CPU; NaN where a scene has nothing to measure
 
-    def __init__(self) -> None:
-        self.means: dict[str, ClipMean] = defaultdict(ClipMean)
-        self.scenes: dict[str, list[float | None]] = defaultdict(list)
+
+class Evaluation:
+    """Figures of the model and of the baselines, every scene's own figures, and arrays of the first scenes.
+
+    reader: names the weights that depth and motion are read with (`reader_digest`). Figures of generated clips that
+    depend on it compare only between models with the same reader.
+    """
+
+    def __init__(self, reader: str) -> None:
+        self.reader = reader
+        self.figures: dict[str, list[Figures]] = defaultdict(list)
         self.shown: dict[str, list[np.ndarray]] = defaultdict(list)
         self.truth: dict[str, list[np.ndarray]] = defaultdict(list)
 
-    def add(self, who: str, figures: Mapping[str, Tensor]) -> None:
-        """Appends a batch: one [B] tensor per figure; NaN where a scene has nothing to measure."""
-        self.means[who].add(figures)
-        if who == "model":
-            for name, values in figures.items():
-                self.scenes[name] += [None if math.isnan(v) else v for v in values.double().tolist()]
+    def add(self, row: str, figures: Mapping[str, Tensor]) -> None:
+        """Appends a batch to the row of the model or of a baseline."""
+        self.figures[row].append({name: values.cpu() for name, values in figures.items()})
+
+    def show(self, clip: int, **arrays: Tensor) -> None:
+        """Keeps arrays [B, ...] of one clip of the batch for the report."""
+        for name, array in arrays.items():
+            self.shown[name].append(array[clip].cpu().numpy())
+
+    def extend(self, other: "Evaluation") -> None:
+        """Appends what another part of the same evaluation has measured."""
+        for kept, more in ((self.figures, other.figures), (self.shown, other.shown), (self.truth, other.truth)):
+            for name, values in more.items():
+                kept[name] += values
 
     def table(self) -> dict[str, Any]:
-        """What is written as JSON: means over scenes with `<name>_se`, the baselines, and every scene's figures."""
-        rows = {who: _with_errors(mean) for who, mean in self.means.items()}
-        return {"means": rows.pop("model"), "baselines": rows, "scenes": self.scenes}
+        """What is written as JSON: means over scenes with `<name>_se`, the baselines, every scene's figures, and the
+        reader."""
+        rows = {row: _with_errors(parts) for row, parts in self.figures.items()}
+        scenes: dict[str, list[float | None]] = defaultdict(list)
+        for part in self.figures["model"]:
+            for name, values in part.items():
+                scenes[name] += [None if math.isnan(v) else v for v in values.double().tolist()]
+        return {"means": rows.pop("model"), "baselines": rows, "scenes": scenes, "reader": self.reader}
 
 
-def _with_errors(mean: ClipMean) -> dict[str, float]:
-    row: dict[str, float] = {}
+def _with_errors(parts: Sequence[Figures]) -> dict[str, float]:
+    mean, row = ClipMean(), dict[str, float]()
+    for figures in parts:
+        mean.add(figures)
     for name, estimate in mean.summary().items():
         row |= {name: estimate.mean, f"{name}_se": estimate.standard_error}
     return row
 
 
 @torch.no_grad()
-def evaluate(model: WorldModel, config: EvaluateConfig, title: str, scenes: Sequence[int] | None = None) -> Evaluation:
+def evaluate(
+    model: WorldModel, config: EvaluateConfig, title: str, parallel: Parallel, scenes: Sequence[int] | None = None
+) -> Evaluation | None:
     """Runs all measurements, on these scenes alone where given, and then keeps the arrays of all of them.
 
-    UserError where the data does not fit the model or holds too few clips.
+    The ranks share the batches; each measures on its own device. The result is on rank 0 and None elsewhere, and does
+    not depend on the number of ranks. UserError where the data does not fit the model or holds too few clips.
     """
-    model.eval()
+    reader = reader_digest(model)
+    place(model.eval(), parallel)
+    clips = together(lambda: _clips(config, model))
+    asked = range(config.scenes) if scenes is None else scenes
+    kept = range(config.shown) if scenes is None else scenes
+    batches = [list(asked[start : start + config.batch]) for start in range(0, len(asked), config.batch)]
+    own: dict[int, Evaluation] = {}
+    with progress(f"evaluate {title}", total=len(asked), unit="scenes") as bar:
+        for first in range(0, len(batches), parallel.world_size):
+            # A rank without a batch repeats the last one: every rank must call the sharded modules.
+            number = first + parallel.rank
+            some = batches[min(number, len(batches) - 1)]
+            part = _measure(model, config, clips, some, [i for i, s in enumerate(some) if s in kept], parallel, reader)
+            if number < len(batches):
+                own[number] = part
+            bar.advance(sum(len(batch) for batch in batches[first : first + parallel.world_size]))
+    gathered = parallel.gather(own)
+    if gathered is None:
+        return None
+    parts = {number: part for rank in gathered for number, part in rank.items()}
+    whole = Evaluation(reader)
+    for number in sorted(parts):
+        whole.extend(parts[number])
+    return whole
+
+
+def _clips(config: EvaluateConfig, model: WorldModel) -> Clips:
     clips = Clips(config.data, (*TRUTH, "instance"), model.text, model.grid)
     if len(clips) < config.scenes:
         raise UserError(f"{config.data}: {len(clips)} clips: evaluate.scenes asks for {config.scenes}")
-    asked = range(config.scenes) if scenes is None else scenes
-    kept = range(config.shown) if scenes is None else scenes
-    result = Evaluation()
-    with progress(f"evaluate {title}", total=len(asked), unit="scenes") as bar:
-        for start in range(0, len(asked), config.batch):
-            some = list(asked[start : start + config.batch])
-            batch = clips.collate(some, [(config.seed, "evaluate", i) for i in some])
-            shown = [i for i, scene in enumerate(some) if scene in kept]
-            _keep_truth(result, clips, batch, some, shown)
-            _read(model, batch, result, shown)
-            _generate(model, config, batch, result, shown)
-            _baselines(batch, result)
-            bar.advance(len(some))
-    return result
+    return clips
 
 
-def _read(model: WorldModel, batch: Batch, result: Evaluation, shown: list[int]) -> None:
+def _measure(
+    model: WorldModel, config: EvaluateConfig, clips: Clips, scenes: list[int], shown: list[int], parallel: Parallel,
+    reader: str,
+) -> Evaluation:  # fmt: skip
+    """All figures of one batch of scenes, and the arrays of those at the places `shown` in it."""
+    draws: list[tuple[int | str, ...]] = [(config.seed, "evaluate", scene) for scene in scenes]
+    batch = together(lambda: clips.collate(scenes, draws, parallel.device))
+    part = Evaluation(reader)
+    _keep_truth(part, clips, batch, scenes, shown)
     clean = model.codec.encode(batch.video)
     geometry = model.read_geometry(clean, batch.text, batch.normal_like(clean, "probe"))
-    result.add("model", geometry_metrics(geometry.depth, geometry.motion, batch.arrays))
+    part.add("model", geometry_metrics(geometry.depth, geometry.motion, batch.arrays))
     for i in shown:
-        result.shown["read_depth"].append(geometry.depth[i].numpy())
-        result.shown["read_motion"].append(geometry.motion[i].numpy())
+        part.show(i, read_depth=geometry.depth, read_motion=geometry.motion)
+    _generate(model, config, batch, clean, part, shown)
+    _baselines(model, batch, geometry, part)
+    return part
 
 
-def _generate(model: WorldModel, config: EvaluateConfig, batch: Batch, result: Evaluation, shown: list[int]) -> None:
-    clean = model.codec.encode(batch.video)
+def _generate(
+    model: WorldModel, config: EvaluateConfig, batch: Batch, clean: Tensor, part: Evaluation, shown: list[int]
+) -> None:
     numbers = []
     for s in range(config.samples):
         latents = model.generate(clean[:, :, :1], batch.text, batch.normal_like(clean, f"sample {s}"))
         geometry = model.read_geometry(latents, batch.text, batch.normal_like(clean, f"sample {s} probe"))
         video = model.codec.decode(latents).clamp(-1, 1)
         numbers.append(score(video, geometry.depth, geometry.motion, batch))
-        if s == 0:
-            for i in shown:
-                result.shown["video"].append(as_bytes(video[i]))
-                result.shown["depth"].append(geometry.depth[i].numpy())
-                result.shown["motion"].append(geometry.motion[i].numpy())
-                result.shown["reward"].append(numbers[0]["reward"][i].numpy())
-    result.add("model", {name: torch.stack([n[name] for n in numbers]).mean(0) for name in numbers[0]})
+        for i in shown if s == 0 else ():
+            part.shown["video"].append(as_bytes(video[i]))
+            part.show(i, depth=geometry.depth, motion=geometry.motion, reward=numbers[0]["reward"])
+    part.add("model", {name: torch.stack([n[name] for n in numbers]).mean(0) for name in numbers[0]})
 
 
 def score(video: Tensor, depth: Tensor, motion: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -139,16 +188,27 @@ def score(video: Tensor, depth: Tensor, motion: Tensor, batch: Batch) -> dict[st
     }
 
 
-def _baselines(batch: Batch, result: Evaluation) -> None:
+def _baselines(model: WorldModel, batch: Batch, read: Geometry, part: Evaluation) -> None:
+    """Rows beside the model's. read: the geometry that the model reads off the true clips.
+
+    zero_motion: no motion anywhere. static_video: the first frame repeated, and true_video: the true clip, both with
+    the geometry that this model reads off them, as it does for its own clips. truth: the true clip with true geometry.
+    """
     truth = batch.arrays
     figures = geometry_metrics(truth["depth"], truth["motion"], truth)
-    result.add("zero_motion", {"epe": figures["epe_zero"], "epe_moving": figures["epe_zero_moving"]})
-    frozen = batch.video[:, :, :1].expand_as(batch.video)
-    still_depth, no_motion = truth["depth"][:, :1].expand_as(truth["depth"]), torch.zeros_like(truth["motion"])
-    result.add("static_video", score(frozen, still_depth, no_motion, batch))
-    perfect = score(batch.video, truth["depth"], truth["motion"], batch)
-    read = {name: figures[name] for name in ("absrel", "delta1", "epe", "epe_moving", "warp_l1")}
-    result.add("truth_video", read | {name: perfect[name] for name in ("chamfer_4d", "reward")})
+    part.add("zero_motion", {"epe": figures["epe_zero"], "epe_moving": figures["epe_zero_moving"]})
+    still = batch.video[:, :, :1].expand_as(batch.video)
+    clean = model.codec.encode(still)
+    seen = model.read_geometry(clean, batch.text, batch.normal_like(clean, "static probe"))
+    part.add("static_video", score(still, seen.depth, seen.motion, batch))
+    part.add("true_video", without_psnr(score(batch.video, read.depth, read.motion, batch)))
+    exact = {name: figures[name] for name in ("absrel", "delta1", "epe", "epe_moving", "warp_l1")}
+    part.add("truth", exact | without_psnr(score(batch.video, truth["depth"], truth["motion"], batch)))
+
+
+def without_psnr(figures: Mapping[str, Tensor]) -> Figures:
+    """The figures without the one that is infinite for the true video."""
+    return {name: values for name, values in figures.items() if name != "psnr_moving"}
 
 
 def _keep_truth(result: Evaluation, clips: Clips, batch: Batch, scenes: list[int], shown: list[int]) -> None:
@@ -156,45 +216,64 @@ def _keep_truth(result: Evaluation, clips: Clips, batch: Batch, scenes: list[int
         result.truth["keys"].append(np.array(clips.sample(scenes[i]).key))
         result.truth["captions"].append(np.array(clips.sample(scenes[i]).meta["caption"]))
         result.truth["video"].append(clips.sample(scenes[i]).video)
-        result.truth["intrinsics"].append(batch.intrinsics[i].numpy())
+        result.truth["intrinsics"].append(batch.intrinsics[i].cpu().numpy())
         for name in ("depth", "motion", "visible", "moving"):
-            result.truth[name].append(batch.arrays[name][i].numpy())
+            result.truth[name].append(batch.arrays[name][i].cpu().numpy())
 
 
 def as_bytes(video: Tensor) -> np.ndarray:
     """[3, T, H, W] in [-1, 1] -> uint8 [T, H, W, 3]."""
-    return ((video + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
+    return ((video + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
 
 
-def evaluate_folder(folder: Path, config: EvaluateConfig) -> dict[str, Any]:
-    """The table of the model in a folder."""
-    loaded = model_folder.load(folder)
-    return evaluate(loaded.model, config, loaded.stage).table()
+def reader_digest(model: WorldModel) -> str:
+    """Names what geometry is read with, 16 hex digits of sha256: the heads and the adapter that acts with them."""
+    named = {f"heads.{name}": tensor for name, tensor in model.heads.state_dict().items()}
+    for name, parameter in model.backbone.transformer.named_parameters():
+        if ".finetune." in name:
+            named[name] = parameter.detach()
+    digest = hashlib.sha256()
+    for name in sorted(named):
+        digest.update(name.encode() + named[name].contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
-def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str) -> None:
+def evaluate_folder(folder: Path, config: EvaluateConfig, parallel: Parallel) -> dict[str, Any] | None:
+    """The table of the model in a folder, on rank 0."""
+    loaded = together(lambda: model_folder.load(folder))
+    result = evaluate(loaded.model, config, loaded.stage, parallel)
+    return None if result is None else result.table()
+
+
+def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, parallel: Parallel) -> None:
     """Measures a stage's model and writes truth.npz, <stage>.npz and <stage>.json; does nothing where they are
     there."""
-    if (out / f"{stage}.json").exists():
+    if parallel.any((out / f"{stage}.json").exists()):
         return
-    result = evaluate(model_folder.load(folder).model, config, stage)
-    _write_arrays(result, out, stage)
-    replace_text(out / f"{stage}.json", json.dumps(result.table(), indent=1) + "\n")
+    loaded = together(lambda: model_folder.load(folder))
+    result = evaluate(loaded.model, config, stage, parallel)
+
+    def write() -> None:
+        assert result is not None
+        _write_arrays(result, out, stage)
+        replace_text(out / f"{stage}.json", json.dumps(result.table(), indent=1) + "\n")
+
+    parallel.on_rank_zero(write)
 
 
-def evaluate_failures(folders: Mapping[str, Path], config: EvaluateConfig, out: Path) -> None:
+def evaluate_failures(folders: Mapping[str, Path], config: EvaluateConfig, out: Path, parallel: Parallel) -> None:
     """Keeps the arrays of the scenes that failed worst, of every stage, in out/failures/.
 
     folders: each stage's model folder, in the order of training; the mean reward of the last one's clips, in
     out/<stage>.json, decides. The same noise gives the same clips again.
     """
-    rewards = json.loads((out / f"{list(folders)[-1]}.json").read_text())["scenes"]["reward"]
+    rewards = together(lambda: json.loads((out / f"{list(folders)[-1]}.json").read_text())["scenes"]["reward"])
     measured = [scene for scene, reward in enumerate(rewards) if reward is not None]
     worst = sorted(measured, key=lambda scene: rewards[scene])[: config.failures]
-    if not worst:
-        return
-    for stage, folder in folders.items():
-        _write_arrays(evaluate(model_folder.load(folder).model, config, stage, worst), out / "failures", stage)
+    for stage, folder in folders.items() if worst else ():
+        loaded = together(lambda folder=folder: model_folder.load(folder))
+        result = evaluate(loaded.model, config, stage, parallel, worst)
+        parallel.on_rank_zero(lambda result=result, stage=stage: _write_arrays(result, out / "failures", stage))
 
 
 def _write_arrays(result: Evaluation, out: Path, stage: str) -> None:

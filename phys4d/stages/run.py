@@ -21,6 +21,7 @@ from phys4d.evaluate.run import EvaluateConfig
 from phys4d.models import folder as model_folder
 from phys4d.models.backbone import Precision
 from phys4d.models.folder import Loaded
+from phys4d.models.placement import place
 from phys4d.models.world import ModelConfig, create_tiny
 from phys4d.stages.backbone import BackboneConfig, BackboneObjective
 from phys4d.stages.door import Use, check_data, check_taps
@@ -110,35 +111,28 @@ def output_folder(config: RunConfig, stage: str) -> Path:
 
 
 def execute(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, after: Callable[[str], None]) -> None:
-    """Runs the stages that have not finished, and after(stage) on rank 0 behind each of them, finished or not."""
+    """Runs the stages that have not finished, and after(stage) on all ranks behind each of them, finished or not."""
 
     def one(stage: str, given: Path | None) -> None:
         with run.clock.stage(stage):
             run_stage(stage, config, run, parallel, given, resume=resume)
             together(run.clock.save)
 
-    run_in_order(
-        config.stages, {s: output_folder(config, s) for s in config.stages}, one, config.init,
-        lambda stage: together(lambda: after(stage) if parallel.rank == 0 else None),
-    )  # fmt: skip
+    run_in_order(config.stages, {s: output_folder(config, s) for s in config.stages}, one, config.init, after)
 
 
 def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given: Path | None, *, resume: bool) -> None:
     """Trains one stage from the model in `given` and writes the model it makes."""
     settings, kind = getattr(config, stage), KINDS[stage].objective
-    loaded = _start(stage, config, given)
+    loaded = together(lambda: _start(stage, config, given))
     loaded.model.backbone.precision = config.precision
     kind.prepare(loaded.model, settings, config.seed)
-    transformer = loaded.model.backbone.transformer
-    parallel.shard(transformer, list(transformer.blocks))
-    parallel.shard(loaded.model.heads, [])
+    place(loaded.model, parallel)
     objective = kind(settings, loaded.model, parallel, config.seed)
     train(objective, optimizer=settings.optimizer, loop=settings.loop, run=run, parallel=parallel, resume=resume)
     trained = {name: full_state(module) for name, module in objective.modules().items()}
 
     def save() -> None:
-        if parallel.rank != 0:
-            return
         final = loaded
         if parallel.world_size > 1:
             final = _start(stage, config, given)
@@ -147,7 +141,7 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
         base = None if stage == "backbone" else final.base
         model_folder.save(final.model, output_folder(config, stage), stage=stage, base=base)
 
-    together(save)
+    parallel.on_rank_zero(save)
 
 
 def full_state(module: nn.Module) -> dict[str, torch.Tensor]:
