@@ -32,7 +32,7 @@ def demo_table(summary: dict) -> str:
         cells = [f"{row[name]:.4f} ± {row[name + '_se']:.4f}" for name, _ in COLUMNS]
         lines.append(f"| {stage} | " + " | ".join(cells) + " |")
     for name, row in summary["changes"].items():
-        cells = [f"{row[key]:+.4f} ± {row[key + '_se']:.4f}" for key, _ in COLUMNS]
+        cells = [f"{row[key]:+.4f} ± {row[key + '_se']:.4f}" if key in row else "" for key, _ in COLUMNS]
         lines.append(f"| *{name}, paired* | " + " | ".join(cells) + " |")
     for name, row in summary["baselines"].items():
         cells = [f"{row[key]:.4f}" if key in row else "" for key, _ in COLUMNS]

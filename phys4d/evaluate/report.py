@@ -110,14 +110,16 @@ def _stages(run: Artefacts) -> str:
 
 def _figures(run: Artefacts) -> str:
     stages, baselines = run.summary["stages"], run.summary.get("baselines") or {}
-    changes = run.summary.get("changes") or {}
-    sentence = reward_sentence(stages, run.rewards["finetune"], run.rewards["reinforce"])
+    changes, readers = run.summary.get("changes") or {}, run.summary.get("readers") or {}
+    sentence = reward_sentence(stages, run.rewards["finetune"], run.rewards["reinforce"], readers)
     key = (
         "± standard error over scenes. ↓ less is better, ↑ more is better; the best stage of a column is "
-        "marked. Grey rows are changes from stage to stage, scene by scene, and baselines, which are no models."
+        "marked. Grey rows are changes from stage to stage, scene by scene, and baselines, which are no models. "
+        "Each stage's own heads read depth and motion of its generated clips, so reward and chamfer_4d compare only "
+        "between stages with the same heads, and their change is left out elsewhere."
     )
     return (
-        f"<h2>Held-out figures</h2>{metrics_table(stages, changes, baselines)}<p><small>{key}</small></p>"
+        f"<h2>Held-out figures</h2>{metrics_table(stages, changes, baselines, readers)}<p><small>{key}</small></p>"
         f'{definitions()}<p class="verdict">{escape(sentence)}</p>{further_figures(stages, baselines)}'
     )
 

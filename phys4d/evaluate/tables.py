@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from phys4d.evaluate.artefacts import STAGES
-from phys4d.evaluate.changes import paired
+from phys4d.evaluate.changes import READ, paired
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ METRICS = (
 )
 _BASELINES = {
     "zero_motion": "nothing moves (motion 0 everywhere)",
-    "static_video": "the first frame repeated, with its true depth",
-    "truth_video": "the true clip with its true depth: the ceiling",
+    "static_video": "the first frame repeated, read by the last stage's heads",
+    "true_video": "the true clip, read by the same heads: what a perfect generator scores",
+    "truth": "the true clip with its true depth and motion: the floor of each figure",
 }
 
 
@@ -67,10 +68,14 @@ def metrics_table(
     stages: Mapping[str, Mapping[str, Any]],
     changes: Mapping[str, Mapping[str, Any]],
     baselines: Mapping[str, Mapping[str, Any]],
+    readers: Mapping[str, str],
 ) -> str:
-    """Stages, their changes and baselines by metric, ± standard errors; the best stage of a column is marked."""
+    """Stages, their changes and baselines by metric, ± standard errors; the best stage of a column is marked.
+
+    readers: the digest of each stage's heads. In columns that depend on them, stages with the last one's heads compare.
+    """
     head = "".join(f"<th>{m.key} {'↑' if m.more_is_better else '↓'}<small>{m.unit}</small></th>" for m in METRICS)
-    best = {m.key: _best(stages, m) for m in METRICS}
+    best = {m.key: _best(_comparable(stages, m, readers), m) for m in METRICS}
     rows = []
     for stage in STAGES:
         if stage not in stages:
@@ -116,28 +121,34 @@ def further_figures(stages: Mapping[str, Mapping[str, Any]], baselines: Mapping[
 
 
 def reward_sentence(
-    stages: Mapping[str, Mapping[str, Any]], before_scenes: Sequence[float], after_scenes: Sequence[float]
+    stages: Mapping[str, Mapping[str, Any]],
+    before_scenes: Sequence[float],
+    after_scenes: Sequence[float],
+    readers: Mapping[str, str],
 ) -> str:
     """Say what the held-out reward was before and after reinforce, whichever way it went.
 
     stages: summary.json's. before_scenes, after_scenes: reward of the same held-out scenes after finetune and
-    after reinforce, to pair them; where they do not pair, the two standard errors are added as independent.
+    after reinforce, to pair them; where they do not pair, the two standard errors are added as independent. readers: the
+    digest of each stage's heads; rewards that different heads read are not compared.
     """
     before, after = stages.get("finetune", {}), stages.get("reinforce", {})
     if not after:
         return "This run has no reinforce stage, so there is no reward before and after it."
     figures = [before.get("reward"), before.get("reward_se"), after.get("reward"), after.get("reward_se")]
-    told = [number(figure, 4) for figure in figures]
+    shown = [number(figure, 4) for figure in figures]
     text = (
-        f"Held-out reward before reinforce (after finetune): {told[0]} ± {told[1]} m; "
-        f"after reinforce: {told[2]} ± {told[3]} m. "
+        f"Held-out reward before reinforce (after finetune): {shown[0]} ± {shown[1]} m; "
+        f"after reinforce: {shown[2]} ± {shown[3]} m. "
     )
-    if "–" in told:
+    if readers.get("finetune") != readers.get("reinforce"):
+        return text + "Different heads read the clips of the two stages, so the two rewards do not compare."
+    if "–" in shown:
         return text + "A figure or its standard error is missing, so nothing is concluded from it."
     old, old_se, new, new_se = (float(figure) for figure in figures if figure is not None)
-    told_by_scene = paired(before_scenes, after_scenes)
-    if told_by_scene is not None:
-        change, change_se, scenes = told_by_scene
+    by_scene = paired(before_scenes, after_scenes)
+    if by_scene is not None:
+        change, change_se, scenes = by_scene
         how = f"paired over the same {scenes} scenes and noise"
     else:
         change, change_se = new - old, math.hypot(old_se, new_se)
@@ -167,6 +178,16 @@ def _cell(figures: Mapping[str, Any], metric: Metric, *, marked: bool, signed: b
         shown = f"+{shown}"
     spread = "" if error is None else f"<small>± {number(error, metric.decimals)}</small>"
     return f'<td class="best">{shown}{spread}</td>' if marked else f"<td>{shown}{spread}</td>"
+
+
+def _comparable(
+    stages: Mapping[str, Mapping[str, Any]], metric: Metric, readers: Mapping[str, str]
+) -> Mapping[str, Mapping[str, Any]]:
+    """The stages whose figures of this metric say something of each other."""
+    if metric.key not in READ or not stages:
+        return stages
+    last = readers.get(list(stages)[-1])
+    return {stage: figures for stage, figures in stages.items() if readers.get(stage) == last}
 
 
 def _best(stages: Mapping[str, Mapping[str, Any]], metric: Metric) -> set[str]:

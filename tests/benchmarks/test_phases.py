@@ -42,9 +42,10 @@ def test_comparisons_are_after_minus_before_scene_by_scene() -> None:
     levels = list(TABLES)
     for name, (before, after) in COMPARISONS.items():
         step = levels.index(after) - levels.index(before)
-        figure = rows[name]["reward"]
+        figure = rows[name]["absrel"]
         assert figure["seeds"] == pytest.approx([step, 1.5 * step])
         assert figure["mean"] == pytest.approx(1.25 * step) and math.isclose(figure["low"], figure["high"])
+    assert "reward" not in rows["pretrain to finetune"] and "reward" in rows["finetune to reinforce"]  # other heads
     provenance = {"cores": 2, "cpu": "a machine", "torch": "2", "git_revision": "0" * 40, "date": "2026-01-02T03:04"}
     text = table({"comparisons": rows, "seconds": {"0": {"run": 60}, "1": {"run": 120}}, "provenance": provenance})
     assert "| pretrain to finetune | +1.2500 [+1.2500, +1.2500] |" in text and "Seeds 0, 1: 1, 2 minutes" in text

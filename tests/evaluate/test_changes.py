@@ -20,11 +20,12 @@ def test_lists_that_do_not_pair_have_no_change() -> None:
     assert paired([1.0, None], [2.0, 3.0]) is None
 
 
-def test_a_row_from_each_stage_to_the_next() -> None:
+def test_a_row_from_each_stage_to_the_next_and_nothing_where_other_heads_read() -> None:
+    """The rewards of `pretrain` and `finetune` are read by different heads: their difference says nothing of clips."""
     tables = {
-        "pretrain": {"scenes": {"epe": [2.0, 4.0], "reward": [None, 1.0]}},
-        "finetune": {"scenes": {"epe": [1.0, 2.0], "reward": [1.0, 1.0]}},
-        "reinforce": {"scenes": {"epe": [1.0, 2.0], "reward": [2.0, 4.0]}},
+        "pretrain": {"reader": "a", "scenes": {"epe": [2.0, 4.0], "reward": [0.0, 1.0], "chamfer_4d": [1.0, 2.0]}},
+        "finetune": {"reader": "b", "scenes": {"epe": [1.0, 2.0], "reward": [1.0, 1.0]}},
+        "reinforce": {"reader": "b", "scenes": {"epe": [1.0, 2.0], "reward": [2.0, 4.0]}},
     }
     rows = changes(tables)
     assert list(rows) == ["pretrain to finetune", "finetune to reinforce"]

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from phys4d.engine.errors import UserError
+from phys4d.evaluate.changes import READ
 from phys4d.evaluate.pictures import layout
 from phys4d.evaluate.readme_picture import picture
 from phys4d.evaluate.report import write_report
@@ -96,8 +97,10 @@ def fake_run(folder: Path, *, scenes: int, size: int, frames: int, stages: tuple
     summary["baselines"] = {
         "zero_motion": {"epe": 0.0893, "epe_moving": 1.6217},
         "static_video": {"chamfer_4d": 0.19, "reward": -2.0, "psnr_moving": 11.4},
-        "truth_video": {"chamfer_4d": 0.0, "reward": 0.0},
+        "true_video": {"chamfer_4d": 0.1, "reward": -0.17},
+        "truth": {"chamfer_4d": 0.0, "reward": 0.0},
     }
+    summary["readers"] = {stage: "0" if stage == "pretrain" else "1" for stage in summary["stages"]}
     summary |= {
         "seconds": 512.3,
         "peak_rss_mb": 3120.5,
@@ -189,7 +192,7 @@ def test_table_prints_the_summary(run, html) -> None:
     summary = json.loads((run / "summary.json").read_text())
     table = html[html.index('<table class="figures">') : html.index("</table>", html.index('<table class="figures">'))]
     rows = re.findall(r"<tr[^>]*><th>([a-z ]+)(?:<small>[^<]*</small>)?</th>(.*?)</tr>", table.split("<tbody>")[1])
-    baselines = ["zero motion", "static video", "truth video"]
+    baselines = ["zero motion", "static video", "true video", "truth"]
     assert [name for name, _ in rows] == [*STAGES, "pretrain to finetune", *baselines]
     for name, cells in rows:
         change = name in summary["changes"]
@@ -203,7 +206,12 @@ def test_table_prints_the_summary(run, html) -> None:
             assert value == f"{figures[metric.key]:{'+' if change else ''}.{metric.decimals}f}"
             if f"{metric.key}_se" in figures:
                 assert error == [f"{figures[metric.key + '_se']:.{metric.decimals}f}"]
-    best = {m.key: (max if m.more_is_better else min)(summary["stages"][s][m.key] for s in STAGES) for m in METRICS}
+    best = {
+        m.key: (max if m.more_is_better else min)(
+            summary["stages"][s][m.key] for s in (STAGES[1:] if m.key in READ else STAGES)
+        )
+        for m in METRICS
+    }
     marked = [float(v.replace("−", "-")) for v in re.findall(r'<td class="best">([−\d.]+)', table)]
     assert sorted(marked) == pytest.approx(sorted(best.values()), abs=6e-4)
 
@@ -304,14 +312,16 @@ def test_reward_sentence_pairs_scenes_and_tells_all_outcomes() -> None:
             "reinforce": {"reward": new, "reward_se": 0.05},
         }
 
-    scenes = [-0.5, -0.3, -0.1]
-    better = reward_sentence(stages(-0.3, -0.28), scenes, [-0.481, -0.28, -0.079])
+    scenes, same = [-0.5, -0.3, -0.1], {"finetune": "1", "reinforce": "1"}
+    better = reward_sentence(stages(-0.3, -0.28), scenes, [-0.481, -0.28, -0.079], same)
     assert "better" in better and "+0.0200 ± 0.0006" in better and "paired over the same 3 scenes" in better
-    worse = reward_sentence(stages(-0.28, -0.3), [-0.481, -0.28, -0.079], scenes)
+    worse = reward_sentence(stages(-0.28, -0.3), [-0.481, -0.28, -0.079], scenes, same)
     assert "worse" in worse and "−0.0200" in worse
-    assert "no change" in reward_sentence(stages(-0.3, -0.28), [], [])
-    assert "no change" in reward_sentence(stages(-0.3, -0.3), scenes, scenes)
-    assert "nothing is concluded" in reward_sentence({"reinforce": {"reward": -0.2}}, [], [])
+    assert "no change" in reward_sentence(stages(-0.3, -0.28), [], [], same)
+    assert "no change" in reward_sentence(stages(-0.3, -0.3), scenes, scenes, same)
+    assert "nothing is concluded" in reward_sentence({"reinforce": {"reward": -0.2}}, [], [], {})
+    other = reward_sentence(stages(-0.3, -0.28), scenes, scenes, same | {"reinforce": "2"})
+    assert "do not compare" in other and "better" not in other
 
 
 def test_readme_picture(run, tmp_path) -> None:

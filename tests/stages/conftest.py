@@ -67,6 +67,55 @@ FRAMES, SIZE = 5, 16
 QUANTISE = {"depth": "inverse16", "motion": "linear16"}
 
 
+RELEASED = """
+folder = "{folder}"
+stages = {stages}
+init = "{init}"
+
+[model]
+kind = "wan"
+taps = [0, 2]
+heads = {{ width = 8 }}
+sampling_steps = 2
+
+[pretrain]
+data = "{data}"
+batch = 2
+optimizer = {{ learning_rate = 1e-3 }}
+loop = {{ steps = 2, log_every = 1 }}
+
+[finetune]
+data = "{data}"
+batch = 2
+rank = 2
+optimizer = {{ learning_rate = 1e-3 }}
+loop = {{ steps = 2, log_every = 1 }}
+
+[reinforce]
+data = "{data}"
+rank = 2
+conditions = 2
+group = 2
+steps = 3
+stochastic_steps = 2
+flow_matching_batch = 2
+optimizer = {{ learning_rate = 1e-3 }}
+loop = {{ steps = 2, log_every = 1 }}
+
+[evaluate]
+data = "{data}"
+scenes = 3
+samples = 1
+shown = 2
+batch = 1
+"""
+
+
+def enlarged(array: np.ndarray, axes: tuple[int, int], by: int) -> np.ndarray:
+    """Every row and column `by` times."""
+    return array.repeat(by, axes[0]).repeat(by, axes[1])
+
+
 def sliding_square(seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """A square at 1 m that slides one pixel a frame before a wall at 2 m: video and its exact arrays."""
     rng = np.random.default_rng(seed)
@@ -93,20 +142,27 @@ def sliding_square(seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 @pytest.fixture(scope="session")
 def write_clips() -> Callable[..., Path]:
-    """Writes a dataset of eight such clips; `replaced`: other members for some; `crop`: frames and rows of some."""
+    """Writes a dataset of eight such clips; `replaced`: other members for some; `crop`: frames and rows of some;
+    `scale`: enlarged so many times."""
 
     def write(
         folder: Path,
         replaced: dict[int, dict[str, bytes]] | None = None,
         crop: dict[int, tuple[int, int]] | None = None,
+        scale: int = 1,
     ) -> Path:
-        intrinsics = [[[20.0, 0, 8], [0, 20, 8], [0, 0, 1]]] * FRAMES
+        intrinsics = [[[20.0 * scale, 0, 8 * scale], [0, 20 * scale, 8 * scale], [0, 0, 1]]] * FRAMES
         with ShardWriter(folder) as writer:
             for seed in range(8):
                 frames, arrays = sliding_square(seed)
-                count, rows = (crop or {}).get(seed, (FRAMES, SIZE))
+                if scale > 1:
+                    frames = enlarged(frames, (1, 2), scale)
+                    arrays = {name: enlarged(array, (-2, -1), scale) for name, array in arrays.items()}
+                    arrays["motion"][:2] *= scale
+                count, rows = (crop or {}).get(seed, (FRAMES, SIZE * scale))
                 meta = {
-                    "caption": f"a square slides {seed}", "fps": 24, "frames": count, "height": rows, "width": SIZE,
+                    "caption": f"a square slides {seed}", "fps": 24, "frames": count, "height": rows,
+                    "width": SIZE * scale,
                     "intrinsics": intrinsics, "depth_kind": "metric",
                 }  # fmt: skip
                 members = {
@@ -114,7 +170,7 @@ def write_clips() -> Callable[..., Path]:
                     "truth": blob.encode(arrays, QUANTISE),
                     "json": json.dumps(meta).encode(),
                 }
-                writer.add(f"clip{seed}", members | (replaced or {}).get(seed, {}), count, 24, rows, SIZE)
+                writer.add(f"clip{seed}", members | (replaced or {}).get(seed, {}), count, 24, rows, SIZE * scale)
         return folder
 
     return write
@@ -133,6 +189,24 @@ def write_run() -> Callable[..., Path]:
     def write(path: Path, folder: Path, data: Path, stages: list[str], init: Path | None = None) -> Path:
         line = f'init = "{init}"' if init else ""
         path.write_text(RUN.format(folder=folder, data=data, stages=json.dumps(stages), init=line))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def large_clips(write_clips: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight clips of 64 x 64 pixels, which a released model takes."""
+    return write_clips(tmp_path_factory.mktemp("data") / "large", scale=4)
+
+
+@pytest.fixture(scope="session")
+def write_released_run(released: Path, large_clips: Path) -> Callable[..., Path]:
+    """Writes a run file of these stages, from the released folder or another model, on the large clips."""
+
+    def write(path: Path, folder: Path, stages: list[str], init: Path | None = None) -> Path:
+        text = RELEASED.format(folder=folder, data=large_clips, stages=json.dumps(stages), init=init or released)
+        path.write_text(text)
         return path
 
     return write

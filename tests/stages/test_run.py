@@ -35,7 +35,7 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     assert list(summary["stages"]) == ALL[1:]
     for row in summary["stages"].values():
         assert {"absrel", "delta1", "epe", "warp_l1", "chamfer_4d", "reward"} <= set(row)
-    assert summary["baselines"]["truth_video"]["reward"] == 0
+    assert summary["baselines"]["truth"]["reward"] == 0
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == [s for s in ALL for _ in range(2 if s == "reinforce" else 3)]
     assert "<html" in (finished / "report.html").read_text()

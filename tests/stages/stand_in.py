@@ -65,13 +65,30 @@ def register(library: str) -> torch.device:
     return torch.device(NAME, 0)
 
 
+def refuse_what_is_left_behind(device: torch.device) -> None:
+    """Makes each evaluation of a world model check all its tensors, those of codec and text encoder too."""
+    from phys4d.models.world import WorldModel
+
+    def checked(method):  # type: ignore[no-untyped-def]
+        def call(self: WorldModel, *arguments, **options):  # type: ignore[no-untyped-def]
+            for name, tensor in (*self.named_parameters(), *self.named_buffers()):
+                assert tensor.device == device, f"{name} was left on {tensor.device}"
+            return method(self, *arguments, **options)
+
+        return call
+
+    for name in ("predict", "read_geometry"):
+        setattr(WorldModel, name, checked(getattr(WorldModel, name)))
+
+
 def main() -> int:
-    torch.set_num_threads(1)  # as in the other process, whose numbers are compared bit by bit
+    torch.set_num_threads(1)  # as in the process that the numbers are compared with
     device = register(sys.argv[1])
     from phys4d.cli import main as phys4d
     from phys4d.engine.parallel import Parallel
 
     assert Parallel.start().device == device
+    refuse_what_is_left_behind(device)
     return phys4d(sys.argv[2:])
 
 

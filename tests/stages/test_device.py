@@ -1,0 +1,71 @@
+"""The whole program on another device type: nothing of the model stays on the CPU, and the figures are the CPU's."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils import cpp_extension
+
+from phys4d.cli import main
+
+HERE = Path(__file__).parent
+STAGES = ["backbone", "pretrain", "finetune", "reinforce"]
+OnDevice = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def on_device(tmp_path_factory: pytest.TempPathFactory) -> OnDevice:
+    """Runs a `phys4d` command on the stand-in device, which it compiles first."""
+    library = tmp_path_factory.mktemp("device") / "stand_in.so"
+    include = [f"-I{path}" for path in cpp_extension.include_paths()]
+    link = [word for path in cpp_extension.library_paths() for word in (f"-L{path}", f"-Wl,-rpath,{path}")]
+    command = ["c++", "-std=c++20", "-O0", "-shared", "-fPIC", *include, HERE / "stand_in.cpp", *link]
+    subprocess.run([*map(str, command), "-ltorch_cpu", "-lc10", "-o", str(library)], check=True)
+
+    def run(*arguments: object) -> None:
+        program = [sys.executable, HERE / "stand_in.py", library, *arguments]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*map(str, program)], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return run
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in ("time", "seconds")} for line in lines]
+
+
+def test_every_stage_and_its_evaluation_on_a_device(
+    on_device: OnDevice, write_run: Callable[..., Path], clips: Path, tmp_path: Path
+) -> None:
+    """Numbers differ by rounding alone: torch picks other CPU kernels for what it takes to be another device."""
+    torch.set_num_threads(1)
+    runs = {name: write_run(tmp_path / f"{name}.toml", tmp_path / name, clips, STAGES) for name in ("cpu", "device")}
+    on_device("train", runs["device"])
+    assert main(["train", str(runs["cpu"])]) == 0
+    ours, theirs = logged(tmp_path / "device"), logged(tmp_path / "cpu")
+    assert [(line["stage"], line["step"]) for line in ours] == [(line["stage"], line["step"]) for line in theirs]
+    for here, there in zip(ours, theirs, strict=True):
+        name = "reward" if here["stage"] == "reinforce" else "loss"
+        assert here[name] == pytest.approx(there[name], rel=1e-5), (here["stage"], here["step"])
+    tables = [json.loads((tmp_path / name / "summary.json").read_text())["stages"] for name in ("device", "cpu")]
+    for stage in STAGES[1:]:
+        for name in ("absrel", "epe", "warp_l1", "chamfer_4d", "psnr_moving", "reward"):
+            assert tables[0][stage][name] == pytest.approx(tables[1][stage][name], rel=1e-4), (stage, name)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_released_folder_trains_and_is_evaluated_on_a_device(
+    on_device: OnDevice, write_released_run: Callable[..., Path], tmp_path: Path, precision: str
+) -> None:
+    run = write_released_run(tmp_path / "run.toml", tmp_path / "run", STAGES[1:])
+    on_device("train", run, "--set", f"precision={precision}")
+    assert [line["stage"] for line in logged(tmp_path / "run")] == STAGES[1:]
+    assert list(json.loads((tmp_path / "run" / "summary.json").read_text())["stages"]) == STAGES[1:]
