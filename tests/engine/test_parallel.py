@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -87,3 +88,18 @@ def test_alone_means_and_flags_are_ones_own(monkeypatch: pytest.MonkeyPatch) -> 
     parallel.close()
     net = torch.nn.Linear(2, 2)
     assert parallel.shard(net) is net and isinstance(net.weight, torch.nn.Parameter)
+
+
+def test_ranks_wait_without_a_limit_for_what_one_does_alone(tmp_path: Path) -> None:
+    """Under a limit of two seconds for a collective, rank 0 works for three; so does one that gathers late."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    program = [sys.executable, str(Path(__file__).with_name("waiting_ranks.py")), port]
+    done = subprocess.run(program, capture_output=True, text=True, env=os.environ | QUIET)
+    first, second = sorted(map(json.loads, done.stdout.splitlines()), key=lambda got: got["rank"])
+    assert (first["alone"], second["alone"]) == ("worked", None)
+    assert (first["gathered"], second["gathered"]) == ([{"rank": 0}, {"rank": 1}], None)
+    assert first["fault"] == "UserError: the disk is full"
+    assert second["fault"] == "FaultElsewhere: stopped by a fault that rank 0 reports"
+    assert "limited" in second  # so that the limit was there

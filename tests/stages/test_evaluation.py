@@ -1,0 +1,73 @@
+"""What stands beside the model's figures, and that ranks share an evaluation without changing it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from phys4d.engine.parallel import Parallel
+from phys4d.evaluate.run import EvaluateConfig, evaluate, reader_digest
+from phys4d.models import folder as model_folder
+from phys4d.models.heads import HeadConfig
+from phys4d.models.lora import add_adapter
+from phys4d.models.world import ModelConfig, WorldModel, create_tiny
+
+ALONE = Parallel(0, 1, torch.device("cpu"), None)
+
+
+def tiny() -> WorldModel:
+    config = ModelConfig(width=32, layers=2, taps=(0, 1), heads=HeadConfig(width=8), sampling_steps=2)
+    return create_tiny(config, 5, 16, 16, seed=0)
+
+
+def test_every_video_is_read_by_the_same_heads(clips: Path) -> None:
+    """Heads that see a wall at one depth in every video: static, true and generated clips have one Chamfer distance."""
+    model = tiny()
+    with torch.no_grad():
+        for head in (model.heads.depth, model.heads.motion):
+            for parameter in head.doubling[-1].parameters():
+                parameter.zero_()
+    table = evaluate(model, EvaluateConfig(data=clips, scenes=3, samples=1, batch=2), "tiny", ALONE).table()
+    rows = {"model": table["means"], **table["baselines"]}
+    distances = [rows[name]["chamfer_4d"] for name in ("model", "static_video", "true_video")]
+    assert distances[0] > 0.1 and distances == pytest.approx([distances[0]] * 3, rel=1e-6)
+    assert rows["truth"]["chamfer_4d"] == rows["truth"]["reward"] == rows["truth"]["absrel"] == 0
+    assert rows["true_video"]["reward"] < -0.1  # what the heads cost a perfect generator
+    assert rows["static_video"]["reward"] == -2.0  # nothing changes, though the true clip does
+
+
+def test_the_reader_is_the_heads_and_the_adapter_that_acts_with_them() -> None:
+    model = tiny()
+    digests = [reader_digest(model)]
+    add_adapter(model.backbone.transformer, "finetune", rank=2, seed=0)
+    digests.append(reader_digest(model))
+    add_adapter(model.backbone.transformer, "reinforce", rank=2, seed=0)
+    assert reader_digest(model) == digests[-1]
+    with torch.no_grad():
+        next(model.heads.parameters()).add_(1e-3)
+    digests.append(reader_digest(model))
+    assert len(set(digests)) == 3
+
+
+def test_ranks_share_an_evaluation_and_its_figures_are_those_of_one(
+    session: Callable[..., dict[str, Any]], write_run: Callable[..., Path], clips: Path, tmp_path: Path
+) -> None:
+    """Three batches over two ranks: the second has none left in the last round. The stage's model is there already."""
+    model_folder.save(tiny(), tmp_path / "model-backbone", stage="backbone", base=None)
+    for ranks in (1, 2):
+        model_folder.save(tiny(), tmp_path / f"{ranks}" / "model-pretrain", stage="pretrain", base=None)
+        run = write_run(tmp_path / "run.toml", tmp_path / f"{ranks}", clips, ["pretrain"], tmp_path / "model-backbone")
+        changes = ("evaluate.scenes=5", "evaluate.batch=2", "evaluate.shown=4", "evaluate.samples=1")
+        ended = session("train", run, *(word for change in changes for word in ("--set", change)), ranks=ranks)
+        assert ended["codes"] == [0] * ranks, ended["errors"]
+    one, two = (tmp_path / f"{ranks}" / "evaluation" for ranks in (1, 2))
+    assert json.loads((one / "pretrain.json").read_text()) == json.loads((two / "pretrain.json").read_text())
+    for name, clips_kept in (("truth", 4), ("pretrain", 4), ("failures/truth", 2), ("failures/pretrain", 2)):
+        ours, theirs = (np.load(folder / f"{name}.npz") for folder in (two, one))
+        for array in theirs.files:
+            assert len(theirs[array]) == clips_kept and np.array_equal(ours[array], theirs[array]), (name, array)
+    assert len(json.loads((one / "pretrain.json").read_text())["scenes"]["reward"]) == 5
