@@ -125,3 +125,30 @@ def test_in_bf16_the_policy_that_is_trained_is_the_one_that_drew(train: Callable
     """The run would stop at its first probability ratio."""
     folder = train("reinforce", "bf16", "precision=bf16", "reinforce.loop={steps=1, log_every=1}", ranks=1)
     assert logged(folder)["ratio"] == pytest.approx([1.0], abs=0.05)
+
+
+RELEASED = ["pretrain", "finetune", "reinforce"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_a_released_folder_trains_on_two_ranks_as_on_one(
+    session: Session, write_released_run: WriteRun, tmp_path: Path, precision: str
+) -> None:
+    """All three phases over the published layout, each evaluated by all ranks. Heads and adapters start equal on every
+    rank, so the first losses of a stage agree to rounding; AdamW then amplifies it."""
+    logs, tables = [], []
+    for ranks in (1, 2):
+        run = write_released_run(tmp_path / f"{ranks}.toml", tmp_path / f"{ranks}", RELEASED)
+        ended = session("train", run, "--set", f"precision={precision}", ranks=ranks)
+        assert ended["codes"] == [0] * ranks, ended["errors"]
+        lines = [json.loads(line) for line in (tmp_path / f"{ranks}" / "metrics.jsonl").read_text().splitlines()]
+        logs.append([(line["stage"], line["step"], line.get("loss", line.get("reward"))) for line in lines])
+        tables.append(json.loads((tmp_path / f"{ranks}" / "summary.json").read_text())["stages"])
+    one, two = logs
+    assert [line[:2] for line in two] == [line[:2] for line in one] == [(s, n) for s in RELEASED for n in (1, 2)]
+    assert two[0][2] == pytest.approx(one[0][2], rel=1e-5)
+    within = 1e-4 if precision == "fp32" else 2e-2
+    assert [line[2] for line in two] == pytest.approx([line[2] for line in one], rel=within)
+    assert tables[1].keys() == tables[0].keys() == set(RELEASED)
+    for stage in RELEASED:
+        assert tables[1][stage]["absrel"] == pytest.approx(tables[0][stage]["absrel"], rel=within)
