@@ -1,15 +1,22 @@
 """Clips as mp4 (H.264): a reproducible encoder, and a frame-exact decoder behind a small interface."""
 
 import io
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Protocol
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import ColorRange, Colorspace
+from av.video.stream import VideoStream
 
 _KEYFRAME_EVERY = 12  # short groups of pictures: random access decodes at most this many frames in vain
 _SMPTE170M = 6  # BT.601 in H.264's tables of primaries, transfer and matrix
+_HDR = {16: "PQ", 18: "HLG"}  # in the same table of transfers
 
 
 class VideoDecoder(Protocol):
@@ -52,52 +59,94 @@ def encode_mp4(frames: np.ndarray, fps: float, *, crf: int = 8, pixel_format: st
 
 
 class PyAVDecoder:
-    """Decodes on the CPU with FFmpeg through PyAV, frame-exact by an index of the packets' timestamps."""
+    """Decodes on the CPU with FFmpeg through PyAV, frame-exact by an index of the packets' timestamps.
+
+    The frames are those that a player shows: edit lists and the display matrix (rotation, mirroring) are applied.
+    Pixels that are not square, a rotation by other than a multiple of 90 degrees, and HDR are refused.
+    """
 
     def decode(self, data: bytes, start: int, count: int) -> np.ndarray:
         """Frames start .. start+count-1 as RGB uint8 [count, H, W, 3].
 
-        Raises ValueError when the data is no video, holds fewer frames, or breaks off while decoding.
+        Raises ValueError when the data is no video, holds fewer frames, breaks off while decoding, or cannot be shown
+        as it is stored; MemoryError when the machine has too little memory.
         """
-        try:
+        with _readable():
             times = _timestamps(data)
             if start < 0 or count < 1 or start + count > len(times):
                 raise ValueError(f"holds {len(times)} frames, expected frames {start}..{start + count - 1}")
             frames = _frames(data, times[start : start + count], seek=start > 0)
-        except av.error.FFmpegError as error:
-            raise ValueError(f"cannot be decoded: {error.strerror}") from None
+            if start and len(frames) < count:  # seeking goes too far in fragmented files and open groups of pictures
+                frames = _frames(data, times[start : start + count], seek=False)
         if len(frames) != count:
             raise ValueError(f"only {len(frames)} of {count} frames could be decoded from frame {start} on")
+        if any(frame.shape != frames[0].shape for frame in frames):
+            raise ValueError("changes its size or orientation between frames: encode it again with one")
         return np.stack(frames)
 
 
 def frame_count(data: bytes) -> int:
-    """How many frames an encoded clip announces, without decoding; ValueError when it is no video."""
-    try:
+    """How many frames of an encoded clip a player shows, without decoding; errors as `PyAVDecoder.decode`."""
+    with _readable():
         return len(_timestamps(data))
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Errors of FFmpeg as ValueError, but for a lack of memory, which is not the clip's fault."""
+    try:
+        yield
+    except av.error.MemoryError:
+        raise MemoryError("out of memory while decoding") from None
     except av.error.FFmpegError as error:
         raise ValueError(f"cannot be decoded: {error.strerror}") from None
 
 
 def _timestamps(data: bytes) -> list[int]:
+    """Presentation times of the frames that are shown: an edit list marks the packets that are not."""
     with av.open(io.BytesIO(data), mode="r") as container:
-        if not container.streams.video:
-            raise ValueError("holds no video stream")
-        packets = container.demux(container.streams.video[0])
-        return sorted(packet.pts for packet in packets if packet.pts is not None and packet.size)
+        packets = container.demux(_stream(container))
+        return sorted(p.pts for p in packets if p.pts is not None and p.size and not p.is_discard)
+
+
+def _stream(container: InputContainer) -> VideoStream:
+    """The video among the streams; ValueError where there is none, or one that would be shown wrong."""
+    if not container.streams.video:
+        raise ValueError("holds no video stream")
+    stream = container.streams.video[0]
+    if (ratio := stream.sample_aspect_ratio) not in (None, 0, 1):
+        raise ValueError(f"has pixels of aspect ratio {ratio}: encode it again with square pixels")
+    if (transfer := stream.codec_context.color_trc) in _HDR:
+        raise ValueError(f"is HDR ({_HDR[transfer]}): encode it again in standard dynamic range, BT.709 or BT.601")
+    return stream
 
 
 def _frames(data: bytes, times: list[int], *, seek: bool) -> list[np.ndarray]:
     wanted = set(times)
     frames: list[np.ndarray] = []
     with av.open(io.BytesIO(data), mode="r") as container:
-        stream = container.streams.video[0]
+        stream = _stream(container)
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
         if seek:
             container.seek(times[0], stream=stream)
         for frame in container.decode(stream):
             if frame.pts in wanted:
-                frames.append(frame.to_ndarray(format="rgb24"))
+                frames.append(_upright(frame))
                 if len(frames) == len(times):
                     break
     return frames
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    """A frame as RGB uint8 [H, W, 3], turned and mirrored by its display matrix."""
+    rgb = frame.to_ndarray(format="rgb24")
+    stored = frame.side_data.get(SideData.DISPLAYMATRIX)
+    if stored is None:
+        return rgb
+    # x' = a x + c y, y' = b x + d y, in units of 1 / 65536.
+    a, b, _, c, d = (value / 65536 for value in struct.unpack("5i", bytes(stored)[:20]))
+    if (abs(a), abs(b), abs(c), abs(d)) not in ((1, 0, 0, 1), (0, 1, 1, 0)):
+        raise ValueError(f"has the display matrix [{a:g} {c:g}; {b:g} {d:g}], no rotation by 90, 180 or 270 degrees")
+    if a == 0:
+        rgb = rgb.transpose(1, 0, 2)
+    return rgb[:: -1 if b + d < 0 else 1, :: -1 if a + c < 0 else 1]

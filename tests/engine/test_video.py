@@ -1,7 +1,14 @@
 """Clips as mp4: reproducible, frame-exact from any start, faithful in colour, and never silently short."""
 
+import io
+import struct
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+
+import av
 import numpy as np
 import pytest
+from av.video.stream import VideoStream
 
 from phys4d.engine.data.video import PyAVDecoder, encode_mp4, frame_count
 
@@ -82,3 +89,126 @@ def test_what_is_no_video_is_an_error() -> None:
             PyAVDecoder().decode(data, 0, 1)
         with pytest.raises(ValueError, match="cannot be decoded"):
             frame_count(data)
+
+
+def edited(data: bytes, *, first: int, shown: int, fps: int = 24) -> bytes:
+    """The mp4 with an edit list that shows `shown` frames from `first` on, as `ffmpeg -ss -t -c copy` leaves it."""
+    at = data.index(b"elst") + 12
+    entries, _, media_time = struct.unpack(">IIi", data[at - 4 : at + 8])
+    assert entries == 1
+    timescale = struct.unpack(">I", data[(moved := data.index(b"mdhd") + 16) : moved + 4])[0]
+    entry = struct.pack(">Ii", shown * 1000 // fps, media_time + first * timescale // fps)
+    return data[:at] + entry + data[at + 8 :]
+
+
+def remuxed(data: bytes, change: Callable[[VideoStream], None], options: Mapping[str, str] | None = None) -> bytes:
+    """The same packets in another mp4, whose stream is changed before its header is written."""
+    target = io.BytesIO()
+    with (
+        av.open(io.BytesIO(data)) as source,
+        av.open(target, "w", format="mp4", options=dict(options or {})) as container,
+    ):
+        stream = container.add_stream_from_template(source.streams.video[0])
+        change(stream)
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+    return target.getvalue()
+
+
+def encoded(frames: np.ndarray, change: Callable[[VideoStream], None] = lambda stream: None, **x264: str) -> bytes:
+    """An mp4 by x264 with its own settings, beside those of `encode_mp4`."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv444p"
+        stream.codec_context.options = {"x264-params": ":".join(f"{name}={value}" for name, value in x264.items())}
+        change(stream)
+        for rgb in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        container.mux(stream.encode(None))
+    return target.getvalue()
+
+
+@pytest.mark.parametrize(("first", "shown"), [(0, 33), (5, 28), (5, 10), (14, 19), (0, 7)])
+def test_an_edit_list_decides_which_frames_there_are(
+    clip: tuple[np.ndarray, bytes], first: int, shown: int
+) -> None:
+    whole = PyAVDecoder().decode(clip[1], 0, 33)
+    cut = edited(clip[1], first=first, shown=shown)
+    assert frame_count(cut) == shown
+    assert np.array_equal(PyAVDecoder().decode(cut, 0, shown), whole[first : first + shown])
+    for start in (1, shown // 2, shown - 1):
+        assert np.array_equal(PyAVDecoder().decode(cut, start, 1), whole[first + start : first + start + 1])
+    with pytest.raises(ValueError, match=f"holds {shown} frames, expected frames 0..{shown}"):
+        PyAVDecoder().decode(cut, 0, shown + 1)
+
+
+@pytest.mark.parametrize(
+    ("turned", "hflip", "vflip", "expected"),
+    [
+        (90, False, False, lambda frame: np.rot90(frame, 1)),
+        (180, False, False, lambda frame: frame[::-1, ::-1]),
+        (270, False, False, lambda frame: np.rot90(frame, 3)),
+        (0, True, False, lambda frame: frame[:, ::-1]),
+        (0, False, True, lambda frame: frame[::-1]),
+        (90, True, False, lambda frame: np.rot90(frame, 1)[:, ::-1]),
+        (270, True, False, lambda frame: np.rot90(frame, 3)[:, ::-1]),
+    ],
+)
+def test_a_turned_phone_is_turned_back(
+    clip: tuple[np.ndarray, bytes],
+    turned: int,
+    hflip: bool,
+    vflip: bool,
+    expected: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    data = remuxed(clip[1], lambda stream: stream.set_display_rotation(turned, hflip=hflip, vflip=vflip))
+    stored = PyAVDecoder().decode(clip[1], 0, 3)
+    shown = PyAVDecoder().decode(data, 0, 3)
+    assert np.array_equal(shown, np.stack([expected(frame) for frame in stored]))
+
+
+def test_what_would_be_shown_wrong_is_refused(clip: tuple[np.ndarray, bytes]) -> None:
+    def wide(stream: VideoStream) -> None:
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+
+    def hlg(stream: VideoStream) -> None:
+        stream.codec_context.color_trc = 18
+
+    askew = remuxed(clip[1], lambda stream: stream.set_display_rotation(30))
+    with pytest.raises(ValueError, match=r"display matrix \[0.866013 .*\], no rotation by 90, 180 or 270 degrees"):
+        PyAVDecoder().decode(askew, 0, 33)
+    for change, message in (
+        (wide, "has pixels of aspect ratio 4/3: encode it again with square pixels"),
+        (hlg, r"is HDR \(HLG\): encode it again in standard dynamic range"),
+    ):
+        data = encoded(pattern(3), change)
+        with pytest.raises(ValueError, match=message):
+            frame_count(data)
+        with pytest.raises(ValueError, match=message):
+            PyAVDecoder().decode(data, 0, 3)
+
+
+@pytest.mark.parametrize("kind", ["open groups of pictures", "fragments"])
+def test_every_start_is_exact_where_seeking_goes_too_far(clip: tuple[np.ndarray, bytes], kind: str) -> None:
+    if kind == "fragments":
+        data = remuxed(clip[1], lambda stream: None, {"movflags": "frag_keyframe+empty_moov"})
+    else:
+        data = encoded(pattern(33), **{"open-gop": "1", "keyint": "12", "bframes": "3", "b-adapt": "0"})
+    whole = PyAVDecoder().decode(data, 0, 33)
+    for start in range(33):
+        assert np.array_equal(PyAVDecoder().decode(data, start, 1), whole[start : start + 1])
+
+
+def test_a_lack_of_memory_is_not_the_clips_fault(
+    clip: tuple[np.ndarray, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **named: object) -> None:
+        raise av.error.MemoryError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("phys4d.engine.data.video.av.open", full)
+    for read in (frame_count, lambda data: PyAVDecoder().decode(data, 0, 1)):
+        with pytest.raises(MemoryError, match="out of memory while decoding"):
+            read(clip[1])
