@@ -1,9 +1,8 @@
 """Reading a dataset: clips by index, through the offsets of the parquet index, from any thread or process."""
 
 import hashlib
-import json
-import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from phys4d.engine.data import blob
+from phys4d.engine.data import blob, description
+from phys4d.engine.data.files import OpenFiles
 from phys4d.engine.data.shards import INDEX, SCHEMA
 from phys4d.engine.data.video import PyAVDecoder, VideoDecoder, frame_count
 from phys4d.engine.errors import UserError
+from phys4d.engine.faults import reading
 from phys4d.engine.progress import progress
 
 _DECODERS: dict[str, type[VideoDecoder]] = {"pyav": PyAVDecoder}
@@ -43,8 +44,11 @@ class ClipDataset:
     """Random access to the clips of a dataset folder.
 
     folder: what `ShardWriter` wrote. decoder: "pyav". arrays: names to read from the `.truth` blob; None
-    reads all that a clip has (none for a video-only clip). Files are read with `os.pread`, so one object may
-    be used from many threads, after a fork, or pickled. UserError for a folder or clip that cannot be read.
+    reads all that a clip has (none for a video-only clip). One object may be used from many threads, after a fork,
+    or pickled; of any number of shards, a few dozen are open at a time.
+
+    UserError for a folder or clip that cannot be read; MachineFault, a kind of it, where the machine or the file
+    system failed, so that the data may be sound.
     """
 
     def __init__(self, folder: Path, *, decoder: str = "pyav", arrays: Collection[str] | None = None) -> None:
@@ -53,7 +57,7 @@ class ClipDataset:
         self.folder, self.arrays = Path(folder), None if arrays is None else tuple(arrays)
         self._decoder = _DECODERS[decoder]()
         self._index = _read_index(self.folder)
-        self._files: dict[str, int] = {}
+        self._files = OpenFiles()
 
     def __len__(self) -> int:
         return self._index.num_rows
@@ -61,15 +65,18 @@ class ClipDataset:
     def __getitem__(self, index: int) -> Sample:
         """Reads and decodes clip `index`; UserError naming shard, key and member when that is impossible."""
         row = self.row(index)
-        data = self._read(row, "mp4")
+        with reading(self.folder / row["shard"]):
+            return Sample(row["key"], self._video(row), self._arrays(row), self._meta(row))
+
+    def _video(self, row: dict[str, Any]) -> np.ndarray:
         try:
-            video = self._decoder.decode(data, 0, row["frames"])
+            video = self._decoder.decode(self.member(row, "mp4"), 0, row["frames"])
         except ValueError as error:
             raise self._fault(row, "mp4", str(error)) from None
         if video.shape[1:3] != (row["height"], row["width"]):
             size = f"{video.shape[1]}x{video.shape[2]}"
             raise self._fault(row, "mp4", f"is {size}, the index says {row['height']}x{row['width']}")
-        return Sample(row["key"], video, self._arrays(row), self.meta(index))
+        return video
 
     def size(self) -> tuple[int, int, int]:
         """(frames, height, width) of every clip, by the index; UserError where there is none, or one differs."""
@@ -85,23 +92,24 @@ class ClipDataset:
                 )
         return sizes[0]
 
-    def probe(self, index: int) -> None:
-        """Raises the UserError that reading clip `index` would, as far as it shows without decoding.
+    def probe(self, index: int) -> dict[str, Any]:
+        """Raises the UserError that reading clip `index` would, as far as it shows without decoding; returns its json.
 
-        That is a shard that is missing or cut off, and an mp4 that is no video.
+        That is a shard that is missing or cut off, a json with a field of the wrong type, and an mp4 that is no video.
         """
         row = self.row(index)
-        end = os.fstat(self._file(row)).st_size
+        with self._shard(row) as path:
+            end = self._files.size(path)
         for name, member in row["members"].items():
             left = max(0, min(member["size"], end - member["offset"]))
             if left < member["size"]:
                 raise self._truncated(row, name, left)
-        start = os.pread(self._file(row), 8, row["members"]["mp4"]["offset"])
-        if start[4:] != b"ftyp":  # no usual mp4: then only the decoder knows
+        if self.member(row, "mp4", 8)[4:] != b"ftyp":  # no usual mp4: then only the decoder knows
             try:
-                frame_count(self._read(row, "mp4"))
+                frame_count(self.member(row, "mp4"))
             except ValueError as error:
                 raise self._fault(row, "mp4", str(error)) from None
+        return self._meta(row)
 
     def shard_edges(self) -> list[int]:
         """Indices of the first and the last clip of each shard: the last one shows whether the shard was cut off."""
@@ -122,41 +130,45 @@ class ClipDataset:
         return row
 
     def meta(self, index: int) -> dict[str, Any]:
-        """The parsed `.json` member of clip `index`."""
-        row = self.row(index)
+        """The parsed `.json` member of clip `index`; UserError where a field that is used has the wrong type."""
+        return self._meta(self.row(index))
+
+    def member(self, row: dict[str, Any], name: str, most: int | None = None) -> bytes:
+        """The bytes of a member of the clip with this index entry, or its first `most` ones."""
+        member = row["members"].get(name)
+        if member is None:
+            raise self._fault(row, name, f"is not there, the clip has only {', '.join(row['members'])}")
+        size = member["size"] if most is None else min(most, member["size"])
+        with self._shard(row) as path:
+            data = self._files.read(path, size, member["offset"])
+        if len(data) != size:
+            raise self._truncated(row, name, len(data))
+        return data
+
+    def _meta(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            return json.loads(self._read(row, "json"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise self._fault(row, "json", f"is no JSON: {error}") from None
+            return description.parse(self.member(row, "json"), row["frames"])
+        except ValueError as error:
+            raise self._fault(row, "json", str(error)) from None
 
     def _arrays(self, row: dict[str, Any]) -> dict[str, np.ndarray]:
         if self.arrays == () or (self.arrays is None and "truth" not in row["members"]):
             return {}
         try:
-            return blob.decode(self._read(row, "truth"), self.arrays)
+            return blob.decode(self.member(row, "truth"), self.arrays)
         except ValueError as error:
             raise self._fault(row, "truth", str(error)) from None
 
-    def _read(self, row: dict[str, Any], name: str) -> bytes:
-        member = row["members"].get(name)
-        if member is None:
-            raise self._fault(row, name, f"is not there, the clip has only {', '.join(row['members'])}")
-        data = os.pread(self._file(row), member["size"], member["offset"])
-        if len(data) != member["size"]:
-            raise self._truncated(row, name, len(data))
-        return data
-
-    def _file(self, row: dict[str, Any]) -> int:
-        shard = row["shard"]
-        if shard not in self._files:
-            try:
-                opened = os.open(self.folder / shard, os.O_RDONLY)
-            except OSError as error:
-                what = f"{shard}: clip {row['key']}: the shard cannot be opened ({error.strerror})"
-                raise _ClipFault(self.folder, what) from None
-            if self._files.setdefault(shard, opened) != opened:  # another thread was faster
-                os.close(opened)
-        return self._files[shard]
+    @contextmanager
+    def _shard(self, row: dict[str, Any]) -> Iterator[Path]:
+        """The path of a clip's shard, with what goes wrong there as an error of the clip or of the machine."""
+        path = self.folder / row["shard"]
+        try:
+            with reading(path):
+                yield path
+        except OSError as error:
+            what = f"{row['shard']}: clip {row['key']}: the shard cannot be opened ({error.strerror})"
+            raise _ClipFault(self.folder, what) from None
 
     def _truncated(self, row: dict[str, Any], name: str, left: int) -> _ClipFault:
         size = row["members"][name]["size"]
@@ -165,19 +177,13 @@ class ClipDataset:
     def _fault(self, row: dict[str, Any], member: str, what: str) -> _ClipFault:
         return _ClipFault(self.folder, f"{row['shard']}: clip {row['key']}: {member} {what}")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_files": {}}
-
-    def __del__(self) -> None:
-        for opened in getattr(self, "_files", {}).values():
-            os.close(opened)
-
 
 def verify(folder: Path) -> list[str]:
     """Reads a whole dataset and returns one line per problem, naming shard, key and member; [] when sound.
 
     Checked: every member's size and sha256; that each mp4 holds, and decodes to, the frames and size that the
-    index says; that every array unpacks; that the json parses. Raises UserError when there is no index.
+    index says; that every array unpacks; that the json parses, and its fields have the right types. Raises UserError
+    when there is no index, and MachineFault where it could not read on: then the dataset may be sound.
     """
     dataset = ClipDataset(folder)
     problems: list[str] = []
@@ -194,7 +200,7 @@ def _verify_clip(dataset: ClipDataset, index: int) -> list[str]:
     problems: list[str] = []
     for name, member in row["members"].items():
         try:
-            data = dataset._read(row, name)
+            data = dataset.member(row, name)
         except _ClipFault as error:
             problems.append(error.brief)
             continue
@@ -202,7 +208,9 @@ def _verify_clip(dataset: ClipDataset, index: int) -> list[str]:
             problems.append(f"{where} {name} differs from the sha256 in the index")
         elif name == "mp4":
             try:
-                if (count := frame_count(data)) != row["frames"]:
+                with reading(dataset.folder / row["shard"]):
+                    count = frame_count(data)
+                if count != row["frames"]:
                     problems.append(f"{where} mp4 holds {count} frames, the index says {row['frames']}")
             except ValueError as error:
                 problems.append(f"{where} mp4 {error}")
@@ -216,14 +224,19 @@ def _verify_clip(dataset: ClipDataset, index: int) -> list[str]:
 
 def _read_index(folder: Path) -> pa.Table:
     path = folder / INDEX
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such dataset folder: make one with `phys4d simulate --out {folder}`")
-    if not path.is_file():
-        raise UserError(f"{folder}: no {INDEX} in it: this is no dataset, or its writing was cut off")
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: cannot be read as parquet: {str(error).splitlines()[0]}") from None
+    with reading(folder):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such dataset folder: make one with `phys4d simulate --out {folder}`")
+    with reading(path):
+        if not path.is_file():
+            raise UserError(f"{folder}: no {INDEX} in it: this is no dataset, or its writing was cut off")
+        try:
+            with open(path, "rb") as file:
+                table = pq.read_table(file)
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise UserError(f"{path}: cannot be read as parquet: {str(error).splitlines()[0]}") from None
     if missing := [name for name in SCHEMA.names if name not in table.column_names]:
         raise UserError(f"{path}: has no column {', '.join(missing)}: this is no index of clips")
     return table.combine_chunks()

@@ -65,7 +65,7 @@ def label_dataset(
         sample = dataset[index]
         arrays = pseudo_labels(sample.video, depth_teacher, flow_teacher)
         return {
-            "mp4": _video_bytes(dataset, dataset.row(index)),
+            "mp4": dataset.member(dataset.row(index), "mp4"),  # encoding it again would change pixels
             "truth": blob.encode(arrays, {"depth": "inverse16", "motion": "linear16"}),
             "json": json.dumps(_meta(sample, provenance), sort_keys=True).encode(),
         }
@@ -128,11 +128,3 @@ def _meta(sample: Sample, provenance: dict[str, Any]) -> dict[str, Any]:
     kept = {name: sample.meta[name] for name in _KEPT if name in sample.meta}
     origin = sample.meta.get("provenance", {})
     return {**kept, "depth_kind": "metric", "provenance": {**origin, "labels": provenance}}
-
-
-def _video_bytes(dataset: ClipDataset, row: dict[str, Any]) -> bytes:
-    """The mp4 as it is stored: encoding it again would change pixels."""
-    member = row["members"]["mp4"]
-    with open(dataset.folder / row["shard"], "rb") as shard:
-        shard.seek(member["offset"])
-        return shard.read(member["size"])

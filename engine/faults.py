@@ -1,0 +1,56 @@
+"""Faults of the machine and its file systems, kept apart from those of the data: one line each, with what to do."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from phys4d.engine.errors import UserError
+from phys4d.engine.storage import disk_fault
+
+# What open says of a file that is not there, or of a name that cannot be one: not the machine's fault.
+ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL})
+_CHECK = "check the disk or its connection (dmesg), then run the same command again"
+_ADVICE = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs or raise fs.file-max",
+    errno.ENOMEM: "free memory or use a machine with more",
+    errno.EACCES: "you need the right to read it",
+    errno.EPERM: "you need the right to read it",
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENODEV), _CHECK),
+    **dict.fromkeys((errno.ENXIO, errno.EREMOTEIO, errno.ECONNRESET, errno.ESHUTDOWN), _CHECK),
+}
+
+
+class MachineFault(UserError):
+    """The machine or a file system failed at a file; what the file holds is not at fault.
+
+    The line names the file, the system's error and what to do.
+    """
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        what = f"{path}: {error.strerror}: the fault is in this machine or its file system, not in the data"
+        super().__init__(f"{what}: {_ADVICE.get(error.errno or 0, _CHECK)}")
+
+
+def fault_line(error: OSError) -> str | None:
+    """The line for an OSError that a full or closed disk or the machine caused, or None where it is another."""
+    if (fault := disk_fault(error)) is not None:
+        return f"{fault}: make room, or choose a place that you may write"
+    if error.errno not in _ADVICE:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror}: {_ADVICE[error.errno]}"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Errors of the machine while `path` is read as MachineFault; other errors pass."""
+    try:
+        yield
+    except MemoryError:
+        raise MachineFault(path, OSError(errno.ENOMEM, "Cannot allocate memory")) from None
+    except OSError as error:
+        if error.errno is None or error.errno in ABSENT:  # libraries raise OSError without a number for bad content
+            raise
+        raise MachineFault(path, error) from None
