@@ -9,6 +9,7 @@ import torch
 
 from phys4d.benchmarks import attention, blocks, elementwise, geometry, plots
 from phys4d.engine.errors import UserError
+from phys4d.engine.output import check_folder
 from phys4d.engine.telemetry import provenance
 from phys4d.kernels.attention import measured
 
@@ -33,6 +34,8 @@ def bench(
             raise UserError(f"--case {name}: expected one of {', '.join(known)}")
     if tune and (where.type != "cuda" or names or backends):
         raise UserError("--tune: needs a GPU, and all cases and peers: leave --device cpu, --case and --backend out")
+    if out is not None:
+        check_folder(out)
     if where.type == "cpu":
         print("no GPU: small shapes, which say nothing of any GPU", file=sys.stderr)
     rows: list[dict[str, Any]] = []
@@ -53,7 +56,6 @@ def bench(
 
 def write(out: Path, kind: str, device: str, rows: list[dict[str, Any]]) -> None:
     """<kind>.json, and what `show` makes of it."""
-    out.mkdir(parents=True, exist_ok=True)
     dtype = str(KINDS[kind].DTYPE).removeprefix("torch.")
     result = {"kind": kind, "device": device, "dtype": dtype, "rows": rows, "provenance": provenance()}
     (out / f"{kind}.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -105,12 +105,14 @@ def summary() -> dict[str, Any] | None:
 def bench(demo: Path, steps: int, out: Path | None, adopt: bool) -> None:
     """Measures, prints the table and writes train.json to `out`; with `adopt` also what this project shows."""
     from phys4d.benchmarks import readme
+    from phys4d.engine.output import check_folder
 
+    if out is not None:
+        check_folder(out)
     figures = measure(demo, steps)
     text = json.dumps(figures, indent=1) + "\n"
     print(table(figures))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         (out / "train.json").write_text(text)
     if adopt:
         RESULTS.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,11 @@ from pathlib import Path
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
+def printable(text: str) -> str:
+    """Text that comes from outside (a path, a caption), with its control characters escaped: one line, no commands."""
+    return _UNPRINTABLE.sub(lambda match: repr(match[0])[1:-1], text)
+
+
 class UserError(Exception):
     """The user's input is at fault (exit code 2).
 
@@ -14,7 +19,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(_UNPRINTABLE.sub(lambda match: repr(match[0])[1:-1], message))
+        super().__init__(printable(message))
 
 
 class FaultElsewhere(UserError):

@@ -9,10 +9,15 @@ _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def replace_text(path: Path, text: str) -> None:
+    """Writes a small text file in UTF-8, as `replace_bytes` does."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
     """Writes a small file so that a kill leaves either the old one or the new one, never a part."""
     partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(partial, "wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

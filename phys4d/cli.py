@@ -4,18 +4,20 @@ Exit codes: 0 done, 1 our fault, 2 the user's input is at fault, 3 stopped by a 
 """
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from phys4d import __version__
-from phys4d.engine.errors import FaultElsewhere, Interrupted, UserError
-from phys4d.engine.storage import disk_fault
+from phys4d.engine.errors import FaultElsewhere, Interrupted, UserError, printable
+from phys4d.engine.faults import fault_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    _print_anything()
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
@@ -26,10 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"phys4d: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        fault = disk_fault(error)
+        fault = fault_line(error)
         if fault is None:
             raise
-        print(f"phys4d: error: {UserError(fault)}: make room, or choose a place that you may write", file=sys.stderr)
+        print(f"phys4d: error: {UserError(fault)}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(f"phys4d: {stop}", file=sys.stderr)
@@ -37,6 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("phys4d: stopped; what was being written is not kept", file=sys.stderr)
         return 130
+
+
+def _print_anything() -> None:
+    """What the terminal or log cannot encode is escaped (\\u30c7), in every line of the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -224,10 +233,10 @@ def _verify(options: argparse.Namespace) -> int:
 
     problems = verify(options.folder)
     for problem in problems:
-        print(problem)
+        print(printable(problem))
     if problems:
         raise UserError(f"{options.folder}: {len(problems)} problems: write this dataset again")
-    print(f"{options.folder}: all clips are whole")
+    print(printable(f"{options.folder}: all clips are whole"))
     return 0
 
 
@@ -235,10 +244,11 @@ def _import_replicator(options: argparse.Namespace) -> int:
     from phys4d.importers.replicator.dataset import import_replicator
 
     counts = import_replicator(options.folder, options.out, fps=options.fps, captions=options.caption)
-    print(f"{options.out}: {counts.pop('clips')} clips")
+    print(printable(f"{options.out}: {counts.pop('clips')} clips"))
     for name, count in counts.items():
         if count:
-            print(f"{options.out}: {count} without {name}: see docs/import-replicator.md for what is then not known")
+            what = f"{count} without {name}: see docs/import-replicator.md for what is then not known"
+            print(printable(f"{options.out}: {what}"))
     return 0
 
 
@@ -246,7 +256,7 @@ def _sheet(options: argparse.Namespace) -> int:
     from phys4d.evaluate.sheet import contact_sheet
 
     count = contact_sheet(options.folder, options.out, clips=options.clips)
-    print(f"{options.out}: {count} clips")
+    print(printable(f"{options.out}: {count} clips"))
     return 0
 
 
@@ -259,9 +269,12 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from phys4d.engine.config import build
+    from phys4d.engine.output import check_file, write_file
     from phys4d.engine.parallel import Parallel
     from phys4d.evaluate.run import EvaluateConfig, evaluate_folder
 
+    if options.out is not None:
+        check_file(options.out)
     values = {"data": options.data, "scenes": options.scenes, "samples": options.samples, "seed": options.seed}
     config = build(EvaluateConfig, values, "evaluate")
     parallel = Parallel.start()
@@ -273,7 +286,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         text = json.dumps(table, indent=1)
         print(text)
         if options.out is not None:
-            options.out.write_text(text + "\n")
+            write_file(options.out, f"{text}\n".encode())
     return 0
 
 
@@ -292,7 +305,7 @@ def _bench_plot(options: argparse.Namespace) -> int:
 
     for file in options.results:
         show_again(file)
-        print(f"{file.with_suffix('.md')}, {file.with_suffix('.svg')}")
+        print(printable(f"{file.with_suffix('.md')}, {file.with_suffix('.svg')}"))
     return 0
 
 

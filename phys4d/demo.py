@@ -8,6 +8,7 @@ from typing import Any
 
 from phys4d.engine.config import Config, load_toml
 from phys4d.engine.errors import UserError
+from phys4d.engine.output import check_folder
 from phys4d.engine.parallel import Parallel
 from phys4d.engine.telemetry import Run
 from phys4d.kernels import native
@@ -49,6 +50,7 @@ def run_demo(folder: Path, recipe: Path | None, overrides: Sequence[str], *, res
     for name in Datasets.model_fields:
         made = getattr(config.simulate, name)
         check_takes(f"simulate.{name}", "the recipe", (made.frames, *made.size), run_config.init)
+    check_folder(folder)
     available, reason = native.status()
     print(f"native kernels: {'built' if available else f'not built ({reason}); Chamfer uses the PyTorch reference'}")
     make_data(config, folder / "data")

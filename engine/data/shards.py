@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phys4d.engine.errors import UserError
+from phys4d.engine.output import Place, sync
 
 INDEX = "index.parquet"
 _MEMBER = pa.struct(
@@ -40,28 +41,27 @@ JOURNAL = "journal.jsonl"
 class ShardWriter:
     """Context manager that writes clips into tar shards of about `shard_bytes` and an index at the end.
 
-    Everything goes into a hidden folder beside `folder`, which is renamed to `folder` when the block ends
-    without an exception; otherwise nothing is left. The bytes depend only on what is added, and its order.
+    Everything goes into a hidden folder (`Place.partial`) and is moved to `folder` when the block ends without an
+    exception; otherwise nothing is left. The bytes depend only on what is added, and its order.
 
     recipe: a line that says all that the clips depend on. With it, what was written before an exception or a kill is
     kept, and the next writer with the same recipe goes on after the `kept` clips that are whole.
 
-    Raises UserError when `folder` holds something already, another process is writing it, or what is kept there was
-    begun with another recipe.
+    Raises UserError when `folder` holds something already or cannot be written, another process is writing it, or what
+    is kept there was begun with another recipe.
     """
 
     def __init__(self, folder: Path, *, shard_bytes: int = 1 << 30, recipe: str | None = None) -> None:
         self.folder, self.shard_bytes, self.recipe = Path(folder), shard_bytes, recipe
-        self.partial = partial_folder(self.folder)
+        self.place = Place.of(self.folder)
+        self.partial = self.place.partial
         self._rows: list[dict[str, Any]] = []
         self._keys: set[str] = set()
         self._shard: BinaryIO | None = None
         self._shards = 0
 
     def __enter__(self) -> Self:
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise UserError(f"{self.folder}: exists and is not empty: choose another folder or remove it")
-        self.partial.mkdir(parents=True, exist_ok=True)
+        self.place.prepare()
         self._lock = os.open(self.partial / _LOCK, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,8 +69,11 @@ class ShardWriter:
             os.close(self._lock)
             raise UserError(f"{self.folder}: another process is writing this dataset: wait for it") from None
         try:
+            self.place.take_back()
             if self.recipe is not None:
                 self._rows = kept_rows(self.folder, self.recipe)
+            elif (self.partial / INDEX).exists():
+                raise UserError(f"{self.partial}: holds a whole dataset that was not moved: move it or remove it")
             self._go_on()
         except BaseException:
             os.close(self._lock)
@@ -102,7 +105,7 @@ class ShardWriter:
                 journal.flush()
                 os.fsync(journal.fileno())
             os.rename(fresh, self.partial / JOURNAL)
-            _sync(self.partial)
+            sync(self.partial)
 
     def add(
         self, key: str, members: Mapping[str, bytes], frames: int, fps: float, height: int, width: int
@@ -175,21 +178,19 @@ class ShardWriter:
                     shutil.rmtree(self.partial)
                 return
             self._finish_shard()
-            index = self.partial / INDEX
-            pq.write_table(pa.Table.from_pylist(self._rows, SCHEMA), index, compression="zstd")
-            _sync(index)
-            (self.partial / JOURNAL).unlink(missing_ok=True)
-            (self.partial / _LOCK).unlink()
-            _sync(self.partial)
-            os.rename(self.partial, self.folder)
-            _sync(self.folder.parent)
+            fresh = self.partial / f"{INDEX}.new"
+            pq.write_table(pa.Table.from_pylist(self._rows, SCHEMA), fresh, compression="zstd")
+            sync(fresh)
+            os.rename(fresh, self.partial / INDEX)
+            sync(self.partial)
+            self.place.publish(INDEX, (JOURNAL, _LOCK))
         finally:
             os.close(self._lock)
 
 
 def partial_folder(folder: Path) -> Path:
     """Where a dataset is while it is being written."""
-    return folder.parent / f".{folder.name}.partial"
+    return Place.of(folder).partial
 
 
 def kept_rows(folder: Path, recipe: str) -> list[dict[str, Any]]:
@@ -201,7 +202,7 @@ def kept_rows(folder: Path, recipe: str) -> list[dict[str, Any]]:
     if not journal.exists():
         return []
     # Only the last line can be cut short: by a kill while it was being written.
-    lines = [json.loads(line) for line in journal.read_text().split("\n")[:-1]]
+    lines = [json.loads(line) for line in journal.read_text(encoding="utf-8").split("\n")[:-1]]
     if lines and lines[0] != recipe:
         raise UserError(
             f"{folder}: begun with other settings ({lines[0]}): give the same ones again, or remove {journal.parent}"
@@ -211,11 +212,3 @@ def kept_rows(folder: Path, recipe: str) -> list[dict[str, Any]]:
 
 def _padded(size: int) -> int:
     return -(-size // _BLOCK) * _BLOCK
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

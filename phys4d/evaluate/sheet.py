@@ -1,5 +1,6 @@
 """A contact sheet of a dataset: one picture to see at a glance what is in it, with the truth beside it."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from phys4d.engine.data.dataset import ClipDataset, Sample
 from phys4d.engine.errors import UserError
+from phys4d.engine.output import check_file, write_file
 from phys4d.evaluate.colours import MISSING, flow, sequential
 
 COLUMNS = 2  # clips beside each other
@@ -27,14 +29,17 @@ def contact_sheet(dataset: Path, out: Path, *, clips: int = 36) -> int:
     Of each: frames from first to last, then of the middle frame depth, motion, what is still seen one frame later, and
     instances; grey where nothing is known.
 
-    Raises UserError where the dataset is none or empty, or `out` ends in something else.
+    Raises UserError where the dataset is none or empty, or `out` ends in something else or cannot be written.
     """
     if out.suffix.lower() not in KINDS:
         raise UserError(f"{out}: expected a name that ends in {', '.join(KINDS)}")
+    if clips < 1:
+        raise UserError(f"--clips {clips}: expected 1 or more")
     data = ClipDataset(dataset)
     count = min(clips, len(data))
     if count == 0:
         raise UserError(f"{dataset}: no clips: simulate some first")
+    check_file(out)
     tiles = [_tile(data[index]) for index in range(count)]
     width, height = max(tile.width for tile in tiles), max(tile.height for tile in tiles)
     rows = -(-count // COLUMNS)
@@ -42,7 +47,9 @@ def contact_sheet(dataset: Path, out: Path, *, clips: int = 36) -> int:
     for index, tile in enumerate(tiles):
         row, column = divmod(index, COLUMNS)
         sheet.paste(tile, (column * (width + GAP), row * (height + GAP)))
-    sheet.save(out, KINDS[out.suffix.lower()], optimize=True, quality=88)
+    picture = BytesIO()
+    sheet.save(picture, KINDS[out.suffix.lower()], optimize=True, quality=88)
+    write_file(out, picture.getvalue())
     return count
 
 

@@ -21,6 +21,7 @@ from phys4d import __version__
 from phys4d.engine.config import Config
 from phys4d.engine.data import blob, video
 from phys4d.engine.data.shards import ShardWriter, kept_rows
+from phys4d.engine.output import Place
 from phys4d.engine.progress import progress
 from phys4d.simulation.categories import CATEGORIES, FAMILIES
 from phys4d.simulation.clip import QUANTISATION, measure, render
@@ -100,7 +101,7 @@ def simulate(config: SimulateConfig, out: Path, *, workers: int, team: Team | No
     team, recipe = team or Team.started(), _recipe(config)
     handover, summary = Handover(out, recipe), Summary()
     if team.rank:
-        if out.exists() and any(out.iterdir()):
+        if Place.of(out).taken():
             return summary  # complete, or the first one says that the place is taken
         kept = len(kept_rows(out, recipe))
         own = [index for index in range(kept, config.clips) if team.makes(index) and not handover.has(key(index))]

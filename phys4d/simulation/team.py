@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from phys4d.engine.output import Place
+
 POLL = 0.2  # seconds between looks for a clip that another machine makes
 
 
@@ -35,11 +37,11 @@ class Team:
 
 
 class Handover:
-    """The folder beside a dataset in which clips wait for the first machine; its name depends on the recipe."""
+    """The hidden folder in which clips wait for the first machine; its name depends on the recipe."""
 
     def __init__(self, out: Path, recipe: str) -> None:
         digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
-        self.folder = out.parent / f".{out.name}.{digest}"
+        self.folder = Place.of(out).hidden(digest)
 
     def has(self, key: str) -> bool:
         """Whether this clip is waiting."""

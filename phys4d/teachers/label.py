@@ -51,6 +51,13 @@ def label_dataset(
         UserError: a teacher without metric depth, a clip that a teacher was trained on, or a dataset that
             cannot be read or written.
     """
+    with ShardWriter(out) as writer:
+        _label(videos, writer, depth_teacher, flow_teacher, workers)
+
+
+def _label(
+    videos: Path, writer: ShardWriter, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher, workers: int
+) -> None:
     if depth_teacher.depth_kind != "metric":
         raise UserError(
             f"depth teacher {depth_teacher.provenance()['name']}: gives {depth_teacher.depth_kind}, "
@@ -71,7 +78,6 @@ def label_dataset(
         }
 
     with (
-        ShardWriter(out) as writer,
         ThreadPoolExecutor(workers) as pool,
         progress("label", total=len(dataset), unit="clips") as bar,
     ):
@@ -86,11 +92,12 @@ def label_dataset(
 
 def label_with_small_depth(videos: Path, out: Path, scenes: Path, config: SmallDepthConfig) -> None:
     """Trains the small depth teacher on `scenes` (a simulated dataset with truth) and labels `videos` with it
-    and DIS, on all cores. Arguments otherwise and errors as `label_dataset`."""
+    and DIS, on all cores. Arguments otherwise and errors as `label_dataset`; `out` is prepared before training."""
     teaching = ClipDataset(scenes, arrays=("depth", "depth_valid"))
     _refuse_shared_scenes(ClipDataset(videos, arrays=()), "small depth network", all_identities(teaching))
-    teacher = train(teaching, config)
-    label_dataset(videos, out, teacher, DISFlow(), workers=len(os.sched_getaffinity(0)))
+    with ShardWriter(out) as writer:
+        teacher = train(teaching, config)
+        _label(videos, writer, teacher, DISFlow(), len(os.sched_getaffinity(0)))
 
 
 def pseudo_labels(video: np.ndarray, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher) -> dict[str, np.ndarray]:
