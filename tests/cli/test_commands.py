@@ -89,6 +89,30 @@ def test_verify_passes_whole_data_and_names_what_is_broken(
     assert shard.name in captured.out and "write this dataset again" in captured.err
 
 
+def test_label_looks_at_its_output_before_it_trains(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").symlink_to(tmp_path / "unmounted")
+    folders = ["--videos", str(demo / "data/video"), "--scenes", str(demo / "data/scenes")]
+    assert main(["label", *folders, "--out", str(tmp_path / "gone"), "--steps", "2"]) == 2
+    line = f"{tmp_path}/gone is a link to {tmp_path}/unmounted, which is not there: make that first"
+    assert capsys.readouterr().err == f"phys4d: error: {tmp_path}/gone: {line}\n"
+
+
+def test_a_sheet_looks_at_its_output_before_it_reads(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipDataset, "__getitem__", lambda dataset, index: pytest.fail("read before the output is known"))
+        assert main(["data", "sheet", str(demo / "data/train"), "--out", str(tmp_path / "folder.png")]) == 2
+        assert "folder.png: is a folder: name a file" in capsys.readouterr().err
+        assert main(["data", "sheet", str(demo / "data/train"), "--out", str(tmp_path / "x.png"), "--clips", "0"]) == 2
+        assert "--clips 0: expected 1 or more" in capsys.readouterr().err
+    assert main(["data", "sheet", str(demo / "data/train"), "--out", str(tmp_path / "new/sheet.png")]) == 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["sheet.png"]
+
+
 def test_simulate_and_label_from_the_command_line(tmp_path: Path) -> None:
     for name, seed, extra in (("video", "8", ["--no-truth"]), ("scenes", "9", [])):
         command = ["simulate", "--out", str(tmp_path / name), "--clips", "2", "--size", "32x32"]
@@ -111,6 +135,11 @@ def test_simulate_and_label_from_the_command_line(tmp_path: Path) -> None:
         (["simulate", "--out", "x", "--clips", "1", "--fps", "7"], "fps"),
         (["train", "nowhere.toml"], "nowhere.toml"),
         (["evaluate", "nowhere", "--data", "x"], "nowhere/phys4d.json: no such file"),
+        (["evaluate", "nowhere", "--data", "x", "--out", "."], ".: is a folder: name a file"),
+        (["simulate", "--out", "/proc/x", "--clips", "2"], "/proc/x: cannot be written: No such file or directory"),
+        (["demo", "--folder", "/proc/x"], "/proc/x: cannot be written: No such file or directory"),
+        (["bench", "geometry", "--device", "cpu", "--out", "/proc/x"], "/proc/x: cannot be written"),
+        (["bench", "train", "nowhere", "--out", "/proc/x"], "/proc/x: cannot be written"),
         (["data", "verify", "nowhere"], "nowhere"),
         (["demo", "--set", "run.backbon.batch=2"], "run.backbon"),
         (["demo", "--set", "simulate.test.frames=14"], "simulate.test: the recipe: clips of 14 frames: this codec"),

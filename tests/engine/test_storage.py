@@ -79,6 +79,11 @@ def test_a_disk_that_no_one_expected_is_a_line_and_exit_code_two(
     assert main(["doctor"]) == 2
     line = f"phys4d: error: {tmp_path}/x: No space left on device: make room, or choose a place that you may write\n"
     assert capsys.readouterr().err == line
+    worn = OSError(errno.EIO, os.strerror(errno.EIO), f"{tmp_path}/x")
+    monkeypatch.setattr("phys4d.doctor.collect", lambda: (_ for _ in ()).throw(worn))
+    assert main(["doctor"]) == 2
+    advice = "check the disk or its connection (dmesg), then run the same command again"
+    assert capsys.readouterr().err == f"phys4d: error: {tmp_path}/x: Input/output error: {advice}\n"
     monkeypatch.setattr("phys4d.doctor.collect", lambda: (_ for _ in ()).throw(FileNotFoundError(2, "gone", "x")))
     with pytest.raises(FileNotFoundError):
         main(["doctor"])
