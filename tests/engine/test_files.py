@@ -127,11 +127,14 @@ class Failing:
 def test_what_may_pass_is_tried_once_more(
     write_dataset: Write, monkeypatch: pytest.MonkeyPatch, name: str, number: int
 ) -> None:
-    folder = write_dataset({})
+    """And a stale handle is not tried again, but the file opened anew."""
+    folder, opened, really = write_dataset({}), [], os.open
     expected = ClipDataset(folder)[2]
+    monkeypatch.setattr(files_module.os, "open", lambda path, flags: opened.append(path) or really(path, flags))
     monkeypatch.setattr(files_module.os, name, Failing(name, number, 1))
     sample = ClipDataset(folder)[2]
     assert sample.key == expected.key and (sample.video == expected.video).all()
+    assert len(opened) == (2 if name == "pread" else 1) and open_in(folder) <= 1
 
 
 @pytest.mark.parametrize(

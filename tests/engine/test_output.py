@@ -71,6 +71,19 @@ def test_the_data_lands_where_the_path_leads(
         write(out, recipe)
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_relative_path_means_the_same_after_a_change_of_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if there:
+        (tmp_path / "clips").mkdir()
+    with ShardWriter(Path("clips")) as writer:
+        os.chdir("/")
+        writer.add("c0", {"json": b"0"}, 1, 24, 2, 2)
+    assert names(tmp_path) == ["clips"] and names(tmp_path / "clips") == [INDEX, SHARDS[0]]
+
+
 def refuse_to_move(monkeypatch: pytest.MonkeyPatch, number: int, where: Callable[[Path], bool]) -> None:
     """os.rename fails where `where` holds of its target, as it does on a mount point or across file systems."""
     rename = os.rename
