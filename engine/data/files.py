@@ -25,7 +25,7 @@ class _Handle:
 class OpenFiles:
     """Reads from files by position and keeps the `limit` last used ones open.
 
-    More than `limit` are open only while more threads than that read at once. A file whose handle has become stale
+    More than `limit` are open only while they are read from. A file whose handle has become stale
     (NFS) is opened once more; where the process or the system has no handle left, those not in use are closed first.
     """
 
@@ -82,7 +82,6 @@ class OpenFiles:
             else:  # another thread was faster
                 os.close(descriptor)
             handle.readers += 1
-            self._close_down_to(self.limit)
             return handle
 
     def _close_down_to(self, most: int) -> None:
