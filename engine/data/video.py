@@ -5,12 +5,11 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import Protocol
+from typing import Any, Protocol
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
@@ -140,11 +139,11 @@ def _frames(data: bytes, times: list[int], *, seek: bool) -> list[np.ndarray]:
 def _upright(frame: av.VideoFrame) -> np.ndarray:
     """A frame as RGB uint8 [H, W, 3], turned and mirrored by its display matrix."""
     rgb = frame.to_ndarray(format="rgb24")
-    stored = [data for data in frame.side_data if data.type == SideData.DISPLAYMATRIX]
-    if not stored:
+    stored: Any = frame.side_data.get("DISPLAYMATRIX")
+    if stored is None:
         return rgb
     # x' = a x + c y, y' = b x + d y, in units of 1 / 65536.
-    a, b, _, c, d = (value / 65536 for value in struct.unpack("5i", bytes(stored[0])[:20]))
+    a, b, _, c, d = (value / 65536 for value in struct.unpack("5i", bytes(stored)[:20]))
     if (abs(a), abs(b), abs(c), abs(d)) not in ((1, 0, 0, 1), (0, 1, 1, 0)):
         raise ValueError(f"has the display matrix [{a:g} {c:g}; {b:g} {d:g}], no rotation by 90, 180 or 270 degrees")
     if a == 0:
