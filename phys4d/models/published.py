@@ -165,7 +165,7 @@ def _check_unquantised(path: Path, config: dict[str, Any]) -> None:
 
 
 def on_meta(path: Path, build: Callable[[], Any]) -> Any:
-    """What `build` returns on torch's meta device: a module without memory for its weights; UserError where the configuration builds none."""
+    """What `build` returns, without memory for its weights; UserError where the configuration at `path` builds none."""
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             return build()

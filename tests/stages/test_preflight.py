@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,3 +90,17 @@ def test_a_model_of_ours_whose_files_are_damaged(refused: Refused, tmp_path: Pat
         f"{base / 'transformer' / 'config.json'}: no such file: the folder that holds the backbone was moved or removed"
     )
     assert refused(given, stages=("reinforce",)) == moved
+
+
+def test_training_from_a_released_folder_prints_its_own_lines_alone(
+    session: Callable[..., dict[str, Any]], write_released_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    """No progress bars and warnings of the libraries that load and train it stand between them."""
+    stages = ["pretrain", "finetune"]
+    run = write_released_run(tmp_path / "run.toml", tmp_path / "run", stages)
+    run.write_text(run.read_text().partition("[evaluate]")[0])
+    sets = ["precision=bf16", *(f"{stage}.loop.steps=1" for stage in stages)]
+    ended = session("train", run, *(word for change in sets for word in ("--set", change)))
+    assert ended["codes"] == [0], ended["errors"]
+    lines = ended["errors"][0].splitlines()
+    assert len(lines) >= 2 and not [line for line in lines if not line.startswith(("pretrain: ", "finetune: "))]
