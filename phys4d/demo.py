@@ -13,7 +13,7 @@ from phys4d.engine.parallel import Parallel
 from phys4d.engine.telemetry import Run
 from phys4d.kernels import native
 from phys4d.simulation.generate import SimulateConfig, simulate
-from phys4d.stages.door import check_takes
+from phys4d.stages.preflight import check_takes
 from phys4d.stages.run import RunConfig, check, check_stages
 from phys4d.teachers.label import label_with_small_depth
 from phys4d.teachers.small_depth import SmallDepthConfig

@@ -1,6 +1,8 @@
 """The backbone on diffusers' WanTransformer3DModel: Wan2.2-TI2V as released, and the small configuration `tiny`."""
 
+import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, Literal
 
@@ -17,6 +19,10 @@ from phys4d.models.interface import Prediction
 Prediction_kind = Literal["velocity", "gated_clean"]
 Precision = Literal["fp32", "bf16"]
 TINY_PATCH = (1, 2, 2)
+
+# Under autocast the norms of queries and keys keep their fp32 weights, as all trained weights do; torch then takes its
+# unfused kernel, which is right, and says so.
+warnings.filterwarnings("ignore", "Mismatch dtype between input and weight: input dtype = c10::BFloat16, weight dtype")
 
 
 class WanBackbone(nn.Module):
@@ -76,9 +82,7 @@ class WanBackbone(nn.Module):
         first = noisy[:, :, :1]
         inputs = noisy if self.gate is None else torch.cat([noisy, first.expand_as(noisy)], 1)
         timesteps = self.token_timesteps(noisy.shape, sigma)
-        with torch.autocast(
-            noisy.device.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False
-        ):  # without its cache, which would hold the gathered weights of all blocks at once
+        with _autocast(noisy.device.type, enabled=self.precision == "bf16"):
             output = self.transformer(inputs, timesteps, text, return_dict=False)[0].float()
         s = expand(sigma)
         if self.gate is None:
@@ -92,12 +96,19 @@ class WanBackbone(nn.Module):
         return Prediction(velocity, clean, hidden)
 
 
+def _autocast(device_type: str, *, enabled: bool) -> AbstractContextManager[Any]:
+    """bf16 autocast on or off; without its cache, which would hold the gathered weights of all blocks at once."""
+    if not enabled and not torch.amp.is_autocast_available(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
 def _in_full_precision(forward: Callable[..., Any]) -> Callable[..., Any]:
     """The same, computed in the dtype of its inputs and weights even under autocast."""
 
     @wraps(forward)
     def without_autocast(timestep: Tensor, *inputs: Any, **options: Any) -> Any:
-        with torch.autocast(timestep.device.type, enabled=False):
+        with _autocast(timestep.device.type, enabled=False):
             return forward(timestep, *inputs, **options)
 
     return without_autocast

@@ -70,6 +70,6 @@ class CopyGate(nn.Module):
 
     def _phases(self, rows: int, columns: int, step: int, like: Tensor) -> Tensor:
         """[rows * columns, waves]: each wave's phase at a grid of positions `step` pixels apart."""
-        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        y, x = torch.meshgrid(*(torch.arange(n, device=like.device) for n in (rows, columns)), indexing="ij")
         positions = torch.stack([x, y], -1).reshape(-1, 2).to(like) * step
         return positions @ self.waves.to(like).T

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from phys4d.engine.config import Config
+from phys4d.models.initial import draw_layers, draw_uniform
 from phys4d.models.interface import Grid
 
 
@@ -35,6 +36,10 @@ class TimestepModulation(nn.Module):
         self.rate: Tensor
         self.register_buffer("rate", torch.exp(torch.linspace(0, 5, 32)), persistent=False)
         self.project = nn.Linear(65, 2 * width)
+        self.reset()
+
+    def reset(self) -> None:
+        """The identity modulation."""
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
@@ -54,7 +59,11 @@ class LinearHead(nn.Module):
         self.grid, self.channels = grid, channels
         self.modulation = TimestepModulation(hidden)
         self.project = nn.Linear(hidden, channels * math.prod(grid.token_stride))
-        nn.init.xavier_uniform_(self.project.weight, 0.01)
+
+    def draw(self, *key: int | str) -> None:
+        """Initial weights: Xavier's uniform distribution with gain 0.01, no bias, keyed by (*key, name)."""
+        bound = 0.01 * math.sqrt(6 / sum(self.project.weight.shape))
+        draw_uniform(self.project.weight, bound, *key, "project.weight")
         nn.init.zeros_(self.project.bias)
 
     def forward(self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor) -> Tensor:
@@ -103,9 +112,16 @@ class ConvHead(nn.Module):
         sizes = [2 * width] + [max(8, width >> k) for k in range(sh.bit_length() - 2)] + [channels]
         self.doubling = nn.ModuleList(nn.Conv2d(n, 4 * m, 3, padding=1) for n, m in pairwise(sizes))
         self.refining = nn.ModuleList(ResidualUnit(m) for m in sizes[1:-1])
-        with torch.no_grad():
-            for parameter in self.doubling[-1].parameters():
-                parameter.mul_(0.1)
+
+    @torch.no_grad()
+    def draw(self, *key: int | str) -> None:
+        """Initial weights: torch's defaults, a tenth of them in the last layer, keyed by (*key, name)."""
+        draw_layers(self, *key)
+        for modulation in self.modulations:
+            assert isinstance(modulation, TimestepModulation)
+            modulation.reset()
+        for parameter in self.doubling[-1].parameters():
+            parameter.mul_(0.1)
 
     def forward(self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor) -> Tensor:
         """Tapped tokens, noisy latents [B, C, T', H', W'], sigma [B] -> [B, T, channels, H, W]."""
@@ -129,15 +145,18 @@ class ConvHead(nn.Module):
 class GeometryHeads(nn.Module):
     """The depth head and the motion head over the same tapped tokens.
 
-    hidden: channels of a token; taps: how many layers are tapped; latents: channels of the codec.
+    hidden: channels of a token; taps: how many layers are tapped; latents: channels of the codec. The initial weights
+    depend on `seed` and on each parameter's name alone.
     """
 
-    def __init__(self, config: HeadConfig, hidden: int, taps: int, latents: int, grid: Grid) -> None:
+    def __init__(self, config: HeadConfig, hidden: int, taps: int, latents: int, grid: Grid, seed: int = 0) -> None:
         super().__init__()
         self.config, self.grid = config, grid
-        head = ConvHead if config.kind == "conv" else LinearHead
+        head: type[ConvHead] | type[LinearHead] = ConvHead if config.kind == "conv" else LinearHead
         self.depth = head(hidden, taps, latents, 1, grid, config.width)
         self.motion = head(hidden, taps, latents, 3, grid, config.width)
+        for name, part in (("depth", self.depth), ("motion", self.motion)):
+            part.draw(seed, "heads", name)
         scale = torch.tensor([config.motion_pixels, config.motion_pixels, config.motion_metres]).view(1, 3, 1, 1, 1)
         self.motion_scale: Tensor
         self.register_buffer("motion_scale", scale, persistent=False)

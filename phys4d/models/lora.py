@@ -1,36 +1,64 @@
-"""Adapters on the transformer, in peft's layout: one for `finetune`, one for `reinforce`, each on or off at will."""
+"""Adapters on the transformer, by peft: one for `finetune`, one for `reinforce`, each on or off at will."""
 
+import json
+import math
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer as PeftLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file
+from safetensors.torch import save_file
 from torch import nn
 
+from phys4d.models.initial import draw_uniform
+from phys4d.models.lora_file import (
+    DIFFUSERS_WEIGHTS,
+    METADATA,
+    PEFT_CONFIG,
+    PEFT_WEIGHTS,
+    check_fits_transformer,
+    read_lora,
+)
+
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
-WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 def add_adapter(transformer: WanTransformer3DModel, name: str, rank: int, seed: int) -> None:
     """Adds a trainable LoRA (alpha = rank, B = 0, so that nothing changes yet) beside those there, all of them active.
 
-    Everything else stops requiring gradients. ValueError where `name` is already there.
+    A is drawn as peft draws it, uniform within 1 / sqrt(inputs), from noise keyed by (seed, "lora", name, module): two
+    adapters differ, and ranks agree. Everything else stops requiring gradients. ValueError where `name` is there.
     """
+    _inject(transformer, name, LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)))
+    for module, layer in _layers_of(transformer, name):
+        a = layer.lora_A[name].weight
+        draw_uniform(a, 1 / math.sqrt(a.shape[1]), seed, "lora", name, f"{module}.lora_A.weight")
+    for key, parameter in transformer.named_parameters():
+        parameter.requires_grad_(f".{name}." in key)
+
+
+def _inject(transformer: WanTransformer3DModel, name: str, config: LoraConfig) -> None:
     present = adapter_names(transformer)
     if name in present:
         raise ValueError(f"adapter {name!r} is already on this transformer, which has {list(present)}")
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # a second adapter is meant
-        torch.manual_seed(seed)
-        transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)), adapter_name=name)
+        transformer.add_adapter(config, adapter_name=name)
     activate(transformer, (*present, name))
-    for key, parameter in transformer.named_parameters():
-        parameter.requires_grad_(f".{name}." in key)
+
+
+def _layers_of(transformer: nn.Module, name: str) -> Iterator[tuple[str, PeftLayer]]:
+    """Modules that an adapter acts on, by their path in the transformer."""
+    for path, layer in transformer.named_modules():
+        if isinstance(layer, PeftLayer) and name in layer.lora_A:
+            yield path, layer
 
 
 def adapter_names(transformer: nn.Module) -> tuple[str, ...]:
@@ -57,25 +85,62 @@ def without(transformer: nn.Module, name: str) -> Iterator[None]:
 
 
 def save_adapter(transformer: WanTransformer3DModel, name: str, folder: Path) -> None:
-    """Writes folder/pytorch_lora_weights.safetensors, which diffusers' `load_lora_adapter` reads."""
-    transformer.save_lora_adapter(folder, adapter_name=name, weight_name=WEIGHTS)
+    """Writes a LoRA for `WanPipeline.load_lora_weights(folder)` and for `PeftModel.from_pretrained(net, folder)`.
+
+    The weights are written twice, since the key names that one of them reads are ignored by the other:
+    pytorch_lora_weights.safetensors (`transformer.`, configuration in its header) and adapter_model.safetensors
+    (`base_model.model.`, configuration in adapter_config.json).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        key: tensor.contiguous() for key, tensor in get_peft_model_state_dict(transformer, adapter_name=name).items()
+    }
+    config = {key: _plain(value) for key, value in transformer.peft_config[name].to_dict().items()}
+    config |= {"base_model_name_or_path": None, "inference_mode": True}
+    prefixed = json.dumps({f"transformer.{key}": value for key, value in config.items()}, indent=2, sort_keys=True)
+    save_file(
+        {f"transformer.{key}": tensor for key, tensor in weights.items()},
+        folder / DIFFUSERS_WEIGHTS,
+        metadata={"format": "pt", METADATA: prefixed},
+    )
+    save_file(
+        {f"base_model.model.{key}": tensor for key, tensor in weights.items()},
+        folder / PEFT_WEIGHTS,
+        metadata={"format": "pt"},
+    )
+    (folder / PEFT_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """A value of a peft configuration as JSON takes it, in an order that does not change from run to run."""
+    return sorted(value) if isinstance(value, set) else value
 
 
 def load_adapter(transformer: WanTransformer3DModel, name: str, folder: Path) -> None:
-    """Reads what `save_adapter` wrote, frozen, beside the adapters there. ValueError where the weights do not fit."""
-    weights = load_file(folder / WEIGHTS)
-    ranks = {tensor.shape[0] for key, tensor in weights.items() if "lora_A" in key}
-    if len(ranks) != 1:
-        raise ValueError(f"{folder / WEIGHTS}: expected a LoRA of one rank, found ranks {sorted(ranks)}")
-    add_adapter(transformer, name, ranks.pop(), seed=0)
-    here = get_peft_model_state_dict(transformer, adapter_name=name)
-    for key, tensor in weights.items():
-        if key in here and here[key].shape != tensor.shape:
-            shapes = f"{list(tensor.shape)}, this transformer takes {list(here[key].shape)}"
-            raise ValueError(f"{folder / WEIGHTS}: does not fit: {key} is {shapes}")
-    result = set_peft_model_state_dict(transformer, weights, adapter_name=name)
-    absent = [key for key in result.missing_keys if f".{name}." in key]
-    if absent or result.unexpected_keys:
-        fault = (absent + list(result.unexpected_keys))[0]
-        raise ValueError(f"{folder / WEIGHTS}: does not fit this transformer, first at {fault}")
+    """Reads a LoRA that `save_adapter` or another program wrote (see `lora_file`), frozen, beside the adapters there.
+
+    Rank and scale are those of each module. ValueError where the weights do not fit.
+    """
+    path, layers = read_lora(folder)
+    check_fits_transformer(path, layers, transformer)
+    ranks = {module: len(layer.a) for module, layer in layers.items()}
+    alphas = {module: layer.scale * ranks[module] for module, layer in layers.items()}
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=_whole(alpha),
+        rank_pattern={f"^{module}": r for module, r in ranks.items() if r != rank},
+        alpha_pattern={f"^{module}": _whole(a) for module, a in alphas.items() if a != alpha},
+        target_modules=sorted(layers),
+    )
+    _inject(transformer, name, config)
+    with torch.no_grad():
+        for module, layer in _layers_of(transformer, name):
+            layer.lora_A[name].weight.copy_(layers[module].a)
+            layer.lora_B[name].weight.copy_(layers[module].b)
     transformer.requires_grad_(False)
+
+
+def _whole(alpha: float) -> float:
+    """16 rather than 16.0, as peft writes it."""
+    return int(alpha) if float(alpha).is_integer() else alpha

@@ -6,16 +6,22 @@ import torch
 from torch import Tensor, nn
 
 from phys4d.models.interface import check_clip
+from phys4d.models.quiet import no_bars
 
 
 class WanCodec(nn.Module):
-    """diffusers' AutoencoderKLWan (Wan2.1: 4x8x8; Wan2.2-TI2V: 4x16x16), frozen; latents normalised per channel."""
+    """diffusers' AutoencoderKLWan (Wan2.1: 4x8x8; Wan2.2-TI2V: 4x16x16), frozen; latents normalised per channel.
+
+    It computes in fp32, as published, also where its weights are stored in bf16.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         from diffusers import AutoencoderKLWan
 
-        self.vae = AutoencoderKLWan.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
+        with no_bars():
+            vae = AutoencoderKLWan.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
+        self.vae = vae.eval().requires_grad_(False)
         config = self.vae.config
         self.channels = config.z_dim
         self.temporal_stride = config.scale_factor_temporal
@@ -31,9 +37,9 @@ class WanCodec(nn.Module):
         """[B, 3, 1 + 4k, H, W] in [-1, 1] -> the posterior's mode, normalised; ValueError where the autoencoder would
         silently drop frames or pixels."""
         check_clip(video, (self.temporal_stride, self.spatial_stride, self.spatial_stride))
-        return (self.vae.encode(video.to(self.vae.dtype)).latent_dist.mode() - self.mean) / self.std
+        return (self.vae.encode(video).latent_dist.mode() - self.mean) / self.std
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents -> [B, 3, T, H, W], clamped to [-1, 1] by the autoencoder."""
-        return self.vae.decode((latents * self.std + self.mean).to(self.vae.dtype)).sample
+        return self.vae.decode(latents * self.std + self.mean).sample

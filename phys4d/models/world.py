@@ -13,13 +13,21 @@ from phys4d.models.backbone import WanBackbone, tiny_transformer
 from phys4d.models.flow import noised, sample
 from phys4d.models.haar import HaarCodec
 from phys4d.models.heads import GeometryHeads, HeadConfig
+from phys4d.models.initial import draw_transformer
 from phys4d.models.interface import Codec, Grid, Prediction, TextEncoder
 from phys4d.models.lora import without
 from phys4d.models.text import WordEncoder
 
+TINY_STEPS, TINY_SHIFT = 10, 3.0
+
 
 class ModelConfig(Config):
-    """What turns a video backbone into a world model; width and layers are read for kind = "tiny" only."""
+    """What turns a video backbone into a world model; width and layers are read for kind = "tiny" only.
+
+    sampling_steps: denoising steps; sampling_shift: how far training and sampling sigmas are moved towards noise (see
+    `flow.shifted`). Left out, both are the model's own: 10 and 3.0 for tiny; for a released folder WanPipeline's 50
+    steps and the shift in its scheduler/.
+    """
 
     kind: Literal["tiny", "wan"] = "tiny"
     width: int = Field(128, ge=32, multiple_of=32)
@@ -27,8 +35,24 @@ class ModelConfig(Config):
     taps: tuple[Annotated[int, Field(ge=0)], ...] = Field((1, 3), min_length=1)
     heads: HeadConfig = HeadConfig()
     probe_sigma: float = Field(0.05, gt=0, lt=1)
-    sampling_steps: int = Field(10, ge=1)
-    sampling_shift: float = Field(3.0, gt=0)
+    sampling_steps: int | None = Field(None, ge=1)
+    sampling_shift: float | None = Field(None, gt=0)
+
+    def settled(self, steps: int, shift: float) -> "SettledConfig":
+        """The same with what was left out filled in."""
+        return SettledConfig(
+            **self.model_dump(exclude={"sampling_steps", "sampling_shift", "heads"}),
+            heads=self.heads,
+            sampling_steps=self.sampling_steps or steps,
+            sampling_shift=self.sampling_shift or shift,
+        )
+
+
+class SettledConfig(ModelConfig):
+    """The configuration of a model that exists: how it is trained and sampled is written down."""
+
+    sampling_steps: int = Field(ge=1)
+    sampling_shift: float = Field(gt=0)
 
 
 @dataclass(frozen=True)
@@ -43,15 +67,23 @@ class WorldModel(nn.Module):
     """Generates video from a first frame and a caption, and reads depth and motion off any video's latents.
 
     Geometry is always read with the `reinforce` adapter off: the heads were trained on those features, and a policy
-    must not be able to raise its reward by bending them.
+    must not be able to raise its reward by bending them. seed: of the heads' initial weights.
     """
 
-    def __init__(self, config: ModelConfig, grid: Grid, backbone: WanBackbone, codec: Codec, text: TextEncoder) -> None:
+    def __init__(
+        self,
+        config: SettledConfig,
+        grid: Grid,
+        backbone: WanBackbone,
+        codec: Codec,
+        text: TextEncoder,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         self.config, self.grid = config, grid
         self.backbone = backbone
         self.codec, self.text = codec, text
-        self.heads = GeometryHeads(config.heads, backbone.width, len(config.taps), codec.channels, grid)
+        self.heads = GeometryHeads(config.heads, backbone.width, len(config.taps), codec.channels, grid, seed)
 
     def predict(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Prediction:
         """One evaluation of the backbone with every adapter acting."""
@@ -88,9 +120,9 @@ def token_stride(codec: Codec, patch: tuple[int, int, int]) -> tuple[int, int, i
 def create_tiny(config: ModelConfig, frames: int, height: int, width: int, seed: int) -> WorldModel:
     """A random-weighted tiny model for clips of this size: the start of the `backbone` stage, not a trained model."""
     codec, text = HaarCodec(), WordEncoder()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):  # torch draws weights of its own, which are replaced
         transformer = tiny_transformer(config.width, config.layers, text_width=text.width)
+        draw_transformer(transformer, seed)
         backbone = WanBackbone(transformer, config.taps, "gated_clean")
         grid = Grid(frames, height, width, token_stride(codec, backbone.patch))
-        return WorldModel(config, grid, backbone, codec, text)
+        return WorldModel(config.settled(TINY_STEPS, TINY_SHIFT), grid, backbone, codec, text, seed)

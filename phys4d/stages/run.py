@@ -24,8 +24,8 @@ from phys4d.models.folder import Loaded
 from phys4d.models.placement import place
 from phys4d.models.world import ModelConfig, create_tiny
 from phys4d.stages.backbone import BackboneConfig, BackboneObjective
-from phys4d.stages.door import Use, check_data, check_taps
 from phys4d.stages.finetune import FinetuneConfig, FinetuneObjective
+from phys4d.stages.preflight import Use, check_data, check_start
 from phys4d.stages.pretrain import PretrainConfig, PretrainObjective
 from phys4d.stages.reinforce import ReinforceConfig, ReinforceObjective
 
@@ -88,12 +88,7 @@ def check_stages(config: RunConfig, world_size: int = 1) -> None:
     for stage in config.stages:
         if getattr(config, stage) is None:
             raise UserError(f"{stage}: missing: stages names {stage!r}, so the run file needs a table [{stage}]")
-    start = ""
-    if config.init is not None:
-        is_model = (config.init / model_folder.CARD).exists()
-        start = model_folder.read_card(config.init).stage if is_model else "released"
-    if start in ("", "released"):  # else the model's own card says
-        check_taps(config.model, config.init)
+    start = check_start(config.model, config.init)
     check_order(config.stages, {name: kind.contract for name, kind in KINDS.items()}, start)
     for stage in config.stages:
         for name in ("batch", "conditions", "flow_matching_batch"):
@@ -156,7 +151,7 @@ def _start(stage: str, config: RunConfig, given: Path | None) -> Loaded:
         return model_folder.load(given)
     size = clip_size(getattr(config, stage).data)
     if given is not None:
-        return model_folder.released(given, config.model, size)
+        return model_folder.released(given, config.model, size, seed=config.seed)
     return Loaded(create_tiny(config.model, *size, seed=config.seed), "", config.folder)
 
 

@@ -93,18 +93,14 @@ def test_a_file_that_is_no_video(refused: Refused, write_clips: WriteRun, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_frames_that_the_codec_would_drop(refused: Refused, write_clips: WriteRun, tmp_path: Path) -> None:
+def test_frames_that_the_codec_would_drop(
+    refused: Refused, write_clips: WriteRun, released: Path, tmp_path: Path
+) -> None:
     data = write_clips(tmp_path / "data", crop=dict.fromkeys(range(8), (4, 16)))
     takes = "clips of 4 frames: this codec takes 1 + k * 4, such as 1 or 5, and would drop the rest"
     assert refused(data) == f"backbone.data: {data}: {takes}"
-    wan = tmp_path / "wan"
-    for part, config in (
-        ("vae", {"scale_factor_temporal": 4, "scale_factor_spatial": 16}), ("transformer", {"patch_size": [1, 2, 2]}),
-        ("text_encoder", {}), ("tokenizer", {}),
-    ):  # fmt: skip
-        (wan / part).mkdir(parents=True)
-        (wan / part / "config.json").write_text(json.dumps(config))
-    assert refused(data, stages=["pretrain"], init=wan) == f"pretrain.data: {data}: {takes}"
+    wan = shutil.copytree(released, tmp_path / "wan")
+    assert refused(data, "model.kind=wan", stages=["pretrain"], init=wan) == f"pretrain.data: {data}: {takes}"
     shutil.rmtree(wan / "vae")
     expected = "no vae: expected the diffusers layout of Wan2.2-TI2V-5B"
     assert refused(data, stages=["pretrain"], init=wan) == f"{wan}: {expected}"

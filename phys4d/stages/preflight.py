@@ -1,16 +1,21 @@
-"""What can be refused of a run's data before anything starts: there, whole, of one size, of a size the model takes."""
+"""What can be refused of a run before anything starts, by content: its model's files, and its data's clips.
 
-import json
+The same checks stand before training and behind `--dry-run`. No weight is read and, but for one clip of each dataset,
+no video decoded.
+"""
+
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.errors import UserError
-from phys4d.models import folder as model_folder
 from phys4d.models.backbone import TINY_PATCH
+from phys4d.models.card import CARD, read_card
 from phys4d.models.haar import HaarCodec
 from phys4d.models.interface import check_size
+from phys4d.models.preflight import check_model, check_taps
+from phys4d.models.published import check_released, token_stride
 from phys4d.models.world import ModelConfig
 
 _EVERY = 10_000  # clips; each costs a read, a millisecond on a network disk
@@ -35,9 +40,8 @@ def check_data(uses: Mapping[str, Use], init: Path | None) -> None:
     the run starts from (None: the tiny one), which decides on the size of clips.
     """
     expected: tuple[int, int, int] | None = None
-    if init is not None and (init / model_folder.CARD).exists():
-        card = model_folder.read_card(init)
-        expected = (card.frames, card.height, card.width)
+    if init is not None and (init / CARD).exists():
+        expected = read_card(init).size
     for key, use in uses.items():
         if not (use.data / "index.parquet").is_file():
             raise UserError(f"{key}: {use.data} holds no index.parquet: simulate or label a dataset there first")
@@ -69,14 +73,23 @@ def check_data(uses: Mapping[str, Use], init: Path | None) -> None:
             )
 
 
-def check_taps(model: ModelConfig, init: Path | None) -> None:
-    """UserError unless the transformer that a run starts from (None: the tiny one) has the blocks that are tapped."""
-    layers = model.layers
-    if init is not None:
-        model_folder.check_layout(init)
-        layers = _json(init / "transformer" / "config.json").get("num_layers", 40)
-    if max(model.taps) >= layers:
-        raise UserError(f"model.taps: {list(model.taps)}: the transformer has blocks 0 to {layers - 1}")
+def check_start(model: ModelConfig, init: Path | None) -> str:
+    """Looks at the model that a run starts from (None: the tiny one, made anew), and returns the stage that wrote it:
+    "" for none, "released" for a diffusers folder. UserError with one line; model: as in the run file."""
+    if init is None:
+        if model.kind != "tiny":
+            raise UserError(f'model.kind: "{model.kind}" without init: name the folder of the released model as init')
+        if max(model.taps) >= model.layers:
+            raise UserError(f"model.taps: {list(model.taps)}: the transformer has blocks 0 to {model.layers - 1}")
+        return ""
+    if (init / CARD).exists():
+        check_model(init)
+        return read_card(init).stage
+    published = check_released(init)
+    if model.kind != "wan":
+        raise UserError(f'model.kind: "{model.kind}", but {init} is a released Wan model: set model.kind = "wan"')
+    check_taps(model.taps, published.transformer, "model.taps")
+    return "released"
 
 
 def check_takes(key: str, where: object, size: tuple[int, int, int], init: Path | None) -> None:
@@ -89,20 +102,10 @@ def check_takes(key: str, where: object, size: tuple[int, int, int], init: Path 
 
 def _stride(init: Path | None) -> tuple[int, int, int]:
     """Frames, rows and columns of pixels under one token of the tiny model (None) or of a released one."""
-    temporal, spatial, patch = HaarCodec.temporal_stride, HaarCodec.spatial_stride, TINY_PATCH
     if init is not None:
-        model_folder.check_layout(init)
-        vae, transformer = (_json(init / part / "config.json") for part in ("vae", "transformer"))
-        temporal, spatial = vae.get("scale_factor_temporal", 4), vae.get("scale_factor_spatial", 8)
-        patch = tuple(transformer.get("patch_size", (1, 2, 2)))
-    return temporal * patch[0], spatial * patch[1], spatial * patch[2]
-
-
-def _json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}): expected the diffusers layout of Wan2.2-TI2V-5B") from None
+        return token_stride(init)
+    t, h, w = TINY_PATCH
+    return HaarCodec.temporal_stride * t, HaarCodec.spatial_stride * h, HaarCodec.spatial_stride * w
 
 
 def _probe(dataset: ClipDataset) -> None:

@@ -1,0 +1,52 @@
+"""phys4d.json: what a model folder of this project says of itself."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from phys4d.engine.config import Config
+from phys4d.engine.errors import UserError
+from phys4d.models.world import SettledConfig
+
+CARD = "phys4d.json"
+
+
+class Card(Config):
+    """The contents of phys4d.json. base: the folder that holds the backbone; None: this one."""
+
+    format: int
+    stage: str
+    model: SettledConfig
+    frames: int
+    height: int
+    width: int
+    adapters: tuple[str, ...]
+    base: str | None
+    provenance: dict[str, object]
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(frames, height, width) of the clips."""
+        return self.frames, self.height, self.width
+
+
+def read_card(folder: Path) -> Card:
+    """The validated phys4d.json of a model folder, or UserError."""
+    path = folder / CARD
+    if not path.is_file():
+        raise UserError(f"{path}: no such file: name a model folder written by a stage (it holds {CARD})")
+    try:
+        return Card.model_validate_json(path.read_text(), strict=False)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise UserError(f"{path}: {key}: {fault['msg']}: this file is not of this version of phys4d") from error
+
+
+def base_of(card: Card, folder: Path) -> Path:
+    """The folder that holds the backbone, or UserError where it was moved or removed."""
+    base = folder if card.base is None else (folder / card.base).resolve()
+    config = base / "transformer" / "config.json"
+    if not config.is_file():
+        raise UserError(f"{config}: no such file: the folder that holds the backbone was moved or removed")
+    return base
