@@ -34,7 +34,9 @@ class OnResume:
 SAME_WEIGHTS = OnResume("the weights are the same as without the change", anytime=True)
 FROM_HERE = OnResume("holds from the next step on, so the weights are not those of a run started with it")
 
-Movable = Annotated[Path, OnResume("other place, same content", anytime=True)]
+MOVED = OnResume("another place, the same content", anytime=True)
+
+Movable = Annotated[Path, MOVED]
 """A path whose content the run records at its start (`Run.create(identities=...)`); it may move."""
 
 

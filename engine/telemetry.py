@@ -63,8 +63,8 @@ class Run:
 
         since: time.monotonic() from which `clock` counts (default: now). finished: tables of the configuration whose
         stages are finished. identities: dotted key of a path in the configuration -> digest of what it holds, which a
-        resumed run must find again. Where a resumed run's configuration differs from the stored one in fields that
-        allow it (`OnResume`), each change is printed, recorded in provenance.json and stored.
+        resumed run must find again (None: it does not look). Where a resumed run's configuration differs from the
+        stored one in fields that allow it (`OnResume`), each change is printed, recorded in provenance.json and stored.
 
         Raises UserError when a fresh run finds one in the folder, a resumed one finds none, another change has been
         made, another process holds the folder, or the folder cannot be written.
@@ -73,7 +73,7 @@ class Run:
         run = cls(folder, writes=writes, since=time.monotonic() if since is None else since)
         if writes:
             try:
-                run._open(config, resume, finished, dict(identities or {}))
+                run._open(config, resume, finished, identities)
             except OSError as error:
                 run._let_go()
                 reason = disk_fault(error) or error.strerror
@@ -84,11 +84,14 @@ class Run:
         keeps(f"{folder}: finished stages and checkpoints are kept: --resume goes on from there")
         return run
 
-    def _open(self, config: Config, resume: bool, finished: Collection[str], identities: dict[str, str]) -> None:
+    def _open(
+        self, config: Config, resume: bool, finished: Collection[str], identities: Mapping[str, str] | None
+    ) -> None:
         stored = self.folder / "config.toml"
         self._fresh_or_resumed(stored, resume)
         if self.folder.is_symlink() and not self.folder.exists():
-            raise UserError(f"{self.folder}: is a link to {os.readlink(self.folder)}, which is not there: make it first")
+            target = os.readlink(self.folder)
+            raise UserError(f"{self.folder}: is a link to {target}, which is not there: make that folder first")
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder}: is a file, a run needs a folder: choose another")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -122,20 +125,26 @@ class Run:
             )
 
     def _record(
-        self, stored: Path, config: Config, resume: bool, finished: Collection[str], identities: dict[str, str]
+        self,
+        stored: Path,
+        config: Config,
+        resume: bool,
+        finished: Collection[str],
+        identities: Mapping[str, str] | None,
     ) -> tuple[dict[str, Any], list[tuple[Change, OnResume]]]:
         """What provenance.json is to hold with this session in it, and what this session changes."""
         now, path = provenance(), self.folder / "provenance.json"
         if not resume:
-            return now | {"identities": identities}, []
+            return now | {"identities": identities or {}}, []
         first = read_json(path) if path.exists() else now
-        known = first.get("identities") or identities
-        taken = accepted(stored, config, finished, known, identities)
+        known = first.get("identities") or identities or {}
+        found = known if identities is None else identities
+        taken = accepted(stored, config, finished, known, found)
         if path.exists():
             changed = [{"key": c.key, "from": c.old, "to": c.new, "effect": mark.effect} for c, mark in taken]
             first.setdefault("resumed", []).append(now | {"changed": changed})
         of_finished = {key: digest for key, digest in known.items() if key.split(".")[0] in finished}
-        return first | {"identities": identities | of_finished}, taken
+        return first | {"identities": {**found, **of_finished}}, taken
 
     def resume_at(self, stage: str, step: int) -> None:
         """Forgets what was logged of `stage` after `step`, and a line that a kill cut off."""

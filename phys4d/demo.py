@@ -9,10 +9,11 @@ from typing import Any
 from phys4d.engine.config import Config, load_toml
 from phys4d.engine.errors import UserError
 from phys4d.engine.parallel import Parallel
-from phys4d.engine.telemetry import Run
+from phys4d.engine.signals import keeps
 from phys4d.kernels import native
 from phys4d.simulation.generate import SimulateConfig, simulate
 from phys4d.stages.door import check_takes
+from phys4d.stages.resume import open_run
 from phys4d.stages.run import RunConfig, check, check_stages
 from phys4d.teachers.label import label_with_small_depth
 from phys4d.teachers.small_depth import SmallDepthConfig
@@ -51,11 +52,12 @@ def run_demo(folder: Path, recipe: Path | None, overrides: Sequence[str], *, res
         check_takes(f"simulate.{name}", "the recipe", (made.frames, *made.size), run_config.init)
     available, reason = native.status()
     print(f"native kernels: {'built' if available else f'not built ({reason}); Chamfer uses the PyTorch reference'}")
+    keeps(f"{folder}: finished clips and datasets are kept: the same command goes on from there")
     make_data(config, folder / "data")
     check(run_config)
     parallel = Parallel.start()
     try:
-        with Run.create(folder, run_config, resume=(folder / "config.toml").exists(), since=started) as run:
+        with open_run(run_config, resume=(folder / "config.toml").exists(), since=started) as run:
             run_stages(run_config, run, parallel, resume=resume)
     finally:
         parallel.close()

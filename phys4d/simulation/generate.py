@@ -11,7 +11,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
+from types import FrameType
 from typing import Literal
 
 import mujoco
@@ -22,6 +23,7 @@ from phys4d.engine.config import Config
 from phys4d.engine.data import blob, video
 from phys4d.engine.data.shards import ShardWriter, kept_rows
 from phys4d.engine.progress import progress
+from phys4d.engine.signals import SIGNALS
 from phys4d.simulation.categories import CATEGORIES, FAMILIES
 from phys4d.simulation.clip import QUANTISATION, measure, render
 from phys4d.simulation.drawing import CameraMotion, Drawing, Looks, first_usable
@@ -31,6 +33,8 @@ from phys4d.simulation.summary import Summary
 from phys4d.simulation.team import Handover, Team
 
 STEPS_PER_SECOND = 1200  # frames fall on whole steps of the simulators
+
+_SECONDS_TO_END = 5.0
 
 # llvmpipe counts the threads beside the caller's own.
 ONE_THREAD = {
@@ -206,9 +210,10 @@ def _in_order(config: SimulateConfig, workers: int, indices: Sequence[int]) -> G
 def _end_with_parent() -> None:
     """A process of the pool ends when the one that started it is killed; otherwise it would wait for work for ever.
 
-    Ctrl-C is for the one that started it alone.
+    A signal to all processes of a job is for the one that started it, which ends the pool in order.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, _end_later if number == signal.SIGTERM else signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None
 
@@ -217,6 +222,13 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    """Ends this process where it still runs after some seconds: a broken pool ends its processes by SIGTERM."""
+    timer = Timer(_SECONDS_TO_END, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.resume import FROM_HERE, SAME_WEIGHTS, Movable, OnResume, changes, digest
 from phys4d.engine.telemetry import Run
 
+AVERAGED = OptimizerConfig(learning_rate=1.0, ema=0.9)
 AGAIN = OnResume("measured again", discards="results")
 
 
@@ -68,7 +69,7 @@ def test_changes_that_a_field_allows_are_printed_recorded_and_stored(
     record = resume(begun, Whole(second=changed), identities=IDENTITIES)
     effects = {entry["key"].removeprefix("second."): entry["effect"] for entry in record["changed"]}
     assert effects == {
-        "data": "other place, same content",
+        "data": "another place, the same content",
         "loop.checkpoint_every": SAME_WEIGHTS.effect,
         "loop.keep": SAME_WEIGHTS.effect,
         "loop.log_every": SAME_WEIGHTS.effect,
@@ -84,7 +85,8 @@ def test_changes_that_a_field_allows_are_printed_recorded_and_stored(
     assert len(shown) == 9
     assert f"resumes with second.optimizer.learning_rate: 1.0 -> 0.5: {FROM_HERE.effect}" in shown
     assert load_toml(begun / "config.toml", Whole) == Whole(second=changed)
-    assert resume(begun, Whole(second=changed), identities=IDENTITIES)["changed"] == []  # the new one is the old one now
+    again = resume(begun, Whole(second=changed), identities=IDENTITIES)
+    assert again["changed"] == []  # the new configuration is the stored one now
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_changes_that_a_field_allows_are_printed_recorded_and_stored(
     [
         (Whole(seed=1), "seed: 0 -> 1"),
         (Whole(second=stage(batch=4)), "second.batch: 2 -> 4"),
-        (Whole(second=stage(optimizer=OptimizerConfig(learning_rate=1.0, ema=0.9))), "second.optimizer.ema: 0.0 -> 0.9"),
+        (Whole(second=stage(optimizer=AVERAGED)), "second.optimizer.ema: 0.0 -> 0.9"),
         (Whole(seed=1, second=stage(batch=4, loop=LoopConfig(steps=9))), "second.batch: 2 -> 4, seed: 0 -> 1"),
     ],
 )

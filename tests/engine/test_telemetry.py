@@ -76,9 +76,8 @@ def test_folders_are_refused_with_what_to_do(tmp_path: Path) -> None:
             Run.create(folder, Settings(), resume=False)
         with pytest.raises(UserError, match="run: another process is using this folder"):
             Run.create(folder, Settings(), resume=True)
-    message = (
-        r"config\.toml: the run was started with another configuration: name: \"a\" -> \"b\", rate: 0\.5 -> 0\.1: resume"
-    )
+    changed = r"name: \"a\" -> \"b\", rate: 0\.5 -> 0\.1"
+    message = rf"config\.toml: the run was started with another configuration: {changed}: resume with"
     with pytest.raises(UserError, match=message):
         Run.create(folder, Settings(name="b", rate=0.1), resume=True)
     Run.create(folder, Settings(), resume=True).close()
