@@ -98,6 +98,19 @@ def deferred() -> Iterator[Stopping]:
             raise Stopped(stopping.received.name)
 
 
+@contextmanager
+def blocked() -> Iterator[None]:
+    """Signals wait until its end, and processes that are started within never get them unless they unblock them.
+
+    A signal to all processes of a job is then for the one that started the others.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def keeps(what: str) -> None:
     """Says what a stop from here on leaves behind and how to go on: "FOLDER: ... are kept: ... goes on from there"."""
     if _active is not None:

@@ -192,6 +192,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    if options.resume:
+        keeps(f"{options.folder}: the demo is as it was: the same command goes on with it")
     from phys4d.demo import run_demo
 
     run_demo(options.folder, options.recipe, options.overrides, resume=options.resume)
@@ -267,6 +269,8 @@ def _sheet(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    if options.resume:
+        keeps(f"{options.run}: the run is as it was: the same command goes on with it")
     from phys4d.train import train
 
     train(options.run, options.overrides, resume=options.resume, dry_run=options.dry_run)

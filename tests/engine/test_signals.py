@@ -8,7 +8,7 @@ import pytest
 
 from phys4d.engine import signals
 from phys4d.engine.errors import Stopped
-from phys4d.engine.signals import GRACE, SIGNALS, Stopping, deferred, keeps, stopped_line
+from phys4d.engine.signals import GRACE, SIGNALS, Stopping, blocked, deferred, keeps, stopped_line
 
 REPEATED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -122,6 +122,19 @@ def test_a_forked_child_ends_by_the_signal_as_it_would_have(in_child: Callable[[
     with Stopping() as stopping, deferred():
         assert in_child(lambda: get(signal.SIGTERM)) == -signal.SIGTERM
         assert stopping.received is None
+
+
+def test_a_process_started_with_signals_blocked_does_not_get_them(
+    in_child: Callable[[Callable[[], None]], int],
+) -> None:
+    """Nor does the starting one, until the end of the block."""
+    with Stopping() as stopping, deferred():
+        with blocked():
+            assert in_child(lambda: [get(number) for number in SIGNALS].clear()) == 0
+            get(signal.SIGTERM)
+            assert stopping.received is None
+        assert stopping.received is signal.SIGTERM
+        stopping.received = None
 
 
 def test_the_line_says_what_is_kept_and_what_else_went_wrong() -> None:
