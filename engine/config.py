@@ -77,8 +77,9 @@ def load_toml(path: Path, schema: type[C], overrides: Sequence[str] = ()) -> C:
     except OSError as error:
         raise UserError(f"{path}: cannot read the run file: {error.strerror}") from None
     origin: dict[str, str] = {}
+    example = ".".join(max(_names(schema), key=len, default=("key",)))
     for override in overrides:
-        _override(data, override, origin)
+        _override(data, override, origin, example)
     return build(schema, data, str(path), origin)
 
 
@@ -106,12 +107,12 @@ def dump_toml(config: Config) -> str:
     return text
 
 
-def _override(data: dict[str, Any], override: str, origin: dict[str, str]) -> None:
-    """Sets one "a.b=value" in the parsed document and remembers which keys came from it."""
+def _override(data: dict[str, Any], override: str, origin: dict[str, str], example: str) -> None:
+    """Sets one "a.b=value" in the parsed document and remembers which keys came from it; example: of a key."""
     dotted, equals, text = override.partition("=")
     parts = [part.strip() for part in dotted.split(".")]
     if not equals or not all(parts):
-        raise UserError(f"--set {override}: expected key=value with a dotted key, such as optimizer.ema=0.9")
+        raise UserError(f"--set {override}: expected KEY=VALUE, with a key such as {example}")
     try:
         parsed = tomllib.loads(f"value = {text.strip()}")
         value = parsed["value"] if parsed.keys() == {"value"} else text.strip()

@@ -16,7 +16,7 @@ from pathlib import Path
 from phys4d import __version__
 from phys4d.engine.errors import FaultElsewhere, Interrupted, UserError
 from phys4d.engine.paths import expanded_options
-from phys4d.engine.signals import Stopping, keeps, stopped_line
+from phys4d.engine.signals import Stopping, exit_code, keeps, stopped_line
 from phys4d.engine.storage import disk_fault
 
 
@@ -44,7 +44,7 @@ def _ended(error: BaseException, stopping: Stopping) -> int:
         return _say(str(error), 3, every_rank=False)
     if isinstance(error, KeyboardInterrupt) or stopping.received is not None:
         # Another rank or a process of a pool may have ended first: then the error is that it is gone.
-        return _say(stopped_line(stopping, error), 3 if stopping.kept else 130, every_rank=False)
+        return _say(stopped_line(stopping, error), exit_code(stopping), every_rank=False)
     fault = disk_fault(error) if isinstance(error, OSError) else None
     if fault is None:
         raise error

@@ -1,5 +1,6 @@
 """`phys4d demo`: simulate, label, train through all stages, evaluate and report, on the machine at hand."""
 
+import re
 import time
 from collections.abc import Sequence
 from importlib.resources import as_file, files
@@ -73,7 +74,12 @@ def make_data(config: DemoConfig, folder: Path) -> None:
 
 
 def load_recipe(recipe: Path | None, overrides: Sequence[str]) -> DemoConfig:
-    """The named recipe, or the one that comes with phys4d; every key can be overridden."""
+    """The named recipe, or the one that comes with phys4d; every key can be overridden.
+
+    Messages name keys of the run as a run file has them, without "run." before them: overrides may too.
+    """
+    keys = RunConfig.model_fields.keys() - DemoConfig.model_fields.keys()
+    overrides = [f"run.{one}" if re.split(r"[.=]", one)[0].strip() in keys else one for one in overrides]
     if recipe is not None:
         return load_toml(recipe, DemoConfig, overrides)
     with as_file(files("phys4d.recipes") / "demo.toml") as path:

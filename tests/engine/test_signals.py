@@ -1,8 +1,12 @@
 """Signals: noted within `deferred`, raised elsewhere, one request however often it is repeated within two seconds."""
 
+import ctypes
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from threading import Timer
 
 import pytest
 
@@ -127,14 +131,59 @@ def test_a_forked_child_ends_by_the_signal_as_it_would_have(in_child: Callable[[
 def test_a_process_started_with_signals_blocked_does_not_get_them(
     in_child: Callable[[Callable[[], None]], int],
 ) -> None:
-    """Nor does the starting one, until the end of the block."""
-    with Stopping() as stopping, deferred():
-        with blocked():
-            assert in_child(lambda: [get(number) for number in SIGNALS].clear()) == 0
-            get(signal.SIGTERM)
-            assert stopping.received is None
+    with Stopping() as stopping, deferred(), blocked():
+        assert in_child(lambda: [get(number) for number in SIGNALS].clear()) == 0
+        assert stopping.received is None
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
+def stuck(after: list[float], kept: str, defers: bool) -> None:
+    """Waits in C for ever, as for a rank that has gone, and gets a SIGTERM after each of these seconds."""
+    signals.GRACE, signals.PATIENCE = 0.3, 0.3
+    with Stopping(), deferred() if defers else nullcontext():
+        keeps(kept)
+        for seconds in after:
+            Timer(seconds, get, [signal.SIGTERM]).start()
+        mutex = ctypes.create_string_buffer(64)
+        for _ in range(2):
+            ctypes.CDLL(None).pthread_mutex_lock(mutex)
+
+
+@pytest.mark.parametrize(
+    ("after", "kept", "defers", "code", "line"),
+    [
+        ([0.2], "", False, 130, "what was being written is not kept"),
+        ([0.2], "out: clips are kept", False, 3, "out: clips are kept"),
+        ([0.2, 0.7], "out: clips are kept", True, 3, "out: clips are kept"),
+    ],
+)
+def test_a_process_that_waits_outside_of_python_ends_too(
+    in_child: Callable[[Callable[[], None]], int], capfd: pytest.CaptureFixture[str],
+    after: list[float], kept: str, defers: bool, code: int, line: str,
+) -> None:  # fmt: skip
+    started = time.monotonic()
+    assert in_child(lambda: stuck(after, kept, defers)) == code
+    assert capfd.readouterr().err == f"phys4d: stopped by SIGTERM: {line}\n"
+    assert time.monotonic() - started > after[-1] + 0.25
+
+
+def test_the_watch_does_not_end_a_process_that_is_only_slow(in_child: Callable[[Callable[[], None]], int]) -> None:
+    """One signal while a step computes outside of Python, and signals of other handlers: the step goes on."""
+
+    def slow() -> None:
+        signals.GRACE, signals.PATIENCE = 0.2, 0.2
+        signal.signal(signal.SIGALRM, lambda number, frame: None)
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+        libc = ctypes.CDLL(None)
+        with pytest.raises(Stopped), deferred() as stopping:
+            get_from_c = libc.getpid(), int(signal.SIGTERM)
+            Timer(0.05, libc.kill, get_from_c).start()
+            until = time.monotonic() + 0.8
+            while time.monotonic() < until:
+                libc.usleep(10_000)
         assert stopping.received is signal.SIGTERM
-        stopping.received = None
+
+    assert in_child(slow) == 0
 
 
 def test_the_line_says_what_is_kept_and_what_else_went_wrong() -> None:
