@@ -61,13 +61,19 @@ def save(folder: Path, stage: str, step: int, state: Mapping[str, Tensor], *, ke
 def check_room(folder: Path, stage: str, state: Mapping[str, Tensor], *, writes: int, keep: int) -> None:
     """UserError unless the disk has room for what `writes` more checkpoints of a stage, `keep` of them kept, add."""
     there = sum(1 for _ in _of_stage(Path(folder), stage))
-    needed = _bytes(state) * max(0, min(there + writes, keep + 1) - there)  # one more than is kept, while it is written
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"{folder}: no space left for the checkpoints of {stage}: they take {needed / 2**20:.1f} MiB, "
-            f"{free / 2**20:.1f} MiB are free: make room or lower {stage}.loop.keep"
-        )
+    free, size = shutil.disk_usage(folder).free, _bytes(state)
+
+    def needed(kept: int) -> int:
+        return size * max(0, min(there + writes, kept + 1) - there)  # one more than is kept, while it is written
+
+    if needed(keep) <= free:
+        return
+    fits = max((kept for kept in range(1, keep) if needed(kept) <= free), default=None)
+    raise UserError(
+        f"{folder}: no space left for the checkpoints of {stage}: they take {needed(keep) / 2**20:.1f} MiB, "
+        f"{free / 2**20:.1f} MiB are free: make room{f' or set {stage}.loop.keep to {fits}' if fits else ''}, "
+        "then --resume"
+    )
 
 
 def _begin(partial: Path) -> None:

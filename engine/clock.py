@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from phys4d.engine.storage import replace_text
+from phys4d.engine.storage import read_json, replace_text
 
 _EVERY = 1.0
 
@@ -22,8 +22,8 @@ class Clock:
         self.path, self.writes = path, writes
         self._total, self._stages = 0.0, dict[str, float]()
         if writes and path.exists():
-            stored = json.loads(path.read_text())
-            self._total, self._stages = stored["seconds"], stored["stages"]
+            stored = read_json(path)
+            self._total, self._stages = stored.get("seconds", 0.0), stored.get("stages", {})
         self._last = self._saved = since
         self._stage: str | None = None
 

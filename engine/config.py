@@ -8,18 +8,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from phys4d.engine.errors import UserError
+from phys4d.engine.paths import expanded
 
 
 class Config(BaseModel):
     """Base of every configuration: unknown keys, wrong types and changes after loading are refused.
 
+    In a field that is a Path, ~ and environment variables are expanded (`phys4d.engine.paths`).
     A field that may be None must default to None: TOML has no null, so None is a key left out.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+    @field_validator("*")
+    @classmethod
+    def _expand_paths(cls, value: Any) -> Any:
+        return expanded(value) if isinstance(value, Path) else value
 
 
 C = TypeVar("C", bound=Config)
@@ -70,8 +77,9 @@ def load_toml(path: Path, schema: type[C], overrides: Sequence[str] = ()) -> C:
     except OSError as error:
         raise UserError(f"{path}: cannot read the run file: {error.strerror}") from None
     origin: dict[str, str] = {}
+    example = ".".join(max(_names(schema), key=len, default=("key",)))
     for override in overrides:
-        _override(data, override, origin)
+        _override(data, override, origin, example)
     return build(schema, data, str(path), origin)
 
 
@@ -99,22 +107,12 @@ def dump_toml(config: Config) -> str:
     return text
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted keys with both values ("a.b: 1 -> 2") for each difference between two parsed TOML documents."""
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            yield from differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            yield f"{prefix}{key}: {_shown(a)} -> {_shown(b)}"
-
-
-def _override(data: dict[str, Any], override: str, origin: dict[str, str]) -> None:
-    """Sets one "a.b=value" in the parsed document and remembers which keys came from it."""
+def _override(data: dict[str, Any], override: str, origin: dict[str, str], example: str) -> None:
+    """Sets one "a.b=value" in the parsed document and remembers which keys came from it; example: of a key."""
     dotted, equals, text = override.partition("=")
     parts = [part.strip() for part in dotted.split(".")]
     if not equals or not all(parts):
-        raise UserError(f"--set {override}: expected key=value with a dotted key, such as optimizer.ema=0.9")
+        raise UserError(f"--set {override}: expected KEY=VALUE, with a key such as {example}")
     try:
         parsed = tomllib.loads(f"value = {text.strip()}")
         value = parsed["value"] if parsed.keys() == {"value"} else text.strip()
@@ -190,15 +188,16 @@ def _names(schema: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tu
     for name, field in schema.model_fields.items():
         path = (*prefix, field.alias or name)
         yield path
-        for model in _models(field.annotation):
+        for model in models_in(field.annotation):
             yield from _names(model, path)
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a type annotation names, also within unions and tuples."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):
-        yield from _models(argument)
+        yield from models_in(argument)
 
 
 def _table(table: dict[str, Any], prefix: tuple[str, ...]) -> Iterator[str]:

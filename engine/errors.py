@@ -29,6 +29,13 @@ class FaultElsewhere(UserError):
         super().__init__(f"stopped by a fault that rank {rank} reports")
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal came where no step of training can be ended first, or came again: the work stops here.
+
+    A KeyboardInterrupt, so that libraries which catch every Exception let it pass.
+    """
+
+
 class Interrupted(Exception):
     """A signal stopped the training after a checkpoint was written (exit code 3).
 
@@ -36,5 +43,6 @@ class Interrupted(Exception):
     """
 
     def __init__(self, stage: str, step: int, path: Path) -> None:
-        super().__init__(f"stopped by a signal in stage {stage} after step {step}: checkpoint {path}")
+        where = f"stopped by a signal in stage {stage} after step {step}"
+        super().__init__(f"{where}: checkpoint {path}: --resume goes on from it")
         self.stage, self.step, self.path = stage, step, path

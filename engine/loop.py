@@ -1,13 +1,10 @@
 """The training loop of a stage: steps, logs, checkpoints, resumes exactly, and stops in order on a signal."""
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Protocol, Self
+from typing import Annotated, Any, Protocol
 
 import torch
 from pydantic import Field
@@ -20,6 +17,8 @@ from phys4d.engine.errors import Interrupted, UserError
 from phys4d.engine.optimizer import Optimizer, OptimizerConfig
 from phys4d.engine.parallel import Parallel, together
 from phys4d.engine.progress import progress
+from phys4d.engine.resume import SAME_WEIGHTS, OnResume
+from phys4d.engine.signals import deferred
 from phys4d.engine.telemetry import Run
 
 __all__ = ["Interrupted", "LoopConfig", "Objective", "OptimizerConfig", "train"]
@@ -31,6 +30,7 @@ class Objective(Protocol):
     """
 
     name: str
+    """Also that of the table of its settings in the run file, in which messages name keys."""
 
     def modules(self) -> dict[str, nn.Module]:
         """Modules whose requires_grad parameters are trained and checkpointed, by name."""
@@ -46,15 +46,18 @@ class Objective(Protocol):
         """
 
 
+_LENGTH = OnResume("the weights are those of a run started with it where optimizer.decay_fraction is 0")
+
+
 class LoopConfig(Config):
     """steps: how many. log_every: steps between log lines. checkpoint_every: steps between checkpoints, 0 for
     only one at the end. keep: how many checkpoints of the stage stay on the disk.
     """
 
-    steps: int = Field(ge=1)
-    log_every: int = Field(20, ge=1)
-    checkpoint_every: int = Field(0, ge=0)
-    keep: int = Field(2, ge=1)
+    steps: Annotated[int, _LENGTH] = Field(ge=1)
+    log_every: Annotated[int, SAME_WEIGHTS] = Field(20, ge=1)
+    checkpoint_every: Annotated[int, SAME_WEIGHTS] = Field(0, ge=0)
+    keep: Annotated[int, SAME_WEIGHTS] = Field(2, ge=1)
 
 
 def train(
@@ -71,9 +74,10 @@ def train(
     Logged every `log_every` steps and at each checkpoint, as means over the steps since the last line and
     over ranks: what `update` returns, grad_norm, learning_rate, seconds (per step). Step numbers in logs and
     checkpoints count finished steps. At the end the modules hold the EMA weights where `optimizer.ema` > 0.
-    Raises Interrupted after SIGTERM or SIGINT, when the step is finished and a checkpoint written (a second
-    signal acts at once); UserError when a gradient is not finite, the checkpoint does not fit, or the disk is full
-    or has, at the start, no room for the checkpoints to come.
+    Raises Interrupted after SIGTERM, SIGINT, SIGHUP or SIGUSR1, when the step is finished and a checkpoint written;
+    Stopped at once where SIGTERM, SIGINT or SIGHUP comes again two seconds later or after more; UserError when a
+    gradient is not finite, the checkpoint does not fit, or the disk is full or has, at the start, no room for the
+    checkpoints to come.
     """
     state = Optimizer(optimizer, objective.modules(), objective.parameter_groups())
     if parallel.mesh is not None:
@@ -83,11 +87,7 @@ def train(
     start = 0
     if resume and (found := checkpoint.latest(run.folder, objective.name)) is not None:
         path, start = found
-        if start > loop.steps:
-            raise UserError(
-                f"{path}: lies past the {loop.steps} steps of the stage: raise steps or start anew"
-            )
-        checkpoint.load(path, state.state())
+        together(lambda: _read(objective.name, path, start, loop.steps, state))
     writes = math.ceil((loop.steps - start) / (loop.checkpoint_every or loop.steps))
 
     def check_room() -> None:
@@ -101,6 +101,14 @@ def train(
     state.use_ema()
 
 
+def _read(stage: str, path: Path, start: int, steps: int, state: Optimizer) -> None:
+    if start > steps:
+        raise UserError(
+            f"{path}: lies past the {steps} steps of the stage: set {stage}.loop.steps to {start} or more, or remove it"
+        )
+    checkpoint.load(path, state.state())
+
+
 def _steps(
     objective: Objective, state: Optimizer, loop: LoopConfig, run: Run, parallel: Parallel, start: int
 ) -> None:
@@ -110,9 +118,14 @@ def _steps(
         nonlocal window
         values = window.means(parallel)
         window = _Window()
-        _finite(objective.name, done, values)
         rate = state.schedule(loop.steps, done - 1)
-        together(lambda: run.log(objective.name, done, values | {"learning_rate": rate}))
+
+        def write() -> None:
+            if parallel.rank == 0:
+                _finite(objective.name, done, values, run.folder, start)
+                run.log(objective.name, done, values | {"learning_rate": rate})
+
+        together(write)
         return {name: value for name, value in values.items() if name in ("loss", "reward")}
 
     def save(done: int) -> Path:
@@ -120,7 +133,7 @@ def _steps(
         together(run.clock.save)  # what a kill from here on loses begins here
         return path
 
-    with _Signals() as signals, progress(objective.name, total=loop.steps - start) as bar:
+    with deferred() as signals, progress(objective.name, total=loop.steps - start) as bar:
         for step in range(start, loop.steps):
             state.schedule(loop.steps, step)
             updates = state.updates
@@ -133,7 +146,7 @@ def _steps(
                     save(step)
                 raise
             done = step + 1
-            stopped = parallel.any(signals.received)
+            stopped = parallel.any(signals.received is not None)
             due = loop.checkpoint_every > 0 and done % loop.checkpoint_every == 0
             saved = stopped or due or done == loop.steps
             shown = log(done) if saved or done % loop.log_every == 0 else {}
@@ -142,17 +155,23 @@ def _steps(
             bar.advance(1, **shown)
             if stopped:
                 raise Interrupted(objective.name, done, path)
-        if parallel.any(signals.received):  # it came while the last checkpoint was written
+        if parallel.any(signals.received is not None):  # it came while the last checkpoint was written
             raise Interrupted(objective.name, loop.steps, path)
 
 
-def _finite(stage: str, step: int, values: dict[str, float]) -> None:
+def _finite(stage: str, step: int, values: dict[str, float], folder: Path, start: int) -> None:
+    """UserError where the mean gradient norm is not finite; start: the step at which this session began."""
     norm = values.get("grad_norm", 0.0)
-    if not math.isfinite(norm):
-        raise UserError(
-            f"{stage}: by step {step} the gradient norm is {norm}, training has diverged: lower "
-            "optimizer.learning_rate and resume from the last checkpoint or start anew"
-        )
+    if math.isfinite(norm):
+        return
+    what = f"{stage}: by step {step} the gradient norm is {norm}, training has diverged"
+    lower = f"lower {stage}.optimizer.learning_rate"
+    found = checkpoint.latest(folder, stage)
+    if found is None:
+        raise UserError(f"{what}: {lower}, then --resume, which begins the stage again")
+    if found[1] == start:  # it was resumed from a checkpoint, and nothing after it was finite
+        raise UserError(f"{what}: {lower}, or remove {found[0]}, which may have diverged too, then --resume")
+    raise UserError(f"{what}: {lower}, then --resume, which goes on from {found[0].name}")
 
 
 class _Window:
@@ -187,31 +206,3 @@ class _Window:
         """Means over the window and the ranks (the host sync), and seconds per step."""
         means = parallel.mean({name: total / self.counts[name] for name, total in self.sums.items()})
         return means | {"seconds": (time.perf_counter() - self.since) / self.steps}
-
-
-class _Signals:
-    """Notes SIGTERM and SIGINT instead of dying; the second one finds the previous handlers again."""
-
-    def __init__(self) -> None:
-        self.received = False
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._restore()

@@ -1,7 +1,7 @@
 """AdamW with warmup, linear decay, gradient clipping and averaged weights, alone or under FSDP2."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from phys4d.engine.checkpoint import named_parameters
 from phys4d.engine.config import Config
 from phys4d.engine.parallel import full, local
+from phys4d.engine.resume import FROM_HERE
 
 _LAST_RATE = 0.02
 
@@ -20,12 +21,12 @@ class OptimizerConfig(Config):
     to 0.02 of the peak. ema: decay of the averaged weights that the stage ends with, 0 for none.
     """
 
-    learning_rate: float = Field(gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = Field(0.01, ge=0)
-    clip_norm: float = Field(1.0, gt=0)
-    warmup_steps: int = Field(0, ge=0)
-    decay_fraction: float = Field(0.0, ge=0, le=1)
+    learning_rate: Annotated[float, FROM_HERE] = Field(gt=0)
+    betas: Annotated[tuple[float, float], FROM_HERE] = (0.9, 0.95)
+    weight_decay: Annotated[float, FROM_HERE] = Field(0.01, ge=0)
+    clip_norm: Annotated[float, FROM_HERE] = Field(1.0, gt=0)
+    warmup_steps: Annotated[int, FROM_HERE] = Field(0, ge=0)
+    decay_fraction: Annotated[float, FROM_HERE] = Field(0.0, ge=0, le=1)
     ema: float = Field(0.0, ge=0, lt=1)
 
 

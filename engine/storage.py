@@ -1,8 +1,12 @@
-"""Writing to a disk that may be full or not ours: files replaced whole, and the one line that such a disk earns."""
+"""Small files of a run, on a disk that may be full or not ours: replaced whole, read back, and what the disk did."""
 
 import errno
+import json
 import os
 from pathlib import Path
+from typing import Any
+
+from phys4d.engine.errors import UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -21,6 +25,17 @@ def replace_bytes(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a run. UserError where the file does not hold one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}): remove it") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: holds no JSON object: remove it")
+    return found
 
 
 class Appended:

@@ -9,10 +9,11 @@ import os
 import platform
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import time
-import tomllib
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
@@ -21,9 +22,11 @@ from typing import IO, Any, Self
 import torch
 
 from phys4d.engine.clock import Clock
-from phys4d.engine.config import Config, differences, dump_toml
+from phys4d.engine.config import Config, dump_toml
 from phys4d.engine.errors import UserError
-from phys4d.engine.storage import Appended, disk_fault, replace_text
+from phys4d.engine.resume import Change, OnResume, accepted
+from phys4d.engine.signals import keeps
+from phys4d.engine.storage import Appended, disk_fault, read_json, replace_text
 
 __all__ = ["Run", "peak_rss_mb", "provenance", "replace_text"]
 
@@ -46,30 +49,51 @@ class Run:
         self._resumed: dict[str, int] = {}
 
     @classmethod
-    def create(cls, folder: Path, config: Config, *, resume: bool, since: float | None = None) -> Self:
+    def create(
+        cls,
+        folder: Path,
+        config: Config,
+        *,
+        resume: bool,
+        since: float | None = None,
+        finished: Collection[str] = (),
+        identities: Mapping[str, str] | None = None,
+    ) -> Self:
         """Starts a run in `folder`, or goes on with the one that is there.
 
-        since: time.monotonic() from which `clock` counts (default: now). Raises UserError when a fresh run finds
-        one in the folder, a resumed one finds none, the configuration differs from the one that the run was
-        started with, another process holds the folder, or the folder cannot be written.
+        since: time.monotonic() from which `clock` counts (default: now). finished: tables of the configuration whose
+        stages are finished. identities: dotted key of a path in the configuration -> digest of what it holds, which a
+        resumed run must find again (None: it does not look). Where a resumed run's configuration differs from the
+        stored one in fields that allow it (`OnResume`), each change is printed, recorded in provenance.json and stored.
+
+        Raises UserError when a fresh run finds one in the folder, a resumed one finds none, another change has been
+        made, another process holds the folder, or the folder cannot be written.
         """
         writes = int(os.environ.get("RANK", "0")) == 0
         run = cls(folder, writes=writes, since=time.monotonic() if since is None else since)
-        if not writes:
-            return run
-        try:
-            run._open(config, resume=resume)
-        except OSError as error:
-            run._let_go()
-            raise UserError(f"{folder}: cannot write the run folder: {disk_fault(error) or error.strerror}") from None
-        except BaseException:
-            run._let_go()
-            raise
+        if writes:
+            try:
+                run._open(config, resume, finished, identities)
+            except OSError as error:
+                run._let_go()
+                reason = disk_fault(error) or error.strerror
+                raise UserError(f"{folder}: cannot write the run folder: {reason}") from None
+            except BaseException:
+                run._let_go()
+                raise
+        keeps(f"{folder}: finished stages and checkpoints are kept: --resume goes on from there")
         return run
 
-    def _open(self, config: Config, *, resume: bool) -> None:
+    def _open(
+        self, config: Config, resume: bool, finished: Collection[str], identities: Mapping[str, str] | None
+    ) -> None:
         stored = self.folder / "config.toml"
         self._fresh_or_resumed(stored, resume)
+        if self.folder.is_symlink() and not self.folder.exists():
+            target = os.readlink(self.folder)
+            raise UserError(f"{self.folder}: is a link to {target}, which is not there: make that folder first")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.folder}: is a file, a run needs a folder: choose another")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.folder / ".lock", "w")  # noqa: SIM115 (held until the run is closed)
         try:
@@ -79,11 +103,14 @@ class Run:
                 f"{self.folder}: another process is using this folder: wait or choose another"
             ) from None
         self._fresh_or_resumed(stored, resume)  # again: a run that came first may have come and gone
-        if resume:
-            _same_configuration(stored, config)
+        record, taken = self._record(stored, config, resume, finished, identities)
         self.clock = Clock(self.folder / "clock.json", since=self._since)
         self.clock.save()
-        self._write_provenance(resume)
+        for change, mark in taken:
+            print(f"resumes with {change}: {mark.effect}", file=sys.stderr)
+            if mark.discards and (stale := self.folder / mark.discards).exists():
+                stale.unlink() if stale.is_symlink() else shutil.rmtree(stale)
+        replace_text(self.folder / "provenance.json", json.dumps(record, indent=1) + "\n")
         self._metrics = Appended(self.folder / "metrics.jsonl")
         replace_text(stored, dump_toml(config))  # last: with it the folder holds a run
 
@@ -97,13 +124,27 @@ class Run:
                 f"{self.folder}: no run to resume (it has no config.toml): start it without --resume"
             )
 
-    def _write_provenance(self, resume: bool) -> None:
-        path, record = self.folder / "provenance.json", provenance()
-        if resume and path.exists():
-            first = json.loads(path.read_text())
-            first.setdefault("resumed", []).append(record)
-            record = first
-        replace_text(path, json.dumps(record, indent=1) + "\n")
+    def _record(
+        self,
+        stored: Path,
+        config: Config,
+        resume: bool,
+        finished: Collection[str],
+        identities: Mapping[str, str] | None,
+    ) -> tuple[dict[str, Any], list[tuple[Change, OnResume]]]:
+        """What provenance.json is to hold with this session in it, and what this session changes."""
+        now, path = provenance(), self.folder / "provenance.json"
+        if not resume:
+            return now | {"identities": identities or {}}, []
+        first = read_json(path) if path.exists() else now
+        known = first.get("identities") or identities or {}
+        found = known if identities is None else identities
+        taken = accepted(stored, config, finished, known, found)
+        if path.exists():
+            changed = [{"key": c.key, "from": c.old, "to": c.new, "effect": mark.effect} for c, mark in taken]
+            first.setdefault("resumed", []).append(now | {"changed": changed})
+        of_finished = {key: digest for key, digest in known.items() if key.split(".")[0] in finished}
+        return first | {"identities": {**found, **of_finished}}, taken
 
     def resume_at(self, stage: str, step: int) -> None:
         """Forgets what was logged of `stage` after `step`, and a line that a kill cut off."""
@@ -215,17 +256,6 @@ def _program() -> str:
 def _without_place(argument: str) -> str:
     """The argument without the folders of an absolute path in it: init=/a/b/c gives init=c."""
     return re.sub(r"(^|[=,\[\"'])/(?:[^/\s=,]+/)*", r"\1", argument)
-
-
-def _same_configuration(stored: Path, config: Config) -> None:
-    old = tomllib.loads(stored.read_text(encoding="utf-8"))
-    changed = list(differences(old, tomllib.loads(dump_toml(config))))
-    if changed:
-        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-        raise UserError(
-            f"{stored}: the run was started with another configuration: {changed[0]}{more}: resume with the "
-            "old one or start a new folder"
-        )
 
 
 def _git_revision() -> str | None:

@@ -1,44 +1,63 @@
 """The command line: one program, one subcommand per task. Each imports what it needs when it runs.
 
-Exit codes: 0 done, 1 our fault, 2 the user's input is at fault, 3 stopped by a signal with a checkpoint written.
+Exit codes: 0 done, 1 our fault, 2 the user's input is at fault, 3 stopped by a signal, and the line says what is kept
+(a checkpoint, finished stages, finished clips) and how to go on, 130 stopped by a signal and nothing is kept. Signals
+are SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR1.
 """
 
 import argparse
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from phys4d import __version__
 from phys4d.engine.errors import FaultElsewhere, Interrupted, UserError, printable
 from phys4d.engine.faults import fault_line
+from phys4d.engine.paths import expanded_options
+from phys4d.engine.signals import Stopping, exit_code, keeps, stopped_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Runs one command and returns its exit code; without arguments (those of the process) as its last act."""
     _print_anything()
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    try:
-        return options.command(options)
-    except FaultElsewhere:
+    options = build_parser().parse_args(arguments)
+    with Stopping(last=arguments is None) as stopping:
+        try:
+            try:
+                expanded_options(options)
+                return options.command(options)
+            finally:
+                stopping.end()
+        except (Exception, KeyboardInterrupt) as error:
+            return _ended(error, stopping)
+
+
+def _ended(error: BaseException, stopping: Stopping) -> int:
+    """The exit code of a command that this exception ended, and its one line; raises what is our own fault."""
+    if isinstance(error, FaultElsewhere):
         return 2
-    except UserError as error:
-        print(f"phys4d: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        fault = fault_line(error)
-        if fault is None:
-            raise
-        print(f"phys4d: error: {UserError(fault)}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
-        print(f"phys4d: {stop}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print("phys4d: stopped; what was being written is not kept", file=sys.stderr)
-        return 130
+    if isinstance(error, UserError):
+        return _say(f"error: {error}", 2)
+    if isinstance(error, Interrupted):
+        return _say(str(error), 3, every_rank=False)
+    if isinstance(error, KeyboardInterrupt) or stopping.received is not None:
+        # Another rank or a process of a pool may have ended first: then the error is that it is gone.
+        return _say(stopped_line(stopping, error), exit_code(stopping), every_rank=False)
+    fault = fault_line(error) if isinstance(error, OSError) else None
+    if fault is None:
+        raise error
+    return _say(f"error: {UserError(fault)}", 2)
+
+
+def _say(line: str, code: int, *, every_rank: bool = True) -> int:
+    if every_rank or os.environ.get("RANK", "0") == "0":
+        with suppress(OSError):  # the terminal may have gone with the signal
+            print(f"phys4d: {line}", file=sys.stderr)
+    return code
 
 
 def _print_anything() -> None:
@@ -182,6 +201,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    if options.resume:
+        keeps(f"{options.folder}: the demo is as it was: the same command goes on with it")
     from phys4d.demo import run_demo
 
     run_demo(options.folder, options.recipe, options.overrides, resume=options.resume)
@@ -208,11 +229,8 @@ def _simulate(options: argparse.Namespace) -> int:
     if options.workers < 1:
         raise UserError(f"--workers {options.workers}: expected 1 or more")
     config = build(SimulateConfig, values, "simulate")
-    try:
-        summary = simulate(config, options.out, workers=options.workers)
-    except KeyboardInterrupt:
-        print("phys4d: stopped; finished clips are kept: the same command goes on from there", file=sys.stderr)
-        return 3
+    keeps(f"{options.out}: finished clips are kept: the same command goes on from there")
+    summary = simulate(config, options.out, workers=options.workers)
     for line in summary.lines():
         print(line)
     return 0
@@ -261,6 +279,8 @@ def _sheet(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    if options.resume:
+        keeps(f"{options.run}: the run is as it was: the same command goes on with it")
     from phys4d.train import train
 
     train(options.run, options.overrides, resume=options.resume, dry_run=options.dry_run)

@@ -1,5 +1,6 @@
 """`phys4d demo`: simulate, label, train through all stages, evaluate and report, on the machine at hand."""
 
+import re
 import time
 from collections.abc import Sequence
 from importlib.resources import as_file, files
@@ -10,10 +11,11 @@ from phys4d.engine.config import Config, load_toml
 from phys4d.engine.errors import UserError
 from phys4d.engine.output import check_folder
 from phys4d.engine.parallel import Parallel
-from phys4d.engine.telemetry import Run
+from phys4d.engine.signals import keeps
 from phys4d.kernels import native
 from phys4d.simulation.generate import SimulateConfig, simulate
 from phys4d.stages.preflight import check_takes
+from phys4d.stages.resume import open_run
 from phys4d.stages.run import RunConfig, check, check_stages
 from phys4d.teachers.label import label_with_small_depth
 from phys4d.teachers.small_depth import SmallDepthConfig
@@ -53,11 +55,12 @@ def run_demo(folder: Path, recipe: Path | None, overrides: Sequence[str], *, res
     check_folder(folder)
     available, reason = native.status()
     print(f"native kernels: {'built' if available else f'not built ({reason}); Chamfer uses the PyTorch reference'}")
+    keeps(f"{folder}: finished clips and datasets are kept: the same command goes on from there")
     make_data(config, folder / "data")
     check(run_config)
     parallel = Parallel.start()
     try:
-        with Run.create(folder, run_config, resume=(folder / "config.toml").exists(), since=started) as run:
+        with open_run(run_config, resume=(folder / "config.toml").exists(), since=started) as run:
             run_stages(run_config, run, parallel, resume=resume)
     finally:
         parallel.close()
@@ -73,7 +76,12 @@ def make_data(config: DemoConfig, folder: Path) -> None:
 
 
 def load_recipe(recipe: Path | None, overrides: Sequence[str]) -> DemoConfig:
-    """The named recipe, or the one that comes with phys4d; every key can be overridden."""
+    """The named recipe, or the one that comes with phys4d; every key can be overridden.
+
+    Messages name keys of the run as a run file has them, without "run." before them: overrides may too.
+    """
+    keys = RunConfig.model_fields.keys() - DemoConfig.model_fields.keys()
+    overrides = [f"run.{one}" if re.split(r"[.=]", one)[0].strip() in keys else one for one in overrides]
     if recipe is not None:
         return load_toml(recipe, DemoConfig, overrides)
     with as_file(files("phys4d.recipes") / "demo.toml") as path:

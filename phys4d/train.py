@@ -8,6 +8,7 @@ from phys4d.engine.config import load_toml
 from phys4d.engine.parallel import Parallel, together
 from phys4d.engine.storage import replace_text
 from phys4d.engine.telemetry import Run, peak_rss_mb, provenance
+from phys4d.stages.resume import open_run
 from phys4d.stages.run import RunConfig, check, execute, output_folder
 
 
@@ -20,7 +21,7 @@ def train(path: Path, overrides: Sequence[str], *, resume: bool, dry_run: bool) 
     parallel = Parallel.start()
     try:
         config = together(lambda: _checked(path, overrides, parallel.world_size))
-        with together(lambda: Run.create(config.folder, config, resume=resume)) as run:
+        with together(lambda: open_run(config, resume=resume)) as run:
             run_stages(config, run, parallel, resume=resume)
     finally:
         parallel.close()

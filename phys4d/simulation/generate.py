@@ -11,7 +11,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
+from types import FrameType
 from typing import Literal
 
 import mujoco
@@ -23,6 +24,7 @@ from phys4d.engine.data import blob, video
 from phys4d.engine.data.shards import ShardWriter, kept_rows
 from phys4d.engine.output import Place
 from phys4d.engine.progress import progress
+from phys4d.engine.signals import blocked
 from phys4d.simulation.categories import CATEGORIES, FAMILIES
 from phys4d.simulation.clip import QUANTISATION, measure, render
 from phys4d.simulation.drawing import CameraMotion, Drawing, Looks, first_usable
@@ -32,6 +34,8 @@ from phys4d.simulation.summary import Summary
 from phys4d.simulation.team import Handover, Team
 
 STEPS_PER_SECOND = 1200  # frames fall on whole steps of the simulators
+
+_SECONDS_TO_END = 5.0
 
 # llvmpipe counts the threads beside the caller's own.
 ONE_THREAD = {
@@ -191,11 +195,13 @@ def rasteriser(height: int, width: int) -> Rasteriser:
 def _in_order(config: SimulateConfig, workers: int, indices: Sequence[int]) -> Generator[dict[str, bytes]]:
     """These clips in order, made by spawned processes that are at most a few clips ahead."""
     waiting: deque[Future[dict[str, bytes]]] = deque()
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    with blocked():
+        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
     with one_thread_each(), pool:
         try:
             for index in indices:
-                waiting.append(pool.submit(make_clip, config, index))
+                with blocked():  # a process may be started
+                    waiting.append(pool.submit(make_clip, config, index))
                 if len(waiting) >= 8 * workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -207,9 +213,11 @@ def _in_order(config: SimulateConfig, workers: int, indices: Sequence[int]) -> G
 def _end_with_parent() -> None:
     """A process of the pool ends when the one that started it is killed; otherwise it would wait for work for ever.
 
-    Ctrl-C is for the one that started it alone.
+    A signal to all processes of a job is for the one that started it, which ends the pool in order: it started this
+    one with signals blocked. A broken pool ends its processes by SIGTERM.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     parent = parent_process()
     assert parent is not None
 
@@ -218,6 +226,13 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    """Ends this process where it still runs after some seconds."""
+    timer = Timer(_SECONDS_TO_END, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Stage `backbone`: flow-matching pretraining of the tiny model, since no pretrained weights of it exist."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from phys4d.clips import Clips
 from phys4d.engine.config import Config
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.parallel import Parallel
+from phys4d.engine.resume import Movable
 from phys4d.models.flow import noised, shifted
 from phys4d.models.objective import flow_matching_loss
 from phys4d.models.world import WorldModel
@@ -18,7 +18,7 @@ from phys4d.models.world import WorldModel
 class BackboneConfig(Config):
     """Clips of `data` are used for their video and caption only."""
 
-    data: Path
+    data: Movable
     batch: int = Field(8, ge=1)
     optimizer: OptimizerConfig
     loop: LoopConfig

@@ -1,7 +1,7 @@
 """Stage `finetune`: a LoRA on the transformer and the heads learn from simulator truth, with warp consistency."""
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -11,6 +11,7 @@ from phys4d.clips import TRUTH, Clips
 from phys4d.engine.config import Config
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.parallel import Parallel
+from phys4d.engine.resume import FROM_HERE, Movable
 from phys4d.models.flow import noised, shifted
 from phys4d.models.lora import add_adapter
 from phys4d.models.objective import flow_matching_loss
@@ -21,11 +22,11 @@ from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss, near_pro
 class FinetuneConfig(Config):
     """`data` is a simulated dataset with truth; learning_rate is the LoRA's, the heads' is heads_lr_scale times it."""
 
-    data: Path
+    data: Movable
     batch: int = Field(8, ge=1)
     rank: int = Field(16, ge=1)
     diffusion: float = Field(5.0, ge=0)
-    heads_lr_scale: float = Field(2.0, ge=0)
+    heads_lr_scale: Annotated[float, FROM_HERE] = Field(2.0, ge=0)
     weights: GeometryWeights = GeometryWeights(warp=0.5)
     optimizer: OptimizerConfig
     loop: LoopConfig

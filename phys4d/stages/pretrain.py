@@ -1,7 +1,6 @@
 """Stage `pretrain`: the transformer is frozen, the depth and motion heads learn from the teachers' pseudo-labels."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from phys4d.clips import PSEUDO, Clips
 from phys4d.engine.config import Config
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.parallel import Parallel
+from phys4d.engine.resume import Movable
 from phys4d.models.world import WorldModel
 from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss, near_probe
 
@@ -17,7 +17,7 @@ from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss, near_pro
 class PretrainConfig(Config):
     """`data` is a pseudo-labelled dataset; a pixel counts as moving where its pseudo flow exceeds `moving_pixels`."""
 
-    data: Path
+    data: Movable
     batch: int = Field(8, ge=1)
     moving_pixels: float = Field(0.3, gt=0)
     weights: GeometryWeights = GeometryWeights()

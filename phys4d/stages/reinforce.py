@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal, Self
 
 import torch
@@ -13,6 +12,7 @@ from phys4d.clips import Batch, Clips
 from phys4d.engine.config import Config
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.parallel import Parallel
+from phys4d.engine.resume import Movable
 from phys4d.models.flow import noised, shifted
 from phys4d.models.lora import add_adapter, without
 from phys4d.models.objective import flow_matching_loss
@@ -31,7 +31,7 @@ class ReinforceConfig(Config):
     clips, which keeps the generator on the data. `shuffled_advantages` makes the run a control: within each group they
     are permuted, so that they say nothing."""
 
-    data: Path
+    data: Movable
     rank: int = Field(16, ge=1)
     conditions: int = Field(4, ge=1)
     group: int = Field(6, ge=2)

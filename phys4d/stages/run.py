@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from phys4d.engine.config import Config
 from phys4d.engine.errors import UserError
 from phys4d.engine.loop import train
 from phys4d.engine.parallel import Parallel, together
+from phys4d.engine.resume import FROM_HERE, MOVED, Movable, OnResume
 from phys4d.engine.schedule import Contract, check_order, run_in_order
 from phys4d.engine.telemetry import Run
 from phys4d.evaluate.run import EvaluateConfig
@@ -30,6 +31,7 @@ from phys4d.stages.pretrain import PretrainConfig, PretrainObjective
 from phys4d.stages.reinforce import ReinforceConfig, ReinforceObjective
 
 EVALUATED = (*TRUTH, "instance")
+MEASURED_AGAIN = OnResume("all stages are measured again", anytime=True, discards="evaluation")
 StageName = Literal["backbone", "pretrain", "finetune", "reinforce"]
 
 
@@ -42,17 +44,17 @@ class RunConfig(Config):
     Each stage named in `stages` has a table of its name.
     """
 
-    folder: Path
+    folder: Movable
     stages: tuple[StageName, ...] = Field(min_length=1)
     seed: int = Field(0, ge=0)
-    precision: Precision = "fp32"
-    init: Path | None = None
+    precision: Annotated[Precision, FROM_HERE] = "fp32"
+    init: Annotated[Path | None, MOVED] = None
     model: ModelConfig = ModelConfig()
     backbone: BackboneConfig | None = None
     pretrain: PretrainConfig | None = None
     finetune: FinetuneConfig | None = None
     reinforce: ReinforceConfig | None = None
-    evaluate: EvaluateConfig | None = None
+    evaluate: Annotated[EvaluateConfig | None, MEASURED_AGAIN] = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Checkpoints: exact, whole or absent at every instant, and refused where they do not fit."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -143,3 +144,27 @@ def test_weights_alone_are_the_ema_where_there_is_one(tmp_path: Path) -> None:
         checkpoint.load_weights(tmp_path / "checkpoint-raw-1", {"head": nn.Linear(2, 5)})
     with pytest.raises(UserError, match="holds no weights for lora: is it of another stage"):
         checkpoint.load_weights(tmp_path / "checkpoint-raw-1", {"lora": net})
+
+
+@pytest.mark.parametrize(
+    ("free", "advice"),
+    [
+        (5, None),  # four are kept and one is being written
+        (4, "make room or set a.loop.keep to 3, then --resume"),
+        (2, "make room or set a.loop.keep to 1, then --resume"),
+        (1, "make room, then --resume"),
+    ],
+)
+def test_room_that_is_short_names_the_largest_keep_that_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, advice: str | None
+) -> None:
+    one = {"w": torch.zeros(1 << 20)}
+    disk = shutil.disk_usage(tmp_path)._replace(free=free << 22)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: disk)
+    if advice is None:
+        checkpoint.check_room(tmp_path, "a", one, writes=9, keep=4)
+        return
+    with pytest.raises(UserError) as caught:
+        checkpoint.check_room(tmp_path, "a", one, writes=9, keep=4)
+    sizes = f"they take 20.0 MiB, {4 * free}.0 MiB are free"
+    assert str(caught.value) == f"{tmp_path}: no space left for the checkpoints of a: {sizes}: {advice}"

@@ -146,7 +146,7 @@ def test_overrides_are_applied_in_order_and_blamed(tmp_path: Path) -> None:
         "main.stps=2": "--set main.stps=2: main.stps: unknown key, did you mean 'steps'?",
         "main.steps.x=2": "--set main.steps.x=2: main.steps is no table, it is 1",
         "more.1.steps=2": "--set more.1.steps=2: more is an array of 1: expected an index below 1, got '1'",
-        "steps": "--set steps: expected key=value with a dotted key, such as optimizer.ema=0.9",
+        "steps": "--set steps: expected KEY=VALUE, with a key such as main.rate.peak",
     }
     for override, line in faults.items():
         with pytest.raises(UserError) as caught:

@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,10 +16,12 @@ import pytest
 import torch
 from torch import nn
 
-from phys4d.engine import checkpoint
-from phys4d.engine.errors import Interrupted, UserError
+from phys4d.engine import checkpoint, signals
+from phys4d.engine.config import Config
+from phys4d.engine.errors import Interrupted, Stopped, UserError
 from phys4d.engine.loop import LoopConfig, OptimizerConfig, train
 from phys4d.engine.parallel import Parallel
+from phys4d.engine.signals import SIGNALS
 from phys4d.engine.telemetry import Run
 
 ALONE = Parallel(0, 1, torch.device("cpu"), None)
@@ -79,14 +84,14 @@ def test_the_last_checkpoint_gives_another_program_the_final_weights(
     assert all(torch.equal(value, expected[name]) for name, value in toy.weights(fresh).items())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_finishes_the_step_and_the_resumed_run_is_bit_identical(
     toy: ModuleType,
     uninterrupted: tuple[Path, dict[str, torch.Tensor]],
     tmp_path: Path,
     number: signal.Signals,
 ) -> None:
-    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    handlers = [signal.getsignal(each) for each in SIGNALS]
 
     def stop(step: int) -> None:
         if step == 1:
@@ -97,9 +102,37 @@ def test_a_signal_finishes_the_step_and_the_resumed_run_is_bit_identical(
     ) as caught:
         toy.run_toy(tmp_path / "run", ALONE, resume=False, stop=stop)
     assert (caught.value.step, caught.value.path) == (2, tmp_path / "run" / "checkpoint-toy-2")
-    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert [signal.getsignal(each) for each in SIGNALS] == handlers
     got = toy.weights(toy.run_toy(tmp_path / "run", ALONE, resume=True))
     assert all(torch.equal(got[name], value) for name, value in uninterrupted[1].items())
+
+
+def test_signals_that_come_several_times_are_one_request(toy: ModuleType, tmp_path: Path) -> None:
+    """Slurm signals every process, torchrun forwards: two and more within milliseconds, and of several kinds."""
+
+    def stop(step: int) -> None:
+        if step == 1:
+            for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+                os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted, match="after step 2: checkpoint .*checkpoint-toy-2: --resume goes on from it"):
+        toy.run_toy(tmp_path / "run", ALONE, resume=False, stop=stop)
+    assert checkpoint.latest(tmp_path / "run", "toy") == (tmp_path / "run" / "checkpoint-toy-2", 2)
+
+
+def test_a_second_signal_that_is_meant_stops_within_the_step(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(step: int) -> None:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+            now = time.monotonic()
+            monkeypatch.setattr(time, "monotonic", lambda: now + signals.GRACE)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Stopped, match="SIGINT"):
+        toy.run_toy(tmp_path / "run", ALONE, resume=False, stop=stop)
+    assert checkpoint.latest(tmp_path / "run", "toy") == (tmp_path / "run" / "checkpoint-toy-3", 3)
 
 
 def test_a_signal_in_the_last_step_is_not_forgotten(toy: ModuleType, tmp_path: Path) -> None:
@@ -165,12 +198,72 @@ def test_divergence_stops_the_run_before_a_checkpoint_takes_it_in(tmp_path: Path
     assert checkpoint.latest(tmp_path / "run", "scripted") == (tmp_path / "run" / "checkpoint-scripted-2", 2)
 
 
+class Quartic(Scripted):
+    """w^4 / 4 from w = 1: a rate of 1e25 takes it where the next gradient overflows."""
+
+    name = "quartic"
+
+    def __init__(self) -> None:
+        super().__init__([])
+        nn.init.ones_(self.net.weight)
+
+    def update(self, step: int, minimise: Any) -> dict[str, torch.Tensor | float]:
+        minimise(self.net.weight.pow(4).sum() / 4)
+        return {}
+
+
+class Settings(Config):
+    optimizer: OptimizerConfig
+    loop: LoopConfig
+
+
+def run_quartic(folder: Path, rate: float, *, resume: bool, **loop: Any) -> torch.Tensor:
+    config = Settings(optimizer=OptimizerConfig(learning_rate=rate), loop=LoopConfig(**{"steps": 6, **loop}))
+    objective = Quartic()
+    with Run.create(folder, config, resume=resume) as run:
+        train(objective, optimizer=config.optimizer, loop=config.loop, run=run, parallel=ALONE, resume=resume)
+    return objective.net.weight.detach()
+
+
+def test_a_diverged_run_goes_on_with_a_lower_rate_as_its_message_says(tmp_path: Path) -> None:
+    fresh = run_quartic(tmp_path / "fresh", 1e-2, resume=False)
+    assert not torch.equal(fresh, torch.ones_like(fresh))
+    line = r"by step 2 the gradient norm is inf, training has diverged: lower quartic\.optimizer\.learning_rate"
+    with pytest.raises(UserError, match=line + ", then --resume, which begins the stage again$"):
+        run_quartic(tmp_path / "run", 1e25, resume=False, log_every=1)
+    assert torch.equal(run_quartic(tmp_path / "run", 1e-2, resume=True), fresh)
+
+
+def test_a_checkpoint_that_has_diverged_itself_is_named_and_can_be_removed(tmp_path: Path) -> None:
+    """The gradient of step 1 is finite, the weights after it are not of use: only the next step shows it."""
+    folder, often = tmp_path / "run", {"checkpoint_every": 1}
+    bad = folder / "checkpoint-quartic-1"
+    with pytest.raises(UserError, match=", then --resume, which goes on from checkpoint-quartic-1$"):
+        run_quartic(folder, 1e25, resume=False, **often)
+    end = f"lower quartic.optimizer.learning_rate, or remove {bad}, which may have diverged too, then --resume"
+    with pytest.raises(UserError, match=re.escape(end) + "$"):
+        run_quartic(folder, 1e-2, resume=True, **often)
+    shutil.rmtree(bad)
+    assert torch.equal(
+        run_quartic(folder, 1e-2, resume=True, **often), run_quartic(tmp_path / "fresh", 1e-2, resume=False)
+    )
+
+
+def test_lengths_and_intervals_changed_on_resume_leave_the_weights_bit_identical(tmp_path: Path) -> None:
+    run_quartic(tmp_path / "run", 1e-2, resume=False, steps=3, log_every=1, keep=1)
+    longer = run_quartic(tmp_path / "run", 1e-2, resume=True, steps=6, log_every=2, checkpoint_every=1, keep=3)
+    assert torch.equal(longer, run_quartic(tmp_path / "fresh", 1e-2, resume=False))
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == [
+        f"checkpoint-quartic-{step}" for step in (4, 5, 6)
+    ]
+
+
 def test_a_checkpoint_past_the_end_is_refused(tmp_path: Path) -> None:
     run_scripted(tmp_path / "run", [[1.0]] * 3)
     loop = LoopConfig(steps=3)
     with (
         Run.create(tmp_path / "run", loop, resume=True) as run,
-        pytest.raises(UserError, match="lies past the 2 steps"),
+        pytest.raises(UserError, match=r"lies past the 2 steps of the stage: set scripted\.loop\.steps to 3 or more"),
     ):
         train(
             Scripted([]), optimizer=OptimizerConfig(learning_rate=0.1), loop=LoopConfig(steps=2), run=run,

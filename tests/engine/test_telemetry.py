@@ -2,7 +2,9 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -76,15 +78,52 @@ def test_folders_are_refused_with_what_to_do(tmp_path: Path) -> None:
             Run.create(folder, Settings(), resume=False)
         with pytest.raises(UserError, match="run: another process is using this folder"):
             Run.create(folder, Settings(), resume=True)
-    message = (
-        r"config\.toml: the run was started with another configuration: name: \"a\" -> \"b\" \(and 1 more\)"
-    )
+    changed = r"name: \"a\" -> \"b\", rate: 0\.5 -> 0\.1"
+    message = rf"config\.toml: the run was started with another configuration: {changed}: resume with"
     with pytest.raises(UserError, match=message):
         Run.create(folder, Settings(name="b", rate=0.1), resume=True)
     Run.create(folder, Settings(), resume=True).close()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file/run: cannot write the run folder: Not a directory"):
         Run.create(tmp_path / "file" / "run", Settings(), resume=False)
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda path: path.write_text(""), "is a file, a run needs a folder: choose another"),
+        (lambda path: path.symlink_to("away"), "is a link to away, which is not there: make that folder first"),
+        (lambda path: path.symlink_to("run"), "is a link to run, which is not there: make that folder first"),
+        (lambda path: path.symlink_to(__file__), "is a file, a run needs a folder: choose another"),
+    ],
+)
+def test_a_place_that_cannot_become_a_run_folder(tmp_path: Path, make: Callable[[Path], Any], line: str) -> None:
+    make(tmp_path / "run")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError) as caught:
+        Run.create(tmp_path / "run", Settings(), resume=False)
+    assert str(caught.value) == f"{tmp_path}/run: {line}"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_name_that_the_disk_does_not_take(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot write the run folder: File name too long$"):
+        Run.create(tmp_path / ("x" * 300), Settings(), resume=False)
+
+
+def test_a_link_to_a_folder_and_the_working_directory_hold_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    with Run.create(tmp_path / "link", Settings(), resume=False) as run:
+        run.log("a", 1, {"loss": 1.0})
+    assert (tmp_path / "link").is_symlink() and lines(tmp_path / "there") == [("a", 1, 1.0)]
+    monkeypatch.chdir(tmp_path)
+    with Run.create(Path("."), Settings(), resume=False) as run:
+        run.log("a", 1, {"loss": 2.0})
+    assert lines(tmp_path) == [("a", 1, 2.0)]
+    Run.create(tmp_path, Settings(), resume=True).close()
 
 
 def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,6 +241,62 @@ def test_a_lora_of_another_rank(refused: Refused, finished: Path, clips: Path, t
     assert line == f"{model}: weights do not load ({what}): export the model again"
 
 
+def test_what_a_resumed_run_may_not_change(
+    refused: Refused, finished: Path, write_clips: WriteRun, clips: Path, tmp_path: Path
+) -> None:
+    """What its weights depend on, what finished stages would ignore, and what its paths hold."""
+    out, two = tmp_path / "out", "backbone.loop={steps=2, checkpoint_every=1}"
+    shutil.copytree(finished, out)
+    shutil.rmtree(out / "model-finetune")  # as if it had been killed there
+
+    def line(*changes: str) -> str:
+        return refused(clips, two, *changes, stages=ALL[:3], words=("--resume",))
+
+    started = f"{out}/config.toml: the run was started with another configuration: "
+    end = ": resume with the old one or start a new folder"
+    for change, shown in {
+        "seed=1": "seed: 0 -> 1", "finetune.rank=4": "finetune.rank: 2 -> 4", "model.width=64": "model.width: 32 -> 64",
+        "finetune.batch=2": "finetune.batch: 4 -> 2", "finetune.weights.warp=0.0": "finetune.weights.warp: 0.5 -> 0.0",
+    }.items():  # fmt: skip
+        assert line(change) == f"{started}{shown}{end}"
+    rate = "backbone.optimizer.learning_rate: 0.001 -> 0.1"
+    ignored = f"{rate}: this stage is finished: set it back or start a new folder"
+    assert line("backbone.optimizer.learning_rate=0.1") == f"{out}/config.toml: {ignored}"
+    other = write_clips(tmp_path / "other", {0: {"json": json.dumps(ClipDataset(clips)[1].meta).encode()}})
+    what = f"does not hold what it held at the start of the run ({out}/config.toml)"
+    moved = f"finetune.data: {other}: {what}: give the same files or start a new folder"
+    assert line(f"finetune.data={other}") == moved
+    assert not (out / "model-finetune").exists()
+
+
+def test_what_a_resumed_run_may_change(
+    write_run: WriteRun, finished: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Run and data lie elsewhere, a stage goes on at another rate and in bf16, longer, and is measured from now on."""
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    shutil.copytree(finished, out)
+    shutil.rmtree(out / "model-finetune")
+    shutil.copytree(clips, elsewhere)
+    run = write_run(tmp_path / "run.toml", out, elsewhere, ALL[:3])
+    changes = [
+        "backbone.loop={steps=2, checkpoint_every=1}", "finetune.loop.steps=4", "finetune.optimizer.learning_rate=1e-4",
+        "finetune.heads_lr_scale=1.0", "precision=bf16", "evaluate.samples=1", "pretrain.loop.keep=1",
+    ]  # fmt: skip
+    assert main(["train", str(run), "--resume", *(word for change in changes for word in ("--set", change))]) == 0
+    shown = [text for text in capsys.readouterr().err.splitlines() if text.startswith("resumes with ")]
+    keys = {
+        "folder", "backbone.data", "pretrain.data", "finetune.data", "reinforce.data", "evaluate.data", "precision",
+        "finetune.loop.steps", "finetune.optimizer.learning_rate", "finetune.heads_lr_scale", "evaluate.samples",
+        "pretrain.loop.keep",
+    }  # fmt: skip
+    assert {text.removeprefix("resumes with ").split(": ")[0] for text in shown} == keys and len(shown) == len(keys)
+    (session,) = json.loads((out / "provenance.json").read_text())["resumed"]
+    assert {change["key"] for change in session["changed"]} == keys
+    assert (out / "checkpoint-finetune-4").is_dir() and (out / "model-finetune").is_dir()
+    assert load_toml(out / "config.toml", RunConfig).finetune.optimizer.learning_rate == 1e-4
+    assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["learning_rate"] == 1e-4
+
+
 def test_a_folder_that_holds_a_run(refused: Refused, write_run: WriteRun, clips: Path, tmp_path: Path) -> None:
     """Started again without --resume; resumed with another setting; and while another process has it."""
     run = write_run(tmp_path / "run.toml", tmp_path / "out", clips, ALL[:1])

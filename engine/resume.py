@@ -1,0 +1,132 @@
+"""What a resumed run may change: a field of a Config says so (`OnResume`), every other change is refused."""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel
+
+from phys4d.engine.config import Config, dump_toml, models_in
+from phys4d.engine.errors import UserError
+
+_SHOWN = 4
+_ENDS = 1 << 16  # bytes
+
+
+@dataclass(frozen=True)
+class OnResume:
+    """Marks a field of a Config, as Annotated[int, OnResume(...)], whose changes --resume takes up.
+
+    On a table it holds for all that is in it and has no mark of its own. effect: what the change does, to be printed
+    and recorded. anytime: it may change when its stage is finished too. discards: a folder in the run folder that holds
+    results of the old setting and is removed.
+    """
+
+    effect: str
+    anytime: bool = False
+    discards: str = ""
+
+
+SAME_WEIGHTS = OnResume("the weights are the same as without the change", anytime=True)
+FROM_HERE = OnResume("holds from the next step on, so the weights are not those of a run started with it")
+
+MOVED = OnResume("another place, the same content", anytime=True)
+
+Movable = Annotated[Path, MOVED]
+"""A path whose content the run records at its start (`Run.create(identities=...)`); it may move."""
+
+
+class Change(NamedTuple):
+    """One difference between two configurations; None where one of them lacks the key."""
+
+    key: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {_shown(self.old)} -> {_shown(self.new)}"
+
+
+def changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[Change]:
+    """The differences between two parsed TOML documents, by dotted key."""
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from changes(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield Change(f"{prefix}{key}", a, b)
+
+
+def accepted(
+    stored: Path, config: Config, finished: Collection[str], known: Mapping[str, str], found: Mapping[str, str]
+) -> list[tuple[Change, OnResume]]:
+    """The changes from the stored configuration (config.toml of the run) to `config`, if all of them may be made.
+
+    finished: tables of stages that are finished, which would not act on a change any more. known, found: digests by
+    dotted key of what paths of the configuration held at the start of the run and hold now. Raises UserError, which
+    names what must be set back.
+    """
+    try:
+        old = tomllib.loads(stored.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{stored}: cannot be read ({error}): start a new folder") from None
+    marked = [(c, _mark(type(config), c.key)) for c in changes(old, tomllib.loads(dump_toml(config)))]
+    refused = [str(change) for change, mark in marked if mark is None]
+    if refused:
+        more = f" (and {len(refused) - _SHOWN} more)" if len(refused) > _SHOWN else ""
+        raise UserError(
+            f"{stored}: the run was started with another configuration: {', '.join(refused[:_SHOWN])}{more}: resume "
+            "with the old one or start a new folder"
+        )
+    taken = [(change, mark) for change, mark in marked if mark is not None]
+    for change, mark in taken:
+        if change.key.split(".")[0] in finished and not mark.anytime:
+            raise UserError(f"{stored}: {change}: this stage is finished: set it back or start a new folder")
+    for key in sorted(known.keys() | found.keys()):
+        if known.get(key) == found.get(key) or key.split(".")[0] in finished:
+            continue
+        mark = _mark(type(config), key)
+        if mark is None or not mark.discards:
+            raise UserError(
+                f"{key}: {_value(config, key)}: does not hold what it held at the start of the run ({stored}): give "
+                "the same files or start a new folder"
+            )
+        taken.append((Change(f"content of {key}", known.get(key), found.get(key)), mark))
+    return taken
+
+
+def digest(files: Iterable[Path], below: Path) -> str:
+    """A cheap identity of files: SHA-256 over their names below a folder, sizes, and first and last 64 KiB."""
+    total = hashlib.sha256()
+    for path in sorted(files):
+        size = path.stat().st_size
+        total.update(json.dumps([str(path.relative_to(below)), size]).encode())
+        with open(path, "rb") as file:
+            total.update(file.read(_ENDS))
+            file.seek(max(size - _ENDS, 0))
+            total.update(file.read(_ENDS))
+    return total.hexdigest()
+
+
+def _mark(schema: type[BaseModel], key: str) -> OnResume | None:
+    mark, tables = None, [schema]
+    for part in key.split("."):
+        fields = [table.model_fields[part] for table in tables if part in table.model_fields]
+        mark = next((m for field in fields for m in field.metadata if isinstance(m, OnResume)), mark)
+        tables = [model for field in fields for model in models_in(field.annotation)]
+    return mark
+
+
+def _value(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = getattr(config, part, None)
+    return config
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,38 @@
+"""What a run folder records so that --resume can tell whether settings and files may have changed."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from phys4d.engine.resume import digest
+from phys4d.engine.telemetry import Run
+from phys4d.stages.run import RunConfig, output_folder
+
+
+def open_run(config: RunConfig, *, resume: bool, since: float | None = None) -> Run:
+    """`Run.create` in the folder of `config`, which has been checked."""
+    finished = [stage for stage in config.stages if output_folder(config, stage).exists()]
+    return Run.create(
+        config.folder, config, resume=resume, since=since, finished=finished, identities=identities(config)
+    )
+
+
+def identities(config: RunConfig) -> dict[str, str]:
+    """Digests of what the run reads, by key of the run file: each dataset's index, which holds the hashes of its
+    clips, and the files of `init`."""
+    tables = {name: getattr(config, name) for name in (*config.stages, "evaluate")}
+    found = {f"{name}.data": _index(table.data) for name, table in tables.items() if table is not None}
+    if config.init is not None:
+        found["init"] = digest(_shown_files(config.init), config.init)
+    return found
+
+
+def _shown_files(folder: Path) -> Iterator[Path]:
+    """All files below a folder but the hidden ones, which tools such as git change on their own."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
+def _index(folder: Path) -> str:
+    return hashlib.sha256((folder / "index.parquet").read_bytes()).hexdigest()
