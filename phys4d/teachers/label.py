@@ -66,7 +66,7 @@ def label_dataset(
         arrays = pseudo_labels(sample.video, depth_teacher, flow_teacher)
         return {
             "mp4": _video_bytes(dataset, dataset.row(index)),
-            "truth": blob.encode(arrays, {"depth": "inverse16", "motion": "linear16"}),
+            "truth": blob.encode(arrays, blob.QUANTISATION),
             "json": json.dumps(_meta(sample, provenance), sort_keys=True).encode(),
         }
 

@@ -16,7 +16,6 @@ from phys4d.engine.data.dataset import ClipDataset, Sample, verify
 from phys4d.engine.errors import UserError
 from phys4d.importers.replicator.dataset import import_replicator
 from phys4d.models.text import WordEncoder
-from phys4d.simulation.clip import QUANTISATION
 
 LAYOUTS = ("flat", "camera folders", "annotator folders", "shared folders")
 SHOTS = [("fall", "static", 11), ("collision", "static", 11), ("spin", "moving", 11), ("ramp", "moving", 11)]
@@ -36,7 +35,7 @@ def test_depth_comes_back_bit_for_bit_and_cameras_to_rounding(
 ) -> None:
     made = shot("spin", "moving", 11)
     sample = brought_in(write(tmp_path / "in", made, layout=layout, first=7), tmp_path / "out")
-    kept = blob.decode(blob.encode(made.truth.stored(), QUANTISATION))
+    kept = blob.decode(blob.encode(made.truth.stored(), blob.QUANTISATION))
     for name in ("depth", "depth_valid"):
         np.testing.assert_array_equal(sample.arrays[name], kept[name])
     np.testing.assert_allclose(sample.meta["intrinsics"], made.camera.intrinsics, rtol=1e-12)
@@ -116,9 +115,9 @@ def test_vectors_that_do_not_fit_a_moving_camera_are_refused(
 def test_distance_to_the_camera_becomes_depth_along_the_axis(shot: Callable, write: Callable, tmp_path: Path) -> None:
     made = shot("ramp", "moving", 11)
     sample = brought_in(write(tmp_path / "in", made, distance="distance_to_camera"), tmp_path / "out")
-    kept = blob.decode(blob.encode(made.truth.stored(), QUANTISATION))["depth"]
+    kept = blob.decode(blob.encode(made.truth.stored(), blob.QUANTISATION))["depth"]
     # float32 of the distance may tip the rounding of 1/depth to 16 bits over to the next step.
-    entry = blob.header(blob.encode(made.truth.stored(), QUANTISATION))["depth"]
+    entry = blob.header(blob.encode(made.truth.stored(), blob.QUANTISATION))["depth"]
     inverse = [np.divide(1, d, where=d > 0, out=np.zeros_like(d)) for d in (sample.arrays["depth"], kept)]
     steps = np.abs(inverse[0] - inverse[1]) / entry["quantisation"]["step"]
     assert steps.max() < 1.1 and np.quantile(steps, 0.98) < 0.1

@@ -20,7 +20,6 @@ from phys4d.importers.replicator.motion import Frame, forward, share_at_rest
 
 DISTANCES = ("distance_to_image_plane", "distance_to_camera")
 SEGMENTATIONS = ("instance_segmentation", "instance_id_segmentation")
-QUANTISATION: dict[str, blob.Quantisation] = {"depth": "inverse16", "motion": "linear16"}
 FPS = (0.1, 1000)
 MOST_INSTANCES = 255
 # Of a camera that moves: pixels by which vectors may miss a world at rest, and the least share that must not.
@@ -129,7 +128,7 @@ def _members(recording: Recording, pictures: np.ndarray, fps: float, caption: st
     }
     return {
         "mp4": video.encode_mp4(pictures, fps),
-        "truth": blob.encode(arrays, QUANTISATION),
+        "truth": blob.encode(arrays, blob.QUANTISATION),
         "json": json.dumps(meta, separators=(",", ":")).encode(),
     }
 
