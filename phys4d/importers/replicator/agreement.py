@@ -40,14 +40,18 @@ class Evidence:
     def __add__(self, other: "Evidence") -> "Evidence":
         return Evidence(self.wrong + other.wrong, self.explained + other.explained, self.others + other.others)
 
-    def contradicted(self) -> np.ndarray:
-        """The instances whose vectors cannot be right, 0 for all that has no instance; the worst first."""
+    def contradicted(self) -> list[tuple[int, int, int]]:
+        """The instances whose vectors cannot be right, the worst first: (instance, points explained, points moved).
+
+        Instance 0 is all that has no instance.
+        """
         share = self.wrong / np.maximum(self.wrong + self.explained, 1)
         others = self.others.max(axis=0)
         others[0] = 0  # without instances a wrong place is too easily as deep as the right one
         less = (others >= LEAST) & (2 * self.explained < others)
         found = np.flatnonzero((self.wrong >= LEAST) & (share > MOST_WRONG) | less)
-        return found[np.argsort(-np.maximum(self.wrong, others)[found], kind="stable")]
+        moved = np.maximum(self.wrong + self.explained, others)
+        return sorted(((int(i), int(self.explained[i]), int(moved[i])) for i in found), key=lambda row: row[1] - row[2])
 
 
 NO_EVIDENCE = Evidence(*(np.zeros(shape, dtype=np.int64) for shape in (256, 256, (len(OTHER), 256))))
@@ -64,7 +68,7 @@ def share_at_rest(now: Frame, then: Frame, vectors: np.ndarray, tolerance: float
 def evidence(frames: Sequence[Frame], vectors: Sequence[np.ndarray]) -> Evidence:
     """What the points of the last frame say of the vectors.
 
-    frames: two or more that follow each other. vectors: of all but the first, float [H, W, 2] pixels to the frame before.
+    frames: two or more that follow each other. vectors: of all but the first, to the frame before: [H, W, 2] pixels.
     """
     last = frames[-1]
     resting = [
@@ -81,9 +85,7 @@ def evidence(frames: Sequence[Frame], vectors: Sequence[np.ndarray]) -> Evidence
     return Evidence(counts[0], counts[1], np.stack(counts[2:]))
 
 
-def _follow(
-    frames: Sequence[Frame], vectors: Sequence[np.ndarray], pixel: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _follow(frames: Sequence[Frame], vectors: Sequence[np.ndarray], pixel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which of these pixels of the last frame the vectors lead to where they cannot have been, and which they explain.
 
     A point's depth is that of the surface found at its place, so that it may change from frame to frame.
@@ -110,7 +112,7 @@ def _follow(
 
 
 def _found(frame: Frame, place: np.ndarray, label: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pixel that shows a point's surface at its place or one beside it, -1 for none; whether all is farther there."""
+    """The pixel at a point's place, or beside it, that shows its surface, -1 for none; whether all there is farther."""
     width = frame.depth.shape[1]
     centre = np.floor(place).astype(np.int64) @ np.array([1, width])
     at = np.where(_fits(frame, centre, label, depth), centre, -1)
@@ -143,8 +145,8 @@ def _between(
     corner = np.floor(place - 0.5).astype(np.int64)
     share = place - 0.5 - corner
     total, weights = np.zeros_like(place), np.zeros((len(place), 1))
-    for right, down in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        pixel = (corner + (right, down)) @ np.array([1, width])
-        weight = np.abs((1 - right, 1 - down) - share).prod(axis=1) * _fits(frame, pixel, label, depth)
+    for beside in np.array([(0, 0), (1, 0), (0, 1), (1, 1)]):
+        pixel = (corner + beside) @ np.array([1, width])
+        weight = np.abs(1 - beside - share).prod(axis=1) * _fits(frame, pixel, label, depth)
         total, weights = total + weight[:, None] * flat[pixel], weights + weight[:, None]
     return np.where(weights > 0.1, total / np.maximum(weights, 0.1), flat[at])

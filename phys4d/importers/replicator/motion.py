@@ -222,7 +222,7 @@ def _as_large(hits: _Hits, now: Frame, then: Frame, source: np.ndarray, otherwis
     Where that depth cannot be had, beside silhouettes: what `otherwise` says, bool [N].
     """
     place = source.reshape(-1, 2)[hits.corner]
-    depth, sure = _sample(now, place)
+    depth, sure = sample(now, place)
     k = now.view.intrinsics
     local = np.concatenate([(place - k[:2, 2]) / (k[0, 0], k[1, 1]), np.ones((*place.shape[:2], 1))], axis=2)
     before = local * depth[..., None]
@@ -233,7 +233,7 @@ def _as_large(hits: _Hits, now: Frame, then: Frame, source: np.ndarray, otherwis
     return np.where(sure.all(axis=1) & ~single, same.all(axis=1), otherwise)
 
 
-def _sample(frame: Frame, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sample(frame: Frame, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Depth at places [N, 3, 2], interpolated as 1/z, and where its four neighbours lie on one surface."""
     height, width = frame.depth.shape
     usable = frame.depth > 0
