@@ -7,22 +7,25 @@ Two checks, each of which needs no truth:
 `evidence`: a point cannot have been where something farther away was seen. Points of a frame are followed back over a
 few frames, once as if the world were at rest and once by the vectors. Rest is refuted for a point that it leads to a
 place where neither its instance nor anything as near as it is seen, within one pixel. Such a point has moved; vectors
-that are refuted in the same way for it are wrong. Where the place is hidden by something nearer, or out of the image,
-nothing is said: objects that enter, leave, are covered or turn in place give no evidence against their vectors.
+that are refuted in the same way for it, or lead out of an image that shows all of its instance, are wrong. Where the
+place is hidden by something nearer, or out of the image otherwise, and in frames that do not show the instance at all,
+nothing is said: objects that enter, leave, appear, are covered or turn in place give no evidence against their vectors.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from phys4d.importers.replicator.motion import Frame, at_rest, centres, largest
 
 CLEAR = 0.5  # pixels by which a moving camera must move a point at rest to tell whether vectors fit it
-WINDOW = 8  # frames over which points are followed: what moves by two pixels in these has evidence
-SURE, FAR = 4, 2.0  # a point that the vectors explain for SURE frames and FAR pixels is not followed on: errors add up
+WINDOW, EVERY = 8, 4  # frames over which points are followed, from every fourth: so slow is what gives evidence
+RIM = 2  # pixels along the borders: an instance that is seen there may reach farther
+SURE, FAR = 4, 2.0  # a point that is explained for SURE frames and FAR pixels of way is not followed on: errors add up
 DEEPER, AS_DEEP = 1.05, 0.15  # depth of what is behind a point, and by how much a surface's own may change in a frame
-LEAST, MOST_WRONG = 16, 1 / 3  # points that count as evidence, and the share of wrong ones that is still sound
+LEAST, MOST_WRONG = 16, 0.5  # points that count as evidence, and the share of wrong ones that is still sound
 OTHER = (-1.0, 0.5)  # factors of the vectors that must not explain twice as many points of an instance as they do
 
 
@@ -71,18 +74,22 @@ def evidence(frames: Sequence[Frame], vectors: Sequence[np.ndarray]) -> Evidence
     frames: two or more that follow each other. vectors: of all but the first, to the frame before: [H, W, 2] pixels.
     """
     last = frames[-1]
-    resting = [
-        np.zeros_like(leads)
-        if np.array_equal(now.view.camera_to_world, then.view.camera_to_world)
-        and np.array_equal(now.view.intrinsics, then.view.intrinsics)
-        else at_rest(now, then).place - centres(*now.depth.shape)
-        for now, then, leads in zip(frames[:-1], frames[1:], vectors, strict=True)
-    ]
-    moved, _ = _follow(frames, resting, np.flatnonzero(last.depth > 0))
+    asked = last.depth > 0
+    if all(_same_view(frame, last) for frame in frames):
+        resting = [np.zeros_like(leads) for leads in vectors]
+        asked &= np.any([(f.depth != last.depth) | (f.instance != last.instance) for f in frames[:-1]], axis=0)
+    else:
+        resting = [at_rest(*pair).place - centres(*last.depth.shape) for pair in pairwise(frames)]
+    moved, _ = _follow(frames, resting, np.flatnonzero(asked))
     wrong, explained = _follow(frames, vectors, moved)
     others = [_follow(frames, [factor * leads for leads in vectors], moved)[1] for factor in OTHER]
     counts = [np.bincount(last.instance.reshape(-1)[pixels], minlength=256) for pixels in (wrong, explained, *others)]
     return Evidence(counts[0], counts[1], np.stack(counts[2:]))
+
+
+def _same_view(one: Frame, other: Frame) -> bool:
+    fields = ("camera_to_world", "intrinsics")
+    return all(np.array_equal(getattr(one.view, name), getattr(other.view, name)) for name in fields)
 
 
 def _follow(frames: Sequence[Frame], vectors: Sequence[np.ndarray], pixel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -90,25 +97,36 @@ def _follow(frames: Sequence[Frame], vectors: Sequence[np.ndarray], pixel: np.nd
 
     A point's depth is that of the surface found at its place, so that it may change from frame to frame.
     """
-    begun = place = centres(*frames[-1].depth.shape).reshape(-1, 2)[pixel]
+    place, way = centres(*frames[-1].depth.shape).reshape(-1, 2)[pixel], np.zeros(len(pixel))
     label, depth = (field.reshape(-1)[pixel] for field in (frames[-1].instance, frames[-1].depth))
     step = vectors[-1].reshape(-1, 2)[pixel]
     height, width = frames[-1].depth.shape
     wrong, explained = [], []
     for back, frame in enumerate(reversed(frames[:-1]), 1):
-        place = place + step
+        place, way = place + step, way + largest(np.abs(step))
         inside = ((place >= 1) & (place < (width - 1, height - 1))).all(axis=1)
-        pixel, begun, place, label, depth = (a[inside] for a in (pixel, begun, place, label, depth))
+        outside = ((place < 0) | (place > (width, height))).any(axis=1)
+        wrong.append(pixel[outside & _whole(frame)[label]])
+        pixel, way, place, label, depth = (a[inside] for a in (pixel, way, place, label, depth))
         at, refuted = _found(frame, place, label, depth)
         wrong.append(pixel[refuted])
-        gone = largest(np.abs(place - begun)) > FAR if back >= SURE else np.zeros(len(pixel), dtype=bool)
+        gone = (way > FAR) & (back >= SURE)
         explained.append(pixel[(at >= 0) & gone])
         on = (at >= 0) & ~gone
-        pixel, begun, place, label, at = (a[on] for a in (pixel, begun, place, label, at))
+        pixel, way, place, label, at = (a[on] for a in (pixel, way, place, label, at))
         depth = frame.depth.reshape(-1)[at]
         if back < len(vectors):
             step = _between(frame, vectors[-1 - back], place, at, label, depth)
     return np.concatenate(wrong), np.concatenate([*explained, pixel])
+
+
+def _whole(frame: Frame) -> np.ndarray:
+    """Bool [256]: instances that the frame shows, and not at its borders."""
+    whole = np.bincount(frame.instance.reshape(-1), minlength=256) > 0
+    for side in (frame.instance[:RIM], frame.instance[-RIM:], frame.instance[:, :RIM], frame.instance[:, -RIM:]):
+        whole[side] = False
+    whole[0] = False
+    return whole
 
 
 def _found(frame: Frame, place: np.ndarray, label: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +136,8 @@ def _found(frame: Frame, place: np.ndarray, label: np.ndarray, depth: np.ndarray
     at = np.where(_fits(frame, centre, label, depth), centre, -1)
     asked = np.flatnonzero(at < 0)
     refuted, least = np.zeros(len(place), dtype=bool), np.full(len(asked), np.inf)
-    refuted[asked] = True
+    shown = np.bincount(frame.instance.reshape(-1), minlength=256) > 0
+    refuted[asked] = (label[asked] == 0) | shown[label[asked]]
     seen = frame.depth.reshape(-1)
     for beside in (-width - 1, -width, -width + 1, -1, 0, 1, width - 1, width, width + 1):
         pixel = centre[asked] + beside

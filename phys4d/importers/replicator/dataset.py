@@ -15,7 +15,7 @@ from phys4d.engine.data import blob, video
 from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.errors import UserError
 from phys4d.engine.progress import progress
-from phys4d.importers.replicator.agreement import NO_EVIDENCE, WINDOW, evidence, share_at_rest
+from phys4d.importers.replicator.agreement import EVERY, NO_EVIDENCE, WINDOW, evidence, share_at_rest
 from phys4d.importers.replicator.annotations import read_array, read_picture, read_segmentation
 from phys4d.importers.replicator.camera import View, read_view
 from phys4d.importers.replicator.layout import Recording, find_recordings
@@ -236,17 +236,16 @@ def _motion(recording: Recording, frames: list[Frame], names: list[str]) -> dict
     motion = np.zeros((3, len(frames) - 1, *size), dtype=np.float32)
     known, moving = (np.zeros((len(frames) - 1, *size), dtype=bool) for _ in range(2))
     fits = tested = 0
-    found, window = NO_EVIDENCE, []
+    found, window = NO_EVIDENCE, list[np.ndarray]()
     for t, (now, then) in enumerate(pairwise(frames if read else [])):
         vectors = read(t + 1)
         result = forward(now, then, vectors)
         motion[:, t], known[t], moving[t] = result.motion, result.known, result.moving
         at_rest, of = share_at_rest(now, then, vectors, FITS)
         fits, tested = fits + at_rest, tested + of
-        window.append(vectors)
-        if len(window) == WINDOW or then is frames[-1]:
+        window = [*window[1 - WINDOW :], vectors]
+        if (t + 1) % EVERY == 0 or then is frames[-1]:
             found += evidence(frames[t + 1 - len(window) : t + 2], window)
-            window = []
     if fits < LEAST_AT_REST * tested:
         _refuse_vectors(recording, f"only {fits} of {tested} pixels move as the camera's own motion says")
     if wrong := found.contradicted():
