@@ -105,7 +105,7 @@ def _follow(frames: Sequence[Frame], vectors: Sequence[np.ndarray], pixel: np.nd
     for back, frame in enumerate(reversed(frames[:-1]), 1):
         place, way = place + step, way + largest(np.abs(step))
         inside = ((place >= 1) & (place < (width - 1, height - 1))).all(axis=1)
-        outside = ((place < 0) | (place > (width, height))).any(axis=1)
+        outside = ((place < 0) | (place > (width, height))).any(axis=1) & np.isfinite(place).all(axis=1)
         wrong.append(pixel[outside & _whole(frame)[label]])
         pixel, way, place, label, depth = (a[inside] for a in (pixel, way, place, label, depth))
         at, refuted = _found(frame, place, label, depth)

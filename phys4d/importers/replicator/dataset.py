@@ -235,17 +235,19 @@ def _motion(recording: Recording, frames: list[Frame], names: list[str]) -> dict
     size, read = frames[0].depth.shape, _vectors(recording, frames[0].depth.shape)
     motion = np.zeros((3, len(frames) - 1, *size), dtype=np.float32)
     known, moving = (np.zeros((len(frames) - 1, *size), dtype=bool) for _ in range(2))
-    fits = tested = 0
+    fits = tested = finite = 0
     found, window = NO_EVIDENCE, list[np.ndarray]()
     for t, (now, then) in enumerate(pairwise(frames if read else [])):
         vectors = read(t + 1)
         result = forward(now, then, vectors)
         motion[:, t], known[t], moving[t] = result.motion, result.known, result.moving
         at_rest, of = share_at_rest(now, then, vectors, FITS)
-        fits, tested = fits + at_rest, tested + of
+        fits, tested, finite = fits + at_rest, tested + of, finite + np.isfinite(vectors).all(axis=-1).sum()
         window = [*window[1 - WINDOW :], vectors]
         if (t + 1) % EVERY == 0 or then is frames[-1]:
             found += evidence(frames[t + 1 - len(window) : t + 2], window)
+    if read and not finite:
+        _refuse_vectors(recording, "not one of them is finite")
     if fits < LEAST_AT_REST * tested:
         _refuse_vectors(recording, f"only {fits} of {tested} pixels move as the camera's own motion says")
     if wrong := found.contradicted():
