@@ -137,9 +137,11 @@ def test_vectors_of_zero_are_contradicted_by_whatever_moves(name: str, labelled:
 
 @pytest.mark.parametrize(
     ("name", "factor"),
-    [("slides", -1), ("slides", 2), ("slides", SIZE), ("slides", 1 / SIZE), ("turns", -1), ("turns", 2)]
-    + [("turns", SIZE), ("bounces", -1), ("bounces", 2), ("enters", -1), ("slides slowly", -1), ("leaves", -1)],
-)
+    [
+        ("slides", -1), ("slides", 2), ("slides", SIZE), ("slides", 1 / SIZE), ("turns", -1), ("turns", 2),
+        ("turns", SIZE), ("bounces", -1), ("bounces", 2), ("enters", -1), ("slides slowly", -1), ("leaves", -1),
+    ],
+)  # fmt: skip
 def test_another_sign_or_scale_is_contradicted(name: str, factor: float) -> None:
     frames, vectors = played(name)
     assert [row[0] for row in contradicted(frames, [leads * factor for leads in vectors])] == [1]
@@ -172,7 +174,8 @@ def test_a_recording_without_one_finite_vector_is_refused(shot: Callable, write:
     some[:, :10] = np.nan
     done = import_replicator(write(tmp_path / "some", replace(made, vectors=some)), tmp_path / "out", fps=12)
     arrays = ClipDataset(tmp_path / "out")[0].arrays
-    assert done.clips == 1 and arrays["flow_valid"][:, 12:].any() and not arrays["flow_valid"][:, :9].any()
+    landing = np.arange(48)[:, None] + arrays["motion"][1]
+    assert done.clips == 1 and arrays["flow_valid"].mean() > 0.5 and not arrays["flow_valid"][landing < 9].any()
 
 
 @pytest.mark.parametrize("camera", ["static", "moving"])

@@ -104,14 +104,14 @@ def test_a_recording_in_millimetres_is_refused_and_converted_where_asked(
     assert main([*arguments, str(tmp_path / "metres")]) == 0
     metres = ClipDataset(tmp_path / "metres")[0].arrays
     seen = metres["depth"][metres["depth_valid"]]
-    low, high = re.search(r"1 clips, depth from (\S+) to (\S+) m", capsys.readouterr().out).groups()
+    [(low, high)] = re.findall(r"1 clips, depth from (\S+) to (\S+) m", capsys.readouterr().out)
     np.testing.assert_allclose([float(low), float(high)], [seen.min(), seen.max()], rtol=1e-3)
     for path in folder.glob("distance_to_image_plane_*.npy"):
         np.save(path, np.load(path) * np.float32(1000))
     assert main([*arguments, str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    why = "the motion of the camera fits millimetres" if camera == "moving" else "with next to nothing nearer than 100 m"
-    assert "distance_to_image_plane_0000.npy: distances of this clip from " in error and why in error
+    why = {"moving": "the motion of the camera fits millimetres", "static": "with next to nothing nearer than 100 m"}
+    assert "distance_to_image_plane_0000.npy: distances of this clip from " in error and why[camera] in error
     assert "--depth-unit, one of metres, centimetres, millimetres" in error and not (tmp_path / "out").exists()
     assert main([*arguments, str(tmp_path / "out"), "--depth-unit", "millimetres"]) == 0
     converted = ClipDataset(tmp_path / "out")[0].arrays
