@@ -45,6 +45,21 @@ def test_depth_comes_back_bit_for_bit_and_cameras_to_rounding(
     assert sample.meta["caption"] == "things move" and sample.meta["provenance"]["first_frame"] == 7
 
 
+@pytest.mark.parametrize("near", [1e-5, 1e-3, 1e-2, 1e-30])
+def test_one_pixel_before_the_lens_does_not_cost_the_others_their_depth(
+    shot: Callable, write: Callable, tmp_path: Path, near: float
+) -> None:
+    made = shot("fall", "static", 11)
+    folder = write(tmp_path / "in", made)
+    depth = np.load(folder / "distance_to_image_plane_0000.npy")
+    depth[0, 0] = near
+    np.save(folder / "distance_to_image_plane_0000.npy", depth)
+    arrays = brought_in(folder, tmp_path / "out").arrays
+    assert arrays["depth_valid"][0, 0, 0]
+    np.testing.assert_allclose(arrays["depth"][0], depth, rtol=2e-4)
+    np.testing.assert_allclose(arrays["depth"][1:], made.truth.depth[1:], rtol=2e-4)
+
+
 def test_instances_keep_their_prims_though_colours_change(shot: Callable, write: Callable, tmp_path: Path) -> None:
     made = shot("fall", "static", 11)
     sample = brought_in(write(tmp_path / "in", made), tmp_path / "out")

@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -237,8 +236,8 @@ def _motion(recording: Recording, frames: list[Frame], names: list[str]) -> dict
     known, moving = (np.zeros((len(frames) - 1, *size), dtype=bool) for _ in range(2))
     fits = tested = finite = 0
     found, window = NO_EVIDENCE, list[np.ndarray]()
-    for t, (now, then) in enumerate(pairwise(frames if read else [])):
-        vectors = read(t + 1)
+    for t, vectors in enumerate(map(read, range(1, len(frames))) if read else ()):
+        now, then = frames[t : t + 2]
         result = forward(now, then, vectors)
         motion[:, t], known[t], moving[t] = result.motion, result.known, result.moving
         at_rest, of = share_at_rest(now, then, vectors, FITS)
