@@ -26,7 +26,7 @@ from phys4d.benchmarks.readme import filled
 from phys4d.engine.data import blob, video
 from phys4d.engine.telemetry import provenance
 from phys4d.simulation.categories import CATEGORIES
-from phys4d.simulation.clip import QUANTISATION, measure, render
+from phys4d.simulation.clip import measure, render
 from phys4d.simulation.drawing import generator
 from phys4d.simulation.generate import SimulateConfig, draw, make_clip, one_thread_each, rasteriser, simulate
 
@@ -59,7 +59,7 @@ def speed(size: int, clips: int, category: str) -> dict[str, Any]:
         truth = measure(found.meshes, camera, raster).stored()
         known = clock()
         video.encode_mp4(frames, FPS, pixel_format=config.pixel_format)
-        blob.encode(truth, QUANTISATION)
+        blob.encode(truth, blob.QUANTISATION)
         done = clock()
         if index >= 0:
             spent = (drawn - begun, shown - drawn, known - shown, done - known)

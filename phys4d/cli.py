@@ -142,6 +142,10 @@ def build_parser() -> argparse.ArgumentParser:
     replicator.add_argument(
         "--caption", action="append", default=[], metavar="TEXT", help="one for all clips, or repeated for each"
     )
+    replicator.add_argument(
+        "--depth-unit", choices=("metres", "centimetres", "millimetres"),
+        help="of the recorded distances (default: metres, refused where camera or range speak against it)",
+    )  # fmt: skip
     replicator.set_defaults(command=_import_replicator)
 
     train = commands.add_parser("train", help="run the stages of a run file; the same under torchrun")
@@ -261,9 +265,11 @@ def _verify(options: argparse.Namespace) -> int:
 def _import_replicator(options: argparse.Namespace) -> int:
     from phys4d.importers.replicator.dataset import import_replicator
 
-    counts = import_replicator(options.folder, options.out, fps=options.fps, captions=options.caption)
-    print(printable(f"{options.out}: {counts.pop('clips')} clips"))
-    for name, count in counts.items():
+    done = import_replicator(
+        options.folder, options.out, fps=options.fps, captions=options.caption, depth_unit=options.depth_unit
+    )
+    print(printable(f"{options.out}: {done.clips} clips, depth from {done.nearest:.4g} to {done.farthest:.4g} m"))
+    for name, count in (("motion_vectors", done.without_vectors), ("segmentation", done.without_segmentation)):
         if count:
             what = f"{count} without {name}: see docs/import-replicator.md for what is then not known"
             print(printable(f"{options.out}: {what}"))

@@ -10,28 +10,49 @@ import math
 import struct
 import zlib
 from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import blosc2
 import numpy as np
 
-Quantisation = Literal["inverse16", "linear16"]
+
+@dataclass(frozen=True)
+class Relative:
+    """Values >= 0, where 0 stays 0, are stored within `error` of the value itself (2e-4: 0.02 %)."""
+
+    error: float
+
+
+@dataclass(frozen=True)
+class Absolute:
+    """Slice i of the first axis is stored within `error[i]`, in the unit of the array; 0 stays 0 in its range."""
+
+    error: tuple[float, ...]
+
+
+Quantisation = Relative | Absolute
+
+# What a dataset states of its truth: 0.02 % of the depth; 1/256 px of du and dv, 0.1 mm of dz.
+QUANTISATION: Mapping[str, Quantisation] = {"depth": Relative(2e-4), "motion": Absolute((1 / 256, 1 / 256, 1e-4))}
 
 MAGIC = b"P4BLOB01"
 _PREFIX = struct.Struct("<8sII")
 _DTYPES = ("bool", "uint8", "int16", "uint16", "int32", "int64", "float16", "float32", "float64")
 _BLOCK_BYTES = 1 << 18  # fixed: blosc2's own choice may depend on the machine, and the bytes must not
 _TOP = 65535
+_KINDS = ("inverse16", "relative16", "linear16", "linear32")
+_NORMAL, _INFINITE = 0x00800000, 0x7F800000  # float32 bits of the smallest normal number and of infinity
 
 
 def encode(arrays: Mapping[str, np.ndarray], quantise: Mapping[str, Quantisation] | None = None) -> bytes:
     """Packs named arrays; the bytes are a function of the arguments (for one version of blosc2).
 
     arrays: name -> array of bool, uint8, int16/32/64, uint16 or float16/32/64, any shape. quantise: name ->
-    "inverse16" (depth: float, >= 0, where 0 means "no surface" and stays 0; 16 bits, uniform in 1/value over
-    the clip's range) or "linear16" (float, 16 bits, uniform over the range of each slice of the first axis;
-    0 stays exactly 0 where the range holds it). Quantised arrays come back as float32, others exactly as
-    they were. Raises ValueError for an unknown dtype or name, a negative depth, or one not finite.
+    the largest error of a float array. `Relative` is stored as the first of inverse16, relative16 and float32
+    that keeps it for every value, `Absolute` as the first of linear16, linear32 and float32: no range of values
+    costs accuracy. All come back as float32, other arrays exactly as they were. Raises ValueError for an
+    unknown dtype or name, a negative value of a `Relative` array, or a value that is not finite.
     """
     quantise = quantise or {}
     if unknown := sorted(quantise.keys() - arrays.keys()):
@@ -41,7 +62,8 @@ def encode(arrays: Mapping[str, np.ndarray], quantise: Mapping[str, Quantisation
         array = np.ascontiguousarray(array).reshape(np.shape(array))
         entry: dict[str, Any] = {"name": name, "shape": list(array.shape)}
         if name in quantise:
-            array, entry["quantisation"] = _quantise(name, array, quantise[name])
+            array, rule = _quantise(name, array, quantise[name])
+            entry |= {"quantisation": rule} if rule else {}
         elif array.dtype.name not in _DTYPES:
             raise ValueError(f"array {name!r}: cannot store dtype {array.dtype}, only {', '.join(_DTYPES)}")
         buffer = _compress(array)
@@ -72,64 +94,115 @@ def header(data: bytes) -> dict[str, dict[str, Any]]:
     return _entries(data)[0]
 
 
-def error_bound(entry: Mapping[str, Any]) -> np.ndarray:
-    """Half a quantisation step of a header entry, fp64, broadcastable to the array; 0 for unquantised arrays.
+def error_bound(entry: Mapping[str, Any], value: np.ndarray) -> np.ndarray:
+    """The largest error of the values of a header's entry, fp64, broadcastable to `value`; 0 for unquantised arrays.
 
-    For "linear16" the bound is on the value, [first axis, 1, ...]; for "inverse16" on 1/value, scalar.
-    Rounding of the result to float32 comes on top of it.
+    value: what was stored, in the shape of the array. Rounding of the result to float32 comes on top.
     """
     if not (rule := entry.get("quantisation")):
         return np.zeros(())
+    if rule["kind"] == "relative16":
+        return np.abs(value, dtype=np.float64) * _relative_error(rule["step"])
     if rule["kind"] == "inverse16":
-        return np.asarray(rule["step"] / 2)
+        half, value = rule["step"] / 2, np.asarray(value, dtype=np.float64)
+        return half * value**2 / (1 - half * value)
     steps = np.asarray(rule["step"], dtype=np.float64) / 2
     return steps.reshape((-1,) + (1,) * (len(entry["shape"]) - 1))
 
 
-def _quantise(name: str, array: np.ndarray, kind: Quantisation) -> tuple[np.ndarray, dict[str, Any]]:
+def _quantise(name: str, array: np.ndarray, wanted: Quantisation) -> tuple[np.ndarray, dict[str, Any] | None]:
+    """Codes and the rule that reads them, or float32 and None where 16 bits do not keep the error that is wanted."""
     if not np.issubdtype(array.dtype, np.floating) or array.ndim == 0:
         got = f"{array.dtype} {array.shape}"
         raise ValueError(f"array {name!r}: only float arrays with an axis are quantised, got {got}")
     with np.errstate(over="ignore"):  # quantised arrays come back as float32, so they must fit it
-        value = array.astype(np.float32).astype(np.float64)
+        value = array.astype(np.float32)
     if not np.isfinite(value).all():
         count = np.count_nonzero(~np.isfinite(value))
         raise ValueError(f"array {name!r}: holds {count} values that are not finite")
-    if kind == "inverse16":
-        if (value < 0).any():
-            raise ValueError(f"array {name!r}: inverse16 needs values >= 0, got {value.min():.6g}")
-        seen = value > 0
-        inverse = np.divide(1.0, value, out=np.zeros_like(value), where=seen)
-        low, high = (float(inverse[seen].min()), float(inverse[seen].max())) if seen.any() else (0.0, 0.0)
-        step = (high - low) / (_TOP - 1)
-        code = np.rint((inverse - low) / step) if step > 0 else np.zeros_like(inverse)
-        code = np.where(seen, np.clip(code, 0, _TOP - 1) + 1, 0)
-        return code.astype(np.uint16), {"kind": kind, "low": low, "step": step}
-    if kind != "linear16":
-        raise ValueError(f"array {name!r}: unknown quantisation {kind!r}")
-    rows = value.reshape(len(value), math.prod(value.shape[1:]))
+    if isinstance(wanted, Absolute):
+        if len(wanted.error) != len(value):
+            raise ValueError(f"array {name!r}: {len(wanted.error)} errors for {len(value)} slices of the first axis")
+        return _linear16(value, wanted.error) or _linear32(value, wanted.error) or (value, None)
+    if (value < 0).any():
+        raise ValueError(f"array {name!r}: a relative error needs values >= 0, got {value.min():.6g}")
+    return _inverse16(value, wanted.error) or _relative16(value, wanted.error) or (value, None)
+
+
+def _inverse16(value: np.ndarray, error: float) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """Codes uniform in 1/value: of planes these compress best, as 1/z is affine in the pixel."""
+    value = value.astype(np.float64)
+    seen = value > 0
+    inverse = np.divide(1.0, value, out=np.zeros_like(value), where=seen)
+    low, high = (float(inverse[seen].min()), float(inverse[seen].max())) if seen.any() else (0.0, 0.0)
+    step = (high - low) / (_TOP - 1)
+    if step / 2 > error * (low - step / 2):  # of the largest value, whose relative error is the largest
+        return None
+    code = np.rint((inverse - low) / step) if step > 0 else np.zeros_like(inverse)
+    code = np.where(seen, np.clip(code, 0, _TOP - 1) + 1, 0)
+    return code.astype(np.uint16), {"kind": "inverse16", "low": low, "step": step}
+
+
+def _relative16(value: np.ndarray, error: float) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """Codes uniform in the bits of float32, about log2 of the value: in whole numbers, so the same on every machine."""
+    bits, seen = value.view(np.int32).astype(np.int64), value > 0
+    low, high = (int(bits[seen].min()), int(bits[seen].max())) if seen.any() else (_NORMAL, _NORMAL)
+    step = max(1, math.ceil((high - low) / (_TOP - 1)))
+    if low < _NORMAL or high + step > _INFINITE or _relative_error(step) > error:
+        return None
+    code = np.where(seen, (bits - low + step // 2) // step + 1, 0)
+    return code.astype(np.uint16), {"kind": "relative16", "low": low, "step": step}
+
+
+def _relative_error(step: int) -> float:
+    """Half a step of float32 bits as a share of the value; bits of the next power of two are worth twice as much."""
+    half = step // 2
+    return half * 2.0**-23 / (1 - half * 2.0**-24)
+
+
+def _linear16(value: np.ndarray, error: tuple[float, ...]) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """Codes uniform over the range of each slice of the first axis."""
+    rows = value.astype(np.float64).reshape(len(value), math.prod(value.shape[1:]))
     base, zero, steps = [], [], []
     codes = np.zeros(rows.shape, dtype=np.uint16)
     for index, row in enumerate(rows):
         low, high = (float(row.min()), float(row.max())) if row.size else (0.0, 0.0)
         step = (high - low) / (_TOP - 1)
+        if step / 2 > error[index]:
+            return None
         spans = low <= 0.0 <= high and step > 0
         base.append(0.0 if spans else low)
         zero.append(math.ceil(-low / step) if spans else 0)
         steps.append(step)
         if step > 0:
             codes[index] = np.clip(np.rint((row - base[-1]) / step) + zero[-1], 0, _TOP)
-    return codes.reshape(value.shape), {"kind": kind, "base": base, "zero": zero, "step": steps}
+    return codes.reshape(value.shape), {"kind": "linear16", "base": base, "zero": zero, "step": steps}
+
+
+def _linear32(value: np.ndarray, error: tuple[float, ...]) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """Whole multiples of each slice's error; of the four bytes, those that stay 0 compress to nothing."""
+    assert min(error, default=1) > 0
+    code = np.rint(value.astype(np.float64) / np.reshape(error, (-1,) + (1,) * (value.ndim - 1)))
+    if np.abs(code).max(initial=0) > np.iinfo(np.int32).max:
+        return None
+    return code.astype(np.int32), {"kind": "linear32", "step": list(error)}
 
 
 def _dequantise(code: np.ndarray, rule: Mapping[str, Any]) -> np.ndarray:
-    """Values from 16-bit codes through a table of 65,536 float32 values (one per slice for linear16)."""
-    every = np.arange(_TOP + 1, dtype=np.float64)
+    """float32 from codes; of 16 bits through a table of 65,536 values (one per slice for linear16)."""
+    every = np.arange(_TOP + 1)
+    if rule["kind"] == "relative16":
+        bits = np.minimum(rule["low"] + (every - 1) * rule["step"], _INFINITE)
+        return np.where(every > 0, bits, 0).astype(np.int32).view(np.float32)[code]
     if rule["kind"] == "inverse16":
         inverse = rule["low"] + (every - 1) * rule["step"]
-        table = np.divide(1.0, inverse, out=np.zeros_like(every), where=(every > 0) & (inverse > 0))
+        table = np.divide(1.0, inverse, out=np.zeros(_TOP + 1), where=(every > 0) & (inverse > 0))
         return table.astype(np.float32)[code]
     value = np.empty(code.shape, dtype=np.float32)
+    if rule["kind"] == "linear32":
+        for index, step in enumerate(rule["step"]):
+            value[index] = code[index] * step
+        return value
     for index, (base, zero, step) in enumerate(zip(rule["base"], rule["zero"], rule["step"], strict=True)):
         value[index] = (base + (every - zero) * step).astype(np.float32)[code[index]]
     return value
@@ -164,6 +237,8 @@ def _entries(data: bytes) -> tuple[dict[str, dict[str, Any]], int]:
     for name, entry in entries.items():
         if entry["dtype"] not in _DTYPES or any(size < 0 for size in entry["shape"]):
             raise ValueError(f"array {name!r}: cannot read dtype {entry['dtype']} of shape {entry['shape']}")
+        if (rule := entry.get("quantisation")) and rule["kind"] not in _KINDS:
+            raise ValueError(f"array {name!r}: cannot read quantisation {rule['kind']!r}, only {', '.join(_KINDS)}")
         if start + entry["offset"] + entry["bytes"] > len(data) or entry["offset"] < 0 or entry["bytes"] < 0:
             end = start + entry["offset"] + entry["bytes"]
             raise ValueError(f"is truncated: array {name!r} ends at byte {end}, the data at {len(data)}")

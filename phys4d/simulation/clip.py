@@ -1,7 +1,6 @@
 """One clip: pictures and truth of a mesh sequence."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
@@ -12,8 +11,6 @@ from phys4d.simulation.scene import Light
 from phys4d.simulation.stage.camera import Camera
 from phys4d.simulation.truth.surface import MOVING, Surface, landing, surface
 from phys4d.simulation.truth.visibility import visible
-
-QUANTISATION: dict[str, Literal["inverse16", "linear16"]] = {"depth": "inverse16", "motion": "linear16"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Truth:
     opacity: np.ndarray | None = None
 
     def stored(self) -> dict[str, np.ndarray]:
-        """The arrays as a dataset holds them: float32 for depth and motion (see QUANTISATION)."""
+        """The arrays as a dataset holds them: float32 for depth and motion."""
         arrays = {name: array for name, array in vars(self).items() if array is not None}
         return arrays | {"depth": self.depth.astype(np.float32), "motion": self.motion.astype(np.float32)}
 

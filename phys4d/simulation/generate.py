@@ -26,7 +26,7 @@ from phys4d.engine.output import Place
 from phys4d.engine.progress import progress
 from phys4d.engine.signals import blocked
 from phys4d.simulation.categories import CATEGORIES, FAMILIES
-from phys4d.simulation.clip import QUANTISATION, measure, render
+from phys4d.simulation.clip import measure, render
 from phys4d.simulation.drawing import CameraMotion, Drawing, Looks, first_usable
 from phys4d.simulation.picture.raster import Rasteriser
 from phys4d.simulation.record import description
@@ -158,7 +158,7 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
     frames = render(sequence, camera, scene.light, raster)
     members = {"mp4": video.encode_mp4(frames, config.fps, pixel_format=config.pixel_format)}
     if config.truth:
-        members["truth"] = blob.encode(measure(sequence, camera, raster).stored(), QUANTISATION)
+        members["truth"] = blob.encode(measure(sequence, camera, raster).stored(), blob.QUANTISATION)
     meta = description(scene, sequence, camera, config.fps)
     meta["provenance"] = {
         "source": "phys4d.simulation",

@@ -73,7 +73,7 @@ def _label(
         arrays = pseudo_labels(sample.video, depth_teacher, flow_teacher)
         return {
             "mp4": dataset.member(dataset.row(index), "mp4"),  # encoding it again would change pixels
-            "truth": blob.encode(arrays, {"depth": "inverse16", "motion": "linear16"}),
+            "truth": blob.encode(arrays, blob.QUANTISATION),
             "json": json.dumps(_meta(sample, provenance), sort_keys=True).encode(),
         }
 

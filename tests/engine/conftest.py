@@ -41,7 +41,7 @@ def members_of(clip: int) -> dict[str, bytes]:
     """The three members of a clip."""
     return {
         "mp4": encode_mp4(moving_pattern(clip), FPS),
-        "truth": blob.encode(arrays_of(clip), {"depth": "inverse16", "motion": "linear16"}),
+        "truth": blob.encode(arrays_of(clip), blob.QUANTISATION),
         "json": json.dumps({"caption": f"clip number {clip}", "frames": FRAMES}).encode(),
     }
 

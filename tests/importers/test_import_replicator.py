@@ -16,7 +16,6 @@ from phys4d.engine.data.dataset import ClipDataset, Sample, verify
 from phys4d.engine.errors import UserError
 from phys4d.importers.replicator.dataset import import_replicator
 from phys4d.models.text import WordEncoder
-from phys4d.simulation.clip import QUANTISATION
 
 LAYOUTS = ("flat", "camera folders", "annotator folders", "shared folders")
 SHOTS = [("fall", "static", 11), ("collision", "static", 11), ("spin", "moving", 11), ("ramp", "moving", 11)]
@@ -36,7 +35,7 @@ def test_depth_comes_back_bit_for_bit_and_cameras_to_rounding(
 ) -> None:
     made = shot("spin", "moving", 11)
     sample = brought_in(write(tmp_path / "in", made, layout=layout, first=7), tmp_path / "out")
-    kept = blob.decode(blob.encode(made.truth.stored(), QUANTISATION))
+    kept = blob.decode(blob.encode(made.truth.stored(), blob.QUANTISATION))
     for name in ("depth", "depth_valid"):
         np.testing.assert_array_equal(sample.arrays[name], kept[name])
     np.testing.assert_allclose(sample.meta["intrinsics"], made.camera.intrinsics, rtol=1e-12)
@@ -44,6 +43,21 @@ def test_depth_comes_back_bit_for_bit_and_cameras_to_rounding(
     error = np.abs(sample.video.astype(int) - made.pictures)
     assert error.mean() < 2  # a coded video of these pictures, in this order
     assert sample.meta["caption"] == "things move" and sample.meta["provenance"]["first_frame"] == 7
+
+
+@pytest.mark.parametrize("near", [1e-5, 1e-3, 1e-2, 1e-30])
+def test_one_pixel_before_the_lens_does_not_cost_the_others_their_depth(
+    shot: Callable, write: Callable, tmp_path: Path, near: float
+) -> None:
+    made = shot("fall", "static", 11)
+    folder = write(tmp_path / "in", made)
+    depth = np.load(folder / "distance_to_image_plane_0000.npy")
+    depth[0, 0] = near
+    np.save(folder / "distance_to_image_plane_0000.npy", depth)
+    arrays = brought_in(folder, tmp_path / "out").arrays
+    assert arrays["depth_valid"][0, 0, 0]
+    np.testing.assert_allclose(arrays["depth"][0], depth, rtol=2e-4)
+    np.testing.assert_allclose(arrays["depth"][1:], made.truth.depth[1:], rtol=2e-4)
 
 
 def test_instances_keep_their_prims_though_colours_change(shot: Callable, write: Callable, tmp_path: Path) -> None:
@@ -96,11 +110,13 @@ def test_vectors_of_another_sign_or_half_a_pixel_off_would_be_noticed(
     shot: Callable, write: Callable, tmp_path: Path
 ) -> None:
     made = shot("collision", "static", 11)
-    for name, vectors in (("sign", -made.vectors), ("shift", made.vectors + np.float32(0.5))):
-        arrays = brought_in(write(tmp_path / name, replace(made, vectors=vectors)), tmp_path / f"{name} out").arrays
-        known = arrays["flow_valid"] & made.truth.moving
-        off = np.linalg.norm(arrays["motion"][:2] - made.truth.motion[:2], axis=0)
-        assert known.sum() < 50 or np.median(off[known]) > 0.3
+    with pytest.raises(UserError, match="motion_vectors: of .* they lead"):
+        brought_in(write(tmp_path / "sign", replace(made, vectors=-made.vectors)), tmp_path / "sign out")
+    folder = write(tmp_path / "shift", replace(made, vectors=made.vectors + np.float32(0.5)))
+    arrays = brought_in(folder, tmp_path / "shift out").arrays
+    known = arrays["flow_valid"] & made.truth.moving
+    off = np.linalg.norm(arrays["motion"][:2] - made.truth.motion[:2], axis=0)
+    assert known.sum() < 50 or np.median(off[known]) > 0.3
 
 
 @pytest.mark.parametrize("factor", [-1, 1 / 48, 2, 0])
@@ -116,9 +132,9 @@ def test_vectors_that_do_not_fit_a_moving_camera_are_refused(
 def test_distance_to_the_camera_becomes_depth_along_the_axis(shot: Callable, write: Callable, tmp_path: Path) -> None:
     made = shot("ramp", "moving", 11)
     sample = brought_in(write(tmp_path / "in", made, distance="distance_to_camera"), tmp_path / "out")
-    kept = blob.decode(blob.encode(made.truth.stored(), QUANTISATION))["depth"]
+    kept = blob.decode(blob.encode(made.truth.stored(), blob.QUANTISATION))["depth"]
     # float32 of the distance may tip the rounding of 1/depth to 16 bits over to the next step.
-    entry = blob.header(blob.encode(made.truth.stored(), QUANTISATION))["depth"]
+    entry = blob.header(blob.encode(made.truth.stored(), blob.QUANTISATION))["depth"]
     inverse = [np.divide(1, d, where=d > 0, out=np.zeros_like(d)) for d in (sample.arrays["depth"], kept)]
     steps = np.abs(inverse[0] - inverse[1]) / entry["quantisation"]["step"]
     assert steps.max() < 1.1 and np.quantile(steps, 0.98) < 0.1
@@ -178,7 +194,8 @@ def test_cameras_sequences_and_triggers_are_clips_in_the_order_of_their_names(
     for path in write(folder / "c", made).iterdir():
         path.rename(path.with_name(path.name.replace("_000", "_12_000")))
     counts = import_replicator(folder, tmp_path / "out", fps=12, captions=["one", "two", "three", "four"])
-    assert counts == {"clips": 4, "motion_vectors": 0, "segmentation": 0}
+    assert (counts.clips, counts.without_vectors, counts.without_segmentation) == (4, 0, 0)
+    assert counts.nearest < made.truth.depth.min() * 1.001 and counts.farthest > other.truth.depth.max() * 0.999
     dataset = ClipDataset(tmp_path / "out")
     said = [(dataset.meta(i)["provenance"]["recording"], dataset.meta(i)["caption"]) for i in range(4)]
     assert said == [("a/Top", "one"), ("b/Left", "two"), ("b/Right", "three"), ("c/12", "four")]

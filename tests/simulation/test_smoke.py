@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from phys4d.engine.data import blob
-from phys4d.simulation.clip import QUANTISATION, measure, render
+from phys4d.simulation.clip import measure, render
 from phys4d.simulation.gas.air import Air, Box
 from phys4d.simulation.gas.volume import CLEAR, Volume
 from phys4d.simulation.generate import SimulateConfig, draw
@@ -85,7 +85,7 @@ def test_truth_behind_smoke_is_masked_and_its_opacity_kept() -> None:
     assert not (truth.depth_valid & thick).any() and truth.depth_valid[truth.opacity == 0].all()
     for mask in (truth.flow_valid, truth.dz_valid, truth.visible, truth.moving):
         assert not (mask & thick[:-1]).any()
-    stored = blob.decode(blob.encode(truth.stored(), QUANTISATION))
+    stored = blob.decode(blob.encode(truth.stored(), blob.QUANTISATION))
     assert np.array_equal(stored["opacity"], truth.opacity)
     again = draw(config, 0).meshes
     pictures = [render(meshes, camera, found.scene.light, raster) for meshes in (found.meshes, again)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from phys4d.engine.data import blob
-from phys4d.simulation.clip import QUANTISATION, measure
+from phys4d.simulation.clip import measure
 from phys4d.simulation.generate import SimulateConfig, draw
 from phys4d.simulation.picture.raster import Rasteriser
 from phys4d.simulation.rigid import FAMILIES
@@ -25,16 +25,16 @@ def test_stored_truth_is_within_half_a_step_and_the_stated_bounds(
     found = draw(SimulateConfig(families=(family,), seed=5, camera=motion), 0)
     scene, tracks = found.scene, found.meshes.tracks
     truth = measure(meshes(scene, tracks, detail=2), scene.view.camera(17, 48, 48, 24), Rasteriser(48, 48))
-    data = blob.encode(truth.stored(), QUANTISATION)
+    data = blob.encode(truth.stored(), blob.QUANTISATION)
     back, entries = blob.decode(data), blob.header(data)
     float32 = 1e-6
-    seen = truth.depth_valid
-    inverse_error = np.abs(1 / back["depth"][seen].astype(float) - 1 / truth.depth[seen])
-    assert inverse_error.max() <= blob.error_bound(entries["depth"]) + float32
+    assert entries["depth"]["dtype"] == entries["motion"]["dtype"] == "uint16"
+    depth_error = np.abs(back["depth"] - truth.depth)
+    assert (depth_error <= blob.error_bound(entries["depth"], truth.depth) + float32).all()
     motion_error = np.abs(back["motion"] - truth.motion)
-    assert (motion_error <= blob.error_bound(entries["motion"]) + float32).all()
+    assert (motion_error <= blob.error_bound(entries["motion"], truth.motion) + float32).all()
     assert truth.depth.max() < 5
-    assert np.abs(back["depth"] - truth.depth).max() <= METRES
+    assert depth_error.max() <= METRES
     assert motion_error[:2].max() <= PIXELS
     assert motion_error[2].max() <= METRES_PER_FRAME
     still = truth.flow_valid & ~truth.moving & (np.abs(truth.motion).max(axis=0) < 1e-9)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phys4d.engine.data import blob
 from phys4d.kernels.geometry import depth_losses, flow_loss, scene_flow_loss, warp_consistency, warp_residual
-from phys4d.simulation.clip import QUANTISATION, Truth, measure
+from phys4d.simulation.clip import Truth, measure
 from phys4d.simulation.generate import SimulateConfig, detail, draw
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
 from phys4d.simulation.picture.raster import Rasteriser
@@ -70,14 +70,13 @@ def test_a_plane_is_exact_and_storing_it_costs_what_its_steps_say() -> None:
     depth, motion, visible = tensors(truth)
     residual, used = warp_residual(depth, motion, visible)
     assert used.float().mean() > 0.4 and residual.abs().max() < 1e-9
-    data = blob.encode(truth.stored(), QUANTISATION)
+    data = blob.encode(truth.stored(), blob.QUANTISATION)
     back, entries = blob.decode(data), blob.header(data)
     stored = [torch.from_numpy(back[name])[None] for name in ("depth", "motion", "visible")]
     residual, used = warp_residual(*stored)
-    steps = blob.error_bound(entries["motion"]).ravel()
+    steps = blob.error_bound(entries["motion"], truth.motion).ravel()
     slope = max(float(depth.diff(dim=axis)[depth.diff(dim=axis).abs() < 0.1].abs().max()) for axis in (-1, -2))
-    farthest = float(depth.max())
-    bound = 2 * farthest**2 * float(blob.error_bound(entries["depth"])) + slope * (steps[0] + steps[1]) + steps[2]
+    bound = 2 * float(blob.error_bound(entries["depth"], truth.depth).max()) + slope * (steps[0] + steps[1]) + steps[2]
     assert residual.abs().max() <= bound + 2e-6 < 1e-3
     assert warp_consistency(*stored) <= bound
 

@@ -64,7 +64,6 @@ shown = 2
 batch = 2
 """
 FRAMES, SIZE = 5, 16
-QUANTISE = {"depth": "inverse16", "motion": "linear16"}
 
 
 RELEASED = """
@@ -167,7 +166,7 @@ def write_clips() -> Callable[..., Path]:
                 }  # fmt: skip
                 members = {
                     "mp4": video.encode_mp4(frames[:count, :rows], 24),
-                    "truth": blob.encode(arrays, QUANTISE),
+                    "truth": blob.encode(arrays, blob.QUANTISATION),
                     "json": json.dumps(meta).encode(),
                 }
                 writer.add(f"clip{seed}", members | (replaced or {}).get(seed, {}), count, 24, rows, SIZE * scale)

@@ -5,6 +5,8 @@
     annotations.py one file of one frame: pictures, arrays, segmentation
     camera.py      camera_params: USD's camera in our conventions
     motion.py      motion vectors to the previous frame become motion to the next one
+    agreement.py   vectors against masks, depth and the camera's motion
+    units.py       whether distances are metres
 
 What is and what is not known of such a clip: docs/import-replicator.md.
 """

@@ -25,10 +25,14 @@ _RIGID = 1e-4
 
 @dataclass(frozen=True)
 class View:
-    """The camera of one frame. intrinsics: float64 [3, 3] pixels; camera_to_world: float64 [4, 4] metres."""
+    """The camera of one frame. intrinsics: float64 [3, 3] pixels; camera_to_world: float64 [4, 4] metres.
+
+    far: metres of depth beyond which nothing is drawn, inf where that is not known.
+    """
 
     intrinsics: np.ndarray
     camera_to_world: np.ndarray
+    far: float = np.inf
 
     def rays(self, height: int, width: int) -> np.ndarray:
         """Directions through the pixel centres in camera axes, [H, W, 3], z = 1."""
@@ -57,7 +61,8 @@ def read_view(path: Path, height: int, width: int) -> View:
         raise UserError(f"{path}: metersPerSceneUnit {metres:g}: expected more than 0")
     projection = _numbers(path, params, "cameraProjection", 16).reshape(4, 4)
     view = _numbers(path, params, "cameraViewTransform", 16).reshape(4, 4)
-    return View(_intrinsics(path, projection, height, width), _pose(path, view, metres))
+    far = _numbers(path, params, "cameraNearFar", 2)[1] if "cameraNearFar" in params else np.inf
+    return View(_intrinsics(path, projection, height, width), _pose(path, view, metres), far * metres)
 
 
 def _numbers(path: Path, params: dict[str, Any], key: str, count: int) -> np.ndarray:

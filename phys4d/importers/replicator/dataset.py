@@ -3,9 +3,10 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -13,21 +14,38 @@ from phys4d.engine.data import blob, video
 from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.errors import UserError
 from phys4d.engine.progress import progress
+from phys4d.importers.replicator.agreement import EVERY, NO_EVIDENCE, WINDOW, evidence, share_at_rest
 from phys4d.importers.replicator.annotations import read_array, read_picture, read_segmentation
 from phys4d.importers.replicator.camera import View, read_view
 from phys4d.importers.replicator.layout import Recording, find_recordings
-from phys4d.importers.replicator.motion import Frame, forward, share_at_rest
+from phys4d.importers.replicator.motion import Frame, forward
+from phys4d.importers.replicator.units import UNITS, complaint
 
 DISTANCES = ("distance_to_image_plane", "distance_to_camera")
 SEGMENTATIONS = ("instance_segmentation", "instance_id_segmentation")
-QUANTISATION: dict[str, blob.Quantisation] = {"depth": "inverse16", "motion": "linear16"}
 FPS = (0.1, 1000)
 MOST_INSTANCES = 255
 # Of a camera that moves: pixels by which vectors may miss a world at rest, and the least share that must not.
 FITS, LEAST_AT_REST = 0.25, 0.01
 
 
-def import_replicator(folder: Path, out: Path, *, fps: float, captions: Sequence[str] = ()) -> dict[str, int]:
+@dataclass
+class Imported:
+    """What was imported: how many clips, how many of these without an annotator, and the range of depth in metres.
+
+    Where no clip has any depth, nearest is inf and farthest 0.
+    """
+
+    clips: int = 0
+    without_vectors: int = 0
+    without_segmentation: int = 0
+    nearest: float = math.inf
+    farthest: float = 0.0
+
+
+def import_replicator(
+    folder: Path, out: Path, *, fps: float, captions: Sequence[str] = (), depth_unit: str | None = None
+) -> Imported:
     """Writes the dataset `out` with one clip for each recording in `folder`, in the order of their names.
 
     Args:
@@ -35,9 +53,8 @@ def import_replicator(folder: Path, out: Path, *, fps: float, captions: Sequence
         out: new dataset folder, complete or not there at all.
         fps: frames per second of the recordings, which do not say it.
         captions: none, one for all clips, or one for each.
-
-    Returns:
-        How many clips there are ("clips"), and of these how many have no "motion_vectors" and no "segmentation".
+        depth_unit: of the recorded distances, one of UNITS; they are converted to metres and their scale is not
+            questioned. None: metres, as Replicator writes them, refused where something speaks against it.
 
     Raises:
         UserError: one line that names the file, and the key in it, that cannot be used.
@@ -50,7 +67,7 @@ def import_replicator(folder: Path, out: Path, *, fps: float, captions: Sequence
     said = list(captions) * (len(recordings) if len(captions) == 1 else 1) or [""] * len(recordings)
     for recording in recordings:
         _refuse_without_geometry(recording)
-    counts = {"clips": len(recordings), "motion_vectors": 0, "segmentation": 0}
+    done = Imported()
     expected: tuple[int, int, int] | None = None
     with ShardWriter(out) as writer, progress("import", total=len(recordings), unit="clips") as bar:
         for index, (recording, caption) in enumerate(zip(recordings, said, strict=True)):
@@ -62,14 +79,20 @@ def import_replicator(folder: Path, out: Path, *, fps: float, captions: Sequence
                     f"{recording.files['rgb'][recording.frames()[0]].parent}: a clip of {size} frames, height, width "
                     f"beside clips of {expected}: a dataset holds clips of one size: import it into its own"
                 )
-            members = _members(recording, pictures, fps, caption)
+            frames, names = _frames(recording, pictures.shape[1:3], depth_unit)
+            members = _members(recording, pictures, frames, names, fps, caption)
             # Two datasets that were imported from different folders never share a key.
             key = f"clip{index:06d}-{hashlib.sha256(members['mp4']).hexdigest()[:12]}"
             writer.add(key, members, size[0], fps, size[1], size[2])
-            counts["motion_vectors"] += not recording.has("motion_vectors")
-            counts["segmentation"] += _segmentation(recording) is None
+            done.clips += 1
+            done.without_vectors += not recording.has("motion_vectors")
+            done.without_segmentation += names is None
+            for frame in frames:
+                surface = frame.depth[frame.depth > 0]
+                done.nearest = min(done.nearest, float(surface.min(initial=math.inf)))
+                done.farthest = max(done.farthest, float(surface.max(initial=0)))
             bar.advance(1)
-    return counts
+    return done
 
 
 def _refuse_without_geometry(recording: Recording) -> None:
@@ -101,14 +124,31 @@ def _pictures(recording: Recording) -> np.ndarray:
     return np.stack(pictures)
 
 
-def _members(recording: Recording, pictures: np.ndarray, fps: float, caption: str) -> dict[str, bytes]:
-    size = pictures.shape[1:3]
+def _frames(recording: Recording, size: tuple[int, int], unit: str | None) -> tuple[list[Frame], list[str] | None]:
+    """Depth in metres, instances and cameras; the names of the instances. Refuses depth that seems not to be metres."""
     views = [read_view(recording.file("camera_params", frame), *size) for frame in recording.frames()]
-    depth = _depth(recording, views, size)
+    name, depth = _depth(recording, views, size, UNITS[unit or "metres"])
     instance, names = _instances(recording, size)
+    frames = [Frame(*fields) for fields in zip(depth, instance, views, strict=True)]
+    if unit is None and (why := complaint(frames, _vectors(recording, size))):
+        surface = depth[depth > 0]
+        raise UserError(
+            f"{recording.file(name, recording.frames()[0])}: distances of this clip from {surface.min():.4g} to "
+            f"{surface.max():.4g}, {why}: Replicator writes metres: say what these are with --depth-unit, one of "
+            f"{', '.join(UNITS)}"
+        )
+    return frames, names
+
+
+def _members(
+    recording: Recording, pictures: np.ndarray, frames: list[Frame], names: list[str] | None, fps: float, caption: str
+) -> dict[str, bytes]:
+    size, views = pictures.shape[1:3], [frame.view for frame in frames]
+    depth = np.stack([frame.depth for frame in frames])
     arrays = {"depth": depth.astype(np.float32), "depth_valid": depth > 0}
-    arrays |= _motion(recording, depth, instance, views)
+    arrays |= _motion(recording, frames, names or [])
     if names is not None:
+        instance = np.stack([frame.instance for frame in frames])
         arrays["instance"] = np.where(depth > 0, instance, 0).astype(np.uint8)
     meta: dict[str, Any] = {
         "caption": caption,
@@ -129,22 +169,25 @@ def _members(recording: Recording, pictures: np.ndarray, fps: float, caption: st
     }
     return {
         "mp4": video.encode_mp4(pictures, fps),
-        "truth": blob.encode(arrays, QUANTISATION),
+        "truth": blob.encode(arrays, blob.QUANTISATION),
         "json": json.dumps(meta, separators=(",", ":")).encode(),
     }
 
 
-def _depth(recording: Recording, views: list[View], size: tuple[int, int]) -> np.ndarray:
-    """Metres along the optical axis, float64 [T, H, W]; 0 where there is no surface (inf, 0 or NaN in the file).
+def _depth(recording: Recording, views: list[View], size: tuple[int, int], scale: float) -> tuple[str, np.ndarray]:
+    """The annotator, and depth along the optical axis times `scale`, float64 [T, H, W].
 
-    Replicator gives distances in metres whatever the scene's unit; to the camera means along the ray.
+    0 where there is no surface: inf, 0 or NaN in the file, or what float32 cannot hold. Replicator gives distances in
+    metres whatever the scene's unit; to the camera means along the ray.
     """
     name = next(name for name in DISTANCES if recording.has(name))
     frames = [read_array(recording.file(name, frame), size, 1)[..., 0] for frame in recording.frames()]
     if name == "distance_to_camera":
         frames = [d / np.linalg.norm(view.rays(*size), axis=2) for d, view in zip(frames, views, strict=True)]
-    depth = np.stack(frames)
-    return np.where(np.isfinite(depth) & (depth > 0), depth, 0.0)
+    depth = np.stack(frames) * scale
+    with np.errstate(over="ignore"):
+        stored = depth.astype(np.float32)
+    return name, np.where(np.isfinite(stored) & (stored > 0), depth, 0.0)
 
 
 def _instances(recording: Recording, size: tuple[int, int]) -> tuple[np.ndarray, list[str] | None]:
@@ -178,30 +221,45 @@ def _instances(recording: Recording, size: tuple[int, int]) -> tuple[np.ndarray,
     return instance, names
 
 
-def _motion(
-    recording: Recording, depth: np.ndarray, instance: np.ndarray, views: list[View]
-) -> dict[str, np.ndarray]:
+def _vectors(recording: Recording, size: tuple[int, int]) -> Callable[[int], np.ndarray] | None:
+    """Reads the motion vectors of frame t, float64 [H, W, 2]; None where the clip has none."""
+    numbers = recording.frames()
+    if not recording.has("motion_vectors"):
+        return None
+    return lambda t: read_array(recording.file("motion_vectors", numbers[t]), size, 2)
+
+
+def _motion(recording: Recording, frames: list[Frame], names: list[str]) -> dict[str, np.ndarray]:
     """The arrays of motion: zeros and nothing known where there are no motion vectors."""
-    frames, size = recording.frames(), depth.shape[1:]
-    motion = np.zeros((3, len(frames) - 1, *size))
+    size, read = frames[0].depth.shape, _vectors(recording, frames[0].depth.shape)
+    motion = np.zeros((3, len(frames) - 1, *size), dtype=np.float32)
     known, moving = (np.zeros((len(frames) - 1, *size), dtype=bool) for _ in range(2))
-    fits = tested = 0
-    for t, frame in enumerate(frames[1:] if recording.has("motion_vectors") else ()):
-        vectors = read_array(recording.file("motion_vectors", frame), size, 2)
-        now, then = (Frame(depth[i], instance[i], views[i]) for i in (t, t + 1))
+    fits = tested = finite = 0
+    found, window = NO_EVIDENCE, list[np.ndarray]()
+    for t, vectors in enumerate(map(read, range(1, len(frames))) if read else ()):
+        now, then = frames[t : t + 2]
         result = forward(now, then, vectors)
         motion[:, t], known[t], moving[t] = result.motion, result.known, result.moving
         at_rest, of = share_at_rest(now, then, vectors, FITS)
-        fits, tested = fits + at_rest, tested + of
+        fits, tested, finite = fits + at_rest, tested + of, finite + np.isfinite(vectors).all(axis=-1).sum()
+        window = [*window[1 - WINDOW :], vectors]
+        if (t + 1) % EVERY == 0 or then is frames[-1]:
+            found += evidence(frames[t + 1 - len(window) : t + 2], window)
+    if read and not finite:
+        _refuse_vectors(recording, "not one of them is finite")
     if fits < LEAST_AT_REST * tested:
-        raise UserError(
-            f"{recording.file('motion_vectors', frames[1]).parent}: motion_vectors: only {fits} of {tested} pixels "
-            "move as the camera's own motion says: write every frame that is rendered (rt_subframes=1), in pixels"
+        _refuse_vectors(recording, f"only {fits} of {tested} pixels move as the camera's own motion says")
+    if wrong := found.contradicted():
+        instance, explained, moved = wrong[0]
+        name = names[instance - 1] if instance else "what has no label"
+        _refuse_vectors(
+            recording, f"of {moved} points of {name} that moved they lead {explained} to where these can have been seen"
         )
-    return {
-        "motion": motion.astype(np.float32),
-        "flow_valid": known,
-        "dz_valid": known.copy(),
-        "visible": known.copy(),
-        "moving": moving,
-    }
+    return {"motion": motion, "flow_valid": known, "dz_valid": known.copy(), "visible": known.copy(), "moving": moving}
+
+
+def _refuse_vectors(recording: Recording, why: str) -> NoReturn:
+    raise UserError(
+        f"{recording.file('motion_vectors', recording.frames()[1]).parent}: motion_vectors: {why}: write every frame "
+        "that is rendered (rt_subframes=1), in pixels, or move them away to import the clip without motion"
+    )

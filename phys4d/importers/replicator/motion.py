@@ -31,7 +31,6 @@ STRETCH = 1.15  # of a triangle's sides from one frame to the next
 SNAP = 0.01  # pixels: a point this close to a pixel centre is that pixel's
 MOVING = 1e-4  # metres per frame, as in the simulator's truth
 RESOLVED = 0.02  # pixels, and what these span: smaller displacements are not told from rest
-CLEAR = 0.5  # pixels by which a moving camera must move a point at rest to tell whether vectors fit it
 SPAN = 4  # pixels: no triangle that is larger at t counts
 _EDGE = 1e-9
 
@@ -71,7 +70,7 @@ class Forward:
 
 
 @dataclass(frozen=True)
-class _Rest:
+class Rest:
     """Where the points of a frame were in the previous one if the world was at rest: place [H, W, 2], depth [H, W]."""
 
     place: np.ndarray
@@ -97,22 +96,22 @@ class _Hits:
 def forward(now: Frame, then: Frame, vectors: np.ndarray) -> Forward:
     """Motion from frame `now` to frame `then`, whose motion vectors are given: float [H, W, 2] pixels."""
     height, width = now.depth.shape
-    centre = _centres(height, width)
+    centre = centres(height, width)
     source = centre + vectors
     usable = (then.depth > 0) & np.isfinite(source).all(axis=-1)
     source = np.where(usable[..., None], source, 0.0)
-    rest = _at_rest(now, then)
-    resting = (_largest(np.abs(source - rest.place)) <= REST) & usable & (rest.depth > 0)
-    still = _largest(np.abs(source - np.floor(source) - 0.5)) <= SNAP  # on a pixel centre of frame t
+    rest = at_rest(now, then)
+    resting = (largest(np.abs(source - rest.place)) <= REST) & usable & (rest.depth > 0)
+    still = largest(np.abs(source - np.floor(source) - 0.5)) <= SNAP  # on a pixel centre of frame t
     corner = _triangles(then, usable)
     corner = corner[~(resting & still).reshape(-1)[corner].all(axis=1)]  # their corners alone are on pixel centres
-    hits = _join(_in_triangles(source, corner), _on_centres(source, usable & still))
+    hits = _join(_in_triangles(source, corner), _oncentres(source, usable & still))
     shown = now.instance.reshape(-1)[hits.pixel]
     hits = hits.keep((now.depth.reshape(-1)[hits.pixel] > 0) & (then.instance.reshape(-1)[hits.corner[:, 0]] == shown))
     by_rest = hits.at(resting)
     deep = by_rest.all(axis=1) & _as_deep(hits, now, rest.depth)
     labelled = now.instance.reshape(-1)[hits.pixel] > 0
-    off_rest = np.where(deep, hits.at(_largest(np.abs(source - rest.place))).max(axis=1), np.inf)
+    off_rest = np.where(deep, hits.at(largest(np.abs(source - rest.place))).max(axis=1), np.inf)
     # Without instances a triangle that rests, if only in part, may be hidden or two surfaces that touch.
     asked = np.nonzero(~deep & (labelled | ~by_rest.any(axis=1)))[0]
     fits = deep.copy()
@@ -120,25 +119,19 @@ def forward(now: Frame, then: Frame, vectors: np.ndarray) -> Forward:
     return _nearest(hits.keep(fits), now, then, source, off_rest[fits])
 
 
-def share_at_rest(now: Frame, then: Frame, vectors: np.ndarray, tolerance: float) -> tuple[int, int]:
-    """How many vectors fit a world at rest, of how many: pixels that the camera moves by more than CLEAR if at rest."""
-    expected = _at_rest(now, then).place - _centres(*now.depth.shape)
-    tested = (then.depth > 0) & (_largest(np.abs(expected)) > CLEAR)
-    fits = _largest(np.abs(vectors - expected)) <= tolerance
-    return int((fits & tested).sum()), int(tested.sum())
-
-
-def _centres(height: int, width: int) -> np.ndarray:
+def centres(height: int, width: int) -> np.ndarray:
+    """Places of the pixel centres, float64 [H, W, 2]."""
     column, row = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     return np.stack([column, row], axis=-1)
 
 
-def _at_rest(now: Frame, then: Frame) -> _Rest:
+def at_rest(now: Frame, then: Frame) -> Rest:
+    """Where the points of frame `then` were in frame `now` if the world was at rest."""
     pose, k = now.view.camera_to_world, now.view.intrinsics
     local = (then.points() - pose[:3, 3]) @ pose[:3, :3]
     depth = np.where((then.depth > 0) & (local[..., 2] > 0), local[..., 2], 0.0)
     ahead = np.where(depth > 0, depth, 1.0)[..., None]
-    return _Rest(local[..., :2] / ahead * (k[0, 0], k[1, 1]) + k[:2, 2], depth)
+    return Rest(local[..., :2] / ahead * (k[0, 0], k[1, 1]) + k[:2, 2], depth)
 
 
 def _triangles(frame: Frame, usable: np.ndarray) -> np.ndarray:
@@ -179,12 +172,12 @@ def _in_triangles(source: np.ndarray, corner: np.ndarray) -> _Hits:
     most = np.maximum(np.maximum(place[:, 0], place[:, 1]), place[:, 2])
     low, high = np.ceil(least - 0.5 - _EDGE), np.floor(most - 0.5 + _EDGE)
     low, high = np.maximum(low, 0), np.minimum(high, (width - 1, height - 1))
-    front = (area > 1e-3) & (_largest(most - least) <= SPAN)
+    front = (area > 1e-3) & (largest(most - least) <= SPAN)
     found = []
     for down in range(SPAN + 1):
         for right in range(SPAN + 1):
             step = np.array([right, down])
-            which = np.nonzero(front & (_largest(low + step - high) <= 0))[0]
+            which = np.nonzero(front & (largest(low + step - high) <= 0))[0]
             pixel = (low[which] + step).astype(np.int64)
             offset = pixel + 0.5 - place[which, 0]
             one, two = sides[which, 0], sides[which, 1]
@@ -196,7 +189,7 @@ def _in_triangles(source: np.ndarray, corner: np.ndarray) -> _Hits:
     return _join(*found)
 
 
-def _on_centres(source: np.ndarray, still: np.ndarray) -> _Hits:
+def _oncentres(source: np.ndarray, still: np.ndarray) -> _Hits:
     """Points that were on a pixel centre of frame t: there nothing is interpolated, also at silhouettes."""
     height, width = still.shape
     column, row = np.floor(source[..., 0]), np.floor(source[..., 1])
@@ -206,7 +199,7 @@ def _on_centres(source: np.ndarray, still: np.ndarray) -> _Hits:
     return _Hits(pixel, np.repeat(number[:, None], 3, axis=1), np.tile((1.0, 0.0, 0.0), (len(number), 1)))
 
 
-def _largest(values: np.ndarray) -> np.ndarray:
+def largest(values: np.ndarray) -> np.ndarray:
     """The larger of two numbers in the last axis; many times faster than max() along so short an axis."""
     return np.maximum(values[..., 0], values[..., 1])
 
@@ -229,7 +222,7 @@ def _as_large(hits: _Hits, now: Frame, then: Frame, source: np.ndarray, otherwis
     Where that depth cannot be had, beside silhouettes: what `otherwise` says, bool [N].
     """
     place = source.reshape(-1, 2)[hits.corner]
-    depth, sure = _sample(now, place)
+    depth, sure = sample(now, place)
     k = now.view.intrinsics
     local = np.concatenate([(place - k[:2, 2]) / (k[0, 0], k[1, 1]), np.ones((*place.shape[:2], 1))], axis=2)
     before = local * depth[..., None]
@@ -240,7 +233,7 @@ def _as_large(hits: _Hits, now: Frame, then: Frame, source: np.ndarray, otherwis
     return np.where(sure.all(axis=1) & ~single, same.all(axis=1), otherwise)
 
 
-def _sample(frame: Frame, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sample(frame: Frame, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Depth at places [N, 3, 2], interpolated as 1/z, and where its four neighbours lie on one surface."""
     height, width = frame.depth.shape
     usable = frame.depth > 0
@@ -269,7 +262,7 @@ def _nearest(hits: _Hits, now: Frame, then: Frame, source: np.ndarray, off_rest:
     pixel, first = np.unique(hits.pixel[order], return_index=True)
     chosen = order[first]
     hits, depth, off_rest = hits.keep(chosen), depth[chosen], off_rest[chosen]
-    centre = _centres(height, width).reshape(-1, 2)
+    centre = centres(height, width).reshape(-1, 2)
     flow = ((centre[hits.corner] - source.reshape(-1, 2)[hits.corner]) * hits.weight[..., None]).sum(axis=1)
     landing = centre[pixel] + flow
     motion, known, moving = np.zeros((3, height * width)), *np.zeros((2, height * width), dtype=bool)
