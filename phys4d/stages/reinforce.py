@@ -209,7 +209,7 @@ class ReinforceObjective:
         batch = self.clips.batch(size, self.parallel, self.seed, f"{self.name} flow matching", draw)
         clean = self.model.codec.encode(batch.video)
         noise = batch.normal_like(clean, "noise")
-        sigma = shifted(batch.uniform("sigma"), self.model.config.sampling_shift).clamp(0.02, 1)
+        sigma = shifted(batch.uniform("sigma"), self.model.config.sampling_shift).clamp_min(0.02)
         prediction = self.model.predict(noised(clean, noise, sigma), sigma, batch.text)
         return flow_matching_loss(self.model.backbone, prediction, clean, noise)
 

@@ -64,7 +64,8 @@ def test_the_loss_is_diffusion_of_all_clips_and_geometry_of_every_other(
     expected = diffusion(source, [0, 1, 2])
     total = DIFFUSION * expected + 4 / 3 * by_hand["total"]
     assert minimised.losses == [pytest.approx(total, rel=1e-5)]
-    assert float(report["loss"]) == pytest.approx(total, rel=1e-5) and not report["loss"].requires_grad
+    assert float(report["loss"]) == pytest.approx(total, rel=1e-5)
+    assert not any(value.requires_grad for value in report.values())
     assert float(report["diffusion_loss"]) == pytest.approx(expected, rel=1e-5)
     for name in WEIGHTS:  # two of three clips were read, as stated by 4/3 * 3/4 = 1
         assert float(report[f"{name}_loss"]) == pytest.approx(by_hand[name], rel=1e-5), name
@@ -75,7 +76,7 @@ def test_the_geometry_terms_of_two_clips_are_those_of_the_first(
     objective: Callable[..., Any], source: Any, minimised: Any, geometry_by_hand: Callable[..., Any]
 ) -> None:
     stage = objective(finetune, batch=2, diffusion=0.0)  # default weights: 2, 0.3, 3, 0.5, and 8 and 16 within 2 px
-    stage.update(STEP, minimised)
+    report = stage.update(STEP, minimised)
     _, _, sigma, noisy = drawn(source, 0, 0)
     labels = {name: array[:1] for name, array in source.arrays.items()}
     by_hand = geometry_by_hand(
@@ -83,6 +84,19 @@ def test_the_geometry_terms_of_two_clips_are_those_of_the_first(
         weights={"depth": 2.0, "flow": 0.3, "dz": 3.0, "warp": 0.5}, moving_depth=8, moving_motion=16, margin=2,
     )  # fmt: skip
     assert minimised.losses == [pytest.approx(by_hand["total"], rel=1e-5)]
+    assert float(report["warp_loss"]) == pytest.approx(by_hand["warp"], rel=1e-5)
+
+
+def test_sigma_is_at_least_two_percent(
+    objective: Callable[..., Any], minimised: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phys4d.clips.uniform", lambda shape, *key: torch.zeros(shape))
+    seen: list[list[float]] = []
+    stage = objective(finetune, batch=2)
+    predict = stage.model.predict
+    monkeypatch.setattr(stage.model, "predict", lambda *given: seen.append(given[1].tolist()) or predict(*given))
+    stage.update(STEP, minimised)
+    assert seen == [pytest.approx([0.02, 0.02])]
 
 
 @pytest.mark.parametrize(

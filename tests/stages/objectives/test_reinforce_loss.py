@@ -220,7 +220,12 @@ def test_the_replay_is_checked_in_the_first_update_alone(
     objective: Callable[..., Any], rewarded: list[Tensor], minimised: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[int] = []
-    monkeypatch.setattr(reinforce, "check_replay", lambda ratios, parallel: checked.append(len(ratios)))
+
+    def check(ratios: list[Tensor], parallel: Any) -> None:
+        assert not any(ratio.requires_grad for ratio in ratios)  # no graph is kept
+        checked.append(len(ratios))
+
+    monkeypatch.setattr(reinforce, "check_replay", check)
     stage = objective(reinforce, **SETTINGS)
     for update in (STEP, STEP + 1):
         stage.update(update, minimised)
