@@ -183,13 +183,13 @@ class ReinforceObjective:
         if config.flow_matching > 0:
             loss = loss + config.flow_matching * self._flow_matching(step * config.stochastic_steps + k)
         minimise(loss)
-        off = (ratio.detach() - 1).abs()
+        ratio = ratio.detach()
         return {
             "policy_loss": policy.detach(),
             "kl": kl.detach(),
-            "ratio": ratio.detach().mean(),
-            "ratio_std": ratio.detach().std(),
-            "clip_fraction": (off > config.clip).float().mean(),
+            "ratio": ratio.mean(),
+            "ratio_std": ratio.std(),
+            "clip_fraction": ((ratio - 1).abs() > config.clip).float().mean(),
         }
 
     def _ratio(self, t: Transition, batch: Batch) -> tuple[Tensor, Tensor, float]:

@@ -1,6 +1,7 @@
 """Small faults in a module's syntax tree: an operator, a sign, a constant, a condition, one at a time.
 
-Left alone, since no test should hold them: docstrings, type hints, decorators, imports, text, and what an error says.
+Left alone, since no test should hold them: docstrings, type hints, decorators, imports, text, what an error says, and
+`strict` of zip, which guards what the code itself keeps.
 """
 
 import ast
@@ -26,6 +27,7 @@ _PAIRS = [
 _CALLS = dict(_PAIRS) | {b: a for a, b in _PAIRS}
 _DROPPED = ("detach", "abs", "clamp", "clone")
 _LEFT_ALONE = (ast.Import, ast.ImportFrom, ast.Raise, ast.Assert, ast.JoinedStr)
+_GUARDS = ("strict",)
 _HINTS = ("annotation", "returns", "decorator_list")
 
 
@@ -80,10 +82,15 @@ def _walk(node: ast.AST) -> Iterator[tuple[ast.AST, _Place]]:
         if field in _HINTS:
             continue
         for index, child in enumerate(value) if isinstance(value, list) else ((None, value),):
-            if not isinstance(child, ast.AST) or isinstance(child, _LEFT_ALONE) or _is_text(child):
+            if not isinstance(child, ast.AST) or _is_left_alone(child):
                 continue
             yield child, (node, field, index)
             yield from _walk(child)
+
+
+def _is_left_alone(node: ast.AST) -> bool:
+    guard = isinstance(node, ast.keyword) and node.arg in _GUARDS
+    return guard or isinstance(node, _LEFT_ALONE) or _is_text(node)
 
 
 def _is_text(node: ast.AST) -> bool:

@@ -22,6 +22,15 @@ def test_a_group_without_variance_teaches_nothing_and_outliers_are_clipped() -> 
     assert (advantage[:4] == 0).all() and advantage[4:].abs().max() <= 1.0
 
 
+def test_a_small_variance_is_divided_by_a_little_more() -> None:
+    """Rewards 0 and 2e-5: deviation sqrt(2) e-5, and a millionth on top. Of deviations below that, nothing."""
+    advantage, _ = group_advantages(torch.tensor([0.0, 2e-5, 0.0, 1e-6], dtype=torch.float64), 2, clip=10)
+    a = 1e-5 / (2**0.5 * 1e-5 + 1e-6)
+    assert advantage.tolist() == pytest.approx([-a, a, 0, 0])
+    advantage, _ = group_advantages(torch.tensor([0.0, 2.1e-6], dtype=torch.float64), 2, clip=10)
+    assert advantage.abs().min() > 0.4
+
+
 def test_the_control_permutes_advantages_within_groups() -> None:
     advantage = torch.arange(24.0)
     none = torch.zeros(0)

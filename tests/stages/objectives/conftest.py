@@ -73,7 +73,7 @@ class Backbone(nn.Module):
     def forward(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Prediction:
         slope = self.transformer.base + self.transformer.adapters.slope()
         s = sigma.view(-1, 1, 1, 1, 1)
-        velocity = slope * noisy + s + text.view(-1, 1, 1, 1, 1)
+        velocity = slope * noisy + s + text.mean((1, 2)).view(-1, 1, 1, 1, 1)
         velocity = torch.cat([torch.zeros_like(velocity[:, :, :1]), velocity[:, :, 1:]], 2)
         return Prediction(velocity, noisy - s * velocity, (slope.expand(len(noisy), 1, 1),))
 
@@ -111,7 +111,7 @@ class Source:
         chosen = [place % len(self.video) for place in range(size)]
         return Batch(
             video=self.video[chosen],
-            text=0.05 * torch.tensor(chosen).view(-1, 1, 1),
+            text=0.05 * torch.tensor(chosen).view(-1, 1, 1).expand(-1, 3, 1),
             arrays={name: self.arrays[name][chosen] for name in self.names},
             intrinsics=torch.eye(3).expand(size, FRAMES, 3, 3),
             draws=[(seed, stage, step, place) for place in range(size)],

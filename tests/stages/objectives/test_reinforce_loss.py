@@ -158,6 +158,28 @@ def test_the_kl_pulls_the_policy_to_the_reference(
     assert world.backbone.transformer.adapters._active_adapter == ["finetune", "reinforce"]
 
 
+def test_a_group_without_variance_is_counted_as_a_share_of_the_groups(
+    objective: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, minimised: Any
+) -> None:
+    """Deviations below a millionth count as none: 0.7 millionths do, 1.5 do not."""
+    stage = objective(reinforce, **SETTINGS)
+    for rewards, share in (([0.0, 1e-6, 0.0, 2.1e-6], 0.5), ([0.0, 0.0, 3.0, 3.0], 1.0)):
+        given = torch.tensor(rewards), torch.tensor(0.0)
+        monkeypatch.setattr(reinforce.ReinforceObjective, "_reward", lambda self, latents, batch, given=given: given)
+        assert float(stage.update(STEP, lambda loss: loss.detach())["zero_variance_share"]) == share
+
+
+def test_flow_matching_takes_no_sigma_below_two_percent(
+    objective: Callable[..., Any], world: WorldModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phys4d.clips.uniform", lambda shape, *key: torch.zeros(shape))
+    seen: list[list[float]] = []
+    predict = world.predict
+    monkeypatch.setattr(world, "predict", lambda *given: seen.append(given[1].tolist()) or predict(*given))
+    objective(reinforce, **SETTINGS)._flow_matching(0)
+    assert seen == [pytest.approx([0.02, 0.02])]
+
+
 def test_of_three_terms_those_without_weight_are_not_there(
     objective: Callable[..., Any], source: Any, rewarded: list[Tensor], minimised: Any
 ) -> None:
@@ -258,6 +280,9 @@ def test_the_reward_is_of_decoded_latents_and_of_geometry_read_without_the_polic
     torch.testing.assert_close(asked["video"], (latents / 2).clamp(-1, 1))
     assert asked["video"].min() == -1 and asked["video"].max() == 1
     assert float(drift) == pytest.approx(float(((depth + 0.08) / depth)[::2].log().mean()), rel=1e-4)
+    world.backbone.transformer.adapters.reinforce.data.fill_(-POLICY / 6)  # the depths shrink: the drift counts as much
+    shrunk = ((depth - 0.8 * POLICY / 6) / depth)[::2].log().mean()
+    assert float(stage._reward(latents, batch)[1]) == pytest.approx(-float(shrunk), rel=1e-4)
     for name, array in (("truth_video", source.video), ("truth_depth", source.arrays["depth"])):
         assert torch.equal(asked[name], array[CLIPS]), name
     assert torch.equal(asked["truth_motion"], source.arrays["motion"][CLIPS])
