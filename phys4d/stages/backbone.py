@@ -50,7 +50,7 @@ class BackboneObjective:
         batch = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step)
         clean = self.model.codec.encode(batch.video)
         noise = batch.normal_like(clean, "noise")
-        sigma = shifted(batch.uniform("sigma"), self.model.config.sampling_shift).clamp(0.02, 1)
+        sigma = shifted(batch.uniform("sigma"), self.model.config.sampling_shift).clamp_min(0.02)
         prediction = self.model.predict(noised(clean, noise, sigma), sigma, batch.text)
         loss = flow_matching_loss(self.model.backbone, prediction, clean, noise)
         minimise(loss)

@@ -67,7 +67,7 @@ class FinetuneObjective:
         batch = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step)
         clean = model.codec.encode(batch.video)
         noise, u = batch.normal_like(clean, "noise"), batch.uniform("sigma")
-        sampled = shifted(u, model.config.sampling_shift).clamp(0.02, 1)
+        sampled = shifted(u, model.config.sampling_shift).clamp_min(0.02)
         read = [int(place) % 2 == 0 for *_, place in batch.draws]
         sigma = torch.where(torch.tensor(read, device=u.device), near_probe(u, model.config.probe_sigma), sampled)
         noisy = noised(clean, noise, sigma)

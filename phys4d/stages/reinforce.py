@@ -1,6 +1,6 @@
 """Stage `reinforce`: PPO on a second LoRA, rewarded by the 4D Chamfer distance of what moves to simulator truth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, Self
 
@@ -18,18 +18,19 @@ from phys4d.models.lora import add_adapter, without
 from phys4d.models.objective import flow_matching_loss
 from phys4d.models.world import WorldModel
 from phys4d.rewards.moving_chamfer import moving_chamfer
-from phys4d.stages.flow_sde import Transition, gaussian_kl, log_probability, rollout, step_distribution
+from phys4d.stages.flow_sde import Sampler, Transition, gaussian_kl, log_probability, rollout, step_distribution
 
 
 class ReinforceConfig(Config):
     """Rollouts: `conditions` clips x `group` samples, `steps` denoising steps of which the first `stochastic_steps` are
-    drawn with noise level `noise_level` and trained on. `shared_start`: a group starts from the same noise (DanceGRPO,
-    arXiv 2505.07818), so that its rewards differ by the trained steps alone. `reward`: the 4D Chamfer distance of what
-    "changed" since the first frame, the same as a mean over "objects", or of "all" points, which is nearly blind
-    to motion. `dimensions` scales log-probabilities (see `log_probability`) so that `clip` can act; `kl` weighs the KL
-    to the fine-tuned reference; `flow_matching` weighs the rectified-flow loss on `flow_matching_batch` simulated
-    clips, which keeps the generator on the data. `shuffled_advantages` makes the run a control: within each group they
-    are permuted, so that they say nothing."""
+    drawn with noise level `noise_level` and trained on. `sampler`: how they are drawn, "flow_sde" or "cps", which keeps
+    the proportion of noise at few steps and takes a noise level up to 1 (figures in `stages/flow_sde.py`).
+    `shared_start`: a group starts from the same noise (DanceGRPO, arXiv 2505.07818), so that its rewards differ by the
+    trained steps alone. `reward`: the 4D Chamfer distance of what "changed" since the first frame, the same as a mean
+    over "objects", or of "all" points, which is nearly blind to motion. `dimensions` scales log-probabilities (see
+    `log_probability`) so that `clip` can act; `kl` weighs the KL to the fine-tuned reference; `flow_matching` weighs
+    the rectified-flow loss on `flow_matching_batch` simulated clips, which keeps the generator on the data.
+    `shuffled_advantages` makes the run a control: within each group they are permuted, so that they say nothing."""
 
     data: Movable
     rank: int = Field(16, ge=1)
@@ -38,6 +39,7 @@ class ReinforceConfig(Config):
     steps: int = Field(6, ge=2)
     stochastic_steps: int = Field(3, ge=1)
     noise_level: float = Field(0.7, gt=0)
+    sampler: Sampler = "flow_sde"
     shared_start: bool = True
     reward: Literal["changed", "objects", "all"] = "changed"
     clip: float = Field(0.2, gt=0)
@@ -51,9 +53,11 @@ class ReinforceConfig(Config):
     loop: LoopConfig
 
     @model_validator(mode="after")
-    def _last_step_is_deterministic(self) -> Self:
+    def _steps_can_be_drawn(self) -> Self:
         if self.stochastic_steps >= self.steps:
             raise ValueError("stochastic_steps must be below steps: the last step, to sigma 0, is deterministic")
+        if self.sampler == "cps" and self.noise_level > 1:
+            raise ValueError(f"noise_level: {self.noise_level} for sampler = \"cps\": choose one above 0 and up to 1")
         return self
 
 
@@ -94,8 +98,12 @@ class ReinforceObjective:
             shift=self.model.config.sampling_shift,
             stochastic_steps=config.stochastic_steps,
             noise_level=config.noise_level,
+            sampler=config.sampler,
             dimensions=config.dimensions,
         )
+        if not self._ratio_checked:
+            check_replay([self._ratio(t, batch)[0].detach() for t in transitions], self.parallel)
+            self._ratio_checked = True
         reward, drift = self._reward(latents, batch)
         advantage, spread = group_advantages(reward, config.group, config.advantage_clip)
         if config.shuffled_advantages:
@@ -164,11 +172,7 @@ class ReinforceObjective:
         minimise: Callable[[Tensor], Tensor],
     ) -> dict[str, Tensor | float]:
         config, t = self.config, transition
-        mean, deviation = self._step_mean(t, batch)
-        ratio = torch.exp(log_probability(t.after, mean, deviation, config.dimensions) - t.logprob)
-        if not self._ratio_checked:
-            check_first_ratio(ratio.detach())
-            self._ratio_checked = True
+        ratio, mean, deviation = self._ratio(t, batch)
         policy = clipped_policy_loss(ratio, advantage, config.clip)
         loss, kl = policy, ratio.new_zeros(())
         if config.kl > 0:
@@ -179,26 +183,33 @@ class ReinforceObjective:
         if config.flow_matching > 0:
             loss = loss + config.flow_matching * self._flow_matching(step * config.stochastic_steps + k)
         minimise(loss)
-        off = (ratio.detach() - 1).abs()
+        ratio = ratio.detach()
         return {
             "policy_loss": policy.detach(),
             "kl": kl.detach(),
-            "ratio": ratio.detach().mean(),
-            "ratio_std": ratio.detach().std(),
-            "clip_fraction": (off > config.clip).float().mean(),
+            "ratio": ratio.mean(),
+            "ratio_std": ratio.std(),
+            "clip_fraction": ((ratio - 1).abs() > config.clip).float().mean(),
         }
+
+    def _ratio(self, t: Transition, batch: Batch) -> tuple[Tensor, Tensor, float]:
+        """The probability of a drawn step now over that when it was drawn [B], and the step's mean and deviation."""
+        mean, deviation = self._step_mean(t, batch)
+        logprob = log_probability(t.after, mean, deviation, self.config.dimensions)
+        return torch.exp(logprob - t.logprob), mean, deviation
 
     def _step_mean(self, t: Transition, batch: Batch) -> tuple[Tensor, float]:
         sigma = t.before.new_full((len(t.before),), t.sigma)
         velocity = self.model.predict(t.before, sigma, batch.text).velocity
-        return step_distribution(velocity, t.before, t.sigma, t.following, self.config.noise_level)
+        noise_level, sampler = self.config.noise_level, self.config.sampler
+        return step_distribution(velocity, t.before, t.sigma, t.following, noise_level, sampler)
 
     def _flow_matching(self, draw: int) -> Tensor:
         size = self.config.flow_matching_batch
         batch = self.clips.batch(size, self.parallel, self.seed, f"{self.name} flow matching", draw)
         clean = self.model.codec.encode(batch.video)
         noise = batch.normal_like(clean, "noise")
-        sigma = shifted(batch.uniform("sigma"), self.model.config.sampling_shift).clamp(0.02, 1)
+        sigma = shifted(batch.uniform("sigma"), self.model.config.sampling_shift).clamp_min(0.02)
         prediction = self.model.predict(noised(clean, noise, sigma), sigma, batch.text)
         return flow_matching_loss(self.model.backbone, prediction, clean, noise)
 
@@ -224,15 +235,21 @@ def clipped_policy_loss(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
 
 
-def check_first_ratio(ratio: Tensor, tolerance: float = 1e-4) -> None:
-    """RuntimeError unless every ratio [B] of a run's first update is 1 within float error.
+def check_replay(ratios: Sequence[Tensor], parallel: Parallel, tolerance: float = 1e-4) -> None:
+    """RuntimeError, on all ranks, unless every ratio [B] of every drawn step is 1 within float error.
 
-    Before any weight has changed, replaying a step must give the log-probability it was drawn with; where it does not,
-    rollout and training disagree (batch shape, precision, adapters) and every later ratio is wrong.
+    ratios: one [B] per drawn step, replayed before any weight changes in the first update of a run or of a resumed run;
+    that costs one more evaluation of the backbone per drawn step, once. Replaying a step must give the log-probability
+    it was drawn with; where it does not, rollout and training disagree (batch shape, precision, adapters, timesteps)
+    and every later ratio is wrong. A collective.
     """
-    off = float((ratio - 1).abs().max())
-    if not off <= tolerance:
+    off = torch.stack([(ratio - 1).abs().max() for ratio in ratios]).tolist()
+    broken = [k for k, value in enumerate(off) if not value <= tolerance]
+    if parallel.any(bool(broken)):
+        where = "on another rank"
+        if broken:
+            where = f"drawn step {broken[0] + 1} of {len(off)}: off by {off[broken[0]]:.2e}"
         raise RuntimeError(
-            f"reinforce: the first update's probability ratio is off 1 by {off:.2e} (allowed {tolerance:.0e}): "
+            f"reinforce: the first update's probability ratios are not 1 (within {tolerance:.0e}): {where}: "
             "the policy that is trained is not the policy that drew the samples; the run stops"
         )

@@ -1,11 +1,12 @@
 """Rectified flow: conventions, the sampler, and the tiny backbone's two ways of saying the same thing."""
 
+import pytest
 import torch
 
 from phys4d.models.flow import noised, sample, schedule, shifted
 from phys4d.models.interface import Prediction
 from phys4d.models.objective import flow_matching_loss
-from phys4d.models.world import ModelConfig, create_tiny
+from phys4d.models.world import ModelConfig, WorldModel, create_tiny
 
 
 def test_first_latent_frame_stays_clean() -> None:
@@ -22,6 +23,36 @@ def test_schedule_runs_from_noise_to_data_and_shift_moves_it_towards_noise() -> 
     assert (shifted(torch.linspace(0.1, 0.9, 9), 3.0) > torch.linspace(0.1, 0.9, 9)).all()
 
 
+def test_the_schedule_in_numbers() -> None:
+    # 3 u / (1 + 2 u) at u = 1, 3/4, 1/2, 1/4, 0; without a shift u itself
+    torch.testing.assert_close(schedule(4, 3.0), torch.tensor([1, 0.9, 0.75, 0.5, 0]))
+    torch.testing.assert_close(schedule(4, 1.0), torch.tensor([1, 0.75, 0.5, 0.25, 0]))
+
+
+def test_the_sampler_takes_the_schedules_sigmas_and_their_steps() -> None:
+    """Two steps at shift 3: sigma 1 to 0.75, 0.75 to 0; velocity = sigma, so that x falls by 0.25 and by 0.5625."""
+    seen: list[list[float]] = []
+
+    def predict(noisy: torch.Tensor, sigma: torch.Tensor) -> Prediction:
+        seen.append(sigma.tolist())
+        assert (noisy[:, :, 0] == 8).all()
+        return Prediction(sigma.view(-1, 1, 1, 1, 1).expand_as(noisy), noisy, ())
+
+    first = torch.full((2, 1, 1, 1, 1), 8.0)
+    out = sample(predict, first, torch.full((2, 1, 2, 1, 1), 5.0), steps=2, shift=3.0)
+    assert seen == [[1.0, 1.0], [0.75, 0.75]]
+    assert out.flatten().tolist() == [8.0, 5 - 0.25 - 0.5625] * 2
+
+
+def test_generation_takes_the_models_steps_and_shift() -> None:
+    model = tiny(sampling_steps=3, sampling_shift=5.0)
+    seen: list[float] = []
+    predict = model.predict
+    model.predict = lambda noisy, sigma, text: seen.append(float(sigma[0])) or predict(noisy, sigma, text)
+    model.generate(torch.zeros(1, 192, 1, 4, 4), model.text(["a ball"]), torch.randn(1, 192, 2, 4, 4))
+    assert seen == pytest.approx([1.0, 10 / 11, 5 / 7])  # 5 u / (1 + 4 u) at u = 1, 2/3, 1/3
+
+
 def test_sampler_recovers_data_from_the_exact_velocity() -> None:
     clean, noise = torch.randn(2, 4, 3, 2, 2), torch.randn(2, 4, 3, 2, 2)
 
@@ -32,8 +63,8 @@ def test_sampler_recovers_data_from_the_exact_velocity() -> None:
     torch.testing.assert_close(out, clean, atol=1e-5, rtol=0)
 
 
-def tiny():
-    return create_tiny(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=0)
+def tiny(**settings: float) -> WorldModel:
+    return create_tiny(ModelConfig(width=32, layers=2, taps=(0, 1), **settings), 5, 16, 16, seed=0)
 
 
 def test_velocity_and_clean_agree_and_timesteps_are_per_token() -> None:

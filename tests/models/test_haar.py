@@ -50,3 +50,9 @@ def test_blocks_are_the_pixels() -> None:
 def test_sizes_that_do_not_fit_are_refused(shape: tuple[int, int, int], what: str) -> None:
     with pytest.raises(ValueError, match=what):
         HaarCodec().encode(torch.zeros(1, 3, *shape))
+
+
+def test_what_the_codec_says_of_itself() -> None:
+    codec = HaarCodec()
+    latents = codec.encode(torch.zeros(1, 3, 1 + codec.temporal_stride, codec.spatial_stride, codec.spatial_stride))
+    assert latents.shape == (1, codec.channels, 2, 1, 1) and not codec.state_dict()

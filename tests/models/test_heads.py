@@ -1,5 +1,7 @@
 """The geometry heads: shapes and units, token order, and the modulation that starts as the identity."""
 
+import math
+
 import pytest
 import torch
 
@@ -55,3 +57,37 @@ def test_the_latents_reach_their_own_pixels_in_the_conv_head() -> None:
     assert (difference[1:5, 40:44, 20:24] > 0).all()
     assert (difference[0] == 0).all() and (difference[5:] == 0).all()
     assert (difference[:, : 40 - 18] == 0).all() and (difference[:, :, 24 + 18 :] == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+def test_the_heads_output_in_metres_and_pixels(kind: str) -> None:
+    """y of the heads -> exp(mean + std y) metres; (du, dv) = pixels y, dz = metres y; the last frame has no motion."""
+    config = HeadConfig(kind=kind, log_depth_mean=0.5, log_depth_std=0.2, motion_pixels=5.0, motion_metres=0.3)
+    heads = GeometryHeads(config, 32, 2, 5, GRID)
+    y = torch.randn(2, 9, 1, 24, 16)
+    z = torch.randn(2, 9, 3, 24, 16)
+    heads.depth.forward, heads.motion.forward = lambda *given: y, lambda *given: z  # type: ignore[method-assign]
+    depth, motion = heads((), torch.zeros(0), torch.zeros(0))
+    torch.testing.assert_close(depth, (0.5 + 0.2 * y[:, :, 0]).exp())
+    for channel, scale in enumerate((5.0, 5.0, 0.3)):
+        torch.testing.assert_close(motion[:, channel], scale * z[:, :8, channel])
+
+
+def test_the_default_scale_is_that_of_a_room() -> None:
+    config = HeadConfig()
+    assert math.exp(config.log_depth_mean) == pytest.approx(2.2) and config.log_depth_std == 0.35
+    assert config.motion_pixels == 3.0 and config.motion_metres == 0.1
+
+
+@pytest.mark.parametrize(("kind", "low", "high"), [("conv", 3e-3, 0.03), ("linear", 1e-3, 0.02)])
+def test_untrained_heads_draw_a_flat_wall_that_stands_still(kind: str, low: float, high: float) -> None:
+    """Their last layer starts near zero: y deviates by about a hundredth, at any size of hidden tokens."""
+    torch.manual_seed(0)
+    heads = GeometryHeads(HeadConfig(kind=kind, width=48), 128, 2, 192, Grid(5, 32, 32, (4, 8, 8)))
+    depth, motion = heads(
+        tuple(30 * torch.randn(2, 32, 128) for _ in range(2)), torch.randn(2, 192, 2, 8, 8), torch.tensor([0.05, 0.1])
+    )
+    y = (depth.log() - math.log(2.2)) / 0.35
+    assert low < y.square().mean().sqrt().item() < high
+    for channel, scale in enumerate((3.0, 3.0, 0.1)):
+        assert low < float((motion[:, channel] / scale).square().mean().sqrt()) < high, channel

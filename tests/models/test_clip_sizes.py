@@ -1,0 +1,37 @@
+"""How many tokens a clip has, and which sizes a codec takes."""
+
+import pytest
+
+from phys4d.models.interface import Grid, check_size
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "tokens"),
+    [
+        ((5, 16, 24), (4, 8, 8), (2, 2, 3)), ((1, 8, 8), (4, 8, 8), (1, 1, 1)), ((4, 16, 8), (4, 8, 8), (1, 2, 1)),
+        ((9, 32, 16), (2, 16, 4), (5, 2, 4)), ((3, 2, 2), (1, 1, 1), (3, 2, 2)),
+    ],
+)  # fmt: skip
+def test_the_first_token_frame_holds_one_frame(size: tuple, stride: tuple, tokens: tuple) -> None:
+    assert Grid(*size, stride).tokens == tokens
+
+
+@pytest.mark.parametrize("size", [(1, 8, 16), (5, 8, 16), (13, 24, 16), (5, 16, 32)])
+def test_sizes_that_are_taken(size: tuple[int, int, int]) -> None:
+    check_size(size, (4, 8, 16))
+    check_size((2, 1, 1), (1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((4, 8, 16), r"4 frames: this codec takes 1 \+ k \* 4, such as 1 or 5, and would drop the rest"),
+        ((6, 8, 16), r"6 frames: this codec takes 1 \+ k \* 4, such as 5 or 9"),
+        ((12, 8, 16), "such as 9 or 13"), ((0, 8, 16), "0 frames"), ((-3, 8, 16), "-3 frames"),
+        ((5, 12, 16), "12x16 pixels: sides must be multiples of 8 and 16"), ((5, 8, 24), "8x24 pixels"),
+        ((5, 0, 16), "0x16 pixels"), ((5, 8, 0), "8x0 pixels"),
+    ],
+)  # fmt: skip
+def test_sizes_that_are_refused_with_those_nearby(size: tuple[int, int, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_size(size, (4, 8, 16))

@@ -1,0 +1,45 @@
+"""Which fast tests hold which module: the modules in the order in which they are run, the closest tests first."""
+
+STAGES, MODELS = "tests/stages", "tests/models"
+OBJECTIVES, GEOMETRY = f"{STAGES}/objectives", "tests/kernels/geometry"
+
+MODULES: dict[str, tuple[str, ...]] = {
+    "phys4d/stages/geometry_loss.py": (f"{OBJECTIVES}/test_geometry_loss.py", f"{OBJECTIVES}/test_settings.py"),
+    "phys4d/stages/backbone.py": (f"{OBJECTIVES}/test_backbone_loss.py", f"{OBJECTIVES}/test_settings.py"),
+    "phys4d/stages/pretrain.py": (f"{OBJECTIVES}/test_pretrain_loss.py", f"{OBJECTIVES}/test_settings.py"),
+    "phys4d/stages/finetune.py": (f"{OBJECTIVES}/test_finetune_loss.py", f"{OBJECTIVES}/test_settings.py"),
+    "phys4d/stages/flow_sde.py": (f"{STAGES}/test_flow_sde.py", f"{OBJECTIVES}/test_reinforce_loss.py"),
+    "phys4d/stages/reinforce.py": (
+        f"{OBJECTIVES}/test_reinforce_loss.py", f"{STAGES}/test_policy.py", f"{OBJECTIVES}/test_settings.py",
+    ),
+    "phys4d/rewards/moving_chamfer.py": (
+        "tests/rewards/test_reward_by_hand.py", "tests/rewards/test_moving_chamfer.py",
+    ),
+    "phys4d/models/flow.py": (f"{MODELS}/test_flow_matching.py",),
+    "phys4d/models/objective.py": (f"{MODELS}/test_objective.py",),
+    "phys4d/models/heads.py": (f"{MODELS}/test_heads_by_hand.py", f"{MODELS}/test_heads.py"),
+    "phys4d/models/copying.py": (f"{MODELS}/test_copying.py",),
+    "phys4d/models/haar.py": (f"{MODELS}/test_haar.py",),
+    "phys4d/models/interface.py": (f"{MODELS}/test_clip_sizes.py",),
+    "kernels/geometry/losses/flow_reference.py": (f"{GEOMETRY}/test_flow_losses.py",),
+    "kernels/geometry/losses/depth_reference.py": (f"{GEOMETRY}/test_depth_losses.py",),
+    "kernels/geometry/losses/warp_reference.py": (
+        f"{GEOMETRY}/test_warp_consistency.py", f"{GEOMETRY}/test_warp_op.py",
+    ),
+    "kernels/geometry/losses/scene_flow_reference.py": (f"{GEOMETRY}/test_scene_flow.py",),
+    "kernels/geometry/warps/flow_warp_reference.py": (f"{GEOMETRY}/test_flow_warp.py",),
+    "kernels/geometry/warps/splat_reference.py": (f"{GEOMETRY}/test_splat.py",),
+    "kernels/geometry/clouds/chamfer_reference.py": (
+        f"{GEOMETRY}/test_chamfer.py", f"{GEOMETRY}/test_chamfer_forms.py", f"{GEOMETRY}/test_chamfer_op.py",
+    ),
+    "kernels/elementwise/reference.py": (
+        "tests/kernels/elementwise/test_adaptive_norm.py", "tests/kernels/elementwise/test_norm_rope.py",
+    ),
+    "kernels/attention/reference.py": ("tests/kernels/attention/test_attention.py",),
+}  # fmt: skip
+
+
+def dotted(module: str) -> str:
+    """The name under which a file of this table is imported: `kernels` is reached through phys4d."""
+    name = module.removesuffix(".py").replace("/", ".")
+    return name if name.startswith("phys4d.") else f"phys4d.{name}"

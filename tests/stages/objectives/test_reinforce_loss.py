@@ -1,0 +1,339 @@
+"""Stage `reinforce`: rollouts, advantages, ratio, clip, KL and flow matching against fp64 by hand."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from phys4d.engine.random import normal, uniform
+from phys4d.models.world import WorldModel
+from phys4d.stages import reinforce
+
+SEED, STEP, SHIFT = 5, 7, 2.5
+REFERENCE, POLICY = 0.5, 0.6  # slopes of the stub's velocity, with the adapter `reinforce` off and acting
+SHAPE = (3, 3, 2, 2)
+SETTINGS: dict[str, Any] = {
+    "conditions": 2, "group": 2, "steps": 3, "stochastic_steps": 2, "noise_level": 0.6, "clip": 0.1,
+    "dimensions": 20.0, "kl": 0.4, "flow_matching": 0.3, "flow_matching_batch": 2,
+}  # fmt: skip
+MOVE = 0.15
+KEYS = [(SEED, "reinforce", STEP, place, member) for place in (0, 1) for member in (0, 1)]
+CLIPS = [0, 0, 1, 1]
+SIGMAS = [SHIFT * u / (1 + (SHIFT - 1) * u) for u in (1.0, 2 / 3, 1 / 3, 0.0)]
+# Rewards of two groups of two: mean 0 and deviation 1 with n - 1 makes the advantages 1 / sqrt(2) of either sign.
+REWARDS = [-1.0, -3.0, -0.5, -0.25]
+ADVANTAGES = [0.5**0.5, -(0.5**0.5), -(0.5**0.5), 0.5**0.5]
+
+
+def step(x: Tensor, velocity: Tensor, k: int, sampler: str) -> tuple[Tensor, float]:
+    """Mean and deviation of a drawn step, level 0.6."""
+    now, following = SIGMAS[k], SIGMAS[k + 1]
+    if sampler == "cps":
+        deviation = following * math.sin(0.3 * math.pi)
+        clean, noise = x - now * velocity, x + (1 - now) * velocity
+        return (1 - following) * clean + math.sqrt(following**2 - deviation**2) * noise, deviation
+    eta2, dt = 0.36 * now / (1 - (following if k == 0 else now)), following - now
+    return x * (1 + eta2 * dt / (2 * now)) + velocity * (1 + eta2 * (1 - now) / (2 * now)) * dt, (-eta2 * dt) ** 0.5
+
+
+def velocity(x: Tensor, k: int, clip: int, slope: float) -> Tensor:
+    return slope * x + SIGMAS[k] + 0.05 * clip
+
+
+def drawn(source: Any, sampler: str, shared_start: bool = True) -> tuple[list[list[tuple[Tensor, Tensor]]], Tensor]:
+    """Per drawn step and sample: later latent frames before and after; and the latents at the end [4, 3, 3, 2, 2]."""
+    steps: list[list[tuple[Tensor, Tensor]]] = [[], []]
+    ends = []
+    for key, clip in zip(KEYS, CLIPS, strict=True):
+        start = key[:-1] if shared_start else key
+        x = normal(SHAPE, *start, "start").double()[:, 1:]
+        for k in (0, 1):
+            mean, deviation = step(x, velocity(x, k, clip, POLICY), k, sampler)
+            after = mean + deviation * normal(SHAPE, *key, f"step {k}").double()[:, 1:]
+            steps[k].append((x, after))
+            x = after
+        x = x - SIGMAS[2] * velocity(x, 2, clip, POLICY)
+        ends.append(torch.cat([2 * source.video[clip, :, :1].double(), x], 1))
+    return steps, torch.stack(ends)
+
+
+def flow_matching(source: Any, draw: int, slope: float) -> float:
+    """The rectified-flow loss of two clips."""
+    errors = []
+    for clip in (0, 1):
+        key = (SEED, "reinforce flow matching", draw, clip)
+        u = float(uniform((), *key, "sigma"))
+        sigma = max(SHIFT * u / (1 + (SHIFT - 1) * u), 0.02)
+        clean, noise = 2 * source.video[clip].double(), normal(SHAPE, *key, "noise").double()
+        noisy = ((1 - sigma) * clean + sigma * noise)[:, 1:]
+        errors.append((slope * noisy + sigma + 0.05 * clip - (noise - clean)[:, 1:]).square().mean())
+    return float(torch.stack(errors).mean())
+
+
+def losses(
+    source: Any, steps: list[list[tuple[Tensor, Tensor]]], k: int, slope: float, sampler: str, advantages: list[float]
+) -> dict[str, float]:
+    """Policy loss, KL, flow matching and total of drawn step k once the policy has this slope."""
+    policy, kl, ratios = [], [], []
+    for (x, after), clip, advantage in zip(steps[k], CLIPS, advantages, strict=True):
+        before, deviation = step(x, velocity(x, k, clip, POLICY), k, sampler)
+        mean, _ = step(x, velocity(x, k, clip, slope), k, sampler)
+        reference, _ = step(x, velocity(x, k, clip, REFERENCE), k, sampler)
+        scale = 20.0 / (2 * deviation**2)
+        ratio = math.exp(scale * float((after - before).square().mean() - (after - mean).square().mean()))
+        policy.append(-min(ratio * advantage, min(max(ratio, 0.9), 1.1) * advantage))
+        kl.append(scale * float((mean - reference).square().mean()))
+        ratios.append(ratio)
+    found = {"policy": sum(policy) / 4, "kl": sum(kl) / 4, "ratio": sum(ratios) / 4}
+    found["flow"] = flow_matching(source, 2 * STEP + k, slope)
+    found["clipped"] = sum(abs(r - 1) > 0.1 for r in ratios) / 4
+    found["std"] = float(torch.tensor(ratios, dtype=torch.float64).std())
+    return found | {"total": found["policy"] + 0.4 * found["kl"] + 0.3 * found["flow"]}
+
+
+@pytest.fixture
+def rewarded(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Rewards are given; the latents that they were given for are kept."""
+    kept: list[Tensor] = []
+
+    def reward(self: Any, latents: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+        kept.append(latents)
+        return torch.tensor(REWARDS), torch.tensor(0.125)
+
+    monkeypatch.setattr(reinforce.ReinforceObjective, "_reward", reward)
+    return kept
+
+
+@pytest.mark.parametrize("sampler", ["flow_sde", "cps"])
+def test_an_update_by_hand(
+    objective: Callable[..., Any], source: Any, world: WorldModel, rewarded: list[Tensor], sampler: str
+) -> None:
+    """After the first of two steps the policy's slope is moved: the second one's ratios are clipped or not."""
+    stage, seen = objective(reinforce, **SETTINGS, sampler=sampler), []
+
+    def minimise(loss: Tensor) -> Tensor:
+        loss.backward()
+        adapter = world.backbone.transformer.adapters.reinforce
+        seen.append((loss.item(), adapter.grad.item()))
+        adapter.grad = None
+        adapter.data += MOVE
+        return loss.detach()
+
+    report = stage.update(STEP, minimise)
+    assert source.asked == [
+        (2, SEED, "reinforce", STEP), *((2, SEED, "reinforce flow matching", 2 * STEP + k) for k in (0, 1))
+    ]
+    steps, ends = drawn(source, sampler)
+    torch.testing.assert_close(rewarded[0].double(), ends, rtol=1e-5, atol=1e-5)
+    found = [losses(source, steps, k, POLICY + MOVE * k, sampler, ADVANTAGES) for k in (0, 1)]
+    assert 0 < found[1]["clipped"] < 1 and found[0]["ratio"] == 1
+    for k, (loss, gradient) in enumerate(seen):
+        assert loss == pytest.approx(found[k]["total"], rel=1e-4), k
+        near = [losses(source, steps, k, POLICY + MOVE * k + e, sampler, ADVANTAGES)["total"] for e in (-1e-5, 1e-5)]
+        assert gradient == pytest.approx((near[1] - near[0]) / 2e-5, rel=1e-3), k
+    mean = {name: (found[0][name] + found[1][name]) / 2 for name in found[0]}
+    logged = {
+        "reward": sum(REWARDS) / 4, "reward_group_std": (2 + 0.25) / 2 * 0.5**0.5, "zero_variance_share": 0.0,
+        "head_drift": 0.125, "policy_loss": mean["policy"], "kl": mean["kl"], "ratio": mean["ratio"],
+        "ratio_std": mean["std"], "clip_fraction": mean["clipped"],
+    }  # fmt: skip
+    assert {name: float(value) for name, value in report.items()} == {
+        name: pytest.approx(value, rel=1e-4, abs=1e-6) for name, value in logged.items()
+    }
+    assert not any(isinstance(value, Tensor) and value.requires_grad for value in report.values())
+
+
+def test_the_kl_pulls_the_policy_to_the_reference(
+    objective: Callable[..., Any], world: WorldModel, rewarded: list[Tensor], minimised: Any
+) -> None:
+    """With no advantage and no flow matching the loss is 0.4 KL > 0, and less of the adapter means less of it."""
+    rewarded.clear()
+    stage = objective(reinforce, **SETTINGS | {"flow_matching": 0.0, "advantage_clip": 1e-9})
+    stage.update(STEP, minimised)
+    adapter = world.backbone.transformer.adapters.reinforce
+    assert all(loss > 1e-4 for loss in minimised.losses) and adapter.grad > 1e-3
+    assert world.backbone.transformer.adapters._active_adapter == ["finetune", "reinforce"]
+
+
+def test_a_group_without_variance_is_counted_as_a_share_of_the_groups(
+    objective: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, minimised: Any
+) -> None:
+    """Deviations below a millionth count as none: 0.7 millionths do, 1.5 do not."""
+    stage = objective(reinforce, **SETTINGS)
+    for rewards, share in (([0.0, 1e-6, 0.0, 2.1e-6], 0.5), ([0.0, 0.0, 3.0, 3.0], 1.0)):
+        given = torch.tensor(rewards), torch.tensor(0.0)
+        monkeypatch.setattr(reinforce.ReinforceObjective, "_reward", lambda self, latents, batch, given=given: given)
+        assert float(stage.update(STEP, lambda loss: loss.detach())["zero_variance_share"]) == share
+
+
+def test_flow_matching_takes_no_sigma_below_two_percent(
+    objective: Callable[..., Any], world: WorldModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phys4d.clips.uniform", lambda shape, *key: torch.zeros(shape))
+    seen: list[list[float]] = []
+    predict = world.predict
+    monkeypatch.setattr(world, "predict", lambda *given: seen.append(given[1].tolist()) or predict(*given))
+    objective(reinforce, **SETTINGS)._flow_matching(0)
+    assert seen == [pytest.approx([0.02, 0.02])]
+
+
+def test_of_three_terms_those_without_weight_are_not_there(
+    objective: Callable[..., Any], source: Any, rewarded: list[Tensor], minimised: Any
+) -> None:
+    stage = objective(reinforce, **SETTINGS | {"flow_matching": 0.0, "kl": 0.0})
+    report = stage.update(STEP, minimised)
+    assert source.asked == [(2, SEED, "reinforce", STEP)] and float(report["kl"]) == 0
+    assert minimised.losses == pytest.approx([0.0, 0.0], abs=1e-5)  # ratio 1, advantages of mean 0
+
+
+def test_better_than_its_group_becomes_more_likely(
+    objective: Callable[..., Any], source: Any, world: WorldModel, rewarded: list[Tensor]
+) -> None:
+    """One descent step on the policy's loss alone raises the log-probability of what scored better."""
+    stage = objective(reinforce, **SETTINGS | {"flow_matching": 0.0, "kl": 0.0, "stochastic_steps": 1})
+    adapter = world.backbone.transformer.adapters.reinforce
+
+    def descend(loss: Tensor) -> Tensor:
+        loss.backward()
+        adapter.data -= 1e-3 * adapter.grad.sign()
+        return loss.detach()
+
+    stage.update(STEP, descend)
+    steps, _ = drawn(source, "flow_sde")
+    gain = 0.0
+    for (x, after), clip, advantage in zip(steps[0], CLIPS, ADVANTAGES, strict=True):
+        off = [
+            float((after - step(x, velocity(x, 0, clip, slope), 0, "flow_sde")[0]).square().mean())
+            for slope in (POLICY, REFERENCE + adapter.item())
+        ]
+        gain += advantage * (off[0] - off[1])
+    assert gain > 0
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_start_is_the_groups_or_the_samples(
+    objective: Callable[..., Any], source: Any, rewarded: list[Tensor], minimised: Any, shared: bool
+) -> None:
+    objective(reinforce, **SETTINGS, shared_start=shared).update(STEP, minimised)
+    torch.testing.assert_close(rewarded[0].double(), drawn(source, "flow_sde", shared)[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_later_step_that_does_not_replay_stops_the_run_before_any_weight_changes(
+    objective: Callable[..., Any], rewarded: list[Tensor], minimised: Any, monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
+    stage = objective(reinforce, **SETTINGS)
+    step_mean = reinforce.ReinforceObjective._step_mean
+
+    def off(self: Any, t: Any, batch: Any) -> tuple[Tensor, float]:
+        mean, deviation = step_mean(self, t, batch)
+        return mean + 0.01 * (t.sigma == pytest.approx(SIGMAS[broken])), deviation
+
+    monkeypatch.setattr(reinforce.ReinforceObjective, "_step_mean", off)
+    with pytest.raises(RuntimeError, match=f"drawn step {broken + 1} of 2: off by"):
+        stage.update(STEP, minimised)
+    assert minimised.losses == []
+
+
+def test_the_replay_is_checked_in_the_first_update_alone(
+    objective: Callable[..., Any], rewarded: list[Tensor], minimised: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[int] = []
+
+    def check(ratios: list[Tensor], parallel: Any) -> None:
+        assert not any(ratio.requires_grad for ratio in ratios)  # no graph is kept
+        checked.append(len(ratios))
+
+    monkeypatch.setattr(reinforce, "check_replay", check)
+    stage = objective(reinforce, **SETTINGS)
+    for update in (STEP, STEP + 1):
+        stage.update(update, minimised)
+    assert checked == [2]
+
+
+@pytest.mark.parametrize("kind", ["changed", "all", "objects"])
+def test_the_reward_is_of_decoded_latents_and_of_geometry_read_without_the_policy(
+    objective: Callable[..., Any], source: Any, world: WorldModel, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def moving_chamfer(*given: Any, **named: Any) -> tuple[Tensor, dict]:
+        asked.update(zip(("video", "depth", "motion"), given, strict=True), **named)
+        return torch.tensor(REWARDS), {}
+
+    monkeypatch.setattr(reinforce, "moving_chamfer", moving_chamfer)
+    source.arrays["instance"] = torch.randint(0, 3, (2, 3, 2, 2), dtype=torch.uint8)
+    stage = objective(reinforce, **SETTINGS, reward=kind)
+    batch = stage._conditions(STEP)
+    latents = 3 * torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(4))
+    reward, drift = stage._reward(latents, batch)
+    assert reward.tolist() == REWARDS
+    probe = torch.stack([normal(SHAPE, *key, "probe") for key in KEYS])
+    noisy = 0.93 * latents + 0.07 * probe
+    noisy[:, :, 0] = latents[:, :, 0]
+    depth = 0.8 * (1 + noisy[:, 0].abs() + 0.07 + REFERENCE)
+    torch.testing.assert_close(asked["depth"], depth)
+    torch.testing.assert_close(asked["motion"], 0.9 * noisy[:, :, :-1].tanh())
+    torch.testing.assert_close(asked["video"], (latents / 2).clamp(-1, 1))
+    assert asked["video"].min() == -1 and asked["video"].max() == 1
+    assert float(drift) == pytest.approx(float(((depth + 0.08) / depth)[::2].log().mean()), rel=1e-4)
+    world.backbone.transformer.adapters.reinforce.data.fill_(-POLICY / 6)  # the depths shrink: the drift counts as much
+    shrunk = ((depth - 0.8 * POLICY / 6) / depth)[::2].log().mean()
+    assert float(stage._reward(latents, batch)[1]) == pytest.approx(-float(shrunk), rel=1e-4)
+    for name, array in (("truth_video", source.video), ("truth_depth", source.arrays["depth"])):
+        assert torch.equal(asked[name], array[CLIPS]), name
+    assert torch.equal(asked["truth_motion"], source.arrays["motion"][CLIPS])
+    assert asked["intrinsics"].shape == (4, 3, 3, 3) and asked["points"] == ("all" if kind == "all" else "changed")
+    instance = asked["truth_instance"]
+    assert torch.equal(instance, source.arrays["instance"][CLIPS]) if kind == "objects" else instance is None
+
+
+def test_the_control_gives_each_sample_the_advantage_of_any_of_its_group(
+    objective: Callable[..., Any], source: Any, rewarded: list[Tensor], minimised: Any
+) -> None:
+    objective(reinforce, **SETTINGS, shuffled_advantages=True).update(STEP, minimised)
+    steps, _ = drawn(source, "flow_sde")
+    keys = [float(uniform((), *key, "shuffle")) for key in KEYS]
+    mixed = list(ADVANTAGES)
+    for g in (0, 2):
+        order = [g, g + 1] if keys[g] < keys[g + 1] else [g + 1, g]
+        mixed[g : g + 2] = [ADVANTAGES[i] for i in order]
+    assert minimised.losses[0] == pytest.approx(losses(source, steps, 0, POLICY, "flow_sde", mixed)["total"], rel=1e-4)
+
+
+def test_it_trains_its_adapter_and_nothing_else(
+    objective: Callable[..., Any], world: WorldModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, transformer, added = objective(reinforce, rank=7), world.backbone.transformer, []
+
+    def add_adapter(*given: Any) -> None:
+        added.append(given)
+        for name, parameter in transformer.named_parameters():
+            parameter.requires_grad_(name == "adapters.reinforce")
+
+    monkeypatch.setattr(reinforce, "add_adapter", add_adapter)
+    stage.prepare(world, stage.config, SEED)
+    assert added == [(transformer, "reinforce", 7, SEED)]
+    assert {n for n, p in world.named_parameters() if p.requires_grad} == {"backbone.transformer.adapters.reinforce"}
+    assert stage.modules() == {"transformer": transformer}
+    (group,) = stage.parameter_groups()
+    assert group["lr_scale"] == 1.0 and [id(p) for p in group["params"]] == [id(transformer.adapters.reinforce)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 3, "stochastic_steps": 3}, "stochastic_steps must be below steps"),
+        ({"sampler": "cps", "noise_level": 1.5}, "choose one above 0 and up to 1"),
+    ],
+)
+def test_steps_that_cannot_be_drawn_are_refused(
+    objective: Callable[..., Any], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        objective(reinforce, **settings)
+    objective(reinforce, steps=3, stochastic_steps=2, noise_level=1.0, sampler="cps")
+    objective(reinforce, noise_level=1.5)
