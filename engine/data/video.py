@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 
 _KEYFRAME_EVERY = 12  # short groups of pictures: random access decodes at most this many frames in vain
 _SMPTE170M = 6  # BT.601 in H.264's tables of primaries, transfer and matrix
+_Turn = Callable[[np.ndarray], np.ndarray]
 _HDR = {16: "PQ", 18: "HLG"}  # in the same table of transfers
 
 
@@ -80,7 +81,7 @@ class PyAVDecoder:
         if len(frames) != count:
             raise ValueError(f"only {len(frames)} of {count} frames could be decoded from frame {start} on")
         if any(frame.shape != frames[0].shape for frame in frames):
-            raise ValueError("changes its size or orientation between frames: encode it again with one")
+            raise ValueError("changes its size between frames: encode it again with one")
         return np.stack(frames)
 
 
@@ -123,6 +124,7 @@ def _stream(container: InputContainer) -> VideoStream:
 def _frames(data: bytes, times: list[int], *, seek: bool) -> list[np.ndarray]:
     wanted = set(times)
     frames: list[np.ndarray] = []
+    turn: _Turn | None = None
     with av.open(io.BytesIO(data), mode="r") as container:
         stream = _stream(container)
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
@@ -130,22 +132,25 @@ def _frames(data: bytes, times: list[int], *, seek: bool) -> list[np.ndarray]:
             container.seek(times[0], stream=stream)
         for frame in container.decode(stream):
             if frame.pts in wanted:
-                frames.append(_upright(frame))
+                if turn is None:  # once: reading side data keeps a frame in memory until the collector comes
+                    turn, rotation = _turn(frame), frame.rotation
+                if frame.rotation != rotation:
+                    raise ValueError("changes its orientation between frames: encode it again with one")
+                frames.append(turn(frame.to_ndarray(format="rgb24")))
                 if len(frames) == len(times):
                     break
     return frames
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """A frame as RGB uint8 [H, W, 3], turned and mirrored by its display matrix."""
-    rgb = frame.to_ndarray(format="rgb24")
+def _turn(frame: av.VideoFrame) -> _Turn:
+    """What turns and mirrors pixels [H, W, 3] as the display matrix of a frame says."""
     stored: Any = frame.side_data.get("DISPLAYMATRIX")
     if stored is None:
-        return rgb
+        return lambda rgb: rgb
     # x' = a x + c y, y' = b x + d y, in units of 1 / 65536.
     a, b, _, c, d = (value / 65536 for value in struct.unpack("5i", bytes(stored)[:20]))
     if (abs(a), abs(b), abs(c), abs(d)) not in ((1, 0, 0, 1), (0, 1, 1, 0)):
         raise ValueError(f"has the display matrix [{a:g} {c:g}; {b:g} {d:g}], no rotation by 90, 180 or 270 degrees")
-    if a == 0:
-        rgb = rgb.transpose(1, 0, 2)
-    return rgb[:: -1 if b + d < 0 else 1, :: -1 if a + c < 0 else 1]
+    axes = (1, 0, 2) if a == 0 else (0, 1, 2)
+    rows, columns = (-1 if b + d < 0 else 1), (-1 if a + c < 0 else 1)
+    return lambda rgb: rgb.transpose(axes)[::rows, ::columns]
