@@ -89,13 +89,13 @@ def accepted(
     for key in sorted(known.keys() | found.keys()):
         if known.get(key) == found.get(key) or key.split(".")[0] in finished:
             continue
-        mark = _mark(type(config), key)
-        if mark is None or not mark.discards:
+        held = _mark(type(config), key)
+        if held is None or not held.discards:
             raise UserError(
                 f"{key}: {_value(config, key)}: does not hold what it held at the start of the run ({stored}): give "
                 "the same files or start a new folder"
             )
-        taken.append((Change(f"content of {key}", known.get(key), found.get(key)), mark))
+        taken.append((Change(f"content of {key}", known.get(key), found.get(key)), held))
     return taken
 
 

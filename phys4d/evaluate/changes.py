@@ -6,7 +6,6 @@ from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-
 READ = ("reward", "chamfer_4d")  # figures of generated clips that depend on the heads that read them
 
 

@@ -69,9 +69,11 @@ class Evaluation:
 
     def extend(self, other: "Evaluation") -> None:
         """Appends what another part of the same evaluation has measured."""
-        for kept, more in ((self.figures, other.figures), (self.shown, other.shown), (self.truth, other.truth)):
-            for name, values in more.items():
-                kept[name] += values
+        for row, parts in other.figures.items():
+            self.figures[row] += parts
+        for kept, more in ((self.shown, other.shown), (self.truth, other.truth)):
+            for name, arrays in more.items():
+                kept[name] += arrays
 
     def table(self) -> dict[str, Any]:
         """What is written as JSON: means over scenes with `<name>_se`, the baselines, every scene's figures, and the
@@ -271,9 +273,20 @@ def evaluate_failures(folders: Mapping[str, Path], config: EvaluateConfig, out: 
     measured = [scene for scene, reward in enumerate(rewards) if reward is not None]
     worst = sorted(measured, key=lambda scene: rewards[scene])[: config.failures]
     for stage, folder in folders.items() if worst else ():
-        loaded = together(lambda folder=folder: model_folder.load(folder))
-        result = evaluate(loaded.model, config, stage, parallel, worst)
-        parallel.on_rank_zero(lambda result=result, stage=stage: _write_arrays(result, out / "failures", stage))
+        _keep_failures(folder, config, out / "failures", stage, worst, parallel)
+
+
+def _keep_failures(
+    folder: Path, config: EvaluateConfig, out: Path, stage: str, scenes: list[int], parallel: Parallel
+) -> None:
+    loaded = together(lambda: model_folder.load(folder))
+    result = evaluate(loaded.model, config, stage, parallel, scenes)
+
+    def write() -> None:
+        assert result is not None
+        _write_arrays(result, out, stage)
+
+    parallel.on_rank_zero(write)
 
 
 def _write_arrays(result: Evaluation, out: Path, stage: str) -> None:

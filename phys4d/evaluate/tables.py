@@ -129,8 +129,8 @@ def reward_sentence(
     """Say what the held-out reward was before and after reinforce, whichever way it went.
 
     stages: summary.json's. before_scenes, after_scenes: reward of the same held-out scenes after finetune and
-    after reinforce, to pair them; where they do not pair, the two standard errors are added as independent. readers: the
-    digest of each stage's heads; rewards that different heads read are not compared.
+    after reinforce, to pair them; where they do not pair, the two standard errors are added as independent.
+    readers: the digest of each stage's heads; rewards that different heads read are not compared.
     """
     before, after = stages.get("finetune", {}), stages.get("reinforce", {})
     if not after:

@@ -42,13 +42,18 @@ class WordEncoder:
                 self._words[token] = torch.randn(self.width, generator=torch.Generator().manual_seed(seed))
         return self._words[token]
 
+    def words(self, caption: str) -> list[str]:
+        """The words and numbers of a caption; ValueError for more than this encoder takes."""
+        words = _TOKEN.findall(caption.lower())
+        if len(words) > self.tokens:
+            raise ValueError(f"caption of {len(words)} words: this encoder takes {self.tokens}: {caption!r}")
+        return words
+
     def __call__(self, captions: Sequence[str]) -> Tensor:
         """Captions -> [B, tokens, width] fp32, zeros behind the last token."""
         out = torch.zeros(len(captions), self.tokens, self.width)
         for row, caption in zip(out, captions, strict=True):
-            words = _TOKEN.findall(caption.lower())
-            if len(words) > self.tokens:
-                raise ValueError(f"caption of {len(words)} words: this encoder takes {self.tokens}: {caption!r}")
+            words = self.words(caption)
             for i, word in enumerate(words):
                 row[i] = self._embed(word) + self._position[i]
                 if i:

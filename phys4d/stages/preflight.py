@@ -16,6 +16,7 @@ from phys4d.models.haar import HaarCodec
 from phys4d.models.interface import check_size
 from phys4d.models.preflight import check_model, check_taps
 from phys4d.models.published import check_released, token_stride
+from phys4d.models.text import WordEncoder
 from phys4d.models.world import ModelConfig
 
 _EVERY = 10_000  # clips; each costs a read, a millisecond on a network disk
@@ -24,7 +25,7 @@ _EVERY = 10_000  # clips; each costs a read, a millisecond on a network disk
 @dataclass(frozen=True)
 class Use:
     """A dataset that a run reads: its folder, the arrays that every clip must have, how many clips at least, and
-    whether its first clip must have a camera that stands still."""
+    whether its cameras must stand still."""
 
     data: Path
     arrays: Collection[str]
@@ -56,21 +57,37 @@ def check_data(uses: Mapping[str, Use], init: Path | None) -> None:
             )
         if len(dataset) < use.clips:
             raise UserError(f"{key}: {use.data}: {len(dataset)} clips, {use.clips} are asked for: simulate more")
-    seen: set[Path] = set()
-    for key, use in uses.items():
-        dataset = ClipDataset(use.data, arrays=use.arrays)
-        if use.data not in seen:
-            _probe(dataset)
-            seen.add(use.data)
-        meta = dataset[0].meta
+    words = WordEncoder() if init is None or _is_tiny(init) else None
+    for data in dict.fromkeys(use.data for use in uses.values()):
+        _check_clips({key: use for key, use in uses.items() if use.data == data}, words)
+
+
+def _check_clips(uses: Mapping[str, Use], words: WordEncoder | None) -> None:
+    """Looks at the clips of the one dataset of these uses. words: the text encoder that limits captions, if any."""
+    key, use = next(iter(uses.items()))
+    still = next((key for key, use in uses.items() if use.static_camera), None)
+    dataset = ClipDataset(use.data, arrays={name for use in uses.values() for name in use.arrays})
+    dataset[0]
+    for index in range(len(dataset)) if len(dataset) <= _EVERY else dataset.shard_edges():
+        meta = dataset.probe(index)
+        where = f"{use.data}: clip {dataset.row(index)['key']}"
         if missing := [name for name in ("caption", "intrinsics") if name not in meta]:
-            raise UserError(f"{key}: {use.data}: clip {dataset.row(0)['key']}: json has no {', '.join(missing)}")
+            raise UserError(f"{key}: {where}: json has no {', '.join(missing)}")
+        try:
+            if words is not None:
+                words.words(meta["caption"])
+        except ValueError as error:
+            raise UserError(f"{key}: {where}: {error}: shorten it") from None
         poses = meta.get("camera_to_world", [])
-        if use.static_camera and any(pose != poses[0] for pose in poses):
+        if still is not None and any(pose != poses[0] for pose in poses):
             raise UserError(
-                f"{key}: {use.data}: clip {dataset.row(0)['key']}: its camera moves, and the reward is of what changed "
-                "since the first frame: simulate with a static camera"
+                f"{still}: {where}: its camera moves, and the reward is of what changed since the first frame: "
+                "simulate with a static camera"
             )
+
+
+def _is_tiny(init: Path) -> bool:
+    return (init / CARD).exists() and read_card(init).model.kind == "tiny"
 
 
 def check_start(model: ModelConfig, init: Path | None) -> str:
@@ -106,11 +123,6 @@ def _stride(init: Path | None) -> tuple[int, int, int]:
         return token_stride(init)
     t, h, w = TINY_PATCH
     return HaarCodec.temporal_stride * t, HaarCodec.spatial_stride * h, HaarCodec.spatial_stride * w
-
-
-def _probe(dataset: ClipDataset) -> None:
-    for index in range(len(dataset)) if len(dataset) <= _EVERY else dataset.shard_edges():
-        dataset.probe(index)
 
 
 def _shown(size: tuple[int, int, int]) -> str:
