@@ -124,7 +124,7 @@ def load(path: Path, state: Mapping[str, Tensor]) -> None:
     when names or shapes differ (another model, stage or LoRA rank) or the checkpoint cannot be read.
     """
     stored = _stored_shapes(path)
-    manifest = json.loads((path / _MANIFEST).read_text())
+    manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
     if path.name != (written := f"checkpoint-{manifest['stage']}-{manifest['step']}"):
         raise UserError(f"{path}: was written as {written}: it is of another stage or step: remove it")
     for name in sorted(state.keys() | stored.keys()):

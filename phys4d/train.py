@@ -71,7 +71,7 @@ def write_summary(config: RunConfig, stage_seconds: dict[str, float], seconds: f
     from phys4d.evaluate.report import write_report
 
     tables: dict[str, dict] = {
-        stage: json.loads((config.folder / "evaluation" / f"{stage}.json").read_text())
+        stage: json.loads((config.folder / "evaluation" / f"{stage}.json").read_text(encoding="utf-8"))
         for stage in config.stages
         if stage != "backbone"
     }

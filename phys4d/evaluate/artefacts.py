@@ -59,7 +59,7 @@ def read_artefacts(folder: Path) -> Artefacts:
         summary=summary,
         curves=curves,
         unreadable=unreadable,
-        config=config_file.read_text() if config_file.is_file() else "",
+        config=config_file.read_text(encoding="utf-8") if config_file.is_file() else "",
         provenance=_json(provenance_file) if provenance_file.is_file() else summary.get("provenance", {}),
         truth=truth,
         stages=stages,
@@ -86,7 +86,7 @@ def _scenes(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"not JSON: {file}, line {error.lineno}: evaluate the run again") from error
     if not isinstance(content, dict):
@@ -114,7 +114,7 @@ def _curves(file: Path) -> tuple[dict[str, dict[str, Curve]], int]:
         return {}, 0
     values: dict[str, dict[str, dict[int, float]]] = {}
     unreadable = 0
-    for line in file.read_text().splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)
             stage, step = str(entry.pop("stage")), int(entry.pop("step"))

@@ -42,7 +42,7 @@ def write_report(run_folder: Path) -> Path:
     absent. Raises UserError where summary.json is missing or a file does not hold what it should.
     """
     run = read_artefacts(Path(run_folder))
-    template = Template((files("phys4d.evaluate") / "page.html").read_text())
+    template = Template((files("phys4d.evaluate") / "page.html").read_text(encoding="utf-8"))
     sections = [_opening(run), _figures(run), _training(run), _scenes(run), _failures(run), _origin(run)]
     page = template.substitute(
         title=escape(f"phys4d: {run.folder.resolve().name}"),
@@ -54,7 +54,7 @@ def write_report(run_folder: Path) -> Path:
     )
     path = run.folder / "report.html"
     partial = path.with_name(".report.html.partial")
-    partial.write_text(page)
+    partial.write_text(page, encoding="utf-8")
     os.replace(partial, path)
     return path
 

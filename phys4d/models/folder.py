@@ -68,7 +68,7 @@ def _write(model: WorldModel, partial: Path, card: Card, *, whole: bool) -> None
         save_adapter(transformer, name, partial / "adapters" / name)
     (partial / HEADS).parent.mkdir()
     save_model(model.heads, str(partial / HEADS))
-    (partial / CARD).write_text(card.model_dump_json(indent=1) + "\n")
+    (partial / CARD).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def _card(model: WorldModel, folder: Path, stage: str, base: Path | None) -> Card:

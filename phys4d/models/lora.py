@@ -108,7 +108,7 @@ def save_adapter(transformer: WanTransformer3DModel, name: str, folder: Path) ->
         folder / PEFT_WEIGHTS,
         metadata={"format": "pt"},
     )
-    (folder / PEFT_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / PEFT_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

@@ -76,6 +76,10 @@ KINDS: dict[str, Kind] = {
 def check(config: RunConfig, world_size: int = 1) -> None:
     """Everything about a run that can be refused before it starts. UserError with one line."""
     check_stages(config, world_size)
+    for stage in config.stages:
+        model = output_folder(config, stage)
+        if model.is_symlink() or (model.exists() and not (model / model_folder.CARD).is_file()):
+            raise UserError(f"{model}: is a link, or no model folder, and {stage} writes its model there: remove it")
     uses = {
         f"{s}.data": Use(getattr(config, s).data, KINDS[s].objective.arrays, static_camera=s == "reinforce")
         for s in config.stages

@@ -30,7 +30,7 @@ class DepthAnything:
         hint = f"put {', '.join(_NEEDED)} of a Depth Anything model in the transformers layout there"
         if missing := [name for name in _NEEDED if not (folder / name).is_file()]:
             raise UserError(f"{folder}: no {', '.join(missing)} in the folder of the depth teacher: {hint}")
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if config.get("model_type") != "depth_anything":
             raise UserError(f"{folder}/config.json: model_type is {config.get('model_type')!r}: {hint}")
         try:
@@ -42,7 +42,7 @@ class DepthAnything:
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
         self.model.eval().requires_grad_(False).to(device)
-        self.preprocessing = json.loads((folder / "preprocessor_config.json").read_text())
+        self.preprocessing = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
 
     @property
     def depth_kind(self) -> DepthKind:

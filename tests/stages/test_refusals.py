@@ -68,6 +68,17 @@ def test_a_fault_of_the_run_file(refused: Refused, clips: Path, tmp_path: Path, 
     assert not (tmp_path / "out").exists()
 
 
+def test_what_lies_where_a_model_is_to_be_written(refused: Refused, clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    model = tmp_path / "out" / "model-pretrain"
+    what = "is a link, or no model folder, and pretrain writes its model there: remove it"
+    model.symlink_to(tmp_path / "scratch")
+    assert refused(clips) == f"{model}: {what}"
+    model.unlink()
+    model.mkdir()
+    assert refused(clips) == f"{model}: {what}"
+
+
 def test_a_policy_that_draws_its_last_step(refused: Refused, clips: Path, tmp_path: Path) -> None:
     line = refused(clips, "reinforce.stochastic_steps=3")
     assert "reinforce: stochastic_steps must be below steps: the last step, to sigma 0, is deterministic" in line
