@@ -269,7 +269,8 @@ def evaluate_failures(folders: Mapping[str, Path], config: EvaluateConfig, out: 
     folders: each stage's model folder, in the order of training; the mean reward of the last one's clips, in
     out/<stage>.json, decides. The same noise gives the same clips again.
     """
-    rewards = together(lambda: json.loads((out / f"{list(folders)[-1]}.json").read_text(encoding="utf-8"))["scenes"]["reward"])
+    last = out / f"{list(folders)[-1]}.json"
+    rewards = together(lambda: json.loads(last.read_text(encoding="utf-8")))["scenes"]["reward"]
     measured = [scene for scene, reward in enumerate(rewards) if reward is not None]
     worst = sorted(measured, key=lambda scene: rewards[scene])[: config.failures]
     for stage, folder in folders.items() if worst else ():

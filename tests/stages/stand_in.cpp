@@ -57,17 +57,17 @@ struct Guard final : c10::impl::NoOpDeviceGuardImpl<kDevice> {
 
 bool on_device(const at::Tensor& tensor) { return tensor.defined() && tensor.device().type() == kDevice; }
 
-// A CPU tensor over the same memory.
+// A CPU tensor over the same memory. A kernel that makes its result larger gives it other memory.
 at::Tensor host(const at::Tensor& tensor) {
   if (!on_device(tensor)) return tensor;
-  auto options = at::TensorOptions().dtype(tensor.dtype()).device(c10::kCPU);
-  auto storage = tensor.storage();  // kept alive by the deleter below
-  return at::for_blob(storage.mutable_data(), tensor.sizes())
-      .strides(tensor.strides())
-      .storage_offset(tensor.storage_offset())
-      .context(new c10::Storage(storage), [](void* held) { delete static_cast<c10::Storage*>(held); })
-      .options(options)
-      .make_tensor();
+  auto* held = new c10::Storage(tensor.storage());
+  c10::DataPtr data(held->mutable_data(), held, [](void* p) { delete static_cast<c10::Storage*>(p); }, c10::kCPU);
+  c10::Storage storage(c10::Storage::use_byte_size_t(), held->nbytes(), std::move(data),
+                       c10::GetAllocator(c10::kCPU), /*resizable=*/true);
+  auto alias = at::detail::make_tensor<c10::TensorImpl>(
+      std::move(storage), c10::DispatchKeySet(c10::DispatchKey::CPU), tensor.dtype());
+  alias.unsafeGetTensorImpl()->set_sizes_and_strides(tensor.sizes(), tensor.strides(), tensor.storage_offset());
+  return alias;
 }
 
 at::Tensor with_storage(const c10::Storage& storage, const at::Tensor& like, int64_t offset) {
@@ -93,11 +93,12 @@ at::Tensor device(const at::Tensor& result, const std::vector<at::Tensor>& argum
   return with_storage(storage, result, result.storage_offset());
 }
 
-// Gives an empty result that a CPU kernel has resized its new size and memory.
-void take_over(const at::Tensor& empty, const at::Tensor& filled) {
-  auto result = device(filled, {});
-  empty.unsafeGetTensorImpl()->set_storage_keep_dtype(c10::Storage(result.storage()));
-  empty.unsafeGetTensorImpl()->set_sizes_and_strides(result.sizes(), result.strides(), result.storage_offset());
+// Gives a result that a CPU kernel has resized its new size and memory.
+void take_over(const at::Tensor& written, const at::Tensor& on_host) {
+  if (written.storage().data() == on_host.storage().data() && written.sizes() == on_host.sizes()) return;
+  auto result = device(on_host, {});
+  written.unsafeGetTensorImpl()->set_storage_keep_dtype(c10::Storage(result.storage()));
+  written.unsafeGetTensorImpl()->set_sizes_and_strides(result.sizes(), result.strides(), result.storage_offset());
 }
 
 void on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
@@ -112,7 +113,7 @@ void on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     if (on_device(tensor)) ours.push_back(tensor);
     else if (tensor.dim() > 0) others.push_back(tensor);
   };
-  std::vector<std::pair<at::Tensor, at::Tensor>> empty;  // results to be resized, and what stands for them on the CPU
+  std::vector<std::pair<at::Tensor, at::Tensor>> written;  // arguments that are written to, and their CPU tensors
   bool asked = false;  // whether a result on the device is wanted although no argument lies there
   for (size_t i = 0; i < count; ++i) {
     auto& value = (*stack)[begin + i];
@@ -120,12 +121,8 @@ void on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
       const auto tensor = value.toTensor();
       const auto* alias = schema.arguments()[i].alias_info();
       note(tensor);
-      if (on_device(tensor) && alias && alias->isWrite() && tensor.numel() == 0) {
-        empty.emplace_back(tensor, at::empty({0}, tensor.options().device(c10::kCPU)));
-        value = empty.back().second;
-      } else {
-        value = host(tensor);
-      }
+      value = host(tensor);
+      if (on_device(tensor) && alias && alias->isWrite()) written.emplace_back(tensor, value.toTensor());
     } else if (value.isTensorList()) {
       c10::List<at::Tensor> list;
       for (const at::Tensor& tensor : value.toTensorList()) { note(tensor); list.push_back(host(tensor)); }
@@ -145,7 +142,7 @@ void on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   TORCH_CHECK(ours.empty() || others.empty(), op.schema().name(), ": expected all tensors on one device, but one of shape ",
               others.empty() ? at::IntArrayRef() : others[0].sizes(), " is on the CPU");
   op.callBoxed(stack);
-  for (const auto& [result, filled] : empty) take_over(result, filled);
+  for (const auto& [argument, on_host] : written) take_over(argument, on_host);
   const auto results = stack->size() - schema.returns().size();
   for (size_t i = 0; i < schema.returns().size(); ++i) {
     auto& value = (*stack)[results + i];
