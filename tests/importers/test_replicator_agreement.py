@@ -171,9 +171,9 @@ def test_other_vectors_are_tried_with_the_opposite_sign_and_half_the_length() ->
 
 
 def test_small_errors_of_vectors_do_not_add_up_over_a_long_way() -> None:
-    """A fifth of a pixel a frame, on something thinner than what that makes in eight frames."""
+    """Two fifths of a pixel a frame, on something thinner than what that makes in eight frames."""
     frames, vectors = played("is thin")
-    assert contradicted(frames, [leads + np.array([0.2, 0]) for leads in vectors]) == []
+    assert contradicted(frames, [leads + np.array([0.4, 0]) for leads in vectors]) == []
 
 
 def test_the_counts_are_those_of_the_points_that_moved() -> None:
