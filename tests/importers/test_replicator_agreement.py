@@ -147,6 +147,35 @@ def test_another_sign_or_scale_is_contradicted(name: str, factor: float) -> None
     assert [row[0] for row in contradicted(frames, [leads * factor for leads in vectors])] == [1]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "explained", "negated", "halved", "found"),
+    [
+        (16, 15, 0, 0, [(3, 15, 31)]), (16, 16, 0, 0, []), (15, 0, 0, 0, []), (0, 0, 16, 0, [(3, 0, 16)]),
+        (0, 9, 0, 19, [(3, 9, 19)]), (0, 10, 20, 0, []), (0, 0, 15, 15, []),
+    ],
+)  # fmt: skip
+def test_vectors_are_contradicted_by_sixteen_points_and_more_than_half_or_by_others_that_explain_twice_as_many(
+    wrong: int, explained: int, negated: int, halved: int, found: list[tuple[int, int, int]]
+) -> None:
+    counts = NO_EVIDENCE + NO_EVIDENCE
+    counts.wrong[3], counts.explained[3], counts.others[:, 3] = wrong, explained, (negated, halved)
+    assert counts.contradicted() == found and NO_EVIDENCE.contradicted() == []
+
+
+def test_other_vectors_are_tried_with_the_opposite_sign_and_half_the_length() -> None:
+    frames, vectors = played("slides")
+    for factor, place in ((-1, 0), (2, 1)):
+        counts = evidence(frames[:9], [leads * factor for leads in vectors[1:9]])
+        assert counts.others[place, 1] == counts.wrong[1] + counts.explained[1] == 144
+        assert counts.others[1 - place, 1] < 16
+
+
+def test_small_errors_of_vectors_do_not_add_up_over_a_long_way() -> None:
+    """Two fifths of a pixel a frame, on something thinner than what that makes in eight frames."""
+    frames, vectors = played("is thin")
+    assert contradicted(frames, [leads + np.array([0.4, 0]) for leads in vectors]) == []
+
+
 def test_the_counts_are_those_of_the_points_that_moved() -> None:
     """Over one frame by 3 pixels: the leading two columns of 12 rows are more than one pixel from where it was."""
     frames, vectors = played("slides")
