@@ -64,10 +64,20 @@ class _Finder(MetaPathFinder):
         return importlib.util.spec_from_file_location(name, file, loader=loader)
 
 
+class _WithoutShrinking:
+    """Property tests end at their first counterexample; a smaller one is of no use here and takes minutes."""
+
+    @staticmethod
+    def pytest_collection() -> None:
+        from hypothesis import Phase, settings
+
+        settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate), database=None)
+        settings.load_profile("mutants")
+
+
 def warm() -> None:
     """Imports the libraries, once."""
     sys.dont_write_bytecode = True
-    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = tempfile.gettempdir() + "/mutate-hypothesis"
     for name in LIBRARIES:
         importlib.import_module(name)
     import pytest
@@ -130,7 +140,8 @@ def _child(name: str, tree: ast.Module, tests: Sequence[str]) -> int:
         sys.meta_path.insert(0, _Finder(name, tree))
         import pytest
 
-        os._exit(int(pytest.main([*OPTIONS, "-m", "not slow and not gpu and not interpreted", *tests])))
+        options = (*OPTIONS, "-m", "not slow and not gpu and not interpreted")
+        os._exit(int(pytest.main([*options, *tests], [_WithoutShrinking()])))
     end = time.monotonic() + 5 * SECONDS
     while time.monotonic() < end:
         pid, status = os.waitpid(child, os.WNOHANG)
