@@ -94,6 +94,7 @@ class Stopping:
 
     def _watch(self) -> None:
         """Ends the process where the main thread does not come to a signal that acts at once."""
+        assert self._waiting is not None
         while True:
             select.select([self._waiting], [], [])
             since, again, few = time.monotonic(), None, 0
@@ -117,7 +118,7 @@ class Stopping:
         self.received = self.received or number
         with suppress(OSError):
             if os.environ.get("RANK", "0") == "0":
-                os.write(sys.__stderr__.fileno(), f"phys4d: {stopped_line(self, Stopped())}\n".encode())
+                os.write(2, f"phys4d: {stopped_line(self, Stopped())}\n".encode())
         os._exit(exit_code(self))
 
     def leave(self) -> None:

@@ -36,7 +36,8 @@ def unexplained(found: list[Found], known: dict[tuple[str, str, str], str]) -> l
 def table(found: list[Found], known: dict[tuple[str, str, str], str]) -> str:
     """Markdown: a line per module, then every survivor."""
     lines = ["| module | mutants | run | killed | survived |", "|---|---:|---:|---:|---:|"]
-    whole = Found("all", sum(f.total for f in found), sum(f.run for f in found), [m for f in found for m in f.survivors])
+    survivors = [m for f in found for m in f.survivors]
+    whole = Found("all", sum(f.total for f in found), sum(f.run for f in found), survivors)
     for f in (*found, whole):
         lines.append(f"| {f.module} | {f.total} | {f.run} | {f.run - len(f.survivors)} | {len(f.survivors)} |")
     lines.append("")
