@@ -77,7 +77,7 @@ def load_toml(path: Path, schema: type[C], overrides: Sequence[str] = ()) -> C:
     except OSError as error:
         raise UserError(f"{path}: cannot read the run file: {error.strerror}") from None
     origin: dict[str, str] = {}
-    example = ".".join(max(_names(schema), key=lambda name: len(name), default=("key",)))
+    example = max((".".join(name) for name in _names(schema)), key=lambda key: key.count("."), default="key")
     for override in overrides:
         _override(data, override, origin, example)
     return build(schema, data, str(path), origin)
