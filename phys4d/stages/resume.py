@@ -1,6 +1,7 @@
 """What a run folder records so that --resume can tell whether settings and files may have changed."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from phys4d.stages.run import RunConfig, output_folder
 
 def open_run(config: RunConfig, *, resume: bool, since: float | None = None) -> Run:
     """`Run.create` in the folder of `config`, which has been checked."""
-    finished = [stage for stage in config.stages if output_folder(config, stage).exists()]
+    # os.path.exists: a folder that may not be looked into is for Run.create to refuse.
+    finished = [stage for stage in config.stages if os.path.exists(output_folder(config, stage))]
     return Run.create(
         config.folder, config, resume=resume, since=since, finished=finished, identities=identities(config)
     )

@@ -180,7 +180,7 @@ def test_a_disk_too_small_for_the_checkpoints_is_known_before_the_first_step(
     captured = capsys.readouterr().err
     assert captured.count("\n") == 1  # not even the progress of a first step
     assert captured.startswith(f"phys4d: error: {disk}/run: no space left for the checkpoints of backbone: they take ")
-    assert captured.endswith(" MiB are free: make room or lower backbone.loop.keep\n")
+    assert captured.endswith(" MiB are free: make room, then --resume\n")
     assert not (disk / "run/metrics.jsonl").read_text()
 
 
