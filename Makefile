@@ -19,12 +19,13 @@ PYTHON_CHECK := import sys, importlib.util as u; print((sys.version_info >= (3, 
 OUT ?= benchmarks/results/gpu
 JOBS ?= 2
 
-.PHONY: help venv demo test test-slow test-gpu bench-gpu lint clean
+.PHONY: help venv demo test test-slow mutate test-gpu bench-gpu lint clean
 
 help:
 	@echo "make demo       the whole pipeline on this machine, from simulation to runs/demo/report.html"
 	@echo "make test       ruff, mypy and the tests, on JOBS=$(JOBS) cores"
 	@echo "make test-slow  chaos, fuzz and long tests"
+	@echo "make mutate     plants small faults and says which no test notices; an hour and more"
 	@echo "make test-gpu   the kernels on a GPU; make bench-gpu times them too, beside every peer"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make venv       only the virtual environment $(VENV)"
@@ -40,6 +41,9 @@ test: lint
 test-slow: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not gpu and not interpreted"
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "interpreted and slow" tests/kernels
+
+mutate: venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutate
 
 # On a machine with a GPU and torch, triton, numpy, pytest and hypothesis in PYTHON: first whether every kernel is right,
 # then how fast, each peer in the same run. Results go to OUT. Most of the tests' time is compiling: with pytest-xdist,

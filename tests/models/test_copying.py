@@ -47,7 +47,9 @@ def test_it_takes_a_gate_per_pixel_and_24_complex_waves_for_each_of_four_frames(
     torch.testing.assert_close(length, torch.logspace(math.log10(8), math.log10(160), 24), rtol=1e-4, atol=1e-3)
     angle = torch.atan2(gate.waves[:, 1], gate.waves[:, 0])  # half of the circle: the other half is the same wave
     assert ((angle >= 0) & (angle < math.pi)).all() and angle.max() - angle.min() > 2
-    assert torch.equal(CopyGate().waves, gate.waves)
+    # trained models know these waves, which are not saved with them
+    known = [[0.00923622, 0.78534389], [-0.03624069, 0.01512410]]
+    torch.testing.assert_close(gate.waves[[0, -1]], torch.tensor(known), rtol=1e-4, atol=1e-6)
 
 
 def test_patches_are_copied_by_attention_over_waves() -> None:

@@ -135,6 +135,13 @@ def test_the_first_weights_of_the_last_layer_are_small() -> None:
         assert head.doubling[0].weight.abs().max() > 0.97 / math.sqrt(96 * 9)
 
 
+def test_the_seed_is_0_where_none_is_given() -> None:
+    first, second, other = (
+        GeometryHeads(HeadConfig(), 32, 1, 5, GRID, *seed).depth.edges.weight for seed in ((), (0,), (1,))
+    )
+    assert torch.equal(first, second) and not torch.equal(first, other)
+
+
 def test_what_is_computed_is_not_saved() -> None:
     names = GeometryHeads(HeadConfig(), 32, 1, 5, GRID).state_dict()
     assert not [name for name in names if name.endswith(("rate", "motion_scale"))]

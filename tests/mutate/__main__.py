@@ -22,8 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options().parse_args(arguments)
     modules = [name for name in MODULES if not options.module or any(part in name for part in options.module)]
     if not modules:
-        asked = " ".join(options.module)
-        print(f"--module {asked}: no module of that name in tests/mutate/modules.py", file=sys.stderr)
+        print(f"--module {' '.join(options.module)}: no such module in tests/mutate/modules.py", file=sys.stderr)
         return 2
     chosen = _chosen(modules, options.sample, options.seed)
     if options.list:
@@ -60,8 +59,8 @@ def _chosen(modules: list[str], sample: int | None, seed: int) -> dict[str, list
     """The mutants to run, by module; modules without any are left out."""
     every = [(module, m) for module in modules for m in mutants((ROOT / module).read_text())]
     if sample is not None and sample < len(every):
-        drawn = random.Random(seed).sample(every, sample)
-        every = sorted(drawn, key=lambda pair: (modules.index(pair[0]), pair[1].line))
+        drawn = set(random.Random(seed).sample(range(len(every)), sample))
+        every = [pair for at, pair in enumerate(every) if at in drawn]
     return {name: some for name in modules if (some := [m for module, m in every if module == name])}
 
 

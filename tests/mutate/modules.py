@@ -21,8 +21,12 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phys4d/models/copying.py": (f"{MODELS}/test_copying.py",),
     "phys4d/models/haar.py": (f"{MODELS}/test_haar.py",),
     "phys4d/models/interface.py": (f"{MODELS}/test_clip_sizes.py",),
-    "kernels/geometry/losses/flow_reference.py": (f"{GEOMETRY}/test_flow_losses.py",),
-    "kernels/geometry/losses/depth_reference.py": (f"{GEOMETRY}/test_depth_losses.py",),
+    "kernels/geometry/losses/flow_reference.py": (
+        f"{GEOMETRY}/test_flow_reference.py", f"{GEOMETRY}/test_flow_losses.py",
+    ),
+    "kernels/geometry/losses/depth_reference.py": (
+        f"{GEOMETRY}/test_depth_reference.py", f"{GEOMETRY}/test_depth_losses.py",
+    ),
     "kernels/geometry/losses/warp_reference.py": (
         f"{GEOMETRY}/test_warp_consistency.py", f"{GEOMETRY}/test_warp_op.py",
     ),

@@ -47,6 +47,15 @@ def test_frames_two_and_four_are_scored_and_four_has_no_motion() -> None:
     assert score(with_stride, clip(0.5), frame_stride=3)[0] == pytest.approx(-2 * 0.1 * LENGTH)
 
 
+def test_of_three_frames_the_last_is_scored_by_its_points_alone() -> None:
+    ours, truth = clip(0.6), clip(0.5)
+    cut = [(video[:, :, :3], depth[:, :3], motion[:, :, :2]) for video, depth, motion in (ours, truth)]
+    intrinsics = torch.eye(3, dtype=torch.float64).expand(1, 3, 3, 3)
+    names = ("truth_video", "truth_depth", "truth_motion")
+    reward, _ = moving_chamfer(*cut[0], **dict(zip(names, cut[1], strict=True)), intrinsics=intrinsics)
+    assert reward.item() == pytest.approx(-2 * 0.1 * LENGTH)
+
+
 @pytest.mark.parametrize(
     ("channel", "off", "apart"),
     [(0, 0.4, 0.4 * 0.5), (1, -0.4, 0.4 * 0.5), (2, 0.1, 0.1 * LENGTH)],
