@@ -49,11 +49,11 @@ def test_a_dataset_of_many_shards_needs_few_files(tmp_path: Path, in_child: InCh
         dataset = ClipDataset(folder)
         for number in (*range(shards), *reversed(range(shards))):
             assert dataset.member(dataset.row(number), "mp4") == b"%05d" % number
-            assert open_in(folder) <= OPEN_FILES
+            assert room < taken + OPEN_FILES or open_in(folder) <= OPEN_FILES  # the listing needs a handle itself
 
     taken = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
     assert in_child(lambda: reads(taken + OPEN_FILES + 8)) == 0
-    assert in_child(lambda: reads(taken + 16)) == 0  # fewer than it would like: those not in use are closed
+    assert in_child(lambda: reads(taken + 8)) == 0  # fewer than it would like: those not in use are closed
 
 
 def test_threads_read_the_right_file_while_others_are_closed(tmp_path: Path) -> None:

@@ -55,11 +55,14 @@ def test_appended_bytes_are_all_there_or_the_disk_is_blamed(
     assert (tmp_path / "lines").read_bytes() == b"012345678901234"
 
 
-@pytest.mark.parametrize(("writes", "keep", "needed"), [(1, 2, 1), (2, 2, 2), (9, 2, 2), (9, 4, 4), (0, 2, 0)])
+@pytest.mark.parametrize(
+    ("writes", "keep", "needed", "fits"), [(1, 2, 1, None), (2, 2, 2, 1), (9, 2, 2, 1), (9, 4, 4, 3), (0, 2, 0, None)]
+)
 def test_room_is_asked_for_what_will_be_on_the_disk_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int, keep: int, needed: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int, keep: int, needed: int, fits: int | None
 ) -> None:
-    """One checkpoint is there; while one is written, one more than is kept. A checkpoint takes 4 MiB."""
+    """One checkpoint is there; while one is written, one more than is kept. A checkpoint takes 4 MiB. fits: the `keep`
+    that the message advises, where one is small enough."""
     state = {"x": torch.zeros(1 << 20)}
     checkpoint.save(tmp_path, "a", 1, state)
     free = [needed << 22]
@@ -67,7 +70,8 @@ def test_room_is_asked_for_what_will_be_on_the_disk_at_once(
     checkpoint.check_room(tmp_path, "a", state, writes=writes, keep=keep)
     free[0] -= 1
     if needed:
-        message = rf"no space left for the checkpoints of a: they take {4 * needed}\.0 MiB, .* lower a\.loop\.keep"
+        advice = f"make room or set a.loop.keep to {fits}, then" if fits else "make room, then"
+        message = rf"no space left for the checkpoints of a: they take {4 * needed}\.0 MiB, .*: {advice} --resume"
         with pytest.raises(UserError, match=message):
             checkpoint.check_room(tmp_path, "a", state, writes=writes, keep=keep)
 
