@@ -1,5 +1,6 @@
 """A run: one validated file that names the stages, their data and their settings, and the code that carries it out."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,8 @@ def check(config: RunConfig, world_size: int = 1) -> None:
     check_stages(config, world_size)
     for stage in config.stages:
         model = output_folder(config, stage)
-        if model.is_symlink() or (model.exists() and not (model / model_folder.CARD).is_file()):
+        # os.path: a run folder that may not be looked into is for Run.create to refuse.
+        if os.path.islink(model) or (os.path.exists(model) and not (model / model_folder.CARD).is_file()):
             raise UserError(f"{model}: is a link, or no model folder, and {stage} writes its model there: remove it")
     uses = {
         f"{s}.data": Use(getattr(config, s).data, KINDS[s].objective.arrays, static_camera=s == "reinforce")
