@@ -66,6 +66,8 @@ def _chosen(modules: list[str], sample: int | None, seed: int) -> dict[str, list
 
 def _run(module: str, some: list[Mutant], end: float) -> Found:
     found, start = Found(module, len(some)), time.monotonic()
+    if start > end:
+        return found
     for mutant, code in outcomes(ROOT, module, MODULES[module], some):
         found.run += 1
         if code == SURVIVED:

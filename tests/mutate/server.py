@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
@@ -99,7 +99,7 @@ def outcomes(root: Path, module: str, tests: Sequence[str], chosen: Sequence[Mut
     server = os.fork()
     if server == 0:
         os.close(read)
-        with os.fdopen(write, "w", buffering=1) as answers:
+        with suppress(BrokenPipeError), os.fdopen(write, "w", buffering=1) as answers:
             _serve(root, module, tests, [None, *chosen], source, answers)
         os._exit(0)
     os.close(write)
@@ -111,8 +111,7 @@ def outcomes(root: Path, module: str, tests: Sequence[str], chosen: Sequence[Mut
                     yield mutant, code
                 elif code != SURVIVED:
                     raise RuntimeError(f"{module}: its tests end with {code} without a mutant: {' '.join(tests)}")
-    finally:
-        os.kill(server, signal.SIGTERM)
+    finally:  # it ends with the mutant at hand, when it finds its answers unread
         os.waitpid(server, 0)
 
 
