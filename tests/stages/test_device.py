@@ -61,7 +61,7 @@ def test_every_stage_and_its_evaluation_on_a_device(
             assert tables[0][stage][name] == pytest.approx(tables[1][stage][name], rel=1e-4), (stage, name)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_a_released_folder_trains_and_is_evaluated_on_a_device(
     on_device: OnDevice, write_released_run: Callable[..., Path], tmp_path: Path, precision: str
 ) -> None:
