@@ -112,6 +112,7 @@ def record_rewards(folder: Path, rank: int) -> None:
 def child(request: dict[str, Any], rank: int, port: int, errors: Path) -> None:
     """The command, in a forked process."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     output = os.open(errors, os.O_WRONLY | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
