@@ -8,6 +8,7 @@ INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 def by_definition(tensor: Tensor) -> bool:
     """Whether torch's operators compute on this tensor: in float64 (the kernels work in float32), and on devices other
-    than CUDA; on the CPU only while Triton does not interpret."""
-    served = tensor.is_cuda or (tensor.device.type == "cpu" and INTERPRETED)
+    than CUDA; on the CPU only while Triton does not interpret. Tensors without data (meta) reach the kernels: they are
+    launched with them where they are only compiled (`benchmarks/launches.py`)."""
+    served = tensor.is_cuda or tensor.is_meta or (tensor.device.type == "cpu" and INTERPRETED)
     return not served or tensor.element_size() == 8
