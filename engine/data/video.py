@@ -51,7 +51,10 @@ def encode_mp4(frames: np.ndarray, fps: float, *, crf: int = 8, pixel_format: st
         for rgb in frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
             yuv = frame.reformat(
-                format=pixel_format, dst_colorspace=Colorspace.SMPTE170M, dst_color_range=ColorRange.MPEG
+                format=pixel_format,
+                dst_colorspace=Colorspace.SMPTE170M,
+                dst_color_range=ColorRange.MPEG,
+                threads=1,
             )
             container.mux(stream.encode(yuv))
         container.mux(stream.encode(None))
@@ -132,11 +135,12 @@ def _frames(data: bytes, times: list[int], *, seek: bool) -> list[np.ndarray]:
             container.seek(times[0], stream=stream)
         for frame in container.decode(stream):
             if frame.pts in wanted:
-                if turn is None:  # once: reading side data keeps a frame in memory until the collector comes
+                if turn is None:  # once: reading side data keeps a frame in memory until the collector frees it
                     turn, rotation = _turn(frame), frame.rotation
                 if frame.rotation != rotation:
                     raise ValueError("changes its orientation between frames: encode it again with one")
-                frames.append(turn(frame.to_ndarray(format="rgb24")))
+                # One thread: what a frame has of swscale's threads cannot be freed in a forked process, which has none.
+                frames.append(turn(frame.to_ndarray(format="rgb24", threads=1)))
                 if len(frames) == len(times):
                     break
     return frames

@@ -1,6 +1,8 @@
 """Clips as mp4: reproducible, frame-exact from any start, faithful in colour, and never silently short."""
 
+import gc
 import io
+import signal
 import struct
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -212,3 +214,20 @@ def test_a_lack_of_memory_is_not_the_clips_fault(
     for read in (frame_count, lambda data: PyAVDecoder().decode(data, 0, 1)):
         with pytest.raises(MemoryError, match="out of memory while decoding"):
             read(clip[1])
+
+
+def test_what_decoding_leaves_is_freed_in_a_forked_process(in_child: Callable[[Callable[[], None]], int]) -> None:
+    """Threads of the conversion to RGB do not exist there: freeing them would wait for ever, or crash."""
+    data = encode_mp4(pattern(2, 480, 832), 24)
+
+    def collect() -> None:
+        signal.alarm(20)
+        assert gc.collect() > 0
+
+    gc.collect()
+    gc.disable()
+    try:
+        PyAVDecoder().decode(data, 0, 2)
+        assert in_child(collect) == 0
+    finally:
+        gc.enable()
