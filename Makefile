@@ -18,6 +18,8 @@ PYTHON_CHECK := import sys, importlib.util as u; print((sys.version_info >= (3, 
 
 OUT ?= benchmarks/results/gpu
 JOBS ?= 2
+# A test that hangs fails, with the stacks of its threads.
+HANGS := -o faulthandler_timeout=400 -o faulthandler_exit_on_timeout=true
 
 .PHONY: help venv demo test test-slow mutate test-gpu bench-gpu lint clean
 
@@ -35,8 +37,8 @@ demo: venv
 	$(BIN)/python -m phys4d demo
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not gpu and not interpreted"
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "interpreted and not slow" tests/kernels
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) $(HANGS) -m "not slow and not gpu and not interpreted"
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) $(HANGS) -m "interpreted and not slow" tests/kernels
 
 test-slow: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not gpu and not interpreted"
