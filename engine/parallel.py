@@ -79,7 +79,7 @@ class Parallel:
         if len(batch) % self.world_size:
             raise UserError(
                 f"a global batch of {len(batch)} does not divide over {self.world_size} processes: "
-                f"choose a multiple of {self.world_size}"
+                f"choose a multiple of {self.world_size}, or fewer processes"
             )
         size = len(batch) // self.world_size
         return batch[self.rank * size : (self.rank + 1) * size]

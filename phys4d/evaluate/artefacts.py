@@ -13,6 +13,8 @@ from phys4d.engine.errors import UserError
 STAGES = ("pretrain", "finetune", "reinforce")
 _TRUTH = ("keys", "captions", "video", "depth", "motion", "visible", "moving", "intrinsics")
 _STAGE = ("read_depth", "read_motion", "video", "depth", "motion", "reward")
+_RESUME = "resume the run (phys4d train RUN.toml --resume), which writes what is missing"
+_AGAIN = f"remove the folder evaluation, then {_RESUME}"
 
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values, both float [N] and finite
 
@@ -45,10 +47,10 @@ def read_artefacts(folder: Path) -> Artefacts:
     """Read a run folder; UserError where summary.json is missing or a file does not hold what it should."""
     summary_file = folder / "summary.json"
     if not summary_file.is_file():
-        raise UserError(f"no summary: {summary_file}: run `phys4d evaluate` on this run first, it writes the file")
+        raise UserError(f"no summary: {summary_file}: {_RESUME}")
     summary = _json(summary_file)
     if not isinstance(summary.get("stages"), dict):
-        raise UserError(f"no stages: {summary_file}, key stages: evaluate the run again")
+        raise UserError(f"no stages: {summary_file}, key stages: remove it, then {_RESUME}")
     curves, unreadable = _curves(folder / "metrics.jsonl")
     config_file, provenance_file = folder / "config.toml", folder / "provenance.json"
     evaluation = folder / "evaluation"
@@ -79,7 +81,7 @@ def _scenes(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np
             if arrays[name].shape != truth[name].shape:
                 raise UserError(
                     f"shapes differ: {folder / stage}.npz, {name} {arrays[name].shape}, the truth has "
-                    f"{truth[name].shape}: evaluate the run again"
+                    f"{truth[name].shape}: {_AGAIN}"
                 )
     return truth, stages
 
@@ -88,9 +90,9 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise UserError(f"not JSON: {file}, line {error.lineno}: evaluate the run again") from error
+        raise UserError(f"not JSON: {file}, line {error.lineno}: {_AGAIN}") from error
     if not isinstance(content, dict):
-        raise UserError(f"not a JSON object: {file}: evaluate the run again")
+        raise UserError(f"not a JSON object: {file}: {_AGAIN}")
     return content
 
 
@@ -104,7 +106,7 @@ def _arrays(file: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     with np.load(file, allow_pickle=False) as arrays:
         missing = [name for name in names if name not in arrays]
         if missing:
-            raise UserError(f"arrays missing: {file}, {', '.join(missing)}: evaluate the run again")
+            raise UserError(f"arrays missing: {file}, {', '.join(missing)}: {_AGAIN}")
         return {name: arrays[name] for name in names}
 
 

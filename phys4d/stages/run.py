@@ -104,7 +104,7 @@ def check_stages(config: RunConfig, world_size: int = 1) -> None:
             if share % world_size:
                 raise UserError(
                     f"{stage}.{name}: {share} does not divide over {world_size} processes: "
-                    f"choose a multiple of {world_size}"
+                    f"choose a multiple of {world_size}, or fewer processes"
                 )
 
 

@@ -157,7 +157,7 @@ def test_a_batch_that_ranks_cannot_share(
 ) -> None:
     alone = Parallel.start()
     monkeypatch.setattr(Parallel, "start", lambda: Parallel(0, 3, alone.device, None))
-    line = "backbone.batch: 2 does not divide over 3 processes: choose a multiple of 3"
+    line = "backbone.batch: 2 does not divide over 3 processes: choose a multiple of 3, or fewer processes"
     assert refused(clips) == line
     assert not (tmp_path / "out").exists()
 
@@ -244,7 +244,7 @@ def test_a_lora_of_another_rank(refused: Refused, finished: Path, clips: Path, t
     save_file(weights | {key: weights[key].repeat(1, 2)}, model / ADAPTER)
     line = refused(clips, stages=["reinforce"], init=model)
     what = f"{model / ADAPTER}: does not fit: {key} is [32, 4], this transformer takes [32, 2]"
-    assert line == f"{model}: weights do not load ({what}): export the model again"
+    assert line == f"{model}: weights do not load ({what}): delete the folder and resume its run, which writes it again"
 
 
 def test_what_a_resumed_run_may_not_change(
