@@ -10,7 +10,9 @@ TORCH ?= torch==2.13.0
 TRITON ?= triton==3.7.1
 VENV := .venv
 BIN := $(VENV)/bin
-# Bytecode is left to the first import: compiling all of it costs a minute.
+# Bytecode is left to the first import: compiling all of it costs a minute. It is always kept: the tests start many
+# processes, each of which would spend ten seconds and more on compiling torch and diffusers again.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile
 NATIVE := $(wildcard kernels/native/src/*)
 # Prints 1 if this Python is new enough, 2 if it can also make virtual environments.
