@@ -294,7 +294,7 @@ def test_summary_alone_makes_a_report(tmp_path) -> None:
 
 
 def test_missing_summary_is_the_users_error(tmp_path) -> None:
-    with pytest.raises(UserError, match=r"summary\.json.*evaluate"):
+    with pytest.raises(UserError, match=r"summary\.json.*resume the run"):
         write_report(tmp_path)
 
 
