@@ -99,25 +99,25 @@ def table(figures: Mapping[str, Any]) -> str:
 def run_seed(folder: Path, seed: int) -> None:
     """Trains and measures one seed below `folder`: the whole recipe, then the ablation and the control."""
     from phys4d.demo import load_recipe, make_data, placed
-    from phys4d.stages.run import RunConfig
+    from phys4d.stages.run_file import RunConfig
 
     config = load_recipe(None, [*RECIPE, f"run.seed={seed}"])
     make_data(config, folder / "data")
     runs = folder / f"seed-{seed}"
     whole = placed(config.run, folder).model_copy(update={"folder": runs / "run"})
-    assert whole.finetune is not None and whole.reinforce is not None
-    weights = whole.finetune.weights.model_copy(update={"warp": 0.0})
+    finetune, reinforce = whole.table("finetune"), whole.table("reinforce")
+    weights = finetune.weights.model_copy(update={"warp": 0.0})
     variants: dict[str, dict[str, Any]] = {
         "run": {},
         "no-warp": {
             "stages": ("finetune",),
             "init": runs / "run" / "model-pretrain",
-            "finetune": whole.finetune.model_copy(update={"weights": weights}),
+            "finetune": finetune.model_copy(update={"weights": weights}),
         },
         "control": {
             "stages": ("reinforce",),
             "init": runs / "run" / "model-finetune",
-            "reinforce": whole.reinforce.model_copy(update={"shuffled_advantages": True}),
+            "reinforce": reinforce.model_copy(update={"shuffled_advantages": True}),
         },
     }
     for name, change in variants.items():
@@ -127,7 +127,7 @@ def run_seed(folder: Path, seed: int) -> None:
 def _train(config: Any) -> None:
     from phys4d.engine.parallel import Parallel
     from phys4d.engine.telemetry import Run
-    from phys4d.stages.run import check
+    from phys4d.stages.preflight import check
     from phys4d.train import run_stages
 
     if (config.folder / "summary.json").exists():

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any
 
-from phys4d.evaluate.curves import number, ticks
+from phys4d.report.curves import number, ticks
 
 WIDTH = 1000
 CUT = 8.0

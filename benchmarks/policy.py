@@ -97,10 +97,9 @@ def run(demo: Path, folder: Path) -> dict[str, Any]:
     from phys4d.engine.telemetry import provenance
     from phys4d.evaluate.run import EvaluateConfig, evaluate_folder
     from phys4d.simulation.generate import simulate
-    from phys4d.stages.run import RunConfig
+    from phys4d.stages.run_file import RunConfig
 
     recipe = load_recipe(None, [])
-    assert recipe.run.reinforce is not None
     data = folder / "data"
     if not (data / "index.parquet").exists():
         chosen = recipe.simulate.test.model_copy(update={"seed": 5, "clips": SCENES})
@@ -110,7 +109,8 @@ def run(demo: Path, folder: Path) -> dict[str, Any]:
     before = _kept(folder / "finetune.json", lambda: evaluate_folder(start, measured, Parallel.start()))
     variants = {}
     for name, changes in VARIANTS.items():
-        settings = variant(recipe.run.reinforce, {"data": demo / "data" / "train", "loop.steps": UPDATES} | changes)
+        changed = {"data": demo / "data" / "train", "loop.steps": UPDATES} | changes
+        settings = variant(recipe.run.table("reinforce"), changed)
         place = folder / name.replace(" ", "-")
         whole = {"folder": place, "stages": ("reinforce",), "init": start, "reinforce": settings, "evaluate": measured}
         after = _trained(RunConfig.model_validate(whole))
@@ -131,7 +131,7 @@ def variant(recipe: Any, changes: Mapping[str, Any]) -> Any:
 def _trained(config: Any) -> dict[str, Any]:
     from phys4d.engine.parallel import Parallel
     from phys4d.engine.telemetry import Run
-    from phys4d.stages.run import check
+    from phys4d.stages.preflight import check
     from phys4d.train import run_stages
 
     if not (config.folder / "summary.json").exists():

@@ -86,7 +86,7 @@ def demo_summary() -> dict:
 
 def adopt(run: Path) -> None:
     """Copies what a demo measured, and how, from its folder, and draws the README's picture of it."""
-    from phys4d.evaluate.readme_picture import picture
+    from phys4d.report.readme_picture import picture
 
     folder = ROOT / "results" / "demo"
     folder.mkdir(parents=True, exist_ok=True)

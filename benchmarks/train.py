@@ -26,7 +26,8 @@ def measure(demo: Path, steps: int) -> dict[str, Any]:
     from phys4d.engine.config import dump_toml, load_toml
     from phys4d.engine.errors import UserError
     from phys4d.engine.telemetry import provenance
-    from phys4d.stages.run import RunConfig
+    from phys4d.stages.registry import STAGES
+    from phys4d.stages.run_file import RunConfig
 
     if not (demo / "summary.json").exists():
         raise UserError(f"{demo}: expected the folder of a finished demo: run phys4d demo first")
@@ -35,7 +36,7 @@ def measure(demo: Path, steps: int) -> dict[str, Any]:
     given = whole.init
     for stage in whole.stages:
         with tempfile.TemporaryDirectory() as place:
-            table = getattr(whole, stage)
+            table = whole.table(stage)
             short = table.loop.model_copy(update={"steps": steps, "log_every": 1, "checkpoint_every": 0})
             change = {
                 "folder": Path(place) / "run", "stages": (stage,), "init": given, "evaluate": None,
@@ -52,7 +53,7 @@ def measure(demo: Path, steps: int) -> dict[str, Any]:
             memory = json.loads(done.stdout.splitlines()[-1])
             lines = (Path(place) / "run" / "metrics.jsonl").read_text().splitlines()
             seconds = [json.loads(line)["seconds"] for line in lines][WARM_UP:]
-        samples = table.conditions * table.group if stage == "reinforce" else table.batch
+        samples = STAGES[stage].samples(table)
         figures[stage] = _figures(seconds, samples) | memory
         given = demo / f"model-{stage}"
     return {"stages": figures, "steps": steps, "provenance": provenance()}

@@ -277,7 +277,7 @@ def _import_replicator(options: argparse.Namespace) -> int:
 
 
 def _sheet(options: argparse.Namespace) -> int:
-    from phys4d.evaluate.sheet import contact_sheet
+    from phys4d.report.sheet import contact_sheet
 
     count = contact_sheet(options.folder, options.out, clips=options.clips)
     print(printable(f"{options.out}: {count} clips"))

@@ -14,9 +14,10 @@ from phys4d.engine.parallel import Parallel
 from phys4d.engine.signals import keeps
 from phys4d.kernels import native
 from phys4d.simulation.generate import SimulateConfig, simulate
-from phys4d.stages.preflight import check_takes
+from phys4d.stages.preflight import check, check_stages, check_takes
+from phys4d.stages.registry import STAGES
 from phys4d.stages.resume import open_run
-from phys4d.stages.run import RunConfig, check, check_stages
+from phys4d.stages.run_file import RunConfig
 from phys4d.teachers.label import label_with_small_depth
 from phys4d.teachers.small_depth import SmallDepthConfig
 from phys4d.train import run_stages
@@ -94,5 +95,5 @@ def placed(run: RunConfig, folder: Path) -> RunConfig:
     def below(value: Any) -> Any:
         return None if value is None else value.model_copy(update={"data": folder / value.data})
 
-    tables = ("backbone", "pretrain", "finetune", "reinforce", "evaluate")
-    return run.model_copy(update={"folder": folder, **{name: below(getattr(run, name)) for name in tables}})
+    tables = (*STAGES, "evaluate")
+    return run.model_copy(update={"folder": folder, **{name: below(run.table(name)) for name in tables}})

@@ -8,8 +8,11 @@ from phys4d.engine.config import load_toml
 from phys4d.engine.parallel import Parallel, together
 from phys4d.engine.storage import replace_text
 from phys4d.engine.telemetry import Run, peak_rss_mb, provenance
+from phys4d.stages.preflight import check
+from phys4d.stages.registry import STAGES
 from phys4d.stages.resume import open_run
-from phys4d.stages.run import RunConfig, check, execute, output_folder
+from phys4d.stages.run_file import RunConfig
+from phys4d.stages.runner import execute
 
 
 def train(path: Path, overrides: Sequence[str], *, resume: bool, dry_run: bool) -> None:
@@ -37,7 +40,7 @@ def run_stages(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool)
     """All stages, each evaluated behind it where the run file says so; then summary.json and report.html."""
 
     def after(stage: str) -> None:
-        if config.evaluate is not None and stage != "backbone":
+        if config.evaluate is not None and STAGES[stage].reads_geometry:
             _evaluate(config, stage, parallel)
 
     execute(config, run, parallel, resume=resume, after=after)
@@ -46,18 +49,22 @@ def run_stages(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool)
         parallel.on_rank_zero(lambda: write_summary(config, run.clock.stages, run.clock.seconds))
 
 
+def _measured(config: RunConfig) -> list[str]:
+    return [stage for stage in config.stages if STAGES[stage].reads_geometry]
+
+
 def _evaluate(config: RunConfig, stage: str, parallel: Parallel) -> None:
     from phys4d.evaluate.run import evaluate_stage
 
     assert config.evaluate is not None
-    evaluate_stage(output_folder(config, stage), config.evaluate, config.folder / "evaluation", stage, parallel)
+    evaluate_stage(config.output(stage), config.evaluate, config.folder / "evaluation", stage, parallel)
 
 
 def _failures(config: RunConfig, parallel: Parallel) -> None:
     from phys4d.evaluate.run import evaluate_failures
 
     assert config.evaluate is not None
-    measured: dict[str, Path] = {stage: output_folder(config, stage) for stage in config.stages if stage != "backbone"}
+    measured: dict[str, Path] = {stage: config.output(stage) for stage in _measured(config)}
     if measured:
         evaluate_failures(measured, config.evaluate, config.folder / "evaluation", parallel)
 
@@ -68,12 +75,11 @@ def write_summary(config: RunConfig, stage_seconds: dict[str, float], seconds: f
     stage_seconds, seconds: of training and in all, over every session of the run.
     """
     from phys4d.evaluate.changes import changes
-    from phys4d.evaluate.report import write_report
+    from phys4d.report.write import write_report
 
     tables: dict[str, dict] = {
         stage: json.loads((config.folder / "evaluation" / f"{stage}.json").read_text(encoding="utf-8"))
-        for stage in config.stages
-        if stage != "backbone"
+        for stage in _measured(config)
     }
     summary = {
         "stages": {stage: table["means"] for stage, table in tables.items()},

@@ -226,7 +226,7 @@ def _read_index(folder: Path) -> pa.Table:
     path = folder / INDEX
     with reading(folder):
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such dataset folder: make one with `phys4d simulate --out {folder} --clips N`")
+            raise UserError(f"{folder}: no such dataset: make one with `phys4d simulate --out {folder} --clips N`")
     with reading(path):
         if not path.is_file():
             raise UserError(f"{folder}: no {INDEX} in it: this is no dataset, or its writing was cut off")

@@ -21,6 +21,7 @@ from phys4d.engine.progress import progress
 from phys4d.engine.telemetry import replace_text
 from phys4d.evaluate.metrics import ClipMean, cloud_chamfer_4d, geometry_metrics, moving_region, psnr_moving
 from phys4d.models import folder as model_folder
+from phys4d.models.lora import SUPERVISED
 from phys4d.models.placement import place
 from phys4d.models.world import Geometry, WorldModel
 from phys4d.rewards.moving_chamfer import moving_chamfer
@@ -232,7 +233,7 @@ def reader_digest(model: WorldModel) -> str:
     """Names what geometry is read with, 16 hex digits of sha256: the heads and the adapter that acts with them."""
     named = {f"heads.{name}": tensor for name, tensor in model.heads.state_dict().items()}
     for name, parameter in model.backbone.transformer.named_parameters():
-        if ".finetune." in name:
+        if f".{SUPERVISED}." in name:
             named[name] = parameter.detach()
     digest = hashlib.sha256()
     for name in sorted(named):

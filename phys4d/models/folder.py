@@ -102,7 +102,7 @@ def load(folder: Path) -> Loaded:
         load_model(model.heads, str(folder / HEADS))
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{folder}: weights do not load ({reason}): delete the folder and resume its run, which writes it again") from error
+        raise UserError(f"{folder}: weights do not load ({reason}): delete it and resume its run") from error
     return Loaded(model.requires_grad_(False), card.stage, base)
 
 

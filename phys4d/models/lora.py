@@ -1,4 +1,4 @@
-"""Adapters on the transformer, by peft: one for `finetune`, one for `reinforce`, each on or off at will."""
+"""Adapters on the transformer, by peft: SUPERVISED and POLICY, each on or off at will."""
 
 import json
 import math
@@ -27,6 +27,8 @@ from phys4d.models.lora_file import (
     read_lora,
 )
 
+SUPERVISED = "finetune"  # name of the adapter trained on simulator truth, together with the heads
+POLICY = "reinforce"  # name of the adapter trained on rewards; off while depth and motion are read
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 
 

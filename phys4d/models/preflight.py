@@ -45,7 +45,7 @@ def check_model(folder: Path) -> None:
             check_fits_transformer(*read_lora(folder / "adapters" / name, weights=False), transformer)
     except (WeightsFault, ValueError) as error:
         reason = error.brief if isinstance(error, WeightsFault) else error
-        raise UserError(f"{folder}: weights do not load ({reason}): delete the folder and resume its run, which writes it again") from None
+        raise UserError(f"{folder}: weights do not load ({reason}): delete it and resume its run") from None
 
 
 def check_taps(taps: tuple[int, ...], transformer: WanTransformer3DModel, where: str) -> None:

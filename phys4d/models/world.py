@@ -15,7 +15,7 @@ from phys4d.models.haar import HaarCodec
 from phys4d.models.heads import GeometryHeads, HeadConfig
 from phys4d.models.initial import draw_transformer
 from phys4d.models.interface import Codec, Grid, Prediction, TextEncoder
-from phys4d.models.lora import without
+from phys4d.models.lora import POLICY, without
 from phys4d.models.text import WordEncoder
 
 TINY_STEPS, TINY_SHIFT = 10, 3.0
@@ -98,7 +98,7 @@ class WorldModel(nn.Module):
         """
         if sigma is None:
             sigma = torch.full((len(clean),), self.config.probe_sigma, device=clean.device)
-        with nullcontext() if drifted else without(self.backbone.transformer, "reinforce"):
+        with nullcontext() if drifted else without(self.backbone.transformer, POLICY):
             noisy = noised(clean, noise, sigma)
             hidden = self.backbone(noisy, sigma, text).hidden
         return Geometry(*self.heads(hidden, noisy, sigma))

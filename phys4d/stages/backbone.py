@@ -13,6 +13,7 @@ from phys4d.engine.resume import Movable
 from phys4d.models.flow import noised, shifted
 from phys4d.models.objective import flow_matching_loss
 from phys4d.models.world import WorldModel
+from phys4d.stages.spec import NEW, StageSpec
 
 
 class BackboneConfig(Config):
@@ -28,11 +29,10 @@ class BackboneObjective:
     """Minimises the rectified-flow loss over all of the transformer's weights."""
 
     name = "backbone"
-    arrays: tuple[str, ...] = ()
 
     def __init__(self, config: BackboneConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, self.arrays, model.text, model.grid)
+        self.clips = Clips(config.data, SPEC.arrays(config), model.text, model.grid)
 
     @staticmethod
     def prepare(model: WorldModel, config: BackboneConfig, seed: int) -> None:
@@ -56,3 +56,17 @@ class BackboneObjective:
         minimise(loss)
         error = (prediction.clean - clean)[:, :, 1:].detach().square().mean()
         return {"loss": loss.detach(), "clean_mse": error}
+
+
+SPEC = StageSpec(
+    name=BackboneObjective.name,
+    config=BackboneConfig,
+    objective=BackboneObjective,
+    takes=(NEW,),
+    arrays=lambda config: (),
+    owns_backbone=True,
+    reads_geometry=False,
+    trains_reader=False,
+    summary="trained the video model itself",
+    parts=("clean_mse", "grad_norm"),
+)

@@ -13,10 +13,11 @@ from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.parallel import Parallel
 from phys4d.engine.resume import FROM_HERE, Movable
 from phys4d.models.flow import noised, shifted
-from phys4d.models.lora import add_adapter
+from phys4d.models.lora import SUPERVISED, add_adapter
 from phys4d.models.objective import flow_matching_loss
 from phys4d.models.world import WorldModel
 from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss, near_probe
+from phys4d.stages.spec import StageSpec
 
 
 class FinetuneConfig(Config):
@@ -40,16 +41,15 @@ class FinetuneObjective:
     """
 
     name = "finetune"
-    arrays = TRUTH
 
     def __init__(self, config: FinetuneConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, self.arrays, model.text, model.grid)
+        self.clips = Clips(config.data, SPEC.arrays(config), model.text, model.grid)
 
     @staticmethod
     def prepare(model: WorldModel, config: FinetuneConfig, seed: int) -> None:
         """Adds the adapter `finetune`; trains it and the heads."""
-        add_adapter(model.backbone.transformer, "finetune", config.rank, seed)
+        add_adapter(model.backbone.transformer, SUPERVISED, config.rank, seed)
         model.heads.requires_grad_(True)
 
     def modules(self) -> dict[str, nn.Module]:
@@ -92,3 +92,14 @@ class FinetuneObjective:
         factor = 2 * sum(flags) / len(flags)
         chosen = [i for i, flag in enumerate(flags) if flag or factor == 0]
         return factor, torch.tensor(chosen, device=device)
+
+
+SPEC = StageSpec(
+    name=FinetuneObjective.name,
+    config=FinetuneConfig,
+    objective=FinetuneObjective,
+    takes=("pretrain",),
+    arrays=lambda config: TRUTH,
+    summary="trained adapter and heads on simulator truth",
+    parts=("depth_loss", "flow_loss", "dz_loss", "diffusion_loss", "warp_loss", "grad_norm"),
+)

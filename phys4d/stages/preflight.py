@@ -4,12 +4,15 @@ The same checks stand before training and behind `--dry-run`. No weight is read 
 no video decoded.
 """
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from phys4d.clips import TRUTH
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.errors import UserError
+from phys4d.engine.schedule import Contract, check_order
 from phys4d.models.backbone import TINY_PATCH
 from phys4d.models.card import CARD, read_card
 from phys4d.models.haar import HaarCodec
@@ -18,7 +21,11 @@ from phys4d.models.preflight import check_model, check_taps
 from phys4d.models.published import check_released, token_stride
 from phys4d.models.text import WordEncoder
 from phys4d.models.world import ModelConfig
+from phys4d.stages.registry import STAGES
+from phys4d.stages.run_file import RunConfig
+from phys4d.stages.spec import NEW, RELEASED
 
+EVALUATED = (*TRUTH, "instance")
 _EVERY = 10_000  # clips; each costs a read, a millisecond on a network disk
 
 
@@ -31,6 +38,40 @@ class Use:
     arrays: Collection[str]
     clips: int = 1
     static_camera: bool = False
+
+
+def check(config: RunConfig, world_size: int = 1) -> None:
+    """Everything about a run that can be refused before it starts. UserError with one line."""
+    check_stages(config, world_size)
+    for stage in config.stages:
+        model = config.output(stage)
+        # os.path: a run folder that may not be looked into is for Run.create to refuse.
+        if os.path.islink(model) or (os.path.exists(model) and not (model / CARD).is_file()):
+            raise UserError(f"{model}: is a link, or no model folder, and {stage} writes its model there: remove it")
+    uses = {}
+    for stage in config.stages:
+        table, spec = config.table(stage), STAGES[stage]
+        uses[f"{stage}.data"] = Use(table.data, spec.arrays(table), static_camera=spec.static_camera)
+    if config.evaluate is not None:
+        uses["evaluate.data"] = Use(config.evaluate.data, EVALUATED, config.evaluate.scenes)
+    check_data(uses, config.init)
+
+
+def check_stages(config: RunConfig, world_size: int = 1) -> None:
+    """What `check` can refuse without the data: stages that do not follow each other or that ranks cannot share."""
+    for stage in config.stages:
+        if config.table(stage) is None:
+            raise UserError(f"{stage}: missing: stages names {stage!r}, so the run file needs a table [{stage}]")
+    start = check_start(config.model, config.init)
+    check_order(config.stages, {name: Contract(spec.takes) for name, spec in STAGES.items()}, start)
+    for stage in config.stages:
+        for name in STAGES[stage].divided:
+            share = getattr(config.table(stage), name)
+            if share % world_size:
+                raise UserError(
+                    f"{stage}.{name}: {share} does not divide over {world_size} processes: "
+                    f"choose a multiple of {world_size}, or fewer processes"
+                )
 
 
 def check_data(uses: Mapping[str, Use], init: Path | None) -> None:
@@ -92,13 +133,13 @@ def _is_tiny(init: Path) -> bool:
 
 def check_start(model: ModelConfig, init: Path | None) -> str:
     """Looks at the model that a run starts from (None: the tiny one, made anew), and returns the stage that wrote it:
-    "" for none, "released" for a diffusers folder. UserError with one line; model: as in the run file."""
+    NEW for none, RELEASED for a diffusers folder. UserError with one line; model: as in the run file."""
     if init is None:
         if model.kind != "tiny":
             raise UserError(f'model.kind: "{model.kind}" without init: name the folder of the released model as init')
         if max(model.taps) >= model.layers:
             raise UserError(f"model.taps: {list(model.taps)}: the transformer has blocks 0 to {model.layers - 1}")
-        return ""
+        return NEW
     if (init / CARD).exists():
         check_model(init)
         return read_card(init).stage
@@ -106,7 +147,7 @@ def check_start(model: ModelConfig, init: Path | None) -> str:
     if model.kind != "wan":
         raise UserError(f'model.kind: "{model.kind}", but {init} is a released Wan model: set model.kind = "wan"')
     check_taps(model.taps, published.transformer, "model.taps")
-    return "released"
+    return RELEASED
 
 
 def check_takes(key: str, where: object, size: tuple[int, int, int], init: Path | None) -> None:

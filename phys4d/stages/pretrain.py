@@ -12,10 +12,12 @@ from phys4d.engine.parallel import Parallel
 from phys4d.engine.resume import Movable
 from phys4d.models.world import WorldModel
 from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss, near_probe
+from phys4d.stages.spec import RELEASED, StageSpec
 
 
 class PretrainConfig(Config):
-    """`data` is a pseudo-labelled dataset; a pixel counts as moving where its pseudo flow exceeds `moving_pixels`."""
+    """`data` is a pseudo-labelled dataset. A pixel counts as moving where its pseudo flow exceeds `moving_pixels`, also
+    where that flow is not valid: it fails its check mostly at the borders of what moves."""
 
     data: Movable
     batch: int = Field(8, ge=1)
@@ -29,11 +31,10 @@ class PretrainObjective:
     """Minimises the geometry loss over the heads; sigma is drawn around the probe, where the heads are read."""
 
     name = "pretrain"
-    arrays = PSEUDO
 
     def __init__(self, config: PretrainConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, self.arrays, model.text, model.grid)
+        self.clips = Clips(config.data, SPEC.arrays(config), model.text, model.grid)
 
     @staticmethod
     def prepare(model: WorldModel, config: PretrainConfig, seed: int) -> None:
@@ -56,3 +57,14 @@ class PretrainObjective:
         loss, terms = geometry_loss(geometry.depth, geometry.motion, batch.arrays, moving, self.config.weights)
         minimise(loss)
         return {"loss": loss.detach(), **terms}
+
+
+SPEC = StageSpec(
+    name=PretrainObjective.name,
+    config=PretrainConfig,
+    objective=PretrainObjective,
+    takes=("backbone", RELEASED),
+    arrays=lambda config: PSEUDO,
+    summary="taught frozen features depth and motion from pseudo-labels",
+    parts=("depth_loss", "flow_loss", "dz_loss", "grad_norm"),
+)

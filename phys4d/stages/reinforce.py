@@ -14,11 +14,12 @@ from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.parallel import Parallel
 from phys4d.engine.resume import Movable
 from phys4d.models.flow import noised, shifted
-from phys4d.models.lora import add_adapter, without
+from phys4d.models.lora import POLICY, add_adapter, without
 from phys4d.models.objective import flow_matching_loss
 from phys4d.models.world import WorldModel
 from phys4d.rewards.moving_chamfer import moving_chamfer
 from phys4d.stages.flow_sde import Sampler, Transition, gaussian_kl, log_probability, rollout, step_distribution
+from phys4d.stages.spec import Panel, StageSpec
 
 
 class ReinforceConfig(Config):
@@ -65,18 +66,16 @@ class ReinforceObjective:
     """One update: rollouts, rewards, advantages within groups, then one clipped step per stochastic denoising step."""
 
     name = "reinforce"
-    arrays = ("depth", "motion")
 
     def __init__(self, config: ReinforceConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        arrays = (*self.arrays, "instance") if config.reward == "objects" else self.arrays
-        self.clips = Clips(config.data, arrays, model.text, model.grid)
+        self.clips = Clips(config.data, SPEC.arrays(config), model.text, model.grid)
         self._ratio_checked = False
 
     @staticmethod
     def prepare(model: WorldModel, config: ReinforceConfig, seed: int) -> None:
         """Adds the adapter `reinforce` over the frozen `finetune`; trains it, and nothing else."""
-        add_adapter(model.backbone.transformer, "reinforce", config.rank, seed)
+        add_adapter(model.backbone.transformer, POLICY, config.rank, seed)
         model.heads.requires_grad_(False)
 
     def modules(self) -> dict[str, nn.Module]:
@@ -176,7 +175,7 @@ class ReinforceObjective:
         policy = clipped_policy_loss(ratio, advantage, config.clip)
         loss, kl = policy, ratio.new_zeros(())
         if config.kl > 0:
-            with torch.no_grad(), without(self.model.backbone.transformer, "reinforce"):
+            with torch.no_grad(), without(self.model.backbone.transformer, POLICY):
                 reference, _ = self._step_mean(t, batch)
             kl = gaussian_kl(mean, reference, deviation, config.dimensions).mean()
             loss = loss + config.kl * kl
@@ -212,6 +211,10 @@ class ReinforceObjective:
         sigma = shifted(batch.uniform("sigma"), self.model.config.sampling_shift).clamp_min(0.02)
         prediction = self.model.predict(noised(clean, noise, sigma), sigma, batch.text)
         return flow_matching_loss(self.model.backbone, prediction, clean, noise)
+
+
+def _arrays(config: ReinforceConfig) -> tuple[str, ...]:
+    return ("depth", "motion", "instance") if config.reward == "objects" else ("depth", "motion")
 
 
 def group_advantages(reward: Tensor, group: int, clip: float) -> tuple[Tensor, Tensor]:
@@ -253,3 +256,26 @@ def check_replay(ratios: Sequence[Tensor], parallel: Parallel, tolerance: float 
             f"reinforce: the first update's probability ratios are not 1 (within {tolerance:.0e}): {where}: "
             "the policy that is trained is not the policy that drew the samples; the run stops"
         )
+
+
+SPEC = StageSpec(
+    name=ReinforceObjective.name,
+    config=ReinforceConfig,
+    objective=ReinforceObjective,
+    takes=("finetune",),
+    arrays=_arrays,
+    samples=lambda config: config.conditions * config.group,
+    divided=("conditions", "flow_matching_batch"),
+    static_camera=True,
+    trains_reader=False,
+    rewarded=True,
+    summary="trained the generator on the reward of its own clips",
+    panels=(
+        Panel("reward", "reward", "reward / m", spread="reward_group_std"),
+        Panel("ratio_std", "ratio, std", "std of the ratio"),
+        Panel("clip_fraction", "clip fraction", "share of ratios clipped"),
+        Panel("kl", "KL to finetune", "KL"),
+        Panel("head_drift", "head drift", "mean |log ratio| of depth"),
+    ),
+    parts=("grad_norm",),
+)

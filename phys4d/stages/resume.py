@@ -7,13 +7,13 @@ from pathlib import Path
 
 from phys4d.engine.resume import digest
 from phys4d.engine.telemetry import Run
-from phys4d.stages.run import RunConfig, output_folder
+from phys4d.stages.run_file import RunConfig
 
 
 def open_run(config: RunConfig, *, resume: bool, since: float | None = None) -> Run:
     """`Run.create` in the folder of `config`, which has been checked."""
     # os.path.exists: a folder that may not be looked into is for Run.create to refuse.
-    finished = [stage for stage in config.stages if os.path.exists(output_folder(config, stage))]
+    finished = [stage for stage in config.stages if os.path.exists(config.output(stage))]
     return Run.create(
         config.folder, config, resume=resume, since=since, finished=finished, identities=identities(config)
     )
@@ -22,7 +22,7 @@ def open_run(config: RunConfig, *, resume: bool, since: float | None = None) -> 
 def identities(config: RunConfig) -> dict[str, str]:
     """Digests of what the run reads, by key of the run file: each dataset's index, which holds the hashes of its
     clips, and the files of `init`."""
-    tables = {name: getattr(config, name) for name in (*config.stages, "evaluate")}
+    tables = {name: config.table(name) for name in (*config.stages, "evaluate")}
     found = {f"{name}.data": _index(table.data) for name, table in tables.items() if table is not None}
     if config.init is not None:
         found["init"] = digest(_shown_files(config.init), config.init)

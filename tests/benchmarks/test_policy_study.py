@@ -8,7 +8,7 @@ from phys4d.demo import load_recipe
 
 
 def test_each_variant_changes_what_it_says_and_nothing_else() -> None:
-    recipe = load_recipe(None, []).run.reinforce
+    recipe = load_recipe(None, []).run.table("reinforce")
     assert recipe is not None
     for changes in VARIANTS.values():
         before, after = (stage.model_dump() for stage in (recipe, variant(recipe, changes)))
@@ -24,7 +24,7 @@ def leaves(settings: dict) -> dict:
 
 def test_a_variant_with_an_unknown_key_is_refused() -> None:
     with pytest.raises(ValueError, match="speed"):
-        variant(load_recipe(None, []).run.reinforce, {"speed": 3})
+        variant(load_recipe(None, []).run.table("reinforce"), {"speed": 3})
 
 
 def test_what_differs_between_scenes_is_no_correlation() -> None:

@@ -60,7 +60,7 @@ def test_paths_are_escaped(data: Path, tmp_path: Path, monkeypatch: pytest.Monke
     for arguments, code, name, line in (
         (["data", "verify", str(data)], 0, "stdout", f"{shown}: all clips are whole\n"),
         (["data", "sheet", str(data), "--out", str(picture)], 0, "stdout", f"{shown}/\\u7d75.png: 2 clips\n"),
-        (["data", "verify", f"{data}無"], 2, "stderr", f"phys4d: error: {shown}\\u7121: no such dataset folder"),
+        (["data", "verify", f"{data}無"], 2, "stderr", f"phys4d: error: {shown}\\u7121: no such dataset"),
         (["train", str(run), "--dry-run"], 0, "stdout", f"{tmp_path}/\\u8d70.toml: valid: would run backbone in"),
     ):
         with monkeypatch.context() as patch:

@@ -89,7 +89,7 @@ def test_a_stream_reads_no_further_ahead_than_asked_and_raises_in_its_place(writ
 
 def test_a_missing_folder_or_index_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"/none: no such dataset folder: make one with `phys4d simulate --out .*/none --clips N`$"
+        UserError, match=r"/none: no such dataset: make one with `phys4d simulate --out .*/none --clips N`$"
     ):
         ClipDataset(tmp_path / "none")
     with pytest.raises(

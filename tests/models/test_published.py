@@ -174,7 +174,7 @@ OWN_FAULTS: list[tuple[Change, str]] = [
         stored_as(str(HEADS), lambda w: {k: t for k, t in w.items() if k != "depth.place"}),
         "holds no depth.place, which",
     ),
-    (stored_as(ADAPTER, thinner), "is [1, 2], this transformer takes [32, 2]): delete the folder and resume its run, which writes it again"),
+    (stored_as(ADAPTER, thinner), "is [1, 2], this transformer takes [32, 2]): delete it and resume its run"),
     (
         lambda root: shutil.rmtree(root / "adapters"),
         "adapters/finetune/pytorch_lora_weights.safetensors: cannot be read",

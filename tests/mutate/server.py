@@ -31,7 +31,13 @@ LIBRARIES = (
     "peft.tuners.lora", "transformers.models.umt5.modeling_umt5", "pydantic", "av", "blosc2", "pyarrow.parquet",
     "rich.progress", "safetensors.torch", "scipy.spatial",
 )  # fmt: skip
-ENTRIES = ("phys4d.stages.run", "phys4d.rewards.moving_chamfer", "phys4d.kernels.geometry", "phys4d.kernels.attention")
+ENTRIES = (
+    "phys4d.stages.runner",
+    "phys4d.stages.preflight",
+    "phys4d.rewards.moving_chamfer",
+    "phys4d.kernels.geometry",
+    "phys4d.kernels.attention",
+)
 # Without its plugins that collect all garbage at the end and that write to the disk.
 OPTIONS = ("-x", "-q", *("-p", "no:cacheprovider"), *("-p", "no:unraisableexception"), *("-p", "no:threadexception"))
 SECONDS = 60  # of processor time that a mutant's tests may take; on the clock five times as long

@@ -27,8 +27,8 @@ from phys4d.cli import main
 from phys4d.engine import checkpoint
 from phys4d.models import folder as model_folder
 from phys4d.stages.backbone import BackboneObjective
+from phys4d.stages.registry import STAGES
 from phys4d.stages.reinforce import ReinforceObjective
-from phys4d.stages.run import KINDS
 
 
 def die() -> None:
@@ -37,7 +37,7 @@ def die() -> None:
 
 def kill_at(stage: str, step: int = 0, moment: int | None = None, export: bool = False) -> None:
     """Arranges this process's death."""
-    objective = KINDS[stage].objective
+    objective = STAGES[stage].objective
     update, save = objective.update, checkpoint.save
 
     def deadly_update(self: Any, now: int, minimise: Any) -> Any:

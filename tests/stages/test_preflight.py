@@ -82,7 +82,7 @@ def test_a_model_of_ours_whose_files_are_damaged(refused: Refused, tmp_path: Pat
     heads = (given / HEADS).read_bytes()
     (given / HEADS).write_bytes(heads[:-4])
     what = f"{given / HEADS}: is {len(heads) - 4} bytes long, its header says {len(heads)}"
-    line = f"{given}: weights do not load ({what}): delete the folder and resume its run, which writes it again"
+    line = f"{given}: weights do not load ({what}): delete it and resume its run"
     assert refused(given, stages=("reinforce",)) == line
     (given / HEADS).write_bytes(heads)
     shutil.rmtree(base)

@@ -14,7 +14,8 @@ from phys4d.engine.config import load_toml
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.parallel import Parallel
 from phys4d.engine.telemetry import Run
-from phys4d.stages.run import RunConfig, check
+from phys4d.stages.preflight import check
+from phys4d.stages.run_file import RunConfig
 
 Refused = Callable[..., str]
 WriteRun = Callable[..., Path]
@@ -244,7 +245,7 @@ def test_a_lora_of_another_rank(refused: Refused, finished: Path, clips: Path, t
     save_file(weights | {key: weights[key].repeat(1, 2)}, model / ADAPTER)
     line = refused(clips, stages=["reinforce"], init=model)
     what = f"{model / ADAPTER}: does not fit: {key} is [32, 4], this transformer takes [32, 2]"
-    assert line == f"{model}: weights do not load ({what}): delete the folder and resume its run, which writes it again"
+    assert line == f"{model}: weights do not load ({what}): delete it and resume its run"
 
 
 def test_what_a_resumed_run_may_not_change(

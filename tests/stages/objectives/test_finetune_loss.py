@@ -134,7 +134,8 @@ def test_it_trains_its_adapter_and_the_heads(
     objective: Callable[..., Any], world: WorldModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = objective(finetune, rank=7, heads_lr_scale=2.5)
-    assert set(stage.arrays) == {"depth", "motion", "depth_valid", "flow_valid", "dz_valid", "visible", "moving"}
+    arrays = finetune.SPEC.arrays(stage.config)
+    assert set(arrays) == {"depth", "motion", "depth_valid", "flow_valid", "dz_valid", "visible", "moving"}
     transformer, added = world.backbone.transformer, []
 
     def add_adapter(*given: Any) -> None:

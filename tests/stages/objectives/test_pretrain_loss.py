@@ -52,7 +52,7 @@ def test_the_loss_is_that_of_the_geometry_and_moving_is_where_the_flow_is_long(
 
 def test_it_reads_pseudo_labels_and_trains_the_heads_alone(objective: Callable[..., Any], world: WorldModel) -> None:
     stage = objective(pretrain)
-    assert set(stage.arrays) == {"depth", "motion", "depth_valid", "flow_valid", "dz_valid"}
+    assert set(pretrain.SPEC.arrays(stage.config)) == {"depth", "motion", "depth_valid", "flow_valid", "dz_valid"}
     stage.prepare(world, stage.config, SEED)
     assert {name for name, p in world.named_parameters() if p.requires_grad} == {"heads.near", "heads.shift"}
     assert stage.modules() == {"heads": world.heads}

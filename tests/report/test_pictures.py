@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phys4d.evaluate.colours import MISSING, flow, flow_legend, sequential, table
-from phys4d.evaluate.curves import panel, smoothed
-from phys4d.evaluate.pictures import FRAME_MS, address, clip_style, hold_last, layout, sheet, strip_frames
+from phys4d.report.colours import MISSING, flow, flow_legend, sequential, table
+from phys4d.report.curves import panel, smoothed
+from phys4d.report.pictures import FRAME_MS, address, clip_style, hold_last, layout, sheet, strip_frames
 
 
 def hue(colour: np.ndarray) -> float:

@@ -12,27 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from phys4d.evaluate.artefacts import STAGES, Artefacts, read_artefacts
-from phys4d.evaluate.curves import panel
-from phys4d.evaluate.pictures import clip_style, colour_bar, strip_frames, wheel
-from phys4d.evaluate.scenes import scene
-from phys4d.evaluate.tables import definitions, further_figures, metrics_table, number, reward_sentence
+from phys4d.report.artefacts import Artefacts, read_artefacts
+from phys4d.report.curves import panel
+from phys4d.report.pictures import clip_style, colour_bar, strip_frames, wheel
+from phys4d.report.scenes import scene
+from phys4d.report.tables import definitions, further_figures, metrics_table, number, reward_sentence
+from phys4d.stages.registry import STAGES
+from phys4d.stages.spec import NEW, StageSpec
 
 EXPANDED = 2  # scenes that are open when the page opens
-_TRAINED = ("backbone", *STAGES)
-_PARTS = ("clean_mse", "depth_loss", "flow_loss", "dz_loss", "diffusion_loss", "warp_loss", "grad_norm")
-_POLICY = (  # name in metrics.jsonl, title, unit
-    ("ratio_std", "ratio, std", "std of the ratio"),
-    ("clip_fraction", "clip fraction", "share of ratios clipped"),
-    ("kl", "KL to finetune", "KL"),
-    ("head_drift", "head drift", "mean |log ratio| of depth"),
-)
-_WHAT = {
-    "backbone": "trained the video model itself",
-    "pretrain": "taught frozen features depth and motion from pseudo-labels",
-    "finetune": "trained adapter and heads on simulator truth",
-    "reinforce": "trained the generator on the reward of its own clips",
-}
 
 
 def write_report(run_folder: Path) -> Path:
@@ -42,7 +30,7 @@ def write_report(run_folder: Path) -> Path:
     absent. Raises UserError where summary.json is missing or a file does not hold what it should.
     """
     run = read_artefacts(Path(run_folder))
-    template = Template((files("phys4d.evaluate") / "page.html").read_text(encoding="utf-8"))
+    template = Template((files("phys4d.report") / "page.html").read_text(encoding="utf-8"))
     sections = [_opening(run), _figures(run), _training(run), _scenes(run), _failures(run), _origin(run)]
     page = template.substitute(
         title=escape(f"phys4d: {run.folder.resolve().name}"),
@@ -64,9 +52,10 @@ def _opening(run: Artefacts) -> str:
     config = _config(run)
     model, evaluate = config.get("model") or {}, config.get("evaluate") or {}
     kind = f"{model['kind']} " if "kind" in model else ""
-    origin = "trained from scratch on simulated clips" if "backbone" in run.curves else "with given weights"
+    new = any(NEW in STAGES[stage].takes for stage in run.curves if stage in STAGES)
+    origin = "trained from scratch on simulated clips" if new else "with given weights"
     size = f" (width {model['width']}, {model['layers']} layers)" if model.get("kind") == "tiny" else ""
-    done = "; ".join(f"{stage} {_WHAT[stage]}" for stage in _TRAINED if stage in run.curves)
+    done = "; ".join(f"{name} {spec.summary}" for name, spec in STAGES.items() if name in run.curves)
     clips = "Held-out clips"
     if run.truth:
         frames, height, width = run.truth["video"].shape[1:4]
@@ -95,7 +84,7 @@ def _opening(run: Artefacts) -> str:
 def _stages(run: Artefacts) -> str:
     """Steps and seconds of each stage."""
     seconds = run.summary.get("stage_seconds") or {}
-    names = [s for s in _TRAINED if s in run.curves or s in seconds] + [s for s in seconds if s not in _TRAINED]
+    names = [s for s in STAGES if s in run.curves or s in seconds] + [s for s in seconds if s not in STAGES]
     if not names:
         return ""
     steps = {
@@ -111,7 +100,8 @@ def _stages(run: Artefacts) -> str:
 def _figures(run: Artefacts) -> str:
     stages, baselines = run.summary["stages"], run.summary.get("baselines") or {}
     changes, readers = run.summary.get("changes") or {}, run.summary.get("readers") or {}
-    sentence = reward_sentence(stages, run.rewards["finetune"], run.rewards["reinforce"], readers)
+    policies = [(name, spec.takes[0]) for name, spec in STAGES.items() if spec.rewarded]
+    sentence = " ".join(reward_sentence(*pair, stages, run.rewards, readers) for pair in policies)
     key = (
         "± standard error over scenes. ↓ less is better, ↑ more is better; the best stage of a column is "
         "marked. Grey rows are changes from stage to stage, scene by scene, and baselines, which are no models. "
@@ -128,42 +118,50 @@ def _training(run: Artefacts) -> str:
     if not run.curves:
         return "<h2>Training</h2><p>metrics.jsonl is absent or empty: no curves.</p>"
     losses, parts, missing = [], [], []
-    for stage in _TRAINED[:-1]:
+    for stage, spec in STAGES.items():
         curves = run.curves.get(stage, {})
-        if "loss" in curves:
-            losses.append(panel(f"{stage}: loss", *curves["loss"], unit="loss"))
-        else:
+        parts += [panel(f"{stage}: {n}", *curves[n], unit=n.replace("_", " ")) for n in spec.parts if n in curves]
+        if spec.rewarded:
+            continue
+        if not any(curve.name in curves for curve in spec.panels):
             missing.append(stage)
-        parts += [panel(f"{stage}: {n}", *curves[n], unit=n.replace("_", " ")) for n in _PARTS if n in curves]
-    policy = _policy(run)
+        losses += _curves(run, spec)
+    policies = "".join(_policy(run, spec) for spec in STAGES.values() if spec.rewarded)
     note = f"<p>Unreadable lines of metrics.jsonl, left out: {run.unreadable}.</p>" if run.unreadable else ""
     absent = f"<p>No loss was logged for: {', '.join(missing)}.</p>" if missing else ""
     more = f"<details><summary>Parts of the losses</summary>{_panels(parts)}</details>" if parts else ""
     return (
         "<h2>Training</h2><p><small>Thin: as logged. Thick: centred moving mean.</small></p>"
-        f"{note}{_panels(losses)}{absent}{more}{policy}"
+        f"{note}{_panels(losses)}{absent}{more}{policies}"
     )
 
 
-def _policy(run: Artefacts) -> str:
-    curves = run.curves.get("reinforce", {})
-    if "reward" not in curves:
-        return "<h3>Reinforce</h3><p>This run logged no reinforce stage.</p>"
-    steps, reward = curves["reward"]
-    spread = curves.get("reward_group_std")
-    band = spread[1] if spread is not None and np.array_equal(spread[0], steps) else None
-    title = "reward" + (" ± group std" if band is not None else "")
-    panels = [panel(f"reinforce: {title}", steps, reward, unit="reward / m", band=band)]
-    panels += [
-        panel(f"reinforce: {title}", *curves[name], unit=unit) for name, title, unit in _POLICY if name in curves
-    ]
-    absent = [name for name, *_ in _POLICY if name not in curves]
+def _curves(run: Artefacts, spec: StageSpec) -> list[str]:
+    """The stage's panels that were logged; one with a spread as a band around its curve."""
+    curves, drawn = run.curves.get(spec.name, {}), []
+    for curve in spec.panels:
+        if curve.name not in curves:
+            continue
+        steps, values = curves[curve.name]
+        spread = curves.get(curve.spread) if curve.spread else None
+        band = spread[1] if spread is not None and np.array_equal(spread[0], steps) else None
+        title = f"{spec.name}: {curve.title}" + (" ± group std" if band is not None else "")
+        drawn.append(panel(title, steps, values, unit=curve.unit, band=band))
+    return drawn
+
+
+def _policy(run: Artefacts, spec: StageSpec) -> str:
+    curves = run.curves.get(spec.name, {})
+    title = escape(spec.name.capitalize())
+    if spec.panels[0].name not in curves:
+        return f"<h3>{title}</h3><p>This run logged no {spec.name} stage.</p>"
+    absent = [curve.name for curve in spec.panels if curve.name not in curves]
     note = f"<p>Not logged: {', '.join(absent)}.</p>" if absent else ""
     text = (
         "Reward of the rollouts on training scenes, other ones at every step, so it scatters; the held-out "
         "reward is in the table above."
     )
-    return f"<h3>Reinforce</h3><p><small>{text}</small></p>{_panels(panels)}{note}"
+    return f"<h3>{title}</h3><p><small>{text}</small></p>{_panels(_curves(run, spec))}{note}"
 
 
 def _panels(panels: Iterable[str]) -> str:

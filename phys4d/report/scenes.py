@@ -6,12 +6,13 @@ from html import escape
 
 import numpy as np
 
-from phys4d.evaluate.artefacts import STAGES, Artefacts
-from phys4d.evaluate.colours import flow, sequential
-from phys4d.evaluate.pictures import address, hold_last, sheet, strip_frames
-from phys4d.evaluate.tables import number
+from phys4d.report.artefacts import MEASURED, Artefacts
+from phys4d.report.colours import flow, sequential
+from phys4d.report.pictures import address, hold_last, sheet, strip_frames
+from phys4d.report.tables import number
+from phys4d.stages.registry import STAGES
 
-READERS = ("pretrain", "finetune")
+READERS = tuple(name for name in MEASURED if STAGES[name].trains_reader)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _read(run: Artefacts, k: int, ranges: Ranges) -> str:
 
 def _generated(run: Artefacts, k: int, ranges: Ranges, worst: dict[str, int]) -> str:
     rows = [_head("RGB", "depth", "motion", "RGB error against truth"), *_truth(run, empty=1)]
-    for stage in STAGES:
+    for stage in MEASURED:
         if stage not in run.stages:
             rows += [_label(stage), _absent(stage, 4)]
             continue

@@ -15,10 +15,10 @@ from PIL import Image
 
 from phys4d.engine.errors import UserError
 from phys4d.evaluate.changes import READ
-from phys4d.evaluate.pictures import layout
-from phys4d.evaluate.readme_picture import picture
-from phys4d.evaluate.report import write_report
-from phys4d.evaluate.tables import METRICS, reward_sentence
+from phys4d.report.pictures import layout
+from phys4d.report.readme_picture import picture
+from phys4d.report.tables import METRICS, reward_sentence
+from phys4d.report.write import write_report
 
 STAGES = ("pretrain", "finetune", "reinforce")
 CAPTION = 'a <b>red</b> sphere & a "blue" cube'
@@ -312,15 +312,19 @@ def test_reward_sentence_pairs_scenes_and_tells_all_outcomes() -> None:
             "reinforce": {"reward": new, "reward_se": 0.05},
         }
 
+    def sentence(figures: dict, before: list[float], after: list[float], readers: dict[str, str]) -> str:
+        rewards = {"finetune": before, "reinforce": after}
+        return reward_sentence("reinforce", "finetune", figures, rewards, readers)
+
     scenes, same = [-0.5, -0.3, -0.1], {"finetune": "1", "reinforce": "1"}
-    better = reward_sentence(stages(-0.3, -0.28), scenes, [-0.481, -0.28, -0.079], same)
+    better = sentence(stages(-0.3, -0.28), scenes, [-0.481, -0.28, -0.079], same)
     assert "better" in better and "+0.0200 ± 0.0006" in better and "paired over the same 3 scenes" in better
-    worse = reward_sentence(stages(-0.28, -0.3), [-0.481, -0.28, -0.079], scenes, same)
+    worse = sentence(stages(-0.28, -0.3), [-0.481, -0.28, -0.079], scenes, same)
     assert "worse" in worse and "−0.0200" in worse
-    assert "no change" in reward_sentence(stages(-0.3, -0.28), [], [], same)
-    assert "no change" in reward_sentence(stages(-0.3, -0.3), scenes, scenes, same)
-    assert "nothing is concluded" in reward_sentence({"reinforce": {"reward": -0.2}}, [], [], {})
-    other = reward_sentence(stages(-0.3, -0.28), scenes, scenes, same | {"reinforce": "2"})
+    assert "no change" in sentence(stages(-0.3, -0.28), [], [], same)
+    assert "no change" in sentence(stages(-0.3, -0.3), scenes, scenes, same)
+    assert "nothing is concluded" in sentence({"reinforce": {"reward": -0.2}}, [], [], {})
+    other = sentence(stages(-0.3, -0.28), scenes, scenes, same | {"reinforce": "2"})
     assert "do not compare" in other and "better" not in other
 
 

@@ -1,4 +1,4 @@
-"""The figures of a run as HTML tables, and the sentence on what reinforce did to the held-out reward."""
+"""The figures of a run as HTML tables, and the sentence on what a policy stage did to the held-out reward."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from phys4d.evaluate.artefacts import STAGES
 from phys4d.evaluate.changes import READ, paired
+from phys4d.report.artefacts import MEASURED
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def metrics_table(
     head = "".join(f"<th>{m.key} {'↑' if m.more_is_better else '↓'}<small>{m.unit}</small></th>" for m in METRICS)
     best = {m.key: _best(_comparable(stages, m, readers), m) for m in METRICS}
     rows = []
-    for stage in STAGES:
+    for stage in MEASURED:
         if stage not in stages:
             gap = f'<td class="absent" colspan="{len(METRICS)}">not part of this run</td>'
             rows.append(f"<tr><th>{stage}</th>{gap}</tr>")
@@ -105,7 +105,7 @@ def definitions() -> str:
 def further_figures(stages: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]]) -> str:
     """What summary.json holds beyond the table's columns, or an empty string."""
     known = {m.key for m in METRICS}
-    rows = {**{s: stages[s] for s in STAGES if s in stages}, **baselines}
+    rows = {**{s: stages[s] for s in MEASURED if s in stages}, **baselines}
     names = {name for row in rows.values() for name in row}
     extra = sorted(name for name in names - known if not (name.endswith("_se") and name[:-3] in names))
     if not extra:
@@ -121,32 +121,33 @@ def further_figures(stages: Mapping[str, Mapping[str, Any]], baselines: Mapping[
 
 
 def reward_sentence(
+    policy: str,
+    start: str,
     stages: Mapping[str, Mapping[str, Any]],
-    before_scenes: Sequence[float],
-    after_scenes: Sequence[float],
+    rewards: Mapping[str, Sequence[float]],
     readers: Mapping[str, str],
 ) -> str:
-    """Say what the held-out reward was before and after reinforce, whichever way it went.
+    """Say what the held-out reward was before and after a stage that trains on it, whichever way it went.
 
-    stages: summary.json's. before_scenes, after_scenes: reward of the same held-out scenes after finetune and
-    after reinforce, to pair them; where they do not pair, the two standard errors are added as independent.
+    policy: that stage. start: the stage whose model it started from. stages: summary.json's. rewards: of the same
+    held-out scenes by stage, to pair them; where they do not pair, the two standard errors are added as independent.
     readers: the digest of each stage's heads; rewards that different heads read are not compared.
     """
-    before, after = stages.get("finetune", {}), stages.get("reinforce", {})
+    before, after = stages.get(start, {}), stages.get(policy, {})
     if not after:
-        return "This run has no reinforce stage, so there is no reward before and after it."
+        return f"This run has no {policy} stage, so there is no reward before and after it."
     figures = [before.get("reward"), before.get("reward_se"), after.get("reward"), after.get("reward_se")]
     shown = [number(figure, 4) for figure in figures]
     text = (
-        f"Held-out reward before reinforce (after finetune): {shown[0]} ± {shown[1]} m; "
-        f"after reinforce: {shown[2]} ± {shown[3]} m. "
+        f"Held-out reward before {policy} (after {start}): {shown[0]} ± {shown[1]} m; "
+        f"after {policy}: {shown[2]} ± {shown[3]} m. "
     )
-    if readers.get("finetune") != readers.get("reinforce"):
+    if readers.get(start) != readers.get(policy):
         return text + "Different heads read the clips of the two stages, so the two rewards do not compare."
     if "–" in shown:
         return text + "A figure or its standard error is missing, so nothing is concluded from it."
     old, old_se, new, new_se = (float(figure) for figure in figures if figure is not None)
-    by_scene = paired(before_scenes, after_scenes)
+    by_scene = paired(rewards.get(start, []), rewards.get(policy, []))
     if by_scene is not None:
         change, change_se, scenes = by_scene
         how = f"paired over the same {scenes} scenes and noise"
@@ -156,7 +157,7 @@ def reward_sentence(
     if abs(change) < 2 * change_se or change == 0:
         verdict = "less than two standard errors, so this run shows no change"
     else:
-        verdict = f"more than two standard errors: reinforce made it {'better' if change > 0 else 'worse'}"
+        verdict = f"more than two standard errors: {policy} made it {'better' if change > 0 else 'worse'}"
     sign = "+" if change > 0 else ""
     return (
         f"{text}The change is {sign}{number(change, 4)} ± {number(change_se, 4)} m ({how}): "

@@ -7,10 +7,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from phys4d.engine.errors import UserError
-from phys4d.evaluate.artefacts import STAGES, Artefacts, read_artefacts
-from phys4d.evaluate.colours import flow, sequential
-from phys4d.evaluate.pictures import hold_last, strip_frames
-from phys4d.evaluate.scenes import scene_ranges
+from phys4d.report.artefacts import MEASURED, Artefacts, read_artefacts
+from phys4d.report.colours import flow, sequential
+from phys4d.report.pictures import hold_last, strip_frames
+from phys4d.report.scenes import scene_ranges
 
 _LABEL, _GAP, _TILE = 96, 4, 96  # pixels; a tile is a frame enlarged by a whole factor, about this wide
 _CAPTION = 44  # pixels above the frames, for two lines
@@ -26,7 +26,7 @@ def picture(run_folder: Path, out: Path, *, scenes: tuple[int, ...] = (0, 1)) ->
     1000 pixels wide for two scenes. Raises UserError where the run shows no clips or not these scenes.
     """
     run = read_artefacts(Path(run_folder))
-    made = [stage for stage in STAGES if stage in run.stages]
+    made = [stage for stage in MEASURED if stage in run.stages]
     if not made:
         raise UserError(f"no clips: {run.folder / 'evaluation'}: evaluate the run, that writes truth.npz and more")
     count = len(run.truth["keys"])
@@ -57,7 +57,7 @@ def picture(run_folder: Path, out: Path, *, scenes: tuple[int, ...] = (0, 1)) ->
 
 def _scene(run: Artefacts, k: int, font: Font) -> np.ndarray:
     """The caption above four rows of enlarged frames, uint8 [H, W, 3]."""
-    arrays = run.stages[[stage for stage in STAGES if stage in run.stages][-1]]
+    arrays = run.stages[[stage for stage in MEASURED if stage in run.stages][-1]]
     ranges = scene_ranges(run, k)
     rows = (
         run.truth["video"][k],

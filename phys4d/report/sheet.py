@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from phys4d.engine.data.dataset import ClipDataset, Sample
 from phys4d.engine.errors import UserError
 from phys4d.engine.output import check_file, write_file
-from phys4d.evaluate.colours import MISSING, flow, sequential
+from phys4d.report.colours import MISSING, flow, sequential
 
 COLUMNS = 2  # clips beside each other
 FRAMES = 5  # of each clip, first to last

@@ -8,7 +8,7 @@ from PIL import Image
 
 from phys4d.cli import main
 from phys4d.engine.data.dataset import ClipDataset
-from phys4d.evaluate.sheet import COLUMNS, FRAMES, GAP, LINE, RULE, contact_sheet
+from phys4d.report.sheet import COLUMNS, FRAMES, GAP, LINE, RULE, contact_sheet
 from phys4d.simulation.generate import SimulateConfig, simulate
 
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from phys4d.evaluate.colours import flow_legend, table
+from phys4d.report.colours import flow_legend, table
 
 FRAME_MS = 110
 HOLD_MS = 500  # the last frame stays, so that the eye sees where a clip begins

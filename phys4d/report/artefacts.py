@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from phys4d.engine.errors import UserError
+from phys4d.stages.registry import STAGES
 
-STAGES = ("pretrain", "finetune", "reinforce")
+MEASURED = tuple(name for name, spec in STAGES.items() if spec.reads_geometry)  # stages that are evaluated
 _TRUTH = ("keys", "captions", "video", "depth", "motion", "visible", "moving", "intrinsics")
 _STAGE = ("read_depth", "read_motion", "video", "depth", "motion", "reward")
 _RESUME = "resume the run (phys4d train RUN.toml --resume), which writes what is missing"
@@ -67,14 +68,14 @@ def read_artefacts(folder: Path) -> Artefacts:
         stages=stages,
         failed=failed,
         failed_stages=failed_stages,
-        rewards={stage: _rewards(evaluation / f"{stage}.json") for stage in STAGES},
+        rewards={stage: _rewards(evaluation / f"{stage}.json") for stage in MEASURED},
     )
 
 
 def _scenes(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
     """truth.npz and the stages' arrays beside it, of the same scenes; empty where there is none."""
     truth = _arrays(folder / "truth.npz", _TRUTH)
-    read = {stage: _arrays(folder / f"{stage}.npz", _STAGE) for stage in STAGES} if truth else {}
+    read = {stage: _arrays(folder / f"{stage}.npz", _STAGE) for stage in MEASURED} if truth else {}
     stages = {stage: arrays for stage, arrays in read.items() if arrays}
     for stage, arrays in stages.items():
         for name in ("video", "depth", "motion"):

@@ -1,0 +1,53 @@
+"""The run file: which stages a run has, their tables, and where it goes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, create_model
+
+from phys4d.engine.config import Config
+from phys4d.engine.resume import FROM_HERE, MOVED, Movable, OnResume
+from phys4d.evaluate.run import EvaluateConfig
+from phys4d.models.backbone import Precision
+from phys4d.models.world import ModelConfig
+from phys4d.stages.registry import STAGES
+
+MEASURED_AGAIN = OnResume("all stages are measured again", anytime=True, discards="evaluation")
+if TYPE_CHECKING:
+    StageName = str
+else:
+    StageName = Literal[tuple(STAGES)]
+
+
+class RunSettings(Config):
+    """A run file. `precision` is that of the transformer's matrix products; "bf16" leaves weights, gradients,
+    timesteps, sigmas, RoPE tables, heads and losses in fp32. `evaluate`, where given, measures the model behind every
+    stage that has heads. `init` is a model folder or a diffusers folder of Wan; a run whose first stage starts from a
+    new model has none.
+
+    Each stage named in `stages` has a table of its name, with the keys of its `StageSpec.config`.
+    """
+
+    folder: Movable
+    stages: tuple[StageName, ...] = Field(min_length=1)
+    seed: int = Field(0, ge=0)
+    precision: Annotated[Precision, FROM_HERE] = "fp32"
+    init: Annotated[Path | None, MOVED] = None
+    model: ModelConfig = ModelConfig()
+    evaluate: Annotated[EvaluateConfig | None, MEASURED_AGAIN] = None
+
+    def table(self, stage: str) -> Any:
+        """The table of a stage, None where the run file has none."""
+        return getattr(self, stage)
+
+    def output(self, stage: str) -> Path:
+        """The folder in which a stage writes the model that it hands on."""
+        return self.folder / f"model-{stage}"
+
+
+if TYPE_CHECKING:
+    RunConfig = RunSettings
+else:  # with one optional table for each registered stage
+    RunConfig = create_model(
+        "RunConfig", __base__=RunSettings, **{name: (spec.config | None, None) for name, spec in STAGES.items()}
+    )

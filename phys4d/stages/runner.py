@@ -1,0 +1,77 @@
+"""Carries a run out: each stage from the model before it to the model that it writes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from phys4d.clips import clip_size
+from phys4d.engine.loop import train
+from phys4d.engine.parallel import Parallel, together
+from phys4d.engine.schedule import run_in_order
+from phys4d.engine.telemetry import Run
+from phys4d.models import folder as model_folder
+from phys4d.models.folder import Loaded
+from phys4d.models.placement import place
+from phys4d.models.world import create_tiny
+from phys4d.stages.registry import STAGES
+from phys4d.stages.run_file import RunConfig
+
+
+def execute(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, after: Callable[[str], None]) -> None:
+    """Runs the stages that have not finished, and after(stage) on all ranks behind each of them, finished or not."""
+
+    def one(stage: str, given: Path | None) -> None:
+        with run.clock.stage(stage):
+            run_stage(stage, config, run, parallel, given, resume=resume)
+            together(run.clock.save)
+
+    run_in_order(config.stages, {s: config.output(s) for s in config.stages}, one, config.init, after)
+
+
+def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given: Path | None, *, resume: bool) -> None:
+    """Trains one stage from the model in `given` and writes the model it makes."""
+    table, spec = config.table(stage), STAGES[stage]
+    loaded = together(lambda: _start(stage, config, given))
+    loaded.model.backbone.precision = config.precision
+    spec.objective.prepare(loaded.model, table, config.seed)
+    place(loaded.model, parallel)
+    objective = spec.objective(table, loaded.model, parallel, config.seed)
+    train(objective, optimizer=table.optimizer, loop=table.loop, run=run, parallel=parallel, resume=resume)
+    trained = {name: full_state(module) for name, module in objective.modules().items()}
+
+    def save() -> None:
+        final = loaded
+        if parallel.world_size > 1:
+            final = _start(stage, config, given)
+            spec.objective.prepare(final.model, table, config.seed)
+            _restore(spec.objective(table, final.model, parallel, config.seed).modules(), trained)
+        base = None if spec.owns_backbone else final.base
+        model_folder.save(final.model, config.output(stage), stage=stage, base=base)
+
+    parallel.on_rank_zero(save)
+
+
+def full_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """A module's whole state on the CPU; a collective where it is sharded, and then empty but on rank 0."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state: dict[str, Any] = get_model_state_dict(module, options=options)
+    return state
+
+
+def _start(stage: str, config: RunConfig, given: Path | None) -> Loaded:
+    if given is not None and (given / model_folder.CARD).exists():
+        return model_folder.load(given)
+    size = clip_size(config.table(stage).data)
+    if given is not None:
+        return model_folder.released(given, config.model, size, seed=config.seed)
+    return Loaded(create_tiny(config.model, *size, seed=config.seed), "", config.folder)
+
+
+def _restore(modules: dict[str, nn.Module], states: dict[str, dict[str, torch.Tensor]]) -> None:
+    for name, module in modules.items():
+        unknown = module.load_state_dict(states[name], strict=False).unexpected_keys
+        assert not unknown, unknown

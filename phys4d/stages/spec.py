@@ -1,0 +1,82 @@
+"""What a training stage is to the rest of the program: one `StageSpec`, listed in `phys4d.stages.registry`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from phys4d.engine.config import Config
+from phys4d.engine.parallel import Parallel
+from phys4d.models.world import WorldModel
+
+NEW = ""  # in `StageSpec.takes`: a new model with random weights
+RELEASED = "released"  # in `StageSpec.takes`: a pretrained backbone in the diffusers folder layout
+
+
+class StageObjective(Protocol):
+    """An `engine.loop.Objective` over a world model, made from the stage's own table of the run file."""
+
+    name: str
+
+    def __init__(self, config: Any, model: WorldModel, parallel: Parallel, seed: int) -> None: ...
+
+    @staticmethod
+    def prepare(model: WorldModel, config: Any, seed: int) -> None:
+        """Adds what the stage trains (adapters) and sets requires_grad, before the model is placed on its device."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Modules with trained parameters, by name."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Optimizer groups of exactly the trained parameters."""
+
+    def update(self, step: int, minimise: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
+        """One training step (see `engine.loop.Objective`)."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One curve of the report: a name in metrics.jsonl, a title, the unit, and a name whose value is drawn as ±."""
+
+    name: str
+    title: str
+    unit: str
+    spread: str | None = None
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """A training stage.
+
+    name: of the stage, of its table in the run file, and of the model folder `model-<name>` that it writes.
+    config: the class of its table, which has the keys data, optimizer and loop at least.
+    objective: what is trained.
+    takes: names of the stages whose model it can start from; NEW and RELEASED stand for models that no stage wrote.
+    arrays: arrays that every clip of its data must have, by its table.
+    samples: clips that a step trains on over all ranks, by its table.
+    divided: keys of its table that are divided over the ranks, so that each must be a multiple of their number.
+    static_camera: whether the cameras of its clips must stand still.
+    owns_backbone: whether its model folder holds the backbone itself instead of naming the folder that does.
+    reads_geometry: whether its model reads depth and motion, so that it is evaluated and shown in the report.
+    trains_reader: whether it changes how depth and motion are read off a given video.
+    rewarded: whether it trains on a reward, so that the report compares the reward before and after it.
+    summary: what it did, for the report: "trained ...".
+    panels: curves of the report. parts: names of further curves, shown on request.
+    """
+
+    name: str
+    config: type[Config]
+    objective: type[StageObjective]
+    takes: tuple[str, ...]
+    arrays: Callable[[Any], tuple[str, ...]]
+    summary: str
+    samples: Callable[[Any], int] = lambda table: table.batch
+    divided: tuple[str, ...] = ("batch",)
+    static_camera: bool = False
+    owns_backbone: bool = False
+    reads_geometry: bool = True
+    trains_reader: bool = True
+    rewarded: bool = False
+    panels: tuple[Panel, ...] = (Panel("loss", "loss", "loss"),)
+    parts: tuple[str, ...] = ()
