@@ -146,6 +146,12 @@ class Run:
         of_finished = {key: digest for key, digest in known.items() if key.split(".")[0] in finished}
         return first | {"identities": {**found, **of_finished}}, taken
 
+    def record(self, **facts: Any) -> None:
+        """Adds facts to provenance.json, in place of earlier ones of the same name; rank 0 alone writes."""
+        if self.writes:
+            path = self.folder / "provenance.json"
+            replace_text(path, json.dumps(read_json(path) | facts, indent=1) + "\n")
+
     def resume_at(self, stage: str, step: int) -> None:
         """Forgets what was logged of `stage` after `step`, and a line that a kill cut off."""
         self._resumed[stage] = step

@@ -10,7 +10,8 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
-from phys4d.kernels.integrate.diffusers import accelerate
+from phys4d.kernels.attention import explain
+from phys4d.kernels.integrate.diffusers import Accelerated, accelerate
 from phys4d.models.copying import CopyGate
 from phys4d.models.flow import expand, keep_first
 from phys4d.models.haar import HaarCodec
@@ -28,7 +29,8 @@ warnings.filterwarnings("ignore", "Mismatch dtype between input and weight: inpu
 class WanBackbone(nn.Module):
     """Evaluates a Wan transformer with one timestep per frame, zero on the clean first latent frame (Wan2.2-TI2V).
 
-    Gate, residual, norm and modulation between its layers are `adaptive_norm`; time is embedded once for each frame.
+    Attention, norm and rotation of queries and keys, and gate, residual, norm and modulation between the layers are
+    computed by `phys4d.kernels`; time is embedded once for each frame.
 
     prediction "velocity": the transformer's output is the velocity, as in the released models.
     prediction "gated_clean": the transformer also sees the first frame's latents beside every latent frame and predicts
@@ -49,7 +51,7 @@ class WanBackbone(nn.Module):
         self.precision: Precision = "fp32"
         embedder = transformer.condition_embedder
         embedder.forward = _in_full_precision(embedder.forward)
-        accelerate(transformer, parts=("norm",), timestep_per="frame")
+        self.accelerated = accelerate(transformer, timestep_per="frame")
         self.taps = taps
         self.prediction = prediction
         self.patch: tuple[int, int, int] = tuple(transformer.config.patch_size)
@@ -63,6 +65,24 @@ class WanBackbone(nn.Module):
             self._hidden[k] = output.float()
 
         return hook
+
+    def use_attention(self, backend: str) -> Accelerated:
+        """From here on attention is computed by this backend of `phys4d.kernels.attention`: "auto" or a name."""
+        self.accelerated.undo()
+        self.accelerated = accelerate(self.transformer, backend=backend, timestep_per="frame")
+        return self.accelerated
+
+    def explain_attention(self, tokens: int, text_tokens: int, device: torch.device) -> dict[str, str]:
+        """Which backend computes attention among the video's tokens and from them to the text, and why.
+
+        ValueError where the backend that was asked for by name cannot.
+        """
+        config = self.transformer.config
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        head = torch.empty(config.attention_head_dim, dtype=dtype, device=device, requires_grad=True)
+        q, text = (head.expand(1, n, config.num_attention_heads, -1) for n in (tokens, text_tokens))
+        backend = self.accelerated.backend
+        return {name: str(explain(q, k, k, backend=backend)) for name, k in (("self", q), ("cross", text))}
 
     @property
     def width(self) -> int:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from phys4d.engine.config import Config
+from phys4d.engine.resume import FROM_HERE
+from phys4d.kernels.attention.backends import BACKENDS
 from phys4d.models.backbone import WanBackbone, tiny_transformer
 from phys4d.models.flow import noised, sample
 from phys4d.models.haar import HaarCodec
@@ -26,7 +28,8 @@ class ModelConfig(Config):
 
     sampling_steps: denoising steps; sampling_shift: how far training and sampling sigmas are moved towards noise (see
     `flow.shifted`). Left out, both are the model's own: 10 and 3.0 for tiny; for a released folder WanPipeline's 50
-    steps and the shift in its scheduler/.
+    steps and the shift in its scheduler/. attention: the backend that computes attention in training and rollouts, a
+    name that `phys4d.kernels.attention.explain` gives, or "auto", the fastest known for the shapes and the device.
     """
 
     kind: Literal["tiny", "wan"] = "tiny"
@@ -37,11 +40,19 @@ class ModelConfig(Config):
     probe_sigma: float = Field(0.05, gt=0, lt=1)
     sampling_steps: int | None = Field(None, ge=1)
     sampling_shift: float | None = Field(None, gt=0)
+    attention: Annotated[str, FROM_HERE] = "auto"
+
+    @field_validator("attention")
+    @classmethod
+    def _known_backend(cls, name: str) -> str:
+        if name not in ("auto", *BACKENDS):
+            raise ValueError(f"expected auto, {', '.join(BACKENDS)}")
+        return name
 
     def settled(self, steps: int, shift: float) -> "SettledConfig":
-        """The same with what was left out filled in."""
+        """The same with what was left out filled in; attention "auto", since a model folder is for any machine."""
         return SettledConfig(
-            **self.model_dump(exclude={"sampling_steps", "sampling_shift", "heads"}),
+            **self.model_dump(exclude={"sampling_steps", "sampling_shift", "heads", "attention"}),
             heads=self.heads,
             sampling_steps=self.sampling_steps or steps,
             sampling_shift=self.sampling_shift or shift,

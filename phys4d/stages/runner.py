@@ -1,5 +1,6 @@
 """Carries a run out: each stage from the model before it to the model that it writes."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from phys4d.clips import clip_size
+from phys4d.engine.errors import UserError
 from phys4d.engine.loop import train
 from phys4d.engine.parallel import Parallel, together
 from phys4d.engine.schedule import run_in_order
@@ -16,7 +18,7 @@ from phys4d.engine.telemetry import Run
 from phys4d.models import folder as model_folder
 from phys4d.models.folder import Loaded
 from phys4d.models.placement import place
-from phys4d.models.world import create_tiny
+from phys4d.models.world import WorldModel, create_tiny
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig
 
@@ -37,8 +39,10 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
     table, spec = config.table(stage), STAGES[stage]
     loaded = together(lambda: _start(stage, config, given))
     loaded.model.backbone.precision = config.precision
+    loaded.model.backbone.use_attention(config.model.attention)
     spec.objective.prepare(loaded.model, table, config.seed)
     place(loaded.model, parallel)
+    together(lambda: run.record(attention=_attention(loaded.model, parallel)))
     objective = spec.objective(table, loaded.model, parallel, config.seed)
     train(objective, optimizer=table.optimizer, loop=table.loop, run=run, parallel=parallel, resume=resume)
     trained = {name: full_state(module) for name, module in objective.modules().items()}
@@ -53,6 +57,16 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
         model_folder.save(final.model, config.output(stage), stage=stage, base=base)
 
     parallel.on_rank_zero(save)
+
+
+def _attention(model: WorldModel, parallel: Parallel) -> dict[str, Any]:
+    """Which backends compute attention, why, and which modules are left to diffusers' own code; for provenance.json."""
+    tokens, text_tokens = math.prod(model.grid.tokens), model.text([""]).shape[1]
+    try:
+        chosen = model.backbone.explain_attention(tokens, text_tokens, parallel.device)
+    except ValueError as error:
+        raise UserError(f'model.attention: {error}: set another, or "auto"') from None
+    return chosen | {"left": model.backbone.accelerated.left}
 
 
 def full_state(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -23,7 +23,7 @@ from phys4d.engine.data.dataset import ClipDataset, verify
 from phys4d.engine.data.shards import partial_folder
 from phys4d.models import folder as model_folder
 from phys4d.models.world import WorldModel
-from phys4d.stages import run as stages_run
+from phys4d.stages import preflight
 from phys4d.teachers import label
 
 Session = Callable[..., dict[str, Any]]
@@ -157,13 +157,13 @@ def test_signals_outside_of_the_steps_end_in_one_line_and_lose_nothing(
             patch.setattr(owner, name, signalled(getattr(owner, name), number, behind=behind))
             return stops(capsys, number, words, code)
 
-    assert stopped(stages_run, "check_data", signal.SIGTERM, 130) == "what was being written is not kept"
+    assert stopped(preflight, "check_data", signal.SIGTERM, 130) == "what was being written is not kept"
     assert not folder.exists()
     assert stopped(model_folder, "_write", signal.SIGUSR1, behind=True) == kept
     assert not list(folder.glob("model-*")) or not (folder / "model-backbone").exists()
     words.append("--resume")
     as_it_was = f"{tmp_path}/run.toml: the run is as it was: the same command goes on with it"
-    assert stopped(stages_run, "check_data", signal.SIGINT) == as_it_was
+    assert stopped(preflight, "check_data", signal.SIGINT) == as_it_was
     assert stopped(model_folder, "load", signal.SIGTERM) == kept
     assert (folder / "model-backbone").exists() and not (folder / "model-pretrain").exists()
     assert stopped(WorldModel, "generate", signal.SIGHUP) == kept

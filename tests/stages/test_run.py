@@ -38,6 +38,8 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     assert summary["baselines"]["truth"]["reward"] == 0
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == [s for s in ALL for _ in range(2 if s == "reinforce" else 3)]
+    attention = json.loads((finished / "provenance.json").read_text())["attention"]
+    assert attention["self"].startswith("sdpa: ") and attention["cross"].startswith("sdpa: ") and not attention["left"]
     assert "<html" in (finished / "report.html").read_text()
     for name in ("config.toml", "provenance.json", "tensorboard", "checkpoint-reinforce-2"):
         assert (finished / name).exists(), name
