@@ -1,8 +1,11 @@
-"""Batches of clips for a stage: which clips a step sees, in memory once decoded, as tensors."""
+"""Batches of clips for a stage: which clips a step sees, read ahead of it, in memory once decoded, as tensors."""
 
-from collections.abc import Collection, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ from torch import Tensor
 
 from phys4d.engine.data.dataset import ClipDataset, Sample
 from phys4d.engine.data.sampler import indices
+from phys4d.engine.data.stream import stream
 from phys4d.engine.errors import UserError
 from phys4d.engine.parallel import Parallel, together
 from phys4d.engine.random import normal, uniform
@@ -46,7 +50,11 @@ def clip_size(folder: Path) -> tuple[int, int, int]:
 
 
 class Clips:
-    """A dataset as an endless, ordered source of batches; decoded clips stay in memory up to `cache_bytes`."""
+    """A dataset as an endless, ordered source of batches.
+
+    The clips of the next step are decoded while a step runs. Decoded clips stay in memory up to `cache_bytes`, encoded
+    captions on the text encoder's device up to `text_bytes`.
+    """
 
     def __init__(
         self,
@@ -55,11 +63,16 @@ class Clips:
         text: TextEncoder,
         grid: Grid | None = None,
         cache_bytes: int = 2 << 30,
+        text_bytes: int = 256 << 20,
     ) -> None:
         self.folder, self.text = folder, text
         self.dataset = ClipDataset(folder, arrays=arrays)
         self._room = cache_bytes
         self._cache: dict[int, Sample] = {}
+        self._lock = Lock()  # of the two above: threads that read ahead use them too
+        self._ahead: dict[tuple[Any, ...], tuple[int, Iterator[list[Sample]]]] = {}  # by order: next step, its reader
+        self._encoded: OrderedDict[str, Tensor] = OrderedDict()  # by caption, the latest used at the end
+        self._text_bytes = text_bytes
         self.size = self.dataset.size()
         expected = self.size if grid is None else (grid.frames, grid.height, grid.width)
         if self.size != expected:
@@ -76,25 +89,32 @@ class Clips:
 
     def sample(self, index: int) -> Sample:
         """One decoded clip."""
-        if index in self._cache:
-            return self._cache[index]
+        if (kept := self._cache.get(index)) is not None:
+            return kept
         sample = self.dataset[index]
         size = sample.video.nbytes + sum(a.nbytes for a in sample.arrays.values())
-        if size <= self._room:
-            self._room -= size
-            self._cache[index] = sample
+        with self._lock:
+            if index not in self._cache and size <= self._room:
+                self._room -= size
+                self._cache[index] = sample
         return sample
+
+    __getitem__ = sample
 
     def collate(
         self, which: Sequence[int], draws: list[tuple[int | str, ...]], device: torch.device | str = "cpu"
     ) -> Batch:
         """The clips at these indices as a batch on a device; UserError for one that cannot be read or used."""
-        samples = [self.sample(i) for i in which]
+        return self._collate([self.sample(i) for i in which], draws, device)
+
+    def _collate(
+        self, samples: Sequence[Sample], draws: list[tuple[int | str, ...]], device: torch.device | str
+    ) -> Batch:
         video = torch.from_numpy(np.stack([s.video for s in samples]))
         arrays = {n: torch.from_numpy(np.stack([s.arrays[n] for s in samples])) for n in samples[0].arrays}
         intrinsics = torch.tensor(np.stack([self._said(s, "intrinsics") for s in samples]), dtype=torch.float32)
         try:
-            text = self.text([self._said(s, "caption") for s in samples])
+            text = torch.stack([self._encode(self._said(s, "caption")) for s in samples])
         except ValueError as error:
             raise UserError(f"{self.folder}: {error}: write this dataset again") from None
         return Batch(
@@ -104,6 +124,27 @@ class Clips:
             intrinsics=intrinsics.to(device),
             draws=draws,
         )
+
+    def _encode(self, caption: str) -> Tensor:
+        """Tokens [L, D] of a caption, encoded alone and once: equal whatever else is in the batch."""
+        if caption in self._encoded:
+            self._encoded.move_to_end(caption)
+            return self._encoded[caption]
+        tokens = self.text([caption])[0]
+        self._encoded[caption] = tokens
+        while len(self._encoded) * tokens.nbytes > self._text_bytes and len(self._encoded) > 1:
+            self._encoded.popitem(last=False)
+        return tokens
+
+    def _read(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> list[Sample]:
+        """This rank's clips of a step; those of the following step are decoded from then on, by threads."""
+        order = (size, parallel.rank, parallel.world_size, seed, stage)
+        following, ahead = self._ahead.pop(order, (-1, iter(())))
+        if following != step:
+            ahead = stream(self, (parallel.local(indices(seed, s, size, len(self))) for s in count(step)), prefetch=1)
+        samples = next(ahead)
+        self._ahead[order] = step + 1, ahead
+        return samples
 
     def _said(self, sample: Sample, name: str) -> Any:
         """What a clip's json says under a name that every clip must have."""
@@ -116,6 +157,7 @@ class Clips:
 
         UserError, on all ranks, where they cannot share it or a clip of any of them cannot be read.
         """
-        clips = parallel.local(indices(seed, step, size, len(self)))
-        draws = parallel.local([(seed, stage, step, place) for place in range(size)])
-        return together(lambda: self.collate(clips, list(draws), parallel.device))
+        draws = list(parallel.local([(seed, stage, step, place) for place in range(size)]))
+        return together(
+            lambda: self._collate(self._read(size, parallel, seed, stage, step), draws, parallel.device)
+        )

@@ -3,12 +3,19 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
-from phys4d.engine.data.dataset import ClipDataset, Sample
+from phys4d.engine.data.dataset import Sample
+
+
+class Source(Protocol):
+    """A dataset, or anything else that gives samples by index; several threads ask at once."""
+
+    def __getitem__(self, index: int, /) -> Sample: ...
 
 
 def stream(
-    dataset: ClipDataset, index_batches: Iterable[Sequence[int]], threads: int = 2, prefetch: int = 2
+    dataset: Source, index_batches: Iterable[Sequence[int]], threads: int = 2, prefetch: int = 2
 ) -> Iterator[list[Sample]]:
     """Yields the samples of each batch of indices, in order, with up to `prefetch` batches read ahead.
 

@@ -87,8 +87,7 @@ class ReinforceObjective:
 
     def update(self, step: int, minimise: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
         config = self.config
-        batch = self._conditions(step)
-        clean = self.model.codec.encode(batch.video)
+        batch, clean = self._conditions(step)
         latents, transitions = rollout(
             lambda noisy, sigma: self.model.predict(noisy, sigma, batch.text),
             clean[:, :, :1],
@@ -117,17 +116,20 @@ class ReinforceObjective:
             **means,
         }
 
-    def _conditions(self, step: int) -> Batch:
-        """The step's clips, each repeated `group` times with random numbers of its own."""
+    def _conditions(self, step: int) -> tuple[Batch, Tensor]:
+        """The step's clips and their latents, each encoded once and repeated `group` times with random numbers of its
+        own."""
         batch = self.clips.batch(self.config.conditions, self.parallel, self.seed, self.name, step)
         g = self.config.group
-        return Batch(
+        clean = self.model.codec.encode(batch.video).repeat_interleave(g, 0)
+        repeated = Batch(
             video=batch.video.repeat_interleave(g, 0),
             text=batch.text.repeat_interleave(g, 0),
             arrays={name: a.repeat_interleave(g, 0) for name, a in batch.arrays.items()},
             intrinsics=batch.intrinsics.repeat_interleave(g, 0),
             draws=[(*key, member) for key in batch.draws for member in range(g)],
         )
+        return repeated, clean
 
     def _noise(self, batch: Batch, latents: Tensor, use: str) -> Tensor:
         if use == "start" and self.config.shared_start:

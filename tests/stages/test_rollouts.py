@@ -15,15 +15,20 @@ OPTIMIZER = OptimizerConfig(learning_rate=1e-3)
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_group_shares_its_start_and_nothing_else(clips: Path, shared: bool) -> None:
+def test_a_group_shares_its_start_and_nothing_else(
+    clips: Path, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = ReinforceConfig(
         data=clips, conditions=2, group=3, shared_start=shared, optimizer=OPTIMIZER, loop=LoopConfig(steps=1)
     )
     size = ModelConfig(width=32, layers=2, taps=(0, 1), heads=HeadConfig(width=8))
     model = create_tiny(size, 5, 16, 16, seed=0)
     objective = ReinforceObjective(config, model, Parallel.start(), seed=5)
-    batch = objective._conditions(0)
-    latents = model.codec.encode(batch.video)
+    encode, encoded = model.codec.encode, []
+    monkeypatch.setattr(model.codec, "encode", lambda video: encoded.append(len(video)) or encode(video))
+    batch, latents = objective._conditions(0)
+    assert encoded == [2]  # each of two conditions once, not for each of its three members
+    torch.testing.assert_close(latents, model.codec.encode(batch.video))
     start, step = (objective._noise(batch, latents, use).view(2, 3, -1) for use in ("start", "step 0"))
     members_differ = [not torch.equal(noise[:, 0], noise[:, 1]) for noise in (start, step)]
     assert members_differ == [not shared, True]

@@ -267,7 +267,7 @@ def test_the_reward_is_of_decoded_latents_and_of_geometry_read_without_the_polic
     monkeypatch.setattr(reinforce, "moving_chamfer", moving_chamfer)
     source.arrays["instance"] = torch.randint(0, 3, (2, 3, 2, 2), dtype=torch.uint8)
     stage = objective(reinforce, **SETTINGS, reward=kind)
-    batch = stage._conditions(STEP)
+    batch, _ = stage._conditions(STEP)
     latents = 3 * torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(4))
     reward, drift = stage._reward(latents, batch)
     assert reward.tolist() == REWARDS

@@ -1,0 +1,81 @@
+"""Batches of clips: read ahead of the step that takes them, the same in any order of asking, captions encoded once."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from phys4d.clips import Clips
+from phys4d.engine.data.sampler import indices
+from phys4d.engine.parallel import Parallel
+from phys4d.models.text import WordEncoder
+
+ALONE = Parallel(0, 1, torch.device("cpu"), None)
+
+
+class Counted(WordEncoder):
+    """An encoder that notes what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def __call__(self, captions: Sequence[str]) -> Tensor:
+        self.asked += captions
+        return super().__call__(captions)
+
+
+def test_the_next_steps_clips_are_decoded_while_a_step_runs(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Clips(clips, ("depth",), WordEncoder(), cache_bytes=0)
+    read, enough, wanted = [], threading.Event(), [4]
+    decode = type(source.dataset).__getitem__
+
+    def noted(dataset: object, index: int) -> object:
+        assert threading.current_thread() is not threading.main_thread()
+        read.append(index)
+        if len(read) == wanted[0]:
+            enough.set()
+        return decode(source.dataset, index)
+
+    monkeypatch.setattr(type(source.dataset), "__getitem__", noted)
+    for step in range(3):
+        batch = source.batch(2, ALONE, 3, "finetune", step)
+        assert batch.draws == [(3, "finetune", step, place) for place in range(2)]
+        assert enough.wait(20)  # nobody has asked for them yet
+        assert sorted(read) == sorted(i for s in range(step + 2) for i in indices(3, s, 2, 8))
+        enough.clear()
+        wanted[0] += 2
+
+
+def test_any_order_of_asking_gives_the_same_clips(clips: Path) -> None:
+    straight = Clips(clips, ("depth",), WordEncoder())
+    batches = [straight.batch(3, ALONE, 1, "finetune", step) for step in range(5)]
+    for steps in ([4, 3, 0], [2, 2, 3]):
+        other = Clips(clips, ("depth",), WordEncoder())
+        for step in steps:
+            got = other.batch(3, ALONE, 1, "finetune", step)
+            other.batch(2, ALONE, 1, "another order", step)
+            assert torch.equal(got.video, batches[step].video) and torch.equal(got.text, batches[step].text)
+
+
+def test_a_caption_is_encoded_once_and_as_if_alone(clips: Path) -> None:
+    text = Counted()
+    source = Clips(clips, (), text)
+    for step in range(6):
+        batch = source.batch(4, ALONE, 0, "backbone", step)
+    assert sorted(text.asked) == sorted(f"a square slides {seed}" for seed in range(8))
+    captions = [f"a square slides {i}" for i in indices(0, 5, 4, 8)]
+    assert torch.equal(batch.text, WordEncoder()(captions))
+
+
+def test_encoded_captions_keep_to_their_room(clips: Path) -> None:
+    text = Counted()
+    size = text([""])[0].nbytes
+    source = Clips(clips, (), text, text_bytes=3 * size)
+    text.asked.clear()
+    for which in ([0, 1, 2], [0], [3], [0, 2, 3], [1]):  # 1 is the one that was used least lately when 3 comes
+        source.collate(which, [(0, place) for place in which])
+    assert text.asked == [f"a square slides {i}" for i in (0, 1, 2, 3, 1)]
