@@ -157,7 +157,8 @@ class Clips:
 
         UserError, on all ranks, where they cannot share it or a clip of any of them cannot be read.
         """
-        draws = list(parallel.local([(seed, stage, step, place) for place in range(size)]))
+        keys: list[tuple[int | str, ...]] = [(seed, stage, step, place) for place in range(size)]
+        draws = list(parallel.local(keys))
         return together(
             lambda: self._collate(self._read(size, parallel, seed, stage, step), draws, parallel.device)
         )
