@@ -3,12 +3,11 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from phys4d.kernels.attention import measured
 from phys4d.kernels.attention.backends import BACKENDS, Choice, ours
-from phys4d.kernels.attention.call import Call
+from phys4d.kernels.attention.call import Call, autocast_dtype
 from phys4d.kernels.attention.context import Context, Strategy, across, seen, strategy
 from phys4d.kernels.attention.parts import Parts
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
@@ -114,8 +113,8 @@ def attention(
             backend asked for by name that cannot serve the call; a group that this sequence or these heads do not
             divide over. With a group nothing has been sent then.
     """
-    if torch.is_autocast_enabled(q.device.type):
-        q, k, v = (t.to(torch.get_autocast_dtype(q.device.type)) for t in (q, k, v))
+    if (lower := autocast_dtype(q.device)) is not None:
+        q, k, v = (t.to(lower) for t in (q, k, v))
     parts = None if group is None else Parts.of(group, grid, text)
     call = Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse, parts)
     how, choice = _plan(call, backend, context)

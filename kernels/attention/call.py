@@ -9,6 +9,12 @@ from phys4d.kernels.attention.parts import Parts
 from phys4d.kernels.attention.patterns import Grid, Pattern, Text, check_pattern
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The dtype of autocast for tensors on this device; None where it is off or this kind of device has none."""
+    on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if on else None
+
+
 @dataclass(frozen=True)
 class Call:
     """The arguments of one call, checked; with `parts`, q, k, v are this rank's part and the rest is of the whole."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from phys4d.kernels.attention import ops
 from phys4d.kernels.attention.api import attention, choose
 from phys4d.kernels.attention.backends import ours
-from phys4d.kernels.attention.call import Call
+from phys4d.kernels.attention.call import Call, autocast_dtype
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
 from phys4d.kernels.attention.preparation import Preparation
 from phys4d.kernels.direct import below_autograd, direct
@@ -39,8 +39,8 @@ def attention_packed(
     """
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"qkv: expected [B, S, 3, heads, D], got {list(qkv.shape)}")
-    if torch.is_autocast_enabled(qkv.device.type):
-        qkv = qkv.to(torch.get_autocast_dtype(qkv.device.type))
+    if (lower := autocast_dtype(qkv.device)) is not None:
+        qkv = qkv.to(lower)
     q, k, v = qkv.unbind(2)
     asked: dict[str, Any] = {"grid": grid, "pattern": pattern, "text": text, "key_lengths": key_lengths}
     asked |= {"scale": scale, "return_lse": return_lse}

@@ -46,7 +46,7 @@ class Rotation:
     know. It costs 4 * D bytes of reading per token beside the 4 * heads * D that queries or keys move in bfloat16.
 
     Models that multiply lane by lane give every pair its angle twice. That is looked at on the host once, at the first
-    table that is made in eager mode; `norm_rope` reads the first cosine and the second sine.
+    table that is made in eager mode from real numbers; `norm_rope` reads the first cosine and the second sine.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Rotation:
             return "a rotation that is not one angle per pair of lanes for every video token"
         if cosine.requires_grad or sine.requires_grad:
             return "a rotation that is learned"
-        if self._paired is None and not _recording(cosine):
+        if self._paired is None and not (_recording(cosine) or cosine.is_meta):
             self._paired = all(torch.equal(t[..., 0::2], t[..., 1::2]) for t in embedding)
         return "a rotation with two angles in a pair of lanes" if self._paired is False else None
 

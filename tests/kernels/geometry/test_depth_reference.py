@@ -104,3 +104,24 @@ def test_the_share_with_the_largest_residuals_is_left_out(per_clip: bool, trim: 
     expected[..., order[:dropped].copy()] = False
     assert torch.equal(kept, expected)
     assert not trimmed(p, d, torch.zeros_like(valid), None, per_clip, trim).any()
+
+
+@pytest.mark.parametrize("per_clip", [False, True])
+def test_the_first_fit_of_the_trimmed_kind_is_weighted_and_blind_outside_the_mask(per_clip: bool) -> None:
+    """A weight of 0 takes the pixel that is off the line out of the fit, so that it is off by 7 and is left out."""
+    p = torch.tensor([0.0, 1, 2, 3, 50], dtype=torch.float64).view(1, 1, 1, 5)
+    d = torch.tensor([1.0, 3, 12, 7, -40], dtype=torch.float64).view(1, 1, 1, 5)
+    valid = torch.tensor([True, True, True, True, False]).view(1, 1, 1, 5)
+    weight = torch.tensor([1.0, 1, 0, 1, 1e6], dtype=torch.float64).view(1, 1, 1, 5)
+    kept = trimmed(p, d, valid, weight, per_clip, 0.25)
+    assert kept.flatten().tolist() == [True, True, False, True, False]
+    # All weight on two points: the line through them misses the other two by 1 and 6.
+    weight = torch.tensor([0.0, 0, 1, 1, 1e6], dtype=torch.float64).view(1, 1, 1, 5)
+    d = torch.tensor([2.0, 8, 3, 4, -40], dtype=torch.float64).view(1, 1, 1, 5)
+    assert trimmed(p, d, valid, weight, per_clip, 0.25).flatten().tolist() == [True, False, True, True, False]
+
+
+@pytest.mark.parametrize("per_clip", [False, True])
+def test_frames_without_pixels_are_trimmed_to_themselves(per_clip: bool) -> None:
+    none = torch.zeros(2, 3, 0, 4)
+    assert trimmed(none, none, none.bool(), None, per_clip, 0.2).shape == none.shape

@@ -127,6 +127,21 @@ def test_constant_depth_samples_as_itself_exactly_where_inside(height: int, widt
     torch.testing.assert_close(sampled[0, 0], torch.where(expected, 3.0, 0.0).double())
 
 
+@pytest.mark.parametrize("leading", [(), (3,), (2, 1, 2)])
+@pytest.mark.parametrize("shape", [(2, 2), (1, 2), (2, 1), (3, 2)])
+def test_the_smallest_images_are_interpolated_along_both_axes(leading: tuple[int, ...], shape: tuple[int, int]) -> None:
+    """Inverse depth 1 + row + 2 column, sampled a quarter of a pixel down and half a pixel to the right."""
+    height, width = shape
+    rows, columns = torch.arange(height, dtype=torch.float64)[:, None], torch.arange(width, dtype=torch.float64)
+    depth = (1 / (1 + rows + 2 * columns)).expand(*leading, height, width)
+    down, right = (0.25 if height > 1 else 0.0), (0.5 if width > 1 else 0.0)
+    flow = torch.stack([torch.full_like(depth, right), torch.full_like(depth, down)])
+    sampled, inside = sample_depth(depth, flow)
+    first = sampled[..., 0, 0]
+    torch.testing.assert_close(first, torch.full_like(first, 1 / (1 + down + 2 * right)))
+    assert inside[..., 0, 0].all() and sampled.shape == depth.shape
+
+
 def test_wrong_arguments_are_named() -> None:
     depth, motion = slanted_plane((0.0, 0.0, 0.1))
     with pytest.raises(ValueError, match=r"motion: expected shape \[1, 3, 2, 20, 24\], got \[1, 3, 1, 20, 24\]"):
