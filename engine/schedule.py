@@ -1,27 +1,22 @@
 """The stage scheduler: an order in which each stage hands its output to the next, checked before it starts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from phys4d.engine.errors import UserError
 
 
-@dataclass(frozen=True)
-class Contract:
-    """What a stage builds on: the names of those whose output it takes. "" stands for starting from nothing."""
+def check_order(stages: Sequence[str], takes: Mapping[str, Sequence[str]], start: str) -> None:
+    """UserError unless every stage can take what the one before it writes.
 
-    takes: tuple[str, ...]
-
-
-def check_order(stages: Sequence[str], contracts: Mapping[str, Contract], start: str) -> None:
-    """UserError unless every stage can take what the one before it writes; `start` is what the first one is given."""
+    takes: by stage, the names of the stages whose output it can start from; "" stands for starting from nothing.
+    start: whose output the first stage is given.
+    """
     if len(set(stages)) != len(stages):
         raise UserError(f"stages: {list(stages)} names a stage twice: name each once")
     for stage, given in zip(stages, (start, *stages), strict=False):
-        takes = contracts[stage].takes
-        if given not in takes:
-            wanted = " or ".join(repr(t) if t else "nothing (no init)" for t in takes)
+        if given not in takes[stage]:
+            wanted = " or ".join(repr(t) if t else "nothing (no init)" for t in takes[stage])
             got = repr(given) if given else "nothing (no init)"
             raise UserError(f"stages: {stage!r} starts from the output of {wanted}, and would be given {got}")
 

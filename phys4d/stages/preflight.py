@@ -12,7 +12,7 @@ from pathlib import Path
 from phys4d.clips import TRUTH
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.errors import UserError
-from phys4d.engine.schedule import Contract, check_order
+from phys4d.engine.schedule import check_order
 from phys4d.models.backbone import TINY_PATCH
 from phys4d.models.card import CARD, read_card
 from phys4d.models.haar import HaarCodec
@@ -63,7 +63,7 @@ def check_stages(config: RunConfig, world_size: int = 1) -> None:
         if config.table(stage) is None:
             raise UserError(f"{stage}: missing: stages names {stage!r}, so the run file needs a table [{stage}]")
     start = check_start(config.model, config.init)
-    check_order(config.stages, {name: Contract(spec.takes) for name, spec in STAGES.items()}, start)
+    check_order(config.stages, {name: spec.takes for name, spec in STAGES.items()}, start)
     for stage in config.stages:
         for name in STAGES[stage].divided:
             share = getattr(config.table(stage), name)
