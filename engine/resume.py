@@ -23,12 +23,14 @@ class OnResume:
 
     On a table it holds for all that is in it and has no mark of its own. effect: what the change does, to be printed
     and recorded. anytime: it may change when its stage is finished too. discards: a folder in the run folder that holds
-    results of the old setting and is removed.
+    results of the old setting and is removed. repaired: of a path, what it does where the content alone has changed, at
+    the same place; where this is empty it may not.
     """
 
     effect: str
     anytime: bool = False
     discards: str = ""
+    repaired: str = ""
 
 
 SAME_WEIGHTS = OnResume("the weights are the same as without the change", anytime=True)
@@ -36,8 +38,11 @@ FROM_HERE = OnResume("holds from the next step on, so the weights are not those 
 
 MOVED = OnResume("another place, the same content", anytime=True)
 
-Movable = Annotated[Path, MOVED]
-"""A path whose content the run records at its start (`Run.create(identities=...)`); it may move."""
+_REPAIRED = "other files than at the start of the run, from the next step on"
+
+Movable = Annotated[Path, OnResume(MOVED.effect, anytime=True, repaired=_REPAIRED)]
+"""A path to data whose content the run records at its start (`Run.create(identities=...)`). It may move with its
+content, or be repaired in its place (a bad clip written again)."""
 
 
 class Change(NamedTuple):
@@ -90,7 +95,10 @@ def accepted(
         if known.get(key) == found.get(key) or key.split(".")[0] in finished:
             continue
         held = _mark(type(config), key)
-        if held is None or not held.discards:
+        in_place = key not in {change.key for change, _ in taken}
+        if held is not None and held.repaired and in_place:
+            held = OnResume(held.repaired)
+        elif held is None or not held.discards:
             raise UserError(
                 f"{key}: {_value(config, key)}: does not hold what it held at the start of the run ({stored}): give "
                 "the same files or start a new folder"

@@ -9,7 +9,7 @@ import pytest
 from phys4d.engine.config import Config, load_toml
 from phys4d.engine.errors import UserError
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
-from phys4d.engine.resume import FROM_HERE, SAME_WEIGHTS, Movable, OnResume, changes, digest
+from phys4d.engine.resume import FROM_HERE, MOVED, SAME_WEIGHTS, Movable, OnResume, changes, digest
 from phys4d.engine.telemetry import Run
 
 AVERAGED = OptimizerConfig(learning_rate=1.0, ema=0.9)
@@ -29,6 +29,7 @@ class Stage(Config):
 
 class Whole(Config):
     seed: int = 0
+    start: Annotated[Path, MOVED] = Path("model")
     first: Stage = Stage()
     second: Stage = Stage()
     measure: Annotated[Measure | None, AGAIN] = None
@@ -145,9 +146,20 @@ def test_data_that_is_not_that_of_the_start_is_refused(begun: Path) -> None:
     what = "does not hold what it held at the start of the run"
     end = "give the same files or start a new folder"
     assert str(caught.value) == f"second.data: other: {what} ({begun}/config.toml): {end}"
+    with pytest.raises(UserError, match=f"^start: model: {what}"):
+        resume(begun, Whole(), identities=IDENTITIES | {"start": "m"})
     resume(begun, Whole(), finished=["second"], identities=IDENTITIES | {"second.data": "c"})  # it is not read any more
     stored = json.loads((begun / "provenance.json").read_text())["identities"]
     assert stored == IDENTITIES
+
+
+def test_data_may_be_repaired_in_its_place(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A clip that turned out bad is written again: the run goes on, says so, and records it."""
+    record = resume(begun, Whole(), identities=IDENTITIES | {"second.data": "c"})
+    effect = "other files than at the start of the run, from the next step on"
+    assert record["changed"] == [{"key": "content of second.data", "from": "b", "to": "c", "effect": effect}]
+    assert capsys.readouterr().err == f'resumes with content of second.data: "b" -> "c": {effect}\n'
+    assert resume(begun, Whole(), identities=IDENTITIES | {"second.data": "c"})["changed"] == []
 
 
 def test_a_digest_is_that_of_names_sizes_and_ends(tmp_path: Path) -> None:
