@@ -236,6 +236,20 @@ def test_without_native_code_the_operator_is_its_definition(monkeypatch: pytest.
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize("shape", [(2, 2), (1, 2), (2, 1), (3, 2)])
+def test_the_definition_interpolates_the_smallest_images_along_both_axes(shape: tuple[int, int]) -> None:
+    """1 + row + 2 column, read a quarter of a pixel down and half a pixel to the right."""
+    height, width = shape
+    rows, columns = torch.arange(height, dtype=torch.float64)[:, None], torch.arange(width, dtype=torch.float64)
+    frames = (1 + rows + 2 * columns).expand(2, 3, 2, height, width)
+    down, right = (0.25 if height > 1 else 0.0), (0.5 if width > 1 else 0.0)
+    flow = torch.tensor([right, down], dtype=torch.float64).view(1, 2, 1, 1, 1).expand(2, 2, 2, height, width)
+    warped, inside = flow_warp_reference(frames, flow, None, None, 0.0, False)
+    first = warped[..., 0, 0]
+    torch.testing.assert_close(first, torch.full_like(first, 1 + down + 2 * right))
+    assert inside[..., 0, 0].all()
+
+
 def test_wrong_arguments_are_named() -> None:
     frames, flow = example()
     with pytest.raises(ValueError, match=r"flow: expected shape \[2, 2, 3, 6, 7\]"):
