@@ -115,9 +115,9 @@ def test_the_first_fit_of_the_trimmed_kind_is_weighted_and_blind_outside_the_mas
     weight = torch.tensor([1.0, 1, 0, 1, 1e6], dtype=torch.float64).view(1, 1, 1, 5)
     kept = trimmed(p, d, valid, weight, per_clip, 0.25)
     assert kept.flatten().tolist() == [True, True, False, True, False]
-    # All weight on two points: the line through them misses the other two by 1 and 6.
+    # All weight on two points, a line of slope 10: only the second pixel is off it, by 9, though its depth is near 1.
     weight = torch.tensor([0.0, 0, 1, 1, 1e6], dtype=torch.float64).view(1, 1, 1, 5)
-    d = torch.tensor([2.0, 8, 3, 4, -40], dtype=torch.float64).view(1, 1, 1, 5)
+    d = torch.tensor([0.0, 1, 20, 30, -40], dtype=torch.float64).view(1, 1, 1, 5)
     assert trimmed(p, d, valid, weight, per_clip, 0.25).flatten().tolist() == [True, False, True, True, False]
 
 
