@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from phys4d.engine.errors import FaultElsewhere, UserError
-from phys4d.engine.parallel import together
+from phys4d.engine.parallel import on_all_ranks
 from phys4d.engine.storage import disk_fault, replace_text
 
 _MANIFEST = "checkpoint.json"
@@ -40,11 +40,11 @@ def save(folder: Path, stage: str, step: int, state: Mapping[str, Tensor], *, ke
         return path
     partial = path.with_name(f".{path.name}.partial")
     try:
-        together(lambda: _begin(partial))
+        on_all_ranks(lambda: _begin(partial))
         with _quiet():
             writer = dcp.FileSystemWriter(partial, single_file_per_rank=True, sync_files=True)
             dcp.save(dict(state), storage_writer=writer, no_dist=not dist.is_initialized())
-        together(lambda: _finish(partial, path, stage, step, keep))
+        on_all_ranks(lambda: _finish(partial, path, stage, step, keep))
     except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
         if _rank() != 0:  # torch raises on all ranks what one met
             raise FaultElsewhere(0) from error

@@ -15,7 +15,7 @@ from phys4d.engine import checkpoint
 from phys4d.engine.config import Config
 from phys4d.engine.errors import Interrupted, UserError
 from phys4d.engine.optimizer import Optimizer, OptimizerConfig
-from phys4d.engine.parallel import Parallel, together
+from phys4d.engine.parallel import Parallel, on_all_ranks
 from phys4d.engine.progress import progress
 from phys4d.engine.resume import SAME_WEIGHTS, OnResume
 from phys4d.engine.signals import deferred
@@ -38,11 +38,11 @@ class Objective(Protocol):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """[{"params": [...], "lr_scale": float}], together exactly the trained parameters."""
 
-    def update(self, step: int, minimise: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
-        """Does step `step` (from 0): computes its losses on this rank's share of the batch, calls `minimise`
+    def update(self, step: int, optimizer_step: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
+        """Does step `step` (from 0): computes its losses on this rank's share of the batch, calls `optimizer_step`
         once per optimizer step (it returns the gradient norm), returns scalars to log, not read back to the
-        host. Every rank returns the same names. A UserError must be raised on all ranks (`parallel.together`);
-        raised before the step's first `minimise`, the steps before it are kept in a checkpoint.
+        host. Every rank returns the same names. A UserError must be raised on all ranks (`parallel.on_all_ranks`);
+        raised before the step's first `optimizer_step`, the steps before it are kept in a checkpoint.
         """
 
 
@@ -87,14 +87,14 @@ def train(
     start = 0
     if resume and (found := checkpoint.latest(run.folder, objective.name)) is not None:
         path, start = found
-        together(lambda: _read(objective.name, path, start, loop.steps, state))
+        on_all_ranks(lambda: _read(objective.name, path, start, loop.steps, state))
     writes = math.ceil((loop.steps - start) / (loop.checkpoint_every or loop.steps))
 
     def check_room() -> None:
         if run.writes:  # all ranks write to the disk of rank 0's folder, and it is there
             checkpoint.check_room(run.folder, objective.name, state.state(), writes=writes, keep=loop.keep)
 
-    together(check_room)
+    on_all_ranks(check_room)
     run.resume_at(objective.name, start)
     if start < loop.steps:
         _steps(objective, state, loop, run, parallel, start)
@@ -125,12 +125,12 @@ def _steps(
                 _finite(objective.name, done, values, run.folder, start)
                 run.log(objective.name, done, values | {"learning_rate": rate})
 
-        together(write)
+        on_all_ranks(write)
         return {name: value for name, value in values.items() if name in ("loss", "reward")}
 
     def save(done: int) -> Path:
         path = checkpoint.save(run.folder, objective.name, done, state.state(), keep=loop.keep)
-        together(run.clock.save)  # what a kill from here on loses begins here
+        on_all_ranks(run.clock.save)  # what a kill from here on loses begins here
         return path
 
     with deferred() as signals, progress(objective.name, total=loop.steps - start) as bar:
@@ -138,7 +138,7 @@ def _steps(
             state.schedule(loop.steps, step)
             updates = state.updates
             try:
-                window.add(objective.update(step, window.minimise(state)))
+                window.add(objective.update(step, window.optimizer_step(state)))
             except UserError:
                 if step > start and state.updates == updates:  # the steps before the fault are not lost
                     if window.steps:
@@ -182,11 +182,11 @@ class _Window:
         self.counts: dict[str, int] = {}
         self.steps, self.since = 0, time.perf_counter()
 
-    def minimise(self, state: Optimizer) -> Callable[[Tensor], Tensor]:
-        """`state.minimise`, with the gradient norm noted."""
+    def optimizer_step(self, state: Optimizer) -> Callable[[Tensor], Tensor]:
+        """`state.optimizer_step`, with the gradient norm noted."""
 
         def noted(loss: Tensor) -> Tensor:
-            norm = state.minimise(loss)
+            norm = state.optimizer_step(loss)
             self._note("grad_norm", norm)
             return norm
 

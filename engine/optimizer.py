@@ -43,7 +43,7 @@ def learning_rate(config: OptimizerConfig, steps: int, step: int) -> float:
 
 
 class Optimizer:
-    """Trains the requires_grad parameters of some modules; `minimise` is one optimizer step.
+    """Trains the requires_grad parameters of some modules; `optimizer_step` is one optimizer step.
 
     modules: by name, for the checkpoint. groups: [{"params": [...], "lr_scale": float}], which must cover
     exactly the trained parameters of `modules` (ValueError: an objective's own fault).
@@ -84,7 +84,7 @@ class Optimizer:
             group["lr"] = rate * group["lr_scale"]
         return rate
 
-    def minimise(self, loss: Tensor) -> Tensor:
+    def optimizer_step(self, loss: Tensor) -> Tensor:
         """Backward, clip, AdamW step, EMA; returns the gradient norm before clipping, without a host sync."""
         self.adamw.zero_grad(set_to_none=True)
         loss.backward()

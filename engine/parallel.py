@@ -107,9 +107,9 @@ class Parallel:
     def on_rank_zero(self, action: Callable[[], T]) -> T | None:
         """The result of `action()` on rank 0 and None on the others, which wait for it without a time limit.
 
-        For what takes minutes or hours: evaluation, export, the report. Errors as in `together`.
+        For what takes minutes or hours: evaluation, export, the report. Errors as in `on_all_ranks`.
         """
-        return together(lambda: action() if self.rank == 0 else None, self._waiting)
+        return on_all_ranks(lambda: action() if self.rank == 0 else None, self._waiting)
 
     def gather(self, value: T) -> list[T] | None:
         """The values of all ranks in their order on rank 0, None on the others; any object that pickle takes.
@@ -118,7 +118,7 @@ class Parallel:
         """
         if self.mesh is None:
             return [value]
-        together(lambda: None, self._waiting)
+        on_all_ranks(lambda: None, self._waiting)
         gathered: list[T] | None = [value] * self.world_size if self.rank == 0 else None
         dist.gather_object(value, gathered, group=self._waiting)
         return gathered
@@ -155,7 +155,7 @@ def leave_group() -> None:
     time.sleep(_REST)
 
 
-def together(action: Callable[[], T], waiting: dist.ProcessGroup | None = None) -> T:
+def on_all_ranks(action: Callable[[], T], waiting: dist.ProcessGroup | None = None) -> T:
     """The result of `action()`, unless it raises UserError or OSError on any rank: then every rank raises.
 
     Of the ranks at fault the lowest raises its own error, all others FaultElsewhere, so that one line is

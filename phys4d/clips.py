@@ -16,7 +16,7 @@ from phys4d.engine.data.dataset import ClipDataset, Sample
 from phys4d.engine.data.sampler import indices
 from phys4d.engine.data.stream import stream
 from phys4d.engine.errors import UserError
-from phys4d.engine.parallel import Parallel, together
+from phys4d.engine.parallel import Parallel, on_all_ranks
 from phys4d.engine.random import normal, uniform
 from phys4d.models.interface import Grid, TextEncoder
 
@@ -26,22 +26,22 @@ PSEUDO = ("depth", "motion", "depth_valid", "flow_valid", "dz_valid")
 
 @dataclass(frozen=True)
 class Batch:
-    """video [B, 3, T, H, W] in [-1, 1], text [B, L, D], the stored arrays by name with a batch dimension, and `draws`:
+    """video [B, 3, T, H, W] in [-1, 1], text [B, L, D], the stored arrays by name with a batch dimension, and `rng_keys`:
     one key per clip for its random numbers, which depends on seed, stage, step and place in the global batch only."""
 
     video: Tensor
     text: Tensor
     arrays: dict[str, Tensor]
     intrinsics: Tensor
-    draws: list[tuple[int | str, ...]]
+    rng_keys: list[tuple[int | str, ...]]
 
     def normal_like(self, latents: Tensor, use: str) -> Tensor:
         """White noise shaped as latents [B, ...], clip by clip from its own key."""
-        return torch.stack([normal(latents.shape[1:], *key, use) for key in self.draws]).to(latents)
+        return torch.stack([normal(latents.shape[1:], *key, use) for key in self.rng_keys]).to(latents)
 
     def uniform(self, use: str) -> Tensor:
         """One uniform number per clip, [B]."""
-        return torch.stack([uniform((), *key, use) for key in self.draws]).to(self.video.device)
+        return torch.stack([uniform((), *key, use) for key in self.rng_keys]).to(self.video.device)
 
 
 def clip_size(folder: Path) -> tuple[int, int, int]:
@@ -102,13 +102,13 @@ class Clips:
     __getitem__ = sample
 
     def collate(
-        self, which: Sequence[int], draws: list[tuple[int | str, ...]], device: torch.device | str = "cpu"
+        self, which: Sequence[int], rng_keys: list[tuple[int | str, ...]], device: torch.device | str = "cpu"
     ) -> Batch:
         """The clips at these indices as a batch on a device; UserError for one that cannot be read or used."""
-        return self._collate([self.sample(i) for i in which], draws, device)
+        return self._collate([self.sample(i) for i in which], rng_keys, device)
 
     def _collate(
-        self, samples: Sequence[Sample], draws: list[tuple[int | str, ...]], device: torch.device | str
+        self, samples: Sequence[Sample], rng_keys: list[tuple[int | str, ...]], device: torch.device | str
     ) -> Batch:
         video = torch.from_numpy(np.stack([s.video for s in samples]))
         arrays = {n: torch.from_numpy(np.stack([s.arrays[n] for s in samples])) for n in samples[0].arrays}
@@ -122,7 +122,7 @@ class Clips:
             text=text.to(device),
             arrays={name: array.to(device) for name, array in arrays.items()},
             intrinsics=intrinsics.to(device),
-            draws=draws,
+            rng_keys=rng_keys,
         )
 
     def _encode(self, caption: str) -> Tensor:
@@ -158,7 +158,7 @@ class Clips:
         UserError, on all ranks, where they cannot share it or a clip of any of them cannot be read.
         """
         keys: list[tuple[int | str, ...]] = [(seed, stage, step, place) for place in range(size)]
-        draws = list(parallel.local(keys))
-        return together(
-            lambda: self._collate(self._read(size, parallel, seed, stage, step), draws, parallel.device)
+        rng_keys = list(parallel.local(keys))
+        return on_all_ranks(
+            lambda: self._collate(self._read(size, parallel, seed, stage, step), rng_keys, parallel.device)
         )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phys4d.engine.config import load_toml
-from phys4d.engine.parallel import Parallel, together
+from phys4d.engine.parallel import Parallel, on_all_ranks
 from phys4d.engine.storage import replace_text
 from phys4d.engine.telemetry import Run, peak_rss_mb, provenance
 from phys4d.stages.preflight import check
@@ -23,8 +23,8 @@ def train(path: Path, overrides: Sequence[str], *, resume: bool, dry_run: bool) 
         return
     parallel = Parallel.start()
     try:
-        config = together(lambda: _checked(path, overrides, parallel.world_size))
-        with together(lambda: open_run(config, resume=resume)) as run:
+        config = on_all_ranks(lambda: _checked(path, overrides, parallel.world_size))
+        with on_all_ranks(lambda: open_run(config, resume=resume)) as run:
             run_stages(config, run, parallel, resume=resume)
     finally:
         parallel.close()

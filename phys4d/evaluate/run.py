@@ -16,7 +16,7 @@ from torch import Tensor
 from phys4d.clips import TRUTH, Batch, Clips
 from phys4d.engine.config import Config
 from phys4d.engine.errors import UserError
-from phys4d.engine.parallel import Parallel, together
+from phys4d.engine.parallel import Parallel, on_all_ranks
 from phys4d.engine.progress import progress
 from phys4d.engine.telemetry import replace_text
 from phys4d.evaluate.metrics import ClipMean, cloud_chamfer_4d, geometry_metrics, moving_region, psnr_moving
@@ -107,7 +107,7 @@ def evaluate(
     """
     reader = reader_digest(model)
     place(model.eval(), parallel)
-    clips = together(lambda: _clips(config, model))
+    clips = on_all_ranks(lambda: _clips(config, model))
     asked = range(config.scenes) if scenes is None else scenes
     kept = range(config.shown) if scenes is None else scenes
     batches = [list(asked[start : start + config.batch]) for start in range(0, len(asked), config.batch)]
@@ -143,8 +143,8 @@ def _measure(
     reader: str,
 ) -> Evaluation:  # fmt: skip
     """All figures of one batch of scenes, and the arrays of those at the places `shown` in it."""
-    draws: list[tuple[int | str, ...]] = [(config.seed, "evaluate", scene) for scene in scenes]
-    batch = together(lambda: clips.collate(scenes, draws, parallel.device))
+    rng_keys: list[tuple[int | str, ...]] = [(config.seed, "evaluate", scene) for scene in scenes]
+    batch = on_all_ranks(lambda: clips.collate(scenes, rng_keys, parallel.device))
     part = Evaluation(reader)
     _keep_truth(part, clips, batch, scenes, shown)
     clean = model.codec.encode(batch.video)
@@ -243,7 +243,7 @@ def reader_digest(model: WorldModel) -> str:
 
 def evaluate_folder(folder: Path, config: EvaluateConfig, parallel: Parallel) -> dict[str, Any] | None:
     """The table of the model in a folder, on rank 0."""
-    loaded = together(lambda: model_folder.load(folder))
+    loaded = on_all_ranks(lambda: model_folder.load(folder))
     result = evaluate(loaded.model, config, loaded.stage, parallel)
     return None if result is None else result.table()
 
@@ -253,7 +253,7 @@ def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, 
     there."""
     if parallel.any((out / f"{stage}.json").exists()):
         return
-    loaded = together(lambda: model_folder.load(folder))
+    loaded = on_all_ranks(lambda: model_folder.load(folder))
     result = evaluate(loaded.model, config, stage, parallel)
 
     def write() -> None:
@@ -271,7 +271,7 @@ def evaluate_failures(folders: Mapping[str, Path], config: EvaluateConfig, out: 
     out/<stage>.json, decides. The same noise gives the same clips again.
     """
     last = out / f"{list(folders)[-1]}.json"
-    rewards = together(lambda: json.loads(last.read_text(encoding="utf-8")))["scenes"]["reward"]
+    rewards = on_all_ranks(lambda: json.loads(last.read_text(encoding="utf-8")))["scenes"]["reward"]
     measured = [scene for scene, reward in enumerate(rewards) if reward is not None]
     worst = sorted(measured, key=lambda scene: rewards[scene])[: config.failures]
     for stage, folder in folders.items() if worst else ():
@@ -281,7 +281,7 @@ def evaluate_failures(folders: Mapping[str, Path], config: EvaluateConfig, out: 
 def _keep_failures(
     folder: Path, config: EvaluateConfig, out: Path, stage: str, scenes: list[int], parallel: Parallel
 ) -> None:
-    loaded = together(lambda: model_folder.load(folder))
+    loaded = on_all_ranks(lambda: model_folder.load(folder))
     result = evaluate(loaded.model, config, stage, parallel, scenes)
 
     def write() -> None:

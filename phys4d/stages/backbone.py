@@ -46,14 +46,14 @@ class BackboneObjective:
     def parameter_groups(self) -> list[dict]:
         return [{"params": list(self.model.backbone.transformer.parameters()), "lr_scale": 1.0}]
 
-    def update(self, step: int, minimise: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
+    def update(self, step: int, optimizer_step: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
         batch = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step)
         clean = self.model.codec.encode(batch.video)
         noise = batch.normal_like(clean, "noise")
         sigma = shifted(batch.uniform("sigma"), self.model.config.sampling_shift).clamp_min(0.02)
         prediction = self.model.predict(noised(clean, noise, sigma), sigma, batch.text)
         loss = flow_matching_loss(self.model.backbone, prediction, clean, noise)
-        minimise(loss)
+        optimizer_step(loss)
         error = (prediction.clean - clean)[:, :, 1:].detach().square().mean()
         return {"loss": loss.detach(), "clean_mse": error}
 

@@ -62,13 +62,13 @@ class FinetuneObjective:
             {"params": list(self.model.heads.parameters()), "lr_scale": self.config.heads_lr_scale},
         ]
 
-    def update(self, step: int, minimise: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
+    def update(self, step: int, optimizer_step: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
         model = self.model
         batch = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step)
         clean = model.codec.encode(batch.video)
         noise, u = batch.normal_like(clean, "noise"), batch.uniform("sigma")
         sampled = shifted(u, model.config.sampling_shift).clamp_min(0.02)
-        read = [int(place) % 2 == 0 for *_, place in batch.draws]
+        read = [int(place) % 2 == 0 for *_, place in batch.rng_keys]
         sigma = torch.where(torch.tensor(read, device=u.device), near_probe(u, model.config.probe_sigma), sampled)
         noisy = noised(clean, noise, sigma)
         prediction = model.predict(noisy, sigma, batch.text)
@@ -78,7 +78,7 @@ class FinetuneObjective:
         geometry, terms = geometry_loss(depth, motion, labels, labels["moving"], self.config.weights)
         diffusion = flow_matching_loss(model.backbone, prediction, clean, noise)
         loss = self.config.diffusion * diffusion + share * geometry
-        minimise(loss)
+        optimizer_step(loss)
         shown = share * self.config.batch / (2 * ((self.config.batch + 1) // 2))  # so that ranks average to clips
         terms = {name: shown * term for name, term in terms.items()}
         return {"loss": loss.detach(), "diffusion_loss": diffusion.detach(), **terms}

@@ -48,14 +48,14 @@ class PretrainObjective:
     def parameter_groups(self) -> list[dict]:
         return [{"params": list(self.model.heads.parameters()), "lr_scale": 1.0}]
 
-    def update(self, step: int, minimise: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
+    def update(self, step: int, optimizer_step: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
         batch = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step)
         clean = self.model.codec.encode(batch.video)
         sigma = near_probe(batch.uniform("sigma"), self.model.config.probe_sigma)
         geometry = self.model.read_geometry(clean, batch.text, batch.normal_like(clean, "noise"), sigma)
         moving = batch.arrays["motion"][:, :2].norm(dim=1) > self.config.moving_pixels
         loss, terms = geometry_loss(geometry.depth, geometry.motion, batch.arrays, moving, self.config.weights)
-        minimise(loss)
+        optimizer_step(loss)
         return {"loss": loss.detach(), **terms}
 
 

@@ -85,7 +85,7 @@ class ReinforceObjective:
         trained = [p for p in self.model.backbone.transformer.parameters() if p.requires_grad]
         return [{"params": trained, "lr_scale": 1.0}]
 
-    def update(self, step: int, minimise: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
+    def update(self, step: int, optimizer_step: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
         config = self.config
         batch, clean = self._conditions(step)
         latents, transitions = rollout(
@@ -106,7 +106,7 @@ class ReinforceObjective:
         advantage, spread = group_advantages(reward, config.group, config.advantage_clip)
         if config.shuffled_advantages:
             advantage = shuffled(advantage, config.group, batch)
-        reports = [self._train(t, k, step, batch, advantage, minimise) for k, t in enumerate(transitions)]
+        reports = [self._train(t, k, step, batch, advantage, optimizer_step) for k, t in enumerate(transitions)]
         means = {name: torch.stack([torch.as_tensor(r[name]) for r in reports]).mean() for name in reports[0]}
         return {
             "reward": reward.mean(),
@@ -127,13 +127,13 @@ class ReinforceObjective:
             text=batch.text.repeat_interleave(g, 0),
             arrays={name: a.repeat_interleave(g, 0) for name, a in batch.arrays.items()},
             intrinsics=batch.intrinsics.repeat_interleave(g, 0),
-            draws=[(*key, member) for key in batch.draws for member in range(g)],
+            rng_keys=[(*key, member) for key in batch.rng_keys for member in range(g)],
         )
         return repeated, clean
 
     def _noise(self, batch: Batch, latents: Tensor, use: str) -> Tensor:
         if use == "start" and self.config.shared_start:
-            groups = replace(batch, draws=[key[:-1] for key in batch.draws[:: self.config.group]])
+            groups = replace(batch, rng_keys=[key[:-1] for key in batch.rng_keys[:: self.config.group]])
             return groups.normal_like(latents, use).repeat_interleave(self.config.group, 0)
         return batch.normal_like(latents, use)
 
@@ -170,7 +170,7 @@ class ReinforceObjective:
         step: int,
         batch: Batch,
         advantage: Tensor,
-        minimise: Callable[[Tensor], Tensor],
+        optimizer_step: Callable[[Tensor], Tensor],
     ) -> dict[str, Tensor | float]:
         config, t = self.config, transition
         ratio, mean, deviation = self._ratio(t, batch)
@@ -183,7 +183,7 @@ class ReinforceObjective:
             loss = loss + config.kl * kl
         if config.flow_matching > 0:
             loss = loss + config.flow_matching * self._flow_matching(step * config.stochastic_steps + k)
-        minimise(loss)
+        optimizer_step(loss)
         ratio = ratio.detach()
         return {
             "policy_loss": policy.detach(),

@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from phys4d.clips import clip_size
 from phys4d.engine.errors import UserError
 from phys4d.engine.loop import train
-from phys4d.engine.parallel import Parallel, together
+from phys4d.engine.parallel import Parallel, on_all_ranks
 from phys4d.engine.schedule import run_in_order
 from phys4d.engine.telemetry import Run
 from phys4d.models import folder as model_folder
@@ -29,7 +29,7 @@ def execute(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, af
     def one(stage: str, given: Path | None) -> None:
         with run.clock.stage(stage):
             run_stage(stage, config, run, parallel, given, resume=resume)
-            together(run.clock.save)
+            on_all_ranks(run.clock.save)
 
     run_in_order(config.stages, {s: config.output(s) for s in config.stages}, one, config.init, after)
 
@@ -37,12 +37,12 @@ def execute(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, af
 def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given: Path | None, *, resume: bool) -> None:
     """Trains one stage from the model in `given` and writes the model it makes."""
     table, spec = config.table(stage), STAGES[stage]
-    loaded = together(lambda: _start(stage, config, given))
+    loaded = on_all_ranks(lambda: _start(stage, config, given))
     loaded.model.backbone.precision = config.precision
     loaded.model.backbone.use_attention(config.model.attention)
     spec.objective.prepare(loaded.model, table, config.seed)
     place(loaded.model, parallel)
-    together(lambda: run.record(attention=_attention(loaded.model, parallel)))
+    on_all_ranks(lambda: run.record(attention=_attention(loaded.model, parallel)))
     objective = spec.objective(table, loaded.model, parallel, config.seed)
     train(objective, optimizer=table.optimizer, loop=table.loop, run=run, parallel=parallel, resume=resume)
     trained = {name: full_state(module) for name, module in objective.modules().items()}

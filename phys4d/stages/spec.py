@@ -31,7 +31,7 @@ class StageObjective(Protocol):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups of exactly the trained parameters."""
 
-    def update(self, step: int, minimise: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
+    def update(self, step: int, optimizer_step: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
         """One training step (see `engine.loop.Objective`)."""
 
 

@@ -158,9 +158,9 @@ class Scripted:
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.net.parameters()), "lr_scale": 1.0}]
 
-    def update(self, step: int, minimise: Any) -> dict[str, torch.Tensor | float]:
+    def update(self, step: int, optimizer_step: Any) -> dict[str, torch.Tensor | float]:
         for slope in self.losses[step]:
-            minimise(self.net.weight.sum() * slope)
+            optimizer_step(self.net.weight.sum() * slope)
         return {"loss": torch.tensor(float(step)), "reward": 2.0 * step}
 
 
@@ -207,8 +207,8 @@ class Quartic(Scripted):
         super().__init__([])
         nn.init.ones_(self.net.weight)
 
-    def update(self, step: int, minimise: Any) -> dict[str, torch.Tensor | float]:
-        minimise(self.net.weight.pow(4).sum() / 4)
+    def update(self, step: int, optimizer_step: Any) -> dict[str, torch.Tensor | float]:
+        optimizer_step(self.net.weight.pow(4).sum() / 4)
         return {}
 
 

@@ -13,7 +13,7 @@ import torch
 
 from phys4d.engine import checkpoint
 from phys4d.engine.errors import UserError
-from phys4d.engine.parallel import Parallel, together
+from phys4d.engine.parallel import Parallel, on_all_ranks
 
 QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONFAULTHANDLER": "1"}  # what failed stands out
 ALONE = Parallel(0, 1, torch.device("cpu"), None)
@@ -82,9 +82,9 @@ def test_alone_means_and_flags_are_ones_own(monkeypatch: pytest.MonkeyPatch) -> 
         "a": 1.0, "b": 2.5, "c": float("inf"),
     }  # fmt: skip
     assert parallel.mean({}) == {} and parallel.any(True) and not parallel.any(False)
-    assert together(lambda: 3) == 3
+    assert on_all_ranks(lambda: 3) == 3
     with pytest.raises(UserError, match="mine"):
-        together(lambda: (_ for _ in ()).throw(UserError("mine")))
+        on_all_ranks(lambda: (_ for _ in ()).throw(UserError("mine")))
     parallel.close()
     net = torch.nn.Linear(2, 2)
     assert parallel.shard(net) is net and isinstance(net.weight, torch.nn.Parameter)

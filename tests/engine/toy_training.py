@@ -79,7 +79,7 @@ class Toy:
             {"params": list(self.scale.parameters()), "lr_scale": 0.1},
         ]
 
-    def update(self, step: int, minimise: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
+    def update(self, step: int, optimizer_step: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
         self.stop(step)
         samples = self.parallel.local(indices(0, step, BATCH, SAMPLES))
         places = self.parallel.local(range(BATCH))
@@ -87,7 +87,7 @@ class Toy:
         noise = torch.stack([normal((5, WIDTH), "noise", step, place) for place in places])
         predicted = self.scale(self.net(x + 0.1 * noise, torch.tensor([701.3] * len(x))))
         loss = (predicted - x[..., :3]).square().mean()
-        minimise(loss)
+        optimizer_step(loss)
         return {"loss": loss}
 
 

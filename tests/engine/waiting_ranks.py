@@ -10,7 +10,7 @@ import time
 from datetime import timedelta
 
 from phys4d.engine.errors import FaultElsewhere, UserError
-from phys4d.engine.parallel import Parallel, together
+from phys4d.engine.parallel import Parallel, on_all_ranks
 
 LIMIT, LONGER = 2.0, 3.0  # seconds
 
@@ -38,7 +38,7 @@ def main(rank: int, port: str) -> None:
     except (UserError, FaultElsewhere) as fault:
         got["fault"] = f"{type(fault).__name__}: {fault}"
     try:  # what the limit does to a rank that waits under it
-        together(work if rank == 0 else lambda: None)
+        on_all_ranks(work if rank == 0 else lambda: None)
     except RuntimeError as error:
         got["limited"] = type(error).__name__
     os.write(1, (json.dumps({"rank": rank} | got) + "\n").encode())

@@ -40,10 +40,10 @@ def kill_at(stage: str, step: int = 0, moment: int | None = None, export: bool =
     objective = STAGES[stage].objective
     update, save = objective.update, checkpoint.save
 
-    def deadly_update(self: Any, now: int, minimise: Any) -> Any:
+    def deadly_update(self: Any, now: int, optimizer_step: Any) -> Any:
         if now == step:
             die()
-        return update(self, now, minimise)
+        return update(self, now, optimizer_step)
 
     def deadly_save(folder: Path, name: str, done: int, state: Any, **options: Any) -> Path:
         if (name, done) == (stage, step):
@@ -86,10 +86,10 @@ def fill_disk(file: str, leave: int, step: int) -> None:
     """Arranges a full disk."""
     update = BackboneObjective.update
 
-    def filling_update(self: Any, now: int, minimise: Any) -> Any:
+    def filling_update(self: Any, now: int, optimizer_step: Any) -> Any:
         if now == step:
             Path(file).write_bytes(bytes(shutil.disk_usage(Path(file).parent).free - leave))
-        return update(self, now, minimise)
+        return update(self, now, optimizer_step)
 
     BackboneObjective.update = filling_update  # type: ignore[method-assign]
 
@@ -101,7 +101,7 @@ def record_rewards(folder: Path, rank: int) -> None:
 
     def recorded(self: Any, latents: torch.Tensor, batch: Any) -> torch.Tensor:
         got = reward(self, latents, batch)
-        kept = {"draws": batch.draws, "video": batch.video, "latents": latents, "reward": got[0]}
+        kept = {"rng_keys": batch.rng_keys, "video": batch.video, "latents": latents, "reward": got[0]}
         torch.save(kept, folder / f"{calls[0]}-{rank}.pt")
         calls[0] += 1
         return got

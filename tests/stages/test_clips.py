@@ -43,7 +43,7 @@ def test_the_next_steps_clips_are_decoded_while_a_step_runs(clips: Path, monkeyp
     monkeypatch.setattr(type(source.dataset), "__getitem__", noted)
     for step in range(3):
         batch = source.batch(2, ALONE, 3, "finetune", step)
-        assert batch.draws == [(3, "finetune", step, place) for place in range(2)]
+        assert batch.rng_keys == [(3, "finetune", step, place) for place in range(2)]
         assert enough.wait(20)  # before the next call of `batch`
         assert sorted(read) == sorted(i for s in range(step + 2) for i in indices(3, s, 2, 8))
         enough.clear()

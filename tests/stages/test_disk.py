@@ -74,10 +74,10 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> str:
 def before_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
     update = BackboneObjective.update
 
-    def changed(self: BackboneObjective, now: int, minimise: Any) -> Any:
+    def changed(self: BackboneObjective, now: int, optimizer_step: Any) -> Any:
         if now == step:
             action()
-        return update(self, now, minimise)
+        return update(self, now, optimizer_step)
 
     monkeypatch.setattr(BackboneObjective, "update", changed)
 

@@ -85,7 +85,7 @@ def test_reinforce_on_two_ranks_is_that_of_one(
     one, two = (train("reinforce", f"{ranks}", *changes, ranks=ranks, record=str(kept[ranks])) for ranks in (1, 2))
     whole = torch.load(kept[1] / "0-0.pt")
     parts = [torch.load(kept[2] / f"0-{rank}.pt") for rank in (0, 1)]
-    assert [part["draws"] for part in parts] == [whole["draws"][:6], whole["draws"][6:]]
+    assert [part["rng_keys"] for part in parts] == [whole["rng_keys"][:6], whole["rng_keys"][6:]]
     assert torch.equal(torch.cat([part["video"] for part in parts]), whole["video"])
     torch.testing.assert_close(torch.cat([part["latents"] for part in parts]), whole["latents"])
     torch.testing.assert_close(torch.cat([part["reward"] for part in parts]), whole["reward"], rtol=1e-5, atol=0)

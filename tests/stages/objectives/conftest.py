@@ -114,7 +114,7 @@ class Source:
             text=0.05 * torch.tensor(chosen).view(-1, 1, 1).expand(-1, 3, 1),
             arrays={name: self.arrays[name][chosen] for name in self.names},
             intrinsics=torch.eye(3).expand(size, FRAMES, 3, 3),
-            draws=[(seed, stage, step, place) for place in range(size)],
+            rng_keys=[(seed, stage, step, place) for place in range(size)],
         )
 
 
@@ -183,13 +183,13 @@ def minimised() -> Callable[[Tensor], Tensor]:
     """Stands for the optimizer: keeps losses in its attribute `losses`, and leaves gradients in place."""
     losses: list[float] = []
 
-    def minimise(loss: Tensor) -> Tensor:
+    def optimizer_step(loss: Tensor) -> Tensor:
         losses.append(loss.item())
         loss.backward()
         return loss.detach()
 
-    minimise.losses = losses  # type: ignore[attr-defined]
-    return minimise
+    optimizer_step.losses = losses  # type: ignore[attr-defined]
+    return optimizer_step
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def test_a_rank_without_read_clips_has_the_diffusion_loss_alone(
         both = whole(size, *rest)
         return type(both)(
             both.video[1:], both.text[1:], {n: a[1:] for n, a in both.arrays.items()}, both.intrinsics[1:],
-            both.draws[1:],
+            both.rng_keys[1:],
         )  # fmt: skip
 
     monkeypatch.setattr(source, "batch", second_rank)

@@ -114,7 +114,7 @@ def test_an_update_by_hand(
     """After the first of two steps the policy's slope is moved: the second one's ratios are clipped or not."""
     stage, seen = objective(reinforce, **SETTINGS, sampler=sampler), []
 
-    def minimise(loss: Tensor) -> Tensor:
+    def optimizer_step(loss: Tensor) -> Tensor:
         loss.backward()
         adapter = world.backbone.transformer.adapters.reinforce
         seen.append((loss.item(), adapter.grad.item()))
@@ -122,7 +122,7 @@ def test_an_update_by_hand(
         adapter.data += MOVE
         return loss.detach()
 
-    report = stage.update(STEP, minimise)
+    report = stage.update(STEP, optimizer_step)
     assert source.asked == [
         (2, SEED, "reinforce", STEP), *((2, SEED, "reinforce flow matching", 2 * STEP + k) for k in (0, 1))
     ]
