@@ -13,9 +13,8 @@ from phys4d.engine.config import Config
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.parallel import Parallel
 from phys4d.engine.resume import Movable
-from phys4d.models.flow import noised, shifted
+from phys4d.models.flow import noised
 from phys4d.models.lora import POLICY, add_adapter, without
-from phys4d.models.objective import flow_matching_loss
 from phys4d.models.world import WorldModel
 from phys4d.rewards.moving_chamfer import moving_chamfer
 from phys4d.stages.flow_sde import Sampler, Transition, gaussian_kl, log_probability, rollout, step_distribution
@@ -75,7 +74,8 @@ class ReinforceObjective:
     @staticmethod
     def prepare(model: WorldModel, config: ReinforceConfig, seed: int) -> None:
         """Adds the adapter `reinforce` over the frozen `finetune`; trains it, and nothing else."""
-        add_adapter(model.backbone.transformer, POLICY, config.rank, seed)
+        backbone = model.backbone
+        add_adapter(backbone.transformer, POLICY, config.rank, seed, backbone.lora_targets)
         model.heads.requires_grad_(False)
 
     def modules(self) -> dict[str, nn.Module]:
@@ -210,9 +210,9 @@ class ReinforceObjective:
         batch = self.clips.batch(size, self.parallel, self.seed, f"{self.name} flow matching", draw)
         clean = self.model.codec.encode(batch.video)
         noise = batch.normal_like(clean, "noise")
-        sigma = shifted(batch.uniform("sigma"), self.model.config.sampling_shift).clamp_min(0.02)
+        sigma = self.model.training_sigma(batch.uniform("sigma"))
         prediction = self.model.predict(noised(clean, noise, sigma), sigma, batch.text)
-        return flow_matching_loss(self.model.backbone, prediction, clean, noise)
+        return self.model.backbone.diffusion_loss(prediction, clean, noise)
 
 
 def _arrays(config: ReinforceConfig) -> tuple[str, ...]:
