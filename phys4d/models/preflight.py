@@ -46,13 +46,17 @@ def check_model(folder: Path) -> Outline:
 
 def check_released(folder: Path, model: ModelConfig) -> Outline:
     """What the released model in a folder is; UserError, one line, unless it is whole and of the kind asked for."""
-    found = next((spec for spec in published() if spec.recognises(folder)), None)
     asked = MODELS[model.kind]
-    if asked.title is None:
-        kinds = " or ".join(f'"{spec.kind}"' for spec in ([found] if found else published()))
-        what = f"a released model of {found.title}'s kind" if found else "no model folder that a stage wrote"
-        raise UserError(f'model.kind: "{model.kind}", but {folder} is {what}: set model.kind = {kinds}')
-    outline = asked.outline(model, folder)
+    spec = asked if asked.title else next((spec for spec in published() if spec.recognises(folder)), None)
+    if spec is None:
+        titles = ", ".join(f"{spec.title}" for spec in published())
+        raise UserError(f"{folder}: is no model folder that a stage wrote, and no published model ({titles})")
+    outline = spec.outline(model, folder)
+    if spec is not asked:
+        raise UserError(
+            f'model.kind: "{model.kind}", but {folder} is a released model of the kind of {spec.title}: '
+            f'set model.kind = "{spec.kind}"'
+        )
     check_taps(model.taps, outline, "model.taps")
     return outline
 

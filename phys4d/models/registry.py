@@ -1,16 +1,15 @@
 """All kinds of models. A new kind is one folder beside this file whose `spec.py` defines SPEC, and one line here."""
 
-from phys4d.models.spec import ModelSpec
-from phys4d.models.tiny.spec import SPEC as TINY
-from phys4d.models.wan.spec import SPEC as WAN
+from importlib import import_module
 
-MODELS: dict[str, ModelSpec] = {
-    spec.kind: spec
-    for spec in (
-        TINY,
-        WAN,
-    )
-}
+from phys4d.models.spec import ModelSpec
+
+_FOLDERS = (
+    "tiny",
+    "wan",
+)
+_SPECS: list[ModelSpec] = [import_module(f"phys4d.models.{folder}.spec").SPEC for folder in _FOLDERS]
+MODELS = {spec.kind: spec for spec in _SPECS}
 
 
 def published() -> list[ModelSpec]:

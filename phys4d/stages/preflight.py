@@ -62,7 +62,7 @@ def check(config: RunConfig, world_size: int = 1) -> None:
     uses = {}
     for stage in config.stages:
         table, spec = config.table(stage), STAGES[stage]
-        uses[f"{stage}.data"] = Use(table.data, spec.arrays(table), static_camera=spec.static_camera)
+        uses[f"{stage}.data"] = Use(table.data, spec.arrays(table), static_camera=spec.static_camera(table))
     if config.evaluate is not None:
         uses["evaluate.data"] = Use(config.evaluate.data, EVALUATED, config.evaluate.scenes)
     check_data(uses, start)

@@ -57,7 +57,10 @@ def test_a_model_of_another_family(refused: Refused, tmp_path: Path) -> None:
 
 
 def test_a_kind_that_init_does_not_hold(refused: Refused, released: Path) -> None:
-    line = f'model.kind: "tiny", but {released} is a released Wan model: set model.kind = "wan"'
+    line = (
+        f'model.kind: "tiny", but {released} is a released model of the kind of Wan2.2-TI2V-5B: '
+        'set model.kind = "wan"'
+    )
     assert refused(released) == line
     line = 'model.kind: "wan" without init: name the folder of the released model as init'
     assert refused(None, "model.kind=wan", stages=("backbone",)) == line
