@@ -64,7 +64,7 @@ class Peak(TorchDispatchMode):
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """What is held in a circle stays until the end, so that no moment of the garbage collector changes a count."""
     gc.collect()
     gc.disable()
@@ -83,7 +83,7 @@ def kept(variant: Variant) -> int:
         held[storage._cdata] = storage
         return tensor
 
-    with _uncollected(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with uncollected(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         outs = variant.outs()
     for tensor in _given(variant):
         held.pop(tensor.untyped_storage()._cdata, None)
@@ -95,7 +95,7 @@ def peak(variant: Variant) -> int:
     """Bytes of a training step at most, beyond parameters, inputs and the gradients that it begins with."""
     with torch.no_grad():
         gradients = tuple(torch.empty_like(out) for out in variant.outs())
-    with _uncollected(), Peak([*_given(variant), *gradients]) as counted:
+    with uncollected(), Peak([*_given(variant), *gradients]) as counted:
         variant.step(gradients)
     return counted.most
 
