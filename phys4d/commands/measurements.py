@@ -57,6 +57,10 @@ def _bench_train(options: argparse.Namespace) -> int:
     if options.steps < WARM_UP + 5:
         raise UserError(f"--steps {options.steps}: expected at least {WARM_UP + 5}, {WARM_UP} of which warm up")
     bench(options.demo, options.steps, options.out, options.adopt)
+    if options.adopt:
+        from phys4d.benchmarks.publish import publish
+
+        publish()
     return 0
 
 
