@@ -49,10 +49,10 @@ def run_demo(folder: Path, recipe: Path | None, overrides: Sequence[str], *, res
     if (folder / "config.toml").exists() and not resume:
         raise UserError(f"{folder}: holds a demo already: add --resume to continue it, or name another --folder")
     run_config = placed(config.run, folder)
-    check_stages(run_config)
+    start = check_stages(run_config)
     for name in Datasets.model_fields:
         made = getattr(config.simulate, name)
-        check_takes(f"simulate.{name}", "the recipe", (made.frames, *made.size), run_config.init)
+        check_takes(f"simulate.{name}", "the recipe", (made.frames, *made.size), start)
     check_folder(folder)
     available, reason = native.status()
     print(f"native kernels: {'built' if available else f'not built ({reason}); Chamfer uses the PyTorch reference'}")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from phys4d.engine.random import normal, uniform
 from phys4d.models.world import WorldModel
+from phys4d.rewards import moving_points
 from phys4d.stages import reinforce
 
 SEED, STEP, SHIFT = 5, 7, 2.5
@@ -264,7 +265,7 @@ def test_the_reward_is_of_decoded_latents_and_of_geometry_read_without_the_polic
         asked.update(zip(("video", "depth", "motion"), given, strict=True), **named)
         return torch.tensor(REWARDS), {}
 
-    monkeypatch.setattr(reinforce, "moving_chamfer", moving_chamfer)
+    monkeypatch.setattr(moving_points, "moving_chamfer", moving_chamfer)
     source.arrays["instance"] = torch.randint(0, 3, (2, 3, 2, 2), dtype=torch.uint8)
     stage = objective(reinforce, **SETTINGS, reward=kind)
     batch, _ = stage._conditions(STEP)
@@ -286,8 +287,8 @@ def test_the_reward_is_of_decoded_latents_and_of_geometry_read_without_the_polic
     for name, array in (("truth_video", source.video), ("truth_depth", source.arrays["depth"])):
         assert torch.equal(asked[name], array[CLIPS]), name
     assert torch.equal(asked["truth_motion"], source.arrays["motion"][CLIPS])
-    assert asked["intrinsics"].shape == (4, 3, 3, 3) and asked["points"] == ("all" if kind == "all" else "changed")
-    instance = asked["truth_instance"]
+    assert asked["intrinsics"].shape == (4, 3, 3, 3) and asked.get("points") == ("all" if kind == "all" else None)
+    instance = asked.get("truth_instance")
     assert torch.equal(instance, source.arrays["instance"][CLIPS]) if kind == "objects" else instance is None
 
 
@@ -316,7 +317,7 @@ def test_it_trains_its_adapter_and_nothing_else(
 
     monkeypatch.setattr(reinforce, "add_adapter", add_adapter)
     stage.prepare(world, stage.config, SEED)
-    assert added == [(transformer, "reinforce", 7, SEED)]
+    assert added == [(transformer, "reinforce", 7, SEED, ("slope",))]
     assert {n for n, p in world.named_parameters() if p.requires_grad} == {"backbone.transformer.adapters.reinforce"}
     assert stage.modules() == {"transformer": transformer}
     (group,) = stage.parameter_groups()

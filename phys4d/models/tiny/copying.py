@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phys4d.models.haar import HaarCodec
+from phys4d.models.tiny.haar import HaarCodec
 
 _WAVES = 24
 _PATCH = 4

@@ -9,9 +9,10 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from phys4d.engine.errors import UserError
+from phys4d.models.config import ModelConfig
 from phys4d.models.flow import schedule, shifted
-from phys4d.models.sampling import published_shift
-from phys4d.models.world import ModelConfig, create_tiny
+from phys4d.models.wan.schedule import published_shift
+from phys4d.models.world import create_model
 
 
 def write(folder: Path, config: dict[str, Any]) -> Path:
@@ -65,10 +66,10 @@ def test_schedulers_that_are_not_ours_are_refused(tmp_path: Path, config: dict[s
 
 def test_what_a_run_file_leaves_out_is_the_models_own_and_what_it_says_wins() -> None:
     left_out = ModelConfig(width=32, layers=1, taps=(0,))
-    settled = create_tiny(left_out, 5, 16, 16, seed=0).config
+    settled = create_model(left_out, 5, 16, 16, seed=0).config
     assert (settled.sampling_steps, settled.sampling_shift) == (10, 3.0)
     said = left_out.model_copy(update={"sampling_steps": 4, "sampling_shift": 2.0})
-    settled = create_tiny(said, 5, 16, 16, seed=0).config
+    settled = create_model(said, 5, 16, 16, seed=0).config
     assert (settled.sampling_steps, settled.sampling_shift) == (4, 2.0)
     assert settled.model_dump() == said.model_dump()
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from phys4d.models.copying import CopyGate
+from phys4d.models.tiny.copying import CopyGate
 
 
 def outputs(gate: CopyGate, logit: float, displacement: tuple[float, float]) -> torch.Tensor:

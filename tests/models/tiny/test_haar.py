@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phys4d.models.haar import HaarCodec, haar_matrix
+from phys4d.models.tiny.haar import HaarCodec, haar_matrix
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])

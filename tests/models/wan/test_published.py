@@ -12,10 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from phys4d.engine.errors import UserError
 from phys4d.models import folder as model_folder
+from phys4d.models.config import ModelConfig
 from phys4d.models.lora import add_adapter
 from phys4d.models.preflight import HEADS, check_model
-from phys4d.models.published import check_released, token_stride
-from phys4d.models.world import ModelConfig, create_tiny
+from phys4d.models.registry import MODELS
+from phys4d.models.wan.published import check_released
+from phys4d.models.world import create_model
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9999999\n"
 WEIGHTS = {"vae": "vae/diffusion_pytorch_model.safetensors"}
@@ -138,7 +140,8 @@ def test_what_is_not_a_whole_model_of_this_kind_is_one_line(
 
 def test_a_sound_folder_passes_with_what_it_says(released: Path, tmp_path: Path) -> None:
     published = check_released(released)
-    assert token_stride(released) == (4, 32, 32) and published.shift == 5.0
+    outline = MODELS["wan"].outline(ModelConfig(kind="wan"), released)
+    assert outline.token_stride == (4, 32, 32) and published.shift == outline.shift == 5.0
     assert all(tensor.is_meta for tensor in published.transformer.state_dict().values())
     bare = shutil.copytree(released, tmp_path / "bare", ignore=shutil.ignore_patterns("scheduler", "model_index.json"))
     assert check_released(bare).shift == 5.0
@@ -153,9 +156,9 @@ def test_loading_checks_too_and_names_the_file(released: Path, tmp_path: Path) -
 
 def written(folder: Path) -> Path:
     """A tiny model with an adapter, its backbone in the folder beside it."""
-    model = create_tiny(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=0)
+    model = create_model(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=0)
     model_folder.save(model, folder / "base", stage="backbone", base=None)
-    add_adapter(model.backbone.transformer, "finetune", 2, 0)
+    add_adapter(model.backbone.transformer, "finetune", 2, 0, targets=model.backbone.lora_targets)
     model_folder.save(model, folder / "model", stage="finetune", base=folder / "base")
     return folder / "model"
 

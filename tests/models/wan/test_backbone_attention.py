@@ -3,16 +3,18 @@
 import pytest
 import torch
 
-from phys4d.models.world import ModelConfig, create_tiny
+from phys4d.models.config import ModelConfig
+from phys4d.models.world import create_model
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference", "sdpa"])
 def test_every_attention_module_goes_through_our_kernels(backend: str) -> None:
-    world = create_tiny(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=0)
+    world = create_model(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=0)
     backbone = world.backbone
-    report = backbone.use_attention(backend)
+    backbone.use_attention(backend)
+    report = backbone.accelerated
     attention = [path for path, module in backbone.transformer.named_modules() if path.endswith(("attn1", "attn2"))]
     assert len(attention) == 4 and set(attention) <= report.swapped.keys() and not report.left
     noisy, sigma, text = torch.randn(2, 192, 2, 4, 4), torch.tensor([0.3, 0.9]), world.text(["a ball", ""])
@@ -26,7 +28,7 @@ def test_every_attention_module_goes_through_our_kernels(backend: str) -> None:
 
 
 def test_what_computes_attention_is_said_and_what_cannot_is_refused() -> None:
-    backbone = create_tiny(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=0).backbone
+    backbone = create_model(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=0).backbone
     assert backbone.explain_attention(8, 3, CPU)["self"].startswith("sdpa: ")
     backbone.use_attention("reference")
     assert backbone.explain_attention(8, 3, CPU)["cross"] == "reference: asked for by name"

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from phys4d.models import folder
-from phys4d.models.backbone import WanBackbone
+from phys4d.models.config import ModelConfig
 from phys4d.models.flow import noised
-from phys4d.models.text import UMT5Encoder
-from phys4d.models.wan_vae import WanCodec
-from phys4d.models.world import ModelConfig, WorldModel
+from phys4d.models.wan.backbone import WanBackbone
+from phys4d.models.wan.codec import WanCodec
+from phys4d.models.wan.text import UMT5Encoder
+from phys4d.models.world import WorldModel
 
 CAPTIONS = ["a red ball falls", "a ball"]
 

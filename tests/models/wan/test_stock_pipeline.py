@@ -7,14 +7,15 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, Wa
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from phys4d.models import folder
+from phys4d.models.config import ModelConfig
 from phys4d.models.lora import add_adapter
-from phys4d.models.world import ModelConfig
+from phys4d.models.wan.backbone import WanBackbone
 
 
 def test_an_exported_adapter_gives_a_stock_pipeline_our_video(released: Path, tmp_path: Path) -> None:
     model = folder.released(released, ModelConfig(kind="wan", taps=(0, 2)), (5, 64, 64)).model
     ours = model.backbone.transformer
-    add_adapter(ours, "finetune", rank=4, seed=1)
+    add_adapter(ours, "finetune", rank=4, seed=1, targets=WanBackbone.lora_targets)
     noise = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in ours.named_parameters():

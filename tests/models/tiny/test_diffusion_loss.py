@@ -1,4 +1,4 @@
-"""What the backbone minimises, in numbers: which error of which pixels, and how each pixel is weighed."""
+"""The diffusion loss in numbers: which error of which pixels, and how each pixel is weighed."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -7,18 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from phys4d.models.haar import HaarCodec
+from phys4d.models.backbone import Backbone
 from phys4d.models.interface import Prediction
-from phys4d.models.objective import flow_matching_loss
+from phys4d.models.tiny.backbone import TinyBackbone
+from phys4d.models.tiny.haar import HaarCodec
 
 
 def gated(true: Tensor, drawn: Tensor) -> Tensor:
     """The loss of a predicted clip [B, 3, 5, 4, 4]; the Haar codec keeps squared distances."""
     codec = HaarCodec().double()
-    backbone: Any = SimpleNamespace(gate=SimpleNamespace(codec=codec))
+    tiny: Any = SimpleNamespace(gate=SimpleNamespace(codec=codec))
     clean, predicted = codec.encode(true), codec.encode(drawn)
     nothing = torch.zeros_like(clean)
-    return flow_matching_loss(backbone, Prediction(nothing, predicted, ()), clean, nothing)
+    return TinyBackbone.diffusion_loss(tiny, Prediction(nothing, predicted, ()), clean, nothing)
 
 
 def clip() -> Tensor:
@@ -69,5 +70,5 @@ def test_the_velocity_is_noise_minus_data_after_the_first_latent_frame() -> None
     clean, noise, velocity = (
         torch.tensor(values).view(2, 1, 2, 1, 1) for values in ([9.0, 1, 9, -1], [7.0, 2, 7, 2], [5.0, 2, 5, 5])
     )
-    loss = flow_matching_loss(SimpleNamespace(gate=None), Prediction(velocity, velocity, ()), clean, noise)  # type: ignore
+    loss = Backbone.diffusion_loss(None, Prediction(velocity, velocity, ()), clean, noise)  # type: ignore[arg-type]
     assert float(loss) == (1 + 4) / 2
