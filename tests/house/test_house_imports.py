@@ -16,7 +16,7 @@ SOURCES = ("kernels", "engine", "benchmarks", "phys4d")
 LINKS = ("kernels", "engine", "benchmarks")
 # The folders and modules of the subject, lowest first: each may import those before it, and the kernels and the engine.
 ORDER = (
-    "recipes", "models", "rewards", "simulation", "importers", "teachers", "clips", "evaluate", "stages", "report",
+    "recipes", "models", "clips", "rewards", "simulation", "importers", "teachers", "evaluate", "stages", "report",
     "train", "demo", "doctor", "benchmarks", "commands", "cli", "__main__",
 )  # fmt: skip
 Graph = dict[str, set[str]]
