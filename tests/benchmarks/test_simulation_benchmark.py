@@ -1,16 +1,9 @@
-"""The page of the simulation says what the code and the committed results say."""
-
-import json
+"""The benchmark of the simulation: its committed results cover every category, and rejected draws are counted once."""
 
 import pytest
 
-from phys4d.benchmarks import simulation
+from phys4d.benchmarks import results, simulation
 from phys4d.simulation.categories import CATEGORIES
-
-
-def test_the_page_is_filled_from_the_code_and_the_results() -> None:
-    text = simulation.PAGE.read_text()
-    assert simulation.complete(text) == text
 
 
 def test_every_category_has_at_least_four_families_and_a_bar() -> None:
@@ -20,7 +13,7 @@ def test_every_category_has_at_least_four_families_and_a_bar() -> None:
 
 @pytest.mark.parametrize("kind", simulation.TABLES)
 def test_a_committed_result_covers_every_category(kind: str) -> None:
-    found = json.loads((simulation.RESULTS / f"{kind}.json").read_text())
+    found = results.committed(f"simulation/{kind}.json")
     if kind == "workers":
         assert [row["workers"] for row in found["rows"]] == [1, 2]
     else:

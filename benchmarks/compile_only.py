@@ -1,13 +1,13 @@
-"""What stands in for a GPU that is not here: enough for Triton to compile for it, and to launch nothing on it."""
+"""A Triton driver for a GPU that this machine does not have: kernels compile for it, and no kernel runs."""
 
 from typing import Any
 
 
-class AbsentGpu:
-    """A driver of a GPU of a given architecture: kernels compile for it, none runs.
+class CompileOnlyDriver:
+    """Takes the place of Triton's CUDA driver, for a GPU of compute capability `arch` (90 for 9.0).
 
     Attributes:
-        launches: how many kernels would have been launched.
+        launches: the number of kernel launches so far, each of which did nothing.
     """
 
     def __init__(self, arch: int) -> None:
@@ -16,29 +16,29 @@ class AbsentGpu:
         self.utils = self
 
     def get_current_target(self) -> Any:
-        """For which machine kernels are compiled."""
+        """The GPU that kernels are compiled for, with 32 threads a warp."""
         from triton.backends.compiler import GPUTarget
 
         return GPUTarget("cuda", self.arch, 32)
 
     def get_current_device(self) -> int:
-        """A number of its own for each architecture: what was compiled is kept by it."""
+        """A device index that differs by architecture: Triton keeps compiled kernels by this index."""
         return self.arch
 
     def get_current_stream(self, device: int) -> int:
-        """One for all."""
+        """The default stream."""
         return 0
 
     def get_device_properties(self, device: int) -> dict[str, int]:
-        """Room enough for anything: whether a kernel fits is not asked here."""
+        """1 MiB of shared memory, so that every kernel loads; `machine_code` checks the true limit."""
         return {"max_shared_mem": 1 << 20}
 
     def load_binary(self, *binary: Any) -> tuple[int, int, int, int, int]:
-        """Module, function, registers, spills, threads at most; loads nothing."""
+        """Module, function, registers, spills and the maximum of threads per block; loads nothing."""
         return 0, 0, 0, 0, 1024
 
     def launcher_cls(self, source: Any, metadata: Any) -> Any:
-        """What Triton calls for a launch."""
+        """The function that Triton calls for a launch; it counts the call."""
 
         def launch(*args: Any) -> None:
             self.launches += 1

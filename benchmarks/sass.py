@@ -1,4 +1,4 @@
-"""What kinds of instructions a kernel's machine code holds. Static: an instruction in a loop counts once."""
+"""Counts of the instructions in a kernel's machine code (SASS) by kind; an instruction in a loop counts once."""
 
 import re
 from collections import Counter
@@ -10,16 +10,20 @@ _WIDTH = re.compile(r"[US]?(8|16|32|64|128|256)")
 
 
 def mnemonics(code: str) -> list[str]:
-    """The instructions of a disassembly by nvdisasm, without predicates and operands: "LDG.E.128"."""
+    """The instructions in the text that nvdisasm prints, without predicates and operands: "LDG.E.128"."""
     return _LINE.findall(code)
 
 
-def counted(code: str) -> dict[str, Any]:
-    """Instructions by kind; accesses of global memory by the bytes that one thread moves.
+def instruction_counts(code: str) -> dict[str, Any]:
+    """Instructions by kind, of the text that nvdisasm prints.
 
-    tensor_core: products of tiles (HMMA, HGMMA, UTC*MMA); global_loads and global_stores: between memory and registers,
-    {bytes: count}; async_copies: from memory into shared memory, without registers between, {bytes: count}; tma_loads
-    and tma_stores: whole tiles by the tensor memory accelerator; exp2; total: all, padding included.
+    Returns:
+        tensor_core: matrix products (HMMA, HGMMA, UTC*MMA).
+        global_loads, global_stores: between global memory and registers, {bytes that one thread moves: count}.
+        async_copies: from global into shared memory without registers between, {bytes: count}.
+        tma_loads, tma_stores: tiles moved by the tensor memory accelerator.
+        exp2: MUFU.EX2.
+        total: all instructions, padding included.
     """
     found = mnemonics(code)
     kinds = Counter(name.split(".")[0] for name in found)
@@ -36,7 +40,7 @@ def counted(code: str) -> dict[str, Any]:
 
 
 def _by_bytes(found: list[str], kind: str) -> dict[str, int]:
-    """Bytes -> how many, widest first; an access whose name gives no width is one of four bytes."""
+    """Bytes of one thread's access -> count, widest first; an access whose name has no width moves four bytes."""
     bits: Counter[int] = Counter()
     for name in found:
         first, *rest = name.split(".")
