@@ -13,7 +13,7 @@ from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.data.shards import INDEX, ShardWriter, kept_rows
 from phys4d.engine.errors import UserError
 from phys4d.engine.output import Place, check_file, check_folder, write_file
-from phys4d.simulation.team import Handover
+from phys4d.simulation.distributed import ClipExchange
 
 InChild = Callable[[Callable[[], None]], int]
 SHARDS = [f"shard-{number:06d}.tar" for number in range(4)]
@@ -203,7 +203,7 @@ def test_machines_find_each_other_in_every_kind_of_place(tmp_path: Path, monkeyp
     (tmp_path / "scratch").mkdir()
     (tmp_path / "data").symlink_to("scratch")
     monkeypatch.chdir(tmp_path / "scratch")
-    first, second = (Handover(out, "seed 1") for out in (tmp_path / "data", Path(".")))
+    first, second = (ClipExchange(out, "seed 1") for out in (tmp_path / "data", Path(".")))
     second.give("c0", {"json": b"{}"})
     assert not Place.of(Path(".")).taken()
     with ShardWriter(tmp_path / "data", recipe="seed 1") as writer:
