@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from phys4d.engine.output import Place
+from phys4d.engine.output import OutputFolder
 
 POLL = 0.2  # seconds between two checks for a clip of another rank
 
@@ -46,7 +46,7 @@ class ClipExchange:
 
     def __init__(self, out: Path, recipe: str) -> None:
         digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
-        self.folder = Place.of(out).hidden(digest)
+        self.folder = OutputFolder.of(out).hidden(digest)
 
     def contains(self, key: str) -> bool:
         """Whether the clip with this key is in the folder."""

@@ -22,7 +22,7 @@ from phys4d import __version__
 from phys4d.engine.config import Config
 from phys4d.engine.data import blob, video
 from phys4d.engine.data.shards import ShardWriter, kept_rows
-from phys4d.engine.output import Place
+from phys4d.engine.output import OutputFolder
 from phys4d.engine.progress import progress
 from phys4d.engine.signals import blocked
 from phys4d.simulation.categories import CATEGORIES, FAMILIES
@@ -116,7 +116,7 @@ def simulate(config: SimulateConfig, out: Path, *, workers: int, process_rank: P
     process_rank, recipe = process_rank or ProcessRank.from_environment(), _recipe(config)
     exchange, summary = ClipExchange(out, recipe), Summary()
     if process_rank.rank:
-        if Place.of(out).taken():
+        if OutputFolder.of(out).is_occupied():
             return summary  # complete, or rank 0 raises that the folder is not empty
         kept = len(kept_rows(out, recipe))
         own = [

@@ -1,4 +1,4 @@
-"""The `.json` member of a clip: which fields have a fixed type, and what is said of one that has another."""
+"""Validation of a clip's json: the fields with a fixed type, and the message for a field with another type."""
 
 import json
 import math
@@ -14,10 +14,15 @@ _TEXTS = ("caption", "category", "family")
 def parse(data: bytes, frames: int) -> dict[str, Any]:
     """The parsed json of a clip of `frames` frames.
 
-    Fields that are there must have the right type: caption, category and family are text; intrinsics and
-    camera_to_world are finite numbers [frames, 3, 3] and [frames, 4, 4]; fps, frames, height and width are positive
-    numbers; provenance is an object. A text may be empty, of any length, in any script and with control characters;
-    half of a surrogate pair is refused, since it has no UTF-8 form. Raises ValueError naming the field.
+    Fields that are present must have the right type: caption, category and family are text; intrinsics and
+        camera_to_world are finite numbers [frames, 3, 3] and [frames, 4, 4]; fps, frames, height and width are positive
+        numbers; provenance is an object. A text may be empty, of any length, in any script and with control characters;
+        half of a surrogate pair is refused, since it has no UTF-8 form.
+
+    data: UTF-8 JSON.
+    frames: number of frames of the clip.
+
+    Raises ValueError that names the field.
     """
     try:
         meta = json.loads(data)

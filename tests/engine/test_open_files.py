@@ -14,7 +14,7 @@ import pytest
 from phys4d.cli import main
 from phys4d.engine.data import files as files_module
 from phys4d.engine.data.dataset import ClipDataset, verify
-from phys4d.engine.data.files import OPEN_FILES, OpenFiles
+from phys4d.engine.data.open_files import OPEN_FILES, OpenFiles
 from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import MachineFault

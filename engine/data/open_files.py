@@ -1,4 +1,4 @@
-"""Files that stay open between reads: a bounded number, shared by threads, usable after a fork and in a pickle."""
+"""A pool of open files: bounded, shared by threads, usable after a fork and in a pickle."""
 
 import errno
 import os
@@ -9,12 +9,12 @@ from threading import Lock
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-OPEN_FILES = 32  # of one dataset; a run holds a handful of datasets, and 256 files are a usual limit
+OPEN_FILES = 32  # of one dataset; a run uses a few datasets, and a common limit is 256 files per process
 _RESULT = TypeVar("_RESULT")
 
 
 class _Handle:
-    """An open file, how many threads read from it at this moment, and whether it is still offered to others."""
+    """An open file, the number of threads that are reading from it, and whether new readers may use it."""
 
     __slots__ = ("descriptor", "offered", "readers")
 
@@ -23,10 +23,10 @@ class _Handle:
 
 
 class OpenFiles:
-    """Reads from files by position and keeps the `limit` last used ones open.
+    """Reads from files by position and keeps the `limit` most recently used files open.
 
-    More than `limit` are open only while they are read from. A file whose handle has become stale
-    (NFS) is opened once more; where the process or the system has no handle left, those not in use are closed first.
+    More than `limit` files are open only while they are being read. A file with a stale handle (NFS) is reopened once;
+    if the process or the system has no free handles, idle files are closed first.
     """
 
     def __init__(self, limit: int = OPEN_FILES) -> None:
@@ -36,11 +36,11 @@ class OpenFiles:
         _EVERY.add(self)
 
     def size(self, path: Path) -> int:
-        """Bytes in the file. OSError as the system raises it."""
+        """Size of the file in bytes. Raises OSError of the system."""
         return self._use(path, lambda descriptor: os.fstat(descriptor).st_size)
 
     def read(self, path: Path, size: int, offset: int) -> bytes:
-        """`size` bytes from `offset` on, fewer where the file ends. OSError as the system raises it."""
+        """`size` bytes from `offset` on, fewer at the end of the file. Raises OSError of the system."""
         return self._use(path, lambda descriptor: _read(descriptor, size, offset))
 
     def _use(self, path: Path, action: Callable[[int], _RESULT]) -> _RESULT:
@@ -74,18 +74,18 @@ class OpenFiles:
                 self._handles.move_to_end(path)
                 handle.readers += 1
                 return handle
-        descriptor = os.open(path, os.O_RDONLY)  # without the lock: a network disk may take its time
+        descriptor = os.open(path, os.O_RDONLY)  # without the lock, since a network disk may be slow
         with self._lock:
             handle = self._handles.get(path)
             if handle is None:
                 handle = self._handles[path] = _Handle(descriptor)
-            else:  # another thread was faster
+            else:  # another thread has opened it meanwhile
                 os.close(descriptor)
             handle.readers += 1
             return handle
 
     def _close_down_to(self, most: int) -> None:
-        """Closes files that are not in use, the longest unused first, until at most so many are open."""
+        """Closes idle files, the least recently used first, until at most `most` files are open."""
         surplus = len(self._handles) - most
         idle = [path for path, handle in self._handles.items() if not handle.readers] if surplus > 0 else []
         for path in idle[:surplus]:
@@ -100,7 +100,7 @@ class OpenFiles:
                     os.close(handle.descriptor)
 
     def _after_fork(self) -> None:
-        """In the child, no other thread holds the lock or reads."""
+        """Resets lock and reader counts in a forked child, where no other thread exists."""
         self._lock = Lock()
         for handle in self._handles.values():
             handle.readers = 0
@@ -128,7 +128,9 @@ os.register_at_fork(after_in_child=_renew)
 
 
 def _read(descriptor: int, size: int, offset: int) -> bytes:
-    """One call may return less than there is: at most 2 GiB, and on network disks as it likes."""
+    """Reads until `size` bytes are read or the file ends; one pread may return less (at most 2 GiB, or any part on
+    NFS).
+    """
     size = max(0, min(size, os.fstat(descriptor).st_size - offset))
     data = os.pread(descriptor, size, offset)
     while len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
