@@ -19,6 +19,7 @@ from phys4d.engine.errors import FaultElsewhere, Interrupted, UserError, printab
 from phys4d.engine.faults import fault_line
 from phys4d.engine.paths import expanded_options
 from phys4d.engine.signals import Stopping, exit_code, keeps, stopped_line
+from phys4d.teachers.registry import DEPTH_TEACHERS, FLOW_TEACHERS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,10 +115,24 @@ def build_parser() -> argparse.ArgumentParser:
     label.add_argument("--videos", type=Path, required=True, help="the dataset to label; its truth is never read")
     label.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
     label.add_argument(
-        "--scenes", type=Path, required=True, help="other scenes, with truth, to train the depth teacher on"
+        "--teacher", default="small", metavar="NAME",
+        help=f"the depth teacher: {' or '.join(DEPTH_TEACHERS)} (default: small, trained on --scenes)",
+    )  # fmt: skip
+    label.add_argument(
+        "--flow", default="dis", metavar="NAME", help=f"the flow teacher: {' or '.join(FLOW_TEACHERS)} (default: dis)"
     )
-    label.add_argument("--steps", type=int, default=400, help="training steps of the depth teacher (default: 400)")
-    label.add_argument("--seed", type=int, default=0)
+    label.add_argument("--scenes", type=Path, help="other scenes, with truth, to train a depth teacher on")
+    label.add_argument("--weights", type=Path, help="the model folder of a depth teacher")
+    label.add_argument("--steps", type=int, help="training steps of a depth teacher (default: 400)")
+    label.add_argument("--seed", type=int, help="of a depth teacher's training (default: 0)")
+    label.add_argument(
+        "--set", dest="changes", action="append", default=[], metavar="A.B=C",
+        help="change another setting of a teacher, such as depth.batch=2 or flow.preset=fast",
+    )  # fmt: skip
+    label.add_argument(
+        "--workers", type=int, default=len(os.sched_getaffinity(0)),
+        help="threads; the bytes do not depend on it (default: one per core)",
+    )  # fmt: skip
     label.set_defaults(command=_label)
 
     data = commands.add_parser("data", help="check datasets, look at them, import others' clips").add_subparsers(
@@ -241,12 +256,13 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _label(options: argparse.Namespace) -> int:
-    from phys4d.engine.config import build
-    from phys4d.teachers.label import label_with_small_depth
-    from phys4d.teachers.small_depth import SmallDepthConfig
+    from phys4d.teachers.label import label_dataset
+    from phys4d.teachers.registry import choose
 
-    config = build(SmallDepthConfig, {"steps": options.steps, "seed": options.seed}, "label")
-    label_with_small_depth(options.videos, options.out, options.scenes, config)
+    folders = {"scenes": options.scenes, "weights": options.weights}
+    settings = {"steps": options.steps, "seed": options.seed}
+    depth, flow = choose(options.teacher, options.flow, folders, settings, options.changes)
+    label_dataset(options.videos, options.out, depth, flow, workers=options.workers)
     return 0
 
 
