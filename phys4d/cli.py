@@ -135,7 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     label.set_defaults(command=_label)
 
-    data = commands.add_parser("data", help="check datasets, look at them, import others' clips").add_subparsers(
+    data = commands.add_parser("data", help="check datasets, look at them, import clips").add_subparsers(
         required=True, metavar="action"
     )
     verify = data.add_parser("verify", help="check every byte of a dataset")
@@ -146,6 +146,18 @@ def build_parser() -> argparse.ArgumentParser:
     sheet.add_argument("--out", type=Path, required=True, metavar="PICTURE", help="a .png or .jpg")
     sheet.add_argument("--clips", type=int, default=36, help="the first so many (default: 36)")
     sheet.set_defaults(command=_sheet)
+    videos = data.add_parser("import", help="video files (mp4, mov, webm, mkv): docs/your-own-clips.md")
+    videos.add_argument("folder", type=Path, help="searched with all folders in it")
+    videos.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
+    videos.add_argument("--frames", type=int, required=True, help="of each clip")
+    videos.add_argument("--size", required=True, metavar="HxW", help="pixels, or one number; the centre is kept")
+    videos.add_argument("--fps", type=float, help="of the clips: frames are picked by their time (default: 24)")
+    videos.add_argument("--every", type=float, metavar="SECONDS", help="a clip each so many seconds (default: one)")
+    videos.add_argument("--fov", type=float, metavar="DEGREES", help="assumed across the width (default: 60)")
+    videos.add_argument("--caption", metavar="TEXT", help="of videos without a .txt beside them (default: empty)")
+    cores = len(os.sched_getaffinity(0))
+    videos.add_argument("--workers", type=int, default=cores, help="threads, one video each (default: one per core)")
+    videos.set_defaults(command=_import_videos)
     replicator = data.add_parser(
         "import-replicator", help="clips that writers of NVIDIA Omniverse Replicator (Isaac Sim) left"
     )
@@ -275,6 +287,23 @@ def _verify(options: argparse.Namespace) -> int:
     if problems:
         raise UserError(f"{options.folder}: {len(problems)} problems: write this dataset again")
     print(printable(f"{options.folder}: all clips are whole"))
+    return 0
+
+
+def _import_videos(options: argparse.Namespace) -> int:
+    from phys4d.engine.config import build
+    from phys4d.importers.videos.dataset import VideosConfig, import_videos
+
+    given = {name: getattr(options, name) for name in VideosConfig.model_fields}
+    config = build(VideosConfig, {name: value for name, value in given.items() if value is not None}, "data import")
+    done = import_videos(options.folder, options.out, config, workers=options.workers)
+    for line in done.lines:
+        print(printable(line))
+    if not done.clips:
+        raise UserError(f"{options.folder}: not one clip could be made of its {len(done.lines)} files, see above")
+    left_out = f", {len(done.lines)} files left out in whole or in part" if done.lines else ""
+    captions = f", {done.without_caption} without a caption" if done.without_caption else ""
+    print(printable(f"{options.out}: {done.clips} clips of {done.videos} videos{left_out}{captions}"))
     return 0
 
 
