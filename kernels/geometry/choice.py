@@ -65,8 +65,7 @@ def _native_fault(device: torch.device, on_cuda: str | None) -> str | None:
     if device.type == "cuda" and on_cuda is not None:
         if not available:
             return reason
-        built = torch._C._dispatch_has_kernel_for_dispatch_key(on_cuda, "CUDA")
-        return None if built else f"{reason}; nothing for cuda"
+        return None if native.compiled_for(on_cuda, "cuda") else f"{reason}; nothing for cuda"
     if device.type != "cpu":
         return "it serves the CPU only"
     return "this process interprets Triton kernels" if INTERPRETED else None if available else reason

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phys4d.kernels import native
 from phys4d.kernels.geometry.choice import chosen
 from phys4d.kernels.geometry.clouds import chamfer_kernels
 from phys4d.kernels.geometry.clouds.chamfer_reference import gradients_reference, mean_of, search_reference, value_of
+from phys4d.kernels.geometry.clouds.nearest_native import nearest_native
 from phys4d.kernels.geometry.clouds.neighbours import both_ways, plan
 
 
@@ -43,8 +43,8 @@ def _exhaustive_on_cpu(
     toward_y, toward_x = (torch.zeros(c.shape[:2], dtype=torch.int64) for c in (x, y))
     for clip, (n, m) in enumerate(zip(x_lengths.tolist(), y_lengths.tolist(), strict=True)):
         if n and m:
-            toward_y[clip, :n] = native.nearest(x[clip, :n], y[clip, :m], "exhaustive")[1]
-            toward_x[clip, :m] = native.nearest(y[clip, :m], x[clip, :n], "exhaustive")[1]
+            toward_y[clip, :n] = nearest_native(x[clip, :n], y[clip, :m], "exhaustive")[1]
+            toward_x[clip, :m] = nearest_native(y[clip, :m], x[clip, :n], "exhaustive")[1]
     return value_of(x, y, x_lengths, y_lengths, toward_y, toward_x, squared), toward_y, toward_x
 
 

@@ -16,12 +16,13 @@ from phys4d.kernels import native
 from phys4d.kernels.geometry import chamfer, choice, nearest
 from phys4d.kernels.geometry.clouds.chamfer_ops import chamfer_op
 from phys4d.kernels.geometry.clouds.chamfer_reference import search_reference
+from phys4d.kernels.geometry.clouds.nearest_native import nearest_native
 from phys4d.kernels.geometry.clouds.neighbours import both_ways, one_way, plan, worth_trees
 from phys4d.kernels.geometry.clouds.point_tree import CHILDREN, LEAF, NOBODY, first_leaf_of, grow, grow_both
 
 built = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
 SOURCES = Path(native.__file__).parent / "src"
-HAS_CUDA = native.status()[0] and torch._C._dispatch_has_kernel_for_dispatch_key("phys4d::tree_search", "CUDA")
+HAS_CUDA = native.compiled_for("phys4d::tree_search", "cuda")
 
 
 def cloud(kind: str, points: int, dimensions: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -134,7 +135,7 @@ def test_has_the_bits_of_comparing_all_with_all(
     assert torch.equal(found[1][0], index)
     assert same_bits(found[0][0], distances.gather(1, index[:, None])[:, 0])
     if dimensions == 3:
-        for by_trees in native.nearest(x[0], y[0], "tree"), native.nearest(x[0], y[0], "exhaustive"):
+        for by_trees in nearest_native(x[0], y[0], "tree"), nearest_native(x[0], y[0], "exhaustive"):
             assert torch.equal(by_trees[1], index) and same_bits(by_trees[0], found[0][0])
 
 
