@@ -12,7 +12,7 @@ whose kernels run too: on numbers so few they cost next to nothing.
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,9 +23,9 @@ from torch import Tensor
 
 from phys4d.benchmarks.absent_gpu import AbsentGpu
 from phys4d.benchmarks.timing import Timing
-from phys4d.kernels import direct
 from phys4d.kernels.attention import Temporal, attention, attention_packed
-from phys4d.kernels.attention.backends import BACKENDS
+from phys4d.kernels.dispatch import backend as dispatch_backend
+from phys4d.kernels.dispatch import operator
 from phys4d.kernels.elementwise import QKNorm, Rope, TokenRows, adaptive_norm, norm_rope_reference, qk_norm_rope
 
 ARCH = 90
@@ -129,7 +129,7 @@ def launched_nowhere() -> AbsentGpu:
     for name, op in OPDEFS.items():
         if name.startswith("phys4d::") and "cpu" in op._backend_fns:
             op._disabled_kernel.add("cpu")
-    BACKENDS["triton"] = replace(BACKENDS["triton"], refusal=lambda call: None)
+    dispatch_backend.TRITON_DEVICES.add("cpu")
     return gpu
 
 
@@ -175,7 +175,7 @@ def _works(case: Case, way: str) -> dict[str, Callable[[], Any]]:
 
 
 def _called(way: str) -> Any:
-    return mock.patch.object(direct, "_traced", lambda: way == "as registered")
+    return mock.patch.object(operator, "_compiling", lambda: way == "as registered")
 
 
 def _mean(work: Callable[[], Any], calls: int, way: str) -> float:

@@ -24,7 +24,7 @@ import numpy as np
 from phys4d.benchmarks.attention import SUSTAINED
 from phys4d.benchmarks.cases import ATTENTION, DTYPE, AdaptiveNormCase, AttentionCase, NormRopeCase
 from phys4d.benchmarks.machine_code import PAGE, RESULT
-from phys4d.kernels.attention import Full, Spatial, Temporal, Window, flash, launch, short_rows, tiles, window
+from phys4d.kernels.attention import Full, Spatial, Temporal, Window, flash, hardware, short_rows, tiles, window
 
 GPU, ARCH = "H200", 90
 PARTS = ("forward", "backward")
@@ -90,7 +90,7 @@ def rate(dim: int, part: str) -> float:
 
 def work(case: AttentionCase, part: str) -> float:
     """FLOPs of the products that our kernels take on `ARCH`, whole tiles and masked blocks included."""
-    with patch.object(launch, "architecture", return_value=ARCH):  # kernels choose their configurations as there
+    with patch.object(hardware, "architecture", return_value=ARCH):  # kernels choose their configurations as there
         if isinstance(case.pattern, Temporal):
             pairs = {"whole": _programs(case, part) * _options(case, part)["BLOCK"] ** 2}
         else:
@@ -101,7 +101,7 @@ def work(case: AttentionCase, part: str) -> float:
 
 
 def _options(case: AttentionCase, part: str) -> dict[str, int]:
-    with patch.object(launch, "architecture", return_value=ARCH):
+    with patch.object(hardware, "architecture", return_value=ARCH):
         return short_rows.config(case.grid[0], case.dim, DTYPE, part == "backward", case.lanes is not None)
 
 

@@ -10,7 +10,7 @@ are differentiable in both clouds.
 import torch
 from torch import Tensor
 
-from phys4d.kernels.geometry.choice import Backend
+from phys4d.kernels.dispatch import Backend
 from phys4d.kernels.geometry.clouds.chamfer_ops import chamfer_op
 from phys4d.kernels.geometry.clouds.chamfer_reference import nearest_reference
 from phys4d.kernels.geometry.clouds.nearest_native import nearest_native

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
+from phys4d.kernels.dispatch import autocast_to_float32
 from phys4d.kernels.geometry.clouds.neighbours import one_way
 
 _SEARCHES = ("auto", "exhaustive", "tree")  # numbered as in native/src/library.cpp
@@ -84,5 +85,4 @@ if native.status()[0]:
     if native.compiled_for("phys4d::tree_search", "cuda"):
         torch.library.impl("phys4d::nearest", "cuda", _nearest_on_cuda)
     torch.library.register_autograd("phys4d::nearest", _backward, setup_context=_save_for_backward)
-    for _device in ("cpu", "cuda"):
-        torch.library.register_autocast("phys4d::nearest", _device, torch.float32)
+    autocast_to_float32("phys4d::nearest")

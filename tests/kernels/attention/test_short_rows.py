@@ -18,7 +18,7 @@ from phys4d.kernels.attention import (
     explain,
     ops,
 )
-from phys4d.kernels.attention.backends import ours
+from phys4d.kernels.attention.backends import triton
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.patterns import allowed
 from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope_reference
@@ -46,8 +46,8 @@ def norm_of(kind, dim, device, dtype=torch.float32):
 
 
 def rope_of(layout, dim, device, grid=GRID):
-    lanes = (dim // 2, dim // 4, dim // 4) if layout == "half" else (dim - 12, 4, 4)  # interleaved: four do not turn
-    return Rope.make(grid, lanes, layout=layout, device=device) if layout else None
+    channels = (dim // 2, dim // 4, dim // 4) if layout == "half" else (dim - 12, 4, 4)  # interleaved: four do not turn
+    return Rope.make(grid, channels, layout=layout, device=device) if layout else None
 
 
 def exactly(qkv, norm, rope, grid=GRID, **asked):
@@ -114,7 +114,7 @@ def test_rows_of_every_pattern(pattern, kind, padded, device):
     seen = truth_lse.isfinite()
     loss = (truth * dout.double()).sum() + (torch.where(seen, truth_lse, 0) * dlse.double()).sum()
     expected = torch.autograd.grad(loss, [*exact, *exact_weights])
-    assert ours.kernel(Call(*qkv, GRID, pattern, None, lengths, None, True)) == "short rows"
+    assert triton.kernel_name(Call(*qkv, GRID, pattern, None, lengths, None, True)) == "short_rows"
     out, lse = attention(*qkv, grid=GRID, qk_norm=norm, rope=rope, return_lse=True, backend="triton", **asked)
     assert worst(out, truth) < 5e-6 and torch.equal(lse.isfinite(), seen) and worst(lse[seen], truth_lse[seen]) < 5e-6
     loss = (out * dout).sum() + (torch.where(seen, lse, 0) * dlse).sum()
@@ -142,7 +142,7 @@ def test_text_is_normed_and_stops_only_a_rotation(device):
     asked = {"grid": (7, 2, 2), "text": (2, "last"), "qk_norm": norm}
     rope = Rope.make((7, 2, 2), (16, 0, 0), device=device)
     for rotation, expected in ((None, True), (rope, False)):
-        assert explain(*qkv, **asked, rope=rotation, backend="triton").in_loads == expected
+        assert explain(*qkv, **asked, rope=rotation, backend="triton").fused_transform == expected
         found, right = (attention(*qkv, **asked, rope=rotation, backend=name) for name in ("triton", "reference"))
         torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
 
@@ -291,12 +291,12 @@ def test_explain_tells_whether_and_both_ways_give_the_same(kind, layout, dim, pa
     qkv, _ = inputs(device, dim)
     size = 3 * dim if kind == "rms_across_heads" else dim
     norm = QKNorm(kind, *[torch.linspace(-1, 2, size, device=device) for _ in range(2)]) if kind else None
-    lanes = (dim - dim // 4 * 2, dim // 4, dim // 4) if layout == "half" else (dim, 0, 0)
-    rope = Rope.make(GRID, lanes, layout=layout, device=device) if layout else None
+    channels = (dim - dim // 4 * 2, dim // 4, dim // 4) if layout == "half" else (dim, 0, 0)
+    rope = Rope.make(GRID, channels, layout=layout, device=device) if layout else None
     asked = {"grid": GRID, "pattern": pattern, "qk_norm": norm, "rope": rope}
     choice = explain(*qkv, **asked, backend="triton")
-    assert choice.in_loads == expected and ("norms and rotates in its loads" in str(choice)) == expected
-    assert not explain(*qkv, **asked, backend="reference").in_loads
+    assert choice.fused_transform == expected and ("norm and rotation inside its kernel" in str(choice)) == expected
+    assert not explain(*qkv, **asked, backend="reference").fused_transform
     found = attention(*qkv, **asked, backend="triton")
     torch.testing.assert_close(found, attention(*qkv, **asked, backend="reference"), rtol=1e-5, atol=1e-5)
 

@@ -30,7 +30,7 @@ EXAMPLES = {  # parts, norm, rows: a number, or "mixed"
     "the other half": ({"y", "gate", "scale"}, "layer", 6),
 }
 SHAPE = (2, 15, 40)
-CPU = ["pieces"] + (["native"] if native.status()[0] else [])  # what serves the CPU
+CPU = ["definition"] + (["native"] if native.status()[0] else [])  # what serves the CPU
 NAMES = ("x", "y", "gate", "weight", "bias", "scale", "shift")
 
 
@@ -54,10 +54,10 @@ def example(parts, norm, rows, dtype=torch.float32, device="cpu", shape=SHAPE, s
 
 
 @contextmanager
-def computed_by(who):
-    """Native code or torch's own operators, on a CPU."""
+def computed_by(implementation):
+    """Native code or the definition, on a CPU."""
     with pytest.MonkeyPatch.context() as patch:
-        if who == "pieces":
+        if implementation == "definition":
             module = importlib.import_module("phys4d.kernels.elementwise.adaptive_norm_native")
             patch.setattr(module, "serves", lambda *tensors: False)
         yield
@@ -141,9 +141,9 @@ def test_in_half_precision_the_kernels_compute_the_definition(case, dtype, devic
 
 @pytest.mark.parametrize("case", EXAMPLES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("who", CPU)
-def test_on_the_cpu_it_is_the_definition(case, dtype, who):
-    with computed_by(who):
+@pytest.mark.parametrize("implementation", CPU)
+def test_on_the_cpu_it_is_the_definition(case, dtype, implementation):
+    with computed_by(implementation):
         hold_definition(case, dtype, torch.device("cpu"))
 
 
@@ -184,27 +184,12 @@ def test_odd_shapes(device, shape, case, seed):
     hold_shape(shape, case, seed, device)
 
 
-@pytest.mark.parametrize("who", CPU)
+@pytest.mark.parametrize("implementation", CPU)
 @settings(max_examples=50, deadline=None)
 @given(shapes.filter(lambda shape: shape[2] > 1), st.sampled_from(sorted(EXAMPLES)), st.integers(0, 99))
-def test_on_the_cpu_odd_shapes(who, shape, case, seed):
-    with computed_by(who):
+def test_on_the_cpu_odd_shapes(implementation, shape, case, seed):
+    with computed_by(implementation):
         hold_shape(shape, case, seed, torch.device("cpu"))
-
-
-@pytest.mark.parametrize("case", EXAMPLES)
-@pytest.mark.parametrize(("numbers", "alone"), [(64, 1), (200, 160), (1 << 18, 1 << 15)])
-@pytest.mark.parametrize("clips", [1, 2])
-def test_on_the_cpu_however_tokens_are_divided(case, numbers, alone, clips, monkeypatch):
-    module = importlib.import_module("phys4d.kernels.elementwise.token_pieces")
-    monkeypatch.setattr(module, "_NUMBERS", numbers)
-    monkeypatch.setattr(module, "_ALONE", alone)
-    torch.use_deterministic_algorithms(True)  # fresh memory is not a number
-    try:
-        with computed_by("pieces"):
-            hold_shape((clips, 30, 8), case, 0, torch.device("cpu"))
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.interpreted
@@ -248,9 +233,9 @@ def test_every_element_is_written_and_two_runs_are_bit_equal(case, device):
 
 
 @pytest.mark.parametrize("case", EXAMPLES)
-@pytest.mark.parametrize("who", CPU)
-def test_on_the_cpu_every_element_is_written_and_two_runs_are_bit_equal(case, who):
-    with computed_by(who):
+@pytest.mark.parametrize("implementation", CPU)
+def test_on_the_cpu_every_element_is_written_and_two_runs_are_bit_equal(case, implementation):
+    with computed_by(implementation):
         hold_bits(case, torch.device("cpu"))
 
 
@@ -380,15 +365,15 @@ def test_what_does_not_fit_is_refused(change, message):
 
 @pytest.mark.parametrize("case", EXAMPLES)
 @pytest.mark.parametrize("count", [1, 3, 15, 17])
-@pytest.mark.parametrize("who", CPU)
-def test_a_few_tokens_on_the_cpu_leave_nothing_unwritten(case, count, who):
+@pytest.mark.parametrize("implementation", CPU)
+def test_a_few_tokens_on_the_cpu_leave_nothing_unwritten(case, count, implementation):
     """What torch has not initialised is NaN here."""
     parts, norm, rows = EXAMPLES[case]
     rows = rows if rows == "mixed" else max(r for r in range(1, min(rows, count) + 1) if count % r == 0)
     leaves, norm, rows = example(parts, norm, rows, shape=(1, count, 40))
     torch.use_deterministic_algorithms(True)
     try:
-        with computed_by(who):
+        with computed_by(implementation):
             hold(ours(leaves, norm, rows), truth(leaves, norm, rows), tolerance=1e-5)
     finally:
         torch.use_deterministic_algorithms(False)

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry import chamfer, choice, nearest
+from phys4d.kernels.dispatch import backend as dispatch_backend
+from phys4d.kernels.geometry import chamfer, nearest
 from phys4d.kernels.geometry.clouds.chamfer_ops import chamfer_op
 from phys4d.kernels.geometry.clouds.chamfer_reference import search_reference
 from phys4d.kernels.geometry.clouds.nearest_native import nearest_native
@@ -236,13 +237,13 @@ def test_without_native_code_a_tree_is_refused_and_not_replaced(monkeypatch: pyt
 def test_on_cuda_large_clouds_go_through_trees_natively_where_that_was_built(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeTensorMode():
         large, small = (torch.empty(1, points, 3, device="cuda") for points in (100_000, 2000))
-    monkeypatch.setattr(choice, "_native_fault", lambda device, on_cuda: "built for CPU; nothing for cuda")
+    monkeypatch.setattr(dispatch_backend, "_native_fault", lambda device, on_cuda: "built for CPU; nothing for cuda")
     assert plan("chamfer", "auto", "auto", large, large) == ("triton", "tree")
     assert plan("chamfer", "auto", "auto", small, large) == ("triton", "exhaustive")
     assert plan("chamfer", "triton", "exhaustive", large, large) == ("triton", "exhaustive")
     with pytest.raises(RuntimeError, match="the native backend cannot serve cuda.*built for CPU; nothing for cuda"):
         plan("chamfer", "native", "auto", large, large)
-    monkeypatch.setattr(choice, "_native_fault", lambda device, on_cuda: None)
+    monkeypatch.setattr(dispatch_backend, "_native_fault", lambda device, on_cuda: None)
     assert plan("chamfer", "auto", "auto", large, large) == ("native", "tree")
     assert plan("chamfer", "auto", "auto", small, small) == ("triton", "exhaustive")
     assert plan("chamfer", "native", "auto", small, small) == ("native", "tree")
