@@ -9,6 +9,7 @@ from phys4d.kernels.attention.flash import LOG2E
 from phys4d.kernels.attention.patterns import Grid, Pattern, Rows, Text
 from phys4d.kernels.attention.qk_transform import QKTransform
 from phys4d.kernels.dispatch import INTERPRETED, aligned_strides, launch
+from phys4d.kernels.elementwise.norm_rope_ops import float32_table
 
 LONGEST = 128
 _NORMS = {"": norm_rope_tiles.NO_NORM, "rms": norm_rope_tiles.RMS, "layer": norm_rope_tiles.LAYER}
@@ -65,7 +66,7 @@ def _layout(
 def _transform_arguments(transform: QKTransform, unused: Tensor) -> tuple[list[Tensor], dict[str, int]]:
     """Pointers to weights, biases and tables, and the kernels' options."""
     weights = [weight.contiguous() for weight in transform.weights]
-    tables = [table.to(torch.float32).contiguous() for table in transform.tables]
+    tables = [float32_table(table) for table in transform.tables]
     pairs = [table.shape[1] for table in tables] or [0, 0, 0]
     options = {
         "NORM": _NORMS[transform.norm], "BIAS": len(weights) == 4, "ROPE": bool(tables),

@@ -28,7 +28,8 @@ def float32_kernel_serves(tensor: Tensor) -> bool:
     float64 is not served. Tensors without data (device "meta") are: the kernel is then only compiled
     (`benchmarks/launches.py`).
     """
-    return tensor.element_size() != 8 and (tensor.is_meta or triton_runs_on(tensor.device))
+    served = tensor.is_cuda or tensor.is_meta or tensor.device.type in TRITON_DEVICES
+    return served and tensor.element_size() != 8
 
 
 def choose_backend(

@@ -20,13 +20,13 @@ def launch(kernel: Any, grid: int | tuple[int, ...], *args: Any, **options: Any)
         ValueError: more programs along an axis than CUDA takes.
     """
     sizes = (grid,) if isinstance(grid, int) else grid
-    if sizes[0] > _FIRST_AXIS or max(sizes[1:], default=0) > _OTHER_AXES:
+    if sizes[0] > _FIRST_AXIS or (len(sizes) > 1 and max(sizes[1:]) > _OTHER_AXES):
         raise ValueError(
             f"{kernel.__name__}: a grid of {sizes} programs; at most {_FIRST_AXIS} along the first axis and "
             f"{_OTHER_AXES} along the others"
         )
     if 0 not in sizes:
-        kernel[sizes](*args, **options)
+        kernel.run(*args, grid=sizes, warmup=False, **options)  # kernel[sizes](...) would pack all arguments once more
 
 
 def aligned(strides: list[int]) -> tuple[int, list[int]]:

@@ -36,9 +36,15 @@ def _launch_options(x: Tensor) -> dict[str, int]:
 
 
 def _rope_arguments(x: Tensor, tables: list[Tensor], grid: list[int]) -> tuple[list[Any], list[int]]:
-    pointers = [table.to(torch.float32).contiguous() for table in tables] or [x, x, x]
+    pointers = [float32_table(table) for table in tables] or [x, x, x]
     pairs = [table.shape[1] for table in tables] or [0, 0, 0]
     return pointers, [grid[1] * grid[2], grid[2], grid[0] * grid[1] * grid[2], *pairs]
+
+
+def float32_table(table: Tensor) -> Tensor:
+    """A table of angles as kernels read it: contiguous float32, the table itself where it is that already."""
+    fits = table.dtype == torch.float32 and table.is_contiguous()
+    return table if fits else table.to(torch.float32).contiguous()
 
 
 def rope_of(layout: str, tables: list[Tensor]) -> Rope | None:
