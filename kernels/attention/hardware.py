@@ -12,7 +12,7 @@ from phys4d.kernels.attention.row_launches import RowLaunch
 from phys4d.kernels.attention.tiles import split
 from phys4d.kernels.dispatch import INTERPRETED
 
-SUPPORTED = (torch.bfloat16, torch.float16, torch.float32)
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def architecture() -> int:

@@ -16,7 +16,7 @@ from phys4d.kernels.elementwise.norm_rope import check_norm_rope
 def _refusal(call: Call) -> str | None:
     if not triton_runs_on(call.q.device):
         return f"its kernels run on CUDA, the tensors are on {call.q.device.type}"
-    if call.q.dtype not in hardware.SUPPORTED:
+    if call.q.dtype not in hardware.DTYPES:
         return f"its kernels take bfloat16, float16 and float32, not {call.q.dtype}"
     if not 1 <= call.q.shape[-1] <= 256:
         return f"its kernels take head dimensions up to 256, not {call.q.shape[-1]}"
