@@ -46,11 +46,10 @@ def ranking(call: Call) -> Ranking | None:
 
 def nearest(table: dict[str, Any], call: Call) -> Ranking | None:
     """The order of the table's class nearest to the call, at most a factor of four away."""
+    wanted = (call.pattern.name, call.q.shape[-1], call.training)
     best: tuple[float, dict[str, Any]] | None = None
     for entry in table["classes"]:
-        if (entry["pattern"], entry["dim"], entry["training"]) != (
-            call.pattern.name, call.q.shape[-1], call.training,
-        ):
+        if (entry["pattern"], entry["dim"], entry["training"]) != wanted:
             continue
         distance = abs(math.log2(entry["seen"] / keys_per_query(call)))
         if distance <= 2 and (best is None or distance < best[0]):

@@ -229,7 +229,7 @@ def test_the_operator_keeps_torchs_contract(device):
     _, weights = norm_of("layer", 16, device)
     tables = list(rope_of("half", 16, device).tables)
     assert len(weights) == 4
-    where = (*ops.flat(Temporal(), (2, 2, 1), None), None, 0.25)
+    where = (*ops.flat_pattern(Temporal(), (2, 2, 1), None), None, 0.25)
     for with_lse in (False, True):
         rest = (*where, with_lse, *weights, tables, "layer", 1e-6, "half")
         torch.library.opcheck(ops.attention_op, (q, k, v, *rest))
