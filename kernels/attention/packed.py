@@ -1,7 +1,7 @@
 """Attention of fused queries, keys and values, whose gradient is written into one buffer of their layout.
 
 Slicing a fused projection costs nothing forward, but backward torch stacks the three gradients: one more read and
-write of them all. Here they never exist apart.
+write of them all. Here the three gradients are written into one tensor.
 """
 
 from typing import Any
@@ -32,10 +32,18 @@ def attention_packed(
     return_lse: bool = False,
     backend: str = "auto",
 ) -> Any:
-    """`attention` of the queries, keys and values in qkv [B, S, 3, heads, D], with one gradient of that shape.
+    """`attention` of queries, keys and values that are parts of one tensor, with one gradient of its shape.
 
-    Everything else as `attention`. Backends other than "triton", and a norm or rotation that is not done in the loads
-    (see `explain`), get slices, and torch stacks their gradients.
+    Args:
+        qkv: [B, S, 3, heads, D], with a contiguous last dimension: queries, keys, values.
+        the rest: as `attention`. Other backends than "triton", and a norm or rotation that its kernel cannot apply
+            (`explain(...).fused_transform`), compute on slices, and torch stacks their gradients.
+
+    Returns:
+        out [B, S, heads, D], and with `return_lse` lse [B, heads, S], as `attention`.
+
+    Raises:
+        ValueError: qkv of another shape; what `attention` refuses.
     """
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"qkv: expected [B, S, 3, heads, D], got {list(qkv.shape)}")

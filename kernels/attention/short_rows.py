@@ -34,7 +34,7 @@ def serves(pattern: Pattern, grid: Grid | None, text: Text | None, queries: int,
 
 
 def config(tokens: int, dim: int, dtype: torch.dtype, backward: bool, normed: bool = False) -> dict[str, int]:
-    """Tile size, padded row and warps: the same for the same device, shape and dtype; `normed`: with norm in loads."""
+    """Tile size, padded row and warps: the same for the same device, shape and dtype; `normed`: with a norm."""
     pad = max(2, triton.next_power_of_2(tokens))
     if INTERPRETED:
         return {"BLOCK": max(32, pad), "PAD": pad}

@@ -122,11 +122,16 @@ def backward(
     scale: Tensor | None, stats: Tensor, dstream: Tensor | None, dout: Tensor | None, index: Tensor | None,
     plan: list[Tensor], kind: str, rows: int, tables_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, of y (empty without a gate: then it is that of x), and those of the tables, [rows, parts, C].
+    """Gradients of x [B, S, C], of y (empty without a gate: it equals that of x), and of the tables [rows, parts, C].
 
-    Parts, float32 (float64 for float64): with `tables_gradient` those of the factor weight * (1 + scale) and of the
-    offset bias * (1 + scale) + shift, from which all others follow; with y, which is given for that alone, the gate's.
-    stream: what was normed.
+    Args:
+        stream: [B, S, C], what was normed.
+        y: [B, S, C], given only where the gate's gradient is wanted.
+        dstream, dout: gradients of the operator's stream and out; None for none.
+
+    The parts are float32 (float64 for float64): with `tables_gradient` the gradients of the factor weight * (1 + scale)
+    and of the offset bias * (1 + scale) + shift, from which those of weight, bias, scale and shift follow; with y that
+    of the gate.
     """
     dx, dy, sums = _gradients(stream, y, dy_dtype, gate, dstream, dout, rows, tables_gradient)
     if not dx.numel():

@@ -68,6 +68,12 @@ def qk_norm_rope(
         norm, rope, grid: see there.
         text: (n, "first" | "last"): normed, not rotated.
         start: position of token 0 in the whole sequence, where this is a part of it.
+
+    Returns:
+        Queries and keys [B, S, heads, D], contiguous, in their dtypes.
+
+    Raises:
+        ValueError: shapes that do not fit.
     """
     begin = start - (text[0] if text and text[1] == "first" else 0)
     if norm is None:

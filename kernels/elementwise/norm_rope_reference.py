@@ -10,7 +10,14 @@ def norm_rope_reference(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, kind: str, epsilon: float, rope: Rope | None,
     grid: Grid, begin: int,
 ) -> Tensor:  # fmt: skip
-    """`norm_rope` in plain torch: float32 inside (float64 for float64), rounded once."""
+    """`norm_rope` in plain torch: float32 inside (float64 for float64), rounded once.
+
+    Args:
+        x: [B, S, heads, D]; weight, bias: [D], or [heads * D] across heads; None for none.
+        kind: "rms", "layer", "rms_across_heads", or "" for no norm; epsilon: added to the mean square.
+        rope: the rotation, None for none; grid: (T, H, W) of the video.
+        begin: position of token 0 among the video's tokens; tokens outside of the video are not rotated.
+    """
     exact = torch.promote_types(x.dtype, torch.float32)
     y = x.to(exact)
     if kind:

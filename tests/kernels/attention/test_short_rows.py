@@ -1,4 +1,4 @@
-"""Attention over short rows, with norm and rotation in its loads: against the definition in float64."""
+"""Attention over short rows, with norm and rotation inside the kernel: against the definition in float64."""
 
 import math
 
