@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from phys4d.cli import main
-from phys4d.engine.data import files as files_module
+from phys4d.engine.data import open_files as open_files_module
 from phys4d.engine.data.dataset import ClipDataset, verify
 from phys4d.engine.data.open_files import OPEN_FILES, OpenFiles
 from phys4d.engine.data.shards import ShardWriter
@@ -102,7 +102,7 @@ def test_a_pickle_has_no_open_files(tmp_path: Path) -> None:
 
 def test_short_reads_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, pread = numbered(tmp_path, 1)[0], os.pread
-    monkeypatch.setattr(files_module.os, "pread", lambda descriptor, size, at: pread(descriptor, min(size, 5), at))
+    monkeypatch.setattr(open_files_module.os, "pread", lambda descriptor, size, at: pread(descriptor, min(size, 5), at))
     assert OpenFiles().read(path, 12, 0) == b"0" * 12 and OpenFiles().read(path, 100, 10) == b"00"
 
 
@@ -130,8 +130,8 @@ def test_what_may_pass_is_tried_once_more(
     """And a stale handle is not tried again, but the file opened anew."""
     folder, opened, really = write_dataset({}), [], os.open
     expected = ClipDataset(folder)[2]
-    monkeypatch.setattr(files_module.os, "open", lambda path, flags: opened.append(path) or really(path, flags))
-    monkeypatch.setattr(files_module.os, name, Failing(name, number, 1))
+    monkeypatch.setattr(open_files_module.os, "open", lambda path, flags: opened.append(path) or really(path, flags))
+    monkeypatch.setattr(open_files_module.os, name, Failing(name, number, 1))
     sample = ClipDataset(folder)[2]
     assert sample.key == expected.key and (sample.video == expected.video).all()
     assert len(opened) == (2 if name == "pread" else 1) and open_in(folder) <= 1
@@ -157,7 +157,7 @@ def test_a_fault_of_the_machine_is_not_one_of_the_data(
     advice: str,
 ) -> None:
     folder = write_dataset({})
-    monkeypatch.setattr(files_module.os, name, Failing(name, number, 10_000))
+    monkeypatch.setattr(open_files_module.os, name, Failing(name, number, 10_000))
     cause = f"{os.strerror(number)}: the fault is in this machine or its file system, not in the data"
     line = f"{folder}/shard-000000.tar: {cause}: {advice}"
     for read in (lambda: ClipDataset(folder)[0], lambda: ClipDataset(folder).probe(0), lambda: verify(folder)):

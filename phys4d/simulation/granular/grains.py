@@ -28,6 +28,8 @@ SHADES = (0.72, 1.12)
 class Grains:
     """Properties of grains.
 
+    colour, rgb: name of the hue, and the colour in 0..1.
+    material: name in GRAIN_MATERIALS.
     radius: metres, of the largest grain.
     density: kg/m3.
     friction: Coulomb coefficient.

@@ -12,6 +12,7 @@ from phys4d.simulation.mesh_sequence import Texture
 class Substance:
     """A substance that melts; SI units, kelvin.
 
+    name: as in the caption.
     solid, liquid: RGB in 0..1, without glow.
     density: kg/m3.
     heat_capacity: J/(kg K).
