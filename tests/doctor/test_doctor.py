@@ -1,4 +1,4 @@
-"""`phys4d doctor` says for every backend: present and version, or absent and how to get it."""
+"""`phys4d doctor` reports every backend as present with its version, or absent with how to install it."""
 
 import importlib.machinery
 import json

@@ -1,4 +1,4 @@
-"""Array blobs: what goes in comes out within half a step, and what is damaged never comes out."""
+"""Array blobs: decoded values are within half a step, and damaged blobs are refused."""
 
 import base64
 import struct

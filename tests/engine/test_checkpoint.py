@@ -1,4 +1,4 @@
-"""Checkpoints: exact, whole or absent at every instant, and refused where they do not fit."""
+"""Checkpoints: exact, complete or absent at every instant, and refused if they do not fit."""
 
 import os
 import shutil

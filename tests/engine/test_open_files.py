@@ -1,4 +1,4 @@
-"""Open files of a dataset: few at a time, from threads and forks; and the machine's faults are not the data's."""
+"""Open files of a dataset: bounded, from threads and forks; errors of the machine are not errors of the data."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Where folders and files are written: refused before any work, or there in the end, whatever kind of place it is."""
+"""Output folders and files: refused before any work, or complete at the end, for every kind of path."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Two processes under torchrun train as one does; one signal stops both, and their resume is exact."""
+"""Two processes under torchrun train like one; one signal stops both, and their resume is exact."""
 
 import json
 import os

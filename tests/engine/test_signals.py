@@ -1,4 +1,4 @@
-"""Signals: noted within `deferred`, raised elsewhere, one request however often it is repeated within two seconds."""
+"""Signals: recorded within `deferred`, raised elsewhere; signals within two seconds are one request."""
 
 import ctypes
 import os

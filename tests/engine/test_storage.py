@@ -1,4 +1,4 @@
-"""Full and closed disks: what they did is found under what a library says, and nothing is written by halves."""
+"""Full and read-only disks: their message is found in any library's error, and no file is half written."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Vectors that masks or depth contradict are found, and sound ones never are, whatever their objects do."""
+"""Vectors that contradict masks or depth are detected; correct vectors are accepted for any motion of objects."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Cameras and vectors against numbers from Replicator's documentation, and motion against closed forms."""
+"""Cameras and vectors against numbers from Replicator's documentation; motion against closed forms."""
 
 import json
 from pathlib import Path

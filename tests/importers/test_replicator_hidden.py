@@ -1,4 +1,4 @@
-"""What the rules of motion.py leave out: cards in closed form, of which one is hidden, uncovered or cut by a step."""
+"""The acceptance rules of motion.py: cards in closed form that are hidden, uncovered, or cut by a depth step."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Looks: every pattern is one of its own, the pictures repeat to the byte, and far shadows are soft."""
+"""Looks: all patterns differ, pictures are byte-identical in every run, and distant shadows are soft."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Heat against formulas, and that what the captions announce happens."""
+"""Heat against formulas, and the events of the captions."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ FRAMES, FPS = 13, 20
 
 
 def usable(family: str) -> Iterator[tuple[Scene, MeshSequence]]:
-    """The draws that a user would get."""
+    """The samples that a dataset contains."""
     for index in range(60):
         drawn = FAMILIES[family](keyed_rng(41, family, index))
         if drawn.badly_framed():

@@ -1,4 +1,4 @@
-"""What cannot be used is found out: a simulator that fails, things that do not move, or leave the picture."""
+"""Rejected samples: a failing simulator, objects without motion, objects that leave the image."""
 
 from dataclasses import replace
 
@@ -50,7 +50,7 @@ def test_what_the_caption_announces_and_does_not_come_is_unusable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "drive", "reason"),
+    ("start", "before_step", "reason"),
     [
         (lambda m, d: d.qvel.fill(1e11), None, "MuJoCo warned: badqvel"),
         (None, lambda m, d: d.qfrc_applied.__setitem__(2, 2000.0), "energy grows"),
