@@ -11,7 +11,7 @@ from phys4d.engine.clock import Clock
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that clocks see, to be moved by the test."""
+    """The time returned by the patched clock; the test advances it."""
     time = [100.0]
     monkeypatch.setattr(clock.time, "monotonic", lambda: time[0])
     return time

@@ -53,7 +53,7 @@ def test_a_dataset_of_many_shards_needs_few_files(tmp_path: Path, in_child: InCh
 
     taken = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
     assert in_child(lambda: reads(taken + OPEN_FILES + 8)) == 0
-    assert in_child(lambda: reads(taken + 8)) == 0  # fewer than it would like: those not in use are closed
+    assert in_child(lambda: reads(taken + 8)) == 0  # below OPEN_FILES: idle files are closed
 
 
 def test_threads_read_the_right_file_while_others_are_closed(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_threads_read_the_right_file_while_others_are_closed(tmp_path: Path) -> 
 
 
 def test_a_fork_while_another_thread_reads(tmp_path: Path, in_child: InChild) -> None:
-    """The child has the lock as it was at the fork, and no thread that would ever release it."""
+    """A forked child inherits a locked lock, but not the thread that would release it."""
     paths, files = numbered(tmp_path, 6), OpenFiles(2)
     reading, finish = threading.Event(), threading.Event()
 
@@ -127,7 +127,7 @@ class Failing:
 def test_what_may_pass_is_tried_once_more(
     write_dataset: Write, monkeypatch: pytest.MonkeyPatch, name: str, number: int
 ) -> None:
-    """And a stale handle is not tried again, but the file opened anew."""
+    """A file with a stale handle is reopened."""
     folder, opened, really = write_dataset({}), [], os.open
     expected = ClipDataset(folder)[2]
     monkeypatch.setattr(open_files_module.os, "open", lambda path, flags: opened.append(path) or really(path, flags))
