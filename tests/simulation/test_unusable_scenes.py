@@ -28,7 +28,8 @@ def scene(height: float = 0.8, **changed: object) -> MujocoScene:
     model = Mjcf(room)
     add_body(model.world, ball, "ball")
     made = MujocoScene(
-        kind="rigid", family="test", room=room, view=view, light=light, scene_objects=(object_from_body(ball, "ball"),),
+        category_name="rigid", family="test", room=room, view=view, light=light,
+        scene_objects=(object_from_body(ball, "ball"),),
         model=model.text(), caption="a ball falls", steps_per_second=480, rejection_reason=lambda rollout: None,
     )  # fmt: skip
     return replace(made, **changed)
