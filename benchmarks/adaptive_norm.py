@@ -1,9 +1,9 @@
-"""Gate, residual, LayerNorm and modulation beside what models write, torch.compile, and the parts that others publish.
+"""Gate, residual, LayerNorm and modulation beside the models' code, torch.compile, and published kernels.
 
-"eager" is the model's own code: Wan in float32 between (diffusers, WanTransformerBlock), with a row of the modulation
-for each token wherever not all tokens share one, made by the model beforehand; CogVideoX and Open-Sora in the dtype
-that they are in, Open-Sora with both modulations computed and one of them chosen for each frame. Where fewer rows than
-tokens are distinct, "eager, rows" is what one would write by hand: a view by runs of tokens, or rows gathered by index.
+"eager" is the model's own code. Wan computes in float32 between the layers (diffusers, WanTransformerBlock) and, where
+not all tokens share a row of the modulation, makes one row per token beforehand. CogVideoX and Open-Sora compute in
+their own dtype; Open-Sora computes both modulations and selects one per frame. Where several tokens share a row,
+"eager, rows" is hand-written code without one row per token: a view by runs of tokens, or rows gathered by index.
 """
 
 import dataclasses
@@ -16,27 +16,27 @@ from torch import Tensor, nn
 
 from phys4d.benchmarks import layer_norms
 from phys4d.benchmarks.cases import DTYPE, AdaptiveNormCase
+from phys4d.benchmarks.comparison import Runner, refused
 from phys4d.benchmarks.layer_norms import EPSILON, Absent, Norm
-from phys4d.benchmarks.race import Runner, refused
 from phys4d.benchmarks.timing import Work, compiled
 from phys4d.kernels.elementwise import TokenRows, adaptive_norm, adaptive_norm_reference
 
 TABLES = ("gate", "scale", "shift")
 Leaves = dict[str, Tensor]
-Pair = tuple[Tensor, Tensor]  # the stream, and what goes into the next layer
+Pair = tuple[Tensor, Tensor]  # the residual stream, and the input of the next layer
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Tensors of a case: all that wants gradients is a leaf.
+    """Tensors of a case. All that require gradients are leaves.
 
     Attributes:
         tokens: x and y [1, S, C]; with an affine norm weight and bias [C].
         rows: gate, scale and shift [R, C], parts of one table.
         index: [1, S]: the row of each token.
-        masked: [1, T, 1, 1] bool of Open-Sora: which of `pair` a frame takes; else None.
-        pair: gate, scale and shift [2, C] from which Open-Sora's rows are chosen; else empty.
-        gradients: of the stream and of the result, [1, S, C].
+        masked: [1, T, 1, 1] bool, for Open-Sora: the element of `pair` that a frame uses; else None.
+        pair: gate, scale and shift [2, C], the two rows of Open-Sora; else empty.
+        gradients: of the loss with respect to the stream and to the result, [1, S, C].
     """
 
     tokens: Leaves
@@ -49,7 +49,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Rival:
-    """Who computes a case: a function of its leaves by name."""
+    """An implementation of a case: a function, and its leaves by argument name."""
 
     call: Callable[..., Pair]
     leaves: Leaves
@@ -59,14 +59,14 @@ class Rival:
         return torch.no_grad()(lambda: self.call(**self.leaves))
 
     def backward(self, gradients: Pair) -> Callable[[], tuple[Tensor, ...]]:
-        """Gradients of all leaves, of a forward pass that is done here, once."""
+        """A call that computes the gradients of all leaves; the forward pass runs once, here."""
         outs = self.call(**self.leaves)
         leaves = list(self.leaves.values())
         return lambda: torch.autograd.grad(outs, leaves, gradients, retain_graph=True)
 
 
 def cut(case: AdaptiveNormCase, tokens: int) -> AdaptiveNormCase:
-    """The case, as wide, on at most so many tokens; rows that differed for each token still do."""
+    """The case with all channels on at most `tokens` tokens; one row per token stays one row per token."""
     if case.rows == case.tokens:
         return dataclasses.replace(case, tokens=tokens, rows=tokens)
     return dataclasses.replace(case, tokens=tokens - tokens % case.rows)
@@ -75,7 +75,7 @@ def cut(case: AdaptiveNormCase, tokens: int) -> AdaptiveNormCase:
 def inputs(case: AdaptiveNormCase, device: torch.device, dtype: torch.dtype = DTYPE) -> Inputs:
     """Random tensors in `dtype`, modulation in the dtype of the case, float32 in a float32 case.
 
-    Nothing large is allocated that does not stay: what a CPU's memory held before would hide what a rival needs.
+    Makes no large temporary tensor: a higher memory peak here would hide the growth that `cpu_suite` measures.
     """
     generator = torch.Generator(device=device).manual_seed(0)
     precision = torch.promote_types(dtype, case.table)
@@ -94,7 +94,7 @@ def inputs(case: AdaptiveNormCase, device: torch.device, dtype: torch.dtype = DT
     if chosen:
         masked = torch.arange(case.rows, device=device)[None, :, None, None] >= case.rows // 3
         pair, table = _parts(table), table[masked.flatten().long()]
-    if case.mixed:  # the first frame's tokens take the first row, as where a video is made from a picture
+    if case.mixed:  # tokens of the first frame use the first row, as in image-to-video
         index = (torch.arange(case.tokens, device=device) >= case.tokens // 31).long()[None]
     else:
         index = torch.arange(case.rows, device=device).repeat_interleave(case.tokens // case.rows)[None]
@@ -102,12 +102,12 @@ def inputs(case: AdaptiveNormCase, device: torch.device, dtype: torch.dtype = DT
 
 
 def _parts(table: Tensor) -> Leaves:
-    """Gate, scale and shift as leaves, where they stand in a table [..., 6, C]."""
+    """Gate, scale and shift as leaves: strided views of a table [..., 6, C]."""
     return {name: table[..., k, :].detach().requires_grad_() for k, name in enumerate(TABLES)}
 
 
 def _of_tokens(made: Inputs) -> Leaves:
-    """The rows of all tokens [1, S, C], as Wan makes them; a single row stays one."""
+    """One row per token [1, S, C], as Wan makes them; a single row for all tokens stays single."""
     gate = made.rows["gate"]
     if len(gate) == 1:
         return made.rows
@@ -119,7 +119,7 @@ def _of_tokens(made: Inputs) -> Leaves:
 
 
 def ours(made: Inputs, mixed: bool) -> Rival:
-    """`adaptive_norm`; rows that are no runs of tokens are sorted beforehand, once for all layers."""
+    """`adaptive_norm`; a row index that is not made of runs is sorted beforehand, once for all layers."""
     rows = TokenRows.of(made.index, int(made.index.max()) + 1) if mixed else None
 
     def call(x: Tensor, y: Tensor, **rest: Any) -> Pair:
@@ -129,7 +129,7 @@ def ours(made: Inputs, mixed: bool) -> Rival:
 
 
 def own_code(case: AdaptiveNormCase, made: Inputs, norm: Norm) -> Rival:
-    """As the model writes it, with `norm` for the LayerNorm."""
+    """The model's own code, with `norm` as its LayerNorm."""
     if made.masked is not None:
         return Rival(_chosen(made.masked, norm), made.tokens | made.pair)
     form = _wan if case.model.startswith("Wan") else _plain
@@ -159,7 +159,7 @@ def _plain(norm: Norm) -> Callable[..., Pair]:
 
 
 def _chosen(masked: Tensor, norm: Norm) -> Callable[..., Pair]:
-    """Both modulations of everything, and for each frame one of them."""
+    """Open-Sora's code: computes both modulations of all tokens and selects one per frame."""
 
     def choose(first: Tensor, second: Tensor) -> Tensor:
         frames = (1, masked.shape[1], -1, first.shape[-1])
@@ -174,7 +174,7 @@ def _chosen(masked: Tensor, norm: Norm) -> Callable[..., Pair]:
 
 
 def by_rows(case: AdaptiveNormCase, made: Inputs, norm: Norm) -> Rival:
-    """As one would write it for few distinct rows: tokens seen by runs that share one, or rows gathered by index."""
+    """Hand-written code for few distinct rows: a view of tokens by runs that share a row, or rows gathered by index."""
     form = _wan(norm) if case.model.startswith("Wan") else _plain(norm)
 
     def call(x: Tensor, y: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, **affine: Tensor) -> Pair:
@@ -188,7 +188,7 @@ def by_rows(case: AdaptiveNormCase, made: Inputs, norm: Norm) -> Rival:
 
 
 def rivals(case: AdaptiveNormCase, made: Inputs) -> dict[str, Rival]:
-    """Ours, and eager torch, by name."""
+    """Ours and the eager implementations, by name."""
     norm = _norm(layer_norms.torch_norm, case, made)
     found = {"ours": ours(made, case.mixed), "eager": own_code(case, made, norm)}
     if case.modulated and 1 < case.rows < case.tokens:
@@ -197,8 +197,8 @@ def rivals(case: AdaptiveNormCase, made: Inputs) -> dict[str, Rival]:
 
 
 def compilations(found: dict[str, Rival], modes: dict[str, str | None]) -> dict[str, Rival]:
-    """What torch.compile makes of the eager ones, by name: {"compiled": None} adds "compiled" and "compiled, rows"."""
-    torch.compiler.reset()  # it gives up on a function that it compiled eight times, and cases share theirs
+    """The eager implementations under torch.compile: {"compiled": None} gives "compiled" and "compiled, rows"."""
+    torch.compiler.reset()  # it stops after eight compilations of one function, and the cases share functions
     return {
         name.replace("eager", word): Rival(compiled(rival.call, mode), rival.leaves)
         for word, mode in modes.items()
@@ -216,7 +216,7 @@ def _norm(make: Callable[..., Norm], case: AdaptiveNormCase, made: Inputs) -> No
 def runners(
     case: AdaptiveNormCase, device: torch.device, wanted: list[str] | None
 ) -> tuple[dict[str, Runner], list[dict[str, Any]]]:
-    """Who can compute the case, and a row for each who cannot, with the reason; the error is that of the result."""
+    """The implementations of the case, and a row with the reason for each that cannot run; errors are of the result."""
     made = inputs(case, device)
     found = rivals(case, made)
     rows: list[dict[str, Any]] = []
@@ -224,7 +224,7 @@ def runners(
         modes = {"compiled": None, "compiled, max-autotune": "max-autotune-no-cudagraphs"}
         found |= compilations(found, modes)
     else:
-        rows.append(refused(case.name, "compiled", "measured on CUDA, and by the study of CPUs, alone"))
+        rows.append(refused(case.name, "compiled", "measured on CUDA, and on a CPU by adaptive_norm_cpu only"))
     for name, make in layer_norms.NORMS.items():
         try:
             found[f"eager, {name}"] = own_code(case, made, _norm(make, case, made))
@@ -241,7 +241,7 @@ def runners(
             backward = rival.backward(made.gradients)
             same = all(torch.equal(a, b) for a, b in zip(backward(), backward(), strict=True))
             made_of[name] = Runner({"forward": rival.forward(), "backward": backward}, error, same)
-        except Exception as fault:  # a peer may fail in ways of its own; the row says how
+        except Exception as fault:  # a peer may fail in its own way; its row holds the exception
             rows.append(refused(case.name, name, fault))
     name = "FlashInfer, forward"
     if wanted is None or name in wanted:
@@ -264,7 +264,7 @@ def _flashinfer(case: AdaptiveNormCase, made: Inputs, expected: Tensor, some: sl
 
 
 def truth(made: Inputs, some: slice = slice(None)) -> Tensor:
-    """The result of these tokens by the definition in float64."""
+    """The result of the chosen tokens by the definition, in float64."""
     leaves = {name: t.detach().double() for name, t in (made.tokens | made.rows).items()}
     x, y = (leaves.pop(name)[:, some] for name in ("x", "y"))
     gate, weight, bias, scale, shift = (leaves.get(name) for name in ("gate", "weight", "bias", "scale", "shift"))

@@ -2,10 +2,10 @@
 
     python -m phys4d.benchmarks.adaptive_norm_cpu [--quick] [--case NAME ...] [--out DIR]
 
-Cases are those of `phys4d bench elementwise`, as wide, on fewer tokens, in float32 and in bfloat16; rivals are the
-same (see `adaptive_norm`). Every rival takes its turn in every round. Memory is what a fresh process's peak resident
-set grows by during one forward and backward, as in the benchmark of losses, after one that warms torch and its compiler
-and whose memory was given back. torch.compile compiles for the threads that it is timed with.
+Cases are those of `phys4d bench elementwise` with all channels on fewer tokens, in float32 and in bfloat16, with the
+same rivals (see `adaptive_norm`). Every rival is timed once per round, in turn. Memory is the growth of a fresh
+process's peak resident set during one forward and backward, as in `losses`; an earlier one warms torch and its compiler
+up, and its memory is returned to the system. torch.compile compiles for the number of threads that it is timed with.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from phys4d.benchmarks import adaptive_norm, cpu_suite
+from phys4d.benchmarks import adaptive_norm, cpu_suite, results
 from phys4d.benchmarks.adaptive_norm import Inputs, Rival
 from phys4d.benchmarks.cases import ADAPTIVE_NORM
 from phys4d.benchmarks.timing import interleaved
@@ -27,7 +27,7 @@ PARTS = ("forward", "backward")
 
 
 def prepared(case: str, tokens: int) -> tuple[Inputs, dict[str, Rival]]:
-    """Inputs of a case on at most so many tokens, and who computes it, without torch.compile."""
+    """Inputs of a case on at most `tokens` tokens, and its implementations without those of torch.compile."""
     name, dtype = case.split(", ")
     chosen = adaptive_norm.cut(next(c for c in ADAPTIVE_NORM if c.name == name), tokens)
     made = adaptive_norm.inputs(chosen, torch.device("cpu"), DTYPES[dtype])
@@ -35,17 +35,17 @@ def prepared(case: str, tokens: int) -> tuple[Inputs, dict[str, Rival]]:
 
 
 def _both(rival: Rival, made: Inputs) -> tuple[Any, ...]:
-    """One forward and backward, at the end of which the results are still there."""
+    """One forward and backward that keeps the results alive until its end."""
     outs = rival.call(**rival.leaves)
     return outs, torch.autograd.grad(outs, list(rival.leaves.values()), made.gradients)
 
 
 def grown(case: str, rival: str, shape: Sequence[int]) -> float:
-    """MiB by which this process's peak resident set grows during one forward and backward; for a fresh process."""
+    """MiB by which the peak resident set of this fresh process grows during one forward and backward."""
     made, found = prepared(case, *shape)
     if rival not in found:
         found = adaptive_norm.compilations(found, {"compiled": None})
-    _both(found[rival], made)  # torch and its compiler are warm after this
+    _both(found[rival], made)  # warms torch and its compiler up
     cpu_suite.release()
     return cpu_suite.growth(lambda: _both(found[rival], made))
 
@@ -83,7 +83,7 @@ def measure(case: str, shape: Sequence[int], *, rounds: int, threads: Sequence[i
 
 
 def best(rows: list[dict[str, Any]], row: dict[str, Any], word: str) -> dict[str, dict[str, Any]]:
-    """Forward, backward and memory -> the row of the best rival whose name begins with `word`, beside `row`."""
+    """"forward_ms", "backward_ms" and "peak_mb" -> the row of the best rival of `row` whose name begins with `word`."""
     rivals = [
         r for r in rows
         if (r["case"], r["threads"]) == (row["case"], row["threads"]) and r["backend"].startswith(word)
@@ -92,7 +92,7 @@ def best(rows: list[dict[str, Any]], row: dict[str, Any], word: str) -> dict[str
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Per case and number of threads: ours, the best that eager torch has, and how many times ours that is."""
+    """Markdown: per case and number of threads ours, the best of eager torch and of torch.compile, and their ratios."""
     lines = [
         "| case | threads | ours: forward, backward ms | MiB | eager | MiB | eager / ours | compiled | MiB "
         "| compiled / ours |",
@@ -108,10 +108,17 @@ def table(rows: list[dict[str, Any]]) -> str:
             ratios = ", ".join(f"{others[key][key] / max(row[key], 1e-3):.2f}" for key in others)
             cells.append(f"{forward:.1f}, {backward:.1f} | {memory:.0f} | {ratios}")
         lines.append(f"| {row['case']} | {row['threads']} | " + " | ".join(cells) + " |")
-    told = """"eager" and "compiled" are the best of the model's own code and, where few rows are distinct, of what one
-        would write by hand for them; the ratios are of forward, backward and memory, and above 1 where ours is
+    legend = """"eager" and "compiled" are the best of the model's own code and, where several tokens share a row, of
+        code written by hand for that; the ratios are of forward, backward and memory, above 1 where ours is
         better."""
-    return "\n".join([*lines, "", " ".join(told.split())])
+    return "\n".join([*lines, "", " ".join(legend.split())])
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The table of the page, with tokens, load, machine and versions."""
+    tokens = sorted({row["tokens"] for row in result["rows"]})
+    line = f"{tokens[0]:,} to {tokens[-1]:,} tokens, {results.load_during(result)}"
+    return f"{table(result['rows'])}\n\n{line}; {results.origin(result['provenance'])}."
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Attention on the shapes of real models: ours beside every peer that this machine has, in one run.
+"""Attention on the shapes of real models: our kernels beside every peer that this machine has, in one run.
 
     phys4d bench attention [--device cpu|cuda] [--quick] [--case NAME ...] [--backend NAME ...] [--out DIR]
 
-Forward and backward apart, median and 20th and 80th percentile, peak memory, error against float64 on sampled queries
-(beside which torch's own error stands as that of sdpa), whether two backward runs are bit-equal, and the share of the
-floor: the time that nothing but the products, or the bytes, that the result needs would take on that card. Peers that
-cannot serve are listed with their reason.
+Rows hold forward and backward separately: median, 20th and 80th percentile in milliseconds, peak memory, error against
+float64 on sampled queries (the error of "sdpa" is torch's own), whether two backward runs are bit-equal, and the share
+of the floor. The floor is the time that the GPU needs for the products alone, or for the bytes alone, whichever is
+longer. Peers that cannot compute a case are listed with the reason.
 """
 
 import dataclasses
@@ -17,15 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from phys4d.benchmarks.cases import ATTENTION, DTYPE, AttentionCase
-from phys4d.benchmarks.timing import Work, compiled, interleaved, peak_memory
+from phys4d.benchmarks.comparison import Needed, Runner, compare, refused, sustained
+from phys4d.benchmarks.timing import Work, compiled
 from phys4d.kernels.attention import Full, Temporal, Window, attention, measured
-from phys4d.kernels.attention.backends import BACKENDS, rearranged
+from phys4d.kernels.attention.backends import BACKENDS, dense_rows
 from phys4d.kernels.attention.backends.flex import mask_mod
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope_reference
 
-# Part of a GPU's name -> (TFLOP/s of dense 16-bit products, TB/s) that good kernels are known to sustain on it.
-SUSTAINED = {"H200": (790.0, 4.3), "H100": (790.0, 2.9)}
 Attend = Callable[..., Tensor]  # of q, k, v and, where the case has a norm, the weights of queries and of keys
 
 
@@ -40,7 +39,7 @@ def small(case: AttentionCase) -> AttentionCase:
 
 
 def naive(case: AttentionCase) -> Attend:
-    """What models do by hand: norm, rotate, rearrange into rows, multiply, softmax in float32, multiply."""
+    """Attention as models write it: norm, rotate, rearrange into rows, multiply, softmax in float32, multiply."""
 
     def dense(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> tuple[Tensor, None]:
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
@@ -56,13 +55,13 @@ def naive(case: AttentionCase) -> Attend:
                 _turned(F.rms_norm(t, (case.dim,), weight, 1e-6), table)
                 for t, weight in zip((q, k), weights, strict=True)
             )
-        return rearranged.run(_call(case, q, k, v), dense)[0]
+        return dense_rows.run(_call(case, q, k, v), dense)[0]
 
     return attend
 
 
 def _turned(x: Tensor, table: Tensor) -> Tensor:
-    """x [B, S, heads, D] with all its neighbouring lanes rotated by a table [S, D / 2, 2]."""
+    """x [B, S, heads, D] with pairs of neighbouring lanes rotated by a table [S, D / 2, 2] of cosines and sines."""
     first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     cosine, sine = table[:, None, :, 0], table[:, None, :, 1]
     turned = torch.stack((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
@@ -70,12 +69,12 @@ def _turned(x: Tensor, table: Tensor) -> Tensor:
 
 
 def _rope(case: AttentionCase, device: torch.device) -> Rope:
-    assert case.lanes is not None and sum(case.lanes[1:]) == 0, "the naive form turns by time alone"
+    assert case.lanes is not None and sum(case.lanes[1:]) == 0, "the naive form rotates by time only"
     return Rope.make(case.grid, case.lanes, device=device)
 
 
 def _prepared(case: AttentionCase, device: torch.device, weights: Sequence[Tensor]) -> dict[str, Any]:
-    """Norm and rotation as arguments of `attention`, none where the case has none."""
+    """The norm and rotation of a case as arguments of `attention`; empty for a case without them."""
     if case.lanes is None:
         return {}
     q_weight, k_weight = weights
@@ -85,7 +84,7 @@ def _prepared(case: AttentionCase, device: torch.device, weights: Sequence[Tenso
 def peers(
     case: AttentionCase, tensors: list[Tensor], wanted: list[str] | None
 ) -> tuple[dict[str, Attend], dict[str, str]]:
-    """Who can compute the case, by name, and why the others cannot."""
+    """The implementations that can compute the case, by name, and for the others the reason why not."""
     call = _call(case, *tensors)
     found: dict[str, Attend] = {}
     refused: dict[str, str] = {}
@@ -99,7 +98,7 @@ def peers(
     for name, backend in BACKENDS.items():
         reason = backend.refusal(call)
         if reason is None and name == "reference" and case.pairs > 1 << 30:
-            reason = "it would hold every score"
+            reason = "it would keep every score in memory"
         if reason is None:
             found[name] = by(name)
         else:
@@ -107,13 +106,13 @@ def peers(
     found["auto"] = by("auto")
     short = isinstance(case.pattern, Temporal) or not tensors[0].is_cuda
     if isinstance(case.pattern, Window) or (not short and case.pairs > 1 << 31):
-        refused["naive"] = refused["naive-compiled"] = "it would hold every score"
+        refused["naive"] = refused["naive-compiled"] = "it would keep every score in memory"
     else:
         found["naive"] = naive(case)
         if tensors[0].is_cuda:
             found["naive-compiled"] = compiled(naive(case))
         else:
-            refused["naive-compiled"] = "measured on CUDA alone"
+            refused["naive-compiled"] = "measured on CUDA only"
     if wanted is not None:
         found = {name: attend for name, attend in found.items() if name in wanted}
     return found, refused
@@ -122,63 +121,46 @@ def peers(
 def measure(
     case: AttentionCase, device: torch.device, *, quick: bool, wanted: list[str] | None
 ) -> list[dict[str, Any]]:
-    """One row per peer and part: times, rates, share of the floor, memory, error, and whether runs are bit-equal."""
+    """The rows of one case: those of `comparison.compare`, and one with the reason for each peer that cannot serve."""
     generator = torch.Generator(device=device).manual_seed(0)
     shape = (case.batch, case.tokens, case.heads, case.dim)
     q, k, v, dout = (torch.randn(shape, generator=generator, device=device, dtype=DTYPE) for _ in range(4))
     inputs = [q, k, v]
     if case.lanes is not None:
         inputs += [torch.randn(case.dim, generator=generator, device=device, dtype=DTYPE) for _ in range(2)]
-    attends, refused = peers(case, [t.detach().requires_grad_() for t in (q, k, v)], wanted)
-    rows: list[dict[str, Any]] = [
-        {"case": case.name, "backend": name, "refused": reason} for name, reason in refused.items()
-    ]
-    effort = {"rounds": 10 if quick else 50, "seconds": 1.0 if quick else 20.0}
+    attends, reasons = peers(case, [t.detach().requires_grad_() for t in (q, k, v)], wanted)
+    rows = [refused(case.name, name, reason) for name, reason in reasons.items()]
     queries = torch.randperm(case.tokens, generator=generator, device=device)[:64].sort().values
     truth = sampled_truth(case, *inputs, queries=queries)
-    forwards: dict[str, Work] = {}
-    backwards: dict[str, Work] = {}
-    errors: dict[str, float] = {}
-    same: dict[str, bool] = {}
-    for name, attend in list(attends.items()):
+    runners: dict[str, Runner] = {}
+    for name, attend in attends.items():
         try:
-            out = attend(*inputs)
-            errors[name] = float((out[:, queries].double() - truth).abs().max())
-            forwards[name] = lambda attend=attend: attend(*inputs)  # type: ignore[misc]
-            backwards[name] = _backward(attend, inputs, dout)
-            same[name] = all(torch.equal(a, b) for a, b in zip(backwards[name](), backwards[name](), strict=True))
-        except Exception as fault:  # a peer may fail in ways of its own; the row says how
-            rows.append({"case": case.name, "backend": name, "refused": f"{type(fault).__name__}: {str(fault)[:200]}"})
-            forwards.pop(name, None)
-            backwards.pop(name, None)
+            error = float((attend(*inputs)[:, queries].double() - truth).abs().max())
+            backward = _backward(attend, inputs, dout)
+            same = all(torch.equal(a, b) for a, b in zip(backward(), backward(), strict=True))
+        except Exception as fault:  # a peer may fail in its own way; its row holds the exception
+            rows.append(refused(case.name, name, fault))
             torch.cuda.empty_cache() if device.type == "cuda" else None
-    for part, rivals in (("forward", forwards), ("backward", backwards)):
-        times = interleaved(rivals, device, **effort)  # type: ignore[arg-type]
-        floor = floor_ms(case, part, device)  # type: ignore[arg-type]
-        for name, timing in times.items():
-            rows.append(
-                {
-                    "case": case.name, "backend": name, "part": part, "ms": timing.median, "ms_p20": timing.p20,
-                    "ms_p80": timing.p80, "host_ms": timing.host, "tflops": case.flops(part) / timing.median / 1e9,  # type: ignore[arg-type]
-                    "gbps": case.bytes(part) / timing.median / 1e6,  # type: ignore[arg-type]
-                    "floor_ms": floor, "share": floor / timing.median if floor else None,
-                    "peak_mb": peak_memory(rivals[name], device), "error": errors[name],
-                    "deterministic": same[name],
-                }
-            )  # fmt: skip
-    return rows
+            continue
+        forward: Work = lambda attend=attend: attend(*inputs)  # type: ignore[misc]  # noqa: E731
+        runners[name] = Runner({"forward": forward, "backward": backward}, error, same)
+
+    def needed(part: Any, name: str) -> Needed:
+        return Needed(case.flops(part), case.bytes(part), floor_ms(case, part, device))
+
+    return rows + compare(case.name, runners, device, quick=quick, needed=needed)
 
 
 def _backward(attend: Attend, inputs: list[Tensor], dout: Tensor) -> Work:
     leaves = [t.detach().requires_grad_() for t in inputs]
     out = attend(*leaves)
     if not out.requires_grad:
-        raise RuntimeError("it gives no gradients")
+        raise RuntimeError("its result has no gradient")
     return lambda: torch.autograd.grad(out, leaves, dout, retain_graph=True)
 
 
 def sampled_truth(case: AttentionCase, q: Tensor, k: Tensor, v: Tensor, *weights: Tensor, queries: Tensor) -> Tensor:
-    """out of the chosen queries in float64: [B, n, heads, D]; one clip and head at a time."""
+    """The output of the chosen queries in float64, [B, n, heads, D], computed for one clip and head at a time."""
     if case.lanes is not None:
         q, k = (
             norm_rope_reference(t.double(), weight, None, "rms", 1e-6, _rope(case, t.device), case.grid, 0)
@@ -198,15 +180,10 @@ def sampled_truth(case: AttentionCase, q: Tensor, k: Tensor, v: Tensor, *weights
     return out
 
 
-def floor_ms(case: AttentionCase, part: str, device: torch.device) -> float | None:
-    """Milliseconds of the products or of the bytes, whichever takes longer, at rates that this card sustains."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    for known, (tflops, terabytes) in SUSTAINED.items():
-        if known in name:
-            return max(case.flops(part) / tflops / 1e9, case.bytes(part) / terabytes / 1e9)  # type: ignore[arg-type]
-    return None
+def floor_ms(case: AttentionCase, part: Any, device: torch.device) -> float | None:
+    """Milliseconds of the products or of the bytes, whichever takes longer, at the rates that this GPU sustains."""
+    rates = sustained(device)
+    return max(case.flops(part) / rates[0] / 1e9, case.bytes(part) / rates[1] / 1e9) if rates else None
 
 
 def cases(names: list[str] | None, device: torch.device) -> list[AttentionCase]:
@@ -216,9 +193,9 @@ def cases(names: list[str] | None, device: torch.device) -> list[AttentionCase]:
 
 
 def tuned(rows: list[dict[str, Any]], gpu: str, date: str) -> dict[str, Any]:
-    """The table that "auto" looks up: per case the backends by forward time, and by forward and backward together."""
+    """The table that backend "auto" reads: per case the backends by time, forward and forward + backward."""
     classes = []
-    for case in (case for case in ATTENTION if case.lanes is None):  # a norm does not change who is fastest
+    for case in (case for case in ATTENTION if case.lanes is None):  # a norm does not change the order
         found = [row for row in rows if row["case"] == case.name and row["backend"] in BACKENDS and "ms" in row]
         times: dict[str, dict[str, float]] = {}
         for row in found:
@@ -228,7 +205,7 @@ def tuned(rows: list[dict[str, Any]], gpu: str, date: str) -> dict[str, Any]:
         q = device.new_empty(case.batch, case.tokens, case.heads, case.dim)
         base = {
             "case": case.name, "pattern": type(case.pattern).__name__.lower(), "dim": case.dim,
-            "seen": measured.seen(_call(case, q, q, q)),
+            "seen": measured.keys_per_query(_call(case, q, q, q)),
         }  # fmt: skip
         if whole:
             for training in (False, True):

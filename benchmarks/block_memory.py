@@ -1,11 +1,11 @@
-"""How much memory whole blocks of video DiTs take at their real shapes, counted without computing anything.
+"""Memory of whole blocks of video DiTs at their real shapes, counted without computing anything.
 
-    python -m phys4d.benchmarks.block_memory [--case NAME ...] [--adopt]
+    python -m phys4d.benchmarks.block_memory [--case NAME ...] [--out DIR]
 
-A block runs forward and backward on tensors that have shapes and no numbers (torch's fake tensors), as `phys4d bench
-blocks` runs it, one variant after the other. "kept" is what autograd keeps between forward and backward, beyond weights
-and inputs; "peak" is the most that exists at once in a training step, beyond weights and inputs, gradients included.
-What operators take inside, for as long as they run, is not seen: it is small in fused ones.
+A block runs forward and backward on torch's fake tensors, which have shapes and no data, as `phys4d bench blocks` runs
+it. "kept" is the memory that autograd holds between forward and backward, without weights and inputs; "peak" is the
+maximum of live memory in a training step, without weights and inputs, with gradients. Temporary memory inside an
+operator is not counted; in fused operators it is small.
 """
 
 import argparse
@@ -24,16 +24,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from phys4d.benchmarks import blocks
+from phys4d.benchmarks import blocks, results
 from phys4d.benchmarks.blocks import Variant
 from phys4d.benchmarks.cases import BLOCKS, DTYPE, BlockCase
+from phys4d.engine.telemetry import provenance
 
-RESULT = Path(__file__).resolve().parent / "results" / "block-memory.json"
 MIB = 2**20
 
 
 class Peak(TorchDispatchMode):
-    """Counts bytes of all storages that operators make while it is on, as long as they live."""
+    """Counts the bytes of all storages that operators allocate in this mode, until they are freed."""
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()
@@ -64,8 +64,8 @@ class Peak(TorchDispatchMode):
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """What is held in a circle stays until the end, so that no moment of the garbage collector changes a count."""
+def uncollected() -> Iterator[None]:
+    """Without garbage collection, whose moment would otherwise change the count of objects in reference cycles."""
     gc.collect()
     gc.disable()
     try:
@@ -75,7 +75,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def kept(variant: Variant) -> int:
-    """Bytes that autograd keeps of a forward pass, each storage once, beyond parameters and inputs."""
+    """Bytes that autograd holds after a forward pass, each storage once, without parameters and inputs."""
     held: dict[int, Any] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def kept(variant: Variant) -> int:
         held[storage._cdata] = storage
         return tensor
 
-    with _uncollected(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with uncollected(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         outs = variant.outs()
     for tensor in _given(variant):
         held.pop(tensor.untyped_storage()._cdata, None)
@@ -92,10 +92,10 @@ def kept(variant: Variant) -> int:
 
 
 def peak(variant: Variant) -> int:
-    """Bytes of a training step at most, beyond parameters, inputs and the gradients that it begins with."""
+    """The maximum of live bytes in a training step, without parameters, inputs and the gradients of the results."""
     with torch.no_grad():
         gradients = tuple(torch.empty_like(out) for out in variant.outs())
-    with _uncollected(), Peak([*_given(variant), *gradients]) as counted:
+    with uncollected(), Peak([*_given(variant), *gradients]) as counted:
         variant.step(gradients)
     return counted.most
 
@@ -106,7 +106,7 @@ def _given(variant: Variant) -> list[Tensor]:
 
 
 def of(case: BlockCase) -> list[dict[str, Any]]:
-    """One row per variant of the block, on the tensors that the current mode makes."""
+    """One row per variant of the block, on real tensors, or on fake ones inside a `FakeTensorMode`."""
     rows = []
     for name, variant in blocks.variants(case, torch.device("cpu"), DTYPE).items():
         rows.append({
@@ -117,16 +117,17 @@ def of(case: BlockCase) -> list[dict[str, Any]]:
 
 
 def counted(case: BlockCase) -> list[dict[str, Any]]:
-    """The same on tensors without numbers."""
-    one_mode = mock.patch.object(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, create=True)  # of all copies
-    alike = mock.patch.object(torch, "equal", lambda *tensors: True)  # drop-ins compare tables: no numbers are there
+    """The rows of `of` on fake tensors."""
+    # Deep copies of a block share one mode. Drop-ins compare rotation tables, and fake tensors have no data to compare.
+    one_mode = mock.patch.object(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, create=True)
+    alike = mock.patch.object(torch, "equal", lambda *tensors: True)
     with FakeTensorMode(), one_mode, alike, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         return of(case)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Per block and variant GiB kept and at most, and how much of the stock block's that is."""
+    """Markdown: per block and variant GiB kept and peak GiB, and their share of the stock block's."""
     lines = ["| block | tokens | variant | kept GiB | of stock | peak GiB | of stock |", "|---" * 7 + "|"]
     for row in rows:
         stock = next(r for r in rows if (r["case"], r["backend"]) == (row["case"], "stock"))
@@ -135,19 +136,32 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def summary(result: dict[str, Any]) -> str:
+    """The table of the page, with versions."""
+    return f"{table(result['rows'])}\n\nCounted with {results.version(result['provenance'])}."
+
+
+def sentence(result: dict[str, Any]) -> str:
+    """The memory that a block of Wan2.2-TI2V-5B keeps, for the README."""
+    kept = {row["backend"]: row["kept_mb"] / 1024 for row in result["rows"] if row["case"] == "wan-block"}
+    return (
+        f"Counted, not measured: in training a block of Wan2.2-TI2V-5B at 121 frames of 704 x 1280 keeps "
+        f"{kept['stock']:.1f} GiB for the\nbackward pass with diffusers' code and {kept[blocks.BY_FRAME]:.1f} GiB with "
+        "ours ([all blocks](docs/elementwise-kernels.md#memory-of-whole-blocks))."
+    )
+
+
 def main() -> None:
-    """Counts, prints, and with --adopt keeps the result and shows it in the docs."""
+    """Counts, prints the table, and with --out writes block-memory.json to that folder."""
     names = [case.name for case in BLOCKS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs="+", default=names, choices=names)
-    parser.add_argument("--adopt", action="store_true", help="keep the result, and fill the table of its page in docs/")
-    asked = parser.parse_args()
-    rows = [row for case in BLOCKS if case.name in asked.case for row in counted(case)]
+    parser.add_argument("--out", type=Path, help="folder for block-memory.json")
+    options = parser.parse_args()
+    rows = [row for case in BLOCKS if case.name in options.case for row in counted(case)]
     print(table(rows))
-    if asked.adopt:
-        from phys4d.benchmarks import elementwise_page
-
-        elementwise_page.adopt(RESULT, rows)
+    if options.out is not None:
+        results.write(options.out / "block-memory.json", {"rows": rows, "provenance": provenance()})
 
 
 if __name__ == "__main__":

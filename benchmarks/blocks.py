@@ -3,12 +3,13 @@
     phys4d bench blocks [--device cpu|cuda] [--quick] [--case NAME ...] [--backend NAME ...] [--out DIR]
 
 Wan2.2-TI2V-5B and CogVideoX-5B are diffusers' own classes, swapped by `accelerate`; Open-Sora 1.2 is `opensora_block`.
-Weights and inputs are random. "ours, attention" exchanges attention with the norm and rotation of queries and keys,
-"ours, adaptive norm" what is between the layers, "ours, both" both. The stock Wan is given a row of the modulation for
-each token; "ours, both, a row a frame" is given each of them once, as `accelerate(timestep_per="frame")` hands them to
-its blocks. Peak memory is what a call takes beyond weights and inputs, of a training step with all gradients. The error
-is the largest difference of the block's result from that of the stock block in float32, in shares of the largest
-number there; the floor is the time of all products of matrices at the rate that this card sustains.
+Weights and inputs are random. "ours, attention" replaces attention with the norm and rotation of queries and keys,
+"ours, adaptive norm" replaces gate, residual, norm and modulation, "ours, both" replaces both. The stock Wan block gets
+one row of modulation per token; "ours, both, a row a frame" gets one row per frame, as
+`accelerate(timestep_per="frame")` passes it to its blocks. Peak memory is that of a training step with all gradients,
+without weights and inputs. The error is the largest difference of the block's result from that of the stock block in
+float32, relative to the largest absolute value of the latter; the floor is the time of all matrix products at the rate
+that this GPU sustains.
 """
 
 import copy
@@ -21,9 +22,9 @@ from torch import Tensor, nn
 
 from phys4d.benchmarks import diffusers_blocks
 from phys4d.benchmarks.cases import BLOCKS, DTYPE, BlockCase
+from phys4d.benchmarks.comparison import Needed, Runner, compare, refused, sustained
 from phys4d.benchmarks.diffusers_blocks import Alone
 from phys4d.benchmarks.opensora_block import OpenSoraBlock
-from phys4d.benchmarks.race import Runner, race, refused, sustained
 from phys4d.benchmarks.timing import compiled
 
 PARTS: dict[str, tuple[str, ...]] = {
@@ -36,7 +37,14 @@ COMPILED = {"compiled": "stock", "ours, both, compiled": "ours, both"}
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One way to compute a block: something to call, its parameters, and what it is called with."""
+    """One implementation of a block.
+
+    Attributes:
+        call: the block.
+        parameters: its weights.
+        inputs: arguments that require gradients, by name.
+        rest: the other arguments, by name.
+    """
 
     call: Callable[..., Any]
     parameters: list[Tensor]
@@ -44,12 +52,12 @@ class Variant:
     rest: dict[str, Any]
 
     def outs(self) -> tuple[Tensor, ...]:
-        """All tensors of the result."""
+        """The result as a tuple of tensors."""
         found = self.call(**self.inputs, **self.rest)
         return found if isinstance(found, tuple) else (found,)
 
     def step(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Forward and backward: gradients of all inputs and parameters, for these of the results."""
+        """Forward and backward: gradients of all inputs and parameters, given those of the results."""
         return torch.autograd.grad(self.outs(), [*self.inputs.values(), *self.parameters], gradients)
 
 
@@ -101,14 +109,14 @@ def _diffusers(
 
 
 def variants(case: BlockCase, device: torch.device, dtype: torch.dtype) -> dict[str, Variant]:
-    """Every way to compute the block by name, "stock" first; ImportError where diffusers, which has it, is missing."""
+    """Every implementation of the block by name, "stock" first; ImportError where diffusers is needed and missing."""
     if case.model == "opensora":
         return _opensora(case, device, dtype)
     return _diffusers(getattr(diffusers_blocks, case.model), case, device, dtype)
 
 
 def measure(case: BlockCase, device: torch.device, *, quick: bool, wanted: list[str] | None) -> list[dict[str, Any]]:
-    """One row per variant and part, and one for each variant that cannot serve, with the reason."""
+    """One row per variant and part, and one with the reason for each variant that cannot run."""
     torch.compiler.reset()
     names = [*PARTS, *([BY_FRAME] if case.model == "wan" else []), *COMPILED]
     chosen = [name for name in names if wanted is None or name in wanted]
@@ -122,22 +130,22 @@ def measure(case: BlockCase, device: torch.device, *, quick: bool, wanted: list[
         for name, of in COMPILED.items():
             found[name] = dataclasses.replace(found[of], call=compiled(found[of].call))
     else:
-        rows = [refused(case.name, name, "measured on CUDA alone") for name in COMPILED if name in chosen]
+        rows = [refused(case.name, name, "measured on CUDA only") for name in COMPILED if name in chosen]
     truth = _truth(found["stock"])
     runners: dict[str, Runner] = {}
     for name in (name for name in chosen if name in found):
         try:
             runners[name] = _runner(found[name], truth)
-        except Exception as fault:  # memory may end, a compiler may fail: the row says how
+        except Exception as fault:  # out of memory, or a compiler error: its row holds the exception
             rows.append(refused(case.name, name, fault))
             torch.cuda.empty_cache() if device.type == "cuda" else None
     rates = sustained(device)
 
-    def counted(part: str) -> dict[str, Any]:
-        flops = case.flops(part)  # type: ignore[arg-type]
-        return {"flops": flops, "bytes": None, "floor_ms": flops / rates[0] / 1e9 if rates else None}
+    def needed(part: Any, name: str) -> Needed:
+        flops = case.flops(part)
+        return Needed(flops=flops, floor_ms=flops / rates[0] / 1e9 if rates else None)
 
-    return rows + race(case.name, runners, device, quick=quick, seconds=20.0, counted=counted)
+    return rows + compare(case.name, runners, device, quick=quick, needed=needed)
 
 
 def _runner(variant: Variant, truth: tuple[Tensor, ...]) -> Runner:
@@ -154,7 +162,7 @@ def _runner(variant: Variant, truth: tuple[Tensor, ...]) -> Runner:
 
 
 def gradients_of(outs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Standard normal numbers like the results, the same for every variant."""
+    """Standard normal tensors with the shapes of the results, the same for every variant."""
     shapes = {str(number): out.shape for number, out in enumerate(outs)}
     return tuple(diffusers_blocks.drawn(outs[0].device, outs[0].dtype, **shapes).values())
 

@@ -1,4 +1,4 @@
-"""The shapes that every kernel is compiled, tested and timed on, named by the models they come from."""
+"""The shapes on which every kernel is compiled, tested and timed, named by the models that they come from."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +13,7 @@ DTYPE = torch.bfloat16  # of every case
 
 @dataclass(frozen=True)
 class AttentionCase:
-    """One layer's self-attention over a video, bfloat16: B clips of a grid (T, H, W) and n text tokens before it."""
+    """Self-attention of one layer, bfloat16: `batch` clips, each `words` text tokens and a grid (T, H, W) of tokens."""
 
     name: str
     model: str
@@ -23,7 +23,7 @@ class AttentionCase:
     heads: int
     dim: int
     words: int = 0
-    lanes: tuple[int, int, int] | None = None  # with them, RMS norm per head and rotation are a part of the case
+    lanes: tuple[int, int, int] | None = None  # rotated lanes per axis; None: without norm (RMS per head) and rotation
 
     @property
     def tokens(self) -> int:
@@ -32,7 +32,7 @@ class AttentionCase:
 
     @property
     def pairs(self) -> int:
-        """Pairs of a query and a key that it sees, in all clips and heads."""
+        """The number of pairs (query, visible key) in all clips and heads."""
         time, cells = self.grid[0], self.grid[1] * self.grid[2]
         if isinstance(self.pattern, Full):
             return self.batch * self.heads * self.tokens**2
@@ -44,11 +44,11 @@ class AttentionCase:
         return self.batch * self.heads * (time * cells * (own + self.words) + self.words * self.tokens)
 
     def flops(self, part: Literal["forward", "backward"]) -> int:
-        """Of the products that the result needs: two forward, five backward."""
+        """FLOPs of the products that the result needs: two products forward, five backward."""
         return self.pairs * self.dim * (4 if part == "forward" else 10)
 
     def bytes(self, part: Literal["forward", "backward"]) -> int:
-        """That must pass once at least: q, k, v, out; backward q, k, v, dout and three gradients, 16 bits each."""
+        """Bytes of q, k, v, out, or backward of q, k, v, dout and three gradients, each read or written once."""
         return self.batch * self.tokens * self.heads * self.dim * 2 * (4 if part == "forward" else 7)
 
 
@@ -66,7 +66,7 @@ ATTENTION = (
     AttentionCase("wan-window", "Wan2.2 grid, window of 12 %", Window(15, 11, 20), 1, (31, 22, 40), 24, 128),
 )
 
-# What nobody has named: every pattern at other head dimensions. For the compiler alone.
+# Every pattern at head dimensions of no listed model, compiled and not timed.
 VARIETY = tuple(
     AttentionCase(f"{name}-{dim}", "no model", pattern, 1, grid, 4, dim, words, (dim, 0, 0) if "norm" in name else None)
     for dim in (16, 40, 96)
@@ -102,7 +102,7 @@ class NormRopeCase:
         return self.words + self.grid[0] * self.grid[1] * self.grid[2]
 
     def bytes(self, part: Literal["forward", "backward"]) -> int:
-        """That must pass once: queries and keys in and out; backward x and dy in, dx out; tables are in the cache."""
+        """Bytes read or written once: queries and keys in and out; backward x, dy, dx. The tables stay in the cache."""
         return 2 * self.tokens * self.heads * self.dim * 2 * (2 if part == "forward" else 3)
 
 
@@ -115,22 +115,24 @@ NORM_ROPE = (
 
 @dataclass(frozen=True)
 class AdaptiveNormCase:
-    """What stands between two layers of one block, bfloat16: y through a gate, residual, LayerNorm, modulation."""
+    """The operator between two layers of a block, bfloat16: gate, residual, LayerNorm, modulation."""
 
     name: str
     model: str
     tokens: int
     width: int
     rows: int = 1
-    mixed: bool = False  # the rows are not even runs of tokens, but given by an index
+    mixed: bool = False  # the row of each token is given by an index, else rows are equal runs of tokens
     affine: bool = False  # the norm has weight and bias
     modulated: bool = True  # there are gate, scale and shift
     table: torch.dtype = torch.float32  # of gate, scale and shift
 
     def bytes(self, part: Literal["forward", "backward"]) -> int:
-        """That must pass once: x, y, stream, out; backward the stream, gradients of stream, out and x, with a gate y
-        and its gradient; the distinct rows of gate, scale and shift, backward those of gate and scale and three
-        gradients."""
+        """Bytes read or written once.
+
+        Forward: x, y, stream, out and the distinct rows of gate, scale and shift. Backward: stream, the gradients of
+        stream, out and x; with a gate also y and its gradient; the rows of gate and scale, and three gradients of rows.
+        """
         tensors = 4 if part == "forward" else 6 if self.modulated else 4
         tables = (3 if part == "forward" else 5) if self.modulated else 0
         row = self.rows * self.width * self.table.itemsize
@@ -158,13 +160,13 @@ class BlockCase:
     grid: Grid
     heads: int
     dim: int
-    hidden: int  # channels within the feed-forward
+    hidden: int  # channels inside the feed-forward layer
     words: int  # of text: before the video in CogVideoX, in cross-attention elsewhere
     pattern: Pattern
 
     @property
     def tokens(self) -> int:
-        """Of the video."""
+        """Tokens of the video."""
         return self.grid[0] * self.grid[1] * self.grid[2]
 
     @property
@@ -173,7 +175,7 @@ class BlockCase:
         return self.heads * self.dim
 
     def flops(self, part: Literal["forward", "forward and backward"]) -> int:
-        """Of all products of matrices; backward takes twice those of the layers, two and a half times attention's."""
+        """FLOPs of all matrix products; backward takes 2 times those of linear layers, 2.5 times attention's."""
         joint = self.model == "cogvideox"
         length = self.tokens + (self.words if joint else 0)
         layers = length * self.width * (8 * self.width + 4 * self.hidden)
@@ -204,7 +206,7 @@ class GeometryCase:
     model: str
     op: str
     shape: tuple[int, ...]  # of clouds: (points,)
-    kind: Literal["", "uniform", "surface"] = ""  # of clouds: in a cube, or what a camera sees
+    kind: Literal["", "uniform", "surface"] = ""  # of clouds: in a cube, or surfaces seen by a camera
 
 
 CLIP = (1, 49, 480, 720)  # CogVideoX's: 17 million pixels

@@ -2,13 +2,12 @@
 
     python -m phys4d.benchmarks.chamfer [--quick] [--out DIR]
 
-Clouds are uniform in a cube, or frames of the simulator: a depth map lifted to points, against the same map with the
-errors of a depth head. Every peer is timed in the same run, in turn, with 1 thread and with 2. SciPy's tree is given
-all cores in both cases, and one alone beside that. The load of the machine before and after stands in the result.
+Clouds are uniform in a cube, or frames of the simulator: a depth map lifted to points, and the same map with the errors
+of a depth head. Every peer is timed in the same run, in turn, with 1 thread and with 2. SciPy's tree is timed with all
+cores and with one. The result holds the machine's load before and after.
 """
 
 import argparse
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from phys4d.benchmarks import results
 from phys4d.benchmarks.timing import Work, interleaved
+from phys4d.engine.telemetry import provenance
 from phys4d.kernels.geometry import chamfer, unproject
 
 THREADS = (1, 2)
-SIZES = (100_000, 345_600)  # the bar, and all pixels of a 480 x 720 frame
-COMPARED = 100_000  # points up to which all are compared with all
-SLOW_ROUNDS = 2  # of that, which takes most of a minute
-Partners = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+SIZES = (100_000, 345_600)  # the size of the design's target, and all pixels of a 480 x 720 frame
+COMPARED = 100_000  # the largest cloud for which exhaustive peers are timed
+SLOW_ROUNDS = 2  # of exhaustive peers, which take most of a minute
+Neighbours = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def uniform(points: int) -> tuple[Tensor, Tensor]:
@@ -36,9 +37,9 @@ def uniform(points: int) -> tuple[Tensor, Tensor]:
 
 
 def surface(points: int) -> tuple[Tensor, Tensor]:
-    """What a camera sees of a floor, a wall and three balls, 480 x 720, as a wrong and as the true cloud; no simulator.
+    """A floor, a wall and three balls seen by a camera of 480 x 720 pixels, without the simulator.
 
-    `points` pixels of it each. The errors are those of `simulated`.
+    Returns two clouds [points, 3] in metres of the same random pixels: with the depth errors of `simulated`, and exact.
     """
     height, width, focal = 480, 720, 600.0
     v, u = torch.meshgrid(torch.arange(height) + 0.5 - height / 2, torch.arange(width) + 0.5 - width / 2, indexing="ij")
@@ -55,7 +56,7 @@ def surface(points: int) -> tuple[Tensor, Tensor]:
 
 
 def simulated(points: int) -> tuple[Tensor, Tensor]:
-    """A frame of a simulated clip, 480 x 720, as a predicted and as the true cloud, `points` pixels of it each."""
+    """A frame of a simulated clip, 480 x 720: two clouds [points, 3] in metres, with depth errors and exact."""
     from phys4d.simulation.clip import measure
     from phys4d.simulation.generate import SimulateConfig, sample_scene
     from phys4d.simulation.rendering.raster import Rasteriser
@@ -70,7 +71,7 @@ def simulated(points: int) -> tuple[Tensor, Tensor]:
 
 
 def _seen(depth: Tensor, intrinsics: Tensor, points: int) -> tuple[Tensor, Tensor]:
-    """A depth map [1, 1, H, W] with the errors of a depth head, and without, lifted; some pixels of it, in order."""
+    """Lifts a depth map [1, 1, H, W] to points, with the errors of a depth head and without; keeps random pixels."""
     generator = torch.Generator().manual_seed(0)
     coarse = F.interpolate(torch.randn(1, 1, 15, 23, generator=generator), depth.shape[-2:], mode="bilinear")
     wrong = depth * (1 + 0.03 * coarse + 0.002 * torch.randn(depth.shape, generator=generator))
@@ -79,50 +80,51 @@ def _seen(depth: Tensor, intrinsics: Tensor, points: int) -> tuple[Tensor, Tenso
     return clouds[0][kept], clouds[1][kept]
 
 
-def by_partners(find: Partners, x: Tensor, y: Tensor) -> Tensor:
-    """Chamfer distance with torch's own gradients, given who finds the partners."""
+def by_neighbours(find: Neighbours, x: Tensor, y: Tensor) -> Tensor:
+    """Chamfer distance with torch's gradients; `find` returns the index of every point's nearest neighbour."""
     with torch.no_grad():
-        there, back = find(x, y)
-    to_y, to_x = x - y.index_select(0, there), y - x.index_select(0, back)
+        nearest_in_y, nearest_in_x = find(x, y)
+    to_y, to_x = x - y.index_select(0, nearest_in_y), y - x.index_select(0, nearest_in_x)
     return to_y.norm(dim=1).mean() + to_x.norm(dim=1).mean()
 
 
-def tree(workers: int) -> Partners:
-    """Partners by scipy's cKDTree, with so many threads; -1: all cores."""
+def tree(workers: int) -> Neighbours:
+    """Nearest neighbours by scipy's cKDTree with `workers` threads; -1: all cores."""
     from scipy.spatial import cKDTree
 
     def find(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         clouds = x.numpy(), y.numpy()
         trees = [cKDTree(cloud) for cloud in clouds]
-        there, back = (trees[1 - i].query(clouds[i], workers=workers)[1] for i in range(2))
-        return torch.from_numpy(there), torch.from_numpy(back)
+        nearest_in_y, nearest_in_x = (trees[1 - i].query(clouds[i], workers=workers)[1] for i in range(2))
+        return torch.from_numpy(nearest_in_y), torch.from_numpy(nearest_in_x)
 
     return find
 
 
 def chunks(x: Tensor, y: Tensor, rows: int = 512) -> tuple[Tensor, Tensor]:
-    """Partners by torch.cdist, so many rows at a time."""
-    there = []
-    least, back = y.new_full((len(y),), torch.inf), torch.zeros(len(y), dtype=torch.int64, device=y.device)
+    """Nearest neighbours by torch.cdist, `rows` points of x at a time."""
+    nearest_in_y = []
+    least = y.new_full((len(y),), torch.inf)
+    nearest_in_x = torch.zeros(len(y), dtype=torch.int64, device=y.device)
     for number, part in enumerate(x.split(rows)):
         distances = torch.cdist(part, y)
-        there.append(distances.argmin(dim=1))
+        nearest_in_y.append(distances.argmin(dim=1))
         lowest = distances.min(dim=0)
         nearer = lowest.values < least
         least = torch.where(nearer, lowest.values, least)
-        back = torch.where(nearer, lowest.indices + number * rows, back)
-    return torch.cat(there), back
+        nearest_in_x = torch.where(nearer, lowest.indices + number * rows, nearest_in_x)
+    return torch.cat(nearest_in_y), nearest_in_x
 
 
 def measure(name: str, x: Tensor, y: Tensor, *, rounds: int) -> list[dict[str, Any]]:
-    """One row per peer and number of threads: milliseconds of forward and backward together, and of ours apart."""
-    finders: dict[str, Partners] = {"cKDTree, all cores": tree(-1), "cKDTree, one core": tree(1)}
+    """One row per peer and number of threads: milliseconds of forward + backward; for ours also of forward only."""
+    finders: dict[str, Neighbours] = {"cKDTree, all cores": tree(-1), "cKDTree, one core": tree(1)}
     if len(x) <= COMPARED:
         finders["chunked cdist"] = chunks
-    truth = float(by_partners(tree(-1), x.double(), y.double()))
+    truth = float(by_neighbours(tree(-1), x.double(), y.double()))
     values: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ours": lambda a, b: chamfer(a[None], b[None])[0]}
     for peer, find in finders.items():
-        values[peer] = lambda a, b, find=find: by_partners(find, a, b)  # type: ignore[misc]
+        values[peer] = lambda a, b, find=find: by_neighbours(find, a, b)  # type: ignore[misc]
     works: dict[str, Work] = {peer: _both(value, x, y) for peer, value in values.items()}
     works["ours, forward alone"] = lambda: chamfer(x[None], y[None])
     threads = torch.get_num_threads()
@@ -169,25 +171,39 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measures, prints a table per case as it is done, and writes chamfer.json and chamfer.md below --out."""
-    from phys4d.engine.telemetry import provenance
+def summary(result: dict[str, Any]) -> str:
+    """The table of the page: per pair of clouds and number of threads ours and every peer."""
+    rows = result["rows"]
+    peers = list(dict.fromkeys(row["backend"] for row in rows if not row["backend"].startswith("ours")))
+    lines = ["| clouds | points | threads | ours ms | " + " | ".join(peers) + " |", "|---" * (4 + len(peers)) + "|"]
+    cells: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        cells.setdefault((row["case"], row["points"], row["threads"]), {})[row["backend"]] = row
+    for (case, points, threads), found in cells.items():
+        others = [f"{found[p]['ms']:,.0f}, {found[p]['times_ours']:,.1f} x" if p in found else "" for p in peers]
+        cell = " | ".join([f"{found['ours']['ms']:.1f}", *others])
+        lines.append(f"| {case} | {points:,} | {threads} | {cell} |")
+    loads = [row[when] for row in rows for when in ("load_before", "load_after")]
+    origin = results.origin(result["provenance"])
+    return "\n".join([*lines, "", f"Load {min(loads):.1f} to {max(loads):.1f}; {origin}."])
 
+
+def main() -> None:
+    """Measures, prints a table after every case, and with --out writes chamfer.json and chamfer.md there."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--quick", action="store_true", help="2,000 points and three rounds: whether it runs at all")
+    parser.add_argument("--quick", action="store_true", help="2,000 points, 3 rounds: checks that the benchmark runs")
     parser.add_argument("--out", type=Path, help="folder for chamfer.json and chamfer.md")
-    given = parser.parse_args()
+    options = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for points in (2000,) if given.quick else SIZES:
+    for points in (2000,) if options.quick else SIZES:
         for name, make in (("uniform", uniform), ("simulated", simulated)):
-            found = measure(name, *make(points), rounds=3 if given.quick or points > COMPARED else 7)
+            found = measure(name, *make(points), rounds=3 if options.quick or points > COMPARED else 7)
             print(table(found), flush=True)
             rows += found
-            if given.out is not None:  # after every case: an interrupted run keeps what it has
-                given.out.mkdir(parents=True, exist_ok=True)
+            if options.out is not None:  # after every case: an interrupted run keeps its finished cases
                 result = {"kind": "chamfer", "device": "cpu", "rows": rows, "provenance": provenance()}
-                (given.out / "chamfer.json").write_text(json.dumps(result, indent=1) + "\n")
-                (given.out / "chamfer.md").write_text(table(rows) + "\n")
+                results.write(options.out / "chamfer.json", result)
+                (options.out / "chamfer.md").write_text(table(rows) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Blocks of diffusers' Wan and CogVideoX, alone, with random weights and the arguments that their model hands them."""
+"""Single blocks of diffusers' Wan and CogVideoX with random weights, and the arguments that their model passes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from phys4d.benchmarks.cases import BlockCase
 
 @dataclass(frozen=True)
 class Alone:
-    """A transformer of one layer, and what its block is called with.
+    """A transformer of one layer, and the arguments of its block.
 
     Attributes:
-        model: the transformer; `block` is its only one.
-        inputs: name -> tensor that wants a gradient, as the block's forward names it.
-        rest: what it is given beside, without gradients.
+        model: the transformer; `block` is its only block.
+        inputs: arguments of the block's forward that require gradients, by name.
+        rest: its other arguments, by name.
     """
 
     model: nn.Module
@@ -27,7 +27,7 @@ class Alone:
 
 
 def drawn(device: torch.device, dtype: torch.dtype, **shapes: Sequence[int]) -> dict[str, Tensor]:
-    """Standard normal numbers by name."""
+    """Standard normal tensors of these shapes, by name."""
     generator = torch.Generator(device=device).manual_seed(1)
     return {
         name: torch.empty(*shape, dtype=dtype, device=device).normal_(generator=generator)
@@ -36,7 +36,7 @@ def drawn(device: torch.device, dtype: torch.dtype, **shapes: Sequence[int]) -> 
 
 
 def weighted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """In `dtype`, but for what diffusers keeps in float32 when it loads the model."""
+    """Casts the parameters to `dtype`, except those that diffusers keeps in float32."""
     kept = getattr(model, "_keep_in_fp32_modules", None) or []
     for name, parameter in model.named_parameters():
         exact = any(part in name.split(".") for part in kept)
@@ -45,7 +45,7 @@ def weighted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def wan(case: BlockCase, device: torch.device, dtype: torch.dtype) -> Alone:
-    """Wan2.2-TI2V-5B's: a row of modulation for each token, as the model makes it from a timestep for each."""
+    """A block of Wan2.2-TI2V-5B with one row of modulation per token, as the model makes from one timestep a token."""
     from diffusers import WanTransformer3DModel
 
     torch.manual_seed(0)
@@ -65,7 +65,7 @@ def wan(case: BlockCase, device: torch.device, dtype: torch.dtype) -> Alone:
 
 
 def cogvideox(case: BlockCase, device: torch.device, dtype: torch.dtype) -> Alone:
-    """CogVideoX-5B's: text and video as two streams, their modulation by layers of the block's own."""
+    """A block of CogVideoX-5B: text and video are two streams, with modulation by linear layers inside the block."""
     from diffusers import CogVideoXTransformer3DModel
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
 

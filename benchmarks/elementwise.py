@@ -1,9 +1,9 @@
-"""What stands between the layers of a block on the shapes of real models, beside torch and what others publish.
+"""Elementwise operators of a block on the shapes of real models, beside torch and published kernels.
 
     phys4d bench elementwise [--device cpu|cuda] [--quick] [--case NAME ...] [--out DIR]
 
-Norm and rotation of queries and keys stand beside eager torch and torch.compile; gate, residual, norm and modulation
-beside the peers of `adaptive_norm`.
+Norm and rotation of queries and keys are compared with eager torch and torch.compile; gate, residual, norm and
+modulation with the peers of `adaptive_norm`.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from phys4d.benchmarks import adaptive_norm
 from phys4d.benchmarks.cases import ADAPTIVE_NORM, DTYPE, NORM_ROPE, AdaptiveNormCase, NormRopeCase
-from phys4d.benchmarks.race import Runner, race, sustained
+from phys4d.benchmarks.comparison import Needed, Runner, compare, sustained
 from phys4d.benchmarks.timing import compiled
 from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope_reference, qk_norm_rope
 
@@ -25,7 +25,7 @@ _TOKENS = 256  # of a small case
 
 
 def measure(case: Case, device: torch.device, *, quick: bool, wanted: list[str] | None) -> list[dict[str, Any]]:
-    """One row per peer and part, as for attention, and one for each peer that cannot serve, with the reason."""
+    """One row per peer and part, as for attention, and one with the reason for each peer that cannot serve."""
     rows: list[dict[str, Any]] = []
     if isinstance(case, NormRopeCase):
         runners = _norm_rope(case, device, wanted)
@@ -33,15 +33,15 @@ def measure(case: Case, device: torch.device, *, quick: bool, wanted: list[str] 
         runners, rows = adaptive_norm.runners(case, device, wanted)
     rates = sustained(device)
 
-    def counted(part: str) -> dict[str, Any]:
-        passed = case.bytes(part)  # type: ignore[arg-type]
-        return {"flops": None, "bytes": passed, "floor_ms": passed / rates[1] / 1e9 if rates else None}
+    def needed(part: Any, name: str) -> Needed:
+        moved = case.bytes(part)
+        return Needed(bytes=moved, floor_ms=moved / rates[1] / 1e9 if rates else None)
 
-    return rows + race(case.name, runners, device, quick=quick, counted=counted)
+    return rows + compare(case.name, runners, device, quick=quick, needed=needed)
 
 
 def _norm_rope(case: NormRopeCase, device: torch.device, wanted: list[str] | None) -> dict[str, Runner]:
-    """Peers of a norm and rotation; the error is the largest of q against float64, in its own unit."""
+    """The peers of norm and rotation; their error is the largest difference of the rotated q from float64."""
     generator = torch.Generator(device=device).manual_seed(0)
     shape = (1, case.tokens, case.heads, case.dim)
     q, k, dq, dk = (
@@ -93,7 +93,7 @@ def cases(names: list[str] | None, device: torch.device) -> list[Case]:
 
 
 def small(case: Case) -> Case:
-    """The same on few tokens; norm and rotation with two heads, gate and modulation as wide as they are."""
+    """The case on few tokens: norm and rotation with two heads, gate and modulation with all channels."""
     name = f"{case.name}-small"
     if isinstance(case, NormRopeCase):
         return dataclasses.replace(case, name=name, grid=(4, 6, 8), heads=2, words=min(case.words, 8))

@@ -1,11 +1,11 @@
-"""4D-geometry operators in float32, beside what one would write in torch and the libraries that are here, in one run.
+"""4D-geometry operators in float32, beside plain torch and the installed libraries, in one run.
 
     phys4d bench geometry [--device cpu|cuda] [--quick] [--case NAME ...] [--backend NAME ...] [--out DIR]
 
-Forward and backward apart, median and 20th and 80th percentile, peak memory, the largest error of value and gradients
-against float64 (a gradient's in shares of its largest element), and whether two backward runs are bit-equal. The floor
-is counted here: the bytes of the tensors that must pass once, or, for whoever compares all points with all, the
-instructions of that. Who searches less than everything has none.
+Rows hold forward and backward separately: median, 20th and 80th percentile in milliseconds, peak memory, the largest
+error of value and gradients against float64 (relative to the largest element of each), and whether two backward runs
+are bit-equal. The floor is the time to read and write every tensor once; for an exhaustive nearest-neighbour search it
+is the time of its instructions, and a tree search, which compares fewer pairs, has no floor.
 """
 
 import dataclasses
@@ -18,20 +18,20 @@ import torch
 from torch import Tensor
 
 from phys4d.benchmarks import chamfer, losses, warping
-from phys4d.benchmarks.attention import SUSTAINED
 from phys4d.benchmarks.cases import GEOMETRY, GeometryCase
-from phys4d.benchmarks.timing import Work, compiled, interleaved, peak_memory
+from phys4d.benchmarks.comparison import SUSTAINED, Needed, Runner, compare, refused
+from phys4d.benchmarks.timing import Work, compiled
 from phys4d.kernels.geometry import chamfer as ours
 from phys4d.kernels.geometry import flow_warp, splat
 
 DTYPE = torch.float32
 Part = Literal["forward", "backward"]
 Loss = Callable[[], Tensor]
-Rivals = tuple[dict[str, Loss], list[Tensor]]  # by name, and the leaves that they are differentiated in
-# Instructions a second of all lanes of a card in float32, none of them fused: 132 SMs of 128 lanes at 1.98 GHz.
+Rivals = tuple[dict[str, Loss], list[Tensor]]  # calls by name, and the tensors of which gradients are taken
+# Instructions per second of all float32 lanes of a GPU, without FMA: 132 SMs of 128 lanes at 1.98 GHz.
 ISSUED = {"H200": 33.5e12, "H100": 33.5e12}
-PAIR = 10  # instructions that a pair of points takes at least, once for both ways: 3 - 3 * 2 + and 2 of comparing
-# Bytes a pixel that must pass forward and backward, in float32, a byte for a mask, eight for an index.
+PAIR = 10  # instructions per pair of points, for both directions: 3 subtract, 3 multiply, 2 add, 2 compare
+# Bytes per pixel, forward and backward: 4 for a float32 number, 1 for a mask, 8 for an index.
 _BYTES = {
     "warp": (5 * 4 + 1, 5 * 4 + 1 + 4 * 4), "depth": (3 * 4 + 1, 3 * 4 + 1 + 4), "flow": (5 * 4 + 1, 5 * 4 + 1 + 2 * 4),
     "flow laplace": (7 * 4 + 1, 7 * 4 + 1 + 4 * 4), "scene flow": (9 * 4 + 1, 9 * 4 + 1 + 4 * 4),
@@ -40,7 +40,7 @@ _BYTES = {
 
 
 def rivals(case: GeometryCase, device: torch.device, dtype: torch.dtype = DTYPE) -> Rivals:
-    """Who computes the case, "ours" first, each as a call without arguments."""
+    """The implementations of the case, "ours" first, each a call without arguments, and their leaves."""
     if case.op == "chamfer":
         return _clouds(case, device, dtype)
     if case.op in ("flow_warp", "splat"):
@@ -53,7 +53,7 @@ def rivals(case: GeometryCase, device: torch.device, dtype: torch.dtype = DTYPE)
 
 
 def made_on(case: GeometryCase, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The inputs of `losses.inputs`, moved; for losses of flow without dz, so that nobody pays for what they ignore."""
+    """`losses.inputs` on the device; flow losses get motion without dz, which would cost time and is not used."""
     made = {
         name: tensor.detach().to(device, None if tensor.dtype == torch.bool else dtype)
         for name, tensor in losses.inputs(case.shape).items()
@@ -85,7 +85,7 @@ def _clouds(case: GeometryCase, device: torch.device, dtype: torch.dtype) -> Riv
     make = {"uniform": chamfer.uniform, "surface": chamfer.surface}[case.kind]
     x, y = (cloud.to(device, dtype).requires_grad_() for cloud in make(case.shape[0]))
     found: dict[str, Loss] = {"ours": lambda: ours(x[None], y[None])[0]}
-    finders: dict[str, chamfer.Partners] = {}
+    finders: dict[str, chamfer.Neighbours] = {}
     if case.shape[0] <= chamfer.COMPARED:
         finders["chunked cdist"] = chamfer.chunks
     if device.type == "cuda":
@@ -98,7 +98,7 @@ def _clouds(case: GeometryCase, device: torch.device, dtype: torch.dtype) -> Riv
     else:
         finders["cKDTree"] = chamfer.tree(-1)
     for name, find in finders.items():
-        found[name] = lambda find=find: chamfer.by_partners(find, x, y)  # type: ignore[misc]
+        found[name] = lambda find=find: chamfer.by_neighbours(find, x, y)  # type: ignore[misc]
     return found, [x, y]
 
 
@@ -113,8 +113,8 @@ def _kaolin(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def touched(case: GeometryCase, part: Part) -> int:
-    """Bytes that must pass once in float32: inputs, and backward the gradients, as large as what they belong to."""
-    if case.op == "chamfer":  # who is nearest is kept for backward
+    """Bytes of all tensors of a part, each once, in float32: inputs and results, backward also gradients."""
+    if case.op == "chamfer":  # the indices of the nearest points are kept for the backward pass
         cloud, index = 2 * case.shape[0] * 3 * 4, 2 * case.shape[0] * 8
         return cloud + index if part == "forward" else 2 * cloud + index
     a_pixel = _BYTES.get(case.op) or _BYTES[case.op.split()[0]]
@@ -122,7 +122,7 @@ def touched(case: GeometryCase, part: Part) -> int:
 
 
 def floor_ms(case: GeometryCase, part: Part, rival: str, gpu: str) -> float | None:
-    """Milliseconds of `touched`, or of comparing all with all; None on a card whose rates are not known."""
+    """Milliseconds of `touched`, or of an exhaustive search; None on a GPU whose rates are not known."""
     known = next((name for name in SUSTAINED if name in gpu), None)
     if known is None:
         return None
@@ -136,12 +136,11 @@ def floor_ms(case: GeometryCase, part: Part, rival: str, gpu: str) -> float | No
 def measure(
     case: GeometryCase, device: torch.device, *, quick: bool, wanted: list[str] | None
 ) -> list[dict[str, Any]]:
-    """One row per rival and part, as for attention; one that fails has a row with the reason."""
+    """One row per rival and part, as for attention; a rival that fails has a row with the reason."""
     found, leaves = rivals(case, device)
     truth = _truth(case, device)
     rows: list[dict[str, Any]] = []
-    works: dict[Part, dict[str, Work]] = {"forward": {}, "backward": {}}
-    told: dict[str, dict[str, Any]] = {}
+    runners: dict[str, Runner] = {}
     for name, loss in found.items():
         if wanted is not None and name not in wanted:
             continue
@@ -149,31 +148,23 @@ def measure(
             value = loss()
             backward = backward_of(value, leaves)
             first, second = backward(), backward()
-        except Exception as fault:  # a rival may fail in ways of its own; the row says how
-            rows.append({"case": case.name, "backend": name, "refused": f"{type(fault).__name__}: {str(fault)[:200]}"})
+        except Exception as fault:  # a rival may fail in its own way; its row holds the exception
+            rows.append(refused(case.name, name, fault))
             continue
         error = max(_error(a, b) for a, b in zip((value.detach(), *first), truth, strict=True))
         same = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-        told[name] = {"error": error, "deterministic": same}
-        works["forward"][name], works["backward"][name] = torch.no_grad()(loss), backward
+        runners[name] = Runner({"forward": torch.no_grad()(loss), "backward": backward}, error, same)
     del truth
-    effort = {"rounds": 10 if quick else 50, "seconds": 2.0 if quick else 20.0}
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    for part, raced in works.items():
-        for name, timing in interleaved(raced, device, **effort).items():  # type: ignore[arg-type]
-            floor = floor_ms(case, part, name, gpu)
-            rows.append({
-                "case": case.name, "backend": name, "part": part, "ms": timing.median, "ms_p20": timing.p20,
-                "ms_p80": timing.p80, "host_ms": timing.host, "tflops": None,
-                "gbps": touched(case, part) / timing.median / 1e6, "floor_ms": floor,
-                "share": floor / timing.median if floor else None, "peak_mb": peak_memory(raced[name], device),
-                **told[name],
-            })  # fmt: skip
-    return rows
+
+    def needed(part: Any, name: str) -> Needed:
+        return Needed(bytes=touched(case, part), floor_ms=floor_ms(case, part, name, gpu))
+
+    return rows + compare(case.name, runners, device, quick=quick, needed=needed)
 
 
 def _truth(case: GeometryCase, device: torch.device) -> list[Tensor]:
-    """Value and gradients in float64 by the definition, or of clouds by comparing all with all."""
+    """Value and gradients in float64 by the definition; for clouds by exhaustive search."""
     found, leaves = rivals(case, device, torch.float64)
     exact = next((name for name in ("eager", "chunked cdist") if name in found), "ours")
     value = found[exact]()
@@ -181,7 +172,7 @@ def _truth(case: GeometryCase, device: torch.device) -> list[Tensor]:
 
 
 def backward_of(value: Tensor, leaves: list[Tensor]) -> Work:
-    """Gradients of a loss, or of pictures for one gradient that is not the same everywhere."""
+    """Gradients of a loss, or of a tensor whose own gradient rises from 0 to 1 along the last axis."""
     given = None
     if value.ndim:
         given = torch.linspace(0, 1, value.shape[-1], dtype=value.dtype, device=value.device).expand_as(value).clone()
@@ -200,6 +191,6 @@ def cases(names: list[str] | None, device: torch.device) -> list[GeometryCase]:
 
 
 def small(case: GeometryCase) -> GeometryCase:
-    """The same on a short clip of small frames, or on fewer points."""
+    """The case on a short clip of small frames, or on 2,000 points."""
     shape = (2000,) if case.op == "chamfer" else (1, 5, 96, 144)
     return dataclasses.replace(case, name=f"{case.name}-small", shape=shape)

@@ -1,18 +1,18 @@
-"""What a call costs the host, from the caller's line to the launch: more than many a kernel takes, if nobody looks.
+"""Host time of an operator call, in microseconds from the call to the kernel launch.
 
-    python -m phys4d.benchmarks.host_cost [--quick] [--adopt]
+    python -m phys4d.benchmarks.host_cost [--quick] [--out DIR]
 
-Operators are called on a few numbers with Triton's kernels compiled for an sm_90 that is not here: Python, torch's
-dispatcher, autograd, the allocation of results and Triton's own work before a launch are all there; the launch itself
-(some microseconds of the driver) and what CUDA's allocator does otherwise than a CPU's are not. "as registered" is the
-same operator called through the gradient that torch registers for it, "eager" the same out of torch's own operators,
-whose kernels run too: on numbers so few they cost next to nothing.
+Operators are called on tensors of a few numbers, with Triton kernels compiled for sm_90 and never launched. The time
+includes Python, torch's dispatcher, autograd, the allocation of results and Triton's work before a launch; it does not
+include the launch in the CUDA driver (some microseconds), nor the difference between CUDA's allocator and the CPU's.
+"as registered" calls the same operator through the gradient that torch registers for it. "eager" computes the same with
+torch's own operators, whose kernels do run; on so few numbers that time is negligible.
 """
 
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,11 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phys4d.benchmarks.absent_gpu import AbsentGpu
+from phys4d.benchmarks import results
+from phys4d.benchmarks.compile_only import CompileOnlyDriver
 from phys4d.benchmarks.timing import Timing
-from phys4d.kernels import direct
+from phys4d.engine.telemetry import provenance
 from phys4d.kernels.attention import Temporal, attention, attention_packed
-from phys4d.kernels.attention.backends import BACKENDS
+from phys4d.kernels.dispatch import backend as dispatch_backend
+from phys4d.kernels.dispatch import operator
 from phys4d.kernels.elementwise import QKNorm, Rope, TokenRows, adaptive_norm, norm_rope_reference, qk_norm_rope
 
 ARCH = 90
@@ -33,13 +35,12 @@ GRID, HEADS, DIM = (4, 2, 1), 2, 16
 TOKENS, WIDTH = 8, HEADS * DIM
 PARTS = ("without gradients", "forward", "backward")
 WAYS = ("ours", "as registered", "eager")
-RESULT = Path(__file__).resolve().parent / "results" / "host-cost.json"
 Outputs = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A call on its leaves, ours and out of torch's own operators."""
+    """A call on its leaves, with our operators and with torch's."""
 
     name: str
     leaves: tuple[Tensor, ...]
@@ -48,7 +49,7 @@ class Case:
 
 
 def cases(backend: str = "triton") -> list[Case]:
-    """One of each kind of call that a block makes; `backend` of attention."""
+    """One case for each kind of call that a block makes; `backend` is that of attention."""
     x, y = (_leaf(1, TOKENS, WIDTH) for _ in range(2))
     gate, scale, shift = (_leaf(1, WIDTH) for _ in range(3))
     weight, bias = _leaf(WIDTH), _leaf(WIDTH)
@@ -119,33 +120,37 @@ def _leaf(*shape: int) -> Tensor:
     return torch.randn(shape).requires_grad_()
 
 
-def launched_nowhere() -> AbsentGpu:
-    """From here on our operators launch Triton's kernels, on tensors of the CPU, on a GPU that is not here: this."""
+def without_launches() -> CompileOnlyDriver:
+    """Makes our operators call Triton on CPU tensors, for the rest of the process, with a driver that launches nothing.
+
+    Returns the driver, which counts the launches.
+    """
     from torch._library.custom_ops import OPDEFS
     from triton.runtime import driver
 
-    gpu = AbsentGpu(ARCH)
-    driver.set_active(gpu)
+    compile_only = CompileOnlyDriver(ARCH)
+    driver.set_active(compile_only)
     for name, op in OPDEFS.items():
         if name.startswith("phys4d::") and "cpu" in op._backend_fns:
             op._disabled_kernel.add("cpu")
-    BACKENDS["triton"] = replace(BACKENDS["triton"], refusal=lambda call: None)
-    return gpu
+    dispatch_backend.TRITON_DEVICES.add("cpu")
+    return compile_only
 
 
-def measure(case: Case, gpu: AbsentGpu, *, calls: int, rounds: int) -> list[dict[str, Any]]:
-    """One row per way and part: microseconds of a call, of means over `calls` calls in turn with the other ways.
+def measure(case: Case, driver: CompileOnlyDriver, *, calls: int, rounds: int) -> list[dict[str, Any]]:
+    """One row per way and part: microseconds per call, and the number of our kernels that a call launches.
 
-    With how many kernels of ours a call launches, which is nothing for eager alone.
+    A sample is the mean of `calls` calls; `rounds` samples of all ways are taken in turn. "eager" launches none of our
+    kernels.
     """
     rows = []
     works = {way: _works(case, way) for way in WAYS}
     launches = {}
     for part in PARTS:
         for way in WAYS:
-            before = gpu.launches
+            before = driver.launches
             _mean(works[way][part], 1, way)
-            launches[way] = gpu.launches - before
+            launches[way] = driver.launches - before
             assert (launches[way] == 0) == (way == "eager"), (case.name, way, part)
         samples: dict[str, list[float]] = {way: [] for way in WAYS}
         for number in range(rounds + 1):
@@ -175,7 +180,7 @@ def _works(case: Case, way: str) -> dict[str, Callable[[], Any]]:
 
 
 def _called(way: str) -> Any:
-    return mock.patch.object(direct, "_traced", lambda: way == "as registered")
+    return mock.patch.object(operator, "_compiling", lambda: way == "as registered")
 
 
 def _mean(work: Callable[[], Any], calls: int, way: str) -> float:
@@ -187,7 +192,7 @@ def _mean(work: Callable[[], Any], calls: int, way: str) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Per case what we launch and the microseconds of every part, ours, as registered and eager."""
+    """Markdown: per case the number of launches and the microseconds of every part, for each way."""
     lines = [f"| call | launches | {' | '.join(f'{way}: us' for way in WAYS)} |", "|---" * (2 + len(WAYS)) + "|"]
     for case in dict.fromkeys(row["case"] for row in rows):
         found = {(row["way"], row["part"]): row for row in rows if row["case"] == case}
@@ -197,21 +202,25 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measures, prints, and with --adopt keeps the result and shows it in the docs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few calls: whether it runs")
-    parser.add_argument("--adopt", action="store_true", help="keep the result, and fill the table of its page in docs/")
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    gpu = launched_nowhere()
-    effort = {"calls": 5, "rounds": 2} if asked.quick else {"calls": 200, "rounds": 15}
-    rows = [row for case in cases() for row in measure(case, gpu, **effort)]
-    print(table(rows))
-    if asked.adopt:
-        from phys4d.benchmarks import elementwise_page
+def summary(result: dict[str, Any]) -> str:
+    """The table of the page, with machine and versions."""
+    origin = results.origin(result["provenance"])
+    return f"{table(result['rows'])}\n\nWithout gradients, forward, backward; one thread; {origin}."
 
-        elementwise_page.adopt(RESULT, rows)
+
+def main() -> None:
+    """Measures, prints the table, and with --out writes host-cost.json to that folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few calls: checks that the benchmark runs")
+    parser.add_argument("--out", type=Path, help="folder for host-cost.json")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    driver = without_launches()
+    effort = {"calls": 5, "rounds": 2} if options.quick else {"calls": 200, "rounds": 15}
+    rows = [row for case in cases() for row in measure(case, driver, **effort)]
+    print(table(rows))
+    if options.out is not None:
+        results.write(options.out / "host-cost.json", {"rows": rows, "provenance": provenance()})
 
 
 if __name__ == "__main__":

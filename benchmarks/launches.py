@@ -1,7 +1,7 @@
-"""Calls that launch every kernel once on tensors without data, for compiling it where it cannot run.
+"""Calls that launch every kernel once on meta tensors, so that it compiles on a machine that cannot run it.
 
-Each has the shapes, and through them the options, of a named case: of models for attention and norms, of clips of 49
-frames of 480 x 720 pixels for 4D geometry.
+Each call has the shapes of a named case, which determine the kernel's options: shapes of models for attention and
+norms, and of clips of 49 frames of 480 x 720 pixels for 4D geometry.
 """
 
 from typing import Any
@@ -12,26 +12,26 @@ import torch
 def attention(case: Any, dtype: torch.dtype) -> None:
     """Forward and backward of an `AttentionCase`."""
     from phys4d.kernels.attention import ops
-    from phys4d.kernels.attention.preparation import NONE
+    from phys4d.kernels.attention.qk_transform import NO_TRANSFORM
     from phys4d.kernels.elementwise import Rope
 
     shape = (case.batch, case.tokens, case.heads, case.dim)
     q, k, v = (torch.empty(shape, dtype=dtype, device="meta") for _ in range(3))
-    where = ops.flat(case.pattern, case.grid, (case.words, "first") if case.words else None)
-    preparation: Any = NONE
+    where = ops.flat_pattern(case.pattern, case.grid, (case.words, "first") if case.words else None)
+    transform: Any = NO_TRANSFORM
     if case.lanes is not None:
         tables = list(Rope.make(case.grid, case.lanes, device="meta").tables)
         weight = torch.empty(case.dim, dtype=dtype, device="meta")
-        preparation = (weight, weight, None, None, tables, "rms", 1e-6, "interleaved")
-    out, lse = ops.forward(q, k, v, *where, None, case.dim**-0.5, False, *preparation)
-    rest: list[Any] = [*where, None, case.dim**-0.5, *preparation, True]
+        transform = (weight, weight, None, None, tables, "rms", 1e-6, "interleaved")
+    out, lse = ops.forward(q, k, v, *where, None, case.dim**-0.5, False, *transform)
+    rest: list[Any] = [*where, None, case.dim**-0.5, *transform, True]
     ops.backward(q, k, v, out, lse, torch.empty_like(out), None, *rest)
 
 
 def norm_rope(case: Any, dtype: torch.dtype) -> None:
     """Forward and backward of a `NormRopeCase`, without and with the weights' gradients."""
     from phys4d.kernels.elementwise import Rope
-    from phys4d.kernels.elementwise.qk_norm_rope import backward, forward
+    from phys4d.kernels.elementwise.norm_rope_ops import backward, forward
 
     x = torch.empty((1, case.tokens, case.heads, case.dim), dtype=dtype, device="meta")
     lanes = case.heads * case.dim if case.kind == "rms_across_heads" else case.dim
@@ -74,7 +74,7 @@ def _warp_consistency() -> None:
 
 
 def _one_pixel() -> None:
-    """Two frames of one pixel: Triton hands over a size of 1 as a constant, not as a number of the kernel."""
+    """Two frames of one pixel: Triton compiles an argument of value 1 as a constant."""
     from phys4d.kernels.geometry.losses import scene_flow_ops, warp_ops
 
     depth, motion = torch.empty(1, 2, 1, 1, device="meta"), torch.empty(1, 3, 1, 1, 1, device="meta")
@@ -86,7 +86,7 @@ def _one_pixel() -> None:
 
 
 def _chamfer() -> None:
-    """Two clouds of 100,000 points, float32, all compared with all, and the gradients."""
+    """Two clouds of 100,000 points, float32: exhaustive search and gradients."""
     from phys4d.kernels.geometry.clouds import chamfer_kernels
 
     cloud = torch.empty(1, 100_000, 3, device="meta")
@@ -96,7 +96,7 @@ def _chamfer() -> None:
 
 
 def _flow_warp() -> None:
-    """Colours of 49 frames of 480 x 720 pixels, float32, forward and backward, alone and with labels."""
+    """Colours of 49 frames of 480 x 720 pixels, float32, forward and backward, without and with labels."""
     from phys4d.kernels.geometry.warps import flow_warp_ops
 
     frames, flow = torch.empty(1, 3, 49, 480, 720, device="meta"), torch.empty(1, 2, 49, 480, 720, device="meta")
@@ -117,7 +117,7 @@ def _splat() -> None:
 
 
 def _trees() -> None:
-    """All pixels of 480 x 720 frames through trees, and a clip in space-time, float32, one way."""
+    """Tree search from one cloud to the other, all pixels of a 480 x 720 frame, in 3 and 4 dimensions, float32."""
     from phys4d.kernels.geometry.clouds.neighbours import one_way
 
     lengths = torch.empty(1, dtype=torch.int64, device="meta")
@@ -129,7 +129,7 @@ def _trees() -> None:
 def _depth_losses(wanted: int) -> None:
     """Depth of 49 frames of 480 x 720 pixels with a mask and weights, float32, forward and backward.
 
-    Two scales of differences: each further one compiles to a smaller copy of the second.
+    Two scales of gradient differences: every further scale compiles to a smaller copy of the second.
     """
     from phys4d.kernels.geometry.losses import depth_ops
 

@@ -1,6 +1,7 @@
-"""LayerNorms of others, to stand in for `F.layer_norm` where they are installed, and FlashInfer's fused forward.
+"""LayerNorms of other libraries in place of `F.layer_norm`, and FlashInfer's fused forward kernel.
 
-None of them is on this project's list of what to install: each is imported where it is asked for, and says why not.
+No extra of this project installs them: each is imported when it is used, and raises `Absent` with the reason where that
+fails.
 """
 
 import importlib
@@ -18,11 +19,11 @@ EPSILON = 1e-6  # of every norm here
 
 
 class Absent(Exception):
-    """A peer that cannot serve here, and why."""
+    """A peer that cannot run on this machine; the message is the reason."""
 
 
 def _imported(name: str, part: str) -> Any:
-    """An attribute of a module; Absent where the import fails, however it fails."""
+    """An attribute of a module; raises Absent where its import fails."""
     try:
         return getattr(importlib.import_module(name), part)
     except (ImportError, OSError, RuntimeError, AttributeError) as fault:
@@ -30,13 +31,13 @@ def _imported(name: str, part: str) -> Any:
 
 
 def _parameters(width: int, like: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Weight and bias, ones and zeros for whoever cannot do without."""
+    """Weight and bias, or ones and zeros where they are None, for libraries that require both."""
     made = like.new_ones(width) if weight is None else weight
     return made, like.new_zeros(width) if bias is None else bias
 
 
 def torch_norm(width: int, like: Tensor, weight: Tensor | None, bias: Tensor | None) -> Norm:
-    """F.layer_norm; weight and bias are taken in the dtype of what is normed."""
+    """F.layer_norm, with weight and bias in the dtype of its input."""
 
     def norm(x: Tensor) -> Tensor:
         scale, offset = (None if t is None else t.to(x.dtype) for t in (weight, bias))
@@ -54,12 +55,12 @@ def liger(width: int, like: Tensor, weight: Tensor | None, bias: Tensor | None) 
 
 
 def apex(width: int, like: Tensor, weight: Tensor | None, bias: Tensor | None) -> Norm:
-    """The fused LayerNorm of NVIDIA's apex, told by its own file: the namesake in the index is never imported."""
+    """The fused LayerNorm of NVIDIA's apex, recognised by its files: an unrelated PyPI package has the same name."""
     spec = importlib.util.find_spec("apex")
     folders = list(spec.submodule_search_locations or []) if spec else []
     if not any((Path(folder) / "normalization" / "fused_layer_norm.py").exists() for folder in folders):
         raise Absent("the package named apex is not NVIDIA's" if spec else "NVIDIA apex is not installed")
-    _imported("fused_layer_norm_cuda", "forward")  # else apex computes with F.layer_norm in silence
+    _imported("fused_layer_norm_cuda", "forward")  # without it apex silently uses F.layer_norm
     _needs_gpu(like)
     if weight is None or bias is None:
         plain = _imported("apex.normalization.fused_layer_norm", "fused_layer_norm")
@@ -69,7 +70,7 @@ def apex(width: int, like: Tensor, weight: Tensor | None, bias: Tensor | None) -
 
 
 def transformer_engine(width: int, like: Tensor, weight: Tensor | None, bias: Tensor | None) -> Norm:
-    """TransformerEngine's LayerNorm, always with weight and bias: the given ones, which are parameters, or its own."""
+    """TransformerEngine's LayerNorm, with the given weight and bias (parameters), or its own where they are None."""
     module = _imported("transformer_engine.pytorch", "LayerNorm")
     _needs_gpu(like)
     norm = module(width, eps=EPSILON, params_dtype=like.dtype)
@@ -83,16 +84,16 @@ def transformer_engine(width: int, like: Tensor, weight: Tensor | None, bias: Te
 
 def _needs_gpu(like: Tensor) -> None:
     if not like.is_cuda:
-        raise Absent("it runs on CUDA alone")
+        raise Absent("it runs on CUDA only")
 
 
 NORMS = {"Liger LayerNorm": liger, "apex LayerNorm": apex, "TransformerEngine LayerNorm": transformer_engine}
 
 
 def flashinfer(case: Any, x: Tensor, y: Tensor, tables: dict[str, Tensor]) -> Callable[[], tuple[Tensor, Tensor]]:
-    """FlashInfer's fused gate, residual, LayerNorm, scale and shift: forward, 3072 channels, a bfloat16 row a token.
+    """FlashInfer's fused gate, residual, LayerNorm, scale and shift: forward, 3072 channels, bfloat16 rows per token.
 
-    x, y: [1, S, C]; tables: gate, scale and shift [1, S, C]. Its rows are parts of one tensor [1, S, 6, C].
+    x, y: [1, S, C]; tables: gate, scale and shift [1, S, C]. The kernel wants rows as views of one tensor [1, S, 6, C].
     """
     name = "fused_dit_gate_residual_layernorm_scale_shift"
     function = _imported("flashinfer.diffusion_ops", name)
@@ -100,7 +101,7 @@ def flashinfer(case: Any, x: Tensor, y: Tensor, tables: dict[str, Tensor]) -> Ca
     if case.affine or not case.modulated:
         raise Absent(f"{name} takes gate, scale and shift, and no weight and bias")
     if x.shape[-1] != 3072 or x.dtype != torch.bfloat16:
-        raise Absent(f"{name} is made for 3072 channels in bfloat16")
+        raise Absent(f"{name} supports 3072 channels in bfloat16 only")
     six = x.new_empty(1, x.shape[1], 6, x.shape[2])
     rows = [six[:, :, place].copy_(tables[part]) for place, part in enumerate(("gate", "scale", "shift"))]
 

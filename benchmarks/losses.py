@@ -2,10 +2,10 @@
 
     python -m phys4d.benchmarks.losses [--quick] [--out DIR]
 
-Every rival of a case takes its turn in every round. Memory is what a fresh process's peak resident set grows by during
-one forward and backward, after inputs are made and torch is warm on a tiny case: it counts every allocation, torch's
-and ours, and page by page as touched. The load of the machine before and after is kept with the result: another busy
-process makes all rivals slower, not alike.
+Every rival of a case is timed once per round, in turn. Memory is the growth of a fresh process's peak resident set
+during one forward and backward, after the inputs exist and torch has run a tiny case; it counts all allocations of
+torch and of our kernels, by the pages that are written. The result holds the machine's load before and after: other
+processes slow all rivals down, but not equally.
 """
 
 import os
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phys4d.benchmarks import cpu_suite
+from phys4d.benchmarks import cpu_suite, results
 from phys4d.benchmarks.cpu_suite import growth
 from phys4d.benchmarks.timing import interleaved
 from phys4d.kernels.geometry import depth_loss, depth_losses, flow_loss, scene_flow_loss, warp_consistency
@@ -24,13 +24,13 @@ from phys4d.kernels.geometry.shapes import masked_mean
 
 SHAPE = (1, 49, 256, 256)
 Loss = Callable[[], Tensor]
-PEERS = ("eager", "grid_sample")  # those that keep the same promises
+PEERS = ("eager", "grid_sample")  # rivals that, like ours, ignore missing surfaces and masked NaN
 _SCALARS: dict[str, Any] = {f"depth {kind}": kind for kind in ("log_l1", "silog", "scale_shift", "gradient")}
 CASES = ("warp", *_SCALARS, "depth all", "flow l1", "flow charbonnier", "flow epe", "flow laplace", "scene flow")
 
 
 def inputs(shape: Sequence[int]) -> dict[str, Tensor]:
-    """Smooth depth and motion with a mask and weights, made in place so that nothing else is ever allocated.
+    """Smooth depth and motion with a mask and weights; written in place, so that no temporary raises the memory peak.
 
     depth, other: [B, T, H, W] metres; motion, truth: [B, 3, T-1, H, W]; valid, visible: bool; weight [B, T-1, H, W];
     confidence [B, 2, T-1, H, W]; intrinsics [B, T, 3, 3] pixels.
@@ -58,7 +58,7 @@ def inputs(shape: Sequence[int]) -> dict[str, Tensor]:
 
 
 def grid_sample_warp(depth: Tensor, motion: Tensor, visible: Tensor, weight: Tensor) -> Tensor:
-    """Warp consistency, L1, from F.grid_sample, with the same promises: missing surfaces and masked NaN do no harm."""
+    """Warp consistency, L1, by F.grid_sample; ignores missing surfaces and masked NaN, as our kernel does."""
     motion = torch.where(visible.unsqueeze(1), motion, 0)
     surface = depth > 0
     inverse = torch.where(surface, 1 / torch.where(surface, depth, 1), 0)
@@ -71,7 +71,7 @@ def grid_sample_warp(depth: Tensor, motion: Tensor, visible: Tensor, weight: Ten
 
 
 def bare_grid_sample_warp(depth: Tensor, motion: Tensor, visible: Tensor, weight: Tensor) -> Tensor:
-    """The same for inputs without a missing surface or a NaN: the least that one would write, which promises less."""
+    """The same without handling of missing surfaces and NaN: the shortest version."""
     column, row, grid = _landing(motion)
     inverse = (1 / depth[:, 1:]).flatten(0, 1).unsqueeze(1)
     sampled = 1 / F.grid_sample(inverse, grid, padding_mode="border", align_corners=True).view_as(column)
@@ -80,7 +80,7 @@ def bare_grid_sample_warp(depth: Tensor, motion: Tensor, visible: Tensor, weight
 
 
 def _landing(motion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Column and row [B, T-1, H, W] where pixels land, and both as F.grid_sample wants them."""
+    """Column and row [B, T-1, H, W] where pixels land, and both in the normalised form of F.grid_sample."""
     height, width = motion.shape[-2:]
     along, down = (torch.arange(size, dtype=motion.dtype, device=motion.device) for size in (width, height))
     column, row = along + motion[:, 0], down[:, None] + motion[:, 1]
@@ -94,7 +94,7 @@ def _inside(column: Tensor, row: Tensor) -> Tensor:
 
 
 def rivals(case: str, made: dict[str, Tensor]) -> tuple[dict[str, Loss], list[Tensor]]:
-    """The losses of a case by rival, "ours" first, and the tensors that want gradients."""
+    """The losses of a case by rival, "ours" first, and the tensors that require gradients."""
     asked: dict[str, Any]
     depth, motion, valid, visible = (made[name] for name in ("depth", "motion", "valid", "visible"))
     if case == "warp":
@@ -144,7 +144,7 @@ def both_ways(loss: Loss, leaves: list[Tensor]) -> Callable[[], Any]:
 
 
 def grown(case: str, rival: str, shape: Sequence[int]) -> float:
-    """MiB by which this process's peak resident set grows during one forward and backward; for a fresh process."""
+    """MiB by which the peak resident set of this fresh process grows during one forward and backward."""
     tiny = rivals(case, inputs((1, 3, 16, 16)))
     both_ways(tiny[0][rival], tiny[1])()
     losses, leaves = rivals(case, inputs(shape))
@@ -178,7 +178,7 @@ def measure(case: str, shape: Sequence[int], *, rounds: int, threads: Sequence[i
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as markdown, with how many times the best other rival ours is, in time and in memory."""
+    """Markdown: all rows, and how many times the time and the memory of ours the best of `PEERS` needs."""
     lines = [
         "| case | threads | backend | forward ms | both ms (p20, p80) | peak MiB | best peer / ours |", "|---" * 7 + "|"
     ]  # fmt: skip
@@ -197,6 +197,28 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['peak_mb']:.0f} | {ratio} |"
         )
     return "\n".join(lines)
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The table of the page: per case and number of threads ours and the best of `PEERS`."""
+    lines = ["| case | threads | ours ms | best peer ms | times | MiB | best peer's MiB |", "|---" * 7 + "|"]
+    for row in (row for row in result["rows"] if row["backend"] == "ours"):
+        peers = [
+            peer for peer in result["rows"]
+            if (peer["case"], peer["threads"]) == (row["case"], row["threads"]) and peer["backend"] in PEERS
+        ]  # fmt: skip
+        time, memory = (min(peer[key] for peer in peers) for key in ("ms", "peak_mb"))
+        lines.append(
+            f"| {row['case']} | {row['threads']} | {row['ms']:.1f} | {time:.1f} | {time / row['ms']:.1f} | "
+            f"{row['peak_mb']:.0f} | {memory:.0f} |"
+        )
+    return "\n".join([*lines, "", clips(result)])
+
+
+def clips(result: dict[str, Any]) -> str:
+    """The line below a table of clips: their shape, load, machine and versions."""
+    shape = " x ".join(map(str, result["rows"][0]["shape"]))
+    return f"Clips of {shape}, {results.load_during(result)}; {results.origin(result['provenance'])}."
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""What the compiler makes of every kernel on machines that are not here: registers, spills, shared memory, products.
+"""Checks of the machine code of every kernel, for GPUs that need not be present: registers, spills, tensor cores.
 
-    python -m phys4d.benchmarks.machine_code [--arch 80 90 100] [--case NAME ...] [--json FILE]
+    python -m phys4d.benchmarks.machine_code [--arch 80 90 100] [--case NAME ... | --geometry | --variety] [--json FILE]
 
-Every launch of the named cases is compiled ahead of time, with the arguments and options that it would have on that
-machine. It fails (exit 1) where a kernel spills registers, needs more shared memory than there is, takes its products
-outside of the tensor cores or reads its tokens number by number. It also tells how many programs an SM holds at once
-and counts instructions by kind. It shows neither that a kernel is right nor that it is fast.
+Every launch of the named cases is compiled ahead of time, with the arguments and options that it has on that GPU. The
+exit code is 1 where a kernel spills registers, needs more shared memory than the GPU has, computes its products without
+the tensor cores or loads 16-bit numbers one at a time. It also computes the occupancy of an SM and counts instructions
+by kind. It checks neither the result of a kernel nor its speed.
 """
 
 import argparse
 import dataclasses
-import json
 import math
 import os
 import re
@@ -28,10 +27,11 @@ from typing import Any
 import torch
 import triton
 
-from phys4d.benchmarks import launches
-from phys4d.benchmarks.absent_gpu import AbsentGpu
-from phys4d.benchmarks.instructions import counted, mnemonics
+from phys4d.benchmarks import launches, results
+from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, NORM_ROPE, VARIETY
+from phys4d.benchmarks.compile_only import CompileOnlyDriver
 from phys4d.benchmarks.occupancy import occupancy
+from phys4d.benchmarks.sass import instruction_counts, mnemonics
 
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}  # bytes of a program
 PRODUCTS = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: r"UTC\w*MMA", 120: "HMMA"}
@@ -40,14 +40,23 @@ MATRIXLESS = (
     "norm_rope", "adaptive_norm", "warp", "depth", "flow", "scene_flow", "flow_warp", "splat", "chamfer", "curve",
     "tree",
 )  # fmt: skip
-RESULT = Path(__file__).resolve().parent / "results" / "machine-code.json"
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "attention-kernels.md"
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One compiled launch."""
+    """One compiled kernel of a case.
+
+    Attributes:
+        stack: bytes of local memory per thread; spills: instructions that access it.
+        shared_memory: bytes per program; tensor_memory: columns per program; warps: per program.
+        programs_per_sm, warps_per_sm, limit: the occupancy of one SM.
+        products, older_products: tensor core instructions of this architecture, and of sm_80 (HMMA).
+        narrow: accesses of global memory that move a single 16-bit number.
+        instructions: of `sass.instruction_counts`.
+        seconds: of compiling.
+        programs: of all launches of the case.
+    """
 
     case: str
     kernel: str
@@ -67,16 +76,16 @@ class Kernel:
     narrow: int
     instructions: dict[str, Any]
     seconds: float
-    programs: int = 0  # of all launches of the case
+    programs: int = 0
 
     def faults(self) -> list[str]:
-        """What is wrong with it."""
+        """What fails the check, one line each."""
         found = []
         if self.stack or self.spills:
             found.append(f"spills: {self.stack} bytes of stack, {self.spills} accesses")
         if self.shared_memory > SHARED_MEMORY[self.arch]:
             found.append(f"{self.shared_memory} bytes of shared memory of {SHARED_MEMORY[self.arch]}")
-        # Tiles of 32 rows, which heads of more than 128 lanes need, are for the tensor cores' older instruction.
+        # Heads of more than 128 lanes use tiles of 32 rows, which only the older tensor core instruction can multiply.
         older = self.older_products and self.options.get("D", 0) > 128
         module, name = self.kernel.split(".")
         alone = name == "delta" or module in MATRIXLESS
@@ -88,7 +97,7 @@ class Kernel:
 
 
 def _compiled(arch: int, case: str, launches: Any) -> Iterator[Kernel]:
-    """Compiles every kernel that `launches()` starts, in place of running it; from then on nothing runs here."""
+    """Compiles every kernel that `launches()` starts and runs none; from then on this process runs no kernel."""
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
@@ -104,7 +113,7 @@ def _compiled(arch: int, case: str, launches: Any) -> Iterator[Kernel]:
         programs[name, kernel.hash] += math.prod(grid(options) if callable(grid) else grid)
         return kernel
 
-    driver.set_active(AbsentGpu(arch))
+    driver.set_active(CompileOnlyDriver(arch))
     JITFunction.run = compile_only
     try:
         launches()
@@ -141,14 +150,13 @@ def _inspect(case: str, name: str, arch: int, options: dict[str, Any], kernel: A
     return Kernel(
         case, name, arch, shown, used("REG"), used("STACK"), count("LDL|STL"), shared, columns, warps, held.programs,
         held.warps, held.limit, count(PRODUCTS[arch]), count("HMMA"),
-        len(re.findall(r"(?:ld|st)\.global[\w:.]*\.[bu]16", kernel.asm["ptx"])), counted(code), round(seconds, 2),
+        len(re.findall(r"(?:ld|st)\.global[\w:.]*\.[bu]16", kernel.asm["ptx"])), instruction_counts(code),
+        round(seconds, 2),
     )  # fmt: skip
 
 
 def compile_case(name: str, arch: int) -> list[Kernel]:
-    """Every kernel of one named case for one architecture, in bfloat16; geometry in float32."""
-    from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, NORM_ROPE, VARIETY
-
+    """Compiles all kernels of one case for one architecture: geometry in float32, all others in bfloat16."""
     if name in launches.GEOMETRY:
         return list(_compiled(arch, name, launches.GEOMETRY[name]))
     attention = {case.name: case for case in (*ATTENTION, *VARIETY)}
@@ -162,7 +170,7 @@ def compile_case(name: str, arch: int) -> list[Kernel]:
 
 
 def table(kernels: list[dict[str, Any]]) -> str:
-    """Markdown: registers, shared memory, warps and programs of an SM of every kernel, one column per architecture."""
+    """Markdown: registers, shared memory, warps and programs per SM of every kernel, one column per architecture."""
     archs = sorted({kernel["arch"] for kernel in kernels})
     rows: dict[tuple[str, str], dict[int, list[str]]] = {}
     for kernel in kernels:
@@ -179,41 +187,25 @@ def table(kernels: list[dict[str, Any]]) -> str:
 
 
 def of_cases(kernels: list[dict[str, Any]], cases: Iterable[Any]) -> list[dict[str, Any]]:
-    """Those of some named cases."""
+    """The kernels of these cases."""
     names = {case.name for case in cases}
     return [kernel for kernel in kernels if kernel["case"] in names]
 
 
-def adopt(kernels: list[Kernel]) -> None:
-    """Keeps what was found under benchmarks/results/ and shows it in the docs, beside what to expect of it."""
-    from phys4d.benchmarks import elementwise_page, predictions
-    from phys4d.benchmarks.cases import ATTENTION
-    from phys4d.benchmarks.readme import filled
-
-    found = [asdict(kernel) for kernel in kernels]
-    RESULT.write_text(json.dumps(found, indent=1) + "\n")
-    PAGE.write_text(filled(PAGE.read_text(), "machine code", table(of_cases(found, ATTENTION))))
-    predictions.write()
-    elementwise_page.write()
-
-
 def main() -> None:
-    """Compiles and prints; exit 1 where a kernel is at fault."""
-    from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, NORM_ROPE, VARIETY
-
+    """Compiles and prints every kernel; exit code 1 where one fails the check."""
     names = [case.name for case in (*ATTENTION, *NORM_ROPE, *ADAPTIVE_NORM)]
     parser = argparse.ArgumentParser(
         prog="python -m phys4d.benchmarks.machine_code", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100], choices=sorted(SHARED_MEMORY))
     parser.add_argument("--case", nargs="+", default=names, choices=names)
-    parser.add_argument("--variety", action="store_true", help="every pattern at other head dimensions")
+    parser.add_argument("--variety", action="store_true", help="every attention pattern at other head dimensions")
     parser.add_argument("--geometry", action="store_true", help="the kernels of 4D geometry")
-    parser.add_argument("--json", type=Path, help="write what was found to this file")
-    parser.add_argument("--adopt", action="store_true", help="keep it, and fill the tables of its page in docs/")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
     options = parser.parse_args()
     if triton.knobs.runtime.interpret:
-        parser.error("TRITON_INTERPRET is set: its kernels are not compiled")
+        parser.error("TRITON_INTERPRET is set: the interpreter compiles nothing")
     chosen = [case.name for case in VARIETY] if options.variety else options.case
     if options.geometry:
         chosen = list(launches.GEOMETRY)
@@ -232,13 +224,7 @@ def main() -> None:
                     flush=True,
                 )
     if options.json:
-        options.json.write_text(json.dumps([asdict(kernel) for kernel in found], indent=1) + "\n")
-    if options.adopt and options.geometry:
-        from phys4d.benchmarks import geometry_page
-
-        geometry_page.adopt([asdict(kernel) for kernel in found])
-    elif options.adopt and not options.variety:
-        adopt(found)
+        results.write(options.json, [asdict(kernel) for kernel in found])
     faulty = [kernel for kernel in found if kernel.faults()]
     print(f"{len(found)} kernels, {len(faulty)} at fault, triton {triton.__version__}")
     sys.exit(1 if faulty else 0)

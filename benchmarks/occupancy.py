@@ -1,24 +1,24 @@
-"""How many programs of a kernel one SM holds at once, worked out from what each program takes.
+"""How many programs of a kernel one SM holds at once, computed from the resources that each program uses.
 
 Limits of an SM: CUDA Programming Guide, "Compute Capabilities", table "Technical Specifications per Compute
-Capability". How registers and shared memory are handed out: NVIDIA's cuda_occupancy.h, and the Hopper Tuning Guide,
-which tells of 1 KiB of shared memory per block for the system. An SM of sm_100 also has 512 columns of tensor memory
-(PTX ISA, "Tensor Memory"); a program that finds too few left waits for them, so they limit in the same way.
+Capability". Allocation units of registers and shared memory: NVIDIA's cuda_occupancy.h, and the Hopper Tuning Guide,
+which states that the system reserves 1 KiB of shared memory per block. An SM of sm_100 also has 512 columns of tensor
+memory (PTX ISA, "Tensor Memory"); a program that finds too few free columns waits, so they limit in the same way.
 """
 
 from dataclasses import dataclass
 
-REGISTERS = 65_536  # 32 bits each, of every SM here
+REGISTERS = 65_536  # of 32 bits, per SM on every architecture in LIMITS
 PARTITIONS = 4  # each with a quarter of the registers; a warp stays in one
-REGISTER_UNIT = 256  # registers of a warp come in units of this
-RESERVED = 1024  # bytes of shared memory of a program that the system takes
-SHARED_UNIT = 128  # bytes
+REGISTER_UNIT = 256  # registers are allocated to a warp in multiples of this
+RESERVED = 1024  # bytes of shared memory that the system reserves per program
+SHARED_UNIT = 128  # bytes; shared memory is allocated in multiples of this
 TENSOR_COLUMNS = 512
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one SM holds at most."""
+    """The maximum of resident programs and warps of one SM, and its shared memory in bytes."""
 
     programs: int
     warps: int
@@ -37,7 +37,7 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class Occupancy:
-    """Programs and warps that one SM holds at once, and what does not allow more."""
+    """Programs and warps that one SM holds at once, and the resource that limits them."""
 
     programs: int
     warps: int
@@ -45,10 +45,18 @@ class Occupancy:
 
 
 def occupancy(arch: int, registers: int, shared_memory: int, warps: int, tensor_memory: int = 0) -> Occupancy:
-    """For a program of `warps` warps on a machine of compute capability `arch` (90 for 9.0).
+    """The occupancy of a kernel.
 
-    registers: of a thread; shared_memory: bytes of a program; tensor_memory: columns of a program. Where several limits
-    are equally tight the first of warps, registers, shared memory, tensor memory, programs is named.
+    Args:
+        arch: compute capability, 90 for 9.0.
+        registers: per thread.
+        shared_memory: bytes per program.
+        warps: per program.
+        tensor_memory: columns per program.
+
+    Returns:
+        Where several resources limit equally, `limit` names the first of warps, registers, shared memory, tensor
+        memory, programs.
     """
     held = LIMITS[arch]
     of_a_warp = -(-registers * 32 // REGISTER_UNIT) * REGISTER_UNIT

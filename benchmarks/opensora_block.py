@@ -1,8 +1,8 @@
-"""A block of Open-Sora 1.2's STDiT3 in plain torch, spatial or temporal; attention and modulation can be exchanged.
+"""A block of Open-Sora 1.2's STDiT3 in plain torch, spatial or temporal, with its operators or ours.
 
 Source of the computation: hpcaitech/Open-Sora v1.2, opensora/models/stdit/stdit3.py (STDiT3Block) and
 opensora/models/layers/blocks.py (Attention, MultiHeadCrossAttention). Where the original calls flash-attn or xformers,
-torch's own scaled_dot_product_attention stands here; as there, sequences shorter than they are many are multiplied out.
+this file calls torch's scaled_dot_product_attention; as there, many short sequences use explicit matrix products.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,14 @@ _EPSILON = 1e-6
 
 
 class OpenSoraBlock(nn.Module):
-    """Self-attention over frames or over places, cross-attention to text, feed-forward, each after the one before.
+    """Self-attention within frames or along time, cross-attention to text, and feed-forward, in this order.
 
     Args:
         width: channels.
         heads: attention heads.
-        hidden: channels within the feed-forward.
+        hidden: channels inside the feed-forward layer.
         grid: T, H, W of the video.
-        temporal: whether tokens see those at their place, with rotation by time, rather than those of their frame.
+        temporal: tokens attend along time, with rotary embedding; else within their frame.
         attention: "stock" or "ours", of both attentions.
         norm: "stock" or "ours": gate, residual, norm and modulation.
     """
@@ -53,7 +53,7 @@ class OpenSoraBlock(nn.Module):
             x: [B, T * H * W, C].
             text: [B, words, C].
             t: [B, 6 * C], the modulation of the timestep; t0: that of timestep 0.
-            masked: [B, T] bool: which frames take t; the others, which are given, take t0.
+            masked: [B, T] bool: frames that use t; the others, which are conditions, use t0.
         """
         rows = (self.scale_shift_table + t.unflatten(1, (6, -1)), self.scale_shift_table + t0.unflatten(1, (6, -1)))
         kind = _Rows if self.norm == "ours" else _Chosen
@@ -63,7 +63,7 @@ class OpenSoraBlock(nn.Module):
         return between.added(x, self.mlp(out), 5)
 
     def rope(self, device: torch.device) -> Rope:
-        """Angles by time alone, made once."""
+        """Rotation by time only; computed once."""
         if self._rope is None:
             self._rope = Rope.make(self.grid, (self.width // self.heads, 0, 0), device=device)
         return self._rope
@@ -97,7 +97,7 @@ class OpenSoraBlock(nn.Module):
 
 
 def _attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of rows [N, heads, S, D]: fused where S > N, else multiplied out with softmax in float32."""
+    """Attention of rows [N, heads, S, D]: fused where S > N, else matrix products with softmax in float32."""
     if q.shape[2] > len(q):
         return F.scaled_dot_product_attention(q, k, v)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
@@ -110,7 +110,7 @@ def _rms_norm(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _turned(x: Tensor, table: Tensor) -> Tensor:
-    """x [N, heads, T, D], pairs of neighbouring lanes turned by a table [T, D / 2, 2], in the table's dtype."""
+    """x [N, heads, T, D] with pairs of neighbouring lanes rotated by a table [T, D / 2, 2], in the table's dtype."""
     first, second = x.to(table.dtype).unflatten(-1, (-1, 2)).unbind(-1)
     cosine, sine = table.unbind(-1)
     turned = torch.stack((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
@@ -118,18 +118,18 @@ def _turned(x: Tensor, table: Tensor) -> Tensor:
 
 
 class _Chosen:
-    """As published: everything is computed with the rows of both timesteps, and each frame takes one of the two."""
+    """The published code: computes all tokens with the rows of both timesteps and selects one result per frame."""
 
     def __init__(self, rows: Tensor, rows0: Tensor, masked: Tensor, grid: Grid) -> None:
         self.rows, self.masked, self.grid = (rows, rows0), masked, grid
 
     def _choose(self, of_row: Callable[[Tensor], Tensor]) -> Tensor:
-        """of_row: what [B, 6, C] makes of the tokens [B, S, C]."""
+        """Selects between the results of `of_row`, rows [B, 6, C] -> tokens [B, S, C], for the two timesteps."""
         first, second = (of_row(rows).unflatten(1, (self.grid[0], -1)) for rows in self.rows)
         return torch.where(self.masked[:, :, None, None], first, second).flatten(1, 2)
 
     def normed(self, x: Tensor, shift: int) -> Tensor:
-        """norm(x) * (1 + scale) + shift, by rows number shift and shift + 1."""
+        """norm(x) * (1 + scale) + shift; `shift` is the number of the row, scale is the next one."""
 
         def of_row(rows: Tensor) -> Tensor:
             return F.layer_norm(x, x.shape[-1:], eps=_EPSILON) * (1 + rows[:, shift + 1, None]) + rows[:, shift, None]
@@ -141,26 +141,26 @@ class _Chosen:
         return x + self._choose(lambda rows: rows[:, gate, None] * y)
 
     def added_and_normed(self, x: Tensor, y: Tensor, shift: int) -> tuple[Tensor, Tensor]:
-        """x + y, and that normed."""
+        """x + y, and its norm and modulation."""
         x = x + y
         return x, self.normed(x, shift)
 
 
 class _Rows:
-    """By `adaptive_norm`, with a row for each frame."""
+    """The same by `adaptive_norm`, with one row per frame."""
 
     def __init__(self, rows: Tensor, rows0: Tensor, masked: Tensor, grid: Grid) -> None:
         chosen = torch.where(masked[:, :, None, None], rows[:, None], rows0[:, None])
         self.rows = chosen.flatten(0, 1).unbind(1)
 
     def normed(self, x: Tensor, shift: int) -> Tensor:
-        """As above."""
+        """As in `_Chosen`."""
         return adaptive_norm(x, scale=self.rows[shift + 1], shift=self.rows[shift], epsilon=_EPSILON)[1]
 
     def added(self, x: Tensor, y: Tensor, gate: int) -> Tensor:
-        """As above."""
+        """As in `_Chosen`."""
         return adaptive_norm(x, y, gate=self.rows[gate], norm=None)[0]
 
     def added_and_normed(self, x: Tensor, y: Tensor, shift: int) -> tuple[Tensor, Tensor]:
-        """As above."""
+        """As in `_Chosen`."""
         return adaptive_norm(x, y, scale=self.rows[shift + 1], shift=self.rows[shift], epsilon=_EPSILON)

@@ -1,8 +1,8 @@
-"""A suite's result as one SVG: per case the time of every peer, forward on the left, backward or both on the right.
+"""The plot of a benchmark's result, an SVG: per case the time of every peer, forward on the left, other part right.
 
-Bars begin at zero and end at the median; the whisker goes from the 20th to the 80th percentile. The fastest is on top.
-Where a peer takes more than `CUT` times as long as the fastest, its bar is cut and its number tells. Columns are as
-wide as their longest text, in a font whose letters are equally wide: nothing overlaps whatever the peers are called.
+Bars start at zero and end at the median; the whisker spans the 20th to the 80th percentile. The fastest peer is on top.
+The bar of a peer that takes more than `CUT` times as long as the fastest is cut, and its number shows the time. The
+font has letters of equal width and columns are as wide as their longest text, so that texts never overlap.
 """
 
 import textwrap
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any
 
+from phys4d.benchmarks import results
 from phys4d.report.curves import number, ticks
 
 WIDTH = 1000
@@ -28,11 +29,12 @@ text { font: 11px 'DejaVu Sans Mono', Menlo, Consolas, monospace; fill: #333; }
 
 
 def plot(result: dict[str, Any]) -> str:
-    """The SVG of what `run.write` wrote: kind, device, dtype, rows, provenance."""
-    told, cpu = result["provenance"], result["device"] == "cpu"
-    heading = f"{result['kind']}: forward and backward in {result['dtype']} on {machine(result)}"
-    second = f"torch {told['torch']}, triton {told['triton']}, revision {str(told['git_revision'])[:12]}"
-    second += f", {told['date'][:10]}" + (". Small shapes, which say nothing of any GPU." if cpu else "")
+    """The SVG of a result of `run.write`, with kind, device, dtype, rows and provenance."""
+    provenance, cpu = result["provenance"], result["device"] == "cpu"
+    machine = results.machine(provenance, result["device"])
+    heading = f"{result['kind']}: forward and backward in {result['dtype']} on {machine}"
+    second = f"triton {provenance['triton']}, {results.version(provenance)}"
+    second += ". Small shapes, which say nothing of any GPU." if cpu else ""
     parts = [_text(_EDGE, 24, heading, "title"), _text(_EDGE, 42, second, "quiet")]
     legend, y = _legend(62, any(row["backend"] == "auto" for row in result["rows"]))
     parts += legend
@@ -48,14 +50,8 @@ def plot(result: dict[str, Any]) -> str:
     )
 
 
-def machine(result: dict[str, Any]) -> str:
-    """What a result was measured on."""
-    told = result["provenance"]
-    return told["gpus"][0] if result["device"] == "cuda" else f"{told['cores']} cores of {told['cpu']}"
-
-
 def _legend(y: float, auto: bool) -> tuple[list[str], float]:
-    """What the marks mean, that of "auto" where it was measured, and where the page goes on."""
+    """The legend, with "auto" only where it was measured, and the y coordinate below it."""
     entries = [
         ("ours", OURS["ours"]), ("auto", OURS["auto"]), ("peer", "peers"), ("same", "two backward runs are bit-equal"),
         ("differs", "they differ"), ("whisker", "20th to 80th percentile"), ("floor", "floor, where it is known"),
@@ -81,7 +77,7 @@ def _legend(y: float, auto: bool) -> tuple[list[str], float]:
 
 
 def _case(rows: list[dict[str, Any]], y: float) -> tuple[list[str], float]:
-    """One case: its two panels side by side, and a line on who could not serve."""
+    """One case: its two panels side by side, and a line that names the peers that could not compute it."""
     measured = [row for row in rows if "refused" not in row]
     parts = [f'<line class="grid" x1="{_EDGE}" x2="{WIDTH - _EDGE}" y1="{y}" y2="{y}"/>']
     parts.append(_text(_EDGE, y + 20, rows[0]["case"], "case"))
@@ -104,7 +100,7 @@ def _case(rows: list[dict[str, Any]], y: float) -> tuple[list[str], float]:
 
 
 def _panel(part: str, rows: list[dict[str, Any]], left: float, top: float, width: float) -> tuple[list[str], float]:
-    """One part of a case, the fastest first: names, bars, numbers, and the axis below."""
+    """One part of a case, the fastest first: names, bars, numbers, and the axis below them."""
     fastest, slowest = rows[0]["ms"], max(row["ms_p80"] for row in rows)
     end = min(slowest, CUT * fastest)
     unit, factor = ("us", 1e3) if end < 2 else ("ms", 1.0) if end < 2e3 else ("s", 1e-3)
@@ -125,9 +121,9 @@ def _panel(part: str, rows: list[dict[str, Any]], left: float, top: float, width
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top + _LINE}" y2="{bottom}"/>')
         parts.append(_text(x, bottom + 13, number(tick), "quiet", "middle"))
     parts.append(_text(begin - 2 * _LETTER, bottom + 13, f"time, {unit}", "quiet", "end"))
-    for index, (row, told) in enumerate(zip(rows, numbers, strict=True)):
+    for index, (row, label) in enumerate(zip(rows, numbers, strict=True)):
         y = top + _LINE * (index + 1.5)
-        parts += _bar(row, told, y, left, begin, stop, x_of(row["ms"]), row["ms"] > end)
+        parts += _bar(row, label, y, left, begin, stop, x_of(row["ms"]), row["ms"] > end)
         if row["ms_p20"] < end:
             parts.append(_whisker(x_of(row["ms_p20"]), x_of(row["ms_p80"]), y, row["ms_p80"] <= end))
     parts.append(f'<line class="axis" x1="{begin:.1f}" x2="{begin:.1f}" y1="{top + _LINE}" y2="{bottom}"/>')
@@ -138,9 +134,9 @@ def _panel(part: str, rows: list[dict[str, Any]], left: float, top: float, width
 
 
 def _bar(
-    row: dict[str, Any], told: str, y: float, left: float, begin: float, stop: float, x: float, cut: bool
+    row: dict[str, Any], label: str, y: float, left: float, begin: float, stop: float, x: float, cut: bool
 ) -> Iterator[str]:
-    """A peer's row: whether it is deterministic, its name, its bar, its number."""
+    """The row of a peer: the mark of determinism, its name, its bar and its number."""
     name = row["backend"]
     mark = {"auto": "auto"}.get(name, "ours" if name in OURS or name.startswith("ours,") else "peer")
     exact = f"{name}: {row['ms']:.4g} ms ({row['ms_p20']:.4g} to {row['ms_p80']:.4g})"
@@ -156,7 +152,7 @@ def _bar(
                 f'<line class="cut" stroke-width="2" x1="{stop - shift:.1f}" x2="{stop - shift + 4:.1f}" '
                 f'y1="{y + _BAR / 2}" y2="{y - _BAR / 2}"/>'
             )
-    yield _text(stop + 10, y + 4, told)
+    yield _text(stop + 10, y + 4, label)
 
 
 def _whisker(low: float, high: float, y: float, closed: bool) -> str:

@@ -1,10 +1,10 @@
-"""How the policy learns: rewards compared with the true error, and the settings of its updates.
+"""The study of the policy: forms of the reward against the true error, and settings of the updates.
 
-    python -m phys4d.benchmarks.policy runs/demo runs/policy
+    python -m phys4d.benchmarks.policy runs/demo runs/policy [--out benchmarks/results/policy]
 
-takes the fine-tuned model and the training clips of a finished demo, and scenes for choosing (seed 5, never the demo's
-test scenes). Every variant is trained from that model with everything else as in the recipe; what is there is skipped.
-The figures go to benchmarks/results/policy/summary.json.
+starts from the fine-tuned model and the training clips of a finished demo, and evaluates on validation scenes (seed 5,
+never the demo's test scenes). Every variant is trained from that model and differs from the recipe in the named values
+only; finished variants are skipped. With --out the result is written to summary.json in that folder.
 """
 
 import argparse
@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phys4d.benchmarks import results
+from phys4d.benchmarks.demo import METRICS
+from phys4d.benchmarks.training_runs import finish
 from phys4d.evaluate.changes import paired
 
-ROOT = Path(__file__).resolve().parent
-RESULTS = ROOT / "results" / "policy"
 SCENES = 100
 UPDATES = 40
-FIGURES = ("reward", "psnr_moving", "chamfer_4d")
+REPORTED = ("reward", "psnr_moving", "chamfer_4d")
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
     "shuffled advantages": {"shuffled_advantages": True},
@@ -39,15 +40,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def within_groups(a: Tensor, b: Tensor) -> float:
-    """Pearson correlation of a and b, both [groups, members], after taking each group's mean off."""
+    """Pearson correlation of a and b, both [groups, members], with the mean of each group subtracted."""
     a, b = (x - x.mean(1, keepdim=True) for x in (a, b))
     return float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt())
 
 
 @torch.no_grad()
 def reward_forms(model_folder: Path, data: Path, scenes: int = 24, group: int = 8) -> dict[str, dict[str, float]]:
-    """Of each form of the reward: mean, deviation within a scene's generated clips, the part of it that comes from the
-    noise in which geometry is read, and the correlation within scenes with minus the mean squared error of what moves.
+    """Statistics of each form of the reward, over `group` generated clips of each of `scenes` scenes.
+
+    Returns:
+        form -> mean; group_std: deviation within a scene; reading_std: deviation that the noise at which geometry is
+        read causes; correlation_with_error: Pearson, within scenes, with minus the mean squared error of moving pixels.
     """
     from phys4d.clips import TRUTH, Clips
     from phys4d.evaluate.metrics import moving_region, psnr_moving
@@ -91,7 +95,7 @@ def _form(reward: Tensor, again: Tensor, error: Tensor) -> dict[str, float]:
 
 
 def run(demo: Path, folder: Path) -> dict[str, Any]:
-    """Trains and measures what is missing below `folder`, and returns the study's figures."""
+    """Trains and evaluates the variants that `folder` lacks, and returns the result of the study."""
     from phys4d.demo import load_recipe
     from phys4d.engine.parallel import Parallel
     from phys4d.engine.telemetry import provenance
@@ -113,14 +117,15 @@ def run(demo: Path, folder: Path) -> dict[str, Any]:
         settings = variant(recipe.run.table("reinforce"), changed)
         place = folder / name.replace(" ", "-")
         whole = {"folder": place, "stages": ("reinforce",), "init": start, "reinforce": settings, "evaluate": measured}
-        after = _trained(RunConfig.model_validate(whole))
+        finish(RunConfig.model_validate(whole))
+        after = json.loads((place / "evaluation" / "reinforce.json").read_text())
         variants[name] = {"changes": changes, **_changed(before, after)}
     forms = _kept(folder / "forms.json", lambda: reward_forms(start, data))
     return {"reward_forms": forms, "variants": variants, "updates": UPDATES, "provenance": provenance()}
 
 
 def variant(recipe: Any, changes: Mapping[str, Any]) -> Any:
-    """The stage's configuration with some values changed, keys as `table.key`; checked like one from a file."""
+    """The stage's configuration with some values changed, keys as `table.key`; validated like a run file."""
     settings = recipe.model_dump()
     for key, value in changes.items():
         table, _, last = key.rpartition(".")
@@ -128,23 +133,9 @@ def variant(recipe: Any, changes: Mapping[str, Any]) -> Any:
     return type(recipe).model_validate(settings)
 
 
-def _trained(config: Any) -> dict[str, Any]:
-    from phys4d.engine.parallel import Parallel
-    from phys4d.engine.telemetry import Run
-    from phys4d.stages.preflight import check
-    from phys4d.train import run_stages
-
-    if not (config.folder / "summary.json").exists():
-        check(config)
-        resume = (config.folder / "config.toml").exists()
-        with Run.create(config.folder, config, resume=resume) as run:
-            run_stages(config, run, Parallel.start(), resume=resume)
-    return json.loads((config.folder / "evaluation" / "reinforce.json").read_text())
-
-
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     rows = {}
-    for figure in FIGURES:
+    for figure in REPORTED:
         change = paired(before["scenes"][figure], after["scenes"][figure])
         assert change is not None
         rows[figure] = {"mean": change.mean, "standard_error": change.standard_error}
@@ -152,26 +143,23 @@ def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, d
 
 
 def _kept(path: Path, make: Any) -> Any:
-    """The JSON at `path`, made first where it is absent."""
+    """The JSON at `path`; where it is absent, made and written first."""
     if not path.exists():
-        path.write_text(json.dumps(make(), indent=1) + "\n")
+        results.write(path, make())
     return json.loads(path.read_text())
 
 
 def table(figures: Mapping[str, Any]) -> str:
-    """The variants as markdown, with the provenance of the run."""
-    titles = {"reward": "reward", "psnr_moving": "PSNR moving dB", "chamfer_4d": "4D Chamfer m"}
-    lines = ["| variant | " + " | ".join(titles[f] for f in FIGURES) + " |", "|---" * (len(FIGURES) + 1) + "|"]
+    """Markdown: the change of each metric by each variant, with machine and versions."""
+    lines = ["| variant | " + " | ".join(METRICS[f] for f in REPORTED) + " |", "|---" * (len(REPORTED) + 1) + "|"]
     for name, row in figures["variants"].items():
-        cells = [f"{row[f]['mean']:+.4f} ± {row[f]['standard_error']:.4f}" for f in FIGURES]
+        cells = [f"{row[f]['mean']:+.4f} ± {row[f]['standard_error']:.4f}" for f in REPORTED]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    where = figures["provenance"]
-    told = f"torch {where['torch']}, revision {str(where['git_revision'])[:12]}, {where['date'][:10]}."
-    return "\n".join([*lines, "", f"{where['cpu']}, {told}"])
+    return "\n".join([*lines, "", f"{results.origin(figures['provenance'])}."])
 
 
 def forms_table(figures: Mapping[str, Any]) -> str:
-    """The forms of the reward as markdown."""
+    """Markdown: the statistics of each form of the reward."""
     titles = ("points", "mean", "deviation within a scene", "of it reading noise", "correlation with the error")
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, row in figures["reward_forms"].items():
@@ -182,24 +170,17 @@ def forms_table(figures: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def summary() -> dict[str, Any] | None:
-    """The committed figures, None where there are none."""
-    file = RESULTS / "summary.json"
-    return json.loads(file.read_text()) if file.exists() else None
-
-
 def main() -> None:
-    """Runs the study, writes its figures and fills the page in the docs."""
-    from phys4d.benchmarks import readme
-
+    """Runs the study and prints its tables; with --out writes summary.json to that folder."""
     parser = argparse.ArgumentParser(prog="python -m phys4d.benchmarks.policy", description=__doc__.split("\n")[0])
     parser.add_argument("demo", type=Path, help="the folder of a finished demo")
-    parser.add_argument("folder", type=Path, help="where the variants go")
+    parser.add_argument("folder", type=Path, help="the folder of the variants")
+    parser.add_argument("--out", type=Path, help="folder for summary.json")
     options = parser.parse_args()
     figures = run(options.demo, options.folder)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "summary.json").write_text(json.dumps(figures, indent=1) + "\n")
-    readme.write()
+    print(f"{table(figures)}\n\n{forms_table(figures)}")
+    if options.out is not None:
+        results.write(options.out / "summary.json", figures)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs a benchmark over its cases and writes what it found: rows as JSON with provenance, tables and a plot."""
+"""`phys4d bench`: runs a benchmark over its cases and writes rows as JSON with provenance, tables and a plot."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from phys4d.benchmarks import attention, blocks, elementwise, geometry, plots
+from phys4d.benchmarks import attention, blocks, elementwise, geometry, plots, results
 from phys4d.engine.errors import UserError
 from phys4d.engine.output import check_folder
 from phys4d.engine.telemetry import provenance
@@ -20,9 +20,9 @@ def bench(
     kind: str, *, device: str | None, quick: bool, names: list[str] | None, backends: list[str] | None,
     out: Path | None, tune: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Measures, prints a table per case as it is done, and writes <kind>.json, <kind>.md and <kind>.svg below `out`.
+    """Measures, prints a table after every case, and writes <kind>.json, <kind>.md and <kind>.svg to `out`.
 
-    `tune` also writes the table in which `attention` looks up who is fastest on this GPU.
+    `tune` also writes the table from which `attention` chooses the fastest backend on this GPU.
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if where.type == "cuda" and not torch.cuda.is_available():
@@ -43,38 +43,35 @@ def bench(
         found = module.measure(case, where, quick=quick, wanted=backends)
         rows += found
         print(table(found), flush=True)
-        if out is not None:  # after every case: an interrupted run keeps what it has
+        if out is not None:  # after every case: an interrupted run keeps its finished cases
             write(out, kind, where.type, rows)
     if tune:
         gpu = torch.cuda.get_device_name(where)
-        measured.FOLDER.mkdir(exist_ok=True)
         file = measured.FOLDER / f"{measured.slug(gpu)}.json"
-        file.write_text(json.dumps(attention.tuned(rows, gpu, provenance()["date"][:10]), indent=1) + "\n")
+        results.write(file, attention.tuned(rows, gpu, provenance()["date"][:10]))
         print(f"{file}: attention's choices on this GPU")
     return rows
 
 
 def write(out: Path, kind: str, device: str, rows: list[dict[str, Any]]) -> None:
-    """<kind>.json, and what `show` makes of it."""
+    """Writes <kind>.json, and its tables and plot beside it."""
     dtype = str(KINDS[kind].DTYPE).removeprefix("torch.")
     result = {"kind": kind, "device": device, "dtype": dtype, "rows": rows, "provenance": provenance()}
-    (out / f"{kind}.json").write_text(json.dumps(result, indent=1) + "\n")
+    results.write(out / f"{kind}.json", result)
     show(out / f"{kind}.json", result)
 
 
 def show(file: Path, result: dict[str, Any]) -> None:
-    """The tables and the plot of a result, beside its file, as .md and .svg."""
-    told = result["provenance"]
+    """Writes the tables and the plot of a result beside its file, as .md and .svg."""
     names = list(dict.fromkeys(row["case"] for row in result["rows"]))
     parts = [table([row for row in result["rows"] if row["case"] == name]) for name in names]
-    revision = str(told["git_revision"])[:12]
-    parts.append(f"{plots.machine(result)}, torch {told['torch']}, revision {revision}, {told['date'][:10]}.")
+    parts.append(f"{results.origin(result['provenance'], result['device'])}.")
     file.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
     file.with_suffix(".svg").write_text(plots.plot(result))
 
 
 def show_again(file: Path) -> None:
-    """Writes the tables and the plot of a result that `bench` wrote before; nothing is measured."""
+    """Writes the tables and the plot of an earlier result of `bench` again, without measuring."""
     try:
         result = json.loads(file.read_text())
     except OSError as error:
@@ -88,7 +85,7 @@ def show_again(file: Path) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """One case's rows as markdown, the fastest first, and a line for each peer that could not serve."""
+    """Markdown: the rows of one case, the fastest first, and a line for each peer that could not compute it."""
     measured = [row for row in rows if "refused" not in row]
     lines = [
         f"### {rows[0]['case']}", "",

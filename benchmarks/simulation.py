@@ -3,12 +3,11 @@
     python -m phys4d.benchmarks.simulation speed [--size 128] [--clips 3] [--category NAME] --out DIR
     python -m phys4d.benchmarks.simulation workers --out DIR
     python -m phys4d.benchmarks.simulation dropped [--seeds 200] [--category NAME] --out DIR
-    python -m phys4d.benchmarks.simulation page
 
-`speed`: frames per second of one process from the draw to the written clip (draws that are not used included), every
-family as often as the others, after one clip that compiles what must be compiled. `workers`: the same clips by one and
-by two processes. `dropped`: draws until a clip of that seed is found, without pictures. A category that is measured
-alone takes its place among the others in DIR. `page` fills the tables of docs/simulation.md from the committed results.
+`speed`: frames per second of one process from the draw to the written clip (with rejected draws), the same number of
+clips of every family, after one clip that compiles what must be compiled. `workers`: seconds of the same clips by one
+and by two processes. `dropped`: the number of draws until a clip of each seed is accepted, without pictures. Categories
+that are measured alone replace their rows in the result in DIR.
 """
 
 import argparse
@@ -22,7 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from phys4d.benchmarks.readme import filled
+from phys4d.benchmarks import results
 from phys4d.engine.data import blob, video
 from phys4d.engine.telemetry import provenance
 from phys4d.simulation.categories import CATEGORIES
@@ -30,12 +29,9 @@ from phys4d.simulation.clip import measure, render
 from phys4d.simulation.generate import SimulateConfig, make_clip, one_thread_each, rasteriser, sample_scene, simulate
 from phys4d.simulation.rejection_sampling import keyed_rng
 
-ROOT = Path(__file__).resolve().parent
-RESULTS = ROOT / "results" / "simulation"
-PAGE = ROOT.parent / "docs" / "simulation.md"
 FRAMES, FPS = 25, 24
 PARTS = ("simulation", "picture", "truth", "encoding")
-# Frames per second at 128 pixels that one process must reach.
+# Required frames per second of one process at 128 x 128 pixels.
 BARS = {
     "rigid": 25, "articulated": 25, "rope": 15, "cloth": 6, "deformable": 6, "granular": 6, "inflatable": 4,
     "fluid": 1.5, "thermodynamic": 1.5,
@@ -43,7 +39,7 @@ BARS = {
 
 
 def speed(size: int, clips: int, category: str) -> dict[str, Any]:
-    """Seconds of each part of a clip's making, mean over `clips` clips of each family; for a fresh process."""
+    """Frames per second, and seconds per frame of each part, over `clips` clips a family; run in a new process."""
     config = SimulateConfig(categories=(category,), size=(size, size), frames=FRAMES, fps=FPS, seed=7)
     families = list(CATEGORIES[category])
     raster = rasteriser(size, size)
@@ -92,7 +88,7 @@ def workers(clips: int) -> list[dict[str, Any]]:
 
 
 def dropped(category: str, seeds: range) -> dict[str, Any]:
-    """What became of the draws for one clip of each seed."""
+    """The number of rejected draws by reason until one clip of each seed is accepted."""
     failed: Counter[str] = Counter()
     again: Counter[str] = Counter()
     families = list(CATEGORIES[category])
@@ -107,7 +103,7 @@ def dropped(category: str, seeds: range) -> dict[str, Any]:
 
 
 def _merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each category."""
+    """Adds up the rows of each category."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         mine = found.setdefault(
@@ -120,7 +116,7 @@ def _merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def speed_table(found: dict[str, Any]) -> str:
-    """Frames per second of every category, its slowest and fastest family, and where the time goes."""
+    """Markdown: frames per second of every category, its slowest and fastest family, and the time of each part."""
     lines = [
         "| category | fps | bar | slowest family | fastest family | ms a frame: simulation, picture, truth, encoding |",
         "|---" * 6 + "|",
@@ -145,7 +141,7 @@ def workers_table(found: dict[str, Any]) -> str:
 
 
 def dropped_table(found: dict[str, Any]) -> str:
-    """Shares of the draws that the simulator failed on, and that did not show what they say."""
+    """Markdown: the share of draws on which the simulator failed, and of those that did not show their subject."""
     lines = ["| category | clips | draws | dropped | drawn again | reasons |", "|---" * 6 + "|"]
     for row in found["rows"]:
         failed, again = sum(row["dropped"].values()), sum(row["redrawn"].values())
@@ -154,17 +150,17 @@ def dropped_table(found: dict[str, Any]) -> str:
         for counted in (row["dropped"], row["redrawn"]):
             for reason, number in counted.items():
                 reasons[reason.partition(": ")[2]] += number
-        told = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common())
+        listed = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common())
         lines.append(
-            f"| {row['category']} | {row['clips']} | {draws} | {failed / draws:.1%} | {again / draws:.1%} | {told} |"
+            f"| {row['category']} | {row['clips']} | {draws} | {failed / draws:.1%} | {again / draws:.1%} | {listed} |"
         )
     return "\n".join([*lines, "", _origin(found)])
 
 
 def _origin(found: dict[str, Any]) -> str:
-    """Where the rows were measured, which may be runs of their own."""
+    """Machines, revisions and days of the rows, which may come from several runs."""
     where = [row["provenance"] for row in found["rows"]]
-    machines = dict.fromkeys(f"{each['cores']} cores of {each['cpu']}" for each in where)
+    machines = dict.fromkeys(results.machine(each) for each in where)
     revisions = dict.fromkeys(str(each["git_revision"])[:12] for each in where)
     days = dict.fromkeys(each["date"][:10] for each in where)
     return f"{', '.join(machines)}, revision {', '.join(revisions)}, {', '.join(days)}."
@@ -174,7 +170,7 @@ TABLES = {"speed": speed_table, "workers": workers_table, "dropped": dropped_tab
 
 
 def families_table() -> str:
-    """Every family with the caption of its first draw of seed 7."""
+    """Markdown: every family with the caption of its first draw with seed 7."""
     lines = ["| category | family | a caption |", "|---" * 3 + "|"]
     for category, families in CATEGORIES.items():
         lines += [
@@ -183,56 +179,42 @@ def families_table() -> str:
     return "\n".join(lines)
 
 
-def complete(text: str) -> str:
-    """The page with its tables filled from the committed results."""
-    text = filled(text, "families", families_table())
-    for kind, table in TABLES.items():
-        file = RESULTS / f"{kind}.json"
-        if file.exists():
-            text = filled(text, kind, table(json.loads(file.read_text())))
-    return text
-
-
 def main() -> None:
-    """Measures, prints the table and writes it with the raw rows."""
+    """Measures, prints the table, and with --out writes the rows to <what>.json in that folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=[*TABLES, "page"])
+    parser.add_argument("what", choices=TABLES)
     parser.add_argument("--category", nargs="+", choices=list(CATEGORIES), default=list(CATEGORIES))
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--clips", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
-    if asked.what == "page":
-        PAGE.write_text(complete(PAGE.read_text()))
-        return
-    result: dict[str, Any] = {"kind": asked.what}
+    options = parser.parse_args()
+    result: dict[str, Any] = {"kind": options.what}
     with one_thread_each():
-        if asked.what == "speed":
+        if options.what == "speed":
             result["rows"] = []
-            for category in asked.category:
+            for category in options.category:
                 with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-                    result["rows"].append(fresh.submit(speed, asked.size, asked.clips, category).result())
-        elif asked.what == "workers":
-            result |= {"clips": asked.clips, "rows": workers(asked.clips)}
+                    result["rows"].append(fresh.submit(speed, options.size, options.clips, category).result())
+        elif options.what == "workers":
+            result |= {"clips": options.clips, "rows": workers(options.clips)}
         else:
             with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-                parts = [range(start, min(start + 10, asked.seeds)) for start in range(0, asked.seeds, 10)]
-                waiting = [pool.submit(dropped, category, part) for category in asked.category for part in parts]
+                parts = [range(start, min(start + 10, options.seeds)) for start in range(0, options.seeds, 10)]
+                waiting = [pool.submit(dropped, category, part) for category in options.category for part in parts]
                 result["rows"] = _merged([each.result() for each in waiting])
-    file = None if asked.out is None else asked.out / f"{asked.what}.json"
+    file = None if options.out is None else options.out / f"{options.what}.json"
     for row in result["rows"]:
         row["provenance"] = provenance()
-    if file is not None and file.exists() and asked.what != "workers":
+    if file is not None and file.exists() and options.what != "workers":
         result["rows"] = _with_kept(json.loads(file.read_text())["rows"], result["rows"])
-    print(TABLES[asked.what](result))
+    print(TABLES[options.what](result))
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(result, indent=1) + "\n")
+        results.write(file, result)
 
 
 def _with_kept(kept: list[dict[str, Any]], fresh: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of an earlier run, with those that were measured again in their place, in the order of categories."""
+    """The rows of an earlier run, replaced by new ones of the same category, in the order of `CATEGORIES`."""
     found = {row["category"]: row for row in [*kept, *fresh]}
     return [found[category] for category in CATEGORIES if category in found]
 

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from phys4d.benchmarks import attention, elementwise, geometry
+from phys4d.benchmarks import adaptive_norm, attention, elementwise, geometry
+from phys4d.benchmarks.cases import ADAPTIVE_NORM, NORM_ROPE
 from phys4d.kernels.elementwise import QKNorm, Rope, qk_norm_rope
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def timed(benchmark, work):
-    """Lets pytest-benchmark time a call to its end."""
+    """Times a call with pytest-benchmark, until the GPU has finished it."""
 
     def whole():
         work()
@@ -23,7 +24,7 @@ def timed(benchmark, work):
 @pytest.mark.parametrize("part", ["forward", "backward"])
 @pytest.mark.parametrize("case", attention.cases(None, DEVICE), ids=lambda case: case.name)
 def test_attention(benchmark, case, part):
-    """`attention` with the backend that it chooses."""
+    """`attention` with the backend that "auto" chooses."""
     generator = torch.Generator(device=DEVICE).manual_seed(0)
     shape = (case.batch, case.tokens, case.heads, case.dim)
     q, k, v, dout = (torch.randn(shape, generator=generator, device=DEVICE, dtype=torch.bfloat16) for _ in range(4))
@@ -37,7 +38,7 @@ def test_attention(benchmark, case, part):
         timed(benchmark, lambda: torch.autograd.grad(out, leaves, dout, retain_graph=True))
 
 
-@pytest.mark.parametrize("case", elementwise.cases(None, DEVICE), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", elementwise.cases([c.name for c in NORM_ROPE], DEVICE), ids=lambda case: case.name)
 def test_norm_rope(benchmark, case):
     """Queries and keys, forward."""
     q, k = torch.randn(2, 1, case.tokens, case.heads, case.dim, device=DEVICE, dtype=torch.bfloat16)
@@ -49,9 +50,18 @@ def test_norm_rope(benchmark, case):
 
 
 @pytest.mark.parametrize("part", ["forward", "backward"])
+@pytest.mark.parametrize("case", elementwise.cases([c.name for c in ADAPTIVE_NORM], DEVICE), ids=lambda case: case.name)
+def test_adaptive_norm(benchmark, case, part):
+    """Gate, residual, norm and modulation."""
+    made = adaptive_norm.inputs(case, DEVICE)
+    ours = adaptive_norm.ours(made, case.mixed)
+    timed(benchmark, ours.forward() if part == "forward" else ours.backward(made.gradients))
+
+
+@pytest.mark.parametrize("part", ["forward", "backward"])
 @pytest.mark.parametrize("case", geometry.cases(None, DEVICE), ids=lambda case: case.name)
 def test_geometry(benchmark, case, part):
-    """Losses of 4D geometry and Chamfer distances, by whom "auto" chooses."""
+    """Losses of 4D geometry and Chamfer distances, with the backend that "auto" chooses."""
     found, leaves = geometry.rivals(case, DEVICE)
     if part == "forward":
         timed(benchmark, torch.no_grad()(found["ours"]))

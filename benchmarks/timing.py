@@ -1,4 +1,4 @@
-"""Timing of rivals side by side, one call at a time, so that a drifting clock or a neighbour hits all alike."""
+"""Timing of rivals in turn, one call each per round, so that clock changes and other load affect all equally."""
 
 import math
 import statistics
@@ -13,13 +13,13 @@ Work = Callable[[], Any]
 
 
 def compiled(rival: Any, mode: str | None = None) -> Any:
-    """torch.compile for these shapes alone; its backward may be run again and again, as timing does.
+    """torch.compile with static shapes, set up so that timing may run a backward pass several times.
 
-    mode: of torch.compile, without CUDA graphs, which would overwrite the results that a backward waits with.
+    mode: of torch.compile, one without CUDA graphs, which overwrite the results that a backward pass needs.
     """
     import torch._functorch.config as functorch
 
-    functorch.donated_buffer = False  # else compiled backwards may refuse to run twice
+    functorch.donated_buffer = False  # with it a compiled backward pass may refuse to run twice
     return torch.compile(rival, dynamic=False, mode=mode)
 
 
@@ -34,7 +34,7 @@ class Timing:
 
     @staticmethod
     def of(samples: list[float], host: list[float] | None = None) -> "Timing":
-        """From one time per round, of the device and, where that is another, of the host."""
+        """From one time per round of the device and, on CUDA, of the host."""
         middle = statistics.median(host) if host else None
         if len(samples) == 1:
             return Timing(samples[0], samples[0], samples[0], middle)
@@ -47,8 +47,8 @@ def interleaved(
 ) -> dict[str, Timing]:
     """Times every rival once per round, in turn, until `rounds` are done or `seconds` have passed (at least 3 rounds).
 
-    On CUDA by events, with the L2 cache overwritten before every call, and for so long that the device still does that
-    when the host has launched the call: what the host takes is told apart, in `Timing.host`.
+    On CUDA the times are of events. Before every call the L2 cache is overwritten, for longer than the host needs to
+    launch the call, so that host time does not count as device time; it is returned separately, in `Timing.host`.
     """
     queue = _Queue(device) if device.type == "cuda" else None
     for name, work in rivals.items():
@@ -88,11 +88,11 @@ class _Queue:
         self.flushes: dict[str, int] = {}
 
     def learn(self, name: str, work: Work) -> None:
-        """How long the host takes to launch the call."""
+        """Measures the host time of a launch, and sets the number of flushes that cover it."""
         self.flushes[name] = flushes(min(self._timed(work)[1] for _ in range(3)), self.each)
 
     def time(self, name: str, work: Work) -> tuple[float, float]:
-        """Milliseconds of the device, and of the host until the call came back."""
+        """Milliseconds of the device, and of the host until the call returns."""
         for _ in range(self.flushes[name]):
             self.flush.zero_()
         return self._timed(work)
@@ -109,15 +109,15 @@ class _Queue:
 
 
 def flushes(host: float, each: float) -> int:
-    """How often a flush that takes `each` ms of the device covers a launch that takes `host` ms, twice over.
+    """The number of flushes of `each` ms on the device that take twice the `host` ms of a launch.
 
-    At most a hundred: a call that waits for the device cannot be covered.
+    At most 100: no number of flushes covers a call that waits for the device.
     """
     return min(100, 1 + math.ceil(2 * host / max(each, 1e-3)))
 
 
 def peak_memory(work: Work, device: torch.device) -> float | None:
-    """MiB that a call takes at most beyond what was there before it; None where the device does not count."""
+    """MiB of the peak of allocated memory during a call, minus the memory before it; None on a CPU."""
     if device.type != "cuda":
         return None
     torch.cuda.synchronize()

@@ -2,9 +2,9 @@
 
     phys4d bench train runs/demo [--steps 30] [--out DIR] [--adopt]
 
-runs each stage of a finished demo once more for some steps, each in a process of its own, which makes its peak memory
-its own, and from the model that the stage began with. The first steps, which warm up, are not counted.
-`--adopt` also takes the figures over into benchmarks/results/train/ and the README.
+runs each stage of a finished demo again for some steps, in a process of its own, so that peak memory is that of the
+stage alone, from the model that the stage started from. The first steps, which warm up, are not counted. `--adopt` also
+writes the result to benchmarks/results/train/ and fills the README's table.
 """
 
 import argparse
@@ -16,13 +16,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent
-RESULTS = ROOT / "results" / "train"
-WARM_UP = 3
+from phys4d.benchmarks import results
+
+WARM_UP = 3  # steps
 
 
 def measure(demo: Path, steps: int) -> dict[str, Any]:
-    """The figures of all stages of the demo in this folder."""
+    """Step time in seconds, samples per second and peak memory in MiB of all stages of a finished demo."""
     from phys4d.engine.config import dump_toml, load_toml
     from phys4d.engine.errors import UserError
     from phys4d.engine.telemetry import provenance
@@ -66,7 +66,7 @@ def _figures(seconds: list[float], samples: int) -> dict[str, float]:
 
 
 def one(file: Path) -> dict[str, float]:
-    """Runs a run file in this process and returns its peak memory."""
+    """Runs a run file in this process and returns its peak memory in MiB."""
     import resource
 
     import torch
@@ -81,7 +81,7 @@ def one(file: Path) -> dict[str, float]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures as markdown."""
+    """Markdown: one row per stage, with machine and versions."""
     lines = ["| stage | step s (p20, p80) | samples/s | peak memory MiB |", "|---|---|---|---|"]
     for stage, row in figures["stages"].items():
         memory = f"{row['peak_rss_mb']:.0f}" + (f", {row['peak_cuda_mb']:.0f} GPU" if "peak_cuda_mb" in row else "")
@@ -90,35 +90,21 @@ def table(figures: dict[str, Any]) -> str:
             f"| {row['samples_per_second']:.1f} | {memory} |"
         )
     where = figures["provenance"]
-    machine = ", ".join(where["gpus"]) or f"{where['cores']} cores of {where['cpu']}"
-    revision = str(where["git_revision"])[:12]
-    return "\n".join(
-        [*lines, "", f"{machine}, torch {where['torch']}, revision {revision}, {where['date'][:10]}."]
-    )
-
-
-def summary() -> dict[str, Any] | None:
-    """The committed figures, None where there are none."""
-    file = RESULTS / "cpu.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    return "\n".join([*lines, "", f"{results.origin(where, 'cuda' if where['gpus'] else 'cpu')}."])
 
 
 def bench(demo: Path, steps: int, out: Path | None, adopt: bool) -> None:
-    """Measures, prints the table and writes train.json to `out`; with `adopt` also what this project shows."""
-    from phys4d.benchmarks import readme
+    """Measures and prints the table; writes train.json to `out`, and with `adopt` the committed result."""
     from phys4d.engine.output import check_folder
 
     if out is not None:
         check_folder(out)
     figures = measure(demo, steps)
-    text = json.dumps(figures, indent=1) + "\n"
     print(table(figures))
     if out is not None:
-        (out / "train.json").write_text(text)
+        results.write(out / "train.json", figures)
     if adopt:
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / "cpu.json").write_text(text)
-        readme.write()
+        results.write(results.COMMITTED / "train" / "cpu.json", figures)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
-"""How much of a tree a nearest-neighbour query meets: boxes and leaves, counted on a CPU, of the walks of a GPU.
+"""The number of boxes and leaves that a nearest-neighbour query visits in a tree, and the search time it predicts.
 
     python -m phys4d.benchmarks.tree_visits [--out DIR]
 
-The native walk, compiled for the CPU, counts for every query the groups of four boxes and the leaves of eight points
-that it is compared with. Side by side on a GPU 32 queries take as long as the longest of them; the Triton kernel lets
-32 walk together, through all that any of them wants, which is counted by a twin of its walk on a sample.
+The native search, compiled for the CPU, counts for every query the groups of four boxes and the leaves of eight points
+that it tests. On a GPU the 32 queries of a warp run side by side and take as long as the longest of them. The Triton
+kernel searches for 32 queries together and visits every node that any of them needs; an equivalent search in NumPy
+counts that on a sample of warps.
 
-From these counts follows how long a search should take on an H200, before anyone has measured it: the instructions of
-all steps of all warps, at the share of an SM's issue rate that `predictions` assumes. Making the trees, waiting for
-memory that is not in a cache, and lanes of the native walk that fall out of step are left out, so it errs on the fast
-side.
+The predicted time on an H200 is the time to issue the instructions of all visits of all warps, at the share of an SM's
+issue rate that `predictions` assumes. Building the trees, cache misses and divergent lanes of the native search are not
+counted, so true times are longer.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phys4d.benchmarks import results
 from phys4d.benchmarks.chamfer import simulated, uniform
 from phys4d.benchmarks.predictions import GIGAHERTZ, ISSUE_SHARE, SMS
+from phys4d.engine.telemetry import provenance
 from phys4d.kernels.geometry.clouds.point_tree import CHILDREN, NOBODY, PointTree, first_leaf_of, grow_both
 
 WARP = 32
 SIZES = (100_000, 345_600)
-SAMPLE = 100  # warps that are walked by the twin
-# Instructions of a warp for a group of boxes and for a leaf, float32 in three dimensions: read off the machine code of
-# the two kernels for sm_90 (CUDA 13.0, Triton 3.7.1), the common path alone.
+SAMPLE = 100  # warps that `together` searches for
+# Instructions of a warp per group of boxes and per leaf, float32 in three dimensions, counted by hand in the machine
+# code of the two kernels for sm_90 (CUDA 13.0, Triton 3.7.1) on the most frequent path.
 NATIVE, TRITON = (160, 155), (190, 110)
 
 
 def counted(x: Tensor, y: Tensor) -> dict[str, float]:
-    """Means over the queries x [N, 3] to the tree of y [M, 3], both float32 on the CPU and finite."""
+    """Mean counts over queries x [N, 3] in the tree of y [M, 3], and predicted ms; x, y: finite, float32, CPU."""
     clouds, lengths = (x[None], y[None]), [torch.tensor([len(cloud)]) for cloud in (x, y)]
     x_tree, y_tree = grow_both(*clouds, *lengths)
     order = x_tree.order.flatten(1)
@@ -54,7 +55,7 @@ def counted(x: Tensor, y: Tensor) -> dict[str, float]:
 
 
 def together(queries: np.ndarray, tree: PointTree) -> tuple[int, int]:
-    """Groups of boxes and leaves that queries [WARP, 3] meet together, as in `clouds/tree_kernels.py`."""
+    """Groups of boxes and leaves that queries [WARP, 3] visit together, as in `clouds/tree_kernels.py`."""
     points, order, boxes, first = (part[0].numpy() for part in tree)
     inner = first_leaf_of(len(points))
     axes = queries.T[:, None]
@@ -90,7 +91,13 @@ def together(queries: np.ndarray, tree: PointTree) -> tuple[int, int]:
 
 
 def predicted(points: int, groups: float, leaves: float, instructions: tuple[int, int]) -> float:
-    """Milliseconds on an H200 to issue what so many queries take, a warp of which meets so many groups and leaves."""
+    """Milliseconds on an H200 to issue the instructions of a search.
+
+    Args:
+        points: number of queries.
+        groups, leaves: visits per warp.
+        instructions: of a warp per group and per leaf.
+    """
     each = groups * instructions[0] + leaves * instructions[1]
     return points / WARP * each / (SMS * 4 * GIGAHERTZ * 1e9 * ISSUE_SHARE) * 1e3
 
@@ -98,7 +105,7 @@ def predicted(points: int, groups: float, leaves: float, instructions: tuple[int
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as markdown."""
     lines = [
-        "| clouds | points | a query: groups, leaves | the longest of 32 | 32 together | native ms | Triton ms |",
+        "| clouds | points | groups, leaves per query | longest of 32 | 32 together | native ms | Triton ms |",
         "|---" * 7 + "|",
     ]
     for row in rows:
@@ -108,23 +115,25 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Counts, prints a table, and writes tree-visits.json below --out."""
-    from phys4d.engine.telemetry import provenance
+def summary(result: dict[str, Any]) -> str:
+    """The table of the page."""
+    return table(result["rows"])
 
+
+def main() -> None:
+    """Counts, prints the table, and with --out writes tree-visits.json to that folder."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--out", type=Path, help="folder for tree-visits.json")
-    given = parser.parse_args()
+    options = parser.parse_args()
     rows = [
         {"case": name, "points": points} | counted(*make(points))
         for points in SIZES
         for name, make in (("uniform", uniform), ("simulated", simulated))
     ]
     print(table(rows))
-    if given.out is not None:
-        given.out.mkdir(parents=True, exist_ok=True)
+    if options.out is not None:
         result = {"kind": "tree-visits", "rows": rows, "provenance": provenance()}
-        (given.out / "tree-visits.json").write_text(json.dumps(result, indent=1) + "\n")
+        results.write(options.out / "tree-visits.json", result)
 
 
 if __name__ == "__main__":

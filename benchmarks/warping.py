@@ -2,10 +2,10 @@
 
     python -m phys4d.benchmarks.warping [--quick] [--out DIR]
 
-Every rival of a case takes its turn in every round. Error is the mean of the forward's numbers against float64: where
-float32 lands on the other side of a pixel's border, one number is another pixel's.
-Memory is what a fresh process's peak resident set grows by during one forward and backward, as in the benchmark of
-losses. `cv2.remap` has no backward; it takes fixed-point coordinates (5 bits) where it is fast.
+Every rival of a case is timed once per round, in turn. The error is the mean absolute difference of the forward result
+from float64: the mean, since a float32 point that lands beyond a pixel's border takes the value of another pixel.
+Memory is the growth of a fresh process's peak resident set during one forward and backward, as in `losses`. `cv2.remap`
+has no backward, and its fast path rounds coordinates to 1/32 pixel.
 """
 
 import os
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from phys4d.benchmarks import cpu_suite
 from phys4d.benchmarks.cpu_suite import growth
-from phys4d.benchmarks.losses import both_ways
+from phys4d.benchmarks.losses import both_ways, clips
 from phys4d.benchmarks.timing import interleaved
 from phys4d.kernels.geometry import Splat, flow_warp, lift_4d, occlusion_mask, splat
 
@@ -29,7 +29,7 @@ Warp = Callable[[], Tensor]
 
 
 def inputs(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Smooth colours, depth of a slope with a box before it, and motion of a few pixels that differs between the two.
+    """Smooth colours, the depth of a slope with a box in front of it, and different motion of slope and box.
 
     frames [B, 3, T, H, W], flow [B, 2, T, H, W] px, depth [B, T, H, W] m, motion [B, 3, T-1, H, W], intrinsics.
     """
@@ -63,7 +63,7 @@ def grid_sample(frames: Tensor, flow: Tensor) -> Tensor:
 
 
 def remap(frames: Tensor, flow: Tensor) -> Tensor:
-    """The same by cv2.remap, frame after frame: it wants channels last, which a copy gives it, here and back."""
+    """The same by cv2.remap, one frame at a time, with copies to and from its layout of channels last."""
     import cv2
     import numpy as np
 
@@ -84,7 +84,7 @@ def _all_of(seen: Splat) -> Tensor:
 
 
 def rivals(case: str, made: dict[str, Tensor]) -> tuple[dict[str, Warp], list[Tensor]]:
-    """What each rival of a case computes, "ours" first, and the tensors that want gradients."""
+    """The calls of a case by rival, "ours" first, and the tensors that require gradients."""
     wanted = {
         "flow_warp": ("frames", "flow"), "flow_warp of flow alone": ("flow",), "splat": ("frames", "depth"),
         "occlusion_mask": (), "lift_4d": ("depth", "motion"),
@@ -116,7 +116,7 @@ def rivals(case: str, made: dict[str, Tensor]) -> tuple[dict[str, Warp], list[Te
 
 
 def summed(warp: Warp) -> Warp:
-    """A number of its result, for a backward that is not the same everywhere."""
+    """The sum of the result with weights that rise along the width, so that its gradient differs between pixels."""
 
     def value() -> Tensor:
         found = warp()
@@ -126,7 +126,7 @@ def summed(warp: Warp) -> Warp:
 
 
 def grown(case: str, rival: str, shape: Sequence[int]) -> float:
-    """MiB by which this process's peak resident set grows during one forward and backward; for a fresh process."""
+    """MiB by which the peak resident set of this fresh process grows during one forward and backward."""
     for sizes in ((1, 3, 16, 16), shape):
         warps, leaves = rivals(case, inputs(sizes))
         work = both_ways(summed(warps[rival]), leaves) if leaves and rival not in NO_BACKWARD else warps[rival]
@@ -164,7 +164,7 @@ def measure(case: str, shape: Sequence[int], *, rounds: int, threads: Sequence[i
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as markdown, with how many times as long the best other rival takes, forward and both ways."""
+    """Markdown: all rows, and the time of the fastest other rival divided by ours, forward and both ways."""
     titles = ("case", "threads", "backend", "forward ms (p20, p80)", "both ms (p20, p80)", "peak MiB", "error")
     lines = ["| " + " | ".join((*titles, "best peer / ours")) + " |", "|---" * 8 + "|"]
     for row in rows:
@@ -183,6 +183,30 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['error']:.1e} | {', '.join(ratio)} |"
         )
     return "\n".join(lines)
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The table of the page: per case and number of threads ours and the fastest peer, forward and both ways."""
+    lines = [
+        "| case | threads | ours: forward, both ms | fastest peer: forward, both ms | times | MiB | its MiB |",
+        "|---" * 7 + "|",
+    ]  # fmt: skip
+    for row in (row for row in result["rows"] if row["backend"] == "ours"):
+        peers = [
+            peer for peer in result["rows"]
+            if (peer["case"], peer["threads"]) == (row["case"], row["threads"]) and peer is not row
+        ]  # fmt: skip
+        keys = [key for key in ("forward_ms", "ms") if row[key]]
+        best = {key: min((peer for peer in peers if peer[key]), key=lambda peer: peer[key]) for key in keys}
+        own = ", ".join(f"{row[key]:.1f}" for key in keys)
+        others = ", ".join(f"{best[key][key]:.1f}" for key in keys)
+        names = ", ".join(dict.fromkeys(best[key]["backend"] for key in keys))
+        times = ", ".join(f"{best[key][key] / row[key]:.1f}" for key in keys)
+        lines.append(
+            f"| {row['case']} | {row['threads']} | {own} | {others} ({names}) | {times} | {row['peak_mb']:.0f} | "
+            f"{best[keys[-1]]['peak_mb']:.0f} |"
+        )
+    return "\n".join([*lines, "", clips(result)])
 
 
 if __name__ == "__main__":

@@ -26,8 +26,12 @@ PSEUDO = ("depth", "motion", "depth_valid", "flow_valid", "dz_valid")
 
 @dataclass(frozen=True)
 class Batch:
-    """video [B, 3, T, H, W] in [-1, 1], text [B, L, D], the stored arrays by name with a batch dimension, and `rng_keys`:
-    one key per clip for its random numbers, which depends on seed, stage, step and place in the global batch only."""
+    """Clips of one step on one rank.
+
+    video: [B, 3, T, H, W] fp32 in [-1, 1]. text: [B, L, D] tokens of the captions. arrays: the stored arrays by name
+    (depth, motion, masks), with a batch dimension. intrinsics: [B, T, 3, 3] in pixels. rng_keys: one key per clip for
+    its random numbers, which depends on seed, stage, step and place in the global batch only.
+    """
 
     video: Tensor
     text: Tensor

@@ -23,7 +23,8 @@ from phys4d.models import folder as model_folder
 from phys4d.models.lora import SUPERVISED
 from phys4d.models.placement import place
 from phys4d.models.world import Geometry, WorldModel
-from phys4d.rewards.moving_chamfer import moving_chamfer
+from phys4d.rewards.moving_points import SPEC as REWARD
+from phys4d.rewards.spec import Generated
 
 
 class EvaluateConfig(Config):
@@ -140,18 +141,9 @@ def score(video: Tensor, depth: Tensor, motion: Tensor, batch: Batch) -> dict[st
     batch: the true clips.
     """
     truth = batch.arrays
-    reward, _ = moving_chamfer(
-        video,
-        depth,
-        motion,
-        truth_video=batch.video,
-        truth_depth=truth["depth"],
-        truth_motion=truth["motion"],
-        intrinsics=batch.intrinsics,
-    )
     return {
         "chamfer_4d": cloud_chamfer_4d(depth, truth["depth"], truth["depth_valid"], batch.intrinsics),
-        "reward": reward,
+        "reward": REWARD.score(Generated(video, depth, motion), batch),
         "psnr_moving": psnr_moving(video, batch.video, moving_region(truth["instance"], truth["moving"])),
     }
 

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from phys4d.engine.config import Config
 from phys4d.engine.errors import UserError
-from phys4d.models.world import SettledConfig
+from phys4d.models.config import SettledConfig
 
 CARD = "phys4d.json"
 

@@ -20,20 +20,20 @@ def keep_first(latents: Tensor, first: Tensor) -> Tensor:
 
 
 def noised(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """The training input: the mixture at sigma [B], first latent frame clean as in Wan2.2-TI2V."""
+    """The training input: the mixture at sigma [B], first latent frame clean, as it is given to the model."""
     s = expand(sigma)
     return keep_first((1 - s) * clean + s * noise, clean[:, :, :1])
 
 
 def shifted(u: Tensor, shift: float) -> Tensor:
-    """Moves uniform u towards noise: shift u / (1 + (shift - 1) u) (SD3, equation 23; Wan uses 5 for TI2V-5B)."""
+    """Moves uniform u towards noise: shift u / (1 + (shift - 1) u) (SD3, equation 23)."""
     return shift * u / (1 + (shift - 1) * u)
 
 
 def schedule(steps: int, shift: float) -> Tensor:
     """Sampling sigmas [steps + 1], from 1 to 0: uniform steps of u in [0, 1], then shifted.
 
-    diffusers' UniPC (the published scheduler of Wan2.2) spaces u from 1 to 1/1000 and appends 0, since its table of
+    diffusers' UniPC spaces u from 1 to 1/1000 and appends 0, since its table of
     timesteps ends at 1; sigma is continuous here, so u ends at 0 and the steps are equal. At 50 steps and shift 5 the
     sigmas differ by 0.0042 at most. FlowMatchEuler takes N - 1 equal steps of u from 1 to the shifted 1/1000, shifts
     them, and makes the last step from there (0.024) to 0: at 50 steps its sigmas differ by 0.068, at fewer by more.

@@ -10,26 +10,19 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from diffusers import WanTransformer3DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
 from phys4d.engine.errors import UserError
 from phys4d.engine.storage import disk_fault
 from phys4d.engine.telemetry import provenance
-from phys4d.models.backbone import WanBackbone
 from phys4d.models.card import CARD, Card, base_of, read_card
-from phys4d.models.haar import HaarCodec
-from phys4d.models.interface import Codec, Grid, TextEncoder
+from phys4d.models.config import ModelConfig, SettledConfig
+from phys4d.models.interface import Grid
 from phys4d.models.lora import adapter_names, load_adapter, save_adapter
 from phys4d.models.preflight import HEADS, check_model
-from phys4d.models.published import check_released
-from phys4d.models.quiet import no_bars
-from phys4d.models.sampling import STEPS
-from phys4d.models.text import UMT5Encoder, WordEncoder
-from phys4d.models.wan_vae import WanCodec
-from phys4d.models.world import ModelConfig, SettledConfig, WorldModel, token_stride
+from phys4d.models.registry import MODELS
+from phys4d.models.world import WorldModel
 
 
 @dataclass(frozen=True)
@@ -92,13 +85,14 @@ def _pointer(base: Path, folder: Path) -> str:
 
 def load(folder: Path) -> Loaded:
     """Reads what `save` wrote. UserError naming the file where something is missing or does not fit."""
-    check_model(folder)
+    outline = check_model(folder)
     card = read_card(folder)
     base = base_of(card, folder)
-    model = assemble(card.model, base, card.size)
+    model = _assemble(card.model, base, Grid(*card.size, outline.token_stride))
+    rename = MODELS[card.model.kind].rename_lora
     try:
         for name in card.adapters:
-            load_adapter(model.backbone.transformer, name, folder / "adapters" / name)
+            load_adapter(model.backbone.transformer, name, folder / "adapters" / name, rename)
         load_model(model.heads, str(folder / HEADS))
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -107,33 +101,17 @@ def load(folder: Path) -> Loaded:
 
 
 def released(folder: Path, config: ModelConfig, size: tuple[int, int, int], *, seed: int = 0) -> Loaded:
-    """A pretrained backbone in the diffusers folder layout (transformer/, vae/, text_encoder/, tokenizer/, scheduler/),
-    new heads.
+    """A pretrained backbone in the diffusers folder layout with its codec and text encoder, and new heads.
 
     size is (frames, height, width) of the clips to come; seed: of the heads' initial weights. Steps and shift that
     `config` leaves out are those of the folder.
     """
-    shift = check_released(folder).shift
-    model = assemble(config.settled(STEPS, shift), folder, size, seed=seed)
+    outline = MODELS[config.kind].outline(config, folder)
+    settled = config.settled(outline.steps, outline.shift)
+    model = _assemble(settled, folder, Grid(*size, outline.token_stride), seed=seed)
     return Loaded(model.requires_grad_(False), "released", folder)
 
 
-def assemble(config: SettledConfig, base: Path, size: tuple[int, int, int], *, seed: int = 0) -> WorldModel:
-    """The backbone in `base` with its codec and text encoder, and untrained heads drawn from `seed`.
-
-    The transformer is held in fp32 whatever it is stored in, since it is trained: in bf16 the small steps of an
-    optimiser are rounded away. `WanBackbone.precision` decides what its products are computed in.
-    """
-    with no_bars():
-        transformer = WanTransformer3DModel.from_pretrained(
-            base / "transformer", torch_dtype=torch.float32, use_safetensors=True
-        )
-    codec: Codec
-    text: TextEncoder
-    if config.kind == "tiny":
-        backbone = WanBackbone(transformer, config.taps, "gated_clean")
-        codec, text = HaarCodec(), WordEncoder()
-    else:
-        backbone = WanBackbone(transformer, config.taps, "velocity")
-        codec, text = WanCodec(base / "vae"), UMT5Encoder(base / "text_encoder", base / "tokenizer")
-    return WorldModel(config, Grid(*size, token_stride(codec, backbone.patch)), backbone, codec, text, seed)
+def _assemble(config: SettledConfig, base: Path, grid: Grid, *, seed: int = 0) -> WorldModel:
+    """The backbone in `base` with its codec and text encoder, and untrained heads drawn from `seed`."""
+    return WorldModel(config, grid, MODELS[config.kind].load(base, config.taps), seed)

@@ -63,14 +63,14 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     return tensors, metadata
 
 
-def read_weights(folder: Path, name: str) -> tuple[dict[str, Stored], dict[str, Path]]:
+def read_weights(folder: Path, name: str, layout: str) -> tuple[dict[str, Stored], dict[str, Path]]:
     """All tensors of a folder that holds name.safetensors, or shards with name.safetensors.index.json, and the file
-    that holds each. UserError where a file is absent, no safetensors, or incomplete."""
+    that holds each. UserError where a file is absent, no safetensors, or incomplete; layout: what is expected."""
     index = folder / f"{name}.safetensors.index.json"
     if not index.exists():
         whole = folder / f"{name}.safetensors"
         if not whole.is_file():
-            raise WeightsFault(f"{whole}: no such file", _instead(folder))
+            raise WeightsFault(f"{whole}: no such file", _instead(folder, layout))
         tensors, _ = read_header(whole)
         return tensors, dict.fromkeys(tensors, whole)
     where = read_json(index).get("weight_map")
@@ -116,7 +116,7 @@ def read_json(path: Path) -> dict[str, Any]:
         if isinstance(table, dict):
             return table
         reason = f"a table is expected, not {type(table).__name__}"
-    raise UserError(f"{path}: cannot be read ({reason}): expected the diffusers layout of Wan2.2-TI2V-5B")
+    raise UserError(f"{path}: cannot be read ({reason}): download it again")
 
 
 def text_is_pointer(path: Path) -> bool:
@@ -137,10 +137,10 @@ def _begins(start: bytes, size: int) -> str:
     return f"it begins with {start!r}" if size else "it is empty"
 
 
-def _instead(folder: Path) -> str:
+def _instead(folder: Path, layout: str) -> str:
     """The advice for a folder without the expected file, by what it holds."""
     if not folder.is_dir():
-        return "expected the diffusers layout of Wan2.2-TI2V-5B"
+        return layout
     there = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", *_OTHER_FORMATS))
     if not there:
         return f"{folder.name} holds no weights, download it again"

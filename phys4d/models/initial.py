@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from phys4d.engine.random import normal, uniform
+from phys4d.engine.random import uniform
 
 LAYERS = (nn.Linear, nn.Conv2d, nn.Conv3d)
 
@@ -31,14 +31,3 @@ def draw_layers(module: nn.Module, *key: int | str) -> None:
 def draw_uniform(parameter: Tensor, bound: float, *key: int | str) -> None:
     """Fills a parameter with numbers uniform in [-bound, bound), a function of the key alone."""
     parameter.copy_((2 * uniform(parameter.shape, *key) - 1) * bound)
-
-
-@torch.no_grad()
-def draw_transformer(transformer: nn.Module, seed: int) -> None:
-    """Draws a WanTransformer3DModel as its class does: layers by torch's default, modulation tables normal with
-    deviation 1 / sqrt(width); norms stay at 1 and 0."""
-    draw_layers(transformer, seed, "transformer")
-    for name, parameter in transformer.named_parameters():
-        if name.endswith("scale_shift_table"):
-            noise = normal(parameter.shape, seed, "transformer", name)
-            parameter.copy_(noise / math.sqrt(parameter.shape[-1]))

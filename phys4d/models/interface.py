@@ -1,10 +1,10 @@
-"""What a stage needs from a video model: a backbone, a codec and a text encoder, each behind one small protocol."""
+"""What a stage needs of a video model beside its backbone: a codec and a text encoder, each behind one protocol."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,7 @@ class TextEncoder(Protocol):
     width: int
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
-        """Captions -> [B, tokens, width], zeros behind the last token as Wan was trained."""
-        ...
-
-
-class Backbone(Protocol):
-    """A diffusion transformer under rectified flow, conditioned on a clean first latent frame and on text."""
-
-    transformer: nn.Module
-    patch: tuple[int, int, int]
-
-    def __call__(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Prediction:
-        """noisy [B, C, T', H', W'] whose first latent frame is clean, sigma [B] in (0, 1], text [B, L, D]."""
+        """Captions -> [B, tokens, width], zeros behind the last token."""
         ...
 
 

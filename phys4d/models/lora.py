@@ -4,13 +4,12 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer as PeftLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -23,22 +22,25 @@ from phys4d.models.lora_file import (
     METADATA,
     PEFT_CONFIG,
     PEFT_WEIGHTS,
+    Rename,
     check_fits_transformer,
     read_lora,
 )
 
+Transformer = Any  # an nn.Module with diffusers' PeftAdapterMixin
 SUPERVISED = "finetune"  # name of the adapter trained on simulator truth, together with the heads
 POLICY = "reinforce"  # name of the adapter trained on rewards; off while depth and motion are read
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 
 
-def add_adapter(transformer: WanTransformer3DModel, name: str, rank: int, seed: int) -> None:
+def add_adapter(transformer: Transformer, name: str, rank: int, seed: int, targets: Sequence[str]) -> None:
     """Adds a trainable LoRA (alpha = rank, B = 0, so that nothing changes yet) beside those there, all of them active.
+
+    targets: the linear modules that it acts on, by the ends of their paths (`Backbone.lora_targets`).
 
     A is drawn as peft draws it, uniform within 1 / sqrt(inputs), from noise keyed by (seed, "lora", name, module): two
     adapters differ, and ranks agree. Everything else stops requiring gradients. ValueError where `name` is there.
     """
-    _inject(transformer, name, LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)))
+    _inject(transformer, name, LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)))
     for module, layer in _layers_of(transformer, name):
         a = layer.lora_A[name].weight
         draw_uniform(a, 1 / math.sqrt(a.shape[1]), seed, "lora", name, f"{module}.lora_A.weight")
@@ -46,7 +48,7 @@ def add_adapter(transformer: WanTransformer3DModel, name: str, rank: int, seed: 
         parameter.requires_grad_(f".{name}." in key)
 
 
-def _inject(transformer: WanTransformer3DModel, name: str, config: LoraConfig) -> None:
+def _inject(transformer: Transformer, name: str, config: LoraConfig) -> None:
     present = adapter_names(transformer)
     if name in present:
         raise ValueError(f"adapter {name!r} is already on this transformer, which has {list(present)}")
@@ -86,8 +88,8 @@ def without(transformer: nn.Module, name: str) -> Iterator[None]:
         activate(transformer, names)
 
 
-def save_adapter(transformer: WanTransformer3DModel, name: str, folder: Path) -> None:
-    """Writes a LoRA for `WanPipeline.load_lora_weights(folder)` and for `PeftModel.from_pretrained(net, folder)`.
+def save_adapter(transformer: Transformer, name: str, folder: Path) -> None:
+    """Writes a LoRA for a diffusers pipeline's `load_lora_weights(folder)` and for `PeftModel.from_pretrained`.
 
     The weights are written twice, since the key names that one of them reads are ignored by the other:
     pytorch_lora_weights.safetensors (`transformer.`, configuration in its header) and adapter_model.safetensors
@@ -118,12 +120,12 @@ def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else value
 
 
-def load_adapter(transformer: WanTransformer3DModel, name: str, folder: Path) -> None:
+def load_adapter(transformer: Transformer, name: str, folder: Path, rename: Rename) -> None:
     """Reads a LoRA that `save_adapter` or another program wrote (see `lora_file`), frozen, beside the adapters there.
 
-    Rank and scale are those of each module. ValueError where the weights do not fit.
+    Rank and scale are those of each module. ValueError where the weights do not fit. rename: see `read_lora`.
     """
-    path, layers = read_lora(folder)
+    path, layers = read_lora(folder, rename)
     check_fits_transformer(path, layers, transformer)
     ranks = {module: len(layer.a) for module, layer in layers.items()}
     alphas = {module: layer.scale * ranks[module] for module, layer in layers.items()}

@@ -1,14 +1,14 @@
-"""Files of LoRA weights, ours and others': which module each tensor belongs to, and the scale alpha / rank of each.
+"""Files of LoRA weights, of any program: which module each tensor belongs to, and the scale alpha / rank of each.
 
-Read are the key names of diffusers (`transformer.` or no prefix), peft (`base_model.model.`), the original Wan code and
-ComfyUI (`diffusion_model.`) and kohya (`lora_unet_`), with lora_A / lora_B or lora_down / lora_up. alpha comes from
+Read are the key names of diffusers (`transformer.` or no prefix) and peft (`base_model.model.`), and those that the
+kind of model converts to them (`ModelSpec.rename_lora`), with lora_A / lora_B or lora_down / lora_up. alpha comes from
 `lora_adapter_metadata` in the file's header (diffusers), from adapter_config.json (peft) or from tensors named
 `.alpha`; where none says it, alpha is the rank and the scale 1. What cannot be read with its whole effect is refused.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,13 @@ class LoraLayer:
     keys: tuple[str, str]
 
 
-def read_lora(folder: Path, *, weights: bool = True) -> tuple[Path, dict[str, LoraLayer]]:
-    """The file of a folder, and its layers by the transformer's module; weights: False gives tensors without memory.
+Rename = Callable[[Path, dict[str, Tensor]], dict[str, Tensor]]
+
+
+def read_lora(folder: Path, rename: Rename, *, weights: bool = True) -> tuple[Path, dict[str, LoraLayer]]:
+    """The file of a folder, and its layers by the transformer's module.
+
+    rename: see `ModelSpec.rename_lora`; weights: False gives tensors without memory.
 
     ValueError naming the file for one that holds something else than a LoRA of linear modules; UserError for one that
     is not whole.
@@ -79,7 +84,7 @@ def read_lora(folder: Path, *, weights: bool = True) -> tuple[Path, dict[str, Lo
             for name, stored in header.items()
         }
     settings = _settings(path, metadata)
-    return path, _layers(path, _in_diffusers_names(path, tensors), settings)
+    return path, _layers(path, rename(path, tensors), settings)
 
 
 def _settings(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -104,23 +109,6 @@ def _settings(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if isinstance(start, str) and start.lower().startswith(_OF_THE_BASE):
         raise ValueError(f"{path}: init_lora_weights: {start}: changes the base's weights: convert it to a plain LoRA")
     return settings
-
-
-def _in_diffusers_names(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under diffusers' module names. The converters are diffusers' own; they put alpha into A and B."""
-    from diffusers.loaders import lora_conversion_utils as theirs
-
-    convert = None
-    if any(key.startswith("diffusion_model.") for key in tensors):
-        convert = theirs._convert_non_diffusers_wan_lora_to_diffusers
-    elif any(key.startswith("lora_unet_") for key in tensors):
-        convert = theirs._convert_musubi_wan_lora_to_diffusers
-    if convert is None:
-        return tensors
-    try:
-        return convert(tensors)
-    except (ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"{path}: its names are not those of a LoRA of Wan ({' '.join(str(error).split())})") from None
 
 
 def _layers(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, LoraLayer]:

@@ -10,7 +10,6 @@ def place(model: WorldModel, parallel: Parallel) -> WorldModel:
     Codec and text encoder are frozen and whole on every rank. Call it when adapters are there and requires_grad is set.
     """
     model.to(parallel.device)
-    transformer = model.backbone.transformer
-    parallel.shard(transformer, list(transformer.blocks))
+    parallel.shard(model.backbone.transformer, list(model.backbone.blocks))
     parallel.shard(model.heads)
     return model

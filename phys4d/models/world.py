@@ -2,68 +2,19 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from phys4d.engine.config import Config
-from phys4d.engine.resume import FROM_HERE
-from phys4d.kernels.attention.backends import BACKENDS
-from phys4d.models.backbone import WanBackbone, tiny_transformer
-from phys4d.models.flow import noised, sample
-from phys4d.models.haar import HaarCodec
-from phys4d.models.heads import GeometryHeads, HeadConfig
-from phys4d.models.initial import draw_transformer
-from phys4d.models.interface import Codec, Grid, Prediction, TextEncoder
+from phys4d.models.config import ModelConfig, SettledConfig
+from phys4d.models.flow import noised, sample, shifted
+from phys4d.models.heads import GeometryHeads
+from phys4d.models.interface import Grid, Prediction
 from phys4d.models.lora import POLICY, without
-from phys4d.models.text import WordEncoder
+from phys4d.models.registry import MODELS
+from phys4d.models.spec import Parts
 
-TINY_STEPS, TINY_SHIFT = 10, 3.0
-
-
-class ModelConfig(Config):
-    """What turns a video backbone into a world model; width and layers are read for kind = "tiny" only.
-
-    sampling_steps: denoising steps; sampling_shift: how far training and sampling sigmas are moved towards noise (see
-    `flow.shifted`). Left out, both are the model's own: 10 and 3.0 for tiny; for a released folder WanPipeline's 50
-    steps and the shift in its scheduler/. attention: the backend that computes attention in training and rollouts, a
-    name that `phys4d.kernels.attention.explain` gives, or "auto", the fastest known for the shapes and the device.
-    """
-
-    kind: Literal["tiny", "wan"] = "tiny"
-    width: int = Field(128, ge=32, multiple_of=32)
-    layers: int = Field(4, ge=1)
-    taps: tuple[Annotated[int, Field(ge=0)], ...] = Field((1, 3), min_length=1)
-    heads: HeadConfig = HeadConfig()
-    probe_sigma: float = Field(0.05, gt=0, lt=1)
-    sampling_steps: int | None = Field(None, ge=1)
-    sampling_shift: float | None = Field(None, gt=0)
-    attention: Annotated[str, FROM_HERE] = "auto"
-
-    @field_validator("attention")
-    @classmethod
-    def _known_backend(cls, name: str) -> str:
-        if name not in ("auto", *BACKENDS):
-            raise ValueError(f"expected auto, {', '.join(BACKENDS)}")
-        return name
-
-    def settled(self, steps: int, shift: float) -> "SettledConfig":
-        """The same with what was left out filled in; attention "auto", since a model folder is for any machine."""
-        return SettledConfig(
-            **self.model_dump(exclude={"sampling_steps", "sampling_shift", "heads", "attention"}),
-            heads=self.heads,
-            sampling_steps=self.sampling_steps or steps,
-            sampling_shift=self.sampling_shift or shift,
-        )
-
-
-class SettledConfig(ModelConfig):
-    """The configuration of a model that exists: how it is trained and sampled is written down."""
-
-    sampling_steps: int = Field(ge=1)
-    sampling_shift: float = Field(gt=0)
+_LEAST_SIGMA = 0.02  # in training: below it velocity is nearly all rounding
 
 
 @dataclass(frozen=True)
@@ -81,20 +32,12 @@ class WorldModel(nn.Module):
     must not be able to raise its reward by bending them. seed: of the heads' initial weights.
     """
 
-    def __init__(
-        self,
-        config: SettledConfig,
-        grid: Grid,
-        backbone: WanBackbone,
-        codec: Codec,
-        text: TextEncoder,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, config: SettledConfig, grid: Grid, parts: Parts, seed: int = 0) -> None:
         super().__init__()
         self.config, self.grid = config, grid
-        self.backbone = backbone
-        self.codec, self.text = codec, text
-        self.heads = GeometryHeads(config.heads, backbone.width, len(config.taps), codec.channels, grid, seed)
+        self.backbone, self.codec, self.text = parts.backbone, parts.codec, parts.text
+        width, channels = self.backbone.width, self.codec.channels
+        self.heads = GeometryHeads(config.heads, width, len(config.taps), channels, grid, seed)
 
     def predict(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Prediction:
         """One evaluation of the backbone with every adapter acting."""
@@ -114,6 +57,10 @@ class WorldModel(nn.Module):
             hidden = self.backbone(noisy, sigma, text).hidden
         return Geometry(*self.heads(hidden, noisy, sigma))
 
+    def training_sigma(self, u: Tensor) -> Tensor:
+        """Uniform u [B] -> noise levels [B] to train generation at: those that sampling visits, from 0.02."""
+        return shifted(u, self.config.sampling_shift).clamp_min(_LEAST_SIGMA)
+
     def generate(self, first: Tensor, text: Tensor, noise: Tensor) -> Tensor:
         """Clean latents from a first latent frame [B, C, 1, H', W'], text [B, L, D] and noise [B, C, T', H', W']."""
 
@@ -123,17 +70,12 @@ class WorldModel(nn.Module):
         return sample(predict, first, noise, self.config.sampling_steps, self.config.sampling_shift)
 
 
-def token_stride(codec: Codec, patch: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Frames, rows and columns of pixels under one token of the backbone."""
-    return codec.temporal_stride * patch[0], codec.spatial_stride * patch[1], codec.spatial_stride * patch[2]
-
-
-def create_tiny(config: ModelConfig, frames: int, height: int, width: int, seed: int) -> WorldModel:
-    """A random-weighted tiny model for clips of this size: the start of the `backbone` stage, not a trained model."""
-    codec, text = HaarCodec(), WordEncoder()
-    with torch.random.fork_rng(devices=[]):  # torch draws weights of its own, which are replaced
-        transformer = tiny_transformer(config.width, config.layers, text_width=text.width)
-        draw_transformer(transformer, seed)
-        backbone = WanBackbone(transformer, config.taps, "gated_clean")
-        grid = Grid(frames, height, width, token_stride(codec, backbone.patch))
-        return WorldModel(config.settled(TINY_STEPS, TINY_SHIFT), grid, backbone, codec, text, seed)
+def create_model(config: ModelConfig, frames: int, height: int, width: int, seed: int) -> WorldModel:
+    """A new model of `config.kind` with random weights, for clips of this size: untrained, and no use before it is."""
+    spec = MODELS[config.kind]
+    assert spec.create is not None, config.kind
+    outline = spec.outline(config, None)
+    grid = Grid(frames, height, width, outline.token_stride)
+    settled = config.settled(outline.steps, outline.shift)
+    with torch.random.fork_rng(devices=[]):  # torch draws weights too when modules are made; they are replaced
+        return WorldModel(settled, grid, spec.create(config, config.taps, seed), seed)

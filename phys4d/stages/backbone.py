@@ -10,8 +10,7 @@ from phys4d.engine.config import Config
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.parallel import Parallel
 from phys4d.engine.resume import Movable
-from phys4d.models.flow import noised, shifted
-from phys4d.models.objective import flow_matching_loss
+from phys4d.models.flow import noised
 from phys4d.models.world import WorldModel
 from phys4d.stages.spec import NEW, StageSpec
 
@@ -50,9 +49,9 @@ class BackboneObjective:
         batch = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step)
         clean = self.model.codec.encode(batch.video)
         noise = batch.normal_like(clean, "noise")
-        sigma = shifted(batch.uniform("sigma"), self.model.config.sampling_shift).clamp_min(0.02)
+        sigma = self.model.training_sigma(batch.uniform("sigma"))
         prediction = self.model.predict(noised(clean, noise, sigma), sigma, batch.text)
-        loss = flow_matching_loss(self.model.backbone, prediction, clean, noise)
+        loss = self.model.backbone.diffusion_loss(prediction, clean, noise)
         optimizer_step(loss)
         error = (prediction.clean - clean)[:, :, 1:].detach().square().mean()
         return {"loss": loss.detach(), "clean_mse": error}

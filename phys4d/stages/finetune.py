@@ -12,9 +12,8 @@ from phys4d.engine.config import Config
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.parallel import Parallel
 from phys4d.engine.resume import FROM_HERE, Movable
-from phys4d.models.flow import noised, shifted
+from phys4d.models.flow import noised
 from phys4d.models.lora import SUPERVISED, add_adapter
-from phys4d.models.objective import flow_matching_loss
 from phys4d.models.world import WorldModel
 from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss, near_probe
 from phys4d.stages.spec import StageSpec
@@ -49,7 +48,8 @@ class FinetuneObjective:
     @staticmethod
     def prepare(model: WorldModel, config: FinetuneConfig, seed: int) -> None:
         """Adds the adapter `finetune`; trains it and the heads."""
-        add_adapter(model.backbone.transformer, SUPERVISED, config.rank, seed)
+        backbone = model.backbone
+        add_adapter(backbone.transformer, SUPERVISED, config.rank, seed, backbone.lora_targets)
         model.heads.requires_grad_(True)
 
     def modules(self) -> dict[str, nn.Module]:
@@ -67,7 +67,7 @@ class FinetuneObjective:
         batch = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step)
         clean = model.codec.encode(batch.video)
         noise, u = batch.normal_like(clean, "noise"), batch.uniform("sigma")
-        sampled = shifted(u, model.config.sampling_shift).clamp_min(0.02)
+        sampled = model.training_sigma(u)
         read = [int(place) % 2 == 0 for *_, place in batch.rng_keys]
         sigma = torch.where(torch.tensor(read, device=u.device), near_probe(u, model.config.probe_sigma), sampled)
         noisy = noised(clean, noise, sigma)
@@ -76,7 +76,7 @@ class FinetuneObjective:
         depth, motion = model.heads(tuple(h[chosen] for h in prediction.hidden), noisy[chosen], sigma[chosen])
         labels = {name: array[chosen] for name, array in batch.arrays.items()}
         geometry, terms = geometry_loss(depth, motion, labels, labels["moving"], self.config.weights)
-        diffusion = flow_matching_loss(model.backbone, prediction, clean, noise)
+        diffusion = model.backbone.diffusion_loss(prediction, clean, noise)
         loss = self.config.diffusion * diffusion + share * geometry
         optimizer_step(loss)
         shown = share * self.config.batch / (2 * ((self.config.batch + 1) // 2))  # so that ranks average to clips

@@ -1,14 +1,14 @@
 """All training stages. A new stage is one file beside this one that defines SPEC, and one line here."""
 
-from phys4d.stages import backbone, finetune, pretrain, reinforce
+from importlib import import_module
+
 from phys4d.stages.spec import StageSpec
 
-STAGES: dict[str, StageSpec] = {
-    spec.name: spec
-    for spec in (
-        backbone.SPEC,
-        pretrain.SPEC,
-        finetune.SPEC,
-        reinforce.SPEC,
-    )
-}
+_MODULES = (
+    "phys4d.stages.backbone",
+    "phys4d.stages.pretrain",
+    "phys4d.stages.finetune",
+    "phys4d.stages.reinforce",
+)
+_SPECS: list[StageSpec] = [import_module(module).SPEC for module in _MODULES]
+STAGES = {spec.name: spec for spec in _SPECS}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -13,13 +13,18 @@ from phys4d.engine.config import Config
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.parallel import Parallel
 from phys4d.engine.resume import Movable
-from phys4d.models.flow import noised, shifted
+from phys4d.models.flow import noised
 from phys4d.models.lora import POLICY, add_adapter, without
-from phys4d.models.objective import flow_matching_loss
 from phys4d.models.world import WorldModel
-from phys4d.rewards.moving_chamfer import moving_chamfer
+from phys4d.rewards.registry import REWARDS
+from phys4d.rewards.spec import Generated
 from phys4d.stages.flow_sde import Sampler, Transition, gaussian_kl, log_probability, rollout, step_distribution
 from phys4d.stages.spec import Panel, StageSpec
+
+if TYPE_CHECKING:
+    RewardName = str
+else:
+    RewardName = Literal[tuple(REWARDS)]
 
 
 class ReinforceConfig(Config):
@@ -27,8 +32,7 @@ class ReinforceConfig(Config):
     drawn with noise level `noise_level` and trained on. `sampler`: how they are drawn, "flow_sde" or "cps", which keeps
     the proportion of noise at few steps and takes a noise level up to 1 (figures in `stages/flow_sde.py`).
     `shared_start`: a group starts from the same noise (DanceGRPO, arXiv 2505.07818), so that its rewards differ by the
-    trained steps alone. `reward`: the 4D Chamfer distance of what "changed" since the first frame, the same as a mean
-    over "objects", or of "all" points, which is nearly blind to motion. `dimensions` scales log-probabilities (see
+    trained steps alone. `reward`: a name in `phys4d.rewards.registry`. `dimensions` scales log-probabilities (see
     `log_probability`) so that `clip` can act; `kl` weighs the KL to the fine-tuned reference; `flow_matching` weighs
     the rectified-flow loss on `flow_matching_batch` simulated clips, which keeps the generator on the data.
     `shuffled_advantages` makes the run a control: within each group they are permuted, so that they say nothing."""
@@ -42,7 +46,7 @@ class ReinforceConfig(Config):
     noise_level: float = Field(0.7, gt=0)
     sampler: Sampler = "flow_sde"
     shared_start: bool = True
-    reward: Literal["changed", "objects", "all"] = "changed"
+    reward: RewardName = "changed"
     clip: float = Field(0.2, gt=0)
     dimensions: float = Field(1e4, gt=0)
     advantage_clip: float = Field(3.0, gt=0)
@@ -75,7 +79,8 @@ class ReinforceObjective:
     @staticmethod
     def prepare(model: WorldModel, config: ReinforceConfig, seed: int) -> None:
         """Adds the adapter `reinforce` over the frozen `finetune`; trains it, and nothing else."""
-        add_adapter(model.backbone.transformer, POLICY, config.rank, seed)
+        backbone = model.backbone
+        add_adapter(backbone.transformer, POLICY, config.rank, seed, backbone.lora_targets)
         model.heads.requires_grad_(False)
 
     def modules(self) -> dict[str, nn.Module]:
@@ -150,18 +155,8 @@ class ReinforceObjective:
         drifted = self.model.read_geometry(latents[::g], batch.text[::g], noise[::g], drifted=True)
         drift = (drifted.depth / geometry.depth[::g]).log().abs().mean()
         video = self.model.codec.decode(latents).clamp(-1, 1)
-        reward, _ = moving_chamfer(
-            video,
-            geometry.depth,
-            geometry.motion,
-            truth_video=batch.video,
-            truth_depth=batch.arrays["depth"],
-            truth_motion=batch.arrays["motion"],
-            intrinsics=batch.intrinsics,
-            truth_instance=batch.arrays.get("instance"),
-            points="all" if self.config.reward == "all" else "changed",
-        )
-        return reward, drift
+        generated = Generated(video, geometry.depth, geometry.motion)
+        return REWARDS[self.config.reward].score(generated, batch), drift
 
     def _train(
         self,
@@ -210,13 +205,9 @@ class ReinforceObjective:
         batch = self.clips.batch(size, self.parallel, self.seed, f"{self.name} flow matching", draw)
         clean = self.model.codec.encode(batch.video)
         noise = batch.normal_like(clean, "noise")
-        sigma = shifted(batch.uniform("sigma"), self.model.config.sampling_shift).clamp_min(0.02)
+        sigma = self.model.training_sigma(batch.uniform("sigma"))
         prediction = self.model.predict(noised(clean, noise, sigma), sigma, batch.text)
-        return flow_matching_loss(self.model.backbone, prediction, clean, noise)
-
-
-def _arrays(config: ReinforceConfig) -> tuple[str, ...]:
-    return ("depth", "motion", "instance") if config.reward == "objects" else ("depth", "motion")
+        return self.model.backbone.diffusion_loss(prediction, clean, noise)
 
 
 def group_advantages(reward: Tensor, group: int, clip: float) -> tuple[Tensor, Tensor]:
@@ -265,10 +256,10 @@ SPEC = StageSpec(
     config=ReinforceConfig,
     objective=ReinforceObjective,
     takes=("finetune",),
-    arrays=_arrays,
+    arrays=lambda config: REWARDS[config.reward].arrays,
     samples=lambda config: config.conditions * config.group,
     divided=("conditions", "flow_matching_batch"),
-    static_camera=True,
+    static_camera=lambda config: REWARDS[config.reward].static_camera,
     trains_reader=False,
     rewarded=True,
     summary="trained the generator on the reward of its own clips",

@@ -9,7 +9,7 @@ from phys4d.engine.config import Config
 from phys4d.engine.resume import FROM_HERE, MOVED, Movable, OnResume
 from phys4d.evaluate.run import EvaluateConfig
 from phys4d.models.backbone import Precision
-from phys4d.models.world import ModelConfig
+from phys4d.models.config import ModelConfig
 from phys4d.stages.registry import STAGES
 
 MEASURED_AGAIN = OnResume("all stages are measured again", anytime=True, discards="evaluation")
@@ -22,8 +22,8 @@ else:
 class RunSettings(Config):
     """A run file. `precision` is that of the transformer's matrix products; "bf16" leaves weights, gradients,
     timesteps, sigmas, RoPE tables, heads and losses in fp32. `evaluate`, where given, measures the model behind every
-    stage that has heads. `init` is a model folder or a diffusers folder of Wan; a run whose first stage starts from a
-    new model has none.
+    stage that has heads. `init` is a model folder that a stage wrote or a published model's folder; a run whose
+    first stage starts from a new model has none.
 
     Each stage named in `stages` has a table of its name, with the keys of its `StageSpec.config`.
     """

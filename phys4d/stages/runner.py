@@ -18,7 +18,7 @@ from phys4d.engine.telemetry import Run
 from phys4d.models import folder as model_folder
 from phys4d.models.folder import Loaded
 from phys4d.models.placement import place
-from phys4d.models.world import WorldModel, create_tiny
+from phys4d.models.world import WorldModel, create_model
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig
 
@@ -60,13 +60,12 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
 
 
 def _attention(model: WorldModel, parallel: Parallel) -> dict[str, Any]:
-    """Which backends compute attention, why, and which modules are left to diffusers' own code; for provenance.json."""
+    """Which backends compute attention, why, and which modules keep their own code; for provenance.json."""
     tokens, text_tokens = math.prod(model.grid.tokens), model.text([""]).shape[1]
     try:
-        chosen = model.backbone.explain_attention(tokens, text_tokens, parallel.device)
+        return model.backbone.explain_attention(tokens, text_tokens, parallel.device)
     except ValueError as error:
         raise UserError(f'model.attention: {error}: set another, or "auto"') from None
-    return chosen | {"left": model.backbone.accelerated.left}
 
 
 def full_state(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -82,7 +81,7 @@ def _start(stage: str, config: RunConfig, given: Path | None) -> Loaded:
     size = clip_size(config.table(stage).data)
     if given is not None:
         return model_folder.released(given, config.model, size, seed=config.seed)
-    return Loaded(create_tiny(config.model, *size, seed=config.seed), "", config.folder)
+    return Loaded(create_model(config.model, *size, seed=config.seed), "", config.folder)
 
 
 def _restore(modules: dict[str, nn.Module], states: dict[str, dict[str, torch.Tensor]]) -> None:

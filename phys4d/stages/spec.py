@@ -56,7 +56,7 @@ class StageSpec:
     arrays: arrays that every clip of its data must have, by its table.
     samples: clips that a step trains on over all ranks, by its table.
     divided: keys of its table that are divided over the ranks, so that each must be a multiple of their number.
-    static_camera: whether the cameras of its clips must stand still.
+    static_camera: whether the cameras of its clips must stand still, by its table.
     owns_backbone: whether its model folder holds the backbone itself instead of naming the folder that does.
     reads_geometry: whether its model reads depth and motion, so that it is evaluated and shown in the report.
     trains_reader: whether it changes how depth and motion are read off a given video.
@@ -73,7 +73,7 @@ class StageSpec:
     summary: str
     samples: Callable[[Any], int] = lambda table: table.batch
     divided: tuple[str, ...] = ("batch",)
-    static_camera: bool = False
+    static_camera: Callable[[Any], bool] = lambda table: False
     owns_backbone: bool = False
     reads_geometry: bool = True
     trains_reader: bool = True

@@ -71,7 +71,7 @@ def test_a_quick_run_has_rows_with_every_key(tmp_path, capsys) -> None:
         assert row["ms"] > 0 and row["tflops"] > 0 and 0 < row["error"] < 0.02 and row["deterministic"]
     assert {row["backend"] for row in rows if "refused" in row} == set(bench.COMPILED)
     assert "forward and backward" in (tmp_path / "blocks.svg").read_text()
-    assert "- not compiled: measured on CUDA alone" in capsys.readouterr().out
+    assert "- not compiled: measured on CUDA only" in capsys.readouterr().out
 
 
 def test_without_diffusers_its_blocks_say_so_and_open_soras_runs(monkeypatch) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from phys4d.benchmarks.chamfer import THREADS, by_partners, chunks, measure, table, tree, uniform
+from phys4d.benchmarks.chamfer import THREADS, by_neighbours, chunks, measure, table, tree, uniform
 
 
 def test_peers_find_the_same_distance_and_gradients() -> None:
@@ -10,7 +10,7 @@ def test_peers_find_the_same_distance_and_gradients() -> None:
     results = []
     for find in (tree(1), tree(-1), chunks):
         leaves = [cloud.clone().requires_grad_() for cloud in (x, y)]
-        value = by_partners(find, *leaves)
+        value = by_neighbours(find, *leaves)
         results.append((value.detach(), *torch.autograd.grad(value, leaves)))
     for other in results[1:]:
         for got, want in zip(other, results[0], strict=True):

@@ -1,12 +1,10 @@
 """The benchmark of 4D geometry: rivals that compute the same, floors counted from shapes, rows for whoever fails."""
 
-import json
-
 import pytest
 import torch
 
 from phys4d.benchmarks import geometry as bench
-from phys4d.benchmarks import geometry_page, launches, machine_code
+from phys4d.benchmarks import geometry_predictions, launches, machine_code, results
 from phys4d.benchmarks.cases import GEOMETRY, GeometryCase
 from phys4d.cli import main
 
@@ -80,10 +78,8 @@ def test_peers_make_what_they_need_on_the_device_of_their_inputs(name) -> None:
             assert loss().device.type == "meta", rival
 
 
-def test_the_page_has_the_tables_of_the_committed_results() -> None:
-    page = geometry_page.PAGE.read_text()
-    assert geometry_page.complete(page) == page
-    kernels = json.loads(geometry_page.MACHINE_CODE.read_text())
+def test_the_committed_machine_code_is_that_of_every_case_without_a_fault() -> None:
+    kernels = results.committed("machine-code-geometry.json")
     assert {kernel["case"] for kernel in kernels} == set(launches.GEOMETRY)
     assert not any(machine_code.Kernel(**kernel).faults() for kernel in kernels)
-    assert set(geometry_page.STREAMING) <= {case.name for case in GEOMETRY} & set(launches.GEOMETRY)
+    assert set(geometry_predictions.STREAMING) <= {case.name for case in GEOMETRY} & set(launches.GEOMETRY)

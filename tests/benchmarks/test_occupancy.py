@@ -2,8 +2,8 @@
 
 import pytest
 
-from phys4d.benchmarks.instructions import counted, mnemonics
 from phys4d.benchmarks.occupancy import LIMITS, Occupancy, occupancy
+from phys4d.benchmarks.sass import instruction_counts, mnemonics
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ CODE = """
 
 
 def test_instructions_are_counted_by_kind_and_width() -> None:
-    assert counted(CODE) == {
+    assert instruction_counts(CODE) == {
         "tensor_core": 3, "global_loads": {"16": 1, "8": 1, "4": 1, "2": 1}, "global_stores": {"16": 1},
         "async_copies": {"16": 1}, "tma_loads": 1, "tma_stores": 1, "exp2": 1, "total": 17,
     }  # fmt: skip

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from phys4d.benchmarks.phases import COMPARISONS, FIGURES, TABLES, bootstrap, compare, table
+from phys4d.benchmarks.demo import METRICS
+from phys4d.benchmarks.phases import COMPARISONS, TABLES, bootstrap, compare, table
 
 
 def test_the_interval_covers_the_true_mean_as_often_as_it_says() -> None:
@@ -35,7 +36,7 @@ def test_comparisons_are_after_minus_before_scene_by_scene() -> None:
         tables = {}
         for name in TABLES:
             scenes = [0.1 + level[name] * (1 + offset), 0.2 + level[name] * (1 + offset), None]
-            tables[name] = {"scenes": dict.fromkeys(FIGURES, scenes)}
+            tables[name] = {"scenes": dict.fromkeys(METRICS, scenes)}
         return tables
 
     rows = compare([seed(0.0), seed(0.5)])

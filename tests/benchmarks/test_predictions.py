@@ -1,16 +1,16 @@
-"""What is predicted of the kernels: the work that is counted, and that the page shows what the code says."""
+"""What is predicted of the kernels: the work that is counted, and the rates and floors that bound a prediction."""
 
 import itertools
-import json
 from unittest.mock import patch
 
 import pytest
 
-from phys4d.benchmarks import elementwise_page, predictions
+from phys4d.benchmarks import predictions, results
 from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, NORM_ROPE, AttentionCase
-from phys4d.benchmarks.machine_code import RESULT
-from phys4d.benchmarks.predictions import PAGE, PARTS, issuing, moved, predict, rate, table, told, work
+from phys4d.benchmarks.predictions import PARTS, issuing, moved, predict, rate, work
 from phys4d.kernels.attention import Full, Temporal, Window, allowed, window
+
+KERNELS = results.committed("machine-code.json")
 
 
 def case(pattern, grid, heads=2, dim=64, batch=3) -> AttentionCase:
@@ -53,7 +53,7 @@ def test_windows_take_whole_stretches_of_what_a_box_meets(grid, sizes, kernel) -
 @pytest.mark.parametrize("case", [*ATTENTION, *NORM_ROPE, *ADAPTIVE_NORM], ids=lambda case: case.name)
 def test_nothing_is_predicted_to_beat_its_floor_or_the_rates_it_rests_on(case) -> None:
     for part in PARTS:
-        found = predict(case, part)
+        found = predict(case, part, KERNELS)
         assert found.milliseconds == max(found.by_memory, found.by_products, found.by_issue) >= found.floor
         assert found.work >= found.flops and found.moved >= found.bytes
         expected = "memory" if isinstance(getattr(case, "pattern", None), Temporal | None) else "products"
@@ -66,11 +66,11 @@ def test_issuing_counts_every_warp_of_every_program() -> None:
     stress = next(case for case in ATTENTION if case.name == "temporal-stress")
     (count,) = [
         kernel["instructions"]["total"]
-        for kernel in json.loads(RESULT.read_text())
+        for kernel in KERNELS
         if (kernel["case"], kernel["kernel"], kernel["arch"]) == (stress.name, "short_rows.forward", 90)
     ]
     programs = 32 * 64 * 64 * 16 // 4  # four rows of 16 frames each
-    assert issuing(stress, "forward") == pytest.approx(count * 4 * programs / (132 * 4 * 1.83e6))
+    assert issuing(stress, "forward", KERNELS) == pytest.approx(count * 4 * programs / (132 * 4 * 1.83e6))
 
 
 def test_the_rates_are_those_of_the_published_figures() -> None:
@@ -85,20 +85,10 @@ def test_gate_residual_norm_and_modulation_move_what_their_kernels_read_and_writ
     one, each = (next(c for c in ADAPTIVE_NORM if c.name == name) for name in ("wan-adaptive", "wan-adaptive-tokens"))
     tokens, row = 27_280 * 3072 * 2, 3072 * 4
     programs = -(-27_280 // -(-27_280 // 1056))
-    assert moved(one, "forward") == 4 * tokens + 8 * 27_280 + programs * 3 * row
+    assert moved(one, "forward", KERNELS) == 4 * tokens + 8 * 27_280 + programs * 3 * row
     length = -(-27_280 // 528)  # tokens a program backward, which leaves its sums of factor, offset and gate
     programs = -(-27_280 // length)
     sums = 3 * row * (2 * programs + 1)
-    assert moved(one, "backward") == 6 * tokens + 8 * 27_280 + programs * 2 * row + sums
-    assert moved(each, "forward") == each.bytes("forward") + 8 * 27_280
-    assert moved(each, "backward") == each.bytes("backward") + 8 * 27_280  # sums of one token are gradients
-
-
-def test_the_pages_show_what_the_code_predicts_and_say_that_nobody_measured_it() -> None:
-    text = table()
-    assert f"{text}\n\n{told()}" in PAGE.read_text() and text.startswith("Predicted for one H200, never measured")
-    assert all(text.count(f"| {case.name} |") == 2 for case in ATTENTION)
-    others = table(elementwise_page.CASES)
-    assert all(others.count(f"| {case.name} |") == 2 for case in (*NORM_ROPE, *ADAPTIVE_NORM))
-    page = elementwise_page.PAGE.read_text()
-    assert elementwise_page.complete(page) == page and others in page
+    assert moved(one, "backward", KERNELS) == 6 * tokens + 8 * 27_280 + programs * 2 * row + sums
+    assert moved(each, "forward", KERNELS) == each.bytes("forward") + 8 * 27_280
+    assert moved(each, "backward", KERNELS) == each.bytes("backward") + 8 * 27_280  # sums of one token are gradients

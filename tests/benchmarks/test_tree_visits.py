@@ -1,16 +1,13 @@
 """What a search through a tree meets, counted: the twin of the Triton walk and the native count agree."""
 
-import json
-
 import pytest
 import torch
 
-from phys4d.benchmarks import tree_visits
+from phys4d.benchmarks import results, tree_visits
 from phys4d.kernels import native
 from phys4d.kernels.geometry.clouds.point_tree import grow_both
 
 pytestmark = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
-RESULT = tree_visits.Path(tree_visits.__file__).resolve().parent / "results" / "tree-visits.json"
 
 
 def test_queries_that_are_all_the_same_walk_as_one() -> None:
@@ -34,6 +31,6 @@ def test_who_walk_together_meet_what_any_of_them_wants() -> None:
 
 
 def test_the_committed_counts_are_small() -> None:
-    rows = json.loads(RESULT.read_text())["rows"]
+    rows = results.committed("tree-visits.json")["rows"]
     assert len(tree_visits.table(rows).splitlines()) == 2 + len(rows)
     assert all(row["leaves"] < 20 and row["leaves_together"] < 60 for row in rows)

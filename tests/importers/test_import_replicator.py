@@ -15,7 +15,7 @@ from phys4d.engine.data import blob
 from phys4d.engine.data.dataset import ClipDataset, Sample, verify
 from phys4d.engine.errors import UserError
 from phys4d.importers.replicator.dataset import import_replicator
-from phys4d.models.text import WordEncoder
+from phys4d.models.tiny.words import WordEncoder
 
 LAYOUTS = ("flat", "camera folders", "annotator folders", "shared folders")
 SHOTS = [("fall", "static", 11), ("collision", "static", 11), ("spin", "moving", 11), ("ramp", "moving", 11)]

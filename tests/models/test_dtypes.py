@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from phys4d.models import folder as model_folder
 from phys4d.models.backbone import Precision
+from phys4d.models.config import ModelConfig
 from phys4d.models.flow import noised
 from phys4d.models.lora import add_adapter
-from phys4d.models.objective import flow_matching_loss
-from phys4d.models.world import ModelConfig, WorldModel, create_tiny
+from phys4d.models.wan.backbone import WanBackbone
+from phys4d.models.world import WorldModel, create_model
 
 CONFIG = ModelConfig(kind="wan", taps=(0, 2), sampling_steps=2)
 Write = Callable[..., Path]
@@ -58,8 +59,8 @@ def test_every_mixture_of_dtypes_trains(folders: dict[str, Path], kind: str, pre
     geometry = model.read_geometry(clean, text, noise)
     (geometry.depth.mean() + geometry.motion.square().mean()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.heads.parameters())
-    add_adapter(transformer, "finetune", 2, 0)
-    loss = flow_matching_loss(model.backbone, model.predict(noised(clean, noise, sigma), sigma, text), clean, noise)
+    add_adapter(transformer, "finetune", 2, 0, targets=WanBackbone.lora_targets)
+    loss = model.backbone.diffusion_loss(model.predict(noised(clean, noise, sigma), sigma, text), clean, noise)
     loss.backward()
     grads = {name: p.grad for name, p in transformer.named_parameters() if "lora_B" in name}
     assert loss.dtype == torch.float32 and grads
@@ -110,7 +111,7 @@ def test_loading_and_saving_print_nothing(
     model = load(released)
     model.text(["a ball"])
     for name in ("finetune", "reinforce"):
-        add_adapter(model.backbone.transformer, name, 2, 0)
+        add_adapter(model.backbone.transformer, name, 2, 0, targets=model.backbone.lora_targets)
     model_folder.save(model, tmp_path / "model", stage="reinforce", base=released)
     model_folder.load(tmp_path / "model")
     captured = capfd.readouterr()
@@ -123,7 +124,7 @@ def test_every_tensor_of_a_model_moves_with_it(released: Path, kind: str) -> Non
     if kind == "wan":
         model, size = load(released), (1, 8, 2, 2, 4)
     else:
-        model, size = create_tiny(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 32, 64, seed=0), (1, 192, 2, 8, 16)
+        model, size = create_model(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 32, 64, seed=0), (1, 192, 2, 8, 16)
     text = model.text(["a ball"])
     model.to("meta")
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}

@@ -8,12 +8,14 @@ import torch
 
 from phys4d.engine.errors import UserError
 from phys4d.models import folder
+from phys4d.models.config import ModelConfig
 from phys4d.models.lora import adapter_names, add_adapter, without
-from phys4d.models.world import ModelConfig, WorldModel, create_tiny
+from phys4d.models.wan.backbone import WanBackbone
+from phys4d.models.world import WorldModel, create_model
 
 
 def tiny() -> WorldModel:
-    return create_tiny(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=0)
+    return create_model(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=0)
 
 
 def velocity(model: WorldModel) -> torch.Tensor:
@@ -34,7 +36,7 @@ def test_round_trip_with_two_adapters_and_a_base_elsewhere(tmp_path: Path) -> No
     folder.save(model, tmp_path / "model-backbone", stage="backbone", base=None)
     plain = velocity(model)
     for name in ("finetune", "reinforce"):
-        add_adapter(model.backbone.transformer, name, rank=4, seed=3)
+        add_adapter(model.backbone.transformer, name, rank=4, seed=3, targets=model.backbone.lora_targets)
         assert torch.equal(velocity(model), plain)
     disturb(model, "finetune")
     fine = velocity(model)
@@ -67,12 +69,12 @@ def test_the_folders_move_together(tmp_path: Path) -> None:
 
 def test_adapter_trains_alone_and_twice_is_refused() -> None:
     transformer = tiny().backbone.transformer
-    add_adapter(transformer, "finetune", rank=2, seed=0)
-    add_adapter(transformer, "reinforce", rank=2, seed=0)
+    add_adapter(transformer, "finetune", rank=2, seed=0, targets=WanBackbone.lora_targets)
+    add_adapter(transformer, "reinforce", rank=2, seed=0, targets=WanBackbone.lora_targets)
     trained = {key for key, p in transformer.named_parameters() if p.requires_grad}
     assert trained and all(".reinforce." in key for key in trained)
     with pytest.raises(ValueError, match="already"):
-        add_adapter(transformer, "finetune", rank=2, seed=0)
+        add_adapter(transformer, "finetune", rank=2, seed=0, targets=WanBackbone.lora_targets)
 
 
 def test_faults_are_named(tmp_path: Path) -> None:

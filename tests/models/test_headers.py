@@ -68,22 +68,22 @@ def test_shards_must_hold_what_the_index_places_there(tmp_path: Path) -> None:
     save_file({"b": torch.zeros(3)}, tmp_path / "m-2.safetensors")
     index = tmp_path / "m.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}}))
-    stored, files = read_weights(tmp_path, "m")
+    stored, files = read_weights(tmp_path, "m", "expected a model")
     assert stored == {"a": Stored("F32", (2,)), "b": Stored("F32", (3,))}
     assert files == {"a": tmp_path / "m-1.safetensors", "b": tmp_path / "m-2.safetensors"}
     save_file({"c": torch.zeros(3)}, tmp_path / "m-2.safetensors")
     with pytest.raises(UserError, match=r"m-2\.safetensors: holds no b, which m\.safetensors\.index\.json places"):
-        read_weights(tmp_path, "m")
+        read_weights(tmp_path, "m", "expected a model")
     (tmp_path / "m-2.safetensors").unlink()
     with pytest.raises(UserError, match=r"m-2\.safetensors: cannot be read \(No such file or directory\)"):
-        read_weights(tmp_path, "m")
+        read_weights(tmp_path, "m", "expected a model")
 
 
 @pytest.mark.parametrize("other", ["m.bin", "m.gguf", "m.fp16.safetensors", "m.ckpt"])
 def test_weights_in_another_format_or_under_another_name_are_named(tmp_path: Path, other: str) -> None:
     (tmp_path / other).write_bytes(b"weights")
     with pytest.raises(UserError, match=rf"m\.safetensors: no such file: there is {re.escape(other)}, but only safet"):
-        read_weights(tmp_path, "m")
+        read_weights(tmp_path, "m", "expected a model")
 
 
 @pytest.mark.parametrize(

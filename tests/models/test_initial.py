@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from phys4d.models.config import ModelConfig
 from phys4d.models.heads import GeometryHeads, HeadConfig
 from phys4d.models.initial import draw_layers
 from phys4d.models.interface import Grid
 from phys4d.models.lora import add_adapter
-from phys4d.models.world import ModelConfig, create_tiny
+from phys4d.models.wan.backbone import WanBackbone
+from phys4d.models.world import create_model
 
 GRID = Grid(9, 16, 16, (4, 8, 8))
 
@@ -21,14 +23,14 @@ def heads(kind: str, seed: int) -> dict[str, torch.Tensor]:
 
 
 def adapters(seed: int) -> dict[str, torch.Tensor]:
-    transformer = create_tiny(ModelConfig(width=32, layers=1, taps=(0,)), 5, 16, 16, seed=0).backbone.transformer
+    transformer = create_model(ModelConfig(width=32, layers=1, taps=(0,)), 5, 16, 16, seed=0).backbone.transformer
     for name in ("finetune", "reinforce"):
-        add_adapter(transformer, name, 4, seed)
+        add_adapter(transformer, name, 4, seed, targets=WanBackbone.lora_targets)
     return {key: tensor for key, tensor in transformer.state_dict().items() if "lora_" in key}
 
 
 def tiny(seed: int) -> dict[str, torch.Tensor]:
-    return create_tiny(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=seed).state_dict()
+    return create_model(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=seed).state_dict()
 
 
 @pytest.mark.parametrize("draw", [lambda seed: heads("conv", seed), lambda seed: heads("linear", seed), adapters, tiny])

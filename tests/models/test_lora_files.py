@@ -15,6 +15,8 @@ from torch import Tensor
 
 from phys4d.engine.errors import UserError
 from phys4d.models import lora, lora_file
+from phys4d.models.wan.backbone import WanBackbone
+from phys4d.models.wan.lora_names import diffusers_names
 
 NOISY = torch.randn(1, 8, 2, 4, 4, generator=torch.Generator().manual_seed(0))
 INPUTS = {
@@ -53,7 +55,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor]:
     """A folder that we wrote with a LoRA of effect, and the transformer's output under it."""
     folder = tmp_path_factory.mktemp("ours") / "adapter"
     transformer = net()
-    lora.add_adapter(transformer, "finetune", RANK, 0)
+    lora.add_adapter(transformer, "finetune", RANK, 0, targets=WanBackbone.lora_targets)
     with_effect(transformer, "finetune")
     lora.save_adapter(transformer, "finetune", folder)
     changed = output(transformer)
@@ -68,7 +70,7 @@ def pipeline() -> WanPipeline:
 
 def loaded(folder: Path) -> Tensor:
     transformer = net()
-    lora.load_adapter(transformer, "theirs", folder)
+    lora.load_adapter(transformer, "theirs", folder, diffusers_names)
     assert lora.adapter_names(transformer) == ("theirs",)
     return output(transformer)
 
@@ -91,7 +93,7 @@ def test_peft_draws_as_we_do(ours: tuple[Path, Tensor], recwarn: pytest.Warnings
 def test_both_adapters_of_a_model_act_together_in_a_stock_pipeline(tmp_path: Path) -> None:
     transformer = net()
     for name in ("finetune", "reinforce"):
-        lora.add_adapter(transformer, name, RANK, 0)
+        lora.add_adapter(transformer, name, RANK, 0, targets=WanBackbone.lora_targets)
         with_effect(transformer, name)
         lora.save_adapter(transformer, name, tmp_path / name)
     pipe = pipeline()
@@ -106,7 +108,7 @@ def test_both_adapters_of_a_model_act_together_in_a_stock_pipeline(tmp_path: Pat
 
 def test_the_same_adapter_gives_the_same_bytes(ours: tuple[Path, Tensor], tmp_path: Path) -> None:
     transformer = net()
-    lora.load_adapter(transformer, "again", ours[0])
+    lora.load_adapter(transformer, "again", ours[0], diffusers_names)
     lora.save_adapter(transformer, "again", tmp_path)
     one, two = (load_file(folder / lora_file.DIFFUSERS_WEIGHTS) for folder in (ours[0], tmp_path))
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
@@ -172,7 +174,7 @@ def test_files_of_others_act_as_they_do_there(ours: tuple[Path, Tensor], tmp_pat
 
 def test_what_this_project_wrote_before_still_loads(ours: tuple[Path, Tensor], tmp_path: Path) -> None:
     transformer = net()
-    lora.load_adapter(transformer, "old", ours[0])
+    lora.load_adapter(transformer, "old", ours[0], diffusers_names)
     transformer.save_lora_adapter(tmp_path, adapter_name="old", weight_name=lora_file.DIFFUSERS_WEIGHTS)
     with safe_open(tmp_path / lora_file.DIFFUSERS_WEIGHTS, "pt") as file:
         assert json.loads(file.metadata()[lora_file.METADATA])["r"] == RANK
@@ -199,7 +201,7 @@ def test_rank_alpha_and_targets_are_those_that_peft_trained(tmp_path: Path, conf
     assert (expected - output(net())).norm() > 0.01 * expected.norm()
     torch.testing.assert_close(loaded(tmp_path), expected)
     transformer = net()
-    lora.load_adapter(transformer, "theirs", tmp_path)
+    lora.load_adapter(transformer, "theirs", tmp_path, diffusers_names)
     lora.save_adapter(transformer, "theirs", tmp_path / "again")
     torch.testing.assert_close(loaded(tmp_path / "again"), expected)
     pipe = pipeline()
@@ -289,6 +291,6 @@ def test_a_file_that_is_cut_off_is_refused(ours: tuple[Path, Tensor], tmp_path: 
 
 
 def test_shapes_without_weights_are_checked_alike(ours: tuple[Path, Tensor]) -> None:
-    path, layers = lora_file.read_lora(ours[0], weights=False)
+    path, layers = lora_file.read_lora(ours[0], diffusers_names, weights=False)
     assert all(layer.a.is_meta and layer.b.is_meta for layer in layers.values()) and len(layers) == 20
     lora_file.check_fits_transformer(path, layers, net())

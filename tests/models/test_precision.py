@@ -7,16 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from phys4d.models.backbone import Precision
+from phys4d.models.config import ModelConfig
 from phys4d.models.flow import noised
 from phys4d.models.interface import Prediction
-from phys4d.models.world import ModelConfig, create_tiny
+from phys4d.models.world import create_model
 
 SIGMA = torch.tensor([0.7013, 0.1001])  # timesteps 701.3 and 100.1, which bf16 rounds to 700 and 100
 
 
 def seen(precision: Precision) -> tuple[dict[str, Any], Prediction, dict[str, Tensor]]:
     """What reaches the parts of the transformer in one evaluation, what comes out, and the gradients."""
-    model = create_tiny(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=0)
+    model = create_model(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=0)
     model.backbone.precision = precision
     transformer = model.backbone.transformer
     inputs: dict[str, Any] = {}

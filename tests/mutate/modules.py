@@ -16,10 +16,11 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/rewards/test_reward_by_hand.py", "tests/rewards/test_moving_chamfer.py",
     ),
     "phys4d/models/flow.py": (f"{MODELS}/test_flow_matching.py",),
-    "phys4d/models/objective.py": (f"{MODELS}/test_objective.py",),
+    "phys4d/models/backbone.py": (f"{MODELS}/tiny/test_diffusion_loss.py", f"{MODELS}/test_flow_matching.py"),
+    "phys4d/models/tiny/backbone.py": (f"{MODELS}/tiny/test_diffusion_loss.py", f"{MODELS}/test_flow_matching.py"),
     "phys4d/models/heads.py": (f"{MODELS}/test_heads_by_hand.py", f"{MODELS}/test_heads.py"),
-    "phys4d/models/copying.py": (f"{MODELS}/test_copying.py",),
-    "phys4d/models/haar.py": (f"{MODELS}/test_haar.py",),
+    "phys4d/models/tiny/copying.py": (f"{MODELS}/tiny/test_copying.py",),
+    "phys4d/models/tiny/haar.py": (f"{MODELS}/tiny/test_haar.py",),
     "phys4d/models/interface.py": (f"{MODELS}/test_clip_sizes.py",),
     "kernels/geometry/losses/flow_reference.py": (
         f"{GEOMETRY}/test_flow_reference.py", f"{GEOMETRY}/test_flow_losses.py",
@@ -36,9 +37,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "kernels/geometry/clouds/chamfer_reference.py": (
         f"{GEOMETRY}/test_chamfer.py", f"{GEOMETRY}/test_chamfer_forms.py", f"{GEOMETRY}/test_chamfer_op.py",
     ),
-    "kernels/elementwise/reference.py": (
-        "tests/kernels/elementwise/test_adaptive_norm.py", "tests/kernels/elementwise/test_norm_rope.py",
-    ),
+    "kernels/elementwise/norm_rope_reference.py": ("tests/kernels/elementwise/test_norm_rope.py",),
+    "kernels/elementwise/adaptive_norm_reference.py": ("tests/kernels/elementwise/test_adaptive_norm.py",),
     "kernels/attention/reference.py": ("tests/kernels/attention/test_attention.py",),
 }  # fmt: skip
 

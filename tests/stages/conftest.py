@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from phys4d.cli import main
 from phys4d.engine.data import blob, video
 from phys4d.engine.data.shards import ShardWriter
 
 torch.set_num_threads(1)  # as in sessions.py: weights are compared bit by bit, and sums depend on it
+STAGES = ["backbone", "pretrain", "finetune", "reinforce"]
 RUN = """
 folder = "{folder}"
 stages = {stages}
@@ -191,6 +193,24 @@ def write_run() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def refused(write_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The line that `phys4d train` ends with, without what every such line begins with; nothing else was printed."""
+
+    def start(
+        data: Path, *changes: str, stages: list[str] = STAGES, init: Path | None = None, words: tuple[str, ...] = ()
+    ) -> str:
+        run = write_run(tmp_path / "run.toml", tmp_path / "out", data, stages, init)
+        capsys.readouterr()
+        assert main(["train", str(run), *words, *(word for change in changes for word in ("--set", change))]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.endswith("\n") and captured.err.count("\n") == 1
+        assert captured.err.startswith("phys4d: error: ")
+        return captured.err.removeprefix("phys4d: error: ").rstrip("\n")
+
+    return start
 
 
 @pytest.fixture(scope="session")

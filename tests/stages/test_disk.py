@@ -21,7 +21,8 @@ from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.data.sampler import indices
 from phys4d.engine.errors import UserError
 from phys4d.models import folder as model_folder
-from phys4d.models.world import ModelConfig, create_tiny
+from phys4d.models.config import ModelConfig
+from phys4d.models.world import create_model
 from phys4d.stages.backbone import BackboneObjective
 
 WriteRun = Callable[..., Path]
@@ -187,7 +188,7 @@ def test_a_disk_too_small_for_the_checkpoints_is_known_before_the_first_step(
 def test_a_model_that_the_disk_does_not_take_leaves_the_one_before(
     tmp_path: Path, limit_files: Callable[[int], None]
 ) -> None:
-    model = create_tiny(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=0)
+    model = create_model(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=0)
     model_folder.save(model, tmp_path / "model", stage="backbone", base=None)
     limit_files(10_000)
     with pytest.raises(UserError, match=r"/model: cannot be written: .*File too large.*: make room, then --resume"):

@@ -12,16 +12,17 @@ import torch
 from phys4d.engine.parallel import Parallel
 from phys4d.evaluate.run import EvaluateConfig, evaluate, reader_digest
 from phys4d.models import folder as model_folder
+from phys4d.models.config import ModelConfig
 from phys4d.models.heads import HeadConfig
 from phys4d.models.lora import add_adapter
-from phys4d.models.world import ModelConfig, WorldModel, create_tiny
+from phys4d.models.world import WorldModel, create_model
 
 ALONE = Parallel(0, 1, torch.device("cpu"), None)
 
 
 def tiny() -> WorldModel:
     config = ModelConfig(width=32, layers=2, taps=(0, 1), heads=HeadConfig(width=8), sampling_steps=2)
-    return create_tiny(config, 5, 16, 16, seed=0)
+    return create_model(config, 5, 16, 16, seed=0)
 
 
 def test_every_video_is_read_by_the_same_heads(clips: Path) -> None:
@@ -43,9 +44,9 @@ def test_every_video_is_read_by_the_same_heads(clips: Path) -> None:
 def test_the_reader_is_the_heads_and_the_adapter_that_acts_with_them() -> None:
     model = tiny()
     digests = [reader_digest(model)]
-    add_adapter(model.backbone.transformer, "finetune", rank=2, seed=0)
+    add_adapter(model.backbone.transformer, "finetune", rank=2, seed=0, targets=model.backbone.lora_targets)
     digests.append(reader_digest(model))
-    add_adapter(model.backbone.transformer, "reinforce", rank=2, seed=0)
+    add_adapter(model.backbone.transformer, "reinforce", rank=2, seed=0, targets=model.backbone.lora_targets)
     assert reader_digest(model) == digests[-1]
     with torch.no_grad():
         next(model.heads.parameters()).add_(1e-3)

@@ -34,7 +34,9 @@ def test_a_small_variance_is_divided_by_a_little_more() -> None:
 def test_the_control_permutes_advantages_within_groups() -> None:
     advantage = torch.arange(24.0)
     none = torch.zeros(0)
-    rng_keys: list[tuple[int | str, ...]] = [(7, "reinforce", 3, clip, member) for clip in range(4) for member in range(6)]
+    rng_keys: list[tuple[int | str, ...]] = [
+        (7, "reinforce", 3, clip, member) for clip in range(4) for member in range(6)
+    ]
     batch = Batch(none, none, {}, none, rng_keys)
     mixed = shuffled(advantage, 6, batch)
     assert torch.equal(mixed.view(4, 6).sort(1).values, advantage.view(4, 6))

@@ -10,9 +10,10 @@ import pytest
 
 from phys4d.cli import main
 from phys4d.models import folder as model_folder
+from phys4d.models.config import ModelConfig
 from phys4d.models.lora import add_adapter
 from phys4d.models.preflight import HEADS
-from phys4d.models.world import ModelConfig, create_tiny
+from phys4d.models.world import create_model
 
 Refused = Callable[..., str]
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9999999\n"
@@ -56,7 +57,10 @@ def test_a_model_of_another_family(refused: Refused, tmp_path: Path) -> None:
 
 
 def test_a_kind_that_init_does_not_hold(refused: Refused, released: Path) -> None:
-    line = f'model.kind: "tiny", but {released} is a released Wan model: set model.kind = "wan"'
+    line = (
+        f'model.kind: "tiny", but {released} is a released model of the kind of Wan2.2-TI2V-5B: '
+        'set model.kind = "wan"'
+    )
     assert refused(released) == line
     line = 'model.kind: "wan" without init: name the folder of the released model as init'
     assert refused(None, "model.kind=wan", stages=("backbone",)) == line
@@ -74,10 +78,10 @@ def test_clips_that_a_released_model_does_not_take(refused: Refused, released: P
 
 def test_a_model_of_ours_whose_files_are_damaged(refused: Refused, tmp_path: Path) -> None:
     model, base, given = (
-        create_tiny(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=0), tmp_path / "base", tmp_path / "m"
+        create_model(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=0), tmp_path / "base", tmp_path / "m"
     )  # fmt: skip
     model_folder.save(model, base, stage="backbone", base=None)
-    add_adapter(model.backbone.transformer, "finetune", 2, 0)
+    add_adapter(model.backbone.transformer, "finetune", 2, 0, targets=model.backbone.lora_targets)
     model_folder.save(model, given, stage="finetune", base=base)
     heads = (given / HEADS).read_bytes()
     (given / HEADS).write_bytes(heads[:-4])

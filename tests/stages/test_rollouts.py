@@ -7,8 +7,9 @@ import torch
 
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.parallel import Parallel
+from phys4d.models.config import ModelConfig
 from phys4d.models.heads import HeadConfig
-from phys4d.models.world import ModelConfig, create_tiny
+from phys4d.models.world import create_model
 from phys4d.stages.reinforce import ReinforceConfig, ReinforceObjective
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3)
@@ -22,7 +23,7 @@ def test_a_group_shares_its_start_and_nothing_else(
         data=clips, conditions=2, group=3, shared_start=shared, optimizer=OPTIMIZER, loop=LoopConfig(steps=1)
     )
     size = ModelConfig(width=32, layers=2, taps=(0, 1), heads=HeadConfig(width=8))
-    model = create_tiny(size, 5, 16, 16, seed=0)
+    model = create_model(size, 5, 16, 16, seed=0)
     objective = ReinforceObjective(config, model, Parallel.start(), seed=5)
     encode, encoded = model.codec.encode, []
     monkeypatch.setattr(model.codec, "encode", lambda video: encoded.append(len(video)) or encode(video))

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from phys4d.kernels.geometry.launching import launch
+from phys4d.kernels.dispatch import launch
 
 NOWHERE = 2**63 - 1  # the key of who is not on the curve: larger than all others
 _SAMPLE, _RANGES = 4096, 256  # points of a cloud that are looked at; parts of an axis with equally many of them
@@ -183,6 +183,6 @@ def keys_by_triton(cloud: Tensor, lengths: Tensor, edges: Tensor) -> Tensor:
     launch(
         keys_kernel, batch * blocks, cloud, lengths, edges, found, points, blocks,
         D=dimensions, BITS=_BITS[dimensions], RANGES=_RANGES, HALVINGS=_RANGES.bit_length() - 1, NOWHERE=NOWHERE,
-        BLOCK=_BLOCK,
+        BLOCK=_BLOCK, num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
     return found

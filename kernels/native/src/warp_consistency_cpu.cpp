@@ -1,3 +1,4 @@
+// Over 300 lines: forward and backward of one operator, which share all of their helpers.
 // Pixels are worked on in chunks of a row, in loops over plain arrays that the compiler turns into vectors. Sums are
 // kept per row and added up in order, and a pair of frames is scattered by one task in raster order: neither threads
 // nor instruction sets change a bit.

@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from phys4d.clips import Batch
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.parallel import Parallel
+from phys4d.models import backbone as models_backbone
+from phys4d.models.config import ModelConfig
 from phys4d.models.heads import HeadConfig
 from phys4d.models.interface import Grid, Prediction
-from phys4d.models.world import ModelConfig, WorldModel
+from phys4d.models.spec import Parts
+from phys4d.models.world import WorldModel
 
 SEED, FRAMES, SIDE = 5, 3, 2
 BASE, FINETUNED, POLICY = 0.3, 0.2, 0.1  # slopes of the velocity: the backbone's and what each adapter adds
@@ -61,8 +64,9 @@ class Transformer(nn.Module):
 class Backbone(nn.Module):
     """velocity = slope * noisy + sigma + text, 0 on the first frame; its one hidden number is the slope."""
 
-    gate = None
     width = 1
+    lora_targets = ("slope",)
+    diffusion_loss = models_backbone.Backbone.diffusion_loss
     patch = (1, 1, 1)
 
     def __init__(self) -> None:
@@ -153,7 +157,8 @@ def world() -> WorldModel:
     config = ModelConfig(
         taps=(0,), heads=HeadConfig(kind="linear", width=8), probe_sigma=0.07, sampling_shift=2.5, sampling_steps=3
     )
-    model = WorldModel(config, Grid(FRAMES, SIDE, SIDE, (1, 1, 1)), Backbone(), Doubling(), Words())  # type: ignore
+    parts = Parts(Backbone(), Doubling(), Words())  # type: ignore[arg-type]
+    model = WorldModel(config, Grid(FRAMES, SIDE, SIDE, (1, 1, 1)), parts)  # type: ignore[arg-type]
     model.heads = Heads()  # type: ignore[assignment]
     return model
 

@@ -1,0 +1,133 @@
+"""Fills every generated part of the README and of docs/ from the committed results.
+
+    python -m phys4d.benchmarks.publish
+
+A generated part stands between `<!-- name -->` and `<!-- /name -->`. `PARTS` is the one list of them: page, name of the
+part, committed results below benchmarks/results/, and the function that makes the text from those results. Benchmarks
+measure and write results; they know nothing of pages.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phys4d.benchmarks import (
+    adaptive_norm_cpu,
+    block_memory,
+    chamfer,
+    demo,
+    geometry_predictions,
+    host_cost,
+    losses,
+    machine_code,
+    phases,
+    policy,
+    predictions,
+    results,
+    simulation,
+    train,
+    tree_visits,
+    warping,
+)
+from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, NORM_ROPE
+
+ROOT = Path(__file__).resolve().parent.parent
+README = "README.md"
+ATTENTION_PAGE, ELEMENTWISE_PAGE = "docs/attention-kernels.md", "docs/elementwise-kernels.md"
+GEOMETRY_PAGE, SIMULATION_PAGE, POLICY_PAGE = "docs/geometry-kernels.md", "docs/simulation.md", "docs/policy-study.md"
+ELEMENTWISE = (*NORM_ROPE, *ADAPTIVE_NORM)
+MACHINE_CODE, GEOMETRY_CODE = "machine-code.json", "machine-code-geometry.json"
+Kernels = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A generated part of a page.
+
+    Attributes:
+        page: path from the repository root.
+        name: the name in its two marks.
+        sources: JSON files below benchmarks/results/.
+        render: makes the text from the parsed sources, in their order.
+    """
+
+    page: str
+    name: str
+    sources: tuple[str, ...]
+    render: Callable[..., str]
+
+    def text(self) -> str:
+        """The text between the marks, from the committed results."""
+        return self.render(*map(results.committed, self.sources))
+
+
+def _attention_predictions(kernels: Kernels) -> str:
+    return f"{predictions.table(kernels, ATTENTION)}\n\n{predictions.assumptions()}"
+
+
+def _attention_code(kernels: Kernels) -> str:
+    return machine_code.table(machine_code.of_cases(kernels, ATTENTION))
+
+
+def _elementwise_predictions(kernels: Kernels) -> str:
+    return predictions.table(kernels, ELEMENTWISE)
+
+
+def _elementwise_code(kernels: Kernels) -> str:
+    return machine_code.table(machine_code.of_cases(kernels, ELEMENTWISE))
+
+
+PARTS = (
+    Part(README, "demo", ("demo/summary.json",), demo.table),
+    Part(README, "phases", ("phases/summary.json",), phases.table),
+    Part(README, "train", ("train/cpu.json",), train.table),
+    Part(README, "block memory", ("block-memory.json",), block_memory.sentence),
+    Part(ATTENTION_PAGE, "predictions", (MACHINE_CODE,), _attention_predictions),
+    Part(ATTENTION_PAGE, "machine code", (MACHINE_CODE,), _attention_code),
+    Part(ELEMENTWISE_PAGE, "predictions", (MACHINE_CODE,), _elementwise_predictions),
+    Part(ELEMENTWISE_PAGE, "machine code", (MACHINE_CODE,), _elementwise_code),
+    Part(ELEMENTWISE_PAGE, "block memory", ("block-memory.json",), block_memory.summary),
+    Part(ELEMENTWISE_PAGE, "host cost", ("host-cost.json",), host_cost.summary),
+    Part(ELEMENTWISE_PAGE, "cpu", ("adaptive_norm_cpu/adaptive_norm_cpu.json",), adaptive_norm_cpu.summary),
+    Part(GEOMETRY_PAGE, "tree visits", ("tree-visits.json",), tree_visits.summary),
+    Part(GEOMETRY_PAGE, "predictions", (GEOMETRY_CODE,), geometry_predictions.table),
+    Part(GEOMETRY_PAGE, "losses", ("losses/losses.json",), losses.summary),
+    Part(GEOMETRY_PAGE, "chamfer", ("chamfer/chamfer.json",), chamfer.summary),
+    Part(GEOMETRY_PAGE, "warping", ("warping/warping.json",), warping.summary),
+    Part(GEOMETRY_PAGE, "machine code", (GEOMETRY_CODE,), machine_code.table),
+    Part(SIMULATION_PAGE, "families", (), simulation.families_table),
+    Part(SIMULATION_PAGE, "speed", ("simulation/speed.json",), simulation.speed_table),
+    Part(SIMULATION_PAGE, "workers", ("simulation/workers.json",), simulation.workers_table),
+    Part(SIMULATION_PAGE, "dropped", ("simulation/dropped.json",), simulation.dropped_table),
+    Part(POLICY_PAGE, "policy", ("policy/summary.json",), policy.table),
+    Part(POLICY_PAGE, "rewards", ("policy/summary.json",), policy.forms_table),
+)
+
+
+def filled(text: str, name: str, content: str) -> str:
+    """The text with `content` between `<!-- name -->` and `<!-- /name -->`; ValueError without exactly one."""
+    pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(\n<!-- /{re.escape(name)} -->)", re.DOTALL)
+    found, count = pattern.subn(lambda match: match.group(1) + content + match.group(2), text)
+    if count != 1:
+        raise ValueError(f"expected one <!-- {name} --> ... <!-- /{name} -->, found {count}")
+    return found
+
+
+def complete(page: str) -> str:
+    """The content of a page with its generated parts filled in from the committed results."""
+    text = (ROOT / page).read_text()
+    for part in (part for part in PARTS if part.page == page):
+        text = filled(text, part.name, part.text())
+    return text
+
+
+def publish() -> None:
+    """Fills the generated parts of all pages of this checkout."""
+    for page in dict.fromkeys(part.page for part in PARTS):
+        (ROOT / page).write_text(complete(page))
+
+
+if __name__ == "__main__":
+    publish()

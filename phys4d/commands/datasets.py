@@ -1,0 +1,198 @@
+"""`phys4d simulate`, `label` and `data`: commands that write or check a dataset."""
+
+import argparse
+import os
+from pathlib import Path
+
+from phys4d.commands import Commands
+from phys4d.engine.errors import UserError, printable
+from phys4d.engine.signals import keeps
+from phys4d.teachers.registry import DEPTH_TEACHERS, FLOW_TEACHERS
+
+
+def add_simulate(commands: Commands) -> None:
+    """Adds `simulate`."""
+    simulate = commands.add_parser("simulate", help="simulate clips with exact truth into a dataset")
+    simulate.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
+    simulate.add_argument("--clips", type=int, required=True)
+    simulate.add_argument(
+        "--category", action="append", metavar="NAME",
+        help="a kind of physics, or all of them; repeat for several, which take turns (default: rigid)",
+    )  # fmt: skip
+    simulate.add_argument(
+        "--family", action="append", metavar="NAME", help="one family of scenes; repeat for several (default: all)"
+    )
+    simulate.add_argument(
+        "--camera", default="static", help="static (default), or moving along a path that the caption states"
+    )
+    simulate.add_argument(
+        "--looks", default="varied", help="varied backdrops, lights and soft shadows (default), or plain"
+    )
+    simulate.add_argument("--size", default="48x48", metavar="HxW", help="pixels, or one number (default: 48x48)")
+    simulate.add_argument("--frames", type=int, default=17)
+    simulate.add_argument("--fps", type=int, default=24)
+    simulate.add_argument("--seed", type=int, default=0)
+    simulate.add_argument(
+        "--workers", type=int, default=2, help="processes; the bytes do not depend on it (default: 2)"
+    )
+    simulate.add_argument("--no-truth", action="store_true", help="write videos and captions only")
+    simulate.set_defaults(command=_simulate)
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from phys4d.engine.config import build
+    from phys4d.simulation.categories import CATEGORIES
+    from phys4d.simulation.generate import SimulateConfig, simulate
+
+    height, cross, width = options.size.partition("x")
+    width = width if cross else height
+    if not (height.isdigit() and width.isdigit()):
+        raise UserError(f"--size {options.size}: expected HEIGHTxWIDTH in pixels, such as 48x48")
+    values = {
+        "clips": options.clips, "size": (int(height), int(width)), "frames": options.frames, "fps": options.fps,
+        "seed": options.seed, "truth": not options.no_truth, "camera": options.camera, "looks": options.looks,
+    }  # fmt: skip
+    if options.family:
+        values["families"] = tuple(options.family)
+    if options.category:
+        values["categories"] = tuple(CATEGORIES) if options.category == ["all"] else tuple(options.category)
+    if options.workers < 1:
+        raise UserError(f"--workers {options.workers}: expected 1 or more")
+    config = build(SimulateConfig, values, "simulate")
+    keeps(f"{options.out}: finished clips are kept: the same command goes on from there")
+    summary = simulate(config, options.out, workers=options.workers)
+    for line in summary.lines():
+        print(line)
+    return 0
+
+
+def add_label(commands: Commands) -> None:
+    """Adds `label`."""
+    label = commands.add_parser("label", help="pseudo-label videos with depth and flow teachers")
+    label.add_argument("--videos", type=Path, required=True, help="the dataset to label; its truth is never read")
+    label.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
+    label.add_argument(
+        "--teacher", default="small", metavar="NAME",
+        help=f"the depth teacher: {' or '.join(DEPTH_TEACHERS)} (default: small, trained on --scenes)",
+    )  # fmt: skip
+    label.add_argument(
+        "--flow", default="dis", metavar="NAME", help=f"the flow teacher: {' or '.join(FLOW_TEACHERS)} (default: dis)"
+    )
+    label.add_argument("--scenes", type=Path, help="other scenes, with truth, to train a depth teacher on")
+    label.add_argument("--weights", type=Path, help="the model folder of a depth teacher")
+    label.add_argument("--steps", type=int, help="training steps of a depth teacher (default: 400)")
+    label.add_argument("--seed", type=int, help="of a depth teacher's training (default: 0)")
+    label.add_argument(
+        "--set", dest="changes", action="append", default=[], metavar="A.B=C",
+        help="change another setting of a teacher, such as depth.batch=2 or flow.preset=fast",
+    )  # fmt: skip
+    label.add_argument(
+        "--workers", type=int, default=len(os.sched_getaffinity(0)),
+        help="threads; the bytes do not depend on it (default: one per core)",
+    )  # fmt: skip
+    label.set_defaults(command=_label)
+
+
+def _label(options: argparse.Namespace) -> int:
+    from phys4d.teachers.label import label_dataset
+    from phys4d.teachers.registry import choose
+
+    folders = {"scenes": options.scenes, "weights": options.weights}
+    settings = {"steps": options.steps, "seed": options.seed}
+    depth, flow = choose(options.teacher, options.flow, folders, settings, options.changes)
+    label_dataset(options.videos, options.out, depth, flow, workers=options.workers)
+    return 0
+
+
+def add_data(commands: Commands) -> None:
+    """Adds `data` with its actions."""
+    data = commands.add_parser("data", help="check datasets, look at them, import clips").add_subparsers(
+        required=True, metavar="action"
+    )
+    verify = data.add_parser("verify", help="check every byte of a dataset")
+    verify.add_argument("folder", type=Path)
+    verify.set_defaults(command=_verify)
+    sheet = data.add_parser("sheet", help="one picture of a dataset's clips, with the truth beside them")
+    sheet.add_argument("folder", type=Path)
+    sheet.add_argument("--out", type=Path, required=True, metavar="PICTURE", help="a .png or .jpg")
+    sheet.add_argument("--clips", type=int, default=36, help="the first so many (default: 36)")
+    sheet.set_defaults(command=_sheet)
+    videos = data.add_parser("import", help="video files (mp4, mov, webm, mkv): docs/your-own-clips.md")
+    videos.add_argument("folder", type=Path, help="searched with all folders in it")
+    videos.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
+    videos.add_argument("--frames", type=int, required=True, help="of each clip")
+    videos.add_argument("--size", required=True, metavar="HxW", help="pixels, or one number; the centre is kept")
+    videos.add_argument("--fps", type=float, help="of the clips: frames are picked by their time (default: 24)")
+    videos.add_argument("--every", type=float, metavar="SECONDS", help="a clip each so many seconds (default: one)")
+    videos.add_argument("--fov", type=float, metavar="DEGREES", help="assumed across the width (default: 60)")
+    videos.add_argument("--caption", metavar="TEXT", help="of videos without a .txt beside them (default: empty)")
+    cores = len(os.sched_getaffinity(0))
+    videos.add_argument("--workers", type=int, default=cores, help="threads, one video each (default: one per core)")
+    videos.set_defaults(command=_import_videos)
+    replicator = data.add_parser(
+        "import-replicator", help="clips that writers of NVIDIA Omniverse Replicator (Isaac Sim) left"
+    )
+    replicator.add_argument("folder", type=Path, help="what a writer wrote, or a folder of such folders")
+    replicator.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
+    replicator.add_argument(
+        "--fps", type=float, default=24.0, help="of the recordings, which do not say it (default: 24)"
+    )
+    replicator.add_argument(
+        "--caption", action="append", default=[], metavar="TEXT", help="one for all clips, or repeated for each"
+    )
+    replicator.add_argument(
+        "--depth-unit", choices=("metres", "centimetres", "millimetres"),
+        help="of the recorded distances (default: metres, refused where camera or range speak against it)",
+    )  # fmt: skip
+    replicator.set_defaults(command=_import_replicator)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from phys4d.engine.data.dataset import verify
+
+    problems = verify(options.folder)
+    for problem in problems:
+        print(printable(problem))
+    if problems:
+        raise UserError(f"{options.folder}: {len(problems)} problems: write this dataset again")
+    print(printable(f"{options.folder}: all clips are whole"))
+    return 0
+
+
+def _sheet(options: argparse.Namespace) -> int:
+    from phys4d.report.sheet import contact_sheet
+
+    count = contact_sheet(options.folder, options.out, clips=options.clips)
+    print(printable(f"{options.out}: {count} clips"))
+    return 0
+
+
+def _import_videos(options: argparse.Namespace) -> int:
+    from phys4d.engine.config import build
+    from phys4d.importers.videos.dataset import VideosConfig, import_videos
+
+    given = {name: getattr(options, name) for name in VideosConfig.model_fields}
+    config = build(VideosConfig, {name: value for name, value in given.items() if value is not None}, "data import")
+    done = import_videos(options.folder, options.out, config, workers=options.workers)
+    for line in done.lines:
+        print(printable(line))
+    if not done.clips:
+        raise UserError(f"{options.folder}: not one clip could be made of its {len(done.lines)} files, see above")
+    left_out = f", {len(done.lines)} files left out in whole or in part" if done.lines else ""
+    captions = f", {done.without_caption} without a caption" if done.without_caption else ""
+    print(printable(f"{options.out}: {done.clips} clips of {done.videos} videos{left_out}{captions}"))
+    return 0
+
+
+def _import_replicator(options: argparse.Namespace) -> int:
+    from phys4d.importers.replicator.dataset import import_replicator
+
+    done = import_replicator(
+        options.folder, options.out, fps=options.fps, captions=options.caption, depth_unit=options.depth_unit
+    )
+    print(printable(f"{options.out}: {done.clips} clips, depth from {done.nearest:.4g} to {done.farthest:.4g} m"))
+    for name, count in (("motion_vectors", done.without_vectors), ("segmentation", done.without_segmentation)):
+        if count:
+            what = f"{count} without {name}: see docs/import-replicator.md for what is then not known"
+            print(printable(f"{options.out}: {what}"))
+    return 0

@@ -1,0 +1,85 @@
+"""`phys4d demo`, `train` and `evaluate`."""
+
+import argparse
+import json
+from pathlib import Path
+
+from phys4d.commands import Commands
+from phys4d.engine.signals import keeps
+
+
+def add_demo(commands: Commands) -> None:
+    """Adds `demo`."""
+    demo = commands.add_parser("demo", help="the whole pipeline on this machine, from simulation to report")
+    demo.add_argument(
+        "--folder", type=Path, default=Path("runs/demo"), help="where everything goes (default: runs/demo)"
+    )
+    demo.add_argument("--recipe", type=Path, help="another recipe than the one that comes with phys4d")
+    demo.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C", help="change one value")
+    demo.add_argument("--resume", action="store_true", help="continue an interrupted demo in the same folder")
+    demo.set_defaults(command=_demo)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    if options.resume:
+        keeps(f"{options.folder}: the demo is as it was: the same command goes on with it")
+    from phys4d.demo import run_demo
+
+    run_demo(options.folder, options.recipe, options.overrides, resume=options.resume)
+    return 0
+
+
+def add_train(commands: Commands) -> None:
+    """Adds `train`."""
+    train = commands.add_parser("train", help="run the stages of a run file; the same under torchrun")
+    train.add_argument("run", type=Path, metavar="RUN.toml")
+    train.add_argument(
+        "--resume", action="store_true", help="continue from the newest complete checkpoint of your own run"
+    )
+    train.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C", help="change one value")
+    train.add_argument("--dry-run", action="store_true", help="check everything that can be checked, start nothing")
+    train.set_defaults(command=_train)
+
+
+def _train(options: argparse.Namespace) -> int:
+    if options.resume:
+        keeps(f"{options.run}: the run is as it was: the same command goes on with it")
+    from phys4d.train import train
+
+    train(options.run, options.overrides, resume=options.resume, dry_run=options.dry_run)
+    return 0
+
+
+def add_evaluate(commands: Commands) -> None:
+    """Adds `evaluate`."""
+    evaluate = commands.add_parser("evaluate", help="measure a model on held-out clips")
+    evaluate.add_argument("model", type=Path, help="a model folder written by a stage")
+    evaluate.add_argument("--data", type=Path, required=True, help="simulated clips with truth, not trained on")
+    evaluate.add_argument("--scenes", type=int, default=40, help="how many of them (default: 40)")
+    evaluate.add_argument("--samples", type=int, default=4, help="generated clips a scene (default: 4)")
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--out", type=Path, help="also write the table as JSON")
+    evaluate.set_defaults(command=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from phys4d.engine.config import build
+    from phys4d.engine.output import check_file, write_file
+    from phys4d.engine.parallel import Parallel
+    from phys4d.evaluate.run import EvaluateConfig, evaluate_folder
+
+    if options.out is not None:
+        check_file(options.out)
+    values = {"data": options.data, "scenes": options.scenes, "samples": options.samples, "seed": options.seed}
+    config = build(EvaluateConfig, values, "evaluate")
+    parallel = Parallel.start()
+    try:
+        table = evaluate_folder(options.model, config, parallel)
+    finally:
+        parallel.close()
+    if table is not None:
+        text = json.dumps(table, indent=1)
+        print(text)
+        if options.out is not None:
+            write_file(options.out, f"{text}\n".encode())
+    return 0

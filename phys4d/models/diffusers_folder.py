@@ -1,0 +1,102 @@
+"""Folders in the diffusers layout, looked at without reading weights: configurations, headers of files, tokenizers."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from phys4d.engine.errors import UserError
+from phys4d.models.headers import check_fits, read_json, read_weights, text_is_pointer
+
+WEIGHTS = "diffusion_pytorch_model"  # diffusers' name; transformers' is "model"
+
+
+def check_layout(folder: Path, parts: tuple[str, ...], layout: str) -> None:
+    """UserError unless a folder has these sub-folders; layout: what is expected, for the message."""
+    if not folder.is_dir():
+        what = "is a file" if folder.is_file() else "no such folder"
+        raise UserError(f"{folder}: {what}: {layout}, a folder with {', '.join(parts)}")
+    missing = [name for name in parts if not (folder / name).is_dir()]
+    if missing:
+        single = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".gguf", ".pth", ".bin"))
+        holds = f", but {single[0]}, weights in one file" if single else ""
+        raise UserError(f"{folder}: no {', '.join(missing)}{holds}: {layout}")
+
+
+def read_config(path: Path, expected: str, taken: str) -> dict[str, Any]:
+    """A config.json of the class `expected` that is not quantised; taken: the published model, for the message."""
+    config = read_json(path)
+    if config.get("_class_name") != expected:
+        got = config.get("_class_name", "none")
+        raise UserError(f"{path}: _class_name: expected {expected}, got {got}: only {taken} is taken")
+    check_unquantised(path, config)
+    return config
+
+
+def class_name(folder: Path) -> str | None:
+    """The class that config.json of a folder names; None where it names none or cannot be read."""
+    try:
+        return read_json(folder / "config.json").get("_class_name")
+    except UserError:
+        return None
+
+
+def check_unquantised(path: Path, config: dict[str, Any]) -> None:
+    """UserError for a configuration of quantised weights."""
+    if config.get("quantization_config"):
+        raise UserError(f"{path}: quantization_config: quantised weights do not train: take the unquantised folder")
+
+
+def check_stored(folder: Path, module: nn.Module, layout: str) -> None:
+    """UserError unless a folder stores every tensor of a module on the meta device, whole and with its shape."""
+    what = f"{type(module).__name__} of its config.json"
+    check_fits(*read_weights(folder, WEIGHTS, layout), shapes_of(module), what)
+
+
+def check_t5_encoder(folder: Path, encoder: type[nn.Module], config: type[Any], layout: str) -> int:
+    """Width of a token of a text encoder of the T5 family; UserError unless the folder holds a whole one.
+
+    encoder, config: classes of transformers.
+    """
+    path = folder / "config.json"
+    table = read_json(path)
+    names = table.get("architectures") or [table.get("model_type")]
+    name = encoder.__name__
+    if name not in names:
+        raise UserError(f"{path}: architectures: expected {name}, got {', '.join(map(str, names))}")
+    check_unquantised(path, table)
+    module = on_meta(path, lambda: encoder(config.from_dict(table)))
+    (stored, files), shapes = read_weights(folder, "model", layout), shapes_of(module)
+    tied = ("shared.weight", "encoder.embed_tokens.weight")  # one tensor under two names: either is enough
+    if any(name in stored for name in tied):
+        shapes = {name: shape for name, shape in shapes.items() if name in stored or name not in tied}
+    check_fits(stored, files, shapes, f"{name} of its config.json")
+    return module.config.d_model
+
+
+def check_tokenizer(folder: Path, layout: str) -> None:
+    """UserError unless the files that AutoTokenizer needs are there, and are no pointers to them."""
+    if not (folder / "tokenizer_config.json").is_file():
+        raise UserError(f"{folder / 'tokenizer_config.json'}: no such file: {layout}")
+    words = [folder / name for name in ("tokenizer.json", "spiece.model") if (folder / name).is_file()]
+    if not words:
+        raise UserError(f"{folder / 'tokenizer.json'}: no such file, and no spiece.model: {layout}")
+    for path in (*words, folder / "tokenizer_config.json"):
+        if text_is_pointer(path):
+            raise UserError(f"{path}: is a git-lfs pointer: run `git lfs pull` in {folder}")
+
+
+def on_meta(path: Path, build: Callable[[], Any]) -> Any:
+    """What `build` returns, without memory for its weights; UserError where the configuration at `path` builds none."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return build()
+    except (TypeError, ValueError, RuntimeError, AttributeError, ZeroDivisionError) as error:
+        raise UserError(f"{path}: builds no model ({' '.join(str(error).split())}): download it again") from None
+
+
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors that a module stores, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

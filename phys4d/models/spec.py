@@ -1,0 +1,78 @@
+"""What a kind of model is to the rest of the program: one `ModelSpec`, listed in `phys4d.models.registry`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from phys4d.models.backbone import Backbone
+from phys4d.models.interface import Codec, TextEncoder
+
+
+class Settings(Protocol):
+    """The keys of the run file's table [model] that decide on the size of a new model."""
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def layers(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a model is, known before a weight is read.
+
+    transformer: on torch's meta device; layers: its blocks; width: channels of a hidden token; channels: of the
+    latents; token_stride: frames, rows and columns of pixels under one token; steps, shift: how it is sampled by
+    default.
+    """
+
+    transformer: nn.Module
+    layers: int
+    width: int
+    channels: int
+    token_stride: tuple[int, int, int]
+    steps: int
+    shift: float
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A backbone with its codec and its text encoder."""
+
+    backbone: Backbone
+    codec: Codec
+    text: TextEncoder
+
+
+def _as_they_are(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return tensors
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A kind of backbone with its codec and text encoder: one folder beside this file.
+
+    kind: its name, the value of `kind` in the run file's table [model].
+    title: the published model that is taken, for messages; None for a kind without published weights.
+    outline: what a model is, from a folder in the diffusers layout, or, for None, as a new model of these settings.
+        UserError, one line, where the folder does not hold a whole model of this kind; no weight is read.
+    load: reads backbone, codec and text encoder from such a folder; taps as in `Backbone`.
+    create: a new model with weights drawn from a seed; None where a model only starts from published weights.
+    recognises: whether a folder looks like published weights of this kind.
+    check_caption: ValueError for a caption that the text encoder cannot take whole.
+    rename_lora: tensors of a LoRA file at this path, from key names that other programs use to those of the
+        transformer's modules. ValueError where they are not of this kind of model.
+    """
+
+    kind: str
+    title: str | None
+    outline: Callable[[Settings, Path | None], Outline]
+    load: Callable[[Path, tuple[int, ...]], Parts]
+    create: Callable[[Settings, tuple[int, ...], int], Parts] | None = None
+    recognises: Callable[[Path], bool] = lambda folder: False
+    check_caption: Callable[[str], object] = lambda caption: None
+    rename_lora: Callable[[Path, dict[str, Tensor]], dict[str, Tensor]] = _as_they_are

@@ -1,0 +1,56 @@
+"""`tiny` as a kind of model: made with random weights, or read from a model folder that a stage wrote."""
+
+from pathlib import Path
+
+from diffusers import WanTransformer3DModel
+
+from phys4d.models.diffusers_folder import on_meta
+from phys4d.models.spec import ModelSpec, Outline, Parts, Settings
+from phys4d.models.tiny.backbone import PATCH, TinyBackbone, draw_transformer, tiny_transformer
+from phys4d.models.tiny.haar import HaarCodec
+from phys4d.models.tiny.words import WordEncoder
+from phys4d.models.wan.published import check_transformer
+from phys4d.models.wan.spec import read_transformer
+
+STEPS, SHIFT = 10, 3.0
+
+
+def _outline(settings: Settings, folder: Path | None) -> Outline:
+    if folder is None:
+        transformer: WanTransformer3DModel = on_meta(
+            Path("model"), lambda: tiny_transformer(settings.width, settings.layers)
+        )
+    else:
+        transformer = check_transformer(folder / "transformer")
+    config, (t, h, w) = transformer.config, PATCH
+    temporal, spatial = HaarCodec.temporal_stride, HaarCodec.spatial_stride
+    return Outline(
+        transformer=transformer,
+        layers=config.num_layers,
+        width=config.num_attention_heads * config.attention_head_dim,
+        channels=HaarCodec.channels,
+        token_stride=(temporal * t, spatial * h, spatial * w),
+        steps=STEPS,
+        shift=SHIFT,
+    )
+
+
+def _load(folder: Path, taps: tuple[int, ...]) -> Parts:
+    return Parts(TinyBackbone(read_transformer(folder), taps), HaarCodec(), WordEncoder())
+
+
+def _create(settings: Settings, taps: tuple[int, ...], seed: int) -> Parts:
+    text = WordEncoder()
+    transformer = tiny_transformer(settings.width, settings.layers, text_width=text.width)
+    draw_transformer(transformer, seed)
+    return Parts(TinyBackbone(transformer, taps), HaarCodec(), text)
+
+
+SPEC = ModelSpec(
+    kind="tiny",
+    title=None,
+    outline=_outline,
+    load=_load,
+    create=_create,
+    check_caption=WordEncoder().split,
+)

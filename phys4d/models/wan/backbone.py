@@ -1,0 +1,75 @@
+"""The backbone on diffusers' WanTransformer3DModel: Wan2.2-TI2V as released."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor, nn
+
+from phys4d.kernels.attention import explain
+from phys4d.kernels.integrate.diffusers import accelerate
+from phys4d.models.backbone import Backbone, autocast
+
+# Under autocast the norms of queries and keys keep their fp32 weights, as all trained weights do; torch then takes its
+# unfused kernel, which is right, and says so.
+warnings.filterwarnings("ignore", "Mismatch dtype between input and weight: input dtype = c10::BFloat16, weight dtype")
+
+
+class WanBackbone(Backbone):
+    """Evaluates a Wan transformer with one timestep per frame, zero on the clean first latent frame (Wan2.2-TI2V).
+
+    Attention, norm and rotation of queries and keys, and gate, residual, norm and modulation between the layers are
+    computed by `phys4d.kernels`; time is embedded once for each frame.
+    """
+
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+
+    def __init__(self, transformer: WanTransformer3DModel, taps: tuple[int, ...]) -> None:
+        super().__init__(transformer, taps)
+        config = transformer.config
+        self.patch = tuple(config.patch_size)
+        self.width = config.num_attention_heads * config.attention_head_dim
+        embedder = transformer.condition_embedder
+        embedder.forward = _in_full_precision(embedder.forward)
+        self.accelerated = accelerate(transformer, timestep_per="frame")
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return self.transformer.blocks
+
+    def token_timesteps(self, shape: torch.Size, sigma: Tensor) -> Tensor:
+        """[B, tokens] in 0..1000, fp32: 1000 sigma, and 0 for the tokens of the first latent frame."""
+        t, h, w = (n // p for n, p in zip(shape[2:], self.patch, strict=True))
+        steps = (1000 * sigma.float())[:, None].repeat(1, t * h * w)
+        steps[:, : h * w] = 0
+        return steps
+
+    def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+        return self.transformer(noisy, self.token_timesteps(noisy.shape, sigma), text, return_dict=False)[0]
+
+    def use_attention(self, backend: str) -> None:
+        self.accelerated.undo()
+        self.accelerated = accelerate(self.transformer, backend=backend, timestep_per="frame")
+
+    def explain_attention(self, tokens: int, text_tokens: int, device: torch.device) -> dict[str, Any]:
+        config = self.transformer.config
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        head = torch.empty(config.attention_head_dim, dtype=dtype, device=device, requires_grad=True)
+        q, text = (head.expand(1, n, config.num_attention_heads, -1) for n in (tokens, text_tokens))
+        backend = self.accelerated.backend
+        chosen = {name: str(explain(q, k, k, backend=backend)) for name, k in (("self", q), ("cross", text))}
+        return chosen | {"left": self.accelerated.left}
+
+
+def _in_full_precision(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, computed in the dtype of its inputs and weights even under autocast."""
+
+    @wraps(forward)
+    def without_autocast(timestep: Tensor, *inputs: Any, **options: Any) -> Any:
+        with autocast(timestep.device.type, enabled=False):
+            return forward(timestep, *inputs, **options)
+
+    return without_autocast

@@ -1,0 +1,62 @@
+"""Wan2.2-TI2V-5B as a kind of model."""
+
+from pathlib import Path
+
+import torch
+from diffusers import WanTransformer3DModel
+
+from phys4d.engine.errors import UserError
+from phys4d.models.diffusers_folder import class_name
+from phys4d.models.quiet import no_bars
+from phys4d.models.spec import ModelSpec, Outline, Parts, Settings
+from phys4d.models.wan.backbone import WanBackbone
+from phys4d.models.wan.codec import WanCodec
+from phys4d.models.wan.lora_names import diffusers_names
+from phys4d.models.wan.published import check_released
+from phys4d.models.wan.schedule import STEPS
+from phys4d.models.wan.text import UMT5Encoder
+
+
+def _outline(settings: Settings, folder: Path | None) -> Outline:
+    if folder is None:
+        raise UserError('model.kind: "wan" without init: name the folder of the released model as init')
+    published = check_released(folder)
+    transformer, vae = published.transformer.config, published.vae.config
+    t, h, w = transformer.patch_size
+    temporal, spatial = vae.scale_factor_temporal, vae.scale_factor_spatial
+    return Outline(
+        transformer=published.transformer,
+        layers=transformer.num_layers,
+        width=transformer.num_attention_heads * transformer.attention_head_dim,
+        channels=vae.z_dim,
+        token_stride=(temporal * t, spatial * h, spatial * w),
+        steps=STEPS,
+        shift=published.shift,
+    )
+
+
+def read_transformer(folder: Path) -> WanTransformer3DModel:
+    """The transformer in fp32, whatever it is stored in, since it is trained: in bf16 the small steps of an optimizer
+    are rounded away. `Backbone.precision` decides what its products are computed in."""
+    with no_bars():
+        return WanTransformer3DModel.from_pretrained(
+            folder / "transformer", torch_dtype=torch.float32, use_safetensors=True
+        )
+
+
+def _load(folder: Path, taps: tuple[int, ...]) -> Parts:
+    return Parts(
+        WanBackbone(read_transformer(folder), taps),
+        WanCodec(folder / "vae"),
+        UMT5Encoder(folder / "text_encoder", folder / "tokenizer"),
+    )
+
+
+SPEC = ModelSpec(
+    kind="wan",
+    title="Wan2.2-TI2V-5B",
+    outline=_outline,
+    load=_load,
+    recognises=lambda folder: class_name(folder / "transformer") == WanTransformer3DModel.__name__,
+    rename_lora=diffusers_names,
+)

@@ -1,0 +1,33 @@
+"""The benchmark of the simulation: its committed results cover every category, and rejected draws are counted once."""
+
+import pytest
+
+from phys4d.benchmarks import results, simulation
+from phys4d.simulation.categories import CATEGORIES
+
+
+def test_every_category_has_at_least_four_families_and_a_bar() -> None:
+    assert set(simulation.BARS) == set(CATEGORIES)
+    assert all(len(families) >= 4 for families in CATEGORIES.values())
+
+
+@pytest.mark.parametrize("kind", simulation.TABLES)
+def test_a_committed_result_covers_every_category(kind: str) -> None:
+    found = results.committed(f"simulation/{kind}.json")
+    if kind == "workers":
+        assert [row["workers"] for row in found["rows"]] == [1, 2]
+    else:
+        assert {row["category"] for row in found["rows"]} == set(CATEGORIES)
+    assert not any(row["provenance"]["git_revision"].endswith("-dirty") for row in found["rows"])
+
+
+def test_what_is_dropped_is_counted_once_and_told_as_a_share() -> None:
+    rows = [
+        {"category": "rope", "clips": 10, "dropped": {"coil: energy grows": 1}, "redrawn": {}},
+        {"category": "rope", "clips": 9, "dropped": {}, "redrawn": {"coil: badly framed": 4, "drape: badly framed": 1}},
+    ]
+    merged = simulation._merged(rows)
+    assert len(merged) == 1 and merged[0]["clips"] == 19
+    merged[0]["provenance"] = {"cores": 2, "cpu": "x", "git_revision": "y", "date": "2026"}
+    table = simulation.dropped_table({"rows": merged})
+    assert "| rope | 19 | 25 | 4.0% | 20.0% | badly framed 5, energy grows 1 |" in table
