@@ -64,7 +64,7 @@ class Peak(TorchDispatchMode):
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Without garbage collection, whose moment would otherwise change the count of objects in reference cycles."""
     gc.collect()
     gc.disable()
@@ -83,7 +83,7 @@ def kept(variant: Variant) -> int:
         held[storage._cdata] = storage
         return tensor
 
-    with _uncollected(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with uncollected(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         outs = variant.outs()
     for tensor in _given(variant):
         held.pop(tensor.untyped_storage()._cdata, None)
@@ -95,7 +95,7 @@ def peak(variant: Variant) -> int:
     """The maximum of live bytes in a training step, without parameters, inputs and the gradients of the results."""
     with torch.no_grad():
         gradients = tuple(torch.empty_like(out) for out in variant.outs())
-    with _uncollected(), Peak([*_given(variant), *gradients]) as counted:
+    with uncollected(), Peak([*_given(variant), *gradients]) as counted:
         variant.step(gradients)
     return counted.most
 

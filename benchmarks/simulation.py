@@ -26,8 +26,8 @@ from phys4d.engine.data import blob, video
 from phys4d.engine.telemetry import provenance
 from phys4d.simulation.categories import CATEGORIES
 from phys4d.simulation.clip import measure, render
-from phys4d.simulation.drawing import generator
-from phys4d.simulation.generate import SimulateConfig, draw, make_clip, one_thread_each, rasteriser, simulate
+from phys4d.simulation.generate import SimulateConfig, make_clip, one_thread_each, rasteriser, sample_scene, simulate
+from phys4d.simulation.rejection_sampling import keyed_rng
 
 FRAMES, FPS = 25, 24
 PARTS = ("simulation", "picture", "truth", "encoding")
@@ -47,7 +47,7 @@ def speed(size: int, clips: int, category: str) -> dict[str, Any]:
     for index in range(-1, clips * len(families)):
         clock = time.perf_counter
         begun = clock()
-        found = draw(config, max(index, 0))
+        found = sample_scene(config, max(index, 0))
         camera = found.scene.view.camera(FRAMES, size, size, FPS)
         drawn = clock()
         frames = render(found.meshes, camera, found.scene.light, raster)
@@ -96,7 +96,7 @@ def dropped(category: str, seeds: range) -> dict[str, Any]:
         config = SimulateConfig(
             families=(families[seed % len(families)],), size=(128, 128), frames=FRAMES, fps=FPS, seed=seed
         )
-        found = draw(config, 0)
+        found = sample_scene(config, 0)
         failed.update({f"{found.scene.family}: {reason}": n for reason, n in found.dropped.items()})
         again.update({f"{found.scene.family}: {reason}": n for reason, n in found.redrawn.items()})
     return {"category": category, "clips": len(seeds), "dropped": dict(failed), "redrawn": dict(again)}
@@ -174,7 +174,7 @@ def families_table() -> str:
     lines = ["| category | family | a caption |", "|---" * 3 + "|"]
     for category, families in CATEGORIES.items():
         lines += [
-            f"| {category} | `{family}` | {make(generator(7, 0, 0)).sentence()} |" for family, make in families.items()
+            f"| {category} | `{family}` | {make(keyed_rng(7, 0, 0)).sentence()} |" for family, make in families.items()
         ]
     return "\n".join(lines)
 

@@ -1,1 +1,2 @@
-"""The stage engine: runs objectives on 1..N processes and feeds them clips. Knows no model and no physics."""
+"""The stage engine: runs training objectives on 1..N processes and feeds them clips; independent of models and physics.
+"""

@@ -1,7 +1,7 @@
-"""Checkpoints in torch's distributed format (DCP): atomic, resharding, checked before they are loaded.
+"""Checkpoints in torch's distributed format (DCP): written atomically, resharded and validated when they are loaded.
 
-A DCP checkpoint contains a pickled index, so loading one runs whatever its author put there: load only what
-your own runs wrote. Models from others come as safetensors.
+A DCP checkpoint contains a pickled index, so loading one can execute code of its author: load only checkpoints of your
+    own runs. Models of other authors are loaded from safetensors.
 """
 
 import errno
@@ -28,12 +28,19 @@ _MANIFEST = "checkpoint.json"
 
 
 def save(folder: Path, stage: str, step: int, state: Mapping[str, Tensor], *, keep: int = 2) -> Path:
-    """Writes `state` to folder/checkpoint-<stage>-<step>/ and returns that path; all ranks call it.
+    """Writes `state` to folder/checkpoint-<stage>-<step>/ and returns that path; all ranks must call it.
 
-    state: name -> tensor or DTensor. The files are written under a hidden name, synced to the disk and then
-    renamed, so a checkpoint is there whole or not at all; then the file folder/latest names it, and of this
-    stage only the newest `keep` stay. A checkpoint of that step that is there already is kept. Raises UserError
-    where the disk does not take it; then the checkpoints before it are untouched.
+    The files are written to a hidden folder, synced to the disk and then renamed, so a checkpoint exists completely or
+    not at all. Then the file folder/latest is set to its name, and older checkpoints of the stage beyond `keep` are
+    removed. An existing checkpoint of that step is kept.
+
+    folder: run folder.
+    stage: name of the stage.
+    step: number of finished steps.
+    state: name -> tensor or DTensor.
+    keep: number of checkpoints of the stage that remain.
+
+    Raises UserError if the disk does not accept it; earlier checkpoints are then unchanged.
     """
     path = Path(folder) / f"checkpoint-{stage}-{step}"
     if _complete(path):
@@ -46,7 +53,7 @@ def save(folder: Path, stage: str, step: int, state: Mapping[str, Tensor], *, ke
             dcp.save(dict(state), storage_writer=writer, no_dist=not dist.is_initialized())
         on_all_ranks(lambda: _finish(partial, path, stage, step, keep))
     except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
-        if _rank() != 0:  # torch raises on all ranks what one met
+        if _rank() != 0:  # torch raises an error of one rank on all ranks
             raise FaultElsewhere(0) from error
         reason = disk_fault(error) or _short_of_room(path.parent, state)
         shutil.rmtree(partial, ignore_errors=True)
@@ -59,12 +66,19 @@ def save(folder: Path, stage: str, step: int, state: Mapping[str, Tensor], *, ke
 
 
 def check_room(folder: Path, stage: str, state: Mapping[str, Tensor], *, writes: int, keep: int) -> None:
-    """UserError unless the disk has room for what `writes` more checkpoints of a stage, `keep` of them kept, add."""
+    """Raises UserError unless the disk has space for the coming checkpoints of a stage.
+
+    folder: run folder.
+    stage: name of the stage.
+    state: name -> tensor or DTensor, as it will be saved.
+    writes: number of checkpoints still to be written.
+    keep: number of checkpoints that remain.
+    """
     there = sum(1 for _ in _of_stage(Path(folder), stage))
     free, size = shutil.disk_usage(folder).free, _bytes(state)
 
     def needed(kept: int) -> int:
-        return size * max(0, min(there + writes, kept + 1) - there)  # one more than is kept, while it is written
+        return size * max(0, min(there + writes, kept + 1) - there)  # kept + 1 exist while the last one is written
 
     if needed(keep) <= free:
         return
@@ -78,20 +92,21 @@ def check_room(folder: Path, stage: str, state: Mapping[str, Tensor], *, writes:
 
 def _begin(partial: Path) -> None:
     if _rank() == 0:
-        for stale in partial.parent.glob(".checkpoint-*.partial"):  # left by a run that was killed
+        for stale in partial.parent.glob(".checkpoint-*.partial"):  # of a killed run
             shutil.rmtree(stale)
         partial.mkdir(parents=True)
 
 
 def _finish(partial: Path, path: Path, stage: str, step: int, keep: int) -> None:
-    """Makes a checkpoint of the files that all ranks have written, names it the latest and removes the oldest."""
+    """Completes a checkpoint after all ranks have written their files: manifest, rename, `latest`, removal of old ones.
+    """
     if _rank() != 0:
         return
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     manifest = {"stage": stage, "step": step, "world_size": world_size, "torch": torch.__version__}
     replace_text(partial / _MANIFEST, json.dumps(manifest) + "\n")
     _sync_folder(partial)
-    if path.exists():  # a folder of that name without a manifest is no checkpoint
+    if path.exists():  # without a manifest it is not a checkpoint
         shutil.rmtree(path)
     os.rename(partial, path)
     _sync_folder(path.parent)
@@ -103,7 +118,11 @@ def _finish(partial: Path, path: Path, stage: str, step: int, keep: int) -> None
 
 
 def _short_of_room(folder: Path, state: Mapping[str, Tensor]) -> str | None:
-    """A full disk that torch reports as a position that it did not expect; looked at before anything is removed."""
+    """The message of a full disk if free space is below the checkpoint's size, else None; call it before removing
+    files.
+
+    torch reports a full disk as an unexpected file position.
+    """
     return os.strerror(errno.ENOSPC) if shutil.disk_usage(folder).free < _bytes(state) else None
 
 
@@ -112,16 +131,21 @@ def _bytes(state: Mapping[str, Tensor]) -> int:
 
 
 def latest(folder: Path, stage: str) -> tuple[Path, int] | None:
-    """The newest complete checkpoint of a stage with its step, or None; incomplete ones are passed over."""
+    """The newest complete checkpoint of a stage and its step, or None; incomplete checkpoints are ignored."""
     found = max(_of_stage(Path(folder), stage), default=None)
     return None if found is None else (found[1], found[0])
 
 
 def load(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Reads a checkpoint into the tensors of `state`, in place; all ranks call it.
+    """Reads a checkpoint into the tensors of `state`, in place; all ranks must call it.
 
-    The number of ranks may differ from the one that wrote it. Raises UserError, before anything is changed,
-    when names or shapes differ (another model, stage or LoRA rank) or the checkpoint cannot be read.
+    The number of ranks may differ from that at saving.
+
+    path: checkpoint folder.
+    state: name -> tensor or DTensor.
+
+    Raises UserError, before anything is changed, if names or shapes differ (another model, stage or LoRA rank) or the
+    checkpoint cannot be read.
     """
     stored = _stored_shapes(path)
     manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
@@ -139,10 +163,13 @@ def load(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def load_weights(path: Path, modules: Mapping[str, nn.Module]) -> None:
-    """Puts the weights that a stage ended with (the EMA where it kept one) into `modules`, in place.
+    """Loads the final weights of a stage (the EMA if it kept one) into `modules`, in place.
 
-    modules: as `Objective.modules()` names them; parameters that the stage did not train are left alone, and
-    modules that it does not know too. Raises UserError when a stored parameter has no place or another shape.
+    path: checkpoint folder.
+    modules: by the names of `Objective.modules()`; parameters that the stage did not train, and modules that it did not
+        have, are unchanged.
+
+    Raises UserError if a stored parameter has no counterpart or another shape.
     """
     stored = _stored_shapes(path)
     names = {name.split(".", 1)[1] for name in stored if name.startswith("model.")}
@@ -159,7 +186,7 @@ def load_weights(path: Path, modules: Mapping[str, nn.Module]) -> None:
 
 
 def named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
-    """All parameters by "module.parameter", each once."""
+    """All parameters by "module.parameter"; a parameter shared by modules is listed once."""
     named: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for prefix, module in modules.items():
@@ -213,7 +240,7 @@ def _rank() -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """DCP warns whenever there is no process group, which is meant here."""
+    """Suppresses DCP's warnings about a missing process group, which is intended for one process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""How long a run has taken over all its sessions: one that was killed and resumed counts every one of them."""
+"""Run time summed over all sessions of a run, including sessions that were killed."""
 
 import json
 import time
@@ -12,10 +12,13 @@ _EVERY = 1.0
 
 
 class Clock:
-    """Seconds of a run, in all and by stage, kept in the file `path` (clock.json) from session to session.
+    """Seconds of a run, in total and by stage, stored in the file `path` (clock.json) across sessions.
 
-    since: time.monotonic() from which this session counts. A session that is killed has counted up to its last
-    `save` or `tick`. With writes=False nothing is written (ranks other than 0).
+    A killed session counts up to its last `save` or `tick`.
+
+    path: the file.
+    since: time.monotonic() at which this session started.
+    writes: False on ranks other than 0, which write nothing.
     """
 
     def __init__(self, path: Path, *, since: float, writes: bool = True) -> None:
@@ -29,7 +32,7 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Within it, time counts for that stage too."""
+        """Context in which time also counts for the stage `name`."""
         self._count()
         self._stage = name
         try:
@@ -40,23 +43,23 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Of all sessions together."""
+        """Total over all sessions."""
         self._count()
         return self._total
 
     @property
     def stages(self) -> dict[str, float]:
-        """By stage, in the order in which they began."""
+        """Seconds by stage, in the order in which the stages began."""
         self._count()
         return dict(self._stages)
 
     def tick(self) -> None:
-        """Saves where the last time is a second ago; to be called often."""
+        """Saves if the last save is at least a second old; cheap enough to be called often."""
         if time.monotonic() - self._saved >= _EVERY:
             self.save()
 
     def save(self) -> None:
-        """Writes the file, so that a kill from here on does not lose what was counted."""
+        """Writes the file, so that a later kill does not lose the time counted so far."""
         self._count()
         self._saved = self._last
         if self.writes:

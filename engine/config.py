@@ -1,4 +1,4 @@
-"""Run files: TOML validated against frozen, strict pydantic models; every fault is one line for the user."""
+"""Run files: TOML validated by frozen, strict pydantic models; every error is one line for the user."""
 
 import difflib
 import json
@@ -15,10 +15,10 @@ from phys4d.engine.paths import expanded
 
 
 class Config(BaseModel):
-    """Base of every configuration: unknown keys, wrong types and changes after loading are refused.
+    """Base of all configurations: unknown keys, wrong types and changes after loading are refused.
 
-    In a field that is a Path, ~ and environment variables are expanded (`phys4d.engine.paths`).
-    A field that may be None must default to None: TOML has no null, so None is a key left out.
+    In Path fields, ~ and environment variables are expanded (`phys4d.engine.paths`). A field that may be None must
+    default to None: TOML has no null, so None is written by omitting the key.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, ser_json_inf_nan="constants")
@@ -63,9 +63,12 @@ _EXPECTED = {
 def load_toml(path: Path, schema: type[C], overrides: Sequence[str] = ()) -> C:
     """Reads and validates a run file.
 
-    path: the TOML file. schema: the Config subclass it must satisfy. overrides: "a.b=value" texts, applied
-    in order; the value is read as TOML, or as a plain string where it is none; an integer part of a key
-    indexes an array. Raises UserError, one line with file (or override), dotted key, expected and got.
+    path: the TOML file.
+    schema: the Config subclass that it must satisfy.
+    overrides: "a.b=value" texts, applied in order; the value is parsed as TOML, or taken as a plain string if that
+        fails; an integer part of a key indexes an array.
+
+    Raises UserError, one line with the file (or override), the dotted key, the expected and the actual value.
     """
     path = Path(path)
     try:
@@ -84,10 +87,12 @@ def load_toml(path: Path, schema: type[C], overrides: Sequence[str] = ()) -> C:
 
 
 def build(schema: type[C], values: dict[str, Any], where: str, origin: Mapping[str, str] | None = None) -> C:
-    """A validated configuration from plain values, with the same one-line UserError as a run file.
+    """Builds a validated configuration from plain values, with the same one-line UserError as for a run file.
 
-    where: begins the message (a file, or the name of a command). origin: dotted key -> the override that set
-    it, named instead of `where` when that key is at fault.
+    schema: the Config subclass.
+    values: parsed TOML.
+    where: beginning of an error message (a file, or the name of a command).
+    origin: dotted key -> the override that set it, which replaces `where` in an error about that key.
     """
     document = json.dumps(values, default=str)
     try:
@@ -100,7 +105,7 @@ def build(schema: type[C], values: dict[str, Any], where: str, origin: Mapping[s
 
 
 def dump_toml(config: Config) -> str:
-    """The resolved configuration as TOML text, which `load_toml` reads back to an equal object."""
+    """The configuration with all defaults as TOML text, from which `load_toml` reads an equal object."""
     text = "\n".join(_table(config.model_dump(mode="json"), ())) + "\n"
     back = type(config).model_validate_json(json.dumps(tomllib.loads(text)))
     assert back == config, "a field of this Config does not survive TOML (None that is not the default?)"
@@ -108,7 +113,9 @@ def dump_toml(config: Config) -> str:
 
 
 def _override(data: dict[str, Any], override: str, origin: dict[str, str], example: str) -> None:
-    """Sets one "a.b=value" in the parsed document and remembers which keys came from it; example: of a key."""
+    """Applies one "a.b=value" to the parsed document and records the keys that it set; example: a key for error
+    messages.
+    """
     dotted, equals, text = override.partition("=")
     parts = [part.strip() for part in dotted.split(".")]
     if not equals or not all(parts):
@@ -144,7 +151,7 @@ def _override(data: dict[str, Any], override: str, origin: dict[str, str], examp
 def _fault_line(where: str, schema: type[Config], data: Any, fault: Any, origin: Mapping[str, str]) -> str:
     """One pydantic error as "where: dotted key: expected ..., got ..."."""
     kind, parts, here = fault["type"], [], data
-    for part in fault["loc"]:  # unions add names of types to `loc`: only what the document has is kept
+    for part in fault["loc"]:  # unions add type names to `loc`: only keys of the document are kept
         in_list = isinstance(here, list) and isinstance(part, int) and part < len(here)
         if in_list or (isinstance(here, dict) and part in here):
             here = here[part]
@@ -193,7 +200,7 @@ def _names(schema: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tu
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models that a type annotation names, also within unions and tuples."""
+    """The pydantic models named in a type annotation, also within unions and tuples."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):

@@ -7,15 +7,17 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """Text that comes from outside (a path, a caption), with its control characters escaped: one line, no commands."""
+    """Escapes control characters in text from outside (a path, a caption), so that it is one line without terminal
+    commands.
+    """
     return _UNPRINTABLE.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 class UserError(Exception):
-    """The user's input is at fault (exit code 2).
+    """An error in the user's input (exit code 2).
 
-    The message is one line: what is wrong: where (file, key or index): what to do. Control characters in it
-    (from a file, say) are escaped, so that it stays one line and can be printed.
+    The message is one line: what is wrong: where (file, key or index): what to do. Control characters in it (from a
+        file, for example) are escaped.
     """
 
     def __init__(self, message: str) -> None:
@@ -23,23 +25,24 @@ class UserError(Exception):
 
 
 class FaultElsewhere(UserError):
-    """Another process met the UserError or OSError, and prints its line; this one ends with it, silently."""
+    """Another rank raised UserError or OSError and prints it; this rank ends without a message."""
 
     def __init__(self, rank: int) -> None:
         super().__init__(f"stopped by a fault that rank {rank} reports")
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal came where no step of training can be ended first, or came again: the work stops here.
+    """A signal arrived outside of a training step, or repeatedly: the work stops immediately.
 
-    A KeyboardInterrupt, so that libraries which catch every Exception let it pass.
+    It is a KeyboardInterrupt, so that libraries that catch Exception do not catch it.
     """
 
 
 class Interrupted(Exception):
     """A signal stopped the training after a checkpoint was written (exit code 3).
 
-    Attributes: stage and step that the checkpoint holds, and its path.
+    stage, step: of the checkpoint.
+    path: of the checkpoint.
     """
 
     def __init__(self, stage: str, step: int, path: Path) -> None:

@@ -1,4 +1,7 @@
-"""TensorBoard events, written at once: torch's writer does it in a thread, where a full disk ends in a traceback."""
+"""Synchronous TensorBoard events.
+
+torch's SummaryWriter writes in a thread, in which a full disk ends in a traceback instead of an error of the run.
+"""
 
 import os
 import socket
@@ -9,21 +12,25 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from phys4d.engine.storage import Appended
+from phys4d.engine.storage import AppendOnlyFile
 
 
 class Events:
-    """One event file in `folder`; what older files of the folder hold from step `purge` on is not shown any more."""
+    """One TensorBoard event file.
+
+    folder: of the event files.
+    purge: step from which on points of older files in the folder are hidden.
+    """
 
     def __init__(self, folder: Path, purge: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        self._writer = RecordWriter(Appended(folder / name))
+        self._writer = RecordWriter(AppendOnlyFile(folder / name))
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(step=purge, session_log=SessionLog(status=SessionLog.START)))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Adds one point to the curve of each name. Raises OSError where the disk does not take it."""
+        """Adds one point at `step` to the curve of each name. Raises OSError if the disk does not accept it."""
         summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
         self._write(Event(step=step, summary=summary))
 

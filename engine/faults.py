@@ -1,4 +1,4 @@
-"""Faults of the machine and its file systems, kept apart from those of the data: one line each, with what to do."""
+"""Errors of the machine and its file systems, distinguished from errors in the data: one line each, with what to do."""
 
 import errno
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 from phys4d.engine.errors import UserError
 from phys4d.engine.storage import disk_fault
 
-# What open says of a file that is not there, or of a name that cannot be one: not the machine's fault.
+# Error numbers of a missing file or an impossible name, which are not errors of the machine.
 ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL})
 _CHECK = "check the disk or its connection (dmesg), then run the same command again"
 _ADVICE = {
@@ -23,9 +23,9 @@ _ADVICE = {
 
 
 class MachineFault(UserError):
-    """The machine or a file system failed at a file; what the file holds is not at fault.
+    """The machine or a file system failed while accessing a file; the file's content may be sound.
 
-    The line names the file, the system's error and what to do.
+    The message names the file, the system's error and what to do.
     """
 
     def __init__(self, path: Path, error: OSError) -> None:
@@ -34,7 +34,7 @@ class MachineFault(UserError):
 
 
 def fault_line(error: OSError) -> str | None:
-    """The line for an OSError that a full or closed disk or the machine caused, or None where it is another."""
+    """One line for an OSError caused by a full or read-only disk or by the machine; None for other errors."""
     if (fault := disk_fault(error)) is not None:
         return f"{fault}: make room, or choose a place that you may write"
     if error.errno not in _ADVICE:
@@ -45,7 +45,7 @@ def fault_line(error: OSError) -> str | None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Errors of the machine while `path` is read as MachineFault; other errors pass."""
+    """Context that converts errors of the machine while `path` is read to MachineFault; other errors pass."""
     try:
         yield
     except MemoryError:

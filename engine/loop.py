@@ -1,4 +1,4 @@
-"""The training loop of a stage: steps, logs, checkpoints, resumes exactly, and stops in order on a signal."""
+"""The training loop of a stage: steps, logs, checkpoints, exact resume, and an orderly stop on a signal."""
 
 import math
 import time
@@ -25,24 +25,30 @@ __all__ = ["Interrupted", "LoopConfig", "Objective", "OptimizerConfig", "train"]
 
 
 class Objective(Protocol):
-    """What a stage minimises. Everything random in it must be a function of `step` and sample indices
-    (`phys4d.engine.random`), since only parameters, optimizer and EMA are in a checkpoint.
+    """The objective of a stage.
+
+    All its randomness must be a function of `step` and sample indices (`phys4d.engine.random`), since a checkpoint
+    contains only parameters, optimizer state and EMA.
     """
 
     name: str
-    """Also that of the table of its settings in the run file, in which messages name keys."""
+    """Name of the stage, and of the table with its settings in the run file; error messages use it."""
 
     def modules(self) -> dict[str, nn.Module]:
-        """Modules whose requires_grad parameters are trained and checkpointed, by name."""
+        """Modules by name; their parameters with requires_grad are trained and checkpointed."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """[{"params": [...], "lr_scale": float}], together exactly the trained parameters."""
+        """[{"params": [...], "lr_scale": float}, ...]; together exactly the trained parameters."""
 
     def update(self, step: int, optimizer_step: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
-        """Does step `step` (from 0): computes its losses on this rank's share of the batch, calls `optimizer_step`
-        once per optimizer step (it returns the gradient norm), returns scalars to log, not read back to the
-        host. Every rank returns the same names. A UserError must be raised on all ranks (`parallel.on_all_ranks`);
-        raised before the step's first `optimizer_step`, the steps before it are kept in a checkpoint.
+        """Computes one training step on this rank's share of the global batch.
+
+        step: number of the step, from 0.
+        optimizer_step: loss -> gradient norm; to be called once for each optimizer step.
+
+        Returns scalars to log, without a host sync; every rank returns the same names. A UserError must be raised on
+        all ranks (`parallel.on_all_ranks`); if it is raised before the step's first `optimizer_step`, the previous
+        steps are saved in a checkpoint.
         """
 
 
@@ -50,8 +56,12 @@ _LENGTH = OnResume("the weights are those of a run started with it where optimiz
 
 
 class LoopConfig(Config):
-    """steps: how many. log_every: steps between log lines. checkpoint_every: steps between checkpoints, 0 for
-    only one at the end. keep: how many checkpoints of the stage stay on the disk.
+    """Length, logging and checkpoints of a stage; all values are global, in steps of the global batch.
+
+    steps: number of training steps.
+    log_every: steps between log lines.
+    checkpoint_every: steps between checkpoints, 0 for one checkpoint at the end.
+    keep: number of checkpoints of the stage that remain on the disk.
     """
 
     steps: Annotated[int, _LENGTH] = Field(ge=1)
@@ -69,20 +79,27 @@ def train(
     parallel: Parallel,
     resume: bool,
 ) -> None:
-    """Trains `objective` for `loop.steps` steps, or what is left of them when `resume` finds a checkpoint.
+    """Trains `objective` for `loop.steps` steps, or the remaining ones if `resume` finds a checkpoint.
 
-    Logged every `log_every` steps and at each checkpoint, as means over the steps since the last line and
-    over ranks: what `update` returns, grad_norm, learning_rate, seconds (per step). Step numbers in logs and
-    checkpoints count finished steps. At the end the modules hold the EMA weights where `optimizer.ema` > 0.
-    Raises Interrupted after SIGTERM, SIGINT, SIGHUP or SIGUSR1, when the step is finished and a checkpoint written;
-    Stopped at once where SIGTERM, SIGINT or SIGHUP comes again two seconds later or after more; UserError when a
-    gradient is not finite, the checkpoint does not fit, or the disk is full or has, at the start, no room for the
-    checkpoints to come.
+    Every `log_every` steps and at each checkpoint it logs means over the steps since the last line and over the ranks:
+        the scalars that `update` returns, grad_norm, learning_rate and seconds (per step). Step numbers in logs and
+        checkpoints count finished steps. At the end the modules contain the EMA weights if `optimizer.ema` > 0.
+
+    objective: losses and modules.
+    optimizer, loop: settings, global.
+    run: run folder.
+    parallel: ranks and device.
+    resume: continue from the latest checkpoint of the stage.
+
+    Raises Interrupted after SIGTERM, SIGINT, SIGHUP or SIGUSR1, when the step is finished and a checkpoint is written;
+    Stopped immediately if SIGTERM, SIGINT or SIGHUP arrives again two seconds later or after more; UserError if a
+    gradient is not finite, the checkpoint does not fit, or the disk is full or lacks, at the start, space for the
+    coming checkpoints.
     """
     state = Optimizer(optimizer, objective.modules(), objective.parameter_groups())
     if parallel.mesh is not None:
         alone = [name for name, value in state.parameters.items() if not isinstance(value, DTensor)]
-        if alone:  # its gradients would never be averaged over the ranks
+        if alone:  # gradients of unsharded parameters are not averaged over the ranks
             raise ValueError(f"{objective.name}: {alone[0]} is trained but was not given to Parallel.shard")
     start = 0
     if resume and (found := checkpoint.latest(run.folder, objective.name)) is not None:
@@ -91,7 +108,7 @@ def train(
     writes = math.ceil((loop.steps - start) / (loop.checkpoint_every or loop.steps))
 
     def check_room() -> None:
-        if run.writes:  # all ranks write to the disk of rank 0's folder, and it is there
+        if run.writes:  # rank 0; all ranks write to the disk of its folder
             checkpoint.check_room(run.folder, objective.name, state.state(), writes=writes, keep=loop.keep)
 
     on_all_ranks(check_room)
@@ -130,7 +147,7 @@ def _steps(
 
     def save(done: int) -> Path:
         path = checkpoint.save(run.folder, objective.name, done, state.state(), keep=loop.keep)
-        on_all_ranks(run.clock.save)  # what a kill from here on loses begins here
+        on_all_ranks(run.clock.save)  # a later kill loses only the time from here on
         return path
 
     with deferred() as signals, progress(objective.name, total=loop.steps - start) as bar:
@@ -140,7 +157,7 @@ def _steps(
             try:
                 window.add(objective.update(step, window.optimizer_step(state)))
             except UserError:
-                if step > start and state.updates == updates:  # the steps before the fault are not lost
+                if step > start and state.updates == updates:  # no update of this step: save the previous steps
                     if window.steps:
                         log(step)
                     save(step)
@@ -155,12 +172,12 @@ def _steps(
             bar.advance(1, **shown)
             if stopped:
                 raise Interrupted(objective.name, done, path)
-        if parallel.any(signals.received is not None):  # it came while the last checkpoint was written
+        if parallel.any(signals.received is not None):  # arrived while the last checkpoint was written
             raise Interrupted(objective.name, loop.steps, path)
 
 
 def _finite(stage: str, step: int, values: dict[str, float], folder: Path, start: int) -> None:
-    """UserError where the mean gradient norm is not finite; start: the step at which this session began."""
+    """Raises UserError if the mean gradient norm is not finite; start: the step at which this session began."""
     norm = values.get("grad_norm", 0.0)
     if math.isfinite(norm):
         return
@@ -169,13 +186,13 @@ def _finite(stage: str, step: int, values: dict[str, float], folder: Path, start
     found = checkpoint.latest(folder, stage)
     if found is None:
         raise UserError(f"{what}: {lower}, then --resume, which begins the stage again")
-    if found[1] == start:  # it was resumed from a checkpoint, and nothing after it was finite
+    if found[1] == start:  # resumed from this checkpoint, and no later step was finite
         raise UserError(f"{what}: {lower}, or remove {found[0]}, which may have diverged too, then --resume")
     raise UserError(f"{what}: {lower}, then --resume, which goes on from {found[0].name}")
 
 
 class _Window:
-    """Sums of what the steps since the last log line returned, kept on the device."""
+    """Sums of the logged scalars since the last log line, kept on the device."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor | float] = {}
@@ -183,7 +200,7 @@ class _Window:
         self.steps, self.since = 0, time.perf_counter()
 
     def optimizer_step(self, state: Optimizer) -> Callable[[Tensor], Tensor]:
-        """`state.optimizer_step`, with the gradient norm noted."""
+        """`state.optimizer_step`, which also records the gradient norm."""
 
         def noted(loss: Tensor) -> Tensor:
             norm = state.optimizer_step(loss)
@@ -203,6 +220,6 @@ class _Window:
         self.counts[name] = self.counts.get(name, 0) + 1
 
     def means(self, parallel: Parallel) -> dict[str, float]:
-        """Means over the window and the ranks (the host sync), and seconds per step."""
+        """Means over the window and the ranks (with a host sync), and seconds per step."""
         means = parallel.mean({name: total / self.counts[name] for name, total in self.sums.items()})
         return means | {"seconds": (time.perf_counter() - self.since) / self.steps}

@@ -1,4 +1,4 @@
-"""AdamW with warmup, linear decay, gradient clipping and averaged weights, alone or under FSDP2."""
+"""AdamW with warmup, linear decay, gradient clipping and averaged weights (EMA), on one process or under FSDP2."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -16,9 +16,15 @@ _LAST_RATE = 0.02
 
 
 class OptimizerConfig(Config):
-    """learning_rate: peak. betas, weight_decay: AdamW's. clip_norm: largest L2 norm of all gradients.
-    warmup_steps: linear rise from 0. decay_fraction: over this last part of the steps the rate falls linearly
-    to 0.02 of the peak. ema: decay of the averaged weights that the stage ends with, 0 for none.
+    """Settings of AdamW; all values are global, the same on every rank.
+
+    learning_rate: peak of the schedule.
+    betas: AdamW's decay rates of the first and second moment.
+    weight_decay: AdamW's decoupled weight decay.
+    clip_norm: largest L2 norm of all gradients together, over all ranks.
+    warmup_steps: steps of the linear rise from 0.
+    decay_fraction: share of the steps, at the end, over which the rate falls linearly to 0.02 of its peak.
+    ema: decay of the averaged weights that the stage ends with, 0 for none.
     """
 
     learning_rate: Annotated[float, FROM_HERE] = Field(gt=0)
@@ -31,7 +37,7 @@ class OptimizerConfig(Config):
 
 
 def learning_rate(config: OptimizerConfig, steps: int, step: int) -> float:
-    """The rate of step `step` (from 0) of `steps`, a pure function, so that a resume needs no state."""
+    """The learning rate of step `step` (from 0) of `steps`; a pure function, so that a resume needs no state."""
     rate = config.learning_rate
     if step < config.warmup_steps:
         rate *= (step + 1) / config.warmup_steps
@@ -43,10 +49,13 @@ def learning_rate(config: OptimizerConfig, steps: int, step: int) -> float:
 
 
 class Optimizer:
-    """Trains the requires_grad parameters of some modules; `optimizer_step` is one optimizer step.
+    """AdamW over the parameters with requires_grad of some modules.
 
-    modules: by name, for the checkpoint. groups: [{"params": [...], "lr_scale": float}], which must cover
-    exactly the trained parameters of `modules` (ValueError: an objective's own fault).
+    config: settings.
+    modules: by name, as in the checkpoint.
+    groups: [{"params": [...], "lr_scale": float}, ...].
+
+    Raises ValueError unless the groups contain exactly the trained parameters of `modules`.
     """
 
     def __init__(
@@ -66,7 +75,7 @@ class Optimizer:
             weight_decay=config.weight_decay,
             foreach=True,
         )
-        for parameter in self.parameters.values():  # now: a checkpoint has the same names at every step
+        for parameter in self.parameters.values():  # before the first step, so that every checkpoint has the same names
             self.adamw.state[parameter] = {
                 "step": torch.zeros((), dtype=torch.float32),
                 "exp_avg": torch.zeros_like(parameter),
@@ -78,14 +87,16 @@ class Optimizer:
         self._updates = torch.zeros((), dtype=torch.int64)
 
     def schedule(self, steps: int, step: int) -> float:
-        """Sets the learning rate of step `step` of `steps` and returns it (before any group's lr_scale)."""
+        """Sets the learning rate of step `step` of `steps` and returns it (before lr_scale of the groups)."""
         rate = learning_rate(self.config, steps, step)
         for group in self.adamw.param_groups:
             group["lr"] = rate * group["lr_scale"]
         return rate
 
     def optimizer_step(self, loss: Tensor) -> Tensor:
-        """Backward, clip, AdamW step, EMA; returns the gradient norm before clipping, without a host sync."""
+        """Backward pass, gradient clipping, AdamW step, EMA; returns the gradient norm before clipping, without a host
+        sync.
+        """
         self.adamw.zero_grad(set_to_none=True)
         loss.backward()
         norm = full(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm))
@@ -101,11 +112,11 @@ class Optimizer:
 
     @property
     def updates(self) -> int:
-        """How many optimizer steps have been taken."""
+        """Number of optimizer steps taken."""
         return int(self._updates)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything a resumed run needs, by name; loading into these tensors restores it."""
+        """The state that a resumed run needs, by name; loading into these tensors restores it."""
         state: dict[str, Tensor] = {"updates": self._updates}
         for name, parameter in self.parameters.items():
             state[f"model.{name}"] = parameter.detach()
@@ -114,6 +125,6 @@ class Optimizer:
         return state | {f"ema.{name}": value for name, value in self.ema.items()}
 
     def use_ema(self) -> None:
-        """Replaces the trained weights by their average, where one is kept."""
+        """Replaces the trained weights by their EMA, if there is one."""
         for name, value in self.ema.items():
             local(self.parameters[name].detach()).copy_(local(value))

@@ -1,4 +1,4 @@
-"""Where a command writes: checked and prepared before any work; what was made appears there whole or not at all."""
+"""Output paths of commands: checked and prepared before any work; results appear there completely or not at all."""
 
 import json
 import os
@@ -13,34 +13,36 @@ from typing import Self
 from phys4d.engine.errors import UserError
 from phys4d.engine.storage import replace_bytes
 
-_HIDDEN = ".phys4d-"  # begins the names of unfinished files in a folder that was there before
-_MOVING = ".moving"  # in the folder of unfinished files: names that are being moved to their place
-_FRESH = "lost+found"  # in the root of a new file system
+_HIDDEN = ".phys4d-"  # prefix of hidden folders inside an output folder that existed before
+_MOVING = ".moving"  # in the folder of unfinished files: the names that are being moved to the output folder
+_FRESH = "lost+found"  # in the root of an empty file system
 
 
 @dataclass(frozen=True)
-class Place:
-    """The place of a new folder, and of its files while they are being written.
+class OutputFolder:
+    """The path of an output folder, and of its files while they are being written.
 
-    named: the path as the user gave it. folder: the same, absolute and without links. there: whether it exists.
+    A folder that does not exist is written next to its path and renamed. A folder that exists may be a mount point, a
+        working directory or have special rights, so it is kept: its files are written to a hidden folder inside and
+        moved one by one; the last one (an index, for example) makes the output complete.
 
-    A folder that does not exist is written beside its place and renamed. One that exists may be a mount point, a
-    working directory or have its own rights, so it stays: its files are written to a hidden folder inside and moved one
-    by one, the last of which (an index, say) makes it whole.
+    given: the path as the user gave it.
+    folder: the same, absolute and without links.
+    existed: whether it existed before.
     """
 
-    named: Path
+    given: Path
     folder: Path
-    there: bool
+    existed: bool
 
     @classmethod
-    def of(cls, named: Path) -> Self:
-        """Decides by what is at `named` now. UserError for a file, and for a link to nothing."""
-        with _writing(named):
-            _refuse_link_to_nothing(named)
-            _refuse_file(named)
-            folder = Path(os.path.realpath(named))
-            return cls(named, folder, folder.exists())
+    def of(cls, given: Path) -> Self:
+        """Examines the path `given`. Raises UserError for a file, and for a link to a missing target."""
+        with _writing(given):
+            _refuse_link_to_nothing(given)
+            _refuse_file(given)
+            folder = Path(os.path.realpath(given))
+            return cls(given, folder, folder.exists())
 
     @property
     def partial(self) -> Path:
@@ -48,49 +50,51 @@ class Place:
         return self.hidden("partial")
 
     def hidden(self, purpose: str) -> Path:
-        """A hidden folder on the same file system, other than those of other purposes."""
-        return self.folder / f"{_HIDDEN}{purpose}" if self.there else self._beside(purpose)
+        """A hidden folder on the same file system; its name depends on `purpose`."""
+        return self.folder / f"{_HIDDEN}{purpose}" if self.existed else self._beside(purpose)
 
-    def taken(self) -> bool:
-        """Whether the folder holds anything that is not an unfinished dataset of ours."""
-        if not self.there:
+    def is_occupied(self) -> bool:
+        """Whether the folder contains anything but unfinished files of this package."""
+        if not self.existed:
             return self.folder.exists() and any(self.folder.iterdir())
         names = {name for name in os.listdir(self.folder) if not name.startswith(_HIDDEN)}
         return bool(names - {_FRESH, *self._moving()})
 
     def prepare(self) -> None:
-        """Makes the folder of unfinished files, or finds the one that a writer left.
+        """Creates the folder of unfinished files, or reuses that of an interrupted writer.
 
-        Raises UserError where the place is taken or cannot be written.
+        Raises UserError if the output folder is not empty or cannot be written.
         """
-        with _writing(self.named):
-            if self.taken():
-                raise UserError(f"{self.named}: exists and is not empty: choose another folder or remove it")
-            if self.there and (left := self._beside("partial")).exists():
+        with _writing(self.given):
+            if self.is_occupied():
+                raise UserError(f"{self.given}: exists and is not empty: choose another folder or remove it")
+            if self.existed and (left := self._beside("partial")).exists():
                 raise UserError(
-                    f"{left}: was begun when {self.named} did not exist: remove the empty folder {self.named} to go on "
+                    f"{left}: was begun when {self.given} did not exist: remove the empty folder {self.given} to go on "
                     "with it, or remove what was begun"
                 )
             self.partial.mkdir(parents=True, exist_ok=True)
             _try_writing(self.partial)
 
-    def take_back(self) -> None:
-        """Makes what a writer that was killed had moved to its place unfinished again; call with a lock on it."""
-        with _writing(self.named):
+    def undo_publish(self) -> None:
+        """Moves files that a killed writer had published back to the unfinished ones; requires the writer's lock."""
+        with _writing(self.given):
             for name in self._moving():
                 if (self.folder / name).exists():
                     os.rename(self.folder / name, self.partial / name)
             (self.partial / _MOVING).unlink(missing_ok=True)
 
     def publish(self, last: str, unpublished: Collection[str]) -> None:
-        """Moves the finished files to their place, the one named `last` as the last one.
+        """Moves the finished files to the output folder, the file named `last` as the last one.
 
-        unpublished: names of those that only the writing needed; removed once the folder is whole. Raises UserError
-        where the system does not move them: then they stay, and the line says where.
+        last: name of the file that makes the output complete.
+        unpublished: names of files that only the writer needs; removed when the output is complete.
+
+        Raises UserError if the system does not move them; the files then stay, and the message names their path.
         """
         partial = self.partial
         try:
-            if self.there:
+            if self.existed:
                 self._move_files(last, unpublished)
                 shutil.rmtree(partial, ignore_errors=True)
             else:
@@ -101,7 +105,7 @@ class Place:
             sync(self.folder)
         except OSError as error:
             raise UserError(
-                f"{self.named}: what was made is whole in {partial}, but cannot be moved to its place "
+                f"{self.given}: what was made is whole in {partial}, but cannot be moved to its place "
                 f"({error.strerror}): move it yourself"
             ) from None
 
@@ -117,16 +121,16 @@ class Place:
         os.rename(self.partial / last, self.folder / last)
 
     def _moving(self) -> list[str]:
-        """What a writer that was killed was moving to its place."""
+        """Names of the files that a killed writer was moving to the output folder."""
         path = self.partial / _MOVING
-        return json.loads(path.read_text(encoding="utf-8")) if self.there and path.exists() else []
+        return json.loads(path.read_text(encoding="utf-8")) if self.existed and path.exists() else []
 
     def _beside(self, purpose: str) -> Path:
         return self.folder.parent / f".{self.folder.name}.{purpose}"
 
 
 def check_folder(folder: Path) -> None:
-    """Makes a folder that other files may be in already. UserError where files cannot be written to it."""
+    """Creates a folder that may contain other files. Raises UserError if files cannot be written to it."""
     with _writing(folder):
         _refuse_link_to_nothing(folder)
         _refuse_file(folder)
@@ -135,7 +139,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_file(file: Path) -> None:
-    """UserError unless `write_file` can write there; makes the folder that the file is to be in."""
+    """Raises UserError unless `write_file` can write the file; creates its parent folder."""
     with _writing(file):
         _refuse_link_to_nothing(file)
         real = Path(os.path.realpath(file))
@@ -148,7 +152,7 @@ def check_file(file: Path) -> None:
 
 
 def write_file(file: Path, data: bytes) -> None:
-    """Writes a file whole or not at all, where links lead to; into a pipe or a device as it comes."""
+    """Writes a file atomically, following links; pipes and devices are written directly."""
     if _is_device(file):
         file.write_bytes(data)
     else:
@@ -156,7 +160,7 @@ def write_file(file: Path, data: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Waits until a file, or the entries of a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -165,7 +169,7 @@ def sync(path: Path) -> None:
 
 
 def _is_device(file: Path) -> bool:
-    """Whether it is a pipe or a device, or names an open file of this process; none of these can be replaced."""
+    """Whether the path is a pipe, a device or an open file of this process; these cannot be replaced by a rename."""
     if str(file).startswith(("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")):
         return True
     return file.exists() and not file.is_file() and not file.is_dir()

@@ -18,15 +18,18 @@ from phys4d.engine.errors import FaultElsewhere, UserError
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
 
-_REST = 0.5  # seconds in which a thread that could run does run, on a machine however loaded
+_REST = 0.5  # seconds: long enough for a runnable thread to be scheduled, even on a loaded machine
 _UNLIMITED = timedelta(days=365)
-_POLL = 0.02  # seconds between two looks at a collective that may take hours
+_POLL = 0.02  # seconds between two checks of a collective that may take hours
 
 
 class Parallel:
-    """This process's place among all: rank, world_size, device, and mesh (None when alone).
+    """Rank, world size, device and device mesh of this process.
 
-    waiting: a gloo group of all ranks without a time limit, for work whose duration differs between ranks.
+    rank, world_size: of this process; 0 of 1 without torchrun.
+    device: of this rank.
+    mesh: device mesh over all ranks; None for one process.
+    waiting: gloo group of all ranks without a time limit, for work whose duration differs between ranks.
     """
 
     def __init__(
@@ -42,11 +45,14 @@ class Parallel:
 
     @classmethod
     def start(cls, timeout: timedelta | None = None) -> Self:
-        """Joins the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), or stands alone.
+        """Joins the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK); without torchrun, one process
+        alone.
 
-        With accelerators (CUDA, or another device type that torch knows) each process takes that of its local rank, and
-        collectives run over the backend that torch has for it; without, over gloo on the CPU. Alone there is no process
-        group at all. timeout: of a collective within a step; default: torch's.
+        Each process uses the accelerator of its local rank (CUDA, or another device type that torch supports) and
+        torch's communication backend for it; without accelerators, the CPU and gloo. One process alone has no process
+        group.
+
+        timeout: time limit of a collective within a step; default: torch's.
         """
         rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         device = _own_device(rank, int(os.environ.get("LOCAL_RANK", "0")))
@@ -60,12 +66,14 @@ class Parallel:
         return cls(rank, world_size, device, mesh, dist.new_group(backend="gloo", timeout=_UNLIMITED))
 
     def shard(self, module: M, blocks: Sequence[nn.Module] = ()) -> M:
-        """Moves a module to the device and, among several processes, shards its parameters (FSDP2).
+        """Moves a module to the device and, with several processes, shards its parameters (FSDP2).
 
-        blocks: submodules gathered one at a time (transformer blocks); the rest goes with the root. All
-        ranks must hold equal weights before. Parameters and compute stay in the dtype they have: without
-        mixed precision no input is cast, so timesteps, sigmas and RoPE tables are never rounded. Frozen and
-        trained parameters may mix. Only `module(...)` gathers weights, calling other methods does not.
+        Parameters and compute keep their dtype: without mixed precision no input is cast, so timesteps, sigmas and RoPE
+            tables are never rounded. Frozen and trained parameters may be mixed. Only `module(...)` gathers weights;
+            calling other methods does not.
+
+        module: all ranks must hold equal weights.
+        blocks: submodules that are gathered one at a time (transformer blocks); the rest is gathered with the root.
         """
         module.to(self.device)
         if self.mesh is not None:
@@ -75,7 +83,7 @@ class Parallel:
         return module
 
     def local(self, batch: Sequence[T]) -> Sequence[T]:
-        """This rank's contiguous part of a global batch, which must divide evenly (UserError)."""
+        """This rank's contiguous part of a global batch. Raises UserError if the batch does not divide evenly."""
         if len(batch) % self.world_size:
             raise UserError(
                 f"a global batch of {len(batch)} does not divide over {self.world_size} processes: "
@@ -85,7 +93,7 @@ class Parallel:
         return batch[self.rank * size : (self.rank + 1) * size]
 
     def mean(self, values: Mapping[str, float | Tensor]) -> dict[str, float]:
-        """Means of scalars over the ranks, one all-reduce and host sync; every rank gives the same names."""
+        """Means of scalars over the ranks, by one all-reduce and one host sync; all ranks must pass the same names."""
         if not values:
             return {}
         names = sorted(values)
@@ -97,7 +105,7 @@ class Parallel:
         return dict(zip(names, stacked.tolist(), strict=True))
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank; a collective on the host that does not wait for the GPU."""
+        """Whether the flag is set on any rank; a collective on the host, which does not wait for the GPU."""
         if self.mesh is None:
             return flag
         flags = torch.tensor([float(flag)])
@@ -105,16 +113,16 @@ class Parallel:
         return bool(flags.item() > 0)
 
     def on_rank_zero(self, action: Callable[[], T]) -> T | None:
-        """The result of `action()` on rank 0 and None on the others, which wait for it without a time limit.
+        """Returns `action()` on rank 0 and None on the other ranks, which wait for it without a time limit.
 
-        For what takes minutes or hours: evaluation, export, the report. Errors as in `on_all_ranks`.
+        For work of minutes or hours: evaluation, export, the report. Errors as in `on_all_ranks`.
         """
         return on_all_ranks(lambda: action() if self.rank == 0 else None, self._waiting)
 
     def gather(self, value: T) -> list[T] | None:
-        """The values of all ranks in their order on rank 0, None on the others; any object that pickle takes.
+        """The values of all ranks in rank order on rank 0, None on the others; any picklable object.
 
-        Waits without a time limit for ranks that come late.
+        Waits without a time limit for late ranks.
         """
         if self.mesh is None:
             return [value]
@@ -130,7 +138,8 @@ class Parallel:
 
 
 def _own_device(rank: int, local_rank: int) -> torch.device:
-    """The accelerator of this local rank, made current, or the CPU; UserError where there are too few."""
+    """The accelerator of this local rank, made current, or the CPU. Raises UserError if there are too few accelerators.
+    """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return torch.device("cpu")
@@ -145,22 +154,25 @@ def _own_device(rank: int, local_rank: int) -> torch.device:
 
 
 def leave_group() -> None:
-    """Leaves torch's process group, and lets gloo's threads come to rest; not a collective.
+    """Destroys torch's process group and waits for gloo's threads; not a collective.
 
-    A thread of gloo drops the tensors of the collective that it ran last whenever the system next lets it, and needs
-    Python for that. Where Python is already ending, the thread cannot have it and the whole process aborts (torch 2.13:
-    "terminate called without an active exception"), after all work was done. torch offers nothing to wait for.
+    A gloo thread releases the tensors of its last collective asynchronously and needs the Python interpreter for that.
+    If the interpreter is already shutting down, the process aborts (torch 2.13: "terminate called without an active
+    exception"), after all work is done. torch has no function to wait for these threads.
     """
     dist.destroy_process_group()
     time.sleep(_REST)
 
 
 def on_all_ranks(action: Callable[[], T], waiting: dist.ProcessGroup | None = None) -> T:
-    """The result of `action()`, unless it raises UserError or OSError on any rank: then every rank raises.
+    """Returns `action()`, unless it raises UserError or OSError on any rank: then every rank raises.
 
-    Of the ranks at fault the lowest raises its own error, all others FaultElsewhere, so that one line is
-    printed and no rank waits for one that has gone. A collective on the host. waiting: a group without a time limit, in
-    which signals are acted on while this rank waits; default: the process group, within its time limit.
+    The lowest of the failing ranks raises its own error, all others FaultElsewhere, so that one line is printed and no
+    rank waits for one that has exited. A collective on the host.
+
+    action: called on every rank.
+    waiting: group without a time limit, in which signals are handled while this rank waits; default: the process group,
+        within its time limit.
     """
     fault: UserError | OSError | None = None
     try:
@@ -184,10 +196,10 @@ def on_all_ranks(action: Callable[[], T], waiting: dist.ProcessGroup | None = No
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this rank holds (the tensor itself unless it is sharded), sharing memory."""
+    """The part of a tensor that this rank holds, sharing memory; the tensor itself unless it is sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole of a tensor, gathered from all ranks where it is sharded (then a collective)."""
+    """The whole tensor, gathered from all ranks if it is sharded (then a collective)."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

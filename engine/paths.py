@@ -1,4 +1,4 @@
-"""Paths as users write them: ~ and ~name, $NAME and ${NAME} stand for what a shell would put there."""
+"""Expansion of paths as in a shell: ~, ~name, $NAME and ${NAME}."""
 
 import argparse
 import os
@@ -11,10 +11,10 @@ _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([^}]*)\})")
 
 
 def expanded(path: Path) -> Path:
-    """The path with what the environment says in it. A relative one stays relative to the working directory.
+    """The path with ~ and environment variables expanded. A relative path stays relative to the working directory.
 
-    Raises ValueError where a variable is not set or empty, a home folder is not known, or what comes out could not be
-    written into a run file and read back.
+    Raises ValueError if a variable is unset or empty, a home folder is unknown, or the result could not be written to a
+    run file and read back.
     """
     text = str(path)
     if "\0" in text:

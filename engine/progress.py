@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and ETA on a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar with rate and remaining time on a terminal, plain lines elsewhere."""
 
 import os
 import sys
@@ -11,10 +11,10 @@ _PLAIN_SECONDS = 10.0
 
 
 class Bar(Protocol):
-    """What `progress` hands out."""
+    """Interface of the object that `progress` yields."""
 
     def advance(self, count: int = 1, **numbers: float) -> None:
-        """Moves on by `count` units; `numbers` (loss=0.1) are shown until replaced."""
+        """Advances by `count` units; `numbers` (such as loss=0.1) are shown until they are replaced."""
 
 
 class _Silent:
@@ -78,10 +78,14 @@ def _numbers(numbers: dict[str, float]) -> str:
 
 @contextmanager
 def progress(title: str, total: int, unit: str = "steps") -> Iterator[Bar]:
-    """Shows how far a piece of work of `total` units has come, on standard error.
+    """Context that shows the progress of `total` units of work on standard error.
 
-    On a terminal a live bar; elsewhere a line at most every 10 s and always a last one, which says "stopped"
-    when the block raised. Silent on ranks other than 0.
+    On a terminal a live bar; elsewhere a line at most every 10 s and a final one, which says "stopped" if the block
+    raised. Silent on ranks other than 0.
+
+    title: name of the work.
+    total: number of units.
+    unit: plural name of a unit.
     """
     if int(os.environ.get("RANK", "0")) != 0:
         yield _Silent()

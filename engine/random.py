@@ -1,4 +1,4 @@
-"""Noise that depends only on its key, such as (seed, stage, step, sample), never on ranks or order."""
+"""Random numbers that depend on a key only, such as (seed, stage, step, sample), not on ranks or order."""
 
 import hashlib
 import math
@@ -10,9 +10,10 @@ from torch import Tensor
 
 
 def digest(*key: int | str) -> bytes:
-    """32 bytes of blake2b over the canonical key: each part by its kind, length and UTF-8 text.
+    """32 bytes of blake2b over the canonical key: type, length and UTF-8 text of each part.
 
-    (1, "a") and ("1", "a"), or ("ab",) and ("a", "b"), are different keys. Raises TypeError for other kinds.
+    (1, "a") and ("1", "a"), or ("ab",) and ("a", "b"), are different keys. Raises TypeError for parts that are neither
+    int nor str.
     """
     hashed = hashlib.blake2b(digest_size=32)
     for part in key:
@@ -32,7 +33,7 @@ def bits(count: int, *key: int | str) -> np.ndarray:
 def generator(*key: int | str) -> torch.Generator:
     """A CPU torch.Generator seeded with 63 bits of the digest, for torch's own sampling functions.
 
-    torch's CPU generator uses the low 32 bits of a seed, so 2 of 65,000 generators may coincide; `normal` and
+    torch's CPU generator uses the low 32 bits of a seed, so two of 65,000 generators may coincide; `normal` and
     `uniform` use 128 bits.
     """
     seed = int.from_bytes(digest(*key)[:8], "little") >> 1
@@ -40,16 +41,16 @@ def generator(*key: int | str) -> torch.Generator:
 
 
 def uniform(shape: Sequence[int], *key: int | str) -> Tensor:
-    """Uniform numbers in [0, 1), multiples of 2^-24: fp32 CPU tensor of `shape`, fixed by the key."""
+    """Uniform numbers in [0, 1), multiples of 2^-24: fp32 CPU tensor of `shape`, a function of the key only."""
     raw = bits(math.prod(shape), *key) >> np.uint64(40)
     return torch.from_numpy((raw.astype(np.float64) * 2.0**-24).astype(np.float32)).reshape(tuple(shape))
 
 
 def normal(shape: Sequence[int], *key: int | str) -> Tensor:
-    """Standard normal numbers: fp32 CPU tensor of `shape`, a function of the key alone.
+    """Standard normal numbers: fp32 CPU tensor of `shape`, a function of the key only.
 
-    Box-Muller in fp64 on raw Philox words, rounded to fp32 at the end, so that neither numpy's choice of
-    algorithm nor the platform's libm shows. The largest possible value is 6.8.
+    Box-Muller in fp64 on Philox words, rounded to fp32 at the end, so that the result does not depend on numpy's
+    algorithm or the platform's libm. The largest possible value is 6.8.
     """
     count = math.prod(shape)
     raw = bits((count + 1) // 2, *key)

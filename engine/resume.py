@@ -1,4 +1,4 @@
-"""What a resumed run may change: a field of a Config says so (`OnResume`), every other change is refused."""
+"""Which settings a resumed run may change: a field of a Config states it (`OnResume`); other changes are refused."""
 
 import hashlib
 import json
@@ -19,12 +19,14 @@ _ENDS = 1 << 16  # bytes
 
 @dataclass(frozen=True)
 class OnResume:
-    """Marks a field of a Config, as Annotated[int, OnResume(...)], whose changes --resume takes up.
+    """Marks a Config field, as Annotated[int, OnResume(...)], whose changes --resume accepts.
 
-    On a table it holds for all that is in it and has no mark of its own. effect: what the change does, to be printed
-    and recorded. anytime: it may change when its stage is finished too. discards: a folder in the run folder that holds
-    results of the old setting and is removed. repaired: of a path, what it does where the content alone has changed, at
-    the same place; where this is empty it may not.
+    On a table it applies to all fields of the table that have no mark of their own.
+
+    effect: effect of the change, printed and recorded.
+    anytime: may change even if its stage is finished.
+    discards: a folder in the run folder with results of the old setting, which is removed.
+    repaired: for a path: effect of changed content at the same path; if empty, changed content is refused.
     """
 
     effect: str
@@ -41,12 +43,12 @@ MOVED = OnResume("another place, the same content", anytime=True)
 _REPAIRED = "other files than at the start of the run, from the next step on"
 
 Movable = Annotated[Path, OnResume(MOVED.effect, anytime=True, repaired=_REPAIRED)]
-"""A path to data whose content the run records at its start (`Run.create(identities=...)`). It may move with its
-content, or be repaired in its place (a bad clip written again)."""
+"""A path to data whose content the run records at its start (`Run.create(identities=...)`). The data may be moved, or
+repaired at the same path (a damaged clip written again)."""
 
 
 class Change(NamedTuple):
-    """One difference between two configurations; None where one of them lacks the key."""
+    """One difference between two configurations; None if one of them lacks the key."""
 
     key: str
     old: Any
@@ -69,11 +71,14 @@ def changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Itera
 def accepted(
     stored: Path, config: Config, finished: Collection[str], known: Mapping[str, str], found: Mapping[str, str]
 ) -> list[tuple[Change, OnResume]]:
-    """The changes from the stored configuration (config.toml of the run) to `config`, if all of them may be made.
+    """The changes from the stored configuration to `config`, if all of them are allowed.
 
-    finished: tables of stages that are finished, which would not act on a change any more. known, found: digests by
-    dotted key of what paths of the configuration held at the start of the run and hold now. Raises UserError, which
-    names what must be set back.
+    stored: config.toml of the run.
+    config: configuration of this session.
+    finished: tables of finished stages, for which most changes have no effect and are refused.
+    known, found: digests, by dotted key, of the content of paths at the start of the run and now.
+
+    Raises UserError that names what must be set back.
     """
     try:
         old = tomllib.loads(stored.read_text(encoding="utf-8"))
@@ -108,7 +113,7 @@ def accepted(
 
 
 def digest(files: Iterable[Path], below: Path) -> str:
-    """A cheap identity of files: SHA-256 over their names below a folder, sizes, and first and last 64 KiB."""
+    """A cheap identity of files: SHA-256 over their names relative to `below`, sizes, and first and last 64 KiB."""
     total = hashlib.sha256()
     for path in sorted(files):
         size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""The stage scheduler: an order in which each stage hands its output to the next, checked before it starts."""
+"""The stage scheduler: an order of stages in which each passes its output to the next, checked before the start."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,10 +7,11 @@ from phys4d.engine.errors import UserError
 
 
 def check_order(stages: Sequence[str], takes: Mapping[str, Sequence[str]], start: str) -> None:
-    """UserError unless every stage can take what the one before it writes.
+    """Raises UserError unless every stage can start from the output of the previous stage.
 
-    takes: by stage, the names of the stages whose output it can start from; "" stands for starting from nothing.
-    start: whose output the first stage is given.
+    stages: names in order.
+    takes: stage -> names of the stages whose output it can start from; "" means without input.
+    start: name of the stage that wrote the input of the first stage, "" for none.
     """
     if len(set(stages)) != len(stages):
         raise UserError(f"stages: {list(stages)} names a stage twice: name each once")
@@ -30,7 +31,13 @@ def run_in_order(
 ) -> None:
     """Runs each stage whose output folder does not exist yet: execute(stage, input folder), then after(stage).
 
-    An output folder must appear complete or not at all; that is what makes a run resumable stage by stage.
+    An output folder must appear completely or not at all; this makes a run resumable stage by stage.
+
+    stages: names in order.
+    outputs: stage -> output folder.
+    execute: runs a stage, given its name and input folder.
+    start: input folder of the first stage, None for none.
+    after: called after each stage, also after stages that were skipped.
     """
     given = start
     for stage in stages:

@@ -1,10 +1,11 @@
-"""Signals that ask the program to end: noted while a step of training runs, raised as Stopped everywhere else.
+"""Signals that request the end of the program: recorded during a training step, raised as Stopped everywhere else.
 
-Slurm signals every process of a job and torchrun forwards what it gets, so a process gets the same signal several
-times within a second: signals within GRACE seconds of the first one are the same request.
+Slurm signals every process of a job and torchrun forwards signals, so that a process receives the same signal several
+    times within a second: signals within GRACE seconds of the first one are the same request.
 
-Python runs a handler in the main thread, between two of its own instructions: never while that thread waits in C++ for
-other ranks. Where a signal that acts at once has waited PATIENCE seconds for that, another thread ends the process.
+Python runs signal handlers in the main thread between two bytecode instructions, so not while that thread waits in C++
+for other ranks. If a signal that must act immediately has waited PATIENCE seconds for its handler, another thread ends
+the process.
 """
 
 import os
@@ -22,21 +23,23 @@ from phys4d.engine.errors import Stopped
 
 GRACE, PATIENCE = 2.0, 5.0  # seconds
 _REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_WARNINGS = (signal.SIGUSR1,)  # Slurm's --signal=USR1@90: the time of the job ends soon
+_WARNINGS = (signal.SIGUSR1,)  # Slurm's --signal=USR1@90: the job's time limit is near
 SIGNALS = (*_REQUESTS, *_WARNINGS)
 
 _active: "Stopping | None" = None
 
 
 class Stopping:
-    """Handles SIGTERM, SIGINT, SIGHUP and SIGUSR1 from `with` to its end, in the main thread (elsewhere not at all).
+    """Context that handles SIGTERM, SIGINT, SIGHUP and SIGUSR1 in the main thread; in other threads it does nothing.
 
-    The first signal raises Stopped in the main thread, or is only noted within `deferred`. One of the first three that
-    comes GRACE seconds after the first of them raises Stopped at once, also within `deferred`. A SIGHUP that is
-    ignored at the start (nohup) stays ignored. last: this is the end of the process, so that afterwards the signals
-    are ignored; else the handlers that were there before come back.
+    The first signal raises Stopped in the main thread, or is only recorded within `deferred`. A SIGTERM, SIGINT or
+    SIGHUP at least GRACE seconds after the first one raises Stopped immediately, also within `deferred`. A SIGHUP that
+    is ignored at the start (nohup) stays ignored.
 
-    Attributes: received, the first signal or None; kept, what a stop leaves behind (see `keeps`), "" for nothing.
+    last: this is the last context of the process; afterwards the signals are ignored instead of restoring the previous
+        handlers.
+
+    Attributes: received, the first signal or None; kept, what remains after a stop (see `keeps`), "" for nothing.
     """
 
     def __init__(self, *, last: bool = False) -> None:
@@ -46,7 +49,7 @@ class Stopping:
         self._requested: float | None = None
         self._before: Stopping | None = None
         self._handlers: dict[signal.Signals, Any] = {}
-        self._waiting: socket.socket | None = None  # one byte for each signal that came since the handler ran last
+        self._waiting: socket.socket | None = None  # one byte for each signal since the handler last ran
 
     def __enter__(self) -> Self:
         global _active
@@ -69,7 +72,7 @@ class Stopping:
         self._watcher.start()
 
     def end(self) -> None:
-        """From here on signals are only noted: the work is over."""
+        """From here on signals are only recorded, since the work is finished."""
         self._ended = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -84,7 +87,7 @@ class Stopping:
             raise Stopped(signal.Signals(number).name)
 
     def _unread(self, *, take: bool = False) -> bytes | None:
-        """The signals that wait for the handler, or None for none; b"" where the watch is over."""
+        """Signals that wait for the handler, None for none; b"" if the watch has ended."""
         assert self._waiting is not None
         try:
             return self._waiting.recv(4096, 0 if take else socket.MSG_PEEK)
@@ -92,13 +95,13 @@ class Stopping:
             return None
 
     def _watch(self) -> None:
-        """Ends the process where the main thread does not come to a signal that acts at once."""
+        """Ends the process if the main thread does not handle a signal that must act immediately."""
         assert self._waiting is not None
         while True:
             select.select([self._waiting], [], [])
             since, again, few = time.monotonic(), None, 0
             while unread := self._unread():
-                if not set(unread) & set(SIGNALS):  # of handlers of others
+                if not set(unread) & set(SIGNALS):  # signals of other handlers
                     self._unread(take=True)
                     continue
                 now, requests = time.monotonic(), sum(byte in _REQUESTS for byte in unread)
@@ -121,7 +124,7 @@ class Stopping:
         os._exit(exit_code(self))
 
     def leave(self) -> None:
-        """In a forked child: what its parent means to do on a signal is not its work."""
+        """Restores default handlers in a forked child, which must not react like its parent."""
         signal.set_wakeup_fd(-1)
         for number in self._handlers:
             signal.signal(number, signal.SIG_DFL)
@@ -154,9 +157,10 @@ os.register_at_fork(after_in_child=_leave)
 
 @contextmanager
 def deferred() -> Iterator[Stopping]:
-    """Within it a signal is only noted in `received`; a noted one raises Stopped at the end of the block.
+    """Context in which a signal is only recorded in `received`; a recorded signal raises Stopped at the end of the
+    block.
 
-    Outside of any Stopping it handles the signals itself, for as long as the block lasts.
+    Outside of any Stopping it handles the signals itself for the duration of the block.
     """
     with nullcontext(_active) if _active is not None else Stopping() as stopping:
         stopping._deferred += 1
@@ -170,9 +174,9 @@ def deferred() -> Iterator[Stopping]:
 
 @contextmanager
 def blocked() -> Iterator[None]:
-    """Processes that are started within never get the signals, unless they unblock them.
+    """Context in which processes are started with signals blocked, until they unblock them.
 
-    A signal to all processes of a job is then for the one that started the others.
+    A signal to all processes of a job is then handled by the parent process only.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -182,13 +186,13 @@ def blocked() -> Iterator[None]:
 
 
 def keeps(what: str) -> None:
-    """Says what a stop from here on leaves behind and how to go on: "FOLDER: ... are kept: ... goes on from there"."""
+    """Sets what remains after a stop and how to resume: "FOLDER: ... are kept: ... goes on from there"."""
     if _active is not None:
         _active.kept = what
 
 
 def stopped_line(stopping: Stopping, error: BaseException) -> str:
-    """The one line of a command that `error` ended after, or because of, a signal."""
+    """The one-line message of a command that a signal ended, directly or through `error`."""
     name = stopping.received.name if stopping.received is not None else "SIGINT"
     also = ""
     if not isinstance(error, KeyboardInterrupt):
@@ -197,5 +201,5 @@ def stopped_line(stopping: Stopping, error: BaseException) -> str:
 
 
 def exit_code(stopping: Stopping) -> int:
-    """3 where something is kept, else 130."""
+    """3 if something is kept, else 130."""
     return 3 if stopping.kept else 130

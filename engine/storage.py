@@ -1,4 +1,4 @@
-"""Small files of a run, on a disk that may be full or not ours: replaced whole, read back, and what the disk did."""
+"""Small files of a run: atomic replacement, reading, appending, and detection of full or read-only disks."""
 
 import errno
 import json
@@ -13,12 +13,12 @@ _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a small text file in UTF-8, as `replace_bytes` does."""
+    """Writes a small text file in UTF-8 like `replace_bytes`."""
     replace_bytes(path, text.encode())
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
-    """Writes a small file so that a kill leaves either the old one or the new one, never a part."""
+    """Writes a small file atomically: a kill leaves either the old file or the new one."""
     partial = path.with_name(f".{path.name}.partial")
     with open(partial, "wb") as file:
         file.write(data)
@@ -28,7 +28,7 @@ def replace_bytes(path: Path, data: bytes) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a run. UserError where the file does not hold one."""
+    """The object in a JSON file of a run. Raises UserError if the file does not contain one."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -38,14 +38,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-class Appended:
-    """A file that grows at its end, unbuffered: `write` puts all of its bytes there or raises OSError."""
+class AppendOnlyFile:
+    """An unbuffered file opened for appending; `write` appends all bytes or raises OSError."""
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed in `close`)
 
     def write(self, data: bytes) -> None:
-        """Appends the bytes; a disk that takes only a part of them raises at the rest."""
+        """Appends the bytes; raises OSError if the disk accepts only a part of them."""
         rest = memoryview(data)
         while rest:
             rest = rest[self._file.write(rest) :]
@@ -56,9 +56,9 @@ class Appended:
 
 
 def disk_fault(error: BaseException) -> str | None:
-    """What a full or closed disk did ("No space left on device", "Permission denied"), or None for other errors.
+    """The message of a full or read-only disk ("No space left on device", "Permission denied"), None for other errors.
 
-    Libraries hide the system's error behind their own, so the whole chain of causes is searched.
+    Libraries wrap the system's error, so the whole chain of causes is searched.
     """
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
@@ -74,5 +74,5 @@ def disk_fault(error: BaseException) -> str | None:
 
 
 def _gathered(error: BaseException) -> list[BaseException]:
-    """The errors of the single ranks that torch's CheckpointException carries."""
+    """The errors of single ranks in torch's CheckpointException."""
     return [failure for failure, _ in getattr(error, "failures", {}).values()]

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its folder, its configuration, where it came from, and its metrics."""
+"""The run folder: configuration, provenance, metrics and the lock on the folder."""
 
 import datetime
 import fcntl
@@ -26,7 +26,7 @@ from phys4d.engine.config import Config, dump_toml
 from phys4d.engine.errors import UserError
 from phys4d.engine.resume import Change, OnResume, accepted
 from phys4d.engine.signals import keeps
-from phys4d.engine.storage import Appended, disk_fault, read_json, replace_text
+from phys4d.engine.storage import AppendOnlyFile, disk_fault, read_json, replace_text
 
 __all__ = ["Run", "peak_rss_mb", "provenance", "replace_text"]
 
@@ -34,9 +34,9 @@ __all__ = ["Run", "peak_rss_mb", "provenance", "replace_text"]
 class Run:
     """A run folder: config.toml, provenance.json, metrics.jsonl, clock.json, tensorboard/ and the checkpoints.
 
-    Made by `Run.create`; only rank 0 writes. One process at a time holds a folder, by a lock that the kernel lets
-    go of when the process ends, however it ends. Use as a context manager, or call `close`. Attribute clock: the
-    seconds of this run over all its sessions.
+    Created by `Run.create`; only rank 0 writes. A kernel lock, released when the process ends in any way, allows one
+    process at a time to use a folder. Use it as a context manager, or call `close`. The attribute clock holds the run
+    time over all sessions.
     """
 
     def __init__(self, folder: Path, *, writes: bool, since: float) -> None:
@@ -44,7 +44,7 @@ class Run:
         self.clock = Clock(self.folder / "clock.json", since=since, writes=False)
         self._since = since
         self._lock: IO[str] | None = None
-        self._metrics: Appended | None = None
+        self._metrics: AppendOnlyFile | None = None
         self._boards: dict[str, Any] = {}
         self._resumed: dict[str, int] = {}
 
@@ -59,15 +59,21 @@ class Run:
         finished: Collection[str] = (),
         identities: Mapping[str, str] | None = None,
     ) -> Self:
-        """Starts a run in `folder`, or goes on with the one that is there.
+        """Starts a run in `folder`, or resumes the one in it.
 
-        since: time.monotonic() from which `clock` counts (default: now). finished: tables of the configuration whose
-        stages are finished. identities: dotted key of a path in the configuration -> digest of what it holds, which a
-        resumed run must find again (None: it does not look). Where a resumed run's configuration differs from the
-        stored one in fields that allow it (`OnResume`), each change is printed, recorded in provenance.json and stored.
+        folder: run folder.
+        config: configuration of this session.
+        resume: resume an existing run.
+        since: time.monotonic() from which `clock` counts; default: now.
+        finished: tables of the configuration whose stages are finished.
+        identities: dotted key of a path in the configuration -> digest of its content, which must be unchanged on
+            resume; None: not checked.
 
-        Raises UserError when a fresh run finds one in the folder, a resumed one finds none, another change has been
-        made, another process holds the folder, or the folder cannot be written.
+        If the configuration of a resumed run differs from the stored one in fields that allow it (`OnResume`), each
+        change is printed, recorded in provenance.json and stored.
+
+        Raises UserError if a fresh run finds a run in the folder, a resumed one finds none, a change is not allowed,
+        another process holds the folder, or the folder cannot be written.
         """
         writes = int(os.environ.get("RANK", "0")) == 0
         run = cls(folder, writes=writes, since=time.monotonic() if since is None else since)
@@ -102,7 +108,7 @@ class Run:
             raise UserError(
                 f"{self.folder}: another process is using this folder: wait or choose another"
             ) from None
-        self._fresh_or_resumed(stored, resume)  # again: a run that came first may have come and gone
+        self._fresh_or_resumed(stored, resume)  # again: another run may have used the folder before the lock
         record, taken = self._record(stored, config, resume, finished, identities)
         self.clock = Clock(self.folder / "clock.json", since=self._since)
         self.clock.save()
@@ -111,8 +117,8 @@ class Run:
             if mark.discards and (stale := self.folder / mark.discards).exists():
                 stale.unlink() if stale.is_symlink() else shutil.rmtree(stale)
         replace_text(self.folder / "provenance.json", json.dumps(record, indent=1) + "\n")
-        self._metrics = Appended(self.folder / "metrics.jsonl")
-        replace_text(stored, dump_toml(config))  # last: with it the folder holds a run
+        self._metrics = AppendOnlyFile(self.folder / "metrics.jsonl")
+        replace_text(stored, dump_toml(config))  # last: its presence marks the folder as a run
 
     def _fresh_or_resumed(self, stored: Path, resume: bool) -> None:
         if stored.exists() and not resume:
@@ -132,7 +138,7 @@ class Run:
         finished: Collection[str],
         identities: Mapping[str, str] | None,
     ) -> tuple[dict[str, Any], list[tuple[Change, OnResume]]]:
-        """What provenance.json is to hold with this session in it, and what this session changes."""
+        """The new content of provenance.json, and the changes that this session makes."""
         now, path = provenance(), self.folder / "provenance.json"
         if not resume:
             return now | {"identities": identities or {}}, []
@@ -147,13 +153,13 @@ class Run:
         return first | {"identities": {**found, **of_finished}}, taken
 
     def record(self, **facts: Any) -> None:
-        """Adds facts to provenance.json, in place of earlier ones of the same name; rank 0 alone writes."""
+        """Adds facts to provenance.json, replacing earlier ones of the same name; only rank 0 writes."""
         if self.writes:
             path = self.folder / "provenance.json"
             replace_text(path, json.dumps(read_json(path) | facts, indent=1) + "\n")
 
     def resume_at(self, stage: str, step: int) -> None:
-        """Forgets what was logged of `stage` after `step`, and a line that a kill cut off."""
+        """Removes log lines of `stage` after `step`, and a line truncated by a kill."""
         self._resumed[stage] = step
         if not self.writes or self._metrics is None:
             return
@@ -167,13 +173,16 @@ class Run:
             if entry["stage"] != stage or entry["step"] <= step:
                 kept.append(line + "\n")
         replace_text(path, "".join(kept))
-        self._metrics = Appended(path)
+        self._metrics = AppendOnlyFile(path)
 
     def log(self, stage: str, step: int, values: dict[str, float]) -> None:
-        """Appends one line {"stage", "step", "time", ...values} and the same to TensorBoard.
+        """Appends one line {"stage", "step", "time", ...values} to metrics.jsonl, and the same values to TensorBoard.
 
-        time: seconds since 1970. A value that is not finite is written as null (JSON has none). Raises UserError
-        where the disk does not take it.
+        stage: name of the stage.
+        step: number of finished steps.
+        values: scalars by name; a value that is not finite is written as null (JSON has no NaN).
+
+        time is seconds since 1970. Raises UserError if the disk does not accept it.
         """
         if not self.writes or self._metrics is None:
             return
@@ -197,7 +206,7 @@ class Run:
         return self._boards[stage]
 
     def close(self) -> None:
-        """Closes the files and lets go of the folder."""
+        """Closes the files and releases the folder."""
         try:
             if self._lock is not None:
                 self.clock.save()
@@ -220,16 +229,16 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(OSError) if kind is not None else nullcontext():  # the disk's fault is on its way already
+        with suppress(OSError) if kind is not None else nullcontext():  # an error is already being raised
             self.close()
 
 
 def provenance() -> dict[str, Any]:
-    """Where a result comes from: revision, versions, machine and date, ready for JSON.
+    """Provenance of a result: revision, versions, machine and date, as JSON values.
 
-    git_revision ends in "-dirty" when tracked files were changed and is None outside a checkout; a version is
-    None where the package is absent. date is UTC, ISO 8601. command names absolute paths by their last part:
-    where they lie is this machine's affair, and a run's config.toml has it.
+    git_revision ends in "-dirty" if tracked files were changed and is None outside a checkout; a version is None if the
+    package is absent. date is UTC, ISO 8601. In command, absolute paths are reduced to their last part, since they are
+    specific to the machine; config.toml of a run contains them in full.
     """
     versions = {name: _version(name) for name in ("phys4d", "torch", "triton", "numpy", "diffusers")}
     return {
@@ -247,20 +256,20 @@ def provenance() -> dict[str, Any]:
 
 
 def peak_rss_mb() -> float:
-    """Peak resident memory in MiB: of this process, plus the largest of its finished children."""
+    """Peak resident memory in MiB of this process plus the largest of its finished children."""
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return (own + children) / 1024
 
 
 def _program() -> str:
-    """The name of the program, without where it lies on this machine."""
+    """The name of the program without its folder."""
     path = Path(sys.argv[0])
     return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
 
 
 def _without_place(argument: str) -> str:
-    """The argument without the folders of an absolute path in it: init=/a/b/c gives init=c."""
+    """The argument with absolute paths reduced to their last part: init=/a/b/c becomes init=c."""
     return re.sub(r"(^|[=,\[\"'])/(?:[^/\s=,]+/)*", r"\1", argument)
 
 
@@ -272,7 +281,7 @@ def _git_revision() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", here.name)  # a copy may lie in an unrelated checkout
+        git("ls-files", "--error-unmatch", here.name)  # fails for a copy inside an unrelated checkout
         dirty = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + ("-dirty" if dirty else "")
     except (OSError, subprocess.CalledProcessError):

@@ -1,5 +1,6 @@
 """`phys4d demo`: simulate, label, train through all stages, evaluate and report, on the machine at hand."""
 
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -18,8 +19,9 @@ from phys4d.stages.preflight import check, check_stages, check_takes
 from phys4d.stages.registry import STAGES
 from phys4d.stages.resume import open_run
 from phys4d.stages.run_file import RunConfig
-from phys4d.teachers.label import label_with_small_depth
-from phys4d.teachers.small_depth import SmallDepthConfig
+from phys4d.teachers.dis import DISFlow
+from phys4d.teachers.label import label_dataset
+from phys4d.teachers.small_depth import SmallDepth, SmallDepthConfig
 from phys4d.train import run_stages
 
 
@@ -73,7 +75,8 @@ def make_data(config: DemoConfig, folder: Path) -> None:
         if not (folder / name / "index.parquet").exists():
             simulate(getattr(config.simulate, name), folder / name, workers=config.workers)
     if not (folder / "labelled" / "index.parquet").exists():
-        label_with_small_depth(folder / "video", folder / "labelled", folder / "scenes", config.teacher)
+        depth_teacher, workers = SmallDepth(config.teacher, folder / "scenes"), len(os.sched_getaffinity(0))
+        label_dataset(folder / "video", folder / "labelled", depth_teacher, DISFlow(), workers=workers)
 
 
 def load_recipe(recipe: Path | None, overrides: Sequence[str]) -> DemoConfig:

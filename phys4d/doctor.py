@@ -1,4 +1,4 @@
-"""What this machine can run: `phys4d doctor`. Looks at metadata and files; imports no optional backend."""
+"""`phys4d doctor`: reports what this machine can run, from metadata and files, without importing optional backends."""
 
 import importlib.util
 import os
@@ -18,7 +18,12 @@ from phys4d.kernels import native
 
 @dataclass(frozen=True)
 class Optional:
-    """An optional backend: where its version is recorded, what it is for, and how to get it."""
+    """An optional backend.
+
+    distributions: names under which its version may be installed.
+    purpose: what it is used for.
+    install: how to install it.
+    """
 
     distributions: tuple[str, ...]
     purpose: str
@@ -70,7 +75,7 @@ OPTIONAL = {
 
 _EGL_LINE = "apt-get install -y --no-install-recommends libegl1 libgl1 libgl1-mesa-dri"
 
-# Runs in a process of its own: a broken graphics driver may take the process with it.
+# Runs in its own process, since a broken graphics driver may crash it.
 _EGL_PROBE = """
 import ctypes
 egl = ctypes.CDLL("libEGL.so.1")
@@ -88,7 +93,7 @@ else:
 
 
 def _rendering() -> dict[str, Any]:
-    """Whether EGL renders without a display."""
+    """Whether EGL can render without a display."""
     try:
         probe = subprocess.run([sys.executable, "-c", _EGL_PROBE], capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
@@ -110,7 +115,7 @@ def _version(distributions: tuple[str, ...]) -> str | None:
 
 
 def _apex() -> dict[str, Any]:
-    """NVIDIA's apex is told by its own modules; an unrelated package of that name is never imported."""
+    """Detects NVIDIA's apex by its own modules; an unrelated package with the same name is never imported."""
     purpose, version = "fused optimizers", _version(("apex",))
     spec = importlib.util.find_spec("apex")
     folders = list(spec.submodule_search_locations or []) if spec else []
@@ -133,7 +138,7 @@ def _backends() -> dict[str, dict[str, Any]]:
 
 
 def _cpu() -> str:
-    """The processor's model name."""
+    """Model name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -143,12 +148,11 @@ def _cpu() -> str:
 
 
 def collect() -> dict[str, Any]:
-    """Everything `phys4d doctor` says, ready for JSON.
+    """The report of `phys4d doctor` as JSON values.
 
-    Returns:
-        "phys4d", "python", "platform", "torch", "triton", "cuda": versions (None where absent); "cpu":
-        name, cores; "gpus": name, memory_gib, capability each; "native" and "rendering": available, detail;
-        "backends": per name available, purpose, and version or install.
+    Keys: "phys4d", "python", "platform", "torch", "triton", "cuda": versions (None if absent); "cpu": name, cores,
+        vectors; "gpus": name, memory_gib, capability each; "native" and "rendering": available, detail; "backends": for
+        each name available, purpose, and version or install.
     """
     available, reason = native.status()
     cores = len(os.sched_getaffinity(0))
@@ -176,7 +180,7 @@ def collect() -> dict[str, Any]:
 
 
 def _state(found: dict[str, Any]) -> str:
-    """One line: present with its version, or absent and how to get it."""
+    """One line: present with its version, or absent and how to install it."""
     if found["available"]:
         return f"yes  {found.get('version') or found.get('detail')}"
     parts = [found[key] for key in ("detail", "install") if key in found]
@@ -184,7 +188,7 @@ def _state(found: dict[str, Any]) -> str:
 
 
 def render(report: dict[str, Any]) -> str:
-    """The report of `collect` for a person to read, one fact per line."""
+    """The report of `collect` as text, one fact for each line."""
     cpu = report["cpu"]
     gpus = [f"{g['name']}, {g['memory_gib']} GiB, sm_{g['capability'].replace('.', '')}" for g in report["gpus"]]
     facts = {

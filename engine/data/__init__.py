@@ -1,1 +1,1 @@
-"""Clip datasets: tar shards with an offset index, quantised array blobs, mp4 clips, and an exact order."""
+"""Clip datasets: tar shards with an offset index, quantised array blobs, mp4 clips, and a deterministic order."""

@@ -1,8 +1,8 @@
-"""Named arrays of one clip in one buffer: a checked JSON header and quantised, compressed raw data.
+"""Named arrays of one clip in one buffer: a validated JSON header and quantised, compressed data.
 
-Layout (little endian): magic "P4BLOB01", uint32 length of the header, uint32 crc32 of the header, the header
-(JSON), then one blosc2 buffer per array. Nothing is unpickled and nothing is allocated before its size has
-been checked against the header. README.md in this folder gives the format field by field.
+Layout (little endian): magic "P4BLOB01", uint32 length of the header, uint32 crc32 of the header, the header (JSON),
+then one blosc2 buffer for each array. Nothing is unpickled, and sizes are checked before memory is allocated. README.md
+in this folder describes the format field by field.
 """
 
 import json
@@ -19,21 +19,23 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Relative:
-    """Values >= 0, where 0 stays 0, are stored within `error` of the value itself (2e-4: 0.02 %)."""
+    """Largest relative error of values >= 0 (2e-4: 0.02 %); 0 is stored exactly."""
 
     error: float
 
 
 @dataclass(frozen=True)
 class Absolute:
-    """Slice i of the first axis is stored within `error[i]`, in the unit of the array; 0 stays 0 in its range."""
+    """Largest absolute error of each slice of the first axis, in the unit of the array; 0 is exact if it is in the
+    range.
+    """
 
     error: tuple[float, ...]
 
 
 Quantisation = Relative | Absolute
 
-# What a dataset states of its truth: 0.02 % of the depth; 1/256 px of du and dv, 0.1 mm of dz.
+# Largest errors of a dataset's truth: 0.02 % of depth, 1/256 px of du and dv, 0.1 mm of dz.
 QUANTISATION: Mapping[str, Quantisation] = {"depth": Relative(2e-4), "motion": Absolute((1 / 256, 1 / 256, 1e-4))}
 
 MAGIC = b"P4BLOB01"
@@ -48,11 +50,13 @@ _NORMAL, _INFINITE = 0x00800000, 0x7F800000  # float32 bits of the smallest norm
 def encode(arrays: Mapping[str, np.ndarray], quantise: Mapping[str, Quantisation] | None = None) -> bytes:
     """Packs named arrays; the bytes are a function of the arguments (for one version of blosc2).
 
-    arrays: name -> array of bool, uint8, int16/32/64, uint16 or float16/32/64, any shape. quantise: name ->
-    the largest error of a float array. `Relative` is stored as the first of inverse16, relative16 and float32
-    that keeps it for every value, `Absolute` as the first of linear16, linear32 and float32: no range of values
-    costs accuracy. All come back as float32, other arrays exactly as they were. Raises ValueError for an
-    unknown dtype or name, a negative value of a `Relative` array, or a value that is not finite.
+    arrays: name -> array of bool, uint8, int16/32/64, uint16 or float16/32/64, any shape.
+    quantise: name -> largest error of a float array. `Relative` is stored as the first of inverse16, relative16 and
+        float32 that keeps the error for every value, `Absolute` as the first of linear16, linear32 and float32. These
+        arrays are decoded to float32, other arrays exactly as they were.
+
+    Raises ValueError for an unknown dtype or name, a negative value of a `Relative` array, or a value that is not
+    finite.
     """
     quantise = quantise or {}
     if unknown := sorted(quantise.keys() - arrays.keys()):
@@ -77,9 +81,9 @@ def encode(arrays: Mapping[str, np.ndarray], quantise: Mapping[str, Quantisation
 
 
 def decode(data: bytes, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """Unpacks the arrays called `names` (None: all), in stored order; the others are not decompressed.
+    """Unpacks the arrays called `names` (None: all) in stored order; other arrays are not decompressed.
 
-    Raises ValueError saying what is wrong: no blob, truncated, corrupt, or a name that it does not hold.
+    Raises ValueError if the data is not a blob, truncated or corrupt, or lacks one of the names.
     """
     entries, start = _entries(data)
     if names is not None and (absent := sorted(set(names) - entries.keys())):
@@ -90,14 +94,17 @@ def decode(data: bytes, names: Collection[str] | None = None) -> dict[str, np.nd
 
 
 def header(data: bytes) -> dict[str, dict[str, Any]]:
-    """The checked header entries by name (shape, dtype, offset, bytes, crc32, quantisation)."""
+    """The validated header entries by name: shape, dtype, offset, bytes, crc32, quantisation."""
     return _entries(data)[0]
 
 
 def error_bound(entry: Mapping[str, Any], value: np.ndarray) -> np.ndarray:
-    """The largest error of the values of a header's entry, fp64, broadcastable to `value`; 0 for unquantised arrays.
+    """Largest error of a stored array, fp64, broadcastable to `value`; 0 for unquantised arrays.
 
-    value: what was stored, in the shape of the array. Rounding of the result to float32 comes on top.
+    entry: header entry of the array.
+    value: the values before storing, in the shape of the array.
+
+    Rounding of the result to float32 is not included.
     """
     if not (rule := entry.get("quantisation")):
         return np.zeros(())
@@ -111,7 +118,7 @@ def error_bound(entry: Mapping[str, Any], value: np.ndarray) -> np.ndarray:
 
 
 def _quantise(name: str, array: np.ndarray, wanted: Quantisation) -> tuple[np.ndarray, dict[str, Any] | None]:
-    """Codes and the rule that reads them, or float32 and None where 16 bits do not keep the error that is wanted."""
+    """Codes and their decoding rule, or float32 and None if 16 or 32 bits do not keep the error."""
     if not np.issubdtype(array.dtype, np.floating) or array.ndim == 0:
         got = f"{array.dtype} {array.shape}"
         raise ValueError(f"array {name!r}: only float arrays with an axis are quantised, got {got}")
@@ -130,13 +137,13 @@ def _quantise(name: str, array: np.ndarray, wanted: Quantisation) -> tuple[np.nd
 
 
 def _inverse16(value: np.ndarray, error: float) -> tuple[np.ndarray, dict[str, Any]] | None:
-    """Codes uniform in 1/value: of planes these compress best, as 1/z is affine in the pixel."""
+    """Codes uniform in 1/value; these compress best for planes, since 1/z is affine in the pixel coordinates."""
     value = value.astype(np.float64)
     seen = value > 0
     inverse = np.divide(1.0, value, out=np.zeros_like(value), where=seen)
     low, high = (float(inverse[seen].min()), float(inverse[seen].max())) if seen.any() else (0.0, 0.0)
     step = (high - low) / (_TOP - 1)
-    if step / 2 > error * (low - step / 2):  # of the largest value, whose relative error is the largest
+    if step / 2 > error * (low - step / 2):  # the relative error is largest for the largest value
         return None
     code = np.rint((inverse - low) / step) if step > 0 else np.zeros_like(inverse)
     code = np.where(seen, np.clip(code, 0, _TOP - 1) + 1, 0)
@@ -144,7 +151,8 @@ def _inverse16(value: np.ndarray, error: float) -> tuple[np.ndarray, dict[str, A
 
 
 def _relative16(value: np.ndarray, error: float) -> tuple[np.ndarray, dict[str, Any]] | None:
-    """Codes uniform in the bits of float32, about log2 of the value: in whole numbers, so the same on every machine."""
+    """Codes uniform in the float32 bit pattern, about log2 of the value; integer arithmetic, the same on every machine.
+    """
     bits, seen = value.view(np.int32).astype(np.int64), value > 0
     low, high = (int(bits[seen].min()), int(bits[seen].max())) if seen.any() else (_NORMAL, _NORMAL)
     step = max(1, math.ceil((high - low) / (_TOP - 1)))
@@ -155,7 +163,7 @@ def _relative16(value: np.ndarray, error: float) -> tuple[np.ndarray, dict[str, 
 
 
 def _relative_error(step: int) -> float:
-    """Half a step of float32 bits as a share of the value; bits of the next power of two are worth twice as much."""
+    """Relative error of half a step of float32 bits; a step is twice as large above the next power of two."""
     half = step // 2
     return half * 2.0**-23 / (1 - half * 2.0**-24)
 
@@ -180,7 +188,7 @@ def _linear16(value: np.ndarray, error: tuple[float, ...]) -> tuple[np.ndarray, 
 
 
 def _linear32(value: np.ndarray, error: tuple[float, ...]) -> tuple[np.ndarray, dict[str, Any]] | None:
-    """Whole multiples of each slice's error; of the four bytes, those that stay 0 compress to nothing."""
+    """Integer multiples of each slice's error; high bytes that are zero compress to almost nothing."""
     assert min(error, default=1) > 0
     code = np.rint(value.astype(np.float64) / np.reshape(error, (-1,) + (1,) * (value.ndim - 1)))
     if np.abs(code).max(initial=0) > np.iinfo(np.int32).max:
@@ -189,7 +197,7 @@ def _linear32(value: np.ndarray, error: tuple[float, ...]) -> tuple[np.ndarray, 
 
 
 def _dequantise(code: np.ndarray, rule: Mapping[str, Any]) -> np.ndarray:
-    """float32 from codes; of 16 bits through a table of 65,536 values (one per slice for linear16)."""
+    """float32 values from codes; 16-bit codes through a table of 65,536 values (for linear16, one for each slice)."""
     every = np.arange(_TOP + 1)
     if rule["kind"] == "relative16":
         bits = np.minimum(rule["low"] + (every - 1) * rule["step"], _INFINITE)
@@ -223,7 +231,7 @@ def _compress(array: np.ndarray) -> bytes:
 
 
 def _entries(data: bytes) -> tuple[dict[str, dict[str, Any]], int]:
-    """Checks prefix and header; returns entries by name and where the buffers begin."""
+    """Validates prefix and header; returns entries by name and the offset of the buffers."""
     if len(data) < _PREFIX.size or data[:8] != MAGIC:
         raise ValueError(f"is no array blob: {len(data)} bytes beginning with {bytes(data[:8])!r}")
     _, length, checksum = _PREFIX.unpack_from(data)

@@ -1,4 +1,4 @@
-"""Reading a dataset: clips by index, through the offsets of the parquet index, from any thread or process."""
+"""Reads a dataset: clips by index through the byte offsets of the parquet index, from any thread or process."""
 
 import hashlib
 from collections.abc import Collection, Iterator
@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from phys4d.engine.data import blob, description
-from phys4d.engine.data.files import OpenFiles
+from phys4d.engine.data import blob, clip_json
+from phys4d.engine.data.open_files import OpenFiles
 from phys4d.engine.data.shards import INDEX, SCHEMA
 from phys4d.engine.data.video import PyAVDecoder, VideoDecoder, frame_count
 from phys4d.engine.errors import UserError
@@ -23,7 +23,7 @@ _DECODERS: dict[str, type[VideoDecoder]] = {"pyav": PyAVDecoder}
 
 
 class _ClipFault(UserError):
-    """A clip that cannot be read; `brief` is the line without the folder and the advice."""
+    """A clip that cannot be read; `brief` is the message without the folder and the advice."""
 
     def __init__(self, folder: Path, brief: str) -> None:
         super().__init__(f"{folder}/{brief}: see `phys4d data verify {folder}`")
@@ -32,7 +32,13 @@ class _ClipFault(UserError):
 
 @dataclass(frozen=True)
 class Sample:
-    """One clip. video: RGB uint8 [T, H, W, 3]; arrays: those asked for, by name; meta: the parsed json."""
+    """One clip.
+
+    key: key of the clip in its dataset.
+    video: RGB uint8 [T, H, W, 3].
+    arrays: requested truth arrays by name.
+    meta: parsed json.
+    """
 
     key: str
     video: np.ndarray
@@ -43,11 +49,13 @@ class Sample:
 class ClipDataset:
     """Random access to the clips of a dataset folder.
 
-    folder: what `ShardWriter` wrote. decoder: "pyav". arrays: names to read from the `.truth` blob; None
-    reads all that a clip has (none for a video-only clip). One object may be used from many threads, after a fork,
-    or pickled; of any number of shards, a few dozen are open at a time.
+    One object may be used by many threads, after a fork, or pickled; a few dozen shards are open at a time.
 
-    UserError for a folder or clip that cannot be read; MachineFault, a kind of it, where the machine or the file
+    folder: written by `ShardWriter`.
+    decoder: "pyav".
+    arrays: names to read from the `.truth` blob; None reads all arrays of a clip (none for a video-only clip).
+
+    Raises UserError if the folder or a clip cannot be read; MachineFault, a UserError, if the machine or the file
     system failed, so that the data may be sound.
     """
 
@@ -63,7 +71,7 @@ class ClipDataset:
         return self._index.num_rows
 
     def __getitem__(self, index: int) -> Sample:
-        """Reads and decodes clip `index`; UserError naming shard, key and member when that is impossible."""
+        """Reads and decodes clip `index`. Raises UserError that names shard, key and member if that is impossible."""
         row = self.row(index)
         with reading(self.folder / row["shard"]):
             return Sample(row["key"], self._video(row), self._arrays(row), self._meta(row))
@@ -79,7 +87,9 @@ class ClipDataset:
         return video
 
     def size(self) -> tuple[int, int, int]:
-        """(frames, height, width) of every clip, by the index; UserError where there is none, or one differs."""
+        """(frames, height, width) of every clip, from the index. Raises UserError if there are no clips or sizes
+        differ.
+        """
         columns = [self._index.column(name).to_pylist() for name in ("key", "frames", "height", "width")]
         sizes = [(frames, height, width) for _, frames, height, width in zip(*columns, strict=True)]
         if not sizes:
@@ -93,9 +103,10 @@ class ClipDataset:
         return sizes[0]
 
     def probe(self, index: int) -> dict[str, Any]:
-        """Raises the UserError that reading clip `index` would, as far as it shows without decoding; returns its json.
+        """Checks clip `index` as far as possible without decoding and returns its json.
 
-        That is a shard that is missing or cut off, a json with a field of the wrong type, and an mp4 that is no video.
+        Raises the UserError that reading would raise for a missing or truncated shard, a json field of the wrong type,
+        or an mp4 that is not a video.
         """
         row = self.row(index)
         with self._shard(row) as path:
@@ -104,7 +115,7 @@ class ClipDataset:
             left = max(0, min(member["size"], end - member["offset"]))
             if left < member["size"]:
                 raise self._truncated(row, name, left)
-        if self.member(row, "mp4", 8)[4:] != b"ftyp":  # no usual mp4: then only the decoder knows
+        if self.member(row, "mp4", 8)[4:] != b"ftyp":  # not a common mp4: only the decoder can tell
             try:
                 frame_count(self.member(row, "mp4"))
             except ValueError as error:
@@ -112,7 +123,7 @@ class ClipDataset:
         return self._meta(row)
 
     def shard_edges(self) -> list[int]:
-        """Indices of the first and the last clip of each shard: the last one shows whether the shard was cut off."""
+        """Indices of the first and the last clip of each shard; reading the last one detects a truncated shard."""
         shards = self._index.column("shard").to_pylist()
         last = len(shards) - 1
         return [
@@ -122,7 +133,9 @@ class ClipDataset:
         ]
 
     def row(self, index: int) -> dict[str, Any]:
-        """The index entry: key, shard, frames, fps, height, width, members {name: {offset, size, sha256}}."""
+        """The index entry of clip `index`: key, shard, frames, fps, height, width, members {name: {offset, size,
+        sha256}}.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"{self.folder}: clip {index} of {len(self)}")
         row = self._index.slice(index, 1).to_pylist()[0]
@@ -130,11 +143,16 @@ class ClipDataset:
         return row
 
     def meta(self, index: int) -> dict[str, Any]:
-        """The parsed `.json` member of clip `index`; UserError where a field that is used has the wrong type."""
+        """The parsed json of clip `index`. Raises UserError if a known field has the wrong type."""
         return self._meta(self.row(index))
 
     def member(self, row: dict[str, Any], name: str, most: int | None = None) -> bytes:
-        """The bytes of a member of the clip with this index entry, or its first `most` ones."""
+        """The bytes of a member of a clip, or its first `most` bytes.
+
+        row: index entry of the clip, from `row`.
+        name: extension of the member.
+        most: number of bytes, None for all.
+        """
         member = row["members"].get(name)
         if member is None:
             raise self._fault(row, name, f"is not there, the clip has only {', '.join(row['members'])}")
@@ -147,7 +165,7 @@ class ClipDataset:
 
     def _meta(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            return description.parse(self.member(row, "json"), row["frames"])
+            return clip_json.parse(self.member(row, "json"), row["frames"])
         except ValueError as error:
             raise self._fault(row, "json", str(error)) from None
 
@@ -161,7 +179,7 @@ class ClipDataset:
 
     @contextmanager
     def _shard(self, row: dict[str, Any]) -> Iterator[Path]:
-        """The path of a clip's shard, with what goes wrong there as an error of the clip or of the machine."""
+        """Context with the path of a clip's shard; converts errors to those of the clip or of the machine."""
         path = self.folder / row["shard"]
         try:
             with reading(path):
@@ -179,11 +197,11 @@ class ClipDataset:
 
 
 def verify(folder: Path) -> list[str]:
-    """Reads a whole dataset and returns one line per problem, naming shard, key and member; [] when sound.
+    """Reads a whole dataset and returns one line for each problem, with shard, key and member; [] if it is sound.
 
-    Checked: every member's size and sha256; that each mp4 holds, and decodes to, the frames and size that the
-    index says; that every array unpacks; that the json parses, and its fields have the right types. Raises UserError
-    when there is no index, and MachineFault where it could not read on: then the dataset may be sound.
+    Checked: size and sha256 of every member; that each mp4 holds and decodes to the frames and size in the index; that
+        every array unpacks; that the json parses and its fields have the right types. Raises UserError if there is no
+        index, and MachineFault if the machine failed; then the dataset may be sound.
     """
     dataset = ClipDataset(folder)
     problems: list[str] = []

@@ -1,4 +1,4 @@
-"""The order of samples: a function of (seed, epoch, position), whatever the number of ranks or resumes."""
+"""The order of samples: a function of (seed, epoch, position), independent of the number of ranks and of resumes."""
 
 from functools import lru_cache
 
@@ -16,10 +16,17 @@ def order(seed: int, epoch: int, n: int) -> np.ndarray:
 
 
 def indices(seed: int, step: int, batch: int, n: int) -> list[int]:
-    """The `batch` sample indices of the global batch number `step` (from 0), over all ranks together.
+    """The sample indices of one global batch, over all ranks together.
 
-    Epochs follow each other without a gap: a batch may hold the end of one and the beginning of the next, so
-    that no sample is left out. Raises ValueError when there is nothing to draw from.
+    Epochs follow each other without a gap: a batch may contain the end of one epoch and the beginning of the next, so
+        that no sample is skipped.
+
+    seed: of the order.
+    step: number of the global batch, from 0.
+    batch: size of the global batch.
+    n: number of samples.
+
+    Raises ValueError if n or batch is below 1 or step is negative.
     """
     if n < 1 or batch < 1 or step < 0:
         raise ValueError(f"expected n >= 1, batch >= 1, step >= 0, got n={n}, batch={batch}, step={step}")

@@ -1,4 +1,5 @@
-"""Writing a dataset: WebDataset-compatible tar shards and one parquet index, complete or not there at all."""
+"""Writes a dataset: WebDataset-compatible tar shards and one parquet index; the dataset appears complete or not at all.
+"""
 
 import fcntl
 import hashlib
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phys4d.engine.errors import UserError
-from phys4d.engine.output import Place, sync
+from phys4d.engine.output import OutputFolder, sync
 
 INDEX = "index.parquet"
 _MEMBER = pa.struct(
@@ -39,21 +40,23 @@ JOURNAL = "journal.jsonl"
 
 
 class ShardWriter:
-    """Context manager that writes clips into tar shards of about `shard_bytes` and an index at the end.
+    """Context manager that writes clips into tar shards of about `shard_bytes`, and an index at the end.
 
-    Everything goes into a hidden folder (`Place.partial`) and is moved to `folder` when the block ends without an
-    exception; otherwise nothing is left. The bytes depend only on what is added, and its order.
+    Files are written to a hidden folder (`OutputFolder.partial`) and moved to `folder` when the block ends without an
+    exception; otherwise they are removed. The bytes depend only on the added clips and their order.
 
-    recipe: a line that says all that the clips depend on. With it, what was written before an exception or a kill is
-    kept, and the next writer with the same recipe goes on after the `kept` clips that are whole.
+    folder: dataset folder, new or empty.
+    shard_bytes: size of a shard.
+    recipe: a line that contains everything the clips depend on. With a recipe, clips written before an exception or a
+        kill are kept, and the next writer with the same recipe continues after the `kept` complete clips.
 
-    Raises UserError when `folder` holds something already or cannot be written, another process is writing it, or what
-    is kept there was begun with another recipe.
+    Raises UserError if `folder` is not empty or cannot be written, another process is writing it, or kept clips have
+    another recipe.
     """
 
     def __init__(self, folder: Path, *, shard_bytes: int = 1 << 30, recipe: str | None = None) -> None:
         self.folder, self.shard_bytes, self.recipe = Path(folder), shard_bytes, recipe
-        self.place = Place.of(self.folder)
+        self.place = OutputFolder.of(self.folder)
         self.partial = self.place.partial
         self._rows: list[dict[str, Any]] = []
         self._keys: set[str] = set()
@@ -69,7 +72,7 @@ class ShardWriter:
             os.close(self._lock)
             raise UserError(f"{self.folder}: another process is writing this dataset: wait for it") from None
         try:
-            self.place.take_back()
+            self.place.undo_publish()
             if self.recipe is not None:
                 self._rows = kept_rows(self.folder, self.recipe)
             elif (self.partial / INDEX).exists():
@@ -82,11 +85,11 @@ class ShardWriter:
 
     @property
     def kept(self) -> int:
-        """How many clips are written."""
+        """Number of clips written so far, including kept ones."""
         return len(self._rows)
 
     def _go_on(self) -> None:
-        """Cuts off what a writer that was killed left after its last whole clip; starts the journal."""
+        """Removes what a killed writer left after its last complete clip; starts the journal."""
         self._keys = {row["key"] for row in self._rows}
         shards = sorted({row["shard"] for row in self._rows})
         for stale in self.partial.iterdir():
@@ -110,9 +113,13 @@ class ShardWriter:
     def add(
         self, key: str, members: Mapping[str, bytes], frames: int, fps: float, height: int, width: int
     ) -> None:
-        """Adds one clip: `members` maps an extension ("mp4", "truth", "json") to its bytes.
+        """Adds one clip.
 
-        key: letters, digits, "_" and "-", at most 80, unique in the dataset. Raises ValueError otherwise.
+        key: 1 to 80 letters, digits, "_" or "-", unique in the dataset.
+        members: extension ("mp4", "truth", "json") -> bytes.
+        frames, fps, height, width: of the mp4, for the index.
+
+        Raises ValueError for an invalid or repeated key or an invalid extension.
         """
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,80}", key) or key in self._keys:
             raise ValueError(f"key {key!r}: expected a new key of 1 to 80 letters, digits, '_' or '-'")
@@ -140,7 +147,7 @@ class ShardWriter:
         self._rows.append(row)
 
     def _note(self, row: dict[str, Any]) -> None:
-        """A line of the journal, after the clip's bytes are on the disk."""
+        """Appends a line to the journal, after the clip's bytes are on the disk."""
         assert self._shard is not None
         self._shard.flush()
         os.fsync(self._shard.fileno())
@@ -189,19 +196,22 @@ class ShardWriter:
 
 
 def partial_folder(folder: Path) -> Path:
-    """Where a dataset is while it is being written."""
-    return Place.of(folder).partial
+    """The hidden folder of a dataset that is being written."""
+    return OutputFolder.of(folder).partial
 
 
 def kept_rows(folder: Path, recipe: str) -> list[dict[str, Any]]:
-    """The clips that an unfinished dataset already holds, as rows of its index to be.
+    """Index rows of the complete clips in an unfinished dataset.
 
-    Raises UserError when it was begun with another recipe.
+    folder: dataset folder.
+    recipe: of the writer.
+
+    Raises UserError if the dataset was begun with another recipe.
     """
     journal = partial_folder(folder) / JOURNAL
     if not journal.exists():
         return []
-    # Only the last line can be cut short: by a kill while it was being written.
+    # Only the last line can be truncated, by a kill while it was being written.
     lines = [json.loads(line) for line in journal.read_text(encoding="utf-8").split("\n")[:-1]]
     if lines and lines[0] != recipe:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Decoding ahead of the training loop: batches of samples in the given order, read by a few threads."""
+"""Reads and decodes batches of samples ahead of the training loop, in the given order, with a few threads."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +9,7 @@ from phys4d.engine.data.dataset import Sample
 
 
 class Source(Protocol):
-    """A dataset, or anything else that gives samples by index; several threads ask at once."""
+    """Random access to samples by index, such as a dataset; must be thread-safe."""
 
     def __getitem__(self, index: int, /) -> Sample: ...
 
@@ -19,8 +19,12 @@ def stream(
 ) -> Iterator[list[Sample]]:
     """Yields the samples of each batch of indices, in order, with up to `prefetch` batches read ahead.
 
-    `index_batches` may be endless; it is consumed `prefetch` batches ahead of what is yielded. An error in
-    reading a clip is raised where its batch would have come.
+    An error in reading a clip is raised when its batch is due.
+
+    dataset: source of the samples.
+    index_batches: indices of each batch; may be infinite, and is consumed up to `prefetch` batches ahead.
+    threads: number of reading threads of this rank.
+    prefetch: batches read ahead on this rank.
     """
     pending: deque[list[Future[Sample]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="clips") as pool:

@@ -13,25 +13,31 @@ from av.container import InputContainer
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
-_KEYFRAME_EVERY = 12  # short groups of pictures: random access decodes at most this many frames in vain
+_KEYFRAME_EVERY = 12  # frames; random access decodes at most this many frames more than needed
 _SMPTE170M = 6  # BT.601 in H.264's tables of primaries, transfer and matrix
 _Turn = Callable[[np.ndarray], np.ndarray]
-_HDR = {16: "PQ", 18: "HLG"}  # in the same table of transfers
+_HDR = {16: "PQ", 18: "HLG"}  # transfer numbers in H.264's table
 
 
 class VideoDecoder(Protocol):
-    """Anything that turns an encoded clip into frames."""
+    """Interface of a decoder of encoded clips."""
 
     def decode(self, data: bytes, start: int, count: int) -> np.ndarray:
-        """Frames start .. start+count-1 as RGB uint8 [count, H, W, 3]; ValueError if not all are there."""
+        """Frames start .. start+count-1 as RGB uint8 [count, H, W, 3]. Raises ValueError unless all of them are
+        decoded.
+        """
 
 
 def encode_mp4(frames: np.ndarray, fps: float, *, crf: int = 8, pixel_format: str = "yuv444p") -> bytes:
-    """Encodes RGB frames; the same input gives the same bytes (one thread, no dates, no version tags).
+    """Encodes RGB frames; equal input gives equal bytes (one thread, no dates, no version tags).
 
-    frames: uint8 [T, H, W, 3], RGB. fps: frames per second. crf: x264's quality, 0 is best. pixel_format:
-    "yuv444p" keeps colour at full resolution; "yuv420p" is what every player takes and needs even H and W.
-    Colours are stored as BT.601, limited range, and tagged so: the one matrix that every decoder gets right.
+    Colours are stored and tagged as BT.601, limited range, the one matrix that all decoders apply correctly.
+
+    frames: uint8 [T, H, W, 3], RGB.
+    fps: frames per second.
+    crf: x264's quality, 0 is best.
+    pixel_format: "yuv444p" keeps colour at full resolution; "yuv420p" plays in every player and needs even H and W.
+
     Raises ValueError for another dtype or shape.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
@@ -62,24 +68,24 @@ def encode_mp4(frames: np.ndarray, fps: float, *, crf: int = 8, pixel_format: st
 
 
 class PyAVDecoder:
-    """Decodes on the CPU with FFmpeg through PyAV, frame-exact by an index of the packets' timestamps.
+    """Decodes on the CPU with FFmpeg through PyAV, frame-exact by the packets' timestamps.
 
     The frames are those that a player shows: edit lists and the display matrix (rotation, mirroring) are applied.
-    Pixels that are not square, a rotation by other than a multiple of 90 degrees, and HDR are refused.
+        Non-square pixels, rotations by other than multiples of 90 degrees, and HDR are refused.
     """
 
     def decode(self, data: bytes, start: int, count: int) -> np.ndarray:
         """Frames start .. start+count-1 as RGB uint8 [count, H, W, 3].
 
-        Raises ValueError when the data is no video, holds fewer frames, breaks off while decoding, or cannot be shown
-        as it is stored; MemoryError when the machine has too little memory.
+        Raises ValueError if the data is not a video, has fewer frames, is damaged, or cannot be shown as stored;
+        MemoryError if the machine lacks memory.
         """
         with _readable():
             times = _timestamps(data)
             if start < 0 or count < 1 or start + count > len(times):
                 raise ValueError(f"holds {len(times)} frames, expected frames {start}..{start + count - 1}")
             frames = _frames(data, times[start : start + count], seek=start > 0)
-            if start and len(frames) < count:  # seeking goes too far in fragmented files and open groups of pictures
+            if start and len(frames) < count:  # seeking may skip frames in fragmented files and open groups of pictures
                 frames = _frames(data, times[start : start + count], seek=False)
         if len(frames) != count:
             raise ValueError(f"only {len(frames)} of {count} frames could be decoded from frame {start} on")
@@ -89,14 +95,14 @@ class PyAVDecoder:
 
 
 def frame_count(data: bytes) -> int:
-    """How many frames of an encoded clip a player shows, without decoding; errors as `PyAVDecoder.decode`."""
+    """Number of frames of an encoded clip that a player shows, without decoding; errors as in `PyAVDecoder.decode`."""
     with _readable():
         return len(_timestamps(data))
 
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """Errors of FFmpeg as ValueError, but for a lack of memory, which is not the clip's fault."""
+    """Converts FFmpeg's errors to ValueError, except a lack of memory, which is not an error of the clip."""
     try:
         yield
     except av.error.MemoryError:
@@ -106,14 +112,14 @@ def _readable() -> Iterator[None]:
 
 
 def _timestamps(data: bytes) -> list[int]:
-    """Presentation times of the frames that are shown: an edit list marks the packets that are not."""
+    """Presentation times of the shown frames; an edit list marks packets that are not shown."""
     with av.open(io.BytesIO(data), mode="r") as container:
         packets = container.demux(_stream(container))
         return sorted(p.pts for p in packets if p.pts is not None and p.size and not p.is_discard)
 
 
 def _stream(container: InputContainer) -> VideoStream:
-    """The video among the streams; ValueError where there is none, or one that would be shown wrong."""
+    """The video stream. Raises ValueError if there is none, or one that would be shown incorrectly."""
     if not container.streams.video:
         raise ValueError("holds no video stream")
     stream = container.streams.video[0]
@@ -147,7 +153,7 @@ def _frames(data: bytes, times: list[int], *, seek: bool) -> list[np.ndarray]:
 
 
 def _turn(frame: av.VideoFrame) -> _Turn:
-    """What turns and mirrors pixels [H, W, 3] as the display matrix of a frame says."""
+    """Function that rotates and mirrors pixels [H, W, 3] by the display matrix of a frame."""
     stored: Any = frame.side_data.get("DISPLAYMATRIX")
     if stored is None:
         return lambda rgb: rgb

@@ -1,11 +1,13 @@
 """`phys4d simulate`, `label` and `data`: commands that write or check a dataset."""
 
 import argparse
+import os
 from pathlib import Path
 
 from phys4d.commands import Commands
 from phys4d.engine.errors import UserError, printable
 from phys4d.engine.signals import keeps
+from phys4d.teachers.registry import DEPTH_TEACHERS, FLOW_TEACHERS
 
 
 def add_simulate(commands: Commands) -> None:
@@ -70,26 +72,41 @@ def add_label(commands: Commands) -> None:
     label.add_argument("--videos", type=Path, required=True, help="the dataset to label; its truth is never read")
     label.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
     label.add_argument(
-        "--scenes", type=Path, required=True, help="other scenes, with truth, to train the depth teacher on"
+        "--teacher", default="small", metavar="NAME",
+        help=f"the depth teacher: {' or '.join(DEPTH_TEACHERS)} (default: small, trained on --scenes)",
+    )  # fmt: skip
+    label.add_argument(
+        "--flow", default="dis", metavar="NAME", help=f"the flow teacher: {' or '.join(FLOW_TEACHERS)} (default: dis)"
     )
-    label.add_argument("--steps", type=int, default=400, help="training steps of the depth teacher (default: 400)")
-    label.add_argument("--seed", type=int, default=0)
+    label.add_argument("--scenes", type=Path, help="other scenes, with truth, to train a depth teacher on")
+    label.add_argument("--weights", type=Path, help="the model folder of a depth teacher")
+    label.add_argument("--steps", type=int, help="training steps of a depth teacher (default: 400)")
+    label.add_argument("--seed", type=int, help="of a depth teacher's training (default: 0)")
+    label.add_argument(
+        "--set", dest="changes", action="append", default=[], metavar="A.B=C",
+        help="change another setting of a teacher, such as depth.batch=2 or flow.preset=fast",
+    )  # fmt: skip
+    label.add_argument(
+        "--workers", type=int, default=len(os.sched_getaffinity(0)),
+        help="threads; the bytes do not depend on it (default: one per core)",
+    )  # fmt: skip
     label.set_defaults(command=_label)
 
 
 def _label(options: argparse.Namespace) -> int:
-    from phys4d.engine.config import build
-    from phys4d.teachers.label import label_with_small_depth
-    from phys4d.teachers.small_depth import SmallDepthConfig
+    from phys4d.teachers.label import label_dataset
+    from phys4d.teachers.registry import choose
 
-    config = build(SmallDepthConfig, {"steps": options.steps, "seed": options.seed}, "label")
-    label_with_small_depth(options.videos, options.out, options.scenes, config)
+    folders = {"scenes": options.scenes, "weights": options.weights}
+    settings = {"steps": options.steps, "seed": options.seed}
+    depth, flow = choose(options.teacher, options.flow, folders, settings, options.changes)
+    label_dataset(options.videos, options.out, depth, flow, workers=options.workers)
     return 0
 
 
 def add_data(commands: Commands) -> None:
     """Adds `data` with its actions."""
-    data = commands.add_parser("data", help="check datasets, look at them, import others' clips").add_subparsers(
+    data = commands.add_parser("data", help="check datasets, look at them, import clips").add_subparsers(
         required=True, metavar="action"
     )
     verify = data.add_parser("verify", help="check every byte of a dataset")
@@ -100,6 +117,18 @@ def add_data(commands: Commands) -> None:
     sheet.add_argument("--out", type=Path, required=True, metavar="PICTURE", help="a .png or .jpg")
     sheet.add_argument("--clips", type=int, default=36, help="the first so many (default: 36)")
     sheet.set_defaults(command=_sheet)
+    videos = data.add_parser("import", help="video files (mp4, mov, webm, mkv): docs/your-own-clips.md")
+    videos.add_argument("folder", type=Path, help="searched with all folders in it")
+    videos.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
+    videos.add_argument("--frames", type=int, required=True, help="of each clip")
+    videos.add_argument("--size", required=True, metavar="HxW", help="pixels, or one number; the centre is kept")
+    videos.add_argument("--fps", type=float, help="of the clips: frames are picked by their time (default: 24)")
+    videos.add_argument("--every", type=float, metavar="SECONDS", help="a clip each so many seconds (default: one)")
+    videos.add_argument("--fov", type=float, metavar="DEGREES", help="assumed across the width (default: 60)")
+    videos.add_argument("--caption", metavar="TEXT", help="of videos without a .txt beside them (default: empty)")
+    cores = len(os.sched_getaffinity(0))
+    videos.add_argument("--workers", type=int, default=cores, help="threads, one video each (default: one per core)")
+    videos.set_defaults(command=_import_videos)
     replicator = data.add_parser(
         "import-replicator", help="clips that writers of NVIDIA Omniverse Replicator (Isaac Sim) left"
     )
@@ -135,6 +164,23 @@ def _sheet(options: argparse.Namespace) -> int:
 
     count = contact_sheet(options.folder, options.out, clips=options.clips)
     print(printable(f"{options.out}: {count} clips"))
+    return 0
+
+
+def _import_videos(options: argparse.Namespace) -> int:
+    from phys4d.engine.config import build
+    from phys4d.importers.videos.dataset import VideosConfig, import_videos
+
+    given = {name: getattr(options, name) for name in VideosConfig.model_fields}
+    config = build(VideosConfig, {name: value for name, value in given.items() if value is not None}, "data import")
+    done = import_videos(options.folder, options.out, config, workers=options.workers)
+    for line in done.lines:
+        print(printable(line))
+    if not done.clips:
+        raise UserError(f"{options.folder}: not one clip could be made of its {len(done.lines)} files, see above")
+    left_out = f", {len(done.lines)} files left out in whole or in part" if done.lines else ""
+    captions = f", {done.without_caption} without a caption" if done.without_caption else ""
+    print(printable(f"{options.out}: {done.clips} clips of {done.videos} videos{left_out}{captions}"))
     return 0
 
 

@@ -1,1 +1,1 @@
-"""Evaluation of a run on held-out scenes: the metrics, the run's artefacts and the report a person reads."""
+"""Evaluation of models on held-out clips: metrics, their changes from stage to stage, and the arrays for the report."""

@@ -1,4 +1,4 @@
-"""What a stage changed: every figure paired over the same scenes and noise."""
+"""Changes of metrics from stage to stage, paired over the same scenes and noise."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,16 @@ from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-READ = ("reward", "chamfer_4d")  # figures of generated clips that depend on the heads that read them
+READ = ("reward", "chamfer_4d")  # metrics of generated clips that depend on the heads
 
 
 class Change(NamedTuple):
-    """Mean of after - before over `scenes` scenes, and its standard error."""
+    """A paired change.
+
+    mean: mean of after - before.
+    standard_error: of the mean.
+    scenes: number of scenes.
+    """
 
     mean: float
     standard_error: float
@@ -18,7 +23,7 @@ class Change(NamedTuple):
 
 
 def paired(before: Sequence[float | None], after: Sequence[float | None]) -> Change | None:
-    """The change over the scenes that both have measured; None for fewer than two, or where the lists do not pair."""
+    """The change over the scenes measured in both lists; None for fewer than two, or if the lists differ in length."""
     if len(before) != len(after):
         return None
     change = [b - a for a, b in zip(before, after, strict=True) if a is not None and b is not None]
@@ -28,10 +33,13 @@ def paired(before: Sequence[float | None], after: Sequence[float | None]) -> Cha
 
 
 def changes(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """From each stage to the next, by "<stage> to <stage>": the change of every figure and `<name>_se`.
+    """Changes of every metric from each stage to the next: "<stage> to <stage>" -> {name: mean, `<name>_se`: standard
+    error}.
 
-    Figures of READ are left out where the two stages read geometry with different weights: their difference would be
-    that of the heads as much as of the clips. tables: evaluation/<stage>.json by stage, in the order of training.
+    Metrics in READ are omitted if the heads of the two stages differ, since the difference would be that of the heads
+    as much as that of the clips.
+
+    tables: stage -> evaluation/<stage>.json, in the order of training.
     """
     rows: dict[str, dict[str, float]] = {}
     for old, new in pairwise(tables):

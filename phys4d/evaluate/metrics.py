@@ -1,8 +1,7 @@
-"""What is measured, exactly: each figure of one clip as a function of prediction and truth.
+"""Definitions of the metrics: each is a function of prediction and truth, for every clip of a batch.
 
-All functions return one value per clip, float [B], NaN for a clip in which no pixel qualifies; `ClipMean`
-leaves those out. Depth is metric and nothing is aligned: no scale, shift or rigid motion is fitted before
-comparing.
+All functions return one value for each clip, float [B], NaN for a clip without valid pixels; `ClipMean` ignores those.
+Depth is metric, and nothing is aligned: no scale, shift or rigid motion is fitted before comparing.
 """
 
 import math
@@ -19,49 +18,56 @@ from phys4d.kernels.geometry import chamfer, pack, unproject, warp_residual
 def absrel(depth: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     """Absolute relative depth error: mean over valid pixels of |d - d*| / d* (Eigen et al. 2014).
 
-    depth, truth: [B, T, H, W] metres. valid: bool [B, T, H, W].
+    depth, truth: [B, T, H, W], metres.
+    valid: bool [B, T, H, W].
     """
     return _mean((depth - truth).abs() / torch.where(valid, truth, 1), valid)
 
 
 def delta1(depth: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
-    """Share of valid pixels with max(d / d*, d* / d) < 1.25 (Eigen et al. 2014). Arguments as `absrel`."""
+    """Share of valid pixels with max(d / d*, d* / d) < 1.25 (Eigen et al. 2014).
+
+    depth, truth: [B, T, H, W], metres.
+    valid: bool [B, T, H, W].
+    """
     ratio = torch.where(valid, depth, 1) / torch.where(valid, truth, 1)
     return _mean((torch.maximum(ratio, 1 / ratio) < 1.25).to(depth.dtype), valid)
 
 
 def epe(motion: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
-    """Flow end-point error in pixels: mean over the mask of the Euclidean length of (du, dv) - (du*, dv*).
+    """End-point error of optical flow in pixels: mean over the mask of the Euclidean length of (du, dv) - (du*, dv*).
 
-    motion, truth: [B, 2 or 3, T-1, H, W] (a dz channel is not looked at). mask: bool [B, T-1, H, W].
+    motion, truth: [B, 2 or 3, T-1, H, W]; a dz channel is ignored.
+    mask: bool [B, T-1, H, W].
     """
     return _mean((motion[:, :2] - truth[:, :2]).norm(dim=1), mask)
 
 
 def warp_l1(depth: Tensor, motion: Tensor, visible: Tensor) -> Tensor:
-    """Do depth and motion of one prediction agree? In metres: mean of |D_{t+1}(u + du, v + dv) - (D_t + dz)|.
+    """Consistency of predicted depth and motion, in metres: mean of |D_{t+1}(u + du, v + dv) - (D_t + dz)|.
 
-    Forward form with both sides predicted (`kernels.geometry.warp_residual`), on pixels that are visible at
-    t + 1 by the truth and land inside the image by the prediction. depth: [B, T, H, W] metres. motion:
-    [B, 3, T-1, H, W]. visible: bool [B, T-1, H, W]. The truth itself does not score 0: where a surface point
-    lands beside a silhouette, interpolation mixes two surfaces.
+    Forward form with both sides predicted (`kernels.geometry.warp_residual`), over pixels that are visible at t + 1 in
+    the truth and land inside the image. The truth itself does not score 0: next to a silhouette, interpolation mixes
+    two surfaces.
+
+    depth: [B, T, H, W], metres.
+    motion: [B, 3, T-1, H, W].
+    visible: bool [B, T-1, H, W].
     """
     residual, used = warp_residual(depth, motion, visible)
     return _mean(residual.abs(), used)
 
 
 def geometry_metrics(depth: Tensor, motion: Tensor, truth: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All depth and motion figures of predictions on true clips.
+    """All depth and motion metrics of predictions on true clips, each [B].
 
-    Args:
-        depth: [B, T, H, W] metres, predicted. motion: [B, 3, T-1, H, W], predicted.
-        truth: the stored arrays with a batch dimension: depth, motion, depth_valid, flow_valid, visible,
-            moving.
+    depth: [B, T, H, W], metres, predicted.
+    motion: [B, 3, T-1, H, W], predicted.
+    truth: stored arrays with a batch dimension: depth, motion, depth_valid, flow_valid, visible, moving.
 
-    Returns:
-        absrel, delta1 (valid pixels); epe (visible pixels with valid flow); warp_l1 (visible pixels); of
-        these absrel_moving, epe_moving, warp_l1_moving on surface points that move in the world; and the
-        baselines epe_zero, epe_zero_moving of zero flow. Each [B].
+    Returns absrel, delta1 (valid pixels); epe (visible pixels with valid flow); warp_l1 (visible pixels);
+    absrel_moving, epe_moving, warp_l1_moving over surface points that move in the world; and the baselines epe_zero,
+    epe_zero_moving of zero flow.
     """
     moving, flow_mask = truth["moving"], truth["visible"] & truth["flow_valid"]
     still = torch.zeros_like(truth["motion"])
@@ -80,9 +86,13 @@ def geometry_metrics(depth: Tensor, motion: Tensor, truth: Mapping[str, Tensor])
 
 
 def moving_region(instance: Tensor, moving: Tensor) -> Tensor:
-    """Pixels of the objects that move at any time in their clip, joined with where these are in frame 0.
+    """Pixels of the objects that move at any time in their clip, and the pixels of these objects in frame 0, in every
+    frame.
 
-    instance: uint8 [B, T, H, W], 0 = none. moving: bool [B, T-1, H, W]. Returns bool [B, T, H, W].
+    instance: uint8 [B, T, H, W], 0 = none.
+    moving: bool [B, T-1, H, W].
+
+    Returns bool [B, T, H, W].
     """
     region = torch.zeros_like(instance, dtype=torch.bool)
     for clip in range(len(instance)):
@@ -92,11 +102,12 @@ def moving_region(instance: Tensor, moving: Tensor) -> Tensor:
 
 
 def psnr_moving(video: Tensor, truth: Tensor, region: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of generated video on `moving_region`, frames after the first.
+    """Peak signal-to-noise ratio in dB of a generated video over a region, in the frames after the first.
 
-    10 log10(4 / MSE) of values in [-1, 1]; one MSE over all pixels of the clip. video, truth: [B, 3, T, H,
-    W].
-    region: bool [B, T, H, W]. Infinite for equal videos.
+    10 log10(4 / MSE) for values in [-1, 1]; one MSE over all pixels of the clip. Infinite for equal videos.
+
+    video, truth: [B, 3, T, H, W].
+    region: bool [B, T, H, W], from `moving_region`.
     """
     error = (video - truth).square().mean(dim=1)[:, 1:]
     return 10 * torch.log10(4 / _mean(error, region[:, 1:]))
@@ -111,14 +122,17 @@ def cloud_chamfer_4d(
     pixel_stride: int = 2,
     frame_stride: int = 2,
 ) -> Tensor:
-    """4D Chamfer distance in metres of whole lifted clouds, without alignment.
+    """4D Chamfer distance in metres of whole lifted point clouds, without alignment.
 
-    Per frame the symmetric sum of mean nearest distances (CD-4D of facebookresearch/actionmesh,
-    `actionbench/`, without its frame-0 ICP), mean over frames after the first. Nearly blind to motion: read
-    it beside the reward.
+    For each frame the symmetric sum of mean nearest distances (CD-4D of facebookresearch/actionmesh, `actionbench/`,
+    without its frame-0 ICP), averaged over the frames after the first. It is almost insensitive to motion; use it
+    together with the reward.
 
-    depth, truth: [B, T, H, W] metres. truth_valid: bool, same shape. intrinsics: [B, T, 3, 3]. pixel_stride,
-    frame_stride: every how many pixels (both axes) and frames are taken.
+    depth, truth: [B, T, H, W], metres.
+    truth_valid: bool [B, T, H, W].
+    intrinsics: [B, T, 3, 3], pixels.
+    pixel_stride: step between used pixels, along both axes.
+    frame_stride: step between used frames.
     """
     take = (slice(None), slice(frame_stride, None, frame_stride))
     pixels = (slice(None), slice(None), slice(None, None, pixel_stride), slice(None, None, pixel_stride))
@@ -133,7 +147,12 @@ def cloud_chamfer_4d(
 
 
 class Estimate(NamedTuple):
-    """mean over clips, its standard error (NaN for one clip), and the number of clips behind it."""
+    """A mean over clips.
+
+    mean: over clips.
+    standard_error: of the mean, NaN for one clip.
+    clips: number of clips.
+    """
 
     mean: float
     standard_error: float
@@ -141,22 +160,21 @@ class Estimate(NamedTuple):
 
 
 class ClipMean:
-    """Gathers values per clip and averages them with equal weight for every clip, however batches fall.
+    """Averages values of clips with equal weight for every clip, independent of the division into batches.
 
-    The standard error takes each value as one independent scene: average repeated samples of a scene before.
+    The standard error treats each value as one independent scene: average repeated samples of a scene first.
     """
 
     def __init__(self) -> None:
         self._values: dict[str, list[float]] = defaultdict(list)
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """values: name -> float [B]; a NaN (nothing to measure in that clip) is left out of its name's
-        mean."""
+        """Adds values: name -> float [B]; NaN (nothing to measure in that clip) is ignored."""
         for name, per_clip in values.items():
             self._values[name] += [value for value in per_clip.double().tolist() if not math.isnan(value)]
 
     def summary(self) -> dict[str, Estimate]:
-        """Name -> estimate; a name for which no clip had anything to measure has mean NaN."""
+        """Name -> estimate; the mean is NaN if no clip had a value."""
         return {name: _estimate(values) for name, values in self._values.items()}
 
 
@@ -170,6 +188,6 @@ def _estimate(values: list[float]) -> Estimate:
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over all but the first dimension where the mask holds; NaN where it holds nowhere."""
+    """Mean over all but the first dimension where the mask is true; NaN where it is true nowhere."""
     kept = torch.where(mask, values, 0).flatten(1).double().sum(dim=1)
     return (kept / mask.flatten(1).sum(dim=1)).to(values.dtype)

@@ -1,4 +1,4 @@
-"""Measures a model on held-out clips: geometry read off true clips, and clips generated from their first frames."""
+"""Evaluates a model on held-out clips: geometry read from true clips, and clips generated from their first frames."""
 
 import hashlib
 import json
@@ -29,10 +29,16 @@ from phys4d.rewards.spec import Generated
 
 
 class EvaluateConfig(Config):
-    """`scenes` held-out clips of `data`, `samples` generated clips each; the first `shown` scenes go into the report,
-    and the `failures` ones with the lowest reward after the last stage.
+    """Settings of an evaluation; all values are global. The noise of every sample depends on seed, scene and sample
+    only, so that stages can be compared pairwise.
 
-    The noise of every sample depends on seed, scene and sample only, so that stages are compared pairwise.
+    data: dataset folder of held-out clips.
+    scenes: number of clips to evaluate, from the first one on.
+    samples: generated clips for each scene.
+    shown: number of scenes in the report, from the first one on.
+    failures: number of further scenes in the report, those with the lowest reward after the last stage.
+    batch: scenes evaluated together on one rank.
+    seed: of the noise.
     """
 
     data: Path
@@ -44,14 +50,14 @@ class EvaluateConfig(Config):
     seed: int = Field(0, ge=0)
 
 
-Figures = dict[str, Tensor]  # by name, [B] on the CPU; NaN where a scene has nothing to measure
+Figures = dict[str, Tensor]  # metrics by name, [B] on the CPU; NaN where a scene has nothing to measure
 
 
 class Evaluation:
-    """Figures of the model and of the baselines, every scene's own figures, and arrays of the first scenes.
+    """Metrics of the model and the baselines, metrics of every scene, and arrays of the scenes in the report.
 
-    reader: names the weights that depth and motion are read with (`reader_digest`). Figures of generated clips that
-    depend on it compare only between models with the same reader.
+    reader: digest of the weights that depth and motion are read with (`reader_digest`). Metrics of generated clips that
+        depend on these weights are comparable only between models with the same reader.
     """
 
     def __init__(self, reader: str) -> None:
@@ -61,7 +67,7 @@ class Evaluation:
         self.truth: dict[str, list[np.ndarray]] = defaultdict(list)
 
     def add(self, row: str, figures: Mapping[str, Tensor]) -> None:
-        """Appends a batch to the row of the model or of a baseline."""
+        """Appends the metrics of a batch to the row of the model or of a baseline."""
         self.figures[row].append({name: values.cpu() for name, values in figures.items()})
 
     def show(self, clip: int, **arrays: Tensor) -> None:
@@ -70,7 +76,7 @@ class Evaluation:
             self.shown[name].append(array[clip].cpu().numpy())
 
     def extend(self, other: "Evaluation") -> None:
-        """Appends what another part of the same evaluation has measured."""
+        """Appends the results of another part of the same evaluation."""
         for row, parts in other.figures.items():
             self.figures[row] += parts
         for kept, more in ((self.shown, other.shown), (self.truth, other.truth)):
@@ -78,8 +84,9 @@ class Evaluation:
                 kept[name] += arrays
 
     def table(self) -> dict[str, Any]:
-        """What is written as JSON: means over scenes with `<name>_se`, the baselines, every scene's figures, and the
-        reader."""
+        """The content of the json file: means over scenes with `<name>_se`, baselines, metrics of every scene, and the
+        reader.
+        """
         rows = {row: _with_errors(parts) for row, parts in self.figures.items()}
         scenes: dict[str, list[float | None]] = defaultdict(list)
         for part in self.figures["model"]:
@@ -101,10 +108,17 @@ def _with_errors(parts: Sequence[Figures]) -> dict[str, float]:
 def evaluate(
     model: WorldModel, config: EvaluateConfig, title: str, parallel: Parallel, scenes: Sequence[int] | None = None
 ) -> Evaluation | None:
-    """Runs all measurements, on these scenes alone where given, and then keeps the arrays of all of them.
+    """Evaluates a model; the ranks share the batches.
 
-    The ranks share the batches; each measures on its own device. The result is on rank 0 and None elsewhere, and does
-    not depend on the number of ranks. UserError where the data does not fit the model or holds too few clips.
+    The result is on rank 0 and None elsewhere, and does not depend on the number of ranks.
+
+    model: on any device; it is moved to that of the rank.
+    config: settings.
+    title: shown in the progress bar.
+    parallel: ranks and device.
+    scenes: if given, only these scenes, and the arrays of all of them are kept.
+
+    Raises UserError if the data does not fit the model or has too few clips.
     """
     reader = reader_digest(model)
     place(model.eval(), parallel)
@@ -115,7 +129,7 @@ def evaluate(
     own: dict[int, Evaluation] = {}
     with progress(f"evaluate {title}", total=len(asked), unit="scenes") as bar:
         for first in range(0, len(batches), parallel.world_size):
-            # A rank without a batch repeats the last one: every rank must call the sharded modules.
+            # A rank without a batch repeats the last one, since every rank must call the sharded modules.
             number = first + parallel.rank
             some = batches[min(number, len(batches) - 1)]
             part = _measure(model, config, clips, some, [i for i, s in enumerate(some) if s in kept], parallel, reader)
@@ -143,7 +157,7 @@ def _measure(
     model: WorldModel, config: EvaluateConfig, clips: Clips, scenes: list[int], shown: list[int], parallel: Parallel,
     reader: str,
 ) -> Evaluation:  # fmt: skip
-    """All figures of one batch of scenes, and the arrays of those at the places `shown` in it."""
+    """All metrics of one batch of scenes, and the arrays of the scenes at the positions `shown` of the batch."""
     rng_keys: list[tuple[int | str, ...]] = [(config.seed, "evaluate", scene) for scene in scenes]
     batch = on_all_ranks(lambda: clips.collate(scenes, rng_keys, parallel.device))
     part = Evaluation(reader)
@@ -174,7 +188,13 @@ def _generate(
 
 
 def score(video: Tensor, depth: Tensor, motion: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """A video's figures against the truth of its scene, [B] each: reward, full-cloud 4D Chamfer (m), PSNR (dB)."""
+    """Metrics of a video against the truth of its scene, [B] each: reward, 4D Chamfer of whole clouds (m), PSNR (dB).
+
+    video: [B, 3, T, H, W] in [-1, 1].
+    depth: [B, T, H, W], metres, of the video.
+    motion: [B, 3, T-1, H, W], of the video.
+    batch: the true clips.
+    """
     truth = batch.arrays
     return {
         "chamfer_4d": cloud_chamfer_4d(depth, truth["depth"], truth["depth_valid"], batch.intrinsics),
@@ -184,10 +204,13 @@ def score(video: Tensor, depth: Tensor, motion: Tensor, batch: Batch) -> dict[st
 
 
 def _baselines(model: WorldModel, batch: Batch, read: Geometry, part: Evaluation) -> None:
-    """Rows beside the model's. read: the geometry that the model reads off the true clips.
+    """Rows of baselines next to the model's.
 
-    zero_motion: no motion anywhere. static_video: the first frame repeated, and true_video: the true clip, both with
-    the geometry that this model reads off them, as it does for its own clips. truth: the true clip with true geometry.
+    zero_motion: zero motion everywhere. static_video: the first frame repeated, and true_video: the true clip, both
+        with the geometry that this model reads from them, as for its own clips. truth: the true clip with true
+        geometry.
+
+    read: the geometry that the model reads from the true clips.
     """
     truth = batch.arrays
     figures = geometry_metrics(truth["depth"], truth["motion"], truth)
@@ -202,7 +225,7 @@ def _baselines(model: WorldModel, batch: Batch, read: Geometry, part: Evaluation
 
 
 def without_psnr(figures: Mapping[str, Tensor]) -> Figures:
-    """The figures without the one that is infinite for the true video."""
+    """The metrics without PSNR, which is infinite for the true video."""
     return {name: values for name, values in figures.items() if name != "psnr_moving"}
 
 
@@ -217,12 +240,14 @@ def _keep_truth(result: Evaluation, clips: Clips, batch: Batch, scenes: list[int
 
 
 def as_bytes(video: Tensor) -> np.ndarray:
-    """[3, T, H, W] in [-1, 1] -> uint8 [T, H, W, 3]."""
+    """Converts a video [3, T, H, W] in [-1, 1] to uint8 [T, H, W, 3]."""
     return ((video + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
 
 
 def reader_digest(model: WorldModel) -> str:
-    """Names what geometry is read with, 16 hex digits of sha256: the heads and the adapter that acts with them."""
+    """Digest of the weights that read geometry, 16 hex digits of sha256: the heads, and the adapter that is active with
+    them.
+    """
     named = {f"heads.{name}": tensor for name, tensor in model.heads.state_dict().items()}
     for name, parameter in model.backbone.transformer.named_parameters():
         if f".{SUPERVISED}." in name:
@@ -234,15 +259,21 @@ def reader_digest(model: WorldModel) -> str:
 
 
 def evaluate_folder(folder: Path, config: EvaluateConfig, parallel: Parallel) -> dict[str, Any] | None:
-    """The table of the model in a folder, on rank 0."""
+    """The table of the model in a folder, on rank 0; None on other ranks."""
     loaded = on_all_ranks(lambda: model_folder.load(folder))
     result = evaluate(loaded.model, config, loaded.stage, parallel)
     return None if result is None else result.table()
 
 
 def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, parallel: Parallel) -> None:
-    """Measures a stage's model and writes truth.npz, <stage>.npz and <stage>.json; does nothing where they are
-    there."""
+    """Evaluates a stage's model and writes truth.npz, <stage>.npz and <stage>.json; does nothing if the json exists.
+
+    folder: model folder of the stage.
+    config: settings.
+    out: folder of the results.
+    stage: name of the stage.
+    parallel: ranks and device.
+    """
     if parallel.any((out / f"{stage}.json").exists()):
         return
     loaded = on_all_ranks(lambda: model_folder.load(folder))
@@ -257,10 +288,15 @@ def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, 
 
 
 def evaluate_failures(folders: Mapping[str, Path], config: EvaluateConfig, out: Path, parallel: Parallel) -> None:
-    """Keeps the arrays of the scenes that failed worst, of every stage, in out/failures/.
+    """Keeps the arrays of the scenes with the lowest reward, for every stage, in out/failures/.
 
-    folders: each stage's model folder, in the order of training; the mean reward of the last one's clips, in
-    out/<stage>.json, decides. The same noise gives the same clips again.
+    The mean reward of the last stage's clips, in out/<stage>.json, selects the scenes. The same noise gives the same
+    clips again.
+
+    folders: stage -> model folder, in the order of training.
+    config: settings.
+    out: folder of the results.
+    parallel: ranks and device.
     """
     last = out / f"{list(folders)[-1]}.json"
     rewards = on_all_ranks(lambda: json.loads(last.read_text(encoding="utf-8")))["scenes"]["reward"]

@@ -1,1 +1,1 @@
-"""Datasets of ours from folders that other programs wrote."""
+"""Importers: convert recordings of other programs to datasets of this package."""

@@ -1,1 +1,2 @@
-"""What people look at: a run's report.html, the contact sheet of a dataset, and the pictures and tables in them."""
+"""Pages and pictures for people: report.html of a run, the contact sheet of a dataset, and the picture of the README.
+"""

@@ -1,4 +1,4 @@
-"""What a finished run left in its folder, read back for the report: nothing computed, nothing filled in."""
+"""Reads the files of a finished run for the report; computes and invents nothing."""
 
 import json
 import math
@@ -22,13 +22,18 @@ Curve = tuple[np.ndarray, np.ndarray]  # steps, values, both float [N] and finit
 
 @dataclass(frozen=True)
 class Artefacts:
-    """A run folder's files. Absent parts are empty, never invented.
+    """The files of a run folder; absent parts are empty.
 
-    summary: summary.json. curves: stage -> name -> (steps, values), from metrics.jsonl. unreadable: broken
-    lines in it. config: config.toml as text. provenance: provenance.json, else the summary's. truth:
-    evaluation/truth.npz by array name, K scenes. stages: evaluation/<stage>.npz by stage, then by array name.
+    folder: run folder.
+    summary: summary.json.
+    curves: stage -> name -> (steps, values), from metrics.jsonl.
+    unreadable: number of broken lines in metrics.jsonl.
+    config: config.toml as text.
+    provenance: provenance.json, else that of the summary.
+    truth: evaluation/truth.npz by array name, K scenes.
+    stages: stage -> arrays of evaluation/<stage>.npz by name.
     failed, failed_stages: the same from evaluation/failures/, the scenes of lowest reward.
-    rewards: the reward of every held-out scene by stage, from evaluation/<stage>.json.
+    rewards: stage -> reward of every held-out scene, from evaluation/<stage>.json.
     """
 
     folder: Path
@@ -45,7 +50,7 @@ class Artefacts:
 
 
 def read_artefacts(folder: Path) -> Artefacts:
-    """Read a run folder; UserError where summary.json is missing or a file does not hold what it should."""
+    """Reads a run folder. Raises UserError if summary.json is missing or a file has unexpected content."""
     summary_file = folder / "summary.json"
     if not summary_file.is_file():
         raise UserError(f"no summary: {summary_file}: {_RESUME}")
@@ -73,7 +78,7 @@ def read_artefacts(folder: Path) -> Artefacts:
 
 
 def _scenes(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
-    """truth.npz and the stages' arrays beside it, of the same scenes; empty where there is none."""
+    """truth.npz and the stages' arrays of the same scenes; empty if there is no truth.npz."""
     truth = _arrays(folder / "truth.npz", _TRUTH)
     read = {stage: _arrays(folder / f"{stage}.npz", _STAGE) for stage in MEASURED} if truth else {}
     stages = {stage: arrays for stage, arrays in read.items() if arrays}
@@ -112,7 +117,10 @@ def _arrays(file: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 
 def _curves(file: Path) -> tuple[dict[str, dict[str, Curve]], int]:
-    """A kill may leave half a line, and a resumed run repeats steps: the later value of a step counts."""
+    """Curves of metrics.jsonl and the number of unreadable lines.
+
+    A kill may truncate a line, and a resumed run repeats steps: the later value of a step is used.
+    """
     if not file.is_file():
         return {}, 0
     values: dict[str, dict[str, dict[int, float]]] = {}

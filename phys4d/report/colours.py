@@ -1,4 +1,4 @@
-"""Colours for numbers: sequential maps for depth and error, and the flow wheel for motion."""
+"""Colour maps: sequential maps for depth and error, and the flow colour wheel for motion."""
 
 import numpy as np
 
@@ -7,11 +7,11 @@ _STOPS = {
     "viridis": "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725",
     "magma": "000004 1d1147 51127c 832681 b73779 e75263 fc8961 fec488 fcfdbf",
 }
-MISSING = (128, 128, 128)  # where there is no value
+MISSING = (128, 128, 128)  # colour of pixels without a value
 
 
 def table(name: str) -> np.ndarray:
-    """Return the colour map `name` ("viridis" or "magma") as uint8 [256, 3] RGB."""
+    """The colour map `name` ("viridis" or "magma") as uint8 [256, 3] RGB."""
     stops = np.array([list(bytes.fromhex(stop)) for stop in _STOPS[name].split()], dtype=np.float64)
     at, position = np.linspace(0, 1, 256), np.linspace(0, 1, len(stops))
     return np.stack([np.interp(at, position, stops[:, c]) for c in range(3)], axis=-1).round().astype(np.uint8)
@@ -20,9 +20,13 @@ def table(name: str) -> np.ndarray:
 def sequential(
     values: np.ndarray, low: float, high: float, *, name: str, valid: np.ndarray | None = None
 ) -> np.ndarray:
-    """Colour scalars: `low` and below is the map's first colour, `high` and above its last.
+    """Colours scalars by a sequential map; values outside of the range get the map's end colours.
 
-    values float [...]; valid bool [...]: False is drawn grey, as is every value that is not finite.
+    values: float [...].
+    low, high: values of the map's first and last colour.
+    name: "viridis" or "magma".
+    valid: bool [...]; False is grey, as is every value that is not finite.
+
     Returns uint8 [..., 3].
     """
     known = np.isfinite(values)
@@ -33,7 +37,7 @@ def sequential(
 
 
 def _wheel() -> np.ndarray:
-    """Return the 55 hues of the Middlebury flow wheel, float [55, 3] in [0, 1], red first."""
+    """The 55 hues of the Middlebury flow wheel, float [55, 3] in [0, 1], red first."""
     red, yellow, green, cyan, blue, magenta = np.array(
         [[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1]], dtype=np.float64
     )
@@ -49,12 +53,16 @@ def _wheel() -> np.ndarray:
 
 
 def flow(motion: np.ndarray, scale: float) -> np.ndarray:
-    """Colour image motion by the Middlebury wheel (Baker et al., "A Database and Evaluation Methodology for
-    Optical Flow", 2007): the hue is the direction (right red, down yellow, left cyan, up violet), white rest.
+    """Colours image motion by the Middlebury wheel (Baker et al., "A Database and Evaluation Methodology for Optical
+    Flow", 2007).
 
-    motion float [C >= 2, ..., H, W]: du, dv in pixels (u right, v down), further channels unused;
-    scale: the magnitude in pixels of full saturation, larger motion is drawn alike. A value that is not
-    finite is grey. Returns uint8 [..., H, W, 3].
+    The hue is the direction (right red, down yellow, left cyan, up violet), white is rest; values that are not finite
+    are grey.
+
+    motion: float [C >= 2, ..., H, W], du, dv in pixels (u right, v down); further channels are ignored.
+    scale: magnitude in pixels of full saturation; larger motion has the same colour.
+
+    Returns uint8 [..., H, W, 3].
     """
     known = np.isfinite(motion[:2]).all(axis=0)
     du, dv = np.where(known, motion[:2], 0.0)
@@ -69,7 +77,7 @@ def flow(motion: np.ndarray, scale: float) -> np.ndarray:
 
 
 def flow_legend(size: int = 96) -> np.ndarray:
-    """Return the flow wheel, uint8 [size, size, 4] RGBA: the centre is rest, the rim the full scale."""
+    """The flow wheel, uint8 [size, size, 4] RGBA: the centre is rest, the rim is full saturation."""
     axis = (np.arange(size) + 0.5) / size * 2 - 1
     v, u = np.meshgrid(axis, axis, indexing="ij")
     disc = (np.hypot(u, v) <= 1)[..., None]

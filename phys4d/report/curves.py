@@ -17,11 +17,14 @@ def panel(
     unit: str,
     band: np.ndarray | None = None,
 ) -> str:
-    """Draw one quantity over the steps.
+    """Draws one quantity over the steps; returns an <svg> element.
 
-    steps, values float [N >= 1], finite; unit: the vertical axis' label; band float [N]: drawn as
-    values ± band. The vertical axis is logarithmic where the values are positive, span more than a factor of
-    30 and have no band. Returns an <svg> element.
+    The vertical axis is logarithmic if the values are positive, span more than a factor of 30 and have no band.
+
+    title: above the panel.
+    steps, values: float [N >= 1], finite.
+    unit: label of the vertical axis.
+    band: float [N], drawn as values ± band.
     """
     low, high = float(values.min()), float(values.max())
     logarithmic = band is None and low > 0 and high / low > 30
@@ -74,7 +77,7 @@ def panel(
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
-    """Return the centred moving mean over a fifteenth of the points; at both ends over what there is."""
+    """Centred moving mean over a fifteenth of the points, over fewer points near both ends."""
     half = len(values) // 30
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
@@ -87,7 +90,7 @@ def _points(x: np.ndarray, y: np.ndarray) -> str:
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """Round numbers from low to high, evenly apart: `count` steps or fewer."""
+    """Round, evenly spaced numbers from low to high: `count` intervals or fewer."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
@@ -101,5 +104,5 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def number(value: float) -> str:
-    """As it stands at an axis: four digits at most."""
+    """A number as an axis label: at most four digits."""
     return f"{value:.4g}".replace("e-0", "e-").replace("-", "−")

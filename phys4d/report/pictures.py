@@ -1,7 +1,7 @@
-"""Clips as pictures that one HTML file can carry: a lossless sheet of all frames, played and cut up by CSS.
+"""Clips as pictures inside one HTML file: a lossless sheet of all frames, which CSS plays and cuts into filmstrips.
 
-A sheet serves the looping clip and its filmstrip at once, is smaller than an animated WebP (frames share
-one palette and one dictionary), and lets the page keep all clips in step and pause them.
+One sheet serves the looping clip and its filmstrip, is smaller than an animated WebP (frames share one palette and one
+dictionary), and lets the page synchronise and pause all clips.
 """
 
 import base64
@@ -14,27 +14,27 @@ from PIL import Image
 from phys4d.report.colours import flow_legend, table
 
 FRAME_MS = 110
-HOLD_MS = 500  # the last frame stays, so that the eye sees where a clip begins
+HOLD_MS = 500  # duration of the last frame, which marks the end of the loop
 
 
 def strip_frames(frames: int) -> list[int]:
-    """Return the five frames of a filmstrip: 0, 4, 8, 12, 16 of 17; fewer when there are fewer."""
+    """The five frames of a filmstrip: 0, 4, 8, 12, 16 of 17; fewer if there are fewer frames."""
     return sorted({round(i * (frames - 1) / 4) for i in range(5)})
 
 
 def hold_last(frames: np.ndarray) -> np.ndarray:
-    """Append the last frame once more, [T-1, ...] -> [T, ...], so that motion runs in step with its video."""
+    """Repeats the last frame, [T-1, ...] -> [T, ...], so that motion has as many frames as its video."""
     return np.concatenate([frames, frames[-1:]], axis=0)
 
 
 def layout(frames: int) -> tuple[int, int]:
-    """Return columns and rows of a sheet of that many frames, near square: WebP ends at 16383 pixels."""
+    """Columns and rows of a nearly square sheet of `frames` frames; WebP allows at most 16383 pixels along a side."""
     columns = math.ceil(math.sqrt(frames))
     return columns, math.ceil(frames / columns)
 
 
 def sheet(frames: np.ndarray) -> np.ndarray:
-    """Lay uint8 [T, H, W, 3] out in reading order: uint8 [rows H, columns W, 3], what is left over black."""
+    """Arranges frames uint8 [T, H, W, 3] in reading order: uint8 [rows H, columns W, 3]; unused tiles are black."""
     columns, rows = layout(len(frames))
     count, height, width, channels = frames.shape
     tiles = np.zeros((rows * columns, height, width, channels), dtype=np.uint8)
@@ -44,7 +44,7 @@ def sheet(frames: np.ndarray) -> np.ndarray:
 
 
 def clip_style(frames: int, height: int, width: int) -> str:
-    """Return the CSS that plays a sheet (`.clip`) and cuts its filmstrip (`.strip i`), clips of one size."""
+    """The CSS that plays a sheet (`.clip`) and cuts its filmstrip (`.strip i`), for clips of one size."""
     columns, rows = layout(frames)
     total = frames * FRAME_MS + HOLD_MS
 
@@ -68,17 +68,17 @@ def clip_style(frames: int, height: int, width: int) -> str:
 
 
 def address(image: np.ndarray) -> str:
-    """Return uint8 [H, W, 3 or 4] as the data: address of a lossless WebP, for a page without a second file."""
+    """A picture uint8 [H, W, 3 or 4] as the data: URL of a lossless WebP, so that the page is one file."""
     out = io.BytesIO()
     Image.fromarray(image).save(out, "WEBP", lossless=True, exact=True, quality=75, method=4)
     return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
 
 def colour_bar(name: str) -> str:
-    """Return the data address of the colour map `name`, one pixel high, low values left."""
+    """The data: URL of the colour map `name`, one pixel high, low values left."""
     return address(table(name)[None])
 
 
 def wheel() -> str:
-    """Return the data address of the flow colour wheel."""
+    """The data: URL of the flow colour wheel."""
     return address(flow_legend())

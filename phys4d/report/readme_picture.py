@@ -1,4 +1,4 @@
-"""The picture of the README: two scenes, truth and generated, as one PNG drawn from a run's files."""
+"""The picture of the README: two scenes, true and generated, as one PNG from a run's files."""
 
 import textwrap
 from pathlib import Path
@@ -20,14 +20,20 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def picture(run_folder: Path, out: Path, *, scenes: tuple[int, ...] = (0, 1)) -> None:
-    """Write a PNG: scenes side by side, each with rows of true RGB and generated RGB, depth and motion.
+    """Writes a PNG with scenes side by side: rows of true RGB and of generated RGB, depth and motion.
 
-    Generated means by the last stage of the run; columns are the frames of the report's filmstrips. About
-    1000 pixels wide for two scenes. Raises UserError where the run shows no clips or not these scenes.
+    Generated clips are those of the run's last stage; columns are the frames of the report's filmstrips. About 1000
+    pixels wide for two scenes.
+
+    run_folder: of a finished run.
+    out: path of the PNG.
+    scenes: numbers of the scenes.
+
+    Raises UserError if the run has no clips or lacks one of these scenes.
     """
     run = read_artefacts(Path(run_folder))
-    made = [stage for stage in MEASURED if stage in run.stages]
-    if not made:
+    evaluated = [stage for stage in MEASURED if stage in run.stages]
+    if not evaluated:
         raise UserError(f"no clips: {run.folder / 'evaluation'}: evaluate the run, that writes truth.npz and more")
     count = len(run.truth["keys"])
     if max(scenes) >= count:
@@ -39,16 +45,16 @@ def picture(run_folder: Path, out: Path, *, scenes: tuple[int, ...] = (0, 1)) ->
     draw = ImageDraw.Draw(sheet)
     row = (height - _CAPTION) // 4
     names = (("truth", "RGB"), ("generated", "RGB"), ("generated", "depth"), ("generated", "motion"))
-    for r, (who, what) in enumerate(names):
-        draw.text((6, _CAPTION + r * row + 4), who, fill=_INK, font=font)
-        draw.text((6, _CAPTION + r * row + 22), what, fill=_SOFT, font=small)
+    for r, (source, quantity) in enumerate(names):
+        draw.text((6, _CAPTION + r * row + 4), source, fill=_INK, font=font)
+        draw.text((6, _CAPTION + r * row + 22), quantity, fill=_SOFT, font=small)
     left = _LABEL
     for column in columns:
         sheet.paste(Image.fromarray(column), (left, 0))
         left += column.shape[1]
     frames = ", ".join(str(i) for i in strip_frames(run.truth["video"].shape[1]))
     text = (
-        f"Held-out scenes, model after {made[-1]}, frames {frames}. Depth: dark near, yellow far. "
+        f"Held-out scenes, model after {evaluated[-1]}, frames {frames}. Depth: dark near, yellow far. "
         "Motion: hue is the direction (right red, down yellow, left cyan, up violet), white is rest."
     )
     draw.text((6, height + 4), text, fill=_SOFT, font=small)

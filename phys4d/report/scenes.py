@@ -1,4 +1,4 @@
-"""One held-out scene as HTML: what is read off the true video, and what is generated, beside the truth."""
+"""One held-out scene as HTML: geometry read from the true video, and the generated clip, next to the truth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,14 @@ READERS = tuple(name for name in MEASURED if STAGES[name].trains_reader)
 
 @dataclass(frozen=True)
 class Ranges:
-    """Common colour ranges of one scene: depth in metres, motion in pixels, and the three errors."""
+    """Common colour ranges of one scene.
+
+    near, far: depth, metres.
+    motion: pixels.
+    depth_error: relative.
+    motion_error: pixels.
+    colour_error: grey levels of 255.
+    """
 
     near: float
     far: float
@@ -28,7 +35,7 @@ class Ranges:
 
 
 def scene_ranges(run: Artefacts, k: int) -> Ranges:
-    """Depth and motion ranges from the truth alone, error ranges from the 99th percentile of all stages."""
+    """Depth and motion ranges from the truth only, error ranges from the 99th percentile over all stages."""
     depth, motion = run.truth["depth"][k], run.truth["motion"][k]
     surface = depth[depth > 0]
     near, far = (float(q) for q in np.percentile(surface, [0, 99.5])) if surface.size else (0.0, 1.0)
@@ -46,22 +53,29 @@ def scene_ranges(run: Artefacts, k: int) -> Ranges:
 
 
 def depth_error(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return |d − d*| / d* [T, H, W]; NaN where there is no surface."""
+    """Relative depth error |d − d*| / d*, [T, H, W]; NaN if there is no surface."""
     return np.abs(predicted - truth) / np.where(truth > 0, truth, np.nan)
 
 
 def motion_error(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the end-point error in pixels, [T-1, H, W], of motion [3, T-1, H, W]."""
+    """End-point error in pixels, [T-1, H, W], of motion [3, T-1, H, W]."""
     return np.hypot(predicted[0] - truth[0], predicted[1] - truth[1])
 
 
 def colour_error(generated: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the mean absolute difference over R, G, B, [T, H, W] in grey levels of 255."""
+    """Mean absolute difference over R, G, B, [T, H, W], in grey levels of 255."""
     return np.abs(generated.astype(np.float64) - truth.astype(np.float64)).mean(axis=-1)
 
 
 def scene(run: Artefacts, k: int, title: str, *, worst: dict[str, int], expanded: bool) -> str:
-    """Return scene k as a <details> element; worst: stage -> the shown scene of its lowest reward."""
+    """Scene k as a <details> element.
+
+    run: files of the run.
+    k: number of the scene.
+    title: precedes the number.
+    worst: stage -> the shown scene with its lowest reward.
+    expanded: the element is open.
+    """
     ranges = scene_ranges(run, k)
     caption, key = str(run.truth["captions"][k]), str(run.truth["keys"][k])
     video, depth, motion = (run.truth[name][k] for name in ("video", "depth", "motion"))
@@ -118,7 +132,7 @@ def _generated(run: Artefacts, k: int, ranges: Ranges, worst: dict[str, int]) ->
 
 
 def _truth(run: Artefacts, *, empty: int) -> list[str]:
-    """The truth's row; its sheets stand once in the scene's own style."""
+    """The row of the truth; its sheets are stored once, in the scene's style attribute."""
     frames = run.truth["video"].shape[1]
     cells = [_clip(f"truth: {name}", f"var(--truth-{name})", frames) for name in ("rgb", "depth", "motion")]
     return [_label("truth"), *cells, *[_empty()] * empty]
@@ -137,12 +151,12 @@ def _error(values: np.ndarray, high: float) -> np.ndarray:
 
 
 def _cell(name: str, frames: np.ndarray, note: str = "") -> str:
-    """A cell with its own sheet; frames uint8 [T, H, W, 3]."""
+    """A cell with its own sheet of frames uint8 [T, H, W, 3]."""
     return _clip(name, f"url({address(sheet(frames))})", len(frames), note)
 
 
 def _clip(name: str, source: str, frames: int, note: str = "") -> str:
-    """The looping clip, a note beside it, and its filmstrip below."""
+    """The looping clip, a note next to it, and its filmstrip below."""
     strip = "<i></i>" * len(strip_frames(frames))
     return (
         f'<div class="cell" style="--sheet:{source}">'

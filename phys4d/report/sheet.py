@@ -1,4 +1,4 @@
-"""A contact sheet of a dataset: one picture to see at a glance what is in it, with the truth beside it."""
+"""The contact sheet of a dataset: one picture that shows its first clips and their truth."""
 
 from io import BytesIO
 from pathlib import Path
@@ -11,12 +11,12 @@ from phys4d.engine.errors import UserError
 from phys4d.engine.output import check_file, write_file
 from phys4d.report.colours import MISSING, flow, sequential
 
-COLUMNS = 2  # clips beside each other
+COLUMNS = 2  # clips side by side
 FRAMES = 5  # of each clip, first to last
-GAP, LINE, RULE, GREY = 4, 15, 2, 213  # pixels, and a shade
+GAP, LINE, RULE, GREY = 4, 15, 2, 213  # pixels, and the grey level of rules
 KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 INK, PAPER = (27, 31, 36), (255, 255, 255)
-# Distinct colours for instances 1, 2, ...; they begin again where there are more.
+# Distinct colours for instances 1, 2, ...; repeated if there are more.
 INSTANCES = np.array(
     [(176, 190, 197), (120, 144, 156), (229, 57, 53), (30, 136, 229), (67, 160, 71), (253, 216, 53), (142, 36, 170),
      (251, 140, 0), (0, 172, 193), (216, 27, 96), (109, 76, 65)], dtype=np.uint8,
@@ -24,12 +24,16 @@ INSTANCES = np.array(
 
 
 def contact_sheet(dataset: Path, out: Path, *, clips: int = 36) -> int:
-    """Writes a PNG or JPEG with the first `clips` clips and returns how many there are.
+    """Writes a PNG or JPEG of the first `clips` clips and returns their number.
 
-    Of each: frames from first to last, then of the middle frame depth, motion, what is still seen one frame later, and
-    instances; grey where nothing is known.
+    For each clip: frames from first to last, then depth, motion, visibility in the next frame and instances of the
+        middle frame; unknown values are grey.
 
-    Raises UserError where the dataset is none or empty, or `out` ends in something else or cannot be written.
+    dataset: dataset folder.
+    out: path that ends in .png, .jpg or .jpeg.
+    clips: number of clips.
+
+    Raises UserError if the dataset cannot be read or is empty, or `out` has another ending or cannot be written.
     """
     if out.suffix.lower() not in KINDS:
         raise UserError(f"{out}: expected a name that ends in {', '.join(KINDS)}")
@@ -71,7 +75,7 @@ def _tile(sample: Sample) -> Image.Image:
 
 
 def _truth(sample: Sample, t: int) -> list[np.ndarray]:
-    """What is known of frame t, each uint8 [H, W, 3]."""
+    """The truth of frame t, each array as uint8 [H, W, 3]."""
     arrays, shown = sample.arrays, []
     if "depth" in arrays:
         depth, valid = arrays["depth"][t], arrays["depth_valid"][t]

@@ -1,4 +1,4 @@
-"""The figures of a run as HTML tables, and the sentence on what a policy stage did to the held-out reward."""
+"""The metrics of a run as HTML tables, and a sentence about the effect of a policy stage on the held-out reward."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,14 @@ from phys4d.report.artefacts import MEASURED
 
 @dataclass(frozen=True)
 class Metric:
-    """A column: its key in summary.json, unit, whether more is better, printed decimals and definition."""
+    """A column of the table.
+
+    key: name in summary.json.
+    unit: of the values.
+    more_is_better: direction of improvement.
+    decimals: printed decimals.
+    meaning: definition.
+    """
 
     key: str
     unit: str
@@ -58,7 +65,7 @@ _BASELINES = {
 
 
 def number(value: Any, decimals: int) -> str:
-    """Print a figure with a true minus sign; what is missing or not finite is a dash."""
+    """A number with a true minus sign; missing and non-finite values are a dash."""
     if not isinstance(value, int | float) or not math.isfinite(value):
         return "–"
     return f"{value:.{decimals}f}".replace("-", "−")
@@ -72,7 +79,11 @@ def metrics_table(
 ) -> str:
     """Stages, their changes and baselines by metric, ± standard errors; the best stage of a column is marked.
 
-    readers: the digest of each stage's heads. In columns that depend on them, stages with the last one's heads compare.
+    stages: stage -> metrics, from summary.json.
+    changes: "<stage> to <stage>" -> changes of the metrics.
+    baselines: baseline -> metrics.
+    readers: stage -> digest of its heads; columns that depend on the heads compare only stages with the last stage's
+        heads.
     """
     head = "".join(f"<th>{m.key} {'↑' if m.more_is_better else '↓'}<small>{m.unit}</small></th>" for m in METRICS)
     best = {m.key: _best(_comparable(stages, m, readers), m) for m in METRICS}
@@ -97,13 +108,13 @@ def metrics_table(
 
 
 def definitions() -> str:
-    """One line per metric under the table."""
+    """One line with the definition of each metric."""
     lines = "".join(f"<div><dt>{m.key}</dt><dd>{escape(m.meaning)} [{m.unit}]</dd></div>" for m in METRICS)
     return f"<dl>{lines}</dl>"
 
 
 def further_figures(stages: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]]) -> str:
-    """What summary.json holds beyond the table's columns, or an empty string."""
+    """The values of summary.json that are not columns of the table, or an empty string."""
     known = {m.key for m in METRICS}
     rows = {**{s: stages[s] for s in MEASURED if s in stages}, **baselines}
     names = {name for row in rows.values() for name in row}
@@ -127,11 +138,14 @@ def reward_sentence(
     rewards: Mapping[str, Sequence[float]],
     readers: Mapping[str, str],
 ) -> str:
-    """Say what the held-out reward was before and after a stage that trains on it, whichever way it went.
+    """A sentence about the held-out reward before and after a policy stage, for better or worse.
 
-    policy: that stage. start: the stage whose model it started from. stages: summary.json's. rewards: of the same
-    held-out scenes by stage, to pair them; where they do not pair, the two standard errors are added as independent.
-    readers: the digest of each stage's heads; rewards that different heads read are not compared.
+    policy: the stage that is trained on the reward.
+    start: the stage that it started from.
+    stages: stage -> metrics, from summary.json.
+    rewards: stage -> rewards of the same held-out scenes, to pair them; if they do not pair, the two standard errors
+        are added as independent.
+    readers: stage -> digest of its heads; rewards read by different heads are not compared.
     """
     before, after = stages.get(start, {}), stages.get(policy, {})
     if not after:
@@ -184,7 +198,7 @@ def _cell(figures: Mapping[str, Any], metric: Metric, *, marked: bool, signed: b
 def _comparable(
     stages: Mapping[str, Mapping[str, Any]], metric: Metric, readers: Mapping[str, str]
 ) -> Mapping[str, Mapping[str, Any]]:
-    """The stages whose figures of this metric say something of each other."""
+    """The stages whose values of this metric can be compared with each other."""
     if metric.key not in READ or not stages:
         return stages
     last = readers.get(list(stages)[-1])
@@ -192,7 +206,7 @@ def _comparable(
 
 
 def _best(stages: Mapping[str, Mapping[str, Any]], metric: Metric) -> set[str]:
-    """Stages whose printed figure is the best; none where fewer than two stages have one."""
+    """The stages with the best printed value; none if fewer than two stages have one."""
     printed = {
         stage: round(float(figures[metric.key]), metric.decimals)
         for stage, figures in stages.items()

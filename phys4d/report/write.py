@@ -1,4 +1,4 @@
-"""report.html: what a run did, for a person, in one file without a second one and without the network."""
+"""report.html: the results of a run for a person, in one file that needs no network."""
 
 import os
 import tomllib
@@ -20,14 +20,14 @@ from phys4d.report.tables import definitions, further_figures, metrics_table, nu
 from phys4d.stages.registry import STAGES
 from phys4d.stages.spec import NEW, StageSpec
 
-EXPANDED = 2  # scenes that are open when the page opens
+EXPANDED = 2  # number of scenes that are initially open
 
 
 def write_report(run_folder: Path) -> Path:
-    """Write `run_folder`/report.html from the files in the folder and return its path.
+    """Writes `run_folder`/report.html from the files in the folder and returns its path.
 
-    Read: summary.json, metrics.jsonl, config.toml, provenance.json, evaluation/. What is absent is shown as
-    absent. Raises UserError where summary.json is missing or a file does not hold what it should.
+    Reads summary.json, metrics.jsonl, config.toml, provenance.json and evaluation/; absent files are reported as
+    absent. Raises UserError if summary.json is missing or a file has unexpected content.
     """
     run = read_artefacts(Path(run_folder))
     template = Template((files("phys4d.report") / "page.html").read_text(encoding="utf-8"))
@@ -48,7 +48,7 @@ def write_report(run_folder: Path) -> Path:
 
 
 def _opening(run: Artefacts) -> str:
-    """Title, what was done to which model, and the run's date, revision, time and memory."""
+    """Title, model and stages, and the run's date, revision, time and memory."""
     config = _config(run)
     model, evaluate = config.get("model") or {}, config.get("evaluate") or {}
     kind = f"{model['kind']} " if "kind" in model else ""
@@ -82,7 +82,7 @@ def _opening(run: Artefacts) -> str:
 
 
 def _stages(run: Artefacts) -> str:
-    """Steps and seconds of each stage."""
+    """Table with steps and seconds of each stage."""
     seconds = run.summary.get("stage_seconds") or {}
     names = [s for s in STAGES if s in run.curves or s in seconds] + [s for s in seconds if s not in STAGES]
     if not names:
@@ -137,7 +137,7 @@ def _training(run: Artefacts) -> str:
 
 
 def _curves(run: Artefacts, spec: StageSpec) -> list[str]:
-    """The stage's panels that were logged; one with a spread as a band around its curve."""
+    """The logged panels of a stage; a curve with a spread is drawn with a band."""
     curves, drawn = run.curves.get(spec.name, {}), []
     for curve in spec.panels:
         if curve.name not in curves:

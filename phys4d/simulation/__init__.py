@@ -1,7 +1,8 @@
-"""Simulated clips with exact geometry: any simulator's mesh sequence in, pictures and truth out.
+"""Simulated clips with exact geometry: a simulator gives a mesh sequence, from which pictures and truth are computed.
 
-`generate.simulate` writes a dataset. The parts, in the order of a clip's making: `families` draw a `Scene`, `looks`
-and `camera_path` vary its room, its light and its camera, `mujoco_world` moves it, `screening` and `events` say whether
-it can be used, `assembly` makes the `MeshSequence`, `raster` draws it, `truth` and `visibility` measure it, `record`
-and `caption` describe it.
+`generate.simulate` writes a dataset. One clip is made in this order: a function of `categories.FAMILIES` samples a
+    `scene.Scene`; `scenery.looks` and `scenery.camera_path` vary its room, light and camera; `Scene.simulate` computes
+    the motion; `screening` checks that the event is visible (`rejection_sampling` repeats until it is); `assembly`
+    joins the meshes into a `MeshSequence`; `rendering` draws the video; `truth` measures depth, motion and visibility;
+    `metadata` and `caption` write the json. README.md in this folder lists all sub-folders.
 """

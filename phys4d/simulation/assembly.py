@@ -1,4 +1,4 @@
-"""Puts the meshes of a scene's room, its props and what moves in it together into one mesh sequence."""
+"""Joins the meshes of the room, the props and the moving instances of a scene into one mesh sequence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,15 @@ ROOM_REACH = 6.0  # metres
 
 
 @dataclass(frozen=True)
-class Part:
-    """One instance's share of the mesh.
+class InstanceMesh:
+    """The mesh of one instance over time.
 
-    vertices: float64 [T, V, 3] world metres, or [V, 3] where nothing moves. faces: int [F, 3]. rest: float64 [V, 3],
-    the coordinates of its texture. colour: one RGB, or one for each vertex [V, 3], or for each vertex in each frame
-    [T, V, 3]. track: of a rigid instance; `track.apply(rest)` are then its vertices.
+    vertices: float64 [T, V, 3], world metres, or [V, 3] if the instance is static.
+    faces: int [F, 3], indices of vertices.
+    rest: float64 [V, 3], metres, the coordinates at which the texture is evaluated.
+    instance: number of the instance, 1 to 255.
+    colour: RGB in 0..1: one for the instance, one for each vertex [V, 3], or one for each vertex and frame [T, V, 3].
+    track: pose of a rigid instance over time; then `track.apply(rest)` equals vertices.
     """
 
     vertices: np.ndarray
@@ -30,22 +33,30 @@ class Part:
     track: Track | None = None
 
 
-def assemble(scene: Scene, parts: Sequence[Part], frames: int, detail: int) -> MeshSequence:
-    """The parts in the scene's room: instance 1 is the floor, 2 the wall, 3... the parts, then the props."""
+def assemble(scene: Scene, parts: Sequence[InstanceMesh], frames: int, detail: int) -> MeshSequence:
+    """Joins instance meshes with the scene's room and props into one mesh sequence.
+
+    The instances are numbered: 1 floor, 2 wall, then `parts` as they are numbered, then the props.
+
+    scene: its room and props are used.
+    parts: meshes of the moving instances.
+    frames: T, number of frames.
+    detail: subdivision level of round props, see `shapes.mesh`.
+    """
     room = scene.room
-    still = [Part(*floor_mesh(room), FLOOR, room.floor, room.floor_texture)]
-    still.append(Part(*wall_mesh(room), WALL, room.wall, room.wall_texture))
+    still = [InstanceMesh(*floor_mesh(room), FLOOR, room.floor, room.floor_texture)]
+    still.append(InstanceMesh(*wall_mesh(room), WALL, room.wall, room.wall_texture))
     instance = max((part.instance for part in parts), default=WALL)
     props = []
     for number, prop in enumerate(scene.props, start=instance + 1):
         rest, faces = shapes.mesh(prop.shape, prop.size, detail)
         pose = Track(np.array([prop.position]), np.array([prop.quaternion]))
-        props.append(Part(pose.apply(rest)[0], faces, rest, number, prop.rgb, prop.texture))
+        props.append(InstanceMesh(pose.apply(rest)[0], faces, rest, number, prop.rgb, prop.texture))
     return _join([*still, *parts, *props], frames)
 
 
 def floor_mesh(room: Room) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """World vertices, faces and texture coordinates of the floor, from far before the camera to the wall."""
+    """Floor rectangle: world vertices [4, 3] in metres, faces [2, 3], texture coordinates [4, 3] in metres."""
     corner = np.array([-ROOM_REACH, -ROOM_REACH, 0])
     vertices, faces = shapes.rectangle(
         corner, np.array([2 * ROOM_REACH, 0, 0]), np.array([0, room.depth + ROOM_REACH, 0])
@@ -55,13 +66,13 @@ def floor_mesh(room: Room) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def wall_mesh(room: Room) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """World vertices, faces and texture coordinates of the back wall."""
+    """Back wall rectangle: world vertices [4, 3] in metres, faces [2, 3], texture coordinates [4, 3] in metres."""
     corner = np.array([-ROOM_REACH, room.depth, 0])
     vertices, faces = shapes.rectangle(corner, np.array([2 * ROOM_REACH, 0, 0]), np.array([0, 0, ROOM_REACH]))
     return vertices, faces, vertices[:, [0, 2, 1]]
 
 
-def _join(parts: list[Part], frames: int) -> MeshSequence:
+def _join(parts: list[InstanceMesh], frames: int) -> MeshSequence:
     count = [len(p.rest) for p in parts]
     offset = np.cumsum([0, *count[:-1]])
     return MeshSequence(
@@ -75,8 +86,8 @@ def _join(parts: list[Part], frames: int) -> MeshSequence:
     )
 
 
-def _colours(parts: list[Part], frames: int) -> np.ndarray:
-    """float32 [V, 3], or [T, V, 3] where the colour of any part changes."""
+def _colours(parts: list[InstanceMesh], frames: int) -> np.ndarray:
+    """float32 [V, 3], or [T, V, 3] if the colour of any instance changes over time."""
     colours = [np.asarray(part.colour, dtype=np.float32) for part in parts]
     lead = (frames,) if any(colour.ndim == 3 for colour in colours) else ()
     each = [np.broadcast_to(c, (*lead, len(p.rest), 3)) for c, p in zip(colours, parts, strict=True)]

@@ -1,4 +1,4 @@
-"""Rigid bodies as drawn: simple shapes with a material, a place and a first velocity, and the props they may touch."""
+"""Rigid bodies of simple shapes with material, pose and initial velocity, and static props."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,9 +14,11 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Rod:
-    """A stiff rod without mass from a body's centre along its own z axis to a pivot, about which both swing.
+    """A rigid massless rod from a body's centre along the body's z axis to a pivot; body and rod swing about the pivot.
 
-    length and radius in metres; axis: world direction of the hinge, unit length.
+    length: metres, from the centre of the body to the pivot.
+    radius: metres.
+    axis: unit vector [3], world direction of the hinge.
     """
 
     length: float
@@ -27,7 +29,13 @@ class Rod:
 
 @dataclass(frozen=True)
 class Prop:
-    """Scenery that never moves and that bodies can touch; size, position and quaternion as for a `Body`."""
+    """A static object that bodies can touch.
+
+    size: metres, as for `shapes.mesh`.
+    friction: Coulomb coefficient.
+    position: [3], world metres.
+    quaternion: [4], (w, x, y, z).
+    """
 
     name: str
     shape: Shape
@@ -43,12 +51,19 @@ class Prop:
 class Body:
     """A rigid body, free or on a rod.
 
-    size: see `shapes.mesh`, metres. density kg/m3. position: world metres; quaternion (w, x, y, z).
-    velocity: m/s along the camera's level axes (right, away, up), in tenths, so that a caption is exact.
-    rolling: turns as it moves, without slipping on the floor; otherwise it does not turn at the start, unless
-    turning (turns per second about the vertical, counterclockwise seen from above) or topspin (turns per second about
-    the level axis across its velocity, as if rolling; backspin is negative) say so, in tenths like the velocity.
-    rod: what it hangs on; its velocity is then along the circle on which it swings.
+    size: metres, as for `shapes.mesh`.
+    density: kg/m3.
+    friction: Coulomb coefficient.
+    restitution: coefficient against a rigid floor.
+    position: [3], world metres.
+    quaternion: [4], (w, x, y, z).
+    velocity: [3], m/s along the camera's level axes (right, away, up), rounded to tenths so that the caption states it
+        exactly.
+    rolling: the body starts with the rotation of rolling without slipping on the floor.
+    turning: initial turns per second about the vertical, counterclockwise seen from above, rounded to tenths.
+    topspin: initial turns per second about the level axis perpendicular to the velocity, in the sense of rolling;
+        backspin is negative; rounded to tenths.
+    rod: the rod that holds the body, or None; the velocity of a body on a rod is tangential to its circle.
     """
 
     shape: Shape

@@ -1,13 +1,13 @@
-"""Captions that state what the first frame cannot tell: every initial velocity, in words and numbers.
+"""Captions that state every initial velocity, which the first frame does not show, in words and numbers.
 
     a red rubber ball from rest falls onto a blue wood box at rest
     a green steel ball rolling left 1.8 m/s and away 0.4 m/s hits a pink clay cylinder at rest
     a red clay box spinning clockwise 2.1 turns/s turns on the floor; the camera orbits right at 15 degrees/s
 
-The first frame shows position, size and colour; the material names density, restitution and friction.
-Directions are those of the camera in the first frame: right/left, away/toward (level), up/down; clockwise is seen from
-above. What rolls turns without slipping; what neither rolls nor spins does not turn at first. Bodies of a stack are
-named from the floor up, those of a row in the order in which they fall.
+The first frame shows position, size and colour; the material implies density, restitution and friction. Directions are
+relative to the camera in the first frame: right/left, away/toward (level), up/down; clockwise is seen from above. A
+body that "rolls" turns without slipping; a body that neither rolls nor spins starts without rotation. Bodies of a stack
+are named from the floor up, bodies of a row in the order in which they fall.
 """
 
 import re
@@ -23,7 +23,7 @@ CAMERA = "; the camera "
 
 
 def caption(scene: Scene) -> str:
-    """One English sentence about what happens, and what the camera does where it moves."""
+    """One English sentence about the event, followed by the camera's motion if the camera moves."""
     path = scene.view.path
     return scene.sentence() + ("" if path is None else CAMERA + path.words())
 
@@ -34,7 +34,10 @@ def article(name: str) -> str:
 
 
 def motion(body: Body, *, flying: bool) -> str:
-    """The state of a body at t = 0, such as "rolling right 1.2 m/s with backspin 3.0 turns/s"."""
+    """The state of a body at t = 0 in words, such as "rolling right 1.2 m/s with backspin 3.0 turns/s".
+
+    flying: the body is not on the floor at t = 0.
+    """
     if body.resting:
         return "from rest" if flying else "at rest"
     words = []
@@ -54,9 +57,9 @@ def motion(body: Body, *, flying: bool) -> str:
 
 
 def stated_velocities(text: str, names: list[str]) -> list[tuple[float, float, float]]:
-    """Reads a caption back: velocity (right, away, up) in m/s of each named body.
+    """Parses a caption: the initial velocity (right, away, up) in m/s of each named body.
 
-    Raises ValueError when one is not named.
+    Raises ValueError if the caption does not contain one of the names.
     """
     velocities = []
     for part in _parts(text, names):
@@ -69,9 +72,9 @@ def stated_velocities(text: str, names: list[str]) -> list[tuple[float, float, f
 
 
 def stated_spins(text: str, names: list[str]) -> list[tuple[float, float]]:
-    """Reads a caption back: turning and topspin in turns/s of each named body (see `Body`).
+    """Parses a caption: turning and topspin in turns/s of each named body, as defined in `Body`.
 
-    Raises ValueError when one is not named.
+    Raises ValueError if the caption does not contain one of the names.
     """
     return [
         (_signed(TURNING.search(part), "counterclockwise"), _signed(TOPSPIN.search(part), "topspin"))
@@ -86,7 +89,7 @@ def _signed(found: re.Match[str] | None, positive: str) -> float:
 
 
 def _parts(text: str, names: list[str]) -> list[str]:
-    """What a caption says of each named body: from its name to the next one's."""
+    """The part of a caption that describes each named body: from its name to the next name."""
     bodies = text.partition(CAMERA)[0]
     starts = [bodies.find(name) for name in names]
     if min(starts) < 0:

@@ -1,4 +1,7 @@
-"""The kinds of physics, and the families of scenes of each: a new family is one file and one line in its category."""
+"""The categories of physics and their families of scenes.
+
+To add a family: write one file in the category's folder and add one line to the category's FAMILIES.
+"""
 
 from collections.abc import Callable, Mapping
 

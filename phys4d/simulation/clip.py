@@ -1,27 +1,31 @@
-"""One clip: pictures and truth of a mesh sequence."""
+"""Video and exact truth of one clip, computed from a mesh sequence."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from phys4d.simulation.gas.volume import CLEAR, Volume
 from phys4d.simulation.mesh_sequence import MeshSequence
-from phys4d.simulation.picture.raster import Rasteriser
+from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.scene import Light
-from phys4d.simulation.stage.camera import Camera
+from phys4d.simulation.scenery.camera import Camera
+from phys4d.simulation.smoke.smoke_volume import CLEAR, SmokeVolume
 from phys4d.simulation.truth.surface import MOVING, Surface, landing, surface
 from phys4d.simulation.truth.visibility import visible
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Exact geometry of a clip, float64 before storage.
+    """Exact geometry of a clip, in float64 before it is stored.
 
-    depth: float64 [T, H, W] metres, 0 where there is no surface. depth_valid: bool [T, H, W].
-    motion: float64 [3, T-1, H, W] (du px, dv px, dz m). flow_valid, dz_valid: bool [T-1, H, W].
-    visible: bool [T-1, H, W], still seen at t+1. moving: bool [T-1, H, W], by more than MOVING in the world.
-    instance: uint8 [T, H, W], 0 where there is no surface. opacity: uint8 [T, H, W], how much smoke covers, 255 for
-    all, or None where there is no smoke. Where it covers more than `CLEAR`, nothing counts as valid or visible.
+    depth: float64 [T, H, W], metres along the optical axis; 0 if the pixel sees no surface.
+    motion: float64 [3, T-1, H, W], (du px, dv px, dz m) from frame t to t + 1.
+    depth_valid: bool [T, H, W].
+    flow_valid, dz_valid: bool [T-1, H, W].
+    visible: bool [T-1, H, W], the surface point is also visible in frame t + 1.
+    moving: bool [T-1, H, W], the surface point moves by more than MOVING in the world.
+    instance: uint8 [T, H, W], 0 if the pixel sees no surface.
+    opacity: uint8 [T, H, W], opacity of the smoke in front of the surface, 255 = opaque; None without smoke. Pixels
+        with an opacity above `CLEAR` are neither valid nor visible.
     """
 
     depth: np.ndarray
@@ -35,32 +39,32 @@ class Truth:
     opacity: np.ndarray | None = None
 
     def stored(self) -> dict[str, np.ndarray]:
-        """The arrays as a dataset holds them: float32 for depth and motion."""
+        """The arrays by name as a dataset stores them: depth and motion as float32."""
         arrays = {name: array for name, array in vars(self).items() if array is not None}
         return arrays | {"depth": self.depth.astype(np.float32), "motion": self.motion.astype(np.float32)}
 
 
 def render(meshes: MeshSequence, camera: Camera, light: Light, raster: Rasteriser) -> np.ndarray:
-    """The video, uint8 [T, H, W, 3]."""
+    """Renders the video, uint8 [T, H, W, 3]."""
     with raster.load(meshes) as loaded:
         video = loaded.pictures(camera, light)
         if meshes.smoke is not None:
             for t in range(meshes.frames):
                 opaque = surface(loaded.face_ids(t, camera), meshes, camera, t)
-                covered, brightness = meshes.smoke.seen(t, camera, _depth(opaque, camera))
-                video[t] = meshes.smoke.over(video[t], covered, brightness)
+                covered, brightness = meshes.smoke.opacity_and_brightness(t, camera, _depth(opaque, camera))
+                video[t] = meshes.smoke.composite(video[t], covered, brightness)
         return video
 
 
 def _depth(seen: Surface, camera: Camera) -> np.ndarray:
-    """float64 [H, W], inf where there is no surface."""
+    """Depth image float64 [H, W] in metres, inf if the pixel sees no surface."""
     depth = np.full((camera.height, camera.width), np.inf)
     depth[seen.row, seen.column] = seen.depth
     return depth
 
 
 def measure(meshes: MeshSequence, camera: Camera, raster: Rasteriser) -> Truth:
-    """The truth of every frame; rays and distances in float64."""
+    """Measures the truth of every frame; rays and distances are computed in float64."""
     frames, size = meshes.frames, (camera.height, camera.width)
     depth, instance = np.zeros((frames, *size)), np.zeros((frames, *size), dtype=np.uint8)
     motion = np.zeros((3, frames - 1, *size))
@@ -81,13 +85,13 @@ def measure(meshes: MeshSequence, camera: Camera, raster: Rasteriser) -> Truth:
         flow_valid[at], moving[at] = landed.ahead, landed.displacement > MOVING
         seen_next[at] = visible(seen, landed, meshes, camera, t)
     truth = Truth(depth, motion, depth_valid, flow_valid, flow_valid.copy(), seen_next, moving, instance)
-    return truth if meshes.smoke is None else _behind(meshes.smoke, truth, camera)
+    return truth if meshes.smoke is None else _truth_through_smoke(meshes.smoke, truth, camera)
 
 
-def _behind(smoke: Volume, truth: Truth, camera: Camera) -> Truth:
-    """The truth where smoke does not cover it; a point stays visible where the pixel that it lands in is clear too."""
+def _truth_through_smoke(smoke: SmokeVolume, truth: Truth, camera: Camera) -> Truth:
+    """Masks out the truth behind smoke; a point stays visible only if its pixel in frame t + 1 is clear, too."""
     depth = np.where(truth.depth_valid, truth.depth, np.inf)
-    opacity = np.stack([smoke.seen(t, camera, depth[t])[0] for t in range(len(depth))])
+    opacity = np.stack([smoke.opacity_and_brightness(t, camera, depth[t])[0] for t in range(len(depth))])
     clear = opacity <= CLEAR
     row, column = np.mgrid[: camera.height, : camera.width]
     landing = np.floor(truth.motion[:2] + 0.5 + np.stack([column, row])[:, None])

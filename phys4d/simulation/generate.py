@@ -1,4 +1,4 @@
-"""Writes a dataset of simulated clips: any number of processes, always the same bytes."""
+"""Writes a dataset of simulated clips; the bytes do not depend on the number of processes or machines."""
 
 import json
 import os
@@ -22,22 +22,22 @@ from phys4d import __version__
 from phys4d.engine.config import Config
 from phys4d.engine.data import blob, video
 from phys4d.engine.data.shards import ShardWriter, kept_rows
-from phys4d.engine.output import Place
+from phys4d.engine.output import OutputFolder
 from phys4d.engine.progress import progress
 from phys4d.engine.signals import blocked
 from phys4d.simulation.categories import CATEGORIES, FAMILIES
 from phys4d.simulation.clip import measure, render
-from phys4d.simulation.drawing import CameraMotion, Drawing, Looks, first_usable
-from phys4d.simulation.picture.raster import Rasteriser
-from phys4d.simulation.record import description
+from phys4d.simulation.distributed import ClipExchange, ProcessRank
+from phys4d.simulation.metadata import clip_metadata
+from phys4d.simulation.rejection_sampling import CameraMotion, Looks, SampledScene, sample_usable_scene
+from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.summary import Summary
-from phys4d.simulation.team import Handover, Team
 
-STEPS_PER_SECOND = 1200  # frames fall on whole steps of the simulators
+STEPS_PER_SECOND = 1200  # of the simulators; every frame is a whole number of steps
 
 _SECONDS_TO_END = 5.0
 
-# llvmpipe counts the threads beside the caller's own.
+# llvmpipe counts the threads in addition to the caller's.
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -47,12 +47,20 @@ ONE_THREAD = {
 
 
 class SimulateConfig(Config):
-    """What to simulate. size: (height, width) in pixels. Without truth: video only.
+    """Settings of a simulated dataset; all are global, the same on every machine.
 
-    categories take turns, and in each its families; families: these alone take turns instead.
-
-    camera: moving ones go along a path that the caption states. looks: "varied" draws backdrops, lights and soft
-    shadows; "plain" keeps a checkered floor, a bare wall and one white light with sharp shadows.
+    categories: categories of physics; clip i takes the next category, and within it the next family, in turn.
+    families: if not empty, only these families, in turn; `categories` is then ignored.
+    clips: number of clips.
+    size: (height, width), pixels.
+    frames: frames of a clip.
+    fps: frames per second; must divide STEPS_PER_SECOND.
+    seed: seed of all random choices.
+    truth: store depth, motion, masks and instances; False stores the video only.
+    camera: "static", or "moving" along a path that the caption states.
+    looks: "varied" samples floors, walls, lights and soft shadows; "plain" is a checkered floor, a bare wall and one
+        white light with sharp shadows.
+    pixel_format: chroma format of the mp4, see `engine.data.video.encode_mp4`.
     """
 
     categories: tuple[str, ...] = Field(("rigid",), min_length=1)
@@ -84,7 +92,7 @@ class SimulateConfig(Config):
         return names
 
     def family(self, index: int) -> str:
-        """The family of a clip."""
+        """The family of clip number `index`."""
         if self.families:
             return self.families[index % len(self.families)]
         turn, which = divmod(index, len(self.categories))
@@ -92,50 +100,57 @@ class SimulateConfig(Config):
         return families[turn % len(families)]
 
 
-def simulate(config: SimulateConfig, out: Path, *, workers: int, team: Team | None = None) -> Summary:
+def simulate(config: SimulateConfig, out: Path, *, workers: int, process_rank: ProcessRank | None = None) -> Summary:
     """Simulates `config.clips` clips into the dataset folder `out`, which must not exist or be empty.
 
-    workers: processes on this machine. team: the machines that share the work, by default those that torchrun or SLURM
-    started; they must see the same file system. What is finished when a process is stopped or killed is kept, and the
-    same call goes on from there. The bytes depend on the config alone. The summary is that of what this call wrote,
-    and empty on all but the first machine.
+    The bytes depend on the config only. Finished clips are kept when a process is stopped or killed, and the same call
+    resumes after them.
 
-    Raises UserError when the folder is taken, was begun with another config, or the machine has no headless OpenGL.
+    out: dataset folder; with several ranks, on a file system that all of them share.
+    workers: worker processes of this rank.
+    process_rank: this rank among those that share the work; default: as started by torchrun or srun.
+
+    Returns counts of the clips that this call wrote; empty on all ranks but 0. Raises UserError if the folder is not
+    empty, was begun with another config, or the machine has no headless OpenGL.
     """
-    team, recipe = team or Team.started(), _recipe(config)
-    handover, summary = Handover(out, recipe), Summary()
-    if team.rank:
-        if Place.of(out).taken():
-            return summary  # complete, or the first one says that the place is taken
+    process_rank, recipe = process_rank or ProcessRank.from_environment(), _recipe(config)
+    exchange, summary = ClipExchange(out, recipe), Summary()
+    if process_rank.rank:
+        if OutputFolder.of(out).is_occupied():
+            return summary  # complete, or rank 0 raises that the folder is not empty
         kept = len(kept_rows(out, recipe))
-        own = [index for index in range(kept, config.clips) if team.makes(index) and not handover.has(key(index))]
+        own = [
+            index
+            for index in range(kept, config.clips)
+            if process_rank.owns(index) and not exchange.contains(key(index))
+        ]
         for index, members in zip(own, _in_order(config, workers, own), strict=True):
-            handover.give(key(index), members)
+            exchange.put(key(index), members)
         return summary
     height, width = config.size
     with ShardWriter(out, recipe=recipe) as writer, progress("simulate", total=config.clips, unit="clips") as bar:
         bar.advance(writer.kept)
         rest = range(writer.kept, config.clips)
-        own_clips = _in_order(config, workers, [index for index in rest if team.makes(index)])
+        own_clips = _in_order(config, workers, [index for index in rest if process_rank.owns(index)])
         for index in rest:
-            members = next(own_clips) if team.makes(index) else handover.take(key(index))
+            members = next(own_clips) if process_rank.owns(index) else exchange.wait_for(key(index))
             writer.add(key(index), members, config.frames, config.fps, height, width)
-            if not team.makes(index):
-                handover.done(key(index))
+            if not process_rank.owns(index):
+                exchange.remove(key(index))
             summary.count(json.loads(members["json"]))
             bar.advance(1)
         own_clips.close()
-    handover.close()
+    exchange.close()
     return summary
 
 
 def _recipe(config: SimulateConfig) -> str:
-    """All that the bytes depend on, in one line."""
+    """One line that contains everything the bytes depend on."""
     return json.dumps({"simulate": config.model_dump(mode="json"), **_versions()}, separators=(",", ":"))
 
 
 def _versions() -> dict[str, str | None]:
-    """What the bytes depend on beside the config; Newton is an extra."""
+    """Versions of the packages that the bytes depend on; None if Newton, an extra, is not installed."""
     try:
         newton = version("newton")
     except PackageNotFoundError:
@@ -144,13 +159,13 @@ def _versions() -> dict[str, str | None]:
 
 
 def key(index: int) -> str:
-    """The name of a clip in its dataset."""
+    """The key of clip number `index` in the dataset."""
     return f"clip{index:06d}"
 
 
 def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
-    """The members of clip `index`, which depend on the config and the index alone."""
-    drawing = draw(config, index)
+    """The members (file extension -> bytes) of clip `index`, a function of the config and the index only."""
+    drawing = sample_scene(config, index)
     scene, sequence = drawing.scene, drawing.meshes
     height, width = config.size
     camera = scene.view.camera(config.frames, height, width, config.fps)
@@ -159,7 +174,7 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
     members = {"mp4": video.encode_mp4(frames, config.fps, pixel_format=config.pixel_format)}
     if config.truth:
         members["truth"] = blob.encode(measure(sequence, camera, raster).stored(), blob.QUANTISATION)
-    meta = description(scene, sequence, camera, config.fps)
+    meta = clip_metadata(scene, sequence, camera, config.fps)
     meta["provenance"] = {
         "source": "phys4d.simulation",
         **_versions(),
@@ -173,34 +188,34 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
     return members
 
 
-def draw(config: SimulateConfig, index: int) -> Drawing:
-    """The scene of clip `index` and how it moves."""
-    return first_usable(
+def sample_scene(config: SimulateConfig, index: int) -> SampledScene:
+    """The accepted scene of clip `index` and its motion."""
+    return sample_usable_scene(
         config.family(index), config.seed, index, frames=config.frames, fps=config.fps,
         detail=detail(*config.size), camera=config.camera, looks=config.looks,
     )  # fmt: skip
 
 
 def detail(height: int, width: int) -> int:
-    """How fine round shapes are made, so that their corners stay well below a pixel."""
+    """Subdivision level of round shapes, such that their polygon corners stay well below one pixel."""
     return 2 if max(height, width) <= 96 else 3 if max(height, width) <= 384 else 4
 
 
 @cache
 def rasteriser(height: int, width: int) -> Rasteriser:
-    """This process's rasteriser for pictures of this size."""
+    """The rasteriser of this process for images of this size; created once."""
     return Rasteriser(height, width)
 
 
 def _in_order(config: SimulateConfig, workers: int, indices: Sequence[int]) -> Generator[dict[str, bytes]]:
-    """These clips in order, made by spawned processes that are at most a few clips ahead."""
+    """Yields these clips in order; spawned worker processes compute a few clips ahead."""
     waiting: deque[Future[dict[str, bytes]]] = deque()
     with blocked():
         pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
     with one_thread_each(), pool:
         try:
             for index in indices:
-                with blocked():  # a process may be started
+                with blocked():  # submit may start a worker process
                     waiting.append(pool.submit(make_clip, config, index))
                 if len(waiting) >= 8 * workers:
                     yield waiting.popleft().result()
@@ -211,10 +226,10 @@ def _in_order(config: SimulateConfig, workers: int, indices: Sequence[int]) -> G
 
 
 def _end_with_parent() -> None:
-    """A process of the pool ends when the one that started it is killed; otherwise it would wait for work for ever.
+    """Initialises a worker: it exits when its parent process dies, instead of waiting for work forever.
 
-    A signal to all processes of a job is for the one that started it, which ends the pool in order: it started this
-    one with signals blocked. A broken pool ends its processes by SIGTERM.
+    A signal to all processes of a job is handled by the parent, which shuts the pool down in order; the parent starts
+    workers with signals blocked. SIGTERM is unblocked, since a broken pool terminates its workers by it.
     """
     signal.signal(signal.SIGTERM, _end_later)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
@@ -229,7 +244,7 @@ def _end_with_parent() -> None:
 
 
 def _end_later(number: int, frame: FrameType | None) -> None:
-    """Ends this process where it still runs after some seconds."""
+    """Exits this process if it still runs after _SECONDS_TO_END."""
     timer = Timer(_SECONDS_TO_END, os._exit, (1,))
     timer.daemon = True
     timer.start()
@@ -237,7 +252,7 @@ def _end_later(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Processes started inside use one thread in BLAS and in OpenGL's software renderer."""
+    """Context in which processes are started with one thread for BLAS and for OpenGL's software renderer."""
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)
     try:

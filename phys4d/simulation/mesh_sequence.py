@@ -1,4 +1,4 @@
-"""The hand-over between any simulator and the truth renderer: triangles that move and keep their topology."""
+"""The mesh sequence: the interface between any simulator and the renderer, moving triangles with fixed topology."""
 
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from phys4d.simulation.gas.volume import Volume
+    from phys4d.simulation.smoke.smoke_volume import SmokeVolume
 
 Array = np.ndarray
 
 
 class Texture(IntEnum):
-    """Procedural surface patterns, evaluated by the renderer in rest coordinates."""
+    """Procedural surface patterns; the renderer evaluates them at rest coordinates."""
 
     PLAIN = 0
     CHECKER = 1
@@ -44,9 +44,10 @@ class Texture(IntEnum):
 
 @dataclass(frozen=True)
 class Track:
-    """Pose of one rigid instance over time, from its rest coordinates to the world.
+    """Pose of one rigid instance over time: the transform from rest coordinates to the world.
 
-    position: float64 [T, 3] metres; quaternion: float64 [T, 4] (w, x, y, z), unit length.
+    position: float64 [T, 3], metres.
+    quaternion: float64 [T, 4], (w, x, y, z), unit length.
     """
 
     position: Array
@@ -57,7 +58,7 @@ class Track:
         return np.moveaxis(rotation(self.quaternion.T), -1, 0)
 
     def apply(self, rest: Array) -> Array:
-        """World positions [T, N, 3] of the rest points [N, 3]."""
+        """World positions [T, N, 3] of rest points [N, 3], metres."""
         return rest @ self.rotation().transpose(0, 2, 1) + self.position[:, None]
 
 
@@ -77,13 +78,16 @@ def rotation(quaternion: Array) -> Array:
 class MeshSequence:
     """Moving triangles with fixed topology.
 
-    vertices: float64 [T, V, 3] world metres. faces: int32 [F, 3]. instance: uint8 [F], 1..255 (0 means none).
-    rest: float64 [V, 3] coordinates in which textures are fixed to the surface (metres).
-    colour: float32 [V, 3] in 0..1, or [T, V, 3] where it changes. texture: uint8 [V], a `Texture`.
-    tracks: poses of the rigid instances that have one; for these `tracks[i].apply(rest)` are their vertices.
-    smoke: what hangs in the air before the surfaces.
+    vertices: float64 [T, V, 3], world metres.
+    faces: int32 [F, 3], indices of vertices.
+    instance: uint8 [F], 1..255; 0 is reserved for "no surface".
+    rest: float64 [V, 3], metres, coordinates at which textures are evaluated; they are fixed to the material.
+    colour: float32 [V, 3] in 0..1, or [T, V, 3] if it changes over time.
+    texture: uint8 [V], a `Texture`.
+    tracks: pose of each rigid instance; `tracks[i].apply(rest)` are its vertices.
+    smoke: smoke in front of the surfaces, or None.
 
-    Raises ValueError when the arrays do not fit each other or hold non-finite numbers.
+    Raises ValueError if shapes or dtypes do not match or a vertex is not finite.
     """
 
     vertices: Array
@@ -93,7 +97,7 @@ class MeshSequence:
     colour: Array
     texture: Array
     tracks: dict[int, Track] = field(default_factory=dict)
-    smoke: "Volume | None" = None
+    smoke: "SmokeVolume | None" = None
 
     def __post_init__(self) -> None:
         frames, count = self.vertices.shape[:2]
@@ -122,7 +126,9 @@ class MeshSequence:
         return len(self.vertices)
 
     def normals(self, t: int) -> Array:
-        """Area-weighted vertex normals of frame t, float32 [V, 3]; smooth where faces share vertices."""
+        """Area-weighted unit normals of the vertices in frame t, float32 [V, 3]; smooth across faces that share
+        vertices.
+        """
         a, b, c = (self.vertices[t, self.faces[:, corner]] for corner in range(3))
         area_normal = np.cross(b - a, c - a)
         padded = np.concatenate([area_normal, np.zeros((1, 3))])
@@ -132,7 +138,7 @@ class MeshSequence:
 
     @cached_property
     def _faces_of_vertices(self) -> Array:
-        """[V, highest degree] faces around each vertex, filled up with F (one past the last face)."""
+        """Faces around each vertex, int [V, largest degree], padded with F (one past the last face)."""
         corners = self.faces.ravel()
         order = np.argsort(corners, kind="stable")
         degree = np.bincount(corners, minlength=self.vertices.shape[1])

@@ -1,4 +1,4 @@
-"""A scene as drawn by a family: what stands where at t = 0, and how it plays from there."""
+"""A scene as sampled by a family: its state at t = 0 and how to simulate it."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -8,29 +8,35 @@ import numpy as np
 
 from phys4d.simulation.body import Body, Colour, Prop
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
-from phys4d.simulation.stage.camera import Camera
-from phys4d.simulation.stage.camera_path import CameraPath, level_axes
+from phys4d.simulation.scenery.camera import Camera
+from phys4d.simulation.scenery.camera_path import CameraPath, level_axes
 
 FLOOR, WALL, FIRST_BODY = 1, 2, 3
 GRAVITY = 9.81
 
 
 class Unusable(Exception):
-    """The draw does not show what its caption says: it is drawn again. The text is a short phrase, without numbers."""
+    """The event of the caption is not visible in this sample, which is rejected. The message is a short phrase without
+    numbers.
+    """
 
 
 class Unstable(Unusable):
-    """The simulator failed: it warned, left what is finite, let things pass through each other or gain energy."""
+    """The simulator failed: a warning, a non-finite state, interpenetration, or growing energy."""
 
 
 @dataclass(frozen=True)
 class Light:
-    """A sun with one direction (world, towards the scene) and ambient light; strengths without unit.
+    """A sun with one direction, ambient light, a second lamp without shadows and light reflected by the floor.
 
-    focus: world point in metres around which shadows are cast. softness: width of a shadow's edge over the distance
-    to what casts it, 0 for a sharp one. sun and sky: colours of the two lights.
-    fill: direction (world, towards the scene) of a second light without shadows, and its colour times its strength.
-    bounce: colour of the light that the floor throws back up, times its strength.
+    direction: [3], world direction of the sun's light, towards the scene.
+    focus: [3], world metres, centre of the region with shadows.
+    strength, ambient: brightness of sun and ambient light, without unit.
+    softness: width of a shadow's edge divided by the distance to the object that casts it; 0 for sharp shadows.
+    sun, sky: RGB of sun and ambient light.
+    fill: [3], world direction of the second lamp's light, towards the scene.
+    fill_colour: RGB of the second lamp times its strength.
+    bounce: RGB of the light reflected upwards by the floor, times its strength.
     """
 
     direction: tuple[float, float, float]
@@ -47,8 +53,12 @@ class Light:
 
 @dataclass(frozen=True)
 class View:
-    """A camera: eye and target in world metres at t = 0, angle in degrees across the smaller image side, and the path
-    it takes, None for a static one."""
+    """A camera: where it is, where it looks, and how it moves.
+
+    eye, target: [3], world metres at t = 0.
+    fov: degrees across the smaller image side.
+    path: motion of the camera, None if static.
+    """
 
     eye: tuple[float, float, float]
     target: tuple[float, float, float]
@@ -63,13 +73,18 @@ class View:
         return self.path.camera(frames, height, width, fps, eye=eye, target=target, fov=self.fov)
 
     def level_axes(self) -> np.ndarray:
-        """World directions [3, 3] at t = 0, in rows: right, away (level, into the scene) and up."""
+        """World directions [3, 3] in rows, at t = 0: right, away (level, into the scene), up."""
         return level_axes(np.array(self.eye), np.array(self.target))
 
 
 @dataclass(frozen=True)
 class Room:
-    """A floor at z = 0 and a back wall at y = depth, with the directions in which their textures run."""
+    """A floor at z = 0 and a back wall at y = depth.
+
+    floor, wall: RGB.
+    depth: metres.
+    texture_angle: radians by which the floor's texture is rotated.
+    """
 
     floor: Colour
     wall: Colour
@@ -81,9 +96,10 @@ class Room:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene(ABC):
-    """What every scene has: a room with props, a view of it, light; and how it plays.
+    """Base of all scenes: room, props, view and light, and how the scene is simulated.
 
-    family: its name. props: scenery that never moves; their instances come after all others.
+    family: name of the family.
+    props: static objects; their instances follow all others.
     """
 
     family: str
@@ -95,29 +111,33 @@ class Scene(ABC):
     @property
     @abstractmethod
     def category(self) -> str:
-        """The kind of physics."""
+        """The category of physics."""
 
     @abstractmethod
     def sentence(self) -> str:
-        """What happens, as the caption says it, without what the camera does."""
+        """The caption without the camera's motion."""
 
     @abstractmethod
     def badly_framed(self) -> bool:
-        """Whether the first frame cuts off what it should show; asked before anything is simulated."""
+        """Whether the first frame cuts off something that the clip should show; checked before simulating."""
 
     @abstractmethod
-    def perform(self, frames: int, fps: float, detail: int) -> MeshSequence:
-        """Everything in the room over time, sampled at `fps` from t = 0; detail: how fine round shapes are made.
+    def simulate(self, frames: int, fps: float, detail: int) -> MeshSequence:
+        """Simulates the scene and returns all its meshes over time, sampled at `fps` from t = 0.
 
-        Raises Unusable when the event does not show, Unstable when the simulator failed.
+        frames: T, number of frames.
+        fps: frames per second.
+        detail: subdivision level of round shapes, see `shapes.mesh`.
+
+        Raises Unusable if the event is not visible, Unstable if the simulator failed.
         """
 
     @abstractmethod
     def objects(self) -> list[dict[str, Any]]:
-        """What a clip's json says about each instance from FIRST_BODY on, without the props; SI units."""
+        """The json entry of each instance from FIRST_BODY on, without the props; SI units."""
 
     def parameters(self) -> dict[str, Any]:
-        """Physical parameters of the scene as a whole for a clip's json; SI units."""
+        """Physical parameters of the whole scene for the clip's json; SI units."""
         return {"gravity": GRAVITY}
 
     def world_velocity(self, body: Body) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Whether enough of what moves is in the picture, for a mesh sequence of any kind."""
+"""Checks that the motion is large enough and inside the image, for a mesh sequence of any kind."""
 
 import numpy as np
 
@@ -6,28 +6,39 @@ from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.scene import Scene, Unusable
 
 NEAREST = 0.5  # metres from the camera
-FRAMED = 0.85  # share of the vertices of what can move that the first frame shows
-KEPT = 0.55  # the same, mean over all frames
+FRAMED = 0.85  # share of the moving instances' vertices that the first frame must show
+KEPT = 0.55  # the same as the mean over all frames
 MOVING_SPEED = 0.024  # m/s
-CELLS = 24  # the picture is looked at in this many rows and columns
-COVERED = 0.02  # share of these in which something moves, mean over frames
-PATH = 0.1  # share of the image's size that a quarter of a thing's surface travels, at least
-SAMPLE = 500  # points of one instance
+CELLS = 24  # rows and columns of the grid on which moving image regions are counted
+COVERED = 0.02  # least share of grid cells with motion, mean over frames
+PATH = 0.1  # least path in the image, over the image's size, of the fastest quarter of an instance's surface
+SAMPLE = 500  # surface points of one instance
 
 
-def cut_off(scene: Scene, points: np.ndarray, share: float = FRAMED) -> bool:
-    """Whether the first frame shows less than this share of the points [N, 3], or something is too near."""
+def is_cut_off(scene: Scene, points: np.ndarray, share: float = FRAMED) -> bool:
+    """Whether the first frame shows less than `share` of the points, or a point is nearer than NEAREST.
+
+    scene: gives the camera.
+    points: [N, 3], world metres.
+    share: least share of the points inside the image.
+    """
     pixel, depth = scene.view.camera(1, 1, 1, 1.0).project(0, points)
     return bool(depth.min() < NEAREST or ((pixel > 0) & (pixel < 1)).all(axis=1).mean() < share)
 
 
-def refuse_unseen(scene: Scene, meshes: MeshSequence, instances: list[int], fps: float) -> None:
-    """Raises Unusable when too little of these instances moves, or too much of them leaves the picture."""
+def check_visible_motion(scene: Scene, meshes: MeshSequence, instances: list[int], fps: float) -> None:
+    """Raises Unusable if too little of these instances moves, or too much of them leaves the image.
+
+    scene: gives the camera.
+    meshes: the simulated motion.
+    instances: numbers of the instances that should move.
+    fps: frames per second.
+    """
     camera = scene.view.camera(meshes.frames, 1, 1, fps)
     inside, longest = [], 0.0
     cells = [np.zeros((CELLS, CELLS), dtype=bool) for _ in range(meshes.frames - 1)]
     for instance in instances:
-        points = _scattered(meshes, instance)
+        points = _surface_samples(meshes, instance)
         pixel, depth = zip(*(camera.project(t, points[t]) for t in range(meshes.frames)), strict=True)
         if min(d.min() for d in depth) < NEAREST:
             raise Unusable("too close to the camera")
@@ -35,7 +46,7 @@ def refuse_unseen(scene: Scene, meshes: MeshSequence, instances: list[int], fps:
         inside.append(np.mean(shown))
         path = np.zeros(points.shape[1])
         for t in range(meshes.frames - 1):
-            # The way in the image without the camera's own: from where the old place is seen now.
+            # Motion in the image without the camera's motion: the old position is projected by the new camera.
             before, _ = camera.project(t + 1, points[t])
             moves = shown[t + 1] & (np.linalg.norm(points[t + 1] - points[t], axis=1) * fps > MOVING_SPEED)
             path += moves * np.linalg.norm(pixel[t + 1] - before, axis=1)
@@ -49,14 +60,14 @@ def refuse_unseen(scene: Scene, meshes: MeshSequence, instances: list[int], fps:
         raise Unusable("leaves the picture")
 
 
-def _scattered(meshes: MeshSequence, instance: int) -> np.ndarray:
-    """Material points [T, SAMPLE, 3] spread over an instance's surface as it is in the first frame."""
+def _surface_samples(meshes: MeshSequence, instance: int) -> np.ndarray:
+    """World positions [T, SAMPLE, 3] of material points spread evenly over an instance's surface in the first frame."""
     faces = meshes.faces[meshes.instance == instance]
     a, b, c = (meshes.vertices[0, faces[:, corner]] for corner in range(3))
     area = np.linalg.norm(np.cross(b - a, c - a), axis=1).cumsum()
     number = np.arange(SAMPLE)
     which = np.searchsorted(area, (number + 0.5) / SAMPLE * area[-1])
-    # An additive recurrence covers the unit square evenly (Roberts' R2); its upper half is folded onto the lower.
+    # An additive recurrence covers the unit square evenly (Roberts' R2); its upper half is mirrored to the lower.
     u, v = (0.5 + number * 0.7548776662) % 1, (0.5 + number * 0.5698402910) % 1
     u, v = np.where(u + v > 1, (1 - u, 1 - v), (u, v))
     weights = np.stack([1 - u - v, u, v], axis=1)

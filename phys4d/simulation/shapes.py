@@ -1,4 +1,4 @@
-"""Triangle meshes of the simple shapes, centred at the origin, outward facing, split at hard edges."""
+"""Triangle meshes of simple shapes, centred at the origin, faces outward, vertices split at hard edges."""
 
 from functools import cache
 from itertools import pairwise
@@ -9,13 +9,14 @@ Mesh = tuple[np.ndarray, np.ndarray]
 
 
 def mesh(shape: str, size: tuple[float, ...], detail: int = 3) -> Mesh:
-    """Vertices float64 [V, 3] (metres) and faces int32 [F, 3] of a named shape.
+    """Vertices float64 [V, 3] in metres and faces int32 [F, 3] of a named shape.
 
-    detail: each step doubles the number of edges around round shapes (3: a ball of 1280 faces).
+    shape: "ball", "box", "cylinder" or "capsule"; cylinder and capsule are along z.
+    size: metres: ball (radius); box half extents (x, y, z); cylinder (radius, half length); capsule (radius, half
+        length without its caps).
+    detail: subdivision level; each level doubles the number of edges around round shapes (3: a ball of 1280 faces).
 
-    ball: (radius); box: half extents (x, y, z); cylinder and capsule, along z: (radius, half length),
-    where a capsule's half length leaves out its caps.
-    Raises ValueError for another name.
+    Raises ValueError for another shape.
     """
     if shape == "ball":
         vertices, faces = icosphere(detail)
@@ -36,7 +37,7 @@ def mesh(shape: str, size: tuple[float, ...], detail: int = 3) -> Mesh:
 
 
 def volume(shape: str, size: tuple[float, ...]) -> float:
-    """Volume of the ideal shape in cubic metres (sizes as for `mesh`)."""
+    """Volume in m3 of the ideal shape; sizes as for `mesh`. Raises ValueError for another shape."""
     if shape == "ball":
         return 4 / 3 * np.pi * size[0] ** 3
     if shape == "box":
@@ -49,14 +50,14 @@ def volume(shape: str, size: tuple[float, ...]) -> float:
 
 
 def bounding_radius(shape: str, size: tuple[float, ...]) -> float:
-    """Radius in metres of the sphere around the origin that holds the shape."""
+    """Radius in metres of the smallest sphere around the origin that contains the shape; sizes as for `mesh`."""
     if shape == "capsule":
         return size[0] + size[1]
     return float(np.linalg.norm(size))
 
 
 def half_height(shape: str, size: tuple[float, ...]) -> float:
-    """Height in metres of the centre above the floor when the shape stands upright on it."""
+    """Height in metres of the centre above the floor if the shape stands upright on it; sizes as for `mesh`."""
     if shape == "capsule":
         return size[0] + size[1]
     return size[-1]
@@ -99,7 +100,7 @@ def icosphere(subdivisions: int) -> Mesh:
 
 @cache
 def unit_box() -> Mesh:
-    """Cube from -1 to 1 with four vertices of its own per side."""
+    """Cube from -1 to 1 whose six sides have four vertices each."""
     vertices: list[np.ndarray] = []
     faces: list[np.ndarray] = []
     for axis in range(3):
@@ -113,13 +114,19 @@ def unit_box() -> Mesh:
 
 
 def rectangle(corner: np.ndarray, first: np.ndarray, second: np.ndarray) -> Mesh:
-    """Two triangles spanned by two edges from a corner; the front side is along first x second."""
+    """Two triangles spanned by the edges `first` and `second` from `corner` (each [3], metres); the normal is first x
+    second.
+    """
     vertices = np.stack([corner, corner + first, corner + first + second, corner + second]).astype(float)
     return vertices, np.array([[0, 1, 2], [0, 2, 3]], dtype=np.int32)
 
 
 def lathe(profile: list[tuple[float, float]], segments: int) -> Mesh:
-    """Surface of revolution about z of (radius, z) points, bottom to top; a repeated point is a hard edge."""
+    """Surface of revolution about z.
+
+    profile: (radius, z) points from bottom to top, metres; a repeated point makes a hard edge.
+    segments: edges around the axis.
+    """
     angle = np.arange(segments) * (2 * np.pi / segments)
     rings = [np.stack([r * np.cos(angle), r * np.sin(angle), np.full(segments, z)], axis=1) for r, z in profile]
     i = np.arange(segments)

@@ -1,4 +1,4 @@
-"""How many scenes were drawn for a dataset, and why some were not used."""
+"""Counts of accepted and rejected scenes of a dataset."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,15 +7,19 @@ from typing import Any
 
 @dataclass
 class Summary:
-    """clips by category; dropped: draws on which the simulator failed, redrawn: draws that did not show what they say,
-    by category and reason."""
+    """Counts by category.
+
+    clips: number of clips, by category.
+    dropped: samples for which the simulator failed, by (category, reason).
+    redrawn: samples whose event was not visible, by (category, reason).
+    """
 
     clips: Counter[str] = field(default_factory=Counter)
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
     redrawn: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def count(self, meta: dict[str, Any]) -> None:
-        """Adds a clip, given its json."""
+        """Adds the counts of a clip, given its json."""
         category, provenance = meta["category"], meta["provenance"]
         self.clips[category] += 1
         for reason, number in provenance["dropped"].items():
@@ -23,14 +27,8 @@ class Summary:
         for reason, number in provenance["redrawn"].items():
             self.redrawn[category, reason] += number
 
-    def share_dropped(self, category: str) -> float:
-        """Share of a category's draws on which the simulator failed."""
-        failed = sum(number for (kind, _), number in self.dropped.items() if kind == category)
-        others = sum(number for (kind, _), number in self.redrawn.items() if kind == category)
-        return failed / max(failed + others + self.clips[category], 1)
-
     def lines(self) -> list[str]:
-        """One line a category."""
+        """One line of text for each category."""
         return [
             f"{category}: {clips} clips"
             + _reasons("dropped", self.dropped, category)

@@ -2,33 +2,51 @@
 
 import threading
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
 
+from phys4d.engine.config import Config
 from phys4d.kernels.geometry import forward_backward_mask
+from phys4d.teachers.interface import TeacherSpec
 
-_SMALL = 128  # below this many pixels a side DIS finds little: its patches are eight pixels wide
+_PRESETS = {
+    "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+    "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+    "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+}
+_SMALL = 128  # pixels; DIS finds little in frames with a shorter side, since its patches are eight pixels wide
 _ENLARGE = 2
 
 
-class DISFlow:
-    """Dense inverse search, preset medium, refined to the finest scale; frames below 128 pixels are enlarged
-    twice before and their flow is reduced after. One object may be used by several threads.
+class DISConfig(Config):
+    """preset: OpenCV's choice between speed and accuracy."""
 
-    The forward-backward check forgives half a squared pixel of the frames that DIS works on.
+    preset: Literal["ultrafast", "fast", "medium"] = "medium"
+
+
+class DISFlow:
+    """Dense inverse search, refined at the full resolution.
+
+    Frames with a side below 128 pixels are enlarged twice first, and their flow is reduced afterwards. The
+    forward-backward check accepts an error of half a squared pixel of the frames on which DIS works.
     """
 
     scenes: frozenset[str] = frozenset()
+    title = "DIS"
 
-    def __init__(self) -> None:
+    def __init__(self, config: DISConfig | None = None) -> None:
+        self.config = config or DISConfig()
         self._thread = threading.local()
 
+    def prepare(self) -> None:
+        """Nothing to train or load."""
+
     def provenance(self) -> dict[str, Any]:
-        settings = {"preset": "medium", "finest_scale": 0, "enlarged_below": _SMALL}
-        return {"name": "DIS", "opencv": cv2.__version__, **settings, "training": "none"}
+        settings = {**self.config.model_dump(), "finest_scale": 0, "enlarged_below": _SMALL}
+        return {"name": self.title, "opencv": cv2.__version__, "settings": settings, "training": "none"}
 
     def label(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """video uint8 [T, H, W, 3] RGB -> flow float32 [2, T-1, H, W] pixels, valid bool [T-1, H, W]."""
@@ -40,13 +58,13 @@ class DISFlow:
         forward = np.stack([self._flow(first, second, size) for first, second in pairs])
         backward = np.stack([self._flow(second, first, size) for first, second in pairs])
         scale = frames[0].shape[0] / size[0]
-        forgiven = 0.5 / scale**2
-        valid = forward_backward_mask(torch.from_numpy(forward), torch.from_numpy(backward), absolute=forgiven)
+        accepted = 0.5 / scale**2
+        valid = forward_backward_mask(torch.from_numpy(forward), torch.from_numpy(backward), absolute=accepted)
         return np.ascontiguousarray(forward.transpose(1, 0, 2, 3)), valid.numpy()
 
     def _flow(self, first: np.ndarray, second: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        if not hasattr(self._thread, "dis"):  # OpenCV's object keeps buffers between calls
-            self._thread.dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        if not hasattr(self._thread, "dis"):  # one object per thread: OpenCV's object keeps buffers between calls
+            self._thread.dis = cv2.DISOpticalFlow.create(_PRESETS[self.config.preset])
             self._thread.dis.setFinestScale(0)
         flow = self._thread.dis.calc(first, second, None)
         scale = first.shape[0] / size[0]
@@ -56,8 +74,11 @@ class DISFlow:
 
 
 def _grey(frame: np.ndarray) -> np.ndarray:
-    # DIS reads past strides: every array that it gets is contiguous.
+    # DIS ignores strides, so every array that it gets must be contiguous.
     grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
     if min(grey.shape) < _SMALL:
         grey = cv2.resize(grey, None, fx=_ENLARGE, fy=_ENLARGE, interpolation=cv2.INTER_CUBIC)
     return np.ascontiguousarray(grey)
+
+
+SPEC = TeacherSpec(DISConfig, DISFlow)

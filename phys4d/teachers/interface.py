@@ -1,61 +1,88 @@
-"""What a teacher is, and how the scenes that it was trained on are named."""
+"""What a teacher is: the protocols of depth and flow teachers, and the entry that a teacher's file defines."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 
-from phys4d.engine.data.dataset import ClipDataset
+from phys4d.engine.config import Config
 
 DepthKind = Literal["metric", "affine_disparity"]
+Folder = Literal["scenes", "weights"]  # what a teacher may need; each is an option of `phys4d label`
 
 
 class Teacher(Protocol):
-    """What both kinds share.
+    """What depth and flow teachers share.
 
-    scenes: the identities (`scene_identities`) of all clips that it was trained on; empty for a teacher that
-    was trained on none of ours.
+    The constructor takes the teacher's settings and the folders that it needs. It checks both and does no work that
+    takes more than seconds: it raises UserError for all that can be found wrong before training or loading.
     """
 
     @property
-    def scenes(self) -> frozenset[str]: ...
+    def scenes(self) -> frozenset[str]:
+        """Identities (`phys4d.teachers.scenes`) of all clips that the teacher is trained on; empty for a teacher that
+        is trained on no clip of ours. Known before `prepare`."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """The name in messages and in the record beside each label."""
+        ...
+
+    def prepare(self) -> None:
+        """Trains the teacher or loads its weights. Called once, before the first label."""
+        ...
 
     def provenance(self) -> dict[str, Any]:
-        """Name, settings and training data, for the record beside each label."""
+        """The record beside each label, as JSON values: name (`title`), settings, training (on what), and
+        weights_sha256 where there are weights. Called after `prepare`."""
         ...
 
 
 class DepthTeacher(Teacher, Protocol):
-    """Gives depth. depth_kind: "metric" (metres) or "affine_disparity" (1/z up to scale and shift)."""
+    """A teacher for depth."""
 
     @property
-    def depth_kind(self) -> DepthKind: ...
+    def depth_kind(self) -> DepthKind:
+        """ "metric" (metres) or "affine_disparity" (1/z up to scale and shift). Known before `prepare`."""
+        ...
 
     def label(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """video uint8 [T, H, W, 3] RGB -> depth float32 [T, H, W] and valid bool [T, H, W]."""
+        """Depth of one clip. Several threads call this method of one object at the same time.
+
+        video: uint8 [T, H, W, 3] RGB. Returns depth float32 [T, H, W] and valid bool [T, H, W].
+        """
         ...
 
 
 class FlowTeacher(Teacher, Protocol):
-    """Gives optical flow."""
+    """A teacher for optical flow."""
 
     def label(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """video uint8 [T, H, W, 3] RGB -> flow float32 [2, T-1, H, W] (du, dv) in pixels from t to t + 1, and
-        valid bool [T-1, H, W]: where a forward-backward check trusts it."""
+        """Flow of one clip. Several threads call this method of one object at the same time.
+
+        video: uint8 [T, H, W, 3] RGB. Returns flow float32 [2, T-1, H, W], (du, dv) in pixels from t to t + 1, and
+        valid bool [T-1, H, W]: where a forward-backward check confirms the flow.
+        """
         ...
 
 
-def scene_identities(dataset: ClipDataset, index: int) -> frozenset[str]:
-    """The names under which clip `index` is recognised in another dataset.
+@dataclass(frozen=True)
+class TeacherSpec:
+    """The entry `SPEC` of a teacher's file.
 
-    Its pixels (the sha256 of the mp4 in the index), and where it comes from: "seed/key" for a simulated clip,
-    whose json records the seed, else the key alone. Reads no truth.
+    config: the class of its settings; each is set by `phys4d label --set depth.NAME=VALUE` (or `flow.NAME=VALUE`).
+    teacher: makes the teacher from its settings and, by name, one folder for each entry of `needs`.
+    needs: folders that it cannot work without.
     """
-    row = dataset.row(index)
-    seed = dataset.meta(index).get("provenance", {}).get("seed")
-    origin = row["key"] if seed is None else f"{seed}/{row['key']}"
-    return frozenset({f"sha256:{row['members']['mp4']['sha256']}", f"scene:{origin}"})
+
+    config: type[Config]
+    teacher: Callable[..., Any]
+    needs: tuple[Folder, ...] = ()
 
 
-def all_identities(dataset: ClipDataset) -> frozenset[str]:
-    """The identities of all clips of a dataset."""
-    return frozenset().union(*(scene_identities(dataset, index) for index in range(len(dataset))))
+def default_device() -> torch.device:
+    """The accelerator that torch finds (CUDA, or another type), else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

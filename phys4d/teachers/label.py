@@ -1,7 +1,6 @@
-"""Pseudo-labels for a dataset of videos, made by teachers that never see the truth of these clips."""
+"""Pseudo-labels for a dataset of videos. The teachers see the pixels of a clip and never its truth."""
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.errors import UserError
 from phys4d.engine.progress import progress
 from phys4d.kernels.geometry import sample_depth
-from phys4d.teachers.dis import DISFlow
-from phys4d.teachers.interface import DepthTeacher, FlowTeacher, all_identities, scene_identities
-from phys4d.teachers.small_depth import SmallDepthConfig, train
+from phys4d.teachers.interface import DepthTeacher, FlowTeacher
+from phys4d.teachers.scenes import refuse_shared
 
-# What the json of a label may take over from the clip: not the objects and their tracks, which are truth.
+# Fields of a clip's json that its label keeps. The objects and their tracks are truth, so they are left out.
 _KEPT = (
     "caption",
     "category",
@@ -38,41 +36,47 @@ def label_dataset(
 ) -> None:
     """Writes a dataset with the videos of another one and pseudo-labels in place of truth.
 
+    Everything that can be refused is refused before `out` is made; `out` is made before a teacher is trained or loaded.
+
     Args:
         videos: dataset folder; its `.truth` members, where there are any, are not opened.
-        out: new dataset folder: the same mp4 bytes, arrays depth, motion, depth_valid, flow_valid and
-            dz_valid, and a json that names the teachers and what they were trained on.
-        depth_teacher: must give metric depth.
-        flow_teacher: gives (du, dv); dz is the pseudo depth at t + 1, sampled where the flow lands, minus the
-            pseudo depth at t.
+        out: new dataset folder: the same mp4 bytes, arrays depth, motion, depth_valid, flow_valid and dz_valid, and a
+            json that names the teachers, their settings and their weights.
+        depth_teacher: must give metric depth. Not yet prepared, as flow_teacher.
+        flow_teacher: gives (du, dv); dz is the pseudo depth at t + 1, sampled where the flow ends, minus the pseudo
+            depth at t.
         workers: threads; the bytes written do not depend on their number.
 
     Raises:
-        UserError: a teacher without metric depth, a clip that a teacher was trained on, or a dataset that
-            cannot be read or written.
+        UserError: a teacher without metric depth, a clip that a teacher is trained on, or a dataset that cannot be read
+            or written.
     """
-    with ShardWriter(out) as writer:
-        _label(videos, writer, depth_teacher, flow_teacher, workers)
-
-
-def _label(
-    videos: Path, writer: ShardWriter, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher, workers: int
-) -> None:
+    if workers < 1:
+        raise UserError(f"--workers {workers}: expected 1 or more")
     if depth_teacher.depth_kind != "metric":
         raise UserError(
-            f"depth teacher {depth_teacher.provenance()['name']}: gives {depth_teacher.depth_kind}, "
-            "motion in metres needs metric depth: use a model with a metric head"
+            f"depth teacher {depth_teacher.title}: gives {depth_teacher.depth_kind}, motion in metres needs metric "
+            "depth: use weights with a metric head, such as the Metric-Indoor or Metric-Outdoor ones of Depth Anything"
         )
     dataset = ClipDataset(videos, arrays=())
     for teacher in (depth_teacher, flow_teacher):
-        _refuse_shared_scenes(dataset, teacher.provenance()["name"], teacher.scenes)
+        refuse_shared(dataset, teacher.title, teacher.scenes)
+    with ShardWriter(out) as writer:
+        depth_teacher.prepare()
+        flow_teacher.prepare()
+        _label(dataset, writer, depth_teacher, flow_teacher, workers)
+
+
+def _label(
+    dataset: ClipDataset, writer: ShardWriter, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher, workers: int
+) -> None:
     provenance = {"depth": depth_teacher.provenance(), "flow": flow_teacher.provenance()}
 
     def members(index: int) -> dict[str, bytes]:
         sample = dataset[index]
         arrays = pseudo_labels(sample.video, depth_teacher, flow_teacher)
         return {
-            "mp4": dataset.member(dataset.row(index), "mp4"),  # encoding it again would change pixels
+            "mp4": dataset.member(dataset.row(index), "mp4"),  # a second encoding would change pixels
             "truth": blob.encode(arrays, blob.QUANTISATION),
             "json": json.dumps(_meta(sample, provenance), sort_keys=True).encode(),
         }
@@ -88,16 +92,6 @@ def _label(
                 row = dataset.row(index)
                 writer.add(row["key"], made, row["frames"], row["fps"], row["height"], row["width"])
                 bar.advance(1)
-
-
-def label_with_small_depth(videos: Path, out: Path, scenes: Path, config: SmallDepthConfig) -> None:
-    """Trains the small depth teacher on `scenes` (a simulated dataset with truth) and labels `videos` with it
-    and DIS, on all cores. Arguments otherwise and errors as `label_dataset`; `out` is prepared before training."""
-    teaching = ClipDataset(scenes, arrays=("depth", "depth_valid"))
-    _refuse_shared_scenes(ClipDataset(videos, arrays=()), "small depth network", all_identities(teaching))
-    with ShardWriter(out) as writer:
-        teacher = train(teaching, config)
-        _label(videos, writer, teacher, DISFlow(), len(os.sched_getaffinity(0)))
 
 
 def pseudo_labels(video: np.ndarray, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher) -> dict[str, np.ndarray]:
@@ -120,15 +114,6 @@ def pseudo_labels(video: np.ndarray, depth_teacher: DepthTeacher, flow_teacher: 
         "flow_valid": flow_valid,
         "dz_valid": dz_valid,
     }
-
-
-def _refuse_shared_scenes(dataset: ClipDataset, teacher: str, scenes: frozenset[str]) -> None:
-    for index in range(len(dataset) if scenes else 0):
-        if shared := scene_identities(dataset, index) & scenes:
-            raise UserError(
-                f"{dataset.folder}: clip {dataset.row(index)['key']}: teacher {teacher} learns from it too "
-                f"({sorted(shared)[0]}): train the teacher on scenes of another seed"
-            )
 
 
 def _meta(sample: Sample, provenance: dict[str, Any]) -> dict[str, Any]:

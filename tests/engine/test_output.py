@@ -12,8 +12,8 @@ from phys4d.engine import output
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.data.shards import INDEX, ShardWriter, kept_rows
 from phys4d.engine.errors import UserError
-from phys4d.engine.output import Place, check_file, check_folder, write_file
-from phys4d.simulation.team import Handover
+from phys4d.engine.output import OutputFolder, check_file, check_folder, write_file
+from phys4d.simulation.distributed import ClipExchange
 
 InChild = Callable[[Callable[[], None]], int]
 SHARDS = [f"shard-{number:06d}.tar" for number in range(4)]
@@ -115,7 +115,7 @@ def test_a_failing_last_move_loses_nothing(tmp_path: Path, monkeypatch: pytest.M
         out = tmp_path / name
         if there:
             out.mkdir()
-        partial = Place.of(out).partial
+        partial = OutputFolder.of(out).partial
         with monkeypatch.context() as patch:
             refuse_to_move(patch, errno.EIO, lambda target: target in (out, out / SHARDS[2]))  # noqa: B023
             with pytest.raises(UserError) as caught:
@@ -156,7 +156,7 @@ def test_a_kill_between_the_last_moves_loses_nothing(tmp_path: Path, in_child: I
     assert in_child(killed) == (-signal.SIGKILL if moved < 5 else 0)
     assert (out / INDEX).exists() == (moved == 5)
     if moved < 5:
-        assert not Place.of(out).taken() and len(kept_rows(out, "seed 1")) == 4
+        assert not OutputFolder.of(out).is_occupied() and len(kept_rows(out, "seed 1")) == 4
         write(out, "seed 1")
     assert names(out) == WHOLE and holds_all(out)
 
@@ -166,7 +166,7 @@ def test_a_writer_that_waits_outside_does_not_take_back_what_another_moves(tmp_p
     out.mkdir()
     with ShardWriter(out, recipe="seed 1"):
         (out / "shard-000000.tar").write_bytes(b"moved")
-        (Place.of(out).partial / ".moving").write_text('["shard-000000.tar"]')
+        (OutputFolder.of(out).partial / ".moving").write_text('["shard-000000.tar"]')
         with pytest.raises(UserError, match="another process is writing this dataset"):
             ShardWriter(out, recipe="seed 1").__enter__()
         assert (out / "shard-000000.tar").exists()
@@ -203,14 +203,14 @@ def test_machines_find_each_other_in_every_kind_of_place(tmp_path: Path, monkeyp
     (tmp_path / "scratch").mkdir()
     (tmp_path / "data").symlink_to("scratch")
     monkeypatch.chdir(tmp_path / "scratch")
-    first, second = (Handover(out, "seed 1") for out in (tmp_path / "data", Path(".")))
+    first, second = (ClipExchange(out, "seed 1") for out in (tmp_path / "data", Path(".")))
     second.give("c0", {"json": b"{}"})
-    assert not Place.of(Path(".")).taken()
+    assert not OutputFolder.of(Path(".")).is_occupied()
     with ShardWriter(tmp_path / "data", recipe="seed 1") as writer:
-        assert not Place.of(tmp_path / "data").taken()
+        assert not OutputFolder.of(tmp_path / "data").is_occupied()
         writer.add("c0", first.take("c0"), 1, 24, 2, 2)
         first.done("c0")
-    assert Place.of(tmp_path / "data").taken()
+    assert OutputFolder.of(tmp_path / "data").is_occupied()
     first.close()
     assert names(tmp_path / "scratch") == [INDEX, SHARDS[0]]
 

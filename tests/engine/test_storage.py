@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from phys4d.cli import main
 from phys4d.engine import checkpoint
 from phys4d.engine.errors import UserError
-from phys4d.engine.storage import Appended, disk_fault
+from phys4d.engine.storage import AppendOnlyFile, disk_fault
 
 
 def full(filename: str | None = None) -> OSError:
@@ -45,7 +45,7 @@ def test_appended_bytes_are_all_there_or_the_disk_is_blamed(
 
     def grow() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (15, 15))
-        file = Appended(tmp_path / "lines")
+        file = AppendOnlyFile(tmp_path / "lines")
         file.write(b"0123456789")
         with pytest.raises(OSError, match="File too large"):
             file.write(b"0123456789")

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from phys4d.simulation.clip import Truth, measure, render
-from phys4d.simulation.drawing import CameraMotion
-from phys4d.simulation.generate import SimulateConfig, draw
-from phys4d.simulation.picture.raster import Rasteriser
-from phys4d.simulation.stage.camera import Camera
+from phys4d.simulation.generate import SimulateConfig, sample_scene
+from phys4d.simulation.rejection_sampling import CameraMotion
+from phys4d.simulation.rendering.raster import Rasteriser
+from phys4d.simulation.scenery.camera import Camera
 
 FRAMES, FPS, SIZE = 6, 12, 48
 UNIT = float(np.float32(0.01))  # metersPerSceneUnit of a stage in centimetres, as camera_params print it
@@ -43,7 +43,7 @@ def _rasteriser() -> Rasteriser:
 def _shot(family: str, motion: CameraMotion, seed: int) -> Shot:
     """The vectors are the truth of the clip played backwards: exactly where every point was a frame before."""
     config = SimulateConfig(families=(family,), seed=seed, frames=FRAMES, fps=FPS, camera=motion, size=(SIZE, SIZE))
-    drawing = draw(config, 0)
+    drawing = sample_scene(config, 0)
     scene, sequence = drawing.scene, drawing.meshes
     camera = scene.view.camera(FRAMES, SIZE, SIZE, FPS)
     back = Camera(camera.intrinsics[::-1], camera.camera_to_world[::-1], SIZE, SIZE)

@@ -10,10 +10,10 @@ import pytest
 
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.errors import UserError
-from phys4d.importers.replicator.agreement import EVERY, NO_EVIDENCE, WINDOW, evidence
+from phys4d.importers.replicator.agreement import NO_EVIDENCE, WINDOW, WINDOW_STRIDE, evidence
 from phys4d.importers.replicator.camera import View
 from phys4d.importers.replicator.dataset import import_replicator
-from phys4d.importers.replicator.motion import Frame, centres
+from phys4d.importers.replicator.motion import Frame, pixel_centres
 
 SIZE, FRAMES, WALL = 48, 12, 5.0
 
@@ -86,7 +86,7 @@ SCENES = {
 
 def played(name: str, labelled: bool = True) -> tuple[list[Frame], list[np.ndarray]]:
     """Frames of a scene before a wall and a static camera, and the vectors of each to the one before."""
-    centre = centres(SIZE, SIZE)
+    centre = pixel_centres(SIZE, SIZE)
     x, y = centre[..., 0], centre[..., 1]
     view = View(np.array([[60.0, 0, SIZE / 2], [0, 60, SIZE / 2], [0, 0, 1]]), np.eye(4))
     frames, vectors = [], []
@@ -101,26 +101,26 @@ def played(name: str, labelled: bool = True) -> tuple[list[Frame], list[np.ndarr
     return frames, vectors
 
 
-def contradicted(frames: list[Frame], vectors: list[np.ndarray]) -> list[tuple[int, int, int]]:
+def contradicted_instances(frames: list[Frame], vectors: list[np.ndarray]) -> list[tuple[int, int, int]]:
     """As the import asks: windows that end at every fourth frame and at the last."""
     found = NO_EVIDENCE
     for last in range(1, len(frames)):
-        if last % EVERY == 0 or last == len(frames) - 1:
+        if last % WINDOW_STRIDE == 0 or last == len(frames) - 1:
             first = max(0, last - WINDOW)
             found += evidence(frames[first : last + 1], vectors[first + 1 : last + 1])
-    return found.contradicted()
+    return found.contradicted_instances()
 
 
 @pytest.mark.parametrize("name", SCENES)
 def test_sound_vectors_are_not_contradicted(name: str) -> None:
     frames, vectors = played(name)
-    assert contradicted(frames, vectors) == []
+    assert contradicted_instances(frames, vectors) == []
     draw = np.random.default_rng(0)
     jitter = [leads + draw.uniform(-1, 1, leads.shape) for leads in vectors]
     shaken = [leads + draw.uniform(-1, 1, (1, 1, 2)) for leads in vectors]
-    assert contradicted(frames, jitter) == [] and contradicted(frames, shaken) == []
+    assert contradicted_instances(frames, jitter) == [] and contradicted_instances(frames, shaken) == []
     if name != "appears":  # without instances nothing tells what appears from what has moved
-        assert contradicted(*played(name, labelled=False)) == []
+        assert contradicted_instances(*played(name, labelled=False)) == []
 
 
 MOVING = sorted(SCENES.keys() - {"appears", "rests", "turns in place"})
@@ -130,7 +130,7 @@ MOVING = sorted(SCENES.keys() - {"appears", "rests", "turns in place"})
 @pytest.mark.parametrize("name", MOVING)
 def test_vectors_of_zero_are_contradicted_by_whatever_moves(name: str, labelled: bool) -> None:
     frames, vectors = played(name, labelled)
-    found = contradicted(frames, [leads * 0 for leads in vectors])
+    found = contradicted_instances(frames, [leads * 0 for leads in vectors])
     moving = len(SCENES[name]) if labelled else 0
     assert [row[:2] for row in found] == [(moving, 0)] and found[0][2] >= 16
 
@@ -144,7 +144,7 @@ def test_vectors_of_zero_are_contradicted_by_whatever_moves(name: str, labelled:
 )  # fmt: skip
 def test_another_sign_or_scale_is_contradicted(name: str, factor: float) -> None:
     frames, vectors = played(name)
-    assert [row[0] for row in contradicted(frames, [leads * factor for leads in vectors])] == [1]
+    assert [row[0] for row in contradicted_instances(frames, [leads * factor for leads in vectors])] == [1]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_vectors_are_contradicted_by_sixteen_points_and_more_than_half_or_by_oth
 ) -> None:
     counts = NO_EVIDENCE + NO_EVIDENCE
     counts.wrong[3], counts.explained[3], counts.others[:, 3] = wrong, explained, (negated, halved)
-    assert counts.contradicted() == found and NO_EVIDENCE.contradicted() == []
+    assert counts.contradicted_instances() == found and NO_EVIDENCE.contradicted_instances() == []
 
 
 def test_other_vectors_are_tried_with_the_opposite_sign_and_half_the_length() -> None:
@@ -173,7 +173,7 @@ def test_other_vectors_are_tried_with_the_opposite_sign_and_half_the_length() ->
 def test_small_errors_of_vectors_do_not_add_up_over_a_long_way() -> None:
     """Two fifths of a pixel a frame, on something thinner than what that makes in eight frames."""
     frames, vectors = played("is thin")
-    assert contradicted(frames, [leads + np.array([0.4, 0]) for leads in vectors]) == []
+    assert contradicted_instances(frames, [leads + np.array([0.4, 0]) for leads in vectors]) == []
 
 
 def test_the_counts_are_those_of_the_points_that_moved() -> None:
@@ -184,14 +184,14 @@ def test_the_counts_are_those_of_the_points_that_moved() -> None:
     assert (zero.wrong[1], zero.explained[1], zero.wrong.sum()) == (24, 0, 24)
     right = evidence(fast, [np.where((fast[1].instance == 1)[..., None], (-3.0, 0.0), 0.0)])
     assert (right.wrong[1], right.explained[1]) == (0, 24)
-    assert zero.contradicted() == [(1, 0, 24)] and right.contradicted() == []
+    assert zero.contradicted_instances() == [(1, 0, 24)] and right.contradicted_instances() == []
 
 
 def test_vectors_that_are_not_finite_say_nothing() -> None:
     frames, vectors = played("slides")
     for nothing in (np.nan, np.inf, -np.inf):
-        assert contradicted(frames, [np.full_like(leads, nothing) for leads in vectors]) == []
-    assert contradicted(frames, [np.full_like(leads, 1e300) for leads in vectors])[0][:2] == (1, 0)
+        assert contradicted_instances(frames, [np.full_like(leads, nothing) for leads in vectors]) == []
+    assert contradicted_instances(frames, [np.full_like(leads, 1e300) for leads in vectors])[0][:2] == (1, 0)
 
 
 def test_a_recording_without_one_finite_vector_is_refused(shot: Callable, write: Callable, tmp_path: Path) -> None:

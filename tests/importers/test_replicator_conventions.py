@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phys4d.importers.replicator.camera import View, read_view
-from phys4d.importers.replicator.motion import Frame, forward
+from phys4d.importers.replicator.motion import Frame, forward_motion
 
 # What the example of the CameraParams annotator prints, for a camera at x = 100 and one in the origin.
 PROJECTION = [2.29, 0, 0, 0, 0, 4.58, 0, 0, 0, 0, 0, -1, 0, 0, 1, 0]
@@ -70,7 +70,7 @@ def test_positive_vectors_are_motion_to_the_left_and_to_the_top() -> None:
     frame = Frame(depth, instance, still_camera())
     moved = card((-0.2, -0.1, 2), 0.3)  # by 3 pixels to the left and 1.5 up
     vectors = np.where((moved[1] == 2)[..., None], (3.0, 1.5), 0.0)
-    result = forward(frame, Frame(*moved, still_camera()), vectors)
+    result = forward_motion(frame, Frame(*moved, still_camera()), vectors)
     on = result.known & (instance == 2)
     assert on.sum() > 20 and result.moving[on].all()
     np.testing.assert_allclose(result.motion[:, on], np.array([[-3], [-1.5], [0]]) * np.ones(on.sum()), atol=1e-9)
@@ -81,7 +81,7 @@ def test_what_a_card_covers_is_not_known_and_what_it_uncovers_is_not_taken_for_t
     (depth, instance), (after, instance_after) = card((0, 0, 2), 0.3), card((-0.2, 0, 2), 0.3)
     vectors = np.where((instance_after == 2)[..., None], (3.0, 0.0), 0.0)
     frames = [Frame(d, i * labelled, still_camera()) for d, i in ((depth, instance), (after, instance_after))]
-    result = forward(*frames, vectors)
+    result = forward_motion(*frames, vectors)
     covered = (instance == 1) & (instance_after == 2)
     assert covered.sum() > 20 and not result.known[covered].any()
     wall = result.known & (instance == 1)
@@ -118,7 +118,7 @@ def test_a_plane_that_moves_and_turns_is_followed_to_thousandths_of_a_pixel(
     if camera_moves:
         later[:3, :3], later[:3, 3] = rotation.T, -rotation.T @ shift
     same = np.ones((SIZE, SIZE), dtype=int)
-    result = forward(Frame(before, same, view), Frame(after, same, View(view.intrinsics, later)), place - centre)
+    result = forward_motion(Frame(before, same, view), Frame(after, same, View(view.intrinsics, later)), place - centre)
     landed = rays * before[..., None] @ rotation.T + shift
     pixel = landed[..., :2] / landed[..., 2:] * FOCAL + SIZE / 2
     inside = ((pixel > 1) & (pixel < SIZE - 1)).all(axis=-1)

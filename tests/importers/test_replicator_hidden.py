@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from phys4d.importers.replicator.camera import View
-from phys4d.importers.replicator.motion import Forward, Frame, forward
+from phys4d.importers.replicator.motion import ForwardMotion, Frame, forward_motion
 
 SIZE, FOCAL, WALL = 32, 30.0, 3.0
 
@@ -12,7 +12,7 @@ SIZE, FOCAL, WALL = 32, 30.0, 3.0
 Card = tuple[float, float, float, float]
 
 
-def played(cards: list[Card], instances: tuple[int, ...] = (0, 0, 0)) -> tuple[Forward, np.ndarray]:
+def played(cards: list[Card], instances: tuple[int, ...] = (0, 0, 0)) -> tuple[ForwardMotion, np.ndarray]:
     """Motion of cards that span all rows before a wall at rest, and the card shown at t: [H, W], -1 the wall.
 
     instances: of the wall and the cards.
@@ -30,7 +30,7 @@ def played(cards: list[Card], instances: tuple[int, ...] = (0, 0, 0)) -> tuple[F
         shown.append(np.tile(which, (SIZE, 1)))
         k = np.array([[FOCAL, 0, SIZE / 2], [0, FOCAL, SIZE / 2], [0, 0, 1.0]])
         frames.append(Frame(np.tile(depth, (SIZE, 1)), np.array(instances)[shown[t] + 1], View(k, np.eye(4))))
-    return forward(frames[0], frames[1], vectors), shown[0]
+    return forward_motion(frames[0], frames[1], vectors), shown[0]
 
 
 def test_a_card_that_was_hidden_is_not_taken_for_the_one_that_left_the_image() -> None:

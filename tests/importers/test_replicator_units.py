@@ -11,7 +11,7 @@ from phys4d.cli import main
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.importers.replicator.camera import View
 from phys4d.importers.replicator.motion import Frame
-from phys4d.importers.replicator.units import complaint
+from phys4d.importers.replicator.units import unit_mismatch
 
 SIZE, FOCAL = 32, 40.0
 SCALES = {"metres": 1, "centimetres": 100, "millimetres": 1000}
@@ -49,8 +49,8 @@ def test_a_moving_camera_tells_the_unit_by_the_depth_alone_and_by_the_vectors(
 ) -> None:
     said = None if unit == "metres" else f"the motion of the camera fits {unit}, not metres"
     frames = scene(step, SCALES[unit])
-    assert complaint(frames, None) == said
-    assert complaint(frames, vectors(step)) == said
+    assert unit_mismatch(frames, None) == said
+    assert unit_mismatch(frames, vectors(step)) == said
 
 
 def test_a_wall_that_faces_the_camera_is_judged_by_the_vectors() -> None:
@@ -58,8 +58,8 @@ def test_a_wall_that_faces_the_camera_is_judged_by_the_vectors() -> None:
     frames = [Frame(np.full_like(f.depth, 2000.0), f.instance, f.view) for f in scene((0.05, 0, 0), 1)]
     right = np.zeros((SIZE, SIZE, 2))
     right[..., 0] = 0.05 * FOCAL / 2
-    assert complaint(frames, lambda t: right) == "the motion of the camera fits millimetres, not metres"
-    assert complaint(frames, None) == "with next to nothing nearer than 100 m"
+    assert unit_mismatch(frames, lambda t: right) == "the motion of the camera fits millimetres, not metres"
+    assert unit_mismatch(frames, None) == "with next to nothing nearer than 100 m"
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,13 @@ def test_a_wall_that_faces_the_camera_is_judged_by_the_vectors() -> None:
     ],
 )
 def test_a_static_camera_leaves_the_range(scale: float, far: float, said: str | None) -> None:
-    assert complaint(scene((0, 0, 0), scale, far), None) == said
+    assert unit_mismatch(scene((0, 0, 0), scale, far), None) == said
 
 
 def test_a_few_near_pixels_do_not_make_a_range_of_metres() -> None:
     frames = scene((0, 0, 0), 1000)
     frames[0].depth[0, :10] = 1e-5
-    assert complaint(frames, None) == "with next to nothing nearer than 100 m"
+    assert unit_mismatch(frames, None) == "with next to nothing nearer than 100 m"
 
 
 def test_what_is_far_and_fits_a_moving_camera_is_not_asked_about() -> None:
@@ -91,8 +91,8 @@ def test_what_is_far_and_fits_a_moving_camera_is_not_asked_about() -> None:
     for frame in frames:
         frame.view.camera_to_world[:3, 3] *= 100
         frame.view.camera_to_world[3, 3] = 1
-    assert complaint(frames, None) is None
-    assert complaint(frames, vectors((0.05, 0, 0.02))) is None
+    assert unit_mismatch(frames, None) is None
+    assert unit_mismatch(frames, vectors((0.05, 0, 0.02))) is None
 
 
 @pytest.mark.parametrize("camera", ["static", "moving"])

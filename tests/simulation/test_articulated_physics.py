@@ -11,27 +11,27 @@ from phys4d.simulation.articulated.cabinet import HINGE_FRICTION, cabinet
 from phys4d.simulation.articulated.crank import crank
 from phys4d.simulation.articulated.double_pendulum import double_pendulum
 from phys4d.simulation.articulated.figure import figure
-from phys4d.simulation.articulated.joinery import begin, hinge, make, part, solid
+from phys4d.simulation.articulated.linkage import add_geom, add_hinge, add_link, sample_material, set_joint_state
 from phys4d.simulation.articulated.seesaw import seesaw
 from phys4d.simulation.caption import TURNING
-from phys4d.simulation.drawing import generator
 from phys4d.simulation.mesh_sequence import Track
+from phys4d.simulation.mujoco_scenes.mjcf import Mjcf
+from phys4d.simulation.mujoco_scenes.rollout import Rollout, run_model
+from phys4d.simulation.mujoco_scenes.scene import MujocoScene
+from phys4d.simulation.rejection_sampling import keyed_rng
 from phys4d.simulation.scene import GRAVITY, Scene
-from phys4d.simulation.stage import staging
-from phys4d.simulation.world.mjcf import Mjcf
-from phys4d.simulation.world.play import Play, play
-from phys4d.simulation.world.scene import WorldScene
+from phys4d.simulation.scenery import sampling
 
 
-def scenes(family: Callable[[np.random.Generator], Scene], count: int) -> Iterator[WorldScene]:
+def scenes(family: Callable[[np.random.Generator], Scene], count: int) -> Iterator[MujocoScene]:
     for index in range(count):
-        scene = family(generator(41, index))
-        assert isinstance(scene, WorldScene)
+        scene = family(keyed_rng(41, index))
+        assert isinstance(scene, MujocoScene)
         yield scene
 
 
-def played(scene: WorldScene, frames: int, fps: float) -> Play:
-    return play(scene.model, frames, fps, steps_per_second=scene.steps_per_second, start=scene.start)
+def rollout(scene: MujocoScene, frames: int, fps: float) -> Rollout:
+    return run_model(scene.model, frames, fps, steps_per_second=scene.steps_per_second, start=scene.start)
 
 
 def turning(track: Track) -> np.ndarray:
@@ -50,12 +50,19 @@ def ends(track: Track, half: float) -> tuple[np.ndarray, np.ndarray]:
 def test_a_bar_swings_with_the_period_of_a_compound_pendulum(length: float) -> None:
     """2 pi sqrt(I / (m g d)) for small angles."""
     random = np.random.default_rng(0)
-    model = Mjcf(staging.room(random), integrator="RK4")
-    bar = part(model.world, "bar", (0, 0, 1))
-    hinge(bar, "hinge", (0, 1, 0))
-    solid(bar, "bar", "box", (0.03, 0.02, length / 2), (0, 0, -length / 2), make=make(random, "red", ("wood",)))
+    model = Mjcf(sampling.room(random), integrator="RK4")
+    bar = add_link(model.world, "bar", (0, 0, 1))
+    add_hinge(bar, "hinge", (0, 1, 0))
+    add_geom(
+        bar,
+        "bar",
+        "box",
+        (0.03, 0.02, length / 2),
+        (0, 0, -length / 2),
+        material=sample_material(random, "red", ("wood",)),
+    )
     fps = 400
-    seen = play(model.text(), 2 * fps, fps, steps_per_second=fps, start=begin({"hinge": 0.03}))
+    seen = run_model(model.text(), 2 * fps, fps, steps_per_second=fps, start=set_joint_state({"hinge": 0.03}))
     sideways = seen.geoms["bar"].position[:, 0]
     crossing = np.flatnonzero(np.diff(np.sign(sideways)))
     exact = crossing - sideways[crossing] / (sideways[crossing + 1] - sideways[crossing])
@@ -66,7 +73,7 @@ def test_a_bar_swings_with_the_period_of_a_compound_pendulum(length: float) -> N
 
 def test_a_double_pendulum_keeps_its_energy_and_its_joint() -> None:
     for scene in scenes(double_pendulum, 4):
-        seen = played(scene, 60, 30)
+        seen = rollout(scene, 60, 30)
         fallen = np.ptp(seen.geoms["disc"].position[:, 2])
         weight = GRAVITY * float(seen.model.body_mass.sum())
         assert np.ptp(seen.energy) < 1e-4 * fallen * weight
@@ -82,10 +89,10 @@ def test_a_door_slows_down_as_its_hinge_rubs_and_stops_at_the_cabinet() -> None:
     """The angular deceleration is the hinge's friction over the moment of inertia."""
     tested = 0
     for scene in scenes(cabinet, 12):
-        if len(scene.things) > 2:
+        if len(scene.scene_objects) > 2:
             continue
         fps = 120
-        seen = played(scene, 100, fps)
+        seen = rollout(scene, 100, fps)
         speed = turning(seen.geoms["leaf"]) * fps
         stated = TURNING.search(scene.sentence())
         assert stated is not None and speed[0] == pytest.approx(2 * pi * float(stated[2]), rel=0.02)
@@ -120,7 +127,7 @@ def test_joints_stay_within_their_limits_and_hold_together() -> None:
 def test_a_slider_goes_where_its_crank_and_rod_put_it() -> None:
     """x = r cos a + sqrt(l^2 - r^2 sin^2 a), and its stroke is twice the crank."""
     for scene in scenes(crank, 4):
-        seen = played(scene, 100, 50)
+        seen = rollout(scene, 100, 50)
         arm, rod = scene.physics["crank"], scene.physics["rod"]
         axle, slider = seen.geoms["wheel"].position[0], seen.geoms["slider"].position
         away = slider[0] - axle
@@ -142,7 +149,7 @@ def test_a_slider_goes_where_its_crank_and_rod_put_it() -> None:
 def test_a_ball_above_a_seesaw_falls_freely_while_all_else_rests() -> None:
     for scene in scenes(seesaw, 4):
         fps = 120
-        seen = played(scene, 16, fps)
+        seen = rollout(scene, 16, fps)
         time = np.arange(16) / fps
         ball = seen.geoms["ball"].position[:, 2]
         assert ball == pytest.approx(ball[0] - GRAVITY * time**2 / 2, abs=6e-3)

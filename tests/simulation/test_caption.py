@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 from phys4d.simulation.caption import caption, stated_spins, stated_velocities
-from phys4d.simulation.drawing import generator
+from phys4d.simulation.rejection_sampling import keyed_rng
 from phys4d.simulation.rigid import FAMILIES
-from phys4d.simulation.stage.camera_path import WORDS, draw
-from phys4d.simulation.stage.materials import HUES, MATERIALS
+from phys4d.simulation.scenery.camera_path import WORDS, sample
+from phys4d.simulation.scenery.materials import HUES, MATERIALS
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_captions_read_back_to_the_velocities_and_name_the_materials(family: str) -> None:
     resting = moving = 0
     for index in range(200):
-        scene = FAMILIES[family](generator(3, index))
+        scene = FAMILIES[family](keyed_rng(3, index))
         text = caption(scene)
         names = [body.name for body in scene.bodies]
         stated = zip(stated_velocities(text, names), stated_spins(text, names), strict=True)
@@ -35,7 +35,7 @@ def test_captions_read_back_to_the_velocities_and_name_the_materials(family: str
 @pytest.mark.parametrize("family", FAMILIES)
 def test_physics_is_within_the_range_of_the_named_material(family: str) -> None:
     for index in range(50):
-        for body in FAMILIES[family](generator(4, index)).bodies:
+        for body in FAMILIES[family](keyed_rng(4, index)).bodies:
             kind = MATERIALS[body.material]
             assert kind.density[0] <= body.density <= kind.density[1]
             assert kind.restitution[0] <= body.restitution <= kind.restitution[1]
@@ -46,7 +46,7 @@ def test_physics_is_within_the_range_of_the_named_material(family: str) -> None:
 def test_what_is_stated_and_seen_is_all_that_moves_a_body_at_first(family: str) -> None:
     """Read back from the caption, velocities and spins give every body's first motion in the world."""
     for index in range(50):
-        scene = FAMILIES[family](generator(3, index))
+        scene = FAMILIES[family](keyed_rng(3, index))
         names = [body.name for body in scene.bodies]
         text = caption(scene)
         stated = zip(stated_velocities(text, names), stated_spins(text, names), strict=True)
@@ -67,8 +67,8 @@ def test_what_the_camera_does_is_stated_and_nothing_else_changes() -> None:
 
 def check_camera_words(index: int) -> None:
     """One drawn path, read back from a caption."""
-    scene = FAMILIES["collision"](generator(3, index))
-    path = draw(generator(3, index, "camera"))
+    scene = FAMILIES["collision"](keyed_rng(3, index))
+    path = sample(keyed_rng(3, index, "camera"))
     text = caption(replace(scene, view=replace(scene.view, path=path)))
     before, does = text.split("; the camera ")
     assert before == caption(scene)

@@ -6,36 +6,39 @@ import numpy as np
 import pytest
 
 from phys4d.simulation import deformable
-from phys4d.simulation.deformable import shape
-from phys4d.simulation.deformable import soft as softness
-from phys4d.simulation.deformable.soft import NeoHookean, Soft
-from phys4d.simulation.drawing import generator
+from phys4d.simulation.deformable import deformation, soft_body
+from phys4d.simulation.deformable.soft_body import NeoHookean, SoftBody
 from phys4d.simulation.mesh_sequence import Track
+from phys4d.simulation.mujoco_scenes.flex import volumes
+from phys4d.simulation.mujoco_scenes.rollout import Rollout, run_model
+from phys4d.simulation.mujoco_scenes.scene import MujocoScene
+from phys4d.simulation.rejection_sampling import keyed_rng
 from phys4d.simulation.scene import GRAVITY, Room
-from phys4d.simulation.world.flex import volumes
-from phys4d.simulation.world.play import Play, play
-from phys4d.simulation.world.scene import WorldScene
 
 ROOM = Room((0.6, 0.6, 0.6), (0.6, 0.6, 0.6), 1.3, 0.0)
-BALL = Soft("ball", "soft rubber", "red", (0.8, 0.2, 0.2), (0.18,), (5, 5, 5), 7e4, 950.0, 0.0025, 0.8)
+BALL = SoftBody("ball", "soft rubber", "red", (0.8, 0.2, 0.2), (0.18,), (5, 5, 5), 7e4, 950.0, 0.0025, 0.8)
 
 
-def played(
-    body: Soft, height: float, frames: int, pinned: np.ndarray | None = None, steps: int = softness.STEPS_PER_SECOND
-) -> Play:
-    mjcf = softness.model(ROOM)
-    softness.add_soft(mjcf, body, "soft", np.array([0, 0, height]), pinned=pinned)
+def rollout(
+    body: SoftBody,
+    height: float,
+    frames: int,
+    pinned: np.ndarray | None = None,
+    steps: int = soft_body.STEPS_PER_SECOND,
+) -> Rollout:
+    mjcf = soft_body.model(ROOM)
+    soft_body.add_soft(mjcf, body, "soft", np.array([0, 0, height]), pinned=pinned)
     text = mjcf.text()
-    return play(text, frames, 24, steps_per_second=steps, start=NeoHookean(text))
+    return run_model(text, frames, 24, steps_per_second=steps, start=NeoHookean(text))
 
 
-def drawn(family: str, seed: int) -> WorldScene:
-    scene = deformable.FAMILIES[family](generator("deformable physics", seed))
-    assert isinstance(scene, WorldScene)
+def drawn(family: str, seed: int) -> MujocoScene:
+    scene = deformable.FAMILIES[family](keyed_rng("deformable physics", seed))
+    assert isinstance(scene, MujocoScene)
     return scene
 
 
-def centre(body: Soft, place: np.ndarray) -> np.ndarray:
+def centre(body: SoftBody, place: np.ndarray) -> np.ndarray:
     """Centre of mass [T, 3]: each tetrahedron's mass never changes."""
     share = volumes(body.rest, body.tetrahedra)
     middle = place[:, body.tetrahedra].mean(axis=2)
@@ -44,10 +47,10 @@ def centre(body: Soft, place: np.ndarray) -> np.ndarray:
 
 def test_a_soft_body_falls_freely_then_bounces_lower() -> None:
     """g t^2 / 2 within 0.1 % of the way (what the steps' length adds subtracted); then it rises, but less high."""
-    result = played(BALL, 0.18 + 0.3, 25)
+    result = rollout(BALL, 0.18 + 0.3, 25)
     height = centre(BALL, result.flexes["soft"])[:, 2]
     time = 5 / 24
-    expected = GRAVITY * time**2 / 2 + GRAVITY * time / softness.STEPS_PER_SECOND / 2
+    expected = GRAVITY * time**2 / 2 + GRAVITY * time / soft_body.STEPS_PER_SECOND / 2
     assert height[0] - height[5] == pytest.approx(expected, rel=1e-3)
     lowest = int(height[:12].argmin())
     assert height[lowest] + 0.1 < height[lowest:].max() < height[0]
@@ -56,7 +59,7 @@ def test_a_soft_body_falls_freely_then_bounces_lower() -> None:
 def test_a_soft_body_keeps_its_volume_and_is_never_inside_out() -> None:
     """Whole volume within 20 % of jelly that falls half a metre, every tetrahedron above nothing."""
     body = replace(BALL, material="jelly", young=2e4, damping=0.005)
-    now = volumes(played(body, 0.18 + 0.5, 16).flexes["soft"], body.tetrahedra)
+    now = volumes(rollout(body, 0.18 + 0.5, 16).flexes["soft"], body.tetrahedra)
     start = volumes(body.rest, body.tetrahedra)
     assert np.abs(now.sum(axis=1) / start.sum() - 1).max() < 0.2
     assert (now / start).min() > 0
@@ -64,16 +67,16 @@ def test_a_soft_body_keeps_its_volume_and_is_never_inside_out() -> None:
 
 def test_energy_does_not_grow() -> None:
     """Kinetic and potential energy together stay below what they were at first."""
-    energy = played(BALL, 0.18 + 0.3, 25).energy
+    energy = rollout(BALL, 0.18 + 0.3, 25).energy
     assert energy.max() <= energy[0] + 1e-3
 
 
 def test_a_clamped_bar_sags_as_a_beam() -> None:
     """rho g L^4 / (8 E I) of bending and rho g L^2 / (2 k G) of shear, less at most 35 %: the mesh is coarse."""
     half = (0.15, 0.05, 0.05)
-    stiff = Soft("box", "soft rubber", "red", (0.8, 0.2, 0.2), half, (11, 5, 5), 4e5, 950.0, 0.002, 0.8)
+    stiff = SoftBody("box", "soft rubber", "red", (0.8, 0.2, 0.2), half, (11, 5, 5), 4e5, 950.0, 0.002, 0.8)
     pinned = np.flatnonzero(stiff.rest[:, 0] < -half[0] + 0.016)
-    place = played(stiff, 0.5, 25, pinned, 1440).flexes["soft"]
+    place = rollout(stiff, 0.5, 25, pinned, 1440).flexes["soft"]
     tip = stiff.rest[:, 0] > half[0] - 0.016
     sag = place[0, tip, 2].mean() - place[12:, tip, 2].mean()
     length, height = 2 * half[0], 2 * half[2]
@@ -84,10 +87,10 @@ def test_a_clamped_bar_sags_as_a_beam() -> None:
 
 def test_clay_keeps_the_dent_and_rubber_does_not() -> None:
     scene = drawn("dent", 4)
-    assert scene.happened(scene._play(25, 24)) is None
+    assert scene.rejection_reason(scene._run(25, 24)) is None
     clay = replace(BALL, material="soft clay", young=1.2e5, density=1700.0)
-    flattened = shape.strain(played(clay, 0.18 + 0.3, 20), "soft")
-    rubber = shape.strain(played(BALL, 0.18 + 0.3, 20), "soft")
+    flattened = deformation.strain(rollout(clay, 0.18 + 0.3, 20), "soft")
+    rubber = deformation.strain(rollout(BALL, 0.18 + 0.3, 20), "soft")
     assert flattened[-1] > 0.5 * flattened.max() > 0.05
     assert rubber[-1] < 0.5 * rubber.max()
 
@@ -95,7 +98,7 @@ def test_clay_keeps_the_dent_and_rubber_does_not() -> None:
 @pytest.mark.parametrize("family", list(deformable.FAMILIES))
 def test_what_does_not_move_is_found_out(family: str) -> None:
     scene = drawn(family, 3)
-    first = scene._play(1, 24.0)
+    first = scene._run(1, 24.0)
     still = replace(
         first,
         geoms={
@@ -106,4 +109,4 @@ def test_what_does_not_move_is_found_out(family: str) -> None:
         energy=np.repeat(first.energy, 25),
         deepest=np.repeat(first.deepest, 25),
     )
-    assert scene.happened(still) is not None
+    assert scene.rejection_reason(still) is not None

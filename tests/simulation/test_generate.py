@@ -67,16 +67,16 @@ def test_a_dataset_is_whole_and_says_what_it_holds(written: tuple[SimulateConfig
         assert (np.ptp(meta["camera_to_world"], axis=0).max() > 0.01) == (config.camera == "moving")
         assert arrays["depth"].shape == (frames, 32, 40) and arrays["motion"].shape == (3, frames - 1, 32, 40)
         assert arrays["depth_valid"].all() and arrays["moving"].mean() > 0.015
-        ids = {thing["instance"] for thing in meta["objects"]}
+        ids = {scene_object["instance"] for scene_object in meta["objects"]}
         assert set(np.unique(arrays["instance"])) <= ids
         assert len(ids) == len(meta["objects"])
-        moving = [thing for thing in meta["objects"] if thing["dynamic"]]
-        assert {str(thing["instance"]) for thing in moving} == set(meta["tracks"])
-        bodies = [thing for thing in moving if "part_of" not in thing]
-        stated = stated_velocities(meta["caption"], [thing["name"] for thing in bodies])
-        for thing, velocity in zip(bodies, stated, strict=True):
-            assert np.linalg.norm(velocity) == pytest.approx(np.linalg.norm(thing["linear_velocity"]))
-            assert np.shape(meta["tracks"][str(thing["instance"])]["quaternion"]) == (frames, 4)
+        moving = [scene_object for scene_object in meta["objects"] if scene_object["dynamic"]]
+        assert {str(scene_object["instance"]) for scene_object in moving} == set(meta["tracks"])
+        bodies = [scene_object for scene_object in moving if "part_of" not in scene_object]
+        stated = stated_velocities(meta["caption"], [scene_object["name"] for scene_object in bodies])
+        for scene_object, velocity in zip(bodies, stated, strict=True):
+            assert np.linalg.norm(velocity) == pytest.approx(np.linalg.norm(scene_object["linear_velocity"]))
+            assert np.shape(meta["tracks"][str(scene_object["instance"])]["quaternion"]) == (frames, 4)
 
 
 def test_every_family_can_be_asked_for() -> None:

@@ -9,16 +9,23 @@ import numpy as np
 import pytest
 
 from phys4d.simulation.categories import CATEGORIES
-from phys4d.simulation.drawing import generator
-from phys4d.simulation.granular.grains import STEPS_PER_SECOND, Grains, fill, granular_model, heights, packed
+from phys4d.simulation.granular.grains import (
+    STEPS_PER_SECOND,
+    Grains,
+    add_grains,
+    closest_packing,
+    grain_heights,
+    granular_model,
+)
 from phys4d.simulation.granular.plough import plough
 from phys4d.simulation.granular.plunge import plunge
 from phys4d.simulation.granular.scene import GrainScene, grain_mesh
 from phys4d.simulation.granular.shower import shower
 from phys4d.simulation.mesh_sequence import Track
+from phys4d.simulation.mujoco_scenes.rollout import Rollout, run_model
+from phys4d.simulation.rejection_sampling import keyed_rng
 from phys4d.simulation.scene import GRAVITY, Scene
-from phys4d.simulation.stage import staging
-from phys4d.simulation.world.play import Play, play
+from phys4d.simulation.scenery import sampling
 
 FRAMES, FPS = 13, 20
 ROUGH = Grains("red", "pebbles", (1.0, 0.0, 0.0), 0.025, 2600.0, 0.7, 0.4 * 0.025)
@@ -26,35 +33,35 @@ SMOOTH = replace(ROUGH, friction=0.2, rolling=0.02 * 0.025)
 
 
 def drawn(family: Callable[[np.random.Generator], Scene], index: int) -> GrainScene:
-    scene = family(generator(61, index))
+    scene = family(keyed_rng(61, index))
     assert isinstance(scene, GrainScene)
     return scene
 
 
 @cache
-def played(family: Callable[[np.random.Generator], Scene]) -> tuple[GrainScene, Play]:
+def rollout(family: Callable[[np.random.Generator], Scene]) -> tuple[GrainScene, Rollout]:
     """A clip as short as the shortest that a user may ask for."""
     scene = drawn(family, 0)
-    return scene, play(scene.model, FRAMES, FPS, steps_per_second=STEPS_PER_SECOND, start=scene.start)
+    return scene, run_model(scene.model, FRAMES, FPS, steps_per_second=STEPS_PER_SECOND, start=scene.start)
 
 
-def places(seen: Play) -> np.ndarray:
+def places(seen: Rollout) -> np.ndarray:
     """Centres [T, N, 3] of the grains."""
     return np.stack([track.position for name, track in seen.geoms.items() if name.startswith("grain")], axis=1)
 
 
-def radii(seen: Play) -> np.ndarray:
+def radii(seen: Rollout) -> np.ndarray:
     return np.array([seen.model.geom(name).size[0] for name in seen.geoms if name.startswith("grain")])
 
 
 @cache
 def slumped(kind: Grains) -> np.ndarray:
     """Centres [N, 3] of grains, 1.2 s after a low round column of them was let go."""
-    model = granular_model(staging.room(np.random.default_rng(0)))
-    column = packed(kind.radius, np.array([-0.16, -0.16, 0]), np.array([0.16, 0.16, 0.2]))
+    model = granular_model(sampling.room(np.random.default_rng(0)))
+    column = closest_packing(kind.radius, np.array([-0.16, -0.16, 0]), np.array([0.16, 0.16, 0.2]))
     column = column[np.hypot(column[:, 0], column[:, 1]) < 0.16]
-    fill(model, np.random.default_rng(1), kind, column)
-    return places(play(model.text(), 13, 10, steps_per_second=STEPS_PER_SECOND))[-1]
+    add_grains(model, np.random.default_rng(1), kind, column)
+    return places(run_model(model.text(), 13, 10, steps_per_second=STEPS_PER_SECOND))[-1]
 
 
 def slope(heap: np.ndarray) -> float:
@@ -75,10 +82,12 @@ def test_rough_grains_heap_steeper_than_smooth_ones() -> None:
 
 @pytest.mark.parametrize("family", CATEGORIES["granular"].values())
 def test_no_grain_is_lost_and_none_goes_through_the_floor(family: Callable[[np.random.Generator], Scene]) -> None:
-    scene, seen = played(family)
+    scene, seen = rollout(family)
     where, size = places(seen), radii(seen)
     assert (
-        where.shape[1] == len(size) == scene.things[[t.name for t in scene.things].index(scene.grains)].about["grains"]
+        where.shape[1]
+        == len(size)
+        == scene.scene_objects[[t.name for t in scene.scene_objects].index(scene.grains)].about["grains"]
     )
     assert (where[:, :, 2] > 0.7 * size).all()
     assert (where[:, :, 1] < scene.room.depth - 0.7 * size).all()
@@ -89,7 +98,7 @@ def test_no_grain_is_lost_and_none_goes_through_the_floor(family: Callable[[np.r
 
 @pytest.mark.parametrize("family", CATEGORIES["granular"].values())
 def test_energy_does_not_grow(family: Callable[[np.random.Generator], Scene]) -> None:
-    energy = played(family)[1].energy
+    energy = rollout(family)[1].energy
     assert energy.max() <= energy[0] + 0.01 * np.ptp(energy) + 1e-3
     assert energy[-1] < energy[0]
 
@@ -98,17 +107,17 @@ def test_energy_does_not_grow(family: Callable[[np.random.Generator], Scene]) ->
 def test_what_a_caption_announces_happens_and_a_still_is_found_out(
     family: Callable[[np.random.Generator], Scene],
 ) -> None:
-    scene, seen = played(family)
+    scene, seen = rollout(family)
     still = {name: Track(track.position[[0] * FRAMES], track.quaternion) for name, track in seen.geoms.items()}
-    assert scene.happened(seen) is None
-    assert scene.happened(replace(seen, geoms=still)) is not None
-    assert all(thing.name in scene.sentence() for thing in scene.things)
+    assert scene.rejection_reason(seen) is None
+    assert scene.rejection_reason(replace(seen, geoms=still)) is not None
+    assert all(scene_object.name in scene.sentence() for scene_object in scene.scene_objects)
 
 
 def test_a_clump_falls_as_its_mass_centre_does() -> None:
     scene = drawn(shower, 1)
     fps = 240
-    seen = play(scene.model, 20, fps, steps_per_second=STEPS_PER_SECOND)
+    seen = run_model(scene.model, 20, fps, steps_per_second=STEPS_PER_SECOND)
     size = radii(seen)
     centre = np.average(places(seen), axis=1, weights=size**3)
     time = np.arange(20) / fps
@@ -117,8 +126,8 @@ def test_a_clump_falls_as_its_mass_centre_does() -> None:
 
 
 def test_grains_that_collide_keep_their_momentum_and_lose_energy() -> None:
-    model = granular_model(staging.room(np.random.default_rng(0)))
-    fill(model, np.random.default_rng(2), ROUGH, np.array([[0, 0, 2.0], [0.06, 0.01, 2.0], [0.03, 0.05, 2.01]]))
+    model = granular_model(sampling.room(np.random.default_rng(0)))
+    add_grains(model, np.random.default_rng(2), ROUGH, np.array([[0, 0, 2.0], [0.06, 0.01, 2.0], [0.03, 0.05, 2.01]]))
     compiled = mujoco.MjModel.from_xml_string(model.text())
     compiled.opt.timestep, compiled.opt.gravity[:] = 1 / STEPS_PER_SECOND, 0
     data = mujoco.MjData(compiled)
@@ -140,7 +149,7 @@ def test_grains_that_collide_keep_their_momentum_and_lose_energy() -> None:
 
 def test_a_settled_bed_is_as_dense_as_random_packings_are() -> None:
     """Random packings of round grains fill 0.55 to 0.64 of their space; a low bed with walls and a rough top less."""
-    scene, seen = played(plunge)
+    scene, seen = rollout(plunge)
     first = places(seen)[0]
     boards = list(scene.props)
     inner = min(board.size[0] for board in boards[2:]) - 0.024, boards[0].size[1]
@@ -169,7 +178,7 @@ def test_a_heap_at_rest_stays_at_rest(family: Callable[[np.random.Generator], Sc
 
 
 def test_packed_grains_touch_and_do_not_overlap() -> None:
-    spheres = packed(0.03, np.zeros(3), np.array([0.4, 0.3, 0.2]))
+    spheres = closest_packing(0.03, np.zeros(3), np.array([0.4, 0.3, 0.2]))
     distance = np.linalg.norm(spheres[:, None] - spheres, axis=2) + np.eye(len(spheres))
     assert distance.min() >= 0.06 and distance.min() < 0.0601
     assert (spheres >= 0.03 - 1e-12).all() and (spheres <= np.array([0.37, 0.27, 0.17]) + 1e-8).all()
@@ -187,6 +196,6 @@ def test_a_grain_is_drawn_round() -> None:
 
 
 def test_heights_are_of_the_grains_alone() -> None:
-    scene, seen = played(shower)
-    assert heights(seen).shape == (FRAMES, len(radii(seen)))
-    assert len(scene.things) == 2
+    scene, seen = rollout(shower)
+    assert grain_heights(seen).shape == (FRAMES, len(radii(seen)))
+    assert len(scene.scene_objects) == 2

@@ -9,11 +9,11 @@ from trimesh.ray.ray_pyembree import RayMeshIntersector
 
 from phys4d.simulation.categories import CATEGORIES
 from phys4d.simulation.clip import Truth, measure
-from phys4d.simulation.drawing import CameraMotion
-from phys4d.simulation.generate import SimulateConfig, draw
+from phys4d.simulation.generate import SimulateConfig, sample_scene
 from phys4d.simulation.mesh_sequence import MeshSequence
-from phys4d.simulation.picture.raster import Rasteriser
-from phys4d.simulation.stage.camera import Camera
+from phys4d.simulation.rejection_sampling import CameraMotion
+from phys4d.simulation.rendering.raster import Rasteriser
+from phys4d.simulation.scenery.camera import Camera
 
 FRAMES, FPS, SIZE = 13, 20, 48
 LIMIT = 1e-9
@@ -45,7 +45,7 @@ def rasteriser() -> Rasteriser:
 @lru_cache(maxsize=8)
 def clip(family: str, seed: int, motion: CameraMotion) -> tuple[MeshSequence, Camera, Truth]:
     config = SimulateConfig(families=(family,), seed=seed, frames=FRAMES, fps=FPS, size=(SIZE, SIZE), camera=motion)
-    found = draw(config, 0)
+    found = sample_scene(config, 0)
     camera = found.scene.view.camera(FRAMES, SIZE, SIZE, FPS)
     return found.meshes, camera, measure(found.meshes, camera, rasteriser())
 

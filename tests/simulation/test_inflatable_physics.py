@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 
 from phys4d.simulation import inflatable
-from phys4d.simulation.drawing import generator
 from phys4d.simulation.inflatable import shell as shells
 from phys4d.simulation.inflatable.gas import ATMOSPHERE, Gas, volumes
-from phys4d.simulation.inflatable.shell import Inflated, Shell
+from phys4d.simulation.inflatable.shell import InitialInflation, Shell
 from phys4d.simulation.mesh_sequence import Track
+from phys4d.simulation.mujoco_scenes.flex import areas, lump_to_vertices
+from phys4d.simulation.mujoco_scenes.mjcf import text
+from phys4d.simulation.mujoco_scenes.rollout import Rollout, run_model
+from phys4d.simulation.mujoco_scenes.scene import MujocoScene
+from phys4d.simulation.rejection_sampling import keyed_rng
 from phys4d.simulation.scene import GRAVITY, Room, Unstable
-from phys4d.simulation.world.flex import areas, lumped
-from phys4d.simulation.world.mjcf import text
-from phys4d.simulation.world.play import Play, play
-from phys4d.simulation.world.scene import WorldScene
 
 ROOM = Room((0.6, 0.6, 0.6), (0.6, 0.6, 0.6), 1.3, 0.0)
 BALL = Shell("ball", "red", (0.8, 0.2, 0.2), (0.2, 0.2, 0.2), 900.0, 0.2, 0.7, 600.0, 4)
 STEPS = shells.STEPS_PER_SECOND
 
 
-def played(height: float, gas: Gas, frames: int, *, weightless: bool = False, plate: float = 0.0) -> Play:
+def rollout(height: float, gas: Gas, frames: int, *, weightless: bool = False, plate: float = 0.0) -> Rollout:
     """A ball in the air or on the floor, under a plate of that many kg."""
     mjcf = shells.model(ROOM)
     if weightless:
@@ -37,8 +37,8 @@ def played(height: float, gas: Gas, frames: int, *, weightless: bool = False, pl
         body = Xml.SubElement(mjcf.world, "body", name="plate", pos=text(0, 0, height + 0.25))
         Xml.SubElement(body, "joint", type="slide", axis="0 0 1", damping="20")
         Xml.SubElement(body, "geom", name="plate", type="box", size="0.4 0.4 0.02", mass=text(plate))
-    start = Inflated({"ball": BALL}, {"ball": gas})
-    return play(mjcf.text(), frames, 24, steps_per_second=STEPS, start=start, drive=gas)
+    start = InitialInflation({"ball": BALL}, {"ball": gas})
+    return run_model(mjcf.text(), frames, 24, steps_per_second=STEPS, start=start, before_step=gas)
 
 
 def gauge(place: np.ndarray, amount: float) -> np.ndarray:
@@ -46,9 +46,9 @@ def gauge(place: np.ndarray, amount: float) -> np.ndarray:
     return ATMOSPHERE * (amount / volumes(place, BALL.triangles) - 1)
 
 
-def drawn(family: str, seed: int) -> WorldScene:
-    scene = inflatable.FAMILIES[family](generator("inflatable physics", seed))
-    assert isinstance(scene, WorldScene)
+def drawn(family: str, seed: int) -> MujocoScene:
+    scene = inflatable.FAMILIES[family](keyed_rng("inflatable physics", seed))
+    assert isinstance(scene, MujocoScene)
     return scene
 
 
@@ -56,7 +56,7 @@ def test_pressure_balances_the_tension_of_the_skin() -> None:
     """p = 2 T / R with T = K / (1 - nu) times the strain (Laplace), within 6 %, while the air doubles the pressure."""
     more = BALL.amount + 0.06 * BALL.volume
     for gas in (Gas("ball", BALL.amount), Gas("ball", BALL.amount, (more - BALL.amount) / 0.5, until=0.5)):
-        place = played(1.0, gas, 37, weightless=True).flexes["ball"]
+        place = rollout(1.0, gas, 37, weightless=True).flexes["ball"]
         distance = np.linalg.norm(place - place.mean(axis=1, keepdims=True), axis=2)
         strain = distance[-1].mean() / 0.2 - 1
         tension = BALL.stretching / (1 - shells.POISSON) * strain * (1 + strain / 2)
@@ -67,7 +67,7 @@ def test_pressure_balances_the_tension_of_the_skin() -> None:
 def test_volume_follows_the_inflow() -> None:
     """p V = p_atm A: with less than 3 kPa of gauge pressure the volume is the air's, less at most 3 %."""
     gas = Gas("ball", BALL.amount, 0.02)
-    volume = volumes(played(1.0, gas, 13, weightless=True).flexes["ball"], BALL.triangles)
+    volume = volumes(rollout(1.0, gas, 13, weightless=True).flexes["ball"], BALL.triangles)
     air = BALL.amount + 0.02 * np.arange(13) / 24
     assert (volume <= 1.001 * air).all() and (volume > 0.97 * air).all()
 
@@ -75,9 +75,9 @@ def test_volume_follows_the_inflow() -> None:
 def test_pressure_times_contact_carries_the_load() -> None:
     """A plate of 6 kg sinks until gauge pressure times its contact is its weight, within 20 % (of a coarse patch)."""
     gas = Gas("ball", BALL.amount)
-    result = played(0.215, gas, 73, plate=6.0)
+    result = rollout(0.215, gas, 73, plate=6.0)
     place, under = result.flexes["ball"][-1], result.geoms["plate"].position[-1, 2] - 0.02
-    share = lumped(areas(place, BALL.triangles), BALL.triangles, len(place))
+    share = lump_to_vertices(areas(place, BALL.triangles), BALL.triangles, len(place))
     patch = share[under - place[:, 2] < shells.RADIUS + 1e-3].sum()
     force = gauge(place[None], gas.amount)[0] * patch
     assert force == pytest.approx(6.0 * GRAVITY, rel=0.2)
@@ -85,7 +85,7 @@ def test_pressure_times_contact_carries_the_load() -> None:
 
 def test_a_ball_falls_freely_then_bounces_lower() -> None:
     """g t^2 / 2 within 0.5 % of the way, what the steps' length adds subtracted."""
-    result = played(0.7, Gas("ball", BALL.amount), 25)
+    result = rollout(0.7, Gas("ball", BALL.amount), 25)
     height = result.flexes["ball"][:, :, 2].mean(axis=1)
     time = 5 / 24
     expected = GRAVITY * time**2 / 2 + GRAVITY * time / STEPS / 2
@@ -99,8 +99,8 @@ def test_volume_changes_by_the_litres_of_the_caption(family: str, sign: int) -> 
     scene = drawn(family, 1)
     found = re.search(r"(\d+) litres of air per second", scene.caption)
     assert found is not None
-    flex = scene.things[0].flex
-    result = scene._play(19, 24)
+    flex = scene.scene_objects[0].flex
+    result = scene._run(19, 24)
     triangles = result.model.flex_elem.reshape(-1, 3)
     volume = volumes(result.flexes[flex], triangles)
     litres = sign * float(found[1]) * 18 / 24
@@ -109,15 +109,15 @@ def test_volume_changes_by_the_litres_of_the_caption(family: str, sign: int) -> 
 
 def test_a_shell_that_does_not_hold_its_gas_is_dropped() -> None:
     scene = drawn("air_ball", 1)
-    result = scene._play(1, 24.0)
+    result = scene._run(1, 24.0)
     torn = replace(result, flexes={name: 0.8 * place for name, place in result.flexes.items()})
     with pytest.raises(Unstable, match="gas law"):
-        scene.happened(torn)
+        scene.rejection_reason(torn)
 
 
 @pytest.mark.parametrize("family", ["air_ball", "cushion"])
 def test_what_does_not_move_is_found_out(family: str) -> None:
-    assert drawn(family, 3).happened(_still(drawn(family, 3))) is not None
+    assert drawn(family, 3).rejection_reason(_static_object(drawn(family, 3))) is not None
 
 
 @pytest.mark.parametrize("family", ["lift", "push_apart", "deflate"])
@@ -125,11 +125,11 @@ def test_what_does_not_fill_is_found_out(family: str) -> None:
     """Air comes in, or leaves, and the shell does not change: no gas does that."""
     scene = drawn(family, 3)
     with pytest.raises(Unstable, match="gas law"):
-        scene.happened(_still(scene))
+        scene.rejection_reason(_static_object(scene))
 
 
-def _still(scene: WorldScene) -> Play:
-    first = scene._play(1, 24.0)
+def _static_object(scene: MujocoScene) -> Rollout:
+    first = scene._run(1, 24.0)
     return replace(
         first,
         geoms={

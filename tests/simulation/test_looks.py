@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from phys4d.simulation.clip import render
-from phys4d.simulation.drawing import generator
-from phys4d.simulation.generate import SimulateConfig, draw
+from phys4d.simulation.generate import SimulateConfig, sample_scene
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
-from phys4d.simulation.picture.patterns import PATTERNS
-from phys4d.simulation.picture.raster import Rasteriser
+from phys4d.simulation.rejection_sampling import keyed_rng
+from phys4d.simulation.rendering.patterns import PATTERNS
+from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.scene import Light
-from phys4d.simulation.stage.camera import Camera
-from phys4d.simulation.stage.looks import varied
+from phys4d.simulation.scenery.camera import Camera
+from phys4d.simulation.scenery.looks import varied
 
 LIGHT = Light((0.3, 0.5, -1), (0, 0, 0), 0.8, 0.4)
 SQUARE = np.array([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
@@ -54,8 +54,8 @@ def test_every_pattern_is_one_of_its_own_and_repeats() -> None:
 def test_shadows_are_the_softer_the_further_off_what_casts_them(lid: float) -> None:
     """The width of the edge in pixels: how far the brightness along a row is from a step."""
 
-    def edge(softness: float, height: float) -> int:
-        light = Light((0.9, 0.0, -1), (0, 0, 0), 0.8, 0.4, softness=softness)
+    def edge(soft_body: float, height: float) -> int:
+        light = Light((0.9, 0.0, -1), (0, 0, 0), 0.8, 0.4, soft_body=soft_body)
         row = picture(floor(Texture.PLAIN, height), light, 128)[64, :, 0].astype(float)
         dark, bright = row.min(), row[4:12].mean()
         return int(((row > dark + 0.1 * (bright - dark)) & (row < bright - 0.1 * (bright - dark))).sum())
@@ -66,8 +66,8 @@ def test_shadows_are_the_softer_the_further_off_what_casts_them(lid: float) -> N
 
 
 def test_varied_scenes_differ_in_the_room_and_light_alone() -> None:
-    scene = draw(SimulateConfig(families=("ramp",), looks="plain"), 0).scene
-    rooms = [varied(scene, generator(1, number)) for number in range(30)]
+    scene = sample_scene(SimulateConfig(families=("ramp",), looks="plain"), 0).scene
+    rooms = [varied(scene, keyed_rng(1, number)) for number in range(30)]
     assert len({(other.room.floor_texture, other.room.wall_texture) for other in rooms}) > 10
     for other in rooms:
         assert other.bodies == scene.bodies and other.view == scene.view and other.room.depth == scene.room.depth

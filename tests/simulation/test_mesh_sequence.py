@@ -9,13 +9,13 @@ import trimesh
 from phys4d.engine.errors import UserError
 from phys4d.simulation import shapes
 from phys4d.simulation.clip import measure, render
-from phys4d.simulation.generate import SimulateConfig, draw
+from phys4d.simulation.generate import SimulateConfig, sample_scene
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
-from phys4d.simulation.picture import raster
+from phys4d.simulation.rendering import raster
 from phys4d.simulation.rigid import FAMILIES
-from phys4d.simulation.rigid.parts import meshes
+from phys4d.simulation.rigid.body_meshes import body_meshes
 from phys4d.simulation.scene import FIRST_BODY, Light
-from phys4d.simulation.stage.camera import Camera
+from phys4d.simulation.scenery.camera import Camera
 
 SIZES = {"ball": (0.2,), "box": (0.1, 0.2, 0.3), "cylinder": (0.2, 0.1), "capsule": (0.1, 0.15)}
 SQUARE = np.array([[-1.0, 0, -1], [1, 0, -1], [1, 0, 1], [-1, 0, 1]]) * 0.3
@@ -46,9 +46,9 @@ def test_shapes_are_closed_face_outward_and_have_their_volume(shape: str) -> Non
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tracks_move_the_rest_mesh_to_the_vertices(family: str) -> None:
-    found = draw(SimulateConfig(families=(family,), seed=2), 0)
+    found = sample_scene(SimulateConfig(families=(family,), seed=2), 0)
     scene, tracks = found.scene, found.meshes.tracks
-    sequence = meshes(scene, tracks)
+    sequence = body_meshes(scene, tracks)
     bodies = {FIRST_BODY + i for i in range(len(scene.bodies))}
     assert set(sequence.tracks) == bodies | set(scene.rod_instances.values())
     for instance, track in sequence.tracks.items():
@@ -61,9 +61,9 @@ def test_tracks_move_the_rest_mesh_to_the_vertices(family: str) -> None:
 
 
 def test_normals_of_a_ball_point_outward() -> None:
-    found = draw(SimulateConfig(families=("collision",), seed=2), 0)
+    found = sample_scene(SimulateConfig(families=("collision",), seed=2), 0)
     scene, tracks = found.scene, found.meshes.tracks
-    sequence = meshes(scene, tracks)
+    sequence = body_meshes(scene, tracks)
     number = next(i for i, body in enumerate(scene.bodies) if body.shape == "ball")
     mine = np.unique(sequence.faces[sequence.instance == FIRST_BODY + number])
     outward = sequence.vertices[-1, mine] - tracks[FIRST_BODY + number].position[-1]

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from phys4d.simulation.clip import measure
-from phys4d.simulation.generate import SimulateConfig, draw
-from phys4d.simulation.picture.raster import Rasteriser
-from phys4d.simulation.rigid.parts import meshes
+from phys4d.simulation.generate import SimulateConfig, sample_scene
+from phys4d.simulation.rendering.raster import Rasteriser
+from phys4d.simulation.rigid.body_meshes import body_meshes
 from phys4d.simulation.scene import FLOOR, View
-from phys4d.simulation.stage.camera_path import CameraPath, Kind, level_axes
+from phys4d.simulation.scenery.camera_path import CameraPath, Kind, level_axes
 
 EYE, TARGET = np.array([0.2, -1.5, 0.9]), np.array([0.0, 0.05, 0.4])
 FRAMES, FPS = 13, 20
@@ -55,11 +55,11 @@ def test_what_stands_still_moves_in_the_image_as_the_camera_says_and_is_not_call
     config = SimulateConfig(families=("collision",), seed=4, frames=FRAMES, fps=FPS, camera="moving")
     paths = set()
     for index in range(4):
-        found = draw(config, index)
+        found = sample_scene(config, index)
         scene, tracks = found.scene, found.meshes.tracks
         assert scene.view.path is not None
         camera = scene.view.camera(FRAMES, 48, 48, FPS)
-        truth = measure(meshes(scene, tracks, detail=2), camera, Rasteriser(48, 48))
+        truth = measure(body_meshes(scene, tracks, detail=2), camera, Rasteriser(48, 48))
         for t in (0, FRAMES // 2, FRAMES - 2):
             row, column = np.nonzero(truth.instance[t] == FLOOR)
             pixel = np.stack([column, row], axis=1) + 0.5
@@ -78,7 +78,7 @@ def test_what_stands_still_moves_in_the_image_as_the_camera_says_and_is_not_call
 
 def test_the_same_happens_before_a_moving_camera() -> None:
     config = SimulateConfig(families=("topple",), seed=5, frames=FRAMES, fps=FPS)
-    found, again = draw(config, 0), draw(config.model_copy(update={"camera": "moving"}), 0)
+    found, again = sample_scene(config, 0), sample_scene(config.model_copy(update={"camera": "moving"}), 0)
     scene, tracks, moving, same = found.scene, found.meshes.tracks, again.scene, again.meshes.tracks
     assert found.attempt == again.attempt and moving.bodies == scene.bodies
     assert all(np.array_equal(tracks[number].position, same[number].position) for number in tracks)

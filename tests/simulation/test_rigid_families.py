@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from phys4d.simulation.body import Body
-from phys4d.simulation.drawing import generator
-from phys4d.simulation.generate import SimulateConfig, draw
+from phys4d.simulation.generate import SimulateConfig, sample_scene
 from phys4d.simulation.mesh_sequence import Track, rotation
+from phys4d.simulation.rejection_sampling import keyed_rng
 from phys4d.simulation.rigid import FAMILIES
-from phys4d.simulation.rigid.dynamics import motion, to_mjcf
-from phys4d.simulation.rigid.events import missed
-from phys4d.simulation.rigid.parts import meshes
+from phys4d.simulation.rigid.body_meshes import body_meshes
+from phys4d.simulation.rigid.dynamics import simulate_tracks, to_mjcf
+from phys4d.simulation.rigid.events import missing_event
 from phys4d.simulation.rigid.scene import RigidScene
 from phys4d.simulation.scene import FIRST_BODY, GRAVITY
-from phys4d.simulation.stage.camera_path import level_axes
+from phys4d.simulation.scenery.camera_path import level_axes
 
 FINE = 1200  # every step of the simulation
 NEW = ("ramp", "topple", "dominoes", "pendulum", "spin")
@@ -28,7 +28,7 @@ FRAMES, FPS = 13, 20
 
 def scenes(family: str, event: str = "", count: int = 40) -> Iterator[RigidScene]:
     """Scenes of a family as drawn, those with this event where one is named."""
-    drawn = (FAMILIES[family](generator(21, index)) for index in range(count))
+    drawn = (FAMILIES[family](keyed_rng(21, index)) for index in range(count))
     return (scene for scene in drawn if event in ("", scene.event))
 
 
@@ -36,13 +36,13 @@ def scenes(family: str, event: str = "", count: int = 40) -> Iterator[RigidScene
 def usable(family: str) -> list[tuple[RigidScene, dict[int, Track]]]:
     """The clips that a user gets."""
     config = SimulateConfig(families=(family,), frames=FRAMES, fps=FPS, seed=22)
-    found = [draw(config, index) for index in range(12)]
+    found = [sample_scene(config, index) for index in range(12)]
     return [(each.scene, each.meshes.tracks) for each in found]
 
 
 def alone(body: Body, scene: RigidScene, frames: int) -> Track:
     """The motion of one body without the others, at every step."""
-    return motion(replace(scene, bodies=(body,)), frames, FINE)[FIRST_BODY]
+    return simulate_tracks(replace(scene, bodies=(body,)), frames, FINE)[FIRST_BODY]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -157,7 +157,7 @@ def test_spin_ends_in_rolling_at_the_speed_that_momentum_leaves() -> None:
 def test_what_a_caption_announces_is_seen(family: str) -> None:
     events = set()
     for scene, tracks in usable(family):
-        assert missed(scene, tracks, FPS) is None
+        assert missing_event(scene, tracks, FPS) is None
         moved = [np.abs(np.diff(track.position, axis=0)).max() for track in tracks.values()]
         turned = [np.abs(np.diff(track.quaternion, axis=0)).max() for track in tracks.values()]
         assert all(m > 1e-3 or t > 1e-2 for m, t in zip(moved, turned, strict=True)) or family == "topple"
@@ -167,7 +167,7 @@ def test_what_a_caption_announces_is_seen(family: str) -> None:
 
 def test_dominoes_fall_one_after_the_other_and_away_from_the_push() -> None:
     for scene, _ in usable("dominoes")[:4]:
-        tracks = motion(scene, FINE * 6 // 10, FINE)
+        tracks = simulate_tracks(scene, FINE * 6 // 10, FINE)
         first = 1 if scene.event == "knocks over" else 0
         row = [tracks[FIRST_BODY + number] for number in range(first, len(scene.bodies))]
         along = row[-1].position[0] - row[0].position[0]
@@ -185,18 +185,17 @@ def test_what_is_announced_and_does_not_happen_is_found_out(family: str) -> None
             number: Track(track.position[:1].repeat(FRAMES, 0), track.quaternion[:1].repeat(FRAMES, 0))
             for number, track in tracks.items()
         }
-        assert missed(scene, frozen, FPS) is not None
+        assert missing_event(scene, frozen, FPS) is not None
 
 
 def test_rods_and_props_are_instances_of_their_own() -> None:
     for family, names in (("ramp", ["ramp", "block"]), ("pendulum", ["beam"])):
         for scene, tracks in usable(family)[:3]:
-            sequence = meshes(scene, tracks)
+            sequence = body_meshes(scene, tracks)
             assert [prop.name for prop in scene.props] == names
             first = FIRST_BODY + len(scene.bodies) + len(scene.rod_instances)
-            assert list(scene.prop_instances) == list(range(first, first + len(names)))
             assert set(np.unique(sequence.instance)) == set(range(1, first + len(names)))
-            for instance in scene.prop_instances:
+            for instance in range(first, first + len(names)):
                 mine = np.unique(sequence.faces[sequence.instance == instance])
                 assert np.ptp(sequence.vertices[:, mine], axis=0).max() == 0
             for number, instance in scene.rod_instances.items():

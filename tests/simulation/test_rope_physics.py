@@ -10,47 +10,54 @@ import numpy as np
 import pytest
 from scipy.special import j0
 
-from phys4d.simulation.drawing import generator
 from phys4d.simulation.mesh_sequence import Track, rotation
+from phys4d.simulation.mujoco_scenes.mjcf import Mjcf, text
+from phys4d.simulation.mujoco_scenes.rollout import Rollout, run_model
+from phys4d.simulation.mujoco_scenes.scene import MujocoScene
+from phys4d.simulation.rejection_sampling import keyed_rng
+from phys4d.simulation.rope.chain import (
+    SWINGING,
+    SWINGING_STEPS_PER_SECOND,
+    Rope,
+    add_rope,
+    equidistant_points,
+    set_soft_contacts,
+)
 from phys4d.simulation.rope.coil import coil
 from phys4d.simulation.rope.hoist import hoist
 from phys4d.simulation.rope.overhang import overhang
 from phys4d.simulation.rope.release import catenary, release
-from phys4d.simulation.rope.strand import SWINGING, SWINGING_STEPS_PER_SECOND, Rope, along, lay, soft_contacts
 from phys4d.simulation.rope.tube import tube
 from phys4d.simulation.rope.wrap import wrap
 from phys4d.simulation.scene import GRAVITY, Scene
-from phys4d.simulation.stage import staging
-from phys4d.simulation.world.mjcf import Mjcf, text
-from phys4d.simulation.world.play import Play, play
-from phys4d.simulation.world.scene import WorldScene
+from phys4d.simulation.scenery import sampling
 
 UP = np.array([0, 0, 1])
 STRAND = Rope("red", (1.0, 0.0, 0.0), 0.02, 1000.0, 0.5)
 
 
-def scenes(family: Callable[[np.random.Generator], Scene], count: int) -> Iterator[WorldScene]:
+def scenes(family: Callable[[np.random.Generator], Scene], count: int) -> Iterator[MujocoScene]:
     for index in range(count):
-        scene = family(generator(51, index))
-        assert isinstance(scene, WorldScene)
+        scene = family(keyed_rng(51, index))
+        assert isinstance(scene, MujocoScene)
         yield scene
 
 
-def played(scene: WorldScene, frames: int, fps: float) -> Play:
-    return play(scene.model, frames, fps, steps_per_second=scene.steps_per_second, start=scene.start)
+def rollout(scene: MujocoScene, frames: int, fps: float) -> Rollout:
+    return run_model(scene.model, frames, fps, steps_per_second=scene.steps_per_second, start=scene.start)
 
 
 @cache
-def clip(family: Callable[[np.random.Generator], Scene]) -> tuple[WorldScene, Play]:
+def clip(family: Callable[[np.random.Generator], Scene]) -> tuple[MujocoScene, Rollout]:
     scene = next(scenes(family, 1))
-    return scene, played(scene, 25, 24)
+    return scene, rollout(scene, 25, 24)
 
 
-def links(seen: Play) -> list[Track]:
+def links(seen: Rollout) -> list[Track]:
     return [track for name, track in seen.geoms.items() if name.startswith("link")]
 
 
-def joints(seen: Play) -> tuple[np.ndarray, np.ndarray]:
+def joints(seen: Rollout) -> tuple[np.ndarray, np.ndarray]:
     """Beginning and end [T, N, 3] of every link."""
     half = float(seen.model.geom("link0").size[1])
     position = np.stack([link.position for link in links(seen)], axis=1)
@@ -60,9 +67,9 @@ def joints(seen: Play) -> tuple[np.ndarray, np.ndarray]:
 
 def hung(points: np.ndarray, *, both: bool = False) -> Mjcf:
     """A rope that is held at its first point, or at both."""
-    model = Mjcf(staging.room(np.random.default_rng(0)), integrator=SWINGING)
-    soft_contacts(model)
-    names, _, _ = lay(model, STRAND, points, pinned=True)
+    model = Mjcf(sampling.room(np.random.default_rng(0)), integrator=SWINGING)
+    set_soft_contacts(model)
+    names, _, _ = add_rope(model, STRAND, points, pinned=True)
     if both:
         length = float(np.linalg.norm(points[1] - points[0]))
         hold = {"body1": names[-1], "anchor": text(0, 0, length), "solref": text(0.004, 1)}
@@ -82,7 +89,7 @@ def test_a_rope_is_as_long_as_ever(family: Callable[[np.random.Generator], Scene
 def test_a_rope_falls_as_its_mass_centre_does() -> None:
     for scene in scenes(overhang, 3):
         fps = 200
-        seen = played(scene, 14, fps)
+        seen = rollout(scene, 14, fps)
         assert seen.deepest.max() == 0
         centre = np.mean([link.position for link in links(seen)], axis=0)
         time = np.arange(14) / fps
@@ -92,16 +99,16 @@ def test_a_rope_falls_as_its_mass_centre_does() -> None:
 @pytest.mark.parametrize("slack", [1.05, 1.4])
 def test_a_rope_between_two_pins_hangs_in_its_catenary(slack: float) -> None:
     shape = catenary(0.8, 0.8 * slack)
-    points = along(lambda u: UP + shape(u)[:, :1] * np.array([1, 0, 0]) + shape(u)[:, 1:] * UP)
+    points = equidistant_points(lambda u: UP + shape(u)[:, :1] * np.array([1, 0, 0]) + shape(u)[:, 1:] * UP)
     assert np.linalg.norm(np.diff(points, axis=0), axis=1).sum() == pytest.approx(0.8 * slack, rel=2e-3)
-    seen = play(hung(points, both=True).text(), 15, 24, steps_per_second=SWINGING_STEPS_PER_SECOND)
+    seen = run_model(hung(points, both=True).text(), 15, 24, steps_per_second=SWINGING_STEPS_PER_SECOND)
     _, end = joints(seen)
     assert np.abs(end - points[None, 1:]).max() < 4e-3
 
 
 def test_a_rope_that_hangs_straight_stays_straight() -> None:
     points = 1.2 * UP - np.linspace(0, 0.8, 21)[:, None] * UP
-    seen = play(hung(points).text(), 10, 24, steps_per_second=SWINGING_STEPS_PER_SECOND)
+    seen = run_model(hung(points).text(), 10, 24, steps_per_second=SWINGING_STEPS_PER_SECOND)
     _, end = joints(seen)
     assert np.abs(end - points[None, 1:]).max() < 1e-6
 
@@ -115,7 +122,7 @@ def test_a_hanging_rope_swings_with_its_first_mode() -> None:
     points = np.stack([sideways, 0 * down, 1.2 - down], axis=1)
     straight = np.linalg.norm(np.diff(points, axis=0), axis=1)
     points = points[0] + np.concatenate([[np.zeros(3)], np.diff(points, axis=0) / straight[:, None] * 0.0375]).cumsum(0)
-    seen = play(hung(points).text(), int(1.6 * fps), fps, steps_per_second=SWINGING_STEPS_PER_SECOND)
+    seen = run_model(hung(points).text(), int(1.6 * fps), fps, steps_per_second=SWINGING_STEPS_PER_SECOND)
     _, end = joints(seen)
     tip = end[:, -1, 0]
     crossing = np.flatnonzero(np.diff(np.sign(tip)))
@@ -126,9 +133,9 @@ def test_a_hanging_rope_swings_with_its_first_mode() -> None:
 def test_the_heavier_ball_of_a_hoist_goes_down_no_faster_than_without_friction_and_no_slower_than_it_allows() -> None:
     for scene in scenes(hoist, 3):
         fps = 100
-        seen = played(scene, 13, fps)
+        seen = rollout(scene, 13, fps)
         heavy, small = (float(seen.model.body(name).mass[0]) for name in ("heavy", "small"))
-        ball = [thing for thing in scene.things if thing.name in scene.sentence()]
+        ball = [scene_object for scene_object in scene.scene_objects if scene_object.name in scene.sentence()]
         assert ball[0].about["mass"] == pytest.approx(heavy) and ball[1].about["mass"] == pytest.approx(small)
         weight = float(seen.model.body_mass.sum()) - heavy - small
         grip = float(seen.model.geom("link0").friction[0])
@@ -150,7 +157,7 @@ def test_energy_does_not_grow(family: Callable[[np.random.Generator], Scene]) ->
 
 def bent() -> list[Track]:
     """Links of a rope in a wave and, one frame later, moved and turned as a whole."""
-    points = along(lambda u: np.stack([u, 0.1 * np.sin(7 * u), 0.05 * np.cos(5 * u)], axis=1), 20)
+    points = equidistant_points(lambda u: np.stack([u, 0.1 * np.sin(7 * u), 0.05 * np.cos(5 * u)], axis=1), 20)
     middles = (points[1:] + points[:-1]) / 2
     turn = rotation(np.array([0.5, 0.5, 0.5, 0.5]))
     tracks = []

@@ -122,4 +122,3 @@ def test_a_summary_counts_what_was_dropped_and_why() -> None:
         meta = {"category": "rope", "provenance": {"dropped": dropped, "redrawn": redrawn}}
         summary.count(json.loads(json.dumps(meta)))
     assert summary.lines() == ["rope: 3 clips; dropped 2: energy grows 2; drawn again 2: too little moves 2"]
-    assert summary.share_dropped("rope") == pytest.approx(2 / 7)

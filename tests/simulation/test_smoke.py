@@ -5,19 +5,19 @@ import pytest
 
 from phys4d.engine.data import blob
 from phys4d.simulation.clip import measure, render
-from phys4d.simulation.gas.air import Air, Box
-from phys4d.simulation.gas.volume import CLEAR, Volume
-from phys4d.simulation.generate import SimulateConfig, draw
-from phys4d.simulation.picture.raster import Rasteriser
-from phys4d.simulation.stage.camera import Camera
+from phys4d.simulation.generate import SimulateConfig, sample_scene
+from phys4d.simulation.rendering.raster import Rasteriser
+from phys4d.simulation.scenery.camera import Camera
+from phys4d.simulation.smoke.air_grid import AirGrid, GridBox
+from phys4d.simulation.smoke.smoke_volume import CLEAR, SmokeVolume
 
-BOX = Box((-0.5, -0.5, 0.0), 1.0, 24)
+BOX = GridBox((-0.5, -0.5, 0.0), 1.0, 24)
 SOURCE = (np.array([0.0, 0.0, 0.1]), 0.08)
 SIZE = 48
 
 
-def air() -> Air:
-    return Air(BOX, SOURCE, np.random.Generator(np.random.Philox(1)))
+def air() -> AirGrid:
+    return AirGrid(BOX, SOURCE, np.random.Generator(np.random.Philox(1)))
 
 
 def test_hot_smoke_rises_and_none_is_made_outside_the_burner() -> None:
@@ -58,25 +58,25 @@ def test_a_ball_carries_the_air_along_and_holds_no_smoke() -> None:
 def test_a_cloud_covers_as_beer_and_lambert_say_up_to_the_surface_behind() -> None:
     density = np.full((1, 24, 24, 24), 0.5, dtype=np.float32)
     camera = Camera.static(1, 33, 33, eye=np.array([0.0, -2.0, 0.5]), target=np.array([0.0, 0.0, 0.5]), fov=10)
-    volume = Volume(BOX, density, 4.0, (1.0, 1.0, 1.0))
+    volume = SmokeVolume(BOX, density, 4.0, (1.0, 1.0, 1.0))
     for depth, way in ((10.0, 1.0), (2.0, 0.5), (1.4, 0.0)):
-        opacity, brightness = volume.seen(0, camera, np.full((33, 33), depth))
+        opacity, brightness = volume.opacity_and_brightness(0, camera, np.full((33, 33), depth))
         assert opacity[16, 16] == pytest.approx(1 - np.exp(-0.5 * 4.0 * way), abs=0.03)
         assert brightness.min() >= 0 and brightness.max() <= 1
     picture = np.full((33, 33, 3), 200, dtype=np.uint8)
-    clear = volume.over(picture, np.zeros((33, 33)), np.zeros((33, 33)))
+    clear = volume.composite(picture, np.zeros((33, 33)), np.zeros((33, 33)))
     assert np.array_equal(clear, picture)
 
 
 def test_no_smoke_is_nothing() -> None:
     camera = Camera.static(1, 9, 9, eye=np.array([0.0, -2.0, 0.5]), target=np.array([0.0, 0.0, 0.5]), fov=40)
-    volume = Volume(BOX, np.zeros((1, 24, 24, 24), dtype=np.float32), 9.0, (1.0, 1.0, 1.0))
-    assert not volume.seen(0, camera, np.full((9, 9), np.inf))[0].any()
+    volume = SmokeVolume(BOX, np.zeros((1, 24, 24, 24), dtype=np.float32), 9.0, (1.0, 1.0, 1.0))
+    assert not volume.opacity_and_brightness(0, camera, np.full((9, 9), np.inf))[0].any()
 
 
 def test_truth_behind_smoke_is_masked_and_its_opacity_kept() -> None:
     config = SimulateConfig(families=("smoke",), size=(SIZE, SIZE), frames=13, fps=20, seed=1)
-    found, raster = draw(config, 0), Rasteriser(SIZE, SIZE)
+    found, raster = sample_scene(config, 0), Rasteriser(SIZE, SIZE)
     camera = found.scene.view.camera(13, SIZE, SIZE, 20)
     truth = measure(found.meshes, camera, raster)
     assert truth.opacity is not None and truth.depth_valid.mean() >= 0.8
@@ -87,7 +87,7 @@ def test_truth_behind_smoke_is_masked_and_its_opacity_kept() -> None:
         assert not (mask & thick[:-1]).any()
     stored = blob.decode(blob.encode(truth.stored(), blob.QUANTISATION))
     assert np.array_equal(stored["opacity"], truth.opacity)
-    again = draw(config, 0).meshes
+    again = sample_scene(config, 0).meshes
     pictures = [render(meshes, camera, found.scene.light, raster) for meshes in (found.meshes, again)]
     assert np.array_equal(*pictures)
     bare = render(type(again)(**{**vars_of(again), "smoke": None}), camera, found.scene.light, raster)

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from phys4d.simulation.drawing import generator
 from phys4d.simulation.mesh_sequence import MeshSequence
-from phys4d.simulation.particles.filling import Volume, fill
-from phys4d.simulation.particles.obstacles import of_prop
+from phys4d.simulation.particles.initial_particles import InitialVolume, fill_volumes
+from phys4d.simulation.particles.obstacles import obstacle_from_prop
+from phys4d.simulation.rejection_sampling import keyed_rng
 from phys4d.simulation.scene import FIRST_BODY, Scene, Unusable
 from phys4d.simulation.thermodynamic import FAMILIES, melting
 from phys4d.simulation.thermodynamic.glow import glowing
@@ -28,11 +28,11 @@ FRAMES, FPS = 13, 20
 def usable(family: str) -> Iterator[tuple[Scene, MeshSequence]]:
     """The draws that a user would get."""
     for index in range(60):
-        drawn = FAMILIES[family](generator(41, family, index))
+        drawn = FAMILIES[family](keyed_rng(41, family, index))
         if drawn.badly_framed():
             continue
         try:
-            yield drawn, drawn.perform(FRAMES, FPS, 3)
+            yield drawn, drawn.simulate(FRAMES, FPS, 3)
         except Unusable:
             continue
 
@@ -96,16 +96,16 @@ def test_heat_between_particles_diffuses() -> None:
 
     Particles at the surface have fewer neighbours than those inside, so that a block as thick as this one is slower.
     """
-    block = Volume("box", (0.3, 0.12, 0.12), (0.0, 0.0, 0.5))
-    filling = fill((block,), 3000, np.random.default_rng(1))
+    block = InitialVolume("box", (0.3, 0.12, 0.12), (0.0, 0.0, 0.5))
+    initial_particles = fill_volumes((block,), 3000, np.random.default_rng(1))
     alpha, time, k = 4e-3, 0.5, np.pi / 0.6
-    heat = ParticleHeat(SUBSTANCES["tin"], filling.points, filling.spacing, alpha)
-    mode = np.sin(k * filling.points[:, 0])
+    heat = ParticleHeat(SUBSTANCES["tin"], initial_particles.points, initial_particles.spacing, alpha)
+    mode = np.sin(k * initial_particles.points[:, 0])
     heat.enthalpy = 350 + 50 * mode
     total = heat.enthalpy.sum()
     import warp
 
-    places = warp.array(filling.points.astype(np.float32), dtype=warp.vec3, device="cpu")
+    places = warp.array(initial_particles.points.astype(np.float32), dtype=warp.vec3, device="cpu")
     heat.advance(places, time, np.zeros_like, 0.0)
     amplitude = ((heat.enthalpy - 350) * mode).sum() / (mode**2).sum()
     assert -np.log(amplitude / 50) == pytest.approx(alpha * k**2 * time, rel=0.12)
@@ -132,7 +132,7 @@ def test_what_is_announced_melts_and_only_where_it_is_warm(family: str, monkeypa
     assert (melt.molten[melt.temperature < scene.substance.melting_point] == 0).all()
     assert scene.substance.start - 1 <= melt.temperature.min() and melt.temperature.max() <= scene.hottest + 1
     early = int(np.argmax(np.mean(melt.molten > 0.5, axis=1) > 0.05))
-    depth = of_prop(scene.props[scene.heaters[0].prop]).depth(melt.positions[early], 0.0)
+    depth = obstacle_from_prop(scene.props[scene.heaters[0].prop]).depth(melt.positions[early], 0.0)
     warm = melt.molten[early] > 0.5
     assert depth[warm].mean() > depth[~warm].mean()
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from phys4d.engine.data import blob
 from phys4d.kernels.geometry import depth_losses, flow_loss, scene_flow_loss, warp_consistency, warp_residual
 from phys4d.simulation.clip import Truth, measure
-from phys4d.simulation.generate import SimulateConfig, detail, draw
+from phys4d.simulation.generate import SimulateConfig, detail, sample_scene
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
-from phys4d.simulation.picture.raster import Rasteriser
-from phys4d.simulation.rigid.parts import meshes
-from phys4d.simulation.stage.camera import Camera
+from phys4d.simulation.rendering.raster import Rasteriser
+from phys4d.simulation.rigid.body_meshes import body_meshes
+from phys4d.simulation.scenery.camera import Camera
 
 SIZE, FRAMES = 128, 5
 
@@ -45,9 +45,9 @@ def plane() -> Truth:
 
 @cache
 def scene(family: str, motion: Literal["static", "moving"]) -> Truth:
-    found = draw(SimulateConfig(families=(family,), seed=5, frames=9, fps=24, camera=motion), 0)
+    found = sample_scene(SimulateConfig(families=(family,), seed=5, frames=9, fps=24, camera=motion), 0)
     drawn, tracks = found.scene, found.meshes.tracks
-    return measure(meshes(drawn, tracks, detail=3), drawn.view.camera(9, SIZE, SIZE, 24), rasteriser())
+    return measure(body_meshes(drawn, tracks, detail=3), drawn.view.camera(9, SIZE, SIZE, 24), rasteriser())
 
 
 def tensors(truth: Truth) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,10 +101,10 @@ LIKELY = [
 
 @pytest.mark.parametrize(("family", "motion"), LIKELY)
 def test_in_large_pictures_all_visible_pixels_stay_below_two_millimetres(family, motion) -> None:
-    found = draw(SimulateConfig(families=(family,), seed=5, frames=9, fps=24, camera=motion), 0)
+    found = sample_scene(SimulateConfig(families=(family,), seed=5, frames=9, fps=24, camera=motion), 0)
     drawn, tracks = found.scene, found.meshes.tracks
     camera = drawn.view.camera(9, *WIDE, 24)
-    truth = measure(meshes(drawn, tracks, detail=detail(*WIDE)), camera, Rasteriser(*WIDE))
+    truth = measure(body_meshes(drawn, tracks, detail=detail(*WIDE)), camera, Rasteriser(*WIDE))
     residual, used = warp_residual(*tensors(truth))
     assert used.sum() > 0.9 * torch.from_numpy(truth.visible).sum()
     assert np.quantile(residual[used].abs().numpy(), 0.99) <= 2e-3

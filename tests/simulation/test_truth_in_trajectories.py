@@ -10,11 +10,11 @@ from torch import Tensor
 
 from phys4d.kernels.geometry import lift_4d, occlusion_mask
 from phys4d.simulation.clip import Truth, measure
-from phys4d.simulation.generate import SimulateConfig, draw
+from phys4d.simulation.generate import SimulateConfig, sample_scene
 from phys4d.simulation.mesh_sequence import MeshSequence
-from phys4d.simulation.picture.raster import Rasteriser
-from phys4d.simulation.rigid.parts import meshes
-from phys4d.simulation.stage.camera import Camera
+from phys4d.simulation.rendering.raster import Rasteriser
+from phys4d.simulation.rigid.body_meshes import body_meshes
+from phys4d.simulation.scenery.camera import Camera
 
 SIZE, FRAMES = 128, 9
 SCENES = [(family, motion) for family in ("fall", "collision") for motion in ("static", "moving")]
@@ -29,9 +29,9 @@ def rasteriser() -> Rasteriser:
 @cache
 def scene(family: str, motion: Motion) -> tuple[Truth, MeshSequence, Camera]:
     config = SimulateConfig(families=(family,), seed=5, frames=FRAMES, fps=24, camera=motion)
-    found = draw(config, 0)
+    found = sample_scene(config, 0)
     drawn, tracks = found.scene, found.meshes.tracks
-    sequence, camera = meshes(drawn, tracks, detail=3), drawn.view.camera(FRAMES, SIZE, SIZE, 24)
+    sequence, camera = body_meshes(drawn, tracks, detail=3), drawn.view.camera(FRAMES, SIZE, SIZE, 24)
     return measure(sequence, camera, rasteriser()), sequence, camera
 
 

@@ -6,30 +6,30 @@ import mujoco
 import numpy as np
 import pytest
 
-from phys4d.simulation.drawing import generator
 from phys4d.simulation.mesh_sequence import MeshSequence
+from phys4d.simulation.mujoco_scenes.mjcf import Mjcf, add_body
+from phys4d.simulation.mujoco_scenes.rollout import check_energy, run_model
+from phys4d.simulation.mujoco_scenes.scene import MujocoScene
+from phys4d.simulation.mujoco_scenes.scene_object import object_from_body
+from phys4d.simulation.rejection_sampling import keyed_rng
 from phys4d.simulation.scene import Unstable, Unusable
-from phys4d.simulation.screening import refuse_unseen
-from phys4d.simulation.stage import staging
-from phys4d.simulation.world.mjcf import Mjcf, add_body
-from phys4d.simulation.world.play import play, refuse_gain
-from phys4d.simulation.world.scene import WorldScene
-from phys4d.simulation.world.thing import of_body
+from phys4d.simulation.scenery import sampling
+from phys4d.simulation.screening import check_visible_motion
 
 FRAMES, FPS = 9, 24.0
 BALL = 3  # its instance
 
 
-def scene(height: float = 0.8, **changed: object) -> WorldScene:
+def scene(height: float = 0.8, **changed: object) -> MujocoScene:
     """A ball that falls in the middle of the picture."""
-    random = generator(1, 2)
-    view, room, light = staging.view(random), staging.room(random), staging.light(random)
-    ball = staging.body(random, "ball", "red", (0.2,), np.array([0, 0.1, height]))
+    random = keyed_rng(1, 2)
+    view, room, light = sampling.view(random), sampling.room(random), sampling.light(random)
+    ball = sampling.body(random, "ball", "red", (0.2,), np.array([0, 0.1, height]))
     model = Mjcf(room)
     add_body(model.world, ball, "ball")
-    made = WorldScene(
-        kind="rigid", family="test", room=room, view=view, light=light, things=(of_body(ball, "ball"),),
-        model=model.text(), caption="a ball falls", steps_per_second=480, happened=lambda played: None,
+    made = MujocoScene(
+        kind="rigid", family="test", room=room, view=view, light=light, scene_objects=(object_from_body(ball, "ball"),),
+        model=model.text(), caption="a ball falls", steps_per_second=480, rejection_reason=lambda rollout: None,
     )  # fmt: skip
     return replace(made, **changed)
 
@@ -37,7 +37,7 @@ def scene(height: float = 0.8, **changed: object) -> WorldScene:
 def test_a_fall_is_usable_and_says_what_it_is() -> None:
     made = scene()
     assert not made.badly_framed()
-    meshes = made.perform(FRAMES, FPS, 2)
+    meshes = made.simulate(FRAMES, FPS, 2)
     height = meshes.tracks[BALL].position[:, 2]
     time = np.arange(FRAMES) / FPS
     assert height == pytest.approx(0.8 - 9.81 * time**2 / 2, abs=0.01)
@@ -46,7 +46,7 @@ def test_a_fall_is_usable_and_says_what_it_is() -> None:
 
 def test_what_the_caption_announces_and_does_not_come_is_unusable() -> None:
     with pytest.raises(Unusable, match="it stays"):
-        scene(happened=lambda played: "it stays").perform(FRAMES, FPS, 2)
+        scene(rejection_reason=lambda rollout: "it stays").simulate(FRAMES, FPS, 2)
 
 
 @pytest.mark.parametrize(
@@ -57,22 +57,22 @@ def test_what_the_caption_announces_and_does_not_come_is_unusable() -> None:
         (lambda m, d: d.qpos.__setitem__(2, 0.1), None, "things pass into each other"),
     ],
 )
-def test_a_simulator_that_fails_is_unstable(start: object, drive: object, reason: str) -> None:
+def test_a_simulator_that_fails_is_unstable(start: object, before_step: object, reason: str) -> None:
     with pytest.raises(Unstable, match=reason):
-        scene(start=start, drive=drive).perform(FRAMES, FPS, 2)
+        scene(start=start, before_step=before_step).simulate(FRAMES, FPS, 2)
 
 
 def test_energy_may_be_lost_but_not_gained() -> None:
-    refuse_gain(np.array([10.0, 9.0, 5.0, 5.0]))
-    refuse_gain(np.array([10.0, 10.0004]))
+    check_energy(np.array([10.0, 9.0, 5.0, 5.0]))
+    check_energy(np.array([10.0, 10.0004]))
     with pytest.raises(Unstable, match="energy grows"):
-        refuse_gain(np.array([10.0, 9.0, 10.2]))
+        check_energy(np.array([10.0, 9.0, 10.2]))
 
 
-def moved(way: np.ndarray) -> tuple[WorldScene, MeshSequence]:
+def moved(way: np.ndarray) -> tuple[MujocoScene, MeshSequence]:
     """The ball's vertices moved along a way [T, 3] instead."""
     made = scene()
-    meshes = made.perform(FRAMES, FPS, 2)
+    meshes = made.simulate(FRAMES, FPS, 2)
     mine = np.unique(meshes.faces[meshes.instance == BALL])
     vertices = meshes.vertices.copy()
     vertices[:, mine] = vertices[0, mine] + way[:, None]
@@ -86,7 +86,7 @@ def moved(way: np.ndarray) -> tuple[WorldScene, MeshSequence]:
 def test_what_does_not_show_is_unusable(to: tuple[float, float, float], reason: str) -> None:
     made, meshes = moved(np.linspace(0, 1, FRAMES)[:, None] * np.array(to))
     with pytest.raises(Unusable, match=reason):
-        refuse_unseen(made, meshes, [BALL], FPS)
+        check_visible_motion(made, meshes, [BALL], FPS)
 
 
 def test_what_begins_outside_the_picture_is_badly_framed() -> None:
@@ -95,6 +95,8 @@ def test_what_begins_outside_the_picture_is_badly_framed() -> None:
 
 def test_a_frame_is_a_whole_number_of_equal_steps() -> None:
     seen = []
-    play(scene().model, 3, 25.0, steps_per_second=480, drive=lambda model, data: seen.append(model.opt.timestep))
+    run_model(
+        scene().model, 3, 25.0, steps_per_second=480, before_step=lambda model, data: seen.append(model.opt.timestep)
+    )
     assert len(seen) == 2 * 20 and set(seen) == {1 / 500}
     assert mujoco.MjModel.from_xml_string(scene().model).opt.disableflags & mujoco.mjtDisableBit.mjDSBL_AUTORESET

@@ -25,6 +25,7 @@ from phys4d.models import folder as model_folder
 from phys4d.models.world import WorldModel
 from phys4d.stages import preflight
 from phys4d.teachers import label
+from phys4d.teachers.small_depth import SmallDepth
 
 Session = Callable[..., dict[str, Any]]
 WriteRun = Callable[..., Path]
@@ -182,8 +183,8 @@ def test_a_signal_while_labelling_leaves_nothing_half_written(
 ) -> None:
     out = tmp_path / "out"
     words = ["label", "--videos", str(clips), "--scenes", str(clips), "--out", str(out)]
-    monkeypatch.setattr(label, "_refuse_shared_scenes", lambda *arguments: None)  # these clips serve as both
-    monkeypatch.setattr(label, "train", signalled(lambda *arguments: None, signal.SIGTERM))
+    monkeypatch.setattr(label, "refuse_shared", lambda *arguments: None)  # these clips serve as both
+    monkeypatch.setattr(SmallDepth, "prepare", signalled(lambda *arguments: None, signal.SIGTERM))
     assert stops(capsys, signal.SIGTERM, words, 130) == "what was being written is not kept"
     assert list(tmp_path.iterdir()) == []
 

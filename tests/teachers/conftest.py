@@ -63,3 +63,41 @@ def write_clips(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def save_depth_anything() -> Callable[[Path, str], None]:
+    """save(folder, "metric" or "relative"): a tiny Depth Anything model of random weights, stored by transformers."""
+    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+
+    def write(folder: Path, kind: str) -> None:
+        backbone = Dinov2Config(
+            hidden_size=16,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            intermediate_size=32,
+            image_size=28,
+            patch_size=14,
+            out_indices=[1, 2, 3, 4],
+            reshape_hidden_states=False,
+        )
+        config = DepthAnythingConfig(
+            backbone_config=backbone,
+            reassemble_hidden_size=16,
+            neck_hidden_sizes=[4, 4, 8, 8],
+            fusion_hidden_size=8,
+            head_hidden_size=4,
+            depth_estimation_type=kind,
+            max_depth=20 if kind == "metric" else 1,
+        )
+        DepthAnythingForDepthEstimation(config).save_pretrained(folder)
+        settings = {
+            "size": {"height": 28, "width": 28},
+            "ensure_multiple_of": 14,
+            "keep_aspect_ratio": True,
+            "image_mean": [0.485, 0.456, 0.406],
+            "image_std": [0.229, 0.224, 0.225],
+        }
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+
+    return write

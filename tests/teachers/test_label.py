@@ -11,8 +11,8 @@ import pytest
 from phys4d.engine.data.dataset import ClipDataset, verify
 from phys4d.engine.errors import UserError
 from phys4d.teachers.dis import DISFlow
-from phys4d.teachers.label import label_dataset, label_with_small_depth, pseudo_labels
-from phys4d.teachers.small_depth import SmallDepth, SmallDepthConfig, train
+from phys4d.teachers.label import label_dataset, pseudo_labels
+from phys4d.teachers.small_depth import SmallDepth, SmallDepthConfig
 
 Write = Callable[..., Path]
 
@@ -21,7 +21,10 @@ class Ramp:
     """A depth teacher in closed form: brighter is nearer; pixels of the first row are not valid."""
 
     scenes: frozenset[str] = frozenset()
-    depth_kind = "metric"
+    title, depth_kind = "ramp", "metric"
+
+    def prepare(self) -> None:
+        """Nothing to do."""
 
     def provenance(self) -> dict[str, Any]:
         return {"name": "ramp", "training": "none"}
@@ -37,6 +40,10 @@ class Shift:
     """A flow teacher that says that everything moves by (1, 0) pixels."""
 
     scenes: frozenset[str] = frozenset()
+    title = "shift"
+
+    def prepare(self) -> None:
+        """Nothing to do."""
 
     def provenance(self) -> dict[str, Any]:
         return {"name": "shift", "training": "none"}
@@ -52,8 +59,7 @@ def digest(folder: Path) -> str:
 
 
 def small_teacher(folder: Path) -> SmallDepth:
-    dataset = ClipDataset(folder, arrays=("depth", "depth_valid"))
-    return train(dataset, SmallDepthConfig(steps=3, batch=4, width=4))
+    return SmallDepth(SmallDepthConfig(steps=3, batch=4, width=4), folder)
 
 
 def test_neither_truth_of_the_labelled_clips_nor_threads_change_anything(write_clips: Write, tmp_path: Path) -> None:
@@ -102,19 +108,11 @@ def test_clips_that_a_teacher_was_trained_on_are_refused(write_clips: Write, tmp
     teacher = small_teacher(write_clips("scenes", 1, 2))
     with pytest.raises(UserError, match=r"clip clip000000: teacher small depth network learns from it too"):
         label_dataset(write_clips("same", 1, 1, truth=False), tmp_path / "labels", teacher, DISFlow())
+    scenes = write_clips("more", 2, 3)
     with pytest.raises(UserError, match="learns from it too"):
-        scenes = write_clips("more", 2, 3)
         videos = write_clips("videos", 2, 1, truth=False)
-        label_with_small_depth(videos, tmp_path / "labels", scenes, SmallDepthConfig(steps=1))
+        label_dataset(videos, tmp_path / "labels", small_teacher(scenes), DISFlow())
     assert not (tmp_path / "labels").exists()
-
-
-def test_trained_and_labelled_in_one_call(write_clips: Write, tmp_path: Path) -> None:
-    videos, scenes = write_clips("videos", 2, 2, truth=False), write_clips("scenes", 1, 2)
-    config = SmallDepthConfig(steps=3, batch=4, width=4)
-    label_with_small_depth(videos, tmp_path / "at-once", scenes, config)
-    label_dataset(videos, tmp_path / "apart", small_teacher(scenes), DISFlow())
-    assert digest(tmp_path / "at-once") == digest(tmp_path / "apart")
 
 
 def test_a_teacher_without_metres_is_refused(write_clips: Write, tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
-"""Clips that NVIDIA Omniverse Replicator's writers left (BasicWriter and those that name files as it does).
+"""Importer for NVIDIA Omniverse Replicator (BasicWriter, and writers with the same file names).
 
-    dataset.py     the command: a folder of recordings becomes a dataset of clips
-    layout.py      which files belong to which camera, sequence and frame
-    annotations.py one file of one frame: pictures, arrays, segmentation
-    camera.py      camera_params: USD's camera in our conventions
-    motion.py      motion vectors to the previous frame become motion to the next one
-    agreement.py   vectors against masks, depth and the camera's motion
-    units.py       whether distances are metres
+    dataset.py     the command: converts a folder of recordings to a dataset of clips
+    layout.py      assigns files to cameras, sequences and frames
+    annotations.py reads one file of one frame: pictures, arrays, segmentation
+    camera.py      converts camera_params from USD's conventions
+    motion.py      converts motion vectors to the previous frame into motion to the next frame
+    agreement.py   checks vectors against masks, depth and the camera's motion
+    units.py       checks that distances are in metres
 
-What is and what is not known of such a clip: docs/import-replicator.md.
+docs/import-replicator.md states which data of such a clip is known and which is not.
 """

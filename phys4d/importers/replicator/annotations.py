@@ -1,4 +1,4 @@
-"""One file of one frame: pictures, distances, vectors, segmentation. Nothing is unpickled."""
+"""Reads one file of one frame: pictures, distances, vectors, segmentation. Nothing is unpickled."""
 
 import ast
 import json
@@ -14,7 +14,10 @@ NO_INSTANCE = ("BACKGROUND", "UNLABELLED", "INVALID")
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """RGB uint8 [H, W, 3]. Alpha is dropped; of 16 bits the upper eight are kept; grey gets three channels."""
+    """RGB uint8 [H, W, 3]. Alpha is dropped; of 16 bits the upper eight are kept; grey is repeated to three channels.
+
+    Raises UserError if the file cannot be read as a picture.
+    """
     image = _open(path)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -24,9 +27,13 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def read_array(path: Path, size: tuple[int, int], channels: int) -> np.ndarray:
-    """float64 [H, W, channels], the first channels of a .npy of floats [H, W] or [H, W, C].
+    """float64 [H, W, channels], the first channels of a .npy file of floats [H, W] or [H, W, C].
 
-    size: (H, W) of the picture. UserError where the file is no such array or has another size.
+    path: the file.
+    size: (H, W) of the picture.
+    channels: number of channels to return.
+
+    Raises UserError if the file is not such an array or has another size.
     """
     array = _load(path)
     if not np.issubdtype(array.dtype, np.floating) or array.ndim not in (2, 3):
@@ -39,11 +46,17 @@ def read_array(path: Path, size: tuple[int, int], channels: int) -> np.ndarray:
 
 
 def read_segmentation(path: Path, mapping: Path, size: tuple[int, int]) -> tuple[np.ndarray, dict[int, str]]:
-    """Codes int64 [H, W] and the label of each code that has one.
+    """Codes int64 [H, W] and the label of each labelled code.
 
-    The png of BasicWriter holds a colour (RGBA) or a number for each instance, the mapping beside it says which prim
-    that is: {"(140, 25, 255, 255)": "/World/Cube"} or {"2": "/World/Cube"}. Background and what has no label are left
-    out. Numbers and colours may differ from frame to frame, labels do not.
+    The png of BasicWriter contains a colour (RGBA) or a number for each instance; the mapping file next to it gives the
+    prim of each: {"(140, 25, 255, 255)": "/World/Cube"} or {"2": "/World/Cube"}. Background and unlabelled codes are
+    omitted. Numbers and colours may differ from frame to frame, labels do not.
+
+    path: png or npy file.
+    mapping: json file with the labels.
+    size: (H, W) of the picture.
+
+    Raises UserError if a file cannot be read or has another size.
     """
     array = _load(path) if path.suffix == ".npy" else np.asarray(_open(path))
     if not np.issubdtype(array.dtype, np.integer) or array.ndim not in (2, 3):
@@ -58,7 +71,7 @@ def read_segmentation(path: Path, mapping: Path, size: tuple[int, int]) -> tuple
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a .json holds; UserError otherwise."""
+    """The object in a .json file. Raises UserError if the file does not contain one."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -69,7 +82,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _codes(array: np.ndarray) -> np.ndarray:
-    """One number per colour; a number stays what it is."""
+    """One integer for each colour; numbers are unchanged."""
     code = np.zeros(array.shape[:2], dtype=np.int64)
     for channel in range(array.shape[2]):
         code = (code << 8) + array[..., channel].astype(np.int64)
@@ -77,7 +90,7 @@ def _codes(array: np.ndarray) -> np.ndarray:
 
 
 def _code(path: Path, key: str, channels: int) -> int:
-    """The code of a mapping's key, "5" or "(140, 25, 255, 255)"."""
+    """The code of a mapping's key, such as "5" or "(140, 25, 255, 255)"."""
     try:
         numbers = np.asarray(ast.literal_eval(key), dtype=np.int64).ravel()
     except (ValueError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError):
@@ -98,7 +111,7 @@ def _open(path: Path) -> Image.Image:
 
 
 def _load(path: Path) -> np.ndarray:
-    """A .npy as a map of its file, so that a header cannot ask for more memory than the file has bytes."""
+    """A .npy file as a memory map, so that a forged header cannot request more memory than the file has bytes."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, OverflowError) as error:

@@ -1,10 +1,10 @@
-"""camera_params: where a USD camera is and how it projects, in our conventions.
+"""camera_params: pose and projection of a USD camera, converted to the conventions of this package.
 
-The keys are those of Replicator's CameraParams annotator. `cameraViewTransform` takes points from the world to the
-camera; both 4x4 matrices are stored row by row and act on row vectors, as everywhere in USD: the annotator's example
-has a camera at x = 100 whose matrix ends in (-100, 0, 0, 1). The camera looks along -z, y up. The focal length is
-taken from `cameraProjection`, by which the frame was drawn: Replicator makes pixels square and leaves the vertical
-aperture unused (the same example: 1024 x 512 pixels, an aperture of 20.95 x 15.29, projection 2.29 and 4.58).
+The keys are those of Replicator's CameraParams annotator. `cameraViewTransform` transforms points from the world to the
+camera. Both 4x4 matrices are stored by rows and act on row vectors, as everywhere in USD: the annotator's example has a
+camera at x = 100 whose matrix ends in (-100, 0, 0, 1). The camera looks along -z, y is up. The focal length is taken
+from `cameraProjection`, with which the frame was rendered: Replicator makes pixels square and does not use the vertical
+aperture (the same example: 1024 x 512 pixels, an aperture of 20.95 x 15.29, projection 2.29 and 4.58).
 
 Source: DEFAULT_ANNOTATORS, "CameraParams", in omni.replicator.core/scripts/annotators_default.py; USD's UsdGeomCamera.
 """
@@ -25,9 +25,11 @@ _RIGID = 1e-4
 
 @dataclass(frozen=True)
 class View:
-    """The camera of one frame. intrinsics: float64 [3, 3] pixels; camera_to_world: float64 [4, 4] metres.
+    """The camera of one frame.
 
-    far: metres of depth beyond which nothing is drawn, inf where that is not known.
+    intrinsics: float64 [3, 3], pixels.
+    camera_to_world: float64 [4, 4], metres.
+    far: metres, depth of the far clipping plane, inf if unknown.
     """
 
     intrinsics: np.ndarray
@@ -35,7 +37,7 @@ class View:
     far: float = np.inf
 
     def rays(self, height: int, width: int) -> np.ndarray:
-        """Directions through the pixel centres in camera axes, [H, W, 3], z = 1."""
+        """Ray directions through the pixel centres in camera axes, [H, W, 3], with z = 1."""
         column, row = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
         u = (column - self.intrinsics[0, 2]) / self.intrinsics[0, 0]
         v = (row - self.intrinsics[1, 2]) / self.intrinsics[1, 1]
@@ -43,7 +45,13 @@ class View:
 
 
 def read_view(path: Path, height: int, width: int) -> View:
-    """Reads camera_params of a picture of this size; UserError that names file and key where it cannot be used."""
+    """Reads the camera_params of a picture of this size.
+
+    path: json file.
+    height, width: of the picture, pixels.
+
+    Raises UserError that names file and key if they cannot be used.
+    """
     params = read_json(path)
     if missing := [key for key in _KEYS if key not in params]:
         raise UserError(f"{path}: has no {', '.join(missing)}: write camera_params as BasicWriter does")
@@ -76,7 +84,7 @@ def _numbers(path: Path, params: dict[str, Any], key: str, count: int) -> np.nda
 
 
 def _intrinsics(path: Path, projection: np.ndarray, height: int, width: int) -> np.ndarray:
-    """[3, 3] pixels; x and y of the matrix are in halves of the image, y up."""
+    """[3, 3] in pixels; the matrix's x and y are in halves of the image, y up."""
     others = projection[[0, 0, 1, 1, 3, 3], [1, 3, 0, 3, 0, 1]]
     scale = np.diag(projection)[:2]
     perspective = projection[2, 3] == -1 and projection[3, 3] == 0
@@ -93,7 +101,7 @@ def _intrinsics(path: Path, projection: np.ndarray, height: int, width: int) -> 
 
 
 def _pose(path: Path, view: np.ndarray, metres: float) -> np.ndarray:
-    """Camera to world [4, 4] in metres, from the world to camera matrix for row vectors in units of the scene."""
+    """Camera-to-world [4, 4] in metres, from the world-to-camera matrix for row vectors in scene units."""
     rotation = view[:3, :3]
     rigid = np.abs(rotation @ rotation.T - np.eye(3)).max() <= _RIGID and np.linalg.det(rotation) > 0
     if not rigid or not np.allclose(view[:, 3], (0, 0, 0, 1), rtol=0, atol=1e-9):
@@ -102,6 +110,6 @@ def _pose(path: Path, view: np.ndarray, metres: float) -> np.ndarray:
             "write the matrix as Replicator gives it, without a scale above the camera"
         )
     to_world = np.eye(4)
-    to_world[:3, :3] = rotation  # the transpose of the inverse, since points are columns here
+    to_world[:3, :3] = rotation  # transposed (row to column vectors) and inverted, which cancel
     to_world[:3, 3] = -rotation @ view[3, :3] * metres
     return to_world @ _TO_OPENCV

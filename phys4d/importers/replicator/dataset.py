@@ -1,4 +1,4 @@
-"""A folder of recordings becomes a dataset of clips with what is known of them, and masks over what is not."""
+"""Converts a folder of recordings to a dataset of clips, with masks over everything that is not known."""
 
 import hashlib
 import json
@@ -14,26 +14,28 @@ from phys4d.engine.data import blob, video
 from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.errors import UserError
 from phys4d.engine.progress import progress
-from phys4d.importers.replicator.agreement import EVERY, NO_EVIDENCE, WINDOW, evidence, share_at_rest
+from phys4d.importers.replicator.agreement import NO_EVIDENCE, WINDOW, WINDOW_STRIDE, count_at_rest, evidence
 from phys4d.importers.replicator.annotations import read_array, read_picture, read_segmentation
 from phys4d.importers.replicator.camera import View, read_view
 from phys4d.importers.replicator.layout import Recording, find_recordings
-from phys4d.importers.replicator.motion import Frame, forward
-from phys4d.importers.replicator.units import UNITS, complaint
+from phys4d.importers.replicator.motion import Frame, forward_motion
+from phys4d.importers.replicator.units import UNITS, unit_mismatch
 
 DISTANCES = ("distance_to_image_plane", "distance_to_camera")
 SEGMENTATIONS = ("instance_segmentation", "instance_id_segmentation")
 FPS = (0.1, 1000)
 MOST_INSTANCES = 255
-# Of a camera that moves: pixels by which vectors may miss a world at rest, and the least share that must not.
-FITS, LEAST_AT_REST = 0.25, 0.01
+# With a moving camera: pixels by which a vector may differ from a world at rest; least share of pixels that must fit.
+REST_TOLERANCE, MIN_SHARE_AT_REST = 0.25, 0.01
 
 
 @dataclass
 class Imported:
-    """What was imported: how many clips, how many of these without an annotator, and the range of depth in metres.
+    """Summary of an import.
 
-    Where no clip has any depth, nearest is inf and farthest 0.
+    clips: number of clips.
+    without_vectors, without_segmentation: number of clips without these annotators.
+    nearest, farthest: range of depth in metres; inf and 0 if no clip has depth.
     """
 
     clips: int = 0
@@ -48,29 +50,27 @@ def import_replicator(
 ) -> Imported:
     """Writes the dataset `out` with one clip for each recording in `folder`, in the order of their names.
 
-    Args:
-        folder: what a Replicator writer wrote, or a folder of such folders; never changed.
-        out: new dataset folder, complete or not there at all.
-        fps: frames per second of the recordings, which do not say it.
-        captions: none, one for all clips, or one for each.
-        depth_unit: of the recorded distances, one of UNITS; they are converted to metres and their scale is not
-            questioned. None: metres, as Replicator writes them, refused where something speaks against it.
+    folder: output of a Replicator writer, or a folder of such folders; not changed.
+    out: new dataset folder; it appears completely or not at all.
+    fps: frames per second of the recordings, which do not contain it.
+    captions: none, one for all clips, or one for each clip.
+    depth_unit: unit of the recorded distances, one of UNITS; they are converted to metres without checking the scale.
+        None: metres, as Replicator writes them; refused if the data contradicts it.
 
-    Raises:
-        UserError: one line that names the file, and the key in it, that cannot be used.
+    Raises UserError, one line that names the file, and the key in it, that cannot be used.
     """
     if not (math.isfinite(fps) and FPS[0] <= fps <= FPS[1]):
         raise UserError(f"--fps {fps:g}: expected frames per second from {FPS[0]:g} to {FPS[1]:g}")
     recordings = find_recordings(folder)
     if len(captions) > 1 and len(captions) != len(recordings):
         raise UserError(f"--caption: {len(captions)} for {len(recordings)} clips: give none, one, or one for each")
-    said = list(captions) * (len(recordings) if len(captions) == 1 else 1) or [""] * len(recordings)
+    clip_captions = list(captions) * (len(recordings) if len(captions) == 1 else 1) or [""] * len(recordings)
     for recording in recordings:
         _refuse_without_geometry(recording)
-    done = Imported()
+    imported = Imported()
     expected: tuple[int, int, int] | None = None
     with ShardWriter(out) as writer, progress("import", total=len(recordings), unit="clips") as bar:
-        for index, (recording, caption) in enumerate(zip(recordings, said, strict=True)):
+        for index, (recording, caption) in enumerate(zip(recordings, clip_captions, strict=True)):
             pictures = _pictures(recording)
             size = pictures.shape[:3]
             expected = expected or size
@@ -81,18 +81,18 @@ def import_replicator(
                 )
             frames, names = _frames(recording, pictures.shape[1:3], depth_unit)
             members = _members(recording, pictures, frames, names, fps, caption)
-            # Two datasets that were imported from different folders never share a key.
+            # The hash keeps keys distinct between datasets imported from different folders.
             key = f"clip{index:06d}-{hashlib.sha256(members['mp4']).hexdigest()[:12]}"
             writer.add(key, members, size[0], fps, size[1], size[2])
-            done.clips += 1
-            done.without_vectors += not recording.has("motion_vectors")
-            done.without_segmentation += names is None
+            imported.clips += 1
+            imported.without_vectors += not recording.has("motion_vectors")
+            imported.without_segmentation += names is None
             for frame in frames:
                 surface = frame.depth[frame.depth > 0]
-                done.nearest = min(done.nearest, float(surface.min(initial=math.inf)))
-                done.farthest = max(done.farthest, float(surface.max(initial=0)))
+                imported.nearest = min(imported.nearest, float(surface.min(initial=math.inf)))
+                imported.farthest = max(imported.farthest, float(surface.max(initial=0)))
             bar.advance(1)
-    return done
+    return imported
 
 
 def _refuse_without_geometry(recording: Recording) -> None:
@@ -125,12 +125,14 @@ def _pictures(recording: Recording) -> np.ndarray:
 
 
 def _frames(recording: Recording, size: tuple[int, int], unit: str | None) -> tuple[list[Frame], list[str] | None]:
-    """Depth in metres, instances and cameras; the names of the instances. Refuses depth that seems not to be metres."""
+    """The frames (depth in metres, instances, cameras) and the instances' names; refuses depth that seems not to be
+    metres.
+    """
     views = [read_view(recording.file("camera_params", frame), *size) for frame in recording.frames()]
     name, depth = _depth(recording, views, size, UNITS[unit or "metres"])
     instance, names = _instances(recording, size)
     frames = [Frame(*fields) for fields in zip(depth, instance, views, strict=True)]
-    if unit is None and (why := complaint(frames, _vectors(recording, size))):
+    if unit is None and (why := unit_mismatch(frames, _vectors(recording, size))):
         surface = depth[depth > 0]
         raise UserError(
             f"{recording.file(name, recording.frames()[0])}: distances of this clip from {surface.min():.4g} to "
@@ -175,10 +177,10 @@ def _members(
 
 
 def _depth(recording: Recording, views: list[View], size: tuple[int, int], scale: float) -> tuple[str, np.ndarray]:
-    """The annotator, and depth along the optical axis times `scale`, float64 [T, H, W].
+    """The annotator's name, and depth along the optical axis times `scale`, float64 [T, H, W].
 
-    0 where there is no surface: inf, 0 or NaN in the file, or what float32 cannot hold. Replicator gives distances in
-    metres whatever the scene's unit; to the camera means along the ray.
+    0 where there is no surface: inf, 0 or NaN in the file, or values that float32 cannot represent. Replicator writes
+        distances in metres for any scene unit; distance_to_camera is along the ray.
     """
     name = next(name for name in DISTANCES if recording.has(name))
     frames = [read_array(recording.file(name, frame), size, 1)[..., 0] for frame in recording.frames()]
@@ -191,7 +193,7 @@ def _depth(recording: Recording, views: list[View], size: tuple[int, int], scale
 
 
 def _instances(recording: Recording, size: tuple[int, int]) -> tuple[np.ndarray, list[str] | None]:
-    """Instances int64 [T, H, W] from 1 in the order of their names, 0 where there is none; the names."""
+    """Instances int64 [T, H, W], numbered from 1 in the order of their names, 0 for none; and the names."""
     name = _segmentation(recording)
     frames = recording.frames()
     if name is None:
@@ -222,7 +224,7 @@ def _instances(recording: Recording, size: tuple[int, int]) -> tuple[np.ndarray,
 
 
 def _vectors(recording: Recording, size: tuple[int, int]) -> Callable[[int], np.ndarray] | None:
-    """Reads the motion vectors of frame t, float64 [H, W, 2]; None where the clip has none."""
+    """Function that reads the motion vectors of frame t, float64 [H, W, 2]; None if the clip has none."""
     numbers = recording.frames()
     if not recording.has("motion_vectors"):
         return None
@@ -230,26 +232,26 @@ def _vectors(recording: Recording, size: tuple[int, int]) -> Callable[[int], np.
 
 
 def _motion(recording: Recording, frames: list[Frame], names: list[str]) -> dict[str, np.ndarray]:
-    """The arrays of motion: zeros and nothing known where there are no motion vectors."""
+    """The arrays of motion; all zero and unknown if there are no motion vectors."""
     size, read = frames[0].depth.shape, _vectors(recording, frames[0].depth.shape)
     motion = np.zeros((3, len(frames) - 1, *size), dtype=np.float32)
     known, moving = (np.zeros((len(frames) - 1, *size), dtype=bool) for _ in range(2))
     fits = tested = finite = 0
     found, window = NO_EVIDENCE, list[np.ndarray]()
     for t, vectors in enumerate(map(read, range(1, len(frames))) if read else ()):
-        now, then = frames[t : t + 2]
-        result = forward(now, then, vectors)
+        current, following = frames[t : t + 2]
+        result = forward_motion(current, following, vectors)
         motion[:, t], known[t], moving[t] = result.motion, result.known, result.moving
-        at_rest, of = share_at_rest(now, then, vectors, FITS)
-        fits, tested, finite = fits + at_rest, tested + of, finite + np.isfinite(vectors).all(axis=-1).sum()
+        fitting, of = count_at_rest(current, following, vectors, REST_TOLERANCE)
+        fits, tested, finite = fits + fitting, tested + of, finite + np.isfinite(vectors).all(axis=-1).sum()
         window = [*window[1 - WINDOW :], vectors]
-        if (t + 1) % EVERY == 0 or then is frames[-1]:
+        if (t + 1) % WINDOW_STRIDE == 0 or following is frames[-1]:
             found += evidence(frames[t + 1 - len(window) : t + 2], window)
     if read and not finite:
         _refuse_vectors(recording, "not one of them is finite")
-    if fits < LEAST_AT_REST * tested:
+    if fits < MIN_SHARE_AT_REST * tested:
         _refuse_vectors(recording, f"only {fits} of {tested} pixels move as the camera's own motion says")
-    if wrong := found.contradicted():
+    if wrong := found.contradicted_instances():
         instance, explained, moved = wrong[0]
         name = names[instance - 1] if instance else "what has no label"
         _refuse_vectors(

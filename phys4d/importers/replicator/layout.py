@@ -1,12 +1,12 @@
-"""Which files belong together: the recordings in a folder, by camera, sequence and frame.
+"""Assigns the files of a folder to recordings, by camera, sequence and frame.
 
-Replicator names its files in four ways, and people sort them in a fifth (BasicWriter.write in
-omni.replicator.core/scripts/writers_default/basicwriter.py, versions 0.0.1 and 0.0.2):
+Replicator names its files in four ways, and users sort them in a fifth. Source: BasicWriter.write in
+    omni.replicator.core/scripts/writers_default/basicwriter.py, versions 0.0.1 and 0.0.2:
 
     rgb_0000.png                      one camera
     Camera_A/rgb/rgb_0000.png         several cameras, a folder for each
     rgb/Camera_A_rgb_0000.png         several cameras, use_common_output_dir=True
-    rgb_3_0000.png                    the frames that the third call of an on_time trigger began
+    rgb_3_0000.png                    the third call of an on_time trigger, with its own frame numbers
     rgb/0000.png                      a folder for each annotator
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from phys4d.engine.errors import UserError
 
-# Which endings hold an annotator's data. A distance as png is a picture for people (colorize_depth).
+# File name endings of an annotator's data. A distance as png is a colour picture, not metric (colorize_depth).
 ENDINGS = {
     "rgb": ("png", "jpg", "jpeg"),
     "camera_params": ("json",),
@@ -39,10 +39,11 @@ _FRAME = re.compile(r"\d+(?=\.[a-z]+$)")
 
 @dataclass(frozen=True)
 class Recording:
-    """What one camera saw in one sequence.
+    """The files of one camera in one sequence.
 
-    place: the folder that holds it. name: its place below the folder searched, with camera and sequence where file
-    names have them. files: annotator -> frame number -> file; the frames of rgb follow each other without a gap.
+    place: folder that contains it.
+    name: its path below the searched folder, with camera and sequence if file names contain them.
+    files: annotator -> frame number -> file; the frames of rgb are consecutive.
     """
 
     place: Path
@@ -54,11 +55,11 @@ class Recording:
         return annotator in self.files
 
     def frames(self) -> list[int]:
-        """The numbers of its frames."""
+        """Its frame numbers in order."""
         return sorted(self.files["rgb"])
 
     def file(self, annotator: str, frame: int) -> Path:
-        """The file of one frame; UserError that names it where it is missing."""
+        """The file of one frame. Raises UserError that names it if it is missing."""
         there = self.files[annotator]
         if frame not in there:
             missing = _same_name(next(iter(there.values())), frame)
@@ -69,7 +70,7 @@ class Recording:
 def find_recordings(folder: Path) -> list[Recording]:
     """All recordings in a folder and below it, in the order of their names.
 
-    UserError where there is none, two files are the same frame of the same camera, or frames are missing.
+    Raises UserError if there is none, two files are the same frame of the same camera, or frames are missing.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder: give one that a Replicator writer wrote")
@@ -92,14 +93,14 @@ def find_recordings(folder: Path) -> list[Recording]:
 
 
 def _sort_in(found: dict, folder: Path, place: Path, name: str) -> None:
-    """Puts one file where it belongs, if it is one that we read."""
+    """Assigns one file to its recording, if its name is known."""
     named, annotator, camera = _NAMED.fullmatch(name), place.name, ""
     if named:
         annotator, camera = named["annotator"], named["camera"] or ""
     match = named or (_BARE.fullmatch(name) if annotator in ENDINGS else None)
     if match is None or match["ending"] not in ENDINGS[annotator]:
         return
-    # A mapping lies beside the segmentation that it belongs to.
+    # A mapping file is in the folder of its segmentation.
     sorted_by_annotator = place != folder and place.name in (annotator, annotator.removesuffix("_mapping"))
     home = place.parent if sorted_by_annotator else place
     sequence = tuple(int(number) for number in match["sequence"].split("_")[:-1])
@@ -126,5 +127,5 @@ def _refuse_gaps(recording: Recording) -> None:
 
 
 def _same_name(path: Path, frame: int) -> Path:
-    """The file beside `path` that another frame would have."""
+    """The path of another frame's file, in the same folder and with the same name pattern."""
     return path.with_name(_FRAME.sub(lambda digits: str(frame).zfill(len(digits[0])), path.name))

@@ -1,4 +1,4 @@
-"""Bodies joined by hinges: machines, furniture and figures."""
+"""Bodies joined by hinges (machines, furniture, figures); each family is a function that samples a scene."""
 
 from collections.abc import Callable
 

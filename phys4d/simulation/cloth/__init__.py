@@ -1,12 +1,12 @@
-"""Cloth: families of scenes, each a function that draws one from a generator."""
+"""Cloth; each family is a function that samples a scene."""
 
 from collections.abc import Callable
 
 import numpy as np
 
+from phys4d.simulation.cloth.ball_impact import billow, hammock
 from phys4d.simulation.cloth.cover import cover
 from phys4d.simulation.cloth.crumple import crumple
-from phys4d.simulation.cloth.hit import billow, hammock
 from phys4d.simulation.cloth.sway import sway
 from phys4d.simulation.cloth.wind import curtain, flag
 from phys4d.simulation.scene import Scene

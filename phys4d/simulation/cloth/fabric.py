@@ -1,4 +1,4 @@
-"""Cloth: its fabrics, its sheet of triangles in MuJoCo, and how it is drawn."""
+"""Cloth: fabrics, the triangle sheet in MuJoCo, and how it is drawn."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,33 +7,38 @@ from typing import Any
 import numpy as np
 
 from phys4d.simulation.body import Colour, Prop
-from phys4d.simulation.cloth import air
-from phys4d.simulation.cloth.air import Air
+from phys4d.simulation.cloth import air_drag
+from phys4d.simulation.cloth.air_drag import AirDrag
 from phys4d.simulation.mesh_sequence import Texture
+from phys4d.simulation.mujoco_scenes import flex_meshes
+from phys4d.simulation.mujoco_scenes.flex import Elastic, add_flex, areas, lump_to_vertices
+from phys4d.simulation.mujoco_scenes.mjcf import Mjcf
+from phys4d.simulation.mujoco_scenes.rollout import Rollout, StepCallback
+from phys4d.simulation.mujoco_scenes.scene import MujocoScene
+from phys4d.simulation.mujoco_scenes.scene_object import SceneObject
 from phys4d.simulation.scene import Room, View
-from phys4d.simulation.stage import staging
-from phys4d.simulation.stage.materials import saturated
-from phys4d.simulation.world import lattice
-from phys4d.simulation.world.flex import Elastic, add_flex, areas, lumped
-from phys4d.simulation.world.mjcf import Mjcf
-from phys4d.simulation.world.play import Drive, Play
-from phys4d.simulation.world.scene import WorldScene
-from phys4d.simulation.world.thing import Thing
+from phys4d.simulation.scenery import sampling
+from phys4d.simulation.scenery.materials import saturated
 
 STEPS_PER_SECOND = 240
 POISSON = 0.2
 DAMPING = 0.015  # s
-# Half of the gap at which cloth touches. Folds at sharp edges are drawn rounder than they are simulated, by up to a
-# quarter of the distance between its points.
+# Metres: contact radius, half of the gap between two layers in contact. At sharp folds the drawn surface is smoother
+# than the simulated one, by up to a quarter of the distance between points.
 RADIUS = 0.007
-PENETRATION = 0.02  # metres, of which 2 * RADIUS are the gap that cloth keeps
+PENETRATION = 0.02  # metres; includes the contact gap 2 * RADIUS
 
 
 @dataclass(frozen=True)
 class Fabric:
-    """Ranges (low, high): density in kg/m2, stretching stiffness in N/m, bending rigidity in N m, Coulomb friction.
+    """Ranges (low, high) of a fabric's physical parameters.
 
     Stretching is softer than in real cloth by one order of magnitude, so that time steps can be long.
+
+    density: kg/m2.
+    stretching: N/m, stretching stiffness.
+    bending: N m, bending rigidity.
+    friction: Coulomb coefficient.
     """
 
     texture: Texture
@@ -52,7 +57,12 @@ FABRICS = {
 
 @dataclass(frozen=True)
 class Cloth:
-    """A rectangular cloth: half extents in metres along its sides, points along each; physics as in `Fabric`."""
+    """A rectangular cloth.
+
+    half: half extents, metres.
+    count: points along each side.
+    density, stretching, bending, friction: as in `Fabric`.
+    """
 
     fabric: str
     colour: str
@@ -74,45 +84,51 @@ class Cloth:
 
     @property
     def flat(self) -> np.ndarray:
-        """Its points [N, 3] in metres, laid out around the origin at z = 0; point (i, j) is number i * count + j."""
-        places, _ = lattice.sheet(self.count)
+        """Its points [N, 3] in metres, flat around the origin at z = 0; point (i, j) has index i * count + j."""
+        places, _ = flex_meshes.sheet(self.count)
         return np.concatenate([places * np.array(self.half), np.zeros((len(places), 1))], axis=1)
 
     @property
     def triangles(self) -> np.ndarray:
-        return lattice.sheet(self.count)[1]
+        return flex_meshes.sheet(self.count)[1]
 
     @property
     def elastic(self) -> Elastic:
-        """The shell with this stiffness against stretching and bending."""
+        """The elastic shell with this stretching and bending stiffness."""
         thickness = float(np.sqrt(12 * (1 - POISSON**2) * self.bending / self.stretching))
         return Elastic(
             young=self.stretching / thickness, poisson=POISSON, damping=DAMPING, thickness=thickness
         )
 
 
-def cloth(
-    random: np.random.Generator,
+def sample_cloth(
+    rng: np.random.Generator,
     colour: str,
     half: tuple[float, float],
     *,
     count: int = 21,
     fabrics: tuple[str, ...] = tuple(FABRICS),
 ) -> Cloth:
-    """A cloth of one of these fabrics."""
-    fabric = str(random.choice(list(fabrics)))
+    """Samples a cloth of one of `fabrics`.
+
+    colour: name of a hue.
+    half: half extents, metres.
+    count: points along each side.
+    fabrics: names in FABRICS.
+    """
+    fabric = str(rng.choice(list(fabrics)))
     kind = FABRICS[fabric]
     return Cloth(
-        fabric, colour, saturated(colour, random), (float(half[0]), float(half[1])), count,
-        random.uniform(*kind.density), random.uniform(*kind.stretching), random.uniform(*kind.bending),
-        random.uniform(*kind.friction),
+        fabric, colour, saturated(colour, rng), (float(half[0]), float(half[1])), count,
+        rng.uniform(*kind.density), rng.uniform(*kind.stretching), rng.uniform(*kind.bending),
+        rng.uniform(*kind.friction),
     )  # fmt: skip
 
 
 def model(room: Room, props: tuple[Prop, ...] = ()) -> Mjcf:
-    """A model for cloth: implicit in its stiffness, so that steps can be long.
+    """A model for cloth, with an integrator that is implicit in its stiffness, so that steps can be long.
 
-    With fewer iterations folds that touch themselves jitter, and some go through each other.
+    With fewer solver iterations, folds in contact jitter and can pass through each other.
     """
     return Mjcf(room, props, integrator="discrete", solver="CG", tolerance="1e-6", iterations="150")
 
@@ -120,47 +136,55 @@ def model(room: Room, props: tuple[Prop, ...] = ()) -> Mjcf:
 def add_cloth(
     mjcf: Mjcf, cloth: Cloth, points: np.ndarray, *, pinned: np.ndarray | None = None, selfcollide: bool = True
 ) -> None:
-    """Adds the flex "cloth" with its points at world metres [N, 3]; pinned: numbers of those that stay there."""
+    """Adds the flex "cloth".
+
+    mjcf: model to extend.
+    cloth: its properties.
+    points: [N, 3], world metres.
+    pinned: indices of fixed points.
+    selfcollide: the cloth collides with itself.
+    """
     triangles = cloth.triangles
-    mass = lumped(areas(cloth.flat, triangles) * cloth.density, triangles, len(points))
+    mass = lump_to_vertices(areas(cloth.flat, triangles) * cloth.density, triangles, len(points))
     add_flex(
         mjcf, "cloth", points, triangles, mass, cloth.elastic,
         friction=cloth.friction, pinned=pinned, radius=RADIUS, selfcollide=selfcollide,
     )  # fmt: skip
 
 
-def thing(cloth: Cloth) -> Thing:
-    """The flex "cloth" as it is seen."""
+def scene_object(cloth: Cloth) -> SceneObject:
+    """The flex "cloth" as a scene object."""
     about = {
         "shape": "cloth", "material": cloth.fabric, "size": [2 * cloth.half[0], 2 * cloth.half[1]], "mass": cloth.mass,
         "density_per_area": cloth.density, "stretching_stiffness": cloth.stretching,
         "bending_rigidity": cloth.bending, "friction": cloth.friction,
     }  # fmt: skip
-    return Thing(
+    return SceneObject(
         name=cloth.name, rgb=cloth.rgb, texture=FABRICS[cloth.fabric].texture, flex="cloth", smooth=1,
         rest=cloth.flat, about=about,
     )  # fmt: skip
 
 
 def scene(
-    random: np.random.Generator,
+    rng: np.random.Generator,
     family: str,
     view: View,
     room: Room,
     mjcf: Mjcf,
-    things: tuple[Thing, ...],
+    scene_objects: tuple[SceneObject, ...],
     caption: str,
-    happened: Callable[[Play], str | None],
+    rejection_reason: Callable[[Rollout], str | None],
     *,
     props: tuple[Prop, ...] = (),
-    start: Drive | None = None,
+    start: StepCallback | None = None,
     wind: tuple[float, float, float] = (0.0, 0.0, 0.0),
     physics: Mapping[str, Any] | None = None,
-) -> WorldScene:
-    """A scene with the flex "cloth" in air, which moves by `wind` in m/s."""
-    return WorldScene(
-        family=family, kind="cloth", room=room, view=view, light=staging.light(random), props=props, things=things,
-        model=mjcf.text(), caption=caption, steps_per_second=STEPS_PER_SECOND, happened=happened, start=start,
-        drive=Air(wind), physics={"air_density": air.DENSITY, "drag_coefficient": air.DRAG, **(physics or {})},
+) -> MujocoScene:
+    """A scene with the flex "cloth" in air that moves with `wind` (m/s, world)."""
+    return MujocoScene(
+        family=family, category_name="cloth", room=room, view=view, light=sampling.light(rng), props=props,
+        scene_objects=scene_objects, model=mjcf.text(), caption=caption, steps_per_second=STEPS_PER_SECOND,
+        rejection_reason=rejection_reason, start=start, before_step=AirDrag(wind),
+        physics={"air_density": air_drag.DENSITY, "drag_coefficient": air_drag.DRAG, **(physics or {})},
         penetration=PENETRATION, closed=not any(wind),
     )  # fmt: skip

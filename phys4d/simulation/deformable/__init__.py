@@ -1,4 +1,4 @@
-"""Soft solids: families of scenes, each a function that draws one from a generator."""
+"""Soft solids; each family is a function that samples a scene."""
 
 from collections.abc import Callable
 

@@ -1,58 +1,58 @@
-"""Beam: a soft bar, clamped at one end, bends under its weight from a level start and swings."""
+"""Beam: a soft bar, clamped at one end, bends under its weight and oscillates."""
 
 import numpy as np
 
 from phys4d.simulation.body import Prop
 from phys4d.simulation.caption import article
-from phys4d.simulation.deformable import soft as softness
+from phys4d.simulation.deformable import soft_body
 from phys4d.simulation.mesh_sequence import Texture
+from phys4d.simulation.mujoco_scenes.mjcf import disable_contacts
+from phys4d.simulation.mujoco_scenes.rollout import Rollout
 from phys4d.simulation.scene import Scene
-from phys4d.simulation.stage import staging
-from phys4d.simulation.stage.materials import muted
-from phys4d.simulation.world.mjcf import intangible
-from phys4d.simulation.world.play import Play
+from phys4d.simulation.scenery import poses, sampling
+from phys4d.simulation.scenery.materials import muted
 
-SAGS = 0.1  # metres that the free end moves down
+SAGS = 0.1  # metres that the free end must move down
 
 
-def sag(random: np.random.Generator) -> Scene:
-    """Draws a scene: the bar sticks out of a fixed block to one side, level or tilted upwards by up to 30 degrees."""
-    view = staging.view(random, distance=(1.15, 1.35), height=(0.5, 0.85), target_height=0.35)
-    room = staging.room(random)
-    (name,) = staging.colours(random, 1)
+def sag(rng: np.random.Generator) -> Scene:
+    """Samples a scene: the bar projects sideways from a fixed block, level or tilted upwards by up to 30 degrees."""
+    view = sampling.view(rng, distance=(1.15, 1.35), height=(0.5, 0.85), target_height=0.35)
+    room = sampling.room(rng)
+    (name,) = sampling.colours(rng, 1)
     axes = view.level_axes()
-    length, thick = random.uniform(0.3, 0.36), random.uniform(0.05, 0.065)
-    body = softness.soft(
-        random, name, "box", (length, random.uniform(0.06, 0.1), thick), points=(15, 5, 5),
+    length, thick = rng.uniform(0.3, 0.36), rng.uniform(0.05, 0.065)
+    body = soft_body.sample_soft_body(
+        rng, name, "box", (length, rng.uniform(0.06, 0.1), thick), points=(15, 5, 5),
         materials=("jelly", "soft rubber", "soft rubber"),
     )  # fmt: skip
-    side = float(random.choice([-1, 1]))
-    out = staging.heading(axes, random.uniform(-0.5, 0.5)) * side
-    rise = random.uniform(0.0, 0.5)
-    turn = staging.pitched(out, -rise)
+    side = float(rng.choice([-1, 1]))
+    out = poses.heading(axes, rng.uniform(-0.5, 0.5)) * side
+    rise = rng.uniform(0.0, 0.5)
+    turn = poses.heading_pitch(out, -rise)
     along = np.cos(rise) * out + np.array([0, 0, np.sin(rise)])
-    held = -0.3 * axes[0] * side + random.uniform(0.0, 0.15) * axes[1] + np.array([0, 0, random.uniform(0.4, 0.5)])
-    # Two layers of its points are in the block.
+    held = -0.3 * axes[0] * side + rng.uniform(0.0, 0.15) * axes[1] + np.array([0, 0, rng.uniform(0.4, 0.5)])
+    # Two layers of its points are inside the block.
     buried = 2 * length / 14
     x, y, z = (float(value) for value in held + along * (buried - 0.09))
     w, i, j, k = (float(value) for value in turn)
     half = (0.09, body.size[1] + 0.05, thick + 0.05)
-    grey = muted(random, 0.45, 0.75)
+    grey = muted(rng, 0.45, 0.75)
     props = (
         Prop("block", "box", grey, Texture.GRAIN, half, 0.5, (x, y, z), (w, i, j, k)),
         Prop("column", "cylinder", grey, Texture.GRAIN, (0.05, (z - 0.04) / 2), 0.5, (x, y, (z - 0.04) / 2)),
     )
-    mjcf = softness.model(room, props)
-    intangible(mjcf, "prop")
+    mjcf = soft_body.model(room, props)
+    disable_contacts(mjcf, "prop")
     pinned = np.flatnonzero(body.rest[:, 0] < -length + buried * 1.01)
-    softness.add_soft(mjcf, body, "soft", held + along * length, turn, pinned=pinned)
+    soft_body.add_soft(mjcf, body, "soft", held + along * length, turn, pinned=pinned)
 
-    def happened(play: Play) -> str | None:
-        tip = play.flexes["soft"][:, body.rest[:, 0] > 0.9 * length, 2].mean(axis=1)
+    def rejection_reason(rollout: Rollout) -> str | None:
+        tip = rollout.flexes["soft"][:, body.rest[:, 0] > 0.9 * length, 2].mean(axis=1)
         return None if tip[0] - tip.min() > SAGS else "little sag"
 
-    return softness.scene(
-        random, "sag", view, room, mjcf, (softness.thing(body, "soft"),),
-        f"{article(body.colour)} {body.material} bar held by a block at one end bends down from rest", happened,
+    return soft_body.scene(
+        rng, "sag", view, room, mjcf, (soft_body.scene_object(body, "soft"),),
+        f"{article(body.colour)} {body.material} bar held by a block at one end bends down from rest", rejection_reason,
         props=props,
     )  # fmt: skip

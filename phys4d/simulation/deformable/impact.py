@@ -1,4 +1,4 @@
-"""Impact: a soft body falls onto a rigid one, a rigid one onto a soft one, or one dents a block of clay."""
+"""Impact: a soft body falls onto a rigid one, a rigid body falls onto a soft one, or a rigid body dents clay."""
 
 from collections.abc import Callable
 
@@ -6,130 +6,129 @@ import numpy as np
 
 from phys4d.simulation.body import Prop, Shape
 from phys4d.simulation.caption import article
-from phys4d.simulation.deformable import shape
-from phys4d.simulation.deformable import soft as softness
+from phys4d.simulation.deformable import deformation, soft_body
 from phys4d.simulation.mesh_sequence import Texture
+from phys4d.simulation.mujoco_scenes.flex import FIRM
+from phys4d.simulation.mujoco_scenes.mjcf import add_body
+from phys4d.simulation.mujoco_scenes.rollout import Rollout
+from phys4d.simulation.mujoco_scenes.scene_object import object_from_body
 from phys4d.simulation.scene import Scene
-from phys4d.simulation.stage import staging
-from phys4d.simulation.stage.materials import muted
-from phys4d.simulation.world.flex import FIRM
-from phys4d.simulation.world.mjcf import add_body
-from phys4d.simulation.world.play import Play
-from phys4d.simulation.world.thing import of_body
+from phys4d.simulation.scenery import poses, sampling
+from phys4d.simulation.scenery.materials import muted
 
-DEFORMED = 0.08  # strain
-DENTED = 0.02  # metres
+DEFORMED = 0.08  # least strain of a squashed body
+DENTED = 0.02  # metres, least depth of a dent
 
 
-def squash(random: np.random.Generator) -> Scene:
-    """Draws a scene: a soft ball, box or cylinder falls onto the edge of a fixed block, or onto a fixed post."""
-    view = staging.view(random, distance=(1.25, 1.45), height=(0.6, 0.95), target_height=0.33)
-    room = staging.room(random)
-    (name,) = staging.colours(random, 1)
+def squash(rng: np.random.Generator) -> Scene:
+    """Samples a scene: a soft ball, box or cylinder falls onto a fixed ridge, post or log."""
+    view = sampling.view(rng, distance=(1.25, 1.45), height=(0.6, 0.95), target_height=0.33)
+    room = sampling.room(rng)
+    (name,) = sampling.colours(rng, 1)
     axes = view.level_axes()
-    kinds: list[softness.SoftShape] = ["ball", "box", "cylinder"]
-    kind = kinds[random.choice(3, p=[0.35, 0.35, 0.3])]
-    size = staging.size_of(kind, random.uniform(0.17, 0.2))
-    body = softness.soft(random, name, kind, size)
-    at = random.uniform(-0.12, 0.12) * axes[0] + random.uniform(0.0, 0.15) * axes[1]
-    below, top = _obstacle(random, at)
-    off = staging.heading(axes, random.uniform(0, 2 * np.pi)) * random.uniform(0.0, 0.05)
-    height = top + max(size) * 1.25 + random.uniform(0.06, 0.18)
-    mjcf = softness.model(room, (below,))
-    turn = staging.turned(random.uniform(0, np.pi / 2))
-    softness.add_soft(mjcf, body, "soft", at + off + np.array([0, 0, height]), turn)
-    return softness.scene(
-        random, "squash", view, room, mjcf, (softness.thing(body, "soft"),),
+    kinds: list[soft_body.SoftShape] = ["ball", "box", "cylinder"]
+    kind = kinds[rng.choice(3, p=[0.35, 0.35, 0.3])]
+    size = sampling.size_for_radius(kind, rng.uniform(0.17, 0.2))
+    body = soft_body.sample_soft_body(rng, name, kind, size)
+    at = rng.uniform(-0.12, 0.12) * axes[0] + rng.uniform(0.0, 0.15) * axes[1]
+    below, top = _obstacle(rng, at)
+    off = poses.heading(axes, rng.uniform(0, 2 * np.pi)) * rng.uniform(0.0, 0.05)
+    height = top + max(size) * 1.25 + rng.uniform(0.06, 0.18)
+    mjcf = soft_body.model(room, (below,))
+    turn = poses.yaw_tilt(rng.uniform(0, np.pi / 2))
+    soft_body.add_soft(mjcf, body, "soft", at + off + np.array([0, 0, height]), turn)
+    return soft_body.scene(
+        rng, "squash", view, room, mjcf, (soft_body.scene_object(body, "soft"),),
         f"{article(body.name)} falls from rest onto {article(below.name)}", _squashed, props=(below,),
     )  # fmt: skip
 
 
-def _obstacle(random: np.random.Generator, at: np.ndarray) -> tuple[Prop, float]:
+def _obstacle(rng: np.random.Generator, at: np.ndarray) -> tuple[Prop, float]:
     """A fixed ridge, post or log on the floor, and its height in metres."""
-    grey = muted(random, 0.45, 0.75)
-    name = str(random.choice(["ridge", "post", "log"], p=[0.3, 0.4, 0.3]))
+    grey = muted(rng, 0.45, 0.75)
+    name = str(rng.choice(["ridge", "post", "log"], p=[0.3, 0.4, 0.3]))
     x, y = float(at[0]), float(at[1])
-    yaw = random.uniform(-0.5, 0.5) + random.choice([0.0, np.pi / 2])
+    yaw = rng.uniform(-0.5, 0.5) + rng.choice([0.0, np.pi / 2])
     if name == "post":
-        half = random.uniform(0.08, 0.14)
-        size = (random.uniform(0.08, 0.11), half)
+        half = rng.uniform(0.08, 0.14)
+        size = (rng.uniform(0.08, 0.11), half)
         return Prop(name, "cylinder", grey, Texture.CONCRETE, size, 0.6, (x, y, half)), 2 * half
     if name == "log":
-        radius = random.uniform(0.06, 0.09)
-        w, i, j, k = (float(q) for q in staging.pitched(np.array([np.sin(yaw), np.cos(yaw), 0.0]), np.pi / 2))
+        radius = rng.uniform(0.06, 0.09)
+        w, i, j, k = (float(q) for q in poses.heading_pitch(np.array([np.sin(yaw), np.cos(yaw), 0.0]), np.pi / 2))
         size = (radius, 0.35)
         return Prop(name, "cylinder", grey, Texture.GRAIN, size, 0.6, (x, y, radius), (w, i, j, k)), 2 * radius
-    # A square bar turned by an eighth, half of it in the floor.
-    half = random.uniform(0.1, 0.15)
-    w, i, j, k = (float(q) for q in staging.pitched(np.array([np.cos(yaw), np.sin(yaw), 0.0]), np.pi / 4))
+    # A square bar rotated by 45 degrees, half of it below the floor.
+    half = rng.uniform(0.1, 0.15)
+    w, i, j, k = (float(q) for q in poses.heading_pitch(np.array([np.cos(yaw), np.sin(yaw), 0.0]), np.pi / 4))
     return Prop(name, "box", grey, Texture.CONCRETE, (half, 0.35, half), 0.6, (x, y, 0.0), (w, i, j, k)), half * 2**0.5
 
 
-def press(random: np.random.Generator) -> Scene:
-    """Draws a scene: a heavy ball, box or cylinder falls onto a soft block that rests on the floor."""
-    return _struck(random, "press", ("jelly", "soft rubber"), ("steel", "marble", "clay"), _pressed)
+def press(rng: np.random.Generator) -> Scene:
+    """Samples a scene: a heavy ball, box or cylinder falls onto a soft block at rest on the floor."""
+    return _struck(rng, "press", ("jelly", "soft rubber"), ("steel", "marble", "clay"), _pressed)
 
 
-def dent(random: np.random.Generator) -> Scene:
-    """Draws a scene: a steel or marble body falls onto a block of soft clay, which keeps the dent."""
-    return _struck(random, "dent", ("soft clay",), ("steel", "marble"), _dented)
+def dent(rng: np.random.Generator) -> Scene:
+    """Samples a scene: a steel or marble body falls onto a block of soft clay and leaves a permanent dent."""
+    return _struck(rng, "dent", ("soft clay",), ("steel", "marble"), _dented)
 
 
 def _struck(
-    random: np.random.Generator,
+    rng: np.random.Generator,
     family: str,
     materials: tuple[str, ...],
     heavy: tuple[str, ...],
-    happened: Callable[[Play], str | None],
+    rejection_reason: Callable[[Rollout], str | None],
 ) -> Scene:
-    """A rigid body of one of the heavy materials falls onto a soft block."""
-    view = staging.view(random, distance=(1.15, 1.35), height=(0.65, 0.95), target_height=0.25)
-    room = staging.room(random)
-    names = staging.colours(random, 2)
+    """A rigid body of one of the `heavy` materials falls onto a soft block of one of `materials`."""
+    view = sampling.view(rng, distance=(1.15, 1.35), height=(0.65, 0.95), target_height=0.25)
+    room = sampling.room(rng)
+    names = sampling.colours(rng, 2)
     axes = view.level_axes()
-    half = (random.uniform(0.18, 0.23), random.uniform(0.18, 0.23), random.uniform(0.08, 0.12))
-    block = softness.soft(random, names[1], "box", half, points=(8, 8, 5), materials=materials)
-    at = random.uniform(-0.1, 0.1) * axes[0] + random.uniform(0.0, 0.15) * axes[1]
-    yaw = random.uniform(0, np.pi / 2)
+    half = (rng.uniform(0.18, 0.23), rng.uniform(0.18, 0.23), rng.uniform(0.08, 0.12))
+    block = soft_body.sample_soft_body(rng, names[1], "box", half, points=(8, 8, 5), materials=materials)
+    at = rng.uniform(-0.1, 0.1) * axes[0] + rng.uniform(0.0, 0.15) * axes[1]
+    yaw = rng.uniform(0, np.pi / 2)
     shapes: list[Shape] = ["ball", "box", "cylinder"]
-    kind = shapes[random.choice(3, p=[0.5, 0.25, 0.25])]
-    size = staging.size_of(kind, random.uniform(0.08, 0.11))
-    off = staging.heading(axes, random.uniform(0, 2 * np.pi)) * random.uniform(0.0, 0.06)
-    height = 2 * half[2] + 1.3 * max(size) + random.uniform(0.18, 0.32)
-    weight = staging.body(
-        random, kind, names[0], size, at + off + np.array([0, 0, height]),
-        quaternion=staging.turned(random.uniform(0, np.pi / 2), random.uniform(0, 0.3), random.uniform(0, 6)),
+    kind = shapes[rng.choice(3, p=[0.5, 0.25, 0.25])]
+    size = sampling.size_for_radius(kind, rng.uniform(0.08, 0.11))
+    off = poses.heading(axes, rng.uniform(0, 2 * np.pi)) * rng.uniform(0.0, 0.06)
+    height = 2 * half[2] + 1.3 * max(size) + rng.uniform(0.18, 0.32)
+    weight = sampling.body(
+        rng, kind, names[0], size, at + off + np.array([0, 0, height]),
+        quaternion=poses.yaw_tilt(rng.uniform(0, np.pi / 2), rng.uniform(0, 0.3), rng.uniform(0, 6)),
         materials=heavy,
     )  # fmt: skip
-    mjcf = softness.model(room)
-    softness.add_soft(mjcf, block, "soft", at + np.array([0, 0, half[2] + softness.RADIUS]), staging.turned(yaw))
+    mjcf = soft_body.model(room)
+    soft_body.add_soft(mjcf, block, "soft", at + np.array([0, 0, half[2] + soft_body.RADIUS]), poses.yaw_tilt(yaw))
     add_body(mjcf.world, weight, "body", **FIRM)
     does = "dents" if family == "dent" else "falls onto"
     begins = "falling from rest" if family == "dent" else "from rest"
-    return softness.scene(
-        random, family, view, room, mjcf, (of_body(weight, "body"), softness.thing(block, "soft")),
-        f"{article(weight.name)} {begins} {does} {article(block.name)} at rest", happened,
+    return soft_body.scene(
+        rng, family, view, room, mjcf, (object_from_body(weight, "body"), soft_body.scene_object(block, "soft")),
+        f"{article(weight.name)} {begins} {does} {article(block.name)} at rest", rejection_reason,
     )  # fmt: skip
 
 
-def _squashed(play: Play) -> str | None:
-    if shape.first_touch(play) > 0.6 * play.frames:
+def _squashed(rollout: Rollout) -> str | None:
+    if deformation.first_touch(rollout) > 0.6 * rollout.frames:
         return "no contact in time"
-    return None if shape.strain(play, "soft").max() > DEFORMED else "little squashed"
+    return None if deformation.strain(rollout, "soft").max() > DEFORMED else "little squashed"
 
 
-def _pressed(play: Play) -> str | None:
-    """The weight sinks into the block by a length that shows."""
-    return None if _depth(play).max() > DENTED else "little pressed"
+def _pressed(rollout: Rollout) -> str | None:
+    """Checks that the body sinks visibly into the block."""
+    return None if _depth(rollout).max() > DENTED else "little pressed"
 
 
-def _dented(play: Play) -> str | None:
-    return None if _depth(play)[-1] > DENTED else "little dented"
+def _dented(rollout: Rollout) -> str | None:
+    return None if _depth(rollout)[-1] > DENTED else "little dented"
 
 
-def _depth(play: Play) -> np.ndarray:
-    """How far the lowest point of the block's top is below where the top was at first [T]."""
-    place = play.flexes["soft"]
+def _depth(rollout: Rollout) -> np.ndarray:
+    """Depth [T] of the lowest point of the block's upper side below its initial height, metres."""
+    place = rollout.flexes["soft"]
     start = place[0]
     top = start[:, 2] > start[:, 2].max() - 0.012
     return start[top, 2].mean() - place[:, top, 2].min(axis=1)

@@ -1,41 +1,40 @@
-"""Wobble: a soft body falls from rest on the floor, is squashed and wobbles."""
+"""Wobble: a soft body falls from rest onto the floor, is squashed and oscillates."""
 
 import numpy as np
 
 from phys4d.simulation.caption import article
-from phys4d.simulation.deformable import shape
-from phys4d.simulation.deformable import soft as softness
+from phys4d.simulation.deformable import deformation, soft_body
+from phys4d.simulation.mujoco_scenes.rollout import Rollout
 from phys4d.simulation.scene import Scene
-from phys4d.simulation.stage import staging
-from phys4d.simulation.world.play import Play
+from phys4d.simulation.scenery import poses, sampling
 
-SQUASHED = 0.08  # strain
+SQUASHED = 0.08  # least strain
 
 
-def wobble(random: np.random.Generator) -> Scene:
-    """Draws a scene: a soft ball, box or cylinder, upright or tilted, 15 to 45 cm above the floor."""
-    view = staging.view(random, distance=(1.2, 1.4), height=(0.5, 0.9), target_height=0.3)
-    room = staging.room(random)
-    (name,) = staging.colours(random, 1)
+def wobble(rng: np.random.Generator) -> Scene:
+    """Samples a scene: a soft ball, box or cylinder, upright or tilted, 15 to 40 cm above the floor."""
+    view = sampling.view(rng, distance=(1.2, 1.4), height=(0.5, 0.9), target_height=0.3)
+    room = sampling.room(rng)
+    (name,) = sampling.colours(rng, 1)
     axes = view.level_axes()
-    kinds: list[softness.SoftShape] = ["box", "ball", "cylinder"]
-    kind = kinds[random.choice(3, p=[0.5, 0.25, 0.25])]
-    size = staging.size_of(kind, random.uniform(0.19, 0.23))
-    body = softness.soft(random, name, kind, size)
-    tilt = 0.0 if kind == "cylinder" else random.choice([0.0, 1.0]) * random.uniform(0.1, 0.5)
-    turn = staging.turned(random.uniform(0, np.pi / 2), tilt, random.uniform(0, 2 * np.pi))
-    height = random.uniform(0.15, 0.4) + 1.2 * max(size)
-    at = random.uniform(-0.12, 0.12) * axes[0] + random.uniform(-0.05, 0.15) * axes[1]
-    mjcf = softness.model(room)
-    softness.add_soft(mjcf, body, "soft", at + np.array([0, 0, height]), turn)
-    return softness.scene(
-        random, "wobble", view, room, mjcf, (softness.thing(body, "soft"),),
+    kinds: list[soft_body.SoftShape] = ["box", "ball", "cylinder"]
+    kind = kinds[rng.choice(3, p=[0.5, 0.25, 0.25])]
+    size = sampling.size_for_radius(kind, rng.uniform(0.19, 0.23))
+    body = soft_body.sample_soft_body(rng, name, kind, size)
+    tilt = 0.0 if kind == "cylinder" else rng.choice([0.0, 1.0]) * rng.uniform(0.1, 0.5)
+    turn = poses.yaw_tilt(rng.uniform(0, np.pi / 2), tilt, rng.uniform(0, 2 * np.pi))
+    height = rng.uniform(0.15, 0.4) + 1.2 * max(size)
+    at = rng.uniform(-0.12, 0.12) * axes[0] + rng.uniform(-0.05, 0.15) * axes[1]
+    mjcf = soft_body.model(room)
+    soft_body.add_soft(mjcf, body, "soft", at + np.array([0, 0, height]), turn)
+    return soft_body.scene(
+        rng, "wobble", view, room, mjcf, (soft_body.scene_object(body, "soft"),),
         f"{article(body.name)} falls from rest and wobbles", _squashed,
     )  # fmt: skip
 
 
-def _squashed(play: Play) -> str | None:
-    """It hits the floor with time left, and is squashed."""
-    if shape.first_touch(play) > 0.6 * play.frames:
+def _squashed(rollout: Rollout) -> str | None:
+    """Checks that it hits the floor early enough and is squashed."""
+    if deformation.first_touch(rollout) > 0.6 * rollout.frames:
         return "no contact in time"
-    return None if shape.strain(play, "soft").max() > SQUASHED else "little squashed"
+    return None if deformation.strain(rollout, "soft").max() > SQUASHED else "little squashed"

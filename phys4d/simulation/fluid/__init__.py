@@ -1,4 +1,4 @@
-"""Liquids: families of scenes, each a function that draws one from a generator."""
+"""Liquids; each family is a function that samples a scene."""
 
 from collections.abc import Callable
 

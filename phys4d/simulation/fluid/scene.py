@@ -1,4 +1,4 @@
-"""A scene of one liquid that flows among props, and vessels or paddles on prescribed paths."""
+"""A scene of one liquid that flows among props and kinematic bodies."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -6,45 +6,57 @@ from typing import Any
 
 import numpy as np
 
-from phys4d.simulation.assembly import Part, assemble
+from phys4d.simulation.assembly import InstanceMesh, assemble
 from phys4d.simulation.fluid.liquids import Liquid
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
 from phys4d.simulation.particles.beads import beads
-from phys4d.simulation.particles.filling import Filling, Volume, fill
-from phys4d.simulation.particles.movers import Mover
+from phys4d.simulation.particles.initial_particles import InitialParticles, InitialVolume, fill_volumes
+from phys4d.simulation.particles.kinematic_bodies import KinematicBody
 from phys4d.simulation.particles.mpm import Mpm
-from phys4d.simulation.particles.obstacles import of_prop, of_room
+from phys4d.simulation.particles.obstacles import obstacle_from_prop, obstacles_from_room
 from phys4d.simulation.scene import FIRST_BODY, Scene, Unusable
-from phys4d.simulation.screening import cut_off, refuse_unseen
+from phys4d.simulation.screening import check_visible_motion, is_cut_off
 
 PARTICLES = 3500
-SHADE = 0.09  # how much brighter or darker than the liquid a particle is at most
+SHADE = 0.09  # largest relative deviation of a particle's brightness
 
 
 @dataclass(frozen=True)
-class Flow:
-    """What happened. positions: float64 [T, N, 3] metres. part: int [N], the volume each started in."""
+class ParticleMotion:
+    """Motion of a liquid's particles.
+
+    positions: float64 [T, N, 3], metres.
+    volume_index: int [N], index of the initial volume of each particle.
+    spacing: metres between particles.
+    fps: frames per second.
+    """
 
     positions: np.ndarray
-    part: np.ndarray
+    volume_index: np.ndarray
     spacing: float
     fps: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class FluidScene(Scene):
-    """A liquid that starts in some volumes; instance FIRST_BODY, then the movers.
+    """A liquid that starts in some volumes; instance FIRST_BODY, followed by the kinematic bodies.
 
-    seed: of the places of its particles. caption: what happens, with every first velocity. happened: why the event does
-    not show, or None. friction: Coulomb's, against everything; 0 for a liquid that does not stick.
+    liquid: its properties.
+    volumes: its initial volumes.
+    seed: of the initial positions of its particles.
+    caption: the event with every initial velocity.
+    rejection_reason: returns why the event is not visible, or None if it is.
+    kinematic_bodies: vessels and other solids on prescribed paths.
+    friction: Coulomb coefficient against all solids; 0 for free slip.
+    physics: parameters for the clip's json.
     """
 
     liquid: Liquid
-    volumes: tuple[Volume, ...]
+    volumes: tuple[InitialVolume, ...]
     seed: int
     caption: str
-    happened: Callable[[Flow], str | None]
-    movers: tuple[Mover, ...] = ()
+    rejection_reason: Callable[[ParticleMotion], str | None]
+    kinematic_bodies: tuple[KinematicBody, ...] = ()
     friction: float = 0.0
     physics: Mapping[str, Any] = field(default_factory=dict)
 
@@ -53,25 +65,27 @@ class FluidScene(Scene):
         return "fluid"
 
     def sentence(self) -> str:
-        """The caption without what the camera does."""
+        """The caption without the camera's motion."""
         return self.caption
 
     def badly_framed(self) -> bool:
-        """The first frame cuts off some of the liquid, or a mover."""
-        outlines = [volume.outline() for volume in self.volumes] + [mover.outline() for mover in self.movers]
-        return any(cut_off(self, points) for points in outlines)
+        """Whether the first frame cuts off the liquid or a kinematic body."""
+        outlines = [volume.outline() for volume in self.volumes] + [
+            kinematic_body.outline() for kinematic_body in self.kinematic_bodies
+        ]
+        return any(is_cut_off(self, points) for points in outlines)
 
-    def perform(self, frames: int, fps: float, detail: int) -> MeshSequence:
-        """See `Scene.perform`."""
-        flow = self.flow(frames, fps)
-        reason = self.happened(flow)
+    def simulate(self, frames: int, fps: float, detail: int) -> MeshSequence:
+        """See `Scene.simulate`."""
+        particle_motion = self.particle_motion(frames, fps)
+        reason = self.rejection_reason(particle_motion)
         if reason is not None:
             raise Unusable(reason)
-        colour = np.array(self.liquid.rgb) * self._shades(flow.positions.shape[1])
+        colour = np.array(self.liquid.rgb) * self._shades(particle_motion.positions.shape[1])
         parts = [
             beads(
-                flow.positions,
-                flow.spacing,
+                particle_motion.positions,
+                particle_motion.spacing,
                 colour,
                 FIRST_BODY,
                 Texture.WATER,
@@ -79,21 +93,24 @@ class FluidScene(Scene):
                 detail=detail,
             )
         ]
-        parts += [self._part(number, frames, fps, detail) for number in range(len(self.movers))]
+        parts += [self._part(number, frames, fps, detail) for number in range(len(self.kinematic_bodies))]
         meshes = assemble(self, parts, frames, detail)
-        refuse_unseen(self, meshes, [FIRST_BODY], fps)
+        check_visible_motion(self, meshes, [FIRST_BODY], fps)
         return meshes
 
-    def flow(self, frames: int, fps: float) -> Flow:
-        """The liquid's particles, sampled at `fps` from t = 0. Raises Unstable when the simulator failed."""
-        filling = self.filling()
-        obstacles = [mover.obstacle() for mover in self.movers] + [
-            of_prop(replace(prop, friction=self.friction)) for prop in self.props
+    def particle_motion(self, frames: int, fps: float) -> ParticleMotion:
+        """Simulates the particles, sampled at `fps` from t = 0. Raises Unstable if the simulator failed."""
+        initial_particles = self.initial_particles()
+        obstacles = [kinematic_body.obstacle() for kinematic_body in self.kinematic_bodies] + [
+            obstacle_from_prop(replace(prop, friction=self.friction)) for prop in self.props
         ]
-        obstacles += of_room(self.room.depth, self.friction)
-        velocity = np.array([volume.velocity for volume in self.volumes])[filling.part] @ self.view.level_axes()
+        obstacles += obstacles_from_room(self.room.depth, self.friction)
+        velocity = (
+            np.array([volume.velocity for volume in self.volumes])[initial_particles.volume_index]
+            @ self.view.level_axes()
+        )
         mpm = Mpm(
-            filling,
+            initial_particles,
             obstacles,
             density=self.liquid.density,
             velocity=velocity,
@@ -103,14 +120,14 @@ class FluidScene(Scene):
         for _ in range(frames - 1):
             mpm.advance(1 / fps)
             positions.append(mpm.positions)
-        return Flow(np.stack(positions), filling.part, filling.spacing, fps)
+        return ParticleMotion(np.stack(positions), initial_particles.volume_index, initial_particles.spacing, fps)
 
-    def filling(self) -> Filling:
+    def initial_particles(self) -> InitialParticles:
         """The particles at t = 0."""
-        return fill(self.volumes, PARTICLES, np.random.default_rng(self.seed))
+        return fill_volumes(self.volumes, PARTICLES, np.random.default_rng(self.seed))
 
     def objects(self) -> list[dict[str, Any]]:
-        """The liquid, then the movers."""
+        """The liquid, then the kinematic bodies."""
         liquid, volume = self.liquid, sum(volume.cubic_metres for volume in self.volumes)
         return [
             {
@@ -126,16 +143,19 @@ class FluidScene(Scene):
                     (np.array(volume.velocity) @ self.view.level_axes()).tolist() for volume in self.volumes
                 ],
             },
-            *(mover.about(FIRST_BODY + 1 + number) for number, mover in enumerate(self.movers)),
+            *(
+                kinematic_body.about(FIRST_BODY + 1 + number)
+                for number, kinematic_body in enumerate(self.kinematic_bodies)
+            ),
         ]
 
     def parameters(self) -> dict[str, Any]:
-        """Of the scene as a whole; SI units."""
+        """Parameters of the whole scene; SI units."""
         return super().parameters() | {"method": "implicit MPM (Newton 1.8.0)"} | dict(self.physics)
 
     def _shades(self, count: int) -> np.ndarray:
         """Brightness factor [N, 1] of each particle."""
         return 1 + np.random.default_rng(self.seed + 1).uniform(-SHADE, SHADE, (count, 1))
 
-    def _part(self, number: int, frames: int, fps: float, detail: int) -> Part:
-        return self.movers[number].part(FIRST_BODY + 1 + number, frames, fps, detail)
+    def _part(self, number: int, frames: int, fps: float, detail: int) -> InstanceMesh:
+        return self.kinematic_bodies[number].instance_mesh(FIRST_BODY + 1 + number, frames, fps, detail)

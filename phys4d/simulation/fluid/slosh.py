@@ -1,38 +1,39 @@
-"""Slosh: a tray with a pool of a thin liquid is pushed to the side and stops; the liquid piles up at its end."""
+"""Slosh: a tray with a pool of a thin liquid is pushed sideways and stops; the liquid piles up at its end."""
 
 import numpy as np
 
-from phys4d.simulation.fluid import liquids, stage
-from phys4d.simulation.fluid.scene import Flow, FluidScene
+from phys4d.simulation.fluid import layout, liquids
+from phys4d.simulation.fluid.scene import FluidScene, ParticleMotion
 from phys4d.simulation.mesh_sequence import Texture
-from phys4d.simulation.particles.filling import Volume
-from phys4d.simulation.particles.movers import Mover
+from phys4d.simulation.particles.initial_particles import InitialVolume
+from phys4d.simulation.particles.kinematic_bodies import KinematicBody
 from phys4d.simulation.particles.obstacles import Path, Solid
 from phys4d.simulation.scene import Scene
-from phys4d.simulation.stage import staging
-from phys4d.simulation.stage.materials import muted
+from phys4d.simulation.scenery import poses, sampling
+from phys4d.simulation.scenery.materials import muted
 
-BOTTOM = 0.05  # metres that the tray's bottom is thick
-HIGHER = 0.05  # metres
+BOTTOM = 0.05  # metres, thickness of the tray's bottom
+HIGHER = 0.05  # metres that the liquid must rise
 
 
-def slosh(random: np.random.Generator) -> Scene:
-    """Draws a scene: the tray goes right or left by 0.25 to 0.38 m in 0.5 to 0.7 s, speeding up and slowing down."""
-    view = stage.view(random, distance=(1.35, 1.55))
-    room, light = staging.room(random), staging.light(random)
-    liquid = liquids.draw(liquids.THIN, random)
-    half_width, half_depth = random.uniform(0.28, 0.34), random.uniform(0.17, 0.22)
-    rim, depth = random.uniform(0.2, 0.26), random.uniform(0.11, 0.15)
-    side = int(random.choice([-1, 1]))
-    way, seconds = round(random.uniform(0.25, 0.38), 2), round(random.uniform(0.5, 0.7), 1)
+def slosh(rng: np.random.Generator) -> Scene:
+    """Samples a scene: the tray moves right or left by 0.25 to 0.38 m in 0.5 to 0.7 s, accelerating and decelerating.
+    """
+    view = layout.view(rng, distance=(1.35, 1.55))
+    room, light = sampling.room(rng), sampling.light(rng)
+    liquid = liquids.sample(liquids.LOW_VISCOSITY, rng)
+    half_width, half_depth = rng.uniform(0.28, 0.34), rng.uniform(0.17, 0.22)
+    rim, depth = rng.uniform(0.2, 0.26), rng.uniform(0.11, 0.15)
+    side = int(rng.choice([-1, 1]))
+    way, seconds = round(rng.uniform(0.25, 0.38), 2), round(rng.uniform(0.5, 0.7), 1)
     right = view.level_axes()[0]
     yaw = float(np.arctan2(right[1], right[0]))
-    quaternion = staging.turned(yaw)
+    quaternion = poses.yaw_tilt(yaw)
     start = -0.5 * side * way * right
     w, i, j, k = (float(value) for value in quaternion)
     middle = (float(start[0]), float(start[1]), BOTTOM + depth / 2)
-    tray = Mover(
-        "tray", muted(random, 0.5, 0.85), Texture.PLANKS, vessel(half_width, half_depth, rim),
+    tray = KinematicBody(
+        "tray", muted(rng, 0.5, 0.85), Texture.PLANKS, vessel(half_width, half_depth, rim),
         pushed(start, side * way * right, seconds, quaternion), {"way": way, "seconds": seconds},
     )  # fmt: skip
     where = "right" if side > 0 else "left"
@@ -42,20 +43,20 @@ def slosh(random: np.random.Generator) -> Scene:
         view=view,
         light=light,
         liquid=liquid,
-        volumes=(Volume("box", (half_width, half_depth, depth / 2), middle, (w, i, j, k)),),
-        seed=int(random.integers(2**31)),
+        volumes=(InitialVolume("box", (half_width, half_depth, depth / 2), middle, (w, i, j, k)),),
+        seed=int(rng.integers(2**31)),
         caption=f"a tray of {liquid.name} at rest is pushed {where} by {way:.2f} m within {seconds:.1f} s and stops",
-        happened=piles_up,
-        movers=(tray,),
+        rejection_reason=piles_up,
+        kinematic_bodies=(tray,),
     )
 
 
 def vessel(half_width: float, half_depth: float, rim: float) -> tuple[Solid, ...]:
-    """A bottom and four walls, the nearest lower, around the origin of their frame on the floor; metres inside."""
-    wall, full = stage.RIM / 2, half_width + stage.RIM
+    """A bottom and four walls around the origin, the nearest wall lower; inner sizes in metres."""
+    wall, full = layout.RIM / 2, half_width + layout.RIM
     low = 0.8 * rim
     return (
-        Solid("box", (full, half_depth + stage.RIM, BOTTOM / 2), (0.0, 0.0, BOTTOM / 2)),
+        Solid("box", (full, half_depth + layout.RIM, BOTTOM / 2), (0.0, 0.0, BOTTOM / 2)),
         Solid("box", (full, wall, rim / 2), (0.0, half_depth + wall, rim / 2)),
         Solid("box", (full, wall, low / 2), (0.0, -half_depth - wall, low / 2)),
         Solid("box", (wall, half_depth, rim / 2), (half_width + wall, 0.0, rim / 2)),
@@ -64,7 +65,9 @@ def vessel(half_width: float, half_depth: float, rim: float) -> tuple[Solid, ...
 
 
 def pushed(start: np.ndarray, way: np.ndarray, seconds: float, quaternion: np.ndarray) -> Path:
-    """From rest at `start` [3] by `way` [3] within some seconds, then at rest; acceleration is continuous."""
+    """A path from rest at `start` [3] by the displacement `way` [3] within `seconds`, then at rest; acceleration is
+    continuous.
+    """
 
     def path(time: float) -> tuple[np.ndarray, np.ndarray]:
         s = min(max(time / seconds, 0.0), 1.0)
@@ -73,7 +76,7 @@ def pushed(start: np.ndarray, way: np.ndarray, seconds: float, quaternion: np.nd
     return path
 
 
-def piles_up(flow: Flow) -> str | None:
-    """Whether some of the liquid rises well above the pool."""
-    height = np.quantile(flow.positions[:, :, 2], 0.98, axis=1)
+def piles_up(particle_motion: ParticleMotion) -> str | None:
+    """Checks that some of the liquid rises well above the pool."""
+    height = np.quantile(particle_motion.positions[:, :, 2], 0.98, axis=1)
     return None if height.max() > height[0] + HIGHER else "the liquid stays level"

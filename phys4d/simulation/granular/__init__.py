@@ -1,4 +1,5 @@
-"""Grains: hundreds of small balls that heap, slide and pour."""
+"""Granular matter (hundreds of small balls that heap, slide and pour); each family is a function that samples a scene.
+"""
 
 from collections.abc import Callable
 

@@ -1,63 +1,72 @@
-"""Chute: grains slide down a trough and off its end, onto the floor."""
+"""Chute: grains slide down a trough and over its end, onto the floor."""
 
 import numpy as np
 
 from phys4d.simulation.body import Prop
-from phys4d.simulation.granular.grains import STEPS_PER_SECOND, fill, grains, granular_model, heights, packed
+from phys4d.simulation.granular.grains import (
+    STEPS_PER_SECOND,
+    add_grains,
+    closest_packing,
+    grain_heights,
+    granular_model,
+    sample_grains,
+)
 from phys4d.simulation.granular.scene import GrainScene
 from phys4d.simulation.mesh_sequence import Texture, rotation
+from phys4d.simulation.mujoco_scenes.rollout import Rollout
 from phys4d.simulation.scene import Scene
-from phys4d.simulation.stage import staging
-from phys4d.simulation.stage.materials import muted
-from phys4d.simulation.world.play import Play
+from phys4d.simulation.scenery import poses, sampling
+from phys4d.simulation.scenery.materials import muted
 
 BOARD = 0.012  # half the thickness of a board, metres
-POURED = 0.25  # share of the grains that leave the chute
+POURED = 0.25  # share of the grains that must leave the chute
 
 
-def chute(random: np.random.Generator) -> Scene:
-    """Draws a scene: 260 to 380 grains on a trough at 30 to 40 degrees that ends 0.2 to 0.3 m above the floor."""
-    view = staging.view(random, distance=(1.45, 1.6), height=(0.75, 1.05), target_height=0.3)
-    room, light = staging.room(random), staging.light(random)
-    kind = grains(random, staging.colours(random, 1)[0], random.uniform(0.022, 0.025))
+def chute(rng: np.random.Generator) -> Scene:
+    """Samples a scene: up to 380 grains in a trough inclined by 32 to 41 degrees, its lip 0.16 to 0.24 m above the
+    floor.
+    """
+    view = sampling.view(rng, distance=(1.45, 1.6), height=(0.75, 1.05), target_height=0.3)
+    room, light = sampling.room(rng), sampling.light(rng)
+    kind = sample_grains(rng, sampling.colours(rng, 1)[0], rng.uniform(0.022, 0.025))
     axes = view.level_axes()
-    side = int(random.choice([-1, 1]))  # to which the grains go
-    # A little towards the camera, which looks into the trough.
-    direction = staging.heading(axes * np.array([[side], [1], [1]]), random.uniform(-0.9, -0.35))
-    slope = random.uniform(0.55, 0.72)
-    half = np.array([random.uniform(0.28, 0.32), random.uniform(0.15, 0.18), BOARD])
-    turn = staging.pitched(direction, slope)
+    side = int(rng.choice([-1, 1]))  # +1: the grains slide to the right
+    # Partly towards the camera, which looks into the trough.
+    direction = poses.heading(axes * np.array([[side], [1], [1]]), rng.uniform(-0.9, -0.35))
+    slope = rng.uniform(0.55, 0.72)
+    half = np.array([rng.uniform(0.28, 0.32), rng.uniform(0.15, 0.18), BOARD])
+    turn = poses.heading_pitch(direction, slope)
     down = rotation(turn)
-    lip = random.uniform(0.16, 0.24)
-    centre = -direction * random.uniform(0.16, 0.22) + axes[1] * random.uniform(0.05, 0.2)
+    lip = rng.uniform(0.16, 0.24)
+    centre = -direction * rng.uniform(0.16, 0.22) + axes[1] * rng.uniform(0.05, 0.2)
     centre[2] = lip + half[0] * np.sin(slope) + BOARD
-    props = _trough(centre, turn, half, 2 * kind.radius, random)
+    props = _trough(centre, turn, half, 2 * kind.radius, rng)
     low = np.array([-half[0], -half[1], BOARD + 0.001])
-    places = packed(kind.radius, low, np.array([0.55 * half[0], half[1], BOARD + 7.5 * kind.radius]))
-    places = places[random.uniform(size=len(places)) < 0.93][: int(random.uniform(260, 380))]
+    places = closest_packing(kind.radius, low, np.array([0.55 * half[0], half[1], BOARD + 7.5 * kind.radius]))
+    places = places[rng.uniform(size=len(places)) < 0.93][: int(rng.uniform(260, 380))]
     model = granular_model(room, props)
-    thing = fill(model, random, kind, centre + places @ down.T)
+    scene_object = add_grains(model, rng, kind, centre + places @ down.T)
     return GrainScene(
         family="chute",
-        kind="granular",
+        category_name="granular",
         room=room,
         view=view,
         light=light,
         props=props,
-        things=(thing,),
-        grains=thing.name,
+        scene_objects=(scene_object,),
+        grains=scene_object.name,
         model=model.text(),
         caption=f"{kind.name} from rest slide down a chute and pour onto the floor",
         steps_per_second=STEPS_PER_SECOND,
-        happened=lambda play: _poured(play, lip),
+        rejection_reason=lambda rollout: _poured(rollout, lip),
     )
 
 
 def _trough(
-    centre: np.ndarray, turn: np.ndarray, half: np.ndarray, deep: float, random: np.random.Generator
+    centre: np.ndarray, turn: np.ndarray, half: np.ndarray, deep: float, rng: np.random.Generator
 ) -> tuple[Prop, ...]:
-    """A board, its two sides and a back, open above and at the lower end."""
-    axes, tone, friction = rotation(turn), muted(random, 0.5, 0.75), random.uniform(0.2, 0.3)
+    """A board, two sides and a back; open above and at the lower end."""
+    axes, tone, friction = rotation(turn), muted(rng, 0.5, 0.75), rng.uniform(0.2, 0.3)
     wall = half[1] + BOARD
     boards = (
         ("chute", np.zeros(3), half),
@@ -74,6 +83,6 @@ def _trough(
     return tuple(props)
 
 
-def _poured(play: Play, lip: float) -> str | None:
-    """Many grains end below the chute."""
-    return None if (heights(play)[-1] < lip).mean() > POURED else "stays on the chute"
+def _poured(rollout: Rollout, lip: float) -> str | None:
+    """Checks that many grains end below the chute."""
+    return None if (grain_heights(rollout)[-1] < lip).mean() > POURED else "stays on the chute"

@@ -1,4 +1,4 @@
-"""Grains in MuJoCo: hundreds of spheres that slide and roll against each other with friction."""
+"""Grains in MuJoCo: hundreds of spheres with sliding and rolling friction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,29 +8,34 @@ import numpy as np
 
 from phys4d.simulation.body import Colour, Prop
 from phys4d.simulation.mesh_sequence import Texture
+from phys4d.simulation.mujoco_scenes.mjcf import Mjcf, text
+from phys4d.simulation.mujoco_scenes.rollout import Rollout
+from phys4d.simulation.mujoco_scenes.scene_object import SceneObject
 from phys4d.simulation.scene import Room
-from phys4d.simulation.stage.materials import saturated
-from phys4d.simulation.world.mjcf import Mjcf, text
-from phys4d.simulation.world.play import Play
-from phys4d.simulation.world.thing import Thing
+from phys4d.simulation.scenery.materials import saturated
 
 STEPS_PER_SECOND = 480
-# About seven steps: grains press into each other by up to a fifth of a radius when they land, a fiftieth at rest.
+# Time constant of contacts, 2.4 steps. Grains penetrate each other by up to 1/5 radius on impact, 1/50 at rest.
 CONTACT_TIME = 0.005  # s
-# Fast enough for hundreds of contacts (the Newton solver takes ten times as long): grains that move spread by a tenth
-# more than with a converged solution. A heap that is to stay as it is needs more, or it creeps.
+# Iterations of the CG solver, fast enough for hundreds of contacts (the Newton solver takes ten times as long). Moving
+# grains spread by a tenth more than with a converged solution; a heap at rest needs more iterations, or it creeps.
 ITERATIONS, HEAP_ITERATIONS = 14, 30
-UNEVEN = 0.12  # share by which radii differ at most
+UNEVEN = 0.12  # largest relative reduction of a grain's radius
 SHADES = (0.72, 1.12)
 
 
 @dataclass(frozen=True)
 class Grains:
-    """What grains are made of. radius: metres, of the largest. density: kg/m3. rolling: metres, friction against
-    rolling over normal force."""
+    """Properties of grains.
+
+    radius: metres, of the largest grain.
+    density: kg/m3.
+    friction: Coulomb coefficient.
+    rolling: metres, coefficient of rolling friction.
+    """
 
     colour: str
-    stuff: str
+    material: str
     rgb: Colour
     radius: float
     density: float
@@ -39,10 +44,10 @@ class Grains:
 
     @property
     def name(self) -> str:
-        return f"{self.colour} {self.stuff}"
+        return f"{self.colour} {self.material}"
 
 
-STUFFS = {
+GRAIN_MATERIALS = {
     # name: density in kg/m3, friction, friction against rolling in radii
     "pebbles": ((2500, 2700), (0.6, 0.75), (0.35, 0.5)),
     "beans": ((1150, 1300), (0.4, 0.5), (0.2, 0.3)),
@@ -50,37 +55,45 @@ STUFFS = {
 }
 
 
-def grains(random: np.random.Generator, colour: str, radius: float, stuffs: Sequence[str] = tuple(STUFFS)) -> Grains:
+def sample_grains(
+    rng: np.random.Generator, colour: str, radius: float, materials: Sequence[str] = tuple(GRAIN_MATERIALS)
+) -> Grains:
     """Grains of one of these stuffs, the largest of this radius in metres."""
-    stuff = str(random.choice(list(stuffs)))
-    density, friction, rolling = STUFFS[stuff]
+    material = str(rng.choice(list(materials)))
+    density, friction, rolling = GRAIN_MATERIALS[material]
     return Grains(
-        colour, stuff, saturated(colour, random), radius, random.uniform(*density), random.uniform(*friction),
-        radius * random.uniform(*rolling),
+        colour, material, saturated(colour, rng), radius, rng.uniform(*density), rng.uniform(*friction),
+        radius * rng.uniform(*rolling),
     )  # fmt: skip
 
 
 def granular_model(room: Room, props: tuple[Prop, ...] = (), *, iterations: int = ITERATIONS) -> Mjcf:
-    """A model whose contacts suit grains."""
+    """A model with contact and solver settings for grains.
+
+    room, props: floor, wall and static objects.
+    iterations: of the solver.
+    """
     model = Mjcf(room, props, solver="CG", iterations=str(iterations), tolerance="1e-5")
     contact = {"solref": text(CONTACT_TIME, 1), "solimp": text(0.9, 0.95, 0.001, 0.5, 2)}
     Xml.SubElement(model.section("default"), "geom", contact)
     return model
 
 
-def fill(
-    model: Mjcf, random: np.random.Generator, kind: Grains, places: np.ndarray, *, rolls_freely: bool = False
-) -> Thing:
-    """Puts a grain at each world place [N, 3], up to UNEVEN smaller than the largest, and makes them one thing.
+def add_grains(
+    model: Mjcf, rng: np.random.Generator, kind: Grains, places: np.ndarray, *, without_rolling_friction: bool = False
+) -> SceneObject:
+    """Adds one grain at each world position and returns them as one scene object; grain i is the geom "grain<i>".
 
-    rolls_freely: without friction against rolling, which takes less than half the time and hardly matters in a bed.
-
-    A grain keeps its name "grain0"... in the order of the places.
+    model: model to extend.
+    rng: samples radii and shades.
+    kind: properties of the grains.
+    places: [N, 3], world metres.
+    without_rolling_friction: takes less than half of the time, and hardly matters in a bed of grains.
     """
-    radii = kind.radius * (1 - random.uniform(0, UNEVEN, len(places)))
-    shades = random.uniform(*SHADES, len(places))
+    radii = kind.radius * (1 - rng.uniform(0, UNEVEN, len(places)))
+    shades = rng.uniform(*SHADES, len(places))
     contact = {
-        "condim": "3" if rolls_freely else "6",
+        "condim": "3" if without_rolling_friction else "6",
         "friction": text(kind.friction, 0.1 * kind.rolling, kind.rolling),
     }
     for number, (place, radius) in enumerate(zip(places, radii, strict=True)):
@@ -90,18 +103,20 @@ def fill(
         Xml.SubElement(body, "geom", shape | contact, name=f"grain{number}")
     about = {
         "grains": len(places), "radius": kind.radius, "density": kind.density, "friction": kind.friction,
-        "rolling_friction": 0.0 if rolls_freely else kind.rolling,
+        "rolling_friction": 0.0 if without_rolling_friction else kind.rolling,
     }  # fmt: skip
-    return Thing(
+    return SceneObject(
         name=kind.name, rgb=kind.rgb, texture=Texture.GRIT, geoms=tuple(f"grain{i}" for i in range(len(places))),
         shades=tuple(float(shade) for shade in shades), about=about,
     )  # fmt: skip
 
 
-def packed(radius: float, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Centres [N, 3] of spheres of this radius in closest packing, in level layers, in the box from low to high.
+def closest_packing(radius: float, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Centres [N, 3] of touching spheres in closest packing, in level layers, that fit into the box from `low` to
+    `high`.
 
-    The spheres stay inside the box and just touch.
+    radius: metres.
+    low, high: [3], metres, corners of the box.
     """
     step = 2.001 * radius
     row, layer = step * np.sqrt(3) / 2, step * np.sqrt(2 / 3)
@@ -113,6 +128,6 @@ def packed(radius: float, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return points[(points <= high - radius + 1e-9).all(axis=1)]
 
 
-def heights(play: Play) -> np.ndarray:
-    """Heights float64 [T, N] in metres of the grains' centres."""
-    return np.stack([track.position[:, 2] for name, track in play.geoms.items() if name.startswith("grain")], axis=1)
+def grain_heights(rollout: Rollout) -> np.ndarray:
+    """Heights of the grains' centres, float64 [T, N], metres."""
+    return np.stack([track.position[:, 2] for name, track in rollout.geoms.items() if name.startswith("grain")], axis=1)

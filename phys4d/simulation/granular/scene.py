@@ -1,4 +1,4 @@
-"""A MuJoCo scene with grains, each drawn as a small round body of few faces."""
+"""A MuJoCo scene with grains, each drawn as a ball of few faces."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -7,38 +7,41 @@ import numpy as np
 
 from phys4d.simulation import shapes
 from phys4d.simulation.mesh_sequence import rotation
-from phys4d.simulation.world.play import Play
-from phys4d.simulation.world.scene import WorldScene
-from phys4d.simulation.world.thing import Surface, Thing
+from phys4d.simulation.mujoco_scenes.rollout import Rollout
+from phys4d.simulation.mujoco_scenes.scene import MujocoScene
+from phys4d.simulation.mujoco_scenes.scene_object import SceneObject, Surface
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrainScene(WorldScene):
-    """grains: name of the thing that is made of grains."""
+class GrainScene(MujocoScene):
+    """A scene with grains.
+
+    grains: name of the scene object that consists of grains.
+    """
 
     grains: str
 
-    def surface(self, thing: Thing, played: Play, detail: int) -> Surface:
-        """See `WorldScene.surface`."""
-        if thing.name != self.grains:
-            return super().surface(thing, played, detail)
+    def surface(self, scene_object: SceneObject, rollout: Rollout, detail: int) -> Surface:
+        """See `MujocoScene.surface`."""
+        if scene_object.name != self.grains:
+            return super().surface(scene_object, rollout, detail)
         points, faces = grain_mesh(detail)
-        radii = np.array([played.model.geom(name).size[0] for name in thing.geoms])
-        position = np.stack([played.geoms[name].position for name in thing.geoms], axis=1)
-        turn = rotation(np.stack([played.geoms[name].quaternion for name in thing.geoms]).transpose(2, 1, 0))
+        radii = np.array([rollout.model.geom(name).size[0] for name in scene_object.geoms])
+        position = np.stack([rollout.geoms[name].position for name in scene_object.geoms], axis=1)
+        turn = rotation(np.stack([rollout.geoms[name].quaternion for name in scene_object.geoms]).transpose(2, 1, 0))
         local = radii[:, None, None] * points
         vertices = np.einsum("nvj,ijtn->tnvi", local, turn) + position[:, :, None]
         frames, count = position.shape[:2]
-        shade = np.repeat(np.array(thing.shades), len(points))
+        shade = np.repeat(np.array(scene_object.shades), len(points))
         every = (faces + len(points) * np.arange(count)[:, None, None]).reshape(-1, 3)
-        # Its place in the first frame gives each grain a piece of the pattern of its own.
+        # Texture coordinates are positions in the first frame, so that each grain shows another part of the pattern.
         vertices = vertices.reshape(frames, -1, 3)
         return Surface(vertices, every, vertices[0], shade)
 
 
 @cache
 def grain_mesh(detail: int) -> shapes.Mesh:
-    """A unit ball of 32 faces, enough for a few pixels; of 80 where `detail` is above 3."""
+    """A unit ball of 32 faces, enough for a few pixels; of 80 faces if `detail` is above 3."""
     if detail > 3:
         return shapes.icosphere(1)
     corners = np.concatenate([np.eye(3), -np.eye(3)])

@@ -1,11 +1,11 @@
-"""Inflatables: families of scenes, each a function that draws one from a generator."""
+"""Inflatables; each family is a function that samples a scene."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 from phys4d.simulation.inflatable.bouncing import air_ball, cushion
-from phys4d.simulation.inflatable.filling import deflate, lift, push_apart
+from phys4d.simulation.inflatable.inflation import deflate, lift, push_apart
 from phys4d.simulation.scene import Scene
 
 FAMILIES: dict[str, Callable[[np.random.Generator], Scene]] = {

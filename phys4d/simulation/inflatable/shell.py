@@ -1,4 +1,4 @@
-"""Inflatables: closed shells with gas inside, their materials, and how they are drawn."""
+"""Inflatables: closed elastic shells filled with gas, their materials, and how they are drawn."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,34 +11,41 @@ import numpy as np
 from phys4d.simulation.body import Colour, Prop
 from phys4d.simulation.inflatable.gas import ATMOSPHERE, Gas, add_gas, volumes
 from phys4d.simulation.mesh_sequence import Texture
+from phys4d.simulation.mujoco_scenes import flex_meshes
+from phys4d.simulation.mujoco_scenes.flex import Elastic, add_flex, areas, lump_to_vertices
+from phys4d.simulation.mujoco_scenes.flex_points import FlexPoints
+from phys4d.simulation.mujoco_scenes.mjcf import Mjcf
+from phys4d.simulation.mujoco_scenes.rollout import Rollout
+from phys4d.simulation.mujoco_scenes.scene import MujocoScene
+from phys4d.simulation.mujoco_scenes.scene_object import SceneObject
 from phys4d.simulation.scene import Room, Unstable, View
-from phys4d.simulation.stage import staging
-from phys4d.simulation.stage.materials import saturated
-from phys4d.simulation.world import lattice
-from phys4d.simulation.world.flex import Elastic, add_flex, areas, lumped
-from phys4d.simulation.world.mjcf import Mjcf
-from phys4d.simulation.world.play import Play
-from phys4d.simulation.world.points import Points
-from phys4d.simulation.world.scene import WorldScene
-from phys4d.simulation.world.thing import Thing
+from phys4d.simulation.scenery import sampling
+from phys4d.simulation.scenery.materials import saturated
 
 STEPS_PER_SECOND = 360
 POISSON = 0.4
 DAMPING = 0.001  # s
-THICKNESS = 1.5e-3  # metres, that of the shell's stiffness; it is drawn without any
-RADIUS = 0.004
+THICKNESS = 1.5e-3  # metres, sets the bending stiffness; drawn as zero
+RADIUS = 0.004  # metres, contact radius
 CONTACT = (0.006, 1.0)  # time constant in s and damping ratio
-PENETRATION = 0.02
-OFF_LAW = 0.1  # share by which a volume may differ from what the law gives at three times the highest gauge pressure
+PENETRATION = 0.02  # metres
+GAS_LAW_TOLERANCE = (
+    0.1  # share by which a volume may differ from what the law gives at three times the highest gauge pressure
+)
 
 ShellShape = Literal["ball", "cushion"]
 
 
 @dataclass(frozen=True)
 class Shell:
-    """An inflatable: radii in metres along its axes without gas, stiffness against stretching in N/m, mass in kg.
+    """An inflatable shell.
 
-    gauge: pressure above the atmosphere's, Pa, at first.
+    radii: half axes without pressure, metres.
+    stretching: stretching stiffness, N/m.
+    mass: kg.
+    friction: Coulomb coefficient.
+    gauge: initial gauge pressure, Pa.
+    frequency: subdivision of the icosahedron, see `flex_meshes.geodesic`.
     """
 
     shape: ShellShape
@@ -57,7 +64,7 @@ class Shell:
 
     @cached_property
     def _mesh(self) -> tuple[np.ndarray, np.ndarray]:
-        return lattice.geodesic(self.frequency)
+        return flex_meshes.geodesic(self.frequency)
 
     @property
     def triangles(self) -> np.ndarray:
@@ -68,23 +75,23 @@ class Shell:
         """Its points [N, 3] in metres around its centre, without tension."""
         unit = self._mesh[0]
         if self.shape == "cushion":
-            unit = lattice.pillow(unit)
+            unit = flex_meshes.pillow(unit)
         return unit * np.array(self.radii)
 
     @property
     def volume(self) -> float:
-        """m3, without tension."""
+        """Volume in m3 without tension."""
         return float(volumes(self.rest, self.triangles))
 
     @property
     def swelling(self) -> float:
-        """Strain at which the tension of a ball of about this size balances the gauge pressure."""
+        """Strain at which the tension of a ball of this volume balances the gauge pressure."""
         radius = float(np.cbrt(np.prod(self.radii)))
         return self.gauge * radius * (1 - POISSON) / (2 * self.stretching)
 
     @property
     def amount(self) -> float:
-        """Air inside at first, as m3 in the open."""
+        """Initial gas, m3 at atmospheric pressure."""
         return (1 + self.gauge / ATMOSPHERE) * self.volume * (1 + self.swelling) ** 3
 
     @property
@@ -94,8 +101,8 @@ class Shell:
         )
 
 
-def shell(
-    random: np.random.Generator,
+def sample_shell(
+    rng: np.random.Generator,
     colour: str,
     shape: ShellShape,
     radii: tuple[float, float, float],
@@ -105,27 +112,44 @@ def shell(
     density: tuple[float, float] = (0.25, 0.4),
     frequency: int = 5,
 ) -> Shell:
-    """An inflatable with a gauge pressure in Pa; stretching: range in N/m; density: range of its skin in kg/m2."""
-    unit, triangles = lattice.geodesic(frequency)
+    """Samples an inflatable.
+
+    colour: name of a hue.
+    shape: "ball" or "cushion".
+    radii: half axes without pressure, metres.
+    gauge: initial gauge pressure, Pa.
+    stretching: range, N/m.
+    density: range of the skin's density, kg/m2.
+    frequency: subdivision of the icosahedron.
+    """
+    unit, triangles = flex_meshes.geodesic(frequency)
     skin = float(areas(unit * np.array(radii), triangles).sum())
     return Shell(
-        shape, colour, saturated(colour, random), (float(radii[0]), float(radii[1]), float(radii[2])),
-        random.uniform(*stretching), skin * random.uniform(*density), random.uniform(0.6, 0.8), gauge, frequency,
+        shape, colour, saturated(colour, rng), (float(radii[0]), float(radii[1]), float(radii[2])),
+        rng.uniform(*stretching), skin * rng.uniform(*density), rng.uniform(0.6, 0.8), gauge, frequency,
     )  # fmt: skip
 
 
 def model(room: Room, props: tuple[Prop, ...] = ()) -> Mjcf:
-    """A model for shells: implicit in their stiffness and in that of the gas."""
+    """A model for shells, with an integrator that is implicit in the stiffness of shell and gas."""
     return Mjcf(room, props, integrator="discrete", solver="CG", tolerance="1e-6", iterations="60")
 
 
 def add_shell(
     mjcf: Mjcf, body: Shell, name: str, position: np.ndarray, turn: np.ndarray | None = None, *, touches: bool = False
 ) -> None:
-    """Adds the flex `name` with gas at a place in world metres, turned by a matrix; touches: its own parts do."""
+    """Adds the flex `name` with its gas.
+
+    mjcf: model to extend.
+    body: its properties.
+    name: of the flex.
+    position: [3], world metres.
+    turn: rotation matrix [3, 3].
+    touches: the shell collides with itself.
+    """
     points, triangles = body.rest, body.triangles
     share = areas(points, triangles)
-    mass = lumped(share / share.sum() * body.mass, triangles, len(points))
+    mass = lump_to_vertices(share / share.sum() * body.mass, triangles, len(points))
     turned = points if turn is None else points @ turn.T
     add_flex(
         mjcf, name, turned + position, triangles, mass, body.elastic,
@@ -134,61 +158,64 @@ def add_shell(
     add_gas(mjcf, name, len(points))
 
 
-class Inflated:
-    """Starts a scene with shells swollen by what their pressure asks for; shells: by the name of their flex."""
+class InitialInflation:
+    """Callback that scales the shells to their equilibrium size at the initial pressure; shells: by the name of their
+    flex.
+    """
 
     def __init__(self, shells: Mapping[str, Shell], gases: Mapping[str, Gas]) -> None:
         self.shells, self.gases = shells, gases
 
     def __call__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         for name, body in self.shells.items():
-            points = Points(model, name)
+            points = FlexPoints(model, name)
             place = points.position(data)
             data.qpos[points.coordinate] += (body.swelling * (place - place.mean(axis=0))).ravel()
             self.gases[name](model, data)
 
 
-def thing(body: Shell, name: str) -> Thing:
-    """The flex `name` as it is seen."""
+def scene_object(body: Shell, name: str) -> SceneObject:
+    """The flex `name` as a scene object."""
     about = {
         "shape": body.shape, "material": "rubber skin", "size": [2 * radius for radius in body.radii],
         "mass": body.mass, "stretching_stiffness": body.stretching, "bending_rigidity": body.elastic.bending,
         "friction": body.friction, "gauge_pressure": body.gauge, "air_at_atmospheric_pressure": body.amount,
     }  # fmt: skip
-    return Thing(
+    return SceneObject(
         name=body.name, rgb=body.rgb, texture=Texture.LATEX, flex=name, smooth=1, rest=body.rest, about=about
     )  # fmt: skip
 
 
 def scene(
-    random: np.random.Generator,
+    rng: np.random.Generator,
     family: str,
     view: View,
     room: Room,
     mjcf: Mjcf,
     shells: Mapping[str, tuple[Shell, Gas]],
-    things: tuple[Thing, ...],
+    scene_objects: tuple[SceneObject, ...],
     caption: str,
-    happened: Callable[[Play], str | None],
+    rejection_reason: Callable[[Rollout], str | None],
     *,
     props: tuple[Prop, ...] = (),
-) -> WorldScene:
-    """A scene with shells, by the name of their flex, each with its gas."""
+) -> MujocoScene:
+    """A scene with gas-filled shells; `shells`: name of the flex -> shell and gas."""
     gases = {name: gas for name, (_, gas) in shells.items()}
 
-    def drive(model: mujoco.MjModel, data: mujoco.MjData) -> None:
+    def before_step(model: mujoco.MjModel, data: mujoco.MjData) -> None:
         for gas in gases.values():
             gas(model, data)
 
-    def happened_by_law(play: Play) -> str | None:
+    def rejection_reason_with_gas_law(rollout: Rollout) -> str | None:
         for name, (body, gas) in shells.items():
-            refuse_off_law(play, name, body, gas)
-        return happened(play)
+            check_gas_law(rollout, name, body, gas)
+        return rejection_reason(rollout)
 
-    return WorldScene(
-        family=family, kind="inflatable", room=room, view=view, light=staging.light(random), props=props,
-        things=things, model=mjcf.text(), caption=caption, steps_per_second=STEPS_PER_SECOND, happened=happened_by_law,
-        start=Inflated({name: body for name, (body, _) in shells.items()}, gases), drive=drive,
+    return MujocoScene(
+        family=family, category_name="inflatable", room=room, view=view, light=sampling.light(rng), props=props,
+        scene_objects=scene_objects, model=mjcf.text(), caption=caption, steps_per_second=STEPS_PER_SECOND,
+        rejection_reason=rejection_reason_with_gas_law,
+        start=InitialInflation({name: body for name, (body, _) in shells.items()}, gases), before_step=before_step,
         physics={
             "atmospheric_pressure": ATMOSPHERE,
             "gas_law": "isothermal ideal gas",
@@ -198,10 +225,10 @@ def scene(
     )  # fmt: skip
 
 
-def refuse_off_law(play: Play, name: str, body: Shell, gas: Gas) -> None:
-    """Raises Unstable when a shell holds much more or less than its gas fills at any pressure that it can have."""
-    time = np.arange(play.frames) / play.fps
+def check_gas_law(rollout: Rollout, name: str, body: Shell, gas: Gas) -> None:
+    """Raises Unstable if a shell's volume differs from that of its gas by more than GAS_LAW_TOLERANCE."""
+    time = np.arange(rollout.frames) / rollout.fps
     open_air = np.array([gas.amount_at(t) for t in time])
-    filled = volumes(play.flexes[name], body.triangles) / open_air
-    if filled.min() < 1 - OFF_LAW or filled.max() > 1 + OFF_LAW:
+    filled = volumes(rollout.flexes[name], body.triangles) / open_air
+    if filled.min() < 1 - GAS_LAW_TOLERANCE or filled.max() > 1 + GAS_LAW_TOLERANCE:
         raise Unstable("the gas law is broken")

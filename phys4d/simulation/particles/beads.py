@@ -1,14 +1,15 @@
-"""Particles as they are drawn: small beads that their centres carry, so that every point seen is a material one."""
+"""Draws particles as small beads that move rigidly with their centres, so that every visible point is a material point.
+"""
 
 import numpy as np
 
-from phys4d.simulation.assembly import Part
+from phys4d.simulation.assembly import InstanceMesh
 from phys4d.simulation.mesh_sequence import Texture
 from phys4d.simulation.shapes import Mesh
 
-RADIUS = 0.75  # of the spacing: a pool at rest has no holes
-EDGE = np.deg2rad(84)  # how far round from the point nearest to the camera a bead goes
-RINGS = {4: (7, 2)}  # detail of the picture: edges around a bead, rings; otherwise COARSE
+RADIUS = 0.75  # of a bead, over the particles' spacing: beads of a pool at rest leave no holes
+EDGE = np.deg2rad(84)  # polar angle from the point nearest to the camera to the bead's rim
+RINGS = {4: (7, 2)}  # detail -> (edges around a bead, rings); other details use COARSE
 COARSE = (6, 1)
 
 
@@ -21,11 +22,16 @@ def beads(
     *,
     eye: np.ndarray,
     detail: int,
-) -> Part:
-    """Beads around the particles, all turned alike: the halves of small balls that face the camera of the first frame.
+) -> InstanceMesh:
+    """Mesh of beads around particles: half balls that face the camera of the first frame, all with one orientation.
 
-    centres: float64 [T, N, 3] metres. spacing: metres. colour: RGB of each particle, [N, 3] or [T, N, 3].
-    eye: [3], where the camera is at first. detail: see `Scene.perform`.
+    centres: float64 [T, N, 3], world metres.
+    spacing: metres between particles.
+    colour: RGB of each particle, [N, 3] or [T, N, 3].
+    instance: number of the instance.
+    texture: pattern of the beads.
+    eye: [3], world metres, camera position in the first frame.
+    detail: subdivision level, see `Scene.simulate`.
     """
     towards = eye - centres[0].mean(axis=0)
     vertices, faces = dome(towards / np.linalg.norm(towards), *RINGS.get(detail, COARSE))
@@ -33,11 +39,15 @@ def beads(
     frames, count, corners = *centres.shape[:2], len(offsets)
     moved = (centres[:, :, None] + offsets).reshape(frames, count * corners, 3)
     all_faces = (faces + corners * np.arange(count)[:, None, None]).reshape(-1, 3)
-    return Part(moved, all_faces, moved[0], instance, np.repeat(colour, corners, axis=-2), texture)
+    return InstanceMesh(moved, all_faces, moved[0], instance, np.repeat(colour, corners, axis=-2), texture)
 
 
 def dome(top: np.ndarray, edges: int, rings: int) -> Mesh:
-    """Half of a unit sphere around its point `top` [3]: vertices float64 [V, 3], outward faces int32 [F, 3]."""
+    """Half of a unit sphere around the direction `top` [3]: vertices float64 [V, 3], outward faces int32 [F, 3].
+
+    edges: edges around the dome.
+    rings: rings from the top to the rim.
+    """
     right = np.cross((0.0, 0.0, 1.0), top)
     right /= np.linalg.norm(right)
     up = np.cross(top, right)

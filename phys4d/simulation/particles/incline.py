@@ -1,4 +1,4 @@
-"""An inclined plank on which things flow, what holds it up, and rails along it."""
+"""An inclined plank with a supporting block and side rails."""
 
 from dataclasses import dataclass
 
@@ -6,16 +6,22 @@ import numpy as np
 
 from phys4d.simulation.body import Colour, Prop
 from phys4d.simulation.mesh_sequence import Texture
-from phys4d.simulation.stage import staging
+from phys4d.simulation.scenery import poses
 
-THICKNESS = 0.07  # metres: more than a particle goes in one step
+THICKNESS = 0.07  # metres: more than a particle moves in one step
 RAIL = 0.05
 FRICTION = 0.3
 
 
 @dataclass(frozen=True)
 class Incline:
-    """A plank whose upper side meets the floor at `low` [3]; downhill: level unit vector [3]; slope in radians."""
+    """An inclined plank.
+
+    low: [3], world metres, middle of the edge where the upper side meets the floor.
+    downhill: [3], level unit vector.
+    slope: radians.
+    length, half_width: metres.
+    """
 
     low: np.ndarray
     downhill: np.ndarray
@@ -25,32 +31,37 @@ class Incline:
 
     @property
     def uphill(self) -> np.ndarray:
-        """Unit vector [3] along the plank."""
+        """Unit vector [3] along the plank, uphill."""
         return -np.cos(self.slope) * self.downhill + np.array([0, 0, np.sin(self.slope)])
 
     @property
     def normal(self) -> np.ndarray:
-        """Unit vector [3] off its upper side."""
+        """Unit vector [3] normal to the upper side."""
         return np.sin(self.slope) * self.downhill + np.array([0, 0, np.cos(self.slope)])
 
     @property
     def pose(self) -> tuple[float, float, float, float]:
-        """Quaternion of the plank: x runs downhill, y across, z off its upper side."""
-        return four(staging.pitched(self.downhill, self.slope))
+        """Quaternion of the plank: x is downhill, y across, z normal to the upper side."""
+        return quaternion_tuple(poses.heading_pitch(self.downhill, self.slope))
 
     def above(self, run: float, height: float, across: float = 0.0) -> tuple[float, float, float]:
-        """World point `run` metres uphill of the foot, `height` off the plank and `across` to its side."""
+        """World point [3] in metres above the plank.
+
+        run: metres uphill of the low edge.
+        height: metres above the upper side.
+        across: metres to the side.
+        """
         side = np.cross((0.0, 0.0, 1.0), self.downhill)
-        return three(self.low + run * self.uphill + height * self.normal + across * side)
+        return vector_tuple(self.low + run * self.uphill + height * self.normal + across * side)
 
     def plank(self, name: str, rgb: Colour, texture: Texture) -> Prop:
-        """The plank itself."""
+        """The plank as a prop."""
         size = (self.length / 2, self.half_width, THICKNESS / 2)
         place = self.above(self.length / 2, -THICKNESS / 2)
         return Prop(name, "box", rgb, texture, size, FRICTION, place, self.pose)
 
     def rails(self, height: float, rgb: Colour, texture: Texture) -> list[Prop]:
-        """Two rails along it; height in metres above the plank."""
+        """Two rails along the plank; height in metres above its upper side."""
         size = (self.length / 2, RAIL / 2, (height + THICKNESS) / 2)
         return [
             Prop(
@@ -61,23 +72,23 @@ class Incline:
         ]  # fmt: skip
 
     def support(self, rgb: Colour, texture: Texture) -> Prop:
-        """The block under its high end."""
+        """The block under the high end."""
         half = 0.06
         behind = self.length * np.cos(self.slope) - 2.5 * half
         top = (behind - half) * np.tan(self.slope) - THICKNESS / np.cos(self.slope)
         foot = self.low - behind * self.downhill + np.array([0, 0, top / 2])
-        yaw = staging.turned(np.arctan2(self.downhill[1], self.downhill[0]))
+        yaw = poses.yaw_tilt(np.arctan2(self.downhill[1], self.downhill[0]))
         size = (half, 0.7 * self.half_width, float(top / 2))
-        return Prop("block", "box", rgb, texture, size, FRICTION, three(foot), four(yaw))
+        return Prop("block", "box", rgb, texture, size, FRICTION, vector_tuple(foot), quaternion_tuple(yaw))
 
 
-def three(values: np.ndarray) -> tuple[float, float, float]:
-    """A vector as a tuple."""
+def vector_tuple(values: np.ndarray) -> tuple[float, float, float]:
+    """A vector [3] as a tuple of floats."""
     x, y, z = (float(value) for value in values)
     return x, y, z
 
 
-def four(values: np.ndarray) -> tuple[float, float, float, float]:
-    """A quaternion as a tuple."""
+def quaternion_tuple(values: np.ndarray) -> tuple[float, float, float, float]:
+    """A quaternion [4] as a tuple of floats."""
     w, x, y, z = (float(value) for value in values)
     return w, x, y, z

@@ -1,4 +1,4 @@
-"""Newton's implicit material point method on the CPU: liquids, and what is solid until it yields or melts."""
+"""Newton's implicit material point method on the CPU, for liquids and for solids that yield or melt."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,35 +6,41 @@ from typing import Any
 import numpy as np
 
 from phys4d.simulation.mesh_sequence import rotation
-from phys4d.simulation.particles.filling import Filling
+from phys4d.simulation.particles.initial_particles import InitialParticles
 from phys4d.simulation.particles.newton import DEVICE, newton
 from phys4d.simulation.particles.obstacles import Obstacle, Solid
 from phys4d.simulation.scene import GRAVITY, Unstable
 
 STEPS_PER_SECOND = 96
-VOXEL = 2.5  # of the spacing: about 16 particles in a cell
+VOXEL = 2.5  # grid cell size over the particles' spacing: about 16 particles in a cell
 TOLERANCE, ITERATIONS = 1e-3, 50
-GAP = 0.35  # of the spacing, which particles' centres keep from surfaces
-NEAREST = 1.05  # spacings: a random packing as dense as the lattice that particles start in
-PUSHES, SHARE, STRIDE = 2, 0.5, 0.1  # see `push_apart`; limit in spacings
-DEEP = 1.0  # spacings that a particle may be inside an obstacle or below the floor
-FASTEST = 12.0  # m/s
-FAR = 6.0  # metres
+GAP = 0.35  # distance of particle centres from surfaces, over the spacing
+NEAREST = 1.05  # least distance of particles over the spacing: a random packing as dense as the initial lattice
+PUSHES, SHARE, STRIDE = 2, 0.5, 0.1  # iterations, share and limit (over the spacing) of `push_apart`
+PENETRATION_LIMIT = 1.0  # depth of a particle inside an obstacle, over the spacing, above which the run is Unstable
+SPEED_LIMIT = 12.0  # m/s, of a particle, above which the run is Unstable
+DISTANCE_LIMIT = 6.0  # metres from the origin, above which the run is Unstable
 
 
 class Mpm:
-    """Particles of one kind of matter that flows among obstacles.
+    """Particles of one substance that flow among obstacles.
 
-    filling: where they start. density: kg/m3. velocity: float64 [N, 3] m/s. viscosity (Pa s) and yield_stress (Pa) are
-    those of all particles; `set_material` sets those of each. nearest: spacings that particles keep from each other.
-    Results are the same bits in any process on one machine.
+    Results are bit-identical in any process on one machine.
 
-    Raises UserError when Newton is missing.
+    initial_particles: positions and volumes at t = 0.
+    obstacles: static and kinematic solids.
+    density: kg/m3.
+    velocity: float64 [N, 3], m/s at t = 0.
+    viscosity: Pa s, of all particles; `set_material` sets it for each.
+    yield_stress: Pa, of all particles; `set_material` sets it for each.
+    nearest: least distance of particles, over the spacing.
+
+    Raises UserError if Newton is not installed.
     """
 
     def __init__(
         self,
-        filling: Filling,
+        initial_particles: InitialParticles,
         obstacles: Sequence[Obstacle],
         *,
         density: float,
@@ -46,12 +52,12 @@ class Mpm:
         module = newton()
         import warp
 
-        from phys4d.simulation.particles.push_apart import push_apart
+        from phys4d.simulation.particles.separation_kernel import push_apart
 
         self._warp, self._push_apart = warp, push_apart
-        self.obstacles, self.spacing, self.time = tuple(obstacles), filling.spacing, 0.0
+        self.obstacles, self.spacing, self.time = tuple(obstacles), initial_particles.spacing, 0.0
         self._nearest = nearest * self.spacing
-        self._model = _model(module, filling, density, velocity)
+        self._model = _model(module, initial_particles, density, velocity)
         material = self._model.mpm
         material.friction.fill_(0.0)
         material.tensile_yield_ratio.fill_(1.0)
@@ -63,16 +69,16 @@ class Mpm:
         self._state, self._next = self._model.state(), self._model.state()
         self._state.mpm.particle_Jp.fill_(1.0)
         self._neighbours = warp.HashGrid(64, 64, 64, device=DEVICE)
-        self._moved = warp.zeros(len(filling.points), dtype=warp.vec3, device=DEVICE)
+        self._moved = warp.zeros(len(initial_particles.points), dtype=warp.vec3, device=DEVICE)
 
     @property
     def positions(self) -> np.ndarray:
-        """Centres of the particles, float64 [N, 3] metres."""
+        """Centres of the particles, float64 [N, 3], metres."""
         return self._state.particle_q.numpy().astype(np.float64)
 
     @property
     def places(self) -> Any:
-        """The same as a Warp array of vectors [N], float32."""
+        """Centres of the particles as a Warp array of N float32 vectors, metres."""
         return self._state.particle_q
 
     @property
@@ -81,17 +87,17 @@ class Mpm:
         return self._state.particle_qd.numpy().astype(np.float64)
 
     def set_material(self, viscosity: np.ndarray, yield_stress: np.ndarray) -> None:
-        """Viscosity [N] in Pa s and yield stress [N] in Pa of each particle from now on."""
+        """Sets viscosity [N] in Pa s and yield stress [N] in Pa of each particle."""
         self._model.mpm.viscosity.assign(viscosity.astype(np.float32))
         self._model.mpm.yield_stress.assign(yield_stress.astype(np.float32))
         self._solver.notify_model_changed(newton().ModelFlags.MODEL_PROPERTIES)
 
     def advance(self, seconds: float) -> None:
-        """Moves on in equal steps. Raises Unstable when particles diverge or pass through something."""
+        """Advances by `seconds` in equal steps. Raises Unstable if particles diverge or enter a solid."""
         steps = -int(-STEPS_PER_SECOND * seconds // 1)
         for _ in range(steps):
             self._step(seconds / steps)
-        self._refuse_nonsense()
+        self._check_state()
 
     def _step(self, dt: float) -> None:
         self._move_colliders(dt)
@@ -103,7 +109,7 @@ class Mpm:
             arguments = [self._neighbours.id, places, self._nearest, SHARE, STRIDE * self.spacing]
             self._warp.launch(self._push_apart, dim=len(places), inputs=arguments, outputs=[self._moved], device=DEVICE)
             self._warp.copy(places, self._moved)
-        # The second time for what the first pushed out of one solid into another.
+        # Twice: the first projection may push a particle out of one solid into another.
         for _ in range(2):
             self._solver.project_outside(self._state, self._state, dt)
         self.time += dt
@@ -124,7 +130,8 @@ class Mpm:
         return [(obstacle, solid) for obstacle in self.obstacles for solid in obstacle.solids]
 
     def _move_colliders(self, dt: float) -> None:
-        """Puts moving obstacles where they are now, with the velocity that takes them to where they are next."""
+        """Moves the meshes of kinematic bodies to their current pose, with the velocity that leads to their next pose.
+        """
         for (obstacle, solid), mesh in zip(self._solids(), self._meshes, strict=True):
             if obstacle.path is None:
                 continue
@@ -134,13 +141,15 @@ class Mpm:
             mesh.velocities.assign(((then - now) / dt).astype(np.float32))
             mesh.refit()
 
-    def _refuse_nonsense(self) -> None:
+    def _check_state(self) -> None:
         points, velocities = self.positions, self.velocities
         if not (np.isfinite(points).all() and np.isfinite(velocities).all()):
             raise Unstable("state is not finite")
-        if np.linalg.norm(velocities, axis=1).max() > FASTEST or np.abs(points).max() > FAR:
+        if np.linalg.norm(velocities, axis=1).max() > SPEED_LIMIT or np.abs(points).max() > DISTANCE_LIMIT:
             raise Unstable("particles fly apart")
-        if any(obstacle.depth(points, self.time).max() > DEEP * self.spacing for obstacle in self.obstacles):
+        if any(
+            obstacle.depth(points, self.time).max() > PENETRATION_LIMIT * self.spacing for obstacle in self.obstacles
+        ):
             raise Unstable("particles pass into a solid")
 
 
@@ -149,16 +158,16 @@ def _placed(vertices: np.ndarray, obstacle: Obstacle, time: float) -> np.ndarray
     return vertices @ rotation(quaternion).T + position
 
 
-def _model(module: Any, filling: Filling, density: float, velocity: np.ndarray) -> Any:
+def _model(module: Any, initial_particles: InitialParticles, density: float, velocity: np.ndarray) -> Any:
     """The particles as a Newton model."""
     builder = module.ModelBuilder()
     module.solvers.SolverImplicitMPM.register_custom_attributes(builder)
     builder.add_particles(
-        pos=filling.points.tolist(),
+        pos=initial_particles.points.tolist(),
         vel=velocity.tolist(),
-        mass=(density * filling.cubic_metres).tolist(),
-        # Newton takes a particle for a cube of this half edge.
-        radius=(filling.cubic_metres ** (1 / 3) / 2).tolist(),
+        mass=(density * initial_particles.cubic_metres).tolist(),
+        # Newton treats a particle as a cube of this half edge.
+        radius=(initial_particles.cubic_metres ** (1 / 3) / 2).tolist(),
     )
     model = builder.finalize(device=DEVICE)
     model.set_gravity((0.0, 0.0, -GRAVITY))
@@ -169,6 +178,6 @@ def _config(module: Any, spacing: float) -> Any:
     config = module.solvers.SolverImplicitMPM.Config()
     config.voxel_size = VOXEL * spacing
     config.tolerance, config.max_iterations = TOLERANCE, ITERATIONS
-    # Contacts of the grid's nodes would stop a solid up to a cell above the floor; those of particles do not.
+    # Contacts at grid nodes would stop a solid up to one cell above the floor; contacts at particles do not.
     config.collider_basis, config.warmstart_mode = "pic", "particles"
     return config

@@ -1,4 +1,4 @@
-"""Newton and Warp, imported when first needed: they are an extra, and take seconds to load."""
+"""Lazy import of Newton and Warp, which are an optional extra and take seconds to load."""
 
 import os
 from functools import cache
@@ -6,18 +6,20 @@ from types import ModuleType
 
 from phys4d.engine.errors import UserError
 
-DEVICE = "cpu"  # results of a GPU would differ
+DEVICE = "cpu"  # a GPU gives other bits
 
 
 @cache
 def newton() -> ModuleType:
-    """The module `newton`, with Warp made quiet. Raises UserError when it is not installed."""
+    """The module `newton`, imported on the first call, with Warp's log silenced. Raises UserError if it is not
+    installed.
+    """
     try:
         import warp
     except ImportError as error:
         raise _missing(error) from error
     warp.config.log_level = warp.LOG_ERROR
-    # No gradients are asked for, and without them kernels compile in half of the time.
+    # Gradients are not needed; without them kernels compile in half of the time.
     warp.config.enable_backward = False
     _start_quietly(warp)
     try:
@@ -28,11 +30,11 @@ def newton() -> ModuleType:
 
 
 def _missing(error: ImportError) -> UserError:
-    return UserError(f'simulate: what flows and melts needs Newton ({error}): pip install "phys4d[newton]"')
+    return UserError(f'simulate: fluids and melting need Newton ({error}): pip install "phys4d[newton]"')
 
 
 def _start_quietly(warp: ModuleType) -> None:
-    """Starts Warp, whose native part writes to stderr by itself that there is no GPU."""
+    """Initialises Warp with stderr redirected, since its native code reports a missing GPU there."""
     stderr = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:

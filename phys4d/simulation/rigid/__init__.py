@@ -1,4 +1,4 @@
-"""Rigid bodies: families of scenes, each a function that draws one from a generator."""
+"""Rigid bodies: families of scenes; each family is a function that samples a scene."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What a scene of rigid bodies holds: bodies, free or on rods, and what the first one does."""
+"""The contents of a rigid-body scene: bodies, free or on rods, and the event of the first body."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +14,11 @@ Event = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class RigidBodies(Scene):
-    """event: what the first body does, to the others if there are any."""
+    """Rigid bodies and the event that the caption states.
+
+    event: what the first body does, to the other bodies if there are any.
+    bodies: in the order of their instances, from FIRST_BODY on.
+    """
 
     event: Event
     bodies: tuple[Body, ...]
@@ -25,12 +29,6 @@ class RigidBodies(Scene):
 
     @property
     def rod_instances(self) -> dict[int, int]:
-        """Instance of each rod, by the number of the body that hangs on it: after the bodies."""
+        """Index of a body on a rod -> instance of its rod; rods follow the bodies."""
         hanging = [number for number, body in enumerate(self.bodies) if body.rod is not None]
         return {number: FIRST_BODY + len(self.bodies) + i for i, number in enumerate(hanging)}
-
-    @property
-    def prop_instances(self) -> range:
-        """Instances of the props: after the rods."""
-        first = FIRST_BODY + len(self.bodies) + len(self.rod_instances)
-        return range(first, first + len(self.props))

@@ -1,4 +1,4 @@
-"""What rigid bodies do, in words: bodies in their order, each with its first velocity."""
+"""Sentences about rigid bodies: the bodies in their order, each with its initial velocity."""
 
 from phys4d.simulation.body import Body
 from phys4d.simulation.caption import article, motion
@@ -6,7 +6,7 @@ from phys4d.simulation.rigid.bodies import RigidBodies
 
 
 def sentence(scene: RigidBodies) -> str:
-    """The caption of a scene without what the camera does."""
+    """The caption of a scene without the camera's motion."""
     first, others = scene.bodies[0], scene.bodies[1:]
     match scene.event:
         case "topples":

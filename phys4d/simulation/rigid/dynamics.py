@@ -1,4 +1,4 @@
-"""Rigid scenes in MuJoCo: a scene in, tracks out. Any warning or non-finite state is an error."""
+"""Simulates rigid scenes in MuJoCo: a scene in, tracks out; warnings and non-finite states raise Unstable."""
 
 import math
 from itertools import combinations
@@ -11,24 +11,27 @@ from phys4d.simulation.body import Body
 from phys4d.simulation.mesh_sequence import Track, rotation
 from phys4d.simulation.rigid.bodies import RigidBodies
 from phys4d.simulation.scene import FIRST_BODY, Unstable
-from phys4d.simulation.stage.materials import FLOOR_FRICTION
+from phys4d.simulation.scenery.materials import FLOOR_FRICTION
 
 STEPS_PER_SECOND = 1200
-CONTACT_FREQUENCY = 300.0  # rad/s of the contact spring: about twelve steps per impact, 1 cm deep at 4 m/s
+CONTACT_FREQUENCY = 300.0  # rad/s of the contact spring: about twelve steps per impact, penetration 1 cm at 4 m/s
 IMPEDANCE = 0.98
-# MuJoCo solves friction and normal force as one convex problem, which lifts what slips fast: a ball with backspin by
-# 2 cm. In scenes where something spins at first, cones are elliptic and slip is damped at this rate instead of within a
-# step: 1 mm is left, and what friction holds creeps by up to 5 cm/s while it is accelerated.
+# MuJoCo solves friction and normal force as one convex problem, which lifts a fast slipping body: a ball with backspin
+# by 2 cm. In scenes with initial spin, friction cones are elliptic and slip is damped at this rate instead of within
+# one step: the lift is then 1 mm, and bodies held by friction creep by up to 5 cm/s while they are accelerated.
 SLIP_DAMPING = 60.0  # 1/s
 
 GEOM_TYPE = {"ball": "sphere", "box": "box", "cylinder": "cylinder", "capsule": "capsule"}
 
 
-def motion(scene: RigidBodies, frames: int, fps: float) -> dict[int, Track]:
-    """Rigid motion of a scene's bodies, sampled at `fps` from t = 0: instance (3... in order) to track.
+def simulate_tracks(scene: RigidBodies, frames: int, fps: float) -> dict[int, Track]:
+    """Simulates a scene's bodies, sampled at `fps` from t = 0: instance (3... in order) -> track.
 
-    Raises Unstable when MuJoCo warns or diverges, ValueError when `fps` does not divide
-    STEPS_PER_SECOND.
+    scene: the bodies, room and props.
+    frames: T, number of frames.
+    fps: frames per second; must divide STEPS_PER_SECOND.
+
+    Raises Unstable if MuJoCo warns or the state is not finite, ValueError if fps does not divide STEPS_PER_SECOND.
     """
     model = mujoco.MjModel.from_xml_string(to_mjcf(scene))
     data = mujoco.MjData(model)
@@ -72,7 +75,7 @@ def _refuse_warnings(data: mujoco.MjData, warnings: list[str], frame: int) -> No
 
 
 def _rotate_back(quaternion: tuple[float, ...], vector: np.ndarray) -> np.ndarray:
-    """A world vector in body axes (MuJoCo keeps a free joint's angular velocity there)."""
+    """Rotates a world vector into body axes, in which MuJoCo stores a free joint's angular velocity."""
     return rotation(np.array(quaternion)).T @ vector
 
 
@@ -108,7 +111,7 @@ def to_mjcf(scene: RigidBodies) -> str:
     if any(body.turning or body.topspin for body in scene.bodies):
         option.set("cone", "elliptic")
         for pair in contact:
-            # Direct format; a stiffness of exactly zero would mean another one, and friction has no use for it.
+            # Negative numbers select MuJoCo's direct format (stiffness, damping); stiffness must not be 0.
             pair.set("solreffriction", _text(-0.1, -SLIP_DAMPING))
     return Xml.tostring(root, encoding="unicode")
 
@@ -128,7 +131,7 @@ def _add_body(world: Xml.Element, number: int, body: Body, passive: dict[str, st
 
 
 def _pair(contact: Xml.Element, first: str, second: str, restitution: float, friction: float) -> None:
-    """A contact whose spring and damper give the restitution."""
+    """A contact pair whose spring and damper give this restitution."""
     damping = 2 * damping_ratio(restitution) * CONTACT_FREQUENCY
     Xml.SubElement(
         contact,
@@ -143,11 +146,14 @@ def _pair(contact: Xml.Element, first: str, second: str, restitution: float, fri
 
 
 def damping_ratio(restitution: float) -> float:
-    """Damping ratio of a spring and damper, unable to pull, that leaves a body `restitution` of its speed.
+    """Damping ratio of a spring-damper contact, which cannot pull, for a coefficient of restitution.
 
-    e = exp(-z/w (pi - atan2(2 z w, w^2 - z^2))) with w = sqrt(1 - z^2), inverted by bisection (Schwager and
-    Poeschel, "Coefficient of restitution and linear-dashpot model revisited", 2007). Raises ValueError
-    outside 0.14 < e < 1, which a ratio between 0 and 1 cannot give.
+    e = exp(-z/w (pi - atan2(2 z w, w^2 - z^2))) with w = sqrt(1 - z^2), inverted by bisection. Source: Schwager and
+    Poeschel, "Coefficient of restitution and linear-dashpot model revisited" (2007).
+
+    restitution: rebound speed over impact speed.
+
+    Raises ValueError outside 0.14 < restitution < 1, which no ratio between 0 and 1 gives.
     """
     if not 0.14 < restitution < 1:
         raise ValueError(f"restitution {restitution}: expected above 0.14 and below 1")

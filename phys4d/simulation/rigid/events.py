@@ -1,4 +1,4 @@
-"""Whether what a caption announces happens, early enough to be seen."""
+"""Checks that the event of a rigid scene's caption happens early enough to be visible."""
 
 import numpy as np
 
@@ -6,19 +6,24 @@ from phys4d.simulation.mesh_sequence import Track, rotation
 from phys4d.simulation.rigid.bodies import RigidBodies
 from phys4d.simulation.scene import FIRST_BODY, GRAVITY
 
-LATEST_CONTACT = {"ramp": 0.8, "pendulum": 0.75}  # share of the clip by which the contact has happened
+LATEST_CONTACT = {"ramp": 0.8, "pendulum": 0.75}  # latest time of the contact, as a share of the clip
 USUAL_LATEST = 0.6
-OFF_COURSE = 0.01  # metres, and 5 % of the way
-DOWN_THE_RAMP = 0.2  # metres
-FALLEN = 0.6  # radians off upright
-LAST_FALLEN = 0.2  # of the last domino
-TURNED = 1.2  # radians
-BACK = 0.02  # metres that a ball comes back
-FASTER = 1.15
+OFF_COURSE = 0.01  # metres from uniform motion (plus 5 % of the path) above which a body has been hit
+DOWN_THE_RAMP = 0.2  # metres, least displacement on a ramp
+FALLEN = 0.6  # radians of tilt above which a body has fallen
+LAST_FALLEN = 0.2  # radians, the same for the last domino
+TURNED = 1.2  # radians, least rotation of a turning body
+BACK = 0.02  # metres, least return path of a ball with backspin
+FASTER = 1.15  # least final speed over initial speed of a ball with topspin
 
 
-def missed(scene: RigidBodies, tracks: dict[int, Track], fps: float) -> str | None:
-    """What is missing of the scene's event, or None."""
+def missing_event(scene: RigidBodies, tracks: dict[int, Track], fps: float) -> str | None:
+    """Which part of the scene's event does not happen, or None if the event happens.
+
+    scene: states the event.
+    tracks: instance -> pose over time.
+    fps: frames per second.
+    """
     motion = [tracks[FIRST_BODY + number] for number in range(len(scene.bodies))]
     first = motion[0].position
     match scene.event:
@@ -35,7 +40,7 @@ def missed(scene: RigidBodies, tracks: dict[int, Track], fps: float) -> str | No
             if not falls:
                 return "the row stands" if row else "the stack stands"
         case "turns":
-            return None if turned(motion[0]).sum() > TURNED else "little turning"
+            return None if rotation_per_frame(motion[0]).sum() > TURNED else "little turning"
         case "comes back" | "speeds up":
             return _spun(scene, first, fps)
     if scene.event == "falls":
@@ -55,8 +60,8 @@ def tilt(track: Track) -> float:
     return float(np.arccos(np.clip(first @ last, -1, 1)))
 
 
-def turned(track: Track) -> np.ndarray:
-    """Radians turned from each frame to the next [T - 1]."""
+def rotation_per_frame(track: Track) -> np.ndarray:
+    """Radians of rotation from each frame to the next, [T - 1]."""
     cosine = np.abs((track.quaternion[1:] * track.quaternion[:-1]).sum(axis=1))
     return 2 * np.arccos(np.clip(cosine, 0, 1))
 
@@ -66,7 +71,7 @@ def _row_falls(row: list[Track]) -> bool:
 
 
 def _spun(scene: RigidBodies, position: np.ndarray, fps: float) -> str | None:
-    """Whether backspin brings a ball back, topspin makes it faster."""
+    """Checks that backspin brings a ball back, or that topspin makes it faster."""
     velocity, _ = scene.world_velocity(scene.bodies[0])
     speed = np.linalg.norm(velocity)
     way = (position - position[0]) @ velocity / speed
@@ -76,13 +81,13 @@ def _spun(scene: RigidBodies, position: np.ndarray, fps: float) -> str | None:
 
 
 def _first_bounce(position: np.ndarray, fps: float) -> int | None:
-    """The first frame by which the vertical velocity is not what gravity alone makes it."""
+    """The first frame at which the vertical acceleration differs from gravity."""
     acceleration = np.diff(position[:, 2], n=2) * fps**2
     return _first(np.abs(acceleration + GRAVITY) > 0.2 * GRAVITY, 1)
 
 
 def _departure(scene: RigidBodies, number: int, position: np.ndarray, fps: float) -> int | None:
-    """The first frame in which a body is not where its first velocity takes it along the floor."""
+    """The first frame in which a body deviates from uniform motion with its initial velocity along the floor."""
     way = scene.world_velocity(scene.bodies[number])[0] * np.arange(len(position))[:, None] / fps
     off = np.linalg.norm(position - position[0] - way, axis=1)
     return _first(off > OFF_COURSE + 0.05 * np.linalg.norm(way, axis=1), 0)

@@ -1,16 +1,16 @@
-"""Whether a drawn scene shows what its caption says; where it does not, it is drawn again."""
+"""Checks that a rigid scene shows the event of its caption with enough motion."""
 
 import numpy as np
 
 from phys4d.simulation import shapes
 from phys4d.simulation.mesh_sequence import Track
 from phys4d.simulation.rigid.bodies import RigidBodies
-from phys4d.simulation.rigid.events import missed, turned
+from phys4d.simulation.rigid.events import missing_event, rotation_per_frame
 from phys4d.simulation.scene import FIRST_BODY
 
-EDGE = 0.55  # share of a body's radius that its centre keeps from the image's edge in the first frame
-# Per family: share of the pixels that moves, mean over frames, estimated from the bodies' outlines; share of the
-# image's size that the centre of the body that moves most travels. What only turns moves as its outline does.
+EDGE = 0.55  # least distance of a body's centre from the image's edge in the first frame, over its radius
+# Per family: least share of moving pixels, mean over frames, estimated from the bodies' outlines; least path in the
+# image, over its size, of the centre of the body that moves most. Rotation counts as the motion of the outline.
 SHOWN = {"fall": (0.055, 0.36), "collision": (0.055, 0.36), "dominoes": (0.03, 0.1)}
 SHOWN_AT_LEAST = (0.03, 0.13)
 MOVING_SPEED = 0.024  # m/s
@@ -18,7 +18,7 @@ NEAREST = 0.5  # metres from the camera
 
 
 def badly_framed(scene: RigidBodies) -> bool:
-    """A body reaches out of the first frame by more than a little."""
+    """Whether a body extends out of the first frame by more than a tolerance."""
     camera = scene.view.camera(1, 1, 1, 1.0)
     centre = np.array([body.position for body in scene.bodies])
     pixel, depth = camera.project(0, centre)
@@ -27,8 +27,13 @@ def badly_framed(scene: RigidBodies) -> bool:
     return bool(outside.any() or depth.min() < NEAREST)
 
 
-def fault(scene: RigidBodies, tracks: dict[int, Track], fps: float) -> str | None:
-    """Why the motion cannot be used, or None."""
+def rejection_reason(scene: RigidBodies, tracks: dict[int, Track], fps: float) -> str | None:
+    """Why the motion is rejected, or None.
+
+    scene: bodies, camera and event.
+    tracks: instance -> pose over time.
+    fps: frames per second.
+    """
     moving = [tracks[FIRST_BODY + number] for number in range(len(scene.bodies))]
     position = np.stack([track.position for track in moving])
     frames = position.shape[1]
@@ -39,12 +44,12 @@ def fault(scene: RigidBodies, tracks: dict[int, Track], fps: float) -> str | Non
         return "too close to the camera"
     outline = _radii(scene)[:, None] * camera.intrinsics[0, 0, 0] / depth
     inside = (np.abs(pixel[:, 1:] - 0.5) < 0.5).all(axis=2)
-    # The way in the image without the camera's own: from where the old place is seen now.
+    # Motion in the image without the camera's motion: the old position is projected by the new camera.
     before = np.stack([camera.project(t + 1, position[:, t])[0] for t in range(frames - 1)], axis=1)
     way = np.linalg.norm(pixel[:, 1:] - before, axis=2)
     speed = np.linalg.norm(np.diff(position, axis=1), axis=2) * fps
     if scene.family == "spin":
-        angle = np.stack([turned(track) for track in moving])
+        angle = np.stack([rotation_per_frame(track) for track in moving])
         way, speed = way + angle * outline[:, 1:], speed + angle * _radii(scene)[:, None] * fps
     moves = inside & (speed > MOVING_SPEED)
     covered = (moves * np.pi * outline[:, 1:] ** 2).sum(axis=0).mean()
@@ -52,7 +57,7 @@ def fault(scene: RigidBodies, tracks: dict[int, Track], fps: float) -> str | Non
     least_covered, least_path = SHOWN.get(scene.family, SHOWN_AT_LEAST)
     if covered < least_covered or path < least_path:
         return "too little moves"
-    return missed(scene, tracks, fps)
+    return missing_event(scene, tracks, fps)
 
 
 def _radii(scene: RigidBodies) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Ropes: they fall, hang, swing and catch on things."""
+"""Ropes that fall, hang, swing and wrap around bars; each family is a function that samples a scene."""
 
 from collections.abc import Callable
 

@@ -1,29 +1,36 @@
-"""Coil: an upright rope falls in a heap on the floor."""
+"""Coil: an upright rope falls into a heap on the floor."""
 
 import numpy as np
 
 from phys4d.simulation.caption import article
+from phys4d.simulation.mujoco_scenes.mjcf import Mjcf
+from phys4d.simulation.mujoco_scenes.rollout import Rollout
+from phys4d.simulation.rope.chain import (
+    LINKS,
+    STEPS_PER_SECOND,
+    add_rope,
+    equidistant_points,
+    sample_rope,
+    set_soft_contacts,
+)
 from phys4d.simulation.rope.scene import RopeScene
-from phys4d.simulation.rope.strand import LINKS, STEPS_PER_SECOND, along, lay, rope, soft_contacts
 from phys4d.simulation.scene import Scene
-from phys4d.simulation.stage import staging
-from phys4d.simulation.world.mjcf import Mjcf
-from phys4d.simulation.world.play import Play
+from phys4d.simulation.scenery import sampling
 
-SUNK = 0.5  # share of its height that the rope's middle loses
+SUNK = 0.5  # share of its height that the rope's centre must lose
 
 
-def coil(random: np.random.Generator) -> Scene:
-    """Draws a scene: a rope about 0.8 m long in a loose wave or screw, its lower end just above the floor."""
-    view = staging.view(random, distance=(1.15, 1.3), height=(0.6, 0.95), target_height=0.36)
-    room, light = staging.room(random), staging.light(random)
-    strand = rope(random, staging.colours(random, 1)[0], (0.025, 0.031))
+def coil(rng: np.random.Generator) -> Scene:
+    """Samples a scene: a rope about 0.8 m long in a loose wave or helix, its lower end just above the floor."""
+    view = sampling.view(rng, distance=(1.15, 1.3), height=(0.6, 0.95), target_height=0.36)
+    room, light = sampling.room(rng), sampling.light(rng)
+    strand = sample_rope(rng, sampling.colours(rng, 1)[0], (0.025, 0.031))
     axes = view.level_axes()
-    height = random.uniform(0.68, 0.76)
-    foot = axes[0] * random.uniform(-0.15, 0.15) + axes[1] * random.uniform(-0.1, 0.2)
-    foot[2] = strand.radius + random.uniform(0.01, 0.08)
-    wide, deep = random.uniform(0.03, 0.1), random.uniform(0.0, 0.08)
-    turns, phase, lean = random.uniform(0.7, 1.7), random.uniform(0, 2 * np.pi), random.uniform(-0.15, 0.15)
+    height = rng.uniform(0.68, 0.76)
+    foot = axes[0] * rng.uniform(-0.15, 0.15) + axes[1] * rng.uniform(-0.1, 0.2)
+    foot[2] = strand.radius + rng.uniform(0.01, 0.08)
+    wide, deep = rng.uniform(0.03, 0.1), rng.uniform(0.0, 0.08)
+    turns, phase, lean = rng.uniform(0.7, 1.7), rng.uniform(0, 2 * np.pi), rng.uniform(-0.15, 0.15)
 
     def curve(parameter: np.ndarray) -> np.ndarray:
         angle = 2 * np.pi * turns * parameter[:, None] + phase
@@ -31,27 +38,27 @@ def coil(random: np.random.Generator) -> Scene:
         up = np.array([0, 0, height]) + lean * axes[0]
         return foot + sideways + parameter[:, None] * up
 
-    points = along(curve)
+    points = equidistant_points(curve)
     model = Mjcf(room)
-    soft_contacts(model)
-    links, _, _ = lay(model, strand, points)
+    set_soft_contacts(model)
+    links, _, _ = add_rope(model, strand, points)
     return RopeScene(
         family="coil",
-        kind="rope",
+        category_name="rope",
         room=room,
         view=view,
         light=light,
-        things=(strand.thing(links),),
+        scene_objects=(strand.scene_object(links),),
         ropes=(strand.name,),
         model=model.text(),
         caption=f"{article(strand.name)}, upright and at rest, falls in a heap on the floor",
         steps_per_second=STEPS_PER_SECOND,
-        happened=_sunk,
+        rejection_reason=_sunk,
         physics={"rope_length": float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())},
     )
 
 
-def _sunk(play: Play) -> str | None:
-    """The rope's middle comes down."""
-    height = np.mean([play.geoms[f"link{number}"].position[:, 2] for number in range(LINKS)], axis=0)
+def _sunk(rollout: Rollout) -> str | None:
+    """Checks that the rope's centre falls."""
+    height = np.mean([rollout.geoms[f"link{number}"].position[:, 2] for number in range(LINKS)], axis=0)
     return None if height[-1] < (1 - SUNK) * height[0] else "does not come down"

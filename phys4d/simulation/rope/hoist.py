@@ -1,4 +1,4 @@
-"""Hoist: a rope over a bar with a ball on each end; the heavier one goes down and lifts the other."""
+"""Hoist: a rope over a bar with a ball on each end; the heavier ball falls and lifts the lighter one."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,56 +6,65 @@ from dataclasses import replace
 import numpy as np
 
 from phys4d.simulation.caption import article
+from phys4d.simulation.mujoco_scenes.mjcf import Mjcf
+from phys4d.simulation.mujoco_scenes.rollout import Rollout
+from phys4d.simulation.mujoco_scenes.scene_object import object_from_body
+from phys4d.simulation.rope.chain import (
+    STEPS_PER_SECOND,
+    add_rope,
+    attach_body,
+    equidistant_points,
+    sample_rope,
+    set_soft_contacts,
+)
 from phys4d.simulation.rope.mounts import bar_from_wall
 from phys4d.simulation.rope.scene import RopeScene
-from phys4d.simulation.rope.strand import STEPS_PER_SECOND, along, hang, lay, rope, soft_contacts
 from phys4d.simulation.scene import Scene
-from phys4d.simulation.stage import staging
-from phys4d.simulation.world.mjcf import Mjcf
-from phys4d.simulation.world.play import Play
-from phys4d.simulation.world.thing import of_body
+from phys4d.simulation.scenery import poses, sampling
 
 LINKS = 30
 LIFTED = 0.1  # metres
 TOUCH = 0.001  # metres between rope and bar at first
 
 
-def hoist(random: np.random.Generator) -> Scene:
-    """Draws a scene: both balls hang at rest, the one that is at least three times as heavy up at the bar."""
-    view = staging.view(random, distance=(1.35, 1.5), target_height=0.46)
-    room, light = staging.room(random), staging.light(random)
-    names = staging.colours(random, 3)
-    # Smooth enough to slip: the bar holds back a share of exp(-pi * friction) of the heavier ball.
-    strand = replace(rope(random, names[0]), friction=random.uniform(0.12, 0.2))
+def hoist(rng: np.random.Generator) -> Scene:
+    """Samples a scene: both balls hang at rest; the heavier one, at least three times as heavy, starts near the bar."""
+    view = sampling.view(rng, distance=(1.35, 1.5), target_height=0.46)
+    room, light = sampling.room(rng), sampling.light(rng)
+    names = sampling.colours(rng, 3)
+    # Low friction, so that the rope slips: a capstan reduces the heavier ball's pull by exp(-pi * friction).
+    strand = replace(sample_rope(rng, names[0]), friction=rng.uniform(0.12, 0.2))
     axes = view.level_axes()
-    direction = int(random.choice([-1, 1])) * staging.heading(axes, random.uniform(-0.25, 0.25))
-    top = axes[0] * random.uniform(-0.1, 0.1) + axes[1] * random.uniform(-0.05, 0.15)
-    top[2] = random.uniform(0.7, 0.76)
-    bar = bar_from_wall(random, top, np.cross((0.0, 0.0, 1.0), direction), room, random.uniform(0.1, 0.12))
+    direction = int(rng.choice([-1, 1])) * poses.heading(axes, rng.uniform(-0.25, 0.25))
+    top = axes[0] * rng.uniform(-0.1, 0.1) + axes[1] * rng.uniform(-0.05, 0.15)
+    top[2] = rng.uniform(0.7, 0.76)
+    bar = bar_from_wall(rng, top, np.cross((0.0, 0.0, 1.0), direction), room, rng.uniform(0.1, 0.12))
     bar = replace(bar, friction=0.1)
     reach = bar.size[0] + strand.radius + TOUCH
-    short, long = random.uniform(0.06, 0.12), random.uniform(0.34, 0.4)
-    points = along(_over(top, direction, reach, short, long), LINKS)
+    short, long = rng.uniform(0.06, 0.12), rng.uniform(0.34, 0.4)
+    points = equidistant_points(_over(top, direction, reach, short, long), LINKS)
     model = Mjcf(room, (bar,))
-    soft_contacts(model)
-    links, first, last = lay(model, strand, points)
+    set_soft_contacts(model)
+    links, first, last = add_rope(model, strand, points)
     heavy, small = (
-        staging.body(random, "ball", name, (radius,), end - np.array([0, 0, radius]), materials=materials)
+        sampling.body(rng, "ball", name, (radius,), end - np.array([0, 0, radius]), materials=materials)
         for name, radius, end, materials in (
-            (names[1], random.uniform(0.082, 0.095), points[0], ("marble", "clay")),
-            (names[2], random.uniform(0.055, 0.063), points[-1], ("wood", "plastic")),
+            (names[1], rng.uniform(0.082, 0.095), points[0], ("marble", "clay")),
+            (names[2], rng.uniform(0.055, 0.063), points[-1], ("wood", "plastic")),
         )
     )
-    hang(model, first, links, heavy, "heavy", -heavy.size[0])
-    hang(model, last, links[::-1], small, "small", float(np.linalg.norm(points[-1] - points[-2])) + small.size[0])
+    attach_body(model, first, links, heavy, "heavy", -heavy.size[0])
+    attach_body(
+        model, last, links[::-1], small, "small", float(np.linalg.norm(points[-1] - points[-2])) + small.size[0]
+    )
     return RopeScene(
         family="hoist",
-        kind="rope",
+        category_name="rope",
         room=room,
         view=view,
         light=light,
         props=(bar,),
-        things=(of_body(heavy, "heavy"), of_body(small, "small"), strand.thing(links)),
+        scene_objects=(object_from_body(heavy, "heavy"), object_from_body(small, "small"), strand.scene_object(links)),
         ropes=(strand.name,),
         model=model.text(),
         caption=(
@@ -63,7 +72,7 @@ def hoist(random: np.random.Generator) -> Scene:
             "over a bar; the first one goes down and lifts the other"
         ),
         steps_per_second=STEPS_PER_SECOND,
-        happened=_lifted,
+        rejection_reason=_lifted,
         physics={"rope_length": float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())},
     )
 
@@ -71,7 +80,7 @@ def hoist(random: np.random.Generator) -> Scene:
 def _over(
     top: np.ndarray, direction: np.ndarray, reach: float, short: float, long: float
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The curve up from the heavy ball, around the bar and down: parameters [N] to positions [N, 3]."""
+    """The curve up from the heavy ball, around the bar and down: parameters [N] in 0..1 -> positions [N, 3], metres."""
     arc = np.pi * reach
     up = np.array([0, 0, 1])
 
@@ -84,7 +93,7 @@ def _over(
     return curve
 
 
-def _lifted(play: Play) -> str | None:
-    """One ball comes down, the other goes up."""
-    down, up = (play.geoms[name].position[:, 2] for name in ("heavy", "small"))
+def _lifted(rollout: Rollout) -> str | None:
+    """Checks that one ball falls and the other rises."""
+    down, up = (rollout.geoms[name].position[:, 2] for name in ("heavy", "small"))
     return None if down[0] - down.min() > LIFTED and up.max() - up[0] > LIFTED else "nothing is lifted"

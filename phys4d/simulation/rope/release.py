@@ -1,4 +1,4 @@
-"""Release: a rope hangs in its catenary between two posts; one end comes loose and the rope swings down."""
+"""Release: a rope hangs as a catenary between two posts; one end is released and the rope swings down."""
 
 from collections.abc import Callable
 
@@ -6,61 +6,74 @@ import numpy as np
 from scipy.optimize import brentq
 
 from phys4d.simulation.caption import article
+from phys4d.simulation.mujoco_scenes.mjcf import Mjcf
+from phys4d.simulation.mujoco_scenes.rollout import Rollout
+from phys4d.simulation.rope.chain import (
+    LINKS,
+    SWINGING,
+    SWINGING_STEPS_PER_SECOND,
+    add_rope,
+    equidistant_points,
+    sample_rope,
+    set_soft_contacts,
+)
 from phys4d.simulation.rope.mounts import post
 from phys4d.simulation.rope.scene import RopeScene
-from phys4d.simulation.rope.strand import LINKS, SWINGING, SWINGING_STEPS_PER_SECOND, along, lay, rope, soft_contacts
 from phys4d.simulation.scene import Scene
-from phys4d.simulation.stage import staging
-from phys4d.simulation.stage.materials import muted
-from phys4d.simulation.world.mjcf import Mjcf
-from phys4d.simulation.world.play import Play
+from phys4d.simulation.scenery import poses, sampling
+from phys4d.simulation.scenery.materials import muted
 
-SWUNG = 0.3  # metres that the loose end goes
+SWUNG = 0.3  # metres that the released end must move
 
 
-def release(random: np.random.Generator) -> Scene:
-    """Draws a scene: posts 0.62 to 0.76 m apart, a rope 3 to 30 % longer than that."""
-    view = staging.view(random, distance=(1.3, 1.45), target_height=0.4)
-    room, light = staging.room(random), staging.light(random)
-    strand = rope(random, staging.colours(random, 1)[0], (0.022, 0.028))
+def release(rng: np.random.Generator) -> Scene:
+    """Samples a scene: posts 0.62 to 0.76 m apart, a rope 3 to 30 % longer than that."""
+    view = sampling.view(rng, distance=(1.3, 1.45), target_height=0.4)
+    room, light = sampling.room(rng), sampling.light(rng)
+    strand = sample_rope(rng, sampling.colours(rng, 1)[0], (0.022, 0.028))
     axes = view.level_axes()
-    side = int(random.choice([-1, 1]))  # of the end that holds
-    direction = -side * staging.heading(axes, random.uniform(-0.25, 0.25))
-    span = random.uniform(0.62, 0.76)
-    length = span * random.uniform(1.03, 1.3)
-    # The end that holds is nearer to the middle, since the rope swings past it.
-    first = axes[1] * random.uniform(-0.05, 0.2) - direction * (span / 2 - 0.13)
-    # The loose end clears the floor or sweeps over it.
-    first[2] = min(length + random.uniform(-0.15, 0.05), 0.85)
+    side = int(rng.choice([-1, 1]))  # side of the fixed end
+    direction = -side * poses.heading(axes, rng.uniform(-0.25, 0.25))
+    span = rng.uniform(0.62, 0.76)
+    length = span * rng.uniform(1.03, 1.3)
+    # The fixed end is nearer to the middle, since the rope swings past it.
+    first = axes[1] * rng.uniform(-0.05, 0.2) - direction * (span / 2 - 0.13)
+    # The released end passes just above the floor, or sweeps over it.
+    first[2] = min(length + rng.uniform(-0.15, 0.05), 0.85)
     shape = catenary(span, length)
-    points = along(lambda u: first + shape(u)[:, :1] * direction + shape(u)[:, 1:] * np.array([0, 0, 1]))
-    grey = muted(random, 0.35, 0.6)
+    points = equidistant_points(lambda u: first + shape(u)[:, :1] * direction + shape(u)[:, 1:] * np.array([0, 0, 1]))
+    grey = muted(rng, 0.35, 0.6)
     posts = tuple(post(point, axes[1], strand.radius, grey) for point in (points[0], points[-1]))
     model = Mjcf(room, integrator=SWINGING)
-    soft_contacts(model)
-    links, _, _ = lay(model, strand, points, pinned=True)
+    set_soft_contacts(model)
+    links, _, _ = add_rope(model, strand, points, pinned=True)
     loose = "left" if side > 0 else "right"
     return RopeScene(
         family="release",
-        kind="rope",
+        category_name="rope",
         room=room,
         view=view,
         light=light,
         props=posts,
-        things=(strand.thing(links),),
+        scene_objects=(strand.scene_object(links),),
         ropes=(strand.name,),
         model=model.text(),
         caption=(
             f"{article(strand.name)} at rest hangs between two posts; its {loose} end comes loose and it swings down"
         ),
         steps_per_second=SWINGING_STEPS_PER_SECOND,
-        happened=_swung,
+        rejection_reason=_swung,
         physics={"rope_length": length},
     )
 
 
 def catenary(span: float, length: float) -> Callable[[np.ndarray], np.ndarray]:
-    """The curve of a hanging chain between two points of equal height: parameters [N] to (ahead, up) [N, 2] metres."""
+    """The curve of a chain hanging between two points of equal height: parameters [N] in 0..1 -> (ahead, up) [N, 2],
+    metres.
+
+    span: metres between the points.
+    length: metres of the chain, longer than span.
+    """
     scale = brentq(lambda a: 2 * a * np.sinh(span / (2 * a)) - length, span / 20, span * 50)
 
     def curve(parameter: np.ndarray) -> np.ndarray:
@@ -71,7 +84,7 @@ def catenary(span: float, length: float) -> Callable[[np.ndarray], np.ndarray]:
     return curve
 
 
-def _swung(play: Play) -> str | None:
-    """The loose end goes a long way."""
-    end = play.geoms[f"link{LINKS - 1}"].position
+def _swung(rollout: Rollout) -> str | None:
+    """Checks that the released end moves far."""
+    end = rollout.geoms[f"link{LINKS - 1}"].position
     return None if np.linalg.norm(end - end[0], axis=1).max() > SWUNG else "the rope stays up"

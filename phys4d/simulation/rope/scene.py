@@ -2,21 +2,24 @@
 
 from dataclasses import dataclass
 
+from phys4d.simulation.mujoco_scenes.rollout import Rollout
+from phys4d.simulation.mujoco_scenes.scene import MujocoScene
+from phys4d.simulation.mujoco_scenes.scene_object import SceneObject, Surface
 from phys4d.simulation.rope.tube import tube
-from phys4d.simulation.world.play import Play
-from phys4d.simulation.world.scene import WorldScene
-from phys4d.simulation.world.thing import Surface, Thing
 
 
 @dataclass(frozen=True, kw_only=True)
-class RopeScene(WorldScene):
-    """ropes: names of the things that are ropes; their geoms are the links in order."""
+class RopeScene(MujocoScene):
+    """A scene with ropes.
+
+    ropes: names of the scene objects that are ropes; their geoms are the links in order.
+    """
 
     ropes: tuple[str, ...]
 
-    def surface(self, thing: Thing, played: Play, detail: int) -> Surface:
-        """See `WorldScene.surface`."""
-        if thing.name not in self.ropes:
-            return super().surface(thing, played, detail)
-        radius, half = (float(length) for length in played.model.geom(thing.geoms[0]).size[:2])
-        return tube([played.geoms[name] for name in thing.geoms], radius, half, detail)
+    def surface(self, scene_object: SceneObject, rollout: Rollout, detail: int) -> Surface:
+        """See `MujocoScene.surface`."""
+        if scene_object.name not in self.ropes:
+            return super().surface(scene_object, rollout, detail)
+        radius, half = (float(length) for length in rollout.model.geom(scene_object.geoms[0]).size[:2])
+        return tube([rollout.geoms[name] for name in scene_object.geoms], radius, half, detail)

@@ -1,6 +1,6 @@
-"""A rope as it is drawn: one smooth tube swept along the joints of its links.
+"""The mesh of a rope: one smooth tube along the joints of its links.
 
-Its middle line is the Catmull-Rom spline through the joints; around it the surface turns as the links do. Every vertex
+The centre line is the Catmull-Rom spline through the joints; around it the surface rotates with the links. Every vertex
 is a fixed function of the links' poses, so it is the same material point in every frame.
 """
 
@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from phys4d.simulation.mesh_sequence import Track
-from phys4d.simulation.world.thing import Surface
+from phys4d.simulation.mujoco_scenes.scene_object import Surface
 
 RINGS = {0: 1, 1: 1, 2: 2, 3: 3, 4: 4}  # per link, by detail
 SIDES = {0: 5, 1: 6, 2: 7, 3: 9, 4: 12}
@@ -19,7 +19,10 @@ SIDES = {0: 5, 1: 6, 2: 7, 3: 9, 4: 12}
 def tube(links: Sequence[Track], radius: float, half: float, detail: int) -> Surface:
     """The surface of a rope.
 
-    links: pose of each link's capsule, z along the rope. radius, half: of the capsules, half without its caps, metres.
+    links: pose of each link's capsule over time, z along the rope.
+    radius: of the capsules, metres.
+    half: half length of the capsules without their caps, metres.
+    detail: subdivision level, see `Scene.simulate`.
     """
     rings, sides = RINGS[min(detail, 4)], SIDES[min(detail, 4)]
     position = np.stack([link.position for link in links], axis=1)
@@ -28,7 +31,7 @@ def tube(links: Sequence[Track], radius: float, half: float, detail: int) -> Sur
     parameter = np.linspace(0, len(links), rings * len(links) + 1)
     centre, tangent = _spline(joints, parameter)
     across = _across(axes[..., 0], tangent, parameter)
-    # Round ends: a pole and a ring halfway down to the first full ring.
+    # Round ends: a pole and one ring between the pole and the first full ring.
     bow = np.array([[0.0, 1.0], [0.75, 0.66]])
     reach, offset = np.ones(len(parameter)), np.zeros(len(parameter))
     reach = np.concatenate([bow[:, 0], reach, bow[::-1, 0]])
@@ -52,7 +55,7 @@ def tube(links: Sequence[Track], radius: float, half: float, detail: int) -> Sur
 
 
 def _spline(joints: np.ndarray, parameter: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points and unit tangents [T, R, 3] of the spline through joints [T, N, 3]; whole parameters are joints."""
+    """Points and unit tangents [T, R, 3] of the spline through joints [T, N, 3]; integer parameters are joints."""
     ends = 2 * joints[:, [0, -1]] - joints[:, [1, -2]]
     around = np.concatenate([ends[:, :1], joints, ends[:, 1:]], axis=1)
     which = np.minimum(parameter.astype(int), joints.shape[1] - 2)
@@ -64,7 +67,9 @@ def _spline(joints: np.ndarray, parameter: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _across(sideways: np.ndarray, tangent: np.ndarray, parameter: np.ndarray) -> np.ndarray:
-    """Unit vectors [T, R, 3] across the tangents, turned as the links' own x axes [T, N, 3] on both sides are."""
+    """Unit vectors [T, R, 3] perpendicular to the tangents, interpolated between the x axes [T, N, 3] of adjacent
+    links.
+    """
     place = np.clip(parameter - 0.5, 0, sideways.shape[1] - 1)
     first = np.minimum(place.astype(int), sideways.shape[1] - 2)
     share = (place - first)[:, None]

@@ -1,4 +1,4 @@
-"""Heat in matter: families of scenes, each a function that draws one from a generator."""
+"""Heat: conduction, melting, glow and smoke; each family is a function that samples a scene."""
 
 from collections.abc import Callable
 

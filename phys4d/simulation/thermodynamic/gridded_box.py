@@ -1,4 +1,4 @@
-"""A box whose faces are grids, so that every vertex can have a colour of its own."""
+"""A box whose faces are grids, so that every vertex can have its own colour."""
 
 import numpy as np
 
@@ -6,9 +6,10 @@ from phys4d.simulation.shapes import Mesh
 
 
 def gridded_box(half: tuple[float, ...], cells: tuple[int, int, int]) -> Mesh:
-    """Vertices float64 [V, 3] and outward faces int32 [F, 3]; half extents in metres, cells along x, y and z.
+    """Vertices float64 [V, 3] in metres and outward faces int32 [F, 3]; vertices are split at the box's edges.
 
-    Vertices are split at the box's edges.
+    half: half extents, metres.
+    cells: cells along x, y and z.
     """
     vertices, faces, count = [], [], 0
     for axis in range(3):

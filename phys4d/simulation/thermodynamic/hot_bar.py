@@ -1,17 +1,17 @@
-"""Hot bar: a steel bar, glowing at one end, falls over or falls to the floor while its heat spreads along it."""
+"""Hot bar: a steel bar, glowing at one end, tips over or falls to the floor while heat spreads along it."""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from phys4d.simulation.assembly import Part, assemble
+from phys4d.simulation.assembly import InstanceMesh, assemble
 from phys4d.simulation.body import Body
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture, rotation
 from phys4d.simulation.scene import FIRST_BODY, Scene
-from phys4d.simulation.screening import cut_off, refuse_unseen
+from phys4d.simulation.scenery import poses, sampling
+from phys4d.simulation.screening import check_visible_motion, is_cut_off
 from phys4d.simulation.shapes import unit_box
-from phys4d.simulation.stage import staging
 from phys4d.simulation.thermodynamic.glow import glowing, in_words
 from phys4d.simulation.thermodynamic.gridded_box import gridded_box
 from phys4d.simulation.thermodynamic.heat_grid import HeatGrid
@@ -24,13 +24,17 @@ DIFFUSIVITY = {"simulated": 2.5e-2, "real": 1.2e-5}  # m2/s of steel
 
 @dataclass(frozen=True, kw_only=True)
 class HotBarScene(HotBodyScene):
-    """The bar is along its own x axis, whose positive end is hot over the share `hot` of its length."""
+    """A bar along its own x axis whose positive end is hot.
+
+    hot: share of the length that is hot at t = 0.
+    falls_over: the bar leans and tips over; else it falls from a height.
+    """
 
     hot: float
     falls_over: bool
 
     def sentence(self) -> str:
-        """What the bar does."""
+        """The caption without the camera's motion."""
         if self.falls_over:
             start = f"a leaning steel bar at rest, {in_words(self.temperature)} at {self.temperature:.0f} K at its top"
             return f"{start}, falls over while the heat spreads along it"
@@ -38,21 +42,21 @@ class HotBarScene(HotBodyScene):
         return f"{start}, falls onto the floor while the heat spreads along it"
 
     def badly_framed(self) -> bool:
-        """The first frame cuts off some of the bar."""
-        return cut_off(self, _corners(self.bodies[0]))
+        """Whether the first frame cuts off the bar."""
+        return is_cut_off(self, _corners(self.bodies[0]))
 
-    def perform(self, frames: int, fps: float, detail: int) -> MeshSequence:
-        """See `Scene.perform`."""
+    def simulate(self, frames: int, fps: float, detail: int) -> MeshSequence:
+        """See `Scene.simulate`."""
         track, bar = self.tracks(frames, fps)[FIRST_BODY], self.bodies[0]
         rest, faces = gridded_box(bar.size, (CELLS, 1, 1))
         colour = glowing(at_vertices(self.heat(frames, fps)[..., None], rest, bar.size), bar.rgb)
-        part = Part(track.apply(rest), faces, rest, FIRST_BODY, colour, Texture.GLOW, track)
+        part = InstanceMesh(track.apply(rest), faces, rest, FIRST_BODY, colour, Texture.GLOW, track)
         meshes = assemble(self, [part], frames, detail)
-        refuse_unseen(self, meshes, [FIRST_BODY], fps)
+        check_visible_motion(self, meshes, [FIRST_BODY], fps)
         return meshes
 
     def heat(self, frames: int, fps: float) -> np.ndarray:
-        """Kelvin of the bar's slices [T, CELLS]."""
+        """Temperatures of the bar's slices [T, CELLS], kelvin."""
         place = (np.arange(CELLS) + 0.5) / CELLS
         first = AMBIENT + (self.temperature - AMBIENT) / (1 + np.exp((1 - self.hot - place) / 0.02))
         grid = HeatGrid(first[:, None], (2 * self.bodies[0].size[0] / CELLS, 1.0), DIFFUSIVITY["simulated"])
@@ -63,7 +67,9 @@ class HotBarScene(HotBodyScene):
         return np.array(heat)
 
     def parameters(self) -> dict[str, Any]:
-        """Of the scene as a whole. Heat flows faster than in reality, by what is stated; none is lost to the air."""
+        """Parameters of the whole scene; conduction is faster than in reality by the stated factor, without loss to the
+        air.
+        """
         return super().parameters() | {
             "hot_share_of_length": self.hot,
             "thermal_diffusivity_simulated": DIFFUSIVITY["simulated"],
@@ -72,32 +78,32 @@ class HotBarScene(HotBodyScene):
         }
 
 
-def hot_bar(random: np.random.Generator) -> Scene:
-    """Draws a scene: half of the bars lean and fall over, half fall from a height."""
-    view = staging.view(random, distance=(1.15, 1.35), height=(0.6, 0.95), target_height=0.24)
-    room, light = staging.room(random), staging.light(random)
+def hot_bar(rng: np.random.Generator) -> Scene:
+    """Samples a scene: half of the bars lean and tip over, half fall from a height."""
+    view = sampling.view(rng, distance=(1.15, 1.35), height=(0.6, 0.95), target_height=0.24)
+    room, light = sampling.room(rng), sampling.light(rng)
     axes = view.level_axes()
-    falls_over = bool(random.uniform() < 0.5)
-    size = (random.uniform(0.27, 0.34), random.uniform(0.05, 0.065), random.uniform(0.045, 0.06))
-    temperature = round_kelvin(random.uniform(1150, 1700))
-    side = random.choice([-1, 1])
-    heading = staging.heading(axes, random.uniform(-0.4, 0.4)) * side
-    # Its hot end points up where it leans, and to a side, up or down, where it falls.
-    pitch = -random.uniform(1.0, 1.2) if falls_over else random.uniform(-0.5, 0.5)
-    quaternion = staging.pitched(heading, pitch)
-    place = -side * axes[0] * (0.15 if falls_over else 0.0) + axes[1] * random.uniform(-0.05, 0.1)
-    bar = staging.body(random, "box", "red", size, place, quaternion=quaternion, materials=("steel",))
+    falls_over = bool(rng.uniform() < 0.5)
+    size = (rng.uniform(0.27, 0.34), rng.uniform(0.05, 0.065), rng.uniform(0.045, 0.06))
+    temperature = round_kelvin(rng.uniform(1150, 1700))
+    side = rng.choice([-1, 1])
+    heading = poses.heading(axes, rng.uniform(-0.4, 0.4)) * side
+    # The hot end points up if the bar leans, else sideways, tilted up or down.
+    pitch = -rng.uniform(1.0, 1.2) if falls_over else rng.uniform(-0.5, 0.5)
+    quaternion = poses.heading_pitch(heading, pitch)
+    place = -side * axes[0] * (0.15 if falls_over else 0.0) + axes[1] * rng.uniform(-0.05, 0.1)
+    bar = sampling.body(rng, "box", "red", size, place, quaternion=quaternion, materials=("steel",))
     lowest = _corners(bar)[:, 2].min()
-    height = 0.0 if falls_over else random.uniform(0.18, 0.35)
+    height = 0.0 if falls_over else rng.uniform(0.18, 0.35)
     x, y, _ = (float(value) for value in place)
     bar = replace(bar, **steel(bar, temperature), position=(x, y, float(height - lowest)))
     return HotBarScene(
         family="hot_bar", event="falls", bodies=(bar,), room=room, view=view, light=light, temperature=temperature,
-        hot=random.uniform(0.25, 0.4), falls_over=falls_over,
+        hot=rng.uniform(0.25, 0.4), falls_over=falls_over,
     )  # fmt: skip
 
 
 def _corners(bar: Body) -> np.ndarray:
-    """World points [24, 3] of its corners."""
+    """World points [24, 3] of its corners, metres."""
     vertices, _ = unit_box()
     return (vertices * np.array(bar.size)) @ rotation(np.array(bar.quaternion)).T + np.array(bar.position)

@@ -7,7 +7,7 @@ import numpy as np
 
 from phys4d.simulation.body import Body
 from phys4d.simulation.mesh_sequence import Track
-from phys4d.simulation.rigid.dynamics import motion
+from phys4d.simulation.rigid.dynamics import simulate_tracks
 from phys4d.simulation.rigid.scene import RigidScene
 from phys4d.simulation.thermodynamic.glow import in_words
 
@@ -19,7 +19,10 @@ DENSITY = {"graphite": 1800.0}  # kg/m3
 
 @dataclass(frozen=True, kw_only=True)
 class HotBodyScene(RigidScene):
-    """The first body starts at `temperature`, in kelvin; everything else at AMBIENT."""
+    """A rigid scene whose first body is hot; everything else is at AMBIENT.
+
+    temperature: kelvin, of the first body at t = 0.
+    """
 
     temperature: float
 
@@ -28,24 +31,24 @@ class HotBodyScene(RigidScene):
         return "thermodynamic"
 
     def parameters(self) -> dict[str, Any]:
-        """Of the scene as a whole; SI units, kelvin."""
+        """Parameters of the whole scene; SI units, kelvin."""
         return super().parameters() | {"ambient_temperature": AMBIENT, "initial_temperature": self.temperature}
 
     def tracks(self, frames: int, fps: float) -> dict[int, Track]:
-        """The bodies' poses by instance. Raises Unstable."""
-        return motion(self, frames, fps)
+        """Poses of the bodies by instance. Raises Unstable if the simulator failed."""
+        return simulate_tracks(self, frames, fps)
 
 
 def steel(body: Body, temperature: float) -> dict[str, Any]:
-    """What changes of a body that is made of steel this hot: its make, and the word for its colour."""
+    """Fields of a `Body` to replace so that it is made of steel at this temperature in kelvin."""
     return {"material": "steel", "colour": in_words(temperature), "rgb": STEEL_RGB}
 
 
 def heat_capacity(body: Body) -> float:
-    """J/K of a steel body."""
+    """Heat capacity of a steel body, J/K."""
     return body.mass * HEAT_CAPACITY["steel"]
 
 
 def round_kelvin(temperature: float) -> float:
-    """As a caption states it: to whole tens."""
+    """Temperature rounded to tens of kelvin, as a caption states it."""
     return float(10 * np.round(temperature / 10))

@@ -1,4 +1,4 @@
-"""Heat in particles: conduction between neighbours, heaters that they touch or that shine on them, and melting."""
+"""Heat of particles: conduction between neighbours, heating in contact with heaters, and melting."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,21 +8,26 @@ import numpy as np
 from phys4d.simulation.particles.newton import DEVICE, newton
 from phys4d.simulation.thermodynamic.substances import Substance
 
-REACH = 1.8  # spacings within which particles are neighbours
+REACH = 1.8  # radius of a particle's neighbourhood, over the spacing
 
 
 class ParticleHeat:
     """Temperature of the particles of one substance, with latent heat.
 
-    enthalpy: float64 [N], heat over heat capacity in kelvin, so that what is solid has its temperature there.
-    spacing: metres. diffusivity: m2/s. first: float64 [N, 3] metres, where the particles start, evenly spaced.
+    The attribute enthalpy, float64 [N], is heat over heat capacity in kelvin: below the melting point it is the
+    temperature.
+
+    substance: its properties.
+    first: float64 [N, 3], metres, initial positions.
+    spacing: metres between particles.
+    diffusivity: m2/s.
     """
 
     def __init__(self, substance: Substance, first: np.ndarray, spacing: float, diffusivity: float) -> None:
         newton()
         import warp
 
-        from phys4d.simulation.particles.conduct import conduct
+        from phys4d.simulation.particles.conduction_kernel import conduct
 
         self._warp, self._conduct = warp, conduct
         self.substance, self.spacing = substance, spacing
@@ -33,24 +38,25 @@ class ParticleHeat:
 
     @property
     def temperature(self) -> np.ndarray:
-        """Kelvin, float64 [N]: the enthalpy's, which stays at the melting point while the latent heat goes in."""
+        """Temperature in kelvin, float64 [N]; it stays at the melting point while latent heat is absorbed."""
         melting, latent = self.substance.melting_point, self.substance.latent / self.substance.heat_capacity
         return np.where(self.enthalpy < melting, self.enthalpy, np.maximum(self.enthalpy - latent, melting))
 
     @property
     def molten(self) -> np.ndarray:
-        """Share of each particle that is liquid, float64 [N]."""
+        """Molten share of each particle, float64 [N]."""
         melting, latent = self.substance.melting_point, self.substance.latent / self.substance.heat_capacity
         softening = max(latent, 0.05 * melting)  # glass has no latent heat and softens over a range
         return np.clip((self.enthalpy - melting) / softening, 0, 1)
 
     def advance(self, points: Any, seconds: float, gain: Callable[[np.ndarray], np.ndarray], fastest: float) -> None:
-        """Heat flows for some seconds, in steps that are small enough for an explicit scheme.
+        """Advances by `seconds` in steps that are stable for an explicit scheme.
 
-        points: [N] on Warp's device, metres. gain: K/s [N] that heaters give particles of these temperatures [N].
-        fastest: 1/s, the highest rate at which heaters take a particle to their own temperature.
+        points: Warp array [N] of vectors, metres.
+        gain: temperatures [N] -> heating in K/s [N] by heaters.
+        fastest: 1/s, highest heat transfer rate of a heater.
         """
-        # Where particles are crowded each has more neighbours than in the lattice, by up to a half.
+        # Crowded particles have up to 1.5 times as many neighbours as in the lattice.
         steps = int(np.ceil(seconds * (1.5 * self._coefficient * _weight_sum() + fastest) / 0.9))
         self._grid.build(points, REACH * self.spacing)
         for _ in range(steps):
@@ -65,7 +71,7 @@ class ParticleHeat:
 
 
 def _lattice() -> tuple[np.ndarray, np.ndarray]:
-    """Squared distances in spacings and weights of the neighbours in a cubic lattice."""
+    """Squared distances (in spacings) and weights of the neighbours in a cubic lattice."""
     reach = int(np.ceil(REACH))
     axis = np.arange(-reach, reach + 1)
     square = (np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3) ** 2).sum(axis=1)
@@ -74,7 +80,8 @@ def _lattice() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _second_moment(spacing: float) -> float:
-    """Sum over the neighbours of weight x distance^2 / 6 in m2: what makes their exchange a diffusion."""
+    """Sum over the neighbours of weight x distance^2 / 6 in m2, which relates the pairwise exchange to a diffusivity.
+    """
     square, weight = _lattice()
     return float((weight * square).sum()) * spacing**2 / 6
 

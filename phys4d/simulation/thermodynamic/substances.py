@@ -1,4 +1,4 @@
-"""What melts: each substance has its own colour and physics, and the heater a temperature that suits it."""
+"""Substances that melt: each has its own colour and physical parameters, and a range of heater temperatures."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,17 @@ from phys4d.simulation.mesh_sequence import Texture
 class Substance:
     """A substance that melts; SI units, kelvin.
 
-    solid and liquid: RGB in 0..1 (what is hot enough glows on top of that). latent: J/kg. heat_capacity: J/(kg K).
-    viscosity: Pa s when molten. stiffness: Pa, shear stress at which the solid yields. diffusivity: m2/s, the real one.
-    start: temperature at t = 0. heater: range of temperatures that heaters under or over it have.
+    solid, liquid: RGB in 0..1, without glow.
+    density: kg/m3.
+    heat_capacity: J/(kg K).
+    latent: latent heat, J/kg.
+    melting_point: kelvin.
+    viscosity: Pa s when molten.
+    yield_stress: Pa, of the solid.
+    diffusivity: m2/s, the real value.
+    start: kelvin, initial temperature.
+    heater: range of heater temperatures, kelvin.
+    texture: pattern of its particles.
     """
 
     name: str
@@ -25,15 +33,15 @@ class Substance:
     latent: float
     melting_point: float
     viscosity: float
-    stiffness: float
+    yield_stress: float
     diffusivity: float
     start: float
     heater: tuple[float, float]
     texture: Texture = Texture.WATER
 
     @property
-    def to_melt(self) -> float:
-        """Heat that melts it from the start, over its heat capacity: kelvin."""
+    def heat_to_melt(self) -> float:
+        """Heat that melts the substance from its initial temperature, over its heat capacity: kelvin."""
         return self.melting_point - self.start + self.latent / self.heat_capacity
 
 
@@ -83,7 +91,7 @@ SUBSTANCES = {
 }
 
 
-def draw(random: np.random.Generator) -> Substance:
-    """One of the substances."""
+def sample(rng: np.random.Generator) -> Substance:
+    """Samples one of the substances."""
     names = list(SUBSTANCES)
-    return SUBSTANCES[names[random.integers(len(names))]]
+    return SUBSTANCES[names[rng.integers(len(names))]]

@@ -1,22 +1,24 @@
-"""Exact geometry of what every pixel sees, in float64: OpenGL only proposes the face."""
+"""Exact geometry of the surface point at every pixel centre, in float64, from the face that OpenGL proposes."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from phys4d.simulation.mesh_sequence import MeshSequence
-from phys4d.simulation.stage.camera import Camera
+from phys4d.simulation.scenery.camera import Camera
 
 MOVING = 1e-4  # metres per frame
-INSIDE = 1e-9  # how far, in barycentric coordinates, a hit may lie outside its triangle by rounding
+INSIDE = 1e-9  # tolerance in barycentric coordinates for a hit outside its triangle
 RAYS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class Surface:
-    """What the N pixels of one frame that see a surface see.
+    """Surface points seen by the N pixels of one frame that see a surface.
 
-    row, column, face: int [N]. barycentric: float64 [N, 3]. depth: float64 [N] metres along the optical axis.
+    row, column, face: int [N].
+    barycentric: float64 [N, 3], of the point in its face.
+    depth: float64 [N], metres along the optical axis.
     """
 
     row: np.ndarray
@@ -26,24 +28,20 @@ class Surface:
     depth: np.ndarray
 
     def points(self, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-        """Where these material points are [N, 3] when the vertices are at [V, 3]."""
+        """World positions [N, 3] of these material points for vertices [V, 3]."""
         a, b, c = (vertices[faces[self.face, corner]] for corner in range(3))
         u, v, w = (self.barycentric[:, corner, None] for corner in range(3))
         return u * a + v * b + w * c
 
-    def image(self, values: np.ndarray, camera: Camera) -> np.ndarray:
-        """The N values [N, ...] put into an image [H, W, ...], zero where there is no surface."""
-        image = np.zeros((camera.height, camera.width, *values.shape[1:]), dtype=values.dtype)
-        image[self.row, self.column] = values
-        return image
-
-
 @dataclass(frozen=True)
 class Landing:
-    """Where the points of a `Surface` are one frame later.
+    """The points of a `Surface` in the next frame.
 
-    points: float64 [N, 3] world. pixel: float64 [N, 2]. depth: float64 [N] in the later camera.
-    displacement: float64 [N], distance in metres moved in the world. ahead: bool [N], before the camera.
+    points: float64 [N, 3], world metres.
+    pixel: float64 [N, 2], pixel coordinates in the next frame.
+    depth: float64 [N], metres, in the next frame's camera.
+    displacement: float64 [N], metres moved in the world.
+    ahead: bool [N], in front of the camera.
     """
 
     points: np.ndarray
@@ -56,8 +54,12 @@ class Landing:
 def surface(face_ids: np.ndarray, meshes: MeshSequence, camera: Camera, t: int) -> Surface:
     """Intersects the rays through the pixel centres of frame t with their faces, in float64.
 
-    face_ids: int [H, W] from the rasteriser, -1 for none. A rasteriser snaps vertices to a fraction of a
-    pixel; rays that miss the face it named are intersected with every face.
+    A rasteriser rounds vertices to a fraction of a pixel; rays that miss the proposed face are intersected with all
+    faces.
+
+    face_ids: int [H, W], proposed faces, -1 for none.
+    meshes, camera: of the clip.
+    t: number of the frame.
     """
     row, column = np.nonzero(face_ids >= 0)
     face = face_ids[row, column].astype(np.int64)
@@ -79,9 +81,10 @@ def surface(face_ids: np.ndarray, meshes: MeshSequence, camera: Camera, t: int) 
 
 
 def _intersect(direction: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rays from the origin [..., 3] with triangle planes [..., 3, 3]: distances and barycentrics [..., 3].
+    """Intersects rays from the origin, [..., 3], with planes of triangles, [..., 3, 3]: distances and barycentrics
+    [..., 3].
 
-    Distances are in units of the direction, hence depth for directions of unit depth. NaN for parallel rays.
+    Distances are in units of the direction, hence depths for directions of unit depth; NaN for parallel rays.
     """
     a, b, c = corners[..., 0, :], corners[..., 1, :], corners[..., 2, :]
     first, second = b - a, c - a
@@ -107,7 +110,7 @@ def _cross(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def landing(seen: Surface, meshes: MeshSequence, camera: Camera, t: int) -> Landing:
-    """Follows the points that frame t sees to frame t + 1."""
+    """Follows the points seen in frame t to frame t + 1."""
     points = seen.points(meshes.vertices[t + 1], meshes.faces)
     before = seen.points(meshes.vertices[t], meshes.faces)
     inverse = camera.world_to_camera(t + 1)

@@ -1,21 +1,27 @@
-"""Whether a surface point of frame t is still seen in frame t + 1: ray cast by Embree, refined to float64."""
+"""Whether a surface point of frame t is visible in frame t + 1: ray cast by Embree, refined in float64."""
 
 import numpy as np
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
 from phys4d.simulation.mesh_sequence import MeshSequence
-from phys4d.simulation.stage.camera import Camera
+from phys4d.simulation.scenery.camera import Camera
 from phys4d.simulation.truth.surface import Landing, Surface
 
-# Embree works in float32 and may name the neighbour of the face that is hit, whose plane is off by as much.
+# Relative to depth. Embree works in float32 and may return a neighbour of the face that is hit, whose plane differs by
+# up to this.
 TOLERANCE = 1e-6
 
 
 def visible(seen: Surface, landed: Landing, meshes: MeshSequence, camera: Camera, t: int) -> np.ndarray:
-    """Bool [N]: the points of frame t land inside the image of frame t + 1 and nothing there is closer.
+    """Bool [N]: points of frame t that land inside the image of frame t + 1 without a surface in front of them.
 
-    Closer means by more than TOLERANCE of the point's depth.
+    In front means nearer by more than TOLERANCE of the point's depth.
+
+    seen: the points in frame t.
+    landed: the same points in frame t + 1.
+    meshes, camera: of the clip.
+    t: number of the frame.
     """
     inside = landed.ahead & (landed.pixel >= 0).all(axis=1)
     inside &= (landed.pixel[:, 0] <= camera.width) & (landed.pixel[:, 1] <= camera.height)

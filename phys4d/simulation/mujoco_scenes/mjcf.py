@@ -1,0 +1,85 @@
+"""MuJoCo models in XML (MJCF): the room with its props, and elements that families add."""
+
+from collections.abc import Sequence
+from xml.etree import ElementTree as Xml
+
+import numpy as np
+
+from phys4d.simulation.body import Body, Prop
+from phys4d.simulation.scene import Room
+from phys4d.simulation.scenery.materials import FLOOR_FRICTION
+
+GEOM_TYPE = {"ball": "sphere", "box": "box", "cylinder": "cylinder", "capsule": "capsule"}
+
+
+class Mjcf:
+    """A model under construction; it starts with the geoms "floor", "wall", "prop0", "prop1", ...
+
+    Families add bodies to `world`. By MuJoCo's default every geom collides with every other (contype, conaffinity).
+
+    room: floor and wall.
+    props: static objects.
+    options: attributes of MuJoCo's <option>, such as solver="CG" or integrator="discrete".
+    """
+
+    def __init__(self, room: Room, props: Sequence[Prop] = (), **options: str) -> None:
+        self.root = Xml.Element("mujoco")
+        option = Xml.SubElement(self.root, "option", options)
+        # Otherwise MuJoCo resets to the first pose when the state is NaN.
+        Xml.SubElement(option, "flag", autoreset="disable")
+        Xml.SubElement(self.root, "size", memory="256M")
+        self.world = Xml.SubElement(self.root, "worldbody")
+        ground = {"type": "plane", "size": "0 0 1", "friction": text(FLOOR_FRICTION, 0.005, 0.0001)}
+        Xml.SubElement(self.world, "geom", ground, name="floor")
+        Xml.SubElement(self.world, "geom", ground, name="wall", pos=text(0, room.depth, 0), zaxis="0 -1 0")
+        for number, prop in enumerate(props):
+            friction = text(prop.friction, 0.005, 0.0001)
+            shape = {"type": GEOM_TYPE[prop.shape], "size": text(*prop.size), "friction": friction}
+            Xml.SubElement(self.world, "geom", shape | pose(prop.position, prop.quaternion), name=f"prop{number}")
+        self._sections: dict[str, Xml.Element] = {}
+
+    def section(self, name: str) -> Xml.Element:
+        """The top-level element of this name, such as "contact", "equality" or "deformable"; created on first use."""
+        if name not in self._sections:
+            self._sections[name] = Xml.SubElement(self.root, name)
+        return self._sections[name]
+
+    def text(self) -> str:
+        """The model as MJCF text."""
+        return Xml.tostring(self.root, encoding="unicode")
+
+
+def add_body(parent: Xml.Element, body: Body, name: str, **geom: str) -> Xml.Element:
+    """Adds a free rigid body with one geom; body, joint and geom have the same name.
+
+    parent: MJCF element that contains the body.
+    body: shape, pose and material.
+    name: of body, joint and geom.
+    geom: further attributes of the geom, as in MJCF.
+    """
+    element = Xml.SubElement(parent, "body", pose(body.position, body.quaternion), name=name)
+    Xml.SubElement(element, "freejoint", name=name)
+    shape = {"type": GEOM_TYPE[body.shape], "size": text(*body.size), "density": text(body.density)}
+    friction = {"friction": text(body.friction, 0.005, 0.0001)}
+    Xml.SubElement(element, "geom", shape | friction | geom, name=name)
+    return element
+
+
+def disable_contacts(mjcf: Mjcf, names: str) -> None:
+    """Disables all contacts of the geoms whose name begins with `names`."""
+    for geom in mjcf.world.iter("geom"):
+        if geom.get("name", "").startswith(names):
+            geom.set("contype", "0")
+            geom.set("conaffinity", "0")
+
+
+def pose(
+    position: Sequence[float] | np.ndarray, quaternion: Sequence[float] | np.ndarray = (1, 0, 0, 0)
+) -> dict[str, str]:
+    """MJCF attributes of a pose: position in metres, quaternion (w, x, y, z)."""
+    return {"pos": text(*position), "quat": text(*quaternion)}
+
+
+def text(*numbers: float) -> str:
+    """Numbers as an MJCF attribute, without rounding."""
+    return " ".join(repr(float(number)) for number in numbers)

@@ -1,0 +1,89 @@
+"""Rejection sampling of scenes: samples until the event of the caption is visible, and counts the rejected samples."""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from phys4d.engine.errors import UserError
+from phys4d.simulation.categories import FAMILIES
+from phys4d.simulation.mesh_sequence import MeshSequence
+from phys4d.simulation.scene import Scene, Unstable, Unusable
+from phys4d.simulation.scenery import camera_path
+from phys4d.simulation.scenery.looks import varied
+
+ATTEMPTS = 100
+
+CameraMotion = Literal["static", "moving"]
+Looks = Literal["plain", "varied"]
+
+
+@dataclass(frozen=True)
+class SampledScene:
+    """An accepted scene and its motion.
+
+    attempt: number of the accepted sample, from 0.
+    dropped: number of earlier samples for which the simulator failed, by reason.
+    redrawn: number of earlier samples whose event was not visible, by reason.
+    """
+
+    scene: Scene
+    meshes: MeshSequence
+    attempt: int
+    dropped: dict[str, int]
+    redrawn: dict[str, int]
+
+
+def sample_usable_scene(
+    family: str, seed: int, index: int, *, frames: int, fps: float, detail: int, camera: CameraMotion, looks: Looks
+) -> SampledScene:
+    """Samples scenes until one is accepted; the result depends on family, seed, index and settings only.
+
+    family: name in `categories.FAMILIES`.
+    seed, index: seed of the dataset and number of the clip.
+    frames, fps: number of frames and frames per second of the clip.
+    detail: subdivision level of round shapes, see `shapes.mesh`.
+    camera: "static" or "moving".
+    looks: "plain" or "varied".
+
+    Raises UserError if all ATTEMPTS samples are rejected.
+    """
+    dropped: Counter[str] = Counter()
+    redrawn: Counter[str] = Counter()
+    for attempt in range(ATTEMPTS):
+        scene = _sample_scene(family, seed, index, attempt, camera, looks)
+        if scene.badly_framed():
+            redrawn["badly framed"] += 1
+            continue
+        try:
+            meshes = scene.simulate(frames, fps, detail)
+        except Unstable as reason:
+            dropped[str(reason)] += 1
+        except Unusable as reason:
+            redrawn[str(reason)] += 1
+        else:
+            return SampledScene(scene, meshes, attempt, dict(dropped), dict(redrawn))
+    counts = ", ".join(f"{reason} ({count})" for reason, count in (dropped + redrawn).items())
+    raise UserError(
+        f"simulate: {frames} frames at {fps} fps: none of {ATTEMPTS} scenes of family {family} was "
+        f"usable: {counts}: choose more frames or fewer frames per second"
+    )
+
+
+def _sample_scene(family: str, seed: int, index: int, attempt: int, camera: CameraMotion, looks: Looks) -> Scene:
+    """Samples one scene. Looks and camera use random generators of their own, so that they do not change the event."""
+    scene = FAMILIES[family](keyed_rng(seed, index, attempt))
+    if looks == "varied":
+        scene = varied(scene, keyed_rng(seed, index, attempt, "looks"))
+    if camera == "moving":
+        path = camera_path.sample(keyed_rng(seed, index, attempt, "camera"))
+        scene = replace(scene, view=replace(scene.view, path=path))
+    return scene
+
+
+def keyed_rng(*numbers: int | str) -> np.random.Generator:
+    """A counter-based random generator (Philox) whose key is a hash of these numbers and names."""
+    digest = hashlib.blake2b(repr(("simulate", *numbers)).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))

@@ -1,0 +1,149 @@
+"""GLSL programs of the rasteriser."""
+
+from phys4d.simulation.mesh_sequence import Texture
+from phys4d.simulation.rendering.patterns import FUNCTIONS, PATTERNS
+
+POSITION_VERTEX = """#version 330
+in vec3 position;
+uniform mat4 to_clip;
+void main() { gl_Position = to_clip * vec4(position, 1); }
+"""
+
+NOTHING_FRAGMENT = """#version 330
+void main() {}
+"""
+
+FACE_FRAGMENT = """#version 330
+out float face;
+void main() { face = float(gl_PrimitiveID + 1); }
+"""
+
+SURFACE_VERTEX = """#version 330
+in vec3 position;
+in vec3 normal;
+in vec3 rest;
+in vec3 colour;
+uniform mat4 to_clip;
+uniform mat4 to_shadow;
+uniform vec3 sun;
+uniform float shadow_offset; // metres off the surface, against a surface that shades itself
+out vec3 surface_position;
+out vec3 surface_normal;
+out vec3 surface_rest;
+out vec3 surface_colour;
+out vec3 shadow_position;
+void main() {
+    gl_Position = to_clip * vec4(position, 1);
+    surface_position = position;
+    surface_normal = normal;
+    surface_rest = rest;
+    surface_colour = colour;
+    vec3 lifted = position + normal * sign(dot(normal, sun)) * shadow_offset;
+    shadow_position = (to_shadow * vec4(lifted, 1)).xyz * 0.5 + 0.5;
+}
+"""
+
+_HEAD = """#version 330
+in vec3 surface_position;
+in vec3 surface_normal;
+in vec3 surface_rest;
+in vec3 surface_colour;
+in vec3 shadow_position;
+uniform sampler2DShadow shadow_map;
+uniform float shadow_texel;
+uniform vec3 sun;       // unit, towards the light
+uniform vec2 strengths; // sun, ambient
+uniform vec3 sun_colour;
+uniform vec3 sky_colour;
+uniform vec3 fill;      // unit, towards a second light that casts no shadow
+uniform vec3 fill_colour;
+uniform vec3 ground_colour; // light that the floor throws back up
+uniform vec3 eye;
+out vec4 pixel;
+
+bool unshaded(vec3 p) {
+    vec3 from_centre = abs(p - 0.5);
+    return max(from_centre.x, from_centre.y) > 0.5 - 2.0 * shadow_texel || from_centre.z > 0.5;
+}
+"""
+
+_SHARP_SHADOW = """
+float lit() {
+    if (unshaded(shadow_position)) return 1.0;
+    float sum = 0.0;
+    for (int i = 0; i < 4; i++) {
+        vec2 offset = (vec2(i & 1, i >> 1) - 0.5) * 1.5 * shadow_texel;
+        sum += texture(shadow_map, shadow_position + vec3(offset, -0.003));
+    }
+    return sum / 4.0;
+}
+"""
+
+# Percentage-closer soft shadows (Fernando 2005): occluders are searched around the point; the farther they are, the
+# wider the shadow's edge. Sixteen offsets on a spiral, four for each of the four samples averaged to one pixel.
+_SOFT_SHADOW = """
+uniform sampler2D shadow_depth;
+uniform float softness; // width of the edge in the shadow map over depth difference in it
+
+float lit() {
+    if (unshaded(shadow_position)) return 1.0;
+    vec3 dx = dFdx(shadow_position), dy = dFdy(shadow_position);
+    float area = dx.x * dy.y - dx.y * dy.x;
+    vec2 slope = vec2(dy.y * dx.z - dx.y * dy.z, dx.x * dy.z - dy.x * dx.z) / (area == 0.0 ? 1.0 : area);
+    slope = clamp(slope, -1.0, 1.0);
+    int which = (int(gl_FragCoord.x) & 1) + 2 * (int(gl_FragCoord.y) & 1);
+    float reach = max(0.06 * softness, 2.0 * shadow_texel), above = 0.0, count = 0.0;
+    vec2 place[4];
+    for (int i = 0; i < 4; i++) {
+        float k = float(which + 4 * i);
+        place[i] = sqrt((k + 0.5) / 16.0) * vec2(cos(2.4 * k), sin(2.4 * k));
+        float depth = textureLod(shadow_depth, shadow_position.xy + reach * place[i], 0.0).r;
+        float mine = shadow_position.z + dot(slope, reach * place[i]) - 0.003;
+        if (depth < mine) { above += mine - depth; count += 1.0; }
+    }
+    if (count == 0.0) return 1.0;
+    float radius = max(0.5 * softness * above / count, 1.2 * shadow_texel), sum = 0.0;
+    for (int i = 0; i < 4; i++) {
+        vec2 offset = radius * place[i];
+        sum += texture(shadow_map, shadow_position + vec3(offset, dot(slope, offset) - 0.003));
+    }
+    return sum / 4.0;
+}
+"""
+
+_MAIN = """
+void main() {
+    vec3 n = normalize(surface_normal);
+    vec3 view = normalize(eye - surface_position);
+    if (dot(n, view) < 0.0) n = -n;
+    vec3 colour = surface_colour;
+    vec3 r = surface_rest;
+    float gloss = 0.0, sharpness = 20.0;
+    vec3 glow = vec3(0);
+    {PATTERN}
+    float shadow = lit();
+    float diffuse = max(dot(n, sun), 0.0) * shadow;
+    vec3 around = strengths.y * (ground_colour * (0.25 - 0.25 * n.z) + sky_colour * (0.75 + 0.25 * n.z));
+    float second = max(0.25 + 0.75 * dot(n, fill), 0.0);
+    vec3 shaded = colour * (around + strengths.x * diffuse * sun_colour + second * fill_colour);
+    shaded += gloss * shadow * pow(max(dot(n, normalize(view + sun)), 0.0), sharpness);
+    shaded += 0.6 * gloss * fill_colour * pow(max(dot(n, normalize(view + fill)), 0.0), sharpness);
+    shaded += glow;
+    {TONE}
+    pixel = vec4(pow(clamp(shaded, 0.0, 1.0), vec3(1.0 / 1.2)), 1);
+}
+"""
+
+# Values above 0.75 approach white asymptotically.
+_SHOULDER = "shaded = mix(shaded, 1.0 - 0.0625 / (shaded - 0.5), step(0.75, shaded));"
+
+
+def surface_fragment(texture: Texture, *, soft: bool) -> str:
+    """The fragment shader of surfaces with this pattern.
+
+    texture: the pattern.
+    soft: soft shadows and soft clipping of highlights; else sharp shadows, and bright values are clipped.
+    """
+    shadow = _SOFT_SHADOW if soft else _SHARP_SHADOW
+    main = _MAIN.replace("{PATTERN}", PATTERNS[texture]).replace("{TONE}", _SHOULDER if soft else "")
+    return _HEAD + FUNCTIONS + shadow + main

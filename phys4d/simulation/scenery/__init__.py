@@ -1,0 +1,1 @@
+"""Rooms, lights, cameras and materials of scenes."""

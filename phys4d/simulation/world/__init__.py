@@ -1,1 +1,0 @@
-"""MuJoCo scenes of any kind: `mjcf` writes a model, `thing` says what of it is seen, `play` runs it, `scene` is one."""

@@ -1,0 +1,45 @@
+"""Teachers on a device type other than the CPU: all of the network and its inputs go there, and depth comes back."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch.utils import cpp_extension
+
+from phys4d.cli import main
+from phys4d.engine.data.dataset import ClipDataset
+
+STAND_IN = Path(__file__).parents[1] / "stages" / "stand_in.py"
+
+
+@pytest.mark.slow
+def test_teachers_label_on_the_accelerator_that_torch_finds(
+    write_clips: Callable[..., Path], save_depth_anything: Callable[[Path, str], None], tmp_path: Path
+) -> None:
+    library = tmp_path / "stand_in.so"
+    include = [f"-I{path}" for path in cpp_extension.include_paths()]
+    link = [word for path in cpp_extension.library_paths() for word in (f"-L{path}", f"-Wl,-rpath,{path}")]
+    command = ["c++", "-std=c++20", "-O0", "-shared", "-fPIC", *include, STAND_IN.with_suffix(".cpp"), *link]
+    subprocess.run([*map(str, command), "-ltorch_cpu", "-lc10", "-o", str(library)], check=True)
+    save_depth_anything(tmp_path / "weights", "metric")
+    videos, scenes = write_clips("videos", 2, 2, truth=False), write_clips("scenes", 1, 2)
+    teachers = {
+        "small": ["--scenes", scenes, "--steps", 3, "--set", "depth.width=4"],
+        "depth-anything": ["--weights", tmp_path / "weights"],
+    }
+    for name, options in teachers.items():
+        words = [*map(str, ["label", "--videos", videos, "--teacher", name, *options])]
+        device, cpu = tmp_path / f"{name}-device", tmp_path / f"{name}-cpu"
+        program = [sys.executable, str(STAND_IN), str(library), *words, "--out", str(device)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(program, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert main([*words, "--out", str(cpu)]) == 0
+        there, here = (ClipDataset(folder)[1] for folder in (device, cpu))
+        devices = [sample.meta["provenance"]["labels"]["depth"]["device"] for sample in (there, here)]
+        assert devices == ["standin", "cpu"]
+        np.testing.assert_allclose(there.arrays["depth"], here.arrays["depth"], rtol=1e-3)
