@@ -1,20 +1,19 @@
-"""What a training pass of a whole video transformer costs at its real shape, counted without computing anything.
+"""Memory and traffic of the training passes of a whole video transformer at its real shape, counted, not computed.
 
     python -m phys4d.benchmarks.model_memory [--case NAME ...] [--layers N] [--out FILE]
 
-The transformer of Wan2.2-TI2V-5B, batch 1, runs on tensors that have shapes and no numbers (torch's fake tensors), with
-diffusers' own modules ("stock") and as this project trains it ("phys4d"). Two passes make up every phase:
+The transformer of Wan2.2-TI2V-5B, batch 1, runs on torch's fake tensors, which have shapes and no data, with diffusers'
+own modules ("stock") and as this project trains it ("phys4d"). Every phase consists of two passes:
 
     frozen   one evaluation without gradients: `pretrain`, the rollouts of `reinforce`, sampling
     lora     one evaluation and its backward pass under a LoRA of rank 16: `finetune`, the updates of `reinforce`
 
-"kept" is what autograd keeps between forward and backward, and "peak" the most that exists at once, both beyond weights
-and inputs; "moved" is the sum over all operators of the bytes of their inputs and outputs, which bounds the time of what
-is no matrix product. What an operator takes inside, for as long as it runs, is not seen.
+"kept" is the memory that autograd holds between forward and backward, "peak" the maximum of live memory, both without
+weights and inputs; "moved" is the sum over all operators of the bytes of their inputs and outputs, which bounds the
+time of all operators but matrix products. Temporary memory inside an operator is not counted.
 """
 
 import argparse
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +26,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from phys4d.benchmarks import results
 from phys4d.benchmarks.block_memory import Peak, uncollected
 
-RESULT = Path(__file__).resolve().parent / "results" / "model-memory.json"
 GIB = 2**30
 LAYERS, RANK, TEXT = 30, 16, 512
 # diffusers' transformer/config.json of Wan2.2-TI2V-5B
-WAN = {
+WAN: dict[str, Any] = {
     "patch_size": (1, 2, 2), "num_attention_heads": 24, "attention_head_dim": 128, "in_channels": 48,
     "out_channels": 48, "text_dim": 4096, "freq_dim": 256, "ffn_dim": 14336, "cross_attn_norm": True,
     "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024,
@@ -67,7 +66,7 @@ CASES = {case.name: case for case in (Case(49, 480, 832), Case(121, 704, 1280))}
 
 
 class Moved(TorchDispatchMode):
-    """Sums the bytes of inputs and outputs of every operator that is no view."""
+    """Sums the bytes of inputs and outputs of every operator that is not a view."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +94,7 @@ def count(case: Case, layers: int, variant: str, trained: bool) -> dict[str, flo
     backbone.precision = "bf16"
     backbone.requires_grad_(False)
     if trained:
-        # peft moves each adapter to its layer's device, where it is already; tensors without numbers cannot be moved
+        # peft moves each adapter to its layer's device, where it is already; fake tensors cannot be moved.
         with mock.patch.object(nn.Module, "to", lambda module, *where, **options: module):
             backbone.transformer.add_adapter(LoraConfig(r=RANK, target_modules=list(backbone.lora_targets)))
     if variant == "stock":
@@ -130,8 +129,9 @@ def count(case: Case, layers: int, variant: str, trained: bool) -> dict[str, flo
 
 def rows(case: Case, layers: int) -> list[dict[str, Any]]:
     """One row per pass and variant."""
-    one_mode = mock.patch.object(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, create=True)  # of all copies
-    alike = mock.patch.object(torch, "equal", lambda *tensors: True)  # drop-ins compare tables: no numbers are there
+    # Deep copies of a model share one mode. Drop-ins compare rotation tables, and fake tensors have no data to compare.
+    one_mode = mock.patch.object(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, create=True)
+    alike = mock.patch.object(torch, "equal", lambda *tensors: True)
     found = []
     for trained in (False, True):
         for variant in ("stock", "phys4d"):
@@ -139,15 +139,16 @@ def rows(case: Case, layers: int) -> list[dict[str, Any]]:
                 warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
                 figures = count(case, layers, variant, trained)
             pass_ = "lora" if trained else "frozen"
-            found.append({"case": case.name, "tokens": case.tokens, "layers": layers, "pass": pass_, "variant": variant})
-            found[-1] |= figures
+            row = {"case": case.name, "tokens": case.tokens, "layers": layers, "pass": pass_, "variant": variant}
+            found.append(row | figures)
     return found
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Per clip, pass and variant: GiB kept, at most and moved, and their shares of the stock model's."""
+    """Markdown: per clip, pass and variant GiB kept, peak and moved, and their shares of the stock model's."""
     keys = ("kept_gib", "peak_gib", "moved_gib")
-    lines = ["| clip | tokens | pass | variant | kept GiB | peak GiB | moved GiB | peak, moved of stock |", "|---" * 8 + "|"]
+    titles = "clip | tokens | pass | variant | kept GiB | peak GiB | moved GiB | peak, moved of stock"
+    lines = [f"| {titles} |", "|---" * 8 + "|"]
     for row in rows:
         stock = next(r for r in rows if all(r[k] == row[k] for k in ("case", "pass")) and r["variant"] == "stock")
         shares = ", ".join(f"{row[key] / stock[key]:.0%}" for key in keys[1:])
@@ -166,7 +167,7 @@ def main() -> None:
     found = [row for name in asked.case for row in rows(CASES[name], asked.layers)]
     print(table(found))
     if asked.out:
-        asked.out.write_text(json.dumps(found, indent=1) + "\n")
+        results.write(asked.out, found)
 
 
 if __name__ == "__main__":
