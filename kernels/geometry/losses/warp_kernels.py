@@ -10,11 +10,13 @@ the bytes that pass.
 import triton
 import triton.language as tl
 
+from phys4d.kernels.dispatch import INTERPRETED
+
 CHARBONNIER, RELATIVE, SQUARED = 1, 2, 3
 _CHARBONNIER = tl.constexpr(CHARBONNIER)
 _RELATIVE = tl.constexpr(RELATIVE)
 _SQUARED = tl.constexpr(SQUARED)
-_HARDWARE = tl.constexpr(not triton.knobs.runtime.interpret)
+_HARDWARE = tl.constexpr(not INTERPRETED)
 
 
 @triton.jit
