@@ -36,7 +36,8 @@ def attention_packed(
 
     Args:
         qkv: [B, S, 3, heads, D], with a contiguous last dimension: queries, keys, values.
-        the rest: as `attention`. Other backends than "triton", and a norm or rotation that its kernel cannot apply
+        grid, pattern, text, key_lengths, qk_norm, rope, scale, return_lse, backend: as `attention`.
+            Other backends than "triton", and a norm or rotation that its kernel cannot apply
             (`explain(...).fused_transform`), compute on slices, and torch stacks their gradients.
 
     Returns:

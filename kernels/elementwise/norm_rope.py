@@ -65,7 +65,8 @@ def qk_norm_rope(
     """`norm_rope` of queries and keys [B, S, heads, D], with text before or after the video.
 
     Args:
-        norm, rope, grid: see there.
+        q, k: [B, S, heads, D], floating.
+        norm, rope, grid: as in `norm_rope`.
         text: (n, "first" | "last"): normed, not rotated.
         start: position of token 0 in the whole sequence, where this is a part of it.
 

@@ -58,6 +58,8 @@ class Rope:
             sizes: positions of time, height and width.
             channels: even numbers of channels of a head that each axis gets (Wan, D = 128: 44, 42, 42).
             theta: base of the frequencies.
+            layout: which channels make a pair, as in `Rope`.
+            device, dtype: of the tables; float32 or float64.
         """
         tables = []
         for size, width in zip(sizes, channels, strict=True):

@@ -88,8 +88,8 @@ class Backbone(nn.Module, ABC):
         return Prediction(velocity, clean, hidden)
 
     def diffusion_loss(self, prediction: Prediction, clean: Tensor, noise: Tensor) -> Tensor:
-        """The loss that trains generation, a scalar: mean squared error of the velocity to noise - clean over the
-        latent frames after the first. clean, noise: [B, C, T', H', W']."""
+        """The loss that trains generation, a scalar: mean squared error of the predicted velocity to noise - clean over
+        the latent frames after the first; clean and noise are [B, C, T', H', W']."""
         return F.mse_loss(prediction.velocity[:, :, 1:], (noise - clean)[:, :, 1:])
 
     @abstractmethod

@@ -12,7 +12,12 @@ CARD = "phys4d.json"
 
 
 class Card(Config):
-    """The contents of phys4d.json. base: the folder that holds the backbone; None: this one."""
+    """The contents of phys4d.json.
+
+    format: version of this file. stage: that wrote the model. model: its configuration. frames, height, width: of its
+    clips, in frames and pixels. adapters: names of the LoRA folders, oldest first. base: the folder that holds the
+    backbone; None for this one. provenance: versions, revision, date and machine of the run.
+    """
 
     format: int
     stage: str

@@ -14,7 +14,7 @@ WEIGHTS = "diffusion_pytorch_model"  # diffusers' name; transformers' is "model"
 
 
 def check_layout(folder: Path, parts: tuple[str, ...], layout: str) -> None:
-    """UserError unless a folder has these sub-folders; layout: what is expected, for the message."""
+    """UserError unless `folder` has the sub-folders `parts`; layout: what is expected, for the message."""
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "no such folder"
         raise UserError(f"{folder}: {what}: {layout}, a folder with {', '.join(parts)}")
@@ -26,7 +26,8 @@ def check_layout(folder: Path, parts: tuple[str, ...], layout: str) -> None:
 
 
 def read_config(path: Path, expected: str, taken: str) -> dict[str, Any]:
-    """A config.json of the class `expected` that is not quantised; taken: the published model, for the message."""
+    """The table of the config.json at `path`, of the class `expected` and not quantised; taken: the published model,
+    for the message."""
     config = read_json(path)
     if config.get("_class_name") != expected:
         got = config.get("_class_name", "none")
@@ -58,7 +59,7 @@ def check_stored(folder: Path, module: nn.Module, layout: str) -> None:
 def check_t5_encoder(folder: Path, encoder: type[nn.Module], config: type[Any], layout: str) -> int:
     """Width of a token of a text encoder of the T5 family; UserError unless the folder holds a whole one.
 
-    encoder, config: classes of transformers.
+    encoder, config: classes of transformers; layout: what is expected, for the message.
     """
     path = folder / "config.json"
     table = read_json(path)

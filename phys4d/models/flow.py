@@ -47,7 +47,7 @@ def sample(
 ) -> Tensor:
     """Euler from noise [B, C, T', H', W'] to data under `predict(noisy, sigma [B])`.
 
-    first: [B, C, 1, H', W'], the clean first latent frame, held.
+    first: [B, C, 1, H', W'], the clean first latent frame, held; steps, shift: see `schedule`.
     """
     sigmas = schedule(steps, shift)
     latents = keep_first(noise, first)

@@ -89,7 +89,8 @@ def read_weights(folder: Path, name: str, layout: str) -> tuple[dict[str, Stored
 def check_fits(
     stored: Mapping[str, Stored], files: Mapping[str, Path], expected: Mapping[str, tuple[int, ...]], what: str
 ) -> None:
-    """UserError unless every expected tensor is stored with that shape and in a dtype of `FLOATS`; what: blamed."""
+    """UserError unless every expected tensor is stored with that shape and in a dtype of `FLOATS`; files: where each
+    tensor is stored; what: the name of what expects them, for the message."""
     for name, shape in expected.items():
         if name not in stored:
             raise WeightsFault(f"{_some(files)}: holds no {name}, which {what} has", _OTHER)

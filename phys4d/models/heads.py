@@ -145,8 +145,8 @@ class ConvHead(nn.Module):
 class GeometryHeads(nn.Module):
     """The depth head and the motion head over the same tapped tokens.
 
-    hidden: channels of a token; taps: how many layers are tapped; latents: channels of the codec. The initial weights
-    depend on `seed` and on each parameter's name alone.
+    config: shape and output scale; hidden: channels of a token; taps: how many layers are tapped; latents: channels of
+    the codec; grid: sizes of a clip. The initial weights depend on `seed` and on each parameter's name alone.
     """
 
     def __init__(self, config: HeadConfig, hidden: int, taps: int, latents: int, grid: Grid, seed: int = 0) -> None:

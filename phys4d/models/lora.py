@@ -35,7 +35,8 @@ POLICY = "reinforce"  # name of the adapter trained on rewards; off while depth 
 def add_adapter(transformer: Transformer, name: str, rank: int, seed: int, targets: Sequence[str]) -> None:
     """Adds a trainable LoRA (alpha = rank, B = 0, so that nothing changes yet) beside those there, all of them active.
 
-    targets: the linear modules that it acts on, by the ends of their paths (`Backbone.lora_targets`).
+    transformer: it is changed in place. targets: the linear modules that the LoRA acts on, by the ends of their paths
+    (`Backbone.lora_targets`).
 
     A is drawn as peft draws it, uniform within 1 / sqrt(inputs), from noise keyed by (seed, "lora", name, module): two
     adapters differ, and ranks agree. Everything else stops requiring gradients. ValueError where `name` is there.
@@ -123,7 +124,8 @@ def _plain(value: Any) -> Any:
 def load_adapter(transformer: Transformer, name: str, folder: Path, rename: Rename) -> None:
     """Reads a LoRA that `save_adapter` or another program wrote (see `lora_file`), frozen, beside the adapters there.
 
-    Rank and scale are those of each module. ValueError where the weights do not fit. rename: see `read_lora`.
+    Rank and scale are those of each module. ValueError where the weights in `folder` do not fit the transformer, or
+    the adapter `name` is there already; rename as in `read_lora`.
     """
     path, layers = read_lora(folder, rename)
     check_fits_transformer(path, layers, transformer)

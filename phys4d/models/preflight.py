@@ -69,6 +69,6 @@ def check_new(model: ModelConfig) -> Outline:
 
 
 def check_taps(taps: tuple[int, ...], outline: Outline, where: str) -> None:
-    """UserError unless the transformer has the blocks that are tapped; where: blamed."""
+    """UserError unless the transformer in `outline` has the blocks `taps`; the message begins with `where`."""
     if max(taps) >= outline.layers:
         raise UserError(f"{where}: {list(taps)}: the transformer has blocks 0 to {outline.layers - 1}")

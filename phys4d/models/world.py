@@ -29,7 +29,10 @@ class WorldModel(nn.Module):
     """Generates video from a first frame and a caption, and reads depth and motion off any video's latents.
 
     Geometry is always read with the `reinforce` adapter off: the heads were trained on those features, and a policy
-    must not be able to raise its reward by bending them. seed: of the heads' initial weights.
+    must not be able to raise its reward by bending them.
+
+    config: how it is trained and sampled. grid: sizes of a clip. parts: backbone, codec and text encoder. seed: of the
+    heads' initial weights.
     """
 
     def __init__(self, config: SettledConfig, grid: Grid, parts: Parts, seed: int = 0) -> None:
@@ -48,7 +51,8 @@ class WorldModel(nn.Module):
     ) -> Geometry:
         """Depth and motion of clean latents [B, C, T', H', W'], noised to sigma [B] (default: the probe sigma).
 
-        drifted: with the policy's adapter acting, which shows how far it has bent the features; never for a reward.
+        text: [B, L, D] tokens; noise: as clean, standard normal; drifted: with the policy's adapter acting, which shows
+        how far it has bent the features; never for a reward.
         """
         if sigma is None:
             sigma = torch.full((len(clean),), self.config.probe_sigma, device=clean.device)

@@ -10,7 +10,7 @@ from phys4d.rewards.spec import Generated, RewardSpec
 
 
 def score(generated: Generated, truth: Batch, **options: Any) -> Tensor:
-    """Rewards [B] of generated clips against the true ones; options: those of `moving_chamfer`."""
+    """Rewards [B] of generated clips against `truth`, the true ones; options are those of `moving_chamfer`."""
     reward, _ = moving_chamfer(
         generated.video,
         generated.depth,

@@ -38,7 +38,8 @@ def geometry_loss(
     """The weighted sum, and its terms for the log.
 
     depth [B, T, H, W] metres, motion [B, 3, T-1, H, W]; labels as stored (depth, motion, depth_valid, flow_valid,
-    dz_valid, and visible where the warp term is on); moving: bool [B, T-1, H, W], pixels to weigh more.
+    dz_valid, and visible where the warp term is on); moving: bool [B, T-1, H, W], pixels to weigh more;
+    weights: of the terms.
     """
     moving = F.max_pool2d(moving.float(), 2 * weights.margin + 1, 1, weights.margin)
     moving_frames = torch.cat([moving, moving[:, -1:]], 1)

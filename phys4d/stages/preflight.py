@@ -136,8 +136,8 @@ def _check_clips(uses: Mapping[str, Use], check_caption: Callable[[str], object]
 
 
 def check_start(model: ModelConfig, init: Path | None) -> Start:
-    """Looks at the model that a run starts from (None: a new one) without reading weights. UserError with one line;
-    model: as in the run file."""
+    """Looks at the model that a run starts from without reading weights. UserError with one line; model, init: as in
+    the run file, None for a new model."""
     if init is not None and (init / CARD).exists():
         outline = check_model(init)
         card = read_card(init)
@@ -147,7 +147,8 @@ def check_start(model: ModelConfig, init: Path | None) -> Start:
 
 
 def check_takes(key: str, where: object, size: tuple[int, int, int], start: Start) -> None:
-    """UserError unless the model that a run starts from takes clips of (frames, height, width); key, where: blamed."""
+    """UserError unless the model in `start` takes clips of this size, (frames, height, width); key, where: the key of
+    the run file and the dataset, for the message."""
     try:
         check_size(size, start.token_stride)
     except ValueError as error:

@@ -237,7 +237,7 @@ def check_replay(ratios: Sequence[Tensor], parallel: Parallel, tolerance: float 
     ratios: one [B] per drawn step, replayed before any weight changes in the first update of a run or of a resumed run;
     that costs one more evaluation of the backbone per drawn step, once. Replaying a step must give the log-probability
     it was drawn with; where it does not, rollout and training disagree (batch shape, precision, adapters, timesteps)
-    and every later ratio is wrong. A collective.
+    and every later ratio is wrong. A collective over the ranks of `parallel`; tolerance: of |ratio - 1|.
     """
     off = torch.stack([(ratio - 1).abs().max() for ratio in ratios]).tolist()
     broken = [k for k, value in enumerate(off) if not value <= tolerance]

@@ -34,7 +34,8 @@ class DepthAnything:
 
     One thread at a time uses the network, so memory on the device does not grow with the number of threads.
 
-    weights: a model folder in the transformers layout, such as depth-anything/Depth-Anything-V2-Metric-Indoor-*.
+    config: how many frames it takes at once. weights: a model folder in the transformers layout, such as
+    depth-anything/Depth-Anything-V2-Metric-Indoor-*.
     Raises UserError when the folder or transformers is absent, or the folder holds another kind of model; nothing is
     downloaded.
     """

@@ -107,9 +107,9 @@ def _label(
 def pseudo_labels(video: np.ndarray, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher) -> dict[str, np.ndarray]:
     """The arrays of one clip, from its pixels alone.
 
-    video: uint8 [T, H, W, 3] RGB. Returns depth float32 [T, H, W] metres, motion float32 [3, T-1, H, W]
-    (du px, dv px, dz m; dz 0 where not valid), depth_valid bool [T, H, W], flow_valid and dz_valid bool
-    [T-1, H, W].
+    video: uint8 [T, H, W, 3] RGB. depth_teacher, flow_teacher: prepared. Returns depth float32 [T, H, W] metres, motion
+    float32 [3, T-1, H, W] (du px, dv px, dz m; dz 0 where not valid), depth_valid bool [T, H, W], flow_valid and
+    dz_valid bool [T-1, H, W].
     """
     depth, depth_valid = depth_teacher.label(video)
     depth = np.where(depth_valid, depth, 0).astype(np.float32)

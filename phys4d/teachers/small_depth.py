@@ -28,7 +28,11 @@ _FRAMES = 64  # that the network takes at once when it labels
 
 
 class SmallDepthConfig(Config):
-    """How the teacher is trained. steps: of AdamW, on `batch` single frames each; width: first channel count."""
+    """How the teacher is trained.
+
+    seed: of initial weights and batches. steps: of AdamW, on `batch` single frames each. learning_rate: its maximum.
+    width: channels of the first layer.
+    """
 
     seed: int = 0
     steps: int = Field(400, ge=1)
@@ -40,7 +44,8 @@ class SmallDepthConfig(Config):
 class SmallDepth:
     """A U-Net that predicts log depth, on torch's accelerator where there is one.
 
-    scenes: folder of a simulated dataset with truth, clips of one size; `prepare` holds all its frames in memory.
+    config: how it is trained. scenes: folder of a simulated dataset with truth, clips of one size; `prepare` holds all
+    its frames in memory.
 
     Raises UserError for an empty dataset, clips of different sizes, or clips without true depth.
     """

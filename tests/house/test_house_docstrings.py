@@ -16,12 +16,6 @@ _SPEC.loader.exec_module(api_reference)
 
 Documented = ast.FunctionDef | ast.ClassDef
 UNSAID = {"self", "cls", "rng"}  # rng: a numpy random generator, the first parameter of all that samples
-# Functions and classes whose list of parameters is incomplete so far: to be completed and removed here.
-INCOMPLETE = {
-    "qk_norm_rope", "adaptive_norm_reference", "make", "chamfer_4d", "Card", "sample", "check_fits", "GeometryHeads",
-    "check_taps", "ModelConfig", "WorldModel", "read_geometry", "geometry_loss", "check_start", "check_takes",
-    "check_replay", "pseudo_labels", "SmallDepthConfig",
-}  # fmt: skip
 
 
 def source_files(module: str) -> list[Path]:
@@ -83,7 +77,7 @@ def faults(module: str, path: Path) -> list[str]:
         docstring = ast.get_docstring(node)
         if docstring is None and node in tree.body:  # a method may inherit the docstring of its protocol
             found.append(f"{where} has no docstring")
-        elif node.name not in INCOMPLETE and (missing := undescribed(docstring or "", parameters(node))):
+        elif missing := undescribed(docstring or "", parameters(node)):
             found.append(f"{where} describes some parameters, but not {', '.join(missing)}")
     return found
 

@@ -36,8 +36,9 @@ def chamfer_4d(
     """4D Chamfer distance: the mean over frames of each frame's `chamfer` (the cap holds per frame).
 
     Args:
-        x, y: [B, T, N, 3] and [B, T, M, 3] metres with lengths int64 [B, T]; or, for one clip (B = 1), a
-            sequence of T clouds [N_t, 3] each, without lengths.
+        x, y: [B, T, N, 3] and [B, T, M, 3] metres; or, for one clip (B = 1), a sequence of T clouds [N_t, 3] each,
+            without lengths.
+        x_lengths, y_lengths: int64 [B, T], points of each cloud; None for all.
         squared, cap, backend: as in `chamfer`.
 
     Returns:

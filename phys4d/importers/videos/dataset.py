@@ -82,6 +82,7 @@ def import_videos(folder: Path, out: Path, config: VideosConfig, *, workers: int
     Args:
         folder: searched with all folders in it; never changed.
         out: new dataset folder, complete or not there at all.
+        config: length, size, rate and number of the clips, and what is assumed of the camera.
         workers: threads, each of which holds one video file in memory; the bytes written do not depend on their number.
 
     Raises:

@@ -10,8 +10,8 @@ TOLERANCE = Fraction(1, 1000)  # seconds: webm and mkv store whole milliseconds
 def clip_starts(times: Sequence[Fraction], frames: int, fps: Fraction, every: Fraction | None) -> list[Fraction]:
     """Seconds at which clips begin: the first frame, and with `every` one more each so many seconds.
 
-    times: when each frame begins, ascending. The last moment of a clip is no later than the beginning of the last
-    frame, so that no clip reaches beyond the video.
+    times: when each frame of the video begins, in seconds, ascending. frames, fps: of a clip. The last
+    moment of a clip is no later than the beginning of the last frame, so that no clip reaches beyond the video.
     """
     if not times:
         return []
@@ -23,10 +23,11 @@ def clip_starts(times: Sequence[Fraction], frames: int, fps: Fraction, every: Fr
 
 
 def shown_frames(times: Sequence[Fraction], start: Fraction, frames: int, fps: Fraction) -> list[int]:
-    """The frame that is on the screen at each of the moments start + i / fps: the last that begins by then.
+    """Index of the frame that is on the screen at each of the moments start + i / fps: the last that begins by then.
 
-    A frame that begins up to a millisecond later counts too. Frames of a faster video are left out, those of a slower
-    one are repeated; frames are never mixed.
+    times: when each frame of the video begins, in seconds, ascending; start: of the clip, in seconds; frames, fps: of
+    the clip. A frame that begins up to a millisecond later counts too. Frames of a faster video are left out, those of
+    a slower one are repeated; frames are never mixed.
     """
     return [bisect_right(times, start + i / fps + TOLERANCE) - 1 for i in range(frames)]
 
