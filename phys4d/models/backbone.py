@@ -3,13 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phys4d.models.interface import Prediction
+
+if TYPE_CHECKING:  # a torch built without distributed has no such name
+    from torch.distributed import ProcessGroup
 
 Precision = Literal["fp32", "bf16"]
 
@@ -49,7 +52,7 @@ class Backbone(nn.Module, ABC):
 
     def _keep(self, k: int) -> Any:
         def hook(module: nn.Module, args: object, output: Tensor) -> None:
-            self._hidden[k] = output.float()
+            self._hidden[k] = self.whole(k, output).float()
 
         return hook
 
@@ -92,9 +95,18 @@ class Backbone(nn.Module, ABC):
         the latent frames after the first; clean and noise are [B, C, T', H', W']."""
         return F.mse_loss(prediction.velocity[:, :, 1:], (noise - clean)[:, :, 1:])
 
+    def whole(self, k: int, tokens: Tensor) -> Tensor:
+        """The output of block k as taps need it: all tokens, where the block may hold a part of them."""
+        return tokens
+
     @abstractmethod
-    def use_attention(self, backend: str) -> None:
-        """From here on attention is computed by this backend of `phys4d.kernels.attention`: "auto" or a name."""
+    def use_attention(self, backend: str, group: "ProcessGroup | None" = None) -> None:
+        """From here on attention is computed by this backend of `phys4d.kernels.attention`: "auto" or a name.
+
+        With a process group the tokens of a clip are divided over its ranks between the first and the last block; every
+        rank evaluates the same clips and gets the same prediction, and the gradients of the blocks' weights are to be
+        summed over the group. ValueError where this backbone cannot.
+        """
 
     @abstractmethod
     def explain_attention(self, tokens: int, text_tokens: int, device: torch.device) -> dict[str, Any]:

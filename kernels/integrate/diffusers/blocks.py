@@ -25,7 +25,7 @@ class BlockForward:
 
     def pass_on(self, why: str, *arguments: Any, **options: Any) -> Any:
         """Calls the block's own forward, and notes the reason in the report."""
-        self.setting.passed.setdefault(self.path, why)
+        self.setting.pass_on(self.path, why)
         return self.own(*arguments, **options)
 
     def swap(self) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from phys4d.kernels.elementwise import QKNorm
 from phys4d.kernels.elementwise.norm_rope import Kind
+from phys4d.kernels.integrate.diffusers.divided import DividedTokens
 from phys4d.kernels.integrate.diffusers.rotation import Rotation
 
 
@@ -20,12 +21,20 @@ class Setting:
         passed: path -> why a call went to the model's own processor.
         rotation: the tables of the transformer's angles.
         hooks: to be removed when the swap is undone.
+        divided: the division of its tokens over a process group; None where each process holds all of them.
     """
 
     backend: str
     passed: dict[str, str]
     rotation: Rotation = field(default_factory=Rotation)
     hooks: list[Any] = field(default_factory=list)
+    divided: DividedTokens | None = None
+
+    def pass_on(self, path: str, why: str) -> None:
+        """Notes why a call goes to the model's own code; ValueError where tokens are divided, which that cannot."""
+        if self.divided is not None:
+            raise ValueError(f"{path}: with a group the model's own code cannot serve: {why}")
+        self.passed.setdefault(path, why)
 
 
 class Processor:
@@ -40,7 +49,7 @@ class Processor:
 
     def pass_on(self, why: str, *arguments: Any) -> Any:
         """Calls the model's own processor, and notes the reason in the report."""
-        self.setting.passed.setdefault(self.path, why)
+        self.setting.pass_on(self.path, why)
         return self.own(*arguments)
 
     @property

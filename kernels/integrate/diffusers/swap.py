@@ -1,7 +1,7 @@
 """`accelerate`: which models are known, and how their modules are swapped."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
@@ -10,12 +10,16 @@ from phys4d.kernels.integrate.diffusers.accelerated import Accelerated
 from phys4d.kernels.integrate.diffusers.blocks import SWAPS, BlockForward
 from phys4d.kernels.integrate.diffusers.cogvideox import cogvideox
 from phys4d.kernels.integrate.diffusers.cogvideox_block import cogvideox_blocks
+from phys4d.kernels.integrate.diffusers.divided import DividedTokens
 from phys4d.kernels.integrate.diffusers.hunyuan import hunyuan
 from phys4d.kernels.integrate.diffusers.latte import latte
 from phys4d.kernels.integrate.diffusers.ltx import ltx
 from phys4d.kernels.integrate.diffusers.processor import Processor, Setting
 from phys4d.kernels.integrate.diffusers.wan import wan
 from phys4d.kernels.integrate.diffusers.wan_block import FrameTimesteps, wan_blocks
+
+if TYPE_CHECKING:  # a torch built without distributed has no such name
+    from torch.distributed import ProcessGroup
 
 Part = Literal["attention", "norm"]
 PARTS: tuple[Part, ...] = ("attention", "norm")
@@ -49,8 +53,10 @@ def _family(module: nn.Module) -> str | None:
     return None
 
 
-def _swap_attention(family: str, prefix: str, transformer: nn.Module, report: Accelerated) -> None:
-    setting = Setting(report.backend, report.passed)
+def _swap_attention(
+    family: str, prefix: str, transformer: nn.Module, report: Accelerated, divided: DividedTokens | None
+) -> None:
+    setting = Setting(report.backend, report.passed, divided=divided)
     replacement = _FAMILIES[family](transformer, setting)
     report._undo_steps += [hook.remove for hook in setting.hooks]
     for inner, attn in transformer.named_modules(prefix=prefix):
@@ -70,10 +76,12 @@ def _parallel(transformer: nn.Module) -> bool:
     return getattr(transformer, "_parallel_config", None) is not None
 
 
-def _swap_norms(family: str, prefix: str, transformer: nn.Module, report: Accelerated) -> None:
+def _swap_norms(
+    family: str, prefix: str, transformer: nn.Module, report: Accelerated, divided: DividedTokens | None
+) -> None:
     if family not in _BLOCKS:
         return
-    replacement = _BLOCKS[family](transformer, Setting(report.backend, report.passed))
+    replacement = _BLOCKS[family](transformer, Setting(report.backend, report.passed, divided=divided))
     for inner, block in transformer.named_modules(prefix=prefix):
         new = replacement(inner, block)
         if isinstance(new, BlockForward) and _parallel(transformer):
@@ -100,7 +108,7 @@ def _swap_timesteps(prefix: str, transformer: Any, report: Accelerated) -> None:
 
 def accelerate(
     model: nn.Module, *, backend: str = "auto", parts: Sequence[Part] = PARTS,
-    timestep_per: Literal["token", "frame"] = "token",
+    timestep_per: Literal["token", "frame"] = "token", group: "ProcessGroup | None" = None,
 ) -> Accelerated:  # fmt: skip
     """Swaps attention, and what is between the layers, of diffusers' video transformers for what this package computes.
 
@@ -124,13 +132,16 @@ def accelerate(
             those of one latent frame are equal. Time is then embedded once for each frame, and the modulation held as a
             row for each frame instead of one for each token (2 GB a block at 27,280 tokens). A broken promise fails an
             assertion.
+        group: process group over whose ranks the tokens of a Wan are divided between its first and its last block
+            (`divided.py`): every rank calls the model with the same arguments and gets the same result.
 
     Returns:
         Accelerated: what was swapped and what was not, and `undo`; also a context manager.
 
     Raises:
         TypeError: not a torch module.
-        ValueError: no such backend or part; timesteps for each frame without the norms.
+        ValueError: no such backend or part; timesteps for each frame without the norms; with a group a model, or a
+            part of one, that cannot be swapped whole.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -142,13 +153,28 @@ def accelerate(
         raise ValueError(f'timestep_per {timestep_per!r}: expected token, or, with "norm" among the parts, frame')
     report = Accelerated(type(model).__name__, backend)
     known = [(path, module, family) for path, module in model.named_modules() if (family := _family(module))]
+    if group is not None:
+        _check_group([family for *_, family in known], parts)
     for path, module, family in known:
+        divided = None if group is None else DividedTokens(group, module.blocks)
         if "attention" in parts:
-            _swap_attention(family, path, module, report)
+            _swap_attention(family, path, module, report, divided)
         if "norm" in parts:
-            _swap_norms(family, path, module, report)
+            _swap_norms(family, path, module, report, divided)
         if timestep_per == "frame" and family == "WanTransformer3DModel":
             _swap_timesteps(path, module, report)
     if not known:
         report.left[type(model).__name__] = f"not known; known are diffusers' {', '.join(_FAMILIES)}"
+    if group is not None and report.left:
+        path, why = next(iter(report.left.items()))
+        report.undo()
+        raise ValueError(f"group: {path} is left alone: {why}")
     return report
+
+
+def _check_group(families: list[str], parts: Sequence[Part]) -> None:
+    """ValueError where the tokens of these models cannot be divided over a group."""
+    if other := [family for family in families if family != "WanTransformer3DModel"]:
+        raise ValueError(f"group: divides the tokens of WanTransformer3DModel, not of {other[0]}")
+    if set(parts) != set(PARTS):
+        raise ValueError(f"group: needs all parts, {' and '.join(PARTS)}")

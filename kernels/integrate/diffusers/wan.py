@@ -37,23 +37,28 @@ class WanProcessor(Processor):
     ) -> Tensor:
         from diffusers.models.transformers.transformer_wan import _get_added_kv_projections, _get_qkv_projections
 
+        divided = self.setting.divided
+        across: dict[str, Any] = {}  # how attention goes across ranks
         arguments = (attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
         if attention_mask is not None:
             return self.pass_on("an attention mask", *arguments)
-        rope, grid = None, (1, 1, 1)
+        rope, grid, start = None, (1, 1, 1), 0
         if rotary_emb is not None:
-            why = self.setting.rotation.refusal(rotary_emb, hidden_states.shape[1])
+            count = divided.parts.count if divided else hidden_states.shape[1]
+            why = self.setting.rotation.refusal(rotary_emb, count)
             if why or encoder_hidden_states is not None:
                 return self.pass_on(why or "a rotation of text", *arguments)
             rope, grid = self.setting.rotation.rope(rotary_emb, hidden_states.device)
+            if divided:
+                start, across = divided.parts.own.start, {"group": divided.group, "grid": grid}
         image = None
         if attn.add_k_proj is not None:
             if encoder_hidden_states is None or encoder_hidden_states.shape[1] <= _TEXT_TOKENS:
                 return self.pass_on("no image among the keys", *arguments)
             image, encoder_hidden_states = encoder_hidden_states.tensor_split((-_TEXT_TOKENS,), dim=1)
         q, k, v = (heads_of(x, attn) for x in _get_qkv_projections(attn, hidden_states, encoder_hidden_states))
-        q, k = qk_norm_rope(q, k, norm_of(attn.norm_q, attn.norm_k, "rms_across_heads"), rope, grid=grid)
-        out = attention(q, k, v, backend=self.setting.backend)
+        q, k = qk_norm_rope(q, k, norm_of(attn.norm_q, attn.norm_k, "rms_across_heads"), rope, grid=grid, start=start)
+        out = attention(q, k, v, backend=self.setting.backend, **across)
         if image is not None:
             image_k, image_v = _get_added_kv_projections(attn, image)
             image_k, image_v = heads_of(attn.norm_added_k(image_k), attn), heads_of(image_v, attn)

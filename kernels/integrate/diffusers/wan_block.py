@@ -23,21 +23,29 @@ class WanBlock(BlockForward):
     ) -> Tensor:
         block: Any = self.block
         count, exact = hidden_states.shape[1], torch.promote_types(temb.dtype, torch.float32)
+        divided, by_token = self.setting.divided, None
+        if divided is not None:
+            hidden_states = divided.enter(block, hidden_states)
+            count = divided.parts.count
+            temb, encoder_hidden_states = divided.shared(temb), divided.shared(encoder_hidden_states)
         if temb.ndim == 4 and count % temb.shape[1]:
             return self.pass_on(
                 f"{temb.shape[1]} rows of modulation for {count} tokens", hidden_states, encoder_hidden_states, temb,
                 rotary_emb,
             )  # fmt: skip
+        if divided is not None and temb.ndim == 4:
+            by_token = divided.token_rows(temb.shape[0], temb.shape[1], temb.device)
         rows = temb.flatten(0, -3)  # [B, 6, C] or [B * rows of a clip, 6, C]
         table = block.scale_shift_table
         shift, scale, gate = (table[:, :3] + rows[:, :3].to(exact)).unbind(1)
-        _, out = normed(block.norm1, hidden_states, scale=scale, shift=shift)
+        _, out = normed(block.norm1, hidden_states, scale=scale, shift=shift, rows=by_token)
         out = block.attn1(out, None, None, rotary_emb)
-        stream, out = normed(block.norm2, hidden_states, out, gate=gate)
+        stream, out = normed(block.norm2, hidden_states, out, gate=gate, rows=by_token)
         out = block.attn2(out, encoder_hidden_states, None, None)
         shift, scale, gate = (table[:, 3:] + rows[:, 3:].to(exact)).unbind(1)
-        stream, out = normed(block.norm3, stream, out, scale=scale, shift=shift)
-        return adaptive_norm(stream, block.ffn(out), gate=gate, norm=None)[0]
+        stream, out = normed(block.norm3, stream, out, scale=scale, shift=shift, rows=by_token)
+        out, _ = adaptive_norm(stream, block.ffn(out), gate=gate, norm=None, rows=by_token)
+        return out if divided is None else divided.leave(block, out)
 
     def own(self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: Any = None) -> Any:
         """What the block's class computes, which needs a row for every token or one for each clip."""

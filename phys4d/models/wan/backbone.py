@@ -3,15 +3,19 @@
 import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
 from phys4d.kernels.attention import explain
-from phys4d.kernels.integrate.diffusers import accelerate
+from phys4d.kernels.attention.parts import Parts
+from phys4d.kernels.integrate.diffusers import accelerate, gathered
 from phys4d.models.backbone import Backbone, autocast
+
+if TYPE_CHECKING:  # a torch built without distributed has no such name
+    from torch.distributed import ProcessGroup
 
 # Under autocast the norms of queries and keys keep their fp32 weights, as all trained weights do; torch then takes its
 # unfused kernel, which is right, and says so.
@@ -35,6 +39,8 @@ class WanBackbone(Backbone):
         embedder = transformer.condition_embedder
         embedder.forward = _in_full_precision(embedder.forward)
         self.accelerated = accelerate(transformer, timestep_per="frame")
+        self._group: ProcessGroup | None = None
+        self._grid = (1, 1, 1)  # of the tokens in the current evaluation
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -42,7 +48,7 @@ class WanBackbone(Backbone):
 
     def token_timesteps(self, shape: torch.Size, sigma: Tensor) -> Tensor:
         """[B, tokens] in 0..1000, fp32: 1000 sigma, and 0 for the tokens of the first latent frame."""
-        t, h, w = (n // p for n, p in zip(shape[2:], self.patch, strict=True))
+        t, h, w = self._grid = tuple(n // p for n, p in zip(shape[2:], self.patch, strict=True))  # type: ignore
         steps = (1000 * sigma.float())[:, None].repeat(1, t * h * w)
         steps[:, : h * w] = 0
         return steps
@@ -50,9 +56,15 @@ class WanBackbone(Backbone):
     def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         return self.transformer(noisy, self.token_timesteps(noisy.shape, sigma), text, return_dict=False)[0]
 
-    def use_attention(self, backend: str) -> None:
+    def use_attention(self, backend: str, group: "ProcessGroup | None" = None) -> None:
         self.accelerated.undo()
-        self.accelerated = accelerate(self.transformer, backend=backend, timestep_per="frame")
+        self.accelerated = accelerate(self.transformer, backend=backend, timestep_per="frame", group=group)
+        self._group = group
+
+    def whole(self, k: int, tokens: Tensor) -> Tensor:
+        if self._group is None or k == len(self.blocks) - 1:
+            return tokens
+        return gathered(tokens, Parts.of(self._group, self._grid, None))
 
     def explain_attention(self, tokens: int, text_tokens: int, device: torch.device) -> dict[str, Any]:
         config = self.transformer.config
