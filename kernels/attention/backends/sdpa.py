@@ -1,6 +1,8 @@
 """torch.nn.functional.scaled_dot_product_attention: whatever torch takes, or one of its kernels by name."""
 
 import contextlib
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,38 +31,45 @@ def _named_refusal(call: Call) -> str | None:
     return _refusal(call)
 
 
-def _dense(call: Call, which: SDPBackend | None) -> dense_rows.Dense:
-    def dense(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> tuple[Tensor, None]:
-        if q.is_cuda and len(q) > _ROWS:
-            parts = range(0, len(q), _ROWS)
-            masks = [visible if visible is None or len(visible) == 1 else visible[i : i + _ROWS] for i in parts]
-            outs = [
-                dense(q[i : i + _ROWS], k[i : i + _ROWS], v[i : i + _ROWS], m)[0]
-                for i, m in zip(parts, masks, strict=True)
-            ]
-            return torch.cat(outs), None
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        blind = None
-        if visible is not None:
-            visible = visible[:, None]
-            if call.key_lengths is not None:  # a query that sees nothing is computed unmasked and discarded: no NaN
-                blind = ~visible.any(-1, keepdim=True)
-                visible = visible | blind
-        with sdpa_kernel(which) if which is not None else contextlib.nullcontext():
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=call.scale)
-        if blind is not None:
-            out = out.masked_fill(blind, 0)
-        return out.transpose(1, 2), None
+def _dense(
+    q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, *,
+    padded: bool, scale: float | None, which: SDPBackend | None,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Dense attention of rows; padded: some queries may see no key. See `dense_rows.Dense`.
 
-    return dense
+    A function of the module: one that is defined in the call and calls itself would be a reference cycle, which holds
+    queries, keys and values until Python's garbage collector runs.
+    """
+    if q.is_cuda and len(q) > _ROWS:
+        parts = range(0, len(q), _ROWS)
+        masks = [visible if visible is None or len(visible) == 1 else visible[i : i + _ROWS] for i in parts]
+        settings: dict[str, Any] = {"padded": padded, "scale": scale, "which": which}
+        outs = [
+            _dense(q[i : i + _ROWS], k[i : i + _ROWS], v[i : i + _ROWS], m, **settings)[0]
+            for i, m in zip(parts, masks, strict=True)
+        ]
+        return torch.cat(outs), None
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    blind = None
+    if visible is not None:
+        visible = visible[:, None]
+        if padded:  # a query that sees nothing is computed unmasked and discarded: no NaN
+            blind = ~visible.any(-1, keepdim=True)
+            visible = visible | blind
+    with sdpa_kernel(which) if which is not None else contextlib.nullcontext():
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=scale)
+    if blind is not None:
+        out = out.masked_fill(blind, 0)
+    return out.transpose(1, 2), None
 
 
 def _run(call: Call, which: SDPBackend | None = None) -> tuple[Tensor, Tensor | None]:
+    dense = partial(_dense, padded=call.key_lengths is not None, scale=call.scale, which=which)
     if not call.pattern.sees_all and call.rows is None:
         mask = visible_keys(call.q, call.k, call.grid, call.pattern, call.text, call.key_lengths)
         assert mask is not None
-        return _dense(call, which)(call.q, call.k, call.v, mask[:, 0])
-    return dense_rows.run(call, _dense(call, which))
+        return dense(call.q, call.k, call.v, mask[:, 0])
+    return dense_rows.run(call, dense)
 
 
 SDPA = Backend(
