@@ -18,9 +18,11 @@ Documented = ast.FunctionDef | ast.ClassDef
 UNSAID = {"self", "cls", "rng"}  # rng: a numpy random generator, the first parameter of all that samples
 # Functions and classes whose list of parameters is incomplete so far: to be completed and removed here.
 INCOMPLETE = {
-    "qk_norm_rope", "adaptive_norm_reference", "make", "chamfer_4d", "Card", "sample", "check_fits", "GeometryHeads",
-    "check_taps", "ModelConfig", "WorldModel", "read_geometry", "geometry_loss", "check_start", "check_takes",
-    "check_replay", "pseudo_labels", "SmallDepthConfig",
+    "attention_packed", "qk_norm_rope", "make", "chamfer_4d", "import_videos", "clip_starts", "shown_frames",
+    "diffusion_loss", "Card", "check_layout", "read_config", "check_t5_encoder", "sample", "check_fits",
+    "GeometryHeads", "add_adapter", "load_adapter", "check_taps", "WorldModel", "read_geometry", "score",
+    "geometry_loss", "check_start", "check_takes", "check_replay", "DepthAnything", "pseudo_labels",
+    "SmallDepthConfig", "SmallDepth",
 }  # fmt: skip
 
 
