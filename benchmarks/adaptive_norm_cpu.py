@@ -8,7 +8,6 @@ process's peak resident set during one forward and backward, as in `losses`; an 
 up, and its memory is returned to the system. torch.compile compiles for the number of threads that it is timed with.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,38 +55,30 @@ def measure(case: str, shape: Sequence[int], *, rounds: int, threads: Sequence[i
     truth = adaptive_norm.truth(made)
     names = [*eager, *adaptive_norm.compilations(eager, {"compiled": None})]
     memory = {name: cpu_suite.memory("adaptive_norm_cpu", case, name, shape) for name in names}
-    before, rows, device = torch.get_num_threads(), [], torch.device("cpu")
-    try:
-        for number in threads:
-            torch.set_num_threads(number)
-            load = os.getloadavg()[0]
-            found = eager | adaptive_norm.compilations(eager, {"compiled": None})
-            works = {
-                "forward": {name: rival.forward() for name, rival in found.items()},
-                "backward": {name: rival.backward(made.gradients) for name, rival in found.items()},
-            }
-            times = {part: interleaved(works[part], device, rounds=rounds, seconds=60) for part in PARTS}
-            for name in found:
-                row: dict[str, Any] = {
-                    "case": case, "tokens": made.index.numel(), "backend": name, "threads": number,
-                    "peak_mb": memory[name], "load": load,
-                    "error": float((works["forward"][name]()[1].double() - truth).abs().max()),
-                }  # fmt: skip
-                for part in PARTS:
-                    timing = times[part][name]
-                    row |= {f"{part}_ms": timing.median, f"{part}_p20": timing.p20, f"{part}_p80": timing.p80}
-                rows.append(row)
-    finally:
-        torch.set_num_threads(before)
+    rows, device = [], torch.device("cpu")
+    for number, load in cpu_suite.over_threads(threads):
+        found = eager | adaptive_norm.compilations(eager, {"compiled": None})
+        works = {
+            "forward": {name: rival.forward() for name, rival in found.items()},
+            "backward": {name: rival.backward(made.gradients) for name, rival in found.items()},
+        }
+        times = {part: interleaved(works[part], device, rounds=rounds, seconds=60) for part in PARTS}
+        for name in found:
+            row: dict[str, Any] = {
+                "case": case, "tokens": made.index.numel(), "backend": name, "threads": number,
+                "peak_mb": memory[name], "load": load,
+                "error": float((works["forward"][name]()[1].double() - truth).abs().max()),
+            }  # fmt: skip
+            for part in PARTS:
+                timing = times[part][name]
+                row |= {f"{part}_ms": timing.median, f"{part}_p20": timing.p20, f"{part}_p80": timing.p80}
+            rows.append(row)
     return rows
 
 
 def best(rows: list[dict[str, Any]], row: dict[str, Any], word: str) -> dict[str, dict[str, Any]]:
     """"forward_ms", "backward_ms" and "peak_mb" -> the row of the best rival of `row` whose name begins with `word`."""
-    rivals = [
-        r for r in rows
-        if (r["case"], r["threads"]) == (row["case"], row["threads"]) and r["backend"].startswith(word)
-    ]  # fmt: skip
+    rivals = [r for r in cpu_suite.alongside(rows, row) if r["backend"].startswith(word)]
     return {key: min(rivals, key=lambda r: r[key]) for key in ("forward_ms", "backward_ms", "peak_mb")}
 
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from phys4d.benchmarks import results
+from phys4d.benchmarks.cpu_suite import over_threads
 from phys4d.benchmarks.timing import Work, interleaved
 from phys4d.engine.provenance import provenance
 from phys4d.kernels.geometry import chamfer, unproject
@@ -127,26 +128,20 @@ def measure(name: str, x: Tensor, y: Tensor, *, rounds: int) -> list[dict[str, A
         values[peer] = lambda a, b, find=find: by_neighbours(find, a, b)  # type: ignore[misc]
     works: dict[str, Work] = {peer: _both(value, x, y) for peer, value in values.items()}
     works["ours, forward alone"] = lambda: chamfer(x[None], y[None])
-    threads = torch.get_num_threads()
     errors = {peer: abs(float(value(x, y)) - truth) / truth for peer, value in values.items()}
     rows = []
-    try:
-        for number in THREADS:
-            torch.set_num_threads(number)
-            before = os.getloadavg()[0]
-            quick = {peer: work for peer, work in works.items() if peer != "chunked cdist"}
-            timings = interleaved(quick, x.device, rounds=rounds, seconds=60.0, warm_up=1)
-            slow = {peer: work for peer, work in works.items() if peer not in quick}
-            timings |= interleaved(slow, x.device, rounds=SLOW_ROUNDS, seconds=60.0, warm_up=0)
-            for peer, timing in timings.items():
-                rows.append({
-                    "case": name, "points": len(x), "threads": number, "backend": peer, "ms": timing.median,
-                    "ms_p20": timing.p20, "ms_p80": timing.p80, "times_ours": timing.median / timings["ours"].median,
-                    "error": errors[peer.removesuffix(", forward alone")],
-                    "load_before": before, "load_after": os.getloadavg()[0],
-                })  # fmt: skip
-    finally:
-        torch.set_num_threads(threads)
+    for number, before in over_threads(THREADS):
+        quick = {peer: work for peer, work in works.items() if peer != "chunked cdist"}
+        timings = interleaved(quick, x.device, rounds=rounds, seconds=60.0, warm_up=1)
+        slow = {peer: work for peer, work in works.items() if peer not in quick}
+        timings |= interleaved(slow, x.device, rounds=SLOW_ROUNDS, seconds=60.0, warm_up=0)
+        for peer, timing in timings.items():
+            rows.append({
+                "case": name, "points": len(x), "threads": number, "backend": peer, "ms": timing.median,
+                "ms_p20": timing.p20, "ms_p80": timing.p80, "times_ours": timing.median / timings["ours"].median,
+                "error": errors[peer.removesuffix(", forward alone")],
+                "load_before": before, "load_after": os.getloadavg()[0],
+            })  # fmt: skip
     return rows
 
 

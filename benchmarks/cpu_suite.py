@@ -7,7 +7,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,22 @@ def release() -> None:
     """Returns freed memory to the system, so that its next use counts as growth; works with glibc only."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
+
+
+def over_threads(counts: Sequence[int]) -> Iterator[tuple[int, float]]:
+    """Sets each number of threads in torch and yields it with the system's load; restores the old number at the end."""
+    before = torch.get_num_threads()
+    try:
+        for count in counts:
+            torch.set_num_threads(count)
+            yield count, os.getloadavg()[0]
+    finally:
+        torch.set_num_threads(before)
+
+
+def alongside(rows: list[dict[str, Any]], row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the other rivals of `row`: of the same case and number of threads."""
+    return [r for r in rows if (r["case"], r["threads"]) == (row["case"], row["threads"]) and r is not row]
 
 
 def _peak_kib() -> int:

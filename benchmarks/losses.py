@@ -8,7 +8,6 @@ torch and of our kernels, by the pages that are written. The result holds the ma
 processes slow all rivals down, but not equally.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -156,24 +155,19 @@ def measure(case: str, shape: Sequence[int], *, rounds: int, threads: Sequence[i
     losses, leaves = rivals(case, inputs(shape))
     values = {name: float(loss().detach()) for name, loss in losses.items()}
     memory = {name: cpu_suite.memory("losses", case, name, shape) for name in losses}
-    before, rows = torch.get_num_threads(), []
-    try:
-        for number in threads:
-            torch.set_num_threads(number)
-            load = os.getloadavg()[0]
-            forward = interleaved(
-                {n: torch.no_grad()(loss) for n, loss in losses.items()}, torch.device("cpu"), rounds=rounds, seconds=60
-            )
-            works = {name: both_ways(loss, leaves) for name, loss in losses.items()}
-            both = interleaved(works, torch.device("cpu"), rounds=rounds, seconds=60)
-            for name in losses:
-                rows.append({
-                    "case": case, "shape": list(shape), "backend": name, "threads": number,
-                    "forward_ms": forward[name].median, "ms": both[name].median, "ms_p20": both[name].p20,
-                    "ms_p80": both[name].p80, "peak_mb": memory[name], "value": values[name], "load": load,
-                })  # fmt: skip
-    finally:
-        torch.set_num_threads(before)
+    rows = []
+    for number, load in cpu_suite.over_threads(threads):
+        forward = interleaved(
+            {n: torch.no_grad()(loss) for n, loss in losses.items()}, torch.device("cpu"), rounds=rounds, seconds=60
+        )
+        works = {name: both_ways(loss, leaves) for name, loss in losses.items()}
+        both = interleaved(works, torch.device("cpu"), rounds=rounds, seconds=60)
+        for name in losses:
+            rows.append({
+                "case": case, "shape": list(shape), "backend": name, "threads": number,
+                "forward_ms": forward[name].median, "ms": both[name].median, "ms_p20": both[name].p20,
+                "ms_p80": both[name].p80, "peak_mb": memory[name], "value": values[name], "load": load,
+            })  # fmt: skip
     return rows
 
 
@@ -183,12 +177,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| case | threads | backend | forward ms | both ms (p20, p80) | peak MiB | best peer / ours |", "|---" * 7 + "|"
     ]  # fmt: skip
     for row in rows:
-        peers = [
-            r for r in rows
-            if (r["case"], r["threads"]) == (row["case"], row["threads"]) and r["backend"] in PEERS
-        ]  # fmt: skip
         ratio = ""
         if row["backend"] == "ours":
+            peers = [r for r in cpu_suite.alongside(rows, row) if r["backend"] in PEERS]
             time, memory = (min(r[key] for r in peers) / max(row[key], 1e-3) for key in ("ms", "peak_mb"))  # fmt: skip
             ratio = f"{time:.1f} in time, {memory:.1f} in memory"
         times = f"{row['ms']:.1f} ({row['ms_p20']:.1f}, {row['ms_p80']:.1f})"
@@ -203,10 +194,7 @@ def summary(result: dict[str, Any]) -> str:
     """The table of the page: per case and number of threads ours and the best of `PEERS`."""
     lines = ["| case | threads | ours ms | best peer ms | times | MiB | best peer's MiB |", "|---" * 7 + "|"]
     for row in (row for row in result["rows"] if row["backend"] == "ours"):
-        peers = [
-            peer for peer in result["rows"]
-            if (peer["case"], peer["threads"]) == (row["case"], row["threads"]) and peer["backend"] in PEERS
-        ]  # fmt: skip
+        peers = [peer for peer in cpu_suite.alongside(result["rows"], row) if peer["backend"] in PEERS]
         time, memory = (min(peer[key] for peer in peers) for key in ("ms", "peak_mb"))
         lines.append(
             f"| {row['case']} | {row['threads']} | {row['ms']:.1f} | {time:.1f} | {time / row['ms']:.1f} | "

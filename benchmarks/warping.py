@@ -8,7 +8,6 @@ Memory is the growth of a fresh process's peak resident set during one forward a
 has no backward, and its fast path rounds coordinates to 1/32 pixel.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -141,25 +140,20 @@ def measure(case: str, shape: Sequence[int], *, rounds: int, threads: Sequence[i
     true = exact["eager" if "eager" in exact else "scatter_reduce"]().detach().double()
     error = {name: float((warp().detach().double() - true).abs().mean()) for name, warp in warps.items()}
     memory = {name: cpu_suite.memory("warping", case, name, shape) for name in warps}
-    before, rows, device = torch.get_num_threads(), [], torch.device("cpu")
-    try:
-        for number in threads:
-            torch.set_num_threads(number)
-            load = os.getloadavg()[0]
-            still = {n: torch.no_grad()(warp) for n, warp in warps.items()}
-            forward = interleaved(still, device, rounds=rounds, seconds=60)
-            works = {n: both_ways(summed(w), leaves) for n, w in warps.items() if leaves and n not in NO_BACKWARD}
-            both = interleaved(works, device, rounds=rounds, seconds=60)
-            for name in warps:
-                timed = both.get(name)
-                rows.append({
-                    "case": case, "shape": list(shape), "backend": name, "threads": number,
-                    "forward_ms": forward[name].median, "forward_p20": forward[name].p20,
-                    "forward_p80": forward[name].p80, "ms": timed and timed.median, "ms_p20": timed and timed.p20,
-                    "ms_p80": timed and timed.p80, "peak_mb": memory[name], "error": error[name], "load": load,
-                })  # fmt: skip
-    finally:
-        torch.set_num_threads(before)
+    rows, device = [], torch.device("cpu")
+    for number, load in cpu_suite.over_threads(threads):
+        still = {n: torch.no_grad()(warp) for n, warp in warps.items()}
+        forward = interleaved(still, device, rounds=rounds, seconds=60)
+        works = {n: both_ways(summed(w), leaves) for n, w in warps.items() if leaves and n not in NO_BACKWARD}
+        both = interleaved(works, device, rounds=rounds, seconds=60)
+        for name in warps:
+            timed = both.get(name)
+            rows.append({
+                "case": case, "shape": list(shape), "backend": name, "threads": number,
+                "forward_ms": forward[name].median, "forward_p20": forward[name].p20,
+                "forward_p80": forward[name].p80, "ms": timed and timed.median, "ms_p20": timed and timed.p20,
+                "ms_p80": timed and timed.p80, "peak_mb": memory[name], "error": error[name], "load": load,
+            })  # fmt: skip
     return rows
 
 
@@ -170,11 +164,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         ratio = []
         for key in ("forward_ms", "ms"):
-            others = [
-                r[key] for r in rows
-                if (r["case"], r["threads"]) == (row["case"], row["threads"]) and r["backend"] != "ours" and r[key]
-            ]  # fmt: skip
             if row["backend"] == "ours" and row[key]:
+                others = [r[key] for r in cpu_suite.alongside(rows, row) if r[key]]
                 ratio.append(f"{min(others) / row[key]:.1f}")
         forward = f"{row['forward_ms']:.1f} ({row['forward_p20']:.1f}, {row['forward_p80']:.1f})"
         both = f"{row['ms']:.1f} ({row['ms_p20']:.1f}, {row['ms_p80']:.1f})" if row["ms"] else ""
@@ -192,10 +183,7 @@ def summary(result: dict[str, Any]) -> str:
         "|---" * 7 + "|",
     ]  # fmt: skip
     for row in (row for row in result["rows"] if row["backend"] == "ours"):
-        peers = [
-            peer for peer in result["rows"]
-            if (peer["case"], peer["threads"]) == (row["case"], row["threads"]) and peer is not row
-        ]  # fmt: skip
+        peers = cpu_suite.alongside(result["rows"], row)
         keys = [key for key in ("forward_ms", "ms") if row[key]]
         best = {key: min((peer for peer in peers if peer[key]), key=lambda peer: peer[key]) for key in keys}
         own = ", ".join(f"{row[key]:.1f}" for key in keys)

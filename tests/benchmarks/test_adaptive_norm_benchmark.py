@@ -1,4 +1,4 @@
-"""The benchmark of gate, residual, norm and modulation: peers compute the same, and who is not here is told."""
+"""The benchmark of gate, residual, norm and modulation: peers compute the same, absent peers have a row."""
 
 import sys
 import types
@@ -52,7 +52,7 @@ def test_rivals_compute_the_same_result_and_gradients(name) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_error_is_that_of_the_result(name) -> None:
-    """In float32 it is nearly none; the truth takes the right row for every token."""
+    """In float32 it is near 0: the float64 result uses the right row for every token."""
     case = tiny(name)
     made = bench.inputs(case, CPU, torch.float32)
     expected = bench.truth(made, slice(0, 40))
@@ -76,11 +76,11 @@ def test_rows_have_every_key_and_absent_peers_their_reason() -> None:
     measured = [row for row in rows if "refused" not in row]
     assert {row["backend"] for row in measured} == {"ours", "eager", "eager, rows"}
     assert all(row.keys() == KEYS and row["deterministic"] and row["error"] < 1 for row in measured)
-    told = {row["backend"]: row["refused"] for row in rows if "refused" in row}
-    assert told.keys() == {
+    refused = {row["backend"]: row["refused"] for row in rows if "refused" in row}
+    assert refused.keys() == {
         "compiled", "FlashInfer, forward", *(f"eager, {name}" for name in layer_norms.NORMS)
     }  # fmt: skip
-    assert all(told.values())
+    assert all(refused.values())
     assert {row["backend"] for row in rows_of("wan-adaptive", ["ours"])} == {"ours"}
 
 
@@ -92,8 +92,8 @@ def test_a_peer_that_fails_has_a_row_with_the_reason(monkeypatch) -> None:
         return norm
 
     monkeypatch.setitem(layer_norms.NORMS, "Liger LayerNorm", broken)
-    told = {row["backend"]: row.get("refused") for row in rows_of("wan-adaptive")}
-    assert told["eager, Liger LayerNorm"] == "RuntimeError: out of luck"
+    refused = {row["backend"]: row.get("refused") for row in rows_of("wan-adaptive")}
+    assert refused["eager, Liger LayerNorm"] == "RuntimeError: out of luck"
 
 
 def stand_in(monkeypatch, name, **parts) -> None:
@@ -152,16 +152,16 @@ def peers(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", ["wan-adaptive", "wan-residual-norm", "cogvideox-adaptive", "opensora-adaptive"])
 def test_peers_stand_where_the_layer_norm_stands(name, peers) -> None:
     found, rows = bench.runners(tiny(name), CPU, None)
-    told = {row["backend"] for row in rows}
+    refused = {row["backend"] for row in rows}
     served = {f"eager, {norm}" for norm in layer_norms.NORMS}
-    assert served <= found.keys() and not served & told
+    assert served <= found.keys() and not served & refused
     for norm in served:
         assert found[norm].error == pytest.approx(found["eager"].error, rel=0.5)
     if name == "wan-adaptive":  # its rows are rounded to bfloat16
         fused = found["FlashInfer, forward"]
         assert fused.works.keys() == {"forward"} and fused.error < 2 * found["eager"].error
     else:
-        assert "FlashInfer, forward" in told
+        assert "FlashInfer, forward" in refused
 
 
 def test_another_package_named_apex_is_not_taken_for_nvidias(monkeypatch, tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""The plot of a suite's result: whom it shows, how long the bars are, and that nothing lies on anything else."""
+"""The plot of a result: the peers that it shows, the lengths of the bars, and that no two texts overlap."""
 
 import itertools
 import json
@@ -22,11 +22,11 @@ def row(case: str, backend: str, part: str, ms: float, *, floor: float | None = 
 
 
 def result(rows: list[dict], device: str = "cuda") -> dict:
-    told = {
+    provenance = {
         "torch": "2.13.0", "triton": "3.7.1", "git_revision": "0123456789abcdef", "date": "2026-01-02T00:00:00",
         "gpus": ["GPU of no maker"], "cores": 2, "cpu": "CPU <of> no maker",
     }  # fmt: skip
-    return {"kind": "attention", "device": device, "dtype": "bfloat16", "rows": rows, "provenance": told}
+    return {"kind": "attention", "device": device, "dtype": "bfloat16", "rows": rows, "provenance": provenance}
 
 
 def peers(times: dict[str, float], floor: float | None = None) -> list[dict]:
@@ -44,7 +44,7 @@ RESULTS = {
     "one peer": result(peers({"ours": 0.123456})),
     "alike": result(peers({"ours": 3.0, "eager": 3.0})),
     "long names": result(peers({"a-peer-of-a-very-long-name-indeed": 1.0, "x": 7.9})),
-    "nobody": result([{"case": "c", "backend": f"peer-{i}", "refused": "why"} for i in range(40)], device="cpu"),
+    "none measured": result([{"case": "c", "backend": f"peer-{i}", "refused": "why"} for i in range(40)], device="cpu"),
 }
 
 
@@ -108,18 +108,18 @@ def test_the_floor_stands_at_its_time_and_only_where_it_is_known() -> None:
 
 
 def test_a_result_of_a_cpu_says_so_and_who_could_not() -> None:
-    text = plots.plot(RESULTS["nobody"])
+    text = plots.plot(RESULTS["none measured"])
     assert "2 cores of CPU &lt;of&gt; no maker" in text and "say nothing of any GPU" in text and "peer-39" in text
 
 
 def test_a_committed_result_is_drawn_again(tmp_path, capsys) -> None:
-    for name in ("many peers", "nobody"):
+    for name in ("many peers", "none measured"):
         (tmp_path / f"{name}.json").write_text(json.dumps(RESULTS[name]))
-    assert main(["bench", "plot", str(tmp_path / "many peers.json"), str(tmp_path / "nobody.json")]) == 0
-    assert "nobody.svg" in capsys.readouterr().out
+    assert main(["bench", "plot", str(tmp_path / "many peers.json"), str(tmp_path / "none measured.json")]) == 0
+    assert "none measured.svg" in capsys.readouterr().out
     assert (tmp_path / "many peers.svg").read_text() == plots.plot(RESULTS["many peers"])
     assert "| triton | forward | 14.100 (12.690, 16.920)" in (tmp_path / "many peers.md").read_text()
-    assert "- not peer-3: why" in (tmp_path / "nobody.md").read_text()
+    assert "- not peer-3: why" in (tmp_path / "none measured.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -131,6 +131,6 @@ def test_what_is_no_result_is_refused_with_a_line(tmp_path, content, message, ca
     if content is not None:
         file.write_text(content)
     assert main(["bench", "plot", str(file)]) == 2
-    told = capsys.readouterr().err
-    assert message in told and "that phys4d bench --out wrote" in told
+    error = capsys.readouterr().err
+    assert message in error and "that phys4d bench --out wrote" in error
     assert not file.with_suffix(".svg").exists()

@@ -1,4 +1,4 @@
-"""Memory of blocks counted without numbers is what it is with them."""
+"""Memory of blocks counted on fake tensors equals that of real ones."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The benchmark of whole blocks: every variant computes the same block, FLOPs are counted, who is missing is told."""
+"""The benchmark of whole blocks: all variants compute the same, FLOPs are counted, a missing variant has a row."""
 
 import json
 import sys
@@ -37,7 +37,7 @@ def test_every_variant_computes_the_same_block_and_gradients(name) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_flops_are_those_that_torch_counts(name) -> None:
-    """Of the stock block, forward, with attention multiplied out; CogVideoX's small one has its modulation beside."""
+    """Of the stock block, forward, with attention as matrix products; the small CogVideoX also has its modulation."""
     stock = bench.variants(SMALL[name], CPU, torch.float32)["stock"]
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         stock.outs()
@@ -93,5 +93,5 @@ def test_a_variant_that_fails_has_a_row_with_the_reason(monkeypatch) -> None:
 
     monkeypatch.setattr(bench, "_runner", failing)
     rows = bench.measure(SMALL["opensora-spatial-block"], CPU, quick=True, wanted=None)
-    told = {row["backend"]: row["refused"] for row in rows if row.get("refused", "").startswith("RuntimeError")}
-    assert told == dict.fromkeys(("ours, adaptive norm", "ours, both"), "RuntimeError: out of memory")
+    refused = {row["backend"]: row["refused"] for row in rows if row.get("refused", "").startswith("RuntimeError")}
+    assert refused == dict.fromkeys(("ours, adaptive norm", "ours, both"), "RuntimeError: out of memory")

@@ -1,4 +1,4 @@
-"""The benchmark of 4D geometry: rivals that compute the same, floors counted from shapes, rows for whoever fails."""
+"""The benchmark of 4D geometry: rivals compute the same, floors come from shapes, a rival that fails has a row."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_rivals_compute_the_same_value_and_gradients(name) -> None:
 
 
 def test_floors_are_those_that_were_worked_out() -> None:
-    """Milliseconds on an H200: bytes counted by hand, and of comparing all points the anchors' 3 ms at 100k x 100k."""
+    """Milliseconds on an H200: bytes counted by hand, and 3 ms for an exhaustive search of 100k x 100k points."""
     pixels = 49 * 480 * 720
     warp = next(case for case in GEOMETRY if case.name == "warp")
     for part, a_pixel in (("forward", 5 * 4 + 1), ("backward", 5 * 4 + 1 + 4 * 4)):

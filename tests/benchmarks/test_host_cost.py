@@ -1,4 +1,4 @@
-"""The study of what a call costs the host measures launches of our kernels, and shows what is committed."""
+"""The benchmark of host time: every call launches our kernels, and the committed result is complete."""
 
 import subprocess
 import sys

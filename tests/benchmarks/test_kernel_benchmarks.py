@@ -1,4 +1,4 @@
-"""Benchmarks of kernels: what they count, whom they ask, what they write."""
+"""Benchmarks of kernels: counted pairs and bytes, the order of timing, and the files that they write."""
 
 import json
 
@@ -98,15 +98,15 @@ def test_a_quick_run_writes_rows_and_tables(tmp_path, capsys) -> None:
     assert main(["bench", "attention", "--case", "opensora-temporal-720p", *arguments]) == 0
     assert main(["bench", "elementwise", "--case", "opensora-norm-rope", *arguments]) == 0
     for kind, ours in (("attention", "auto"), ("elementwise", "ours")):
-        told = json.loads((tmp_path / f"{kind}.json").read_text())
-        rows = [row for row in told["rows"] if row["backend"] == ours]
+        result = json.loads((tmp_path / f"{kind}.json").read_text())
+        rows = [row for row in result["rows"] if row["backend"] == ours]
         assert {row["part"] for row in rows} == {"forward", "backward"}
         for row in rows:
             assert row["ms"] > 0 and row["error"] < 0.1 and row["share"] is None and row["deterministic"]
-        assert told["provenance"]["torch"] == torch.__version__
+        assert result["provenance"]["torch"] == torch.__version__
         text = (tmp_path / f"{kind}.md").read_text()
         assert f"| {ours} | forward |" in text and f"torch {torch.__version__}" in text
-        assert (told["kind"], told["device"], told["dtype"]) == (kind, "cpu", "bfloat16")
+        assert (result["kind"], result["device"], result["dtype"]) == (kind, "cpu", "bfloat16")
         assert f">{ours}</text>" in (tmp_path / f"{kind}.svg").read_text()
     captured = capsys.readouterr()
     assert "small shapes, which say nothing of any GPU" in captured.err
@@ -126,7 +126,7 @@ def test_the_table_is_sorted_by_time_and_names_who_could_not() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["attention", "--case", "nobody"], "--case nobody: expected one of wan-5b"), (["--case"], "usage")],
+    [(["attention", "--case", "unknown"], "--case unknown: expected one of wan-5b"), (["--case"], "usage")],
 )
 def test_what_cannot_be_measured_is_refused_with_a_line(arguments, message, capsys) -> None:
     try:

@@ -1,4 +1,4 @@
-"""The benchmark of losses: rivals compute the same, memory is counted, the table says who is best."""
+"""The benchmark of losses: rivals compute the same, memory is counted, the table names the best."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def test_rivals_compute_the_same_loss_and_gradients(case: str) -> None:
 
 @pytest.mark.slow
 def test_memory_is_what_a_fresh_process_needs_more() -> None:
-    """The eager L1 keeps errors, masks and gradients of 3.1 MiB each; nobody needs less than the gradient."""
+    """The eager L1 keeps errors, masks and gradients of 3.1 MiB each; every rival needs at least the gradient."""
     sizes = [str(n) for n in (1, 17, 128, 128)]
     found = {}
     for rival in ("ours", "eager"):

@@ -21,7 +21,7 @@ def test_a_committed_result_covers_every_category(kind: str) -> None:
     assert not any(row["provenance"]["git_revision"].endswith("-dirty") for row in found["rows"])
 
 
-def test_what_is_dropped_is_counted_once_and_told_as_a_share() -> None:
+def test_what_is_dropped_is_counted_once_and_shown_as_a_share() -> None:
     rows = [
         {"category": "rope", "clips": 10, "dropped": {"coil: energy grows": 1}, "redrawn": {}},
         {"category": "rope", "clips": 9, "dropped": {}, "redrawn": {"coil: badly framed": 4, "drape: badly framed": 1}},

@@ -1,4 +1,4 @@
-"""What a search through a tree meets, counted: the twin of the Triton walk and the native count agree."""
+"""Counted visits of a tree search: the NumPy form of the Triton search and the native count agree."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_queries_that_are_all_the_same_walk_as_one() -> None:
     assert groups <= alone[0, 0] + leaves
 
 
-def test_who_walk_together_meet_what_any_of_them_wants() -> None:
+def test_queries_that_search_together_visit_what_any_of_them_needs() -> None:
     generator = torch.Generator().manual_seed(1)
     found = tree_visits.counted(*(torch.rand(2000, 3, generator=generator) for _ in range(2)))
     for what in ("groups", "leaves"):

@@ -1,4 +1,4 @@
-"""The benchmark of warps: rivals compute the same, the table says who is best."""
+"""The benchmark of warps: rivals compute the same, the table names the best."""
 
 import pytest
 import torch

@@ -1,1 +1,1 @@
-"""Point clouds: nearest neighbours, Chamfer distances in their forms, alignment."""
+"""Point clouds: nearest neighbours, Chamfer distances, alignment."""

@@ -1,4 +1,4 @@
-"""The rigid or similarity motion that brings one cloud nearest to another, by corresponding points, in closed form."""
+"""The rigid or similarity transform between corresponding points with the least squared error, in closed form."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_
 
 
 class Alignment(NamedTuple):
-    """p -> scale * rotation @ p + translation; called on points [B, ..., 3], it moves those of clip b by entry b.
+    """p -> scale * rotation @ p + translation; called on points [B, ..., 3], entry b transforms the points of clip b.
 
     scale [B], rotation [B, 3, 3] (determinant +1), translation [B, 3] metres.
     """
@@ -19,7 +19,7 @@ class Alignment(NamedTuple):
     translation: Tensor
 
     def __call__(self, points: Tensor) -> Tensor:
-        """The moved points, shaped as given; differentiable in them."""
+        """The transformed points, in the same shape; differentiable in the points."""
         flat = points.flatten(1, -2)
         turned = flat @ self.rotation.to(points.dtype).mT * self.scale.to(points.dtype)[:, None, None]
         return (turned + self.translation.to(points.dtype)[:, None]).view_as(points)
@@ -27,19 +27,19 @@ class Alignment(NamedTuple):
 
 @torch.no_grad()
 def umeyama(x: Tensor, y: Tensor, valid: Tensor | None = None, *, scaled: bool = False) -> Alignment:
-    """The motion of x with the least mean squared distance to y, point i to point i. Never a reflection.
+    """The transform of x with the least mean squared distance to y, point i to point i. Never a reflection.
 
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 13(4), 1991,
-    equations 40 to 42. Found in float64 and without gradients: it is a constant to what is computed with it.
+    equations 40 to 42. Computed in float64 and without gradients.
 
     Args:
         x, y: [B, P, 3] metres (float32 or float64), P corresponding points.
-        valid: bool [B, P]; points where it is false may be anything.
-        scaled: finds a scale too (similarity); else it is 1 (rigid).
+        valid: bool [B, P]; points where it is false may have any value.
+        scaled: also fits a scale (similarity); else the scale is 1 (rigid).
 
     Returns:
-        float64 `Alignment` of x to y. Where the points leave it open (collinear, or all in one place) one of the best;
-        of a cloud in one place the scale is 1 and it is not turned; without valid points nothing moves.
+        float64 `Alignment` of x to y. Where it is not unique (collinear points) one of the best; for a cloud in one
+        place the scale is 1 and the rotation is the identity; without valid points it is the identity.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a valid point that is not finite.

@@ -3,8 +3,8 @@
     chamfer(X, Y) = mean_x min_y |x - y| + mean_y min_x |x - y|
 
 the symmetric sum of mean un-squared distances of actionmesh's CD-3D/CD-4D (facebookresearch/actionmesh,
-`actionbench/`), without alignment. Who is nearest is found without gradients; distances to the points found
-are differentiable in both clouds.
+`actionbench/`), without alignment. The search for nearest neighbours has no gradient; the distances to them are
+differentiable in both clouds.
 """
 
 import torch
@@ -19,7 +19,7 @@ from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_
 
 
 def nearest(x: Tensor, y: Tensor, *, backend: Backend = "auto", search: Search = "auto") -> tuple[Tensor, Tensor]:
-    """For every point of x its nearest point of y.
+    """The nearest point of y for every point of x.
 
     Args:
         x: [N, 3] (float32 or float64).
@@ -27,10 +27,9 @@ def nearest(x: Tensor, y: Tensor, *, backend: Backend = "auto", search: Search =
         backend, search: as in `chamfer`.
 
     Returns:
-        squared: [N] squared distances. Not differentiable: gather y by index for gradients, as `chamfer`
-            does.
-        index: [N] int64 into y; the lowest of equally near points. A distance that is not a number never wins; where
-            none wins, 0.
+        squared: [N] squared distances, without a gradient: gather y by index for gradients, as `chamfer` does.
+        index: [N] int64 into y; of equally near points the lowest index. A NaN distance is never the nearest; where all
+            distances are NaN the index is 0.
 
     Raises:
         ValueError: shapes or dtypes that do not fit, an unknown backend or search, or x not empty and y empty.
@@ -66,31 +65,32 @@ def chamfer(
 ) -> Tensor:
     """Symmetric Chamfer distance of batches of (ragged) point clouds.
 
-    Exact, with memory linear in the points. Large clouds are searched through trees: on the CPU by native code, on CUDA
-    by native code where it was built for CUDA, else by Triton. Nothing waits for the device. Deterministic: the same
-    bits in every run, on any number of threads; and whoever searches, and however, finds the same neighbours.
+    Exact, with memory linear in the number of points. Large clouds are searched through trees: on the CPU by native
+    code, on CUDA by native code where it was built for CUDA, else by Triton. No call synchronises with the device.
+    Deterministic: the same bits in every run, on any number of threads; all backends and searches find the same
+    neighbours.
 
     Args:
         x: [B, N, 3], metres (float32 or float64); or [B, N, 4] with both clouds in space-time.
         y: [B, M, 3 or 4], as x.
-        x_lengths, y_lengths: int64 [B], the points that count, at the front of each row; the rest may be
-            anything.
+        x_lengths, y_lengths: int64 [B], the number of valid points, which are first in each row; the others may have
+            any value.
         squared: average squared distances instead of distances.
         cap: upper limit of the result per cloud, and its value where exactly one of the two clouds is empty.
         backend: "native" (compiled; on CUDA its gradients are Triton's), "triton", "reference" (torch, in chunks) or
             "auto".
-        search: "exhaustive" (all with all), "tree" or "auto", by what serves and how large the clouds are.
+        search: "exhaustive" (all pairs), "tree" or "auto", by backend and size of the clouds.
 
     Returns:
         [B]: mean distance x to y plus mean distance y to x, once differentiable. 0 with zero gradient where both
         clouds are empty, and without a cap also where one is (there is no distance to average). Points that coincide
-        have gradient 0. Squares are taken in the clouds' dtype: in float32 distances under 1e-22 are 0 and over 1e19
-        infinite. A point that counts and is not a number is nobody's nearest and makes its own pair's distance (and
-        its own gradient) not a number; other pairs of the batch are untouched.
+        have gradient 0. Squares are computed in the clouds' dtype: in float32 distances under 1e-22 are 0 and over 1e19
+        infinite. A valid point with NaN coordinates is never a nearest neighbour; it makes the distance of its pair of
+        clouds, and its own gradient, NaN, and does not change other pairs of the batch.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit, an unknown backend or search, lengths out of range (of
-            lengths on a GPU the device itself reports, since nobody waits for it).
+        ValueError: shapes, dtypes or devices that do not fit, an unknown backend or search, lengths out of range (for
+            lengths on a GPU a device-side assertion, since the call does not wait for the device).
         RuntimeError: a backend or search asked for by name that cannot serve, with the reason.
     """
     expect_shape("x", x, ("B", "N", 4 if x.ndim == 3 and x.shape[2] == 4 else 3))
@@ -112,7 +112,7 @@ def pack(points: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         mask: bool [..., P].
 
     Returns:
-        packed: [..., N, 3] with N the largest count (at least 1), in the given order, rest arbitrary.
+        packed: [..., N, 3] with N the largest count (at least 1), in the given order; the rest is arbitrary.
         lengths: int64 [...].
     """
     expect_mask("mask", mask, points.shape[:-1])

@@ -1,11 +1,11 @@
-"""Chamfer distances of clouds that move: frame by frame, in space-time, and along tracks; per object; aligned first.
+"""Chamfer distances of moving clouds: per frame, in space-time, along tracks, and per object.
 
-    chamfer_4d            where the surface is, in every frame; blind to who moved where
-    chamfer_spacetime     the same with time as a fourth axis, at so many metres per second: early or late costs
-    chamfer_motion        partners are chosen in the first frame and held: a point that goes astray costs
-    chamfer_objects       every object of the truth counts the same, however few points it has
+    chamfer_4d            distance of the surfaces in every frame; does not see which point moved where
+    chamfer_spacetime     with time as a fourth axis, scaled in metres per second: measures delay too
+    chamfer_motion        nearest neighbours are found in frame 0 and kept: measures where each point moves
+    chamfer_objects       every object of the truth has the same weight, whatever its number of points
 
-None of them aligns. Where only shape or relative motion counts, align first, by the pixels of frame 0:
+None of them aligns the clouds. To compare shape or relative motion only, align first, by the pixels of frame 0:
 
     fit = umeyama(points[:, 0].flatten(1, 2), truth[:, 0].flatten(1, 2), valid[:, 0].flatten(1), scaled=True)
     distance = chamfer_4d(fit(x), y, x_lengths=n, y_lengths=m)
@@ -79,8 +79,9 @@ def chamfer_spacetime(
     Args:
         x, y: [B, T, N, 3] and [B, S, M, 3] metres (float32 or float64); the clips may have different frames.
         x_times, y_times: [T] and [S] seconds.
-        speed: metres that a second is worth, more than 0. Large, frames are compared alone; small, delay is forgiven.
-        x_lengths, y_lengths: int64 [B, T] and [B, S], the points that count in each frame, at the front.
+        speed: metres per second, more than 0: the distance that one second of delay counts as. A large one compares
+            frames of equal time only, a small one hardly counts delay.
+        x_lengths, y_lengths: int64 [B, T] and [B, S], the number of valid points of each frame, which are first.
         squared, cap, backend: as in `chamfer`; the cap holds per clip.
 
     Returns:
@@ -106,14 +107,14 @@ def chamfer_motion(
     squared: bool = False,
     backend: Backend = "auto",
 ) -> Tensor:
-    """Chamfer distance of tracks: everybody's nearest is found in frame 0 and stays its partner in every frame.
+    """Chamfer distance of tracks: the nearest neighbour of each point is found in frame 0 and kept in every frame.
 
-    The mean over all frames, the first included, of the symmetric sum (CD-M of facebookresearch/actionmesh,
-    `actionbench/`, without its alignment).
+    The mean over all frames, with the first, of the symmetric sum (CD-M of facebookresearch/actionmesh, `actionbench/`,
+    without its alignment).
 
     Args:
         x, y: [B, T, N, 3] and [B, T, M, 3] metres (float32 or float64): point i of every frame is the same point.
-        x_lengths, y_lengths: int64 [B], the tracks that count, at the front.
+        x_lengths, y_lengths: int64 [B], the number of valid tracks, which are first.
         squared, backend: as in `chamfer`.
 
     Returns:
@@ -151,15 +152,15 @@ def chamfer_objects(
     y_lengths: Tensor | None = None,
     cap: float | None = None,
 ) -> Tensor:
-    """Chamfer distance as the mean over the objects that y shows, each of which counts as much as any other.
+    """The mean of the Chamfer distances of the objects in y, all with the same weight.
 
-    A point of x belongs to the object of the point of y nearest to it. An object near which x has no point is missed
-    both ways: its own mean distance to x counts twice.
+    A point of x belongs to the object of its nearest point of y. For an object to which no point of x belongs, the mean
+    distance from the object to x counts twice.
 
     Args:
         x, y: [B, N, 3] and [B, M, 3] metres (float32 or float64).
-        objects: [B, M], any labels; whose point each point of y is.
-        x_lengths, y_lengths: int64 [B], the points that count, at the front.
+        objects: [B, M], the label of the object of each point of y.
+        x_lengths, y_lengths: int64 [B], the number of valid points, which are first.
         cap: upper limit of the result per pair, and its value where exactly one side is empty.
 
     Returns:
@@ -180,12 +181,12 @@ def chamfer_objects(
 def _by_object(x: Tensor, y: Tensor, objects: Tensor, cap: float | None) -> Tensor:
     if not len(x) or not len(y):
         return y.new_tensor(cap if cap is not None and (len(x) or len(y)) else 0.0)
-    missed, _ = nearest(y, x)
-    strayed, at = nearest(x, y)
+    from_y, _ = nearest(y, x)
+    from_x, at = nearest(x, y)
     distances = []
     for name in objects.unique():
-        here, ours = missed[objects == name].sqrt().mean(), strayed[objects[at] == name].sqrt()
-        distances.append(here + (ours.mean() if len(ours) else here))  # nothing near it: missed both ways
+        to_x, to_y = from_y[objects == name].sqrt().mean(), from_x[objects[at] == name].sqrt()
+        distances.append(to_x + (to_y.mean() if len(to_y) else to_x))
     mean = torch.stack(distances).mean()
     return mean if cap is None else mean.clamp_max(cap)
 
@@ -193,7 +194,7 @@ def _by_object(x: Tensor, y: Tensor, objects: Tensor, cap: float | None) -> Tens
 def _spacetime(
     name: str, cloud: Tensor, times: Tensor, lengths: Tensor | None, speed: float
 ) -> tuple[Tensor, Tensor | None]:
-    """[B, T * N, 4], the points that count at the front, and how many they are."""
+    """[B, T * N, 4] with the valid points first, and their number [B] (None: all)."""
     batch, frames, points = cloud.shape[:3]
     expect_shape(f"{name}_times", times, (frames,))
     moments = (speed * times.to(cloud.device, cloud.dtype))[None, :, None, None].expand(batch, frames, points, 1)

@@ -1,12 +1,12 @@
-"""Chamfer distance on the GPU: all points compared with all, one kernel each way, and gradients with one owner each.
+"""Chamfer distance on the GPU by exhaustive search, one kernel per direction, and its gradients.
 
-A program holds BLOCK points of one cloud and walks over the other cloud in tiles of TILE points, one lane per pair;
-each lane keeps its own nearest and the lanes are reduced once, at the end, to the lowest index. Products are not fused
-with sums, so that who is nearest, and the distance, have the bits of the CPU's search.
+A program holds BLOCK points of one cloud and loops over the other cloud in tiles of TILE points, one lane per pair.
+Each lane keeps its own nearest point, and the lanes are reduced once, at the end, to the lowest index. Multiplications
+are not fused with additions, so that indices and distances have the bits of the CPU's search.
 
-For the gradient the pairs are sorted by the point that was chosen: whoever owns that point adds up its share in the
-order of the points that chose it. What a whole run of RUN sorted pairs gives to one point is added up beforehand by a
-program of its own, so that nobody waits for the one lane of a point that very many chose.
+For the gradient the pairs (point, its nearest neighbour) are sorted by neighbour. One lane per point adds up the pairs
+of which it is the neighbour, in their order. A run of RUN sorted pairs with one neighbour is added up beforehand by a
+program of its own, so that a point that is the neighbour of very many others does not hold up the other lanes.
 """
 
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from phys4d.kernels.dispatch import launch
 
-TILES = {torch.float32: (128, 16), torch.float64: (64, 16)}  # points, others: what a program holds without spilling
-GRADIENT_BLOCK, RUN = 128, 256  # of 100,000 that chose one point its lane adds up some 390 runs and at most 510 alone
+TILES = {torch.float32: (128, 16), torch.float64: (64, 16)}  # BLOCK, TILE: the largest without spilled registers
+GRADIENT_BLOCK, RUN = 128, 256  # for 100,000 pairs with one neighbour a lane adds 390 runs and at most 510 pairs
 
 
 @triton.jit
@@ -59,7 +59,7 @@ def search_kernel(
     for start in range(0, reached, TILE):
         at = (start + column).to(tl.int64)
         there = at < other_count
-        y0 = _axis(Y, at, 0, D, there, float("inf"))  # infinitely far: beats nothing
+        y0 = _axis(Y, at, 0, D, there, float("inf"))  # infinitely far: never the nearest
         y1 = _axis(Y, at, 1, D, there, float("inf"))
         y2 = _axis(Y, at, 2, D, there, float("inf"))
         y3 = _axis(Y, at, D - 1, D, there, float("inf"))
@@ -85,7 +85,7 @@ def search_kernel(
 
 @triton.jit
 def _slope(square, weight, SQUARED: tl.constexpr, DOUBLE: tl.constexpr):
-    """What the difference of two points is multiplied by: 0 where they coincide."""
+    """The factor of the difference of two points in the gradient; 0 where they coincide."""
     if SQUARED:
         slope = 2 * weight + square * 0
     elif DOUBLE:
@@ -100,9 +100,9 @@ def runs_kernel(
     X, Y, Target, Order, OtherWeight, Runs, points, others, runs,
     D: tl.constexpr, SQUARED: tl.constexpr, DOUBLE: tl.constexpr, RUN: tl.constexpr,
 ):  # fmt: skip
-    """Runs [B, runs, D]: what RUN sorted pairs give to X's gradient, where all of them chose the same point.
+    """Runs [B, runs, D]: the part of X's gradient from RUN sorted pairs, where all of them have the same neighbour.
 
-    Target, Order: [B, others], the points of X chosen, in order, and by whom.
+    Target, Order: [B, others], the sorted neighbours in X, and the points of Y that have them.
     """
     program = tl.program_id(0)
     clip = (program // runs).to(tl.int64)
@@ -113,15 +113,15 @@ def runs_kernel(
         X += (clip * points + chosen) * D
         Y += clip * others * D
         lane = tl.arange(0, RUN)
-        everyone = lane < RUN
+        every = lane < RUN
         at = tl.load(Order + clip * others + run * RUN + lane)
-        d0 = tl.load(X) - _axis(Y, at, 0, D, everyone, 0.0)
-        d1 = tl.load(X + 1) - _axis(Y, at, 1, D, everyone, 0.0)
-        d2 = tl.load(X + 2) - _axis(Y, at, 2, D, everyone, 0.0)
+        d0 = tl.load(X) - _axis(Y, at, 0, D, every, 0.0)
+        d1 = tl.load(X + 1) - _axis(Y, at, 1, D, every, 0.0)
+        d2 = tl.load(X + 2) - _axis(Y, at, 2, D, every, 0.0)
         square = d0 * d0 + d1 * d1 + d2 * d2
         d3 = d2
         if D == 4:
-            d3 = tl.load(X + 3) - _axis(Y, at, 3, D, everyone, 0.0)
+            d3 = tl.load(X + 3) - _axis(Y, at, 3, D, every, 0.0)
             square = square + d3 * d3
         slope = _slope(square, other, SQUARED, DOUBLE)
         Runs += (clip * runs + run) * D
@@ -137,10 +137,10 @@ def gradient_kernel(
     X, Y, Chosen, Order, Starts, Runs, XLengths, OwnWeight, OtherWeight, Gradient, points, others, blocks, runs,
     D: tl.constexpr, SQUARED: tl.constexpr, DOUBLE: tl.constexpr, BLOCK: tl.constexpr, RUN: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of X [B, points, D]: of its own distances to Y[Chosen], and of those of Y[Order[Starts[i]:Starts[i+1]]].
+    """Gradient of X [B, points, D]: of distances X[i] to Y[Chosen[i]], and Y[Order[Starts[i]:Starts[i+1]]] to X[i].
 
-    Runs: [B, runs, D], what whole runs of RUN of those give together. OwnWeight, OtherWeight: [B], the gradient of the
-    value over the number of points on either side; 0: nothing flows.
+    Runs: [B, runs, D], the sums over whole runs of RUN pairs. OwnWeight, OtherWeight: [B], the gradient of the value
+    divided by the number of points of X and of Y; 0: no gradient.
     """
     program = tl.program_id(0)
     clip = (program // blocks).to(tl.int64)
@@ -162,7 +162,7 @@ def gradient_kernel(
     begin = tl.load(Starts + clip * (points + 1) + row, mask=inside, other=0)
     end = tl.load(Starts + clip * (points + 1) + row + 1, mask=inside, other=0)
     first_run = (begin + RUN - 1) // RUN
-    whole = tl.maximum(end // RUN - first_run, 0)  # runs that are all this point's, between what comes one by one
+    whole = tl.maximum(end // RUN - first_run, 0)  # whole runs of this point, between pairs that are added one by one
     for step in range(tl.max(end - begin - whole * RUN)):
         place = begin + step
         place = tl.where((whole > 0) & (place >= first_run * RUN), place + whole * RUN, place)
@@ -206,8 +206,8 @@ def search(x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor) -> tuple[
 
 
 def backward(
-    gradient: Tensor, x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, toward_y: Tensor, toward_x: Tensor,
-    squared: bool,
+    gradient: Tensor, x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, nearest_in_y: Tensor,
+    nearest_in_x: Tensor, squared: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """As `chamfer_ops.backward`."""
     x, y = x.contiguous(), y.contiguous()
@@ -217,8 +217,8 @@ def backward(
         torch.where(both, gradient / lengths.clamp_min(1).to(x.dtype), 0).contiguous()
         for lengths in (x_lengths, y_lengths)
     ]
-    x_gradient = _gradient(x, y, toward_y, toward_x, x_lengths, y_lengths, weights[0], weights[1], squared)
-    y_gradient = _gradient(y, x, toward_x, toward_y, y_lengths, x_lengths, weights[1], weights[0], squared)
+    x_gradient = _gradient(x, y, nearest_in_y, nearest_in_x, x_lengths, y_lengths, weights[0], weights[1], squared)
+    y_gradient = _gradient(y, x, nearest_in_x, nearest_in_y, y_lengths, x_lengths, weights[1], weights[0], squared)
     return x_gradient, y_gradient
 
 
@@ -228,7 +228,7 @@ def _gradient(
 ) -> Tensor:  # fmt: skip
     batch, points, dimensions = x.shape
     column = torch.arange(choosing.shape[1], device=x.device)
-    target = torch.where(column < y_lengths[:, None], choosing, points)  # the padding chooses nobody
+    target = torch.where(column < y_lengths[:, None], choosing, points)  # points beyond the length have no neighbour
     target, order = target.sort(dim=1, stable=True)
     rows = torch.arange(points + 1, device=x.device).expand(batch, -1).contiguous()
     starts = torch.searchsorted(target, rows)

@@ -1,7 +1,7 @@
-"""Chamfer distance and its gradients in plain torch, any float dtype and device: the definition of truth.
+"""Chamfer distance and its gradients in plain torch, any float dtype and device: the definition.
 
-Memory stays linear: distances are held for a chunk of points at a time. Everything is added in an order that does not
-change between runs.
+Memory is linear in the number of points: distances are computed for a chunk of points at a time. The order of all
+additions is the same in every run.
 """
 
 import torch
@@ -11,9 +11,9 @@ _CHUNK = 1 << 22  # entries of a distance matrix held at once
 
 
 def nearest_reference(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """For every point of x [N, D] its nearest of y [M, D], M >= 1: squared distances [N] and int64 indices [N].
+    """The nearest point of y [M, D], M >= 1, for every point of x [N, D]: squared distances [N] and int64 indices [N].
 
-    Ties go to the lowest index. A distance that is not a number never wins; where none wins, the index is 0.
+    Of equal distances the lowest index is taken. A NaN distance is never the nearest; where all are NaN the index is 0.
     """
     if not len(x):
         return x.new_zeros(0), torch.zeros(0, dtype=torch.int64, device=x.device)
@@ -25,65 +25,66 @@ def nearest_reference(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def search_reference(
     x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, squared: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Value [B] and who is nearest, int64 [B, N] and [B, M], of clouds x [B, N, D] and y [B, M, D] that overlap.
+    """Chamfer distances [B] of clouds x [B, N, D] and y [B, M, D], and the nearest indices int64 [B, N] and [B, M].
 
-    x_lengths, y_lengths: int64 [B], the points that count.
+    x_lengths, y_lengths: int64 [B], the number of valid points, which are first.
     """
-    toward_y = torch.zeros(x.shape[:2], dtype=torch.int64, device=x.device)
-    toward_x = torch.zeros(y.shape[:2], dtype=torch.int64, device=x.device)
+    nearest_in_y = torch.zeros(x.shape[:2], dtype=torch.int64, device=x.device)
+    nearest_in_x = torch.zeros(y.shape[:2], dtype=torch.int64, device=x.device)
     for clip, (n, m) in enumerate(zip(x_lengths.tolist(), y_lengths.tolist(), strict=True)):
         if n and m:
-            toward_y[clip, :n], toward_x[clip, :m] = _both_ways(x[clip, :n], y[clip, :m])
-    return value_of(x, y, x_lengths, y_lengths, toward_y, toward_x, squared), toward_y, toward_x
+            nearest_in_y[clip, :n], nearest_in_x[clip, :m] = _both_ways(x[clip, :n], y[clip, :m])
+    return value_of(x, y, x_lengths, y_lengths, nearest_in_y, nearest_in_x, squared), nearest_in_y, nearest_in_x
 
 
 def value_of(
-    x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, toward_y: Tensor, toward_x: Tensor, squared: bool
-) -> Tensor:
-    """The Chamfer distances [B], given who is nearest; summed in float64."""
+    x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, nearest_in_y: Tensor, nearest_in_x: Tensor,
+    squared: bool,
+) -> Tensor:  # fmt: skip
+    """The Chamfer distances [B], given the indices of the nearest points; summed in float64."""
     if not x.shape[1] or not y.shape[1]:
         return x.new_zeros(len(x))
-    to_y = mean_of(_squared(x, _taken(y, toward_y)), x_lengths, squared)
-    to_x = mean_of(_squared(y, _taken(x, toward_x)), y_lengths, squared)
+    to_y = mean_of(_squared(x, _taken(y, nearest_in_y)), x_lengths, squared)
+    to_x = mean_of(_squared(y, _taken(x, nearest_in_x)), y_lengths, squared)
     return torch.where((x_lengths > 0) & (y_lengths > 0), to_y + to_x, 0).to(x.dtype)
 
 
 def mean_of(squares: Tensor, lengths: Tensor, squared: bool) -> Tensor:
-    """Mean over the first lengths [B] of squared distances [B, N], or of their roots, in float64."""
+    """Mean in float64 of squared distances [B, N], or of their roots, over the first `lengths` [B] of each row."""
     counted = torch.arange(squares.shape[1], device=squares.device) < lengths[:, None]
     distances = torch.where(counted, squares if squared else squares.sqrt(), 0)
     return distances.sum(dim=1, dtype=torch.float64) / lengths.clamp_min(1)
 
 
 def gradients_reference(
-    gradient: Tensor, x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, toward_y: Tensor, toward_x: Tensor,
-    squared: bool,
+    gradient: Tensor, x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, nearest_in_y: Tensor,
+    nearest_in_x: Tensor, squared: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The gradients of x and y, shaped like them, for that of the value, `gradient` [B].
+    """The gradients with respect to x and y, given `gradient` [B], that with respect to the value.
 
-    Where two points coincide the distance has no slope, and 0 is taken. A cloud whose gradient is 0 or whose partner
-    is empty gets zeros, whatever its points are.
+    Where two points coincide the distance is not differentiable, and 0 is taken. Where `gradient` is 0 or one of the
+    clouds is empty the gradients are 0, whatever values the points have.
     """
     if not x.shape[1] or not y.shape[1]:
         return torch.zeros_like(x), torch.zeros_like(y)
     flows = (x_lengths > 0) & (y_lengths > 0) & (gradient != 0)
     pulls = []
-    for here, there, toward, lengths in ((x, y, toward_y, x_lengths), (y, x, toward_x, y_lengths)):
-        difference = here - _taken(there, toward)
+    for here, there, nearest, lengths in ((x, y, nearest_in_y, x_lengths), (y, x, nearest_in_x, y_lengths)):
+        difference = here - _taken(there, nearest)
         square = difference.square().sum(dim=-1)
         weight = (gradient / lengths.clamp_min(1).to(x.dtype))[:, None]
         slope = 2 * weight if squared else torch.where(square == 0, 0, weight / square.sqrt())
         counted = (torch.arange(here.shape[1], device=x.device) < lengths[:, None]) & flows[:, None]
         pulls.append(torch.where(counted[..., None], difference * slope[..., None], 0))
     from_x, from_y = pulls
-    return _with_others(from_x, from_y, toward_x, y_lengths), _with_others(from_y, from_x, toward_y, x_lengths)
+    return _with_others(from_x, from_y, nearest_in_x, y_lengths), _with_others(from_y, from_x, nearest_in_y, x_lengths)
 
 
 def _with_others(own: Tensor, others: Tensor, chosen: Tensor, lengths: Tensor) -> Tensor:
-    """own [B, N, D] minus what comes from others [B, M, D], each at its place `chosen` [B, M] of N, in their order."""
+    """own [B, N, D] minus others [B, M, D] added up at their indices `chosen` [B, M] into N, in a fixed order."""
     batch, points, dimensions = own.shape
     columns = torch.arange(others.shape[1], device=own.device)
-    spread = torch.where(columns < lengths[:, None], chosen, columns % points)  # padding, zeros, is not heaped up
+    spread = torch.where(columns < lengths[:, None], chosen, columns % points)  # padding, all 0
     rows = (spread + points * torch.arange(batch, device=own.device)[:, None]).flatten()
     total, parts = own.reshape(-1, dimensions), -others.reshape(-1, dimensions)
     if own.is_cuda:  # sorts the indices; index_add would use float atomics
@@ -111,7 +112,7 @@ def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _squared(x: Tensor, y: Tensor) -> Tensor:
-    """Squared distances [...] of paired points [..., D], added as `_squared_distances` adds."""
+    """Squared distances [...] of paired points [..., D], with the order of additions of `_squared_distances`."""
     total = (x[..., 0] - y[..., 0]).square()
     for axis in range(1, x.shape[-1]):
         total = total + (x[..., axis] - y[..., axis]).square()

@@ -1,13 +1,15 @@
-"""Where points lie on Hilbert's curve through their cloud: neighbours along it are neighbours in space.
+"""Positions of points on the Hilbert curve through their cloud: neighbours on the curve are neighbours in space.
 
-The curve visits a grid of cells, 2^20 an axis in space and 2^15 in space-time. Cut into pieces of equally many points
-it gives boxes that hardly overlap. Morton's order, which is simpler, jumps, at every scale, and the box of a piece with
-a jump inside is as large as the jump: of leaves of 8 points a query to 100,000 in a cube meets 29 there and 7 here.
+The curve visits a grid of cells, 2^20 per axis in space and 2^15 in space-time. Pieces of the curve with equal numbers
+of points have bounding boxes that hardly overlap. The simpler Morton order jumps at every scale, and the box of a piece
+with a jump is as large as the jump: with leaves of 8 points a query in 100,000 points in a cube visits 29 leaves with
+Morton order and 7 with the Hilbert curve.
 
-A grid of equal cells would suffer from one wild point, which makes the box around a cloud arbitrarily large and all
-else fall into one cell. So the axes are cut at quantiles of a sample of the cloud, and evenly only between two of them.
+In a grid of equal cells one outlier would make the grid arbitrarily large, and all other points would fall into one
+cell. So the axes are divided at quantiles of a sample of the cloud, and evenly between two quantiles.
 
-On a CPU torch does it, elsewhere a kernel, which saves hundreds of small operations; the keys are the same.
+On a CPU the keys are computed by torch, elsewhere by one kernel, which replaces hundreds of small operations; the keys
+are the same.
 """
 
 import torch
@@ -17,11 +19,11 @@ from torch import Tensor
 
 from phys4d.kernels.dispatch import launch
 
-NOWHERE = 2**63 - 1  # the key of who is not on the curve: larger than all others
-_SAMPLE, _RANGES = 4096, 256  # points of a cloud that are looked at; parts of an axis with equally many of them
+NOWHERE = 2**63 - 1  # the key of a point that is not on the curve: larger than all other keys
+_SAMPLE, _RANGES = 4096, 256  # points of the sample; ranges of an axis with equal numbers of them
 _BITS = {3: 20, 4: 15}
 _BLOCK = 128
-# How numbers of up to 21 or 16 bits are drawn apart, so that their bits lie three or four from each other.
+# Shifts and masks that spread the bits of a number of up to 21 or 16 bits three or four places apart.
 _SPREAD = {
     3: ((32, 0x1F00000000FFFF), (16, 0x1F0000FF0000FF), (8, 0x100F00F00F00F00F), (4, 0x10C30C30C30C30C3),
         (2, 0x1249249249249249)),
@@ -30,16 +32,16 @@ _SPREAD = {
 
 
 def keys(cloud: Tensor, lengths: Tensor) -> Tensor:
-    """Places on the curve, int64 [B, N] from 0, of cloud [B, N, D], D 3 or 4, N >= 1, through each clip's own points.
+    """Positions on the curve, int64 [B, N] from 0, of cloud [B, N, D], D 3 or 4, N >= 1; each cloud has its own curve.
 
-    lengths: int64 [B], the points that count. Those that do not, or are not finite, are `NOWHERE`.
+    lengths: int64 [B], the number of valid points. Points that are not valid or not finite get `NOWHERE`.
     """
     edges = edges_of(cloud, lengths)
     return (keys_by_torch if cloud.device.type == "cpu" else keys_by_triton)(cloud, lengths, edges)
 
 
 def edges_of(cloud: Tensor, lengths: Tensor) -> Tensor:
-    """Quantiles [B, D, _RANGES + 1] of a sample; infinite for as large a share of it as is not finite."""
+    """Quantiles [B, D, _RANGES + 1] of a sample, in which points that are not finite count as infinite."""
     at = torch.arange(_SAMPLE, device=cloud.device) * lengths[:, None] // _SAMPLE
     sample = cloud.gather(1, at[..., None].expand(-1, -1, cloud.shape[2]))
     sample = torch.where(sample.isfinite(), sample, torch.inf).transpose(1, 2).sort(dim=2).values
@@ -47,7 +49,7 @@ def edges_of(cloud: Tensor, lengths: Tensor) -> Tensor:
 
 
 def keys_by_torch(cloud: Tensor, lengths: Tensor, edges: Tensor) -> Tensor:
-    """`keys` by definition, any device."""
+    """`keys` in plain torch, on any device: the definition."""
     dimensions = cloud.shape[2]
     bits = _BITS[dimensions]
     fine = 1 << (bits - _RANGES.bit_length() + 1)
@@ -68,9 +70,9 @@ def keys_by_torch(cloud: Tensor, lengths: Tensor, edges: Tensor) -> Tensor:
 
 
 def unfolded(places: list[Tensor], bits: int) -> list[Tensor]:
-    """A cell's coordinates, given in place of its number along the curve with bits dealt out to the axes in turn.
+    """Cell coordinates -> the bits of the cell's number along the curve, distributed over the axes in turn.
 
-    J. Skilling, Programming the Hilbert curve (2004): from coarse to fine, cells are reflected and turned back.
+    J. Skilling, Programming the Hilbert curve (2004): from coarse to fine, undoes the reflections and rotations.
     """
     for bit in range(bits - 1, 0, -1):
         low = (1 << bit) - 1
@@ -89,7 +91,7 @@ def unfolded(places: list[Tensor], bits: int) -> list[Tensor]:
 
 @triton.jit
 def _place(value, Edges, RANGES: tl.constexpr, FINE: tl.constexpr, HALVINGS: tl.constexpr):
-    """The cell of a coordinate: by bisection which two of the edges it lies between, and how far."""
+    """The cell of a coordinate: finds its range by bisection of the edges, then its place between two edges."""
     at = tl.zeros_like(value).to(tl.int32)
     for halving in tl.static_range(HALVINGS):
         further = at + (RANGES >> (halving + 1))
@@ -103,7 +105,7 @@ def _place(value, Edges, RANGES: tl.constexpr, FINE: tl.constexpr, HALVINGS: tl.
 
 @triton.jit
 def _turned_back(first, place, bit: tl.constexpr):
-    """One step of `unfolded` for one axis: the first axis and that one afterwards."""
+    """One step of `unfolded` for one axis; returns the new first axis and the new axis."""
     low: tl.constexpr = (1 << bit) - 1
     high = place >> bit & 1
     exchanged = (first ^ place) & (low * (1 - high))

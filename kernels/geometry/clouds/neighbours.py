@@ -1,9 +1,9 @@
-"""Which backend searches for nearest neighbours, and how: by comparing all pairs, or in trees, with the same results.
+"""The choice of backend and search for nearest neighbours. Exhaustive and tree searches find the same neighbours.
 
-    CPU, native          k-d trees for large clouds, in C++; or all with all
-    CUDA, native         trees of boxes, one thread a query
-    CUDA, Triton         trees of boxes, a warp of queries at a time, where clouds are large; else all with all
-    anywhere, reference  all with all, a chunk at a time
+    CPU, native            k-d trees for large clouds, in C++; else exhaustive
+    CUDA, native           trees of boxes, one thread per query
+    CUDA, Triton           trees of boxes, one warp per 32 queries, for large clouds; else exhaustive
+    any device, reference  exhaustive, a chunk of points at a time
 """
 
 from typing import Literal
@@ -17,14 +17,14 @@ from phys4d.kernels.geometry.clouds.point_tree import PointTree, grow_both
 
 Search = Literal["auto", "exhaustive", "tree"]
 SEARCHES = ("auto", "exhaustive", "tree")
-# On a GPU trees cost some 0.3 ms of starting small operations and about 3 ns a point, comparing about 0.3 ps a pair:
-# reckoned from rooflines for an H200, not measured.
+# Estimated from rooflines of an H200, not measured: building trees takes some 0.3 ms of kernel launches and 3 ns per
+# point, exhaustive search 0.3 ps per pair.
 _PAIRS, _POINTS = 1 << 30, 1 << 13
 
 
 def plan(name: str, backend: str, search: str, x: Tensor, y: Tensor) -> tuple[str, str]:
-    """The backend that searches clouds x [B, N, D] and y [B, M, D], and how: "exhaustive", "tree" or, natively on a
-    CPU, "auto", by size.
+    """The backend for clouds x [B, N, D] and y [B, M, D], and the search: "exhaustive", "tree", or "auto" where native
+    CPU code chooses by size.
 
     Raises:
         ValueError: an unknown backend or search.
@@ -47,7 +47,7 @@ def plan(name: str, backend: str, search: str, x: Tensor, y: Tensor) -> tuple[st
 
 
 def worth_trees(batch: int, n: int, m: int) -> bool:
-    """Whether so many pairs of clouds of n and m points are sooner searched through trees on a GPU."""
+    """Whether on a GPU a tree search of `batch` pairs of clouds of n and m points is faster than an exhaustive one."""
     return min(n, m) >= _POINTS and batch * n * m >= _PAIRS
 
 

@@ -1,14 +1,15 @@
-"""Trees of boxes over batches of point clouds, made on the clouds' own device without waiting for it.
+"""Trees of bounding boxes over batches of point clouds, built on the device of the clouds without synchronisation.
 
-Points are sorted along a space-filling curve, so that so many in a row, a leaf, lie close together; four leaves are
-held in a box, four boxes in a larger one, up to a root. The tree is implicit: the children of node i are 4 i + 1 to
-4 i + 4, the root is node 0, all levels are full but the last, and whoever walks needs no pointers.
+Points are sorted along a space-filling curve, so that consecutive points, a leaf, lie close together. A box holds four
+leaves, a larger box four boxes, up to the root. The tree is implicit, without pointers: the root is node 0, the
+children of node i are 4 i + 1 to 4 i + 4, and all levels but the last are full.
 
-Why a tree and not a grid of cells: depth maps are dense near the camera and thin far away, and one wild point makes the
-box around a cloud arbitrarily large. A grid then holds everything in few cells. Boxes of leaves follow the points.
+Reason for a tree in place of a grid of cells: depth maps are dense near the camera and sparse far from it, and one
+outlier makes the bounding box of a cloud arbitrarily large. A grid then holds all points in few cells; the boxes of
+leaves adapt to the points.
 
-Everything is a sort, a minimum or arithmetic on single elements: the same bits in every run. Which tree is made decides
-how fast a search is, never what it finds.
+All operations are sorts, minima or arithmetic on single elements: the same bits in every run. The tree determines the
+speed of a search and never its result.
 """
 
 from typing import NamedTuple
@@ -20,19 +21,19 @@ from torch import Tensor
 from phys4d.kernels.geometry.clouds import curve
 
 CHILDREN = 4
-LEAF = 8  # points; what the native search is compiled for
+LEAF = 8  # points; the native search is compiled for this number
 NOBODY = 2**31 - 1  # an index that no point has
 
 
 class PointTree(NamedTuple):
-    """Trees over clouds [B, N, D], D 3 or 4; of points that are not finite, or do not count, they know nothing.
+    """Trees over clouds [B, N, D], D 3 or 4, without the points that are not valid or not finite.
 
-    points: [B, leaves, D, leaf], each leaf's coordinates axis by axis; infinite where there is no point.
-    order: int32 [B, leaves, leaf], which point that is; 0 to N - 1 occur once each: those that are not in the tree at
-        the end, beside numbers from N on.
-    boxes: [B, groups, 2 D, CHILDREN], of every inner node the children's least coordinates and the negatives of their
-        greatest; infinite where there is no child.
-    first: int32 [B, groups, CHILDREN], the lowest index inside each child, 2^31 - 1 where there is none.
+    points: [B, leaves, D, leaf], the coordinates of each leaf, axis by axis; infinite where there is no point.
+    order: int32 [B, leaves, leaf], the index of each point. 0 to N - 1 occur once each; points that are not in the tree
+        come last, mixed with numbers from N on, which are padding.
+    boxes: [B, groups, 2 D, CHILDREN], for every inner node the minimum coordinates of its children and the negative of
+        their maximum; infinite where there is no child.
+    first: int32 [B, groups, CHILDREN], the lowest index in each child, 2^31 - 1 where there is none.
     """
 
     points: Tensor
@@ -42,7 +43,7 @@ class PointTree(NamedTuple):
 
 
 def grow(cloud: Tensor, lengths: Tensor, leaf: int = LEAF) -> PointTree:
-    """Trees over cloud [B, N, D] (float32 or float64), of which the first lengths, int64 [B], count. Memory O(B N).
+    """Trees over the first `lengths` (int64 [B]) points of cloud [B, N, D] (float32 or float64). Memory O(B N).
 
     Raises:
         ValueError: clouds of 2^31 - 1 points or more.
@@ -61,7 +62,7 @@ def grow(cloud: Tensor, lengths: Tensor, leaf: int = LEAF) -> PointTree:
 
 
 def grow_both(x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor) -> tuple[PointTree, PointTree]:
-    """`grow` for two clouds at once: half as many operations to start, which for one pair is what takes the time."""
+    """`grow` for two clouds at once: half the number of kernel launches, which dominate the time for one pair."""
     points = max(x.shape[1], y.shape[1])
     both = torch.cat([F.pad(cloud, (0, 0, 0, points - cloud.shape[1])) for cloud in (x, y)])
     trees = grow(both, torch.cat((x_lengths, y_lengths)))
@@ -69,12 +70,12 @@ def grow_both(x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor) -> tup
 
 
 def first_leaf_of(leaves: int) -> int:
-    """The number of the first leaf among the nodes, which is how many there are above it where levels are full."""
+    """The node number of the first leaf: the number of inner nodes of a tree whose levels are full."""
     return (CHILDREN ** _levels(leaves) - 1) // (CHILDREN - 1)
 
 
 def _levels(leaves: int) -> int:
-    """Levels of boxes above so many leaves, at least 1."""
+    """The number of levels of boxes above `leaves` leaves, at least 1."""
     levels = 1
     while CHILDREN**levels < leaves:
         levels += 1
@@ -82,7 +83,7 @@ def _levels(leaves: int) -> int:
 
 
 def _boxes(points: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-    """PointTree's boxes and first, level by level from the leaves up; of negatives too the least is sought."""
+    """`boxes` and `first` of a `PointTree`, level by level from the leaves; a maximum is a minimum of negatives."""
     leaves = order.shape[1]
     exists = points < torch.inf
     sides = torch.cat((points.amin(-1), torch.where(exists, -points, torch.inf).amin(-1)), dim=2)

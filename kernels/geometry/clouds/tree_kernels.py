@@ -1,13 +1,13 @@
-"""Nearest neighbours on the GPU through the trees of `point_tree`, in Triton: a warp of queries walks together.
+"""Nearest neighbours on the GPU through the trees of `point_tree`, in Triton: one tree traversal per warp of queries.
 
-A program takes 32 queries that follow one another on the curve, a lane each, and walks the implicit tree of the other
-cloud as kernels/native/src/tree_search.h does for one: four bits a level remember which children are still to be looked
-at, and a node is entered if a point inside could win for any lane. So all lanes read the same addresses and none waits
-for a branch of its own; what they pay is that each compares the points that any of them wants.
+A program handles 32 queries that are consecutive on the curve, one per lane, and traverses the implicit tree of the
+other cloud as kernels/native/src/tree_search.h does for one query: four bits per level mark the children that are not
+visited yet, and a node is visited if it may hold the nearest point of any lane. So all lanes read the same addresses
+without divergent branches; the cost is that every lane is compared with all points that any lane needs.
 
-Queries are the last dimension of every tile: a lane then holds all boxes, or points, that its own query is compared
-with, and what is nearest to it takes no exchange with others. Products are not fused with sums: bounds and distances
-have the bits of the exhaustive search, and a box whose bound is worse than the best distance holds nothing better.
+Queries are the last dimension of every tile: a lane holds all boxes, or points, that its query is compared with, and
+the minimum needs no exchange between lanes. Multiplications are not fused with additions: bounds and distances have the
+bits of the exhaustive search, and a box with a bound above the best distance holds no nearer point.
 """
 
 import torch
@@ -23,7 +23,7 @@ QUERIES = 32  # of a program, which is one warp
 
 @triton.jit
 def _gaps(Sides, x, child, axis: tl.constexpr, D: tl.constexpr, CHILDREN: tl.constexpr):
-    """Along one axis, how far each query is from each child's box, squared."""
+    """Squared distance of each query from each child's box along one axis; 0 inside."""
     low = tl.load(Sides + axis * CHILDREN + child)
     high = tl.load(Sides + (D + axis) * CHILDREN + child)
     gap = tl.maximum(tl.maximum(low - x[None, :], x[None, :] + high), 0.0)
@@ -32,7 +32,7 @@ def _gaps(Sides, x, child, axis: tl.constexpr, D: tl.constexpr, CHILDREN: tl.con
 
 @triton.jit
 def _differences(Points, x, child, axis: tl.constexpr, LEAF: tl.constexpr):
-    """Along one axis, how far each query is from each of as many points of a leaf, squared."""
+    """Squared distance of each query from CHILDREN points of a leaf along one axis."""
     difference = x[None, :] - tl.load(Points + axis * LEAF + child)
     return difference * difference
 
@@ -46,7 +46,7 @@ def search_kernel(
 ):  # fmt: skip
     """Squares and Index [B, points] of the nearest in Y [B, others, D] to X [B, points, D]; 0 in the padding.
 
-    XOrder: [B, slots], whose turn it is. Points, Order, Boxes, First: Y's `PointTree`.
+    XOrder: [B, slots], the order of the queries. Points, Order, Boxes, First: Y's `PointTree`.
     """
     program = tl.program_id(0)
     clip = (program // blocks).to(tl.int64)
@@ -60,18 +60,18 @@ def search_kernel(
     x2 = tl.load(X + 2, mask=known, other=0.0)
     x3 = tl.load(X + D - 1, mask=known, other=0.0)
     finite = (tl.abs(x0) <= LARGEST) & (tl.abs(x1) <= LARGEST) & (tl.abs(x2) <= LARGEST) & (tl.abs(x3) <= LARGEST)
-    best = tl.where(known & finite, tl.full((BLOCK,), LARGEST, X.dtype.element_ty), -1.0)  # -1: nothing is wanted
+    best = tl.where(known & finite, tl.full((BLOCK,), LARGEST, X.dtype.element_ty), -1.0)  # -1: the lane visits no node
     found = tl.full((BLOCK,), NOBODY, tl.int32)
-    everyone = tl.zeros((1, BLOCK), tl.int32)
+    every_lane = tl.zeros((1, BLOCK), tl.int32)
     number = tl.arange(0, CHILDREN)
-    child = number[:, None] + everyone
+    child = number[:, None] + every_lane
     Points += clip * leaves * (D * LEAF)
     Order += clip * leaves * LEAF
     Boxes += clip * groups * (2 * D * CHILDREN)
     First += clip * groups * CHILDREN
     node = tl.full((), 0, tl.int32)
-    left = tl.full((), (1 << CHILDREN) - 1, tl.int32)  # the node's children that are still to be looked at
-    trail = tl.full((), 0, tl.int64)  # those of its ancestors, the parent's in the lowest bits
+    left = tl.full((), (1 << CHILDREN) - 1, tl.int32)  # bits of the node's children that are not visited yet
+    trail = tl.full((), 0, tl.int64)  # the same bits of its ancestors, the parent's lowest
     while (left != 0) | (trail != 0):
         if left == 0:
             node = (node - 1) // CHILDREN
@@ -86,7 +86,8 @@ def search_kernel(
             first = tl.load(First + node.to(tl.int64) * CHILDREN + child)
             wanted = (bound < best[None, :]) | ((bound == best[None, :]) & (first < found[None, :]))
             wanted = wanted & (((left >> child) & 1) != 0)
-            nearest = tl.min(tl.where(wanted, bound, float("inf")), axis=1)  # of each child to any lane that wants it
+            # The least bound of each child over the lanes that need it.
+            nearest = tl.min(tl.where(wanted, bound, float("inf")), axis=1)
             left = tl.sum(tl.where(nearest < float("inf"), 1 << number, 0), axis=0)
             if left != 0:
                 next_child = tl.argmin(nearest, axis=0)
@@ -98,7 +99,7 @@ def search_kernel(
                     left = tl.full((), (1 << CHILDREN) - 1, tl.int32)
                 else:
                     leaf = (down - first_leaf).to(tl.int64)
-                    for part in tl.static_range(LEAF // CHILDREN):  # tiles like those of boxes: nothing changes lanes
+                    for part in tl.static_range(LEAF // CHILDREN):  # tiles as of boxes: no data moves between lanes
                         rows = Points + leaf * (D * LEAF) + part * CHILDREN
                         square = _differences(rows, x0, child, 0, LEAF) + _differences(rows, x1, child, 1, LEAF)
                         square = square + _differences(rows, x2, child, 2, LEAF)
@@ -110,7 +111,7 @@ def search_kernel(
                         nearer = (least < best) | ((least == best) & (index < found))
                         best = tl.where(nearer, least, best)
                         found = tl.where(nearer, index, found)
-    lost = known & (found == NOBODY)  # no distance could win: the first, however far
+    lost = known & (found == NOBODY)  # all distances are NaN or infinite: index 0
     Y += clip * others * D + row * 0
     d0 = x0 - tl.load(Y, mask=lost, other=0.0)
     d1 = x1 - tl.load(Y + 1, mask=lost, other=0.0)
@@ -130,7 +131,7 @@ def search(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Squares [B, N] and indices int64 [B, N] of the nearest in y [B, M, D] to x [B, N, D]; 0 beyond the lengths.
 
-    x_order: int32 [B, S], every number below N once, neighbours side by side: the order of x's own tree.
+    x_order: int32 [B, S], every index below N once, spatial neighbours together: the `order` of x's tree.
     points, order, boxes, first: y's `PointTree`.
     """
     batch, queries, dimensions = x.shape

@@ -1,1 +1,1 @@
-"""Losses that take one pass forward and one backward: depth, flow, scene flow, and consistency of depth with motion."""
+"""Losses with one forward and one backward pass: depth, flow, scene flow, and consistency of depth with motion."""

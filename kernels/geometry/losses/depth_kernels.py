@@ -1,11 +1,11 @@
 """Triton kernels of the depth losses: each program works on a tile of ROWS x COLUMNS pixels of one frame.
 
-Forward leaves a tile's sums, means and moments about its own means, in float64, which the host merges in a fixed
-order; backward computes again and writes every element once. A pixel of a coarser scale is worked on by the tile that
-holds it, in a smaller tile of its own, so that every scale costs a quarter of the one before; neighbours come from the
-cache. Without differences a frame is one long row of 16-byte loads; the floor is what they move, 9 bytes per pixel in
-float32 (13 with weights), and 4 more that backward writes. Differences are sooner limited by their arithmetic: about
-350 instructions per pixel, counted in sm_90 machine code, a logarithm and an exact division per neighbour.
+Forward writes the sums, means and central moments of each tile in float64, which the host merges in a fixed order;
+backward computes the losses again and writes every element once. The pixels of a coarser scale are handled by the tile
+that holds them, as a smaller tile, so that each scale costs a quarter of the finer one; neighbours come from the cache.
+Without the gradient loss a frame is one long row of 16-byte loads, and the floor is the time to move 9 bytes per pixel
+in float32 (13 with weights), and 4 more in backward. The gradient loss is limited by arithmetic: about 350 instructions
+per pixel, counted in sm_90 machine code, with a logarithm and an exact division per neighbour.
 """
 
 import triton
@@ -19,7 +19,7 @@ _MOST_SCALES = tl.constexpr(MOST_SCALES)
 
 @triton.jit
 def _read(P, D, Valid, pixel, inside):
-    """Which pixels are valid, and both depths there, 1 elsewhere."""
+    """The mask of valid pixels, and both depths, which are 1 outside the mask."""
     valid = tl.load(Valid + pixel, mask=inside, other=0) != 0
     p = tl.load(P + pixel, mask=inside, other=1.0)
     d = tl.load(D + pixel, mask=inside, other=1.0)
@@ -28,7 +28,7 @@ def _read(P, D, Valid, pixel, inside):
 
 @triton.jit
 def _ratio(p, d):
-    """Rounded correctly: 1 where both are the same."""
+    """p / d, correctly rounded: exactly 1 where both are equal."""
     return p / d if p.dtype == tl.float64 else tl.div_rn(p, d)
 
 
@@ -39,7 +39,7 @@ def _sign(x):
 
 @triton.jit
 def _gap(g, valid, P, D, Valid, away, pixel, inside):
-    """|log ratio - that of a neighbour|, float64, 0 where not both are valid, and where both are."""
+    """|log ratio - log ratio of a neighbour| in float64, 0 unless both are valid, and whether both are."""
     other_valid, p, d = _read(P + away, D + away, Valid + away, pixel, inside)
     both = valid & other_valid
     gap = tl.where(both, tl.abs(tl.log(_ratio(p, d)) - g), 0.0)
@@ -47,8 +47,8 @@ def _gap(g, valid, P, D, Valid, away, pixel, inside):
 
 
 @triton.jit
-def _toward(ratio, valid, P, D, Valid, away, pixel, inside):
-    """Slope of |log ratio - that of a neighbour| by the first; ratios of wrong signs have no logarithm."""
+def _neighbour_slope(ratio, valid, P, D, Valid, away, pixel, inside):
+    """Derivative of |log ratio - log ratio of a neighbour| by the first; NaN for negative ratios, which have no log."""
     other_valid, p, d = _read(P + away, D + away, Valid + away, pixel, inside)
     other = _ratio(p, d)
     slope = tl.where((ratio < 0) | (other < 0), float("nan"), _sign(ratio - other))
@@ -57,7 +57,7 @@ def _toward(ratio, valid, P, D, Valid, away, pixel, inside):
 
 @triton.jit
 def _tile(tile, height, width, across, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """A tile's first row and column, the pixels before it, and how many rows and columns the image has from there."""
+    """First row and column of a tile, the offset of its first pixel, and the rows and columns to the image's edge."""
     row, column = (tile // across).to(tl.int64) * ROWS, (tile % across).to(tl.int64) * COLUMNS
     rows, columns = tl.minimum(height - row, 2 * ROWS), tl.minimum(width - column, 2 * COLUMNS)
     return row, column, row * width + column, rows.to(tl.int32), columns.to(tl.int32)
@@ -65,7 +65,7 @@ def _tile(tile, height, width, across, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 
 @triton.jit
 def _lattice(first_row, rows, columns, SCALE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Rows [R, 1] and columns [1, C] of a tile that are multiples of 2^SCALE in the image, and which pixels exist."""
+    """Rows [R, 1] and columns [1, C] of a tile that are multiples of 2^SCALE in the image; mask of real pixels."""
     R: tl.constexpr = ROWS >> SCALE if (ROWS >> SCALE) > 0 else 1
     C: tl.constexpr = COLUMNS >> SCALE if (COLUMNS >> SCALE) > 0 else 1
     row, column = (tl.arange(0, R) << SCALE)[:, None], (tl.arange(0, C) << SCALE)[None, :]
@@ -79,7 +79,7 @@ def forward_kernel(
     LOG_L1: tl.constexpr, SILOG: tl.constexpr, SCALE_SHIFT: tl.constexpr, GRADIENT: tl.constexpr,
     SCALES: tl.constexpr, HAS_WEIGHT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Writes what is wanted of Partial float64 [clips, frames, tiles, 25], as `DepthSums` of the native code."""
+    """Writes the requested entries of Partial float64 [clips, frames, tiles, 25], ordered as the native `DepthSums`."""
     tile = tl.program_id(0)
     frame, clip = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     image = clip * tl.num_programs(1) + frame
@@ -143,7 +143,7 @@ def backward_kernel(
     LOG_L1: tl.constexpr, SILOG: tl.constexpr, SCALE_SHIFT: tl.constexpr, GRADIENT: tl.constexpr,
     SCALES: tl.constexpr, HAS_WEIGHT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Writes DP [clips, frames, H, W]; Slopes float64 [clips, frames, 14] as `DepthSlopes` of the native code."""
+    """Writes DP [clips, frames, H, W]; Slopes float64 [clips, frames, 14] are ordered as the native `DepthSlopes`."""
     tile = tl.program_id(0)
     frame, clip = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     image = clip * tl.num_programs(1) + frame
@@ -165,7 +165,7 @@ def backward_kernel(
         if HAS_WEIGHT:
             place = Weight + clip * weight_clip + frame * weight_frame + before + pixel
             w = tl.where(valid, tl.load(place, mask=inside, other=0.0), 0.0)
-    slope = tl.zeros((ROWS, COLUMNS), dtype)  # by the log ratio
+    slope = tl.zeros((ROWS, COLUMNS), dtype)  # the derivative by the log ratio
     if LOG_L1 or SILOG:
         g = tl.log(ratio)
         absolute, linear = tl.load(Slopes).to(dtype), tl.load(Slopes + 1).to(dtype)
@@ -179,11 +179,11 @@ def backward_kernel(
                 real, own_p, own_d = _read(P, D, Valid, at, there)
                 x = _ratio(own_p, own_d)
             step = 1 << scale
-            signs = _toward(x, real, P, D, Valid, step, at, there & (c + step < columns))
-            signs += _toward(x, real, P, D, Valid, -step, at, there & (c + first_column >= step))
+            signs = _neighbour_slope(x, real, P, D, Valid, step, at, there & (c + step < columns))
+            signs += _neighbour_slope(x, real, P, D, Valid, -step, at, there & (c + first_column >= step))
             away = tl.cast(width, tl.int64) * step
-            signs += _toward(x, real, P, D, Valid, away, at, there & (first_row + r + step < height))
-            signs += _toward(x, real, P, D, Valid, -away, at, there & (first_row + r >= step))
+            signs += _neighbour_slope(x, real, P, D, Valid, away, at, there & (first_row + r + step < height))
+            signs += _neighbour_slope(x, real, P, D, Valid, -away, at, there & (first_row + r >= step))
             signs *= tl.load(Slopes + 6 + scale).to(dtype)
             if scale > 0:
                 signs = _spread(signs, first_row + row, column, scale, ROWS, COLUMNS)
@@ -198,7 +198,7 @@ def backward_kernel(
 
 @triton.jit
 def _spread(x, row, column, SCALE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """A tile of a coarser scale at its places in the full tile [ROWS, COLUMNS], 0 between them."""
+    """The values of a coarser scale at their pixels of the full tile [ROWS, COLUMNS], 0 at the other pixels."""
     R: tl.constexpr = x.shape[0]
     C: tl.constexpr = x.shape[1]
     wide = tl.broadcast_to(x[:, None, :, None], (R, ROWS // R, C, COLUMNS // C)).reshape(ROWS, COLUMNS)

@@ -1,4 +1,4 @@
-"""Depth losses by their definitions, in plain torch: what the kernels are checked against.
+"""The definitions of the depth losses in plain torch, against which the kernels are tested.
 
 With g = log predicted - log target, over the valid pixels of a group (a frame, or a clip):
 
@@ -7,25 +7,25 @@ With g = log predicted - log target, over the valid pixels of a group (a frame, 
     scale_shift  min over s, t of mean (s predicted + t - target)^2     MiDaS (Ranftl et al. 2020), eqs. 1-4
     gradient     sum over scales of mean |g - g of a neighbour|         MegaDepth (Li and Snavely 2018), eq. 3
 
-All but `gradient` are weighted means. Its scale k looks at every 2^k-th row and column, and averages over the pairs of
-neighbours there that are both valid.
+All but `gradient` are weighted means. Scale k of `gradient` uses every 2^k-th row and column, and averages over the
+pairs of neighbours that are both valid.
 """
 
 import torch
 from torch import Tensor
 
-KINDS = ("log_l1", "silog", "scale_shift", "gradient")  # by their place in `wanted`: bits 1, 2, 4, 8
-FLAT = 1e-20  # a prediction whose variance is this share of its squared mean is a constant
+KINDS = ("log_l1", "silog", "scale_shift", "gradient")  # bits 1, 2, 4, 8 of `wanted`
+FLAT = 1e-20  # a prediction with a variance of at most this times its squared mean counts as constant
 
 
 def depth_reference(
     predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None,
     per_clip: bool, invariance: float, scales: int, wanted: int,
 ) -> Tensor:  # fmt: skip
-    """[4, B]: each loss of each clip, 0 where it is not wanted; arguments as of the operator."""
+    """[4, B]: each loss of each clip, 0 for losses not in `wanted`; arguments as of the operator."""
     clips = len(predicted)
     factor = valid.to(predicted.dtype) if weight is None else torch.where(valid, weight, 0)
-    # Ones outside the mask keep log's infinite slope at 0 out of the gradient.
+    # Ones outside the mask: the derivative of log at 0 is infinite and would make gradients NaN.
     p, d = torch.where(valid, predicted, 1), torch.where(valid, target, 1)
     ratio = p.log() - d.log()
     none = predicted.new_zeros(clips)
@@ -59,7 +59,7 @@ def fit(p: Tensor, d: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
 def trimmed(
     predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None, per_clip: bool, trim: float
 ) -> Tensor:
-    """`valid` without the share `trim` of each group whose residuals of a first fit are largest; no gradient."""
+    """`valid` without the share `trim` of each group with the largest residuals of a first fit; without gradient."""
     with torch.no_grad():
         factor = valid.to(predicted.dtype) if weight is None else torch.where(valid, weight, 0)
         p, d = torch.where(valid, predicted, 1), torch.where(valid, target, 1)
@@ -83,7 +83,7 @@ def _grouped(t: Tensor, per_clip: bool) -> Tensor:
 
 
 def _over_groups(values: Tensor, weight: Tensor) -> Tensor:
-    """Mean over the groups of a clip that have any weight."""
+    """Mean over the groups of a clip with weight above 0."""
     real = weight.sum(-1) > 0
     return torch.where(real, values, 0).sum(-1) / real.sum(-1).clamp_min(1)
 

@@ -1,8 +1,8 @@
 """Triton kernels of the flow loss: each program works on BLOCK pixels of one clip, all their channels.
 
-Forward leaves two numbers per program (sum, weights), which the host adds up in a fixed order; backward computes again
-and writes every element once. The floor is what they move: two channels of float32 with weights are 21 bytes per pixel
-(29 with confidence), and backward writes another 8 (16).
+Forward writes two numbers per program (sum, weights), which the host adds up in a fixed order; backward computes the
+loss again and writes every element once. The floor is the time to move 21 bytes per pixel for two channels of float32
+with weights (29 with confidence), and 8 (16) more in backward.
 """
 
 import triton
@@ -27,7 +27,7 @@ def _weights(Valid, Weight, clip, pixel, real, valid_clip, weight_clip, dtype: t
 
 @triton.jit
 def _gap(Predicted, Target, clip, channel, pixel, real, valid, p_clip, p_channel, t_clip, t_channel):
-    """Predicted less target in one channel, 0 outside the mask."""
+    """Predicted minus target in one channel, 0 outside the mask."""
     p = tl.load(Predicted + clip * p_clip + channel * p_channel + pixel, mask=real, other=0.0)
     t = tl.load(Target + clip * t_clip + channel * t_channel + pixel, mask=real, other=0.0)
     return tl.where(valid, p - t, 0.0)
@@ -35,7 +35,7 @@ def _gap(Predicted, Target, clip, channel, pixel, real, valid, p_clip, p_channel
 
 @triton.jit
 def _root(gap):
-    """Constants are made in the dtype of the numbers, else they are float32."""
+    """sqrt(gap^2 + 1e-6), with the constant in the dtype of gap: a plain literal would be float32."""
     return tl.sqrt(gap * gap + tl.full(gap.shape, 1e-6, gap.dtype))
 
 
@@ -46,10 +46,10 @@ def _sign(gap):
 
 @triton.jit
 def _mixture(Confidence, clip, pixel, real, valid, c_clip, c_channel):
-    """What a pixel's confidence says about its channels, and the share of the first distribution.
+    """The terms of the mixture's likelihood for each pixel: ordinary, doubtful, inverse, and the first one's share.
 
-    With d a channel's distance, the logarithms of the two shares of the likelihood are ordinary - d and
-    doubtful - d * inverse, but for ln 2.
+    For a channel with absolute error d the log likelihoods of the two distributions, each times its share, are
+    ordinary - d and doubtful - d * inverse, up to the constant ln 2.
     """
     place = Confidence + clip * c_clip + pixel
     logit = tl.where(valid, tl.load(place, mask=real, other=0.0), 0.0)
@@ -116,7 +116,7 @@ def backward_kernel(
         for channel in tl.static_range(CHANNELS):
             gap = _gap(Predicted, Target, clip, channel, pixel, real, valid, p_clip, p_channel, t_clip, t_channel)
             square += gap * gap
-        # No slope where there is no error.
+        # The length has no derivative where the error is 0.
         weight = tl.where(square == 0, 0.0, weight / tl.sqrt(tl.where(square == 0, 1.0, square)))
     if KIND == _LAPLACE:
         ordinary, doubtful, inverse, share = _mixture(Confidence, clip, pixel, real, valid, c_clip, c_channel)

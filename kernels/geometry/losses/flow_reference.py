@@ -1,15 +1,15 @@
-"""Flow losses by their definitions, in plain torch: what the kernels are checked against."""
+"""The definitions of the flow losses in plain torch, against which the kernels are tested."""
 
 import math
 
 import torch
 from torch import Tensor
 
-KINDS = ("l1", "charbonnier", "epe", "laplace")  # the kernels know them by their place here
+KINDS = ("l1", "charbonnier", "epe", "laplace")  # the kernels identify them by their index
 
 
 def flow_error(predicted: Tensor, target: Tensor, valid: Tensor, kind: str, confidence: Tensor | None) -> Tensor:
-    """Error [B, ..., H, W] of fields [B, C, ..., H, W], 0 or constant outside the mask; as in `flow_loss`."""
+    """Error [B, ..., H, W] of fields [B, C, ..., H, W], as in `flow_loss`; 0 or a constant outside the mask."""
     gap = torch.where(valid.unsqueeze(1), predicted - target, 0)
     if kind == "l1":
         return gap.abs().sum(dim=1)
@@ -17,7 +17,7 @@ def flow_error(predicted: Tensor, target: Tensor, valid: Tensor, kind: str, conf
         return ((gap.square() + 1e-6).sqrt() - 1e-3).sum(dim=1)
     if kind == "epe":
         squared = gap.square().sum(dim=1)
-        # A square root has no slope at 0: a perfect pixel gets gradient 0.
+        # A square root has no derivative at 0: a pixel without error gets gradient 0.
         apart = squared > 0
         return torch.where(apart, torch.where(apart, squared, 1).sqrt(), 0)
     assert confidence is not None
@@ -30,7 +30,7 @@ def flow_error(predicted: Tensor, target: Tensor, valid: Tensor, kind: str, conf
 def flow_reference(
     predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None, confidence: Tensor | None, kind: str
 ) -> tuple[Tensor, Tensor]:
-    """The loss of each clip [B] and its sum of weights [B]: fields [B, C, N], confidence [B, 2, N], the rest [B, N]."""
+    """Loss and sum of weights of each clip [B]; fields [B, C, N], confidence [B, 2, N], valid, weight [B, N]."""
     factor = valid.to(predicted.dtype) if weight is None else torch.where(valid, weight, 0)
     total = factor.sum(1)
     kept = (flow_error(predicted, target, valid, kind, confidence) * factor).sum(1)

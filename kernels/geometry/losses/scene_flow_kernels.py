@@ -1,14 +1,16 @@
 """Triton kernels of the scene flow loss: each program works on a tile of ROWS x COLUMNS pixels of one pair of frames.
 
-Forward leaves two numbers per program (sum, weights), which the host adds up in a fixed order; backward computes again
-and writes every element once. Both are bound by memory: forward reads 33 bytes per pixel and pair in float32 (37 with
-weights), backward writes another 16. Neither divides by the width: a tile knows its rows.
+Forward writes two numbers per program (sum, weights), which the host adds up in a fixed order; backward computes the
+loss again and writes every element once. Both are limited by memory: forward reads 33 bytes per pixel and pair in
+float32 (37 with weights), backward writes 16 more. Two-dimensional tiles make the division of a pixel by the width
+unnecessary.
 
-The difference of both flows is taken from differences of depth and motion, not from points, which are large:
+The difference of both flows is computed from differences of depth and motion: differences of points, which are large,
+would lose digits.
 
     e = (ray' - ray) (D - D*) + ray' (dz - dz*) + (ray' - ray'*) (D* + dz*)
 
-with ray = ((u - ...) / fx, (v - cy) / fy, 1) of the pixel at t, ray' of where it lands at t + 1, and * for the truth.
+with ray = ((u - ...) / fx, (v - cy) / fy, 1) of the pixel at t, ray' of its landing point at t + 1, * for the truth.
 """
 
 import triton
@@ -30,7 +32,7 @@ def _compare(
     true_motion_clip, true_motion_channel, true_motion_frame, valid_clip, valid_frame, weight_clip, weight_frame,
     HAS_WEIGHT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Everything about a tile: its place, the difference of both flows, and what the gradient needs besides."""
+    """For one tile: its position, the difference of both flows, and the terms of the gradient."""
     tile, pairs = tl.program_id(0), tl.num_programs(1)
     pair, clip = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     row = (tile // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
@@ -105,7 +107,7 @@ def backward_kernel(
         true_motion_clip, true_motion_channel, true_motion_frame, valid_clip, valid_frame, weight_clip, weight_frame,
         HAS_WEIGHT, ROWS, COLUMNS,
     )  # fmt: skip
-    apart = distance != 0  # no slope where there is no error
+    apart = distance != 0  # the distance has no derivative where the error is 0
     k = tl.load(Scale + clip).to(distance.dtype) * weight / tl.where(apart, distance, 1.0)
     x, y, z = k * x, k * y, k * z
     along_u = x * to_x * landed

@@ -1,7 +1,8 @@
 """Supervised losses of the depth and motion heads.
 
-Native code serves on a CPU where it is built and Triton kernels on CUDA, with the same bits in every run, whatever the
-number of threads; elsewhere, and where target or weight want a gradient, the definitions in plain torch.
+They run as native code on a CPU where it is built, and as Triton kernels on CUDA, with the same bits in every run and
+for any number of threads; elsewhere, and where target or weight require a gradient, as the definitions in plain
+torch.
 """
 
 from typing import Literal, NamedTuple
@@ -24,7 +25,7 @@ Scope = Literal["frame", "clip"]
 
 
 class DepthLosses(NamedTuple):
-    """Each a scalar, as `depth_loss` of that kind."""
+    """One scalar per kind of `depth_loss`."""
 
     log_l1: Tensor
     silog: Tensor
@@ -36,22 +37,22 @@ def depth_loss(
     predicted: Tensor, target: Tensor, valid: Tensor, *, weight: Tensor | None = None, kind: DepthKind = "log_l1",
     scope: Scope = "frame", trim: float = 0.0, invariance: float = 0.85, scales: int = 4, backend: Backend = "auto",
 ) -> Tensor:  # fmt: skip
-    """How far a depth is from another: by default the mean absolute log ratio (0.1: ten percent off, near or far).
+    """The difference of two depth maps: by default the mean absolute log ratio (0.1: an error of ten percent).
 
     Args:
         predicted: [B, T, H, W], metres (scale_shift: any unit), positive where valid (float32 or float64).
-        target: [B, T, H, W], metres; anything where not valid.
+        target: [B, T, H, W], metres; any value where not valid.
         valid: bool [B, T, H, W].
         weight: [B, T, H, W], not negative; the mean is then weighted (divided by the sum of the clip's weights).
-            "gradient" does not look at it.
+            "gradient" ignores it.
         kind: "log_l1"; "silog", the spread of the log ratio; "scale_shift", the mean squared residual, in squared
             units of target, of the best s * predicted + t, in closed form; "gradient", differences of the log ratio
             between neighbours at several scales. The formulas and their sources are in `depth_reference`.
-        scope: whether silog and scale_shift look at each frame (then the mean over frames) or at the clip as a whole.
-        trim: scale_shift without this share of each group, those with the largest residuals of a first fit; fits again.
-            What bends the first fit toward itself, a prediction far off the others, stays.
-        invariance: of silog to scale; 1 ignores it.
-        scales: of gradient, from 1 to 8: scale k looks at every 2^k-th row and column.
+        scope: silog and scale_shift are computed per "frame", and averaged over frames, or over the whole "clip".
+        trim: scale_shift leaves out this share of each group, the pixels with the largest residuals of a first fit, and
+            fits again. An outlier that dominates the first fit has a small residual and is not left out.
+        invariance: of silog to scale; at 1 the loss does not depend on the scale.
+        scales: of gradient, from 1 to 8: scale k uses every 2^k-th row and column.
         backend: "native" (C++, CPU), "triton" (CUDA), "reference" (plain torch, differentiable twice, and in target
             and weight) or "auto": the kernel of the device where there is one.
 
@@ -78,7 +79,7 @@ def depth_losses(
     predicted: Tensor, target: Tensor, valid: Tensor, *, weight: Tensor | None = None, scope: Scope = "frame",
     invariance: float = 0.85, scales: int = 4, backend: Backend = "auto",
 ) -> DepthLosses:  # fmt: skip
-    """All kinds of `depth_loss` from one pass over the pair, and their gradients from another; arguments as there."""
+    """All kinds of `depth_loss` in one forward and one backward pass; arguments as there."""
     _expect_pair(predicted, target, valid, weight)
     values = _depth_values(predicted, target, valid, weight, scope, invariance, scales, 15, backend)
     return DepthLosses(*(values.sum(1) / max(len(predicted), 1)))
@@ -93,7 +94,7 @@ def flow_loss(
     Args:
         predicted: [B, C, ..., H, W]: (du, dv) in pixels with C = 2, or dz in metres with C = 1 (pixels and
             metres have their own masks and scales, so they go in separate calls).
-        target: like predicted; anything where not valid.
+        target: like predicted; any value where not valid.
         valid: bool [B, ..., H, W].
         weight: [B, ..., H, W], not negative; the mean is then weighted (divided by the sum of the clip's weights).
         kind: "l1"; "charbonnier", sqrt(d^2 + e^2) - e with e = 0.001 per channel; "epe", the Euclidean length over
@@ -137,13 +138,13 @@ def scene_flow_loss(
     depth: Tensor, motion: Tensor, true_depth: Tensor, true_motion: Tensor, valid: Tensor, intrinsics: Tensor, *,
     weight: Tensor | None = None, backend: Backend = "auto",
 ) -> Tensor:  # fmt: skip
-    """Distance in metres of two scene flows, the 3D displacements that depth and motion give each pixel's point.
+    """Distance in metres of two scene flows: the 3D displacements of the points of all pixels, from depth and motion.
 
     Args:
         depth, true_depth: [B, T, H, W], metres (float32 or float64).
         motion, true_motion: [B, 3, T-1, H, W]: (du px, dv px, dz m) from t to t + 1.
-        valid: bool [B, T-1, H, W]; the rest may be anything.
-        intrinsics: [B, T, 3, 3], as in `unproject`. Points are in the axes of their own frame's camera.
+        valid: bool [B, T-1, H, W]; other pixels may have any value.
+        intrinsics: [B, T, 3, 3], as in `unproject`. Points are in the camera axes of their own frame.
         weight: [B, T-1, H, W], not negative; the mean is then weighted.
         backend: as in `depth_loss`; "reference" is differentiable in all of them.
 

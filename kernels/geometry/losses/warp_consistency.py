@@ -1,4 +1,4 @@
-"""Warp consistency: depth at t, moved by the predicted motion, must be the depth at t + 1."""
+"""Warp consistency: depth at t, moved by the predicted motion, must equal the depth at t + 1."""
 
 from typing import Literal, overload
 
@@ -21,7 +21,7 @@ def warp_consistency(
     truth: Tensor | None = None, z_test: float | None = None, border: Border = "mask",
     report: Literal[False] = False, backend: Backend = "auto",
 ) -> Tensor:  # fmt: skip
-    """The loss alone."""
+    """Returns the loss."""
 
 
 @overload
@@ -30,7 +30,7 @@ def warp_consistency(
     truth: Tensor | None = None, z_test: float | None = None, border: Border = "mask",
     report: Literal[True], backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The loss, and the share of pixels left out."""
+    """Returns the loss and the share of unused pixels."""
 
 
 def warp_consistency(
@@ -40,30 +40,31 @@ def warp_consistency(
 ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     """The warp-consistency loss of the fine-tuning phase (Phys4D), in the forward form with both sides predicted.
 
-    With `truth` it is the form of the Phys4D authors' Sim4VideoGen, the backward warp: D_t(x - flow) + dz against
-    true depth at t + 1, where they take no dz (give 0), loss="squared" and border="clamp", and mix z where we mix 1/z.
+    With `truth` it is the backward warp of the Phys4D authors' Sim4VideoGen: D_t(x - flow) + dz against true depth at
+    t + 1. There dz is 0, loss is "squared", border is "clamp", and z is interpolated where this function interpolates
+    1/z.
 
     Args:
         depth, motion: as in `warp_residual`.
-        visible: bool [B, T-1, H, W], from the truth or a teacher: whether the surface seen at a pixel at t is seen at
-            t + 1 too; in the backward form, whether that of a pixel at t + 1 is seen at t. None where neither exists:
-            then `z_test` is 0.05 if not given. Flow both ways gives one too: `forward_backward_mask`.
+        visible: bool [B, T-1, H, W], from the truth or a teacher: whether the surface point of a pixel at t is visible
+            at t + 1; in the backward form, whether that of a pixel at t + 1 is visible at t. `forward_backward_mask`
+            computes one from flow in both directions. None: then `z_test` is 0.05 if not given.
         weight: [B, T-1, H, W], not negative; the mean is then weighted (divided by the sum of the clip's weights).
         loss: "l1" |r| in metres; "charbonnier" sqrt(r^2 + e^2) - e with e = 1 mm; "relative" |r| over the
-            moved depth (detached, so that the loss cannot be lowered by pushing everything away); "squared" r^2.
-        truth: [B, T, H, W], metres, true depth: asks for the backward form. It gets no gradient.
-        z_test: share of the moved depth by which the sample may be nearer before it counts as hiding the point.
-            It looks at detached depth; still a prediction then chooses what it is judged by: watch `report`.
-        border: "mask" leaves out what lands out of the image; "clamp" lets it read the border, so that a prediction
-            cannot lower its loss by moving everything out.
-        report: also return the share of pixels left out.
+            moved depth (detached, so that larger depth does not lower the loss); "squared" r^2.
+        truth: [B, T, H, W], metres, true depth: selects the backward form. It gets no gradient.
+        z_test: share of the moved depth by which the sampled depth may be nearer before the point counts as hidden. It
+            compares detached depth, but the prediction still determines which pixels count: watch `report`.
+        border: "mask" leaves out points that land outside the image; "clamp" samples the border for them, so that a
+            prediction cannot lower its loss by moving points out of the image.
+        report: also return the share of unused pixels.
         backend: "native" (C++, CPU), "triton" (CUDA), "reference" (plain torch, differentiable twice, and in weight)
             or "auto": the kernel of the device where there is one.
 
     Returns:
         Scalar: the mean over clips of each clip's mean over its used pixels; 0 with zero gradient for a clip without
-        any. With `report` also the share [B] of the clip's pixels that were not used, by visibility, border, missing
-        surface or z-test. The kernels give the same bits in every run, whatever the number of threads.
+        any. With `report` also the share [B] of the clip's pixels that were not used, because of visibility, border,
+        missing surface or z-test. The kernels give the same bits in every run, for any number of threads.
 
     Raises:
         ValueError: a shape, dtype, loss, border or backend that does not fit.

@@ -1,25 +1,26 @@
 """Triton kernels of warp consistency: each program works on BLOCK pixels of one pair of frames.
 
-Forward leaves four numbers per program (sum, weights, pixels, a bound on what a neighbour gets), which the host adds up
-in a fixed order. Backward adds contributions to the frame sampled as int64 multiples of a power of two, so
-that the order in which programs come does not matter; `finish` turns them into gradients. Both take so few pairs of
-frames at a time that their integers stay in the GPU's cache: written, added to and read in memory they would double
-the bytes that pass.
+Forward writes four numbers per program (sum, weights, pixels, a bound on the gradient of one neighbour), which the host
+reduces in a fixed order. Backward adds contributions to the sampled frame as int64 multiples of a power of two, so that
+the order of programs does not matter; `finish` converts the sums into gradients. Both run on few pairs of frames at a
+time, so that the integers stay in the GPU's cache: in memory they would double the bytes that are moved.
 """
 
 import triton
 import triton.language as tl
 
+from phys4d.kernels.dispatch import INTERPRETED
+
 CHARBONNIER, RELATIVE, SQUARED = 1, 2, 3
 _CHARBONNIER = tl.constexpr(CHARBONNIER)
 _RELATIVE = tl.constexpr(RELATIVE)
 _SQUARED = tl.constexpr(SQUARED)
-_HARDWARE = tl.constexpr(not triton.knobs.runtime.interpret)
+_HARDWARE = tl.constexpr(not INTERPRETED)
 
 
 @triton.jit
 def _inverse(x):
-    """1 / x by the hardware's reciprocal, which is off by one unit in the last place; exact where there is none."""
+    """1 / x by the hardware's reciprocal, with an error of one unit in the last place; exact in the interpreter."""
     if _HARDWARE and x.dtype == tl.float32:
         return tl.inline_asm_elementwise(
             "rcp.approx.ftz.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1
@@ -30,7 +31,7 @@ def _inverse(x):
 
 @triton.jit
 def _corner(Sampled, place, inside, share):
-    """Inverse depth there, 0 without a surface, and whether the sample can do without it."""
+    """Inverse depth at a neighbour, 0 without a surface, and whether it has a surface or weight 0."""
     depth = tl.load(Sampled + place, mask=inside, other=0.0)
     surface = depth > 0
     return tl.where(surface, _inverse(depth), 0.0), surface | (share == 0)
@@ -44,9 +45,9 @@ def _land(
     BACK: tl.constexpr, HAS_VISIBLE: tl.constexpr, HAS_WEIGHT: tl.constexpr, CLAMP: tl.constexpr,
     NEAREST: tl.constexpr, TEST: tl.constexpr,
 ):  # fmt: skip
-    """What pixels read where they land: all that the loss and its gradient need. Elsewhere than `used` weight is 0.
+    """Samples at the landing points of pixels, and all terms of the loss and its gradient.
 
-    The rest may be anything there, infinite or no number.
+    Outside `used` the weight is 0 and the other results may be infinite or NaN.
     """
     real = pixel < height * width
     row = pixel // width
@@ -77,7 +78,7 @@ def _land(
         v = tl.where(v < 0, 0.0, tl.where(v > last_v, last_v, v))
     used &= (u >= 0) & (u <= last_u) & (v >= 0) & (v <= last_v)
     u, v = tl.where(used, u, 0.0), tl.where(used, v, 0.0)
-    # Landing exactly on the last pixel centre belongs to the cell before it, so that four neighbours exist.
+    # A point on the last pixel centre belongs to the cell before it, so that four neighbours exist.
     left = tl.minimum(u.to(tl.int32), tl.maximum(width - 2, 0))
     top = tl.minimum(v.to(tl.int32), tl.maximum(height - 2, 0))
     x, y = u - left.to(du.dtype), v - top.to(du.dtype)
@@ -96,14 +97,14 @@ def _land(
         used &= (sampled < moved * tl.full(moved.shape, NEAREST, moved.dtype)) == 0
     residual = sampled - moved
     weight = tl.where(used, weight, 0.0)
-    # Corners as shares of the sample: near 1 whatever the unit of depth.
+    # Corners relative to the sample: near 1 for any unit of depth.
     p, q, r, s = p * sampled, q * sampled, r * sampled, s * sampled
     return used, weight, sampled, moved, residual, x, y, p, q, r, s, first, right, below, free_u, free_v
 
 
 @triton.jit
 def _size(moved):
-    """What a relative error is relative to. Constants are made in the dtype of the numbers, else they are float32."""
+    """The divisor of a relative error. Constants have the dtype of `moved`: a plain literal would be float32."""
     return tl.maximum(tl.abs(moved), tl.full(moved.shape, 1e-3, moved.dtype))
 
 
@@ -114,7 +115,7 @@ def _root(residual):
 
 @triton.jit
 def _slope(residual, moved, LOSS: tl.constexpr):
-    """Of the error by the residual; 0 where an absolute value has none."""
+    """Derivative of the error by the residual; 0 where an absolute value has none."""
     sign = tl.where(residual > 0, 1.0, tl.where(residual < 0, -1.0, residual))
     if LOSS == _CHARBONNIER:
         sign = residual / _root(residual)
@@ -135,7 +136,7 @@ def forward_kernel(
 ):  # fmt: skip
     """Writes Partial float64 [clips, pairs, blocks, 4]; programs are blocks, pairs, clips."""
     clip, pair = tl.program_id(2).to(tl.int64), tl.program_id(1).to(tl.int64)
-    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # an image has less than 2^31
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # an image has fewer than 2^31 pixels
     used, weight, _, moved, residual, _, _, p, q, r, s, _, _, _, _, _ = _land(
         Depth, Truth, Motion, Visible, Weight, clip, pair, pixel, height, width,
         depth_clip, depth_frame, truth_clip, truth_frame, motion_clip, motion_channel, motion_frame,
@@ -149,7 +150,7 @@ def forward_kernel(
         error = error / _size(moved)
     elif LOSS == _SQUARED:
         error = residual * residual
-    # A corner of share a in the sample, which is p times as near as it, gets slope * weight * p^2 a; p a is at most 1.
+    # A corner of weight a whose inverse depth is p times the sample's gets slope * weight * p^2 a; p a is at most 1.
     most = weight * tl.maximum(tl.maximum(p, q), tl.maximum(r, s))
     if LOSS == _RELATIVE:
         most = most / _size(moved)
@@ -178,8 +179,7 @@ def backward_kernel(
 ):  # fmt: skip
     """Writes DMotion [clips, 3, pairs, H, W] of images (a clip's pairs) from `first_image` on.
 
-    Adds to Sums int64 [images, H, W], in units of 1 / Step, what the frame that a pair samples gets. Programs: blocks,
-    images.
+    Adds the gradient of the sampled frame to Sums int64 [images, H, W], in units of 1 / Step. Programs: blocks, images.
     """
     image = first_image + tl.program_id(1)
     clip = (image // pairs).to(tl.int64)
@@ -215,9 +215,10 @@ def backward_kernel(
 def finish_kernel(
     Sums, DMotion, Unit, DDepth, first_image, pairs, plane, BACK: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """DDepth [clips, pairs + 1, H, W] of the frames that the pairs in Sums sampled; leaves zeros in Sums.
+    """Writes DDepth [clips, pairs + 1, H, W] of the frames that the pairs in Sums sampled; sets Sums to 0.
 
-    From Sums in units of Unit [clips], plus what moved depth gets, which is what dz gets. Programs: blocks, images.
+    The sum of Sums, in units of Unit [clips], and the gradient of moved depth, which equals that of dz. Programs:
+    blocks, images.
     """
     image = first_image + tl.program_id(1)
     clip = (image // pairs).to(tl.int64)

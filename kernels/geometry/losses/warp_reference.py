@@ -1,9 +1,9 @@
-"""Warp consistency by its definition, in plain torch: what the kernels are checked against.
+"""The definition of warp consistency in plain torch, against which the kernels are tested.
 
     residual = D_{t+1}(u + du, v + dv) - (D_t(u, v) + dz)
 
-D_{t+1} is sampled bilinearly in inverse depth: on a plane 1/z is affine in (u, v), so that the sample is
-exact there, whereas bilinear z is off by centimetres on a slanted floor.
+D_{t+1} is sampled bilinearly in inverse depth: on a plane 1/z is affine in (u, v), so that the sample is exact, whereas
+bilinear z has errors of centimetres on a slanted floor.
 """
 
 import torch
@@ -11,21 +11,21 @@ from torch import Tensor
 
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
 
-LOSSES = ("l1", "charbonnier", "relative", "squared")  # the kernels know them by their place here
+LOSSES = ("l1", "charbonnier", "relative", "squared")  # the kernels identify them by their index
 
 
 def sample_depth(depth: Tensor, flow: Tensor, *, clamp: bool = False) -> tuple[Tensor, Tensor]:
-    """Samples a depth map where each pixel lands, bilinearly in inverse depth.
+    """Samples a depth map at the landing point of each pixel, bilinearly in inverse depth.
 
     Args:
         depth: [..., H, W], metres; 0 where there is no surface (float32 or float64).
         flow: [2, ..., H, W] (du, dv) in pixels: pixel (row, column) reads depth at (row + dv, column + du).
-        clamp: what lands out of the image reads its border, and flow gets no gradient along that axis there.
+        clamp: points outside the image sample its border, and flow gets no gradient along that axis there.
 
     Returns:
         sampled: [..., H, W] metres, differentiable in depth and flow; 0 outside the mask.
-        inside: bool [..., H, W], where all four neighbouring pixel centres exist and carry a surface (a neighbour of
-            weight 0 may lack one).
+        inside: bool [..., H, W], where all four neighbouring pixel centres exist and have a surface (a neighbour of
+            weight 0 need not).
 
     Raises:
         ValueError: a shape or dtype that does not fit, naming the argument.
@@ -39,7 +39,7 @@ def sample_depth(depth: Tensor, flow: Tensor, *, clamp: bool = False) -> tuple[T
     if clamp:
         column, row = _clamped(column, width - 1), _clamped(row, height - 1)
     inside = (column >= 0) & (column <= width - 1) & (row >= 0) & (row <= height - 1)
-    # Landing exactly on the last pixel centre belongs to the cell before it, so that four neighbours exist.
+    # A point on the last pixel centre belongs to the cell before it, so that four neighbours exist.
     left = column.detach().nan_to_num().floor().clamp(0, max(width - 2, 0))
     top = row.detach().nan_to_num().floor().clamp(0, max(height - 2, 0))
     x = torch.where(inside, column - left, 0)
@@ -61,22 +61,22 @@ def sample_depth(depth: Tensor, flow: Tensor, *, clamp: bool = False) -> tuple[T
 
 
 def _clamped(position: Tensor, last: int) -> Tensor:
-    # By selection: torch's clamp would hand the slope on at the border itself, and the kernels must agree with it.
+    # By selection: torch's clamp has a gradient exactly at the border, and the kernels have none.
     within = torch.where(position < 0, torch.zeros_like(position), position)
     return torch.where(position > last, torch.full_like(position, last), within)
 
 
 def warp_residual(depth: Tensor, motion: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-    """The per-pixel disagreement of depth and motion.
+    """The residual of depth and motion per pixel.
 
     Args:
         depth: [B, T, H, W], metres (float32 or float64).
         motion: [B, 3, T-1, H, W]: (du px, dv px, dz m) from t to t + 1.
-        visible: bool [B, T-1, H, W]: the surface point is seen at t + 1, by the truth or by a teacher.
+        visible: bool [B, T-1, H, W]: the surface point is visible at t + 1, from the truth or a teacher.
 
     Returns:
         residual: [B, T-1, H, W] metres, signed: sampled depth minus moved depth; 0 outside the mask.
-        used: bool [B, T-1, H, W]: visible, and landing where depth at t + 1 can be sampled.
+        used: bool [B, T-1, H, W]: visible, and depth at t + 1 can be sampled at the landing point.
 
     Raises:
         ValueError: a shape or dtype that does not fit, naming the argument.
@@ -107,9 +107,9 @@ def warp_reference(
     depth: Tensor, motion: Tensor, visible: Tensor | None, weight: Tensor | None, truth: Tensor | None,
     loss: str, z_test: float, clamp: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The loss of each clip [B], its sum of weights [B] and the pixels used [B], int64; arguments as of the operator.
+    """Per clip [B] the loss, the sum of weights and the number of used pixels, int64; arguments as of the operator.
 
-    With `truth` it is the backward form: frame t of depth, sampled at x - flow, against truth at t + 1 less dz.
+    With `truth` it is the backward form: frame t of depth, sampled at x - flow, against truth at t + 1 minus dz.
     """
     residual, moved, used = _residual(depth, motion, visible, truth, z_test, clamp)
     if loss == "l1":

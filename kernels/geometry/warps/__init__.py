@@ -1,1 +1,1 @@
-"""Moving what pixels show: backward and forward warp, who is hidden, points followed through time."""
+"""Warps of pixels: backward and forward warp, occlusion, and trajectories of points."""

@@ -1,4 +1,4 @@
-"""Backward warp: a video read where its flow points to."""
+"""Backward warp: samples a video at the end points of its flow."""
 
 from typing import Literal
 
@@ -13,9 +13,9 @@ from phys4d.kernels.geometry.warps.flow_warp_reference import flow_warp_referenc
 def flow_warp(
     frames: Tensor, flow: Tensor, *, border: Literal["zero", "clamp"] = "zero", backend: Backend = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """Reads every frame bilinearly at x + flow(x): `F.grid_sample(align_corners=True)` whose gradients have fixed bits.
+    """Samples every frame bilinearly at x + flow(x): `F.grid_sample(align_corners=True)` with deterministic gradients.
 
-    To bring frame t + 1 back to frame t, give frames[:, :, 1:] and motion[:, :2].
+    To warp frame t + 1 back to frame t, pass frames[:, :, 1:] and motion[:, :2].
 
     Args:
         frames: [B, C, T, H, W], any number of channels (float32 or float64).
@@ -26,10 +26,10 @@ def flow_warp(
             kernel of the device where there is one.
 
     Returns:
-        warped: [B, C, T, H, W], differentiable in frames and flow; 0 without a gradient where flow is NaN. On CUDA a
-            clip's gradient of frames is summed in integers: it is exact to 2^-40 of the largest number handed back,
-            and NaN where that is not finite.
-        inside: bool [B, T, H, W], where all four neighbouring pixel centres exist, whatever the border.
+        warped: [B, C, T, H, W], differentiable in frames and flow; 0 without a gradient where flow is NaN. On CUDA the
+            gradient of frames is summed in integers per clip: its error is at most 2^-40 of the largest incoming
+            gradient, and it is NaN where that is not finite.
+        inside: bool [B, T, H, W], where all four neighbouring pixel centres exist, for either border.
 
     Raises:
         ValueError: a shape, dtype, border or backend that does not fit.

@@ -1,8 +1,8 @@
 """Triton kernels of the backward warp: each program works on BLOCK pixels of one frame, channel after channel.
 
-Backward adds contributions to the frames as int64 multiples of a power of two, so that the order in which programs
-come does not matter; `finish` turns the sums into gradients. Both take so few frames at a time that their integers stay
-in the GPU's cache.
+Backward adds contributions to the frames as int64 multiples of a power of two, so that the order of programs does not
+matter; `finish` converts the sums into gradients. Both run on few frames at a time, so that the integers stay in the
+GPU's cache.
 """
 
 import triton
@@ -11,10 +11,10 @@ import triton.language as tl
 
 @triton.jit
 def _taps(position, used, size):
-    """The first of two neighbours along an axis, their weights, and the slopes of these."""
+    """The first of two neighbours along an axis, the weights of both, and the derivatives of the weights."""
     position = tl.where(used, position, 0.0)
     last = (size - 1).to(position.dtype)
-    # Landing exactly on the last pixel centre belongs to the cell before it, so that both neighbours exist.
+    # A point on the last pixel centre belongs to the cell before it, so that both neighbours exist.
     first = tl.minimum(position.to(tl.int32), tl.maximum(size - 2, 0))
     x = position - first.to(position.dtype)
     before, after = position < 0, position > last
@@ -30,7 +30,7 @@ def _land(
     Flow, Labels, Wanted, clip, time, image, pixel, height, width, flow_clip, flow_channel, flow_time,
     CLAMP: tl.constexpr, LABELLED: tl.constexpr, TOLERANCE: tl.constexpr,
 ):  # fmt: skip
-    """Where pixels read: masks, the first neighbour, weights and slopes along both axes, and which neighbours count."""
+    """The sampling points of pixels: masks, first neighbour, weights and derivatives per axis, and used neighbours."""
     real = pixel < height * width
     flow = Flow + clip * flow_clip + time * flow_time + pixel
     du = tl.load(flow, mask=real, other=0.0)
@@ -108,7 +108,7 @@ def peak_kernel(
     grad_clip, grad_channel, grad_time,
     CLAMP: tl.constexpr, LABELLED: tl.constexpr, TOLERANCE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Peak float64 [programs]: the largest gradient handed back where anything was read; infinite if one is NaN."""
+    """Writes Peak float64 [programs]: the largest incoming gradient of used pixels; infinite if one is NaN."""
     program = tl.program_id(0).to(tl.int64)
     image = program // blocks
     clip, time = image // times, image % times
@@ -117,12 +117,12 @@ def peak_kernel(
         Flow, Labels, Wanted, clip, time, image, pixel, height, width, flow_clip, flow_channel, flow_time,
         CLAMP, LABELLED, TOLERANCE,
     )  # fmt: skip
-    handed = Grad + clip * grad_clip + time * grad_time + pixel
+    incoming = Grad + clip * grad_clip + time * grad_time + pixel
     most = tl.full(pixel.shape, 0.0, Grad.dtype.element_ty)
     for _ in range(channels):
-        size = tl.abs(tl.load(handed, mask=used, other=0.0))
+        size = tl.abs(tl.load(incoming, mask=used, other=0.0))
         most = tl.maximum(most, tl.where(size == size, size, float("inf")))
-        handed += grad_channel
+        incoming += grad_channel
     tl.store(Peak + program, tl.max(most, axis=0).to(tl.float64))
 
 
@@ -158,16 +158,16 @@ def backward_kernel(
     if not FIXED:
         step = tl.load(Step + clip)
     source = Frames + clip * frames_clip + time * frames_time + first
-    handed = Grad + clip * grad_clip + time * grad_time + pixel
+    incoming = Grad + clip * grad_clip + time * grad_time + pixel
     sums = Sums + (image - first_image) * channels * plane + first
     d_u, d_v = share * 0, share * 0
     for _ in range(channels):
-        grad = tl.load(handed, mask=used, other=0.0) * share
+        grad = tl.load(incoming, mask=used, other=0.0) * share
         a = tl.load(source, mask=p, other=0.0)
         b = tl.load(source + right, mask=q, other=0.0)
         c = tl.load(source + below, mask=r, other=0.0)
         d = tl.load(source + below + right, mask=s, other=0.0)
-        if LABELLED:  # weights are divided by their sum, which changes with them
+        if LABELLED:  # weights are divided by their sum, which depends on them
             value = a * (near_u * near_v) + b * (far_u * near_v) + c * (near_u * far_v) + d * (far_u * far_v)
             value *= share
             a, b = tl.where(p, a - value, 0.0), tl.where(q, b - value, 0.0)
@@ -180,7 +180,7 @@ def backward_kernel(
             _add(sums + below, grad * (near_u * far_v), step, r)
             _add(sums + below + right, grad * (far_u * far_v), step, s)
         source += frames_channel
-        handed += grad_channel
+        incoming += grad_channel
         sums += plane
     place = DFlow + (2 * clip * times + time) * plane + pixel
     tl.store(place, tl.where(used & free_u, d_u, 0.0), mask=real)
@@ -189,7 +189,7 @@ def backward_kernel(
 
 @triton.jit(do_not_specialize=["first_image", "channels", "times", "plane", "blocks"])
 def finish_kernel(Sums, Unit, DFrames, first_image, channels, times, plane, blocks, BLOCK: tl.constexpr):
-    """DFrames [clips, channels, times, plane] of those images from Sums in units of Unit [clips]; zeroes Sums."""
+    """Writes DFrames [clips, channels, times, plane] of images from Sums in units of Unit [clips]; zeroes Sums."""
     program = tl.program_id(0).to(tl.int64)
     image = first_image + program // (channels * blocks)
     clip, time = image // times, image % times

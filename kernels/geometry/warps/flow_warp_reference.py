@@ -1,8 +1,8 @@
-"""Backward warp by its definition, in plain torch: what the kernels are checked against.
+"""The definition of the backward warp in plain torch, against which the kernels are tested.
 
     warped(x) = sum over the four pixels around x + flow(x) of weight * frames(pixel)
 
-With labels only pixels whose label is near the wanted one count, and their weights are divided by their sum.
+With labels only pixels with a label near the wanted one are used, and their weights are divided by their sum.
 """
 
 import torch
@@ -38,15 +38,15 @@ def flow_warp_reference(
     for number, (place, weight) in enumerate(zip(places, weights, strict=True)):
         tap = flat.gather(-1, place[:, None].expand_as(flat)).view_as(frames)
         if labels is not None:
-            tap = torch.where(same[number][:, None], tap, 0)  # what does not count may be anything
+            tap = torch.where(same[number][:, None], tap, 0)  # unused pixels may have any value
         warped = warped + tap * weight[:, None]
     return torch.where(used[:, None], warped, 0), inside
 
 
 def _taps(position: Tensor, used: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Index of the first of two neighbours along an axis, and the weights of both; those outside the image weigh 0."""
+    """Index of the first of two neighbours along an axis, and the weights of both, 0 for those outside the image."""
     position = torch.where(used, position, 0)
-    # Landing exactly on the last pixel centre belongs to the cell before it, so that both neighbours exist.
+    # A point on the last pixel centre belongs to the cell before it, so that both neighbours exist.
     first = position.detach().floor().clamp(0, max(size - 2, 0))
     x, out_before, out_after = position - first, position < 0, position > size - 1
     near = torch.where(out_before, 1 + position, torch.where(out_after, 0, 1 - x))
@@ -55,6 +55,6 @@ def _taps(position: Tensor, used: Tensor, size: int) -> tuple[Tensor, Tensor, Te
 
 
 def _clamped(position: Tensor, last: int) -> Tensor:
-    # By selection: torch's clamp would hand the slope on at the border itself, and the kernels must agree with it.
+    # By selection: torch's clamp has a gradient exactly at the border, and the kernels have none.
     within = torch.where(position < 0, torch.zeros_like(position), position)
     return torch.where(position > last, torch.full_like(position, last), within)

@@ -1,4 +1,4 @@
-"""Which flow vectors can be trusted: from flow both ways, or from depth and motion."""
+"""Occlusion masks of flow, from flow in both directions, or from depth and motion."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from phys4d.kernels.geometry.warps.splat import splat
 def forward_backward_mask(
     forward: Tensor, backward: Tensor, *, relative: float = 0.01, absolute: float = 0.5
 ) -> Tensor:
-    """Keeps pixels whose forward flow, followed by the backward flow found there, returns near its start.
+    """The mask of pixels whose forward flow, followed by the backward flow at its end point, returns near the start.
 
         |f + b(x + f)|^2 < relative * (|f|^2 + |b(x + f)|^2) + absolute
 
@@ -24,8 +24,8 @@ def forward_backward_mask(
     Args:
         forward: [B, 2, H, W], pixels, t to t + 1 (float32 or float64).
         backward: [B, 2, H, W], pixels, t + 1 to t.
-        relative: share of the squared lengths that is forgiven.
-        absolute: squared pixels that are forgiven.
+        relative: tolerated share of the squared lengths.
+        absolute: tolerance in squared pixels.
 
     Returns:
         bool [B, H, W]; False also where the pixel leaves the image.
@@ -49,10 +49,10 @@ def forward_backward_mask(
 
 
 class Occlusion(NamedTuple):
-    """What becomes of the surface seen at t: bool [B, T-1, H, W] each; none of them where there is no surface.
+    """The state at t + 1 of the surface point of each pixel at t: three masks, bool [B, T-1, H, W].
 
-    visible: still seen at t + 1, what `warp_consistency` wants. hidden: something nearer is in front of it. outside: it
-    leaves the picture, passes behind the camera, or its motion is not a number.
+    visible: visible at t + 1, as `warp_consistency` takes it. hidden: a nearer surface is in front of it. outside: it
+    leaves the image, passes behind the camera, or its motion is NaN. All are false where there is no surface.
     """
 
     visible: Tensor
@@ -63,18 +63,19 @@ class Occlusion(NamedTuple):
 def occlusion_mask(
     depth: Tensor, motion: Tensor, valid: Tensor | None = None, *, tolerance: float = 0.05, backend: Backend = "auto"
 ) -> Occlusion:
-    """Which surface points of frame t are still seen at t + 1, from depth and motion alone.
+    """The visibility at t + 1 of the surface points of frame t, from depth and motion only.
 
-    A point is hidden where something in the pixel that it moves to is nearer than its moved depth by more than the
-    tolerance: another point of frame t that moves there (`splat`), or the depth of frame t + 1. Whatever masks by it
-    judges detached numbers; still a prediction then chooses what it is judged by, as with warp_consistency's z_test.
+    A point is hidden where its target pixel holds a depth that is nearer than its moved depth by more than the
+    tolerance: of another point of frame t that moves there (`splat`), or of frame t + 1. The mask has no gradient, but
+    a loss that uses it with predicted depth lets the prediction determine which pixels count, as with the z_test of
+    `warp_consistency`.
 
     Args:
         depth: [B, T, H, W], metres; 0 where there is no surface (float32 or float64).
         motion: [B, 3, T-1, H, W]: (du px, dv px, dz m) from t to t + 1.
-        valid: bool [B, T, H, W], where depth is one; elsewhere it may be anything.
-        tolerance: share of the moved depth. Smaller, it calls a steep surface hidden by its own next pixel; larger, it
-            misses what hides closely.
+        valid: bool [B, T, H, W]; depth may have any value where it is false.
+        tolerance: share of the moved depth. If too small, the next pixel of a steep surface hides the point; if too
+            large, surfaces closely in front of the point are missed.
         backend: of `splat`.
 
     Returns:

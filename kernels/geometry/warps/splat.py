@@ -1,4 +1,4 @@
-"""Forward warp with a depth buffer: pixels land where their motion takes them, and the nearest is seen."""
+"""Forward warp with a depth buffer: pixels move by their flow, and the nearest of each target pixel is visible."""
 
 from typing import NamedTuple
 
@@ -11,10 +11,10 @@ from phys4d.kernels.geometry.warps.splat_reference import splat_reference
 
 
 class Splat(NamedTuple):
-    """What is seen after the motion.
+    """The image after the motion.
 
-    values: [B, C, T, H, W]; depth: [B, T, H, W] metres; both 0 in holes, where nothing landed.
-    index: int64 [B, T, H, W], the pixel (row * W + column) of the same frame that is seen here; -1 in holes.
+    values: [B, C, T, H, W]; depth: [B, T, H, W] metres; both 0 in holes, where no pixel lands.
+    index: int64 [B, T, H, W], the source pixel (row * W + column) of the same frame; -1 in holes.
     """
 
     values: Tensor
@@ -27,20 +27,20 @@ def splat(
 ) -> Splat:
     """Moves every pixel of every frame by its flow, into the pixel that contains its landing point.
 
-    Of those that land in one pixel the nearest is seen; of equally near ones that with the lowest index.
+    Of several pixels that land in one the nearest is visible; of equally near ones that with the lowest index.
 
     Args:
-        values: [B, C, T, H, W], what pixels carry, any number of channels, none included.
-        flow: [B, 2, T, H, W], (du, dv) in pixels. It gets no gradient: the winner does not change with it.
+        values: [B, C, T, H, W] of the pixels; any number of channels, also 0.
+        flow: [B, 2, T, H, W], (du, dv) in pixels. It gets no gradient: the visible pixels are piecewise constant in it.
         depth: [B, T, H, W], metres AFTER the motion (float32 or float64), for motion: depth[:, :-1] + motion[:, 2].
             Only a pixel of depth above 0 moves.
-        valid: bool [B, T, H, W], further restricts who moves. What does not move may be anything, NaN included.
+        valid: bool [B, T, H, W]; other pixels do not move. Pixels that do not move may have any value, also NaN.
         backend: "native" (C++, CPU), "triton" (CUDA), "reference" (plain torch, differentiable twice) or "auto": the
             kernel of the device where there is one.
 
     Returns:
-        `Splat`, in depth's dtype, differentiable in values and depth: each source is seen in one pixel at most. The
-        same bits in every run, whatever the number of threads.
+        `Splat`, in depth's dtype, differentiable in values and depth: each source is visible in one pixel at most. The
+        same bits in every run, for any number of threads.
 
     Raises:
         ValueError: a shape, dtype or backend that does not fit.

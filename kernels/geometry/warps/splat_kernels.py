@@ -1,13 +1,13 @@
 """Triton kernels of the forward warp with a depth buffer: each program works on BLOCK pixels of one frame.
 
-`land` finds who is seen in each pixel by 64-bit atomic minima, whose result no order changes; `take` reads what the
-winners carry; `return` hands gradients back to them.
+`land` finds the visible source of each pixel by 64-bit atomic minima, whose result does not depend on their order;
+`take` gathers the values of the sources; `return` writes their gradients.
 """
 
 import triton
 import triton.language as tl
 
-LEAST = ("both", "depth", "index")  # what a launch of `land` looks for
+LEAST = ("both", "depth", "index")  # the minimum that a launch of `land` computes
 _DEPTH = tl.constexpr(LEAST.index("depth"))
 _INDEX = tl.constexpr(LEAST.index("index"))
 _EMPTY = tl.constexpr(2**63 - 1)
@@ -19,8 +19,8 @@ def land_kernel(
     depth_clip, depth_time, valid_clip, valid_time,
     LEAST: tl.constexpr, HAS_VALID: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Lowers int64 [clips, times, H, W]: Keys to (depth bits << 32 | index), or Nearest to depth bits and Keys to
-    the index of who has them."""
+    """Atomic minima, int64 [clips, times, H, W]: in Keys of (depth bits << 32 | index); or in Nearest of depth bits
+    and, in a second launch, in Keys of the indices of the pixels with that depth."""
     program = tl.program_id(0).to(tl.int64)
     image = program // blocks
     clip, time = image // times, image % times
@@ -76,7 +76,7 @@ def return_kernel(
     Index, Grad, DepthGrad, DValues, DDepth, channels, times, plane, blocks,
     grad_clip, grad_channel, grad_time, depth_clip, depth_time, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Fills DValues [clips, channels, times, plane] and DDepth [clips, times, plane], zeros, where a source is seen."""
+    """Writes DValues [clips, channels, times, plane] and DDepth [clips, times, plane] of visible sources only."""
     program = tl.program_id(0).to(tl.int64)
     image = program // blocks
     clip, time = image // times, image % times

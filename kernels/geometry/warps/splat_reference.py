@@ -1,4 +1,4 @@
-"""Forward warp with a depth buffer by its definition, in plain torch: what the kernels are checked against."""
+"""The definition of the forward warp with a depth buffer in plain torch, against which the kernels are tested."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ def splat_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """values [B, C, T, H, W], depth [B, T, H, W] and index int64 [B, T, H, W]; arguments as of the operator.
 
-    Two reductions that no order changes: the least depth of each pixel, then the lowest index among those that have it.
+    Two reductions without dependence on order: the least depth per pixel, then the lowest index with that depth.
     """
     height, width = depth.shape[-2:]
     plane = height * width
@@ -20,7 +20,7 @@ def splat_reference(
     if valid is not None:
         lands = lands & valid
     u, v = torch.where(lands, u, 0), torch.where(lands, v, 0)
-    target = torch.where(lands, v.long() * width + u.long(), plane).flatten(-2)  # the last: for nobody
+    target = torch.where(lands, v.long() * width + u.long(), plane).flatten(-2)  # plane: the pixel of no target
     z = torch.where(lands, depth, torch.inf).detach().flatten(-2)
     shape = (*depth.shape[:-2], plane + 1)
     nearest = torch.full(shape, torch.inf, dtype=z.dtype, device=z.device).scatter_reduce(-1, target, z, "amin")

@@ -1,4 +1,4 @@
-"""From RGB, depth and motion to trajectories of points: every pixel of a frame followed through time."""
+"""Trajectories of points from RGB, depth and motion: every pixel of a frame is tracked through time."""
 
 from typing import NamedTuple
 
@@ -14,10 +14,10 @@ from phys4d.kernels.geometry.warps.occlusion import occlusion_mask
 
 
 class Trajectories(NamedTuple):
-    """Points that start at the pixels of one frame, N = H * W of them; row * W + column is the number of a pixel.
+    """Tracks of the N = H * W pixels of one frame; pixel (row, column) has number row * W + column.
 
     points: [B, T-start, N, 3] metres. pixels: [B, T-start, N, 2], (u, v) with pixel centres at i + 0.5.
-    valid: bool [B, T-start, N]; points and pixels are 0 where it is not. It never comes back once it has ended.
+    valid: bool [B, T-start, N]; points and pixels are 0 where it is false. Once false it stays false.
     rgb: [B, N, 3] and instance: [B, N], of the start pixel; None where they were not given.
     """
 
@@ -29,9 +29,9 @@ class Trajectories(NamedTuple):
 
 
 class _Clip(NamedTuple):
-    """What a step reads. labels: [B, T, H, W], 0 where nothing may be read; movers: [B, T-1, H, W], the same of motion.
+    """Inputs of a step. labels: [B, T, H, W], 0 where depth is not valid; movers: [B, T-1, H, W], the same of motion.
 
-    by_depth: labels are depths, which agree within the tolerance; else they are instances, which agree or do not.
+    by_depth: labels are depths, compared with the tolerance; else they are instances, compared for equality.
     """
 
     inverse: Tensor
@@ -59,25 +59,27 @@ def lift_4d(
     rgb: Tensor | None = None, instance: Tensor | None = None, valid: Tensor | None = None,
     visible: Tensor | None = None, start: int = 0, tolerance: float = 0.05, backend: Backend = "auto",
 ) -> Trajectories:  # fmt: skip
-    """Follows every pixel of frame `start` through the frames after it.
+    """Tracks every pixel of frame `start` through the frames after it.
 
-    At each frame a point moves by the motion found at its place there, and then takes the depth found where it lands:
-    bilinearly, inverse depth, from pixels of its own surface alone, so that its depth does not drift. Its own are
-    those of its instance; where no instances are given, those whose depth is that of the point within the tolerance.
-    dz tells that depth, and with `occlusion_mask` who is hidden; it has no gradient. A point ends for good where it
-    leaves the picture, where the pixel that it lands in is not of its own surface, or where it is hidden. Within half a
-    pixel of an edge, of the picture or of a surface, depth and motion are those of the nearest pixels of that surface.
+    At each frame a point moves by the motion at its position and takes the depth at its landing point, so that its
+    depth does not drift. Both are interpolated bilinearly, depth as inverse depth, from pixels of the point's own
+    surface only: those of its instance, or without instances those whose depth is that of the point within the
+    tolerance. dz gives the depth for this comparison, and hidden points through `occlusion_mask`; it has no gradient. A
+    track ends for good where the point leaves the image, where its pixel is not of its own surface, or where it is
+    hidden. Within half a pixel of an edge of image or surface, depth and motion are those of the nearest pixels of that
+    surface.
 
     Args:
         depth: [B, T, H, W], metres (float32 or float64).
-        motion: [B, 3, T-1, H, W]: (du px, dv px, dz m) from t to t + 1. One that is not finite is not read.
+        motion: [B, 3, T-1, H, W]: (du px, dv px, dz m) from t to t + 1. Motion that is not finite is ignored.
         intrinsics: [B, T, 3, 3], pixels, as in `unproject`.
-        camera_to_world: [B, T, 4, 4], OpenCV axes; without it points are in the axes of each frame's own camera.
-        rgb: [B, 3, T, H, W]. instance: integer [B, T, H, W], not negative. valid: bool [B, T, H, W], where depth is
-            one; elsewhere it may be anything.
-        visible: bool [B, T-1, H, W], whether what is seen at t is seen at t + 1; else `occlusion_mask` finds out.
-        start: the frame whose pixels are followed.
-        tolerance: share of depth, of `occlusion_mask` and of what counts as the same surface without instances.
+        camera_to_world: [B, T, 4, 4], OpenCV axes; without it points are in the camera axes of each frame.
+        rgb: [B, 3, T, H, W].
+        instance: integer [B, T, H, W], not negative.
+        valid: bool [B, T, H, W]; depth may have any value where it is false.
+        visible: bool [B, T-1, H, W], whether the surface point at t is visible at t + 1; None: by `occlusion_mask`.
+        start: the frame whose pixels are tracked.
+        tolerance: share of depth, for `occlusion_mask` and for the comparison of surfaces without instances.
         backend: of `splat` and of the sampling; "reference" is differentiable twice.
 
     Returns:
@@ -128,7 +130,7 @@ def lift_4d(
 
 
 def _follow(clip: _Clip, depth: Tensor, start: int) -> list[_Tracks]:
-    """The tracks at frame `start` and at each after it."""
+    """The tracks at frame `start` and at every later frame."""
     row, column = (torch.arange(size, dtype=depth.dtype, device=depth.device) for size in depth.shape[-2:])
     v, u = (axis.expand_as(depth[:, 0]) for axis in (row[:, None], column[None, :]))
     alive = clip.labels[:, start] > 0
@@ -152,7 +154,7 @@ def _clip(
 
 
 def _step(clip: _Clip, at: _Tracks, first: _Tracks, t: int) -> _Tracks:
-    """From frame t to t + 1. What ends rests at its start pixel, so that nothing strange is computed with."""
+    """The tracks at t + 1 from those at t. Ended tracks stay at their start pixel, where all values are finite."""
     height, width = at.u.shape[-2:]
     moves, found = _read(clip, clip.motion[:, :, t : t + 1], clip.movers[:, t : t + 1], at, first)
     seen = clip.visible[:, t].flatten(-2).gather(-1, _containing(at, width)).view_as(found)
@@ -168,7 +170,7 @@ def _step(clip: _Clip, at: _Tracks, first: _Tracks, t: int) -> _Tracks:
 
 
 def _wanted(alive: Tensor, label: Tensor) -> Tensor:
-    """Labels, and one that no pixel has for what has ended."""
+    """The labels of the tracks; -1, the label of no pixel, for ended ones."""
     return torch.where(alive, label, -1)
 
 
@@ -178,7 +180,7 @@ def _containing(at: _Tracks, width: int) -> Tensor:
 
 
 def _read(clip: _Clip, frame: Tensor, labels: Tensor, at: _Tracks, first: _Tracks) -> tuple[Tensor, Tensor]:
-    """What one frame [B, C, 1, H, W] shows at the tracks, of their own surface, [B, C, H, W], and whether any."""
+    """Samples a frame [B, C, 1, H, W] at the tracks, from their own surface: values [B, C, H, W], and a mask."""
     flow = torch.stack((at.u - first.u, at.v - first.v), 1)[:, :, None]
     warp = flow_warp_reference if clip.backend == "reference" else flow_warp_op
     values, found = warp(frame, flow, labels, at.label[:, None], clip.tolerance, False)
