@@ -98,7 +98,7 @@ def run(demo: Path, folder: Path) -> dict[str, Any]:
     """Trains and evaluates the variants that `folder` lacks, and returns the result of the study."""
     from phys4d.demo import load_recipe
     from phys4d.engine.parallel import Parallel
-    from phys4d.engine.telemetry import provenance
+    from phys4d.engine.provenance import provenance
     from phys4d.evaluate.run import EvaluateConfig, evaluate_folder
     from phys4d.simulation.generate import simulate
     from phys4d.stages.run_file import RunConfig

@@ -10,7 +10,7 @@ import torch
 from phys4d.benchmarks import attention, blocks, elementwise, geometry, plots, results
 from phys4d.engine.errors import UserError
 from phys4d.engine.output import check_folder
-from phys4d.engine.telemetry import provenance
+from phys4d.engine.provenance import provenance
 from phys4d.kernels.attention import measured
 
 KINDS = {"attention": attention, "elementwise": elementwise, "blocks": blocks, "geometry": geometry}

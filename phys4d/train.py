@@ -6,8 +6,9 @@ from pathlib import Path
 
 from phys4d.engine.config import load_toml
 from phys4d.engine.parallel import Parallel, on_all_ranks
+from phys4d.engine.provenance import peak_rss_mb, provenance
 from phys4d.engine.storage import replace_text
-from phys4d.engine.telemetry import Run, peak_rss_mb, provenance
+from phys4d.engine.telemetry import Run
 from phys4d.stages.preflight import check
 from phys4d.stages.registry import STAGES
 from phys4d.stages.resume import open_run

@@ -16,7 +16,7 @@ from phys4d.engine.config import Config
 from phys4d.engine.errors import UserError
 from phys4d.engine.parallel import Parallel, on_all_ranks
 from phys4d.engine.progress import progress
-from phys4d.engine.telemetry import replace_text
+from phys4d.engine.storage import replace_text
 from phys4d.evaluate.metrics import cloud_chamfer_4d, geometry_metrics, moving_region, psnr_moving
 from phys4d.evaluate.results import Evaluation, Figures, write_arrays
 from phys4d.models import folder as model_folder

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
 from phys4d.engine.errors import UserError
+from phys4d.engine.provenance import provenance
 from phys4d.engine.storage import disk_fault
-from phys4d.engine.telemetry import provenance
 from phys4d.models.card import CARD, Card, base_of, read_card
 from phys4d.models.config import ModelConfig, SettledConfig
 from phys4d.models.interface import Grid

@@ -16,7 +16,7 @@ from phys4d.cli import main
 from phys4d.clips import PSEUDO, Clips
 from phys4d.engine.data.dataset import ClipDataset, Sample, verify
 from phys4d.engine.data.video import encode_mp4
-from phys4d.models.text import WordEncoder
+from phys4d.models.tiny.words import WordEncoder
 from phys4d.teachers.dis import DISFlow
 from phys4d.teachers.label import label_dataset
 

@@ -13,7 +13,7 @@ from phys4d.engine.errors import UserError
 from phys4d.importers.replicator.agreement import NO_EVIDENCE, WINDOW, WINDOW_STRIDE, evidence
 from phys4d.importers.replicator.camera import View
 from phys4d.importers.replicator.dataset import import_replicator
-from phys4d.importers.replicator.motion import Frame, pixel_centres
+from phys4d.importers.replicator.frames import Frame, pixel_centres
 
 SIZE, FRAMES, WALL = 48, 12, 5.0
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phys4d.importers.replicator.camera import View, read_view
-from phys4d.importers.replicator.motion import Frame, forward_motion
+from phys4d.importers.replicator.frames import Frame
+from phys4d.importers.replicator.motion import forward_motion
 
 # What the example of the CameraParams annotator prints, for a camera at x = 100 and one in the origin.
 PROJECTION = [2.29, 0, 0, 0, 0, 4.58, 0, 0, 0, 0, 0, -1, 0, 0, 1, 0]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from phys4d.importers.replicator.camera import View
-from phys4d.importers.replicator.motion import ForwardMotion, Frame, forward_motion
+from phys4d.importers.replicator.frames import Frame
+from phys4d.importers.replicator.motion import ForwardMotion, forward_motion
 
 SIZE, FOCAL, WALL = 32, 30.0, 3.0
 

@@ -10,7 +10,7 @@ import pytest
 from phys4d.cli import main
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.importers.replicator.camera import View
-from phys4d.importers.replicator.motion import Frame
+from phys4d.importers.replicator.frames import Frame
 from phys4d.importers.replicator.units import unit_mismatch
 
 SIZE, FOCAL = 32, 40.0

@@ -17,7 +17,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from phys4d.importers.replicator.motion import Frame, larger_component, pixel_centres, predict_at_rest
+from phys4d.importers.replicator.frames import Frame, larger_component, pixel_centres, predict_at_rest
 
 # Pixels by which camera motion must displace a point at rest, so that its vector shows whether the vectors are right.
 MIN_PARALLAX = 0.5

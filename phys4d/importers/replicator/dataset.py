@@ -17,8 +17,9 @@ from phys4d.engine.progress import progress
 from phys4d.importers.replicator.agreement import NO_EVIDENCE, WINDOW, WINDOW_STRIDE, count_at_rest, evidence
 from phys4d.importers.replicator.annotations import read_array, read_picture, read_segmentation
 from phys4d.importers.replicator.camera import View, read_view
+from phys4d.importers.replicator.frames import Frame
 from phys4d.importers.replicator.layout import Recording, find_recordings
-from phys4d.importers.replicator.motion import Frame, forward_motion
+from phys4d.importers.replicator.motion import forward_motion
 from phys4d.importers.replicator.units import UNITS, unit_mismatch
 
 DISTANCES = ("distance_to_image_plane", "distance_to_camera")

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from phys4d.importers.replicator.motion import Frame, larger_component, pixel_centres, predict_at_rest, sample
+from phys4d.importers.replicator.frames import Frame, larger_component, pixel_centres, predict_at_rest, sample
 
 UNITS = {"metres": 1.0, "centimetres": 0.01, "millimetres": 0.001}
 PAIRS = 4  # pairs of frames that are examined
