@@ -20,7 +20,7 @@ from phys4d.benchmarks.cases import ATTENTION, DTYPE, AttentionCase
 from phys4d.benchmarks.comparison import Needed, Runner, compare, refused, sustained
 from phys4d.benchmarks.timing import Work, compiled
 from phys4d.kernels.attention import Full, Temporal, Window, attention, measured
-from phys4d.kernels.attention.backends import BACKENDS, rearranged
+from phys4d.kernels.attention.backends import BACKENDS, dense_rows
 from phys4d.kernels.attention.backends.flex import mask_mod
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope_reference
@@ -55,7 +55,7 @@ def naive(case: AttentionCase) -> Attend:
                 _turned(F.rms_norm(t, (case.dim,), weight, 1e-6), table)
                 for t, weight in zip((q, k), weights, strict=True)
             )
-        return rearranged.run(_call(case, q, k, v), dense)[0]
+        return dense_rows.run(_call(case, q, k, v), dense)[0]
 
     return attend
 
@@ -205,7 +205,7 @@ def tuned(rows: list[dict[str, Any]], gpu: str, date: str) -> dict[str, Any]:
         q = device.new_empty(case.batch, case.tokens, case.heads, case.dim)
         base = {
             "case": case.name, "pattern": type(case.pattern).__name__.lower(), "dim": case.dim,
-            "seen": measured.seen(_call(case, q, q, q)),
+            "seen": measured.keys_per_query(_call(case, q, q, q)),
         }  # fmt: skip
         if whole:
             for training in (False, True):

@@ -12,7 +12,7 @@ torch's own operators, whose kernels do run; on so few numbers that time is negl
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,9 +25,9 @@ from phys4d.benchmarks import results
 from phys4d.benchmarks.compile_only import CompileOnlyDriver
 from phys4d.benchmarks.timing import Timing
 from phys4d.engine.telemetry import provenance
-from phys4d.kernels import direct
 from phys4d.kernels.attention import Temporal, attention, attention_packed
-from phys4d.kernels.attention.backends import BACKENDS
+from phys4d.kernels.dispatch import backend as dispatch_backend
+from phys4d.kernels.dispatch import operator
 from phys4d.kernels.elementwise import QKNorm, Rope, TokenRows, adaptive_norm, norm_rope_reference, qk_norm_rope
 
 ARCH = 90
@@ -133,7 +133,7 @@ def without_launches() -> CompileOnlyDriver:
     for name, op in OPDEFS.items():
         if name.startswith("phys4d::") and "cpu" in op._backend_fns:
             op._disabled_kernel.add("cpu")
-    BACKENDS["triton"] = replace(BACKENDS["triton"], refusal=lambda call: None)
+    dispatch_backend.TRITON_DEVICES.add("cpu")
     return compile_only
 
 
@@ -180,7 +180,7 @@ def _works(case: Case, way: str) -> dict[str, Callable[[], Any]]:
 
 
 def _called(way: str) -> Any:
-    return mock.patch.object(direct, "_traced", lambda: way == "as registered")
+    return mock.patch.object(operator, "_compiling", lambda: way == "as registered")
 
 
 def _mean(work: Callable[[], Any], calls: int, way: str) -> float:

@@ -12,26 +12,26 @@ import torch
 def attention(case: Any, dtype: torch.dtype) -> None:
     """Forward and backward of an `AttentionCase`."""
     from phys4d.kernels.attention import ops
-    from phys4d.kernels.attention.preparation import NONE
+    from phys4d.kernels.attention.qk_transform import NO_TRANSFORM
     from phys4d.kernels.elementwise import Rope
 
     shape = (case.batch, case.tokens, case.heads, case.dim)
     q, k, v = (torch.empty(shape, dtype=dtype, device="meta") for _ in range(3))
-    where = ops.flat(case.pattern, case.grid, (case.words, "first") if case.words else None)
-    preparation: Any = NONE
+    where = ops.flat_pattern(case.pattern, case.grid, (case.words, "first") if case.words else None)
+    transform: Any = NO_TRANSFORM
     if case.lanes is not None:
         tables = list(Rope.make(case.grid, case.lanes, device="meta").tables)
         weight = torch.empty(case.dim, dtype=dtype, device="meta")
-        preparation = (weight, weight, None, None, tables, "rms", 1e-6, "interleaved")
-    out, lse = ops.forward(q, k, v, *where, None, case.dim**-0.5, False, *preparation)
-    rest: list[Any] = [*where, None, case.dim**-0.5, *preparation, True]
+        transform = (weight, weight, None, None, tables, "rms", 1e-6, "interleaved")
+    out, lse = ops.forward(q, k, v, *where, None, case.dim**-0.5, False, *transform)
+    rest: list[Any] = [*where, None, case.dim**-0.5, *transform, True]
     ops.backward(q, k, v, out, lse, torch.empty_like(out), None, *rest)
 
 
 def norm_rope(case: Any, dtype: torch.dtype) -> None:
     """Forward and backward of a `NormRopeCase`, without and with the weights' gradients."""
     from phys4d.kernels.elementwise import Rope
-    from phys4d.kernels.elementwise.qk_norm_rope import backward, forward
+    from phys4d.kernels.elementwise.norm_rope_ops import backward, forward
 
     x = torch.empty((1, case.tokens, case.heads, case.dim), dtype=dtype, device="meta")
     lanes = case.heads * case.dim if case.kind == "rms_across_heads" else case.dim

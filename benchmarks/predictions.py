@@ -23,7 +23,7 @@ import numpy as np
 
 from phys4d.benchmarks.cases import DTYPE, AdaptiveNormCase, AttentionCase, NormRopeCase
 from phys4d.benchmarks.comparison import SUSTAINED
-from phys4d.kernels.attention import Full, Spatial, Temporal, Window, flash, launch, short_rows, tiles, window
+from phys4d.kernels.attention import Full, Spatial, Temporal, Window, flash, hardware, short_rows, tiles, window
 
 GPU, ARCH = "H200", 90
 PARTS = ("forward", "backward")
@@ -97,7 +97,7 @@ def rate(dim: int, part: str) -> float:
 
 def work(case: AttentionCase, part: str) -> float:
     """FLOPs of the products that our kernels compute on `ARCH`, with whole tiles and masked blocks."""
-    with patch.object(launch, "architecture", return_value=ARCH):  # kernels choose the configurations of that GPU
+    with patch.object(hardware, "architecture", return_value=ARCH):  # kernels choose the configurations of that GPU
         if isinstance(case.pattern, Temporal):
             pairs = {"whole": _programs(case, part) * _options(case, part)["BLOCK"] ** 2}
         else:
@@ -108,7 +108,7 @@ def work(case: AttentionCase, part: str) -> float:
 
 
 def _options(case: AttentionCase, part: str) -> dict[str, int]:
-    with patch.object(launch, "architecture", return_value=ARCH):
+    with patch.object(hardware, "architecture", return_value=ARCH):
         return short_rows.config(case.grid[0], case.dim, DTYPE, part == "backward", case.lanes is not None)
 
 

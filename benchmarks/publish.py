@@ -22,6 +22,7 @@ from phys4d.benchmarks import (
     host_cost,
     losses,
     machine_code,
+    model_memory,
     phases,
     policy,
     predictions,
@@ -36,6 +37,7 @@ from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, NORM_ROPE
 ROOT = Path(__file__).resolve().parent.parent
 README = "README.md"
 ATTENTION_PAGE, ELEMENTWISE_PAGE = "docs/attention-kernels.md", "docs/elementwise-kernels.md"
+MODELS_PAGE = "docs/pretrained-models.md"
 GEOMETRY_PAGE, SIMULATION_PAGE, POLICY_PAGE = "docs/geometry-kernels.md", "docs/simulation.md", "docs/policy-study.md"
 ELEMENTWISE = (*NORM_ROPE, *ADAPTIVE_NORM)
 MACHINE_CODE, GEOMETRY_CODE = "machine-code.json", "machine-code-geometry.json"
@@ -91,6 +93,7 @@ PARTS = (
     Part(ELEMENTWISE_PAGE, "block memory", ("block-memory.json",), block_memory.summary),
     Part(ELEMENTWISE_PAGE, "host cost", ("host-cost.json",), host_cost.summary),
     Part(ELEMENTWISE_PAGE, "cpu", ("adaptive_norm_cpu/adaptive_norm_cpu.json",), adaptive_norm_cpu.summary),
+    Part(MODELS_PAGE, "model memory", ("model-memory.json",), model_memory.summary),
     Part(GEOMETRY_PAGE, "tree visits", ("tree-visits.json",), tree_visits.summary),
     Part(GEOMETRY_PAGE, "predictions", (GEOMETRY_CODE,), geometry_predictions.table),
     Part(GEOMETRY_PAGE, "losses", ("losses/losses.json",), losses.summary),

@@ -1,7 +1,7 @@
 """Spatiotemporal attention: one function for full, spatial, temporal and windowed patterns."""
 
 from phys4d.kernels.attention.api import attention, explain
-from phys4d.kernels.attention.backends import Choice
+from phys4d.kernels.attention.backends import BackendChoice
 from phys4d.kernels.attention.backward import attention_backward
 from phys4d.kernels.attention.packed import attention_packed
 from phys4d.kernels.attention.parts import part_of
@@ -9,7 +9,7 @@ from phys4d.kernels.attention.patterns import Full, Pattern, Spatial, Temporal, 
 from phys4d.kernels.attention.reference import attention_reference
 
 __all__ = [
-    "Choice",
+    "BackendChoice",
     "Full",
     "Pattern",
     "Spatial",

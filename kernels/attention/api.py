@@ -1,4 +1,4 @@
-"""The public attention function, and the choice of who computes it."""
+"""The public attention function, and the choice of the backend that computes it."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -6,38 +6,39 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from phys4d.kernels.attention import measured
-from phys4d.kernels.attention.backends import BACKENDS, Choice, ours
+from phys4d.kernels.attention.backends import BACKENDS, BackendChoice, triton
 from phys4d.kernels.attention.call import Call, autocast_dtype
-from phys4d.kernels.attention.context import Context, Strategy, across, seen, strategy
+from phys4d.kernels.attention.context import Context, Strategy, local_call, run_across, strategy
 from phys4d.kernels.attention.parts import Parts
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
+from phys4d.kernels.attention.qk_transform import FlatTransform
 from phys4d.kernels.elementwise import QKNorm, Rope, qk_norm_rope
 
 if TYPE_CHECKING:  # a torch built without distributed has no such name
     from torch.distributed import ProcessGroup
 
 
-def choose(call: Call, backend: str) -> Choice:
-    """Who serves the call; ValueError where the backend asked for cannot."""
+def choose(call: Call, backend: str) -> BackendChoice:
+    """The backend that serves the call; ValueError where the backend asked for by name cannot."""
     if backend != "auto":
         if backend not in BACKENDS:
             raise ValueError(f"backend {backend!r}: expected auto, {', '.join(BACKENDS)}")
         refusal = BACKENDS[backend].refusal(call)
         if refusal is not None:
             raise ValueError(f"backend {backend!r} cannot serve this call: {refusal}")
-        return Choice(backend, "asked for by name")
+        return BackendChoice(backend, "asked for by name")
     refused: dict[str, str] = {}
     ranked = measured.ranking(call)
     for name in ranked.backends if ranked else ():
         reason = BACKENDS[name].refusal(call)
         if reason is None:
             assert ranked is not None
-            return Choice(name, f"fastest as measured: {ranked.source}", refused)
+            return BackendChoice(name, f"fastest as measured: {ranked.source}", refused)
         refused[name] = reason
     for name, candidate in BACKENDS.items():
-        reason = candidate.refusal(call) or candidate.reluctance(call)
+        reason = candidate.refusal(call) or candidate.auto_refusal(call)
         if reason is None:
-            return Choice(name, candidate.reason, refused)
+            return BackendChoice(name, candidate.reason, refused)
         refused[name] = reason
     raise AssertionError("the reference serves every call")
 
@@ -48,21 +49,21 @@ def check_rotation(call: Call, rope: Rope | None) -> None:
         raise ValueError("rope: needs the video's grid, and as many queries as keys")
 
 
-def _plan(call: Call, backend: str, context: Context) -> tuple[Strategy | None, Choice]:
-    """How the ranks work together, None without a group, and who computes on each."""
+def _plan(call: Call, backend: str, context: Context) -> tuple[Strategy | None, BackendChoice]:
+    """How the ranks work together (None without a group), and which backend computes on each."""
     if context not in ("auto", "ulysses", "ring"):
         raise ValueError(f"context {context!r}: expected auto, ulysses or ring")
     if call.parts is None:
         return None, choose(call, backend)
     how = strategy(call, context)
-    return how, replace(choose(seen(call, how), backend), context=f"{how} over {call.parts.size} ranks")
+    return how, replace(choose(local_call(call, how), backend), context=f"{how} over {call.parts.size} ranks")
 
 
-def _in_loads(
-    call: Call, how: Strategy | None, choice: Choice, norm: QKNorm | None, rope: Rope | None
-) -> ours.Flat | None:
-    """What the kernel is to do in its loads; None where norm and rotation are a pass of their own before it."""
-    return ours.fused(call, norm, rope) if choice.backend == "triton" and how is None else None
+def _fused_transform(
+    call: Call, how: Strategy | None, choice: BackendChoice, norm: QKNorm | None, rope: Rope | None
+) -> FlatTransform | None:
+    """Norm and rotation as the kernel applies them; None where they are a pass of their own before it."""
+    return triton.fused_transform(call, norm, rope) if choice.backend == "triton" and how is None else None
 
 
 def attention(
@@ -91,7 +92,7 @@ def attention(
         pattern: Full() | Spatial() | Temporal(causal) | Window(t, h, w), see there.
         text: (n, "first" | "last"): n text tokens stand before or after the video. Text queries see every
             key; video queries see the text and their pattern.
-        key_lengths: [B] integers; keys at and after that position are padding that nobody sees.
+        key_lengths: [B] integers; keys at and after that position are padding, which no query sees.
         qk_norm: norm of queries and keys before anything else.
         rope: rotation of the video's queries and keys after the norm.
         scale: of the scores; D ** -0.5 if None.
@@ -121,14 +122,14 @@ def attention(
     run = BACKENDS[choice.backend].run
     if qk_norm is not None or rope is not None:
         check_rotation(call, rope)
-        preparation = _in_loads(call, how, choice, qk_norm, rope)
-        if preparation is not None:
-            out, lse = ours.run(call, preparation)
+        transform = _fused_transform(call, how, choice, qk_norm, rope)
+        if transform is not None:
+            out, lse = triton.run(call, transform)
             return (out, lse) if return_lse else out
         start = parts.own.start if parts else 0
         q, k = qk_norm_rope(q, k, qk_norm, rope, grid=grid or (1, 1, 1), text=text, start=start)
         call = Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse, parts)
-    out, lse = run(call) if how is None else across(call, how, run)
+    out, lse = run(call) if how is None else run_across(call, how, run)
     return (out, lse) if return_lse else out
 
 
@@ -148,7 +149,7 @@ def explain(
     group: "ProcessGroup | None" = None,
     context: Context = "auto",
     backend: str = "auto",
-) -> Choice:
+) -> BackendChoice:
     """Which backend `attention` would take for these arguments, and why; raises what it would raise.
 
     With a group it says how the ranks would work together, and sends nothing.
@@ -159,4 +160,4 @@ def explain(
     if qk_norm is None and rope is None:
         return choice
     check_rotation(call, rope)
-    return replace(choice, in_loads=_in_loads(call, how, choice, qk_norm, rope) is not None)
+    return replace(choice, fused_transform=_fused_transform(call, how, choice, qk_norm, rope) is not None)

@@ -1,13 +1,13 @@
-"""The gradients of attention from its results, for those who compute a call in blocks."""
+"""The gradients of attention from its results, as needed where a call is computed in blocks."""
 
 import torch
 from torch import Tensor
 
 from phys4d.kernels.attention import ops
-from phys4d.kernels.attention.backends.ours import TRITON
+from phys4d.kernels.attention.backends.triton import TRITON
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
-from phys4d.kernels.attention.preparation import NONE
+from phys4d.kernels.attention.qk_transform import NO_TRANSFORM
 from phys4d.kernels.attention.reference import attention_backward_reference
 
 
@@ -41,8 +41,8 @@ def attention_backward(
         grid, pattern, text, key_lengths, scale: as `attention`.
 
     Returns:
-        dq, dk, dv, shaped like q, k, v, in their dtype: by the kernels where they serve (CUDA; 16 and 32 bit), else by
-        the definition, in float64 exactly.
+        dq, dk, dv, shaped like q, k, v, in their dtype: by the Triton kernels where they serve (CUDA; 16 and 32 bit),
+        else by the definition.
 
     Raises:
         ValueError: shapes, dtypes or strides that do not fit.
@@ -62,6 +62,7 @@ def attention_backward(
         out = out.contiguous()
     lse = lse.to(torch.float32).contiguous()
     dq, dk, dv, _ = ops.attention_backward_op(
-        q, k, v, out, lse, dout, dlse, *ops.flat(pattern, grid, text), key_lengths, call.factor, *NONE, False
-    )
+        q, k, v, out, lse, dout, dlse, *ops.flat_pattern(pattern, grid, text), key_lengths, call.factor,
+        *NO_TRANSFORM, False,
+    )  # fmt: skip
     return dq, dk, dv

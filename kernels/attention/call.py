@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels.attention.parts import Parts
-from phys4d.kernels.attention.patterns import Grid, Pattern, Text, check_pattern
+from phys4d.kernels.attention.patterns import Grid, Pattern, Rows, Text, check_pattern
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -61,9 +61,14 @@ class Call:
         check_pattern(self.pattern, self.grid, self.text, queries, keys)
 
     @property
-    def words(self) -> int:
-        """Text tokens."""
+    def text_tokens(self) -> int:
+        """How many tokens are text."""
         return self.text[0] if self.text else 0
+
+    @property
+    def rows(self) -> Rows | None:
+        """The pattern's rows of cells; None where it has none, or sees all."""
+        return None if self.grid is None or self.pattern.sees_all else self.pattern.rows(self.grid)
 
     @property
     def factor(self) -> float:
@@ -72,5 +77,5 @@ class Call:
 
     @property
     def training(self) -> bool:
-        """Whether gradients will be asked for."""
+        """Whether gradients of q, k or v are recorded."""
         return torch.is_grad_enabled() and any(t.requires_grad for t in (self.q, self.k, self.v))

@@ -15,7 +15,6 @@ from torch import Tensor
 from phys4d.kernels.attention import ring
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.parts import Parts
-from phys4d.kernels.attention.patterns import Full
 
 Context = Literal["auto", "ulysses", "ring"]
 Strategy = Literal["ulysses", "ring"]
@@ -33,7 +32,7 @@ def strategy(call: Call, context: Context) -> Strategy:
     if heads % size:
         allowed = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
         unequal = f"{heads} heads do not divide over {size} ranks (groups of {allowed} would do)"
-    full = isinstance(call.pattern, Full)
+    full = call.pattern.sees_all
     if context == "ulysses":
         if unequal:
             raise ValueError(f"context 'ulysses': {unequal}")
@@ -47,8 +46,8 @@ def strategy(call: Call, context: Context) -> Strategy:
     return "ring" if unequal else "ulysses"
 
 
-def seen(call: Call, how: Strategy) -> Call:
-    """The call as this rank's backend will see it, before anything is sent: a refusal must leave nothing under way.
+def local_call(call: Call, how: Strategy) -> Call:
+    """The call as this rank's backend gets it, before anything is sent: a refusal is raised on every rank alike.
 
     Of Ulysses the tensors are stand-ins of the right shape that take no memory.
     """
@@ -60,7 +59,7 @@ def seen(call: Call, how: Strategy) -> Call:
     return replace(call, q=q, k=k, v=v, parts=None)
 
 
-def across(
+def run_across(
     call: Call, how: Strategy, run: Callable[[Call], tuple[Tensor, Tensor | None]]
 ) -> tuple[Tensor, Tensor | None]:
     """This rank's part of out, and of lse where the call asks for it.

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from phys4d.kernels.attention.call import Call
-from phys4d.kernels.attention.patterns import Full, Spatial, Temporal, Window
 
 FOLDER = Path(__file__).parent / "tables"
 
@@ -29,16 +28,12 @@ class Ranking:
     source: str
 
 
-def seen(call: Call) -> int:
+def keys_per_query(call: Call) -> int:
     """Keys of its pattern that a video query sees."""
-    if isinstance(call.pattern, Full):
+    if call.pattern.sees_all:
         return call.k.shape[1]
     assert call.grid is not None
-    if isinstance(call.pattern, Spatial):
-        return call.grid[1] * call.grid[2]
-    if isinstance(call.pattern, Temporal):
-        return call.grid[0]
-    return call.pattern.t * call.pattern.h * call.pattern.w
+    return call.pattern.keys_per_query(call.grid)
 
 
 def ranking(call: Call) -> Ranking | None:
@@ -51,12 +46,12 @@ def ranking(call: Call) -> Ranking | None:
 
 def nearest(table: dict[str, Any], call: Call) -> Ranking | None:
     """The order of the table's class nearest to the call, at most a factor of four away."""
-    pattern = {Full: "full", Spatial: "spatial", Temporal: "temporal", Window: "window"}[type(call.pattern)]
+    wanted = (call.pattern.name, call.q.shape[-1], call.training)
     best: tuple[float, dict[str, Any]] | None = None
     for entry in table["classes"]:
-        if (entry["pattern"], entry["dim"], entry["training"]) != (pattern, call.q.shape[-1], call.training):
+        if (entry["pattern"], entry["dim"], entry["training"]) != wanted:
             continue
-        distance = abs(math.log2(entry["seen"] / seen(call)))
+        distance = abs(math.log2(entry["seen"] / keys_per_query(call)))
         if distance <= 2 and (best is None or distance < best[0]):
             best = distance, entry
     if best is None:

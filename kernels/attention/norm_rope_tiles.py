@@ -1,6 +1,6 @@
 """Norm and rotation of tiles of tokens, inside Triton kernels that read each token once: both ways, in float32.
 
-A tile is [N, D] in the two parts that `tiles` makes of it; lanes beyond D hold 0 and keep it. Pairs of lanes are
+A tile is [N, D] in the two parts that `tiles` makes of it; channels beyond D hold 0 and keep it. Pairs of channels are
 neighbours, or, with HALF and a head of a single part, a half of the head apart.
 """
 
@@ -17,31 +17,32 @@ _LAYER = tl.constexpr(LAYER)
 @triton.jit
 def angles(
     Time, Height, Width, time, row, column,
-    TIME: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, OFFSET: tl.constexpr, LANES: tl.constexpr,
+    TIME: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, OFFSET: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Cosine and sine [N, LANES / 2] of the pairs from lane OFFSET on, of tokens at time, row, column (each [N]).
+    """Cosine and sine [N, CHANNELS / 2] of the pairs from channel OFFSET on, of tokens at time, row, column (each [N]).
 
     The tables hold TIME, HEIGHT and WIDTH pairs, cosine beside sine; pairs beyond them do not turn.
     """
-    lane = OFFSET + tl.arange(0, LANES)
-    still = (lane >= 2 * (TIME + HEIGHT + WIDTH)) & (lane % 2 == 0)
+    channel = OFFSET + tl.arange(0, CHANNELS)
+    still = (channel >= 2 * (TIME + HEIGHT + WIDTH)) & (channel % 2 == 0)
     whole = tl.where(still, 1.0, 0.0)[None, :] + tl.zeros((time.shape[0], 1), tl.float32)
     if TIME > 0:
-        at = (time * (2 * TIME))[:, None] + lane[None, :]
-        whole += tl.load(Time + at, mask=(lane < 2 * TIME)[None, :], other=0.0)
+        at = (time * (2 * TIME))[:, None] + channel[None, :]
+        whole += tl.load(Time + at, mask=(channel < 2 * TIME)[None, :], other=0.0)
     if HEIGHT > 0:
-        at = (row * (2 * HEIGHT))[:, None] + (lane - 2 * TIME)[None, :]
-        whole += tl.load(Height + at, mask=((lane >= 2 * TIME) & (lane < 2 * (TIME + HEIGHT)))[None, :], other=0.0)
+        at = (row * (2 * HEIGHT))[:, None] + (channel - 2 * TIME)[None, :]
+        inside = (channel >= 2 * TIME) & (channel < 2 * (TIME + HEIGHT))
+        whole += tl.load(Height + at, mask=inside[None, :], other=0.0)
     if WIDTH > 0:
-        at = (column * (2 * WIDTH))[:, None] + (lane - 2 * (TIME + HEIGHT))[None, :]
-        inside = (lane >= 2 * (TIME + HEIGHT)) & (lane < 2 * (TIME + HEIGHT + WIDTH))
+        at = (column * (2 * WIDTH))[:, None] + (channel - 2 * (TIME + HEIGHT))[None, :]
+        inside = (channel >= 2 * (TIME + HEIGHT)) & (channel < 2 * (TIME + HEIGHT + WIDTH))
         whole += tl.load(Width + at, mask=inside[None, :], other=0.0)
-    return tl.split(tl.reshape(whole, (time.shape[0], LANES // 2, 2)))
+    return tl.split(tl.reshape(whole, (time.shape[0], CHANNELS // 2, 2)))
 
 
 @triton.jit
 def turned(x, cosine, sine, HALF: tl.constexpr):
-    """x [N, LANES], its pairs rotated by angles [N, LANES / 2]."""
+    """x [N, CHANNELS], its pairs rotated by angles [N, CHANNELS / 2]."""
     if HALF:
         first, second = tl.split(tl.permute(tl.reshape(x, (x.shape[0], 2, x.shape[1] // 2)), (0, 2, 1)))
     else:
@@ -54,7 +55,7 @@ def turned(x, cosine, sine, HALF: tl.constexpr):
 
 @triton.jit
 def _total(a, b, DB: tl.constexpr):
-    """Sums over the lanes of both parts, [N, 1]."""
+    """Sums over the channels of both parts, [N, 1]."""
     total = tl.sum(a, 1)
     if DB > 0:
         total += tl.sum(b, 1)
@@ -63,7 +64,7 @@ def _total(a, b, DB: tl.constexpr):
 
 @triton.jit
 def statistics(a, b, inside, epsilon, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr, NORM: tl.constexpr):
-    """Mean (0 of RMS) and 1 / deviation of the lanes of both parts, [N, 1]; the latter is 0 for tokens not inside."""
+    """Mean (0 of RMS) and 1 / deviation of the channels of both parts, [N, 1]; the second is 0 outside."""
     a, b = a.to(tl.float32), b.to(tl.float32)
     mean = tl.zeros((a.shape[0], 1), tl.float32)
     if NORM == _LAYER:
@@ -91,10 +92,10 @@ def unit(x, mean, factor, D: tl.constexpr, OFFSET: tl.constexpr, WIDTH: tl.const
 
 
 @triton.jit
-def lanes(Weight, D: tl.constexpr, OFFSET: tl.constexpr, WIDTH: tl.constexpr):
-    """Lanes OFFSET to OFFSET + WIDTH of a weight [D], float32 [1, WIDTH], 0 beyond D."""
-    lane = OFFSET + tl.arange(0, WIDTH)
-    return tl.load(Weight + lane, mask=lane < D, other=0.0).to(tl.float32)[None, :]
+def channels(Weight, D: tl.constexpr, OFFSET: tl.constexpr, WIDTH: tl.constexpr):
+    """Channels OFFSET to OFFSET + WIDTH of a weight [D], float32 [1, WIDTH], 0 beyond D."""
+    channel = OFFSET + tl.arange(0, WIDTH)
+    return tl.load(Weight + channel, mask=channel < D, other=0.0).to(tl.float32)[None, :]
 
 
 @triton.jit
@@ -121,9 +122,9 @@ def _part(
 ):  # fmt: skip
     y = x.to(tl.float32)
     if NORM != _NO_NORM:
-        y = unit(x, mean, factor, D, OFFSET, WIDTH, NORM) * lanes(Weight, D, OFFSET, WIDTH)
+        y = unit(x, mean, factor, D, OFFSET, WIDTH, NORM) * channels(Weight, D, OFFSET, WIDTH)
         if BIAS:
-            y += lanes(Bias, D, OFFSET, WIDTH)
+            y += channels(Bias, D, OFFSET, WIDTH)
     if ROPE:
         y = turned(y, cosine, sine, HALF)
     return y.to(x.dtype)
@@ -157,9 +158,9 @@ def finished(
                 _add_up(DWeight, d_b * x_b, D, DA, DB)
                 if BIAS:
                     _add_up(DWeight + ROWS * D, d_b, D, DA, DB)
-        d_a *= lanes(Weight, D, 0, DA)
+        d_a *= channels(Weight, D, 0, DA)
         if DB > 0:
-            d_b *= lanes(Weight, D, DA, DB)
+            d_b *= channels(Weight, D, DA, DB)
         along = _total(d_a * x_a, d_b * x_b, DB) / D
         level = along * 0
         if NORM == _LAYER:
@@ -172,6 +173,6 @@ def finished(
 
 @triton.jit
 def _add_up(Sums, x, D: tl.constexpr, OFFSET: tl.constexpr, WIDTH: tl.constexpr):
-    """Sum of x [N, WIDTH] over the tokens, to lanes OFFSET and on of Sums [D]."""
-    lane = OFFSET + tl.arange(0, WIDTH)
-    tl.store(Sums + lane, tl.sum(x, 0), mask=lane < D)
+    """Sum of x [N, WIDTH] over the tokens, to channels OFFSET and on of Sums [D]."""
+    channel = OFFSET + tl.arange(0, WIDTH)
+    tl.store(Sums + channel, tl.sum(x, 0), mask=channel < D)

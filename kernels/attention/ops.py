@@ -9,38 +9,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phys4d.kernels.attention import flash, launch, short_rows, window
-from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Spatial, Temporal, Text, Window
-from phys4d.kernels.attention.preparation import Preparation
+from phys4d.kernels.attention import flash, short_rows, window
+from phys4d.kernels.attention.patterns import PATTERNS, Grid, Pattern, Text
+from phys4d.kernels.attention.qk_transform import QKTransform
 from phys4d.kernels.attention.reference import attention_backward_reference, attention_reference
-from phys4d.kernels.direct import below_autograd, direct
+from phys4d.kernels.dispatch import below_autograd, cpu_kernel, low_overhead_call
 
-_NAMES = {Full: "full", Spatial: "spatial", Temporal: "temporal", Window: "window"}
+# Kernels of patterns whose keys form no rows, by the pattern's name. All others are served by `flash` and `short_rows`.
+OWN_KERNELS: dict[str, Any] = {"window": window}
 
 
-def flat(pattern: Pattern, grid: Grid | None, text: Text | None) -> tuple[str, list[int], list[int], int, bool]:
+def has_kernel(pattern: Pattern, grid: Grid | None) -> bool:
+    """Whether a Triton kernel of this package computes the pattern."""
+    if pattern.sees_all or pattern.name in OWN_KERNELS:
+        return True
+    return grid is not None and pattern.rows(grid) is not None
+
+
+def flat_pattern(pattern: Pattern, grid: Grid | None, text: Text | None) -> tuple[str, list[int], list[int], int, bool]:
     """The operator's arguments for a pattern: its name, its numbers, the grid, text tokens, whether text is first."""
-    numbers: list[int] = []
-    if isinstance(pattern, Temporal):
-        numbers = [int(pattern.causal)]
-    elif isinstance(pattern, Window):
-        numbers = [pattern.t, pattern.h, pattern.w]
-    return _NAMES[type(pattern)], numbers, list(grid or ()), text[0] if text else 0, bool(text and text[1] == "first")
+    return pattern.name, pattern.numbers, list(grid or ()), text[0] if text else 0, bool(text and text[1] == "first")
 
 
-def _pattern(name: str, numbers: list[int]) -> Pattern:
-    if name == "temporal":
-        return Temporal(causal=bool(numbers[0]))
-    if name == "window":
-        return Window(*numbers)
-    return Full() if name == "full" else Spatial()
-
-
-def _arranged(
+def _pattern_of(
     name: str, numbers: list[int], grid: list[int], text: int, text_first: bool
 ) -> tuple[Pattern, Grid | None, Text | None]:
+    """Pattern, grid and text of the operator's arguments."""
     sizes: Any = tuple(grid)
-    return _pattern(name, numbers), sizes or None, (text, "first" if text_first else "last") if text else None
+    pattern = PATTERNS[name].from_numbers(numbers)
+    return pattern, sizes or None, (text, "first" if text_first else "last") if text else None
 
 
 def forward(
@@ -51,26 +48,24 @@ def forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out [B, S_q, heads, D] and lse float32 [B, heads, S_q]; `with_lse` false leaves lse to the kernel's needs.
 
-    q_weight and what follows are a `Preparation`, which only the kernel of short rows takes.
+    q_weight and what follows are a `QKTransform`, which only the kernel of short rows takes.
     """
-    kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
-    if short_rows.serves(kind, sizes, words, q.shape[1], k.shape[1], q.shape[3]):
-        preparation = Preparation(q_weight, k_weight, q_bias, k_bias, tables, norm, epsilon, layout)
-        return short_rows.forward(q, k, v, kind, sizes, key_lengths, scale, with_lse, preparation)
+    kind, sizes, text_place = _pattern_of(pattern, numbers, grid, text, text_first)
+    if short_rows.serves(kind, sizes, text_place, q.shape[1], k.shape[1], q.shape[3]):
+        transform = QKTransform(q_weight, k_weight, q_bias, k_bias, tables, norm, epsilon, layout)
+        return short_rows.forward(q, k, v, kind, sizes, key_lengths, scale, with_lse, transform)
     assert q_weight is None and not tables, "no other kernel norms or rotates"
-    if isinstance(kind, Window):
-        assert sizes is not None
-        return window.forward(q, k, v, kind, sizes, words, key_lengths, scale)
-    return flash.forward(q, k, v, kind, sizes, words, key_lengths, scale)
+    kernel = OWN_KERNELS.get(pattern, flash)
+    return kernel.forward(q, k, v, kind, sizes, text_place, key_lengths, scale)
 
 
 attention_op = torch.library.custom_op("phys4d::attention", forward, mutates_args=())
 
 
 @attention_op.register_fake
-def _(q, k, v, pattern, numbers, grid, text, text_first, key_lengths, scale, with_lse, *preparation):  # type: ignore[no-untyped-def]
-    kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
-    kept = with_lse or not short_rows.serves(kind, sizes, words, q.shape[1], k.shape[1], q.shape[3])
+def _(q, k, v, pattern, numbers, grid, text, text_first, key_lengths, scale, with_lse, *transform):  # type: ignore[no-untyped-def]
+    kind, sizes, text_place = _pattern_of(pattern, numbers, grid, text, text_first)
+    kept = with_lse or not short_rows.serves(kind, sizes, text_place, q.shape[1], k.shape[1], q.shape[3])
     lse = q.new_empty((q.shape[0], q.shape[2], q.shape[1]) if kept else (0, 0, 0), dtype=torch.float32)
     return q.new_empty(q.shape), lse
 
@@ -88,7 +83,7 @@ def backward(
     dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
     dweights = write_gradients(
         (dq, dk, dv), q, k, v, out, lse, dout, dlse, pattern, numbers, grid, text, text_first, key_lengths, scale,
-        Preparation(q_weight, k_weight, q_bias, k_bias, tables, norm, epsilon, layout), weight_gradient,
+        QKTransform(q_weight, k_weight, q_bias, k_bias, tables, norm, epsilon, layout), weight_gradient,
     )  # fmt: skip
     return dq, dk, dv, dweights
 
@@ -96,22 +91,19 @@ def backward(
 def write_gradients(
     gradients: tuple[Tensor, Tensor, Tensor], q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dout: Tensor,
     dlse: Tensor | None, pattern: str, numbers: list[int], grid: list[int], text: int, text_first: bool,
-    key_lengths: Tensor | None, scale: float, preparation: Preparation, weight_gradient: bool,
+    key_lengths: Tensor | None, scale: float, transform: QKTransform, weight_gradient: bool,
 ) -> Tensor:  # fmt: skip
     """Fills gradients shaped like q, k, v, with whatever strides they have; returns those of the weights."""
-    kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
+    kind, sizes, text_place = _pattern_of(pattern, numbers, grid, text, text_first)
     if dout.stride(-1) != 1:
         dout = dout.contiguous()
-    part = isinstance(kind, Full) and lse.numel() > 0  # out and lse may be over more keys than these
-    if not part and short_rows.serves(kind, sizes, words, q.shape[1], k.shape[1], q.shape[3]):
+    part = kind.sees_all and lse.numel() > 0  # out and lse may be over more keys than these
+    if not part and short_rows.serves(kind, sizes, text_place, q.shape[1], k.shape[1], q.shape[3]):
         return short_rows.backward(
-            q, k, v, dout, dlse, kind, sizes, key_lengths, scale, gradients, preparation, weight_gradient
+            q, k, v, dout, dlse, kind, sizes, key_lengths, scale, gradients, transform, weight_gradient
         )
-    if isinstance(kind, Window):
-        assert sizes is not None
-        window.backward(q, k, v, out, lse, dout, dlse, kind, sizes, words, key_lengths, scale, gradients)
-    else:
-        flash.backward(q, k, v, out, lse, dout, dlse, kind, sizes, words, key_lengths, scale, gradients)
+    kernel = OWN_KERNELS.get(pattern, flash)
+    kernel.backward(q, k, v, out, lse, dout, dlse, kind, sizes, text_place, key_lengths, scale, gradients)
     return q.new_empty((0, 0), dtype=torch.float32)
 
 
@@ -128,15 +120,15 @@ attention_backward_call = below_autograd(attention_backward_op)
 
 def empty_weight_gradients(like: Tensor, *arguments: Any) -> Tensor:
     """Room for the gradients of weights, on the device of a tensor [..., D], from a backward operator's arguments."""
-    *preparation, wanted = arguments[-9:]
-    count = len(Preparation(*preparation).weights) if wanted else 0
+    *transform, wanted = arguments[-9:]
+    count = len(QKTransform(*transform).weights) if wanted else 0
     return like.new_empty((count, like.shape[-1]) if count else (0, 0), dtype=torch.float32)
 
 
 def _needed(where: Sequence[Any], keys: int, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """What backward needs of out and lse: empty tensors where the kernel of short rows serves, which needs neither."""
     out, empty = output[0], output[0].new_empty(0)
-    return (empty, empty) if short_rows.serves(*_arranged(*where), out.shape[1], keys, out.shape[3]) else output
+    return (empty, empty) if short_rows.serves(*_pattern_of(*where), out.shape[1], keys, out.shape[3]) else output
 
 
 def keep(ctx: Any, tensors: tuple[Tensor, ...], rest: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -175,33 +167,32 @@ def _backward(ctx: Any, dout: Tensor, dlse: Tensor) -> tuple[Any, ...]:
 
 
 attention_op.register_autograd(_backward, setup_context=_setup)
-attention_call = direct(attention_op, _setup, _backward)
+attention_call = low_overhead_call(attention_op, _setup, _backward)
 
 
-if not launch.INTERPRETED:  # without the interpreter no kernel runs on a CPU: there the operators are their definition
+@cpu_kernel(attention_op)
+def _(q, k, v, pattern, numbers, grid, text, text_first, key_lengths, scale, with_lse, *rest):  # type: ignore[no-untyped-def]
+    kind, sizes, text_place = _pattern_of(pattern, numbers, grid, text, text_first)
+    transform = QKTransform(*rest)
+    q, k = transform.apply(q, k, sizes)
+    out, lse = attention_reference(
+        q, k, v, grid=sizes, pattern=kind, text=text_place, key_lengths=key_lengths, scale=scale
+    )  # fmt: skip
+    kept = with_lse or not short_rows.serves(kind, sizes, text_place, q.shape[1], k.shape[1], q.shape[3])
+    return out.contiguous(), lse.float() if kept else lse.new_empty(0, 0, 0, dtype=torch.float32)
 
-    @attention_op.register_kernel("cpu")
-    def _(q, k, v, pattern, numbers, grid, text, text_first, key_lengths, scale, with_lse, *rest):  # type: ignore[no-untyped-def]
-        kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
-        preparation = Preparation(*rest)
-        q, k = preparation.applied(q, k, sizes)
-        out, lse = attention_reference(
-            q, k, v, grid=sizes, pattern=kind, text=words, key_lengths=key_lengths, scale=scale
-        )  # fmt: skip
-        kept = with_lse or not short_rows.serves(kind, sizes, words, q.shape[1], k.shape[1], q.shape[3])
-        return out.contiguous(), lse.float() if kept else lse.new_empty(0, 0, 0, dtype=torch.float32)
 
-    @attention_backward_op.register_kernel("cpu")
-    def _(q, k, v, out, lse, dout, dlse, pattern, numbers, grid, text, text_first, key_lengths, scale, *rest):  # type: ignore[no-untyped-def]
-        kind, sizes, words = _arranged(pattern, numbers, grid, text, text_first)
-        *flat_preparation, weight_gradient = rest
-        preparation = Preparation(*flat_preparation)
-        asked: dict[str, Any] = {
-            "grid": sizes, "pattern": kind, "text": words, "key_lengths": key_lengths, "scale": scale,
-        }  # fmt: skip
-        ready = *preparation.applied(q, k, sizes), v
-        if not out.numel():  # the kernel of short rows keeps neither
-            out, lse = attention_reference(*ready, **asked)
-        dq, dk, dv = attention_backward_reference(*ready, out, lse, dout, dlse, **asked)
-        dq, dk, dweights = preparation.gradients(q, k, dq, dk, sizes, weight_gradient)
-        return dq.contiguous(), dk.contiguous(), dv.contiguous(), dweights
+@cpu_kernel(attention_backward_op)
+def _(q, k, v, out, lse, dout, dlse, pattern, numbers, grid, text, text_first, key_lengths, scale, *rest):  # type: ignore[no-untyped-def]
+    kind, sizes, text_place = _pattern_of(pattern, numbers, grid, text, text_first)
+    *flat_transform, weight_gradient = rest
+    transform = QKTransform(*flat_transform)
+    asked: dict[str, Any] = {
+        "grid": sizes, "pattern": kind, "text": text_place, "key_lengths": key_lengths, "scale": scale,
+    }  # fmt: skip
+    ready = *transform.apply(q, k, sizes), v
+    if not out.numel():  # the kernel of short rows keeps neither
+        out, lse = attention_reference(*ready, **asked)
+    dq, dk, dv = attention_backward_reference(*ready, out, lse, dout, dlse, **asked)
+    dq, dk, dweights = transform.gradients(q, k, dq, dk, sizes, weight_gradient)
+    return dq.contiguous(), dk.contiguous(), dv.contiguous(), dweights

@@ -1,7 +1,7 @@
 """Attention of fused queries, keys and values, whose gradient is written into one buffer of their layout.
 
 Slicing a fused projection costs nothing forward, but backward torch stacks the three gradients: one more read and
-write of them all. Here they never exist apart.
+write of them all. Here the three gradients are written into one tensor.
 """
 
 from typing import Any
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from phys4d.kernels.attention import ops
 from phys4d.kernels.attention.api import attention, choose
-from phys4d.kernels.attention.backends import ours
+from phys4d.kernels.attention.backends import triton
 from phys4d.kernels.attention.call import Call, autocast_dtype
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
-from phys4d.kernels.attention.preparation import Preparation
-from phys4d.kernels.direct import below_autograd, direct
+from phys4d.kernels.attention.qk_transform import QKTransform
+from phys4d.kernels.dispatch import below_autograd, cpu_kernel, low_overhead_call
 from phys4d.kernels.elementwise import QKNorm, Rope
 
 
@@ -32,10 +32,18 @@ def attention_packed(
     return_lse: bool = False,
     backend: str = "auto",
 ) -> Any:
-    """`attention` of the queries, keys and values in qkv [B, S, 3, heads, D], with one gradient of that shape.
+    """`attention` of queries, keys and values that are parts of one tensor, with one gradient of its shape.
 
-    Everything else as `attention`. Backends other than "triton", and a norm or rotation that is not done in the loads
-    (see `explain`), get slices, and torch stacks their gradients.
+    Args:
+        qkv: [B, S, 3, heads, D], with a contiguous last dimension: queries, keys, values.
+        the rest: as `attention`. Other backends than "triton", and a norm or rotation that its kernel cannot apply
+            (`explain(...).fused_transform`), compute on slices, and torch stacks their gradients.
+
+    Returns:
+        out [B, S, heads, D], and with `return_lse` lse [B, heads, S], as `attention`.
+
+    Raises:
+        ValueError: qkv of another shape; what `attention` refuses.
     """
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"qkv: expected [B, S, 3, heads, D], got {list(qkv.shape)}")
@@ -46,11 +54,11 @@ def attention_packed(
     asked |= {"scale": scale, "return_lse": return_lse}
     call = Call(q, k, v, **asked)
     chosen = choose(call, backend).backend
-    preparation = ours.fused(call, qk_norm, rope) if chosen == "triton" else None
-    if preparation is None:
+    transform = triton.fused_transform(call, qk_norm, rope) if chosen == "triton" else None
+    if transform is None:
         return attention(q, k, v, **asked, qk_norm=qk_norm, rope=rope, backend=chosen)
     out, lse = _call(
-        qkv, *ops.flat(pattern, grid, text), key_lengths, call.factor, return_lse, *preparation
+        qkv, *ops.flat_pattern(pattern, grid, text), key_lengths, call.factor, return_lse, *transform
     )  # fmt: skip
     return (out, lse) if return_lse else out
 
@@ -82,12 +90,12 @@ def _packed_backward(
     tables: list[Tensor], norm: str, epsilon: float, layout: str, weight_gradient: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     where = (pattern, numbers, grid, text, text_first, key_lengths, scale)
-    preparation = Preparation(q_weight, k_weight, q_bias, k_bias, tables, norm, epsilon, layout)
+    transform = QKTransform(q_weight, k_weight, q_bias, k_bias, tables, norm, epsilon, layout)
     gradient = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     dq, dk, dv = gradient.unbind(2)
     q, k, v = qkv.unbind(2)
     dweights = ops.write_gradients(
-        (dq, dk, dv), q, k, v, out, lse, dout, dlse, *where, preparation, weight_gradient
+        (dq, dk, dv), q, k, v, out, lse, dout, dlse, *where, transform, weight_gradient
     )  # fmt: skip
     return gradient, dweights
 
@@ -110,16 +118,15 @@ def _backward(ctx: Any, dout: Tensor, dlse: Tensor) -> tuple[Any, ...]:
 
 
 _packed.register_autograd(_backward, setup_context=_setup)
-_call = direct(_packed, _setup, _backward)
+_call = low_overhead_call(_packed, _setup, _backward)
 
 
-if not ops.launch.INTERPRETED:
+@cpu_kernel(_packed)
+def _(qkv, *rest):  # type: ignore[no-untyped-def]
+    return ops.attention_op(*qkv.unbind(2), *rest)
 
-    @_packed.register_kernel("cpu")
-    def _(qkv, *rest):  # type: ignore[no-untyped-def]
-        return ops.attention_op(*qkv.unbind(2), *rest)
 
-    @_packed_backward.register_kernel("cpu")
-    def _(qkv, *rest):  # type: ignore[no-untyped-def]
-        *gradients, dweights = ops.attention_backward_op(*qkv.unbind(2), *rest)
-        return torch.stack(gradients, dim=2), dweights
+@cpu_kernel(_packed_backward)
+def _(qkv, *rest):  # type: ignore[no-untyped-def]
+    *gradients, dweights = ops.attention_backward_op(*qkv.unbind(2), *rest)
+    return torch.stack(gradients, dim=2), dweights

@@ -1,55 +1,189 @@
-"""Which video token sees which: the patterns, and the boolean mask that defines each of them.
+"""Which video tokens a query sees: the patterns.
 
-Video tokens are the cells of a grid (T, H, W) in row-major order, cell (t, h, w) at (t * H + h) * W + w.
+Video tokens are the cells of a grid (T, H, W) in row-major order: cell (t, h, w) is token (t * H + h) * W + w. A
+pattern is a class that says what a query sees (`sees`), how many keys that is, and, where they form rows, which rows;
+backends and kernels ask it for nothing else (docs/add-a-kernel.md, "An attention pattern").
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 Grid = tuple[int, int, int]
 Text = tuple[int, Literal["first", "last"]]
+Cells = tuple[Tensor, Tensor, Tensor]  # integer coordinates t, h, w, broadcastable against each other
+
+PATTERNS: "dict[str, type[Pattern]]" = {}  # by name: how an operator, which takes plain numbers, finds the class
+
+
+class Rows(NamedTuple):
+    """`number` rows of `length` tokens: token i of row r is first + r * row_step + i * token_step of the sequence."""
+
+    number: int
+    length: int
+    row_step: int = 0
+    token_step: int = 1
+    causal: bool = False  # token i sees the tokens 0 to i of its row, else all of them
+    first: int = 0
+
+
+class Pattern(ABC):
+    """Which cells of the video a query of the video sees. Subclasses are frozen dataclasses, each with its `name`."""
+
+    name: ClassVar[str]
+    sees_all: ClassVar[bool] = False  # every query sees every key, text included; needs no grid
+
+    def __init_subclass__(cls) -> None:
+        PATTERNS[cls.name] = cls
+
+    @abstractmethod
+    def sees(self, grid: Grid, query: Cells, key: Cells) -> Tensor:
+        """Whether each query cell sees each key cell: bool, in a shape that broadcasts to the cells'."""
+
+    @abstractmethod
+    def keys_per_query(self, grid: Grid) -> int:
+        """Cells that a query sees (the most, where queries differ)."""
+
+    def check(self, grid: Grid) -> None:  # noqa: B027 (most patterns fit every grid)
+        """Raises ValueError where the pattern does not fit into the grid."""
+
+    def rows(self, grid: Grid) -> Rows | None:
+        """The rows of cells inside which attention is dense or causal, counted from the first cell; None if none are.
+
+        Backends that know dense attention alone compute each row as a sequence.
+        """
+        return None
+
+    @property
+    def numbers(self) -> list[int]:
+        """The pattern's parameters as an operator takes them."""
+        return []
+
+    @classmethod
+    def from_numbers(cls, numbers: list[int]) -> Self:
+        """The pattern of these `numbers`."""
+        return cls(*numbers)
 
 
 @dataclass(frozen=True)
-class Full:
+class Full(Pattern):
     """Every query sees every key; queries and keys may differ in number."""
 
+    name = "full"
+    sees_all = True
+
+    def sees(self, grid: Grid, query: Cells, key: Cells) -> Tensor:
+        return torch.ones((), dtype=torch.bool, device=query[0].device)
+
+    def keys_per_query(self, grid: Grid) -> int:
+        return grid[0] * grid[1] * grid[2]
+
 
 @dataclass(frozen=True)
-class Spatial:
+class Spatial(Pattern):
     """A query sees the cells of its own frame."""
 
+    name = "spatial"
+
+    def sees(self, grid: Grid, query: Cells, key: Cells) -> Tensor:
+        return query[0] == key[0]
+
+    def keys_per_query(self, grid: Grid) -> int:
+        return grid[1] * grid[2]
+
+    def rows(self, grid: Grid) -> Rows:
+        cells = grid[1] * grid[2]
+        return Rows(grid[0], cells, row_step=cells)
+
 
 @dataclass(frozen=True)
-class Temporal:
+class Temporal(Pattern):
     """A query sees its own place in every frame; `causal`: in no later frame."""
 
+    name = "temporal"
     causal: bool = False
+
+    def sees(self, grid: Grid, query: Cells, key: Cells) -> Tensor:
+        same = (query[1] == key[1]) & (query[2] == key[2])
+        return same & (key[0] <= query[0]) if self.causal else same
+
+    def keys_per_query(self, grid: Grid) -> int:
+        return grid[0]
+
+    def rows(self, grid: Grid) -> Rows:
+        cells = grid[1] * grid[2]
+        return Rows(cells, grid[0], row_step=1, token_step=cells, causal=self.causal)
+
+    @property
+    def numbers(self) -> list[int]:
+        return [int(self.causal)]
+
+    @classmethod
+    def from_numbers(cls, numbers: list[int]) -> Self:
+        return cls(causal=bool(numbers[0]))
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(Pattern):
     """A query sees exactly t * h * w cells around it, shifted inwards at the borders of the grid.
 
     Along an axis of n cells a window of w starts at clamp(i - w // 2, 0, n - w); w > n is refused.
     """
 
+    name = "window"
     t: int
     h: int
     w: int
 
+    def check(self, grid: Grid) -> None:
+        for axis, size, window in zip("thw", grid, self.numbers, strict=True):
+            if not 1 <= window <= size:
+                raise ValueError(f"{self}: {axis} must be between 1 and the grid's {size}")
 
-Pattern = Full | Spatial | Temporal | Window
+    def sees(self, grid: Grid, query: Cells, key: Cells) -> Tensor:
+        time, height, width = (
+            self._along(*axis) for axis in zip(grid, self.numbers, query, key, strict=True)
+        )
+        return time & height & width
+
+    @staticmethod
+    def _along(size: int, window: int, query: Tensor, key: Tensor) -> Tensor:
+        start = (query - window // 2).clamp(0, size - window)
+        return (key >= start) & (key < start + window)
+
+    def keys_per_query(self, grid: Grid) -> int:
+        return self.t * self.h * self.w
+
+    @property
+    def numbers(self) -> list[int]:
+        return [self.t, self.h, self.w]
+
+
+class Layout(NamedTuple):
+    """Where video and text stand in a sequence, in tokens."""
+
+    cells: int
+    text: int
+    video_start: int
+    text_start: int
+
+
+def layout(grid: Grid, text: Text | None) -> Layout:
+    """The layout of a video with its text."""
+    cells = grid[0] * grid[1] * grid[2]
+    number = text[0] if text else 0
+    video_start = number if text and text[1] == "first" else 0
+    return Layout(cells, number, video_start, 0 if video_start else cells)
 
 
 def check_pattern(pattern: Pattern, grid: Grid | None, text: Text | None, queries: int, keys: int) -> None:
     """Raises ValueError if this pattern cannot be laid over so many queries and keys."""
     if text is not None and (text[1] not in ("first", "last") or text[0] < 0):
         raise ValueError(f'text: expected (number of tokens, "first" or "last"), got {text}')
-    if isinstance(pattern, Full):
+    if pattern.sees_all:
         return
     if grid is None:
         raise ValueError(f"grid: {pattern} needs the video's (T, H, W)")
@@ -61,42 +195,7 @@ def check_pattern(pattern: Pattern, grid: Grid | None, text: Text | None, querie
             f"grid {grid} with {text[0] if text else 0} text tokens makes a sequence of {expected}, "
             f"got {queries} queries and {keys} keys"
         )
-    if isinstance(pattern, Window):
-        for axis, size, window in zip("thw", grid, (pattern.t, pattern.h, pattern.w), strict=True):
-            if not 1 <= window <= size:
-                raise ValueError(f"{pattern}: {axis} must be between 1 and the grid's {size}")
-
-
-def _near(size: int, window: int, device: torch.device | str) -> Tensor:
-    """Which positions of an axis are inside each position's window: bool [size, size]."""
-    position = torch.arange(size, device=device)
-    start = (position - window // 2).clamp(0, size - window)[:, None]
-    return (position >= start) & (position < start + window)
-
-
-def _cells(pattern: Pattern, grid: Grid, device: torch.device | str) -> Tensor:
-    """Which cell sees which: bool [T * H * W, T * H * W]."""
-    sizes: tuple[int, int, int] = grid
-    if isinstance(pattern, Full):
-        axes = [torch.ones(n, n, dtype=torch.bool, device=device) for n in sizes]
-    elif isinstance(pattern, Window):
-        windows = (pattern.t, pattern.h, pattern.w)
-        axes = [_near(n, window, device) for n, window in zip(sizes, windows, strict=True)]
-    else:
-        same = [torch.eye(n, dtype=torch.bool, device=device) for n in sizes]
-        every = [torch.ones(n, n, dtype=torch.bool, device=device) for n in sizes]
-        if isinstance(pattern, Spatial):
-            axes = [same[0], every[1], every[2]]
-        else:
-            axes = [every[0].tril() if pattern.causal else every[0], same[1], same[2]]
-    time, height, width = axes
-    cells = (
-        time[:, None, None, :, None, None]
-        & height[None, :, None, None, :, None]
-        & width[None, None, :, None, None, :]
-    )
-    count = grid[0] * grid[1] * grid[2]
-    return cells.reshape(count, count)
+    pattern.check(grid)
 
 
 def allowed(
@@ -115,10 +214,15 @@ def allowed(
     Raises:
         ValueError: no such grid or text, or a window larger than the grid.
     """
-    count = grid[0] * grid[1] * grid[2] + (text[0] if text else 0)
+    cells, number, start, _ = layout(grid, text)
+    count = cells + number
     check_pattern(pattern, grid, text, count, count)
     mask = torch.ones(count, count, dtype=torch.bool, device=device)
-    first = text[0] if text and text[1] == "first" else 0
-    video = slice(first, first + grid[0] * grid[1] * grid[2])
-    mask[video, video] = _cells(pattern, grid, device)
+    # One dimension per coordinate of the query, then of the key: comparisons along an axis stay as small as the axis.
+    axes = [torch.arange(size, device=device) for size in (*grid, *grid)]
+    t, h, w, key_t, key_h, key_w = (
+        axis.view([-1 if d == place else 1 for d in range(6)]) for place, axis in enumerate(axes)
+    )
+    seen = pattern.sees(grid, (t, h, w), (key_t, key_h, key_w)).expand(*grid, *grid)
+    mask[start : start + cells, start : start + cells] = seen.reshape(cells, cells)
     return mask

@@ -1,4 +1,4 @@
-"""Attention as it is defined, in plain torch: the truth that every backend is held to."""
+"""The definition of attention in plain torch, any dtype up to float64: tests compare every backend with it."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ def visible_keys(
 ) -> Tensor | None:
     """Which query sees which key: bool, broadcastable to [B, heads, S_q, S_k]; None if all see all."""
     mask = None
-    if not isinstance(pattern, Full):
+    if not pattern.sees_all:
         assert grid is not None
         mask = allowed(pattern, grid, text, device=q.device)[None, None]
     if key_lengths is not None:

@@ -1,6 +1,6 @@
 """Attention over short rows, whole rows in registers: one read of q, k, v and one write of out.
 
-A row is tokens that see each other and nobody else: one place of the frame at all times, one frame, or a short
+A row is a set of tokens that see each other and no others: one place of the frame at all times, one frame, or a short
 sequence, of one head and clip. Its tokens stand `step` apart and are read where they stand. A program takes BLOCK /
 PAD neighbouring rows (PAD: their length rounded up to a power of two) as one tile of BLOCK tokens, places in the row
 outside and rows inside; heads are neighbours first, so that a tile reads contiguous memory at every place. The product

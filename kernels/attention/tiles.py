@@ -1,7 +1,7 @@
 """Tiles of tokens, inside Triton kernels, for head dimensions that need not be powers of two.
 
-D lanes are held as DA, the largest power of two up to D, and DB for the rest: the next power of two, at least 16, or
-0 where nothing is left. 72 = 64 + 16 with eight zero lanes, where one tile would be 128 wide.
+D channels are held as DA, the largest power of two up to D, and DB for the rest: the next power of two, at least 16, or
+0 where nothing is left. 72 = 64 + 16 with eight zero channels, where one tile would be 128 wide.
 """
 
 import triton
@@ -20,12 +20,12 @@ def load(
     X, start, inside,
     D: tl.constexpr, OFFSET: tl.constexpr, WIDTH: tl.constexpr, MASKED: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
-    """Lanes OFFSET to OFFSET + WIDTH of the tokens that start at X + start * ALIGN (int64 [N]): [N, WIDTH].
+    """Channels OFFSET to OFFSET + WIDTH of the tokens that start at X + start * ALIGN (int64 [N]): [N, WIDTH].
 
     0 outside and beyond D. Strides come in units of ALIGN numbers: that shows the compiler how wide it may read.
     """
-    lane = OFFSET + tl.arange(0, WIDTH)
-    pointers = X + (start * ALIGN)[:, None] + lane[None, :]
+    channel = OFFSET + tl.arange(0, WIDTH)
+    pointers = X + (start * ALIGN)[:, None] + channel[None, :]
     if OFFSET + WIDTH <= D:
         if MASKED:
             return tl.load(pointers, mask=inside[:, None], other=0.0)
@@ -33,9 +33,9 @@ def load(
             return tl.load(pointers)
     else:
         if MASKED:
-            return tl.load(pointers, mask=inside[:, None] & (lane < D)[None, :], other=0.0)
+            return tl.load(pointers, mask=inside[:, None] & (channel < D)[None, :], other=0.0)
         else:
-            return tl.load(pointers, mask=(lane < D)[None, :], other=0.0)
+            return tl.load(pointers, mask=(channel < D)[None, :], other=0.0)
 
 
 @triton.jit
@@ -86,14 +86,14 @@ def stream(
 def store(
     X, value, start, inside, D: tl.constexpr, OFFSET: tl.constexpr, WIDTH: tl.constexpr, ALIGN: tl.constexpr
 ):  # fmt: skip
-    """Writes value [N, WIDTH] to lanes OFFSET to OFFSET + WIDTH of the tokens inside, in X's dtype."""
-    lane = OFFSET + tl.arange(0, WIDTH)
-    pointers = X + (start * ALIGN)[:, None] + lane[None, :]
+    """Writes value [N, WIDTH] to channels OFFSET to OFFSET + WIDTH of the tokens inside, in X's dtype."""
+    channel = OFFSET + tl.arange(0, WIDTH)
+    pointers = X + (start * ALIGN)[:, None] + channel[None, :]
     value = value.to(X.dtype.element_ty)
     if OFFSET + WIDTH <= D:
         tl.store(pointers, value, mask=inside[:, None])
     else:
-        tl.store(pointers, value, mask=inside[:, None] & (lane < D)[None, :])
+        tl.store(pointers, value, mask=inside[:, None] & (channel < D)[None, :])
 
 
 @triton.jit

@@ -8,10 +8,11 @@ import torch
 import triton
 from torch import Tensor
 
-from phys4d.kernels.attention import flash, launch, tiles, window_kernels
-from phys4d.kernels.attention.patterns import Grid, Text, Window
+from phys4d.kernels.attention import flash, hardware, tiles, window_kernels
+from phys4d.kernels.attention.patterns import Grid, Text, Window, layout
+from phys4d.kernels.dispatch import INTERPRETED, aligned_strides, launch
 
-# Kernel -> (lanes up to, cells of a box, options), as flash has it.
+# Kernel -> (padded head dimension up to, cells of a box, options), as flash has it.
 _CONFIGS: dict[str, dict[str, list[tuple[int, int, dict[str, int]]]]] = {
     "forward": {
         "blackwell": [
@@ -65,11 +66,11 @@ _CONFIGS: dict[str, dict[str, list[tuple[int, int, dict[str, int]]]]] = {
 
 def config(kernel: str, dim: int, dtype: torch.dtype) -> tuple[int, dict[str, int]]:
     """Cells of a box, and stretch, warps and stages; the same for the same device, head dimension and dtype."""
-    if launch.INTERPRETED:
+    if INTERPRETED:
         return 32, {"BLOCK_N": 32}
-    lanes = sum(tiles.split(dim))
-    choices = _CONFIGS[kernel][launch.generation(dtype, _CONFIGS[kernel])]
-    cells, options = next((c, o) for limit, c, o in choices if lanes <= limit)
+    channels = sum(tiles.split(dim))
+    choices = _CONFIGS[kernel][hardware.generation(dtype, _CONFIGS[kernel])]
+    cells, options = next((c, o) for limit, c, o in choices if channels <= limit)
     return cells, dict(options)
 
 
@@ -105,18 +106,18 @@ def _launch(
     cells, options = config(name, q.shape[3], q.dtype)
     windows = (pattern.t, pattern.h, pattern.w)
     sides = box(grid, windows, cells, options["BLOCK_N"])
-    words = text[0] if text else 0
-    begin = words if text and text[1] == "first" else 0
+    _, text_tokens, video_start, text_start = layout(grid, text)
+    align, strides = aligned_strides(*strided)
     boxes = 1
     for size, side in zip(grid, sides, strict=True):
         boxes *= triton.cdiv(size, side)
     first, rest = tiles.split(q.shape[3])
-    launch.run(
+    launch(
         kernel, q.shape[0] * q.shape[2] * boxes,
         *tensors, lengths if lengths is not None else q, scale * flash.LOG2E, q.shape[2], *grid, *windows,
-        begin, 0 if begin else grid[0] * grid[1] * grid[2], words, *launch.strides(*strided), *rows,
-        BT=sides[0], BH=sides[1], BW=sides[2], D=q.shape[3], DA=first, DB=rest, SHARED=words > 0,
-        PADDED=lengths is not None, PRECISION=launch.precision(q.dtype), ALIGN=launch.alignment(*strided), **options,
+        video_start, text_start, text_tokens, *strides, *rows,
+        BT=sides[0], BH=sides[1], BW=sides[2], D=q.shape[3], DA=first, DB=rest, SHARED=text_tokens > 0,
+        PADDED=lengths is not None, PRECISION=hardware.precision(q.dtype), ALIGN=align, **options,
     )  # fmt: skip
 
 

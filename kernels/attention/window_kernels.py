@@ -76,7 +76,7 @@ def _stretch(first, h_low, h_high, w_low, w_high, BLOCK_N: tl.constexpr):
 
 @triton.jit
 def _near(h, w, key_h, key_w, there, height, width, h_window, w_window):
-    """Which keys [1, N] are there and in the windows of queries at h, w [M, 1], as far as one frame tells."""
+    """Which keys [1, N] are there and in the windows of queries at h, w [M, 1], by height and width only."""
     h_begin, w_begin = _begin(h, height, h_window), _begin(w, width, w_window)
     near = there & (key_h >= h_begin) & (key_h < h_begin + h_window)
     return near & (key_w >= w_begin) & (key_w < w_begin + w_window)
@@ -85,7 +85,7 @@ def _near(h, w, key_h, key_w, there, height, width, h_window, w_window):
 @triton.jit
 def forward(
     Q, K, V, Out, Lse, Lengths, scale, heads, time, height, width, t_window, h_window, w_window,
-    begin, words_first, words,
+    begin, text_start, text_tokens,
     q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, o_batch, o_token, o_head,
     lse_batch, lse_head,
     BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -101,14 +101,14 @@ def forward(
     acc_a, acc_b = tiles.zeros_both(BT * BH * BW, DA, DB)
     largest = tl.full((BT * BH * BW,), float("-inf"), tl.float32)
     total = tl.zeros((BT * BH * BW,), tl.float32)
-    length = begin + time * height * width + words
+    length = begin + time * height * width + text_tokens
     if PADDED:
         length = tl.load(Lengths + clip)
-        words = visible(words, words_first, 1, length)
+        text_tokens = visible(text_tokens, text_start, 1, length)
     if SHARED:
         acc_a, acc_b, largest, total = over_keys(
             acc_a, acc_b, largest, total, q_a, q_b, token, 0, 0, K, V, K, K, V, V, 0, 0,
-            tl.zeros((), tl.int64) + words_first, 1, words, k_token, v_token, scale,
+            tl.zeros((), tl.int64) + text_start, 1, text_tokens, k_token, v_token, scale,
             BLOCK_N, D, DA, DB, False, False, PRECISION, ALIGN,
         )  # fmt: skip
 
@@ -141,7 +141,7 @@ def forward(
 @triton.jit
 def queries(
     Q, K, V, DOut, Lse, Delta, DQ, Lengths, scale, heads, time, height, width, t_window, h_window, w_window,
-    begin, words_first, words,
+    begin, text_start, text_tokens,
     q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, do_batch, do_token, do_head,
     dq_batch, dq_token, dq_head, lse_batch, lse_head,
     BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -159,14 +159,14 @@ def queries(
     dq_a, dq_b = tiles.zeros_both(BT * BH * BW, DA, DB)
     lse = load_lse(Lse + clip * lse_batch + head * lse_head, token, inside)
     minus = tl.load(Delta + clip * lse_batch + head * lse_head + token, mask=inside, other=0.0)
-    length = begin + time * height * width + words
+    length = begin + time * height * width + text_tokens
     if PADDED:
         length = tl.load(Lengths + clip)
-        words = visible(words, words_first, 1, length)
+        text_tokens = visible(text_tokens, text_start, 1, length)
     if SHARED:
         dq_a, dq_b = over_keys_backward(
             dq_a, dq_b, q_a, q_b, do_a, do_b, lse, minus, token, 0, 0, K, V, K, K, V, V, 0, 0,
-            tl.zeros((), tl.int64) + words_first, 1, words, k_token, v_token, scale,
+            tl.zeros((), tl.int64) + text_start, 1, text_tokens, k_token, v_token, scale,
             BLOCK_N, D, DA, DB, False, False, PRECISION, ALIGN,
         )  # fmt: skip
 
@@ -199,7 +199,7 @@ def queries(
 @triton.jit
 def keys(
     Q, K, V, DOut, Lse, Delta, DK, DV, Lengths, scale, heads, time, height, width, t_window, h_window, w_window,
-    begin, words_first, words,
+    begin, text_start, text_tokens,
     q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, do_batch, do_token, do_head,
     dk_batch, dk_token, dk_head, dv_batch, dv_token, dv_head, lse_batch, lse_head,
     BT: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -224,7 +224,7 @@ def keys(
     if SHARED:
         dk_a, dk_b, dv_a, dv_b = over_queries(
             dk_a, dk_b, dv_a, dv_b, k_a, k_b, v_a, v_b, token, 0, Q, DOut, Q, Q, DOut, DOut, 0, 0, Lse, Delta,
-            tl.zeros((), tl.int64) + words_first, 1, words, q_token, do_token, scale,
+            tl.zeros((), tl.int64) + text_start, 1, text_tokens, q_token, do_token, scale,
             BLOCK_N, D, DA, DB, False, False, PRECISION, ALIGN,
         )  # fmt: skip
 

@@ -36,39 +36,39 @@ def _token(Order, position, ORDERED: tl.constexpr):
 
 
 @triton.jit
-def _row(Table, row, row_stride, lane, inside, ALIGN: tl.constexpr, PRESENT: tl.constexpr):
+def _row(Table, row, row_stride, channel, inside, ALIGN: tl.constexpr, PRESENT: tl.constexpr):
     """A row of a table [rows, C] in float32, 0 where there is none."""
     if PRESENT:
-        return tl.load(Table + row.to(tl.int64) * row_stride * ALIGN + lane, mask=inside, other=0.0).to(tl.float32)
+        return tl.load(Table + row.to(tl.int64) * row_stride * ALIGN + channel, mask=inside, other=0.0).to(tl.float32)
     else:
-        return tl.zeros(lane.shape, tl.float32)
+        return tl.zeros(channel.shape, tl.float32)
 
 
 @triton.jit
 def forward(
     X, Y, Stream, Out, Stats, Weight, Bias, Gate, Scale, Shift, Segments, Order,
     count, run, length, width, epsilon, x_batch, x_token, y_batch, y_token, gate_row, scale_row, shift_row,
-    LANES: tl.constexpr, ALIGN: tl.constexpr, ORDERED: tl.constexpr, STAGES: tl.constexpr,
+    CHANNELS: tl.constexpr, ALIGN: tl.constexpr, ORDERED: tl.constexpr, STAGES: tl.constexpr,
     NORM: tl.constexpr, RESIDUAL: tl.constexpr, GATE: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr,
     SCALE: tl.constexpr, SHIFT: tl.constexpr, OUT: tl.constexpr,
 ):  # fmt: skip
     """Stream and Out [B, S, C], contiguous; Stats float32 [B, S, 2]: mean and 1 / deviation, for the way back."""
     row, begin, end = _segment(Segments, tl.program_id(0), run, length, ORDERED)
-    lane = tl.arange(0, LANES)
-    inside = lane < width
-    gate = _row(Gate, row, gate_row, lane, inside, ALIGN, GATE)
-    factor = 1 + _row(Scale, row, scale_row, lane, inside, ALIGN, SCALE)
-    offset = _row(Bias, row, 0, lane, inside, ALIGN, BIAS) * factor
-    offset += _row(Shift, row, shift_row, lane, inside, ALIGN, SHIFT)
+    channel = tl.arange(0, CHANNELS)
+    inside = channel < width
+    gate = _row(Gate, row, gate_row, channel, inside, ALIGN, GATE)
+    factor = 1 + _row(Scale, row, scale_row, channel, inside, ALIGN, SCALE)
+    offset = _row(Bias, row, 0, channel, inside, ALIGN, BIAS) * factor
+    offset += _row(Shift, row, shift_row, channel, inside, ALIGN, SHIFT)
     if WEIGHT:
-        factor *= _row(Weight, row, 0, lane, inside, ALIGN, WEIGHT)
+        factor *= _row(Weight, row, 0, channel, inside, ALIGN, WEIGHT)
     for position in tl.range(begin, end, num_stages=STAGES):
         token = _token(Order, position, ORDERED)
         clip, place = token // count, token % count
-        x = tl.load(X + (clip * x_batch + place * x_token) * ALIGN + lane, mask=inside, other=0.0).to(tl.float32)
-        at = token * width + lane
+        x = tl.load(X + (clip * x_batch + place * x_token) * ALIGN + channel, mask=inside, other=0.0).to(tl.float32)
+        at = token * width + channel
         if RESIDUAL:
-            y = tl.load(Y + (clip * y_batch + place * y_token) * ALIGN + lane, mask=inside, other=0.0).to(tl.float32)
+            y = tl.load(Y + (clip * y_batch + place * y_token) * ALIGN + channel, mask=inside, other=0.0).to(tl.float32)
             if GATE:
                 y *= gate
             x = (x + y).to(Stream.dtype.element_ty)
@@ -92,7 +92,7 @@ def backward(
     Stream, Y, DStream, DOut, DX, DY, Stats, Partial, Weight, Gate, Scale, Segments, Order,
     count, run, length, width, x_batch, x_token, y_batch, y_token, ds_batch, ds_token, do_batch, do_token,
     gate_row, scale_row,
-    LANES: tl.constexpr, ALIGN: tl.constexpr, ORDERED: tl.constexpr, STAGES: tl.constexpr,
+    CHANNELS: tl.constexpr, ALIGN: tl.constexpr, ORDERED: tl.constexpr, STAGES: tl.constexpr,
     NORM: tl.constexpr, GATE: tl.constexpr, WEIGHT: tl.constexpr, SCALE: tl.constexpr,
     STREAM_GRADIENT: tl.constexpr, OUT: tl.constexpr, GATE_GRADIENT: tl.constexpr, TABLES: tl.constexpr,
 ):  # fmt: skip
@@ -102,25 +102,25 @@ def backward(
     """
     program = tl.program_id(0)
     row, begin, end = _segment(Segments, program, run, length, ORDERED)
-    lane = tl.arange(0, LANES)
-    inside = lane < width
-    gate = _row(Gate, row, gate_row, lane, inside, ALIGN, GATE)
-    factor = 1 + _row(Scale, row, scale_row, lane, inside, ALIGN, SCALE)
+    channel = tl.arange(0, CHANNELS)
+    inside = channel < width
+    gate = _row(Gate, row, gate_row, channel, inside, ALIGN, GATE)
+    factor = 1 + _row(Scale, row, scale_row, channel, inside, ALIGN, SCALE)
     if WEIGHT:
-        factor *= _row(Weight, row, 0, lane, inside, ALIGN, WEIGHT)
-    dfactor = tl.zeros((LANES,), tl.float32)
+        factor *= _row(Weight, row, 0, channel, inside, ALIGN, WEIGHT)
+    dfactor = tl.zeros((CHANNELS,), tl.float32)
     doffset, dgate = dfactor, dfactor
     for position in tl.range(begin, end, num_stages=STAGES):
         token = _token(Order, position, ORDERED)
         clip, place = token // count, token % count
-        at = token * width + lane
-        dx = tl.zeros((LANES,), tl.float32)
+        at = token * width + channel
+        dx = tl.zeros((CHANNELS,), tl.float32)
         if OUT:
-            dout = tl.load(DOut + (clip * do_batch + place * do_token) * ALIGN + lane, mask=inside, other=0.0)
+            dout = tl.load(DOut + (clip * do_batch + place * do_token) * ALIGN + channel, mask=inside, other=0.0)
             dout = dout.to(tl.float32)
             dx = dout * factor
             if NORM != _NO_NORM or TABLES:
-                x = tl.load(Stream + (clip * x_batch + place * x_token) * ALIGN + lane, mask=inside, other=0.0)
+                x = tl.load(Stream + (clip * x_batch + place * x_token) * ALIGN + channel, mask=inside, other=0.0)
                 x = x.to(tl.float32)
                 rate = 1.0
                 if NORM != _NO_NORM:
@@ -137,15 +137,15 @@ def backward(
                         dx -= tl.sum(dx, 0) / width
                     dx = (dx - x * along) * rate
         if STREAM_GRADIENT:
-            dstream = tl.load(DStream + (clip * ds_batch + place * ds_token) * ALIGN + lane, mask=inside, other=0.0)
+            dstream = tl.load(DStream + (clip * ds_batch + place * ds_token) * ALIGN + channel, mask=inside, other=0.0)
             dx += dstream.to(tl.float32)
         tl.store(DX + at, dx.to(DX.dtype.element_ty), mask=inside)
         if GATE:
             tl.store(DY + at, (dx * gate).to(DY.dtype.element_ty), mask=inside)
         if GATE_GRADIENT:
-            y = tl.load(Y + (clip * y_batch + place * y_token) * ALIGN + lane, mask=inside, other=0.0)
+            y = tl.load(Y + (clip * y_batch + place * y_token) * ALIGN + channel, mask=inside, other=0.0)
             dgate += dx * y.to(tl.float32)
-    at = program.to(tl.int64) * (2 * TABLES + GATE_GRADIENT) * width + lane
+    at = program.to(tl.int64) * (2 * TABLES + GATE_GRADIENT) * width + channel
     if TABLES:
         tl.store(Partial + at, dfactor, mask=inside)
         tl.store(Partial + at + width, doffset, mask=inside)
@@ -154,16 +154,16 @@ def backward(
 
 
 @triton.jit
-def collect(Partial, Begins, Rows, each, width, HEIGHT: tl.constexpr, LANES: tl.constexpr, ORDERED: tl.constexpr):
+def collect(Partial, Begins, Rows, each, width, HEIGHT: tl.constexpr, CHANNELS: tl.constexpr, ORDERED: tl.constexpr):
     """Rows float32 [rows, width]: the sum of each row's segments, which follow each other, in a fixed order."""
     row = tl.program_id(0)
-    lane = tl.program_id(1) * LANES + tl.arange(0, LANES)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     begin, end = row * each, (row + 1) * each
     if ORDERED:
         begin, end = tl.load(Begins + row), tl.load(Begins + row + 1)
-    total = tl.zeros((HEIGHT, LANES), tl.float32)
+    total = tl.zeros((HEIGHT, CHANNELS), tl.float32)
     for first in range(begin, end, HEIGHT):
         segment = first + tl.arange(0, HEIGHT)
-        inside = (segment < end)[:, None] & (lane < width)[None, :]
-        total += tl.load(Partial + segment.to(tl.int64)[:, None] * width + lane[None, :], mask=inside, other=0.0)
-    tl.store(Rows + row.to(tl.int64) * width + lane, tl.sum(total, 0), mask=lane < width)
+        inside = (segment < end)[:, None] & (channel < width)[None, :]
+        total += tl.load(Partial + segment.to(tl.int64)[:, None] * width + channel[None, :], mask=inside, other=0.0)
+    tl.store(Rows + row.to(tl.int64) * width + channel, tl.sum(total, 0), mask=channel < width)

@@ -1,17 +1,26 @@
 """`adaptive_norm` as torch operators: `phys4d::adaptive_norm` and its backward, with fake, autograd and CPU rules."""
 
-import math
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from phys4d.kernels.direct import below_autograd, direct
+from phys4d.kernels.dispatch import (
+    INTERPRETED,
+    aligned,
+    below_autograd,
+    cpu_kernel,
+    float32_kernel_serves,
+    launch,
+    low_overhead_call,
+)
 from phys4d.kernels.elementwise import adaptive_norm_kernels as kernels
 from phys4d.kernels.elementwise import adaptive_norm_native as native
-from phys4d.kernels.elementwise import adaptive_norm_pieces as pieces
-from phys4d.kernels.elementwise.serving import INTERPRETED, by_definition
+from phys4d.kernels.elementwise.adaptive_norm_reference import (
+    adaptive_norm_backward_reference,
+    forward_reference,
+)
 from phys4d.kernels.elementwise.token_rows import BACKWARD_PROGRAMS, FORWARD_PROGRAMS
 
 WIDEST = 8192  # channels: what a program holds
@@ -24,18 +33,15 @@ def _rows(*tables: Tensor | None) -> int:
 
 def _options(width: int) -> dict[str, int]:
     """Eight numbers of a token for each thread."""
-    lanes = max(32, triton.next_power_of_2(width))
-    warps = min(16, max(1, lanes // 256))
-    return {"LANES": lanes, "STAGES": 3} | ({} if INTERPRETED else {"num_warps": warps})
+    channels = max(32, triton.next_power_of_2(width))
+    warps = min(16, max(1, channels // 256))
+    return {"CHANNELS": channels, "STAGES": 3} | ({} if INTERPRETED else {"num_warps": warps})
 
 
 def _strides(tokens: list[Tensor | None], tables: list[Tensor | None]) -> tuple[int, list[int]]:
-    """The largest power of two, at most 16, that divides all batch and token strides, all strides of rows and the
-    width, and the strides in units of it."""
+    """Batch and token strides of tokens and row strides of tables, 0 for those that are None, as `aligned` gives."""
     found = [s for t in tokens for s in (t.stride()[:2] if t is not None else (0, 0))]
-    found += [t.stride(0) if t is not None else 0 for t in tables]
-    align = math.gcd(16, *found)
-    return align, [stride // align for stride in found]
+    return aligned(found + [t.stride(0) if t is not None else 0 for t in tables])
 
 
 def _programs(total: int, rows: int, segments: Tensor | None, programs: int) -> tuple[int, int]:
@@ -59,9 +65,8 @@ def forward(
     rows = _rows(gate, scale, shift)
     if not x.numel():
         return stream, out, stats
-    if by_definition(x):
-        out = pieces.forward(x, y, gate, weight, bias, scale, shift, index, rows, kind, epsilon, stream, out, stats)
-        return stream, out, stats
+    if not float32_kernel_serves(x):
+        return _by_definition(x, y, gate, weight, bias, scale, shift, index, plan, kind, epsilon)
     total, width = x.shape[0] * x.shape[1], x.shape[2]
     order, segments = (plan[0], plan[1]) if plan else (None, None)
     programs, length = _programs(total, rows, segments, FORWARD_PROGRAMS)
@@ -69,13 +74,27 @@ def forward(
     tensors = [
         x if t is None else t for t in (y, stream, out, stats, weight, bias, gate, scale, shift, segments, order)
     ]
-    kernels.forward[(programs,)](
-        x, *tensors, x.shape[1], total // rows, length, width, epsilon, *strides,
+    launch(
+        kernels.forward, programs, x, *tensors, x.shape[1], total // rows, length, width, epsilon, *strides,
         ALIGN=align, ORDERED=bool(plan), NORM=_KINDS[kind], RESIDUAL=y is not None, GATE=gate is not None,
         WEIGHT=weight is not None, BIAS=bias is not None, SCALE=scale is not None, SHIFT=shift is not None,
         OUT=bool(out.numel()), **_options(width),
     )  # fmt: skip
     return stream, out, stats
+
+
+def _by_definition(
+    x: Tensor, y: Tensor | None, gate: Tensor | None, weight: Tensor | None, bias: Tensor | None, scale: Tensor | None,
+    shift: Tensor | None, index: Tensor | None, plan: list[Tensor], kind: str, epsilon: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """What `forward` gives, in plain torch."""
+    stream, out, stats = forward_reference(x, y, gate, weight, bias, scale, shift, index, kind, epsilon)
+    empty_stream, empty_out, empty_stats = _outputs(x, y, scale, shift, kind)
+    return (
+        stream.contiguous() if empty_stream.numel() else empty_stream,
+        out.contiguous() if empty_out.numel() else empty_out,
+        empty_stats if stats is None else stats,
+    )
 
 
 def _outputs(
@@ -103,18 +122,23 @@ def backward(
     scale: Tensor | None, stats: Tensor, dstream: Tensor | None, dout: Tensor | None, index: Tensor | None,
     plan: list[Tensor], kind: str, rows: int, tables_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, of y (empty without a gate: then it is that of x), and those of the tables, [rows, parts, C].
+    """Gradients of x [B, S, C], of y (empty without a gate: it equals that of x), and of the tables [rows, parts, C].
 
-    Parts, float32 (float64 for float64): with `tables_gradient` those of the factor weight * (1 + scale) and of the
-    offset bias * (1 + scale) + shift, from which all others follow; with y, which is given for that alone, the gate's.
-    stream: what was normed.
+    Args:
+        stream: [B, S, C], what was normed.
+        y: [B, S, C], given only where the gate's gradient is wanted.
+        dstream, dout: gradients of the operator's stream and out; None for none.
+
+    The parts are float32 (float64 for float64): with `tables_gradient` the gradients of the factor weight * (1 + scale)
+    and of the offset bias * (1 + scale) + shift, from which those of weight, bias, scale and shift follow; with y that
+    of the gate.
     """
     dx, dy, sums = _gradients(stream, y, dy_dtype, gate, dstream, dout, rows, tables_gradient)
     if not dx.numel():
         return dx, dy, sums.zero_()
-    if by_definition(dx):
-        rest = index, kind, tables_gradient, dx, dy, sums
-        return pieces.backward(stream, y, gate, weight, scale, stats, dstream, dout, *rest), dy, sums
+    if not float32_kernel_serves(dx):
+        rest = index, plan, kind, rows, tables_gradient
+        return _backward_by_definition(stream, y, dy_dtype, gate, weight, scale, stats, dstream, dout, *rest)
     dstream, dout = (t if t is None or t.stride(-1) == 1 else t.contiguous() for t in (dstream, dout))
     total, width = dx.shape[0] * dx.shape[1], dx.shape[2]
     order, segments = (plan[0], plan[2]) if plan else (None, None)
@@ -123,8 +147,8 @@ def backward(
     partial = sums if programs == rows and not plan else sums.new_empty((programs, *sums.shape[1:]))
     tensors = [dx if t is None else t for t in (y, dstream, dout, dx, dy, stats, partial)]
     tensors += [dx if t is None else t for t in (weight, gate, scale, segments, order)]
-    kernels.backward[(programs,)](
-        stream, *tensors, dx.shape[1], total // rows, length, width, *strides,
+    launch(
+        kernels.backward, programs, stream, *tensors, dx.shape[1], total // rows, length, width, *strides,
         ALIGN=align, ORDERED=bool(plan), NORM=_KINDS[kind], GATE=gate is not None, WEIGHT=weight is not None,
         SCALE=scale is not None, STREAM_GRADIENT=dstream is not None, OUT=dout is not None,
         GATE_GRADIENT=y is not None, TABLES=tables_gradient, **_options(width),
@@ -137,10 +161,11 @@ def backward(
 def _collect(partial: Tensor, sums: Tensor, each: int, plan: list[Tensor]) -> None:
     """Fills sums [rows, parts, C] from the partial sums [segments, parts, C], `each` for a row without a plan."""
     width = sums[0].numel()
-    lanes = min(256, triton.next_power_of_2(width))
-    kernels.collect[(len(sums), triton.cdiv(width, lanes))](
-        partial, plan[3] if plan else partial, sums, each, width, HEIGHT=16, LANES=lanes, ORDERED=bool(plan)
-    )
+    channels = min(256, triton.next_power_of_2(width))
+    launch(
+        kernels.collect, (len(sums), triton.cdiv(width, channels)), partial, plan[3] if plan else partial, sums, each,
+        width, HEIGHT=16, CHANNELS=channels, ORDERED=bool(plan),
+    )  # fmt: skip
 
 
 def _gradients(
@@ -156,6 +181,19 @@ def _gradients(
         given.new_empty(given.shape if gate is not None else (0,), dtype=dy_dtype),
         given.new_empty((rows, parts, given.shape[2]), dtype=exact),
     )
+
+
+def _backward_by_definition(
+    stream: Tensor, y: Tensor | None, dy_dtype: torch.dtype, gate: Tensor | None, weight: Tensor | None,
+    scale: Tensor | None, stats: Tensor, dstream: Tensor | None, dout: Tensor | None, index: Tensor | None,
+    plan: list[Tensor], kind: str, rows: int, tables_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """What `backward` gives, in plain torch."""
+    dx, dy, sums = adaptive_norm_backward_reference(
+        stream, y, gate, weight, scale, stats, dstream, dout, index, kind, rows, tables_gradient
+    )
+    dx = dx.clone(memory_format=torch.contiguous_format) if dx is dout else dx.contiguous()  # no result is an argument
+    return dx, dx.new_empty(0, dtype=dy_dtype) if dy is None else dy.to(dy_dtype).contiguous(), sums
 
 
 _backward_op = torch.library.custom_op("phys4d::adaptive_norm_backward", backward, mutates_args=())
@@ -221,28 +259,20 @@ def _of_factor_and_offset(
 
 
 op.register_autograd(_backward, setup_context=_setup)
-call = direct(op, _setup, _backward)
+call = low_overhead_call(op, _setup, _backward)
 
 
-if not INTERPRETED:
-
-    @op.register_kernel("cpu")
-    def _(x, y, gate, weight, bias, scale, shift, index, plan, kind, epsilon):  # type: ignore[no-untyped-def]
+@cpu_kernel(op)
+def _(x, y, gate, weight, bias, scale, shift, index, plan, kind, epsilon):  # type: ignore[no-untyped-def]
+    if native.serves(x, y, gate, weight, bias, scale, shift):
         rows = _rows(gate, scale, shift)
-        if native.serves(x, y, gate, weight, bias, scale, shift):
-            return native.forward(x, y, gate, weight, bias, scale, shift, index, rows, kind, epsilon)
-        stream, out, stats = _outputs(x, y, scale, shift, kind)
-        if x.numel():
-            out = pieces.forward(x, y, gate, weight, bias, scale, shift, index, rows, kind, epsilon, stream, out, stats)
-        return stream, out, stats
+        return native.forward(x, y, gate, weight, bias, scale, shift, index, rows, kind, epsilon)
+    return _by_definition(x, y, gate, weight, bias, scale, shift, index, plan, kind, epsilon)
 
-    @_backward_op.register_kernel("cpu")
-    def _(stream, y, dy_dtype, gate, weight, scale, stats, dstream, dout, index, plan, kind, rows, tables_gradient):  # type: ignore[no-untyped-def]
-        given = gate, weight, scale, stats, dstream, dout
-        if native.serves(stream, y, *given) and dy_dtype in native.DTYPES:
-            return native.backward(stream, y, dy_dtype, *given, plan, kind, rows, tables_gradient)
-        dx, dy, sums = _gradients(stream, y, dy_dtype, gate, dstream, dout, rows, tables_gradient)
-        if not dx.numel():
-            return dx, dy, sums.zero_()
-        rest = index, kind, tables_gradient, dx, dy, sums
-        return pieces.backward(stream, y, gate, weight, scale, stats, dstream, dout, *rest), dy, sums
+
+@cpu_kernel(_backward_op)
+def _(stream, y, dy_dtype, gate, weight, scale, stats, dstream, dout, index, plan, kind, rows, tables_gradient):  # type: ignore[no-untyped-def]
+    given = gate, weight, scale, stats, dstream, dout
+    if native.serves(stream, y, *given) and dy_dtype in native.DTYPES:
+        return native.backward(stream, y, dy_dtype, *given, plan, kind, rows, tables_gradient)
+    return _backward_by_definition(stream, y, dy_dtype, *given, index, plan, kind, rows, tables_gradient)

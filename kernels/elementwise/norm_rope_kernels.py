@@ -1,7 +1,7 @@
 """Norm and rotation of one token per program: one read and one write, everything between in float32.
 
-A tile holds the pairs of all heads of a token, as two halves [heads, pairs]: the lanes that come first in a pair and
-those that come second. `interleaved` pairs are read as whole lanes and split in registers. Strides come in units of
+A tile holds the pairs of all heads of a token, as two halves [heads, pairs]: the channels that come first in a pair and
+those that come second. `interleaved` pairs are read as whole channels and split in registers. Strides come in units of
 ALIGN numbers, which shows the compiler how wide it may read.
 """
 
@@ -16,7 +16,7 @@ _NO_NORM = tl.constexpr(NO_NORM)
 
 @triton.jit
 def _load(X, head_stride, heads, HEADS: tl.constexpr, D: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr):
-    """First and second lanes of all pairs at X, float32 [HEADS, PAIRS]; heads `head_stride` apart; 0 outside."""
+    """First and second channels of all pairs at X, float32 [HEADS, PAIRS]; heads `head_stride` apart; 0 outside."""
     head = tl.arange(0, HEADS)[:, None]
     if HALF:
         pair = tl.arange(0, PAIRS)[None, :]
@@ -24,8 +24,8 @@ def _load(X, head_stride, heads, HEADS: tl.constexpr, D: tl.constexpr, PAIRS: tl
         first = tl.load(X + head * head_stride + pair, mask=inside, other=0.0)
         second = tl.load(X + head * head_stride + pair + D // 2, mask=inside, other=0.0)
     else:
-        lane = tl.arange(0, 2 * PAIRS)[None, :]
-        whole = tl.load(X + head * head_stride + lane, mask=(head < heads) & (lane < D), other=0.0)
+        channel = tl.arange(0, 2 * PAIRS)[None, :]
+        whole = tl.load(X + head * head_stride + channel, mask=(head < heads) & (channel < D), other=0.0)
         first, second = tl.split(tl.reshape(whole, (HEADS, PAIRS, 2)))
     return first.to(tl.float32), second.to(tl.float32)
 
@@ -42,9 +42,9 @@ def _store(
         tl.store(X + head * head_stride + pair, first, mask=inside)
         tl.store(X + head * head_stride + pair + D // 2, second, mask=inside)
     else:
-        lane = tl.arange(0, 2 * PAIRS)[None, :]
+        channel = tl.arange(0, 2 * PAIRS)[None, :]
         whole = tl.reshape(tl.join(first, second), (HEADS, 2 * PAIRS))
-        tl.store(X + head * head_stride + lane, whole, mask=(head < heads) & (lane < D))
+        tl.store(X + head * head_stride + channel, whole, mask=(head < heads) & (channel < D))
 
 
 @triton.jit
@@ -76,7 +76,7 @@ def _turn(
 
 @triton.jit
 def _mean(first, second, heads, D: tl.constexpr, NORM: tl.constexpr):
-    """Mean over the lanes that are normed together, [HEADS, 1] or [1, 1]; lanes outside must hold 0."""
+    """Mean over the channels that are normed together, [HEADS, 1] or [1, 1]; channels outside must hold 0."""
     total = tl.sum(first + second, 1)[:, None]
     if NORM == _ACROSS:
         return tl.sum(total, 0)[None, :] / (heads * D)

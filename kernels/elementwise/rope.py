@@ -13,15 +13,15 @@ Grid = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotations of pairs of lanes, by an angle per axis position: a table per axis instead of one per token.
+    """Rotations of pairs of channels, by an angle per axis position: a table per axis instead of one per token.
 
     Pair i of a head takes its angle from the time table for the first pairs, then from the height's, then from the
-    width's. Its lanes are 2i and 2i + 1 (`interleaved`: Wan, CogVideoX) or i and i + D/2 (`half`). Pairs beyond the
+    width's. Its channels are 2i and 2i + 1 (`interleaved`: Wan, CogVideoX) or i and i + D/2 (`half`). Pairs beyond the
     tables, which only `interleaved` may have, are left as they are; so are text tokens.
 
     Args:
         tables: three float32 tensors [positions, pairs, 2], cosine and sine; an axis without pairs has [n, 0, 2].
-        layout: which lanes make a pair.
+        layout: which channels make a pair.
     """
 
     tables: tuple[Tensor, Tensor, Tensor]
@@ -39,30 +39,30 @@ class Rope:
 
     @property
     def pairs(self) -> int:
-        """Pairs of lanes that are rotated."""
+        """Pairs of channels that are rotated."""
         return sum(table.shape[1] for table in self.tables)
 
     @staticmethod
     def make(
         sizes: Sequence[int],
-        lanes: Sequence[int],
+        channels: Sequence[int],
         *,
         theta: float = 10_000.0,
         layout: Layout = "interleaved",
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "Rope":
-        """Tables for positions 0 to size - 1 of each axis; pair i of an axis turns by position * theta^(-2i/lanes).
+        """Tables for positions 0 to size - 1 of each axis; pair i of an axis turns by position * theta^(-2i/channels).
 
         Args:
             sizes: positions of time, height and width.
-            lanes: even numbers of lanes of a head that each axis gets (Wan, D = 128: 44, 42, 42).
+            channels: even numbers of channels of a head that each axis gets (Wan, D = 128: 44, 42, 42).
             theta: base of the frequencies.
         """
         tables = []
-        for size, width in zip(sizes, lanes, strict=True):
+        for size, width in zip(sizes, channels, strict=True):
             if width % 2:
-                raise ValueError(f"rope: expected an even number of lanes per axis, got {list(lanes)}")
+                raise ValueError(f"rope: expected an even number of channels per axis, got {list(channels)}")
             frequency = theta ** (-torch.arange(0, width, 2, dtype=torch.float64, device=device) / max(width, 1))
             angle = torch.arange(size, dtype=torch.float64, device=device)[:, None] * frequency
             tables.append(torch.stack((angle.cos(), angle.sin()), dim=-1).to(dtype))

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# About how many segments there are of many tokens: multiples of an H100's 132 SMs, so that its last programs end
-# together, and the same anywhere, so that sums do not change. Each reads its row of the modulation once.
+# About how many segments many tokens are divided into: multiples of the 132 SMs of an H100, so that the last programs
+# end at the same time, and equal on every GPU, so that sums do not change. Each reads its row of the modulation once.
 FORWARD_PROGRAMS = 1056
 BACKWARD_PROGRAMS = 528
 
@@ -59,7 +59,7 @@ class TokenRows:
 def _segments(begins: Tensor, programs: int, total: int) -> tuple[Tensor, Tensor]:
     """Segments [n, 3] of one row each, of at most total / programs tokens, and which is each row's first.
 
-    n is what can be needed at most, so that nobody need count on the host.
+    n is an upper bound, so that the host need not wait for a count.
     """
     rows, longest = len(begins) - 1, -(-max(1, total) // programs)
     first = torch.zeros_like(begins)

@@ -1,4 +1,4 @@
-"""Shape checks at the public door: one line that names the argument, what it must be, and what it was."""
+"""Shape checks of public functions: one line that names the argument, the expected shape and the one it has."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
-"""Drop-ins for other people's video models: torch's scaled_dot_product_attention, and, in `diffusers`, its processors.
+"""Drop-ins for existing video models: torch's scaled_dot_product_attention, and, in `diffusers`, its processors.
 
-Nothing here imports what it drops into: diffusers is imported when a model of its is met.
+diffusers is imported only when a model of its classes is passed in.
 """
 
 from phys4d.kernels.integrate.functional import Calls, sdpa

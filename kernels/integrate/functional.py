@@ -17,7 +17,13 @@ from phys4d.kernels.attention.backends import BACKENDS
 
 @dataclass
 class Calls:
-    """What became of the calls inside a context: how many were served, and how many were passed on to torch, by why."""
+    """Counts of the calls inside a context.
+
+    Attributes:
+        backend: of `attention`, as asked for.
+        served: calls that this package computed.
+        passed: reason -> calls that torch computed for this reason.
+    """
 
     backend: str
     served: int = 0
@@ -31,13 +37,13 @@ class Calls:
 _lock = threading.Lock()
 _contexts: list[Calls] = []  # of every thread: recomputation in a backward pass runs in a thread of autograd's
 _original: Any = F.scaled_dot_product_attention
-_inside: ContextVar[bool] = ContextVar("inside phys4d's attention", default=False)  # whose backends call torch's
+_inside: ContextVar[bool] = ContextVar("inside phys4d's attention", default=False)  # its backends call torch's function
 
 
 def _refusal(
     q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, dropout_p: float, is_causal: bool, enable_gqa: bool
 ) -> str | None:
-    """Why a call is torch's own to answer, None if it can be expressed as `attention` over [B, S, heads, D]."""
+    """Why torch must compute a call, None if it can be expressed as `attention` over [B, S, heads, D]."""
     if attn_mask is not None:
         return "attn_mask"
     if dropout_p:
@@ -65,7 +71,7 @@ def _attend(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
-    """What stands in for scaled_dot_product_attention while a context is open."""
+    """The replacement of scaled_dot_product_attention while a context is open."""
     calls = next(reversed(tuple(_contexts)), None)
     if calls is None or _inside.get():
         return _original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)

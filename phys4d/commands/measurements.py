@@ -15,7 +15,7 @@ def add_bench(commands: Commands) -> None:
     for kind, what in (
         ("attention", "attention on the shapes of real models, beside every peer that is here"),
         ("elementwise", "norm and rotation; gate, residual, norm and modulation, beside every peer that is here"),
-        ("blocks", "whole blocks of Wan, CogVideoX and Open-Sora: stock, compiled, and with our operators"),
+        ("blocks", "whole blocks of published video transformers: stock, compiled, and with our operators"),
         ("geometry", "losses of 4D geometry and Chamfer distances, beside torch and the libraries that are here"),
     ):
         kernels = subjects.add_parser(kind, help=what)

@@ -4,11 +4,11 @@ from importlib import import_module
 
 from phys4d.models.spec import ModelSpec
 
-_FOLDERS = (
-    "tiny",
-    "wan",
+_MODULES = (
+    "phys4d.models.tiny.spec",
+    "phys4d.models.wan.spec",
 )
-_SPECS: list[ModelSpec] = [import_module(f"phys4d.models.{folder}.spec").SPEC for folder in _FOLDERS]
+_SPECS: list[ModelSpec] = [import_module(module).SPEC for module in _MODULES]
 MODELS = {spec.kind: spec for spec in _SPECS}
 
 

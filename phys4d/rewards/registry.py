@@ -4,10 +4,10 @@ from importlib import import_module
 
 from phys4d.rewards.spec import RewardSpec
 
-_FILES = (
-    "moving_points",
-    "moving_objects",
-    "all_points",
+_MODULES = (
+    "phys4d.rewards.moving_points",
+    "phys4d.rewards.moving_objects",
+    "phys4d.rewards.all_points",
 )
-_SPECS: list[RewardSpec] = [import_module(f"phys4d.rewards.{file}").SPEC for file in _FILES]
+_SPECS: list[RewardSpec] = [import_module(module).SPEC for module in _MODULES]
 REWARDS = {spec.name: spec for spec in _SPECS}

@@ -4,11 +4,11 @@ from importlib import import_module
 
 from phys4d.stages.spec import StageSpec
 
-_FILES = (
-    "backbone",
-    "pretrain",
-    "finetune",
-    "reinforce",
+_MODULES = (
+    "phys4d.stages.backbone",
+    "phys4d.stages.pretrain",
+    "phys4d.stages.finetune",
+    "phys4d.stages.reinforce",
 )
-_SPECS: list[StageSpec] = [import_module(f"phys4d.stages.{file}").SPEC for file in _FILES]
+_SPECS: list[StageSpec] = [import_module(module).SPEC for module in _MODULES]
 STAGES = {spec.name: spec for spec in _SPECS}

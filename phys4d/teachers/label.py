@@ -10,9 +10,10 @@ import torch
 
 from phys4d.engine.data import blob
 from phys4d.engine.data.dataset import ClipDataset, Sample
-from phys4d.engine.data.shards import ShardWriter
+from phys4d.engine.data.shards import INDEX, ShardWriter
 from phys4d.engine.errors import UserError
 from phys4d.engine.progress import progress
+from phys4d.importers.videos.files import VIDEOS
 from phys4d.kernels.geometry import sample_depth
 from phys4d.teachers.interface import DepthTeacher, FlowTeacher
 from phys4d.teachers.scenes import refuse_shared
@@ -58,6 +59,7 @@ def label_dataset(
             f"depth teacher {depth_teacher.title}: gives {depth_teacher.depth_kind}, motion in metres needs metric "
             "depth: use weights with a metric head, such as the Metric-Indoor or Metric-Outdoor ones of Depth Anything"
         )
+    _refuse_plain_videos(videos)
     dataset = ClipDataset(videos, arrays=())
     for teacher in (depth_teacher, flow_teacher):
         refuse_shared(dataset, teacher.title, teacher.scenes)
@@ -65,6 +67,14 @@ def label_dataset(
         depth_teacher.prepare()
         flow_teacher.prepare()
         _label(dataset, writer, depth_teacher, flow_teacher, workers)
+
+
+def _refuse_plain_videos(folder: Path) -> None:
+    if folder.is_dir() and not (folder / INDEX).exists() and any(p.suffix.lower() in VIDEOS for p in folder.iterdir()):
+        raise UserError(
+            f"{folder}: holds video files and no dataset: import them first, with "
+            f"`phys4d data import {folder} --out DIR`"
+        )
 
 
 def _label(

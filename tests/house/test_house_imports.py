@@ -73,7 +73,8 @@ def import_graph(sources: Mapping[str, str]) -> Graph:
     """Module -> the modules that it imports anywhere in its file, except under `if TYPE_CHECKING`.
 
     sources: path of a file with "/" -> its text; only imports of these files count. `from a.b import c` imports a.b.c
-    where that is one of the files, else a.b; it does not import the package a.
+    where that is one of the files, else a.b; it does not import the package a. A string that is the name of a module
+    (in a registry) counts as an import of it.
     """
     names = {path: path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in sources}
     graph: Graph = {name: set() for name in names.values()}
@@ -94,7 +95,9 @@ def _imported(tree: ast.Module, package: str, known: Graph) -> Iterator[str]:
         for node in ast.walk(statement)
     }
     for node in (node for node in ast.walk(tree) if id(node) not in for_types):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Constant) and node.value in known:
+            yield node.value
+        elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
@@ -184,6 +187,8 @@ def test_a_planted_circle_and_a_planted_import_upward_are_found():
     assert upward(graph, ("low", "high")) == ["p.low.two -> p.high.three"]
     assert circles(import_graph(PLANTED | {"p/low/two.py": "import p"})) == [["p", "p.low.one", "p.low.two"]]
     assert circles(import_graph(PLANTED | {"p/low/two.py": "import json"})) == []
+    registry = {"p/low/two.py": "MODULES = ('p.high.three',)"}
+    assert circles(import_graph(PLANTED | registry)) == [["p.high.three", "p.low.one", "p.low.two"]]
 
 
 def test_kernels_import_torch_triton_numpy_and_themselves():
@@ -285,3 +290,13 @@ def test_importing_attention_is_light():
 def test_importing_the_package_is_light():
     code = "import sys, phys4d; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
+
+
+def test_a_kind_of_model_is_named_in_its_own_folder_only():
+    """Wan, the transformer that `tiny` shares, is named in models/wan/ and models/tiny/ and in the registry."""
+    allowed = ("phys4d/models/wan/", "phys4d/models/tiny/", "phys4d/models/registry.py")
+    for path in files("phys4d", "engine"):
+        name = path.relative_to(ROOT).as_posix()
+        if not name.startswith(allowed):
+            found = re.search(r"\bWan|\bwan\b|\bUMT5", path.read_text())
+            assert not found, f"{name} names {found[0]}"

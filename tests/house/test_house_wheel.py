@@ -113,8 +113,8 @@ def test_with_a_compiler_the_wheel_carries_the_kernels(source, tmp_path):
     assert json.loads(wheel.read("phys4d/kernels/native/_build.json")) == {"outcome": "built for CPU"}
     wheel.extractall(tmp_path / "site")
     code = (
-        "import torch; from phys4d.kernels import native; x = torch.randn(9, 3); "
-        "assert native.nearest(x, x)[1].tolist() == list(range(9)), native.status()"
+        "import torch; from phys4d.kernels.geometry import nearest; x = torch.randn(9, 3); "
+        "assert nearest(x, x, backend='native')[1].tolist() == list(range(9))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "site", timeout=120)
     assert done.returncode == 0

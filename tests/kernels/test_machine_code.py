@@ -68,7 +68,7 @@ def test_the_kernels_of_geometry_compile_without_spills(tmp_path, arch):
     assert {(kernel["case"], kernel["arch"]) for kernel in kernels} == {(case, int(arch)) for case in launches.GEOMETRY}
 
 
-# Spills, mostly of a few bytes, at head dimensions that no named case has, on machines for which nobody has tuned them.
+# Spills, mostly of a few bytes, at head dimensions that no named case has, on machines that they are not tuned for.
 SPILLS = {
     "80": {
         ("window-16", "window.queries"), ("full-40", "flash_forward.forward"),
@@ -111,7 +111,7 @@ def test_a_fault_is_found():
         assert words in fault
 
 
-@pytest.mark.parametrize("name", ["nobody"])
+@pytest.mark.parametrize("name", ["unknown-case"])
 def test_an_unknown_case_is_refused(tmp_path, name):
     run = subprocess.run(
         [sys.executable, "-m", "phys4d.benchmarks.machine_code", "--case", name], capture_output=True, text=True

@@ -37,9 +37,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "kernels/geometry/clouds/chamfer_reference.py": (
         f"{GEOMETRY}/test_chamfer.py", f"{GEOMETRY}/test_chamfer_forms.py", f"{GEOMETRY}/test_chamfer_op.py",
     ),
-    "kernels/elementwise/reference.py": (
-        "tests/kernels/elementwise/test_adaptive_norm.py", "tests/kernels/elementwise/test_norm_rope.py",
-    ),
+    "kernels/elementwise/norm_rope_reference.py": ("tests/kernels/elementwise/test_norm_rope.py",),
+    "kernels/elementwise/adaptive_norm_reference.py": ("tests/kernels/elementwise/test_adaptive_norm.py",),
     "kernels/attention/reference.py": ("tests/kernels/attention/test_attention.py",),
 }  # fmt: skip
 

@@ -56,7 +56,7 @@ def test_a_stage_is_one_file_and_one_line(write_run: Callable[..., Path], clips:
     file, line = blocks("add-a-stage.md", "python")
     (table,) = (text[text.index("[calibrate]") :] for text in blocks("add-a-stage.md", "toml"))
     (copy / "stages" / "calibrate.py").write_text(file)
-    add(line, copy / "stages" / "registry.py", '    "pretrain",\n')
+    add(line, copy / "stages" / "registry.py", '    "phys4d.stages.pretrain",\n')
     folder = copy.parents[1]
     run = write_run(folder / "run.toml", folder / "run", clips, ["backbone", "pretrain", "calibrate"])
     run.write_text(run.read_text() + table.replace("data/train", str(clips)))
@@ -75,7 +75,7 @@ def test_a_backbone_is_one_folder_and_one_line(write_run: Callable[..., Path], c
     (copy / "models" / "patch").mkdir()
     (copy / "models" / "patch" / "backbone.py").write_text(backbone)
     (copy / "models" / "patch" / "spec.py").write_text(spec)
-    add(line, copy / "models" / "registry.py", '    "wan",\n')
+    add(line, copy / "models" / "registry.py", '    "phys4d.models.wan.spec",\n')
     stages = ["backbone", "pretrain", "finetune", "reinforce"]
     run = write_run(folder / "run.toml", folder / "run", clips, stages)
     text, count = re.subn(r"\[model\]\n(?:.+\n)*", table, run.read_text())
@@ -94,7 +94,7 @@ def test_a_reward_is_one_file_and_one_line(write_run: Callable[..., Path], clips
     (table,) = blocks("add-a-reward.md", "toml")
     folder = copy.parents[1]
     (copy / "rewards" / "depth_ratio.py").write_text(file)
-    add(line, copy / "rewards" / "registry.py", '    "all_points",\n')
+    add(line, copy / "rewards" / "registry.py", '    "phys4d.rewards.all_points",\n')
     run = write_run(folder / "run.toml", folder / "run", clips, ["backbone", "pretrain", "finetune", "reinforce"])
     assert run.read_text().count("[reinforce]\n") == 1
     run.write_text(run.read_text().replace("[reinforce]\n", table))

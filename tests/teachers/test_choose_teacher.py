@@ -60,6 +60,8 @@ def test_what_a_teacher_does_not_take_is_refused_before_anything_is_written(
     weights, relative = tmp_path / "weights", tmp_path / "relative"
     save_depth_anything(weights, "metric")
     save_depth_anything(relative, "relative")
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a.MP4").touch()
     before = sorted(tmp_path.iterdir())
     start = ("--videos", videos, "--out", tmp_path / "out")
     anything = (*start, "--teacher", "depth-anything")
@@ -91,6 +93,8 @@ def test_what_a_teacher_does_not_take_is_refused_before_anything_is_written(
         (*anything, "--weights", relative): "gives affine_disparity, motion in metres needs metric depth: use weights "
         "with a metric head, such as the Metric-Indoor",
         ("--videos", tmp_path / "gone", "--out", tmp_path / "out", "--scenes", scenes): "gone: no such dataset",
+        ("--videos", tmp_path / "plain", "--out", tmp_path / "out", "--scenes", scenes): "plain: holds video files and "
+        "no dataset: import them first, with `phys4d data import",
         ("--videos", videos, "--out", scenes, "--scenes", scenes): "scenes: exists and is not empty",
     }  # fmt: skip
     for words, message in cases.items():

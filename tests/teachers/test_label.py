@@ -1,4 +1,4 @@
-"""Labelling: sees pixels only, keeps the videos as they are, tells who labelled, refuses known scenes."""
+"""Labelling: sees pixels only, keeps the videos as they are, names the teachers, refuses scenes of their training."""
 
 import hashlib
 from collections.abc import Callable

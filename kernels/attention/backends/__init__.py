@@ -1,13 +1,14 @@
-"""Who may compute a call of `attention`, in the order in which "auto" asks."""
+"""The backends of `attention`, in the order in which "auto" tries them."""
 
-from phys4d.kernels.attention.backends import flash_attn, flex, ours, plain, sdpa, xformers
-from phys4d.kernels.attention.backends.backend import Backend, Choice
+from phys4d.kernels.attention.backends import flash_attn, flex, reference, sdpa, triton, xformers
+from phys4d.kernels.attention.backends.backend import Backend, BackendChoice
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
-        ours.TRITON, sdpa.SDPA, *sdpa.PARTICULAR, *flash_attn.GENERATIONS, xformers.XFORMERS, flex.FLEX, plain.REFERENCE
+        triton.TRITON, sdpa.SDPA, *sdpa.NAMED_KERNELS, *flash_attn.GENERATIONS, xformers.XFORMERS, flex.FLEX,
+        reference.REFERENCE,
     )
 }  # fmt: skip
 
-__all__ = ["BACKENDS", "Backend", "Choice"]
+__all__ = ["BACKENDS", "Backend", "BackendChoice"]

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phys4d.kernels.attention.backends import rearranged
+from phys4d.kernels.attention.backends import dense_rows
 from phys4d.kernels.attention.backends.backend import Backend
 from phys4d.kernels.attention.call import Call
-from phys4d.kernels.attention.patterns import Temporal, Window
 
-# Name -> module with flash_attn_func, compute capabilities it was built for, how to get it.
+# Name -> module with flash_attn_func, lowest and highest compute capability that it serves, how to install it.
 _MODULES = {
     "flash-attn-2": ("flash_attn", (80, 120), "pip install flash-attn"),
     "flash-attn-3": ("flash_attn_interface", (90, 90), "built from the hopper/ folder of flash-attention"),
@@ -23,7 +22,7 @@ _MODULES = {
 
 @functools.cache
 def _function(name: str) -> Callable[..., Any] | str:
-    """flash_attn_func, or why there is none."""
+    """flash_attn_func, or why it cannot be had."""
     module, _, how = _MODULES[name]
     try:
         return importlib.import_module(module).flash_attn_func
@@ -32,16 +31,16 @@ def _function(name: str) -> Callable[..., Any] | str:
 
 
 def dense_refusal(call: Call) -> str | None:
-    """Why a backend that knows dense rows of 16-bit numbers on CUDA alone cannot serve."""
+    """Why a backend of dense attention in 16 bits on CUDA cannot serve the call, None if it can."""
     if not call.q.is_cuda:
         return f"it runs on CUDA, the tensors are on {call.q.device.type}"
     if call.q.dtype not in (torch.bfloat16, torch.float16):
         return f"it takes bfloat16 and float16, not {call.q.dtype}"
-    if isinstance(call.pattern, Window):
-        return "it has no 3D windows"
+    if not call.pattern.sees_all and call.rows is None:
+        return f"it takes dense rows, which {call.pattern} has none of"
     if call.key_lengths is not None:
         return "key_lengths would need its variable-length form"
-    if isinstance(call.pattern, Temporal) and call.pattern.causal and call.words:
+    if call.rows is not None and call.rows.causal and call.text_tokens:
         return "a causal row after a text is no causal attention of its own"
     if call.return_lse:
         return "its log-sum-exp is not differentiable"
@@ -65,14 +64,14 @@ def _refusal(call: Call, name: str) -> str | None:
 def _run(call: Call, name: str) -> tuple[Tensor, None]:
     function = _function(name)
     assert not isinstance(function, str)
-    causal = isinstance(call.pattern, Temporal) and call.pattern.causal
+    causal = call.rows is not None and call.rows.causal
     options = {"deterministic": torch.are_deterministic_algorithms_enabled()} if name == "flash-attn-2" else {}
 
     def dense(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> tuple[Tensor, None]:
         out = function(q, k, v, softmax_scale=call.scale, causal=causal, **options)
         return out[0] if isinstance(out, tuple) else out, None
 
-    return rearranged.run(call, dense)[0], None
+    return dense_rows.run(call, dense)[0], None
 
 
 GENERATIONS = tuple(

@@ -9,39 +9,23 @@ from torch import Tensor
 
 from phys4d.kernels.attention.backends.backend import Backend
 from phys4d.kernels.attention.call import Call
-from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Spatial, Temporal, Text, Window
+from phys4d.kernels.attention.patterns import Cells, Grid, Pattern, Text, layout
 
 Mask = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def mask_mod(pattern: Pattern, grid: Grid, text: Text | None) -> Mask:
-    """The pattern as a function of (clip, head, query, key) indices."""
-    time, height, width = grid
-    cells = height * width
-    number = text[0] if text else 0
-    begin = number if text and text[1] == "first" else 0
+    """The pattern as a function of (clip, head, query, key) indices into the sequence."""
+    cells, _, start, _ = layout(grid, text)
+    _, height, width = grid
 
-    def near(q: Tensor, k: Tensor, size: int, window: int) -> Tensor:
-        start = (q - window // 2).clamp(0, size - window)
-        return (k >= start) & (k < start + window)
+    def coordinates(cell: Tensor) -> Cells:
+        return cell // (height * width), cell % (height * width) // width, cell % width
 
     def mask(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        q, k = q - begin, k - begin
-        outside = (q < 0) | (q >= time * cells) | (k < 0) | (k >= time * cells)
-        if isinstance(pattern, Spatial):
-            seen = q // cells == k // cells
-        elif isinstance(pattern, Temporal):
-            seen = q % cells == k % cells
-            if pattern.causal:
-                seen = seen & (k <= q)
-        else:
-            assert isinstance(pattern, Window)
-            seen = (
-                near(q // cells, k // cells, time, pattern.t)
-                & near(q % cells // width, k % cells // width, height, pattern.h)
-                & near(q % width, k % width, width, pattern.w)
-            )
-        return seen | outside
+        q, k = q - start, k - start
+        text_token = (q < 0) | (q >= cells) | (k < 0) | (k >= cells)
+        return pattern.sees(grid, coordinates(q), coordinates(k)) | text_token
 
     return mask
 
@@ -73,7 +57,7 @@ def _refusal(call: Call) -> str | None:
 
 def _run(call: Call) -> tuple[Tensor, Tensor | None]:
     mask = None
-    if not isinstance(call.pattern, Full):
+    if not call.pattern.sees_all:
         assert call.grid is not None
         mask = _block_mask(call.pattern, call.grid, call.text, call.q.shape[1], call.q.device)
     q, k, v = (t.transpose(1, 2) for t in (call.q, call.k, call.v))

@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from phys4d.kernels.attention.backends import rearranged
+from phys4d.kernels.attention.backends import dense_rows
 from phys4d.kernels.attention.backends.backend import Backend
 from phys4d.kernels.attention.call import Call
-from phys4d.kernels.attention.patterns import Window
 from phys4d.kernels.attention.reference import visible_keys
 
 _ROWS = 1 << 15  # torch's CUDA kernels fail at 65,536 sequences
@@ -30,7 +29,7 @@ def _named_refusal(call: Call) -> str | None:
     return _refusal(call)
 
 
-def _dense(call: Call, which: SDPBackend | None) -> rearranged.Dense:
+def _dense(call: Call, which: SDPBackend | None) -> dense_rows.Dense:
     def dense(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> tuple[Tensor, None]:
         if q.is_cuda and len(q) > _ROWS:
             parts = range(0, len(q), _ROWS)
@@ -57,17 +56,18 @@ def _dense(call: Call, which: SDPBackend | None) -> rearranged.Dense:
 
 
 def _run(call: Call, which: SDPBackend | None = None) -> tuple[Tensor, Tensor | None]:
-    if isinstance(call.pattern, Window):
+    if not call.pattern.sees_all and call.rows is None:
         mask = visible_keys(call.q, call.k, call.grid, call.pattern, call.text, call.key_lengths)
         assert mask is not None
         return _dense(call, which)(call.q, call.k, call.v, mask[:, 0])
-    return rearranged.run(call, _dense(call, which))
+    return dense_rows.run(call, _dense(call, which))
 
 
 SDPA = Backend(
-    "sdpa", "torch SDPA; rows of a pattern as sequences of their own, windows by a boolean mask", _refusal, _run
+    "sdpa", "torch SDPA; rows of a pattern as sequences of their own, other patterns by a boolean mask", _refusal,
+    _run,
 )
-PARTICULAR = tuple(
+NAMED_KERNELS = tuple(
     Backend(
         f"sdpa-{name}",
         f"torch SDPA's {name} kernel",

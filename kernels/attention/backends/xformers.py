@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phys4d.kernels.attention.backends import rearranged
+from phys4d.kernels.attention.backends import dense_rows
 from phys4d.kernels.attention.backends.backend import Backend
 from phys4d.kernels.attention.backends.flash_attn import dense_refusal
 from phys4d.kernels.attention.call import Call
-from phys4d.kernels.attention.patterns import Temporal
 
 _ROWS = 1 << 15  # it fails at 65,536 sequences
 
@@ -29,7 +28,7 @@ def _refusal(call: Call) -> str | None:
     reason = dense_refusal(call)
     if reason is not None:
         return reason
-    if isinstance(call.pattern, Temporal) and call.pattern.causal:
+    if call.rows is not None and call.rows.causal:
         return "causal rows are not mapped to its biases"
     if call.training and torch.are_deterministic_algorithms_enabled():
         return "its backward is not deterministic, and deterministic algorithms are asked for"
@@ -45,7 +44,7 @@ def _run(call: Call) -> tuple[Tensor, None]:
         parts = zip(q.split(_ROWS), k.split(_ROWS), v.split(_ROWS), strict=True)
         return torch.cat([function(*part, scale=call.scale) for part in parts]), None
 
-    return rearranged.run(call, dense)[0], None
+    return dense_rows.run(call, dense)[0], None
 
 
 XFORMERS = Backend(

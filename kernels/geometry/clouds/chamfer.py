@@ -10,10 +10,10 @@ differentiable in both clouds.
 import torch
 from torch import Tensor
 
-from phys4d.kernels import native
-from phys4d.kernels.geometry.choice import Backend
+from phys4d.kernels.dispatch import Backend
 from phys4d.kernels.geometry.clouds.chamfer_ops import chamfer_op
 from phys4d.kernels.geometry.clouds.chamfer_reference import nearest_reference
+from phys4d.kernels.geometry.clouds.nearest_native import nearest_native
 from phys4d.kernels.geometry.clouds.neighbours import Search, one_way, plan
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
 
@@ -46,7 +46,7 @@ def nearest(x: Tensor, y: Tensor, *, backend: Backend = "auto", search: Search =
     if name == "reference":
         return nearest_reference(x, y)
     if name == "native":
-        return native.nearest(x, y, way)
+        return nearest_native(x, y, way)
     lengths = [torch.full((1,), len(cloud), dtype=torch.int64, device=x.device) for cloud in (x, y)]
     squares, index = one_way(name, way, x[None].contiguous(), y[None].contiguous(), *lengths)
     return squares[0], index[0]

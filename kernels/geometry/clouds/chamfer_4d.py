@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from phys4d.kernels.geometry.choice import Backend
+from phys4d.kernels.dispatch import Backend
 from phys4d.kernels.geometry.clouds.chamfer import chamfer, nearest
 from phys4d.kernels.geometry.clouds.chamfer_ops import chamfer_op, held_op
 from phys4d.kernels.geometry.shapes import expect_floating, expect_shape

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from phys4d.kernels.geometry.launching import launch
+from phys4d.kernels.dispatch import launch
 
 TILES = {torch.float32: (128, 16), torch.float64: (64, 16)}  # BLOCK, TILE: the largest without spilled registers
 GRADIENT_BLOCK, RUN = 128, 256  # for 100,000 pairs with one neighbour a lane adds 390 runs and at most 510 pairs
@@ -200,7 +200,7 @@ def search(x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor) -> tuple[
     blocks = triton.cdiv(points, block)
     launch(
         search_kernel, batch * blocks, x, y, x_lengths, y_lengths, squares, index, points, y.shape[1], blocks,
-        D=dimensions, BLOCK=block, TILE=tile,
+        D=dimensions, BLOCK=block, TILE=tile, num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
     return squares, index
 
@@ -235,6 +235,7 @@ def _gradient(
     runs = y.shape[1] // RUN
     sums = x.new_empty(batch, runs, dimensions)
     options = {"D": dimensions, "SQUARED": squared, "DOUBLE": x.dtype == torch.float64, "RUN": RUN}
+    options |= {"num_warps": 4, "enable_fp_fusion": False}  # rounded as on the CPU
     launch(runs_kernel, batch * runs, x, y, target, order, other, sums, points, y.shape[1], runs, **options)
     result = x.new_empty(x.shape)
     blocks = triton.cdiv(points, GRADIENT_BLOCK)

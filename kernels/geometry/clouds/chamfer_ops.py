@@ -1,7 +1,7 @@
 """Chamfer distance as torch operators: `phys4d::chamfer` and its backward, with fake, autograd and autocast rules.
 
-Who is nearest is kept from forward to backward, so that memory is linear and nothing is searched twice. Each element
-of a gradient is added up by one owner in a fixed order: the same bits in every run.
+The indices of the nearest points are kept for backward, so that memory is linear and nothing is searched twice. Each
+element of a gradient is added up by one program or thread in a fixed order: the same bits in every run.
 """
 
 from typing import Any
@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phys4d.kernels import native
-from phys4d.kernels.geometry.choice import chosen
+from phys4d.kernels.dispatch import autocast_to_float32, choose_backend
 from phys4d.kernels.geometry.clouds import chamfer_kernels
 from phys4d.kernels.geometry.clouds.chamfer_reference import gradients_reference, mean_of, search_reference, value_of
+from phys4d.kernels.geometry.clouds.nearest_native import nearest_native
 from phys4d.kernels.geometry.clouds.neighbours import both_ways, plan
 
 
 def forward(
     x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, squared: bool, backend: str, search: str = "auto"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Chamfer distances [B] of x [B, N, D] and y [B, M, D], D 3 or 4, and who is nearest: int64 [B, N] and [B, M].
+    """Chamfer distances [B] of x [B, N, D] and y [B, M, D], D 3 or 4, and nearest indices, int64 [B, N] and [B, M].
 
     x_lengths, y_lengths: int64 [B] on the clouds' device. Beyond them the indices are 0.
     """
@@ -43,8 +43,8 @@ def _exhaustive_on_cpu(
     toward_y, toward_x = (torch.zeros(c.shape[:2], dtype=torch.int64) for c in (x, y))
     for clip, (n, m) in enumerate(zip(x_lengths.tolist(), y_lengths.tolist(), strict=True)):
         if n and m:
-            toward_y[clip, :n] = native.nearest(x[clip, :n], y[clip, :m], "exhaustive")[1]
-            toward_x[clip, :m] = native.nearest(y[clip, :m], x[clip, :n], "exhaustive")[1]
+            toward_y[clip, :n] = nearest_native(x[clip, :n], y[clip, :m], "exhaustive")[1]
+            toward_x[clip, :m] = nearest_native(y[clip, :m], x[clip, :n], "exhaustive")[1]
     return value_of(x, y, x_lengths, y_lengths, toward_y, toward_x, squared), toward_y, toward_x
 
 
@@ -72,7 +72,7 @@ def backward(
     """The gradients of x and y, shaped like them, for that of the value, `gradient` [B]; zeros in the padding."""
     if backend == "native" and x.device.type == "cuda":
         backend = "triton"  # there the native search has no gradient of its own
-    name = chosen(backend, "chamfer", x)
+    name = choose_backend(backend, "chamfer", x)
     rest = gradient, x, y, x_lengths, y_lengths, toward_y, toward_x, squared
     if name == "native":
         return torch.ops.phys4d.chamfer_gradients(*rest)
@@ -99,8 +99,7 @@ def _backward(ctx: Any, gradient: Tensor, *_indices: Any) -> tuple[Any, ...]:
 
 
 chamfer_op.register_autograd(_backward, setup_context=_setup)
-for _device in ("cpu", "cuda"):
-    chamfer_op.register_autocast(_device, torch.float32)
+autocast_to_float32(chamfer_op)
 
 
 def _held(
@@ -130,5 +129,4 @@ def _held_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 
 
 held_op.register_autograd(_held_backward, setup_context=_held_setup)
-for _device in ("cpu", "cuda"):
-    held_op.register_autocast(_device, torch.float32)
+autocast_to_float32(held_op)

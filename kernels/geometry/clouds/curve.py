@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from phys4d.kernels.geometry.launching import launch
+from phys4d.kernels.dispatch import launch
 
 NOWHERE = 2**63 - 1  # the key of a point that is not on the curve: larger than all other keys
 _SAMPLE, _RANGES = 4096, 256  # points of the sample; ranges of an axis with equal numbers of them
@@ -185,6 +185,6 @@ def keys_by_triton(cloud: Tensor, lengths: Tensor, edges: Tensor) -> Tensor:
     launch(
         keys_kernel, batch * blocks, cloud, lengths, edges, found, points, blocks,
         D=dimensions, BITS=_BITS[dimensions], RANGES=_RANGES, HALVINGS=_RANGES.bit_length() - 1, NOWHERE=NOWHERE,
-        BLOCK=_BLOCK,
+        BLOCK=_BLOCK, num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
     return found

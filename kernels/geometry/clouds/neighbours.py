@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from phys4d.kernels.geometry.choice import INTERPRETED, chosen
+from phys4d.kernels.dispatch import INTERPRETED, choose_backend
 from phys4d.kernels.geometry.clouds import chamfer_kernels, tree_kernels
 from phys4d.kernels.geometry.clouds.point_tree import PointTree, grow_both
 
@@ -40,7 +40,7 @@ def plan(name: str, backend: str, search: str, x: Tensor, y: Tensor) -> tuple[st
         unable["reference"] = 'it compares all with all, not search="tree"'
     if search == "exhaustive" and cuda:
         unable["native"] = 'on CUDA it searches trees, not search="exhaustive"'
-    served = chosen(backend, name, x, on_cuda="phys4d::tree_search", unable=unable)
+    served = choose_backend(backend, name, x, on_cuda="phys4d::tree_search", unable=unable)
     if search == "auto" and (served == "reference" or cuda):
         search = "exhaustive" if served == "reference" else "tree"
     return served, search

@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from phys4d.kernels.dispatch import launch
 from phys4d.kernels.geometry.clouds.point_tree import CHILDREN, NOBODY, first_leaf_of
-from phys4d.kernels.geometry.launching import launch
 
 QUERIES = 32  # of a program, which is one warp
 
@@ -142,6 +142,6 @@ def search(
         search_kernel, batch * blocks, x, x_lengths, x_order, y, y_lengths, points, order, boxes, first, squares, index,
         queries, y.shape[1], slots, leaves, boxes.shape[1], first_leaf_of(leaves), blocks,
         D=dimensions, LEAF=leaf, CHILDREN=CHILDREN, LARGEST=torch.finfo(x.dtype).max, NOBODY=NOBODY, BLOCK=QUERIES,
-        num_warps=1,
+        num_warps=1, enable_fp_fusion=False,
     )  # fmt: skip
     return squares, index

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry.choice import INTERPRETED
+from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, launch
 from phys4d.kernels.geometry.losses import depth_kernels
 from phys4d.kernels.geometry.losses.depth_kernels import MOST_SCALES as SCALES
 from phys4d.kernels.geometry.losses.depth_kernels import SLOPES, SUMS
@@ -34,16 +34,16 @@ def forward(
 
     The sums are float64 [B, T, 25], and hold nothing where the definition serves.
     """
-    inputs, numbers, grid, options = launch(predicted, target, valid, weight, scales, wanted)
+    inputs, numbers, grid, options = launch_arguments(predicted, target, valid, weight, scales, wanted)
     tiles, frames, clips = grid
     partial = predicted.new_zeros((clips, frames, tiles, SUMS), dtype=torch.float64)
     if partial.numel():
-        depth_kernels.forward_kernel[grid](*inputs, partial, *numbers, **options)
+        launch(depth_kernels.forward_kernel, grid, *inputs, partial, *numbers, **options)
     sums = _merged(partial)
     return _losses(sums, per_clip, invariance, scales, wanted).to(predicted.dtype), sums
 
 
-def launch(
+def launch_arguments(
     predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None, scales: int, wanted: int
 ) -> tuple[list[Tensor], list[int], tuple[int, int, int], dict[str, Any]]:
     """What both kernels share: tensors with contiguous planes, sizes and strides, programs per frame, options."""
@@ -141,10 +141,10 @@ def backward(
     per_clip: bool, invariance: float, scales: int, wanted: int,
 ) -> Tensor:  # fmt: skip
     """d_predicted [B, T, H, W], contiguous, for the gradients [4, B] of the losses and what `forward` kept."""
-    inputs, numbers, grid, options = launch(predicted, target, valid, weight, scales, wanted)
+    inputs, numbers, grid, options = launch_arguments(predicted, target, valid, weight, scales, wanted)
     slopes, d_predicted = _slopes(grad, sums, per_clip, invariance, wanted), predicted.new_empty(predicted.shape)
     if d_predicted.numel():
-        depth_kernels.backward_kernel[grid](*inputs, slopes, d_predicted, *numbers, **options)
+        launch(depth_kernels.backward_kernel, grid, *inputs, slopes, d_predicted, *numbers, **options)
     return d_predicted
 
 
@@ -168,30 +168,28 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
 
 
 depth_losses_op.register_autograd(_backward, setup_context=_setup)
-for _device in ("cpu", "cuda"):
-    torch.library.register_autocast("phys4d::depth_losses", _device, torch.float32)
+autocast_to_float32(depth_losses_op)
 
 
-if not INTERPRETED:
+@cpu_kernel(depth_losses_op)
+def _(predicted, target, valid, weight, per_clip, invariance, scales, wanted):  # type: ignore[no-untyped-def]
+    if native.status()[0]:
+        sums = torch.ops.phys4d.native_depth_losses(predicted, target, valid, weight, scales, wanted)
+        return _losses(sums, per_clip, invariance, scales, wanted).to(predicted.dtype), sums
+    found = depth_reference(predicted, target, valid, weight, per_clip, invariance, scales, wanted)
+    return found, found.new_zeros((*predicted.shape[:2], SUMS), dtype=torch.float64)
 
-    @depth_losses_op.register_kernel("cpu")
-    def _(predicted, target, valid, weight, per_clip, invariance, scales, wanted):  # type: ignore[no-untyped-def]
-        if native.status()[0]:
-            sums = torch.ops.phys4d.native_depth_losses(predicted, target, valid, weight, scales, wanted)
-            return _losses(sums, per_clip, invariance, scales, wanted).to(predicted.dtype), sums
-        found = depth_reference(predicted, target, valid, weight, per_clip, invariance, scales, wanted)
-        return found, found.new_zeros((*predicted.shape[:2], SUMS), dtype=torch.float64)
 
-    @depth_losses_backward_op.register_kernel("cpu")
-    def _(grad, sums, predicted, target, valid, weight, per_clip, invariance, scales, wanted):  # type: ignore[no-untyped-def]
-        if native.status()[0]:
-            slopes = _slopes(grad, sums, per_clip, invariance, wanted)
-            pair = (predicted, target, valid, weight)
-            return torch.ops.phys4d.native_depth_losses_backward(slopes, *pair, scales, wanted)
+@cpu_kernel(depth_losses_backward_op)
+def _(grad, sums, predicted, target, valid, weight, per_clip, invariance, scales, wanted):  # type: ignore[no-untyped-def]
+    if native.status()[0]:
+        slopes = _slopes(grad, sums, per_clip, invariance, wanted)
+        pair = (predicted, target, valid, weight)
+        return torch.ops.phys4d.native_depth_losses_backward(slopes, *pair, scales, wanted)
 
-        def values(predicted: Tensor) -> Tensor:
-            return depth_reference(predicted, target, valid, weight, per_clip, invariance, scales, wanted)
+    def values(predicted: Tensor) -> Tensor:
+        return depth_reference(predicted, target, valid, weight, per_clip, invariance, scales, wanted)
 
-        # Not by autograd, which is off inside an operator.
-        found: Any = torch.func.vjp(values, predicted)
-        return found[1](grad)[0].contiguous()
+    # Not by autograd, which is off inside an operator.
+    found: Any = torch.func.vjp(values, predicted)
+    return found[1](grad)[0].contiguous()

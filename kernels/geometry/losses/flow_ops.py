@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry.choice import INTERPRETED
+from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, launch
 from phys4d.kernels.geometry.losses import flow_kernels
 from phys4d.kernels.geometry.losses.flow_reference import KINDS, flow_reference
 from phys4d.kernels.geometry.planes import with_rows
@@ -27,15 +27,15 @@ def forward(
         predicted, target: [B, C, N], float32 or float64; valid: bool [B, N]; weight: [B, N].
         confidence: [B, 2, N], for "laplace" alone. kind: one of `KINDS`.
     """
-    inputs, numbers, grid, options = launch(predicted, target, valid, weight, confidence, kind)
+    inputs, numbers, grid, options = launch_arguments(predicted, target, valid, weight, confidence, kind)
     partial = predicted.new_empty((*grid[::-1], 2), dtype=torch.float64)
     if partial.numel():
-        flow_kernels.forward_kernel[grid](*inputs, partial, *numbers, **options)
+        launch(flow_kernels.forward_kernel, grid, *inputs, partial, *numbers, **options)
     kept, total = partial.sum(1).unbind(-1)
     return (kept / torch.where(total > 0, total, 1)).to(predicted.dtype), total.contiguous()
 
 
-def launch(
+def launch_arguments(
     predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None, confidence: Tensor | None, kind: str
 ) -> tuple[list[Tensor], list[int], tuple[int, int], dict[str, Any]]:
     """What both kernels share: tensors with contiguous rows, sizes and strides, programs per clip, options."""
@@ -70,10 +70,10 @@ def backward(
 
     scale: float64 [B], the gradient of a clip's loss over its sum of weights; the rest as in `forward`.
     """
-    inputs, numbers, grid, options = launch(predicted, target, valid, weight, confidence, kind)
+    inputs, numbers, grid, options = launch_arguments(predicted, target, valid, weight, confidence, kind)
     d_predicted, d_confidence = _gradients(predicted, confidence)
     if grid[0] * grid[1]:
-        flow_kernels.backward_kernel[grid](*inputs, scale, d_predicted, d_confidence, *numbers, **options)
+        launch(flow_kernels.backward_kernel, grid, *inputs, scale, d_predicted, d_confidence, *numbers, **options)
     return d_predicted, d_confidence
 
 
@@ -104,34 +104,32 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
 
 
 flow_loss_op.register_autograd(_backward, setup_context=_setup)
-for _device in ("cpu", "cuda"):
-    torch.library.register_autocast("phys4d::flow_loss", _device, torch.float32)
+autocast_to_float32(flow_loss_op)
 
 
-if not INTERPRETED:
+@cpu_kernel(flow_loss_op)
+def _(predicted, target, valid, weight, confidence, kind):  # type: ignore[no-untyped-def]
+    if not native.status()[0]:
+        value, total = flow_reference(predicted, target, valid, weight, confidence, kind)
+        return value, total.double()
+    arguments = (predicted, target, valid, weight, confidence, KINDS.index(kind))
+    kept, total = torch.ops.phys4d.native_flow_loss(*arguments)
+    return (kept / torch.where(total > 0, total, 1)).to(predicted.dtype), total
 
-    @flow_loss_op.register_kernel("cpu")
-    def _(predicted, target, valid, weight, confidence, kind):  # type: ignore[no-untyped-def]
-        if not native.status()[0]:
-            value, total = flow_reference(predicted, target, valid, weight, confidence, kind)
-            return value, total.double()
-        arguments = (predicted, target, valid, weight, confidence, KINDS.index(kind))
-        kept, total = torch.ops.phys4d.native_flow_loss(*arguments)
-        return (kept / torch.where(total > 0, total, 1)).to(predicted.dtype), total
 
-    @flow_loss_backward_op.register_kernel("cpu")
-    def _(scale, predicted, target, valid, weight, confidence, kind):  # type: ignore[no-untyped-def]
-        if native.status()[0]:
-            rest = (target, valid, weight, confidence, KINDS.index(kind))
-            return torch.ops.phys4d.native_flow_loss_backward(scale, predicted, *rest)
+@cpu_kernel(flow_loss_backward_op)
+def _(scale, predicted, target, valid, weight, confidence, kind):  # type: ignore[no-untyped-def]
+    if native.status()[0]:
+        rest = (target, valid, weight, confidence, KINDS.index(kind))
+        return torch.ops.phys4d.native_flow_loss_backward(scale, predicted, *rest)
 
-        def value(predicted: Tensor, confidence: Tensor | None) -> tuple[Tensor, Tensor]:
-            return flow_reference(predicted, target, valid, weight, confidence, kind)
+    def value(predicted: Tensor, confidence: Tensor | None) -> tuple[Tensor, Tensor]:
+        return flow_reference(predicted, target, valid, weight, confidence, kind)
 
-        # Not by autograd, which is off inside an operator.
-        wanted = (predicted,) if confidence is None else (predicted, confidence)
-        found: Any = torch.func.vjp(lambda p, c=None: value(p, c), *wanted, has_aux=True)
-        _, slope, total = found
-        d_predicted, *others = slope((scale * total).to(predicted.dtype))
-        d_confidence = others[0].contiguous() if others else _gradients(predicted, None)[1]
-        return d_predicted.contiguous(), d_confidence
+    # Not by autograd, which is off inside an operator.
+    wanted = (predicted,) if confidence is None else (predicted, confidence)
+    found: Any = torch.func.vjp(lambda p, c=None: value(p, c), *wanted, has_aux=True)
+    _, slope, total = found
+    d_predicted, *others = slope((scale * total).to(predicted.dtype))
+    d_confidence = others[0].contiguous() if others else _gradients(predicted, None)[1]
+    return d_predicted.contiguous(), d_confidence

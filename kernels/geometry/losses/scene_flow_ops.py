@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry.choice import INTERPRETED
+from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, launch
 from phys4d.kernels.geometry.losses import scene_flow_kernels
 from phys4d.kernels.geometry.losses.scene_flow_reference import scene_flow_reference
 from phys4d.kernels.geometry.planes import with_planes
@@ -28,17 +28,18 @@ def forward(
         depth, true_depth: [B, T, H, W]; motion, true_motion: [B, 3, T-1, H, W]; one dtype, float32 or float64.
         valid: bool [B, T-1, H, W]; weight: [B, T-1, H, W]; intrinsics: [B, T, 3, 3].
     """
-    inputs, numbers, grid = launch(depth, motion, true_depth, true_motion, valid, weight, intrinsics)
+    inputs, numbers, grid = launch_arguments(depth, motion, true_depth, true_motion, valid, weight, intrinsics)
     partial = depth.new_empty((*grid[::-1], 2), dtype=torch.float64)
     if partial.numel():
-        scene_flow_kernels.forward_kernel[grid](
-            *inputs, partial, *numbers, HAS_WEIGHT=weight is not None, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4
-        )
+        launch(
+            scene_flow_kernels.forward_kernel, grid, *inputs, partial, *numbers,
+            HAS_WEIGHT=weight is not None, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4,
+        )  # fmt: skip
     kept, total = partial.flatten(1, 2).sum(1).unbind(-1)
     return (kept / torch.where(total > 0, total, 1)).to(depth.dtype), total.contiguous()
 
 
-def launch(
+def launch_arguments(
     depth: Tensor, motion: Tensor, true_depth: Tensor, true_motion: Tensor, valid: Tensor, weight: Tensor | None,
     intrinsics: Tensor,
 ) -> tuple[list[Tensor], list[int], tuple[int, int, int]]:  # fmt: skip
@@ -69,12 +70,13 @@ def backward(
 
     scale: float64 [B], the gradient of each clip's loss over its sum of weights; the rest as in `forward`.
     """
-    inputs, numbers, grid = launch(depth, motion, true_depth, true_motion, valid, weight, intrinsics)
+    inputs, numbers, grid = launch_arguments(depth, motion, true_depth, true_motion, valid, weight, intrinsics)
     d_depth, d_motion = depth.new_empty(depth.shape), motion.new_empty(motion.shape)
     d_depth[:, -1:] = 0
     if d_motion.numel():
-        scene_flow_kernels.backward_kernel[grid](
-            *inputs, scale, d_depth, d_motion, *numbers, HAS_WEIGHT=weight is not None, ROWS=ROWS, COLUMNS=COLUMNS,
+        launch(
+            scene_flow_kernels.backward_kernel, grid, *inputs, scale, d_depth, d_motion, *numbers,
+            HAS_WEIGHT=weight is not None, ROWS=ROWS, COLUMNS=COLUMNS,
             num_warps=4,
         )  # fmt: skip
     return d_depth, d_motion
@@ -100,29 +102,27 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
 
 
 scene_flow_op.register_autograd(_backward, setup_context=_setup)
-for _device in ("cpu", "cuda"):
-    torch.library.register_autocast("phys4d::scene_flow", _device, torch.float32)
+autocast_to_float32(scene_flow_op)
 
 
-if not INTERPRETED:
+@cpu_kernel(scene_flow_op)
+def _(depth, motion, true_depth, true_motion, valid, weight, intrinsics):  # type: ignore[no-untyped-def]
+    arguments = (depth, motion, true_depth, true_motion, valid, weight, intrinsics)
+    if not native.status()[0]:
+        value, total = scene_flow_reference(*arguments)
+        return value, total.double()
+    kept, total = torch.ops.phys4d.native_scene_flow(*arguments)
+    return (kept / torch.where(total > 0, total, 1)).to(depth.dtype), total
 
-    @scene_flow_op.register_kernel("cpu")
-    def _(depth, motion, true_depth, true_motion, valid, weight, intrinsics):  # type: ignore[no-untyped-def]
-        arguments = (depth, motion, true_depth, true_motion, valid, weight, intrinsics)
-        if not native.status()[0]:
-            value, total = scene_flow_reference(*arguments)
-            return value, total.double()
-        kept, total = torch.ops.phys4d.native_scene_flow(*arguments)
-        return (kept / torch.where(total > 0, total, 1)).to(depth.dtype), total
 
-    @scene_flow_backward_op.register_kernel("cpu")
-    def _(scale, depth, motion, true_depth, true_motion, valid, weight, intrinsics):  # type: ignore[no-untyped-def]
-        rest = (true_depth, true_motion, valid, weight, intrinsics)
-        if native.status()[0]:
-            return torch.ops.phys4d.native_scene_flow_backward(scale, depth, motion, *rest)
+@cpu_kernel(scene_flow_backward_op)
+def _(scale, depth, motion, true_depth, true_motion, valid, weight, intrinsics):  # type: ignore[no-untyped-def]
+    rest = (true_depth, true_motion, valid, weight, intrinsics)
+    if native.status()[0]:
+        return torch.ops.phys4d.native_scene_flow_backward(scale, depth, motion, *rest)
 
-        # Not by autograd, which is off inside an operator.
-        found: Any = torch.func.vjp(lambda d, m: scene_flow_reference(d, m, *rest), depth, motion, has_aux=True)
-        _, slope, total = found
-        d_depth, d_motion = slope((scale * total).to(depth.dtype))
-        return d_depth.contiguous(), d_motion.contiguous()
+    # Not by autograd, which is off inside an operator.
+    found: Any = torch.func.vjp(lambda d, m: scene_flow_reference(d, m, *rest), depth, motion, has_aux=True)
+    _, slope, total = found
+    d_depth, d_motion = slope((scale * total).to(depth.dtype))
+    return d_depth.contiguous(), d_motion.contiguous()

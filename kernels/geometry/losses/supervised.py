@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from phys4d.kernels.geometry.choice import Backend, chosen
+from phys4d.kernels.dispatch import Backend, choose_backend
 from phys4d.kernels.geometry.losses.depth_ops import SCALES, depth_losses_op
 from phys4d.kernels.geometry.losses.depth_reference import KINDS, depth_reference, trimmed
 from phys4d.kernels.geometry.losses.flow_ops import flow_loss_op
@@ -128,7 +128,7 @@ def flow_loss(
         expect_shape("confidence", confidence, (pixels[0], 2, *pixels[1:]))
         confidence = confidence.to(predicted.dtype).flatten(2)
     target = target.to(predicted.dtype)
-    served = chosen(backend, "flow_loss", predicted, {"target": target, "weight": weight})
+    served = choose_backend(backend, "flow_loss", predicted, {"target": target, "weight": weight})
     serve = flow_reference if served == "reference" else flow_loss_op
     flat = predicted.flatten(2), target.flatten(2), valid.flatten(1), None if weight is None else weight.flatten(1)
     return serve(*flat, confidence, kind)[0].sum() / max(len(predicted), 1)
@@ -169,7 +169,8 @@ def scene_flow_loss(
         expect_shape("weight", weight, pixels)
         weight = weight.to(depth.dtype)
     fixed = {"true_depth": true_depth, "true_motion": true_motion, "weight": weight, "intrinsics": intrinsics}
-    serve = scene_flow_reference if chosen(backend, "scene_flow_loss", depth, fixed) == "reference" else scene_flow_op
+    served = choose_backend(backend, "scene_flow_loss", depth, fixed)
+    serve = scene_flow_reference if served == "reference" else scene_flow_op
     motion, true_depth, true_motion, intrinsics = (
         x.to(depth.dtype) for x in (motion, true_depth, true_motion, intrinsics)
     )
@@ -196,6 +197,6 @@ def _depth_values(
         raise ValueError(f"scales: expected from 1 to {SCALES}, got {scales}")
     target, weight = target.to(predicted.dtype), None if weight is None else weight.to(predicted.dtype)
     rest = (predicted, target, valid, weight, scope == "clip", float(invariance), scales, wanted)
-    if chosen(backend, "depth_loss", predicted, {"target": target, "weight": weight}) == "reference":
+    if choose_backend(backend, "depth_loss", predicted, {"target": target, "weight": weight}) == "reference":
         return depth_reference(*rest)
     return depth_losses_op(*rest)[0]

@@ -4,7 +4,7 @@ from typing import Literal, overload
 
 from torch import Tensor
 
-from phys4d.kernels.geometry.choice import Backend, chosen
+from phys4d.kernels.dispatch import Backend, choose_backend
 from phys4d.kernels.geometry.losses.warp_ops import warp_op
 from phys4d.kernels.geometry.losses.warp_reference import LOSSES, sample_depth, warp_reference, warp_residual
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
@@ -92,7 +92,7 @@ def warp_consistency(
     if z_test is None:
         z_test = 0.05 if visible is None else -1.0
     arguments = depth, motion.to(depth.dtype), visible, weight, truth, loss, z_test, border == "clamp"
-    if chosen(backend, "warp_consistency", depth, {"weight": weight}) == "reference":
+    if choose_backend(backend, "warp_consistency", depth, {"weight": weight}) == "reference":
         each, _, used = warp_reference(*arguments)
     else:
         each, _, used, _ = warp_op(*arguments)

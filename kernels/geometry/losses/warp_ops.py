@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry.choice import INTERPRETED
+from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, launch
 from phys4d.kernels.geometry.fixed_point import CACHED, fixed_point
 from phys4d.kernels.geometry.losses import warp_kernels
 from phys4d.kernels.geometry.losses.warp_reference import LOSSES, warp_reference
@@ -38,11 +38,12 @@ def forward(
     clips, frames, height, width = depth.shape
     pairs, blocks = frames - 1, -(-height * width // FORWARD)
     partial = depth.new_empty((clips * pairs * blocks, 4), dtype=torch.float64)
-    inputs, strides, options = launch(depth, motion, visible, weight, truth, loss, z_test, clamp)
+    inputs, strides, options = launch_arguments(depth, motion, visible, weight, truth, loss, z_test, clamp)
     if partial.numel():
-        warp_kernels.forward_kernel[(blocks, pairs, clips)](
-            *inputs, partial, height, width, *strides, **options, BLOCK=FORWARD, num_warps=4
-        )
+        launch(
+            warp_kernels.forward_kernel, (blocks, pairs, clips),
+            *inputs, partial, height, width, *strides, **options, BLOCK=FORWARD, num_warps=4,
+        )  # fmt: skip
     numbers = partial.view(clips, -1, 4)
     total = numbers[..., 1].sum(1)
     value = (numbers[..., 0].sum(1) / torch.where(total > 0, total, 1)).to(depth.dtype)
@@ -50,7 +51,7 @@ def forward(
     return value, total, numbers[..., 2].sum(1).long(), peak
 
 
-def launch(
+def launch_arguments(
     depth: Tensor, motion: Tensor, visible: Tensor | None, weight: Tensor | None, truth: Tensor | None,
     loss: str, z_test: float, clamp: bool,
 ) -> tuple[list[Tensor], list[int], dict[str, Any]]:  # fmt: skip
@@ -96,23 +97,25 @@ def backward(
     images = clips * pairs
     d_depth, d_motion = depth.new_empty(depth.shape), motion.new_empty(motion.shape)
     step, unit = fixed_point(peak, 4 * plane)
-    inputs, strides, options = launch(depth, motion, visible, weight, truth, loss, z_test, clamp)
+    inputs, strides, options = launch_arguments(depth, motion, visible, weight, truth, loss, z_test, clamp)
     at_once = max(1, min(images, CACHED // max(8 * plane, 1), _AXIS))
     sums = depth.new_zeros((at_once, height, width), dtype=torch.int64)
     # The last first: what moved depth gets at the frame that a pair samples comes from the pair after it.
     for first in range((images - 1) // at_once * at_once, -1, -at_once) if plane else ():
         count = min(at_once, images - first)
-        warp_kernels.backward_kernel[(-(-plane // BACKWARD), count)](
+        launch(
+            warp_kernels.backward_kernel, (-(-plane // BACKWARD), count),
             *inputs, scale, step, sums, d_motion, first, pairs, height, width, *strides, **options, BLOCK=BACKWARD,
             num_warps=4,
         )  # fmt: skip
-        warp_kernels.finish_kernel[(-(-plane // FINISH), count)](
+        launch(
+            warp_kernels.finish_kernel, (-(-plane // FINISH), count),
             sums, d_motion, unit * scale, d_depth, first, pairs, plane, BACK=truth is not None, BLOCK=FINISH,
             num_warps=4,
         )  # fmt: skip
     spoilt = (0 * unit * scale).to(depth.dtype)[:, None, None]
     if truth is not None or not pairs:
-        d_depth[:, -1:] = spoilt[:, None]  # nobody samples it
+        d_depth[:, -1:] = spoilt[:, None]  # no pair samples it
     else:
         torch.add(d_motion[:, 2, 0], spoilt, out=d_depth[:, 0])
     return d_depth, d_motion
@@ -140,36 +143,34 @@ def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
 
 
 warp_op.register_autograd(_backward, setup_context=_setup)
-for _device in ("cpu", "cuda"):
-    torch.library.register_autocast("phys4d::warp_consistency", _device, torch.float32)
+autocast_to_float32(warp_op)
 
 
-if not INTERPRETED:
+@cpu_kernel(warp_op)
+def _(depth, motion, visible, weight, truth, loss, z_test, clamp):  # type: ignore[no-untyped-def]
+    if native.status()[0]:
+        total: Tensor
+        kept, total, used = torch.ops.phys4d.native_warp_consistency(
+            depth, motion, visible, weight, truth, LOSSES.index(loss), z_test, clamp
+        )
+        value = (kept / torch.where(total > 0, total, 1)).to(depth.dtype)
+    else:
+        value, total, used = warp_reference(depth, motion, visible, weight, truth, loss, z_test, clamp)
+    return value, total.double(), used, value.new_zeros(len(value), dtype=torch.float64)
 
-    @warp_op.register_kernel("cpu")
-    def _(depth, motion, visible, weight, truth, loss, z_test, clamp):  # type: ignore[no-untyped-def]
-        if native.status()[0]:
-            total: Tensor
-            kept, total, used = torch.ops.phys4d.native_warp_consistency(
-                depth, motion, visible, weight, truth, LOSSES.index(loss), z_test, clamp
-            )
-            value = (kept / torch.where(total > 0, total, 1)).to(depth.dtype)
-        else:
-            value, total, used = warp_reference(depth, motion, visible, weight, truth, loss, z_test, clamp)
-        return value, total.double(), used, value.new_zeros(len(value), dtype=torch.float64)
 
-    @warp_backward_op.register_kernel("cpu")
-    def _(scale, peak, depth, motion, visible, weight, truth, loss, z_test, clamp):  # type: ignore[no-untyped-def]
-        if native.status()[0]:
-            return torch.ops.phys4d.native_warp_consistency_backward(
-                scale, depth, motion, visible, weight, truth, LOSSES.index(loss), z_test, clamp
-            )
+@cpu_kernel(warp_backward_op)
+def _(scale, peak, depth, motion, visible, weight, truth, loss, z_test, clamp):  # type: ignore[no-untyped-def]
+    if native.status()[0]:
+        return torch.ops.phys4d.native_warp_consistency_backward(
+            scale, depth, motion, visible, weight, truth, LOSSES.index(loss), z_test, clamp
+        )
 
-        def value(depth: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
-            return warp_reference(depth, motion, visible, weight, truth, loss, z_test, clamp)[:2]
+    def value(depth: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+        return warp_reference(depth, motion, visible, weight, truth, loss, z_test, clamp)[:2]
 
-        # Not by autograd, which is off inside an operator.
-        found: Any = torch.func.vjp(value, depth, motion, has_aux=True)
-        _, slope, total = found
-        d_depth, d_motion = slope((scale * total).to(depth.dtype))
-        return d_depth.contiguous(), d_motion.contiguous()
+    # Not by autograd, which is off inside an operator.
+    found: Any = torch.func.vjp(value, depth, motion, has_aux=True)
+    _, slope, total = found
+    d_depth, d_motion = slope((scale * total).to(depth.dtype))
+    return d_depth.contiguous(), d_motion.contiguous()

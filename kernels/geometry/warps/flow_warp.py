@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from phys4d.kernels.geometry.choice import Backend, chosen
+from phys4d.kernels.dispatch import Backend, choose_backend
 from phys4d.kernels.geometry.shapes import expect_floating, expect_shape
 from phys4d.kernels.geometry.warps.flow_warp_ops import flow_warp_op
 from phys4d.kernels.geometry.warps.flow_warp_reference import flow_warp_reference
@@ -41,7 +41,7 @@ def flow_warp(
     if border not in ("zero", "clamp"):
         raise ValueError(f'border: expected "zero" or "clamp", got "{border}"')
     arguments = frames, flow.to(frames.dtype), None, None, 0.0, border == "clamp"
-    if chosen(backend, "flow_warp", frames) == "reference":
+    if choose_backend(backend, "flow_warp", frames) == "reference":
         return flow_warp_reference(*arguments)
     warped, inside = flow_warp_op(*arguments)
     return warped, inside

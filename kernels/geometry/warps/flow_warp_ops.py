@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry.choice import INTERPRETED
+from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, launch
 from phys4d.kernels.geometry.fixed_point import CACHED, fixed_point
 from phys4d.kernels.geometry.planes import with_planes
 from phys4d.kernels.geometry.warps import flow_warp_kernels
@@ -34,17 +34,18 @@ def forward(
     clips, channels, times, height, width = frames.shape
     warped = frames.new_empty(frames.shape)
     inside = frames.new_empty((clips, times, height, width), dtype=torch.bool)
-    inputs, strides, options = _launch(frames, flow, labels, wanted, tolerance, clamp)
+    inputs, strides, options = _launch_arguments(frames, flow, labels, wanted, tolerance, clamp)
     if inside.numel():
         blocks = -(-height * width // BLOCK)
-        flow_warp_kernels.forward_kernel[(clips * times * blocks,)](
+        launch(
+            flow_warp_kernels.forward_kernel, clips * times * blocks,
             *inputs, warped, inside.view(torch.uint8), channels, times, height, width, blocks, *strides, **options,
             num_warps=4,
         )  # fmt: skip
     return warped, inside
 
 
-def _launch(
+def _launch_arguments(
     frames: Tensor, flow: Tensor, labels: Tensor | None, wanted: Tensor | None, tolerance: float, clamp: bool
 ) -> tuple[list[Tensor], list[int], dict[str, Any]]:
     """What both kernels share: tensors with contiguous planes, their strides, and options."""
@@ -78,11 +79,12 @@ def backward(
     if not d_flow.numel():
         return d_frames, d_flow
     grad = with_planes(grad)
-    (frames, flow, *marks), strides, options = _launch(frames, flow, labels, wanted, tolerance, clamp)
+    (frames, flow, *marks), strides, options = _launch_arguments(frames, flow, labels, wanted, tolerance, clamp)
     sizes = channels, times, height, width, blocks
     if not fixed:  # no weight is above 1, so that no contribution is larger than the largest gradient
         peak = grad.new_empty((clips, times * blocks), dtype=torch.float64)
-        flow_warp_kernels.peak_kernel[(peak.numel(),)](
+        launch(
+            flow_warp_kernels.peak_kernel, peak.numel(),
             flow, *marks, grad, peak, *sizes, *strides[3:], *grad.stride()[:3], **options, num_warps=4
         )
         step, unit = fixed_point(peak.amax(1), 4 * plane)
@@ -93,12 +95,14 @@ def backward(
     sums = frames.new_zeros((0 if fixed else at_once, channels, height, width), dtype=torch.int64)
     for first in range(0, images, at_once):
         count = min(at_once, images - first)
-        flow_warp_kernels.backward_kernel[(count * blocks,)](
+        launch(
+            flow_warp_kernels.backward_kernel, count * blocks,
             frames, flow, *marks, grad, step, sums, d_flow, first, *sizes, *strides, *grad.stride()[:3], **options,
             FIXED=fixed, num_warps=4,
         )  # fmt: skip
         if d_frames.numel():
-            flow_warp_kernels.finish_kernel[(count * channels * blocks,)](
+            launch(
+                flow_warp_kernels.finish_kernel, count * channels * blocks,
                 sums, unit, d_frames, first, channels, times, plane, blocks, BLOCK=BLOCK, num_warps=4
             )
     return d_frames, d_flow
@@ -125,30 +129,28 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
 
 
 flow_warp_op.register_autograd(_backward, setup_context=_setup)
-for _device in ("cpu", "cuda"):
-    torch.library.register_autocast("phys4d::flow_warp", _device, torch.float32)
+autocast_to_float32(flow_warp_op)
 
 
-if not INTERPRETED:
+@cpu_kernel(flow_warp_op)
+def _(frames, flow, labels, wanted, tolerance, clamp):  # type: ignore[no-untyped-def]
+    if native.status()[0]:
+        return torch.ops.phys4d.native_flow_warp(frames, flow, labels, wanted, tolerance, clamp)
+    warped, inside = flow_warp_reference(frames, flow, labels, wanted, tolerance, clamp)
+    return warped.contiguous(), inside
 
-    @flow_warp_op.register_kernel("cpu")
-    def _(frames, flow, labels, wanted, tolerance, clamp):  # type: ignore[no-untyped-def]
-        if native.status()[0]:
-            return torch.ops.phys4d.native_flow_warp(frames, flow, labels, wanted, tolerance, clamp)
-        warped, inside = flow_warp_reference(frames, flow, labels, wanted, tolerance, clamp)
-        return warped.contiguous(), inside
 
-    @flow_warp_backward_op.register_kernel("cpu")
-    def _(grad, frames, flow, labels, wanted, tolerance, clamp, fixed):  # type: ignore[no-untyped-def]
-        if native.status()[0]:
-            return torch.ops.phys4d.native_flow_warp_backward(
-                grad, frames, flow, labels, wanted, tolerance, clamp, fixed
-            )
+@cpu_kernel(flow_warp_backward_op)
+def _(grad, frames, flow, labels, wanted, tolerance, clamp, fixed):  # type: ignore[no-untyped-def]
+    if native.status()[0]:
+        return torch.ops.phys4d.native_flow_warp_backward(
+            grad, frames, flow, labels, wanted, tolerance, clamp, fixed
+        )
 
-        def value(frames: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-            return flow_warp_reference(frames, flow, labels, wanted, tolerance, clamp)
+    def value(frames: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+        return flow_warp_reference(frames, flow, labels, wanted, tolerance, clamp)
 
-        # Not by autograd, which is off inside an operator.
-        found: Any = torch.func.vjp(value, frames, flow, has_aux=True)
-        d_frames, d_flow = found[1](grad)
-        return frames.new_empty(0) if fixed else d_frames.contiguous(), d_flow.contiguous()
+    # Not by autograd, which is off inside an operator.
+    found: Any = torch.func.vjp(value, frames, flow, has_aux=True)
+    d_frames, d_flow = found[1](grad)
+    return frames.new_empty(0) if fixed else d_frames.contiguous(), d_flow.contiguous()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phys4d.kernels.geometry.choice import Backend
+from phys4d.kernels.dispatch import Backend
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
 from phys4d.kernels.geometry.warps.splat import splat
 

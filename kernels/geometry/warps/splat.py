@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from phys4d.kernels.geometry.choice import Backend, chosen
+from phys4d.kernels.dispatch import Backend, choose_backend
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
 from phys4d.kernels.geometry.warps.splat_ops import splat_op
 from phys4d.kernels.geometry.warps.splat_reference import splat_reference
@@ -54,6 +54,6 @@ def splat(
     if valid is not None:
         expect_mask("valid", valid, depth.shape)
     arguments = values.to(depth.dtype), flow.detach().to(depth.dtype), depth, valid
-    if chosen(backend, "splat", depth) == "reference":
+    if choose_backend(backend, "splat", depth) == "reference":
         return Splat(*splat_reference(*arguments))
     return Splat(*splat_op(*arguments))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry.choice import INTERPRETED
+from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, launch
 from phys4d.kernels.geometry.planes import with_planes
 from phys4d.kernels.geometry.warps import splat_kernels
 from phys4d.kernels.geometry.warps.splat_reference import splat_reference
@@ -38,17 +38,18 @@ def forward(values: Tensor, flow: Tensor, depth: Tensor, valid: Tensor | None) -
     values, flow, depth = with_planes(values), with_planes(flow), with_planes(depth)
     shown = depth if valid is None else with_planes(valid.view(torch.uint8))
     strides = [*flow.stride()[:3], *depth.stride()[:2], *shown.stride()[:2]]
-    sizes, grid = (times, height, width, blocks), (clips * times * blocks,)
+    sizes, grid = (times, height, width, blocks), clips * times * blocks
     keys = torch.full_like(index, _EMPTY)
     exact = depth.dtype == torch.float64
     nearest = torch.full_like(index, _EMPTY) if exact else keys
     for least in (("depth", "index") if exact else ("both",)):
-        splat_kernels.land_kernel[grid](
-            flow, depth, shown, nearest, keys, *sizes, *strides, LEAST=splat_kernels.LEAST.index(least),
-            HAS_VALID=valid is not None, BLOCK=BLOCK, num_warps=4,
+        launch(
+            splat_kernels.land_kernel, grid, flow, depth, shown, nearest, keys, *sizes, *strides,
+            LEAST=splat_kernels.LEAST.index(least), HAS_VALID=valid is not None, BLOCK=BLOCK, num_warps=4,
         )  # fmt: skip
-    splat_kernels.take_kernel[grid](
-        keys, values, depth, taken, found, index, channels, *sizes, *values.stride()[:3], *depth.stride()[:2],
+    launch(
+        splat_kernels.take_kernel, grid, keys, values, depth, taken, found, index, channels, *sizes,
+        *values.stride()[:3], *depth.stride()[:2],
         BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
     return taken, found, index
@@ -73,7 +74,8 @@ def backward(grad: Tensor, depth_grad: Tensor, index: Tensor) -> tuple[Tensor, T
     if index.numel():
         blocks = -(-height * width // BLOCK)
         grad, depth_grad = with_planes(grad), with_planes(depth_grad)
-        splat_kernels.return_kernel[(clips * times * blocks,)](
+        launch(
+            splat_kernels.return_kernel, clips * times * blocks,
             index.contiguous(), grad, depth_grad, d_values, d_depth, channels, times, height * width, blocks,
             *grad.stride()[:3], *depth_grad.stride()[:2], BLOCK=BLOCK, num_warps=4,
         )  # fmt: skip
@@ -99,27 +101,25 @@ def _backward(ctx: Any, grad: Tensor, depth_grad: Tensor, _: Tensor) -> tuple[An
 
 
 splat_op.register_autograd(_backward, setup_context=_setup)
-for _device in ("cpu", "cuda"):
-    torch.library.register_autocast("phys4d::splat", _device, torch.float32)
+autocast_to_float32(splat_op)
 
 
-if not INTERPRETED:
+@cpu_kernel(splat_op)
+def _(values, flow, depth, valid):  # type: ignore[no-untyped-def]
+    if native.status()[0]:
+        return torch.ops.phys4d.native_splat(values, flow, depth, valid)
+    return splat_reference(values, flow, depth, valid)
 
-    @splat_op.register_kernel("cpu")
-    def _(values, flow, depth, valid):  # type: ignore[no-untyped-def]
-        if native.status()[0]:
-            return torch.ops.phys4d.native_splat(values, flow, depth, valid)
-        return splat_reference(values, flow, depth, valid)
 
-    @splat_backward_op.register_kernel("cpu")
-    def _(grad, depth_grad, index):  # type: ignore[no-untyped-def]
-        if native.status()[0]:
-            return torch.ops.phys4d.native_splat_backward(grad, depth_grad, index)
-        plane = grad.shape[-2] * grad.shape[-1]
-        source = torch.where(index < 0, plane, index).flatten(-2)  # the last: for holes
+@cpu_kernel(splat_backward_op)
+def _(grad, depth_grad, index):  # type: ignore[no-untyped-def]
+    if native.status()[0]:
+        return torch.ops.phys4d.native_splat_backward(grad, depth_grad, index)
+    plane = grad.shape[-2] * grad.shape[-1]
+    source = torch.where(index < 0, plane, index).flatten(-2)  # the last: for holes
 
-        def returned(grad: Tensor, source: Tensor) -> Tensor:
-            sent = grad.new_zeros(*grad.shape[:-2], plane + 1).scatter_(-1, source, grad.flatten(-2))
-            return sent[..., :-1].reshape(grad.shape)
+    def returned(grad: Tensor, source: Tensor) -> Tensor:
+        sent = grad.new_zeros(*grad.shape[:-2], plane + 1).scatter_(-1, source, grad.flatten(-2))
+        return sent[..., :-1].reshape(grad.shape)
 
-        return returned(grad, source[:, None].expand(*grad.shape[:3], plane)), returned(depth_grad, source)
+    return returned(grad, source[:, None].expand(*grad.shape[:3], plane)), returned(depth_grad, source)

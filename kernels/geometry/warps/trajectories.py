@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from phys4d.kernels.geometry.choice import Backend, chosen
+from phys4d.kernels.dispatch import Backend, choose_backend
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
 from phys4d.kernels.geometry.unproject import into_world, lift
 from phys4d.kernels.geometry.warps.flow_warp_ops import flow_warp_op
@@ -113,7 +113,7 @@ def lift_4d(
     motion = motion.to(depth.dtype)
     if visible is None:
         visible = occlusion_mask(depth, motion, valid, tolerance=tolerance, backend=backend).visible
-    served = chosen(backend, "lift_4d", depth)
+    served = choose_backend(backend, "lift_4d", depth)
     tracks = _follow(_clip(depth, motion, valid, instance, visible, tolerance, served), depth, start)
     u, v, z, alive, _ = (torch.stack(parts, 1) for parts in zip(*tracks, strict=True))
     points = lift(u + 0.5, v + 0.5, z, intrinsics[:, start:])

@@ -1,4 +1,4 @@
-"""What was swapped in a model, what was left alone and why, and the way back."""
+"""The result of `accelerate`: what was swapped in a model, what was not and why, and how to undo it."""
 
 import re
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from types import TracebackType
 
 
 def _grouped(entries: dict[str, str]) -> list[str]:
-    """Lines of "path (how many): text", blocks that differ in their number alone as one."""
+    """Lines of "path (how many): text", blocks that differ only in their number as one."""
     groups: dict[tuple[str, str], int] = {}
     for path, text in entries.items():
         alike = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", path), text
@@ -21,10 +21,10 @@ class Accelerated:
 
     Attributes:
         model: name of the model's class.
-        backend: who was asked to compute attention.
+        backend: of `attention`, as asked for.
         swapped: path of an attention module or of a block -> what of it goes through this package.
-        left: path of such a module (or name of the model) -> why it is as it was.
-        passed: path of a swapped module -> why a call since then went to the model's own code after all. Filled as
+        left: path of such a module (or name of the model) -> why it was not swapped.
+        passed: path of a swapped module -> why the model's own code computed a call all the same. Filled as
             calls are made.
     """
 
@@ -33,12 +33,12 @@ class Accelerated:
     swapped: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     passed: dict[str, str] = field(default_factory=dict)
-    _ways_back: list[Callable[[], object]] = field(default_factory=list, repr=False)
+    _undo_steps: list[Callable[[], object]] = field(default_factory=list, repr=False)
 
     def undo(self) -> None:
-        """Puts back the very processors and forwards that were there; the model computes what it did, bit for bit."""
-        while self._ways_back:
-            self._ways_back.pop()()
+        """Puts the former processors and forwards back; the model then computes the same bits as before."""
+        while self._undo_steps:
+            self._undo_steps.pop()()
 
     def __enter__(self) -> "Accelerated":
         return self
@@ -48,6 +48,6 @@ class Accelerated:
 
     def __str__(self) -> str:
         lines = [f"{self.model}, backend {self.backend}: {len(self.swapped)} modules swapped"]
-        for title, entries in (("swapped", self.swapped), ("left alone", self.left), ("passed on", self.passed)):
+        for title, entries in (("swapped", self.swapped), ("not swapped", self.left), ("passed on", self.passed)):
             lines += [f"  {title}  {line}" for line in _grouped(entries)]
         return "\n".join(lines)

@@ -11,7 +11,7 @@ SWAPS = "gate, residual, norm and modulation"
 
 
 class BlockForward:
-    """Stands in a block's `forward`: calls its layers as before, and computes what is between them by this package.
+    """Replaces a block's `forward`: calls its layers as before, and computes what is between them with this package.
 
     A copy of the model (copy.deepcopy) copies it along, bound to its own block.
     """
@@ -24,7 +24,7 @@ class BlockForward:
         return type(self.block).forward(self.block, *arguments, **options)
 
     def pass_on(self, why: str, *arguments: Any, **options: Any) -> Any:
-        """The call by the block's own forward, and why in the report."""
+        """Calls the block's own forward, and notes the reason in the report."""
         self.setting.passed.setdefault(self.path, why)
         return self.own(*arguments, **options)
 
@@ -33,7 +33,7 @@ class BlockForward:
         self.block.forward = self
 
     def undo(self) -> None:
-        """Takes itself out again. What was put over it since then is left there, and finds the class's own below."""
+        """Restores the class's forward. A replacement put over this one since then stays, and calls that forward."""
         if self.block.__dict__.get("forward") is self:
             del self.block.forward
         else:
@@ -41,19 +41,19 @@ class BlockForward:
 
 
 class _Undone(BlockForward):
-    """A forward that was taken out while somebody else's still calls it."""
+    """A forward that was undone while another replacement, put over it since, still calls it."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return self.own(*arguments, **options)
 
 
 def block_refusal(block: nn.Module, known: type[nn.Module]) -> str | None:
-    """Why this block's forward cannot be stood in for; None if it is the known class's, which FSDP's subclass has."""
+    """Why this block's forward cannot be replaced; None if it is that of the known class, or of a subclass by FSDP."""
     found = block.__dict__.get("forward")
     if isinstance(found, BlockForward):
         return "swapped already"
     if found is not None:
-        return "its forward was replaced, by hooks of diffusers or by somebody else"
+        return "its forward was replaced, by hooks of diffusers or by other code"
     own = type(block).forward is known.forward  # type: ignore[comparison-overlap]
     return None if own else f"its forward is not that of diffusers' {known.__name__}"
 

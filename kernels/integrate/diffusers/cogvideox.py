@@ -46,7 +46,7 @@ class CogVideoXProcessor(Processor):
             if why:
                 return self.pass_on(why, *arguments)
             rope, grid = self.setting.rotation.rope(image_rotary_emb, hidden_states.device)
-        words = encoder_hidden_states.shape[1]
+        text_tokens = encoder_hidden_states.shape[1]
         tokens = torch.cat((encoder_hidden_states, hidden_states), dim=1)
         if self.fused:
             projected = attn.to_qkv(tokens).chunk(3, dim=-1)
@@ -55,10 +55,10 @@ class CogVideoXProcessor(Processor):
         q, k, v = (heads_of(x, attn) for x in projected)
         norm = norm_of(attn.norm_q, attn.norm_k, "layer")
         out = attention(
-            q, k, v, grid=grid, text=(words, "first"), qk_norm=norm, rope=rope, backend=self.setting.backend
+            q, k, v, grid=grid, text=(text_tokens, "first"), qk_norm=norm, rope=rope, backend=self.setting.backend
         )
         out = after(attn, out, q.dtype)
-        return out[:, words:], out[:, :words]
+        return out[:, text_tokens:], out[:, :text_tokens]
 
 
 def cogvideox(transformer: Any, setting: Setting) -> Callable[[str, Any], Processor | str]:

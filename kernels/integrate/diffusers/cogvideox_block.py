@@ -23,7 +23,7 @@ class CogVideoXBlock(BlockForward):
         attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         block: Any = self.block
-        words = encoder_hidden_states.shape[1]
+        text_tokens = encoder_hidden_states.shape[1]
         video, text = _modulation(block.norm1, temb)
         _, out = normed(block.norm1.norm, hidden_states, scale=video["scale"], shift=video["shift"])
         _, text_out = normed(block.norm1.norm, encoder_hidden_states, scale=text["scale"], shift=text["shift"])
@@ -38,8 +38,8 @@ class CogVideoXBlock(BlockForward):
         text_stream, text_out = normed(block.norm2.norm, encoder_hidden_states, text_out, gate=gates[1], **text)
         out = block.ff(torch.cat((text_out, out), dim=1))
         return (
-            adaptive_norm(stream, out[:, words:], gate=last[0], norm=None)[0],
-            adaptive_norm(text_stream, out[:, :words], gate=last[1], norm=None)[0],
+            adaptive_norm(stream, out[:, text_tokens:], gate=last[0], norm=None)[0],
+            adaptive_norm(text_stream, out[:, :text_tokens], gate=last[1], norm=None)[0],
         )
 
 

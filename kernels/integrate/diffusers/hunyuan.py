@@ -44,7 +44,7 @@ class HunyuanProcessor(Processor):
         q, k, v = self._queries_keys_values(attn, hidden_states, encoder_hidden_states, image_rotary_emb)
         out = attention(q, k, v, key_lengths=lengths, backend=self.setting.backend).flatten(2, 3).to(q.dtype)
         video, text = out.tensor_split((hidden_states.shape[1],), dim=1)
-        if attn.to_out is not None:  # one-stream blocks project later, together with the MLP
+        if attn.to_out is not None:  # one-stream blocks project later, with the MLP
             video = attn.to_out[1](attn.to_out[0](video))
         if attn.to_add_out is not None:
             text = attn.to_add_out(text)
@@ -55,7 +55,7 @@ class HunyuanProcessor(Processor):
             return "no text or no rotation"
         total = video.shape[1] + text.shape[1]
         if mask is not None and (mask.dtype != torch.bool or mask.shape != (video.shape[0], 1, 1, total)):
-            return "a mask that is not one of keys alone"
+            return "a mask of pairs, not of keys"
         return self.setting.rotation.refusal(rotation, video.shape[1])
 
     def _queries_keys_values(self, attn: Any, video: Tensor, text: Tensor, rotation: Any) -> tuple[Tensor, ...]:
@@ -81,7 +81,7 @@ def hunyuan(transformer: Any, setting: Setting) -> Callable[[str, Any], Processo
 
     def replacement(path: str, attn: Any) -> Processor | str:
         if ".token_refiner." in path:
-            return "the text refiner masks pairs of tokens, not keys alone"
+            return "the text refiner masks pairs of tokens, not keys"
         dim = attn.inner_dim // attn.heads
         why = (
             processor_refusal(attn, HunyuanVideoAttnProcessor2_0)

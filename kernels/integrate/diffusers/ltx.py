@@ -1,8 +1,8 @@
 """LTX: rotation across all heads, which stays the model's own, and cross-attention to masked text.
 
-Every head has its own angles, so they are no table per pair of lanes of a head: self-attention keeps the model's norm
-and rotation, and swaps what follows. The text's mask becomes a number of keys, whatever its order: valid tokens are
-moved to the front (their order means nothing to attention), on the device and without looking at them from the host.
+Every head has its own angles, so no table per pair of channels of a head holds them: self-attention keeps the model's
+norm and rotation, and swaps what follows. The text's mask becomes a number of keys, whatever its order: valid tokens
+are moved to the front (attention does not depend on their order), on the device, without waiting for it.
 
 Source of the computation: diffusers, models/transformers/transformer_ltx.py (LTXVideoAttnProcessor).
 """
@@ -32,9 +32,9 @@ _MASK_ARGUMENT = 3  # where encoder_attention_mask stands among the transformer'
 class MaskWatch:
     """Whether the biases that reach the processors come from masks of ones and zeros.
 
-    A processor sees a bias alone; the transformer makes it from a mask [B, S] and passes anything else through. One
+    A processor gets a bias only; the transformer makes it from a mask [B, S] and passes anything else through. One
     soft mask is enough to leave all masked calls to the model from then on: a block that is computed again in the
-    backward pass cannot tell which forward pass it belongs to.
+    backward pass does not know which forward pass it belongs to.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class LTXProcessor(Processor):
         if attention_mask is not None:
             why = self.watch.refusal
             if image_rotary_emb is not None or attention_mask.shape != (keys.shape[0], 1, keys.shape[1]):
-                why = "a mask that is not one of keys alone"
+                why = "a mask of pairs, not of keys"
             if why:
                 arguments = (attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
                 return self.pass_on(why, *arguments)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from phys4d.kernels.elementwise import QKNorm
-from phys4d.kernels.elementwise.qk_norm_rope import Kind
+from phys4d.kernels.elementwise.norm_rope import Kind
 from phys4d.kernels.integrate.diffusers.rotation import Rotation
 
 
@@ -39,7 +39,7 @@ class Processor:
         self.path, self.own, self.setting, self.swaps = path, own, setting, swaps
 
     def pass_on(self, why: str, *arguments: Any) -> Any:
-        """The call by the model's own processor, and why in the report."""
+        """Calls the model's own processor, and notes the reason in the report."""
         self.setting.passed.setdefault(self.path, why)
         return self.own(*arguments)
 
@@ -69,7 +69,7 @@ def heads_of(x: Tensor, attn: nn.Module) -> Tensor:
     return x.unflatten(2, (int(attn.heads), -1))  # type: ignore[arg-type]
 
 
-def norm_refusal(norm_q: Any, norm_k: Any, kind: Kind, lanes: int) -> str | None:
+def norm_refusal(norm_q: Any, norm_k: Any, kind: Kind, width: int) -> str | None:
     """Why this pair of norms is not the one that QKNorm describes; None if it is.
 
     Hooks on a norm (offloading, casting) would not run, since its weight is read and it is not called.
@@ -80,8 +80,8 @@ def norm_refusal(norm_q: Any, norm_k: Any, kind: Kind, lanes: int) -> str | None
     for norm in (norm_q, norm_k):
         if type(norm) not in known:
             return f"a norm of queries and keys that is not known ({type(norm).__name__})"
-        if norm.weight is None or norm.weight.shape != (lanes,) or norm.eps is None:
-            return f"a norm of queries and keys without {lanes} weights or without an epsilon"
+        if norm.weight is None or norm.weight.shape != (width,) or norm.eps is None:
+            return f"a norm of queries and keys without {width} weights or without an epsilon"
         if kind != "layer" and getattr(norm, "bias", None) is not None:
             return "an RMS norm with a bias"
         if norm._forward_hooks or norm._forward_pre_hooks or "forward" in norm.__dict__:
@@ -98,7 +98,7 @@ def norm_of(norm_q: Any, norm_k: Any, kind: Kind) -> QKNorm:
 
 
 def processor_refusal(attn: Any, *known: type) -> str | None:
-    """Why this module's processor cannot be stood in for; None if it is one of the known classes itself."""
+    """Why this module's processor cannot be replaced; None if it is exactly one of the known classes."""
     found = type(attn.processor)
     if issubclass(found, Processor):
         return "swapped already"
@@ -108,7 +108,7 @@ def processor_refusal(attn: Any, *known: type) -> str | None:
 def odd_heads(attn: Any, inner: int) -> str | None:
     """Why heads of this width cannot be served, None if they can."""
     dim = inner // attn.heads
-    return f"heads of {dim} lanes, an odd number" if dim % 2 else None
+    return f"heads of {dim} channels, an odd number" if dim % 2 else None
 
 
 def after(attn: Any, out: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which models are known, and the swap itself."""
+"""`accelerate`: which models are known, and how their modules are swapped."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from phys4d.kernels.integrate.diffusers.wan_block import FrameTimesteps, wan_blo
 Part = Literal["attention", "norm"]
 PARTS: tuple[Part, ...] = ("attention", "norm")
 
-# (transformer, setting) -> (path, attention module) -> its new processor, or why it is left alone
+# (transformer, setting) -> (path, attention module) -> its new processor, or why it is not swapped
 Family = Callable[[Any, Setting], Callable[[str, Any], Processor | str]]
 
 _FAMILIES: dict[str, Family] = {
@@ -31,7 +31,7 @@ _FAMILIES: dict[str, Family] = {
     "HunyuanVideoTransformer3DModel": hunyuan,
 }
 
-# (transformer, setting) -> (path, module) -> its new forward, or why it is left alone; None for what is no block
+# (transformer, setting) -> (path, module) -> its new forward, or why it is not swapped; None where it is no block
 Blocks = Callable[[Any, Setting], Callable[[str, Any], BlockForward | str | None]]
 
 _BLOCKS: dict[str, Blocks] = {"WanTransformer3DModel": wan_blocks, "CogVideoXTransformer3DModel": cogvideox_blocks}
@@ -39,7 +39,10 @@ _PARALLEL = "diffusers computes this model in parallel"
 
 
 def _family(module: nn.Module) -> str | None:
-    """By the names of its classes: a model that nobody loaded imports no diffusers, and FSDP's subclasses are known."""
+    """The name of the known class among this module's classes; None if there is none.
+
+    By name, so that diffusers is not imported for it, and including base classes, for the subclasses that FSDP makes.
+    """
     for kind in type(module).__mro__:
         if kind.__module__.startswith("diffusers.") and kind.__name__ in _FAMILIES:
             return kind.__name__
@@ -49,7 +52,7 @@ def _family(module: nn.Module) -> str | None:
 def _swap_attention(family: str, prefix: str, transformer: nn.Module, report: Accelerated) -> None:
     setting = Setting(report.backend, report.passed)
     replacement = _FAMILIES[family](transformer, setting)
-    report._ways_back += [hook.remove for hook in setting.hooks]
+    report._undo_steps += [hook.remove for hook in setting.hooks]
     for inner, attn in transformer.named_modules(prefix=prefix):
         if not hasattr(attn, "set_processor") or not hasattr(attn, "processor"):
             continue
@@ -59,7 +62,7 @@ def _swap_attention(family: str, prefix: str, transformer: nn.Module, report: Ac
             continue
         own = attn.processor
         attn.set_processor(new)  # type: ignore[operator]
-        report._ways_back.append(lambda attn=attn, own=own: attn.set_processor(own))  # type: ignore[misc]
+        report._undo_steps.append(lambda attn=attn, own=own: attn.set_processor(own))  # type: ignore[misc]
         report.swapped[inner] = new.swaps
 
 
@@ -79,19 +82,19 @@ def _swap_norms(family: str, prefix: str, transformer: nn.Module, report: Accele
             report.left[inner] = new
         elif new is not None:
             new.swap()
-            report._ways_back.append(new.undo)
+            report._undo_steps.append(new.undo)
             report.swapped[inner] = SWAPS
 
 
 def _swap_timesteps(prefix: str, transformer: Any, report: Accelerated) -> None:
     path = f"{prefix}.condition_embedder".removeprefix(".")
     if not all(isinstance(block.__dict__.get("forward"), BlockForward) for block in transformer.blocks):
-        report.left[path] = "a block is left alone, which knows no rows of frames"
+        report.left[path] = "a block was not swapped, and cannot read one row per frame"
         return
     new = FrameTimesteps(transformer.condition_embedder, transformer.config.patch_size[0])
     new.swap()
     hook = transformer.register_forward_pre_hook(new.before, with_kwargs=True)
-    report._ways_back += [hook.remove, new.undo]
+    report._undo_steps += [hook.remove, new.undo]
     report.swapped[path] = "a timestep for each frame"
 
 
@@ -108,10 +111,10 @@ def accelerate(
     in the model's own code. Weights, state dict and gradients' names do not change; outputs and gradients agree up to
     rounding (below float32 they differ, since each pass rounds once here).
 
-    Not on the way: attention modules whose processor is not diffusers' own for that model, blocks whose forward is not,
+    Not swapped: attention modules whose processor is not diffusers' own for that model, blocks whose forward is not,
     or whose model diffusers computes in parallel. Single calls with a mask that is not a number of keys go to the
-    model's own processor. All of it is named in the result. A backend that was chosen by diffusers'
-    set_attention_backend rests while it is swapped.
+    model's own processor. The result names all of these. A backend that was chosen by diffusers'
+    set_attention_backend has no effect while it is swapped.
 
     Args:
         model: any module.

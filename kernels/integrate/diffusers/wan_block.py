@@ -40,17 +40,17 @@ class WanBlock(BlockForward):
         return adaptive_norm(stream, block.ffn(out), gate=gate, norm=None)[0]
 
     def own(self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: Any = None) -> Any:
-        """What the block's class computes, which wants a row for every token or one for each clip."""
+        """What the block's class computes, which needs a row for every token or one for each clip."""
         if temb.ndim == 4 and temb.shape[1] != hidden_states.shape[1]:
             temb = temb.repeat_interleave(hidden_states.shape[1] // temb.shape[1], dim=1)
         return super().own(hidden_states, encoder_hidden_states, temb, rotary_emb)
 
 
 class FrameTimesteps:
-    """Stands in the `forward` of a Wan condition embedder: embeds one timestep for each frame, not for each token.
+    """Replaces the `forward` of a Wan condition embedder: embeds one timestep for each frame, not for each token.
 
     What the blocks get is a row [B, frames, 6 C] for each frame. Tokens of one frame with different timesteps fail an
-    assertion, on the device, so that nobody need wait for it.
+    assertion on the device, for which the host does not wait.
     """
 
     def __init__(self, embedder: Any, patch: int) -> None:

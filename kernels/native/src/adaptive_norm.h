@@ -3,7 +3,7 @@
 
 #include "token_numbers.h"
 
-// Gate, residual, norm and modulation of tokens. The definition is ../../elementwise/reference.py.
+// Gate, residual, norm and modulation of tokens. The definition is ../../elementwise/adaptive_norm_reference.py.
 namespace phys4d {
 
 enum class TokenNorm { kNone, kLayer, kRms };

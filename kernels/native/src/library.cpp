@@ -1,5 +1,5 @@
-// Registers the ops through the torch stable ABI (C shims only). Fake, autograd and autocast rules are in
-// ../__init__.py.
+// Registers the ops through the torch stable ABI (C shims only). Fake, autograd and autocast rules are
+// registered beside the public functions: of `nearest` in geometry/clouds/nearest_native.py.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

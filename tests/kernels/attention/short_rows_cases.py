@@ -29,8 +29,8 @@ def norm_of(kind, dim, device, dtype=torch.float32):
 
 
 def rope_of(layout, dim, device, grid=GRID):
-    lanes = (dim // 2, dim // 4, dim // 4) if layout == "half" else (dim - 12, 4, 4)  # interleaved: four do not turn
-    return Rope.make(grid, lanes, layout=layout, device=device) if layout else None
+    channels = (dim // 2, dim // 4, dim // 4) if layout == "half" else (dim - 12, 4, 4)  # interleaved: four do not turn
+    return Rope.make(grid, channels, layout=layout, device=device) if layout else None
 
 
 def exactly(qkv, norm, rope, grid=GRID, **asked):

@@ -20,7 +20,7 @@ from phys4d.kernels.attention import (
     explain,
     ops,
 )
-from phys4d.kernels.attention.preparation import NONE
+from phys4d.kernels.attention.qk_transform import NO_TRANSFORM
 
 GRID = (3, 2, 4)
 PATTERNS = [Full(), Spatial(), Temporal(), Temporal(causal=True), Window(2, 2, 3)]
@@ -213,9 +213,9 @@ def test_the_operator_on_the_cpu_is_the_definition(pattern):
     inputs = [t.requires_grad_() for t in tensors(queries=26)]
     lengths = torch.tensor([26, 20])
     asked = {"grid": GRID, "pattern": pattern, "text": (2, "first"), "key_lengths": lengths, "scale": 0.4}
-    where = ops.flat(pattern, GRID, (2, "first"))
+    where = ops.flat_pattern(pattern, GRID, (2, "first"))
     for with_lse in (True, False):
-        out, lse = ops.attention_op(*inputs, *where, lengths, 0.4, with_lse, *NONE)
+        out, lse = ops.attention_op(*inputs, *where, lengths, 0.4, with_lse, *NO_TRANSFORM)
         truth, truth_lse = attention_reference(*inputs, **asked)
         assert torch.equal(out, truth)
         loss, expected = out.square().sum(), truth.square().sum()
@@ -235,7 +235,7 @@ def test_fused_queries_keys_and_values(pattern):
     out, lse = attention_packed(fused, return_lse=True, **asked)
     expected, expected_lse = attention(*fused.unbind(2), return_lse=True, **asked)
     assert torch.equal(out, expected) and torch.equal(lse, expected_lse)
-    where = (*ops.flat(pattern, GRID, None), asked["key_lengths"], 8**-0.5, False, *NONE)
+    where = (*ops.flat_pattern(pattern, GRID, None), asked["key_lengths"], 8**-0.5, False, *NO_TRANSFORM)
     found, _ = torch.ops.phys4d.attention_packed(fused, *where)
     assert torch.equal(found, expected)
     (gradient,), (truth,) = (torch.autograd.grad(result.square().sum(), fused) for result in (found, expected))

@@ -39,8 +39,8 @@ def test_out_and_all_gradients(pattern, kind, layout, dim, text, device, monkeyp
     width = HEADS * dim if kind == "rms_across_heads" else dim
     number = {None: 0, "layer": 4}.get(kind, 2)
     weights = [torch.randn(width, generator=generator).to(device) for _ in range(number)]
-    lanes = (dim // 2, dim // 4, dim // 4)
-    rope = Rope.make(GRID, [n - n % 2 for n in lanes], layout=layout, device=device) if layout else None
+    channels = (dim // 2, dim // 4, dim // 4)
+    rope = Rope.make(GRID, [n - n % 2 for n in channels], layout=layout, device=device) if layout else None
     begin = -words if text and text[1] == "first" else 0
 
     leaves = [t.requires_grad_() for t in (*qkv, *weights)]

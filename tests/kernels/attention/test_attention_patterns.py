@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phys4d.kernels.attention import Full, Spatial, Temporal, Window, allowed
+from phys4d.kernels.attention.backends.flex import mask_mod
+from phys4d.kernels.attention.patterns import PATTERNS
 
 grids = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
 
@@ -73,3 +75,38 @@ def test_a_window_larger_than_the_grid_is_refused(window):
 def test_an_impossible_text_is_refused(text):
     with pytest.raises(ValueError, match="text: expected"):
         allowed(Spatial(), (2, 2, 2), text)
+
+
+patterns = st.one_of(
+    windows(), st.tuples(grids, st.sampled_from([Full(), Spatial(), Temporal(), Temporal(causal=True)]))
+)
+
+
+@given(patterns)
+def test_a_pattern_tells_its_number_of_keys_and_its_rows(case):
+    grid, pattern = case
+    mask = allowed(pattern, grid)
+    assert int(mask.sum(1).max()) == pattern.keys_per_query(grid)
+    rows = pattern.rows(grid)
+    if rows is None:
+        return
+    by_rows = torch.zeros_like(mask)
+    for row in range(rows.number):
+        tokens = [rows.first + row * rows.row_step + i * rows.token_step for i in range(rows.length)]
+        for i, query in enumerate(tokens):
+            by_rows[query, tokens[: i + 1] if rows.causal else tokens] = True
+    assert torch.equal(mask, by_rows)
+
+
+@given(patterns)
+def test_a_pattern_comes_back_from_its_name_and_numbers(case):
+    pattern = case[1]
+    assert PATTERNS[pattern.name].from_numbers(pattern.numbers) == pattern
+
+
+@given(patterns, st.integers(0, 3), st.sampled_from(["first", "last"]))
+def test_the_mask_of_indices_is_the_mask(case, words, side):
+    grid, pattern = case
+    index = torch.arange(len(cells(grid)) + words)
+    found = mask_mod(pattern, grid, (words, side))(index, index, index[:, None], index[None])
+    assert torch.equal(found.expand(len(index), len(index)), allowed(pattern, grid, (words, side)))

@@ -55,9 +55,9 @@ def test_auto_takes_the_first_of_the_order_that_can_serve(monkeypatch):
 
 
 def test_keys_that_a_query_sees_are_counted():
-    assert measured.seen(call(Full(), (2, 3, 4))) == 24
-    assert measured.seen(call(Spatial(), (2, 3, 4))) == 12
-    assert measured.seen(call(Temporal(), (2, 3, 4))) == 2
+    assert measured.keys_per_query(call(Full(), (2, 3, 4))) == 24
+    assert measured.keys_per_query(call(Spatial(), (2, 3, 4))) == 12
+    assert measured.keys_per_query(call(Temporal(), (2, 3, 4))) == 2
 
 
 def test_a_table_is_made_of_the_rows_of_a_run():

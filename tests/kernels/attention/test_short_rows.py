@@ -14,7 +14,7 @@ from phys4d.kernels.attention import (
     attention_reference,
     explain,
 )
-from phys4d.kernels.attention.backends import ours
+from phys4d.kernels.attention.backends import triton
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.patterns import allowed
 from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope_reference
@@ -45,7 +45,7 @@ def test_rows_of_every_pattern(pattern, kind, padded, device):
     seen = truth_lse.isfinite()
     loss = (truth * dout.double()).sum() + (torch.where(seen, truth_lse, 0) * dlse.double()).sum()
     expected = torch.autograd.grad(loss, [*exact, *exact_weights])
-    assert ours.kernel(Call(*qkv, GRID, pattern, None, lengths, None, True)) == "short rows"
+    assert triton.kernel_name(Call(*qkv, GRID, pattern, None, lengths, None, True)) == "short_rows"
     out, lse = attention(*qkv, grid=GRID, qk_norm=norm, rope=rope, return_lse=True, backend="triton", **asked)
     assert worst(out, truth) < 5e-6 and torch.equal(lse.isfinite(), seen) and worst(lse[seen], truth_lse[seen]) < 5e-6
     loss = (out * dout).sum() + (torch.where(seen, lse, 0) * dlse).sum()
@@ -73,7 +73,7 @@ def test_text_is_normed_and_stops_only_a_rotation(device):
     asked = {"grid": (7, 2, 2), "text": (2, "last"), "qk_norm": norm}
     rope = Rope.make((7, 2, 2), (16, 0, 0), device=device)
     for rotation, expected in ((None, True), (rope, False)):
-        assert explain(*qkv, **asked, rope=rotation, backend="triton").in_loads == expected
+        assert explain(*qkv, **asked, rope=rotation, backend="triton").fused_transform == expected
         found, right = (attention(*qkv, **asked, rope=rotation, backend=name) for name in ("triton", "reference"))
         torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
 

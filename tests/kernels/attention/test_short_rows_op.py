@@ -15,7 +15,7 @@ def test_the_operator_keeps_torchs_contract(device):
     _, weights = norm_of("layer", 16, device)
     tables = list(rope_of("half", 16, device).tables)
     assert len(weights) == 4
-    where = (*ops.flat(Temporal(), (2, 2, 1), None), None, 0.25)
+    where = (*ops.flat_pattern(Temporal(), (2, 2, 1), None), None, 0.25)
     for with_lse in (False, True):
         rest = (*where, with_lse, *weights, tables, "layer", 1e-6, "half")
         torch.library.opcheck(ops.attention_op, (q, k, v, *rest))
@@ -77,12 +77,12 @@ def test_explain_tells_whether_and_both_ways_give_the_same(kind, layout, dim, pa
     qkv, _ = inputs(device, dim)
     size = 3 * dim if kind == "rms_across_heads" else dim
     norm = QKNorm(kind, *[torch.linspace(-1, 2, size, device=device) for _ in range(2)]) if kind else None
-    lanes = (dim - dim // 4 * 2, dim // 4, dim // 4) if layout == "half" else (dim, 0, 0)
-    rope = Rope.make(GRID, lanes, layout=layout, device=device) if layout else None
+    channels = (dim - dim // 4 * 2, dim // 4, dim // 4) if layout == "half" else (dim, 0, 0)
+    rope = Rope.make(GRID, channels, layout=layout, device=device) if layout else None
     asked = {"grid": GRID, "pattern": pattern, "qk_norm": norm, "rope": rope}
     choice = explain(*qkv, **asked, backend="triton")
-    assert choice.in_loads == expected and ("norms and rotates in its loads" in str(choice)) == expected
-    assert not explain(*qkv, **asked, backend="reference").in_loads
+    assert choice.fused_transform == expected and ("norm and rotation inside its kernel" in str(choice)) == expected
+    assert not explain(*qkv, **asked, backend="reference").fused_transform
     found = attention(*qkv, **asked, backend="triton")
     torch.testing.assert_close(found, attention(*qkv, **asked, backend="reference"), rtol=1e-5, atol=1e-5)
 

@@ -17,7 +17,7 @@ from phys4d.kernels.attention import (
     short_rows,
 )
 from phys4d.kernels.attention.patterns import allowed
-from phys4d.kernels.attention.preparation import NONE
+from phys4d.kernels.attention.qk_transform import NO_TRANSFORM
 
 pytestmark = pytest.mark.interpreted
 
@@ -200,9 +200,9 @@ def test_the_operator_keeps_torchs_contract(pattern, device):
 
     (q, k, v), _ = inputs(device, grid=(2, 2, 3), batch=1, heads=1, dim=16)
     pattern = Window(1, 2, 2) if isinstance(pattern, Window) else pattern
-    where = ops.flat(pattern, (2, 2, 3), None)
+    where = ops.flat_pattern(pattern, (2, 2, 3), None)
     for with_lse in (False, True):
-        torch.library.opcheck(ops.attention_op, (q, k, v, *where, None, 0.25, with_lse, *NONE))
+        torch.library.opcheck(ops.attention_op, (q, k, v, *where, None, 0.25, with_lse, *NO_TRANSFORM))
 
 
 def test_compiles_into_one_graph(device):
@@ -252,19 +252,20 @@ def test_the_gradient_of_fused_queries_keys_and_values_is_one_buffer(pattern, de
     from phys4d.kernels.attention import ops
 
     torch.library.opcheck(
-        torch.ops.phys4d.attention_packed.default, (fused, *ops.flat(pattern, GRID, None), None, 0.2, True, *NONE)
+        torch.ops.phys4d.attention_packed.default,
+        (fused, *ops.flat_pattern(pattern, GRID, None), None, 0.2, True, *NO_TRANSFORM),
     )
 
 
 @pytest.mark.parametrize("text", [None, pytest.param((40, "first"), marks=[pytest.mark.slow])])
 @pytest.mark.parametrize("pattern", [pytest.param(Full(), marks=pytest.mark.slow), Spatial()])
 def test_pointers_and_descriptors_give_the_same_bits(pattern, text, device, monkeypatch):
-    from phys4d.kernels.attention import launch
+    from phys4d.kernels.attention import hardware
 
     qkv, dout = inputs(device, grid=(2, 9, 11), text=text, batch=1, dim=72)
     asked = {"grid": (2, 9, 11), "pattern": pattern, "text": text}
     by_descriptors = ours(qkv, dout, **asked)
-    monkeypatch.setattr(launch, "descriptors", lambda *arguments: False)
+    monkeypatch.setattr(hardware, "descriptors", lambda *arguments: False)
     by_pointers = ours(qkv, dout, **asked)
     for one, two in zip((*by_descriptors[:2], *by_descriptors[2]), (*by_pointers[:2], *by_pointers[2]), strict=True):
         assert torch.equal(one, two)

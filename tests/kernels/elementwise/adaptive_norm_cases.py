@@ -28,7 +28,7 @@ EXAMPLES = {  # parts, norm, rows: a number, or "mixed"
     "the other half": ({"y", "gate", "scale"}, "layer", 6),
 }
 SHAPE = (2, 15, 40)
-CPU = ["pieces"] + (["native"] if native.status()[0] else [])  # implementations on the CPU
+CPU = ["definition"] + (["native"] if native.status()[0] else [])  # implementations on the CPU
 NAMES = ("x", "y", "gate", "weight", "bias", "scale", "shift")
 
 
@@ -55,7 +55,7 @@ def example(parts, norm, rows, dtype=torch.float32, device="cpu", shape=SHAPE, s
 def computed_by(implementation):
     """Inside, the operator runs on the CPU by native code or by torch's operators on pieces."""
     with pytest.MonkeyPatch.context() as patch:
-        if implementation == "pieces":
+        if implementation == "definition":
             module = importlib.import_module("phys4d.kernels.elementwise.adaptive_norm_native")
             patch.setattr(module, "serves", lambda *tensors: False)
         yield

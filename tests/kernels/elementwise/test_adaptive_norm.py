@@ -91,21 +91,6 @@ def test_on_the_cpu_odd_shapes(implementation, shape, case, seed):
         hold_shape(shape, case, seed, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("case", EXAMPLES)
-@pytest.mark.parametrize(("numbers", "alone"), [(64, 1), (200, 160), (1 << 18, 1 << 15)])
-@pytest.mark.parametrize("clips", [1, 2])
-def test_on_the_cpu_however_tokens_are_divided(case, numbers, alone, clips, monkeypatch):
-    module = importlib.import_module("phys4d.kernels.elementwise.token_pieces")
-    monkeypatch.setattr(module, "_NUMBERS", numbers)
-    monkeypatch.setattr(module, "_ALONE", alone)
-    torch.use_deterministic_algorithms(True)  # torch.empty returns NaN
-    try:
-        with computed_by("pieces"):
-            hold_shape((clips, 30, 8), case, 0, torch.device("cpu"))
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.interpreted
 @pytest.mark.parametrize("width", [1, 2047, 8192])
 def test_narrow_and_wide(width, device):

@@ -39,7 +39,7 @@ def results(leaves, rest):
     return [*(out.detach() for out in outs), *torch.autograd.grad(outs, list(leaves.values()), weights)]
 
 
-def by_pieces(leaves, rest):
+def by_definition(leaves, rest):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(serving, "serves", lambda *tensors: False)
         return results(leaves, rest)
@@ -57,14 +57,14 @@ def close(found, wanted, tolerance):
 @pytest.mark.parametrize("dtypes", [(FLOAT,), (HALF,), (FLOAT, HALF), (HALF, FLOAT), (HALF, HALF, FLOAT)], ids=str)
 def test_it_agrees_with_torchs_operators(rows, norm, dtypes):
     case = drawn((2, 15, 300), rows, dtypes, norm)
-    close(results(*case), by_pieces(*case), 1e-5 if dtypes == (FLOAT,) else 1.2e-2)
+    close(results(*case), by_definition(*case), 1e-5 if dtypes == (FLOAT,) else 1.2e-2)
 
 
 @pytest.mark.parametrize("dtype", [FLOAT, HALF], ids=str)
 def test_every_width(dtype):
     for width in (*range(1, 71), 8192):
         case = drawn((1, 6, width), 2, (dtype,), "layer" if width > 3 else "rms", seed=width)
-        close(results(*case), by_pieces(*case), 2e-5 if dtype == FLOAT else 1.6e-2)
+        close(results(*case), by_definition(*case), 2e-5 if dtype == FLOAT else 1.6e-2)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 600, "mixed"])
@@ -83,14 +83,14 @@ def test_threads_change_no_bit_and_nothing_is_read_before_it_is_written(rows, dt
         torch.set_num_threads(before)
     for one, two, three in zip(*found, strict=True):
         assert one.isfinite().all() and torch.equal(one, two) and torch.equal(one, three)
-    close(found[0], by_pieces(*case), 1e-4 if dtype == FLOAT else 2e-2)
+    close(found[0], by_definition(*case), 1e-4 if dtype == FLOAT else 2e-2)
 
 
 @pytest.mark.parametrize("parts", ["", "y", "y gate", "scale", "y shift"])
 @pytest.mark.parametrize("norm", ["layer", "rms", None])
 def test_any_part_may_be_absent(parts, norm):
     case = drawn((2, 9, 65), 3, norm=norm, parts=parts)
-    close(results(*case), by_pieces(*case), 1e-5)
+    close(results(*case), by_definition(*case), 1e-5)
 
 
 def test_gradients_that_are_views():

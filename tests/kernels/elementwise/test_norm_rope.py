@@ -10,7 +10,7 @@ from phys4d.kernels.attention import Temporal, attention
 from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope, norm_rope_reference, qk_norm_rope
 
 GRID = (2, 3, 2)
-ONE_OF_EACH = [  # kind, heads, D, lanes per axis, layout, text, bias
+ONE_OF_EACH = [  # kind, heads, D, channels per axis, layout, text, bias
     ("rms", 3, 16, (8, 4, 4), "interleaved", None, False),
     ("layer", 2, 24, (8, 4, 4), "interleaved", (3, "first"), True),
     ("rms_across_heads", 3, 20, (8, 6, 6), "half", (2, "last"), False),
@@ -20,14 +20,14 @@ ONE_OF_EACH = [  # kind, heads, D, lanes per axis, layout, text, bias
 ]
 
 
-def example(kind, heads, dim, lanes, layout, text, bias, dtype=torch.float32, device="cpu", seed=0):
+def example(kind, heads, dim, channels, layout, text, bias, dtype=torch.float32, device="cpu", seed=0):
     """The arguments of norm_rope; x is a view of fused queries, keys and values."""
     generator = torch.Generator().manual_seed(seed)
     count = 12 + (text[0] if text else 0)
     x = torch.randn(2, count, 3, heads, dim, generator=generator).to(device, dtype)[:, :, 1].requires_grad_()
     numbers = heads * dim if kind == "rms_across_heads" else dim
     weight, offset = (torch.randn(numbers, generator=generator).to(device, dtype).requires_grad_() for _ in range(2))
-    rope = Rope.make((5, 4, 3), lanes, layout=layout, device=device) if layout else None
+    rope = Rope.make((5, 4, 3), channels, layout=layout, device=device) if layout else None
     begin = -text[0] if text and text[1] == "first" else 0
     return x, weight if kind else None, offset if bias else None, kind, 1e-6, rope, GRID, begin
 
@@ -76,7 +76,7 @@ def test_every_element_is_written_and_two_runs_are_bit_equal(case, device):
 @pytest.mark.interpreted
 @pytest.mark.parametrize("heads", [1, 2, 3, 5])
 def test_more_tokens_than_programs(heads, device, monkeypatch):
-    module = importlib.import_module("phys4d.kernels.elementwise.qk_norm_rope")
+    module = importlib.import_module("phys4d.kernels.elementwise.norm_rope_ops")
     monkeypatch.setattr(module, "_PROGRAMS", 5)
     check(*both(example("rms", heads, 16, (8, 4, 4), "interleaved", None, False, device=device)), 2e-6)
 
@@ -186,5 +186,5 @@ def test_tables_that_are_none_are_refused():
         Rope((good[0], good[1][..., 0], good[2]))
     with pytest.raises(ValueError, match="layout"):
         Rope(good, "quarter")
-    with pytest.raises(ValueError, match="even number of lanes"):
+    with pytest.raises(ValueError, match="even number of channels"):
         Rope.make((2, 2, 2), (3, 4, 4))

@@ -13,15 +13,17 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from phys4d.kernels import native
-from phys4d.kernels.geometry import chamfer, choice, nearest
+from phys4d.kernels.dispatch import backend as dispatch_backend
+from phys4d.kernels.geometry import chamfer, nearest
 from phys4d.kernels.geometry.clouds.chamfer_ops import chamfer_op
 from phys4d.kernels.geometry.clouds.chamfer_reference import search_reference
+from phys4d.kernels.geometry.clouds.nearest_native import nearest_native
 from phys4d.kernels.geometry.clouds.neighbours import both_ways, one_way, plan, worth_trees
 from phys4d.kernels.geometry.clouds.point_tree import CHILDREN, LEAF, NOBODY, first_leaf_of, grow, grow_both
 
 built = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
 SOURCES = Path(native.__file__).parent / "src"
-HAS_CUDA = native.status()[0] and torch._C._dispatch_has_kernel_for_dispatch_key("phys4d::tree_search", "CUDA")
+HAS_CUDA = native.compiled_for("phys4d::tree_search", "cuda")
 
 
 def cloud(kind: str, points: int, dimensions: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -134,7 +136,7 @@ def test_has_the_bits_of_comparing_all_with_all(
     assert torch.equal(found[1][0], index)
     assert same_bits(found[0][0], distances.gather(1, index[:, None])[:, 0])
     if dimensions == 3:
-        for by_trees in native.nearest(x[0], y[0], "tree"), native.nearest(x[0], y[0], "exhaustive"):
+        for by_trees in nearest_native(x[0], y[0], "tree"), nearest_native(x[0], y[0], "exhaustive"):
             assert torch.equal(by_trees[1], index) and same_bits(by_trees[0], found[0][0])
 
 
@@ -235,13 +237,13 @@ def test_without_native_code_a_tree_is_refused_and_not_replaced(monkeypatch: pyt
 def test_on_cuda_large_clouds_go_through_trees_natively_where_that_was_built(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeTensorMode():
         large, small = (torch.empty(1, points, 3, device="cuda") for points in (100_000, 2000))
-    monkeypatch.setattr(choice, "_native_fault", lambda device, on_cuda: "built for CPU; nothing for cuda")
+    monkeypatch.setattr(dispatch_backend, "_native_fault", lambda device, on_cuda: "built for CPU; nothing for cuda")
     assert plan("chamfer", "auto", "auto", large, large) == ("triton", "tree")
     assert plan("chamfer", "auto", "auto", small, large) == ("triton", "exhaustive")
     assert plan("chamfer", "triton", "exhaustive", large, large) == ("triton", "exhaustive")
     with pytest.raises(RuntimeError, match="the native backend cannot serve cuda.*built for CPU; nothing for cuda"):
         plan("chamfer", "native", "auto", large, large)
-    monkeypatch.setattr(choice, "_native_fault", lambda device, on_cuda: None)
+    monkeypatch.setattr(dispatch_backend, "_native_fault", lambda device, on_cuda: None)
     assert plan("chamfer", "auto", "auto", large, large) == ("native", "tree")
     assert plan("chamfer", "auto", "auto", small, small) == ("triton", "exhaustive")
     assert plan("chamfer", "native", "auto", small, small) == ("native", "tree")

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from phys4d.kernels import native
+from phys4d.kernels.dispatch import choose_backend
 from phys4d.kernels.geometry import warp_consistency
-from phys4d.kernels.geometry.choice import chosen
 from phys4d.kernels.geometry.losses.warp_ops import warp_op
 from phys4d.kernels.geometry.losses.warp_reference import LOSSES, warp_reference
 
@@ -241,7 +241,7 @@ def test_a_named_backend_that_cannot_serve_raises(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(RuntimeError, match="warp_consistency: the triton backend cannot serve cpu: Triton kernels run"):
         warp_consistency(depth, motion, visible, backend="triton")
     monkeypatch.setattr(native, "status", lambda: (False, "no compiler was found"))
-    assert chosen("auto", "warp_consistency", depth) == "reference"
+    assert choose_backend("auto", "warp_consistency", depth) == "reference"
     with pytest.raises(RuntimeError, match="the native backend cannot serve cpu: no compiler was found"):
         warp_consistency(depth, motion, visible, backend="native")
     arguments = (depth.requires_grad_(), motion.requires_grad_(), visible, None, None, "l1", -1.0, False)

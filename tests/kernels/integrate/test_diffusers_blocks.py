@@ -85,7 +85,7 @@ def test_what_would_not_run_is_left_alone(name, build):
     assert not report.swapped
     assert sorted(report.left.values()) == [
         "a norm with hooks, which would not run",
-        "its forward was replaced, by hooks of diffusers or by somebody else",
+        "its forward was replaced, by hooks of diffusers or by other code",
     ]
 
 

@@ -1,4 +1,4 @@
-"""torch's scaled_dot_product_attention inside a context: who computes, with what result, and what is left behind."""
+"""torch's scaled_dot_product_attention inside a context: what computes, with what result, and what remains after it."""
 
 import threading
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phys4d.kernels import native
+from phys4d.kernels.geometry.clouds.nearest_native import nearest_native
 
 AVAILABLE, REASON = native.status()
 built = pytest.mark.skipif(not AVAILABLE, reason=REASON)
@@ -28,7 +29,7 @@ def by_definition(x, y):
 @given(st.integers(1, 70), st.integers(1, 70), st.sampled_from([torch.float32, torch.float64]))
 def test_equals_the_definition_to_the_bit(n, m, dtype):
     x, y = clouds(n, m, dtype, seed=n * 100 + m)
-    distance, index = native.nearest(x, y)
+    distance, index = nearest_native(x, y)
     expected, expected_index = by_definition(x, y)
     assert torch.equal(index, expected_index)
     assert torch.equal(distance, expected)
@@ -38,8 +39,8 @@ def test_equals_the_definition_to_the_bit(n, m, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ties_go_to_the_lowest_index(dtype):
     x, y = (t.round() for t in clouds(300, 400, dtype))  # a lattice: most distances occur many times
-    assert torch.equal(native.nearest(x, y)[1], by_definition(x, y)[1])
-    assert (native.nearest(x, y[:1].repeat(50, 1))[1] == 0).all()
+    assert torch.equal(nearest_native(x, y)[1], by_definition(x, y)[1])
+    assert (nearest_native(x, y[:1].repeat(50, 1))[1] == 0).all()
 
 
 @built
@@ -48,12 +49,12 @@ def test_threads_and_strides_do_not_change_a_bit():
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = native.nearest(x, y)
+        one = nearest_native(x, y)
         torch.set_num_threads(3)
-        several = native.nearest(x, y)
+        several = nearest_native(x, y)
     finally:
         torch.set_num_threads(threads)
-    strided = native.nearest(x.T.contiguous().T, torch.cat([y, y], 1)[:, :3])
+    strided = nearest_native(x.T.contiguous().T, torch.cat([y, y], 1)[:, :3])
     for other in (several, strided):
         assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
 
@@ -62,29 +63,29 @@ def test_threads_and_strides_do_not_change_a_bit():
 def test_values_that_are_not_numbers():
     x, y = clouds(5, 6)
     y[0], y[3] = torch.nan, torch.inf
-    distance, index = native.nearest(x, y)
+    distance, index = nearest_native(x, y)
     assert torch.equal(index, torch.tensor([1, 2, 4, 5])[by_definition(x, y[[1, 2, 4, 5]])[1]])
     assert distance.isfinite().all()
     x[2] = torch.nan
-    distance, index = native.nearest(x, y)
+    distance, index = nearest_native(x, y)
     assert index[2] == 0 and distance[2].isnan() and distance[[0, 1, 3, 4]].isfinite().all()
 
 
 @built
 def test_empty_clouds():
     x, y = clouds(0, 4)
-    assert [t.shape for t in native.nearest(x, y)] == [(0,), (0,)]
-    assert native.nearest(x, y[:0])[1].dtype == torch.int64
+    assert [t.shape for t in nearest_native(x, y)] == [(0,), (0,)]
+    assert nearest_native(x, y[:0])[1].dtype == torch.int64
     with pytest.raises(ValueError, match="y has no points"):
-        native.nearest(y, x)
+        nearest_native(y, x)
 
 
 @built
 def test_gradients():
     x, y = (t.requires_grad_() for t in clouds(20, 12, torch.float64))
-    assert torch.autograd.gradcheck(lambda a, b: native.nearest(a, b)[0], (x, y))
-    assert torch.autograd.gradgradcheck(lambda a, b: native.nearest(a, b)[0], (x, y))
-    first, second = (torch.autograd.grad(native.nearest(x, y)[0].sum(), (x, y)) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda a, b: nearest_native(a, b)[0], (x, y))
+    assert torch.autograd.gradgradcheck(lambda a, b: nearest_native(a, b)[0], (x, y))
+    first, second = (torch.autograd.grad(nearest_native(x, y)[0].sum(), (x, y)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -101,7 +102,7 @@ def test_compiles_into_one_graph_with_gradients():
     x, y = (t.requires_grad_() for t in clouds(40, 30))
 
     def loss(a, b):
-        return native.nearest(2 * a, b)[0].sum()
+        return nearest_native(2 * a, b)[0].sum()
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x, y), loss(x, y))
@@ -115,8 +116,8 @@ def test_compiles_into_one_graph_with_gradients():
 def test_autocast_computes_in_float32():
     x, y = clouds(8, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        distance, index = native.nearest(x.bfloat16(), y.bfloat16())
-    expected = native.nearest(x.bfloat16().float(), y.bfloat16().float())
+        distance, index = nearest_native(x.bfloat16(), y.bfloat16())
+    expected = nearest_native(x.bfloat16().float(), y.bfloat16().float())
     assert torch.equal(distance, expected[0]) and torch.equal(index, expected[1])
 
 
@@ -125,7 +126,7 @@ def test_autocast_computes_in_float32():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_cuda_gives_the_bits_of_the_cpu(dtype):
     x, y = clouds(1000, 777, dtype)
-    for on_cpu, on_cuda in zip(native.nearest(x, y), native.nearest(x.cuda(), y.cuda()), strict=True):
+    for on_cpu, on_cuda in zip(nearest_native(x, y), nearest_native(x.cuda(), y.cuda()), strict=True):
         assert torch.equal(on_cpu, on_cuda.cpu())
 
 
@@ -134,9 +135,9 @@ def test_refusals_say_why():
     x, y = clouds(3, 3)
     for bad, message in [((x[:, :2], y), r"expected x \[N, 3\]"), ((x, y.double()), "x is torch.float32")]:
         with pytest.raises(ValueError, match=message):
-            native.nearest(*bad)
+            nearest_native(*bad)
     with pytest.raises(RuntimeError, match="float32 or float64 only"):
-        native.nearest(x.half(), y.half())
+        nearest_native(x.half(), y.half())
 
 
 def test_the_status_is_a_reason():
@@ -147,4 +148,4 @@ def test_the_status_is_a_reason():
 def test_without_the_kernels_the_reason_is_said(monkeypatch):
     monkeypatch.setattr(native, "_STATUS", (False, "not built: no C++ compiler"))
     with pytest.raises(ValueError, match="not available: not built: no C\\+\\+ compiler"):
-        native.nearest(*clouds(3, 3))
+        nearest_native(*clouds(3, 3))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from phys4d.kernels import native
+from phys4d.kernels.geometry.clouds.nearest_native import nearest_native
 
 AVAILABLE, REASON = native.status()
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason=REASON)
@@ -48,7 +49,7 @@ KINDS = [
 
 def exhaustive(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     rows = max(1, FEW // len(y))
-    parts = [native.nearest(part, y) for part in x.split(rows)]
+    parts = [nearest_native(part, y) for part in x.split(rows)]
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 
@@ -66,7 +67,7 @@ def test_has_the_bits_of_the_exhaustive_search(kind: str, other: str, points: in
     x, y = cloud(kind, 1800, generator, dtype), cloud(other, points, generator, dtype)
     assert len(x) * len(y) > FEW
     for a, b in ((x, y), (y, x), (x, x)):
-        squared, index = native.nearest(a, b)
+        squared, index = nearest_native(a, b)
         expected, expected_index = exhaustive(a, b)
         assert torch.equal(index, expected_index)
         assert same_bits(squared, expected)
@@ -81,7 +82,7 @@ def test_the_bits_do_not_depend_on_threads(kind: str) -> None:
         found = []
         for number in (1, 2, 5):
             torch.set_num_threads(number)
-            found.append(native.nearest(x, y))
+            found.append(nearest_native(x, y))
     finally:
         torch.set_num_threads(threads)
     for squared, index in found[1:]:
@@ -93,5 +94,5 @@ def test_no_kind_of_cloud_is_searched_by_comparing_all(kind: str) -> None:
     generator = torch.Generator().manual_seed(1)
     x, y = (cloud(kind, 200000, generator, torch.float32) for _ in range(2))
     start = time.process_time()
-    native.nearest(x, y)
+    nearest_native(x, y)
     assert time.process_time() - start < 2.0  # 0.05 to 0.3 s; comparing all takes 5 s and more

@@ -1,4 +1,4 @@
-"""The definition, as a backend: serves everything, with every score in memory."""
+"""The definition as a backend: serves every call, with every score in memory."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Norm and rotation as they are defined, in plain torch: the truth that the kernels are held to."""
+"""The definition of norm and rotation in plain torch, any dtype up to float64, forward and backward."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,14 @@ def norm_rope_reference(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, kind: str, epsilon: float, rope: Rope | None,
     grid: Grid, begin: int,
 ) -> Tensor:  # fmt: skip
-    """`norm_rope` in plain torch: float32 inside (float64 for float64), rounded once."""
+    """`norm_rope` in plain torch: float32 inside (float64 for float64), rounded once.
+
+    Args:
+        x: [B, S, heads, D]; weight, bias: [D], or [heads * D] across heads; None for none.
+        kind: "rms", "layer", "rms_across_heads", or "" for no norm; epsilon: added to the mean square.
+        rope: the rotation, None for none; grid: (T, H, W) of the video.
+        begin: position of token 0 among the video's tokens; tokens outside of the video are not rotated.
+    """
     exact = torch.promote_types(x.dtype, torch.float32)
     y = x.to(exact)
     if kind:
@@ -20,7 +27,7 @@ def norm_rope_reference(
         if bias is not None:
             y = y + bias.to(exact).reshape(-1, x.shape[3])
     if rope is not None:
-        y = _turned(y, rope, grid, begin, 1)
+        y = _rotated(y, rope, grid, begin, 1)
     return y.to(x.dtype)
 
 
@@ -32,7 +39,7 @@ def norm_rope_backward_reference(
     exact = torch.promote_types(dy.dtype, torch.float32)
     gradient = dy.to(exact)
     if rope is not None:
-        gradient = _turned(gradient, rope, grid, begin, -1)
+        gradient = _rotated(gradient, rope, grid, begin, -1)
     if not kind:
         return gradient.to(dy.dtype).contiguous(), None, None
     assert weight is not None
@@ -60,11 +67,11 @@ def _normed(x: Tensor, kind: str, epsilon: float) -> tuple[Tensor, Tensor]:
     return x * factor, factor
 
 
-def _turned(y: Tensor, rope: Rope, grid: Grid, begin: int, sign: int) -> Tensor:
+def _rotated(y: Tensor, rope: Rope, grid: Grid, begin: int, sign: int) -> Tensor:
     """y rotated by the angles of its tokens, or back."""
     sizes = tuple(grid)
     time, height, width = (table.to(y.dtype) for table in rope.tables)
-    turns = torch.cat(
+    rotations = torch.cat(
         (
             time[: sizes[0], None, None].expand(*sizes, -1, 2),
             height[None, : sizes[1], None].expand(*sizes, -1, 2),
@@ -73,44 +80,14 @@ def _turned(y: Tensor, rope: Rope, grid: Grid, begin: int, sign: int) -> Tensor:
         dim=-2,
     ).flatten(0, 2)
     position = begin + torch.arange(y.shape[1], device=y.device)
-    video = ((position >= 0) & (position < len(turns)))[:, None]
-    turns = turns[position.clamp(0, len(turns) - 1)]
-    cosine = torch.where(video, turns[..., 0], 1)[:, None]
-    sine = sign * torch.where(video, turns[..., 1], 0)[:, None]
+    video = ((position >= 0) & (position < len(rotations)))[:, None]
+    rotations = rotations[position.clamp(0, len(rotations) - 1)]
+    cosine = torch.where(video, rotations[..., 0], 1)[:, None]
+    sine = sign * torch.where(video, rotations[..., 1], 0)[:, None]
     if rope.layout == "half":
         first, second = y.chunk(2, dim=-1)
         return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
-    lanes = 2 * rope.pairs
-    first, second = y[..., 0:lanes:2], y[..., 1:lanes:2]
-    turned = torch.stack((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
-    return torch.cat((turned.flatten(-2), y[..., lanes:]), dim=-1)
-
-
-def adaptive_norm_reference(
-    x: Tensor, y: Tensor | None, gate: Tensor | None, weight: Tensor | None, bias: Tensor | None, scale: Tensor | None,
-    shift: Tensor | None, index: Tensor | None, kind: str, epsilon: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """`adaptive_norm` in plain torch: float32 inside (float64 for float64); index: the row of each token."""
-    exact = torch.promote_types(x.dtype, torch.float32)
-
-    def of_tokens(table: Tensor) -> Tensor:
-        if index is not None:
-            return table.to(exact)[index.long()]
-        each = x.shape[0] * x.shape[1] // len(table)
-        return table.to(exact)[:, None].expand(-1, each, -1).reshape(x.shape)
-
-    stream = x
-    if y is not None:
-        stream = (x.to(exact) + (1 if gate is None else of_tokens(gate)) * y.to(exact)).to(x.dtype)
-    out = stream.to(exact)
-    if kind:
-        out, _ = _normed(out, kind, epsilon)
-    if weight is not None:
-        out = out * weight.to(exact)
-    if bias is not None:
-        out = out + bias.to(exact)
-    if scale is not None:
-        out = out * (1 + of_tokens(scale))
-    if shift is not None:
-        out = out + of_tokens(shift)
-    return stream, out.to(x.dtype)
+    channels = 2 * rope.pairs
+    first, second = y[..., 0:channels:2], y[..., 1:channels:2]
+    rotated = torch.stack((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+    return torch.cat((rotated.flatten(-2), y[..., channels:]), dim=-1)

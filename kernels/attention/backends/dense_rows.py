@@ -1,0 +1,70 @@
+"""A pattern of rows as dense attention of many short sequences, for backends that know dense attention alone.
+
+Spatial: every frame is a sequence; temporal: every place. Each sees the text's keys before its own; the text's queries
+are one more dense call. Views where strides allow it, copies where they do not.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from phys4d.kernels.attention.call import Call
+from phys4d.kernels.attention.patterns import layout
+
+# (q, k, v [rows, S, heads, D], visible: bool [rows or 1, S_q or 1, S_k] or None) -> out, lse [rows, heads, S_q] or None
+Dense = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+
+
+def _real_keys(call: Call) -> Tensor | None:
+    """Which keys are no padding: bool [B, S_k], None if all."""
+    if call.key_lengths is None:
+        return None
+    return torch.arange(call.k.shape[1], device=call.k.device) < call.key_lengths.to(call.k.device)[:, None]
+
+
+def run(call: Call, dense: Dense) -> tuple[Tensor, Tensor | None]:
+    """The call's out and lse (None where `dense` gives none), by dense attention of rows.
+
+    The pattern sees all, or has rows, whose cells are each token of each row once (see `Call.rows`).
+    """
+    real = _real_keys(call)
+    if call.pattern.sees_all:
+        return dense(call.q, call.k, call.v, None if real is None else real[:, None])
+    rows = call.rows
+    assert call.grid is not None and rows is not None
+    cells, number, video_start, text_start = layout(call.grid, call.text)
+    video, text = slice(video_start, video_start + cells), slice(text_start, text_start + number)
+    interleaved = rows.row_step < rows.token_step  # the tokens of a row are not neighbours
+    sizes = (rows.length, rows.number) if interleaved else (rows.number, rows.length)
+
+    def split(x: Tensor) -> Tensor:  # [B, S, ...] to [B, rows, length, ...]
+        x = x[:, video].unflatten(1, sizes)
+        return x.transpose(1, 2) if interleaved else x
+
+    def join(x: Tensor) -> Tensor:  # and back
+        x = x.unflatten(0, (-1, rows.number))
+        return (x.transpose(1, 2) if interleaved else x).flatten(1, 2)
+
+    def with_text(x: Tensor) -> Tensor:
+        own = split(x)
+        if number:
+            own = torch.cat((x[:, None, text].expand(-1, rows.number, *[-1] * (x.ndim - 1)), own), dim=2)
+        return own.flatten(0, 1)
+
+    visible = None
+    if rows.causal:
+        visible = torch.ones(rows.length, number + rows.length, dtype=torch.bool, device=call.q.device)
+        visible = visible.tril(number)[None]
+    if real is not None:
+        each = with_text(real)[:, None]
+        visible = each if visible is None else visible & each
+    out, lse = dense(split(call.q).flatten(0, 1), with_text(call.k), with_text(call.v), visible)
+    out, lse = join(out), None if lse is None else join(lse.transpose(1, 2)).transpose(1, 2)
+    if not number:
+        return out, lse
+    text_out, text_lse = dense(call.q[:, text], call.k, call.v, None if real is None else real[:, None])
+    order = (text_out, out) if video_start else (out, text_out)
+    if lse is not None and text_lse is not None:
+        lse = torch.cat((text_lse, lse) if video_start else (lse, text_lse), dim=2)
+    return torch.cat(order, dim=1), lse

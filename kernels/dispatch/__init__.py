@@ -1,0 +1,31 @@
+"""From a call to a kernel: which implementation serves it, how the operator is called, how the kernel is launched.
+
+    backend.py   native code, Triton or the definition in torch; Triton's interpreter
+    operator.py  calls of registered operators with little host work; their CPU and autocast rules
+    launch.py    launches of Triton kernels, strides in units that show their alignment
+"""
+
+from phys4d.kernels.dispatch.backend import (
+    INTERPRETED,
+    Backend,
+    choose_backend,
+    float32_kernel_serves,
+    triton_runs_on,
+)
+from phys4d.kernels.dispatch.launch import aligned, aligned_strides, launch
+from phys4d.kernels.dispatch.operator import autocast_to_float32, below_autograd, cpu_kernel, low_overhead_call
+
+__all__ = [
+    "INTERPRETED",
+    "Backend",
+    "aligned",
+    "aligned_strides",
+    "autocast_to_float32",
+    "below_autograd",
+    "choose_backend",
+    "cpu_kernel",
+    "float32_kernel_serves",
+    "launch",
+    "low_overhead_call",
+    "triton_runs_on",
+]

@@ -1,0 +1,43 @@
+"""Launching Triton kernels: grids that are checked, strides in units that show the compiler how wide it may read."""
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+_FIRST_AXIS, _OTHER_AXES = (1 << 31) - 1, 65_535  # programs along an axis of a CUDA grid
+
+
+def launch(kernel: Any, grid: int | tuple[int, ...], *args: Any, **options: Any) -> None:
+    """Launches a Triton kernel; does nothing where the grid has no programs.
+
+    Args:
+        kernel: a function decorated with `triton.jit`.
+        grid: programs along each of one to three axes.
+        args, options: of the kernel, and Triton's own (num_warps, ...).
+
+    Raises:
+        ValueError: more programs along an axis than CUDA takes.
+    """
+    sizes = (grid,) if isinstance(grid, int) else grid
+    if sizes[0] > _FIRST_AXIS or (len(sizes) > 1 and max(sizes[1:]) > _OTHER_AXES):
+        raise ValueError(
+            f"{kernel.__name__}: a grid of {sizes} programs; at most {_FIRST_AXIS} along the first axis and "
+            f"{_OTHER_AXES} along the others"
+        )
+    if 0 not in sizes:
+        kernel.run(*args, grid=sizes, warmup=False, **options)  # kernel[sizes](...) would pack all arguments once more
+
+
+def aligned(strides: list[int]) -> tuple[int, list[int]]:
+    """The largest power of two, at most 16, that divides all strides, and the strides in units of it.
+
+    A kernel that multiplies strides by this constant shows the compiler that its addresses are aligned.
+    """
+    align = math.gcd(16, *strides)
+    return align, [stride // align for stride in strides]
+
+
+def aligned_strides(*tensors: Tensor) -> tuple[int, list[int]]:
+    """`aligned` of the batch, token and head strides of tensors [B, S, heads, D], one tensor after the other."""
+    return aligned([stride for tensor in tensors for stride in tensor.stride()[:3]])
