@@ -23,7 +23,7 @@ JOBS ?= 2
 # A test that hangs fails, with the stacks of its threads.
 HANGS := -o faulthandler_timeout=400 -o faulthandler_exit_on_timeout=true
 
-.PHONY: help venv demo test test-slow mutate test-gpu bench-gpu lint clean
+.PHONY: help venv demo test test-slow mutate test-gpu bench-gpu lint docs clean
 
 help:
 	@echo "make demo       the whole pipeline on this machine, from simulation to runs/demo/report.html"
@@ -32,6 +32,7 @@ help:
 	@echo "make mutate     plants small faults and says which no test notices; an hour and more"
 	@echo "make test-gpu   the kernels on a GPU; make bench-gpu times them too, beside every peer"
 	@echo "make lint       ruff and mypy alone"
+	@echo "make docs       the API reference from the docstrings, build/api/index.html"
 	@echo "make venv       only the virtual environment $(VENV)"
 	@echo "make clean      removes $(VENV) and everything built"
 
@@ -64,6 +65,9 @@ bench-gpu: test-gpu
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: venv
+	$(BIN)/python docs/api_reference.py
 
 venv: $(VENV)/.installed
 

@@ -36,7 +36,7 @@ class Run:
 
     Created by `Run.create`; only rank 0 writes. A kernel lock, released when the process ends in any way, allows one
     process at a time to use a folder. Use it as a context manager, or call `close`. The attribute clock holds the run
-    time over all sessions.
+    time over all sessions, of which this one counts from `since` (time.monotonic()).
     """
 
     def __init__(self, folder: Path, *, writes: bool, since: float) -> None:

@@ -14,12 +14,10 @@ import pyarrow.parquet as pq
 from phys4d.engine.data import blob, clip_json
 from phys4d.engine.data.open_files import OpenFiles
 from phys4d.engine.data.shards import INDEX, SCHEMA
-from phys4d.engine.data.video import PyAVDecoder, VideoDecoder, frame_count
+from phys4d.engine.data.video import PyAVDecoder, frame_count
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import reading
 from phys4d.engine.progress import progress
-
-_DECODERS: dict[str, type[VideoDecoder]] = {"pyav": PyAVDecoder}
 
 
 class _ClipFault(UserError):
@@ -52,18 +50,15 @@ class ClipDataset:
     One object may be used by many threads, after a fork, or pickled; a few dozen shards are open at a time.
 
     folder: written by `ShardWriter`.
-    decoder: "pyav".
     arrays: names to read from the `.truth` blob; None reads all arrays of a clip (none for a video-only clip).
 
     Raises UserError if the folder or a clip cannot be read; MachineFault, a UserError, if the machine or the file
     system failed, so that the data may be sound.
     """
 
-    def __init__(self, folder: Path, *, decoder: str = "pyav", arrays: Collection[str] | None = None) -> None:
-        if decoder not in _DECODERS:
-            raise UserError(f"decoder {decoder!r}: expected one of {', '.join(_DECODERS)}")
+    def __init__(self, folder: Path, *, arrays: Collection[str] | None = None) -> None:
         self.folder, self.arrays = Path(folder), None if arrays is None else tuple(arrays)
-        self._decoder = _DECODERS[decoder]()
+        self._decoder = PyAVDecoder()
         self._index = _read_index(self.folder)
         self._files = OpenFiles()
 

@@ -1,11 +1,11 @@
-"""Clips as mp4 (H.264): a reproducible encoder, and a frame-exact decoder behind a small interface."""
+"""Clips as mp4 (H.264): a reproducible encoder and a frame-exact decoder."""
 
 import io
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
 import av
 import numpy as np
@@ -14,28 +14,19 @@ from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
 _KEYFRAME_EVERY = 12  # frames; random access decodes at most this many frames more than needed
+_CRF = 8  # x264's quality, 0 is best
 _SMPTE170M = 6  # BT.601 in H.264's tables of primaries, transfer and matrix
 _Turn = Callable[[np.ndarray], np.ndarray]
 _HDR = {16: "PQ", 18: "HLG"}  # transfer numbers in H.264's table
 
 
-class VideoDecoder(Protocol):
-    """Interface of a decoder of encoded clips."""
-
-    def decode(self, data: bytes, start: int, count: int) -> np.ndarray:
-        """Frames start .. start+count-1 as RGB uint8 [count, H, W, 3]. Raises ValueError unless all of them are
-        decoded.
-        """
-
-
-def encode_mp4(frames: np.ndarray, fps: float, *, crf: int = 8, pixel_format: str = "yuv444p") -> bytes:
+def encode_mp4(frames: np.ndarray, fps: float, *, pixel_format: str = "yuv444p") -> bytes:
     """Encodes RGB frames; equal input gives equal bytes (one thread, no dates, no version tags).
 
     Colours are stored and tagged as BT.601, limited range, the one matrix that all decoders apply correctly.
 
     frames: uint8 [T, H, W, 3], RGB.
     fps: frames per second.
-    crf: x264's quality, 0 is best.
     pixel_format: "yuv444p" keeps colour at full resolution; "yuv420p" plays in every player and needs even H and W.
 
     Raises ValueError for another dtype or shape.
@@ -50,7 +41,7 @@ def encode_mp4(frames: np.ndarray, fps: float, *, crf: int = 8, pixel_format: st
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixel_format
         context = stream.codec_context
         context.thread_count, context.gop_size = 1, _KEYFRAME_EVERY
-        context.options = {"crf": str(crf), "preset": "medium", "flags": "+bitexact"}
+        context.options = {"crf": str(_CRF), "preset": "medium", "flags": "+bitexact"}
         context.options |= {"x264-params": "cpu-independent=1"}  # else mbtree's assembly reads uninitialised memory
         context.colorspace = context.color_primaries = context.color_trc = _SMPTE170M
         context.color_range = ColorRange.MPEG

@@ -51,9 +51,10 @@ class Pattern(ABC):
         """Raises ValueError where the pattern does not fit into the grid."""
 
     def rows(self, grid: Grid) -> Rows | None:
-        """The rows of cells inside which attention is dense or causal, counted from the first cell; None if none are.
+        """The rows of cells inside which attention is dense or causal; None where keys form no rows.
 
-        Backends that know dense attention alone compute each row as a sequence.
+        Every cell is in exactly one row. Rows stand one after the other (row_step is their length, token_step 1) or
+        interleaved (row_step 1, token_step their number). Backends of dense attention compute each row as a sequence.
         """
         return None
 

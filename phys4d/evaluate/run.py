@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,8 @@ from phys4d.engine.errors import UserError
 from phys4d.engine.parallel import Parallel, on_all_ranks
 from phys4d.engine.progress import progress
 from phys4d.engine.telemetry import replace_text
-from phys4d.evaluate.metrics import ClipMean, cloud_chamfer_4d, geometry_metrics, moving_region, psnr_moving
+from phys4d.evaluate.metrics import cloud_chamfer_4d, geometry_metrics, moving_region, psnr_moving
+from phys4d.evaluate.results import Evaluation, Figures, write_arrays
 from phys4d.models import folder as model_folder
 from phys4d.models.lora import SUPERVISED
 from phys4d.models.placement import place
@@ -48,60 +47,6 @@ class EvaluateConfig(Config):
     failures: int = Field(2, ge=0)
     batch: int = Field(10, ge=1)
     seed: int = Field(0, ge=0)
-
-
-Figures = dict[str, Tensor]  # metrics by name, [B] on the CPU; NaN where a scene has nothing to measure
-
-
-class Evaluation:
-    """Metrics of the model and the baselines, metrics of every scene, and arrays of the scenes in the report.
-
-    reader: digest of the weights that depth and motion are read with (`reader_digest`). Metrics of generated clips that
-        depend on these weights are comparable only between models with the same reader.
-    """
-
-    def __init__(self, reader: str) -> None:
-        self.reader = reader
-        self.figures: dict[str, list[Figures]] = defaultdict(list)
-        self.shown: dict[str, list[np.ndarray]] = defaultdict(list)
-        self.truth: dict[str, list[np.ndarray]] = defaultdict(list)
-
-    def add(self, row: str, figures: Mapping[str, Tensor]) -> None:
-        """Appends the metrics of a batch to the row of the model or of a baseline."""
-        self.figures[row].append({name: values.cpu() for name, values in figures.items()})
-
-    def show(self, clip: int, **arrays: Tensor) -> None:
-        """Keeps arrays [B, ...] of one clip of the batch for the report."""
-        for name, array in arrays.items():
-            self.shown[name].append(array[clip].cpu().numpy())
-
-    def extend(self, other: "Evaluation") -> None:
-        """Appends the results of another part of the same evaluation."""
-        for row, parts in other.figures.items():
-            self.figures[row] += parts
-        for kept, more in ((self.shown, other.shown), (self.truth, other.truth)):
-            for name, arrays in more.items():
-                kept[name] += arrays
-
-    def table(self) -> dict[str, Any]:
-        """The content of the json file: means over scenes with `<name>_se`, baselines, metrics of every scene, and the
-        reader.
-        """
-        rows = {row: _with_errors(parts) for row, parts in self.figures.items()}
-        scenes: dict[str, list[float | None]] = defaultdict(list)
-        for part in self.figures["model"]:
-            for name, values in part.items():
-                scenes[name] += [None if math.isnan(v) else v for v in values.double().tolist()]
-        return {"means": rows.pop("model"), "baselines": rows, "scenes": scenes, "reader": self.reader}
-
-
-def _with_errors(parts: Sequence[Figures]) -> dict[str, float]:
-    mean, row = ClipMean(), dict[str, float]()
-    for figures in parts:
-        mean.add(figures)
-    for name, estimate in mean.summary().items():
-        row |= {name: estimate.mean, f"{name}_se": estimate.standard_error}
-    return row
 
 
 @torch.no_grad()
@@ -281,7 +226,7 @@ def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, 
 
     def write() -> None:
         assert result is not None
-        _write_arrays(result, out, stage)
+        write_arrays(result, out, stage)
         replace_text(out / f"{stage}.json", json.dumps(result.table(), indent=1) + "\n")
 
     parallel.on_rank_zero(write)
@@ -314,13 +259,6 @@ def _keep_failures(
 
     def write() -> None:
         assert result is not None
-        _write_arrays(result, out, stage)
+        write_arrays(result, out, stage)
 
     parallel.on_rank_zero(write)
-
-
-def _write_arrays(result: Evaluation, out: Path, stage: str) -> None:
-    out.mkdir(exist_ok=True)
-    for name, kept in (("truth", result.truth), (stage, result.shown)):
-        arrays: dict[str, Any] = {key: np.stack(values) for key, values in kept.items()}
-        np.savez_compressed(out / f"{name}.npz", **arrays)

@@ -16,6 +16,7 @@ Colour = tuple[float, float, float]
 class Rod:
     """A rigid massless rod from a body's centre along the body's z axis to a pivot; body and rod swing about the pivot.
 
+    rgb: colour in 0..1.
     length: metres, from the centre of the body to the pivot.
     radius: metres.
     axis: unit vector [3], world direction of the hinge.
@@ -31,6 +32,9 @@ class Rod:
 class Prop:
     """A static object that bodies can touch.
 
+    name: in the clip's json.
+    shape: "ball", "box", "cylinder" or "capsule".
+    rgb, texture: look.
     size: metres, as for `shapes.mesh`.
     friction: Coulomb coefficient.
     position: [3], world metres.
@@ -51,6 +55,9 @@ class Prop:
 class Body:
     """A rigid body, free or on a rod.
 
+    shape: "ball", "box", "cylinder" or "capsule".
+    material: name in `materials.MATERIALS`.
+    colour, rgb: name of the hue, and the colour in 0..1.
     size: metres, as for `shapes.mesh`.
     density: kg/m3.
     friction: Coulomb coefficient.

@@ -24,6 +24,8 @@ Looks = Literal["plain", "varied"]
 class SampledScene:
     """An accepted scene and its motion.
 
+    scene: the accepted scene.
+    meshes: its motion.
     attempt: number of the accepted sample, from 0.
     dropped: number of earlier samples for which the simulator failed, by reason.
     redrawn: number of earlier samples whose event was not visible, by reason.

@@ -82,6 +82,7 @@ class Room:
     """A floor at z = 0 and a back wall at y = depth.
 
     floor, wall: RGB.
+    floor_texture, wall_texture: patterns.
     depth: metres.
     texture_angle: radians by which the floor's texture is rotated.
     """

@@ -29,7 +29,7 @@ def moving_pattern(clip: int, frames: int = FRAMES) -> np.ndarray:
 
 
 def arrays_of(clip: int) -> dict[str, np.ndarray]:
-    """Depth and motion with a mask, as a simulator would give them."""
+    """Depth and motion with a mask, in the format of a simulator."""
     draw = np.random.default_rng(clip)
     depth = draw.uniform(1, 9, (FRAMES, HEIGHT, WIDTH)).astype(np.float32)
     depth[:, :2] = 0
@@ -87,7 +87,7 @@ def in_child() -> Callable[[Callable[[], None]], int]:
 
 @pytest.fixture(scope="session")
 def toy_program() -> Path:
-    """The tiny stage that some tests run as a program of its own."""
+    """Path of the small training program that some tests start."""
     return Path(__file__).with_name("toy_training.py")
 
 

@@ -1,4 +1,4 @@
-"""Array blobs: what goes in comes out within half a step, and what is damaged never comes out."""
+"""Array blobs: decoded values are within half a step, and damaged blobs are refused."""
 
 import base64
 import struct
@@ -60,7 +60,7 @@ def test_inverse16_errs_by_half_a_step_of_inverse_depth(depth: np.ndarray) -> No
     assert (np.abs(back - depth) <= error_bound(entry, depth) * (1 + 1e-9) + depth * ULP).all()
 
 
-# Depths of any size: of one room, from the lens to the horizon, and all that float32 can hold.
+# Ranges of depth: a room, from the lens to the horizon, and the whole range of float32.
 depths = st.one_of(
     *(st.floats(np.float32(low).item(), np.float32(high).item(), width=32)
       for low, high in ((0.5, 12), (0.3, 300), (1e-5, 300), (1e-44, 3e38)))
@@ -118,7 +118,7 @@ def test_one_large_vector_does_not_cost_the_others_their_accuracy() -> None:
         assert entry.get("quantisation", {}).get("kind", entry["dtype"]) == kind
         off = np.abs(back - wild).max(axis=(1, 2, 3))
         assert (off <= (1 / 256, 1 / 256, 1e-4)).all()
-        assert kind == "float32" or len(data) < len(small)  # steps of the stated error, not of the range
+        assert kind == "float32" or len(data) < len(small)  # steps equal the stated error, not a fraction of the range
 
 
 # Written before relative16 and linear32 were: depth as inverse16, motion as linear16.

@@ -1,4 +1,4 @@
-"""Checkpoints: exact, whole or absent at every instant, and refused where they do not fit."""
+"""Checkpoints: exact, complete or absent at every instant, and refused if they do not fit."""
 
 import os
 import shutil
@@ -65,7 +65,7 @@ def test_an_incomplete_one_is_passed_over_and_can_be_written_again(tmp_path: Pat
 def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(
     tmp_path: Path, in_child: Callable[[Callable[[], None]], int]
 ) -> None:
-    """A child is killed at its n-th call that changes the disk for good, for every n there is."""
+    """A child process is killed at its n-th call that changes the disk permanently, for every n."""
     survived, moments = False, 0
     while not survived:
         folder = tmp_path / f"{moments}"
@@ -149,7 +149,7 @@ def test_weights_alone_are_the_ema_where_there_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("free", "advice"),
     [
-        (5, None),  # four are kept and one is being written
+        (5, None),  # four are kept while one more is written
         (4, "make room or set a.loop.keep to 3, then --resume"),
         (2, "make room or set a.loop.keep to 1, then --resume"),
         (1, "make room, then --resume"),

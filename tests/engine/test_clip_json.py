@@ -1,4 +1,4 @@
-"""What a clip's json must hold: every field that is used has its type, and one line names the field that has not."""
+"""A clip's json: known fields have their type; the message names the field with another type."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A run's time counts every session once, also one that was killed."""
+"""Run time: every session counts once, also a killed one."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from phys4d.engine.clock import Clock
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that clocks see, to be moved by the test."""
+    """The time returned by the patched clock; the test advances it."""
     time = [100.0]
     monkeypatch.setattr(clock.time, "monotonic", lambda: time[0])
     return time
@@ -40,11 +40,11 @@ def test_sessions_add_up_and_a_killed_one_counts_to_its_last_save(tmp_path: Path
 
 
 def test_ticks_write_once_a_second_and_other_ranks_never(tmp_path: Path, now: list[float]) -> None:
-    ours, other = Clock(tmp_path / "a", since=100.0), Clock(tmp_path / "b", since=100.0, writes=False)
+    clock, other = Clock(tmp_path / "a", since=100.0), Clock(tmp_path / "b", since=100.0, writes=False)
     written = []
     for _ in range(6):
         now[0] += 0.4
-        ours.tick()
+        clock.tick()
         other.tick()
         written.append(json.loads((tmp_path / "a").read_text())["seconds"] if (tmp_path / "a").exists() else None)
     assert written == [None, None, *[pytest.approx(1.2)] * 3, pytest.approx(2.4)]

@@ -1,4 +1,4 @@
-"""Run files: equal after a round trip, and one clear line for every fault."""
+"""Run files: equal after a round trip, and one clear line for every error."""
 
 from pathlib import Path
 from typing import Literal

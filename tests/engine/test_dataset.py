@@ -1,4 +1,4 @@
-"""Reading datasets: what was written, from threads, forks and pickles; and one exact line for every fault."""
+"""Reading datasets from threads, forks and pickles; one exact line for every error."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Open files of a dataset: few at a time, from threads and forks; and the machine's faults are not the data's."""
+"""Open files of a dataset: bounded, from threads and forks; errors of the machine are not errors of the data."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from phys4d.cli import main
-from phys4d.engine.data import files as files_module
+from phys4d.engine.data import open_files as open_files_module
 from phys4d.engine.data.dataset import ClipDataset, verify
 from phys4d.engine.data.open_files import OPEN_FILES, OpenFiles
 from phys4d.engine.data.shards import ShardWriter
@@ -53,7 +53,7 @@ def test_a_dataset_of_many_shards_needs_few_files(tmp_path: Path, in_child: InCh
 
     taken = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
     assert in_child(lambda: reads(taken + OPEN_FILES + 8)) == 0
-    assert in_child(lambda: reads(taken + 8)) == 0  # fewer than it would like: those not in use are closed
+    assert in_child(lambda: reads(taken + 8)) == 0  # below OPEN_FILES: idle files are closed
 
 
 def test_threads_read_the_right_file_while_others_are_closed(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_threads_read_the_right_file_while_others_are_closed(tmp_path: Path) -> 
 
 
 def test_a_fork_while_another_thread_reads(tmp_path: Path, in_child: InChild) -> None:
-    """The child has the lock as it was at the fork, and no thread that would ever release it."""
+    """A forked child inherits a locked lock, but not the thread that would release it."""
     paths, files = numbered(tmp_path, 6), OpenFiles(2)
     reading, finish = threading.Event(), threading.Event()
 
@@ -102,7 +102,7 @@ def test_a_pickle_has_no_open_files(tmp_path: Path) -> None:
 
 def test_short_reads_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, pread = numbered(tmp_path, 1)[0], os.pread
-    monkeypatch.setattr(files_module.os, "pread", lambda descriptor, size, at: pread(descriptor, min(size, 5), at))
+    monkeypatch.setattr(open_files_module.os, "pread", lambda descriptor, size, at: pread(descriptor, min(size, 5), at))
     assert OpenFiles().read(path, 12, 0) == b"0" * 12 and OpenFiles().read(path, 100, 10) == b"00"
 
 
@@ -127,11 +127,11 @@ class Failing:
 def test_what_may_pass_is_tried_once_more(
     write_dataset: Write, monkeypatch: pytest.MonkeyPatch, name: str, number: int
 ) -> None:
-    """And a stale handle is not tried again, but the file opened anew."""
+    """A file with a stale handle is reopened."""
     folder, opened, really = write_dataset({}), [], os.open
     expected = ClipDataset(folder)[2]
-    monkeypatch.setattr(files_module.os, "open", lambda path, flags: opened.append(path) or really(path, flags))
-    monkeypatch.setattr(files_module.os, name, Failing(name, number, 1))
+    monkeypatch.setattr(open_files_module.os, "open", lambda path, flags: opened.append(path) or really(path, flags))
+    monkeypatch.setattr(open_files_module.os, name, Failing(name, number, 1))
     sample = ClipDataset(folder)[2]
     assert sample.key == expected.key and (sample.video == expected.video).all()
     assert len(opened) == (2 if name == "pread" else 1) and open_in(folder) <= 1
@@ -157,7 +157,7 @@ def test_a_fault_of_the_machine_is_not_one_of_the_data(
     advice: str,
 ) -> None:
     folder = write_dataset({})
-    monkeypatch.setattr(files_module.os, name, Failing(name, number, 10_000))
+    monkeypatch.setattr(open_files_module.os, name, Failing(name, number, 10_000))
     cause = f"{os.strerror(number)}: the fault is in this machine or its file system, not in the data"
     line = f"{folder}/shard-000000.tar: {cause}: {advice}"
     for read in (lambda: ClipDataset(folder)[0], lambda: ClipDataset(folder).probe(0), lambda: verify(folder)):

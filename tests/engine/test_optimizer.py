@@ -26,16 +26,16 @@ def loss_of(net: nn.Module, step: int) -> torch.Tensor:
 
 
 def test_equals_torch_adamw_with_clipping() -> None:
-    ours, theirs = small(), small()
-    state = optimizer(ours, weight_decay=0.1, clip_norm=0.5)
-    adamw = torch.optim.AdamW(theirs.parameters(), 1e-2, betas=(0.9, 0.95), weight_decay=0.1, foreach=True)
+    tested, reference = small(), small()
+    state = optimizer(tested, weight_decay=0.1, clip_norm=0.5)
+    adamw = torch.optim.AdamW(reference.parameters(), 1e-2, betas=(0.9, 0.95), weight_decay=0.1, foreach=True)
     for step in range(5):
-        norm = state.optimizer_step(loss_of(ours, step))
+        norm = state.optimizer_step(loss_of(tested, step))
         adamw.zero_grad()
-        loss_of(theirs, step).backward()
-        assert torch.equal(norm, nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)) and norm > 0.5
+        loss_of(reference, step).backward()
+        assert torch.equal(norm, nn.utils.clip_grad_norm_(reference.parameters(), 0.5)) and norm > 0.5
         adamw.step()
-    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+    for a, b in zip(tested.parameters(), reference.parameters(), strict=True):
         assert torch.equal(a, b)
 
 

@@ -1,4 +1,4 @@
-"""Where folders and files are written: refused before any work, or there in the end, whatever kind of place it is."""
+"""Output folders and files: refused before any work, or complete at the end, for every kind of path."""
 
 import errno
 import os
@@ -204,12 +204,12 @@ def test_machines_find_each_other_in_every_kind_of_place(tmp_path: Path, monkeyp
     (tmp_path / "data").symlink_to("scratch")
     monkeypatch.chdir(tmp_path / "scratch")
     first, second = (ClipExchange(out, "seed 1") for out in (tmp_path / "data", Path(".")))
-    second.give("c0", {"json": b"{}"})
+    second.put("c0", {"json": b"{}"})
     assert not OutputFolder.of(Path(".")).is_occupied()
     with ShardWriter(tmp_path / "data", recipe="seed 1") as writer:
         assert not OutputFolder.of(tmp_path / "data").is_occupied()
-        writer.add("c0", first.take("c0"), 1, 24, 2, 2)
-        first.done("c0")
+        writer.add("c0", first.wait_for("c0"), 1, 24, 2, 2)
+        first.remove("c0")
     assert OutputFolder.of(tmp_path / "data").is_occupied()
     first.close()
     assert names(tmp_path / "scratch") == [INDEX, SHARDS[0]]

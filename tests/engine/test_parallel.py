@@ -1,4 +1,4 @@
-"""Two processes under torchrun train as one does; one signal stops both, and their resume is exact."""
+"""Two processes under torchrun train like one; one signal stops both, and their resume is exact."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from phys4d.engine import checkpoint
 from phys4d.engine.errors import UserError
 from phys4d.engine.parallel import Parallel, on_all_ranks
 
-QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONFAULTHANDLER": "1"}  # what failed stands out
+QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONFAULTHANDLER": "1"}  # shows the failing rank
 ALONE = Parallel(0, 1, torch.device("cpu"), None)
 
 

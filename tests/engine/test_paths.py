@@ -1,4 +1,4 @@
-"""Paths: what a shell would put there is put there, in run files, in --set and in options; the rest stays as it is."""
+"""Paths in run files, --set and options are expanded as in a shell; other values are unchanged."""
 
 import argparse
 import os

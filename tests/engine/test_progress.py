@@ -1,4 +1,4 @@
-"""Progress: plain lines now and then off a terminal, always a last one, silent on other ranks."""
+"""Progress: plain lines without a terminal, always a final line, silent on other ranks."""
 
 import pytest
 

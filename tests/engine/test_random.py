@@ -1,4 +1,4 @@
-"""Noise: a function of its key alone, the same everywhere, and distributed as it should be."""
+"""Random numbers: functions of their key only, equal on all platforms, and correctly distributed."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What a resumed run may change: what the fields of its configuration say, printed and recorded, and nothing else."""
+"""Changes on resume: those that fields allow are printed and recorded, all others are refused."""
 
 import json
 from pathlib import Path

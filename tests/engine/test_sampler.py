@@ -1,4 +1,4 @@
-"""The order of samples: complete epochs, however the batches and ranks are cut."""
+"""The order of samples: complete epochs, independent of batches and ranks."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Writing datasets: any tar reader opens them, offsets are right, bytes repeat, half a one never shows."""
+"""Writing datasets: readable by any tar reader, correct offsets, identical bytes, never partially visible."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Signals: noted within `deferred`, raised elsewhere, one request however often it is repeated within two seconds."""
+"""Signals: recorded within `deferred`, raised elsewhere; signals within two seconds are one request."""
 
 import ctypes
 import os
@@ -23,7 +23,7 @@ def get(number: signal.Signals) -> None:
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that the handlers see, to be moved by the test."""
+    """The time returned to the handlers; the test advances it."""
     time = [100.0]
     monkeypatch.setattr(signals.time, "monotonic", lambda: time[0])
     return time
@@ -31,7 +31,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Every test leaves the handlers that were there. The tests may themselves run under nohup."""
+    """Every test restores the previous handlers. The tests may run under nohup."""
     hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     before = [signal.getsignal(number) for number in SIGNALS]
     yield

@@ -1,4 +1,4 @@
-"""Full and closed disks: what they did is found under what a library says, and nothing is written by halves."""
+"""Full and read-only disks: their message is found in any library's error, and no file is half written."""
 
 import errno
 import os
@@ -41,7 +41,7 @@ def test_other_faults_are_not_the_disks() -> None:
 def test_appended_bytes_are_all_there_or_the_disk_is_blamed(
     tmp_path: Path, in_child: Callable[[Callable[[], None]], int]
 ) -> None:
-    """A limit in the middle of the second line: the kernel takes a part of it, and says nothing of the rest."""
+    """A file size limit in the middle of the second line: the kernel writes a part of it without an error."""
 
     def grow() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (15, 15))

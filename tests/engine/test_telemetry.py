@@ -1,4 +1,4 @@
-"""Run folders: one run each, one process at a time, metrics without gaps or doubles after a resume."""
+"""Run folders: one run and one process each; metrics without gaps or duplicates after a resume."""
 
 import json
 import math

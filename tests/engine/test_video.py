@@ -1,4 +1,4 @@
-"""Clips as mp4: reproducible, frame-exact from any start, faithful in colour, and never silently short."""
+"""Clips as mp4: reproducible, frame-exact from any start, correct in colour, and missing frames are errors."""
 
 import gc
 import io

@@ -26,8 +26,6 @@ DISTRIBUTION = {
     "cv2": "opencv-python-headless",
     "flash_attn": "flash-attn-4",
     "mujoco": "mujoco-core",
-    "nvidia": "nvidia-dali-cuda130",
-    "rerun": "rerun-sdk",
     "warp": "warp-lang",
 }
 

@@ -1,4 +1,4 @@
-"""Recordings as Replicator's BasicWriter leaves them, written from the exact truth of our simulator's scenes."""
+"""Recordings in the format of Replicator's BasicWriter, written from exact truth of the simulator."""
 
 import json
 from collections.abc import Callable

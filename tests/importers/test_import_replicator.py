@@ -1,4 +1,4 @@
-"""A recording written from exact truth comes back as that truth, and what cannot be known of it stays masked."""
+"""A recording written from exact truth is imported as that truth; unknown values are masked."""
 
 import hashlib
 from collections.abc import Callable

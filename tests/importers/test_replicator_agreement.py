@@ -1,4 +1,4 @@
-"""Vectors that masks or depth contradict are found, and sound ones never are, whatever their objects do."""
+"""Vectors that contradict masks or depth are detected; correct vectors are accepted for any motion of objects."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -119,7 +119,7 @@ def test_sound_vectors_are_not_contradicted(name: str) -> None:
     jitter = [leads + draw.uniform(-1, 1, leads.shape) for leads in vectors]
     shaken = [leads + draw.uniform(-1, 1, (1, 1, 2)) for leads in vectors]
     assert contradicted_instances(frames, jitter) == [] and contradicted_instances(frames, shaken) == []
-    if name != "appears":  # without instances nothing tells what appears from what has moved
+    if name != "appears":  # without instances, an appearing object cannot be distinguished from a moving one
         assert contradicted_instances(*played(name, labelled=False)) == []
 
 

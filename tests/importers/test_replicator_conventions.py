@@ -1,4 +1,4 @@
-"""Cameras and vectors against numbers from Replicator's documentation, and motion against closed forms."""
+"""Cameras and vectors against numbers from Replicator's documentation; motion against closed forms."""
 
 import json
 from pathlib import Path
@@ -99,7 +99,7 @@ def test_what_a_card_covers_is_not_known_and_what_it_uncovers_is_not_taken_for_t
 def test_a_plane_that_moves_and_turns_is_followed_to_thousandths_of_a_pixel(
     shift: tuple[float, float, float], turn: tuple[float, float, float], a: float, b: float, camera_moves: bool
 ) -> None:
-    """Every point of the plane n.x = 2 goes to R x + s; or it rests and the camera does the opposite."""
+    """Every point x of the plane n.x = 2 moves to R x + s, or rests while the camera moves by the inverse."""
     n = np.array([a, b, 1.0])
     angle = np.linalg.norm(turn)
     cross = np.cross(np.eye(3), turn)

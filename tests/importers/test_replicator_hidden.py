@@ -1,4 +1,4 @@
-"""What the rules of motion.py leave out: cards in closed form, of which one is hidden, uncovered or cut by a step."""
+"""The acceptance rules of motion.py: cards in closed form that are hidden, uncovered, or cut by a depth step."""
 
 import numpy as np
 import pytest
@@ -48,14 +48,14 @@ def test_of_two_surfaces_at_one_place_the_nearest_counts() -> None:
 
 @pytest.mark.parametrize("instances", [(0, 0, 0), (1, 2, 2)])
 def test_nothing_is_interpolated_across_a_step(instances: tuple[int, ...]) -> None:
-    """A stair of one instance, or of none, that slides slowly: between its two depths nothing lies."""
+    """A depth step of one instance, or of none, that slides slowly; no surface is between its two depths."""
     result, shown = played([(6, 16, 2.0, 0.06), (16, 26, 2.15, 0.06)], instances)
     stair = result.known & (shown >= 0)
     assert stair.sum() > 300 and np.abs(result.motion[2, stair]).max() < 1e-9
 
 
 def test_between_what_rests_and_what_slides_on_it_no_motion_is_made_up() -> None:
-    """A sheet that slides on the wall, at its very depth: without instances nothing but the vectors parts them."""
+    """A sheet that slides on the wall at the wall's depth: without instances only the vectors separate them."""
     result, shown = played([(8, 20, WALL, 0.1)])
     sheet, wall = (result.known & (shown == number) for number in (0, -1))
     assert sheet.sum() > 200 and np.abs(result.motion[0, sheet] - 0.1).max() < 1e-9

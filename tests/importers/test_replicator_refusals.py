@@ -1,4 +1,4 @@
-"""What cannot be imported gets one line that names the file and what to do, exit code 2, and leaves nothing."""
+"""Recordings that cannot be imported: one line with file and advice, exit code 2, no output."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""Distances that are not metres are refused where the camera or their range says so, and converted where asked."""
+"""Distances that are not metres are refused if camera or range shows it, and converted on request."""
 
 import re
 from collections.abc import Callable

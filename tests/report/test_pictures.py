@@ -1,4 +1,4 @@
-"""Colours and pictures: what a pixel means can be read back from it."""
+"""Colours and pictures: the value of a pixel can be recovered from its colour."""
 
 import base64
 import colorsys

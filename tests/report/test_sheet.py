@@ -1,4 +1,4 @@
-"""Contact sheets: every clip of a dataset, its frames as they are and its truth beside them."""
+"""Contact sheets show every clip of a dataset: its frames and its truth."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What captions of machines and ropes announce happens in the clips that a user gets; stills are found out."""
+"""Events stated by captions of machines and ropes happen in accepted clips; clips without motion are rejected."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def rollout(scene: MujocoScene) -> Rollout:
 
 
 def still(seen: Rollout) -> Rollout:
-    """The same play with nothing moving."""
+    """The same rollout without motion."""
     geoms = {
         name: Track(track.position[:1].repeat(FRAMES, 0), track.quaternion[:1].repeat(FRAMES, 0))
         for name, track in seen.geoms.items()

@@ -1,4 +1,4 @@
-"""Machines against formulas: pendulums, a door that slows down, joints, a crank's slider."""
+"""Machines against formulas: pendulum periods, a door's deceleration, joint distances, a crank's slider."""
 
 from collections.abc import Callable, Iterator
 from math import pi, sqrt

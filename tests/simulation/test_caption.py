@@ -1,4 +1,4 @@
-"""Captions: every velocity, spin and camera motion that is not zero is stated, exactly, and no other."""
+"""Captions state every non-zero velocity, spin and camera motion exactly, and no other."""
 
 import re
 from dataclasses import replace

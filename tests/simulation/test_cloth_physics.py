@@ -1,4 +1,4 @@
-"""Cloth falls, hangs and swings as formulas say, keeps its area, and does what its captions announce."""
+"""Cloth against formulas: free fall in air, stretching, swinging, area; and the events of its captions."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def upright(off: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
 
 
 def frozen(rollout: Rollout, frames: int = 25) -> Rollout:
-    """The same first frame again and again."""
+    """The first frame repeated."""
     return replace(
         rollout,
         geoms={
@@ -65,7 +65,7 @@ def test_a_level_cloth_falls_as_a_plate_in_air() -> None:
         if before_step is not None:
             settled = np.sqrt(2 * SHEET.density * GRAVITY / (air_drag.DENSITY * air_drag.DRAG))
             fall = settled**2 / GRAVITY * np.log(np.cosh(GRAVITY * time / settled))
-        # Velocity before place: half a step of the last velocity too much.
+        # Semi-implicit integration updates velocity before position: half a step of the last velocity too much.
         early = GRAVITY * time[-1] / fabric.STEPS_PER_SECOND / 2
         assert height[0] - height[-1] - early == pytest.approx(fall[-1], rel=0.01 if before_step is None else 0.02)
 

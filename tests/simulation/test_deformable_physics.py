@@ -1,4 +1,4 @@
-"""Soft bodies fall, bend and bounce as they should, never turn inside out, and do what their captions announce."""
+"""Soft bodies against formulas: fall, bending, energy, no inverted elements; and the events of their captions."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Liquids against formulas, and that what their captions announce happens."""
+"""Liquids against formulas, and the events of their captions."""
 
 from collections.abc import Iterator
 
@@ -51,7 +51,7 @@ def test_a_lump_falls_freely() -> None:
 
 
 def test_a_pool_keeps_its_volume_and_stays_in_its_tank() -> None:
-    """Thrown about for a second, then settled: the level within 15 % of volume over area."""
+    """After a second of splashing and settling, the level is within 15 % of volume over area."""
     block = InitialVolume("box", (0.09, DEPTH / 2, 0.15), (-WIDTH / 2 + 0.09, 0.0, 0.15))
     points = particle_motion(filled(block), tank(), 2.0, viscosity=5.0)
     inside = np.abs(points[..., :2]) < [WIDTH / 2 + 0.005, DEPTH / 2 + 0.005]
@@ -103,7 +103,7 @@ def test_what_is_announced_happens(family: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def usable(family: str) -> Iterator[tuple[FluidScene, scene.MeshSequence]]:
-    """The draws that a user would get."""
+    """The samples that a dataset contains."""
     for index in range(30):
         drawn = FAMILIES[family](keyed_rng(31, family, index))
         assert isinstance(drawn, FluidScene)

@@ -1,4 +1,4 @@
-"""Datasets of clips: the same bytes always, complete meta data, and pictures in which something moves."""
+"""Datasets: identical bytes in every run, complete metadata, and motion in the video."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from phys4d.simulation.caption import stated_velocities
 from phys4d.simulation.categories import CATEGORIES, FAMILIES
 from phys4d.simulation.generate import SimulateConfig, make_clip, simulate
 
-# The demo's kind of scenes, and all families with what they can have.
+# The settings of the demo, and all families with varied looks and moving cameras.
 SMALL = SimulateConfig(families=("fall", "collision"), clips=4, size=(32, 40), frames=9, seed=6, looks="plain")
 LARGE = SimulateConfig(clips=len(CATEGORIES["rigid"]), size=(32, 40), frames=13, fps=20, seed=6, camera="moving")
 

@@ -1,4 +1,4 @@
-"""Grains: how steep they heap, how close they pack, that none is lost, and that momentum and energy add up."""
+"""Grains: angle of repose, packing density, conservation of grains, momentum and energy."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,7 +40,7 @@ def drawn(family: Callable[[np.random.Generator], Scene], index: int) -> GrainSc
 
 @cache
 def rollout(family: Callable[[np.random.Generator], Scene]) -> tuple[GrainScene, Rollout]:
-    """A clip as short as the shortest that a user may ask for."""
+    """A clip of the shortest allowed length."""
     scene = drawn(family, 0)
     return scene, run_model(scene.model, FRAMES, FPS, steps_per_second=STEPS_PER_SECOND, start=scene.start)
 
@@ -167,7 +167,7 @@ def test_a_heap_at_rest_stays_at_rest(family: Callable[[np.random.Generator], Sc
     model.opt.timestep = 1 / STEPS_PER_SECOND
     data = mujoco.MjData(model)
     scene.start(model, data)
-    # What is going to hit it is put away.
+    # The striking body is removed.
     first = model.joint("ball" if family is plough else "body").qposadr[0]
     data.qpos[first : first + 3] = 0, -3, 1
     data.qvel[:] = 0
@@ -182,7 +182,7 @@ def test_packed_grains_touch_and_do_not_overlap() -> None:
     distance = np.linalg.norm(spheres[:, None] - spheres, axis=2) + np.eye(len(spheres))
     assert distance.min() >= 0.06 and distance.min() < 0.0601
     assert (spheres >= 0.03 - 1e-12).all() and (spheres <= np.array([0.37, 0.27, 0.17]) + 1e-8).all()
-    # Closest packing fills 0.74 of space; what touches the walls less.
+    # Closest packing fills 0.74 of space, less next to walls.
     assert 0.35 < len(spheres) * 4 / 3 * np.pi * 0.03**3 / (0.4 * 0.3 * 0.2) < 0.741
 
 

@@ -1,4 +1,4 @@
-"""The truth against rays that trimesh casts with Embree, sharing no code with the renderer or the truth."""
+"""The truth against rays that trimesh casts with Embree; no code is shared with the renderer or the truth."""
 
 from functools import cache, lru_cache
 
@@ -18,9 +18,9 @@ from phys4d.simulation.scenery.camera import Camera
 FRAMES, FPS, SIZE = 13, 20, 48
 LIMIT = 1e-9
 FALSELY_VISIBLE = 1e-4
-HIDDEN = {"rigid": 0.1, "granular": 0.35}  # grains hide behind each other
+HIDDEN = {"rigid": 0.1, "granular": 0.35}  # grains occlude each other
 USUALLY_HIDDEN = 0.25
-QUICK = 1  # families of each category that the usual tests look at; the slow ones look at all
+QUICK = 1  # families of each category in the default tests; the slow tests use all
 SCENES = [
     *((family, seed, "static") for family in ("fall", "collision") for seed in (12, 13)),
     *((family, 12, "moving") for family in CATEGORIES["rigid"]),
@@ -114,7 +114,7 @@ def test_rays_cast_by_another_program_land_where_the_truth_says(scene: tuple[str
     moving = depth_errors(sequence, camera, Truth(**vars(truth) | {"visible": truth.visible & truth.moving}))
     assert len(moving) > 300
     assert np.quantile(np.abs(moving), 0.99) <= LIMIT
-    if truth.opacity is None:  # smoke hides without being a surface
+    if truth.opacity is None:  # smoke occludes without being a surface
         little_is_hidden_and_what_is_hidden_lies_behind_something(scene[0], sequence, camera, truth)
 
 

@@ -1,4 +1,4 @@
-"""Gas in a shell obeys its law, balances tension and load, and does what the captions announce."""
+"""Gas in a shell: gas law, balance of tension and load, and the events of the captions."""
 
 import re
 from dataclasses import replace
@@ -33,7 +33,7 @@ def rollout(height: float, gas: Gas, frames: int, *, weightless: bool = False, p
         option.set("gravity", "0 0 0")
     shells.add_shell(mjcf, BALL, "ball", np.array([0, 0, height]))
     if plate:
-        # Guided, so that it stays level.
+        # On a vertical slide joint, so that it stays level.
         body = Xml.SubElement(mjcf.world, "body", name="plate", pos=text(0, 0, height + 0.25))
         Xml.SubElement(body, "joint", type="slide", axis="0 0 1", damping="20")
         Xml.SubElement(body, "geom", name="plate", type="box", size="0.4 0.4 0.02", mass=text(plate))

@@ -1,4 +1,4 @@
-"""Looks: every pattern is one of its own, the pictures repeat to the byte, and far shadows are soft."""
+"""Looks: all patterns differ, pictures are byte-identical in every run, and distant shadows are soft."""
 
 import numpy as np
 import pytest
@@ -54,8 +54,8 @@ def test_every_pattern_is_one_of_its_own_and_repeats() -> None:
 def test_shadows_are_the_softer_the_further_off_what_casts_them(lid: float) -> None:
     """The width of the edge in pixels: how far the brightness along a row is from a step."""
 
-    def edge(soft_body: float, height: float) -> int:
-        light = Light((0.9, 0.0, -1), (0, 0, 0), 0.8, 0.4, soft_body=soft_body)
+    def edge(softness: float, height: float) -> int:
+        light = Light((0.9, 0.0, -1), (0, 0, 0), 0.8, 0.4, softness=softness)
         row = picture(floor(Texture.PLAIN, height), light, 128)[64, :, 0].astype(float)
         dark, bright = row.min(), row[4:12].mean()
         return int(((row > dark + 0.1 * (bright - dark)) & (row < bright - 0.1 * (bright - dark))).sum())

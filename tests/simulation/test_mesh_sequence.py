@@ -1,4 +1,4 @@
-"""The hand-over to the renderer: shapes, tracks, normals, and hand-made meshes before an empty background."""
+"""The mesh sequence: shapes, tracks, normals, and hand-made meshes in front of an empty background."""
 
 from dataclasses import replace
 

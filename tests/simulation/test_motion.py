@@ -1,4 +1,4 @@
-"""Physics: what is drawn is what moves, bounces are as asked, and nothing unstable passes."""
+"""Rigid motion: meshes follow tracks, restitution is as specified, and unstable simulations are rejected."""
 
 from dataclasses import replace
 from pathlib import Path

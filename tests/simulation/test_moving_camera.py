@@ -1,4 +1,4 @@
-"""Cameras that move: the path that the caption states, and motion truth that contains it."""
+"""Moving cameras: the path agrees with the caption, and the truth contains the camera's motion."""
 
 import numpy as np
 import pytest

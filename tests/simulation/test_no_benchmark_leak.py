@@ -1,8 +1,8 @@
-"""No scene of ours copies a scenario of Physics-IQ: docs/benchmark-policy.md says what is held here and what is not.
+"""No scene copies a scenario of Physics-IQ; docs/benchmark-policy.md states what is tested here and what is not.
 
-A caption repeats a scenario when it has the words of the scenario's name, whatever their order and ending, and with
-a few other words for the same thing. Names made of general words alone (a ball, a box, rolls, falls) say no more than
-what physics is about: what these have in common with a family is written down in GENERAL_OVERLAPS, pair by pair.
+A caption repeats a scenario if it contains the words of the scenario's name, in any order and form, or synonyms of
+them. Names of general words only (a ball, a box, rolls, falls) describe physics in general: what they have in common
+with a family is listed in GENERAL_OVERLAPS, pair by pair.
 """
 
 import re
@@ -21,26 +21,26 @@ SCENARIOS = tuple(
     for line in (Path(__file__).parent / "physics_iq_scenarios.txt").read_text().splitlines()
     if not line.startswith("#")
 )
-DRAWS = 60  # of planted captions; of our own families, whose models take time to make, FEW or, slowly, all
+SAMPLES = 60  # of planted captions, and of the families in the slow tests; FEW of the families otherwise
 FEW = 4
-LIMIT = 0.75  # of a scenario's telling words: all of two or three, or three of four
+LIMIT = 0.75  # share of a scenario's key words that a copy contains: all of two or three, or three of four
 MOST_GENERAL, MOST_CLOSE = 14, 3
 
-Saying = Callable[[np.random.Generator], str]
+CaptionSampler = Callable[[np.random.Generator], str]
 
-# Words without meaning of their own. Where something is (in, on, behind) tells scenarios of general words apart.
-EMPTY = {"a", "an", "the", "and", "or", "of", "to", "with", "at", "from", "for", "its", "it", "as", "by", "x", "y"}
-PLACES = {"in", "on", "off", "behind", "front", "between", "under", "over"}
-SAME = (
+# Words that are ignored. Words for places (in, on, behind) distinguish scenarios whose other words are general.
+STOP_WORDS = {"a", "an", "the", "and", "or", "of", "to", "with", "at", "from", "for", "its", "it", "as", "by", "x", "y"}
+PLACE_WORDS = {"in", "on", "off", "behind", "front", "between", "under", "over"}
+SYNONYM_GROUPS = (
     ("ball", "sphere"), ("block", "box", "cube", "brick", "slab", "cuboid"), ("hit", "collide", "strike", "knock"),
     ("ramp", "incline", "slope", "plank"), ("rotate", "spin", "turn"), ("fall", "drop"), ("in", "into"),
     ("on", "onto", "upon"), ("cover", "drape"), ("blow", "inflate"), ("silk", "cloth", "fabric"), ("train", "chain"),
     ("drink", "liquid", "juice", "beverage"), ("two", "couple", "pair"), ("two", "double"), ("weight", "kettlebell"),
     ("sand", "grain", "bead", "bean", "gravel"),
 )  # fmt: skip
-GENERAL = {"ball", "block", "domino", "fall", "hit", "ramp", "roll", "rotate", "stack", "two", "pass", "stable"}
+GENERAL_WORDS = {"ball", "block", "domino", "fall", "hit", "ramp", "roll", "rotate", "stack", "two", "pass", "stable"}
 
-# (family, scenario): what they have in common by nature, and why it is no copy.
+# (family, scenario): what they have in common, and why it is not a copy.
 GENERAL_OVERLAPS = {
     ("fall", "ball-and-block-fall"): "a ball falls onto a box, or the other way; there both fall onto pillows",
     ("seesaw", "ball-and-block-fall"): "a ball falls onto a seesaw, which throws up a box",
@@ -52,7 +52,7 @@ GENERAL_OVERLAPS = {
     ("pendulum", "balls-collide"): "a body on a rod hits another one",
     ("glowing_pendulum", "balls-collide"): "a hot body on a rod hits another one, and cools",
 }
-# (family, scenario) that share more than general words: results on these scenarios are told apart.
+# (family, scenario) that share more than general words: results on these scenarios are reported separately.
 CLOSE = {
     ("push_apart", "blow-balloon"): "a balloon is inflated between two bodies; there it is blown up alone",
     ("shower", "ball-in-sand"): "beads fall onto a ball; there a ball falls into sand",
@@ -60,18 +60,18 @@ CLOSE = {
 }
 
 
-def sayings() -> dict[str, Saying]:
-    """For every family, what the caption of a draw says."""
-    return {name: partial(said, draw) for name, draw in FAMILIES.items()}
+def caption_samplers() -> dict[str, CaptionSampler]:
+    """For every family, a function that samples a caption."""
+    return {name: partial(sample_caption, sample) for name, sample in FAMILIES.items()}
 
 
-def said(draw: Callable[[np.random.Generator], Scene], random: np.random.Generator) -> str:
-    """The caption without what the camera does."""
-    return draw(random).sentence()
+def sample_caption(sample: Callable[[np.random.Generator], Scene], rng: np.random.Generator) -> str:
+    """The caption of a sampled scene without the camera's motion."""
+    return sample(rng).sentence()
 
 
 def stem(word: str) -> str:
-    """The word without its ending, the same for all its forms: rolls, rolling, rolled -> roll."""
+    """The stem of a word, the same for all its forms: rolls, rolling, rolled -> roll."""
     for ending in ("ing", "ed"):
         if word.endswith(ending) and len(word) > len(ending) + 2:
             word = word.removesuffix(ending)
@@ -83,59 +83,59 @@ def stem(word: str) -> str:
     return word.removesuffix("e") if len(word) > 3 else word
 
 
-SYNONYM = {stem(word): stem(group[0]) for group in reversed(SAME) for word in group}
+SYNONYM = {stem(word): stem(group[0]) for group in reversed(SYNONYM_GROUPS) for word in group}
 
 
 def words(text: str) -> frozenset[str]:
-    """What a text says, as a set of stems, one for all words of a group of synonyms."""
-    found = (stem(word) for word in re.findall("[a-z]+", text.lower()) if word not in EMPTY)
+    """The stems in a text; synonyms are replaced by one of them."""
+    found = (stem(word) for word in re.findall("[a-z]+", text.lower()) if word not in STOP_WORDS)
     return frozenset(SYNONYM.get(word, word) for word in found)
 
 
-def telling(scenario: str) -> frozenset[str]:
-    """The words by which a scenario is recognised: without places, unless all others are general."""
+def key_words(scenario: str) -> frozenset[str]:
+    """The words that identify a scenario: without places, unless all others are general."""
     everything = words(scenario)
-    content = everything - words(" ".join(PLACES))
+    content = everything - words(" ".join(PLACE_WORDS))
     return everything if is_general(scenario) else content
 
 
 def is_general(scenario: str) -> bool:
-    """Whether a scenario's name has general words alone."""
-    return words(scenario) - words(" ".join(PLACES)) <= words(" ".join(GENERAL))
+    """Whether a scenario's name consists of general words only."""
+    return words(scenario) - words(" ".join(PLACE_WORDS)) <= words(" ".join(GENERAL_WORDS))
 
 
 def share(text: str, scenario: str) -> float:
-    """Of the scenario's telling words, the share that a text has too."""
-    wanted = telling(scenario)
+    """Share of the scenario's key words that the text contains."""
+    wanted = key_words(scenario)
     has = wanted & words(text)
     if "balls" in scenario and not re.search(r"\b(ball|sphere)(s\b|\b.*\b(ball|sphere))", text):
         has -= words("ball")  # one ball is not two
     return len(has) / len(wanted)
 
 
-def repeated(name: str, saying: Saying, draws: int = DRAWS) -> set[str]:
-    """The scenarios that a family's name or a caption of its draws repeats."""
-    texts = [name.replace("_", " "), *(saying(np.random.default_rng((7, i))) for i in range(draws))]
+def repeated_scenarios(name: str, sampler: CaptionSampler, samples: int = SAMPLES) -> set[str]:
+    """The scenarios that a family's name or one of its captions repeats."""
+    texts = [name.replace("_", " "), *(sampler(np.random.default_rng((7, i))) for i in range(samples))]
     return {scenario for text in set(texts) for scenario in SCENARIOS if share(text, scenario) >= LIMIT}
 
 
 def test_there_are_66_scenarios_each_recognised_by_its_own_words() -> None:
     assert len(SCENARIOS) == len(set(SCENARIOS)) == 66
-    assert all(telling(scenario) for scenario in SCENARIOS)
+    assert all(key_words(scenario) for scenario in SCENARIOS)
     assert sum(is_general(scenario) for scenario in SCENARIOS) == 10
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_repeats_no_scenario_beyond_what_is_written_down(family: str) -> None:
     known = {scenario for name, scenario in (*GENERAL_OVERLAPS, *CLOSE) if name == family}
-    assert repeated(family, sayings()[family], FEW) <= known
+    assert repeated_scenarios(family, caption_samplers()[family], FEW) <= known
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_written_down_of_a_family_is_found_and_nothing_else(family: str) -> None:
     known = {scenario for name, scenario in (*GENERAL_OVERLAPS, *CLOSE) if name == family}
-    assert repeated(family, sayings()[family]) == known
+    assert repeated_scenarios(family, caption_samplers()[family]) == known
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -145,7 +145,7 @@ def test_no_family_is_named_like_a_scenario(family: str) -> None:
 
 
 def test_what_is_written_down_is_little_and_in_the_policy() -> None:
-    """What shares more than general words is named to everyone who reads results."""
+    """Overlaps of more than general words are listed in the policy."""
     assert len(GENERAL_OVERLAPS) <= MOST_GENERAL and len(CLOSE) <= MOST_CLOSE
     assert all(is_general(scenario) for _, scenario in GENERAL_OVERLAPS)
     policy = (Path(__file__).parents[2] / "docs" / "benchmark-policy.md").read_text()
@@ -155,16 +155,16 @@ def test_what_is_written_down_is_little_and_in_the_policy() -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_family_planted_to_copy_a_scenario_is_found(scenario: str) -> None:
-    """Its name in other forms and another order, in one draw of fifty, among words of our captions."""
+    """The scenario's name in other forms and another order, in one of fifty captions, among other words."""
     forms = {"rolls": "rolling", "falls": "falling", "hits": "striking", "ball": "sphere", "box": "cubes", "in": "into"}
     copied = " of the ".join(forms.get(word, word) for word in reversed(scenario.split("-")))
 
-    def planted(random: np.random.Generator) -> str:
+    def planted(rng: np.random.Generator) -> str:
         usual = "a pink clay capsule flying left 1.1 m/s comes to rest"
-        return f"a red rubber {copied} at rest" if random.uniform() < 0.02 else usual
+        return f"a red rubber {copied} at rest" if rng.uniform() < 0.02 else usual
 
-    assert scenario in repeated("newcomer", planted)
-    assert scenario in repeated(scenario.replace("-", "_"), lambda random: "nothing to see")
+    assert scenario in repeated_scenarios("newcomer", planted)
+    assert scenario in repeated_scenarios(scenario.replace("-", "_"), lambda rng: "nothing to see")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_family_planted_to_copy_a_scenario_is_found(scenario: str) -> None:
     ],
 )
 def test_a_copy_in_the_words_of_our_captions_is_found(caption: str, scenario: str) -> None:
-    assert scenario in repeated("newcomer", lambda random: caption)
+    assert scenario in repeated_scenarios("newcomer", lambda rng: caption)
 
 
 @pytest.mark.parametrize(
@@ -200,4 +200,4 @@ def test_a_copy_in_the_words_of_our_captions_is_found(caption: str, scenario: st
     ],
 )
 def test_physics_of_our_own_is_no_copy(caption: str) -> None:
-    assert not repeated("newcomer", lambda random: caption)
+    assert not repeated_scenarios("newcomer", lambda rng: caption)

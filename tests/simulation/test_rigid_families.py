@@ -1,4 +1,4 @@
-"""The families' physics against formulas, and that what their captions announce happens."""
+"""The rigid families against formulas, and the events of their captions."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,7 +34,7 @@ def scenes(family: str, event: str = "", count: int = 40) -> Iterator[RigidScene
 
 @cache
 def usable(family: str) -> list[tuple[RigidScene, dict[int, Track]]]:
-    """The clips that a user gets."""
+    """The accepted samples."""
     config = SimulateConfig(families=(family,), frames=FRAMES, fps=FPS, seed=22)
     found = [sample_scene(config, index) for index in range(12)]
     return [(each.scene, each.meshes.tracks) for each in found]

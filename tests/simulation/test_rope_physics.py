@@ -1,4 +1,4 @@
-"""Ropes against formulas: how they hang, fall and swing, how long they are, and the tube that is drawn."""
+"""Ropes against formulas: catenary, free fall, swing, length; and the mesh of a rope."""
 
 from collections.abc import Callable, Iterator
 from functools import cache

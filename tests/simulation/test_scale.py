@@ -1,4 +1,4 @@
-"""Any number of workers and machines, stopped or killed: the same bytes, and nothing that is finished is lost."""
+"""Any number of workers and machines, stopped or killed: identical bytes, and no finished clip is lost."""
 
 import hashlib
 import json

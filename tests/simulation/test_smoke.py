@@ -1,4 +1,4 @@
-"""Smoke: its air does not pile up, its heat lifts it, it covers as Beer and Lambert say, and covers no truth."""
+"""Smoke: no divergence, buoyancy, opacity by the Beer-Lambert law, and no truth behind opaque smoke."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What storing costs: the blob's half step, and what that is in metres and pixels for 48 x 48 clips."""
+"""Storage error: half a step of the codes, in metres and pixels, for 48 x 48 clips."""
 
 from typing import Literal
 

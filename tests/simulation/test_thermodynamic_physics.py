@@ -1,4 +1,4 @@
-"""Heat against formulas, and that what the captions announce happens."""
+"""Heat against formulas, and the events of the captions."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ FRAMES, FPS = 13, 20
 
 
 def usable(family: str) -> Iterator[tuple[Scene, MeshSequence]]:
-    """The draws that a user would get."""
+    """The samples that a dataset contains."""
     for index in range(60):
         drawn = FAMILIES[family](keyed_rng(41, family, index))
         if drawn.badly_framed():
@@ -115,7 +115,7 @@ def test_heat_between_particles_diffuses() -> None:
 def test_melting_takes_latent_heat_at_the_melting_point() -> None:
     ice = SUBSTANCES["ice"]
     heat = ParticleHeat(ice, np.zeros((4, 3)), 0.01, 1e-3)
-    latent = ice.latent / ice.heat_capacity
+    latent = ice.latent_heat / ice.heat_capacity
     heat.enthalpy = ice.melting_point + np.array([-5.0, 0.5 * latent, latent, latent + 5])
     assert heat.temperature == pytest.approx(ice.melting_point + np.array([-5.0, 0, 0, 5]))
     assert heat.molten == pytest.approx([0, 0.5, 1, 1])
@@ -130,7 +130,10 @@ def test_what_is_announced_melts_and_only_where_it_is_warm(family: str, monkeypa
     assert not melt.molten[0].any() and np.mean(melt.molten[-1] > 0.5) > melting.MELTED
     assert (melt.temperature[melt.molten > 0] >= scene.substance.melting_point).all()
     assert (melt.molten[melt.temperature < scene.substance.melting_point] == 0).all()
-    assert scene.substance.start - 1 <= melt.temperature.min() and melt.temperature.max() <= scene.hottest + 1
+    assert (
+        scene.substance.initial_temperature - 1 <= melt.temperature.min()
+        and melt.temperature.max() <= scene.hottest + 1
+    )
     early = int(np.argmax(np.mean(melt.molten > 0.5, axis=1) > 0.05))
     depth = obstacle_from_prop(scene.props[scene.heaters[0].prop]).depth(melt.positions[early], 0.0)
     warm = melt.molten[early] > 0.5

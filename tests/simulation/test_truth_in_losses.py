@@ -1,4 +1,4 @@
-"""The truth satisfies the losses: nothing is left on a plane but what storing costs, and little on curved surfaces."""
+"""The truth has zero loss on planes, up to the storage error, and a small loss on curved surfaces."""
 
 from functools import cache
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Occlusion and trajectories found from simulated depth and motion, held against what the simulator knows."""
+"""Occlusion and trajectories computed from depth and motion, against the simulator's tracks."""
 
 from functools import cache
 from typing import Literal

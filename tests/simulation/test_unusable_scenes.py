@@ -1,4 +1,4 @@
-"""What cannot be used is found out: a simulator that fails, things that do not move, or leave the picture."""
+"""Rejected samples: a failing simulator, objects without motion, objects that leave the image."""
 
 from dataclasses import replace
 
@@ -28,7 +28,8 @@ def scene(height: float = 0.8, **changed: object) -> MujocoScene:
     model = Mjcf(room)
     add_body(model.world, ball, "ball")
     made = MujocoScene(
-        kind="rigid", family="test", room=room, view=view, light=light, scene_objects=(object_from_body(ball, "ball"),),
+        category_name="rigid", family="test", room=room, view=view, light=light,
+        scene_objects=(object_from_body(ball, "ball"),),
         model=model.text(), caption="a ball falls", steps_per_second=480, rejection_reason=lambda rollout: None,
     )  # fmt: skip
     return replace(made, **changed)
@@ -50,7 +51,7 @@ def test_what_the_caption_announces_and_does_not_come_is_unusable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "drive", "reason"),
+    ("start", "before_step", "reason"),
     [
         (lambda m, d: d.qvel.fill(1e11), None, "MuJoCo warned: badqvel"),
         (None, lambda m, d: d.qfrc_applied.__setitem__(2, 2000.0), "energy grows"),

@@ -9,11 +9,13 @@ time, so that the integers stay in the GPU's cache: in memory they would double 
 import triton
 import triton.language as tl
 
+from phys4d.kernels.dispatch import INTERPRETED
+
 CHARBONNIER, RELATIVE, SQUARED = 1, 2, 3
 _CHARBONNIER = tl.constexpr(CHARBONNIER)
 _RELATIVE = tl.constexpr(RELATIVE)
 _SQUARED = tl.constexpr(SQUARED)
-_HARDWARE = tl.constexpr(not triton.knobs.runtime.interpret)
+_HARDWARE = tl.constexpr(not INTERPRETED)
 
 
 @triton.jit

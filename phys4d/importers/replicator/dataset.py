@@ -81,7 +81,7 @@ def import_replicator(
                 )
             frames, names = _frames(recording, pictures.shape[1:3], depth_unit)
             members = _members(recording, pictures, frames, names, fps, caption)
-            # The hash keeps keys distinct between datasets imported from different folders.
+            # The hash distinguishes the keys of datasets imported from different folders.
             key = f"clip{index:06d}-{hashlib.sha256(members['mp4']).hexdigest()[:12]}"
             writer.add(key, members, size[0], fps, size[1], size[2])
             imported.clips += 1

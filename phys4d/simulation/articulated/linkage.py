@@ -29,6 +29,7 @@ class PartMaterial:
 
     colour: name of a hue.
     material: name in `materials.MATERIALS`.
+    rgb: colour in 0..1.
     density: kg/m3.
     friction: Coulomb coefficient.
     """

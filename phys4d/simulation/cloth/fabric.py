@@ -35,6 +35,7 @@ class Fabric:
 
     Stretching is softer than in real cloth by one order of magnitude, so that time steps can be long.
 
+    texture: pattern.
     density: kg/m2.
     stretching: N/m, stretching stiffness.
     bending: N m, bending rigidity.
@@ -59,6 +60,8 @@ FABRICS = {
 class Cloth:
     """A rectangular cloth.
 
+    fabric: name in FABRICS.
+    colour, rgb: name of the hue, and the colour in 0..1.
     half: half extents, metres.
     count: points along each side.
     density, stretching, bending, friction: as in `Fabric`.

@@ -32,6 +32,7 @@ SoftShape = Literal["ball", "box", "cylinder"]
 class SoftMaterial:
     """Ranges (low, high) of a soft material's physical parameters.
 
+    texture: pattern.
     young: Young's modulus, Pa.
     density: kg/m3.
     damping: seconds.
@@ -60,6 +61,9 @@ SOFT_MATERIALS = {
 class SoftBody:
     """A soft body in its rest shape.
 
+    shape: "ball", "box" or "cylinder".
+    material: name in SOFT_MATERIALS.
+    colour, rgb: name of the hue, and the colour in 0..1.
     size: metres, as for `shapes.mesh`.
     points: points of its grid along each axis.
     young: Pa.

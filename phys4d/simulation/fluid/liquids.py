@@ -43,6 +43,7 @@ HIGH_VISCOSITY = {
 class Liquid:
     """A liquid.
 
+    name, rgb: as in the caption, and the colour in 0..1.
     density: kg/m3.
     viscosity: Pa s.
     """

@@ -28,7 +28,7 @@ def chute(rng: np.random.Generator) -> Scene:
     """
     view = sampling.view(rng, distance=(1.45, 1.6), height=(0.75, 1.05), target_height=0.3)
     room, light = sampling.room(rng), sampling.light(rng)
-    kind = sample_grains(rng, sampling.colours(rng, 1)[0], rng.uniform(0.022, 0.025))
+    grains = sample_grains(rng, sampling.colours(rng, 1)[0], rng.uniform(0.022, 0.025))
     axes = view.level_axes()
     side = int(rng.choice([-1, 1]))  # +1: the grains slide to the right
     # Partly towards the camera, which looks into the trough.
@@ -40,12 +40,12 @@ def chute(rng: np.random.Generator) -> Scene:
     lip = rng.uniform(0.16, 0.24)
     centre = -direction * rng.uniform(0.16, 0.22) + axes[1] * rng.uniform(0.05, 0.2)
     centre[2] = lip + half[0] * np.sin(slope) + BOARD
-    props = _trough(centre, turn, half, 2 * kind.radius, rng)
+    props = _trough(centre, turn, half, 2 * grains.radius, rng)
     low = np.array([-half[0], -half[1], BOARD + 0.001])
-    places = closest_packing(kind.radius, low, np.array([0.55 * half[0], half[1], BOARD + 7.5 * kind.radius]))
+    places = closest_packing(grains.radius, low, np.array([0.55 * half[0], half[1], BOARD + 7.5 * grains.radius]))
     places = places[rng.uniform(size=len(places)) < 0.93][: int(rng.uniform(260, 380))]
     model = granular_model(room, props)
-    scene_object = add_grains(model, rng, kind, centre + places @ down.T)
+    grains_object = add_grains(model, rng, grains, centre + places @ down.T)
     return GrainScene(
         family="chute",
         category_name="granular",
@@ -53,10 +53,10 @@ def chute(rng: np.random.Generator) -> Scene:
         view=view,
         light=light,
         props=props,
-        scene_objects=(scene_object,),
-        grains=scene_object.name,
+        scene_objects=(grains_object,),
+        grains=grains_object.name,
         model=model.text(),
-        caption=f"{kind.name} from rest slide down a chute and pour onto the floor",
+        caption=f"{grains.name} from rest slide down a chute and pour onto the floor",
         steps_per_second=STEPS_PER_SECOND,
         rejection_reason=lambda rollout: _poured(rollout, lip),
     )

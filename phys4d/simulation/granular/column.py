@@ -24,33 +24,33 @@ def column(rng: np.random.Generator) -> Scene:
     """Samples a scene: up to 420 grains in closest packing with gaps, as a round column or a wall."""
     view = sampling.view(rng, distance=(1.25, 1.45), height=(0.6, 0.95), target_height=0.22)
     room, light = sampling.room(rng), sampling.light(rng)
-    kind = sample_grains(rng, sampling.colours(rng, 1)[0], rng.uniform(0.024, 0.027))
+    grains = sample_grains(rng, sampling.colours(rng, 1)[0], rng.uniform(0.024, 0.027))
     axes = view.level_axes()
     wall = bool(rng.uniform() < 0.4)
     if wall:
         half = np.array([rng.uniform(0.22, 0.26), rng.uniform(0.11, 0.13), 0.0])
-        places = closest_packing(kind.radius, -half, half + np.array([0, 0, 0.5]))
+        places = closest_packing(grains.radius, -half, half + np.array([0, 0, 0.5]))
     else:
         radius = rng.uniform(0.17, 0.21)
-        places = closest_packing(kind.radius, np.array([-radius, -radius, 0]), np.array([radius, radius, 0.7]))
-        places = places[np.hypot(places[:, 0], places[:, 1]) < radius - kind.radius]
+        places = closest_packing(grains.radius, np.array([-radius, -radius, 0]), np.array([radius, radius, 0.7]))
+        places = places[np.hypot(places[:, 0], places[:, 1]) < radius - grains.radius]
     # Random gaps, since a perfect packing could stand like a crystal.
     places = places[rng.uniform(size=len(places)) < 0.93][: int(rng.uniform(0.78, 1.0) * GRAINS)]
     turn = poses.heading(axes, rng.uniform(-0.5, 0.5))
     places = places @ np.array([turn, np.cross((0, 0, 1), turn), (0, 0, 1)])
     places += axes[0] * rng.uniform(-0.08, 0.08) + axes[1] * rng.uniform(0.15, 0.35)
     model = granular_model(room)
-    scene_object = add_grains(model, rng, kind, places)
+    grains_object = add_grains(model, rng, grains, places)
     return GrainScene(
         family="column",
         category_name="granular",
         room=room,
         view=view,
         light=light,
-        scene_objects=(scene_object,),
-        grains=scene_object.name,
+        scene_objects=(grains_object,),
+        grains=grains_object.name,
         model=model.text(),
-        caption=f"{article('wall' if wall else 'round column')} of {kind.name} at rest collapses",
+        caption=f"{article('wall' if wall else 'round column')} of {grains.name} at rest collapses",
         steps_per_second=STEPS_PER_SECOND,
         rejection_reason=_collapsed,
     )

@@ -28,6 +28,8 @@ SHADES = (0.72, 1.12)
 class Grains:
     """Properties of grains.
 
+    colour, rgb: name of the hue, and the colour in 0..1.
+    material: name in GRAIN_MATERIALS.
     radius: metres, of the largest grain.
     density: kg/m3.
     friction: Coulomb coefficient.
@@ -80,33 +82,33 @@ def granular_model(room: Room, props: tuple[Prop, ...] = (), *, iterations: int 
 
 
 def add_grains(
-    model: Mjcf, rng: np.random.Generator, kind: Grains, places: np.ndarray, *, without_rolling_friction: bool = False
+    model: Mjcf, rng: np.random.Generator, grains: Grains, places: np.ndarray, *, without_rolling_friction: bool = False
 ) -> SceneObject:
     """Adds one grain at each world position and returns them as one scene object; grain i is the geom "grain<i>".
 
     model: model to extend.
     rng: samples radii and shades.
-    kind: properties of the grains.
+    grains: properties of the grains.
     places: [N, 3], world metres.
     without_rolling_friction: takes less than half of the time, and hardly matters in a bed of grains.
     """
-    radii = kind.radius * (1 - rng.uniform(0, UNEVEN, len(places)))
+    radii = grains.radius * (1 - rng.uniform(0, UNEVEN, len(places)))
     shades = rng.uniform(*SHADES, len(places))
     contact = {
         "condim": "3" if without_rolling_friction else "6",
-        "friction": text(kind.friction, 0.1 * kind.rolling, kind.rolling),
+        "friction": text(grains.friction, 0.1 * grains.rolling, grains.rolling),
     }
     for number, (place, radius) in enumerate(zip(places, radii, strict=True)):
         body = Xml.SubElement(model.world, "body", pos=text(*place))
         Xml.SubElement(body, "freejoint")
-        shape = {"type": "sphere", "size": text(radius), "density": text(kind.density)}
+        shape = {"type": "sphere", "size": text(radius), "density": text(grains.density)}
         Xml.SubElement(body, "geom", shape | contact, name=f"grain{number}")
     about = {
-        "grains": len(places), "radius": kind.radius, "density": kind.density, "friction": kind.friction,
-        "rolling_friction": 0.0 if without_rolling_friction else kind.rolling,
+        "grains": len(places), "radius": grains.radius, "density": grains.density, "friction": grains.friction,
+        "rolling_friction": 0.0 if without_rolling_friction else grains.rolling,
     }  # fmt: skip
     return SceneObject(
-        name=kind.name, rgb=kind.rgb, texture=Texture.GRIT, geoms=tuple(f"grain{i}" for i in range(len(places))),
+        name=grains.name, rgb=grains.rgb, texture=Texture.GRIT, geoms=tuple(f"grain{i}" for i in range(len(places))),
         shades=tuple(float(shade) for shade in shades), about=about,
     )  # fmt: skip
 

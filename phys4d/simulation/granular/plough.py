@@ -30,10 +30,10 @@ def plough(rng: np.random.Generator) -> Scene:
     view = sampling.view(rng, distance=(1.1, 1.25), height=(0.6, 0.85), target_height=0.15)
     room, light = sampling.room(rng), sampling.light(rng)
     names = sampling.colours(rng, 2)
-    kind = sample_grains(rng, names[0], rng.uniform(0.022, 0.025), ("pebbles", "beans"))
+    grains = sample_grains(rng, names[0], rng.uniform(0.022, 0.025), ("pebbles", "beans"))
     axes = view.level_axes()
     high, wide = rng.uniform(0.2, 0.24), rng.uniform(0.24, 0.27)
-    cone = closest_packing(kind.radius, np.array([-wide, -wide, 0]), np.array([wide, wide, high]))
+    cone = closest_packing(grains.radius, np.array([-wide, -wide, 0]), np.array([wide, wide, high]))
     cone = sample_inside(cone, rng, lambda p: np.hypot(p[:, 0], p[:, 1]) < wide * (1 - p[:, 2] / high) + 0.02)
     side = int(rng.choice([-1, 1]))  # +1: the ball comes from the right
     centre = axes[1] * rng.uniform(0.25, 0.42) - axes[0] * side * rng.uniform(0.05, 0.15)
@@ -41,7 +41,7 @@ def plough(rng: np.random.Generator) -> Scene:
     turn = np.array([[np.cos(yaw), np.sin(yaw), 0], [-np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])
     ball = _ball(rng, names[1], centre, wide, side, axes)
     model = granular_model(room, iterations=HEAP_ITERATIONS)
-    scene_object = add_grains(model, rng, kind, cone @ turn + centre)
+    grains_object = add_grains(model, rng, grains, cone @ turn + centre)
     add_body(model.world, ball, "ball", condim="4")
     return GrainScene(
         family="plough",
@@ -49,10 +49,10 @@ def plough(rng: np.random.Generator) -> Scene:
         room=room,
         view=view,
         light=light,
-        scene_objects=(object_from_body(ball, "ball"), scene_object),
-        grains=scene_object.name,
+        scene_objects=(object_from_body(ball, "ball"), grains_object),
+        grains=grains_object.name,
         model=model.text(),
-        caption=f"{article(ball.name)} {motion(ball, flying=False)} rolls into a heap of {kind.name} at rest",
+        caption=f"{article(ball.name)} {motion(ball, flying=False)} rolls into a heap of {grains.name} at rest",
         steps_per_second=STEPS_PER_SECOND,
         start=settle_before(SETTLING, set_free_velocities(view, {"ball": ball})),
         rejection_reason=lambda rollout: _shoved(rollout, np.array(ball.velocity) @ axes),

@@ -35,14 +35,14 @@ def plunge(rng: np.random.Generator) -> Scene:
     view = sampling.view(rng, distance=(1.15, 1.3), height=(0.85, 1.1), target_height=0.22)
     room, light = sampling.room(rng), sampling.light(rng)
     names = sampling.colours(rng, 2)
-    kind = sample_grains(rng, names[0], rng.uniform(0.024, 0.027))
+    grains = sample_grains(rng, names[0], rng.uniform(0.024, 0.027))
     axes = view.level_axes()
     half = np.array([rng.uniform(0.22, 0.26), rng.uniform(0.18, 0.22), rng.uniform(0.06, 0.07)])
     turn = np.arctan2(axes[0, 1], axes[0, 0]) + rng.uniform(-0.5, 0.5)
     along = np.array([[np.cos(turn), np.sin(turn), 0], [-np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
     centre = axes[0] * rng.uniform(-0.06, 0.06) + axes[1] * rng.uniform(0.0, 0.15)
     props = _box(rng, centre, turn, half)
-    bed = closest_packing(kind.radius, np.array([-half[0], -half[1], 0]), np.array([half[0], half[1], 3.1 * half[2]]))
+    bed = closest_packing(grains.radius, np.array([-half[0], -half[1], 0]), np.array([half[0], half[1], 3.1 * half[2]]))
     # Loose: a third is left out before the bed settles.
     bed = bed[rng.uniform(size=len(bed)) < 0.68][:MOST]
     shape = SHAPES[rng.integers(len(SHAPES))]
@@ -54,7 +54,7 @@ def plunge(rng: np.random.Generator) -> Scene:
         quaternion=poses.yaw_tilt(rng.uniform(0, np.pi), rng.uniform(0, np.pi), rng.uniform(0, np.pi)),
     )  # fmt: skip
     model = granular_model(room, props)
-    scene_object = add_grains(model, rng, kind, bed @ along + centre, without_rolling_friction=True)
+    grains_object = add_grains(model, rng, grains, bed @ along + centre, without_rolling_friction=True)
     add_body(model.world, body, BODY, condim="4")
     return GrainScene(
         family="plunge",
@@ -63,10 +63,10 @@ def plunge(rng: np.random.Generator) -> Scene:
         view=view,
         light=light,
         props=props,
-        scene_objects=(object_from_body(body, BODY), scene_object),
-        grains=scene_object.name,
+        scene_objects=(object_from_body(body, BODY), grains_object),
+        grains=grains_object.name,
         model=model.text(),
-        caption=f"{article(body.name)} from rest falls into {kind.name} at rest in an open box",
+        caption=f"{article(body.name)} from rest falls into {grains.name} at rest in an open box",
         steps_per_second=STEPS_PER_SECOND,
         start=settle_before(SETTLING),
         rejection_reason=_sunk,

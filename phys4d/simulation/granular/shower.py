@@ -28,7 +28,7 @@ def shower(rng: np.random.Generator) -> Scene:
     view = sampling.view(rng, distance=(1.2, 1.35), height=(0.65, 0.95), target_height=0.33)
     room, light = sampling.room(rng), sampling.light(rng)
     names = sampling.colours(rng, 2)
-    kind = sample_grains(rng, names[0], rng.uniform(0.022, 0.026), ("pebbles", "beans"))
+    grains = sample_grains(rng, names[0], rng.uniform(0.022, 0.026), ("pebbles", "beans"))
     axes = view.level_axes()
     shapes: list[Shape] = ["ball", "box", "cylinder"]
     shape = shapes[rng.choice(3, p=[0.3, 0.4, 0.3])]
@@ -38,13 +38,13 @@ def shower(rng: np.random.Generator) -> Scene:
         rng, shape, names[1], size, stand + np.array([0, 0, half_height(shape, size)]),
         quaternion=poses.yaw_tilt(rng.uniform(0, np.pi)), materials=("wood", "marble", "steel", "clay"),
     )  # fmt: skip
-    radius = 0.187 * kind.radius / 0.024 * rng.uniform(0.95, 1.03)
-    places = closest_packing(kind.radius, np.full(3, -radius), np.full(3, radius))
+    radius = 0.187 * grains.radius / 0.024 * rng.uniform(0.95, 1.03)
+    places = closest_packing(grains.radius, np.full(3, -radius), np.full(3, radius))
     places = places[np.linalg.norm(places, axis=1) < radius]
     off = axes[0] * rng.uniform(-0.05, 0.05)
     places = places + stand + off + np.array([0, 0, 2 * below.position[2] + radius + rng.uniform(0.03, 0.07)])
     model = granular_model(room)
-    scene_object = add_grains(model, rng, kind, places)
+    grains_object = add_grains(model, rng, grains, places)
     add_body(model.world, below, "below", condim="6")
     return GrainScene(
         family="shower",
@@ -52,10 +52,10 @@ def shower(rng: np.random.Generator) -> Scene:
         room=room,
         view=view,
         light=light,
-        scene_objects=(scene_object, object_from_body(below, "below")),
-        grains=scene_object.name,
+        scene_objects=(grains_object, object_from_body(below, "below")),
+        grains=grains_object.name,
         model=model.text(),
-        caption=f"a clump of {kind.name} from rest falls onto {article(below.name)} at rest",
+        caption=f"a clump of {grains.name} from rest falls onto {article(below.name)} at rest",
         steps_per_second=STEPS_PER_SECOND,
         rejection_reason=lambda rollout: _showered(rollout, 2 * below.position[2]),
     )

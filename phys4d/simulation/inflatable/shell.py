@@ -40,6 +40,8 @@ ShellShape = Literal["ball", "cushion"]
 class Shell:
     """An inflatable shell.
 
+    shape: "ball" or "cushion".
+    colour, rgb: name of the hue, and the colour in 0..1.
     radii: half axes without pressure, metres.
     stretching: stretching stiffness, N/m.
     mass: kg.
@@ -159,8 +161,9 @@ def add_shell(
 
 
 class InitialInflation:
-    """Callback that scales the shells to their equilibrium size at the initial pressure; shells: by the name of their
-    flex.
+    """Callback that scales the shells to their equilibrium size at the initial pressure.
+
+    shells, gases: by the name of the flex.
     """
 
     def __init__(self, shells: Mapping[str, Shell], gases: Mapping[str, Gas]) -> None:

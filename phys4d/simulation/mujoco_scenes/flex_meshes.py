@@ -66,8 +66,9 @@ def _skin(tetrahedra: np.ndarray) -> np.ndarray:
 
 
 def rounded(places: np.ndarray, half: tuple[float, float, float], radius: float) -> np.ndarray:
-    """Maps points [N, 3] of the cube -1..1 into a box with rounded edges.
+    """Maps points of the cube -1..1 into a box with rounded edges.
 
+    places: [N, 3], points in -1..1.
     half: half extents, metres.
     radius: radius of the edges, metres.
     """

@@ -27,6 +27,7 @@ SIZE_COUNT = {"ball": 1, "box": 3, "cylinder": 2, "capsule": 2}  # entries of Mu
 class SceneObject:
     """One instance of a scene: name, look, and the geoms or the flex of the model that it is drawn from.
 
+    name, rgb, texture: as in the caption, and its look.
     geoms: names; drawn as balls, boxes, cylinders or capsules in their own coordinates.
     flex: name; a flex of dimension 2 is drawn by its triangles, one of dimension 3 by its surface.
     smooth: number of subdivisions of the flex at detail USUAL_DETAIL.

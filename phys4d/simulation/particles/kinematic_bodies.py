@@ -17,6 +17,7 @@ from phys4d.simulation.particles.obstacles import Obstacle, Path, Solid
 class KinematicBody:
     """One instance made of solids that move together on a prescribed path.
 
+    name, rgb, texture: as in the caption, and its look.
     solids: in the frame that moves along the path.
     path: pose over time.
     physics: entries of the clip's json; SI units.

@@ -61,6 +61,7 @@ class Solid:
 class Obstacle:
     """Solids that move together.
 
+    solids: in their common frame.
     path: pose of their common frame over time, None if static in the world.
     """
 

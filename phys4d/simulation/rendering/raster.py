@@ -67,7 +67,11 @@ class Rasteriser:
         self._depth_sampler = context.sampler(repeat_x=False, repeat_y=False, filter=nearest, compare_func="")
 
     def surface_program(self, texture: Texture, *, soft: bool) -> moderngl.Program:
-        """The shader program of this pattern, compiled on first use; soft: for soft shadows."""
+        """The shader program of this pattern, compiled on first use.
+
+        texture: the pattern.
+        soft: soft shadows.
+        """
         if (texture, soft) not in self._surfaces:
             fragment = shaders.surface_fragment(texture, soft=soft)
             program = self.context.program(vertex_shader=shaders.SURFACE_VERTEX, fragment_shader=fragment)

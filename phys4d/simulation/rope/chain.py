@@ -29,6 +29,7 @@ CLEAR = 2.3  # least distance between the ends of two links that can collide, ov
 class Rope:
     """Properties of a rope.
 
+    colour, rgb: name of the hue, and the colour in 0..1.
     radius: metres.
     density: kg/m3.
     friction: Coulomb coefficient.
@@ -51,7 +52,7 @@ class Rope:
 
 
 def sample_rope(rng: np.random.Generator, colour: str, radius: tuple[float, float] = (0.018, 0.024)) -> Rope:
-    """Samples a rope, thick enough to be visible in a small image; radius: range in metres."""
+    """Samples a rope of the named colour, thick enough to be visible in a small image; radius: range in metres."""
     return Rope(
         colour, saturated(colour, rng), rng.uniform(*radius), rng.uniform(850, 1150),
         rng.uniform(0.35, 0.55),

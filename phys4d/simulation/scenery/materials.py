@@ -13,6 +13,7 @@ from phys4d.simulation.mesh_sequence import Texture
 class Material:
     """Texture and ranges (low, high) of physical parameters.
 
+    texture: pattern.
     density: kg/m3.
     restitution: coefficient against a rigid floor.
     friction: Coulomb coefficient.

@@ -38,9 +38,9 @@ class AirGrid:
     source: centre [3] in world metres and radius in metres of a ball that emits hot smoke.
     rng: random generator of the velocity noise.
     lift: m/s2, buoyant acceleration of fully hot smoke.
-    cooling: 1/s, decay rate of heat.
-    thinning: 1/s, decay rate of smoke.
-    stir: m/s, standard deviation of the velocity noise in the source.
+    heat_decay: 1/s, decay rate of heat.
+    smoke_decay: 1/s, decay rate of smoke.
+    noise_speed: m/s, standard deviation of the velocity noise in the source.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class AirGrid:
         rng: np.random.Generator,
         *,
         lift: float = 6.0,
-        cooling: float = 0.7,
-        thinning: float = 0.1,
-        stir: float = 0.15,
+        heat_decay: float = 0.7,
+        smoke_decay: float = 0.1,
+        noise_speed: float = 0.15,
     ) -> None:
         n = box.cells
         self.box, self.rng = box, rng
-        self.lift, self.cooling, self.thinning, self.stir = lift, cooling, thinning, stir
+        self.lift, self.heat_decay, self.smoke_decay, self.noise_speed = lift, heat_decay, smoke_decay, noise_speed
         self.velocity = np.zeros((3, n, n, n), dtype=np.float32)
         self.smoke, self.heat = np.zeros((2, n, n, n), dtype=np.float32)
         self._centres = box.centres()
@@ -78,14 +78,14 @@ class AirGrid:
         source = self._source
         self.smoke[source] = self.heat[source] = 1
         self.velocity[2] += seconds * self.lift * self.heat
-        push = self.rng.normal(0, self.stir, (3, int(source.sum())))
+        push = self.rng.normal(0, self.noise_speed, (3, int(source.sum())))
         self.velocity[:, source] += push.astype(np.float32)
         self._hold(obstacle)
         self.velocity = np.stack([self._carried(part, seconds) for part in self.velocity])
         self._project()
         self._hold(obstacle)
-        self.smoke = self._carried(self.smoke, seconds) * np.float32(np.exp(-self.thinning * seconds))
-        self.heat = self._carried(self.heat, seconds) * np.float32(np.exp(-self.cooling * seconds))
+        self.smoke = self._carried(self.smoke, seconds) * np.float32(np.exp(-self.smoke_decay * seconds))
+        self.heat = self._carried(self.heat, seconds) * np.float32(np.exp(-self.heat_decay * seconds))
 
     def _hold(self, obstacle: tuple[np.ndarray, float, np.ndarray] | None) -> None:
         if obstacle is not None:

@@ -11,7 +11,11 @@ FROM, FULL = 700.0, 950.0  # kelvin between which the body's own colour is blend
 
 
 def glowing(temperature: np.ndarray, rgb: np.ndarray | tuple[float, float, float]) -> np.ndarray:
-    """RGB [..., 3] in 0..1 of matter at temperatures [...] in kelvin; rgb: its colour when cold."""
+    """RGB [..., 3] in 0..1 of hot matter.
+
+    temperature: [...], kelvin.
+    rgb: its colour when cold.
+    """
     glow = np.stack([np.interp(temperature, KELVIN, channel) for channel in GLOW.T], axis=-1)
     share = np.clip((np.asarray(temperature) - FROM) / (FULL - FROM), 0, 1)[..., None]
     return (1 - share) * np.asarray(rgb) + share * glow

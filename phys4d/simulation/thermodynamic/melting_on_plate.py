@@ -20,7 +20,7 @@ def melting_on_plate(rng: np.random.Generator) -> Scene:
     view = sampling.view(rng, distance=(1.1, 1.3), height=(0.75, 1.05), target_height=0.2)
     room, light = sampling.room(rng), sampling.light(rng)
     substance = substances.sample(rng)
-    temperature = float(10 * round(rng.uniform(*substance.heater) / 10))
+    temperature = float(10 * round(rng.uniform(*substance.heater_temperatures) / 10))
     thickness = rng.uniform(0.05, 0.08)
     size = (rng.uniform(0.4, 0.48), rng.uniform(0.32, 0.38), thickness / 2)
     w, i, j, k = (float(value) for value in poses.yaw_tilt(rng.uniform(-0.3, 0.3)))

@@ -20,7 +20,7 @@ def melting_on_ramp(rng: np.random.Generator) -> Scene:
     view = sampling.view(rng, distance=(1.2, 1.4), height=(0.7, 1.0), target_height=0.22)
     room, light = sampling.room(rng), sampling.light(rng)
     substance = substances.sample(rng)
-    temperature = float(10 * round(rng.uniform(*substance.heater) / 10))
+    temperature = float(10 * round(rng.uniform(*substance.heater_temperatures) / 10))
     axes = view.level_axes()
     side, slope = rng.choice([-1, 1]), rng.uniform(0.44, 0.61)
     downhill = poses.heading(axes, rng.uniform(-0.7, 0.1) * side) * side

@@ -31,7 +31,7 @@ class ParticleHeat:
 
         self._warp, self._conduct = warp, conduct
         self.substance, self.spacing = substance, spacing
-        self.enthalpy = np.full(len(first), float(substance.start))
+        self.enthalpy = np.full(len(first), float(substance.initial_temperature))
         self._grid = warp.HashGrid(64, 64, 64, device=DEVICE)
         self._rate = warp.zeros(len(first), dtype=float, device=DEVICE)
         self._coefficient = diffusivity / _second_moment(spacing)
@@ -39,13 +39,13 @@ class ParticleHeat:
     @property
     def temperature(self) -> np.ndarray:
         """Temperature in kelvin, float64 [N]; it stays at the melting point while latent heat is absorbed."""
-        melting, latent = self.substance.melting_point, self.substance.latent / self.substance.heat_capacity
+        melting, latent = self.substance.melting_point, self.substance.latent_heat / self.substance.heat_capacity
         return np.where(self.enthalpy < melting, self.enthalpy, np.maximum(self.enthalpy - latent, melting))
 
     @property
     def molten(self) -> np.ndarray:
         """Molten share of each particle, float64 [N]."""
-        melting, latent = self.substance.melting_point, self.substance.latent / self.substance.heat_capacity
+        melting, latent = self.substance.melting_point, self.substance.latent_heat / self.substance.heat_capacity
         softening = max(latent, 0.05 * melting)  # glass has no latent heat and softens over a range
         return np.clip((self.enthalpy - melting) / softening, 0, 1)
 

@@ -12,16 +12,17 @@ from phys4d.simulation.mesh_sequence import Texture
 class Substance:
     """A substance that melts; SI units, kelvin.
 
+    name: as in the caption.
     solid, liquid: RGB in 0..1, without glow.
     density: kg/m3.
     heat_capacity: J/(kg K).
-    latent: latent heat, J/kg.
+    latent_heat: J/kg.
     melting_point: kelvin.
     viscosity: Pa s when molten.
     yield_stress: Pa, of the solid.
     diffusivity: m2/s, the real value.
-    start: kelvin, initial temperature.
-    heater: range of heater temperatures, kelvin.
+    initial_temperature: kelvin.
+    heater_temperatures: range, kelvin.
     texture: pattern of its particles.
     """
 
@@ -30,19 +31,19 @@ class Substance:
     liquid: Colour
     density: float
     heat_capacity: float
-    latent: float
+    latent_heat: float
     melting_point: float
     viscosity: float
     yield_stress: float
     diffusivity: float
-    start: float
-    heater: tuple[float, float]
+    initial_temperature: float
+    heater_temperatures: tuple[float, float]
     texture: Texture = Texture.WATER
 
     @property
     def heat_to_melt(self) -> float:
         """Heat that melts the substance from its initial temperature, over its heat capacity: kelvin."""
-        return self.melting_point - self.start + self.latent / self.heat_capacity
+        return self.melting_point - self.initial_temperature + self.latent_heat / self.heat_capacity
 
 
 SUBSTANCES = {

@@ -1,0 +1,73 @@
+"""Results of an evaluation: metrics of every scene, their means, and the arrays of the scenes in the report."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from phys4d.evaluate.metrics import ClipMean
+
+Figures = dict[str, Tensor]  # metrics by name, [B] on the CPU; NaN where a scene has nothing to measure
+
+
+class Evaluation:
+    """Metrics of the model and the baselines, metrics of every scene, and arrays of the scenes in the report.
+
+    reader: digest of the weights that depth and motion are read with (`reader_digest`). Metrics of generated clips that
+        depend on these weights are comparable only between models with the same reader.
+    """
+
+    def __init__(self, reader: str) -> None:
+        self.reader = reader
+        self.figures: dict[str, list[Figures]] = defaultdict(list)
+        self.shown: dict[str, list[np.ndarray]] = defaultdict(list)
+        self.truth: dict[str, list[np.ndarray]] = defaultdict(list)
+
+    def add(self, row: str, figures: Mapping[str, Tensor]) -> None:
+        """Appends the metrics of a batch to the row of the model or of a baseline."""
+        self.figures[row].append({name: values.cpu() for name, values in figures.items()})
+
+    def show(self, clip: int, **arrays: Tensor) -> None:
+        """Keeps arrays [B, ...] of one clip of the batch for the report."""
+        for name, array in arrays.items():
+            self.shown[name].append(array[clip].cpu().numpy())
+
+    def extend(self, other: "Evaluation") -> None:
+        """Appends the results of another part of the same evaluation."""
+        for row, parts in other.figures.items():
+            self.figures[row] += parts
+        for kept, more in ((self.shown, other.shown), (self.truth, other.truth)):
+            for name, arrays in more.items():
+                kept[name] += arrays
+
+    def table(self) -> dict[str, Any]:
+        """The content of the json file: means over scenes with `<name>_se`, baselines, metrics of every scene, and the
+        reader.
+        """
+        rows = {row: _with_errors(parts) for row, parts in self.figures.items()}
+        scenes: dict[str, list[float | None]] = defaultdict(list)
+        for part in self.figures["model"]:
+            for name, values in part.items():
+                scenes[name] += [None if math.isnan(v) else v for v in values.double().tolist()]
+        return {"means": rows.pop("model"), "baselines": rows, "scenes": scenes, "reader": self.reader}
+
+
+def _with_errors(parts: Sequence[Figures]) -> dict[str, float]:
+    mean, row = ClipMean(), dict[str, float]()
+    for figures in parts:
+        mean.add(figures)
+    for name, estimate in mean.summary().items():
+        row |= {name: estimate.mean, f"{name}_se": estimate.standard_error}
+    return row
+
+
+def write_arrays(result: Evaluation, out: Path, stage: str) -> None:
+    """Writes the kept arrays to out/truth.npz and out/<stage>.npz."""
+    out.mkdir(exist_ok=True)
+    for name, kept in (("truth", result.truth), (stage, result.shown)):
+        arrays: dict[str, Any] = {key: np.stack(values) for key, values in kept.items()}
+        np.savez_compressed(out / f"{name}.npz", **arrays)
