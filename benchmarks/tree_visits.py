@@ -24,7 +24,7 @@ from phys4d.benchmarks import results
 from phys4d.benchmarks.chamfer import simulated, uniform
 from phys4d.benchmarks.predictions import GIGAHERTZ, ISSUE_SHARE, SMS
 from phys4d.engine.provenance import provenance
-from phys4d.kernels.geometry.clouds.point_tree import CHILDREN, NOBODY, PointTree, first_leaf_of, grow_both
+from phys4d.kernels.geometry.clouds.point_tree import CHILDREN, NO_POINT, PointTree, first_leaf_of, grow_both
 
 WARP = 32
 SIZES = (100_000, 345_600)
@@ -59,7 +59,7 @@ def together(queries: np.ndarray, tree: PointTree) -> tuple[int, int]:
     points, order, boxes, first = (part[0].numpy() for part in tree)
     inner = first_leaf_of(len(points))
     axes = queries.T[:, None]
-    best, found = np.full(len(queries), np.finfo(queries.dtype).max), np.full(len(queries), NOBODY)
+    best, found = np.full(len(queries), np.finfo(queries.dtype).max), np.full(len(queries), NO_POINT)
     node, left, trail, groups, leaves = 0, (1 << CHILDREN) - 1, 0, 0, 0
     while left or trail:
         if not left:
@@ -84,7 +84,7 @@ def together(queries: np.ndarray, tree: PointTree) -> tuple[int, int]:
         leaves += 1
         squares = ((axes - points[down - inner][:, :, None]) ** 2).sum(axis=0)
         least = squares.min(axis=0)
-        index = np.where(squares == least, order[down - inner][:, None], NOBODY).min(axis=0)
+        index = np.where(squares == least, order[down - inner][:, None], NO_POINT).min(axis=0)
         nearer = (least < best) | ((least == best) & (index < found))
         best, found = np.where(nearer, least, best), np.where(nearer, index, found)
     return groups, leaves

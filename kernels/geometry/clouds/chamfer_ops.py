@@ -32,20 +32,20 @@ def forward(
         found = torch.ops.phys4d.chamfer_search if search != "exhaustive" else _exhaustive_on_cpu
         return found(x, y, x_lengths, y_lengths, squared)
     x, y, *lengths = (t.contiguous() for t in (x, y, x_lengths, y_lengths))
-    x_squares, toward_y, y_squares, toward_x = both_ways(name, search, x, y, *lengths)
+    x_squares, nearest_in_y, y_squares, nearest_in_x = both_ways(name, search, x, y, *lengths)
     total = mean_of(x_squares, x_lengths, squared) + mean_of(y_squares, y_lengths, squared)
-    return torch.where((x_lengths > 0) & (y_lengths > 0), total, 0).to(x.dtype), toward_y, toward_x
+    return torch.where((x_lengths > 0) & (y_lengths > 0), total, 0).to(x.dtype), nearest_in_y, nearest_in_x
 
 
 def _exhaustive_on_cpu(
     x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, squared: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    toward_y, toward_x = (torch.zeros(c.shape[:2], dtype=torch.int64) for c in (x, y))
+    nearest_in_y, nearest_in_x = (torch.zeros(c.shape[:2], dtype=torch.int64) for c in (x, y))
     for clip, (n, m) in enumerate(zip(x_lengths.tolist(), y_lengths.tolist(), strict=True)):
         if n and m:
-            toward_y[clip, :n] = nearest_native(x[clip, :n], y[clip, :m], "exhaustive")[1]
-            toward_x[clip, :m] = nearest_native(y[clip, :m], x[clip, :n], "exhaustive")[1]
-    return value_of(x, y, x_lengths, y_lengths, toward_y, toward_x, squared), toward_y, toward_x
+            nearest_in_y[clip, :n] = nearest_native(x[clip, :n], y[clip, :m], "exhaustive")[1]
+            nearest_in_x[clip, :m] = nearest_native(y[clip, :m], x[clip, :n], "exhaustive")[1]
+    return value_of(x, y, x_lengths, y_lengths, nearest_in_y, nearest_in_x, squared), nearest_in_y, nearest_in_x
 
 
 def _check_lengths(name: str, lengths: Tensor, most: int) -> None:
@@ -61,19 +61,19 @@ chamfer_op = torch.library.custom_op("phys4d::chamfer", forward, mutates_args=()
 
 @chamfer_op.register_fake
 def _(x, y, x_lengths, y_lengths, squared, backend, search="auto"):  # type: ignore[no-untyped-def]
-    toward_y, toward_x = (c.new_empty(c.shape[:2], dtype=torch.int64) for c in (x, y))
-    return x.new_empty(len(x)), toward_y, toward_x
+    nearest_in_y, nearest_in_x = (c.new_empty(c.shape[:2], dtype=torch.int64) for c in (x, y))
+    return x.new_empty(len(x)), nearest_in_y, nearest_in_x
 
 
 def backward(
-    gradient: Tensor, x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, toward_y: Tensor, toward_x: Tensor,
-    squared: bool, backend: str,
+    gradient: Tensor, x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, nearest_in_y: Tensor,
+    nearest_in_x: Tensor, squared: bool, backend: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The gradients of x and y, shaped like them, for that of the value, `gradient` [B]; zeros in the padding."""
     if backend == "native" and x.device.type == "cuda":
         backend = "triton"  # there the native search has no gradient of its own
     name = choose_backend(backend, "chamfer", x)
-    rest = gradient, x, y, x_lengths, y_lengths, toward_y, toward_x, squared
+    rest = gradient, x, y, x_lengths, y_lengths, nearest_in_y, nearest_in_x, squared
     if name == "native":
         return torch.ops.phys4d.chamfer_gradients(*rest)
     return chamfer_kernels.backward(*rest) if name == "triton" else gradients_reference(*rest)
@@ -103,11 +103,11 @@ autocast_to_float32(chamfer_op)
 
 
 def _held(
-    x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, toward_y: Tensor, toward_x: Tensor, squared: bool,
-    backend: str,
+    x: Tensor, y: Tensor, x_lengths: Tensor, y_lengths: Tensor, nearest_in_y: Tensor, nearest_in_x: Tensor,
+    squared: bool, backend: str,
 ) -> Tensor:  # fmt: skip
     """Chamfer distances [B] with partners that are given, int64 [B, N] and [B, M], instead of sought."""
-    return value_of(x, y, x_lengths, y_lengths, toward_y, toward_x, squared)
+    return value_of(x, y, x_lengths, y_lengths, nearest_in_y, nearest_in_x, squared)
 
 
 held_op = torch.library.custom_op("phys4d::chamfer_held", _held, mutates_args=())

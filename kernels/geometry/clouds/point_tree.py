@@ -22,7 +22,7 @@ from phys4d.kernels.geometry.clouds import curve
 
 CHILDREN = 4
 LEAF = 8  # points; the native search is compiled for this number
-NOBODY = 2**31 - 1  # an index that no point has
+NO_POINT = 2**31 - 1  # an index that no point has
 
 
 class PointTree(NamedTuple):
@@ -48,8 +48,8 @@ def grow(cloud: Tensor, lengths: Tensor, leaf: int = LEAF) -> PointTree:
     Raises:
         ValueError: clouds of 2^31 - 1 points or more.
     """
-    if cloud.shape[1] >= NOBODY:
-        raise ValueError(f"cloud: expected fewer than {NOBODY} points, got {cloud.shape[1]}")
+    if cloud.shape[1] >= NO_POINT:
+        raise ValueError(f"cloud: expected fewer than {NO_POINT} points, got {cloud.shape[1]}")
     batch, points, dimensions = cloud.shape
     leaves = max(1, -(-points // (leaf * CHILDREN))) * CHILDREN
     cloud = F.pad(cloud.detach(), (0, 0, 0, leaves * leaf - points), value=torch.nan)
@@ -87,7 +87,7 @@ def _boxes(points: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     leaves = order.shape[1]
     exists = points < torch.inf
     sides = torch.cat((points.amin(-1), torch.where(exists, -points, torch.inf).amin(-1)), dim=2)
-    first = torch.where(exists[:, :, 0], order, NOBODY).amin(-1)
+    first = torch.where(exists[:, :, 0], order, NO_POINT).amin(-1)
     all_sides, all_first = [], []
     for level in range(_levels(leaves) - 1, -1, -1):
         all_sides.append(sides.unflatten(1, (-1, CHILDREN)).transpose(2, 3))
@@ -95,5 +95,5 @@ def _boxes(points: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         sides, first = all_sides[-1].amin(-1), all_first[-1].amin(-1)
         missing = CHILDREN**level - sides.shape[1]
         if missing:
-            sides, first = F.pad(sides, (0, 0, 0, missing), value=torch.inf), F.pad(first, (0, missing), value=NOBODY)
+            sides, first = F.pad(sides, (0, 0, 0, missing), value=torch.inf), F.pad(first, (0, missing), value=NO_POINT)
     return torch.cat(all_sides[::-1], dim=1), torch.cat(all_first[::-1], dim=1)

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from phys4d.kernels.dispatch import launch
-from phys4d.kernels.geometry.clouds.point_tree import CHILDREN, NOBODY, first_leaf_of
+from phys4d.kernels.geometry.clouds.point_tree import CHILDREN, NO_POINT, first_leaf_of
 
 QUERIES = 32  # of a program, which is one warp
 
@@ -41,7 +41,7 @@ def _differences(Points, x, child, axis: tl.constexpr, LEAF: tl.constexpr):
 def search_kernel(
     X, XLengths, XOrder, Y, YLengths, Points, Order, Boxes, First, Squares, Index,
     points, others, slots, leaves, groups, first_leaf, blocks,
-    D: tl.constexpr, LEAF: tl.constexpr, CHILDREN: tl.constexpr, LARGEST: tl.constexpr, NOBODY: tl.constexpr,
+    D: tl.constexpr, LEAF: tl.constexpr, CHILDREN: tl.constexpr, LARGEST: tl.constexpr, NO_POINT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Squares and Index [B, points] of the nearest in Y [B, others, D] to X [B, points, D]; 0 in the padding.
@@ -61,7 +61,7 @@ def search_kernel(
     x3 = tl.load(X + D - 1, mask=known, other=0.0)
     finite = (tl.abs(x0) <= LARGEST) & (tl.abs(x1) <= LARGEST) & (tl.abs(x2) <= LARGEST) & (tl.abs(x3) <= LARGEST)
     best = tl.where(known & finite, tl.full((BLOCK,), LARGEST, X.dtype.element_ty), -1.0)  # -1: the lane visits no node
-    found = tl.full((BLOCK,), NOBODY, tl.int32)
+    found = tl.full((BLOCK,), NO_POINT, tl.int32)
     every_lane = tl.zeros((1, BLOCK), tl.int32)
     number = tl.arange(0, CHILDREN)
     child = number[:, None] + every_lane
@@ -107,11 +107,11 @@ def search_kernel(
                             square = square + _differences(rows, x3, child, 3, LEAF)
                         least = tl.min(square, axis=0)
                         index = tl.load(Order + leaf * LEAF + part * CHILDREN + child)
-                        index = tl.min(tl.where(square == least[None, :], index, NOBODY), axis=0)
+                        index = tl.min(tl.where(square == least[None, :], index, NO_POINT), axis=0)
                         nearer = (least < best) | ((least == best) & (index < found))
                         best = tl.where(nearer, least, best)
                         found = tl.where(nearer, index, found)
-    lost = known & (found == NOBODY)  # all distances are NaN or infinite: index 0
+    lost = known & (found == NO_POINT)  # all distances are NaN or infinite: index 0
     Y += clip * others * D + row * 0
     d0 = x0 - tl.load(Y, mask=lost, other=0.0)
     d1 = x1 - tl.load(Y + 1, mask=lost, other=0.0)
@@ -122,7 +122,7 @@ def search_kernel(
         square = square + d3 * d3
     square = tl.where(lost, square, tl.where(known, best, 0.0))
     tl.store(Squares + clip * points + row, square, mask=inside)
-    tl.store(Index + clip * points + row, tl.where(known & (found != NOBODY), found, 0).to(tl.int64), mask=inside)
+    tl.store(Index + clip * points + row, tl.where(known & (found != NO_POINT), found, 0).to(tl.int64), mask=inside)
 
 
 def search(
@@ -141,7 +141,7 @@ def search(
     launch(
         search_kernel, batch * blocks, x, x_lengths, x_order, y, y_lengths, points, order, boxes, first, squares, index,
         queries, y.shape[1], slots, leaves, boxes.shape[1], first_leaf_of(leaves), blocks,
-        D=dimensions, LEAF=leaf, CHILDREN=CHILDREN, LARGEST=torch.finfo(x.dtype).max, NOBODY=NOBODY, BLOCK=QUERIES,
+        D=dimensions, LEAF=leaf, CHILDREN=CHILDREN, LARGEST=torch.finfo(x.dtype).max, NO_POINT=NO_POINT, BLOCK=QUERIES,
         num_warps=1, enable_fp_fusion=False,
     )  # fmt: skip
     return squares, index

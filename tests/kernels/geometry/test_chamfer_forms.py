@@ -109,8 +109,8 @@ def test_held_partners_are_a_well_formed_op() -> None:
 
     x, y = (clip(seed, 1, size)[:, 0].requires_grad_() for seed, size in ((0, 6), (1, 5)))
     n, m = torch.tensor([6, 2]), torch.tensor([5, 3])
-    _, toward_y, toward_x = chamfer_op(x, y, n, m, False, "auto")
-    results = torch.library.opcheck(held_op._opoverload, (x, y, n, m, toward_y, toward_x, False, "auto"))
+    _, nearest_in_y, nearest_in_x = chamfer_op(x, y, n, m, False, "auto")
+    results = torch.library.opcheck(held_op._opoverload, (x, y, n, m, nearest_in_y, nearest_in_x, False, "auto"))
     assert set(results.values()) == {"SUCCESS"}
 
 

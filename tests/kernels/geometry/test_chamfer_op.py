@@ -96,9 +96,9 @@ def test_a_point_that_is_no_number_spoils_its_own_pair_alone(backend: str) -> No
     assert value[0] == clean[0] and value[1:].isnan().all()
     value[0].backward()
     assert x.grad is not None and x.grad.isfinite().all() and not x.grad[1:].any()
-    _, toward_y, toward_x = chamfer_op(x, y, *(torch.tensor([c.shape[1]] * 3) for c in (x, y)), False, backend)
-    assert not (toward_x[1] == 7).any() and toward_y[1, 7] == 0
-    assert not (toward_y[2] == 3).any() and toward_x[2, 3] == 0
+    _, nearest_in_y, nearest_in_x = chamfer_op(x, y, *(torch.tensor([c.shape[1]] * 3) for c in (x, y)), False, backend)
+    assert not (nearest_in_x[1] == 7).any() and nearest_in_y[1, 7] == 0
+    assert not (nearest_in_y[2] == 3).any() and nearest_in_x[2, 3] == 0
 
 
 @every_backend
@@ -163,8 +163,8 @@ def test_is_a_well_formed_op(backend: str) -> None:
     x, y = (c.nan_to_num(3.0).requires_grad_() for c in (x, y))
     results = torch.library.opcheck(chamfer_op._opoverload, (x, y, n, m, False, backend))
     assert set(results.values()) == {"SUCCESS"}
-    _, toward_y, toward_x = chamfer_op(x, y, n, m, False, backend)
-    arguments = (torch.ones(3, dtype=x.dtype), x.detach(), y.detach(), n, m, toward_y, toward_x, False, backend)
+    _, nearest_in_y, nearest_in_x = chamfer_op(x, y, n, m, False, backend)
+    arguments = (torch.ones(3, dtype=x.dtype), x.detach(), y.detach(), n, m, nearest_in_y, nearest_in_x, False, backend)
     results = torch.library.opcheck(chamfer_backward_op._opoverload, arguments)
     assert set(results.values()) == {"SUCCESS"}
 

@@ -19,7 +19,7 @@ from phys4d.kernels.geometry.clouds.chamfer_ops import chamfer_op
 from phys4d.kernels.geometry.clouds.chamfer_reference import search_reference
 from phys4d.kernels.geometry.clouds.nearest_native import nearest_native
 from phys4d.kernels.geometry.clouds.neighbours import both_ways, one_way, plan, worth_trees
-from phys4d.kernels.geometry.clouds.point_tree import CHILDREN, LEAF, NOBODY, first_leaf_of, grow, grow_both
+from phys4d.kernels.geometry.clouds.point_tree import CHILDREN, LEAF, NO_POINT, first_leaf_of, grow, grow_both
 
 built = pytest.mark.skipif(not native.status()[0], reason=native.status()[1])
 SOURCES = Path(native.__file__).parent / "src"
@@ -86,7 +86,7 @@ def test_every_point_is_in_its_leaf_and_every_leaf_in_its_boxes(
         assert here.int().diff().le(0).all()  # those in the tree come first
         low = torch.where(here[:, None], rows, torch.inf).view(leaves, leaf, -1).amin(1)
         high = torch.where(here[:, None], -rows, torch.inf).view(leaves, leaf, -1).amin(1)
-        first = torch.where(here, order, NOBODY).view(leaves, leaf).amin(1)
+        first = torch.where(here, order, NO_POINT).view(leaves, leaf).amin(1)
         sides = torch.cat((low, high), dim=1)
         for group in range(tree.boxes.shape[1] - 1, -1, -1):  # children before parents
             for child in range(CHILDREN):
@@ -97,7 +97,7 @@ def test_every_point_is_in_its_leaf_and_every_leaf_in_its_boxes(
                 elif node < tree.boxes.shape[1]:
                     box, index = tree.boxes[b, node].amin(dim=1), tree.first[b, node].amin()
                 else:
-                    box, index = torch.full((2 * dimensions,), torch.inf), torch.tensor(NOBODY)
+                    box, index = torch.full((2 * dimensions,), torch.inf), torch.tensor(NO_POINT)
                 assert torch.equal(tree.boxes[b, group, :, child], box) and tree.first[b, group, child] == index
 
 
@@ -153,9 +153,9 @@ def test_ragged_batches_agree_with_the_reference(n: int, m: int, dimensions: int
     for points, count in zip(clouds, lengths, strict=True):
         points.copy_(points.round() if lattice else points)
         points[torch.arange(points.shape[1]) >= count[:, None]] = torch.nan
-    x_squares, toward_y, y_squares, toward_x = both_ways("native", "tree", *clouds, *lengths)
+    x_squares, nearest_in_y, y_squares, nearest_in_x = both_ways("native", "tree", *clouds, *lengths)
     _, expected_y, expected_x = search_reference(*clouds, *lengths, False)
-    assert torch.equal(toward_y, expected_y) and torch.equal(toward_x, expected_x)
+    assert torch.equal(nearest_in_y, expected_y) and torch.equal(nearest_in_x, expected_x)
     for squares, count, other in ((x_squares, *lengths), (y_squares, *lengths[::-1])):
         counted = (torch.arange(squares.shape[1]) < count[:, None]) & (other > 0)[:, None]
         assert not squares[~counted].any() and squares[counted].isfinite().all()

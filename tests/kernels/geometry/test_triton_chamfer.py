@@ -38,12 +38,12 @@ def test_equals_the_reference(
     if lattice:
         x, y = x.round(), y.round()
     arguments = x, y, x_lengths, y_lengths, squared
-    value, toward_y, toward_x = chamfer_op(*arguments, "triton")
+    value, nearest_in_y, nearest_in_x = chamfer_op(*arguments, "triton")
     expected, expected_y, expected_x = chamfer_op(*arguments, "reference")
-    assert torch.equal(toward_y, expected_y) and torch.equal(toward_x, expected_x)
+    assert torch.equal(nearest_in_y, expected_y) and torch.equal(nearest_in_x, expected_x)
     torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
     gradient = torch.tensor([1.0, -2.0, 0.5], dtype=dtype, device=device)
-    where = x, y, x_lengths, y_lengths, toward_y, toward_x, squared
+    where = x, y, x_lengths, y_lengths, nearest_in_y, nearest_in_x, squared
     found = chamfer_backward_op(gradient, *where, "triton")
     for got, want in zip(found, chamfer_backward_op(gradient, *where, "reference"), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
@@ -56,9 +56,9 @@ def test_points_that_are_no_numbers_or_infinite(device: torch.device) -> None:
     x[1, 7], y[2, 0, 1], y[0, 5, 2] = torch.nan, torch.nan, torch.inf
     x, y, lengths = x.to(device), y.to(device), (torch.tensor([40] * 3), torch.tensor([37] * 3))
     arguments = x, y, *(count.to(device) for count in lengths), False
-    value, toward_y, toward_x = chamfer_op(*arguments, "triton")
+    value, nearest_in_y, nearest_in_x = chamfer_op(*arguments, "triton")
     expected, expected_y, expected_x = chamfer_op(*arguments, "reference")
-    assert torch.equal(toward_y, expected_y) and torch.equal(toward_x, expected_x)
+    assert torch.equal(nearest_in_y, expected_y) and torch.equal(nearest_in_x, expected_x)
     assert value[0].isinf() and value[1:].isnan().all() and expected[0].isinf()
 
 
@@ -79,12 +79,12 @@ def test_a_point_that_very_many_chose_gets_all_of_it(device: torch.device, dimen
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(2, points, dimensions, generator=generator).to(device) for points in (40, 900))
     n, m = torch.tensor([40, 30], device=device), torch.tensor([900, 800], device=device)
-    toward_y = torch.randint(0, 800, (2, 40), generator=generator).to(device)
-    toward_x = torch.arange(900) // 10  # ten each, and then whole runs for one, which begin and end anywhere
-    toward_x = torch.stack((toward_x.clamp(max=25), torch.full_like(toward_x, 29)))
-    toward_x = toward_x[:, torch.randperm(900, generator=generator)].to(device)
+    nearest_in_y = torch.randint(0, 800, (2, 40), generator=generator).to(device)
+    nearest_in_x = torch.arange(900) // 10  # ten each, and then whole runs for one, which begin and end anywhere
+    nearest_in_x = torch.stack((nearest_in_x.clamp(max=25), torch.full_like(nearest_in_x, 29)))
+    nearest_in_x = nearest_in_x[:, torch.randperm(900, generator=generator)].to(device)
     gradient = torch.tensor([1.0, -2.0], device=device)
-    where = x, y, n, m, toward_y, toward_x, squared
+    where = x, y, n, m, nearest_in_y, nearest_in_x, squared
     found = chamfer_backward_op(gradient, *where, "triton")
     for got, want in zip(found, chamfer_backward_op(gradient, *where, "reference"), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)

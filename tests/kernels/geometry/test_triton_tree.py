@@ -59,9 +59,9 @@ def test_ragged_batches_with_their_gradients(
         points.copy_(points.round() if lattice else points)
         points[torch.arange(points.shape[1]) >= count[:, None]] = torch.nan
     given_ = [t.to(device) for t in (*clouds, *lengths)]
-    value, toward_y, toward_x = chamfer_op(*given_, False, "triton", "tree")
+    value, nearest_in_y, nearest_in_x = chamfer_op(*given_, False, "triton", "tree")
     expected, expected_y, expected_x = chamfer_op(*given_, False, "reference")
-    assert torch.equal(toward_y, expected_y) and torch.equal(toward_x, expected_x)
+    assert torch.equal(nearest_in_y, expected_y) and torch.equal(nearest_in_x, expected_x)
     torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
 
 
