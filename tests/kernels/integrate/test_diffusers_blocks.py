@@ -61,7 +61,7 @@ def test_a_block_that_is_left_alone_keeps_timesteps_of_tokens(build, run, assert
     model.blocks[1].norm3.register_forward_hook(lambda module, arguments, out: out)
     with accelerate(model, timestep_per="frame") as report:
         assert_close(run(model, call), truth, 1e-5)
-    assert "hooks" in report.left["blocks.1"] and "knows no rows" in report.left["condition_embedder"]
+    assert "hooks" in report.left["blocks.1"] and "cannot read one row per frame" in report.left["condition_embedder"]
 
 
 @pytest.mark.parametrize("name", ["wan", "cogvideox"])
