@@ -39,7 +39,9 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "kernels/elementwise/norm_rope_reference.py": ("tests/kernels/elementwise/test_norm_rope.py",),
     "kernels/elementwise/adaptive_norm_reference.py": ("tests/kernels/elementwise/test_adaptive_norm.py",),
-    "kernels/attention/reference.py": ("tests/kernels/attention/test_attention.py",),
+    "kernels/attention/reference.py": (
+        "tests/kernels/attention/test_attention.py", "tests/kernels/attention/test_context_parallel.py",
+    ),
 }  # fmt: skip
 
 

@@ -180,11 +180,13 @@ def test_backward_of_blocks_adds_up_in_the_kernels(device):
     blocks_add_up(device, torch.float32, 5e-6)
 
 
+@pytest.mark.parametrize("scale", [0.4, None])
 @pytest.mark.parametrize("pattern", program.PATTERNS)
-def test_backward_is_that_of_autograd(pattern):
+def test_backward_is_that_of_autograd(pattern, scale):
+    """scale: None for that of the head dimension, D ** -0.5."""
     case = program.Case("auto", pattern, (2, "first"), padded=True, heads=2)
     given, asked = case.tensors(), case.asked({})
-    asked = {name: asked[name] for name in ("grid", "pattern", "text", "key_lengths", "scale")}
+    asked = {name: asked[name] for name in ("grid", "pattern", "text", "key_lengths")} | {"scale": scale}
     inputs = [given[name].requires_grad_() for name in "qkv"]
     out, lse = attention(*inputs, return_lse=True, **asked)
     expected = torch.autograd.grad(out, inputs, given["dout"])
