@@ -15,9 +15,13 @@ from phys4d.models.interface import Grid
 
 
 class HeadConfig(Config):
-    """Shape and output scale of the heads.
+    """Shape and output scale of the heads, whose last layers give numbers y of about unit size.
 
-    depth = exp(log_depth_mean + log_depth_std * y) metres; (du, dv) = motion_pixels * y; dz = motion_metres * y.
+    kind: "conv", a pyramid of convolutions over all tapped layers (DPT-like), or "linear", one linear map.
+    width: channels of the conv heads at the latents' resolution.
+    log_depth_mean, log_depth_std: depth = exp(log_depth_mean + log_depth_std * y) metres.
+    motion_pixels: (du, dv) = motion_pixels * y pixels.
+    motion_metres: dz = motion_metres * y metres.
     """
 
     kind: Literal["conv", "linear"] = "conv"

@@ -16,7 +16,13 @@ from phys4d.stages.spec import NEW, StageSpec
 
 
 class BackboneConfig(Config):
-    """Clips of `data` are used for their video and caption only."""
+    """The table [backbone].
+
+    data: dataset folder; its clips are used for video and caption only.
+    batch: clips per step over all ranks.
+    optimizer: learning rate, schedule, clipping and averaging.
+    loop: steps, and intervals of logs and checkpoints.
+    """
 
     data: Movable
     batch: int = Field(8, ge=1)

@@ -20,7 +20,17 @@ from phys4d.stages.spec import StageSpec
 
 
 class FinetuneConfig(Config):
-    """`data` is a simulated dataset with truth; learning_rate is the LoRA's, the heads' is heads_lr_scale times it."""
+    """The table [finetune].
+
+    data: folder of a simulated dataset with truth.
+    batch: clips per step over all ranks.
+    rank: of the LoRA; alpha is equal to it.
+    diffusion: weight of the diffusion loss beside the geometry loss.
+    heads_lr_scale: the heads' learning rate over the LoRA's, which is `optimizer.learning_rate`.
+    weights: of the terms of the geometry loss.
+    optimizer: learning rate, schedule, clipping and averaging.
+    loop: steps, and intervals of logs and checkpoints.
+    """
 
     data: Movable
     batch: int = Field(8, ge=1)

@@ -12,10 +12,15 @@ from phys4d.kernels.geometry import depth_loss, flow_loss, warp_consistency
 
 
 class GeometryWeights(Config):
-    """Weights of the terms: mean |log ratio| of depth, L1 of flow (px) and of dz (m), warp consistency (m).
+    """Weights of the terms of the geometry loss.
 
-    moving_depth, moving_motion: extra weight of a pixel that moves or lies within `margin` pixels of one that does;
-    most pixels of a clip are a still background. Without the margin the heads learn to draw what moves too large.
+    depth: of the mean |log ratio| of depth.
+    flow: of the L1 error of the optical flow, per pixel.
+    dz: of the L1 error of dz, per metre.
+    warp: of the warp consistency, per metre; 0 leaves it out.
+    moving_depth, moving_motion: extra weight of a pixel that moves or lies near one that does; most pixels of a clip
+        are a still background.
+    margin: pixels within which a pixel is near; without it the heads predict moving objects too large.
     """
 
     depth: float = Field(2.0, ge=0)

@@ -16,8 +16,16 @@ from phys4d.stages.spec import RELEASED, StageSpec
 
 
 class PretrainConfig(Config):
-    """`data` is a pseudo-labelled dataset. A pixel counts as moving where its pseudo flow exceeds `moving_pixels`, also
-    where that flow is not valid: it fails its check mostly at the borders of what moves."""
+    """The table [pretrain].
+
+    data: folder of a pseudo-labelled dataset.
+    batch: clips per step over all ranks.
+    moving_pixels: length of the pseudo flow, in pixels per frame, above which a pixel counts as moving; also where that
+        flow is not valid, since it fails its check mostly at the borders of what moves.
+    weights: of the terms of the geometry loss.
+    optimizer: learning rate, schedule, clipping and averaging.
+    loop: steps, and intervals of logs and checkpoints.
+    """
 
     data: Movable
     batch: int = Field(8, ge=1)

@@ -28,14 +28,30 @@ else:
 
 
 class ReinforceConfig(Config):
-    """Rollouts: `conditions` clips x `group` samples, `steps` denoising steps of which the first `stochastic_steps` are
-    drawn with noise level `noise_level` and trained on. `sampler`: how they are drawn, "flow_sde" or "cps", which keeps
-    the proportion of noise at few steps and takes a noise level up to 1 (figures in `stages/flow_sde.py`).
-    `shared_start`: a group starts from the same noise (DanceGRPO, arXiv 2505.07818), so that its rewards differ by the
-    trained steps alone. `reward`: a name in `phys4d.rewards.registry`. `dimensions` scales log-probabilities (see
-    `log_probability`) so that `clip` can act; `kl` weighs the KL to the fine-tuned reference; `flow_matching` weighs
-    the rectified-flow loss on `flow_matching_batch` simulated clips, which keeps the generator on the data.
-    `shuffled_advantages` makes the run a control: within each group they are permuted, so that they say nothing."""
+    """The table [reinforce].
+
+    data: folder of a simulated dataset with truth.
+    rank: of the policy's LoRA; alpha is equal to it.
+    conditions: clips per update over all ranks, each of which gives a first frame and a caption.
+    group: samples drawn for each of them; advantages are normalised within this group.
+    steps: denoising steps of a sample.
+    stochastic_steps: the first so many of them are drawn, and trained on.
+    noise_level: of the drawn steps, without unit; for "cps" from above 0 to 1.
+    sampler: how steps are drawn, "flow_sde", or "cps", which keeps the proportion of noise at few steps (figures in
+        `stages/flow_sde.py`).
+    shared_start: whether a group starts from the same noise (DanceGRPO, arXiv 2505.07818), so that its rewards differ
+        by the trained steps alone.
+    reward: a name in `phys4d.rewards.registry`.
+    clip: of the probability ratio, from 1 - clip to 1 + clip.
+    dimensions: scale of log-probabilities (see `log_probability`), so that `clip` can act.
+    advantage_clip: largest absolute advantage, in standard deviations of the group.
+    shuffled_advantages: makes the run a control: within each group advantages are permuted, so that they say nothing.
+    kl: weight of the KL divergence to the fine-tuned reference.
+    flow_matching: weight of the diffusion loss on simulated clips, which keeps the generator on the data.
+    flow_matching_batch: clips of that loss per optimizer step over all ranks.
+    optimizer: learning rate, schedule, clipping and averaging.
+    loop: updates, and intervals of logs and checkpoints.
+    """
 
     data: Movable
     rank: int = Field(16, ge=1)

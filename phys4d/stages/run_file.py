@@ -20,12 +20,17 @@ else:
 
 
 class RunSettings(Config):
-    """A run file. `precision` is that of the transformer's matrix products; "bf16" leaves weights, gradients,
-    timesteps, sigmas, RoPE tables, heads and losses in fp32. `evaluate`, where given, measures the model behind every
-    stage that has heads. `init` is a model folder that a stage wrote or a published model's folder; a run whose
-    first stage starts from a new model has none.
+    """A run file. Each stage named in `stages` has a table of its name, with the keys of its `StageSpec.config`.
 
-    Each stage named in `stages` has a table of its name, with the keys of its `StageSpec.config`.
+    folder: the run folder.
+    stages: names of the stages, in the order in which they run.
+    seed: of all random numbers.
+    precision: of the transformer's matrix products; "bf16" leaves weights, gradients, timesteps, sigmas, RoPE tables,
+        heads and losses in fp32.
+    init: the model folder that a stage wrote, or a published model's folder, from which the first stage starts; none
+        where that stage starts from a new model.
+    model: how the model is made and sampled.
+    evaluate: measures the model behind every stage that has heads; none measures nothing.
     """
 
     folder: Movable
