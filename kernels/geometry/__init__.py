@@ -20,7 +20,7 @@ What bites:
 - A landing point counts as inside only where all four neighbouring pixel centres exist and carry a surface;
   the half-pixel rim of the image is outside.
 - A mask never comes from the prediction that it judges: pass the visibility of the truth or of a teacher. Where there
-  is neither, warp_consistency(..., None, report=True) tests detached depth and tells the share it left out.
+  is neither, warp_consistency(..., None, report=True) tests detached depth and returns the share that it left out.
 - `flow_warp` knows no depth and mixes surfaces at silhouettes; its `inside` too asks for four neighbours.
 - `splat` takes depth after the motion, and leaves holes (0, index -1) where a surface grows in the picture.
 - `occlusion_mask` sees no finer than a pixel: at silhouettes it errs by one, in either direction.

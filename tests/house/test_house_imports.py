@@ -288,13 +288,3 @@ def test_importing_attention_is_light():
 def test_importing_the_package_is_light():
     code = "import sys, phys4d; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
-
-
-def test_a_kind_of_model_is_named_in_its_own_folder_only():
-    """Wan, the transformer that `tiny` shares, is named in models/wan/ and models/tiny/ and in the registry."""
-    allowed = ("phys4d/models/wan/", "phys4d/models/tiny/", "phys4d/models/registry.py")
-    for path in files("phys4d", "engine"):
-        name = path.relative_to(ROOT).as_posix()
-        if not name.startswith(allowed):
-            found = re.search(r"\bWan|\bwan\b|\bUMT5", path.read_text())
-            assert not found, f"{name} names {found[0]}"

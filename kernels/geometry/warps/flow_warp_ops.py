@@ -26,9 +26,9 @@ def forward(
 
     Args:
         frames: [B, C, T, H, W]; flow: [B, 2, T, H, W], same dtype, float32 or float64.
-        labels, wanted: [B, T, H, W] of frames' dtype, both or none: only pixels of `frames` count whose label is off
-            what the reading pixel wants by `tolerance` times that at most, with weights divided by their sum; inside
-            tells where there is one. They get no gradient.
+        labels, wanted: [B, T, H, W] of frames' dtype, both or none: a pixel of `frames` counts only where its label
+            differs from the `wanted` of the reading pixel by at most `tolerance` times that; the weights of those that
+            count are divided by their sum, and `inside` is where there is one. They get no gradient.
         clamp: border="clamp".
     """
     clips, channels, times, height, width = frames.shape
