@@ -98,7 +98,7 @@ def backward(
 ):  # fmt: skip
     """DX, DY [B, S, C], contiguous; Partial float32 [programs, parts, C]: of factor and offset, if TABLES, of the gate.
 
-    The factor is weight * (1 + scale), the offset bias * (1 + scale) + shift: all other gradients follow from these two.
+    The factor is weight * (1 + scale), the offset bias * (1 + scale) + shift: all other gradients follow from them.
     """
     program = tl.program_id(0)
     row, begin, end = _segment(Segments, program, run, length, ORDERED)
