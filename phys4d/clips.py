@@ -116,9 +116,9 @@ class Clips:
     ) -> Batch:
         video = torch.from_numpy(np.stack([s.video for s in samples]))
         arrays = {n: torch.from_numpy(np.stack([s.arrays[n] for s in samples])) for n in samples[0].arrays}
-        intrinsics = torch.tensor(np.stack([self._said(s, "intrinsics") for s in samples]), dtype=torch.float32)
+        intrinsics = torch.tensor(np.stack([self._required(s, "intrinsics") for s in samples]), dtype=torch.float32)
         try:
-            text = torch.stack([self._encode(self._said(s, "caption")) for s in samples])
+            text = torch.stack([self._encode(self._required(s, "caption")) for s in samples])
         except ValueError as error:
             raise UserError(f"{self.folder}: {error}: write this dataset again") from None
         return Batch(
@@ -150,7 +150,7 @@ class Clips:
         self._ahead[order] = step + 1, ahead
         return samples
 
-    def _said(self, sample: Sample, name: str) -> Any:
+    def _required(self, sample: Sample, name: str) -> Any:
         """What a clip's json says under a name that every clip must have."""
         if name not in sample.meta:
             raise UserError(f"{self.folder}: clip {sample.key}: json has no {name}: write this dataset again")

@@ -15,7 +15,7 @@ from phys4d.engine.parallel import Parallel
 from phys4d.engine.signals import keeps
 from phys4d.kernels import native
 from phys4d.simulation.generate import SimulateConfig, simulate
-from phys4d.stages.preflight import check, check_stages, check_takes
+from phys4d.stages.preflight import check, check_clip_size, check_stages
 from phys4d.stages.registry import STAGES
 from phys4d.stages.resume import open_run
 from phys4d.stages.run_file import RunConfig
@@ -54,7 +54,7 @@ def run_demo(folder: Path, recipe: Path | None, overrides: Sequence[str], *, res
     start = check_stages(run_config)
     for name in Datasets.model_fields:
         made = getattr(config.simulate, name)
-        check_takes(f"simulate.{name}", "the recipe", (made.frames, *made.size), start)
+        check_clip_size(f"simulate.{name}", "the recipe", (made.frames, *made.size), start)
     check_folder(folder)
     available, reason = native.status()
     print(f"native kernels: {'built' if available else f'not built ({reason}); Chamfer uses the PyTorch reference'}")

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from phys4d.engine.config import Config
 from phys4d.engine.errors import UserError
-from phys4d.models.config import SettledConfig
+from phys4d.models.config import ResolvedConfig
 
 CARD = "phys4d.json"
 
@@ -21,7 +21,7 @@ class Card(Config):
 
     format: int
     stage: str
-    model: SettledConfig
+    model: ResolvedConfig
     frames: int
     height: int
     width: int

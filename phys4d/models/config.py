@@ -45,9 +45,9 @@ class ModelConfig(Config):
             raise ValueError(f"expected auto, {', '.join(BACKENDS)}")
         return name
 
-    def settled(self, steps: int, shift: float) -> "SettledConfig":
+    def resolved(self, steps: int, shift: float) -> "ResolvedConfig":
         """The same with what was left out filled in; attention "auto", since a model folder is for any machine."""
-        return SettledConfig(
+        return ResolvedConfig(
             **self.model_dump(exclude={"sampling_steps", "sampling_shift", "heads", "attention"}),
             heads=self.heads,
             sampling_steps=self.sampling_steps or steps,
@@ -55,7 +55,7 @@ class ModelConfig(Config):
         )
 
 
-class SettledConfig(ModelConfig):
+class ResolvedConfig(ModelConfig):
     """The configuration of a model that exists: how it is trained and sampled is written down."""
 
     sampling_steps: int = Field(ge=1)

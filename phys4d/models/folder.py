@@ -17,7 +17,7 @@ from phys4d.engine.errors import UserError
 from phys4d.engine.provenance import provenance
 from phys4d.engine.storage import disk_fault
 from phys4d.models.card import CARD, Card, base_of, read_card
-from phys4d.models.config import ModelConfig, SettledConfig
+from phys4d.models.config import ModelConfig, ResolvedConfig
 from phys4d.models.interface import Grid
 from phys4d.models.lora import adapter_names, load_adapter, save_adapter
 from phys4d.models.preflight import HEADS, check_model
@@ -107,11 +107,11 @@ def released(folder: Path, config: ModelConfig, size: tuple[int, int, int], *, s
     `config` leaves out are those of the folder.
     """
     outline = MODELS[config.kind].outline(config, folder)
-    settled = config.settled(outline.steps, outline.shift)
-    model = _assemble(settled, folder, Grid(*size, outline.token_stride), seed=seed)
+    resolved = config.resolved(outline.steps, outline.shift)
+    model = _assemble(resolved, folder, Grid(*size, outline.token_stride), seed=seed)
     return Loaded(model.requires_grad_(False), "released", folder)
 
 
-def _assemble(config: SettledConfig, base: Path, grid: Grid, *, seed: int = 0) -> WorldModel:
+def _assemble(config: ResolvedConfig, base: Path, grid: Grid, *, seed: int = 0) -> WorldModel:
     """The backbone in `base` with its codec and text encoder, and untrained heads drawn from `seed`."""
     return WorldModel(config, grid, MODELS[config.kind].load(base, config.taps), seed)

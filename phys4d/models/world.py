@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from phys4d.models.config import ModelConfig, SettledConfig
+from phys4d.models.config import ModelConfig, ResolvedConfig
 from phys4d.models.flow import noised, sample, shifted
 from phys4d.models.heads import GeometryHeads
 from phys4d.models.interface import Grid, Prediction
@@ -35,7 +35,7 @@ class WorldModel(nn.Module):
     heads' initial weights.
     """
 
-    def __init__(self, config: SettledConfig, grid: Grid, parts: Parts, seed: int = 0) -> None:
+    def __init__(self, config: ResolvedConfig, grid: Grid, parts: Parts, seed: int = 0) -> None:
         super().__init__()
         self.config, self.grid = config, grid
         self.backbone, self.codec, self.text = parts.backbone, parts.codec, parts.text
@@ -80,6 +80,6 @@ def create_model(config: ModelConfig, frames: int, height: int, width: int, seed
     assert spec.create is not None, config.kind
     outline = spec.outline(config, None)
     grid = Grid(frames, height, width, outline.token_stride)
-    settled = config.settled(outline.steps, outline.shift)
+    resolved = config.resolved(outline.steps, outline.shift)
     with torch.random.fork_rng(devices=[]):  # torch draws weights too when modules are made; they are replaced
-        return WorldModel(settled, grid, spec.create(config, config.taps, seed), seed)
+        return WorldModel(resolved, grid, spec.create(config, config.taps, seed), seed)

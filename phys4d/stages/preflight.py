@@ -41,7 +41,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Use:
+class DatasetUse:
     """A dataset that a run reads: its folder, the arrays that every clip must have, how many clips at least, and
     whether its cameras must stand still."""
 
@@ -62,9 +62,9 @@ def check(config: RunConfig, world_size: int = 1) -> None:
     uses = {}
     for stage in config.stages:
         table, spec = config.table(stage), STAGES[stage]
-        uses[f"{stage}.data"] = Use(table.data, spec.arrays(table), static_camera=spec.static_camera(table))
+        uses[f"{stage}.data"] = DatasetUse(table.data, spec.arrays(table), static_camera=spec.static_camera(table))
     if config.evaluate is not None:
-        uses["evaluate.data"] = Use(config.evaluate.data, EVALUATED, config.evaluate.scenes)
+        uses["evaluate.data"] = DatasetUse(config.evaluate.data, EVALUATED, config.evaluate.scenes)
     check_data(uses, start)
 
 
@@ -87,7 +87,7 @@ def check_stages(config: RunConfig, world_size: int = 1) -> Start:
     return start
 
 
-def check_data(uses: Mapping[str, Use], start: Start) -> None:
+def check_data(uses: Mapping[str, DatasetUse], start: Start) -> None:
     """Looks at every dataset that a run reads; keys of `uses` are those of the run file. UserError with one line.
 
     Every clip is looked at as far as that needs no decoding, of more than ten thousand the first and the last in each
@@ -100,7 +100,7 @@ def check_data(uses: Mapping[str, Use], start: Start) -> None:
         dataset = ClipDataset(use.data, arrays=use.arrays)
         size = dataset.size()
         if expected is None:
-            check_takes(key, use.data, size, start)
+            check_clip_size(key, use.data, size, start)
             expected = size
         if size != expected:
             raise UserError(
@@ -112,7 +112,7 @@ def check_data(uses: Mapping[str, Use], start: Start) -> None:
         _check_clips({key: use for key, use in uses.items() if use.data == data}, MODELS[start.kind].check_caption)
 
 
-def _check_clips(uses: Mapping[str, Use], check_caption: Callable[[str], object]) -> None:
+def _check_clips(uses: Mapping[str, DatasetUse], check_caption: Callable[[str], object]) -> None:
     """Looks at the clips of the one dataset of these uses."""
     key, use = next(iter(uses.items()))
     still = next((key for key, use in uses.items() if use.static_camera), None)
@@ -146,7 +146,7 @@ def check_start(model: ModelConfig, init: Path | None) -> Start:
     return Start(NEW if init is None else RELEASED, model.kind, outline.token_stride)
 
 
-def check_takes(key: str, where: object, size: tuple[int, int, int], start: Start) -> None:
+def check_clip_size(key: str, where: object, size: tuple[int, int, int], start: Start) -> None:
     """UserError unless the model in `start` takes clips of this size, (frames, height, width); key, where: the key of
     the run file and the dataset, for the message."""
     try:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from phys4d.engine.config import Config
 from phys4d.engine.errors import UserError
-from phys4d.models.quiet import no_bars
+from phys4d.models.progress_bars import without_progress_bars
 from phys4d.teachers.interface import DepthKind, TeacherSpec, default_device
 
 _WEIGHTS = "model.safetensors"
@@ -72,7 +72,7 @@ class DepthAnything:
 
         file = self.folder / _WEIGHTS
         try:
-            with no_bars():
+            with without_progress_bars():
                 self.model, loaded = DepthAnythingForDepthEstimation.from_pretrained(
                     self.folder,
                     local_files_only=True,

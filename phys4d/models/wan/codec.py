@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from phys4d.models.interface import check_clip
-from phys4d.models.quiet import no_bars
+from phys4d.models.progress_bars import without_progress_bars
 
 
 class WanCodec(nn.Module):
@@ -19,7 +19,7 @@ class WanCodec(nn.Module):
         super().__init__()
         from diffusers import AutoencoderKLWan
 
-        with no_bars():
+        with without_progress_bars():
             vae = AutoencoderKLWan.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
         self.vae = vae.eval().requires_grad_(False)
         config = self.vae.config

@@ -7,7 +7,7 @@ from diffusers import WanTransformer3DModel
 
 from phys4d.engine.errors import UserError
 from phys4d.models.diffusers_folder import class_name
-from phys4d.models.quiet import no_bars
+from phys4d.models.progress_bars import without_progress_bars
 from phys4d.models.spec import ModelSpec, Outline, Parts, Settings
 from phys4d.models.wan.backbone import WanBackbone
 from phys4d.models.wan.codec import WanCodec
@@ -38,7 +38,7 @@ def _outline(settings: Settings, folder: Path | None) -> Outline:
 def read_transformer(folder: Path) -> WanTransformer3DModel:
     """The transformer in fp32, whatever it is stored in, since it is trained: in bf16 the small steps of an optimizer
     are rounded away. `Backbone.precision` decides what its products are computed in."""
-    with no_bars():
+    with without_progress_bars():
         return WanTransformer3DModel.from_pretrained(
             folder / "transformer", torch_dtype=torch.float32, use_safetensors=True
         )

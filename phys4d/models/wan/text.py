@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from phys4d.engine.errors import UserError
-from phys4d.models.quiet import no_bars
+from phys4d.models.progress_bars import without_progress_bars
 
 _TOKENIZER_FAULTS = (Exception, ValueError, KeyError, TypeError, ImportError)  # `tokenizers` raises the first itself
 
@@ -30,7 +30,7 @@ class UMT5Encoder(nn.Module):
                 raise
             reason = " ".join(str(error).split())
             raise UserError(f"{tokenizer}: does not load ({reason}): download it again") from None
-        with no_bars():
+        with without_progress_bars():
             model = UMT5EncoderModel.from_pretrained(text_encoder, dtype="auto", use_safetensors=True)
         self.model = model.eval().requires_grad_(False)
         self.width, self.tokens = self.model.config.d_model, tokens

@@ -66,12 +66,12 @@ def test_schedulers_that_are_not_ours_are_refused(tmp_path: Path, config: dict[s
 
 def test_what_a_run_file_leaves_out_is_the_models_own_and_what_it_says_wins() -> None:
     left_out = ModelConfig(width=32, layers=1, taps=(0,))
-    settled = create_model(left_out, 5, 16, 16, seed=0).config
-    assert (settled.sampling_steps, settled.sampling_shift) == (10, 3.0)
+    resolved = create_model(left_out, 5, 16, 16, seed=0).config
+    assert (resolved.sampling_steps, resolved.sampling_shift) == (10, 3.0)
     said = left_out.model_copy(update={"sampling_steps": 4, "sampling_shift": 2.0})
-    settled = create_model(said, 5, 16, 16, seed=0).config
-    assert (settled.sampling_steps, settled.sampling_shift) == (4, 2.0)
-    assert settled.model_dump() == said.model_dump()
+    resolved = create_model(said, 5, 16, 16, seed=0).config
+    assert (resolved.sampling_steps, resolved.sampling_shift) == (4, 2.0)
+    assert resolved.model_dump() == said.model_dump()
 
 
 def test_shifted_timesteps_are_those_that_diffusers_trains_on() -> None:

@@ -7,7 +7,7 @@ from diffusers.utils import logging as diffusers_logging
 
 
 @contextmanager
-def no_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Within it, diffusers and transformers draw no "Loading weights" bars; their warnings are printed as ever."""
     from transformers.utils import logging as transformers_logging
 
