@@ -81,6 +81,11 @@ def show_again(file: Path) -> None:
     missing = {"kind", "device", "dtype", "rows", "provenance"} - (result.keys() if isinstance(result, dict) else set())
     if missing:
         raise UserError(f"{file}: has no {', '.join(sorted(missing))}: give a file that phys4d bench --out wrote")
+    if result["kind"] not in KINDS:
+        kinds = ", ".join(KINDS)
+        raise UserError(
+            f"{file}: kind {result['kind']!r}: expected one of {kinds}: give a file that phys4d bench --out wrote"
+        )
     show(file, result)
 
 

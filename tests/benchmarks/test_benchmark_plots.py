@@ -124,7 +124,8 @@ def test_a_committed_result_is_drawn_again(tmp_path, capsys) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "No such file"), ("{", "is no JSON"), ("[1]", "has no device"), ('{"rows": []}', "has no device, dtype")],
+    [(None, "No such file"), ("{", "is no JSON"), ("[1]", "has no device"), ('{"rows": []}', "has no device, dtype"),
+        ('{"kind": "losses", "device": 1, "dtype": 1, "rows": [], "provenance": 1}', "kind 'losses': expected one of")],
 )
 def test_what_is_no_result_is_refused_with_a_line(tmp_path, content, message, capsys) -> None:
     file = tmp_path / "result.json"
