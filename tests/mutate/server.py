@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -159,7 +160,8 @@ def _child(name: str, tree: ast.Module, tests: Sequence[str]) -> int:
 
 
 def independent(root: Path, module: str) -> list[str]:
-    """Modules of phys4d that the stages load and that do not import `module`, by the import statements of the files."""
+    """Modules of phys4d that the stages load and that do not import `module`, by the import statements of the files
+    and the names of modules in their strings (registries)."""
     imports: dict[str, set[str]] = {}
 
     def visit(name: str) -> None:
@@ -173,6 +175,8 @@ def independent(root: Path, module: str) -> list[str]:
                 imports[name] |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
             elif isinstance(node, ast.Import):
                 imports[name] |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.Constant) and re.fullmatch(r"phys4d(\.\w+)+", str(node.value)):  # of a registry
+                imports[name].add(node.value)
         imports[name] = {other for other in imports[name] if other.split(".")[0] == "phys4d"}
         for other in imports[name]:
             visit(other)
