@@ -71,7 +71,7 @@ class PyAVDecoder:
         Raises ValueError if the data is not a video, has fewer frames, is damaged, or cannot be shown as stored;
         MemoryError if the machine lacks memory.
         """
-        with _readable():
+        with ffmpeg_errors():
             times = _timestamps(data)
             if start < 0 or count < 1 or start + count > len(times):
                 raise ValueError(f"holds {len(times)} frames, expected frames {start}..{start + count - 1}")
@@ -87,12 +87,12 @@ class PyAVDecoder:
 
 def frame_count(data: bytes) -> int:
     """Number of frames of an encoded clip that a player shows, without decoding; errors as in `PyAVDecoder.decode`."""
-    with _readable():
+    with ffmpeg_errors():
         return len(_timestamps(data))
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def ffmpeg_errors() -> Iterator[None]:
     """Converts FFmpeg's errors to ValueError, except a lack of memory, which is not an error of the clip."""
     try:
         yield

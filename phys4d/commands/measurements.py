@@ -25,7 +25,7 @@ def add_bench(commands: Commands) -> None:
         kernels.add_argument("--backend", action="append", metavar="NAME", help="one peer; repeat for several")
         kernels.add_argument("--out", type=Path, help="write rows as JSON, tables and plots to this folder")
         if kind == "attention":
-            kernels.add_argument("--tune", action="store_true", help="write this GPU's table of who is fastest")
+            kernels.add_argument("--tune", action="store_true", help="write the table of this GPU's fastest backends")
         kernels.set_defaults(command=_bench_kernels, kind=kind, tune=False)
     stages = subjects.add_parser(
         "train", help="step time, samples/s and peak memory of every stage of a finished demo"

@@ -4,11 +4,11 @@ FFmpeg goes on after damage and fills what it cannot decode with copies or grey.
 """
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 
 import av
+
+from phys4d.engine.data.video import ffmpeg_errors
 
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")  # those that an mp4 or mov may begin with
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of webm and mkv
@@ -21,7 +21,7 @@ def frame_times(data: bytes) -> list[Fraction]:
     """
     if is_cut_off(data):
         raise ValueError("is cut off: the file ends before its own header says")
-    with _decoding(), av.open(io.BytesIO(data), mode="r") as container:
+    with ffmpeg_errors(), av.open(io.BytesIO(data), mode="r") as container:
         if not container.streams.video:
             raise ValueError("holds no video stream")
         stream = container.streams.video[0]
@@ -39,7 +39,7 @@ def check_frames(data: bytes, last: Fraction) -> tuple[int, int]:
     Raises ValueError at the first frame that is damaged.
     """
     size = (0, 0)
-    with _decoding(), av.open(io.BytesIO(data), mode="r") as container:
+    with ffmpeg_errors(), av.open(io.BytesIO(data), mode="r") as container:
         stream = container.streams.video[0]
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
         for frame in container.decode(stream):
@@ -86,14 +86,3 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
     if length > 8:
         return 0, at
     return int.from_bytes(data[at : at + length]) & ((1 << 7 * length) - 1), at + length
-
-
-@contextmanager
-def _decoding() -> Iterator[None]:
-    """Errors of FFmpeg as ValueError, a lack of memory as MemoryError."""
-    try:
-        yield
-    except av.error.MemoryError:
-        raise MemoryError("out of memory while decoding") from None
-    except av.error.FFmpegError as error:
-        raise ValueError(f"cannot be decoded: {error.strerror}") from None
