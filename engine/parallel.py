@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Self, TypeVar
@@ -20,6 +21,8 @@ M = TypeVar("M", bound=nn.Module)
 
 _REST = 0.5  # seconds: long enough for a runnable thread to be scheduled, even on a loaded machine
 _UNLIMITED = timedelta(days=365)
+# What a transformer returns is often a view; the warning is for callers that would write into it.
+warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(.*\) returned a view tensor")
 _POLL = 0.02  # seconds between two checks of a collective that may take hours
 
 

@@ -58,7 +58,7 @@ def add_evaluate(commands: Commands) -> None:
     evaluate.add_argument("--scenes", type=int, default=40, help="how many of them (default: 40)")
     evaluate.add_argument("--samples", type=int, default=4, help="generated clips a scene (default: 4)")
     evaluate.add_argument("--seed", type=int, default=0)
-    evaluate.add_argument("--out", type=Path, help="also write the table as JSON")
+    evaluate.add_argument("--out", type=Path, help="also write the table as JSON, with the figures of every scene")
     evaluate.set_defaults(command=_evaluate)
 
 
@@ -67,6 +67,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from phys4d.engine.output import check_file, write_file
     from phys4d.engine.parallel import Parallel
     from phys4d.evaluate.run import EvaluateConfig, evaluate_folder
+    from phys4d.report.text import text_table
 
     if options.out is not None:
         check_file(options.out)
@@ -78,8 +79,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     finally:
         parallel.close()
     if table is not None:
-        text = json.dumps(table, indent=1)
-        print(text)
+        print(text_table(table))
         if options.out is not None:
-            write_file(options.out, f"{text}\n".encode())
+            write_file(options.out, f"{json.dumps(table, indent=1)}\n".encode())
     return 0

@@ -94,7 +94,10 @@ def evaluate(
 def _clips(config: EvaluateConfig, model: WorldModel) -> Clips:
     clips = Clips(config.data, (*TRUTH, "instance"), model.text, model.grid)
     if len(clips) < config.scenes:
-        raise UserError(f"{config.data}: {len(clips)} clips: evaluate.scenes asks for {config.scenes}")
+        raise UserError(
+            f"{config.data}: {len(clips)} clips, {config.scenes} are to be evaluated: "
+            f"set evaluate.scenes (--scenes) to {len(clips)} or less"
+        )
     return clips
 
 
@@ -255,7 +258,8 @@ def _keep_failures(
     folder: Path, config: EvaluateConfig, out: Path, stage: str, scenes: list[int], parallel: Parallel
 ) -> None:
     loaded = on_all_ranks(lambda: model_folder.load(folder))
-    result = evaluate(loaded.model, config, stage, parallel, scenes)
+    once = config.model_copy(update={"samples": 1})  # the arrays are those of the first
+    result = evaluate(loaded.model, once, f"{stage}, lowest rewards", parallel, scenes)
 
     def write() -> None:
         assert result is not None

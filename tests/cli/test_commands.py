@@ -68,12 +68,16 @@ def test_a_demo_is_not_started_over_another_and_resumes_to_itself(
     assert (demo / "metrics.jsonl").read_bytes() == before
 
 
-def test_evaluate_prints_the_same_table_as_the_run(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = str(demo / "data/test")
-    command = ["evaluate", str(demo / "model-finetune"), "--data", data, "--scenes", "3", "--samples", "1"]
-    assert main(command) == 0
-    table = json.loads(capsys.readouterr().out)
+def test_evaluate_measures_as_the_run_does(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", str(demo / "model-finetune"), "--data", str(demo / "data/test"), "--samples", "1"]
+    assert main([*command, "--scenes", "3", "--out", str(tmp_path / "table.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    table = json.loads((tmp_path / "table.json").read_text())
     assert table["means"] == json.loads((demo / "summary.json").read_text())["stages"]["finetune"]
+    (depth,) = (line.split() for line in lines if line.startswith("absrel "))
+    assert depth[3] == f"{table['means']['absrel']:.4f}" and lines[-1].startswith("means over 3 scenes")
+    assert main([*command, "--scenes", "4"]) == 2
+    assert "3 clips, 4 are to be evaluated: set evaluate.scenes (--scenes) to 3" in capsys.readouterr().err
 
 
 def test_verify_passes_whole_data_and_names_what_is_broken(
