@@ -15,7 +15,7 @@ from phys4d.kernels.attention.backends import triton
 from phys4d.kernels.attention.call import Call, autocast_dtype
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
 from phys4d.kernels.attention.qk_transform import QKTransform
-from phys4d.kernels.dispatch import below_autograd, cpu_kernel, low_overhead_call
+from phys4d.kernels.dispatch import below_autograd, cpu_kernel, differentiable_once, low_overhead_call
 from phys4d.kernels.elementwise import QKNorm, Rope
 
 
@@ -106,6 +106,7 @@ def _(qkv, *rest):  # type: ignore[no-untyped-def]
     return qkv.new_empty(qkv.shape), ops.empty_weight_gradients(qkv, *rest)
 
 
+differentiable_once(_packed_backward)
 _backward_call = below_autograd(_packed_backward)
 
 

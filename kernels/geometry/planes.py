@@ -7,8 +7,3 @@ def with_planes(x: Tensor) -> Tensor:
     """x [..., H, W] with contiguous images: itself, or a copy."""
     fits = x.stride(-1) == 1 and x.stride(-2) == x.shape[-1]
     return x if fits else x.contiguous()
-
-
-def with_rows(x: Tensor) -> Tensor:
-    """x [..., N] whose last dimension is contiguous: itself, or a copy."""
-    return x if x.stride(-1) == 1 else x.contiguous()

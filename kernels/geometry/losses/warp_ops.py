@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, launch
+from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, differentiable_once, launch
 from phys4d.kernels.geometry.fixed_point import CACHED, fixed_point
 from phys4d.kernels.geometry.losses import warp_kernels
 from phys4d.kernels.geometry.losses.warp_reference import LOSSES, warp_reference
@@ -96,7 +96,8 @@ def backward(
     pairs, plane = frames - 1, height * width
     images = clips * pairs
     d_depth, d_motion = depth.new_empty(depth.shape), motion.new_empty(motion.shape)
-    step, unit = fixed_point(peak, 4 * plane)
+    scale = scale.contiguous()
+    step, unit = fixed_point(peak.contiguous(), 4 * plane)
     inputs, strides, options = launch_arguments(depth, motion, visible, weight, truth, loss, z_test, clamp)
     at_once = max(1, min(images, CACHED // max(8 * plane, 1), _AXIS))
     sums = depth.new_zeros((at_once, height, width), dtype=torch.int64)
@@ -127,6 +128,9 @@ warp_backward_op = torch.library.custom_op("phys4d::warp_consistency_backward", 
 @warp_backward_op.register_fake
 def _(scale, peak, depth, motion, *rest):  # type: ignore[no-untyped-def]
     return depth.new_empty(depth.shape), motion.new_empty(motion.shape)
+
+
+differentiable_once(warp_backward_op)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

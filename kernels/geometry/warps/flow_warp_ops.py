@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, launch
+from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, differentiable_once, launch
 from phys4d.kernels.geometry.fixed_point import CACHED, fixed_point
 from phys4d.kernels.geometry.planes import with_planes
 from phys4d.kernels.geometry.warps import flow_warp_kernels
@@ -114,6 +114,9 @@ flow_warp_backward_op = torch.library.custom_op("phys4d::flow_warp_backward", ba
 @flow_warp_backward_op.register_fake
 def _(grad, frames, flow, labels, wanted, tolerance, clamp, fixed):  # type: ignore[no-untyped-def]
     return frames.new_empty(0 if fixed else frames.shape), flow.new_empty(flow.shape)
+
+
+differentiable_once(flow_warp_backward_op)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
