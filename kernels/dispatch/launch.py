@@ -36,8 +36,8 @@ def launch(kernel: Any, grid: int | tuple[int, ...], *args: Any, **options: Any)
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
     """Makes the CUDA device of the tensor the current one, on which Triton compiles and launches."""
-    if tensor.is_cuda and tensor.get_device() != torch.cuda.current_device():
-        return torch.cuda.device(tensor.device)
+    if tensor.is_cuda and (number := tensor.get_device()) != torch.cuda.current_device():
+        return torch.cuda.device(number)
     return _CURRENT
 
 
