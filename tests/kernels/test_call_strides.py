@@ -104,6 +104,28 @@ def test_all_arguments_may_have_strides_of_their_own(name, way):
     holds(call, tensors, str(arranged))
 
 
+@pytest.mark.slow
+@pytest.mark.interpreted
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("name", [name for name in WITH_KERNELS if "chamfer" not in name and name != "nearest"])
+def test_addresses_beyond_int32(name, axis):
+    """Elements along an axis more than 2^31 / (size - 1) apart: of the memory between, nothing is touched."""
+    call = CALLS[name]
+    tensors = dict(call.tensors)
+    for argument, tensor in tensors.items():
+        if tensor.is_floating_point() and axis < tensor.ndim - 1 > 1:
+            tensors[argument] = far_apart(tensor, axis)
+    holds(call, tensors, f"axis {axis}")
+
+
+def far_apart(tensor: Tensor, axis: int) -> Tensor:
+    """The tensor with its elements along the axis so far apart that the last one is beyond 2^31 elements."""
+    strides = list(tensor.stride())
+    strides[axis] = (2**31 // (tensor.shape[axis] - 1) // 16 + 1) * 16
+    count = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, strides, strict=True))
+    return torch.empty(count, dtype=tensor.dtype).as_strided(tensor.shape, strides).copy_(tensor)
+
+
 def gradients_of(shape: torch.Size, generator: torch.Generator) -> list[tuple[str, Tensor]]:
     """Gradients of a result as torch passes them back: of a sum, of a mean over an axis, of a view of the result."""
     whole = torch.randn(shape, generator=generator)

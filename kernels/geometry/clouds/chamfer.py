@@ -73,8 +73,8 @@ def chamfer(
     Args:
         x: [B, N, 3], metres (float32 or float64); or [B, N, 4] with both clouds in space-time.
         y: [B, M, 3 or 4], as x.
-        x_lengths, y_lengths: int64 [B], the number of valid points, which are first in each row; the others may have
-            any value.
+        x_lengths, y_lengths: int64 [B] on the clouds' device, the number of valid points, which are first in each row;
+            the others may have any value.
         squared: average squared distances instead of distances.
         cap: upper limit of the result per cloud, and its value where exactly one of the two clouds is empty.
         backend: "native" (compiled; on CUDA its gradients are Triton's), "triton", "reference" (torch, in chunks) or

@@ -72,7 +72,8 @@ def backward(
     inputs, numbers, grid, options = launch_arguments(predicted, target, valid, weight, confidence, kind)
     d_predicted, d_confidence = _gradients(predicted, confidence)
     if grid[0] * grid[1]:
-        launch(flow_kernels.backward_kernel, grid, *inputs, scale.contiguous(), d_predicted, d_confidence, *numbers, **options)
+        scale = scale.contiguous()
+        launch(flow_kernels.backward_kernel, grid, *inputs, scale, d_predicted, d_confidence, *numbers, **options)
     return d_predicted, d_confidence
 
 

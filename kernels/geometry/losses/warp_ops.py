@@ -14,7 +14,7 @@ from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, differentia
 from phys4d.kernels.geometry.fixed_point import CACHED, fixed_point
 from phys4d.kernels.geometry.losses import warp_kernels
 from phys4d.kernels.geometry.losses.warp_reference import LOSSES, warp_reference
-from phys4d.kernels.geometry.planes import with_planes
+from phys4d.kernels.geometry.planes import expect_pixels, with_planes
 
 # Pixels of a program of four warps. With eight a lane, the registers of backward would leave an SM two programs.
 FORWARD, BACKWARD, FINISH = 1024, 512, 1024
@@ -56,8 +56,7 @@ def launch_arguments(
     loss: str, z_test: float, clamp: bool,
 ) -> tuple[list[Tensor], list[int], dict[str, Any]]:  # fmt: skip
     """What both kernels share: tensors with contiguous planes, their strides, and options."""
-    if depth.shape[-2] * depth.shape[-1] >= 1 << 31:
-        raise ValueError(f"depth: expected frames of less than 2^31 pixels, got {list(depth.shape[-2:])}")
+    expect_pixels("depth", depth)
     if max(depth.shape[:2]) > _AXIS:
         raise ValueError(f"depth: expected at most {_AXIS} clips, and frames of each, got {list(depth.shape[:2])}")
     depth, motion = with_planes(depth), with_planes(motion)
