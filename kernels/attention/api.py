@@ -111,8 +111,8 @@ def attention(
         query that sees no key gives 0 and -inf.
 
     Raises:
-        ValueError: shapes, dtypes, strides or devices other than these; a pattern, norm or rotation that does not fit; a
-            backend asked for by name that cannot serve the call; a group that this sequence or these heads do not
+        ValueError: shapes, dtypes, strides or devices other than these; a pattern, norm or rotation that does not fit;
+            a backend asked for by name that cannot serve the call; a group that this sequence or these heads do not
             divide over. With a group nothing has been sent then.
     """
     if (lower := autocast_dtype(q.device)) is not None:

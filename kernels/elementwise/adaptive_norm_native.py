@@ -31,9 +31,10 @@ def backward(
     rows: int, tables_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients as the operator's backward gives them; the sums have the same bits for any number of threads."""
-    order, _, segments, begins = map(contiguous_integers, plan or [None] * 4)
-    given = stream, y, dy_dtype == torch.bfloat16, gate, _affine(weight), scale, stats, dstream, dout, order, segments, begins
-    return torch.ops.phys4d.native_adaptive_norm_backward(*given, NORMS.index(kind), rows, tables_gradient)
+    order, _, segments, begins = [contiguous_integers(t) for t in plan] or [None] * 4
+    given = stream, y, dy_dtype == torch.bfloat16, gate, _affine(weight), scale, stats, dstream, dout
+    plan_of = order, segments, begins
+    return torch.ops.phys4d.native_adaptive_norm_backward(*given, *plan_of, NORMS.index(kind), rows, tables_gradient)
 
 
 def _affine(vector: Tensor | None) -> Tensor | None:

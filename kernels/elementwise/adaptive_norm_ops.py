@@ -146,7 +146,7 @@ def backward(
     dstream, dout = (None if t is None else with_rows(t) for t in (dstream, dout))
     weight = None if weight is None else weight.contiguous()
     total, width = dx.shape[0] * dx.shape[1], dx.shape[2]
-    order, _, segments, begins = map(contiguous_integers, plan or [None] * 4)
+    order, _, segments, begins = [contiguous_integers(t) for t in plan] or [None] * 4
     programs, length = _programs(total, rows, segments, BACKWARD_PROGRAMS)
     align, strides = _strides([stream, y, dstream, dout], [gate, scale])
     partial = sums if programs == rows and not plan else sums.new_empty((programs, *sums.shape[1:]))

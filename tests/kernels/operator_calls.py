@@ -261,7 +261,8 @@ def _calls() -> dict[str, OperatorCall]:
             **both,
         ),
         "chamfer_objects": OperatorCall(
-            _plain("chamfer_objects"), {**clouds, "objects": torch.randint(3, (2, 7), generator=_generator)}, kernels=False
+            _plain("chamfer_objects"), {**clouds, "objects": torch.randint(3, (2, 7), generator=_generator)},
+            kernels=False,
         ),
         "nearest": OperatorCall(_named("nearest"), {"x": cloud[0].contiguous(), "y": other[0].contiguous()}),
         "umeyama": OperatorCall(

@@ -1,4 +1,4 @@
-"""Tensors of any strides give the results of contiguous ones: arguments of every operator, and gradients of its results.
+"""Tensors of any strides give the results of contiguous ones: arguments of every operator, gradients of its results.
 
 What lies between the elements is NaN, or another valid integer: a kernel that ignores strides gives another result.
 """
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.kernels.operator_calls import CALLS, DIFFERENTIABLE, WITH_KERNELS, OperatorCall
+
 
 def between(tensor: Tensor) -> Tensor:
     """Elements that must not be read."""

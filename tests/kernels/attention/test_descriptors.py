@@ -1,4 +1,4 @@
-"""Which tensors the tensor memory accelerator fetches, and that others are read through pointers, with equal results."""
+"""Which tensors are fetched by the tensor memory accelerator; others are read through pointers, with equal results."""
 
 import pytest
 import torch
