@@ -25,7 +25,7 @@ def low_overhead_call(op: CustomOpDef, setup: Callable[..., None], backward: Cal
         setup, backward: as registered with `op.register_autograd`. A list of tensors among the operator's arguments
             gets no gradient.
 
-    The function raises NotImplementedError inside torch.func and forward-mode differentiation.
+    The function raises RuntimeError inside torch.func and forward-mode differentiation.
     """
     call_op, name = below_autograd(op), op._qualname
 

@@ -28,18 +28,18 @@ def _differentiates() -> bool:
 
 
 def expect_backward_mode(operation: str) -> None:
-    """Raises NotImplementedError inside torch.func.grad, torch.func.jvp, and forward-mode differentiation."""
+    """Raises RuntimeError inside torch.func.grad, torch.func.jvp, and forward-mode differentiation."""
     if (transform := unsupported_transform()) is not None:
-        raise NotImplementedError(
+        raise RuntimeError(
             f"{operation}: {transform} is not supported, its gradient is that of backward() and torch.autograd.grad"
         )
 
 
 def differentiable_once(backward_op: CustomOpDef) -> None:
-    """Registers that the backward operator has no derivative: a second backward pass raises NotImplementedError."""
+    """Registers that the backward operator has no derivative: a second backward pass raises RuntimeError."""
     name = backward_op._qualname
 
     def refuse(ctx: Any, *gradients: Any) -> Any:
-        raise NotImplementedError(f"{name}: there is no second derivative, the operator is differentiable once")
+        raise RuntimeError(f"{name}: there is no second derivative, the operator is differentiable once")
 
     backward_op.register_autograd(refuse)

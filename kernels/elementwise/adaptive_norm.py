@@ -38,7 +38,7 @@ def adaptive_norm(
 
     Raises:
         ValueError: shapes, strides, dtypes or devices that do not fit.
-        NotImplementedError: inside torch.func or forward-mode differentiation.
+        RuntimeError: inside torch.func or forward-mode differentiation.
     """
     _check(x, y, norm, {"weight": weight, "bias": bias}, {"gate": gate, "scale": scale, "shift": shift}, rows)
     if y is None and norm is None and scale is None and shift is None:

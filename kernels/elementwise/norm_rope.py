@@ -53,7 +53,7 @@ def norm_rope(
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit.
-        NotImplementedError: inside torch.func or forward-mode differentiation.
+        RuntimeError: inside torch.func or forward-mode differentiation.
     """
     check_norm_rope(x, weight, bias, kind, rope, grid)
     tables = list(rope.tables) if rope else []

@@ -91,8 +91,8 @@ def chamfer(
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, an unknown backend or search, lengths out of range (for
             lengths on a GPU a device-side assertion, since the call does not wait for the device).
-        RuntimeError: a backend or search asked for by name that cannot serve, with the reason; as NotImplementedError
-            inside torch.func.grad, torch.func.jvp and forward-mode differentiation.
+        RuntimeError: a backend or search asked for by name that cannot serve, with the reason; a call inside
+            torch.func.grad, torch.func.jvp or forward-mode differentiation.
     """
     expect_shape("x", x, ("B", "N", 4 if x.ndim == 3 and x.shape[2] == 4 else 3))
     expect_floating("x", x)
