@@ -92,7 +92,8 @@ def attention(
         pattern: Full() | Spatial() | Temporal(causal) | Window(t, h, w), see there.
         text: (n, "first" | "last"): n text tokens stand before or after the video. Text queries see every
             key; video queries see the text and their pattern.
-        key_lengths: [B] integers; keys at and after that position are padding, which no query sees.
+        key_lengths: [B] integers on q's device, any stride; keys at and after that position are padding, which no
+            query sees.
         qk_norm: norm of queries and keys before anything else.
         rope: rotation of the video's queries and keys after the norm.
         scale: of the scores; D ** -0.5 if None.
@@ -110,8 +111,8 @@ def attention(
         query that sees no key gives 0 and -inf.
 
     Raises:
-        ValueError: shapes, dtypes or strides other than these; a pattern, norm or rotation that does not fit; a
-            backend asked for by name that cannot serve the call; a group that this sequence or these heads do not
+        ValueError: shapes, dtypes, strides or devices other than these; a pattern, norm or rotation that does not fit;
+            a backend asked for by name that cannot serve the call; a group that this sequence or these heads do not
             divide over. With a group nothing has been sent then.
     """
     if (lower := autocast_dtype(q.device)) is not None:

@@ -9,6 +9,7 @@ from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
 from phys4d.kernels.attention.qk_transform import NO_TRANSFORM
 from phys4d.kernels.attention.reference import attention_backward_reference
+from phys4d.kernels.dispatch import expect_one_device
 
 
 def attention_backward(
@@ -45,7 +46,7 @@ def attention_backward(
         else by the definition.
 
     Raises:
-        ValueError: shapes, dtypes or strides that do not fit.
+        ValueError: shapes, dtypes, strides or devices that do not fit.
     """
     call = Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse=True)
     rows = (q.shape[0], q.shape[2], q.shape[1])
@@ -53,14 +54,13 @@ def attention_backward(
     for name, tensor, shape in given:
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name}: expected {list(shape)}, got {list(tensor.shape)}")
+    expect_one_device("attention_backward", q=q, out=out, lse=lse, dout=dout, dlse=dlse)
     if TRITON.refusal(call) is not None:
         return attention_backward_reference(
             q, k, v, out, lse, dout, dlse,
             grid=grid, pattern=pattern, text=text, key_lengths=key_lengths, scale=scale,
         )  # fmt: skip
-    if out.stride(-1) != 1:
-        out = out.contiguous()
-    lse = lse.to(torch.float32).contiguous()
+    lse = lse.to(torch.float32)
     dq, dk, dv, _ = ops.attention_backward_op(
         q, k, v, out, lse, dout, dlse, *ops.flat_pattern(pattern, grid, text), key_lengths, call.factor,
         *NO_TRANSFORM, False,

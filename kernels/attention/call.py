@@ -7,6 +7,7 @@ from torch import Tensor
 
 from phys4d.kernels.attention.parts import Parts
 from phys4d.kernels.attention.patterns import Grid, Pattern, Rows, Text, check_pattern
+from phys4d.kernels.dispatch import FLOATING, expect_dtypes
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -32,12 +33,14 @@ class Call:
 
     def __post_init__(self) -> None:
         q, k, v = self.q, self.k, self.v
+        if q.dtype not in FLOATING:
+            expect_dtypes("attention", q=q)
         for name, tensor in (("q", q), ("k", k), ("v", v)):
             if tensor.ndim != 4:
                 raise ValueError(f"{name}: expected [B, S, heads, D], got {list(tensor.shape)}")
-            if not tensor.is_floating_point() or tensor.dtype != q.dtype or tensor.device != q.device:
+            if tensor.dtype != q.dtype or tensor.device != q.device:
                 raise ValueError(
-                    f"{name}: expected q's floating dtype and device ({q.dtype} on {q.device}), "
+                    f"{name}: expected q's dtype and device ({q.dtype} on {q.device}), "
                     f"got {tensor.dtype} on {tensor.device}"
                 )
             if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
@@ -54,6 +57,8 @@ class Call:
             lengths.shape != (q.shape[0],) or lengths.is_floating_point() or lengths.dtype == torch.bool
         ):
             raise ValueError(f"key_lengths: expected {q.shape[0]} integers, got {lengths.dtype} {list(lengths.shape)}")
+        if lengths is not None and lengths.device != q.device:
+            raise ValueError(f"key_lengths: expected on {q.device} as q is, got on {lengths.device}")
         queries, keys = q.shape[1], k.shape[1]
         if self.parts is not None:
             self.parts.check(queries, keys)

@@ -40,10 +40,20 @@ def precision(dtype: torch.dtype) -> str:
 def descriptors(place: RowLaunch, dim: int, *tensors: Tensor) -> bool:
     """Whether tiles can be fetched by the tensor memory accelerator (TMA).
 
-    It needs tokens of a row one after the other, addresses and strides that are multiples of 16 bytes, and sm_90.
+    It needs tokens of a row one after the other, tensors that a descriptor can describe, and sm_90.
     """
-    fits = all(t.data_ptr() % 16 == 0 and all(s * t.element_size() % 16 == 0 for s in t.stride()[:3]) for t in tensors)
-    return fits and place.other.token_step == 1 and dim >= 16 and (INTERPRETED or architecture() >= 90)
+    fits = place.other.token_step == 1 and dim >= 16 and all(describable(tensor) for tensor in tensors)
+    return fits and (INTERPRETED or architecture() >= 90)
+
+
+def describable(tensor: Tensor) -> bool:
+    """Whether a TMA descriptor can describe a tensor [B, S, heads, D]; kernels read others through pointers.
+
+    It needs contiguous channels, and an address and strides that are multiples of 16 bytes and not 0.
+    """
+    size = tensor.element_size()
+    *strides, last = tensor.stride()
+    return last == 1 and tensor.data_ptr() % 16 == 0 and all(s > 0 and s * size % 16 == 0 for s in strides)
 
 
 def streams(used: bool, dim: int, block: int, *tensors: Tensor) -> list[Any]:

@@ -13,7 +13,15 @@ from phys4d.kernels.attention import flash, short_rows, window
 from phys4d.kernels.attention.patterns import PATTERNS, Grid, Pattern, Text
 from phys4d.kernels.attention.qk_transform import QKTransform
 from phys4d.kernels.attention.reference import attention_backward_reference, attention_reference
-from phys4d.kernels.dispatch import below_autograd, cpu_kernel, low_overhead_call
+from phys4d.kernels.dispatch import (
+    below_autograd,
+    contiguous_integers,
+    cpu_kernel,
+    differentiable_once,
+    low_overhead_call,
+    on_device_of,
+    with_rows,
+)
 
 # Kernels of patterns whose keys form no rows, by the pattern's name. All others are served by `flash` and `short_rows`.
 OWN_KERNELS: dict[str, Any] = {"window": window}
@@ -51,12 +59,14 @@ def forward(
     q_weight and what follows are a `QKTransform`, which only the kernel of short rows takes.
     """
     kind, sizes, text_place = _pattern_of(pattern, numbers, grid, text, text_first)
-    if short_rows.serves(kind, sizes, text_place, q.shape[1], k.shape[1], q.shape[3]):
-        transform = QKTransform(q_weight, k_weight, q_bias, k_bias, tables, norm, epsilon, layout)
-        return short_rows.forward(q, k, v, kind, sizes, key_lengths, scale, with_lse, transform)
-    assert q_weight is None and not tables, "no other kernel norms or rotates"
-    kernel = OWN_KERNELS.get(pattern, flash)
-    return kernel.forward(q, k, v, kind, sizes, text_place, key_lengths, scale)
+    lengths = contiguous_integers(key_lengths)
+    with on_device_of(q):  # the options depend on the GPU
+        if short_rows.serves(kind, sizes, text_place, q.shape[1], k.shape[1], q.shape[3]):
+            transform = QKTransform(q_weight, k_weight, q_bias, k_bias, tables, norm, epsilon, layout)
+            return short_rows.forward(q, k, v, kind, sizes, lengths, scale, with_lse, transform)
+        assert q_weight is None and not tables, "no other kernel norms or rotates"
+        kernel = OWN_KERNELS.get(pattern, flash)
+        return kernel.forward(q, k, v, kind, sizes, text_place, lengths, scale)
 
 
 attention_op = torch.library.custom_op("phys4d::attention", forward, mutates_args=())
@@ -95,15 +105,18 @@ def write_gradients(
 ) -> Tensor:  # fmt: skip
     """Fills gradients shaped like q, k, v, with whatever strides they have; returns those of the weights."""
     kind, sizes, text_place = _pattern_of(pattern, numbers, grid, text, text_first)
-    if dout.stride(-1) != 1:
-        dout = dout.contiguous()
+    dout, lengths = with_rows(dout), contiguous_integers(key_lengths)
     part = kind.sees_all and lse.numel() > 0  # out and lse may be over more keys than these
-    if not part and short_rows.serves(kind, sizes, text_place, q.shape[1], k.shape[1], q.shape[3]):
-        return short_rows.backward(
-            q, k, v, dout, dlse, kind, sizes, key_lengths, scale, gradients, transform, weight_gradient
-        )
-    kernel = OWN_KERNELS.get(pattern, flash)
-    kernel.backward(q, k, v, out, lse, dout, dlse, kind, sizes, text_place, key_lengths, scale, gradients)
+    with on_device_of(q):
+        if not part and short_rows.serves(kind, sizes, text_place, q.shape[1], k.shape[1], q.shape[3]):
+            return short_rows.backward(
+                q, k, v, dout, dlse, kind, sizes, lengths, scale, gradients, transform, weight_gradient
+            )
+        out, lse = with_rows(out), lse.contiguous()
+        if 0 in dout.stride():  # an expanded gradient, which TMA does not take
+            dout = dout.contiguous()
+        kernel = OWN_KERNELS.get(pattern, flash)
+        kernel.backward(q, k, v, out, lse, dout, dlse, kind, sizes, text_place, lengths, scale, gradients)
     return q.new_empty((0, 0), dtype=torch.float32)
 
 
@@ -115,6 +128,7 @@ def _(q, k, v, *rest):  # type: ignore[no-untyped-def]
     return *(t.new_empty(t.shape) for t in (q, k, v)), empty_weight_gradients(q, *rest)
 
 
+differentiable_once(attention_backward_op)
 attention_backward_call = below_autograd(attention_backward_op)
 
 

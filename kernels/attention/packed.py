@@ -15,7 +15,13 @@ from phys4d.kernels.attention.backends import triton
 from phys4d.kernels.attention.call import Call, autocast_dtype
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
 from phys4d.kernels.attention.qk_transform import QKTransform
-from phys4d.kernels.dispatch import below_autograd, cpu_kernel, low_overhead_call
+from phys4d.kernels.dispatch import (
+    below_autograd,
+    cpu_kernel,
+    differentiable_once,
+    expect_one_device,
+    low_overhead_call,
+)
 from phys4d.kernels.elementwise import QKNorm, Rope
 
 
@@ -48,6 +54,7 @@ def attention_packed(
     """
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"qkv: expected [B, S, 3, heads, D], got {list(qkv.shape)}")
+    expect_one_device("attention_packed", qkv=qkv, key_lengths=key_lengths)
     if (lower := autocast_dtype(qkv.device)) is not None:
         qkv = qkv.to(lower)
     q, k, v = qkv.unbind(2)
@@ -106,6 +113,7 @@ def _(qkv, *rest):  # type: ignore[no-untyped-def]
     return qkv.new_empty(qkv.shape), ops.empty_weight_gradients(qkv, *rest)
 
 
+differentiable_once(_packed_backward)
 _backward_call = below_autograd(_packed_backward)
 
 

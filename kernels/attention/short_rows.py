@@ -59,6 +59,8 @@ def _layout(
     options = config(rows.length, dim, q.dtype, backward, normed)
     _, height, width = grid or (tokens, 1, 1)
     total = batch * rows.number * heads
+    if total >= 1 << 31:
+        raise ValueError(f"attention: expected fewer than 2^31 rows, all clips and heads together, got {total}")
     numbers = (heads, rows.number, rows.token_step, rows.row_step, total, rows.length, height * width, width, tokens)
     return triton.cdiv(total, options["BLOCK"] // options["PAD"]), numbers, rows.causal, options
 

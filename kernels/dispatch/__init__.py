@@ -1,10 +1,19 @@
 """From a call to a kernel: which implementation serves it, how the operator is called, how the kernel is launched.
 
-    backend.py   native code, Triton or the definition in torch; Triton's interpreter
-    operator.py  calls of registered operators with little host work; their CPU and autocast rules
-    launch.py    launches of Triton kernels, strides in units that show their alignment
+    arguments.py   checks of a call's tensors: one device, dtypes
+    backend.py     native code, Triton or the definition in torch; Triton's interpreter
+    operator.py    calls of registered operators with little host work; their CPU and autocast rules
+    transforms.py  derivatives that operators do not have, refused
+    launch.py      launches of Triton kernels on the device of their tensors, strides in units that show their alignment
 """
 
+from phys4d.kernels.dispatch.arguments import (
+    FLOATING,
+    contiguous_integers,
+    expect_dtypes,
+    expect_one_device,
+    with_rows,
+)
 from phys4d.kernels.dispatch.backend import (
     INTERPRETED,
     Backend,
@@ -12,10 +21,12 @@ from phys4d.kernels.dispatch.backend import (
     float32_kernel_serves,
     triton_runs_on,
 )
-from phys4d.kernels.dispatch.launch import aligned, aligned_strides, launch
+from phys4d.kernels.dispatch.launch import aligned, aligned_strides, launch, on_device_of
 from phys4d.kernels.dispatch.operator import autocast_to_float32, below_autograd, cpu_kernel, low_overhead_call
+from phys4d.kernels.dispatch.transforms import differentiable_once, expect_backward_mode, unsupported_transform
 
 __all__ = [
+    "FLOATING",
     "INTERPRETED",
     "Backend",
     "aligned",
@@ -23,9 +34,17 @@ __all__ = [
     "autocast_to_float32",
     "below_autograd",
     "choose_backend",
+    "contiguous_integers",
     "cpu_kernel",
+    "differentiable_once",
+    "expect_backward_mode",
+    "expect_dtypes",
+    "expect_one_device",
     "float32_kernel_serves",
     "launch",
     "low_overhead_call",
+    "on_device_of",
     "triton_runs_on",
+    "unsupported_transform",
+    "with_rows",
 ]

@@ -8,6 +8,7 @@ import triton
 from torch import Tensor
 
 from phys4d.kernels import native
+from phys4d.kernels.dispatch.transforms import unsupported_transform
 
 Backend = Literal["auto", "native", "triton", "reference"]
 # Whether this process runs Triton kernels in Triton's interpreter (TRITON_INTERPRET=1): then they serve the CPU.
@@ -43,7 +44,8 @@ def choose_backend(
 ) -> str:
     """The backend that serves an operation on x's device: the first of native, triton, reference that can.
 
-    "auto" takes the first that can serve; a backend that is named and cannot serve raises.
+    "auto" takes the first that can serve; a backend that is named and cannot serve raises. Inside torch.func and
+    forward-mode differentiation only the definition can.
 
     Args:
         backend: "auto", "native", "triton" or "reference".
@@ -68,6 +70,8 @@ def choose_backend(
         if value is not None and value.requires_grad:
             why = f'{argument} wants a gradient, which only backend="reference" gives'
             faults["native"] = faults["triton"] = why
+    if (transform := unsupported_transform()) is not None:
+        faults["native"] = faults["triton"] = f'{transform} is supported by backend="reference" alone'
     for name, why in (unable or {}).items():
         faults[name] = faults[name] or why
     candidates = _BACKENDS if backend == "auto" else (backend,)

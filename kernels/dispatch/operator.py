@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.library import CustomOpDef
 
 from phys4d.kernels.dispatch.backend import INTERPRETED
+from phys4d.kernels.dispatch.transforms import expect_backward_mode
 
 
 def low_overhead_call(op: CustomOpDef, setup: Callable[..., None], backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,8 +24,10 @@ def low_overhead_call(op: CustomOpDef, setup: Callable[..., None], backward: Cal
         op: the operator, with its gradient registered.
         setup, backward: as registered with `op.register_autograd`. A list of tensors among the operator's arguments
             gets no gradient.
+
+    The function raises RuntimeError inside torch.func and forward-mode differentiation.
     """
-    call_op = below_autograd(op)
+    call_op, name = below_autograd(op), op._qualname
 
     class Direct(torch.autograd.Function):
         @staticmethod
@@ -40,6 +43,7 @@ def low_overhead_call(op: CustomOpDef, setup: Callable[..., None], backward: Cal
     Direct.__name__ = Direct.__qualname__ = op._name  # what a profiler shows
 
     def call(*args: Any) -> Any:
+        expect_backward_mode(name)
         if _compiling():
             return op(*args)
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):

@@ -4,6 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from phys4d.kernels.dispatch import FLOATING, expect_dtypes, expect_one_device
 from phys4d.kernels.elementwise import adaptive_norm_ops as ops
 from phys4d.kernels.elementwise.token_rows import TokenRows
 
@@ -36,7 +37,8 @@ def adaptive_norm(
         weight and bias are added up in a fixed order.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes, strides, dtypes or devices that do not fit.
+        RuntimeError: inside torch.func or forward-mode differentiation.
     """
     _check(x, y, norm, {"weight": weight, "bias": bias}, {"gate": gate, "scale": scale, "shift": shift}, rows)
     if y is None and norm is None and scale is None and shift is None:
@@ -51,20 +53,20 @@ def _check(
     x: Tensor, y: Tensor | None, norm: str | None, affine: dict[str, Tensor | None], tables: dict[str, Tensor | None],
     rows: TokenRows | None,
 ) -> None:  # fmt: skip
-    if x.ndim != 3 or not x.is_floating_point() or not 0 < x.shape[2] <= ops.WIDEST:
+    if x.ndim != 3 or x.dtype not in FLOATING or not 0 < x.shape[2] <= ops.WIDEST:
         raise ValueError(
             f"adaptive_norm: expected floating x [B, S, C] with C from 1 to {ops.WIDEST}, got {x.dtype} {list(x.shape)}"
         )
     batch, count, width = x.shape
-    if y is not None and (y.shape != x.shape or not y.is_floating_point()):
+    if y is not None and (y.shape != x.shape or y.dtype not in FLOATING):
         raise ValueError(f"adaptive_norm: expected floating y {list(x.shape)} like x, got {y.dtype} {list(y.shape)}")
     if norm not in ("layer", "rms", None):
         raise ValueError(f"adaptive_norm: expected the norm layer, rms or None, got {norm!r}")
     for name, tensor in affine.items():
         if tensor is not None and (norm is None or (norm == "rms" and name == "bias")):
             raise ValueError(f"adaptive_norm: a {name}, but the norm {norm} has none")
-        if tensor is not None and (tensor.shape != (width,) or tensor.stride() != (1,)):
-            raise ValueError(f"adaptive_norm: expected a contiguous {name} [{width}], got {list(tensor.shape)}")
+        if tensor is not None and tensor.shape != (width,):
+            raise ValueError(f"adaptive_norm: expected {name} [{width}], got {list(tensor.shape)}")
     if tables["gate"] is not None and y is None:
         raise ValueError("adaptive_norm: a gate, but no y to go through it")
     given = {name: table for name, table in tables.items() if table is not None}
@@ -86,3 +88,10 @@ def _check(
     for name, tensor in {"x": x, "y": y, **given}.items():
         if tensor is not None and tensor.stride(-1) != 1 and width > 1:
             raise ValueError(f"adaptive_norm: expected {name} with a contiguous last dimension: {tensor.stride()}")
+    expect_dtypes("adaptive_norm", **affine, **tables)
+    expect_one_device("adaptive_norm", x=x, y=y, **affine, **tables)
+    if rows is not None:
+        expect_one_device(
+            "adaptive_norm", x=x, index=rows.index, order=rows.order, forward=rows.forward, backward=rows.backward,
+            begins=rows.begins,
+        )  # fmt: skip

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
+from phys4d.kernels.dispatch import contiguous_integers
 
 NORMS = ("", "layer", "rms")  # numbered as in native/src/adaptive_norm.h
 DTYPES = (torch.float32, torch.bfloat16)
@@ -19,7 +20,8 @@ def forward(
     shift: Tensor | None, index: Tensor | None, rows: int, kind: str, epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Stream, out and stats as the operator gives them; `rows` of the tables."""
-    arguments = x, y, gate, weight, bias, scale, shift, index, rows, NORMS.index(kind), epsilon
+    weight, bias = _affine(weight), _affine(bias)
+    arguments = x, y, gate, weight, bias, scale, shift, contiguous_integers(index), rows, NORMS.index(kind), epsilon
     return torch.ops.phys4d.native_adaptive_norm(*arguments)
 
 
@@ -29,6 +31,11 @@ def backward(
     rows: int, tables_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients as the operator's backward gives them; the sums have the same bits for any number of threads."""
-    order, _, segments, begins = plan or (None,) * 4
-    given = stream, y, dy_dtype == torch.bfloat16, gate, weight, scale, stats, dstream, dout, order, segments, begins
-    return torch.ops.phys4d.native_adaptive_norm_backward(*given, NORMS.index(kind), rows, tables_gradient)
+    order, _, segments, begins = [contiguous_integers(t) for t in plan] or [None] * 4
+    given = stream, y, dy_dtype == torch.bfloat16, gate, _affine(weight), scale, stats, dstream, dout
+    plan_of = order, segments, begins
+    return torch.ops.phys4d.native_adaptive_norm_backward(*given, *plan_of, NORMS.index(kind), rows, tables_gradient)
+
+
+def _affine(vector: Tensor | None) -> Tensor | None:
+    return None if vector is None else vector.contiguous()

@@ -10,10 +10,13 @@ from phys4d.kernels.dispatch import (
     INTERPRETED,
     aligned,
     below_autograd,
+    contiguous_integers,
     cpu_kernel,
+    differentiable_once,
     float32_kernel_serves,
     launch,
     low_overhead_call,
+    with_rows,
 )
 from phys4d.kernels.elementwise import adaptive_norm_kernels as kernels
 from phys4d.kernels.elementwise import adaptive_norm_native as native
@@ -68,7 +71,8 @@ def forward(
     if not float32_kernel_serves(x):
         return _by_definition(x, y, gate, weight, bias, scale, shift, index, plan, kind, epsilon)
     total, width = x.shape[0] * x.shape[1], x.shape[2]
-    order, segments = (plan[0], plan[1]) if plan else (None, None)
+    weight, bias = (None if t is None else t.contiguous() for t in (weight, bias))
+    order, segments = map(contiguous_integers, plan[:2]) if plan else (None, None)
     programs, length = _programs(total, rows, segments, FORWARD_PROGRAMS)
     align, strides = _strides([x, y], [gate, scale, shift])
     tensors = [
@@ -139,9 +143,10 @@ def backward(
     if not float32_kernel_serves(dx):
         rest = index, plan, kind, rows, tables_gradient
         return _backward_by_definition(stream, y, dy_dtype, gate, weight, scale, stats, dstream, dout, *rest)
-    dstream, dout = (t if t is None or t.stride(-1) == 1 else t.contiguous() for t in (dstream, dout))
+    dstream, dout = (None if t is None else with_rows(t) for t in (dstream, dout))
+    weight = None if weight is None else weight.contiguous()
     total, width = dx.shape[0] * dx.shape[1], dx.shape[2]
-    order, segments = (plan[0], plan[2]) if plan else (None, None)
+    order, _, segments, begins = [contiguous_integers(t) for t in plan] or [None] * 4
     programs, length = _programs(total, rows, segments, BACKWARD_PROGRAMS)
     align, strides = _strides([stream, y, dstream, dout], [gate, scale])
     partial = sums if programs == rows and not plan else sums.new_empty((programs, *sums.shape[1:]))
@@ -154,17 +159,20 @@ def backward(
         GATE_GRADIENT=y is not None, TABLES=tables_gradient, **_options(width),
     )  # fmt: skip
     if sums.shape[1] and partial is not sums:
-        _collect(partial, sums, programs // rows, plan)
+        _collect(partial, sums, programs // rows, begins)
     return dx, dy, sums
 
 
-def _collect(partial: Tensor, sums: Tensor, each: int, plan: list[Tensor]) -> None:
-    """Fills sums [rows, parts, C] from the partial sums [segments, parts, C], `each` for a row without a plan."""
+def _collect(partial: Tensor, sums: Tensor, each: int, begins: Tensor | None) -> None:
+    """Fills sums [rows, parts, C] from the partial sums [segments, parts, C]: a row's begin at `begins` [rows + 1].
+
+    Without `begins` every row has `each` of them.
+    """
     width = sums[0].numel()
     channels = min(256, triton.next_power_of_2(width))
     launch(
-        kernels.collect, (len(sums), triton.cdiv(width, channels)), partial, plan[3] if plan else partial, sums, each,
-        width, HEIGHT=16, CHANNELS=channels, ORDERED=bool(plan),
+        kernels.collect, (len(sums), triton.cdiv(width, channels)), partial, partial if begins is None else begins,
+        sums, each, width, HEIGHT=16, CHANNELS=channels, ORDERED=begins is not None,
     )  # fmt: skip
 
 
@@ -204,6 +212,7 @@ def _(stream, y, dy_dtype, gate, weight, scale, stats, dstream, dout, index, pla
     return _gradients(stream, y, dy_dtype, gate, dstream, dout, rows, tables_gradient)
 
 
+differentiable_once(_backward_op)
 _backward_call = below_autograd(_backward_op)
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from phys4d.kernels.dispatch import expect_dtypes, expect_one_device
 from phys4d.kernels.elementwise import norm_rope_ops as ops
 from phys4d.kernels.elementwise.rope import Grid, Rope
 
@@ -51,7 +52,8 @@ def norm_rope(
         [B, S, heads, D], contiguous, in x's dtype; differentiable in x, weight and bias.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes, dtypes or devices that do not fit.
+        RuntimeError: inside torch.func or forward-mode differentiation.
     """
     check_norm_rope(x, weight, bias, kind, rope, grid)
     tables = list(rope.tables) if rope else []
@@ -89,7 +91,9 @@ def check_norm_rope(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, kind: str | None, rope: Rope | None, grid: Grid
 ) -> None:
     """ValueError unless x, the norm `kind` with its weight and bias, and the rotation fit each other."""
-    if x.ndim != 4 or x.shape[3] % 2 or (x.stride(3) != 1 and x.shape[3] > 1) or not x.is_floating_point():
+    expect_dtypes("norm_rope", x=x, weight=weight, bias=bias)
+    expect_one_device("norm_rope", x=x, weight=weight, bias=bias)
+    if x.ndim != 4 or x.shape[3] % 2 or (x.stride(3) != 1 and x.shape[3] > 1):
         raise ValueError(
             "norm_rope: expected floating [B, S, heads, D] with an even, contiguous D, "
             f"got {x.dtype} {list(x.shape)} with strides {x.stride()}"
@@ -102,9 +106,9 @@ def check_norm_rope(
         for name, tensor in (("weight", weight), ("bias", bias)):
             if tensor is None and name == "bias":
                 continue
-            if tensor is None or tensor.shape != (expected,) or tensor.stride() != (1,):
+            if tensor is None or tensor.shape != (expected,):
                 got = None if tensor is None else list(tensor.shape)
-                raise ValueError(f"qk_norm {kind}: expected a contiguous {name} [{expected}], got {got}")
+                raise ValueError(f"qk_norm {kind}: expected {name} [{expected}], got {got}")
         if bias is not None and kind != "layer":
             raise ValueError(f"qk_norm {kind}: has no bias")
     if rope is not None:

@@ -17,7 +17,7 @@ _NO_NORM = tl.constexpr(NO_NORM)
 @triton.jit
 def _load(X, head_stride, heads, HEADS: tl.constexpr, D: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr):
     """First and second channels of all pairs at X, float32 [HEADS, PAIRS]; heads `head_stride` apart; 0 outside."""
-    head = tl.arange(0, HEADS)[:, None]
+    head = tl.arange(0, HEADS).to(tl.int64)[:, None]
     if HALF:
         pair = tl.arange(0, PAIRS)[None, :]
         inside = (head < heads) & (pair < D // 2)
@@ -34,7 +34,7 @@ def _load(X, head_stride, heads, HEADS: tl.constexpr, D: tl.constexpr, PAIRS: tl
 def _store(
     X, first, second, head_stride, heads, HEADS: tl.constexpr, D: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr
 ):  # fmt: skip
-    head = tl.arange(0, HEADS)[:, None]
+    head = tl.arange(0, HEADS).to(tl.int64)[:, None]
     first, second = first.to(X.dtype.element_ty), second.to(X.dtype.element_ty)
     if HALF:
         pair = tl.arange(0, PAIRS)[None, :]
@@ -109,7 +109,7 @@ def forward(
     token = program % count
     clip = (program // count).to(tl.int64)
     X += (clip * x_batch + token.to(tl.int64) * x_token) * ALIGN
-    first, second = _load(X, x_head * ALIGN, heads, HEADS, D, PAIRS, HALF)
+    first, second = _load(X, tl.cast(x_head, tl.int64) * ALIGN, heads, HEADS, D, PAIRS, HALF)
     if NORM != _NO_NORM:
         first, second, _ = _normed(first, second, heads, epsilon, HEADS, D, PAIRS, NORM)
         w_first, w_second = _load(Weight, D if NORM == _ACROSS else 0, heads, HEADS, D, PAIRS, HALF)
@@ -147,7 +147,7 @@ def backward(
         index = tl.zeros((), tl.int64) + begun
         token, clip = index % count, index // count
         at = (clip * dy_batch + token * dy_token) * ALIGN
-        first, second = _load(DY + at, dy_head * ALIGN, heads, HEADS, D, PAIRS, HALF)
+        first, second = _load(DY + at, tl.cast(dy_head, tl.int64) * ALIGN, heads, HEADS, D, PAIRS, HALF)
         if ROPE:
             cosine, sine = _turn(
                 Time, Height, Width, begin + token, cells, width, tokens, time_pairs, height_pairs, width_pairs, PAIRS
@@ -155,7 +155,7 @@ def backward(
             first, second = first * cosine + second * sine, second * cosine - first * sine
         if NORM != _NO_NORM:
             at = (clip * x_batch + token * x_token) * ALIGN
-            x_first, x_second = _load(X + at, x_head * ALIGN, heads, HEADS, D, PAIRS, HALF)
+            x_first, x_second = _load(X + at, tl.cast(x_head, tl.int64) * ALIGN, heads, HEADS, D, PAIRS, HALF)
             x_first, x_second, factor = _normed(x_first, x_second, heads, epsilon, HEADS, D, PAIRS, NORM)
             if WEIGHT_GRADIENT:
                 dw_first, dw_second = dw_first + first * x_first, dw_second + second * x_second

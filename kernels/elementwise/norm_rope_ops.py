@@ -11,9 +11,11 @@ from phys4d.kernels.dispatch import (
     aligned_strides,
     below_autograd,
     cpu_kernel,
+    differentiable_once,
     float32_kernel_serves,
     launch,
     low_overhead_call,
+    with_rows,
 )
 from phys4d.kernels.elementwise import norm_rope_kernels as kernels
 from phys4d.kernels.elementwise.norm_rope_reference import norm_rope_backward_reference, norm_rope_reference
@@ -79,6 +81,7 @@ def forward(
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if not y.numel():
         return y
+    weight, bias = (None if t is None else t.contiguous() for t in (weight, bias))
     pointers, (cells, width, tokens, *pairs) = _rope_arguments(x, tables, grid)
     align, strides = aligned_strides(x)
     launch(
@@ -109,8 +112,7 @@ def backward(
     """
     if not float32_kernel_serves(dy):
         return _by_definition(x, dy, weight, bias, kind, epsilon, tables, layout, grid, begin, weight_gradient)
-    if dy.stride(3) != 1:
-        dy = dy.contiguous()
+    dy, weight = with_rows(dy), None if weight is None else weight.contiguous()
     dx = torch.empty(dy.shape, dtype=dy.dtype, device=dy.device)
     total = dy.shape[0] * dy.shape[1]
     programs = min(_PROGRAMS, total)
@@ -143,6 +145,7 @@ def _(x, dy, weight, bias, kind, epsilon, tables, layout, grid, begin, weight_gr
     return dy.new_empty(dy.shape), *(dy.new_empty(size, dtype=exact) for size in sizes)
 
 
+differentiable_once(_backward_op)
 _backward_call = below_autograd(_backward_op)
 
 

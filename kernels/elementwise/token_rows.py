@@ -18,7 +18,7 @@ class TokenRows:
     Made once for all layers that share it, by `TokenRows.of`.
 
     Attributes:
-        index: [B, S] int32, on the device of the tokens.
+        index: [B, S] int32, on the device of the tokens like all of them; any strides.
         order: [B * S] int32: positions of tokens, sorted by row.
         forward, backward: [n, 3] int32: row, begin and end, in that order, of segments that share a row; short ones
             forward, few and long ones backward. Some at the end may be empty.
@@ -53,7 +53,7 @@ class TokenRows:
         begins = torch.searchsorted(flat, torch.arange(rows + 1, device=flat.device, dtype=flat.dtype))
         forward, _ = _segments(begins, FORWARD_PROGRAMS, flat.numel())
         backward, segments = _segments(begins, BACKWARD_PROGRAMS, flat.numel())
-        return TokenRows(*(t.int() for t in (index, order, forward, backward, segments)))
+        return TokenRows(*(t.int().contiguous() for t in (index, order, forward, backward, segments)))
 
 
 def _segments(begins: Tensor, programs: int, total: int) -> tuple[Tensor, Tensor]:

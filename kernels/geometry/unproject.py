@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from phys4d.kernels.dispatch import expect_one_device
 from phys4d.kernels.geometry.shapes import expect_floating, expect_shape
 
 
@@ -19,12 +20,13 @@ def unproject(depth: Tensor, intrinsics: Tensor, camera_to_world: Tensor | None 
         Points [B, T, H, W, 3] in metres. A pixel of depth 0 (no surface) lands on the camera centre: mask it.
 
     Raises:
-        ValueError: a shape or dtype that does not fit, naming the argument.
+        ValueError: a shape, dtype or device that does not fit, naming the argument.
     """
     expect_shape("depth", depth, ("B", "T", "H", "W"))
     expect_floating("depth", depth)
     clips, frames = depth.shape[:2]
     expect_shape("intrinsics", intrinsics, (clips, frames, 3, 3))
+    expect_one_device("unproject", depth=depth, intrinsics=intrinsics, camera_to_world=camera_to_world)
     v, u = _pixel_centres(depth)
     points = lift(u, v, depth, intrinsics)
     if camera_to_world is None:
@@ -45,13 +47,14 @@ def advect(depth: Tensor, motion: Tensor, intrinsics: Tensor) -> Tensor:
         Points [B, T-1, H, W, 3] in metres, in the axes of the camera of t + 1.
 
     Raises:
-        ValueError: a shape or dtype that does not fit, naming the argument.
+        ValueError: a shape, dtype or device that does not fit, naming the argument.
     """
     expect_shape("depth", depth, ("B", "T", "H", "W"))
     expect_floating("depth", depth)
     clips, frames, height, width = depth.shape
     expect_shape("motion", motion, (clips, 3, frames - 1, height, width))
     expect_shape("intrinsics", intrinsics, (clips, frames, 3, 3))
+    expect_one_device("advect", depth=depth, motion=motion, intrinsics=intrinsics)
     motion = motion.to(depth.dtype)
     v, u = _pixel_centres(depth)
     return lift(u + motion[:, 0], v + motion[:, 1], depth[:, :-1] + motion[:, 2], intrinsics[:, 1:])

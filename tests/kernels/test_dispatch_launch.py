@@ -5,6 +5,8 @@ import torch
 
 from phys4d.kernels.dispatch import aligned, aligned_strides, launch
 
+TENSOR = torch.zeros(1)
+
 
 class Kernel:
     """Records its launches as Triton's kernels get them."""
@@ -21,15 +23,18 @@ class Kernel:
 
 def test_a_kernel_gets_its_grid_arguments_and_options():
     kernel = Kernel()
-    launch(kernel, 3, 1, "x", BLOCK=8, num_warps=4)
-    launch(kernel, (2, 65_535, 1), 5)
-    assert kernel.launches == [((3,), (1, "x"), {"BLOCK": 8, "num_warps": 4}), ((2, 65_535, 1), (5,), {})]
+    launch(kernel, 3, TENSOR, "x", BLOCK=8, num_warps=4)
+    launch(kernel, (2, 65_535, 1), TENSOR)
+    assert kernel.launches == [
+        ((3,), (TENSOR, "x"), {"BLOCK": 8, "num_warps": 4}),
+        ((2, 65_535, 1), (TENSOR,), {}),
+    ]
 
 
 @pytest.mark.parametrize("grid", [0, (0,), (4, 0), (4, 2, 0)])
 def test_an_empty_grid_launches_nothing(grid):
     kernel = Kernel()
-    launch(kernel, grid, 1)
+    launch(kernel, grid, TENSOR)
     assert not kernel.launches
 
 
@@ -41,7 +46,7 @@ def test_a_grid_that_cuda_does_not_take_is_refused(grid):
 
 def test_the_largest_grid_is_launched():
     kernel = Kernel()
-    launch(kernel, (1 << 31) - 1)
+    launch(kernel, (1 << 31) - 1, TENSOR)
     assert kernel.launches
 
 

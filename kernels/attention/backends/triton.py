@@ -8,7 +8,7 @@ from phys4d.kernels.attention.backends.backend import Backend
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.qk_transform import NO_TRANSFORM, FlatTransform
 from phys4d.kernels.attention.tiles import split
-from phys4d.kernels.dispatch import triton_runs_on
+from phys4d.kernels.dispatch import triton_runs_on, unsupported_transform
 from phys4d.kernels.elementwise import QKNorm, Rope
 from phys4d.kernels.elementwise.norm_rope import check_norm_rope
 
@@ -24,6 +24,8 @@ def _refusal(call: Call) -> str | None:
         return f"its running maximum needs a scale above 0, not {call.factor}"
     if not ops.has_kernel(call.pattern, call.grid):
         return f"it has no kernel for {call.pattern}"
+    if (transform := unsupported_transform()) is not None:
+        return f"its gradient is that of backward(), {transform} is not supported"
     return None
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from phys4d.kernels.dispatch import expect_one_device
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
 
 
@@ -42,11 +43,12 @@ def umeyama(x: Tensor, y: Tensor, valid: Tensor | None = None, *, scaled: bool =
         place the scale is 1 and the rotation is the identity; without valid points it is the identity.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; a valid point that is not finite.
+        ValueError: shapes, dtypes or devices that do not fit; a valid point that is not finite.
     """
     expect_shape("x", x, ("B", "P", 3))
     expect_floating("x", x)
     expect_shape("y", y, x.shape)
+    expect_one_device("umeyama", x=x, y=y, valid=valid)
     if valid is None:
         valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
     expect_mask("valid", valid, x.shape[:2])

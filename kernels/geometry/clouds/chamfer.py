@@ -10,7 +10,7 @@ differentiable in both clouds.
 import torch
 from torch import Tensor
 
-from phys4d.kernels.dispatch import Backend
+from phys4d.kernels.dispatch import Backend, expect_backward_mode, expect_one_device
 from phys4d.kernels.geometry.clouds.chamfer_ops import chamfer_op
 from phys4d.kernels.geometry.clouds.chamfer_reference import nearest_reference
 from phys4d.kernels.geometry.clouds.nearest_native import nearest_native
@@ -73,8 +73,8 @@ def chamfer(
     Args:
         x: [B, N, 3], metres (float32 or float64); or [B, N, 4] with both clouds in space-time.
         y: [B, M, 3 or 4], as x.
-        x_lengths, y_lengths: int64 [B], the number of valid points, which are first in each row; the others may have
-            any value.
+        x_lengths, y_lengths: int64 [B] on the clouds' device, the number of valid points, which are first in each row;
+            the others may have any value.
         squared: average squared distances instead of distances.
         cap: upper limit of the result per cloud, and its value where exactly one of the two clouds is empty.
         backend: "native" (compiled; on CUDA its gradients are Triton's), "triton", "reference" (torch, in chunks) or
@@ -91,12 +91,15 @@ def chamfer(
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, an unknown backend or search, lengths out of range (for
             lengths on a GPU a device-side assertion, since the call does not wait for the device).
-        RuntimeError: a backend or search asked for by name that cannot serve, with the reason.
+        RuntimeError: a backend or search asked for by name that cannot serve, with the reason; a call inside
+            torch.func.grad, torch.func.jvp or forward-mode differentiation.
     """
     expect_shape("x", x, ("B", "N", 4 if x.ndim == 3 and x.shape[2] == 4 else 3))
     expect_floating("x", x)
     expect_shape("y", y, (len(x), "M", x.shape[2]))
     _expect_like("y", y, x)
+    expect_one_device("chamfer", x=x, y=y, x_lengths=x_lengths, y_lengths=y_lengths)
+    expect_backward_mode("chamfer")
     n, m = _lengths("x_lengths", x_lengths, x), _lengths("y_lengths", y_lengths, y)
     distance = chamfer_op(x, y, n, m, squared, backend, search)[0]
     if cap is None:
@@ -117,6 +120,7 @@ def pack(points: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """
     expect_mask("mask", mask, points.shape[:-1])
     expect_shape("points", points, (*mask.shape, 3))
+    expect_one_device("pack", points=points, mask=mask)
     lengths = mask.sum(dim=-1)
     largest = max(1, int(lengths.max())) if lengths.numel() else 1
     order = (~mask).to(torch.uint8).argsort(dim=-1, stable=True)[..., :largest]
@@ -134,4 +138,4 @@ def _lengths(name: str, lengths: Tensor | None, cloud: Tensor) -> Tensor:
     if lengths is None:
         return torch.full((len(cloud),), cloud.shape[1], dtype=torch.int64, device=cloud.device)
     expect_shape(name, lengths, (len(cloud),))
-    return lengths.to(cloud.device, torch.int64)
+    return lengths.to(torch.int64)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from phys4d.kernels.dispatch import Backend
+from phys4d.kernels.dispatch import Backend, expect_backward_mode, expect_one_device
 from phys4d.kernels.geometry.clouds.chamfer import chamfer, nearest
 from phys4d.kernels.geometry.clouds.chamfer_ops import chamfer_op, held_op
 from phys4d.kernels.geometry.shapes import expect_floating, expect_shape
@@ -129,15 +129,17 @@ def chamfer_motion(
     expect_shape("y", y, (*x.shape[:2], "M", 3))
     if y.dtype != x.dtype or y.device != x.device:
         raise ValueError(f"y: expected {x.dtype} on {x.device} as x is, got {y.dtype} on {y.device}")
+    expect_one_device("chamfer_motion", x=x, y=y, x_lengths=x_lengths, y_lengths=y_lengths)
+    expect_backward_mode("chamfer_motion")
     batch, frames = x.shape[:2]
     if not frames:
         raise ValueError("x: expected at least one frame, got none")
     counts = []
     for name, lengths, cloud in (("x_lengths", x_lengths, x), ("y_lengths", y_lengths, y)):
         if lengths is None:
-            lengths = torch.full((batch,), cloud.shape[2], dtype=torch.int64)
+            lengths = torch.full((batch,), cloud.shape[2], dtype=torch.int64, device=x.device)
         expect_shape(name, lengths, (batch,))
-        counts.append(lengths.to(x.device, torch.int64))
+        counts.append(lengths.to(torch.int64))
     _, *partners = chamfer_op(x[:, 0].detach(), y[:, 0].detach(), *counts, squared, backend)
     every = [t.repeat_interleave(frames, dim=0) for t in (*counts, *partners)]
     return held_op(x.flatten(0, 1), y.flatten(0, 1), *every, squared, backend).view(batch, frames).mean(dim=1)
@@ -173,6 +175,7 @@ def chamfer_objects(
     expect_shape("x", x, ("B", "N", 3))
     expect_shape("y", y, (len(x), "M", 3))
     expect_shape("objects", objects, y.shape[:2])
+    expect_one_device("chamfer_objects", x=x, y=y, objects=objects, x_lengths=x_lengths, y_lengths=y_lengths)
     n = [x.shape[1]] * len(x) if x_lengths is None else x_lengths.tolist()
     m = [y.shape[1]] * len(y) if y_lengths is None else y_lengths.tolist()
     rows = [_by_object(x[b, : n[b]], y[b, : m[b]], objects[b, : m[b]], cap) for b in range(len(x))]
@@ -198,12 +201,12 @@ def _spacetime(
     """[B, T * N, 4] with the valid points first, and their number [B] (None: all)."""
     batch, frames, points = cloud.shape[:3]
     expect_shape(f"{name}_times", times, (frames,))
-    moments = (speed * times.to(cloud.device, cloud.dtype))[None, :, None, None].expand(batch, frames, points, 1)
+    expect_one_device("chamfer_spacetime", **{name: cloud, f"{name}_times": times, f"{name}_lengths": lengths})
+    moments = (speed * times.to(cloud.dtype))[None, :, None, None].expand(batch, frames, points, 1)
     flat = torch.cat((cloud, moments), dim=-1).flatten(1, 2)
     if lengths is None:
         return flat, None
     expect_shape(f"{name}_lengths", lengths, (batch, frames))
-    lengths = lengths.to(cloud.device)
     counted = (torch.arange(points, device=cloud.device) < lengths[..., None]).flatten(1)
     order = (~counted).to(torch.uint8).argsort(dim=1, stable=True)
     return flat.gather(1, order.unsqueeze(-1).expand(*order.shape, 4)), counted.sum(dim=1)
@@ -217,5 +220,5 @@ def _padded(name: str, cloud: Tensor | Sequence[Tensor], lengths: Tensor | None)
         return cloud, lengths
     if lengths is not None:
         raise ValueError(f"{name}_lengths: expected none, since a sequence of clouds knows its own lengths")
-    counts = torch.tensor([[len(frame) for frame in cloud]])
-    return pad_sequence(list(cloud), batch_first=True).unsqueeze(0), counts
+    padded = pad_sequence(list(cloud), batch_first=True).unsqueeze(0)
+    return padded, torch.tensor([[len(frame) for frame in cloud]], device=padded.device)

@@ -228,7 +228,8 @@ def _gradient(
 ) -> Tensor:  # fmt: skip
     batch, points, dimensions = x.shape
     column = torch.arange(choosing.shape[1], device=x.device)
-    target = torch.where(column < y_lengths[:, None], choosing, points)  # points beyond the length have no neighbour
+    # Points beyond the length have no neighbour.
+    target = torch.where(column < y_lengths[:, None], choosing, points).contiguous()
     target, order = target.sort(dim=1, stable=True)
     rows = torch.arange(points + 1, device=x.device).expand(batch, -1).contiguous()
     starts = torch.searchsorted(target, rows)

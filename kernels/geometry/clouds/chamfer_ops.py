@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phys4d.kernels.dispatch import autocast_to_float32, choose_backend
+from phys4d.kernels.dispatch import autocast_to_float32, choose_backend, differentiable_once
 from phys4d.kernels.geometry.clouds import chamfer_kernels
 from phys4d.kernels.geometry.clouds.chamfer_reference import gradients_reference, mean_of, search_reference, value_of
 from phys4d.kernels.geometry.clouds.nearest_native import nearest_native
@@ -85,6 +85,9 @@ chamfer_backward_op = torch.library.custom_op("phys4d::chamfer_backward", backwa
 @chamfer_backward_op.register_fake
 def _(gradient, x, y, *rest):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape), y.new_empty(y.shape)
+
+
+differentiable_once(chamfer_backward_op)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

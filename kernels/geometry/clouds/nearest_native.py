@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.dispatch import autocast_to_float32
+from phys4d.kernels.dispatch import autocast_to_float32, expect_backward_mode
 from phys4d.kernels.geometry.clouds.neighbours import one_way
 
 _SEARCHES = ("auto", "exhaustive", "tree")  # numbered as in native/src/library.cpp
@@ -37,6 +37,7 @@ def nearest_native(x: Tensor, y: Tensor, search: str = "auto") -> tuple[Tensor, 
         raise ValueError(f"nearest: x is {x.dtype} on {x.device}, y is {y.dtype} on {y.device}")
     if x.shape[0] > 0 and y.shape[0] == 0:
         raise ValueError("nearest: y has no points")
+    expect_backward_mode("nearest")
     if search not in _SEARCHES:
         raise ValueError(f'nearest: expected search "auto", "exhaustive" or "tree", got "{search}"')
     return torch.ops.phys4d.nearest(x, y, _SEARCHES.index(search))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, launch
+from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, differentiable_once, launch
 from phys4d.kernels.geometry.losses import depth_kernels
 from phys4d.kernels.geometry.losses.depth_kernels import MOST_SCALES as SCALES
 from phys4d.kernels.geometry.losses.depth_kernels import SLOPES, SUMS
@@ -154,6 +154,9 @@ depth_losses_backward_op = torch.library.custom_op("phys4d::depth_losses_backwar
 @depth_losses_backward_op.register_fake
 def _(grad, sums, predicted, *rest):  # type: ignore[no-untyped-def]
     return predicted.new_empty(predicted.shape)
+
+
+differentiable_once(depth_losses_backward_op)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -28,8 +28,8 @@ def _weights(Valid, Weight, clip, pixel, real, valid_clip, weight_clip, dtype: t
 @triton.jit
 def _gap(Predicted, Target, clip, channel, pixel, real, valid, p_clip, p_channel, t_clip, t_channel):
     """Predicted minus target in one channel, 0 outside the mask."""
-    p = tl.load(Predicted + clip * p_clip + channel * p_channel + pixel, mask=real, other=0.0)
-    t = tl.load(Target + clip * t_clip + channel * t_channel + pixel, mask=real, other=0.0)
+    p = tl.load(Predicted + clip * p_clip + channel * tl.cast(p_channel, tl.int64) + pixel, mask=real, other=0.0)
+    t = tl.load(Target + clip * t_clip + channel * tl.cast(t_channel, tl.int64) + pixel, mask=real, other=0.0)
     return tl.where(valid, p - t, 0.0)
 
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, launch
+from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, differentiable_once, launch, with_rows
 from phys4d.kernels.geometry.losses import flow_kernels
 from phys4d.kernels.geometry.losses.flow_reference import KINDS, flow_reference
-from phys4d.kernels.geometry.planes import with_rows
 
 BLOCK = 512  # four numbers, or 16 bytes, per thread
 
@@ -73,6 +72,7 @@ def backward(
     inputs, numbers, grid, options = launch_arguments(predicted, target, valid, weight, confidence, kind)
     d_predicted, d_confidence = _gradients(predicted, confidence)
     if grid[0] * grid[1]:
+        scale = scale.contiguous()
         launch(flow_kernels.backward_kernel, grid, *inputs, scale, d_predicted, d_confidence, *numbers, **options)
     return d_predicted, d_confidence
 
@@ -88,6 +88,9 @@ flow_loss_backward_op = torch.library.custom_op("phys4d::flow_loss_backward", ba
 @flow_loss_backward_op.register_fake
 def _(scale, predicted, target, valid, weight, confidence, kind):  # type: ignore[no-untyped-def]
     return _gradients(predicted, confidence)
+
+
+differentiable_once(flow_loss_backward_op)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

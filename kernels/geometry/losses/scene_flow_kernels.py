@@ -47,8 +47,8 @@ def _compare(
     du, true_du = tl.load(motion, mask=real, other=0.0), tl.load(true_motion, mask=real, other=0.0)
     dv = tl.load(motion + motion_channel, mask=real, other=0.0)
     true_dv = tl.load(true_motion + true_motion_channel, mask=real, other=0.0)
-    dz = tl.load(motion + 2 * motion_channel, mask=real, other=0.0)
-    true_dz = tl.load(true_motion + 2 * true_motion_channel, mask=real, other=0.0)
+    dz = tl.load(motion + 2 * tl.cast(motion_channel, tl.int64), mask=real, other=0.0)
+    true_dz = tl.load(true_motion + 2 * tl.cast(true_motion_channel, tl.int64), mask=real, other=0.0)
     weight = valid.to(depth.dtype)
     if HAS_WEIGHT:
         weight = tl.load(Weight + clip * weight_clip + pair * weight_frame + pixel, mask=real, other=0.0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, launch
+from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, differentiable_once, launch
 from phys4d.kernels.geometry.losses import scene_flow_kernels
 from phys4d.kernels.geometry.losses.scene_flow_reference import scene_flow_reference
 from phys4d.kernels.geometry.planes import with_planes
@@ -75,7 +75,7 @@ def backward(
     d_depth[:, -1:] = 0
     if d_motion.numel():
         launch(
-            scene_flow_kernels.backward_kernel, grid, *inputs, scale, d_depth, d_motion, *numbers,
+            scene_flow_kernels.backward_kernel, grid, *inputs, scale.contiguous(), d_depth, d_motion, *numbers,
             HAS_WEIGHT=weight is not None, ROWS=ROWS, COLUMNS=COLUMNS,
             num_warps=4,
         )  # fmt: skip
@@ -88,6 +88,9 @@ scene_flow_backward_op = torch.library.custom_op("phys4d::scene_flow_backward", 
 @scene_flow_backward_op.register_fake
 def _(scale, depth, motion, *rest):  # type: ignore[no-untyped-def]
     return depth.new_empty(depth.shape), motion.new_empty(motion.shape)
+
+
+differentiable_once(scene_flow_backward_op)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from phys4d.kernels.dispatch import Backend, choose_backend
+from phys4d.kernels.dispatch import Backend, choose_backend, expect_one_device
 from phys4d.kernels.geometry.losses.depth_ops import SCALES, depth_losses_op
 from phys4d.kernels.geometry.losses.depth_reference import KINDS, depth_reference, trimmed
 from phys4d.kernels.geometry.losses.flow_ops import flow_loss_op
@@ -60,7 +60,7 @@ def depth_loss(
         Scalar, the mean over clips of each clip's mean; 0 with zero gradient for a clip without a valid pixel.
 
     Raises:
-        ValueError: a shape, dtype or option that does not fit, naming the argument.
+        ValueError: a shape, dtype, device or option that does not fit, naming the argument.
         RuntimeError: a backend asked for by name that cannot serve, with the reason.
     """
     if kind not in KINDS:
@@ -108,7 +108,7 @@ def flow_loss(
         Scalar, the mean over clips of each clip's mean; 0 with zero gradient for a clip without a valid pixel.
 
     Raises:
-        ValueError: a shape, dtype or option that does not fit, naming the argument.
+        ValueError: a shape, dtype, device or option that does not fit, naming the argument.
         RuntimeError: a backend asked for by name that cannot serve, with the reason.
     """
     if predicted.ndim < 4:
@@ -117,6 +117,9 @@ def flow_loss(
     expect_shape("target", target, predicted.shape)
     pixels = (predicted.shape[0], *predicted.shape[2:])
     expect_mask("valid", valid, pixels)
+    expect_one_device(
+        "flow_loss", predicted=predicted, target=target, valid=valid, weight=weight, confidence=confidence
+    )  # fmt: skip
     if weight is not None:
         expect_shape("weight", weight, pixels)
         weight = weight.to(predicted.dtype)
@@ -153,7 +156,7 @@ def scene_flow_loss(
         valid pixel. A pixel without any error has gradient 0.
 
     Raises:
-        ValueError: a shape or dtype that does not fit, naming the argument.
+        ValueError: a shape, dtype or device that does not fit, naming the argument.
         RuntimeError: a backend asked for by name that cannot serve, with the reason.
     """
     expect_shape("depth", depth, ("B", "T", "H", "W"))
@@ -165,6 +168,10 @@ def scene_flow_loss(
     expect_shape("true_motion", true_motion, motion.shape)
     expect_mask("valid", valid, pixels)
     expect_shape("intrinsics", intrinsics, (clips, frames, 3, 3))
+    expect_one_device(
+        "scene_flow_loss", depth=depth, motion=motion, true_depth=true_depth, true_motion=true_motion, valid=valid,
+        intrinsics=intrinsics, weight=weight,
+    )  # fmt: skip
     if weight is not None:
         expect_shape("weight", weight, pixels)
         weight = weight.to(depth.dtype)
@@ -184,6 +191,7 @@ def _expect_pair(predicted: Tensor, target: Tensor, valid: Tensor, weight: Tenso
     expect_mask("valid", valid, predicted.shape)
     if weight is not None:
         expect_shape("weight", weight, predicted.shape)
+    expect_one_device("depth_loss", predicted=predicted, target=target, valid=valid, weight=weight)
 
 
 def _depth_values(

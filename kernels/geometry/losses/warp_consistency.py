@@ -4,7 +4,7 @@ from typing import Literal, overload
 
 from torch import Tensor
 
-from phys4d.kernels.dispatch import Backend, choose_backend
+from phys4d.kernels.dispatch import Backend, choose_backend, expect_one_device
 from phys4d.kernels.geometry.losses.warp_ops import warp_op
 from phys4d.kernels.geometry.losses.warp_reference import LOSSES, sample_depth, warp_reference, warp_residual
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
@@ -67,7 +67,7 @@ def warp_consistency(
         missing surface or z-test. The kernels give the same bits in every run, for any number of threads.
 
     Raises:
-        ValueError: a shape, dtype, loss, border or backend that does not fit.
+        ValueError: a shape, dtype, device, loss, border or backend that does not fit.
         RuntimeError: a backend asked for by name that cannot serve, with the reason.
     """
     expect_shape("depth", depth, ("B", "T", "H", "W"))
@@ -75,6 +75,9 @@ def warp_consistency(
     clips, frames, height, width = depth.shape
     pixels = (clips, frames - 1, height, width)
     expect_shape("motion", motion, (clips, 3, *pixels[1:]))
+    expect_one_device(
+        "warp_consistency", depth=depth, motion=motion, visible=visible, weight=weight, truth=truth
+    )  # fmt: skip
     if visible is not None:
         expect_mask("visible", visible, pixels)
     if weight is not None:

@@ -55,7 +55,7 @@ def _land(
     motion = Motion + clip * motion_clip + pair * motion_frame + pixel
     du = tl.load(motion, mask=real, other=0.0)
     dv = tl.load(motion + motion_channel, mask=real, other=0.0)
-    dz = tl.load(motion + 2 * motion_channel, mask=real, other=0.0)
+    dz = tl.load(motion + 2 * tl.cast(motion_channel, tl.int64), mask=real, other=0.0)
     sampled_frame = Depth + clip * depth_clip + (pair + 1) * depth_frame
     if BACK:
         du, dv, dz = -du, -dv, -dz

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, launch
+from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, differentiable_once, launch
 from phys4d.kernels.geometry.fixed_point import CACHED, fixed_point
 from phys4d.kernels.geometry.losses import warp_kernels
 from phys4d.kernels.geometry.losses.warp_reference import LOSSES, warp_reference
-from phys4d.kernels.geometry.planes import with_planes
+from phys4d.kernels.geometry.planes import expect_pixels, with_planes
 
 # Pixels of a program of four warps. With eight a lane, the registers of backward would leave an SM two programs.
 FORWARD, BACKWARD, FINISH = 1024, 512, 1024
@@ -56,8 +56,7 @@ def launch_arguments(
     loss: str, z_test: float, clamp: bool,
 ) -> tuple[list[Tensor], list[int], dict[str, Any]]:  # fmt: skip
     """What both kernels share: tensors with contiguous planes, their strides, and options."""
-    if depth.shape[-2] * depth.shape[-1] >= 1 << 31:
-        raise ValueError(f"depth: expected frames of less than 2^31 pixels, got {list(depth.shape[-2:])}")
+    expect_pixels("depth", depth)
     if max(depth.shape[:2]) > _AXIS:
         raise ValueError(f"depth: expected at most {_AXIS} clips, and frames of each, got {list(depth.shape[:2])}")
     depth, motion = with_planes(depth), with_planes(motion)
@@ -96,7 +95,8 @@ def backward(
     pairs, plane = frames - 1, height * width
     images = clips * pairs
     d_depth, d_motion = depth.new_empty(depth.shape), motion.new_empty(motion.shape)
-    step, unit = fixed_point(peak, 4 * plane)
+    scale = scale.contiguous()
+    step, unit = fixed_point(peak.contiguous(), 4 * plane)
     inputs, strides, options = launch_arguments(depth, motion, visible, weight, truth, loss, z_test, clamp)
     at_once = max(1, min(images, CACHED // max(8 * plane, 1), _AXIS))
     sums = depth.new_zeros((at_once, height, width), dtype=torch.int64)
@@ -127,6 +127,9 @@ warp_backward_op = torch.library.custom_op("phys4d::warp_consistency_backward", 
 @warp_backward_op.register_fake
 def _(scale, peak, depth, motion, *rest):  # type: ignore[no-untyped-def]
     return depth.new_empty(depth.shape), motion.new_empty(motion.shape)
+
+
+differentiable_once(warp_backward_op)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -9,6 +9,7 @@ bilinear z has errors of centimetres on a slanted floor.
 import torch
 from torch import Tensor
 
+from phys4d.kernels.dispatch import expect_one_device
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
 
 LOSSES = ("l1", "charbonnier", "relative", "squared")  # the kernels identify them by their index
@@ -28,7 +29,7 @@ def sample_depth(depth: Tensor, flow: Tensor, *, clamp: bool = False) -> tuple[T
             weight 0 need not).
 
     Raises:
-        ValueError: a shape or dtype that does not fit, naming the argument.
+        ValueError: a shape, dtype or device that does not fit, naming the argument.
     """
     height, width = depth.shape[-2:]
     expect_floating("depth", depth)
@@ -79,12 +80,13 @@ def warp_residual(depth: Tensor, motion: Tensor, visible: Tensor) -> tuple[Tenso
         used: bool [B, T-1, H, W]: visible, and depth at t + 1 can be sampled at the landing point.
 
     Raises:
-        ValueError: a shape or dtype that does not fit, naming the argument.
+        ValueError: a shape, dtype or device that does not fit, naming the argument.
     """
     expect_shape("depth", depth, ("B", "T", "H", "W"))
     clips, frames, height, width = depth.shape
     expect_shape("motion", motion, (clips, 3, frames - 1, height, width))
     expect_mask("visible", visible, (clips, frames - 1, height, width))
+    expect_one_device("warp_residual", depth=depth, motion=motion, visible=visible)
     residual, _, used = _residual(depth, motion.to(depth.dtype), visible, None, -1.0, False)
     return residual, used
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from phys4d.kernels.dispatch import Backend, choose_backend
+from phys4d.kernels.dispatch import Backend, choose_backend, expect_one_device
 from phys4d.kernels.geometry.shapes import expect_floating, expect_shape
 from phys4d.kernels.geometry.warps.flow_warp_ops import flow_warp_op
 from phys4d.kernels.geometry.warps.flow_warp_reference import flow_warp_reference
@@ -32,12 +32,13 @@ def flow_warp(
         inside: bool [B, T, H, W], where all four neighbouring pixel centres exist, for either border.
 
     Raises:
-        ValueError: a shape, dtype, border or backend that does not fit.
+        ValueError: a shape, dtype, device, border or backend that does not fit.
         RuntimeError: a backend asked for by name that cannot serve, with the reason.
     """
     expect_shape("frames", frames, ("B", "C", "T", "H", "W"))
     expect_floating("frames", frames)
     expect_shape("flow", flow, (len(frames), 2, *frames.shape[2:]))
+    expect_one_device("flow_warp", frames=frames, flow=flow)
     if border not in ("zero", "clamp"):
         raise ValueError(f'border: expected "zero" or "clamp", got "{border}"')
     arguments = frames, flow.to(frames.dtype), None, None, 0.0, border == "clamp"

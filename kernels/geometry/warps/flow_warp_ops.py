@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, launch
+from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, differentiable_once, launch
 from phys4d.kernels.geometry.fixed_point import CACHED, fixed_point
-from phys4d.kernels.geometry.planes import with_planes
+from phys4d.kernels.geometry.planes import expect_pixels, with_planes
 from phys4d.kernels.geometry.warps import flow_warp_kernels
 from phys4d.kernels.geometry.warps.flow_warp_reference import flow_warp_reference
 
@@ -49,6 +49,7 @@ def _launch_arguments(
     frames: Tensor, flow: Tensor, labels: Tensor | None, wanted: Tensor | None, tolerance: float, clamp: bool
 ) -> tuple[list[Tensor], list[int], dict[str, Any]]:
     """What both kernels share: tensors with contiguous planes, their strides, and options."""
+    expect_pixels("frames", frames)
     frames, flow = with_planes(frames), with_planes(flow)
     marks = [flow if mark is None else mark.contiguous() for mark in (labels, wanted)]
     options = {"CLAMP": clamp, "LABELLED": labels is not None, "TOLERANCE": tolerance, "BLOCK": BLOCK}
@@ -114,6 +115,9 @@ flow_warp_backward_op = torch.library.custom_op("phys4d::flow_warp_backward", ba
 @flow_warp_backward_op.register_fake
 def _(grad, frames, flow, labels, wanted, tolerance, clamp, fixed):  # type: ignore[no-untyped-def]
     return frames.new_empty(0 if fixed else frames.shape), flow.new_empty(flow.shape)
+
+
+differentiable_once(flow_warp_backward_op)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

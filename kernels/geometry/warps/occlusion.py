@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phys4d.kernels.dispatch import Backend
+from phys4d.kernels.dispatch import Backend, expect_one_device
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
 from phys4d.kernels.geometry.warps.splat import splat
 
@@ -31,11 +31,12 @@ def forward_backward_mask(
         bool [B, H, W]; False also where the pixel leaves the image.
 
     Raises:
-        ValueError: a shape or dtype that does not fit, naming the argument.
+        ValueError: a shape, dtype or device that does not fit, naming the argument.
     """
     expect_shape("forward", forward, ("B", 2, "H", "W"))
     expect_floating("forward", forward)
     expect_shape("backward", backward, forward.shape)
+    expect_one_device("forward_backward_mask", forward=forward, backward=backward)
     height, width = forward.shape[-2:]
     v = torch.arange(height, dtype=forward.dtype, device=forward.device)[:, None] + 0.5
     u = torch.arange(width, dtype=forward.dtype, device=forward.device)[None, :] + 0.5
@@ -82,7 +83,7 @@ def occlusion_mask(
         `Occlusion`, without a gradient.
 
     Raises:
-        ValueError: a shape, dtype, tolerance or backend that does not fit.
+        ValueError: a shape, dtype, device, tolerance or backend that does not fit.
         RuntimeError: a backend asked for by name that cannot serve, with the reason.
     """
     expect_shape("depth", depth, ("B", "T", "H", "W"))
@@ -91,6 +92,7 @@ def occlusion_mask(
     expect_shape("motion", motion, (clips, 3, frames - 1, height, width))
     if valid is not None:
         expect_mask("valid", valid, depth.shape)
+    expect_one_device("occlusion_mask", depth=depth, motion=motion, valid=valid)
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance: expected a share from 0 to below 1, got {tolerance}")
     depth, motion = depth.detach(), motion.detach().to(depth.dtype)

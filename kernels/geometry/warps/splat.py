@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from phys4d.kernels.dispatch import Backend, choose_backend
+from phys4d.kernels.dispatch import Backend, choose_backend, expect_one_device
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
 from phys4d.kernels.geometry.warps.splat_ops import splat_op
 from phys4d.kernels.geometry.warps.splat_reference import splat_reference
@@ -43,7 +43,7 @@ def splat(
         same bits in every run, for any number of threads.
 
     Raises:
-        ValueError: a shape, dtype or backend that does not fit.
+        ValueError: a shape, dtype, device or backend that does not fit.
         RuntimeError: a backend asked for by name that cannot serve, with the reason.
     """
     expect_shape("depth", depth, ("B", "T", "H", "W"))
@@ -53,6 +53,7 @@ def splat(
     expect_shape("flow", flow, (clips, 2, *sizes))
     if valid is not None:
         expect_mask("valid", valid, depth.shape)
+    expect_one_device("splat", values=values, flow=flow, depth=depth, valid=valid)
     arguments = values.to(depth.dtype), flow.detach().to(depth.dtype), depth, valid
     if choose_backend(backend, "splat", depth) == "reference":
         return Splat(*splat_reference(*arguments))

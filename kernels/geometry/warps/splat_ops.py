@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from phys4d.kernels import native
-from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, launch
-from phys4d.kernels.geometry.planes import with_planes
+from phys4d.kernels.dispatch import autocast_to_float32, cpu_kernel, differentiable_once, launch
+from phys4d.kernels.geometry.planes import expect_pixels, with_planes
 from phys4d.kernels.geometry.warps import splat_kernels
 from phys4d.kernels.geometry.warps.splat_reference import splat_reference
 
@@ -35,6 +35,7 @@ def forward(values: Tensor, flow: Tensor, depth: Tensor, valid: Tensor | None) -
     index = depth.new_empty(depth.shape, dtype=torch.int64)
     if not index.numel():
         return taken, found, index
+    expect_pixels("depth", depth)
     values, flow, depth = with_planes(values), with_planes(flow), with_planes(depth)
     shown = depth if valid is None else with_planes(valid.view(torch.uint8))
     strides = [*flow.stride()[:3], *depth.stride()[:2], *shown.stride()[:2]]
@@ -88,6 +89,9 @@ splat_backward_op = torch.library.custom_op("phys4d::splat_backward", backward, 
 @splat_backward_op.register_fake
 def _(grad, depth_grad, index):  # type: ignore[no-untyped-def]
     return grad.new_empty(grad.shape), depth_grad.new_empty(depth_grad.shape)
+
+
+differentiable_once(splat_backward_op)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from phys4d.kernels.dispatch import Backend, choose_backend
+from phys4d.kernels.dispatch import Backend, choose_backend, expect_one_device
 from phys4d.kernels.geometry.shapes import expect_floating, expect_mask, expect_shape
 from phys4d.kernels.geometry.unproject import into_world, lift
 from phys4d.kernels.geometry.warps.flow_warp_ops import flow_warp_op
@@ -86,7 +86,7 @@ def lift_4d(
         `Trajectories`, differentiable in depth and motion where valid. The same bits in every run.
 
     Raises:
-        ValueError: a shape, dtype, start, tolerance or backend that does not fit.
+        ValueError: a shape, dtype, device, start, tolerance or backend that does not fit.
         RuntimeError: a backend asked for by name that cannot serve, with the reason.
     """
     expect_shape("depth", depth, ("B", "T", "H", "W"))
@@ -106,6 +106,10 @@ def lift_4d(
         expect_mask("valid", valid, depth.shape)
     if visible is not None:
         expect_mask("visible", visible, (clips, frames - 1, height, width))
+    expect_one_device(
+        "lift_4d", depth=depth, motion=motion, intrinsics=intrinsics, camera_to_world=camera_to_world, rgb=rgb,
+        instance=instance, valid=valid, visible=visible,
+    )  # fmt: skip
     if not 0 <= start < frames:
         raise ValueError(f"start: expected a frame from 0 to {frames - 1}, got {start}")
     if not 0 <= tolerance < 1:

@@ -115,7 +115,7 @@ def test_without_anything_to_do_x_comes_back():
         ({"norm": "batch"}, "layer, rms or None, got 'batch'"),
         ({"norm": "rms"}, "a bias, but the norm rms has none"),
         ({"norm": None}, "a weight, but the norm None has none"),
-        ({"weight": torch.zeros(39)}, r"contiguous weight \[40\], got \[39\]"),
+        ({"weight": torch.zeros(39)}, r"expected weight \[40\], got \[39\]"),
         ({"y": None}, "a gate, but no y"),
         ({"gate": torch.zeros(3, 40)}, r"of equal R, got gate \[3, 40\], scale \[2, 40\]"),
         ({"gate": torch.zeros(2, 39)}, r"\[R, 40\] of equal R, got gate \[2, 39\]"),

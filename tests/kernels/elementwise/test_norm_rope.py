@@ -164,8 +164,8 @@ def test_attention_norms_and_rotates_before_all_else():
     ("change", "message"),
     [
         ({"x": torch.zeros(1, 12, 2, 15)}, "even, contiguous D"),
-        ({"weight": torch.zeros(15)}, r"contiguous weight \[16\], got \[15\]"),
-        ({"weight": None}, r"contiguous weight \[16\], got None"),
+        ({"weight": torch.zeros(15)}, r"expected weight \[16\], got \[15\]"),
+        ({"weight": None}, r"expected weight \[16\], got None"),
         ({"kind": "batch"}, "rms, layer or rms_across_heads"),
         ({"bias": torch.zeros(16)}, "has no bias"),
         ({"grid": (6, 3, 2)}, "time table has 5 positions, the grid has 6"),
