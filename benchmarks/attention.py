@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import triton
 from torch import Tensor
 
 from phys4d.benchmarks.cases import ATTENTION, DTYPE, AttentionCase
@@ -193,25 +194,37 @@ def cases(names: list[str] | None, device: torch.device) -> list[AttentionCase]:
 
 
 def tuned(rows: list[dict[str, Any]], gpu: str, date: str) -> dict[str, Any]:
-    """The table that backend "auto" reads: per case the backends by time, forward and forward + backward."""
-    classes = []
-    for case in (case for case in ATTENTION if case.lanes is None):  # a norm does not change the order
-        found = [row for row in rows if row["case"] == case.name and row["backend"] in BACKENDS and "ms" in row]
-        times: dict[str, dict[str, float]] = {}
-        for row in found:
-            times.setdefault(row["backend"], {})[row["part"]] = row["ms"]
-        whole = {name: parts for name, parts in times.items() if len(parts) == 2}
-        device = torch.empty(0, device="meta")
-        q = device.new_empty(case.batch, case.tokens, case.heads, case.dim)
-        base = {
-            "case": case.name, "pattern": type(case.pattern).__name__.lower(), "dim": case.dim,
-            "seen": measured.keys_per_query(_call(case, q, q, q)),
-        }  # fmt: skip
-        if whole:
-            for training in (False, True):
-                order = sorted(whole, key=lambda name: whole[name]["forward"] + training * whole[name]["backward"])
-                classes.append(base | {"training": training, "backends": order})
-    return {"gpu": gpu, "date": date, "classes": classes}
+    """The table that backend "auto" reads: per case the backends by time, forward and forward + backward.
+
+    Rows were measured with this process's torch and triton. A row with `determinism` other than "off" (see
+    `phys4d.kernels.dispatch.determinism`) was measured under deterministic algorithms, which concern training alone.
+    """
+    times: dict[tuple[str, bool], dict[str, dict[str, float]]] = {}
+    for row in rows:
+        if row["backend"] in BACKENDS and "ms" in row:
+            key = row["case"], row.get("determinism", "off") != "off"
+            times.setdefault(key, {}).setdefault(row["backend"], {})[row["part"]] = row["ms"]
+    entries = []
+    for case in ATTENTION:
+        for training, deterministic in ((False, False), (True, False), (True, True)):
+            found = times.get((case.name, deterministic), {})
+            whole = {name: parts for name, parts in found.items() if len(parts) == 2}
+            order = sorted(whole, key=lambda name: whole[name]["forward"] + training * whole[name]["backward"])
+            if order:
+                call = _shape(case, training)
+                traits = measured.traits(call)._replace(deterministic=deterministic)
+                entries.append(measured.Entry(case.name, traits, measured.keys_per_query(call), tuple(order)))
+    table = measured.Table(gpu, date, str(torch.__version__), triton.__version__, tuple(entries))
+    return measured.as_json(table)
+
+
+def _shape(case: AttentionCase, training: bool) -> Call:
+    """The call of a case, with tensors that take no memory."""
+    meta = torch.device("meta")
+    shape = (case.batch, case.tokens, case.heads, case.dim)
+    q = torch.empty(shape, dtype=DTYPE, device=meta, requires_grad=training)
+    prepared = _prepared(case, meta, [torch.empty(case.dim, dtype=DTYPE, device=meta)] * 2)
+    return dataclasses.replace(_call(case, q, q, q), **prepared)
 
 
 def _text(case: AttentionCase) -> Any:
