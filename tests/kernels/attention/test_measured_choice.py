@@ -17,6 +17,7 @@ from phys4d.kernels.attention import Full, Spatial, Temporal, Window, api, atten
 from phys4d.kernels.attention.backends import BACKENDS
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.measured import Entry, Ranking, Table
+from phys4d.kernels.elementwise import QKNorm
 
 GRID = (16, 2, 2)
 FLAGS = [name for name, kind in measured.Traits.__annotations__.items() if kind is bool]
@@ -76,6 +77,17 @@ def test_traits_hold_what_decides(monkeypatch):
         assert measured.traits(asked).deterministic and not measured.traits(call(Temporal())).deterministic
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_a_norm_with_weights_to_train_is_training_and_fused_where_the_kernel_takes_it():
+    weight = torch.ones(8, requires_grad=True)
+    asked = replace(call(Temporal()), qk_norm=QKNorm("rms", weight, weight.detach()))
+    found = measured.traits(asked)
+    assert found.training and found.fused
+    assert not measured.traits(replace(asked, divided=True)).fused
+    assert not measured.traits(replace(asked, text=(0, "first"), pattern=Window(2, 2, 2))).fused
+    with torch.no_grad():
+        assert not measured.traits(asked).training
 
 
 def test_auto_takes_the_first_of_the_order_that_can_serve(monkeypatch):
