@@ -196,20 +196,27 @@ def cases(names: list[str] | None, device: torch.device) -> list[AttentionCase]:
 def tuned(rows: list[dict[str, Any]], gpu: str, date: str) -> dict[str, Any]:
     """The table that backend "auto" reads: per case the backends by time, forward and forward + backward.
 
-    Rows were measured with this process's torch and triton. A row with `determinism` other than "off" (see
-    `phys4d.kernels.dispatch.determinism`) was measured under deterministic algorithms, which concern training alone.
+    Rows were measured with this process's torch and triton. A backend "<name>-deterministic" is <name> under
+    deterministic algorithms: where there are such rows, they are ranked once more for that, together with the
+    backends without such a row whose gradients were bit-equal anyway.
     """
-    times: dict[tuple[str, bool], dict[str, dict[str, float]]] = {}
+    times: dict[tuple[str, str], dict[str, float]] = {}
+    steady = set()
     for row in rows:
-        if row["backend"] in BACKENDS and "ms" in row:
-            key = row["case"], row.get("determinism", "off") != "off"
-            times.setdefault(key, {}).setdefault(row["backend"], {})[row["part"]] = row["ms"]
+        if "ms" in row:
+            key = row["case"], row["backend"]
+            times.setdefault(key, {})[row["part"]] = row["ms"]
+            if row.get("deterministic"):
+                steady.add(key)
     entries = []
     for case in ATTENTION:
-        for training, deterministic in ((False, False), (True, False), (True, True)):
-            found = times.get((case.name, deterministic), {})
-            whole = {name: parts for name, parts in found.items() if len(parts) == 2}
-            order = sorted(whole, key=lambda name: whole[name]["forward"] + training * whole[name]["backward"])
+        found = {name: parts for (of, name), parts in times.items() if of == case.name and len(parts) == 2}
+        usual = {name: parts for name, parts in found.items() if name in BACKENDS}
+        exact = {name: parts for name in BACKENDS if (parts := found.get(f"{name}-deterministic"))}
+        if exact:
+            exact = {name: parts for name, parts in usual.items() if (case.name, name) in steady} | exact
+        for training, deterministic, ranked in ((False, False, usual), (True, False, usual), (True, True, exact)):
+            order = sorted(ranked, key=lambda name: ranked[name]["forward"] + training * ranked[name]["backward"])
             if order:
                 call = _shape(case, training)
                 traits = measured.traits(call)._replace(deterministic=deterministic)

@@ -235,14 +235,16 @@ def timed(case, times, **other):
 
 def test_a_table_is_made_of_the_rows_of_a_run():
     case, normed = ATTENTION[4], ATTENTION[7]
-    rows = timed(case.name, {"sdpa": (1.0, 9.0), "triton": (2.0, 3.0), "naive": (0.1, 0.1)})
+    rows = timed(case.name, {"sdpa": (1.0, 9.0), "flash-attn-2": (1.5, 2.5), "naive": (0.1, 0.1)})
+    rows += timed(case.name, {"triton": (2.0, 3.0)}, deterministic=True)
     rows += [{"case": case.name, "backend": "flex", "part": "forward", "ms": 0.5}]  # no backward: not in the order
     rows += [{"case": case.name, "backend": "xformers", "refused": "absent"}]
-    rows += timed(case.name, {"sdpa": (1.0, 1.0), "triton": (2.0, 3.0)}, determinism="required")
+    rows += timed(case.name, {"sdpa-deterministic": (1.0, 3.0)}, deterministic=True)
     rows += timed(normed.name, {"triton": (1.0, 1.0)})
     table = measured.parse(json.loads(json.dumps(tuned(rows, "NVIDIA H200", "2026-01-02"))))
     inference, training, exact, *fused = table.entries
-    assert inference.backends == ("sdpa", "triton") and training.backends == ("triton", "sdpa")
+    assert inference.backends == ("sdpa", "flash-attn-2", "triton")
+    assert training.backends == ("flash-attn-2", "triton", "sdpa")
     assert exact.backends == ("sdpa", "triton") and exact.traits == training.traits._replace(deterministic=True)
     expected = ("temporal", False, 72, 16, False, False, False, False, False, False)
     assert inference.seen == 15 and inference.traits == expected and training.traits.training
