@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import triton
 from torch import Tensor
 
 from phys4d.benchmarks.cases import ATTENTION, DTYPE, AttentionCase
@@ -193,25 +194,44 @@ def cases(names: list[str] | None, device: torch.device) -> list[AttentionCase]:
 
 
 def tuned(rows: list[dict[str, Any]], gpu: str, date: str) -> dict[str, Any]:
-    """The table that backend "auto" reads: per case the backends by time, forward and forward + backward."""
-    classes = []
-    for case in (case for case in ATTENTION if case.lanes is None):  # a norm does not change the order
-        found = [row for row in rows if row["case"] == case.name and row["backend"] in BACKENDS and "ms" in row]
-        times: dict[str, dict[str, float]] = {}
-        for row in found:
-            times.setdefault(row["backend"], {})[row["part"]] = row["ms"]
-        whole = {name: parts for name, parts in times.items() if len(parts) == 2}
-        device = torch.empty(0, device="meta")
-        q = device.new_empty(case.batch, case.tokens, case.heads, case.dim)
-        base = {
-            "case": case.name, "pattern": type(case.pattern).__name__.lower(), "dim": case.dim,
-            "seen": measured.keys_per_query(_call(case, q, q, q)),
-        }  # fmt: skip
-        if whole:
-            for training in (False, True):
-                order = sorted(whole, key=lambda name: whole[name]["forward"] + training * whole[name]["backward"])
-                classes.append(base | {"training": training, "backends": order})
-    return {"gpu": gpu, "date": date, "classes": classes}
+    """The table that backend "auto" reads: per case the backends by time, forward and forward + backward.
+
+    Rows were measured with this process's torch and triton. A backend "<name>-deterministic" is <name> under
+    deterministic algorithms: where there are such rows, they are ranked once more for that, together with the
+    backends without such a row whose gradients were bit-equal anyway.
+    """
+    times: dict[tuple[str, str], dict[str, float]] = {}
+    steady = set()
+    for row in rows:
+        if "ms" in row:
+            key = row["case"], row["backend"]
+            times.setdefault(key, {})[row["part"]] = row["ms"]
+            if row.get("deterministic"):
+                steady.add(key)
+    entries = []
+    for case in ATTENTION:
+        found = {name: parts for (of, name), parts in times.items() if of == case.name and len(parts) == 2}
+        usual = {name: parts for name, parts in found.items() if name in BACKENDS}
+        exact = {name: parts for name in BACKENDS if (parts := found.get(f"{name}-deterministic"))}
+        if exact:
+            exact = {name: parts for name, parts in usual.items() if (case.name, name) in steady} | exact
+        for training, deterministic, ranked in ((False, False, usual), (True, False, usual), (True, True, exact)):
+            order = sorted(ranked, key=lambda name: ranked[name]["forward"] + training * ranked[name]["backward"])
+            if order:
+                call = _shape(case, training)
+                traits = measured.traits(call)._replace(deterministic=deterministic)
+                entries.append(measured.Entry(case.name, traits, measured.keys_per_query(call), tuple(order)))
+    table = measured.Table(gpu, date, str(torch.__version__), triton.__version__, tuple(entries))
+    return measured.as_json(table)
+
+
+def _shape(case: AttentionCase, training: bool) -> Call:
+    """The call of a case, with tensors that take no memory."""
+    meta = torch.device("meta")
+    shape = (case.batch, case.tokens, case.heads, case.dim)
+    q = torch.empty(shape, dtype=DTYPE, device=meta, requires_grad=training)
+    prepared = _prepared(case, meta, [torch.empty(case.dim, dtype=DTYPE, device=meta)] * 2)
+    return dataclasses.replace(_call(case, q, q, q), **prepared)
 
 
 def _text(case: AttentionCase) -> Any:

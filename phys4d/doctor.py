@@ -46,6 +46,7 @@ OPTIONAL = {
     ),
     "flash-attn 4": Optional(("flash-attn-4",), "attention on Hopper and Blackwell", _extra("flash")),
     "xformers": Optional(("xformers",), "attention", _extra("xformers")),
+    "natten": Optional(("natten",), "attention in windows", _extra("natten")),
     "newton": Optional(("newton",), "simulation of fluids, melting and grains", _extra("newton")),
     "mujoco": Optional(("mujoco-core", "mujoco"), "simulation of rigid and soft bodies", _extra("sim")),
     "moderngl": Optional(("moderngl",), "rendering of simulated scenes", _extra("sim")),

@@ -29,16 +29,19 @@ def choose(call: Call, backend: str) -> BackendChoice:
         return BackendChoice(backend, "asked for by name")
     refused: dict[str, str] = {}
     ranked = measured.ranking(call)
+    note = ranked.note if ranked else None
     for name in ranked.backends if ranked else ():
-        reason = BACKENDS[name].refusal(call)
+        reason = BACKENDS[name].refusal(call, by_name=False) if name in BACKENDS else "this version has no such backend"
         if reason is None:
             assert ranked is not None
-            return BackendChoice(name, f"fastest as measured: {ranked.source}", refused)
+            return BackendChoice(name, f"fastest as measured: {ranked.source}", refused, note)
         refused[name] = reason
+    if refused:
+        note = "; ".join(filter(None, ("none of the measured backends can serve it", note)))
     for name, candidate in BACKENDS.items():
-        reason = candidate.refusal(call) or candidate.auto_refusal(call)
+        reason = candidate.refusal(call, by_name=False) or candidate.unmeasured(call)
         if reason is None:
-            return BackendChoice(name, candidate.reason, refused)
+            return BackendChoice(name, candidate.reason, refused, note)
         refused[name] = reason
     raise AssertionError("the reference serves every call")
 
@@ -59,11 +62,9 @@ def _plan(call: Call, backend: str, context: Context) -> tuple[Strategy | None, 
     return how, replace(choose(local_call(call, how), backend), context=f"{how} over {call.parts.size} ranks")
 
 
-def _fused_transform(
-    call: Call, how: Strategy | None, choice: BackendChoice, norm: QKNorm | None, rope: Rope | None
-) -> FlatTransform | None:
+def _fused_transform(call: Call, how: Strategy | None, choice: BackendChoice) -> FlatTransform | None:
     """Norm and rotation as the kernel applies them; None where they are a pass of their own before it."""
-    return triton.fused_transform(call, norm, rope) if choice.backend == "triton" and how is None else None
+    return triton.fused_transform(call) if choice.backend == "triton" and how is None else None
 
 
 def attention(
@@ -118,12 +119,12 @@ def attention(
     if (lower := autocast_dtype(q.device)) is not None:
         q, k, v = (t.to(lower) for t in (q, k, v))
     parts = None if group is None else Parts.of(group, grid, text)
-    call = Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse, parts)
+    call = Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse, parts, qk_norm, rope)
     how, choice = _plan(call, backend, context)
     run = BACKENDS[choice.backend].run
     if qk_norm is not None or rope is not None:
         check_rotation(call, rope)
-        transform = _fused_transform(call, how, choice, qk_norm, rope)
+        transform = _fused_transform(call, how, choice)
         if transform is not None:
             out, lse = triton.run(call, transform)
             return (out, lse) if return_lse else out
@@ -156,9 +157,9 @@ def explain(
     With a group it says how the ranks would work together, and sends nothing.
     """
     parts = None if group is None else Parts.of(group, grid, text)
-    call = Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse, parts)
+    call = Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse, parts, qk_norm, rope)
     how, choice = _plan(call, backend, context)
     if qk_norm is None and rope is None:
         return choice
     check_rotation(call, rope)
-    return replace(choice, fused_transform=_fused_transform(call, how, choice, qk_norm, rope) is not None)
+    return replace(choice, fused_transform=_fused_transform(call, how, choice) is not None)

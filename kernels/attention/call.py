@@ -7,18 +7,23 @@ from torch import Tensor
 
 from phys4d.kernels.attention.parts import Parts
 from phys4d.kernels.attention.patterns import Grid, Pattern, Rows, Text, check_pattern
-from phys4d.kernels.dispatch import FLOATING, expect_dtypes
+from phys4d.kernels.dispatch import FLOATING, expect_dtypes, has_autocast
+from phys4d.kernels.elementwise import QKNorm, Rope
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """The dtype of autocast for tensors on this device; None where it is off or this kind of device has none."""
-    on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    on = has_autocast(device.type) and torch.is_autocast_enabled(device.type)
     return torch.get_autocast_dtype(device.type) if on else None
 
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of one call, checked; with `parts`, q, k, v are this rank's part and the rest is of the whole."""
+    """The arguments of one call, checked; with `parts`, q, k, v are this rank's part and the rest is of the whole.
+
+    qk_norm and rope are applied to q and k inside the kernel or before it; with `divided`, one rank's share of a call,
+    they have come before.
+    """
 
     q: Tensor
     k: Tensor
@@ -30,6 +35,9 @@ class Call:
     scale: float | None
     return_lse: bool
     parts: Parts | None = None
+    qk_norm: QKNorm | None = None
+    rope: Rope | None = None
+    divided: bool = False
 
     def __post_init__(self) -> None:
         q, k, v = self.q, self.k, self.v
@@ -82,5 +90,9 @@ class Call:
 
     @property
     def training(self) -> bool:
-        """Whether gradients of q, k or v are recorded."""
-        return torch.is_grad_enabled() and any(t.requires_grad for t in (self.q, self.k, self.v))
+        """Whether gradients of q, k or v, or of the weights that norm them, are recorded."""
+        if not torch.is_grad_enabled():
+            return False
+        norm = self.qk_norm
+        weights = (norm.q_weight, norm.k_weight, norm.q_bias, norm.k_bias) if norm is not None else ()
+        return any(t is not None and t.requires_grad for t in (self.q, self.k, self.v, *weights))

@@ -56,7 +56,7 @@ def local_call(call: Call, how: Strategy) -> Call:
         return ring.block(call, call.k, call.v, call.parts.rank)
     heads = call.q.shape[2] // call.parts.size
     q, k, v = (t[:, :1, :1].expand(-1, call.parts.count, heads, -1) for t in (call.q, call.k, call.v))
-    return replace(call, q=q, k=k, v=v, parts=None)
+    return replace(call, q=q, k=k, v=v, parts=None, divided=True)
 
 
 def run_across(

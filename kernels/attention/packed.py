@@ -60,9 +60,9 @@ def attention_packed(
     q, k, v = qkv.unbind(2)
     asked: dict[str, Any] = {"grid": grid, "pattern": pattern, "text": text, "key_lengths": key_lengths}
     asked |= {"scale": scale, "return_lse": return_lse}
-    call = Call(q, k, v, **asked)
+    call = Call(q, k, v, **asked, qk_norm=qk_norm, rope=rope)
     chosen = choose(call, backend).backend
-    transform = triton.fused_transform(call, qk_norm, rope) if chosen == "triton" else None
+    transform = triton.fused_transform(call) if chosen == "triton" else None
     if transform is None:
         return attention(q, k, v, **asked, qk_norm=qk_norm, rope=rope, backend=chosen)
     out, lse = _call(

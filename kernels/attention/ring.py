@@ -26,7 +26,9 @@ def block(call: Call, k: Tensor, v: Tensor, source: int) -> Call:
     """The call of this rank's queries on the keys and values [B, S_source, heads, D] of one rank."""
     assert call.parts is not None
     lengths = _lengths(call.key_lengths, call.parts, source, k.device)
-    return Call(call.q, k, v, None, Full(), None, lengths, call.scale, return_lse=True)
+    return Call(
+        call.q, k, v, None, Full(), None, lengths, call.scale, True, qk_norm=call.qk_norm, divided=True
+    )  # fmt: skip
 
 
 def ring(call: Call, run: Run) -> tuple[Tensor, Tensor | None]:

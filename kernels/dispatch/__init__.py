@@ -2,6 +2,7 @@
 
     arguments.py   checks of a call's tensors: one device, dtypes
     backend.py     native code, Triton or the definition in torch; Triton's interpreter
+    constants.py   what is read once in a process: devices, determinism as a compiler can trace them
     operator.py    calls of registered operators with little host work; their CPU and autocast rules
     transforms.py  derivatives that operators do not have, refused
     launch.py      launches of Triton kernels on the device of their tensors, strides in units that show their alignment
@@ -21,6 +22,14 @@ from phys4d.kernels.dispatch.backend import (
     float32_kernel_serves,
     triton_runs_on,
 )
+from phys4d.kernels.dispatch.constants import (
+    compute_capability,
+    constant_for_process,
+    constant_while_tracing,
+    determinism,
+    gpu_name,
+    has_autocast,
+)
 from phys4d.kernels.dispatch.launch import aligned, aligned_strides, launch, on_device_of
 from phys4d.kernels.dispatch.operator import autocast_to_float32, below_autograd, cpu_kernel, low_overhead_call
 from phys4d.kernels.dispatch.transforms import differentiable_once, expect_backward_mode, unsupported_transform
@@ -34,13 +43,19 @@ __all__ = [
     "autocast_to_float32",
     "below_autograd",
     "choose_backend",
+    "compute_capability",
+    "constant_for_process",
+    "constant_while_tracing",
     "contiguous_integers",
     "cpu_kernel",
+    "determinism",
     "differentiable_once",
     "expect_backward_mode",
     "expect_dtypes",
     "expect_one_device",
     "float32_kernel_serves",
+    "gpu_name",
+    "has_autocast",
     "launch",
     "low_overhead_call",
     "on_device_of",

@@ -8,6 +8,7 @@ import triton
 from torch import Tensor
 
 from phys4d.kernels import native
+from phys4d.kernels.dispatch.constants import constant_while_tracing
 from phys4d.kernels.dispatch.transforms import unsupported_transform
 
 Backend = Literal["auto", "native", "triton", "reference"]
@@ -89,10 +90,15 @@ def _native_fault(device: torch.device, on_cuda: str | None) -> str | None:
     if device.type == "cuda" and on_cuda is not None:
         if not available:
             return reason
-        return None if native.compiled_for(on_cuda, "cuda") else f"{reason}; nothing for cuda"
+        return None if _compiled_for_cuda(on_cuda) else f"{reason}; nothing for cuda"
     if device.type != "cpu":
         return "it serves the CPU only"
     return "this process interprets Triton kernels" if INTERPRETED else None if available else reason
+
+
+@constant_while_tracing
+def _compiled_for_cuda(operator: str) -> bool:
+    return native.compiled_for(operator, "cuda")
 
 
 def _triton_fault(device: torch.device) -> str | None:

@@ -4,10 +4,14 @@ The interpreter is chosen when a kernel is defined, so tests that need it run in
 TRITON_INTERPRET=1 (`make test` does so), and machine code is looked at in another.
 """
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import pytest
 import torch
 import triton
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 
@@ -92,3 +96,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def device() -> torch.device:
     """Where kernels run."""
     return torch.device("cpu" if INTERPRETED else "cuda")
+
+
+@pytest.fixture(scope="module")
+def h200() -> Iterator[Callable[..., Tensor]]:
+    """A stand-in for an H200: makes tensors of zeros without data on it, for what is decided before anything runs."""
+    from phys4d.kernels.attention import measured
+    from phys4d.kernels.dispatch import constants
+
+    def make(*sizes: int, dtype: torch.dtype = torch.bfloat16, requires_grad: bool = False) -> Tensor:
+        with FakeTensorMode():
+            return torch.zeros(sizes, dtype=dtype, device="cuda:0").requires_grad_(requires_grad)
+
+    known = (constants.gpu_name, constants.compute_capability, measured.table_of)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "get_device_name", lambda device=None: "NVIDIA H200")
+        patch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+        for function in known:
+            function.forget()
+        yield make
+    for function in known:
+        function.forget()
+
+
+@pytest.fixture
+def deterministic() -> Iterator[Callable[[str], None]]:
+    """Sets torch's deterministic algorithms to "off", "warn" or "required", until the test ends."""
+    yield lambda level: torch.use_deterministic_algorithms(level != "off", warn_only=level == "warn")
+    torch.use_deterministic_algorithms(False)

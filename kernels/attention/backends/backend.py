@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from phys4d.kernels.attention.call import Call
+from phys4d.kernels.dispatch import determinism
 
 
 @dataclass(frozen=True)
@@ -15,16 +16,32 @@ class Backend:
     Args:
         name: as users pass it.
         reason: why "auto" takes it, for `explain`.
-        refusal: why a call cannot be served, None if it can.
+        limits: why a call cannot be served, None if it can; determinism apart.
         run: computes out, and lse where the call asks for it.
-        auto_refusal: why "auto" does not take it although it could serve the call, None if it does.
+        unmeasured: why "auto" does not take it, where nothing was measured, although it could serve; None if it does.
+        varies: why, with deterministic algorithms on ("warn" or "required"), two runs may differ; None if they are
+            bit-equal.
     """
 
     name: str
     reason: str
-    refusal: Callable[[Call], str | None]
+    limits: Callable[[Call], str | None]
     run: Callable[[Call], tuple[Tensor, Tensor | None]]
-    auto_refusal: Callable[[Call], str | None] = lambda call: None
+    unmeasured: Callable[[Call], str | None] = lambda call: None
+    varies: Callable[[Call], str | None] = lambda call: None
+
+    def refusal(self, call: Call, *, by_name: bool = True) -> str | None:
+        """Why the call cannot be served, None if it can.
+
+        A backend whose results vary is refused where deterministic algorithms are required; where torch only warns, it
+        is left out of "auto" (not `by_name`).
+        """
+        reason = self.limits(call)
+        asked = determinism()
+        if reason is not None or asked == "off" or (by_name and asked == "warn"):
+            return reason
+        reason = self.varies(call)
+        return reason and f"{reason}, and deterministic algorithms are asked for"
 
 
 @dataclass(frozen=True)
@@ -35,6 +52,7 @@ class BackendChoice:
         backend: its name.
         reason: why it was taken.
         refused: for each backend that was tried before it, why it was not taken.
+        measured: what to know of the measured table: that it has nothing for this call, or is of other versions.
         context: how the ranks of a process group work together; None without a group.
         fused_transform: whether norm and rotation of q and k are a part of the attention kernel, not a pass before it.
     """
@@ -42,6 +60,7 @@ class BackendChoice:
     backend: str
     reason: str
     refused: dict[str, str] = field(default_factory=dict)
+    measured: str | None = None
     context: str | None = None
     fused_transform: bool = False
 
@@ -49,4 +68,5 @@ class BackendChoice:
         others = "".join(f"; not {name}: {why}" for name, why in self.refused.items())
         ranks = f"{self.context}, each rank " if self.context else ""
         fused = "; norm and rotation inside its kernel" if self.fused_transform else ""
-        return f"{ranks}{self.backend}: {self.reason}{fused}{others}"
+        measured = f"; {self.measured}" if self.measured else ""
+        return f"{ranks}{self.backend}: {self.reason}{measured}{fused}{others}"

@@ -1,8 +1,8 @@
 """The three generations of flash-attn that a user may have installed: dense rows, bfloat16 and float16."""
 
-import functools
 import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from phys4d.kernels.attention.backends import dense_rows
 from phys4d.kernels.attention.backends.backend import Backend
 from phys4d.kernels.attention.call import Call
+from phys4d.kernels.dispatch import compute_capability, constant_for_process, determinism
 
 # Name -> module with flash_attn_func, lowest and highest compute capability that it serves, how to install it.
 _MODULES = {
@@ -20,12 +21,12 @@ _MODULES = {
 }
 
 
-@functools.cache
-def _function(name: str) -> Callable[..., Any] | str:
-    """flash_attn_func, or why it cannot be had."""
+@constant_for_process
+def flash_attn_func(name: str) -> Callable[..., Any] | str:
+    """The function of this generation, or why it cannot be had."""
     module, _, how = _MODULES[name]
     try:
-        return importlib.import_module(module).flash_attn_func
+        return importlib.import_module(module).flash_attn_func  # type: ignore[no-any-return]
     except (ImportError, AttributeError, OSError) as fault:
         return f"{module} cannot be imported ({fault}); {how}"
 
@@ -47,25 +48,43 @@ def dense_refusal(call: Call) -> str | None:
     return None
 
 
-def _refusal(call: Call, name: str) -> str | None:
-    reason = dense_refusal(call)
-    if reason is not None:
-        return reason
-    if name != "flash-attn-2" and call.training and torch.are_deterministic_algorithms_enabled():
-        return "its deterministic backward is not asked for here, and deterministic algorithms are asked for"
+def generation_refusal(call: Call, name: str) -> str | None:
+    """Why a generation cannot run on the call's device, with its heads, or at all; None if it can."""
     lowest, highest = _MODULES[name][1]
-    major, minor = torch.cuda.get_device_capability(call.q.device)
-    if not lowest <= 10 * major + minor <= highest:
-        return f"it is made for compute capability {lowest} to {highest}, this device has {major}.{minor}"
-    function = _function(name)
+    capability, dim = compute_capability(call.q.device.index), call.q.shape[-1]
+    if not lowest <= capability <= highest:
+        return f"it is made for compute capability {lowest} to {highest}, this device has {capability}"
+    if name == "flash-attn-4" and (dim % 8 or (capability >= 100 and 128 < dim < 256)):
+        return f"it takes head dimensions that are multiples of 8, on this device up to 128 or 256, not {dim}"
+    if dim > 256:
+        return f"it takes head dimensions up to 256, not {dim}"
+    function = flash_attn_func(name)
     return function if isinstance(function, str) else None
 
 
+def _limits(call: Call, name: str) -> str | None:
+    return dense_refusal(call) or generation_refusal(call, name)
+
+
+def _varies(call: Call, name: str) -> str | None:
+    """With deterministic=True, 2 and 4 give bit-equal gradients, 4 not on 12.x; the dq of 3 varies all the same.
+
+    github.com/Dao-AILab/flash-attention: issue 2244 of generation 3, the assertion in 4's `_flash_attn_bwd`.
+    """
+    if not call.training:
+        return None
+    if name == "flash-attn-3":
+        return "its gradients vary even with deterministic=True"
+    if name == "flash-attn-4" and compute_capability(call.q.device.index) >= 120:
+        return "it has no deterministic backward on compute capability 12.x"
+    return None
+
+
 def _run(call: Call, name: str) -> tuple[Tensor, None]:
-    function = _function(name)
+    function = flash_attn_func(name)
     assert not isinstance(function, str)
     causal = call.rows is not None and call.rows.causal
-    options = {"deterministic": torch.are_deterministic_algorithms_enabled()} if name == "flash-attn-2" else {}
+    options = {"deterministic": True} if determinism() != "off" and _varies(call, name) is None else {}
 
     def dense(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> tuple[Tensor, None]:
         out = function(q, k, v, softmax_scale=call.scale, causal=causal, **options)
@@ -78,9 +97,10 @@ GENERATIONS = tuple(
     Backend(
         name,
         f"{name} on dense rows",
-        lambda call, name=name: _refusal(call, name),  # type: ignore[misc]
-        lambda call, name=name: _run(call, name),  # type: ignore[misc]
+        partial(_limits, name=name),
+        partial(_run, name=name),
         lambda call: "not measured on this GPU",
+        partial(_varies, name=name),
     )
     for name in _MODULES
 )

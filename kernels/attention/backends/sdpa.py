@@ -1,6 +1,7 @@
 """torch.nn.functional.scaled_dot_product_attention: whatever torch takes, or one of its kernels by name."""
 
 import contextlib
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,22 +14,83 @@ from phys4d.kernels.attention.backends import dense_rows
 from phys4d.kernels.attention.backends.backend import Backend
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.reference import visible_keys
+from phys4d.kernels.dispatch import compute_capability, determinism
 
 _ROWS = 1 << 15  # torch's CUDA kernels fail at 65,536 sequences
 
 
-def _refusal(call: Call) -> str | None:
-    if call.return_lse:
-        return "torch SDPA does not return the log-sum-exp"
-    if call.q.is_cuda and call.training and torch.are_deterministic_algorithms_enabled():
-        return "its backward on CUDA is not deterministic, and deterministic algorithms are asked for"
+@dataclass(frozen=True)
+class _Kernel:
+    """One of torch's kernels on CUDA and what it takes (ATen/native/transformers/cuda/sdp_utils.cpp).
+
+    Args:
+        which: as torch names it.
+        widest: largest head dimension.
+        dtypes: that it takes.
+        multiple: of which the bytes of a head must be a multiple.
+        masks: whether it takes a mask.
+        capability: the lowest compute capability.
+    """
+
+    which: SDPBackend
+    widest: int = 1 << 16
+    dtypes: tuple[torch.dtype, ...] = ()  # all
+    multiple: int = 1
+    masks: bool = True
+    capability: int = 0
+
+
+_HALF = (torch.bfloat16, torch.float16)
+_KERNELS = {
+    "flash": _Kernel(SDPBackend.FLASH_ATTENTION, 256, _HALF, masks=False, capability=80),
+    "cudnn": _Kernel(SDPBackend.CUDNN_ATTENTION, 128, _HALF, multiple=16, capability=80),
+    "efficient": _Kernel(SDPBackend.EFFICIENT_ATTENTION, dtypes=(*_HALF, torch.float32), multiple=16),
+    "math": _Kernel(SDPBackend.MATH),
+}
+
+
+def _limits(call: Call) -> str | None:
+    return "torch SDPA does not return the log-sum-exp" if call.return_lse else None
+
+
+def _kernel_limits(call: Call, name: str) -> str | None:
+    if not call.q.is_cuda:
+        return f"torch chooses among its kernels on CUDA alone, the tensors are on {call.q.device.type}"
+    kernel, dim, rows = _KERNELS[name], call.q.shape[-1], call.rows
+    if kernel.dtypes and call.q.dtype not in kernel.dtypes:
+        return f"torch's {name} kernel does not take {call.q.dtype}"
+    if dim > kernel.widest or dim * call.q.element_size() % kernel.multiple:
+        return f"torch's {name} kernel does not take heads of {dim} channels in {call.q.dtype}"
+    capability = compute_capability(call.q.device.index) if kernel.capability else 0
+    if capability < kernel.capability:
+        return f"torch's {name} kernel needs compute capability {kernel.capability}, this device has {capability}"
+    if name == "flash" and call.training and dim > 192 and (80 < capability < 90 or capability >= 120):
+        return f"torch's flash kernel has no backward for heads of {dim} channels on compute capability {capability}"
+    if not kernel.masks:
+        masked = call.key_lengths is not None or (not call.pattern.sees_all and (rows is None or rows.causal))
+        if masked:
+            return f"torch's {name} kernel takes no mask, which this call needs"
+    keys = call.k.shape[1] if rows is None else rows.length + call.text_tokens
+    if name == "cudnn" and keys == 1:
+        return "torch's cudnn kernel does not take a single key"
+    return _limits(call)
+
+
+def warned_backward(call: Call) -> str | None:
+    """Why a backward of torch's flash or efficient kernel varies: torch makes them deterministic where it must.
+
+    In `_flash_attention_backward` and `_efficient_attention_backward` (attention_backward.cu, torch 2.11) that is where
+    deterministic algorithms are on and not only warned of.
+    """
+    if call.q.is_cuda and call.training and determinism() == "warn":
+        return "torch keeps its nondeterministic backward where it only warns"
     return None
 
 
-def _named_refusal(call: Call) -> str | None:
-    if not call.q.is_cuda:
-        return f"torch chooses among its kernels on CUDA alone, the tensors are on {call.q.device.type}"
-    return _refusal(call)
+def _cudnn_varies(call: Call) -> str | None:
+    if determinism() == "required":
+        return "torch does not run its cudnn kernel then"
+    return "its backward is not deterministic" if call.training else None
 
 
 def _dense(
@@ -73,21 +135,18 @@ def _run(call: Call, which: SDPBackend | None = None) -> tuple[Tensor, Tensor | 
 
 
 SDPA = Backend(
-    "sdpa", "torch SDPA; rows of a pattern as sequences of their own, other patterns by a boolean mask", _refusal,
-    _run,
-)
+    "sdpa", "torch SDPA; rows of a pattern as sequences of their own, other patterns by a boolean mask", _limits, _run,
+    varies=warned_backward,
+)  # fmt: skip
+_VARIES = {"cudnn": _cudnn_varies, "math": lambda call: None}
 NAMED_KERNELS = tuple(
     Backend(
         f"sdpa-{name}",
         f"torch SDPA's {name} kernel",
-        _named_refusal,
-        lambda call, which=which: _run(call, which),  # type: ignore[misc]
+        partial(_kernel_limits, name=name),
+        partial(_run, which=kernel.which),
         lambda call: "torch chooses among its kernels itself",
+        _VARIES.get(name, warned_backward),
     )
-    for name, which in (
-        ("flash", SDPBackend.FLASH_ATTENTION),
-        ("cudnn", SDPBackend.CUDNN_ATTENTION),
-        ("efficient", SDPBackend.EFFICIENT_ATTENTION),
-        ("math", SDPBackend.MATH),
-    )
+    for name, kernel in _KERNELS.items()
 )

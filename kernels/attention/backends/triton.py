@@ -1,15 +1,14 @@
 """The Triton kernels of this package."""
 
-import torch
 from torch import Tensor
 
 from phys4d.kernels.attention import hardware, ops, short_rows
 from phys4d.kernels.attention.backends.backend import Backend
+from phys4d.kernels.attention.backends.sdpa import SDPA
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.qk_transform import NO_TRANSFORM, FlatTransform
 from phys4d.kernels.attention.tiles import split
 from phys4d.kernels.dispatch import triton_runs_on, unsupported_transform
-from phys4d.kernels.elementwise import QKNorm, Rope
 from phys4d.kernels.elementwise.norm_rope import check_norm_rope
 
 
@@ -29,16 +28,14 @@ def _refusal(call: Call) -> str | None:
     return None
 
 
-def _auto_refusal(call: Call) -> str | None:
+def _unmeasured(call: Call) -> str | None:
     if not call.q.is_cuda:
         return "interpreted, for tests alone"
-    if call.return_lse:  # the backends that were measured do not return it
-        return None
-    if torch.are_deterministic_algorithms_enabled() or kernel_name(call) == "short_rows":
+    if kernel_name(call) == "short_rows" or SDPA.refusal(call, by_name=False) is not None:
         return None
     rows = call.rows
     if call.pattern.sees_all or (rows is not None and rows.token_step == 1 and rows.row_step == rows.length):
-        return "not measured against torch's on this GPU; deterministic algorithms were not asked for"
+        return "not measured against torch's for this call"
     return None
 
 
@@ -51,23 +48,33 @@ def run(call: Call, transform: FlatTransform = NO_TRANSFORM) -> tuple[Tensor, Te
     return out, lse if call.return_lse else None
 
 
-def fused_transform(call: Call, norm: QKNorm | None, rope: Rope | None) -> FlatTransform | None:
-    """The operator's arguments where the kernel can norm and rotate q and k as it loads them; None where it cannot.
+def fuses(call: Call) -> bool:
+    """Whether there is a norm or rotation, and the kernel can apply it as it loads q and k.
 
     It can for short rows, a norm per head, and pairs of neighbouring channels, or of halves of a head whose dimension
     is a power of two.
+    """
+    norm, rope = call.qk_norm, call.rope
+    if (norm is None and rope is None) or call.parts is not None or call.divided:
+        return False
+    if kernel_name(call) != "short_rows" or (rope is not None and call.text_tokens):
+        return False
+    if norm is not None and (norm.kind not in ("rms", "layer") or (norm.q_bias is None) != (norm.k_bias is None)):
+        return False
+    dim = call.q.shape[3]
+    return rope is None or rope.layout != "half" or split(dim) == (dim, 0)
+
+
+def fused_transform(call: Call) -> FlatTransform | None:
+    """The operator's arguments where the kernel `fuses` norm and rotation, or where there are none; else None.
 
     Raises:
         ValueError: a norm or rotation that does not fit the heads.
     """
+    norm, rope = call.qk_norm, call.rope
     if norm is None and rope is None:
         return NO_TRANSFORM
-    if call.parts is not None or kernel_name(call) != "short_rows" or (rope is not None and call.text_tokens):
-        return None
-    if norm is not None and (norm.kind not in ("rms", "layer") or (norm.q_bias is None) != (norm.k_bias is None)):
-        return None
-    dim = call.q.shape[3]
-    if rope is not None and rope.layout == "half" and split(dim) != (dim, 0):
+    if not fuses(call):
         return None
     grid = call.grid or (1, 1, 1)
     tables, layout = (list(rope.tables), rope.layout) if rope else ([], "")
@@ -89,5 +96,5 @@ def kernel_name(call: Call) -> str:
 
 TRITON = Backend(
     "triton", "this package's kernels: deterministic, no rearrangement, any number of rows", _refusal, run,
-    _auto_refusal,
+    _unmeasured,
 )  # fmt: skip

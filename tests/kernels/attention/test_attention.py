@@ -28,7 +28,7 @@ TEXTS = [None, (2, "first"), (3, "last")]
 BACKENDS = ["reference", "sdpa"]
 NAMES = (
     "triton", "sdpa", "sdpa-flash", "sdpa-cudnn", "sdpa-efficient", "sdpa-math", "flash-attn-2", "flash-attn-3",
-    "flash-attn-4", "xformers", "flex", "reference",
+    "flash-attn-4", "xformers", "natten", "flex", "flex-flash", "reference",
 )  # fmt: skip
 
 
