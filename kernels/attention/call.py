@@ -9,9 +9,14 @@ from phys4d.kernels.attention.parts import Parts
 from phys4d.kernels.attention.patterns import Grid, Pattern, Rows, Text, check_pattern
 
 
+@torch.compiler.assume_constant_result  # torch 2.11 cannot trace the query
+def _has_autocast(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)
+
+
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """The dtype of autocast for tensors on this device; None where it is off or this kind of device has none."""
-    on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    on = _has_autocast(device.type) and torch.is_autocast_enabled(device.type)
     return torch.get_autocast_dtype(device.type) if on else None
 
 
