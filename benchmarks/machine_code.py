@@ -1,6 +1,7 @@
 """Checks of the machine code of every kernel, for GPUs that need not be present: registers, spills, tensor cores.
 
-    python -m phys4d.benchmarks.machine_code [--arch 80 90 100] [--case NAME ... | --geometry | --variety | --float32] [--json FILE]
+    python -m phys4d.benchmarks.machine_code [--arch 80 90 100] [--json FILE]
+        [--case NAME ... | --geometry | --variety | --float32]
 
 Every launch of the named cases is compiled ahead of time, with the arguments and options that it has on that GPU. The
 exit code is 1 where a kernel spills registers, needs more shared memory than the GPU has, computes its products without

@@ -43,11 +43,11 @@ def delta(
 
 @triton.jit
 def load_lse(Lse, token, inside, MASKED: tl.constexpr = True):
-    """Log-sum-exp in powers of two; queries outside, or that saw nothing, get infinity: all their weights are 0."""
-    if MASKED:
-        lse = tl.load(Lse + token, mask=inside, other=float("inf"))
-    else:
-        lse = tl.load(Lse + token)
+    """Log-sum-exp in powers of two; queries outside, or that saw nothing, get infinity: all their weights are 0.
+
+    Without MASKED all are inside.
+    """
+    lse = tl.load(Lse + token, mask=inside, other=float("inf")) if MASKED else tl.load(Lse + token)
     return tl.where(lse == float("-inf"), float("inf"), lse) * 1.4426950408889634
 
 
@@ -94,10 +94,7 @@ def toward_keys(
         DOut, DO_A, DO_B, clip, head, position, token * do_stride, there, D, DA, DB, PARTIAL, TMA, ALIGN
     )  # fmt: skip
     lse = load_lse(Lse, token, there, PARTIAL)
-    if PARTIAL:
-        minus = tl.load(Delta + token, mask=there, other=0.0)
-    else:
-        minus = tl.load(Delta + token)
+    minus = tl.load(Delta + token, mask=there, other=0.0) if PARTIAL else tl.load(Delta + token)
     weights = tl.math.exp2(tiles.dot_transposed(k_a, k_b, q_a, q_b, DB, PRECISION) * scale - lse[None, :])
     if MASKED:
         weights = tl.where(visible, weights, 0.0)
