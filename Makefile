@@ -23,12 +23,13 @@ JOBS ?= 2
 # A test that hangs fails, with the stacks of its threads.
 HANGS := -o faulthandler_timeout=400 -o faulthandler_exit_on_timeout=true
 
-.PHONY: help venv demo test test-slow mutate test-gpu bench-gpu lint docs clean
+.PHONY: help venv demo test test-slow test-matrix mutate test-gpu bench-gpu lint docs clean
 
 help:
 	@echo "make demo       the whole pipeline on this machine, from simulation to runs/demo/report.html"
 	@echo "make test       ruff, mypy and the tests, on JOBS=$(JOBS) cores"
 	@echo "make test-slow  chaos, fuzz and long tests"
+	@echo "make test-matrix  the kernels' tests under the oldest and the newest torch, triton and Python"
 	@echo "make mutate     plants small faults and says which no test notices; an hour and more"
 	@echo "make test-gpu   the kernels on a GPU; make bench-gpu times them too, beside every peer"
 	@echo "make lint       ruff and mypy alone"
@@ -46,6 +47,38 @@ test: lint
 test-slow: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not gpu and not interpreted"
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "interpreted and slow" tests/kernels
+
+# The kernels' tests in two environments, which hold only what these tests import: triton 3.6's interpreter needs an older
+# numpy, scipy is what Chamfer is compared with. The native kernels are those that `make venv` built.
+MATRIX := .venv-matrix
+PYTHON311 ?= python3.11
+PYTHON312 ?= python3.12
+$(MATRIX)/3.12/.installed: VERSIONS := torch==2.11.0 triton==3.6.0 "numpy<2.4"
+$(MATRIX)/3.11/.installed: VERSIONS := $(TORCH) $(TRITON) numpy
+MATRIX_TESTS := tests/kernels --ignore=tests/kernels/integrate
+
+test-matrix: $(MATRIX)/3.12/.installed $(MATRIX)/3.11/.installed test-matrix-3.12 test-matrix-3.11
+
+.PHONY: test-matrix-3.12 test-matrix-3.11
+test-matrix-3.12 test-matrix-3.11: test-matrix-%: $(MATRIX)/%/.installed
+	@PYTHONPATH=$(CURDIR) $(MATRIX)/$*/bin/python -c "import sys, torch, triton; from phys4d.kernels import native; \
+	    print('phys4d: Python', sys.version.split()[0], 'torch', torch.__version__, 'triton', triton.__version__); \
+	    sys.exit(0 if native.status()[0] else 'phys4d: no native kernels (' + native.status()[1] + '); run: make venv')"
+	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(MATRIX)/$*/bin/python -m pytest -q $(HANGS) \
+	    -m "not slow and not gpu and not interpreted" $(MATRIX_TESTS)
+	PYTHONPATH=$(CURDIR) TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(MATRIX)/$*/bin/python -m pytest -q $(HANGS) \
+	    -m "interpreted and not slow" $(MATRIX_TESTS)
+
+$(MATRIX)/%/.installed:
+	@python="$(PYTHON$(subst .,,$*))"; \
+	if [ "$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&1)" != "$*" ]; then \
+	    echo "phys4d: make test-matrix needs Python $* as $$python; set PYTHON$(subst .,,$*)=..."; exit 2; \
+	fi; \
+	echo "phys4d: setting up $(MATRIX)/$*"; \
+	"$$python" -m venv $(MATRIX)/$*
+	@$(MATRIX)/$*/bin/python -m pip --disable-pip-version-check install -qq --no-compile \
+	    $(VERSIONS) "pytest>=9" "hypothesis>=6.100" "scipy>=1.14"
+	@touch $@
 
 mutate: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutate
@@ -100,5 +133,5 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py CMakeLists.txt $(NATI
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info kernels/native/_C.so kernels/native/_build.json
+	rm -rf $(VENV) $(MATRIX) build dist *.egg-info kernels/native/_C.so kernels/native/_build.json
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis

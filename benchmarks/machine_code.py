@@ -1,6 +1,7 @@
 """Checks of the machine code of every kernel, for GPUs that need not be present: registers, spills, tensor cores.
 
-    python -m phys4d.benchmarks.machine_code [--arch 80 90 100] [--case NAME ... | --geometry | --variety] [--json FILE]
+    python -m phys4d.benchmarks.machine_code [--arch 80 90 100] [--json FILE]
+        [--case NAME ... | --geometry | --variety | --float32]
 
 Every launch of the named cases is compiled ahead of time, with the arguments and options that it has on that GPU. The
 exit code is 1 where a kernel spills registers, needs more shared memory than the GPU has, computes its products without
@@ -28,7 +29,7 @@ import torch
 import triton
 
 from phys4d.benchmarks import launches, results
-from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, NORM_ROPE, VARIETY
+from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, FLOAT32, NORM_ROPE, VARIETY
 from phys4d.benchmarks.compile_only import CompileOnlyDriver
 from phys4d.benchmarks.occupancy import occupancy
 from phys4d.benchmarks.sass import instruction_counts, mnemonics
@@ -156,13 +157,14 @@ def _inspect(case: str, name: str, arch: int, options: dict[str, Any], kernel: A
 
 
 def compile_case(name: str, arch: int) -> list[Kernel]:
-    """Compiles all kernels of one case for one architecture: geometry in float32, all others in bfloat16."""
+    """Compiles all kernels of one case for one architecture: geometry and `FLOAT32` in float32, others in bfloat16."""
     if name in launches.GEOMETRY:
         return list(_compiled(arch, name, launches.GEOMETRY[name]))
-    attention = {case.name: case for case in (*ATTENTION, *VARIETY)}
+    attention = {case.name: case for case in (*ATTENTION, *VARIETY, *FLOAT32)}
     elementwise = {case.name: case for case in NORM_ROPE}
     if name in attention:
-        return list(_compiled(arch, name, lambda: launches.attention(attention[name], torch.bfloat16)))
+        dtype = torch.float32 if attention[name] in FLOAT32 else torch.bfloat16
+        return list(_compiled(arch, name, lambda: launches.attention(attention[name], dtype)))
     if name in elementwise:
         return list(_compiled(arch, name, lambda: launches.norm_rope(elementwise[name], torch.bfloat16)))
     adaptive = {case.name: case for case in ADAPTIVE_NORM}
@@ -201,12 +203,15 @@ def main() -> None:
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100], choices=sorted(SHARED_MEMORY))
     parser.add_argument("--case", nargs="+", default=names, choices=names)
     parser.add_argument("--variety", action="store_true", help="every attention pattern at other head dimensions")
+    parser.add_argument("--float32", action="store_true", help="every attention pattern in float32")
     parser.add_argument("--geometry", action="store_true", help="the kernels of 4D geometry")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     options = parser.parse_args()
     if triton.knobs.runtime.interpret:
         parser.error("TRITON_INTERPRET is set: the interpreter compiles nothing")
     chosen = [case.name for case in VARIETY] if options.variety else options.case
+    if options.float32:
+        chosen = [case.name for case in FLOAT32]
     if options.geometry:
         chosen = list(launches.GEOMETRY)
     jobs = [(name, arch) for arch in options.arch for name in chosen]

@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from phys4d.kernels.attention import flash_backward, flash_forward, hardware, tiles
+from phys4d.kernels.attention import flash_backward, flash_forward, hardware
 from phys4d.kernels.attention.patterns import Grid, Pattern, Text
 from phys4d.kernels.attention.row_launches import RowLaunch, launches
 from phys4d.kernels.dispatch import INTERPRETED, aligned_strides, launch
@@ -28,7 +28,10 @@ _CONFIGS: dict[str, dict[str, list[tuple[int, dict[str, int]]]]] = {
             (128, {"BLOCK_M": 128, "BLOCK_N": 32, "num_warps": 8, "num_stages": 3}),
             (256, {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2}),
         ],
-        "single": [(256, {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 1})],
+        "single": [
+            (64, {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 8, "num_stages": 1}),
+            (256, {"BLOCK_M": 16, "BLOCK_N": 16, "num_warps": 8, "num_stages": 1}),
+        ],
     },
     "queries": {
         "blackwell": [
@@ -48,7 +51,10 @@ _CONFIGS: dict[str, dict[str, list[tuple[int, dict[str, int]]]]] = {
             (128, {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2}),
             (256, {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2}),
         ],
-        "single": [(256, {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 1})],
+        "single": [
+            (64, {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 8, "num_stages": 1}),
+            (256, {"BLOCK_M": 16, "BLOCK_N": 16, "num_warps": 8, "num_stages": 1}),
+        ],
     },
     "keys": {
         "hopper": [
@@ -63,7 +69,10 @@ _CONFIGS: dict[str, dict[str, list[tuple[int, dict[str, int]]]]] = {
             (128, {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
             (256, {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2}),
         ],
-        "single": [(256, {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 1})],
+        "single": [
+            (64, {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 8, "num_stages": 1}),
+            (256, {"BLOCK_M": 16, "BLOCK_N": 16, "num_warps": 4, "num_stages": 1}),
+        ],
     },
 }
 
@@ -72,13 +81,13 @@ def config(kernel: str, dim: int, dtype: torch.dtype) -> dict[str, int]:
     """Tile sizes, warps and stages of a kernel; the same for the same device, head dimension and dtype."""
     if INTERPRETED:
         return {"BLOCK_M": 32, "BLOCK_N": 32}
-    channels = sum(tiles.split(dim))
+    channels = sum(hardware.parts(dim, dtype))
     choices = _CONFIGS[kernel][hardware.generation(dtype, _CONFIGS[kernel])]
     return dict(next(options for limit, options in choices if channels <= limit))
 
 
 def _constants(place: RowLaunch, padded: bool, q: Tensor, align: int) -> dict[str, Any]:
-    first, rest = tiles.split(q.shape[3])
+    first, rest = hardware.parts(q.shape[3], q.dtype)
     return {
         "D": q.shape[3], "DA": first, "DB": rest, "SHARED": place.shared.length > 0, "CAUSAL": place.own.causal,
         "PADDED": padded, "PRECISION": hardware.precision(q.dtype), "ALIGN": align,
@@ -131,7 +140,7 @@ def backward(
     dq, dk, dv = gradients
     clips, count, heads, dim = q.shape
     delta = torch.empty((clips, heads, count), dtype=torch.float32, device=q.device)
-    first, rest = tiles.split(dim)
+    first, rest = hardware.parts(dim, q.dtype)
     block = 32
     align, strides = aligned_strides(out, dout)
     launch(

@@ -42,9 +42,12 @@ def delta(
 
 
 @triton.jit
-def load_lse(Lse, token, inside):
-    """Log-sum-exp in powers of two; queries outside, or that saw nothing, get infinity: all their weights are 0."""
-    lse = tl.load(Lse + token, mask=inside, other=float("inf"))
+def load_lse(Lse, token, inside, MASKED: tl.constexpr = True):
+    """Log-sum-exp in powers of two; queries outside, or that saw nothing, get infinity: all their weights are 0.
+
+    Without MASKED all are inside.
+    """
+    lse = tl.load(Lse + token, mask=inside, other=float("inf")) if MASKED else tl.load(Lse + token)
     return tl.where(lse == float("-inf"), float("inf"), lse) * 1.4426950408889634
 
 
@@ -90,8 +93,8 @@ def toward_keys(
     do_a, do_b = tiles.stream(
         DOut, DO_A, DO_B, clip, head, position, token * do_stride, there, D, DA, DB, PARTIAL, TMA, ALIGN
     )  # fmt: skip
-    lse = load_lse(Lse, token, there)
-    minus = tl.load(Delta + token, mask=there, other=0.0)
+    lse = load_lse(Lse, token, there, PARTIAL)
+    minus = tl.load(Delta + token, mask=there, other=0.0) if PARTIAL else tl.load(Delta + token)
     weights = tl.math.exp2(tiles.dot_transposed(k_a, k_b, q_a, q_b, DB, PRECISION) * scale - lse[None, :])
     if MASKED:
         weights = tl.where(visible, weights, 0.0)
@@ -282,6 +285,12 @@ def keys(
         q_token, do_token, scale, BLOCK_M, D, DA, DB, CAUSAL, TMA, PRECISION, ALIGN,
     )  # fmt: skip
 
+    clip, head, row, key_first, key, token, inside = place(
+        heads, rows, own_first, own_row, own_step, own_count, BLOCK_N, True
+    )  # fmt: skip
+    real = inside
+    if PADDED:
+        real = inside & (token < tl.load(Lengths + clip))
     DK += (clip * dk_batch + head * dk_head) * ALIGN
     DV += (clip * dv_batch + head * dv_head) * ALIGN
     finish_keys(

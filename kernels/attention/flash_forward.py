@@ -93,12 +93,18 @@ def over_keys(
 
 
 @triton.jit
-def place(heads, rows, own_first, own_row, own_step, own_count, BLOCK: tl.constexpr):
+def place(heads, rows, own_first, own_row, own_step, own_count, BLOCK: tl.constexpr, AGAIN: tl.constexpr = False):
     """Of the program: clip, head, row, its first token's place in the row; of its tokens: places, positions, which are.
 
     Blocks of a row are neighbours, then heads, rows and clips.
+
+    AGAIN: adds the program's place along the second axis of the grid, which is always 0 and which the compiler does not
+    know. A second call computes the same anew; without it the compiler would keep the results of the first in registers
+    while a loop runs.
     """
     program = tl.program_id(0)
+    if AGAIN:
+        program += tl.program_id(1)
     blocks = tl.cdiv(own_count, BLOCK)
     first = program % blocks * BLOCK
     head = ((program // blocks) % heads).to(tl.int64)

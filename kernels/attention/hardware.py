@@ -37,6 +37,14 @@ def precision(dtype: torch.dtype) -> str:
     return "ieee" if dtype == torch.float32 else "tf32"
 
 
+def parts(dim: int, dtype: torch.dtype) -> tuple[int, int]:
+    """(DA, DB) of a head dimension (see `tiles`).
+
+    A part of float32 has at most 128 channels: exact products keep a whole row of a part in the registers of a thread.
+    """
+    return split(dim, 128 if dtype == torch.float32 else 256)
+
+
 def descriptors(place: RowLaunch, dim: int, *tensors: Tensor) -> bool:
     """Whether tiles can be fetched by the tensor memory accelerator (TMA).
 
@@ -60,7 +68,7 @@ def streams(used: bool, dim: int, block: int, *tensors: Tensor) -> list[Any]:
     """TMA descriptors of both parts of the head dimension for tensors [B, S, heads, D]; not `used`: the tensors."""
     found: list[Any] = []
     for tensor in tensors:
-        for width in split(dim):
+        for width in parts(dim, tensor.dtype):
             usable = used and width
             box = [1, block, 1, width]
             found.append(TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), box) if usable else tensor)

@@ -19,13 +19,19 @@ _NO_NORM = tl.constexpr(norm_rope.NO_NORM)
 
 
 @triton.jit
-def _place(heads, others, step, other_step, rows, count, BLOCK: tl.constexpr, PAD: tl.constexpr):
+def _place(
+    heads, others, step, other_step, rows, count, BLOCK: tl.constexpr, PAD: tl.constexpr, AGAIN: tl.constexpr = False
+):  # fmt: skip
     """Of every token of the tile: clip, head, position in the sequence (int64) and whether it is there at all.
 
     Rows of a clip and head: `others`, which begin `other_step` apart; tokens of a row: `count`, `step` apart.
+    AGAIN: see `flash_forward.place`.
     """
     token = tl.arange(0, BLOCK)
-    row = tl.program_id(0) * (BLOCK // PAD) + token % (BLOCK // PAD)
+    program = tl.program_id(0)
+    if AGAIN:
+        program += tl.program_id(1)
+    row = program * (BLOCK // PAD) + token % (BLOCK // PAD)
     place = token // (BLOCK // PAD)
     inside = (row < rows) & (place < count)
     head = (row % heads).to(tl.int64)
@@ -171,6 +177,13 @@ def backward(
         minus -= tl.load(dlse, mask=inside, other=0.0)
     dscores = (weights * (dweights - minus[:, None])).to(k_a.dtype)
     natural = scale * 0.6931471805599453
+    if NORM != _NO_NORM:  # q and k are read again, where they stand is computed again
+        clip, head, token, inside = _place(heads, others, step, other_step, rows, count, BLOCK, PAD, True)
+        seen = inside
+        if PADDED:
+            seen = inside & (token < tl.load(Lengths + clip, mask=inside, other=0))
+        q = clip * q_batch + token * q_token + head * q_head
+        k = clip * k_batch + token * k_token + head * k_head
     dq = clip * dq_batch + token * dq_token + head * dq_head
     dk = clip * dk_batch + token * dk_token + head * dk_head
     dq_a = tl.dot(dscores, k_a, input_precision=PRECISION) * natural

@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 
 
-def split(dim: int) -> tuple[int, int]:
-    """(DA, DB) of a head dimension."""
-    first = max(16, 1 << (dim.bit_length() - 1))
+def split(dim: int, widest: int = 256) -> tuple[int, int]:
+    """(DA, DB) of a head dimension; DA is at most `widest`, a power of two."""
+    first = max(16, min(widest, 1 << (dim.bit_length() - 1)))
     rest = max(0, dim - first)
     return first, max(16, triton.next_power_of_2(rest)) if rest else 0
 

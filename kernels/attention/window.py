@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from phys4d.kernels.attention import flash, hardware, tiles, window_kernels
+from phys4d.kernels.attention import flash, hardware, window_kernels
 from phys4d.kernels.attention.patterns import Grid, Text, Window, layout
 from phys4d.kernels.dispatch import INTERPRETED, aligned_strides, launch
 
@@ -30,7 +30,10 @@ _CONFIGS: dict[str, dict[str, list[tuple[int, int, dict[str, int]]]]] = {
             (128, 64, {"BLOCK_N": 32, "num_warps": 4, "num_stages": 2}),
             (256, 64, {"BLOCK_N": 32, "num_warps": 8, "num_stages": 2}),
         ],
-        "single": [(256, 32, {"BLOCK_N": 32, "num_warps": 4, "num_stages": 1})],
+        "single": [
+            (64, 32, {"BLOCK_N": 32, "num_warps": 8, "num_stages": 1}),
+            (256, 16, {"BLOCK_N": 16, "num_warps": 8, "num_stages": 1}),
+        ],
     },
     "queries": {
         "hopper": [
@@ -43,7 +46,10 @@ _CONFIGS: dict[str, dict[str, list[tuple[int, int, dict[str, int]]]]] = {
             (128, 64, {"BLOCK_N": 32, "num_warps": 4, "num_stages": 2}),
             (256, 32, {"BLOCK_N": 32, "num_warps": 4, "num_stages": 2}),
         ],
-        "single": [(256, 32, {"BLOCK_N": 32, "num_warps": 4, "num_stages": 1})],
+        "single": [
+            (64, 32, {"BLOCK_N": 32, "num_warps": 8, "num_stages": 1}),
+            (256, 16, {"BLOCK_N": 16, "num_warps": 8, "num_stages": 1}),
+        ],
     },
     "keys": {
         "hopper": [
@@ -59,7 +65,10 @@ _CONFIGS: dict[str, dict[str, list[tuple[int, int, dict[str, int]]]]] = {
             (128, 64, {"BLOCK_N": 64, "num_warps": 8, "num_stages": 2}),
             (256, 32, {"BLOCK_N": 32, "num_warps": 4, "num_stages": 2}),
         ],
-        "single": [(256, 32, {"BLOCK_N": 32, "num_warps": 4, "num_stages": 1})],
+        "single": [
+            (64, 32, {"BLOCK_N": 32, "num_warps": 8, "num_stages": 1}),
+            (256, 16, {"BLOCK_N": 16, "num_warps": 4, "num_stages": 1}),
+        ],
     },
 }
 
@@ -68,7 +77,7 @@ def config(kernel: str, dim: int, dtype: torch.dtype) -> tuple[int, dict[str, in
     """Cells of a box, and stretch, warps and stages; the same for the same device, head dimension and dtype."""
     if INTERPRETED:
         return 32, {"BLOCK_N": 32}
-    channels = sum(tiles.split(dim))
+    channels = sum(hardware.parts(dim, dtype))
     choices = _CONFIGS[kernel][hardware.generation(dtype, _CONFIGS[kernel])]
     cells, options = next((c, o) for limit, c, o in choices if channels <= limit)
     return cells, dict(options)
@@ -111,7 +120,7 @@ def _launch(
     boxes = 1
     for size, side in zip(grid, sides, strict=True):
         boxes *= triton.cdiv(size, side)
-    first, rest = tiles.split(q.shape[3])
+    first, rest = hardware.parts(q.shape[3], q.dtype)
     launch(
         kernel, q.shape[0] * q.shape[2] * boxes,
         *tensors, lengths if lengths is not None else q, scale * flash.LOG2E, q.shape[2], *grid, *windows,

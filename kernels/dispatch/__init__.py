@@ -1,8 +1,9 @@
 """From a call to a kernel: which implementation serves it, how the operator is called, how the kernel is launched.
 
     arguments.py   checks of a call's tensors: one device, dtypes
-    backend.py     native code, Triton or the definition in torch; Triton's interpreter
+    backend.py     native code, Triton or the definition in torch
     constants.py   what is read once in a process: devices, determinism as a compiler can trace them
+    interpreter.py Triton's interpreter, and the NumPy it needs
     operator.py    calls of registered operators with little host work; their CPU and autocast rules
     transforms.py  derivatives that operators do not have, refused
     launch.py      launches of Triton kernels on the device of their tensors, strides in units that show their alignment
@@ -16,7 +17,6 @@ from phys4d.kernels.dispatch.arguments import (
     with_rows,
 )
 from phys4d.kernels.dispatch.backend import (
-    INTERPRETED,
     Backend,
     choose_backend,
     float32_kernel_serves,
@@ -30,6 +30,7 @@ from phys4d.kernels.dispatch.constants import (
     gpu_name,
     has_autocast,
 )
+from phys4d.kernels.dispatch.interpreter import INTERPRETED
 from phys4d.kernels.dispatch.launch import aligned, aligned_strides, launch, on_device_of
 from phys4d.kernels.dispatch.operator import autocast_to_float32, below_autograd, cpu_kernel, low_overhead_call
 from phys4d.kernels.dispatch.transforms import differentiable_once, expect_backward_mode, unsupported_transform

@@ -4,16 +4,14 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-import triton
 from torch import Tensor
 
 from phys4d.kernels import native
 from phys4d.kernels.dispatch.constants import constant_while_tracing
+from phys4d.kernels.dispatch.interpreter import INTERPRETED
 from phys4d.kernels.dispatch.transforms import unsupported_transform
 
 Backend = Literal["auto", "native", "triton", "reference"]
-# Whether this process runs Triton kernels in Triton's interpreter (TRITON_INTERPRET=1): then they serve the CPU.
-INTERPRETED = bool(triton.knobs.runtime.interpret)
 # Types of devices on which Triton kernels run. A benchmark adds "cpu" to measure launches without a GPU.
 TRITON_DEVICES = {"cuda", "cpu"} if INTERPRETED else {"cuda"}
 _BACKENDS = ("native", "triton", "reference")  # in the order in which "auto" tries them

@@ -1,11 +1,22 @@
 """The choice between native code, Triton and the definition."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
 from phys4d.kernels import native
-from phys4d.kernels.dispatch import INTERPRETED, backend, choose_backend, float32_kernel_serves, triton_runs_on
+from phys4d.kernels.dispatch import (
+    INTERPRETED,
+    backend,
+    choose_backend,
+    float32_kernel_serves,
+    interpreter,
+    triton_runs_on,
+)
 
 X = torch.zeros(2)
 
@@ -61,3 +72,33 @@ def test_float32_kernels_serve_cuda_and_what_is_only_compiled_but_never_float64(
     assert not triton_runs_on(X.device)
     monkeypatch.setattr(backend, "TRITON_DEVICES", {"cuda", "cpu"})
     assert float32_kernel_serves(X) and triton_runs_on(X.device) and not float32_kernel_serves(X.double())
+
+
+@pytest.mark.parametrize(
+    ("triton_version", "numpy_version", "works"),
+    [
+        ("3.6.0", "2.3.5", True),
+        ("3.6.0", "2.4.0", False),
+        ("3.6.0+git1", "2.10.1", False),
+        ("3.7.1", "2.5.2", True),
+        ("3.10.0", "2.4.0", True),
+    ],
+)
+def test_the_interpreter_of_triton_36_needs_an_older_numpy(triton_version, numpy_version, works):
+    assert (interpreter.interpreter_fault(triton_version, numpy_version) is None) == works
+
+
+@pytest.mark.parametrize("interpret", ["0", "1"])
+def test_an_interpreter_that_does_not_work_is_refused_at_import(interpret):
+    code = (
+        "import numpy, triton; numpy.__version__ = '2.4.1'; triton.__version__ = '3.6.0'; "
+        "from phys4d.kernels.dispatch import INTERPRETED; print(INTERPRETED)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"TRITON_INTERPRET": interpret}
+    )
+    if interpret == "0":
+        assert run.stdout == "False\n", run.stderr
+    else:
+        assert run.returncode == 1
+        assert 'does not work with numpy 2.4.1; install "numpy<2.4", or triton 3.7 or newer' in run.stderr

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from phys4d.benchmarks import launches, machine_code, results
-from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, NORM_ROPE, VARIETY
+from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, FLOAT32, NORM_ROPE, VARIETY
 
 CASES = [case.name for case in (*ATTENTION, *NORM_ROPE)]
 ADAPTIVE = [case.name for case in ADAPTIVE_NORM]
@@ -93,6 +93,13 @@ def test_every_pattern_compiles_at_other_head_dimensions(tmp_path, arch):
     assert faulty.keys() == SPILLS[arch]
     for faults in faulty.values():
         assert len(faults) == 1 and faults[0].startswith("spills: ")
+
+
+@pytest.mark.slow
+def test_float32_compiles_without_spills(tmp_path):
+    run, kernels = compiled(tmp_path, "--float32", "--arch", "90")
+    assert {kernel["case"] for kernel in kernels} == {case.name for case in FLOAT32}
+    assert run.returncode == 0, run.stdout
 
 
 def test_a_fault_is_found():
