@@ -93,18 +93,14 @@ def peers(
     found: dict[str, Attend] = {}
     refused: dict[str, str] = {}
 
-    def by(backend: str) -> Attend:
-        return lambda q, k, v, *weights: attention(  # type: ignore[no-any-return]
-            q, k, v, grid=case.grid, pattern=case.pattern, text=_text(case), backend=backend,
-            **_prepared(case, q.device, weights),
-        )  # fmt: skip
-
     for name, backend in BACKENDS.items():
         reason = backend.refusal(call)
         if reason is None and name == "reference" and case.pairs > 1 << 30:
             reason = "it would keep every score in memory"
+        if reason is None and name == "sdpa-math" and case.pairs > 1 << 33:
+            reason = "it would keep every score in memory, 32 GiB and more"
         if reason is None:
-            found[name] = by(name)
+            found[name] = by_backend(case, name)
             if name in DETERMINISTIC and case.lanes is None:
                 found[f"{name}-deterministic"] = deterministic(case, name)
         else:
@@ -114,7 +110,7 @@ def peers(
             found["natten"] = natten(case)
         except ImportError as fault:
             refused["natten"] = f"natten cannot be imported ({fault})"
-    found["auto"] = by("auto")
+    found["auto"] = by_backend(case, "auto")
     short = isinstance(case.pattern, Temporal) or not tensors[0].is_cuda
     if isinstance(case.pattern, Window) or (not short and case.pairs > 1 << 31):
         refused["naive"] = refused["naive-compiled"] = "it would keep every score in memory"
@@ -127,6 +123,14 @@ def peers(
     if wanted is not None:
         found = {name: attend for name, attend in found.items() if name in wanted}
     return found, refused
+
+
+def by_backend(case: AttentionCase, backend: str) -> Attend:
+    """`attention` of the case with this backend."""
+    return lambda q, k, v, *weights: attention(  # type: ignore[no-any-return]
+        q, k, v, grid=case.grid, pattern=case.pattern, text=_text(case), backend=backend,
+        **_prepared(case, q.device, weights),
+    )  # fmt: skip
 
 
 def deterministic(case: AttentionCase, name: str) -> Attend:

@@ -55,6 +55,7 @@ class Effort:
 
     Attributes:
         rounds, seconds: the limits of each part of all implementations together, see `timing.interleaved`.
+        warm_up: calls of each part before the first round.
         wanted: the only names that take part; None: all.
         without: names that take no part, and the reason that their rows give.
         watch: given the name of an implementation before each of its calls.
@@ -62,6 +63,7 @@ class Effort:
 
     rounds: int = 50
     seconds: float = 20.0
+    warm_up: int = 3
     wanted: tuple[str, ...] | None = None
     without: Mapping[str, str] = field(default_factory=dict)
     watch: Callable[[str], None] = lambda name: None
@@ -134,14 +136,14 @@ def compare(
             if name in effort.without:
                 rows.append(refused(case, name, effort.without[name]))
                 continue
-            effort.watch(name)
             try:
+                effort.watch(name)
                 runner = makers[name]()
                 known[name] = _examined(runner, device)
                 runners[name] = runner
             except Exception as fault:  # an implementation may fail in its own way; its row holds the exception
                 failed(name, fault)
-            _still_there(device, name)
+            finish_or_lose(device, name)
             freed(device)
         for part in dict.fromkeys(part for runner in runners.values() for part in runner.works):
             rows += _timed(case, part, runners, known, device, effort, needed, failed)
@@ -170,17 +172,18 @@ def _timed(
     works = {name: runner.works[part] for name, runner in runners.items() if part in runner.works}
 
     def lost_or_failed(name: str, fault: Exception) -> None:
-        _still_there(device, name)
+        finish_or_lose(device, name)
         failed(name, fault)
         freed(device)
 
     timings = interleaved(
-        works, device, rounds=effort.rounds, seconds=effort.seconds, failed=lost_or_failed, watch=effort.watch
-    )
+        works, device, rounds=effort.rounds, seconds=effort.seconds, warm_up=effort.warm_up, failed=lost_or_failed,
+        watch=effort.watch,
+    )  # fmt: skip
     rows = []
     for name, timing in timings.items():
-        effort.watch(name)
         try:
+            effort.watch(name)
             peak = peak_memory(works[name], device)
         except Exception as fault:
             lost_or_failed(name, fault)
@@ -202,7 +205,8 @@ def _ratio(amount: float | None, by: float) -> float | None:
     return None if amount is None else amount / by
 
 
-def _still_there(device: torch.device, name: str) -> None:
+def finish_or_lose(device: torch.device, name: str) -> None:
+    """Waits for the device; raises DeviceLost, with the name of what ran last, where it accepts no more work."""
     try:
         finish(device)
     except RuntimeError as fault:

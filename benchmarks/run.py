@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from phys4d.benchmarks import attention, blocks, elementwise, geometry, plots, results
+from phys4d.benchmarks import attention, blocks, elementwise, expected, geometry, plots, results
 from phys4d.benchmarks.comparison import QUICK, Effort
 from phys4d.engine.errors import UserError
 from phys4d.engine.output import check_folder
@@ -42,8 +42,9 @@ def bench(
         print("no GPU: small shapes, which say nothing of any GPU", file=sys.stderr)
     rows: list[dict[str, Any]] = []
     effort = dataclasses.replace(QUICK if quick else Effort(), wanted=tuple(backends) if backends else None)
+    gpu = torch.cuda.get_device_name(where) if where.type == "cuda" else ""
     for case in module.cases(names, where):
-        found = module.measure(case, where, effort)
+        found = expected.annotated(kind, module.measure(case, where, effort), gpu)
         rows += found
         print(table(found), flush=True)
         if out is not None:  # after every case: an interrupted run keeps its finished cases

@@ -13,6 +13,7 @@ import torch
 Work = Callable[[], Any]
 # Types of devices that are timed with CUDA events. The stand-in for a GPU (`gpu_run.stand_in`) adds "cpu".
 EVENTS = {"cuda"}
+FLUSH = 1 << 26  # 32-bit numbers whose writing overwrites the L2 cache
 SLOW, SLOW_MS = 10.0, 50.0  # a rival that takes this many times as long as the fastest, and this long: 3 rounds
 
 
@@ -110,8 +111,8 @@ def interleaved(
     hosts: dict[str, list[float]] = {}
 
     def attempt(name: str, call: Callable[[], None]) -> None:
-        watch(name)
         try:
+            watch(name)
             call()
         except Exception as fault:
             if failed is None:
@@ -169,7 +170,7 @@ class _Queue:
     """Keeps a CUDA device busy, by overwriting its L2 cache, until a call is launched, and times the call."""
 
     def __init__(self, device: torch.device) -> None:
-        self.flush = torch.empty(1 << 26, dtype=torch.int32, device=device)
+        self.flush = torch.empty(FLUSH, dtype=torch.int32, device=device)
         self.flush.zero_()
         self.each = self._timed(self.flush.zero_)[0]
         self.flushes: dict[str, int] = {}
