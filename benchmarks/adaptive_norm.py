@@ -18,7 +18,7 @@ from phys4d.benchmarks import layer_norms
 from phys4d.benchmarks.cases import DTYPE, AdaptiveNormCase
 from phys4d.benchmarks.comparison import Runner, refused
 from phys4d.benchmarks.layer_norms import EPSILON, Absent, Norm
-from phys4d.benchmarks.timing import Prepared, Work, compiled
+from phys4d.benchmarks.timing import Prepared, Work, compiled, on_gpu
 from phys4d.kernels.elementwise import TokenRows, adaptive_norm, adaptive_norm_reference
 
 TABLES = ("gate", "scale", "shift")
@@ -219,7 +219,7 @@ def makers(
     made = inputs(case, device)
     found = rivals(case, made)
     rows: list[dict[str, Any]] = []
-    if device.type == "cuda":
+    if on_gpu(device):
         modes = {"compiled": None, "compiled, max-autotune": "max-autotune-no-cudagraphs"}
         found |= compilations(found, modes)
     else:

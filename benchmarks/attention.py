@@ -21,7 +21,7 @@ from torch import Tensor
 
 from phys4d.benchmarks.cases import ATTENTION, DTYPE, AttentionCase
 from phys4d.benchmarks.comparison import Effort, Needed, Runner, compare, refused, sustained
-from phys4d.benchmarks.timing import Prepared, compiled
+from phys4d.benchmarks.timing import Prepared, compiled, on_gpu
 from phys4d.kernels.attention import Full, Temporal, Window, attention, measured
 from phys4d.kernels.attention.backends import BACKENDS, dense_rows
 from phys4d.kernels.attention.backends.flex import mask_mod
@@ -111,12 +111,13 @@ def peers(
         except ImportError as fault:
             refused["natten"] = f"natten cannot be imported ({fault})"
     found["auto"] = by_backend(case, "auto")
-    short = isinstance(case.pattern, Temporal) or not tensors[0].is_cuda
+    gpu = on_gpu(tensors[0].device)
+    short = isinstance(case.pattern, Temporal) or not gpu
     if isinstance(case.pattern, Window) or (not short and case.pairs > 1 << 31):
         refused["naive"] = refused["naive-compiled"] = "it would keep every score in memory"
     else:
         found["naive"] = naive(case)
-        if tensors[0].is_cuda:
+        if gpu:
             found["naive-compiled"] = compiled(naive(case))
         else:
             refused["naive-compiled"] = "measured on CUDA only"

@@ -25,7 +25,7 @@ from phys4d.benchmarks.cases import BLOCKS, DTYPE, BlockCase
 from phys4d.benchmarks.comparison import Effort, Needed, Runner, compare, refused, sustained
 from phys4d.benchmarks.diffusers_blocks import Alone
 from phys4d.benchmarks.opensora_block import OpenSoraBlock
-from phys4d.benchmarks.timing import compiled
+from phys4d.benchmarks.timing import compiled, on_gpu
 
 PARTS: dict[str, tuple[str, ...]] = {
     "stock": (), "ours, attention": ("attention",), "ours, adaptive norm": ("norm",),
@@ -124,7 +124,7 @@ def measure(case: BlockCase, device: torch.device, effort: Effort) -> list[dict[
         why = f"diffusers cannot be imported ({str(fault)[:150]}); pip install 'phys4d[train]'"
         return [refused(case.name, name, why) for name in names if effort.takes(name)]
     rows = []
-    if device.type == "cuda":
+    if on_gpu(device):
         for name, of in COMPILED.items():
             found[name] = dataclasses.replace(found[of], call=compiled(found[of].call))
     else:

@@ -16,7 +16,7 @@ from torch import Tensor
 from phys4d.benchmarks import adaptive_norm
 from phys4d.benchmarks.cases import ADAPTIVE_NORM, DTYPE, NORM_ROPE, AdaptiveNormCase, NormRopeCase
 from phys4d.benchmarks.comparison import Effort, Needed, Runner, compare, sustained
-from phys4d.benchmarks.timing import Prepared, compiled
+from phys4d.benchmarks.timing import Prepared, compiled, on_gpu
 from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope_reference, qk_norm_rope
 
 Both = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -64,7 +64,7 @@ def _norm_rope(case: NormRopeCase, device: torch.device) -> dict[str, Callable[[
         ),
         "eager": eager,
     }
-    if device.type == "cuda":
+    if on_gpu(device):
         rivals["compiled"] = compiled(eager)
     some = slice(0, min(256, case.tokens))
     truth = norm_rope_reference(

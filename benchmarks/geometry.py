@@ -20,7 +20,7 @@ from torch import Tensor
 from phys4d.benchmarks import chamfer, losses, warping
 from phys4d.benchmarks.cases import GEOMETRY, GeometryCase
 from phys4d.benchmarks.comparison import SUSTAINED, Effort, Needed, Runner, compare
-from phys4d.benchmarks.timing import Prepared, Work, compiled
+from phys4d.benchmarks.timing import Prepared, Work, compiled, on_gpu
 from phys4d.kernels.geometry import chamfer as ours
 from phys4d.kernels.geometry import flow_warp, splat
 
@@ -47,7 +47,7 @@ def rivals(case: GeometryCase, device: torch.device, dtype: torch.dtype = DTYPE)
         found, leaves = _warps(case, device, dtype)
     else:
         found, leaves = losses.rivals(case.op, made_on(case, device, dtype))
-    if device.type == "cuda":
+    if on_gpu(device):
         found |= {f"{name}, compiled": compiled(loss) for name, loss in found.items() if name != "ours"}
     return found, leaves
 
@@ -88,7 +88,7 @@ def _clouds(case: GeometryCase, device: torch.device, dtype: torch.dtype) -> Riv
     finders: dict[str, chamfer.Neighbours] = {}
     if case.shape[0] <= chamfer.COMPARED:
         finders["chunked cdist"] = chamfer.chunks
-    if device.type == "cuda":
+    if on_gpu(device):
         for search in ("exhaustive", "tree"):
             found[f"ours, {search}"] = lambda search=search: ours(x[None], y[None], backend="triton", search=search)[0]  # type: ignore[misc]
         if importlib.util.find_spec("pytorch3d"):

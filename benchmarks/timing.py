@@ -14,6 +14,7 @@ Work = Callable[[], Any]
 # Types of devices that are timed with CUDA events. The stand-in for a GPU (`gpu_run.stand_in`) adds "cpu".
 EVENTS = {"cuda"}
 FLUSH = 1 << 26  # 32-bit numbers whose writing overwrites the L2 cache
+LEARN = 3  # calls that measure the host time of a launch
 SLOW, SLOW_MS = 10.0, 50.0  # a rival that takes this many times as long as the fastest, and this long: 3 rounds
 
 
@@ -46,6 +47,11 @@ def compiled(rival: Any, mode: str | None = None) -> Any:
     return torch.compile(rival, dynamic=False, mode=mode)
 
 
+def on_gpu(device: torch.device) -> bool:
+    """Whether rivals for GPUs take part on this device: on CUDA, and on its stand-in."""
+    return device.type in EVENTS
+
+
 def fresh(device: torch.device) -> None:
     """Forgets all that torch.compile compiled in this process, and frees cached memory: the state before every case.
 
@@ -58,13 +64,13 @@ def fresh(device: torch.device) -> None:
 def freed(device: torch.device) -> None:
     """Frees the memory of tensors that nothing refers to."""
     gc.collect()
-    if device.type in EVENTS:
+    if on_gpu(device):
         torch.cuda.empty_cache()
 
 
 def finish(device: torch.device) -> None:
     """Waits for the device; raises the error of an earlier call that a GPU reports late."""
-    if device.type in EVENTS:
+    if on_gpu(device):
         torch.cuda.synchronize()
 
 
@@ -106,7 +112,7 @@ def interleaved(
         failed: given a rival's exception; that rival then takes no further part. None: the exception is raised.
         watch: given the name of a rival before each of its calls.
     """
-    queue = _Queue(device) if device.type in EVENTS else None
+    queue = _Queue(device) if on_gpu(device) else None
     samples: dict[str, list[float]] = {}
     hosts: dict[str, list[float]] = {}
 
@@ -177,7 +183,7 @@ class _Queue:
 
     def learn(self, name: str, work: Work) -> None:
         """Measures the host time of a launch, and sets the number of flushes that cover it."""
-        self.flushes[name] = flushes(min(self._timed(_ready(work))[1] for _ in range(3)), self.each)
+        self.flushes[name] = flushes(min(self._timed(_ready(work))[1] for _ in range(LEARN)), self.each)
 
     def time(self, name: str, work: Work) -> tuple[float, float]:
         """Milliseconds of the device, and of the host until the call returns."""
@@ -207,7 +213,7 @@ def flushes(host: float, each: float) -> int:
 
 def peak_memory(work: Work, device: torch.device) -> float | None:
     """MiB of the peak of allocated memory during a call, minus the memory before it; None on a CPU."""
-    if device.type not in EVENTS:
+    if not on_gpu(device):
         return None
     call = _ready(work)
     torch.cuda.synchronize()

@@ -8,21 +8,6 @@ from phys4d.benchmarks.gpu_run import plan, supervisor
 from phys4d.benchmarks.gpu_run.record import RecordError
 
 
-def table(full: bool) -> str:
-    """Markdown: every slice with its predicted minutes, kernels and needs, and the sum of the essential ones."""
-    lines = ["| slice | minutes predicted | cases | what | needs |", "|---|---|---|---|---|"]
-    for part in plan.slices(full):
-        minutes = f"{part.seconds / 60:.1f}" + ("" if part.essential else ", not essential")
-        lines.append(f"| {part.name} | {minutes} | {len(part.items)} | {part.what} | {part.needs} |")
-    total = sum(part.seconds for part in plan.slices(full) if part.essential) / 60
-    kernels = sum(item.kernels for item in plan.slices(full)[0].items)
-    lines += [
-        "", f"Essential slices together: {total:.1f} minutes. `check` compiles about {kernels} kernels, fewer where "
-        "TRITON_CACHE_DIR names a folder that holds them.",
-    ]  # fmt: skip
-    return "\n".join(lines)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; the exit codes are those of `supervisor.run`, and 2 where the user's input is at fault."""
     parser = argparse.ArgumentParser(
@@ -55,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     if options.command == "plan":
-        print(table(options.full))
+        print(plan.table(options.full))
         return 0
     if options.command == "adopt":
         from phys4d.benchmarks.gpu_run import adopt

@@ -16,7 +16,7 @@ from phys4d.benchmarks.timing import fresh
 from phys4d.engine.provenance import provenance
 
 KINDS: dict[str, Any] = {"attention": attention, "elementwise": elementwise, "geometry": geometry, "blocks": blocks}
-REHEARSAL = Effort(rounds=1, seconds=0.0, warm_up=1)
+REHEARSAL = Effort(rounds=1, seconds=0.0, warm_up=0)
 Outcome = tuple[str, dict[str, Any]]  # the state of the case, and its rows or the reason
 
 

@@ -100,6 +100,21 @@ def named(names: Iterable[str], **options: bool) -> list[Slice]:
     return [part for part in known.values() if part.name in chosen]
 
 
+def table(full: bool = False) -> str:
+    """Markdown: every slice with its predicted minutes, kernels and needs, and the sum of the essential ones."""
+    lines = ["| slice | minutes predicted | cases | what | needs |", "|---|---|---|---|---|"]
+    for part in slices(full):
+        minutes = f"{part.seconds / 60:.1f}" + ("" if part.essential else ", not essential")
+        lines.append(f"| {part.name} | {minutes} | {len(part.items)} | {part.what} | {part.needs} |")
+    total = sum(part.seconds for part in slices(full) if part.essential) / 60
+    kernels = sum(item.kernels for item in slices(full)[0].items)
+    lines += [
+        "", f"Essential slices together: {total:.1f} minutes. `check` compiles about {kernels} kernels, fewer where "
+        "TRITON_CACHE_DIR names a folder that holds them.",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
 def rehearsed(part: Slice) -> Slice:
     """The slice as the rehearsal runs it: every case in a few seconds."""
     return dataclasses.replace(part, items=tuple(dataclasses.replace(i, seconds=REHEARSAL) for i in part.items))

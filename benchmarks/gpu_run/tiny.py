@@ -7,20 +7,20 @@ from phys4d.benchmarks import adaptive_norm, blocks
 from phys4d.benchmarks.cases import AdaptiveNormCase, AttentionCase, BlockCase, GeometryCase, NormRopeCase
 from phys4d.kernels.attention import Temporal, Window
 
-GRID, WORDS = (4, 3, 4), 4
+GRID, WORDS, WIDTH = (3, 2, 2), 2, 64
 
 
 def tiny(case: Any) -> Any:
     """The same case with few tokens, heads, pixels or points, under its own name."""
     if isinstance(case, AttentionCase):
-        pattern = Window(3, 2, 3) if isinstance(case.pattern, Window) else case.pattern
-        grid = (min(case.grid[0], 8), 2, 2) if isinstance(case.pattern, Temporal) else GRID
+        pattern = Window(2, 1, 2) if isinstance(case.pattern, Window) else case.pattern
+        grid = (min(case.grid[0], 8), 1, 2) if isinstance(case.pattern, Temporal) else GRID
         words = min(case.words, WORDS)
         return dataclasses.replace(case, batch=1, grid=grid, heads=2, words=words, pattern=pattern)
-    if isinstance(case, NormRopeCase):
+    if isinstance(case, NormRopeCase):  # with all lanes of a head, which the rotation divides by axis
         return dataclasses.replace(case, grid=GRID, heads=2, words=min(case.words, WORDS))
     if isinstance(case, AdaptiveNormCase):
-        return adaptive_norm.cut(case, 62)
+        return dataclasses.replace(adaptive_norm.cut(case, 31), width=WIDTH)
     if isinstance(case, BlockCase):
         return dataclasses.replace(blocks.small(case), name=case.name, grid=GRID)
     assert isinstance(case, GeometryCase), case
