@@ -242,7 +242,8 @@ def makers(
         return Runner({"forward": forward, "backward": backward}, verdict)
 
     ready: dict[str, Callable[[], Runner]] = {
-        name: lambda rival=rival: runner(rival) for name, rival in found.items()  # type: ignore[misc]
+        name: lambda rival=rival: runner(rival)
+        for name, rival in found.items()  # type: ignore[misc]
     }
     name = "FlashInfer, forward"
     try:

@@ -196,9 +196,7 @@ def measure(case: AttentionCase, device: torch.device, effort: Effort) -> list[d
     return rows + compare(case.name, makers, device, effort=effort, needed=needed)
 
 
-def _runner(
-    attend: Attend, inputs: list[Tensor], dout: Tensor, queries: Tensor, truth: Tensor, exact: bool
-) -> Runner:
+def _runner(attend: Attend, inputs: list[Tensor], dout: Tensor, queries: Tensor, truth: Tensor, exact: bool) -> Runner:
     """exact: whether the backward pass runs under deterministic algorithms."""
     leaves = [t.detach().requires_grad_() for t in inputs]
 
@@ -208,14 +206,13 @@ def _runner(
         with deterministic_mode() if exact else contextlib.nullcontext():
             return torch.autograd.grad(out, leaves, dout)
 
-    works = {"forward": lambda: attend(*inputs), "backward": Prepared(lambda: attend(*leaves), backward)}
+    both = Prepared(lambda: attend(*leaves), backward)
 
     def verdict() -> tuple[float, bool]:
         error = float((attend(*inputs)[:, queries].double() - truth).abs().max())
-        first, second = works["backward"](), works["backward"]()
-        return error, all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        return error, all(torch.equal(a, b) for a, b in zip(both(), both(), strict=True))
 
-    return Runner(works, verdict)
+    return Runner({"forward": lambda: attend(*inputs), "backward": both}, verdict)
 
 
 def sampled_truth(case: AttentionCase, q: Tensor, k: Tensor, v: Tensor, *weights: Tensor, queries: Tensor) -> Tensor:

@@ -137,7 +137,9 @@ def measure(case: BlockCase, device: torch.device, effort: Effort) -> list[dict[
         return Needed(flops=flops, floor_ms=flops / rates[0] / 1e9 if rates else None)
 
     makers: dict[str, Callable[[], Runner]] = {
-        name: lambda name=name: _runner(found[name], truth) for name in names if name in found  # type: ignore[misc]
+        name: lambda name=name: _runner(found[name], truth)
+        for name in names
+        if name in found  # type: ignore[misc]
     }
     return rows + compare(case.name, makers, device, effort=effort, needed=needed)
 

@@ -45,9 +45,7 @@ def _norm_rope(case: NormRopeCase, device: torch.device) -> dict[str, Callable[[
     """The peers of norm and rotation; their error is the largest difference of the rotated q from float64."""
     generator = torch.Generator(device=device).manual_seed(0)
     shape = (1, case.tokens, case.heads, case.dim)
-    q, k, dq, dk = (
-        torch.randn(shape, generator=generator, device=device, dtype=DTYPE) for _ in range(4)
-    )
+    q, k, dq, dk = (torch.randn(shape, generator=generator, device=device, dtype=DTYPE) for _ in range(4))
     lanes = case.heads * case.dim if case.kind == "rms_across_heads" else case.dim
     weight = torch.rand(lanes, generator=generator, device=device).to(DTYPE).requires_grad_()
     bias = torch.rand(lanes, generator=generator, device=device).to(DTYPE) if case.kind == "layer" else None

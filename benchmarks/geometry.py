@@ -154,7 +154,8 @@ def measure(case: GeometryCase, device: torch.device, effort: Effort) -> list[di
         return Needed(bytes=touched(case, part), floor_ms=floor_ms(case, part, name, gpu))
 
     makers: dict[str, Callable[[], Runner]] = {
-        name: lambda loss=loss: runner(loss) for name, loss in found.items()  # type: ignore[misc]
+        name: lambda loss=loss: runner(loss)
+        for name, loss in found.items()  # type: ignore[misc]
     }
     return compare(case.name, makers, device, effort=effort, needed=needed)
 

@@ -1,4 +1,4 @@
-"""Every measurement on a GPU as one run that can be interrupted: slices of at most eight minutes, in order of importance.
+"""Every measurement on a GPU as one run that can be interrupted: slices of at most eight minutes, first things first.
 
     python -m phys4d.benchmarks.gpu_run plan
     python -m phys4d.benchmarks.gpu_run run [SLICE ...] --out OUT [--minutes N]

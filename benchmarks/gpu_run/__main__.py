@@ -19,7 +19,9 @@ def main(arguments: list[str] | None = None) -> int:
     names = [part.name for part in plan.slices()]
     for name, what in (("run", "run slices on this GPU"), ("rehearse", "run them in small without a GPU")):
         runs = commands.add_parser(name, help=what)
-        runs.add_argument("slices", nargs="*", metavar="SLICE", help=f"of {', '.join(names)}; default: all, in this order")
+        runs.add_argument(
+            "slices", nargs="*", metavar="SLICE", help=f"of {', '.join(names)}; default: all, in this order"
+        )
         runs.add_argument("--out", type=Path, required=True, help="folder of the results; the same one goes on")
         runs.add_argument("--minutes", type=float, help="the most that this call may take")
         runs.add_argument("--full", action="store_true", help="with all checks and rivals")

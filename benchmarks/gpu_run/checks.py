@@ -1,4 +1,4 @@
-"""Whether every kernel is right on this device: results and gradients beside float64, torch's own operators, and itself.
+"""Whether every kernel is right on this device: results and gradients beside float64 and torch's, and twice.
 
 A row of a check holds what was compared, its error, the largest that it may be, and whether it passed. Errors are
 relative: the norm of the difference over the norm of the right values. Where float64 takes too much memory at the
@@ -126,7 +126,13 @@ def of_norm_rope(case: NormRopeCase, device: torch.device) -> Rows:
     sizes = [shape, (lanes,), *([(lanes,)] if case.kind == "layer" else [])]
     leaves = [torch.randn(size, generator=generator, device=device, dtype=DTYPE) for size in sizes]
     given = torch.randn(shape, generator=generator, device=device, dtype=DTYPE)
-    rest = (case.kind, 1e-6, Rope.make(case.grid, case.lanes, layout=case.layout, device=device), case.grid, -case.words)
+    rest = (
+        case.kind,
+        1e-6,
+        Rope.make(case.grid, case.lanes, layout=case.layout, device=device),
+        case.grid,
+        -case.words,
+    )
 
     def by(function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, ...]]:
         return lambda x, weight, bias=None: (function(x, weight, bias, *rest),)
@@ -145,8 +151,8 @@ def of_adaptive_norm(case: AdaptiveNormCase, device: torch.device) -> Rows:
 
     def reference(*leaves: Tensor) -> tuple[Tensor, ...]:
         by = dict(zip(names, leaves, strict=True))
-        rest = (by.get(name) for name in ("gate", "weight", "bias", "scale", "shift"))
-        return adaptive_norm_reference(by["x"], by["y"], *rest, index, "layer", EPSILON)
+        gate, weight, bias, scale, shift = map(by.get, ("gate", "weight", "bias", "scale", "shift"))
+        return adaptive_norm_reference(by["x"], by["y"], gate, weight, bias, scale, shift, index, "layer", EPSILON)
 
     def mine(*leaves: Tensor) -> tuple[Tensor, ...]:
         return ours.call(**dict(zip(names, leaves, strict=True)))

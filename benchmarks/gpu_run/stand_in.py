@@ -1,8 +1,8 @@
 """A rehearsal of the run without a GPU: every slice, case and rival, in small, so that no slip waits for the GPU.
 
-In a worker that calls `install`, Triton interprets kernels on the CPU, events and memory counters of CUDA are stand-ins,
-and only torch, triton, numpy, pytest and what these need can be imported. Its results are marked as a rehearsal and are
-never adopted. Faults can be planted, to show that a fault costs no more than its own case:
+In a worker that calls `install`, Triton interprets kernels on the CPU, CUDA's events and memory counters are stand-ins,
+compiled rivals are not compiled, and only torch, triton, numpy, pytest and what these need can be imported. Its results
+are marked as a rehearsal and are never adopted. Faults can be planted, to show that one costs no more than its own case:
 
     abort:CASE[:RIVAL]    the process ends at once, as after an illegal address
     hang:CASE[:RIVAL]     the case does not end
@@ -21,8 +21,9 @@ from typing import Any
 PACKAGES = ("torch", "triton", "numpy", "pytest")
 # What these import themselves, and this project.
 NEEDED = (
-    "torchgen", "functorch", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments", "sympy", "mpmath", "networkx",
-    "jinja2", "markupsafe", "filelock", "fsspec", "typing_extensions", "setuptools", "_distutils_hack", "phys4d",
+    "torchgen", "functorch", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments", "sympy", "mpmath",
+    "networkx", "jinja2", "markupsafe", "filelock", "fsspec", "typing_extensions", "setuptools", "_distutils_hack",
+    "phys4d",
 )  # fmt: skip
 HOME = "/nonexistent"  # of a worker: nothing can be written there
 MEMORY_MIB = 36_577  # that a planted allocation asks for

@@ -22,6 +22,7 @@ from typing import IO, Any
 from phys4d.benchmarks.gpu_run import checks, environment, plan, stand_in, worker
 from phys4d.benchmarks.gpu_run.record import Record, RecordError
 
+REHEARSED = 300.0  # seconds that a case of a rehearsal may take; other processes may slow the CPU down
 RETRIES = 2  # further starts of a case, each without the rival that was running when it ended
 POLL = 0.2  # seconds
 LOG_BYTES = 8 << 20  # of the output of all processes; what follows is left out
@@ -111,7 +112,7 @@ def _slice(call: Run, part: plan.Slice) -> None:
                 return
             at = worker.Position.read(Path(position.name))
         if code == 2:
-            raise RecordError(f"{part.name}: see above")
+            raise RecordError(f"{part.name}: {why}")
         if not at:
             outside += 1
             call.say(f"{part.name}: its process ended outside of a case: {why}")
@@ -152,7 +153,8 @@ def _process(
     reader = threading.Thread(target=_copy, args=(child, call, tail), daemon=True)
     reader.start()
     shown = set(Record.read(call.out / f"{part.name}.json").cases)
-    limits = {item.name: max(item.limit, 0.0) if call.least is None else call.least for item in part.items}
+    least = call.least or (REHEARSED if call.rehearsal else 0.0)
+    limits = {item.name: least or item.limit for item in part.items}
     why = ""
     try:
         while child.poll() is None:
@@ -171,6 +173,8 @@ def _process(
         reader.join(5)
     _show(call, part, shown)
     code = child.returncode
+    if code == 2:
+        return code, tail[-1].strip() if tail else "wrong arguments"
     if not why and code not in (0, 2, worker.LEFT) and time.time() <= call.end:
         last = next((line for line in reversed(tail) if line.strip()), "")
         ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
@@ -209,8 +213,8 @@ def _summary(call: Run, part: plan.Slice) -> list[str]:
     kernels = record.kernels
     call.say(
         f"{part.name}: {len(done)} of {len(part.items)} cases in {taken / 60:.1f} minutes, {expected / 60:.1f} "
-        f"predicted; kernels: {kernels['compiled']} compiled in {kernels['seconds']:.0f} s, {kernels['found']} found in "
-        "the cache"
+        f"predicted; kernels: {kernels['compiled']} compiled in {kernels['seconds']:.0f} s, {kernels['found']} found "
+        "in the cache"
     )
     return [item.name for item in part.items if not record.finished(item.name)]
 

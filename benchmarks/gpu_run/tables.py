@@ -48,7 +48,8 @@ def _of_gpu(kind: str, result: dict[str, Any]) -> str:
 
 def walls() -> str:
     """Predicted and measured minutes of every slice, and what was lost or did not pass."""
-    lines = ["| GPU | slice | cases done | lost | minutes predicted | minutes taken | checks failed |", "|---" * 7 + "|"]
+    titles = ("GPU", "slice", "cases done", "lost", "minutes predicted", "minutes taken", "checks failed")
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for kind in ("check", "attention", "elementwise", "geometry", "blocks", "step"):
         for result in found(kind):
             cases = result["cases"].values()
@@ -66,9 +67,10 @@ def steps() -> str:
     """The training step: milliseconds and memory of the stock transformer and of ours."""
     lines = ["| GPU | blocks | tokens | variant | step ms (p20, p80) | peak MiB |", "|---" * 6 + "|"]
     for result in found("step"):
+        gpu = results.machine(result["provenance"], "cuda")
         for row in result["rows"]:
+            spread = f"{row['ms']:.0f} ({row['ms_p20']:.0f}, {row['ms_p80']:.0f})"
             lines.append(
-                f"| {results.machine(result['provenance'], 'cuda')} | {row['layers']} | {row['tokens']:,} | "
-                f"{row['backend']} | {row['ms']:.0f} ({row['ms_p20']:.0f}, {row['ms_p80']:.0f}) | {row['peak_mb']:.0f} |"
+                f"| {gpu} | {row['layers']} | {row['tokens']:,} | {row['backend']} | {spread} | {row['peak_mb']:.0f} |"
             )
     return "\n".join(lines) if len(lines) > 2 else NOTHING

@@ -18,7 +18,7 @@ def tiny(case: Any) -> Any:
         words = min(case.words, WORDS)
         return dataclasses.replace(case, batch=1, grid=grid, heads=2, words=words, pattern=pattern)
     if isinstance(case, NormRopeCase):  # with all lanes of a head, which the rotation divides by axis
-        return dataclasses.replace(case, grid=GRID, heads=2, words=min(case.words, WORDS))
+        return dataclasses.replace(case, grid=(2, 1, 2), heads=2, words=min(case.words, WORDS))
     if isinstance(case, AdaptiveNormCase):
         return dataclasses.replace(adaptive_norm.cut(case, 31), width=WIDTH)
     if isinstance(case, BlockCase):

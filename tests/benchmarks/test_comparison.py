@@ -27,7 +27,8 @@ def rows_of(effort=QUICK, **rivals):
 
 def out_of_memory(amount: str):
     raise torch.OutOfMemoryError(
-        f"CUDA out of memory. Tried to allocate {amount}. GPU 0 has a total capacity of 139.80 GiB of which 9.25 GiB is free."
+        f"CUDA out of memory. Tried to allocate {amount}. GPU 0 has a total capacity of 139.80 GiB of which 9.25 GiB "
+        "is free."
     )
 
 

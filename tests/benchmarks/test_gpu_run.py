@@ -138,7 +138,7 @@ def test_the_run_and_the_tests_on_a_gpu_import_torch_triton_numpy_and_pytest_onl
 
 def test_without_a_gpu_the_run_is_refused(tmp_path, capsys) -> None:
     assert main(["run", "attention", "--out", str(tmp_path)]) == 2
-    assert "torch finds no CUDA device here" in (tmp_path / "log.txt").read_text()
+    assert "torch finds no CUDA device here" in capsys.readouterr().err
     assert not (tmp_path / "attention.json").exists()
     assert main(["run", "unknown", "--out", str(tmp_path)]) == 2
     assert "unknown: no such slice" in capsys.readouterr().err
@@ -244,9 +244,9 @@ def row(backend: str, part: str, ms: float, **more) -> dict:
 
 
 def measured_folder(folder: Path, **changes) -> Path:
-    rows = [
-        row("triton", part, ms, predicted_ms=21.1) for part, ms in (("forward", 20.0), ("backward", 80.0))
-    ] + [row("sdpa-cudnn", part, ms) for part, ms in (("forward", 15.0), ("backward", 40.0))]
+    rows = [row("triton", part, ms, predicted_ms=21.1) for part, ms in (("forward", 20.0), ("backward", 80.0))] + [
+        row("sdpa-cudnn", part, ms) for part, ms in (("forward", 15.0), ("backward", 40.0))
+    ]
     rows.append({"case": "wan-5b", "backend": "sdpa-math", "refused": "out of memory", "wanted_mb": 36_352.0})
     folder.mkdir()
     found = Record(folder / "attention.json", about("attention", **changes))
