@@ -9,6 +9,7 @@ their own dtype; Open-Sora computes both modulations and selects one per frame. 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -241,10 +242,7 @@ def makers(
 
         return Runner({"forward": forward, "backward": backward}, verdict)
 
-    ready: dict[str, Callable[[], Runner]] = {
-        name: lambda rival=rival: runner(rival)
-        for name, rival in found.items()  # type: ignore[misc]
-    }
+    ready: dict[str, Callable[[], Runner]] = {name: partial(runner, rival) for name, rival in found.items()}
     name = "FlashInfer, forward"
     try:
         work = _flashinfer(case, made)

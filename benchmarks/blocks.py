@@ -15,6 +15,7 @@ that this GPU sustains.
 import copy
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -136,11 +137,7 @@ def measure(case: BlockCase, device: torch.device, effort: Effort) -> list[dict[
         flops = case.flops(part)
         return Needed(flops=flops, floor_ms=flops / rates[0] / 1e9 if rates else None)
 
-    makers: dict[str, Callable[[], Runner]] = {
-        name: lambda name=name: _runner(found[name], truth)
-        for name in names
-        if name in found  # type: ignore[misc]
-    }
+    makers = {name: partial(_runner, found[name], truth) for name in names if name in found}
     return rows + compare(case.name, makers, device, effort=effort, needed=needed)
 
 

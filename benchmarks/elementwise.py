@@ -8,6 +8,7 @@ modulation with the peers of `adaptive_norm`.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ def _norm_rope(case: NormRopeCase, device: torch.device) -> dict[str, Callable[[
 
         return Runner({"forward": forward, "backward": both}, verdict)
 
-    return {name: lambda rival=rival: runner(rival) for name, rival in rivals.items()}  # type: ignore[misc]
+    return {name: partial(runner, rival) for name, rival in rivals.items()}
 
 
 def cases(names: list[str] | None, device: torch.device) -> list[Case]:

@@ -12,6 +12,7 @@ import dataclasses
 import importlib.util
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -153,10 +154,7 @@ def measure(case: GeometryCase, device: torch.device, effort: Effort) -> list[di
     def needed(part: Any, name: str) -> Needed:
         return Needed(bytes=touched(case, part), floor_ms=floor_ms(case, part, name, gpu))
 
-    makers: dict[str, Callable[[], Runner]] = {
-        name: lambda loss=loss: runner(loss)
-        for name, loss in found.items()  # type: ignore[misc]
-    }
+    makers = {name: partial(runner, loss) for name, loss in found.items()}
     return compare(case.name, makers, device, effort=effort, needed=needed)
 
 

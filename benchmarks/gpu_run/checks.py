@@ -7,6 +7,7 @@ shapes of a model, gradients of attention are held to those of torch's own atten
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,13 +64,13 @@ def every() -> Iterator[Check]:
     for case in ATTENTION:
         yield _of_attention(case, DTYPE, case.name, 4.0, True)
     for norm in NORM_ROPE:
-        yield Check(norm.name, 3, 1.5, lambda device, norm=norm: of_norm_rope(norm, device))  # type: ignore[misc]
+        yield Check(norm.name, 3, 1.5, partial(of_norm_rope, norm))
     for adaptive in ADAPTIVE_NORM:
-        yield Check(adaptive.name, 3, 1.5, lambda device, case=adaptive: of_adaptive_norm(case, device))  # type: ignore[misc]
+        yield Check(adaptive.name, 3, 1.5, partial(of_adaptive_norm, adaptive))
     for field in GEOMETRY:
         kernels = {"flow_warp": 3, "splat": 4}.get(field.op, 5 if field.op == "chamfer" else 2)
         seconds = 8.0 if field.name == "chamfer-frame" else 3.0
-        yield Check(field.name, kernels, seconds, lambda device, field=field: of_geometry(field, device))  # type: ignore[misc]
+        yield Check(field.name, kernels, seconds, partial(of_geometry, field))
     for case in VARIETY:
         yield _of_attention(case, DTYPE, case.name, 1.0, case.dim == 40)
     for dtype, word in ((torch.float16, "float16"), (torch.float32, "float32")):
@@ -80,7 +81,7 @@ def every() -> Iterator[Check]:
 
 def _of_attention(case: AttentionCase, dtype: torch.dtype, name: str, seconds: float, essential: bool) -> Check:
     kernels = 2 if isinstance(case.pattern, Temporal) else 4
-    return Check(name, kernels, seconds, lambda device: of_attention(case, dtype, device), essential)
+    return Check(name, kernels, seconds, partial(of_attention, case, dtype), essential)
 
 
 def of_attention(case: AttentionCase, dtype: torch.dtype, device: torch.device) -> Rows:

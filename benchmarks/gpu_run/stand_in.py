@@ -2,7 +2,7 @@
 
 In a worker that calls `install`, Triton interprets kernels on the CPU, CUDA's events and memory counters are stand-ins,
 compiled rivals are not compiled, and only torch, triton, numpy, pytest and what these need can be imported. Its results
-are marked as a rehearsal and are never adopted. Faults can be planted, to show that one costs no more than its own case:
+are marked as a rehearsal and are never adopted. Faults can be planted, to show that one costs only its own case:
 
     abort:CASE[:RIVAL]    the process ends at once, as after an illegal address
     hang:CASE[:RIVAL]     the case does not end
