@@ -1,4 +1,4 @@
-"""The run on a GPU rehearsed without one: all slices in few packages and without a home, killed, resumed, with faults."""
+"""The run on a GPU rehearsed without one: all slices in few packages, without a home, killed, resumed, with faults."""
 
 import json
 import os
