@@ -18,7 +18,7 @@ NATIVE := $(wildcard kernels/native/src/*)
 # Prints 1 if this Python is new enough, 2 if it can also make virtual environments.
 PYTHON_CHECK := import sys, importlib.util as u; print((sys.version_info >= (3, 11)) * (1 + bool(u.find_spec("ensurepip"))))
 
-OUT ?= benchmarks/results/gpu
+OUT ?= runs/gpu
 JOBS ?= 2
 # A test that hangs fails, with the stacks of its threads.
 HANGS := -o faulthandler_timeout=400 -o faulthandler_exit_on_timeout=true

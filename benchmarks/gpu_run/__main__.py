@@ -32,12 +32,16 @@ def main(arguments: list[str] | None = None) -> int:
             runs.add_argument("--least", type=float, help="seconds after which a case is given up")
     adopts = commands.add_parser("adopt", help="take the results of a GPU into benchmarks/results/ and the pages")
     adopts.add_argument("folder", type=Path)
+    adopts.add_argument("--revision", help="of the source that was measured, where the run could not find it")
     options = parser.parse_args(arguments)
     try:
         return _run(options)
     except RecordError as fault:
         print(f"phys4d: {fault}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("phys4d: stopped; the same command goes on", file=sys.stderr)
+        return supervisor.LEFT
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -47,7 +51,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "adopt":
         from phys4d.benchmarks.gpu_run import adopt
 
-        for line in adopt.adopt(options.folder):
+        for line in adopt.adopt(options.folder, options.revision):
             print(line)
         return 0
     rehearsal = options.command == "rehearse"

@@ -12,8 +12,12 @@ from phys4d.benchmarks.gpu_run.record import Record, RecordError
 from phys4d.kernels.attention import measured
 
 
-def adopt(folder: Path) -> list[str]:
+def adopt(folder: Path, revision: str | None = None) -> list[str]:
     """Copies every slice in the folder, with its tables and plot, and fills the pages; returns what was written.
+
+    Args:
+        folder: of a run.
+        revision: of the source that was measured, where the run could not find it.
 
     Raises:
         RecordError: the folder holds no results, or some that no GPU produced, or of two GPUs or revisions.
@@ -22,6 +26,9 @@ def adopt(folder: Path) -> list[str]:
     records = [Record.read(folder / f"{name}.json") for name in names if (folder / f"{name}.json").exists()]
     if not records:
         raise RecordError(f"{folder}: holds no file of a slice ({', '.join(names)}): give the folder of a run")
+    for record in records:
+        provenance = record.about["provenance"]
+        provenance["git_revision"] = provenance["git_revision"] or revision
     gpu = _produced_by(records)
     place = results.COMMITTED / results.gpu_folder(gpu)
     written = []
@@ -49,7 +56,7 @@ def _produced_by(records: list[Record]) -> str:
         if record.about["device"] != "cuda" or not record.about["provenance"]["gpus"]:
             raise RecordError(f"{record.file}: measured on a CPU: only results of a GPU are adopted")
         if not record.about["provenance"]["git_revision"]:
-            raise RecordError(f"{record.file}: names no revision of the source: give the run --revision")
+            raise RecordError(f"{record.file}: names no revision of the source: give --revision")
     known = {(r.about["provenance"]["gpus"][0], r.about["provenance"]["git_revision"]) for r in records}
     if len(known) > 1:
         raise RecordError(f"{records[0].file.parent}: holds results of several GPUs or revisions: {sorted(known)}")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from phys4d.benchmarks import attention, blocks, elementwise, expected, geometry
-from phys4d.benchmarks.comparison import Effort, finish_or_lose
+from phys4d.benchmarks.comparison import DeviceLost, Effort, finish_or_lose
 from phys4d.benchmarks.gpu_run import checks, plan, step
 from phys4d.benchmarks.gpu_run.record import Record
 from phys4d.benchmarks.gpu_run.tiny import tiny
@@ -51,6 +51,8 @@ def run(
             found = step.of_case(item.name, device, stand_in)
         else:
             found = _tuned(out, device, stand_in)
+    except DeviceLost:
+        raise
     except Exception as fault:
         found = "lost", {"reason": f"{type(fault).__name__}: {' '.join(str(fault).split())[:500]}"}
         finish_or_lose(device, item.name)

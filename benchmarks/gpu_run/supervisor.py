@@ -23,6 +23,7 @@ from phys4d.benchmarks.gpu_run import checks, environment, plan, stand_in, worke
 from phys4d.benchmarks.gpu_run.record import Record, RecordError
 
 REHEARSED = 300.0  # seconds that a case of a rehearsal may take; other processes may slow the CPU down
+LEFT = worker.LEFT  # exit code where cases are left
 RETRIES = 2  # further starts of a case, each without the rival that was running when it ended
 POLL = 0.2  # seconds
 LOG_BYTES = 8 << 20  # of the output of all processes; what follows is left out

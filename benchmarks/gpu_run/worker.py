@@ -98,7 +98,7 @@ def work(given: argparse.Namespace) -> int:
             state, found = cases.run(part.name, item, device, given.out, without, position.rival, given.stand_in)
         except DeviceLost as fault:
             print(f"{item.name}: {fault}", file=sys.stderr, flush=True)
-            return LOST
+            os._exit(LOST)  # the usual end would wait for the device
         spent = time.time() - position.began
         record.kernels = _sum(before, counted)
         record.finish(item.name, state, spent, item.seconds, **found)

@@ -107,3 +107,10 @@ def test_without_results_of_a_gpu_the_tables_say_so(tmp_path, monkeypatch) -> No
     for text in (tables.measured("attention")(), tables.walls(), tables.steps()):
         assert text == tables.NOTHING
     assert record.FINISHED == ("done", "lost", "refused")
+
+
+def test_a_revision_that_the_run_could_not_find_is_given_when_adopting(checkout) -> None:
+    folder = measured_folder(checkout / "out", provenance={"git_revision": None})
+    assert main(["adopt", str(folder), "--revision", "fedcba9876543210"]) == 0
+    kept = json.loads((checkout / "benchmarks" / "results" / "h200" / "attention.json").read_text())
+    assert kept["provenance"]["git_revision"] == "fedcba9876543210"
