@@ -14,7 +14,7 @@ def tiny(case: Any) -> Any:
     """The same case with few tokens, heads, pixels or points, under its own name."""
     if isinstance(case, AttentionCase):
         pattern = Window(2, 1, 2) if isinstance(case.pattern, Window) else case.pattern
-        grid = (min(case.grid[0], 8), 1, 2) if isinstance(case.pattern, Temporal) else GRID
+        grid = (4, 1, 1 if case.lanes else 2) if isinstance(case.pattern, Temporal) else GRID
         words = min(case.words, WORDS)
         return dataclasses.replace(case, batch=1, grid=grid, heads=2, words=words, pattern=pattern)
     if isinstance(case, NormRopeCase):  # with all lanes of a head, which the rotation divides by axis
