@@ -84,6 +84,8 @@ def run(call: Run, slices: Sequence[plan.Slice]) -> int:
         if call.rehearsal:
             call.say("Rehearsal: no GPU; small shapes in Triton's interpreter, whose times say nothing of any GPU.")
         real = {part.name: part for part in plan.slices(call.full)}
+        essential = sum(part.seconds for part in real.values() if part.essential) / 60
+        call.say(f"Essential slices together: {essential:.1f} minutes predicted on an {plan.wall.GPU}.")
         left: list[str] = []
         for part in slices:
             predicted = f"{real[part.name].seconds / 60:.1f} minutes predicted on an {plan.wall.GPU}"

@@ -92,6 +92,8 @@ def test_every_slice_runs_and_each_fault_costs_only_itself(tmp_path: Path) -> No
     log = (out / "log.txt").read_text()
     for part in plan.slices():
         assert f"{part.seconds / 60:.1f} minutes predicted on an H200" in log, part.name
+    essential = sum(part.seconds for part in plan.slices() if part.essential) / 60
+    assert f"Essential slices together: {essential:.1f} minutes predicted on an H200" in log
     assert log.count("Rehearsal: no GPU") == 3
     assert list((tmp_path / "home").iterdir()) == []
     with pytest.raises(RecordError, match="a rehearsal, whose figures no GPU produced"):
