@@ -1,14 +1,13 @@
 """Predicted seconds of every case of the run, printed beside those that it takes.
 
 A part of a case takes rounds x rivals x the time of one call, at most its limit of seconds, and its warm-up. The time
-of a call is that of the floor times a guessed factor, or of our predicted kernel. Compiling is counted apart. The
+of a call is that of the floor times a guessed factor, the mean over the rivals. Compiling is counted apart. The
 constants are guesses for one H200 with 16 cores, made to be compared with a run.
 """
 
-import functools
 from typing import Any
 
-from phys4d.benchmarks import expected, geometry
+from phys4d.benchmarks import geometry
 from phys4d.benchmarks.cases import AttentionCase, BlockCase, GeometryCase, NormRopeCase
 from phys4d.benchmarks.comparison import SUSTAINED, Effort
 from phys4d.kernels.attention import Full, Spatial, Temporal
@@ -79,9 +78,3 @@ def _timed(
         rounds = max(3.0, min(effort.rounds, effort.seconds / a_round))
         total += a_round * (rounds + CALLS)
     return total
-
-
-@functools.cache
-def ours_ms(kind: str, case: str) -> float:
-    """Predicted milliseconds of our kernels, forward and backward; 0 where nothing is predicted."""
-    return sum(expected.milliseconds(kind, case, part) or 0.0 for part in PARTS)
