@@ -18,7 +18,7 @@ NATIVE := $(wildcard kernels/native/src/*)
 # Prints 1 if this Python is new enough, 2 if it can also make virtual environments.
 PYTHON_CHECK := import sys, importlib.util as u; print((sys.version_info >= (3, 11)) * (1 + bool(u.find_spec("ensurepip"))))
 
-OUT ?= benchmarks/results/gpu
+OUT ?= runs/gpu
 JOBS ?= 2
 # A test that hangs fails, with the stacks of its threads.
 HANGS := -o faulthandler_timeout=400 -o faulthandler_exit_on_timeout=true
@@ -31,7 +31,7 @@ help:
 	@echo "make test-slow  chaos, fuzz and long tests"
 	@echo "make test-matrix  the kernels' tests under the oldest and the newest torch, triton and Python"
 	@echo "make mutate     plants small faults and says which no test notices; an hour and more"
-	@echo "make test-gpu   the kernels on a GPU; make bench-gpu times them too, beside every peer"
+	@echo "make test-gpu   the tests of the kernels on a GPU; make bench-gpu checks and times them, beside every peer"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make docs       the API reference from the docstrings, build/api/index.html"
 	@echo "make venv       only the virtual environment $(VENV)"
@@ -83,17 +83,14 @@ $(MATRIX)/%/.installed:
 mutate: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutate
 
-# On a machine with a GPU and torch, triton, numpy, pytest and hypothesis in PYTHON: first whether every kernel is right,
-# then how fast, each peer in the same run. Results go to OUT. Most of the tests' time is compiling: with pytest-xdist,
-# PARALLEL="-n 8" takes eight cores for it.
+# On a machine with a GPU and torch, triton, numpy, pytest and hypothesis in PYTHON. Most of the tests' time is compiling:
+# with pytest-xdist, PARALLEL="-n 8" takes eight cores for it.
 test-gpu:
 	$(PYTHON) -m pytest -q $(PARALLEL) -m "gpu or interpreted" tests/gpu tests/kernels
 
-bench-gpu: test-gpu
-	$(PYTHON) -m phys4d bench attention --device cuda --out $(OUT)
-	$(PYTHON) -m phys4d bench elementwise --device cuda --out $(OUT)
-	$(PYTHON) -m phys4d bench blocks --device cuda --out $(OUT)
-	$(PYTHON) -m phys4d bench geometry --device cuda --out $(OUT)
+# Every measurement, with torch, triton and numpy in PYTHON: docs/gpu-run.md. Started again, it goes on with OUT.
+bench-gpu:
+	$(PYTHON) -m phys4d.benchmarks.gpu_run run --out $(OUT)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ their own dtype; Open-Sora computes both modulations and selects one per frame. 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from phys4d.benchmarks import layer_norms
 from phys4d.benchmarks.cases import DTYPE, AdaptiveNormCase
 from phys4d.benchmarks.comparison import Runner, refused
 from phys4d.benchmarks.layer_norms import EPSILON, Absent, Norm
-from phys4d.benchmarks.timing import Work, compiled
+from phys4d.benchmarks.timing import Prepared, Work, compiled, on_gpu
 from phys4d.kernels.elementwise import TokenRows, adaptive_norm, adaptive_norm_reference
 
 TABLES = ("gate", "scale", "shift")
@@ -58,11 +59,10 @@ class Rival:
         """One call without gradients."""
         return torch.no_grad()(lambda: self.call(**self.leaves))
 
-    def backward(self, gradients: Pair) -> Callable[[], tuple[Tensor, ...]]:
-        """A call that computes the gradients of all leaves; the forward pass runs once, here."""
-        outs = self.call(**self.leaves)
+    def backward(self, gradients: Pair) -> Prepared:
+        """A call that computes the gradients of all leaves, after a forward pass that is not timed."""
         leaves = list(self.leaves.values())
-        return lambda: torch.autograd.grad(outs, leaves, gradients, retain_graph=True)
+        return Prepared(lambda: self.call(**self.leaves), lambda outs: torch.autograd.grad(outs, leaves, gradients))
 
 
 def cut(case: AdaptiveNormCase, tokens: int) -> AdaptiveNormCase:
@@ -213,14 +213,14 @@ def _norm(make: Callable[..., Norm], case: AdaptiveNormCase, made: Inputs) -> No
     return make(case.width, like, made.tokens.get("weight"), made.tokens.get("bias"))
 
 
-def runners(
-    case: AdaptiveNormCase, device: torch.device, wanted: list[str] | None
-) -> tuple[dict[str, Runner], list[dict[str, Any]]]:
+def makers(
+    case: AdaptiveNormCase, device: torch.device
+) -> tuple[dict[str, Callable[[], Runner]], list[dict[str, Any]]]:
     """The implementations of the case, and a row with the reason for each that cannot run; errors are of the result."""
     made = inputs(case, device)
     found = rivals(case, made)
     rows: list[dict[str, Any]] = []
-    if device.type == "cuda":
+    if on_gpu(device):
         modes = {"compiled": None, "compiled, max-autotune": "max-autotune-no-cudagraphs"}
         found |= compilations(found, modes)
     else:
@@ -232,35 +232,38 @@ def runners(
             rows.append(refused(case.name, f"eager, {name}", str(why)))
     some = slice(0, min(256, case.tokens))
     expected = truth(made, some)
-    made_of: dict[str, Runner] = {}
-    for name, rival in found.items():
-        if wanted is not None and name not in wanted:
-            continue
-        try:
-            error = float((rival.forward()()[1][:, some].double() - expected).abs().max())
-            backward = rival.backward(made.gradients)
-            same = all(torch.equal(a, b) for a, b in zip(backward(), backward(), strict=True))
-            made_of[name] = Runner({"forward": rival.forward(), "backward": backward}, error, same)
-        except Exception as fault:  # a peer may fail in its own way; its row holds the exception
-            rows.append(refused(case.name, name, fault))
+
+    def runner(rival: Rival) -> Runner:
+        forward, backward = rival.forward(), rival.backward(made.gradients)
+
+        def verdict() -> tuple[float, bool]:
+            error = float((forward()[1][:, some].double() - expected).abs().max())
+            return error, all(torch.equal(a, b) for a, b in zip(backward(), backward(), strict=True))
+
+        return Runner({"forward": forward, "backward": backward}, verdict)
+
+    ready: dict[str, Callable[[], Runner]] = {name: partial(runner, rival) for name, rival in found.items()}
     name = "FlashInfer, forward"
-    if wanted is None or name in wanted:
-        try:
-            made_of[name] = _flashinfer(case, made, expected, some)
-        except Absent as why:
-            rows.append(refused(case.name, name, str(why)))
-        except Exception as fault:
-            rows.append(refused(case.name, name, fault))
-    return made_of, [row for row in rows if wanted is None or row["backend"] in wanted]
+    try:
+        work = _flashinfer(case, made)
+        ready[name] = lambda: Runner({"forward": work}, lambda: _same(work, expected, some))
+    except Absent as why:
+        rows.append(refused(case.name, name, str(why)))
+    except Exception as fault:  # a library may fail in its own way; its row holds the exception
+        rows.append(refused(case.name, name, fault))
+    return ready, rows
 
 
-def _flashinfer(case: AdaptiveNormCase, made: Inputs, expected: Tensor, some: slice) -> Runner:
+def _flashinfer(case: AdaptiveNormCase, made: Inputs) -> Callable[[], Pair]:
     x, y = (made.tokens[name].detach() for name in ("x", "y"))
     tables = {name: rows.detach()[made.index] for name, rows in made.rows.items()}
-    work = layer_norms.flashinfer(case, x, y, tables)
+    return layer_norms.flashinfer(case, x, y, tables)
+
+
+def _same(work: Callable[[], Pair], expected: Tensor, some: slice) -> tuple[float, bool]:
     first, second = work(), work()
     same = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    return Runner({"forward": work}, float((first[1][:, some].double() - expected).abs().max()), same)
+    return float((first[1][:, some].double() - expected).abs().max()), same
 
 
 def truth(made: Inputs, some: slice = slice(None)) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from phys4d.benchmarks import adaptive_norm, cpu_suite, results
 from phys4d.benchmarks.adaptive_norm import Inputs, Rival
 from phys4d.benchmarks.cases import ADAPTIVE_NORM
-from phys4d.benchmarks.timing import interleaved
+from phys4d.benchmarks.timing import Work, interleaved
 
 SHAPE, QUICK, AXES = (2048,), (64,), "tokens"
 DTYPE = "float32 and bfloat16, by case"
@@ -58,7 +58,7 @@ def measure(case: str, shape: Sequence[int], *, rounds: int, threads: Sequence[i
     rows, device = [], torch.device("cpu")
     for number, load in cpu_suite.over_threads(threads):
         found = eager | adaptive_norm.compilations(eager, {"compiled": None})
-        works = {
+        works: dict[str, dict[str, Work]] = {
             "forward": {name: rival.forward() for name, rival in found.items()},
             "backward": {name: rival.backward(made.gradients) for name, rival in found.items()},
         }

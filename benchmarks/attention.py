@@ -5,11 +5,13 @@
 Rows hold forward and backward separately: median, 20th and 80th percentile in milliseconds, peak memory, error against
 float64 on sampled queries (the error of "sdpa" is torch's own), whether two backward runs are bit-equal, and the share
 of the floor. The floor is the time that the GPU needs for the products alone, or for the bytes alone, whichever is
-longer. Peers that cannot compute a case are listed with the reason.
+longer. Peers that cannot compute a case are listed with the reason. A peer that ends in "-deterministic" runs under
+`torch.use_deterministic_algorithms`.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +20,8 @@ import triton
 from torch import Tensor
 
 from phys4d.benchmarks.cases import ATTENTION, DTYPE, AttentionCase
-from phys4d.benchmarks.comparison import Needed, Runner, compare, refused, sustained
-from phys4d.benchmarks.timing import Work, compiled
+from phys4d.benchmarks.comparison import Effort, Needed, Runner, compare, refused, sustained
+from phys4d.benchmarks.timing import Prepared, compiled, on_gpu
 from phys4d.kernels.attention import Full, Temporal, Window, attention, measured
 from phys4d.kernels.attention.backends import BACKENDS, dense_rows
 from phys4d.kernels.attention.backends.flex import mask_mod
@@ -27,6 +29,8 @@ from phys4d.kernels.attention.call import Call
 from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope_reference
 
 Attend = Callable[..., Tensor]  # of q, k, v and, where the case has a norm, the weights of queries and of keys
+# Backends whose kernels differ under deterministic algorithms: these are raced in both modes.
+DETERMINISTIC = ("sdpa-flash", "sdpa-efficient", "flash-attn-2", "flash-attn-4", "xformers")
 
 
 def small(case: AttentionCase) -> AttentionCase:
@@ -86,31 +90,35 @@ def peers(
     case: AttentionCase, tensors: list[Tensor], wanted: list[str] | None
 ) -> tuple[dict[str, Attend], dict[str, str]]:
     """The implementations that can compute the case, by name, and for the others the reason why not."""
-    call = _call(case, *tensors)
+    call = _call(case, *tensors[:3])
     found: dict[str, Attend] = {}
     refused: dict[str, str] = {}
-
-    def by(backend: str) -> Attend:
-        return lambda q, k, v, *weights: attention(  # type: ignore[no-any-return]
-            q, k, v, grid=case.grid, pattern=case.pattern, text=_text(case), backend=backend,
-            **_prepared(case, q.device, weights),
-        )  # fmt: skip
 
     for name, backend in BACKENDS.items():
         reason = backend.refusal(call)
         if reason is None and name == "reference" and case.pairs > 1 << 30:
             reason = "it would keep every score in memory"
+        if reason is None and name == "sdpa-math" and case.pairs > 1 << 33:
+            reason = "it would keep every score in memory, 32 GiB and more"
         if reason is None:
-            found[name] = by(name)
+            found[name] = by_backend(case, name)
+            if name in DETERMINISTIC and case.lanes is None:
+                with deterministic_mode():
+                    reason = backend.refusal(call)
+                if reason is None:
+                    found[f"{name}-deterministic"] = deterministic(case, name)
+                else:
+                    refused[f"{name}-deterministic"] = reason
         else:
             refused[name] = reason
-    found["auto"] = by("auto")
-    short = isinstance(case.pattern, Temporal) or not tensors[0].is_cuda
+    found["auto"] = by_backend(case, "auto")
+    gpu = on_gpu(tensors[0].device)
+    short = isinstance(case.pattern, Temporal) or not gpu
     if isinstance(case.pattern, Window) or (not short and case.pairs > 1 << 31):
         refused["naive"] = refused["naive-compiled"] = "it would keep every score in memory"
     else:
         found["naive"] = naive(case)
-        if tensors[0].is_cuda:
+        if gpu:
             found["naive-compiled"] = compiled(naive(case))
         else:
             refused["naive-compiled"] = "measured on CUDA only"
@@ -119,9 +127,38 @@ def peers(
     return found, refused
 
 
-def measure(
-    case: AttentionCase, device: torch.device, *, quick: bool, wanted: list[str] | None
-) -> list[dict[str, Any]]:
+def by_backend(case: AttentionCase, backend: str) -> Attend:
+    """`attention` of the case with this backend."""
+    return lambda q, k, v, *weights: attention(  # type: ignore[no-any-return]
+        q, k, v, grid=case.grid, pattern=case.pattern, text=_text(case), backend=backend,
+        **_prepared(case, q.device, weights),
+    )  # fmt: skip
+
+
+def deterministic(case: AttentionCase, name: str) -> Attend:
+    """A backend under deterministic algorithms; its backward pass must run under them too (`deterministic_mode`)."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with deterministic_mode():
+            return BACKENDS[name].run(_call(case, q, k, v))[0]
+
+    return attend
+
+
+@contextlib.contextmanager
+def deterministic_mode() -> Iterator[None]:
+    """Deterministic algorithms, without the filling of empty tensors by which torch finds reads of them."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]  # type: ignore[attr-defined]
+
+
+def measure(case: AttentionCase, device: torch.device, effort: Effort) -> list[dict[str, Any]]:
     """The rows of one case: those of `comparison.compare`, and one with the reason for each peer that cannot serve."""
     generator = torch.Generator(device=device).manual_seed(0)
     shape = (case.batch, case.tokens, case.heads, case.dim)
@@ -129,35 +166,38 @@ def measure(
     inputs = [q, k, v]
     if case.lanes is not None:
         inputs += [torch.randn(case.dim, generator=generator, device=device, dtype=DTYPE) for _ in range(2)]
-    attends, reasons = peers(case, [t.detach().requires_grad_() for t in (q, k, v)], wanted)
-    rows = [refused(case.name, name, reason) for name, reason in reasons.items()]
+    attends, reasons = peers(case, [t.detach().requires_grad_() for t in (q, k, v)], None)
+    rows = [refused(case.name, name, reason) for name, reason in reasons.items() if effort.takes(name)]
     queries = torch.randperm(case.tokens, generator=generator, device=device)[:64].sort().values
     truth = sampled_truth(case, *inputs, queries=queries)
-    runners: dict[str, Runner] = {}
-    for name, attend in attends.items():
-        try:
-            error = float((attend(*inputs)[:, queries].double() - truth).abs().max())
-            backward = _backward(attend, inputs, dout)
-            same = all(torch.equal(a, b) for a, b in zip(backward(), backward(), strict=True))
-        except Exception as fault:  # a peer may fail in its own way; its row holds the exception
-            rows.append(refused(case.name, name, fault))
-            torch.cuda.empty_cache() if device.type == "cuda" else None
-            continue
-        forward: Work = lambda attend=attend: attend(*inputs)  # type: ignore[misc]  # noqa: E731
-        runners[name] = Runner({"forward": forward, "backward": backward}, error, same)
+
+    def maker(name: str) -> Callable[[], Runner]:
+        return lambda: _runner(attends[name], inputs, dout, queries, truth, name.endswith("-deterministic"))
 
     def needed(part: Any, name: str) -> Needed:
         return Needed(case.flops(part), case.bytes(part), floor_ms(case, part, device))
 
-    return rows + compare(case.name, runners, device, quick=quick, needed=needed)
+    makers = {name: maker(name) for name in attends}
+    return rows + compare(case.name, makers, device, effort=effort, needed=needed)
 
 
-def _backward(attend: Attend, inputs: list[Tensor], dout: Tensor) -> Work:
+def _runner(attend: Attend, inputs: list[Tensor], dout: Tensor, queries: Tensor, truth: Tensor, exact: bool) -> Runner:
+    """exact: whether the backward pass runs under deterministic algorithms."""
     leaves = [t.detach().requires_grad_() for t in inputs]
-    out = attend(*leaves)
-    if not out.requires_grad:
-        raise RuntimeError("its result has no gradient")
-    return lambda: torch.autograd.grad(out, leaves, dout, retain_graph=True)
+
+    def backward(out: Tensor) -> tuple[Tensor, ...]:
+        if not out.requires_grad:
+            raise RuntimeError("its result has no gradient")
+        with deterministic_mode() if exact else contextlib.nullcontext():
+            return torch.autograd.grad(out, leaves, dout)
+
+    both = Prepared(lambda: attend(*leaves), backward)
+
+    def verdict() -> tuple[float, bool]:
+        error = float((attend(*inputs)[:, queries].double() - truth).abs().max())
+        return error, all(torch.equal(a, b) for a, b in zip(both(), both(), strict=True))
+
+    return Runner({"forward": lambda: attend(*inputs), "backward": both}, verdict)
 
 
 def sampled_truth(case: AttentionCase, q: Tensor, k: Tensor, v: Tensor, *weights: Tensor, queries: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ that this GPU sustains.
 import copy
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,10 +23,10 @@ from torch import Tensor, nn
 
 from phys4d.benchmarks import diffusers_blocks
 from phys4d.benchmarks.cases import BLOCKS, DTYPE, BlockCase
-from phys4d.benchmarks.comparison import Needed, Runner, compare, refused, sustained
+from phys4d.benchmarks.comparison import Effort, Needed, Runner, compare, refused, sustained
 from phys4d.benchmarks.diffusers_blocks import Alone
 from phys4d.benchmarks.opensora_block import OpenSoraBlock
-from phys4d.benchmarks.timing import compiled
+from phys4d.benchmarks.timing import compiled, on_gpu
 
 PARTS: dict[str, tuple[str, ...]] = {
     "stock": (), "ours, attention": ("attention",), "ours, adaptive norm": ("norm",),
@@ -115,56 +116,50 @@ def variants(case: BlockCase, device: torch.device, dtype: torch.dtype) -> dict[
     return _diffusers(getattr(diffusers_blocks, case.model), case, device, dtype)
 
 
-def measure(case: BlockCase, device: torch.device, *, quick: bool, wanted: list[str] | None) -> list[dict[str, Any]]:
+def measure(case: BlockCase, device: torch.device, effort: Effort) -> list[dict[str, Any]]:
     """One row per variant and part, and one with the reason for each variant that cannot run."""
-    torch.compiler.reset()
     names = [*PARTS, *([BY_FRAME] if case.model == "wan" else []), *COMPILED]
-    chosen = [name for name in names if wanted is None or name in wanted]
     try:
         found = variants(case, device, DTYPE)
     except ImportError as fault:
         why = f"diffusers cannot be imported ({str(fault)[:150]}); pip install 'phys4d[train]'"
-        return [refused(case.name, name, why) for name in chosen]
+        return [refused(case.name, name, why) for name in names if effort.takes(name)]
     rows = []
-    if device.type == "cuda":
+    if on_gpu(device):
         for name, of in COMPILED.items():
             found[name] = dataclasses.replace(found[of], call=compiled(found[of].call))
     else:
-        rows = [refused(case.name, name, "measured on CUDA only") for name in COMPILED if name in chosen]
+        rows = [refused(case.name, name, "measured on CUDA only") for name in COMPILED if effort.takes(name)]
     truth = _truth(found["stock"])
-    runners: dict[str, Runner] = {}
-    for name in (name for name in chosen if name in found):
-        try:
-            runners[name] = _runner(found[name], truth)
-        except Exception as fault:  # out of memory, or a compiler error: its row holds the exception
-            rows.append(refused(case.name, name, fault))
-            torch.cuda.empty_cache() if device.type == "cuda" else None
     rates = sustained(device)
 
     def needed(part: Any, name: str) -> Needed:
         flops = case.flops(part)
         return Needed(flops=flops, floor_ms=flops / rates[0] / 1e9 if rates else None)
 
-    return rows + compare(case.name, runners, device, quick=quick, needed=needed)
+    makers = {name: partial(_runner, found[name], truth) for name in names if name in found}
+    return rows + compare(case.name, makers, device, effort=effort, needed=needed)
 
 
 def _runner(variant: Variant, truth: tuple[Tensor, ...]) -> Runner:
-    with torch.no_grad():
-        outs = variant.outs()
-    error = max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in zip(outs, truth, strict=True))
-    gradients = gradients_of(outs)
+    gradients = gradients_of(truth, DTYPE)
+    forward = torch.no_grad()(variant.outs)
 
     def step() -> tuple[Tensor, ...]:
         return variant.step(gradients)
 
-    same = all(torch.equal(a, b) for a, b in zip(step(), step(), strict=True))
-    return Runner({"forward": torch.no_grad()(variant.outs), "forward and backward": step}, error, same)
+    def verdict() -> tuple[float, bool]:
+        outs = forward()
+        error = max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in zip(outs, truth, strict=True))
+        return error, all(torch.equal(a, b) for a, b in zip(step(), step(), strict=True))
+
+    return Runner({"forward": forward, "forward and backward": step}, verdict)
 
 
-def gradients_of(outs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def gradients_of(outs: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Standard normal tensors with the shapes of the results, the same for every variant."""
     shapes = {str(number): out.shape for number, out in enumerate(outs)}
-    return tuple(diffusers_blocks.drawn(outs[0].device, outs[0].dtype, **shapes).values())
+    return tuple(diffusers_blocks.drawn(outs[0].device, dtype, **shapes).values())
 
 
 @torch.no_grad()

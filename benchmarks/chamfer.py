@@ -91,9 +91,10 @@ def by_neighbours(find: Neighbours, x: Tensor, y: Tensor) -> Tensor:
 
 def tree(workers: int) -> Neighbours:
     """Nearest neighbours by scipy's cKDTree with `workers` threads; -1: all cores."""
-    from scipy.spatial import cKDTree
 
     def find(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        from scipy.spatial import cKDTree
+
         clouds = x.numpy(), y.numpy()
         trees = [cKDTree(cloud) for cloud in clouds]
         nearest_in_y, nearest_in_x = (trees[1 - i].query(clouds[i], workers=workers)[1] for i in range(2))

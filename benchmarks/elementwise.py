@@ -8,6 +8,7 @@ modulation with the peers of `adaptive_norm`.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from phys4d.benchmarks import adaptive_norm
 from phys4d.benchmarks.cases import ADAPTIVE_NORM, DTYPE, NORM_ROPE, AdaptiveNormCase, NormRopeCase
-from phys4d.benchmarks.comparison import Needed, Runner, compare, sustained
-from phys4d.benchmarks.timing import compiled
+from phys4d.benchmarks.comparison import Effort, Needed, Runner, compare, sustained
+from phys4d.benchmarks.timing import Prepared, compiled, on_gpu
 from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope_reference, qk_norm_rope
 
 Both = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -24,29 +25,28 @@ Case = NormRopeCase | AdaptiveNormCase
 _TOKENS = 256  # of a small case
 
 
-def measure(case: Case, device: torch.device, *, quick: bool, wanted: list[str] | None) -> list[dict[str, Any]]:
+def measure(case: Case, device: torch.device, effort: Effort) -> list[dict[str, Any]]:
     """One row per peer and part, as for attention, and one with the reason for each peer that cannot serve."""
     rows: list[dict[str, Any]] = []
     if isinstance(case, NormRopeCase):
-        runners = _norm_rope(case, device, wanted)
+        makers = _norm_rope(case, device)
     else:
-        runners, rows = adaptive_norm.runners(case, device, wanted)
+        makers, rows = adaptive_norm.makers(case, device)
+        rows = [row for row in rows if effort.takes(row["backend"])]
     rates = sustained(device)
 
     def needed(part: Any, name: str) -> Needed:
         moved = case.bytes(part)
         return Needed(bytes=moved, floor_ms=moved / rates[1] / 1e9 if rates else None)
 
-    return rows + compare(case.name, runners, device, quick=quick, needed=needed)
+    return rows + compare(case.name, makers, device, effort=effort, needed=needed)
 
 
-def _norm_rope(case: NormRopeCase, device: torch.device, wanted: list[str] | None) -> dict[str, Runner]:
+def _norm_rope(case: NormRopeCase, device: torch.device) -> dict[str, Callable[[], Runner]]:
     """The peers of norm and rotation; their error is the largest difference of the rotated q from float64."""
     generator = torch.Generator(device=device).manual_seed(0)
     shape = (1, case.tokens, case.heads, case.dim)
-    q, k, dq, dk = (
-        torch.randn(shape, generator=generator, device=device, dtype=DTYPE) for _ in range(4)
-    )
+    q, k, dq, dk = (torch.randn(shape, generator=generator, device=device, dtype=DTYPE) for _ in range(4))
     lanes = case.heads * case.dim if case.kind == "rms_across_heads" else case.dim
     weight = torch.rand(lanes, generator=generator, device=device).to(DTYPE).requires_grad_()
     bias = torch.rand(lanes, generator=generator, device=device).to(DTYPE) if case.kind == "layer" else None
@@ -63,27 +63,29 @@ def _norm_rope(case: NormRopeCase, device: torch.device, wanted: list[str] | Non
         ),
         "eager": eager,
     }
-    if device.type == "cuda":
+    if on_gpu(device):
         rivals["compiled"] = compiled(eager)
-    if wanted is not None:
-        rivals = {name: rival for name, rival in rivals.items() if name in wanted}
     some = slice(0, min(256, case.tokens))
     truth = norm_rope_reference(
         q.double(), weight.detach().double(), None if bias is None else bias.double(), *rest
     )[:, some]  # fmt: skip
-    found: dict[str, Runner] = {}
-    for name, rival in rivals.items():
+
+    def runner(rival: Both) -> Runner:
         leaves = [t.detach().requires_grad_() for t in (q, k)]
-        outs = rival(*leaves)
-        error = float((outs[0].detach()[:, some].double() - truth).abs().max())
 
-        def backward(outs: tuple[Tensor, ...] = outs, leaves: list[Tensor] = leaves) -> tuple[Tensor, ...]:
-            return torch.autograd.grad(outs, [*leaves, weight], (dq, dk), retain_graph=True)
+        def backward(outs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(outs, [*leaves, weight], (dq, dk))
 
-        same = all(torch.equal(a, b) for a, b in zip(backward(), backward(), strict=True))
-        forward = torch.no_grad()(lambda rival=rival: rival(q, k))
-        found[name] = Runner({"forward": forward, "backward": backward}, error, same)
-    return found
+        forward = torch.no_grad()(lambda: rival(q, k))
+        both = Prepared(lambda: rival(*leaves), backward)
+
+        def verdict() -> tuple[float, bool]:
+            error = float((forward()[0][:, some].double() - truth).abs().max())
+            return error, all(torch.equal(a, b) for a, b in zip(both(), both(), strict=True))
+
+        return Runner({"forward": forward, "backward": both}, verdict)
+
+    return {name: partial(runner, rival) for name, rival in rivals.items()}
 
 
 def cases(names: list[str] | None, device: torch.device) -> list[Case]:

@@ -12,6 +12,7 @@ import dataclasses
 import importlib.util
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -19,8 +20,8 @@ from torch import Tensor
 
 from phys4d.benchmarks import chamfer, losses, warping
 from phys4d.benchmarks.cases import GEOMETRY, GeometryCase
-from phys4d.benchmarks.comparison import SUSTAINED, Needed, Runner, compare, refused
-from phys4d.benchmarks.timing import Work, compiled
+from phys4d.benchmarks.comparison import SUSTAINED, Effort, Needed, Runner, compare
+from phys4d.benchmarks.timing import Prepared, Work, compiled, on_gpu
 from phys4d.kernels.geometry import chamfer as ours
 from phys4d.kernels.geometry import flow_warp, splat
 
@@ -47,7 +48,7 @@ def rivals(case: GeometryCase, device: torch.device, dtype: torch.dtype = DTYPE)
         found, leaves = _warps(case, device, dtype)
     else:
         found, leaves = losses.rivals(case.op, made_on(case, device, dtype))
-    if device.type == "cuda":
+    if on_gpu(device):
         found |= {f"{name}, compiled": compiled(loss) for name, loss in found.items() if name != "ours"}
     return found, leaves
 
@@ -88,7 +89,7 @@ def _clouds(case: GeometryCase, device: torch.device, dtype: torch.dtype) -> Riv
     finders: dict[str, chamfer.Neighbours] = {}
     if case.shape[0] <= chamfer.COMPARED:
         finders["chunked cdist"] = chamfer.chunks
-    if device.type == "cuda":
+    if on_gpu(device):
         for search in ("exhaustive", "tree"):
             found[f"ours, {search}"] = lambda search=search: ours(x[None], y[None], backend="triton", search=search)[0]  # type: ignore[misc]
         if importlib.util.find_spec("pytorch3d"):
@@ -133,34 +134,28 @@ def floor_ms(case: GeometryCase, part: Part, rival: str, gpu: str) -> float | No
     return PAIR * case.shape[0] ** 2 / ISSUED[known] * 1e3 if everything else None
 
 
-def measure(
-    case: GeometryCase, device: torch.device, *, quick: bool, wanted: list[str] | None
-) -> list[dict[str, Any]]:
+def measure(case: GeometryCase, device: torch.device, effort: Effort) -> list[dict[str, Any]]:
     """One row per rival and part, as for attention; a rival that fails has a row with the reason."""
     found, leaves = rivals(case, device)
     truth = _truth(case, device)
-    rows: list[dict[str, Any]] = []
-    runners: dict[str, Runner] = {}
-    for name, loss in found.items():
-        if wanted is not None and name not in wanted:
-            continue
-        try:
-            value = loss()
-            backward = backward_of(value, leaves)
-            first, second = backward(), backward()
-        except Exception as fault:  # a rival may fail in its own way; its row holds the exception
-            rows.append(refused(case.name, name, fault))
-            continue
-        error = max(_error(a, b) for a, b in zip((value.detach(), *first), truth, strict=True))
-        same = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-        runners[name] = Runner({"forward": torch.no_grad()(loss), "backward": backward}, error, same)
-    del truth
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+
+    def runner(loss: Loss) -> Runner:
+        forward, backward = torch.no_grad()(loss), Prepared(loss, lambda value: backward_of(value, leaves)())
+
+        def verdict() -> tuple[float, bool]:
+            value = loss()
+            first, second = backward(), backward()
+            error = max(_error(a, b) for a, b in zip((value.detach(), *first), truth, strict=True))
+            return error, all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+        return Runner({"forward": forward, "backward": backward}, verdict)
 
     def needed(part: Any, name: str) -> Needed:
         return Needed(bytes=touched(case, part), floor_ms=floor_ms(case, part, name, gpu))
 
-    return rows + compare(case.name, runners, device, quick=quick, needed=needed)
+    makers = {name: partial(runner, loss) for name, loss in found.items()}
+    return compare(case.name, makers, device, effort=effort, needed=needed)
 
 
 def _truth(case: GeometryCase, device: torch.device) -> list[Tensor]:

@@ -25,13 +25,21 @@ def table(kernels: Kernels) -> str:
         for part in parts:
             issue = issuing(kernels, case.name, part) * 1e6
             floor = 1e3 * (geometry.floor_ms(case, part, "ours", GPU) or 0.0)
-            by = {"memory": floor / MEMORY_SHARE[part], "instructions": issue / ISSUE_SHARE}
-            bound = max(by, key=lambda name: by[name])
+            ms, bound = predict(kernels, case, part)
             lines.append(
                 f"| {case.name} | {part} | {geometry.touched(case, part) / 1e6:,.0f} | {floor:.0f} | {issue:.0f} | "
-                f"{by[bound]:.0f} | {floor / by[bound]:.0%} | {bound} |"
+                f"{1e3 * ms:.0f} | {floor / (1e3 * ms):.0%} | {bound} |"
             )
     return "\n".join(lines)
+
+
+def predict(kernels: Kernels, case: geometry.GeometryCase, part: Any) -> tuple[float, str]:
+    """The predicted milliseconds of a streaming case, and what they are bound by."""
+    floor = geometry.floor_ms(case, part, "ours", GPU) or 0.0
+    issue = issuing(kernels, case.name, part) * 1e3
+    by = {"memory": floor / MEMORY_SHARE[part], "instructions": issue / ISSUE_SHARE}
+    bound = max(by, key=lambda name: by[name])
+    return by[bound], bound
 
 
 def issuing(kernels: Kernels, case: str, part: str) -> float:

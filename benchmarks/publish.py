@@ -33,12 +33,15 @@ from phys4d.benchmarks import (
     warping,
 )
 from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, NORM_ROPE
+from phys4d.benchmarks.gpu_run import plan as run_plan
+from phys4d.benchmarks.gpu_run import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 README = "README.md"
 ATTENTION_PAGE, ELEMENTWISE_PAGE = "docs/attention-kernels.md", "docs/elementwise-kernels.md"
 MODELS_PAGE = "docs/pretrained-models.md"
 GEOMETRY_PAGE, SIMULATION_PAGE, POLICY_PAGE = "docs/geometry-kernels.md", "docs/simulation.md", "docs/policy-study.md"
+RUN_PAGE = "docs/gpu-run.md"
 ELEMENTWISE = (*NORM_ROPE, *ADAPTIVE_NORM)
 MACHINE_CODE, GEOMETRY_CODE = "machine-code.json", "machine-code-geometry.json"
 Kernels = list[dict[str, Any]]
@@ -86,8 +89,11 @@ PARTS = (
     Part(README, "phases", ("phases/summary.json",), phases.table),
     Part(README, "train", ("train/cpu.json",), train.table),
     Part(README, "block memory", ("block-memory.json",), block_memory.sentence),
+    Part(ATTENTION_PAGE, "measured", (), tables.measured("attention")),
     Part(ATTENTION_PAGE, "predictions", (MACHINE_CODE,), _attention_predictions),
     Part(ATTENTION_PAGE, "machine code", (MACHINE_CODE,), _attention_code),
+    Part(ELEMENTWISE_PAGE, "measured", (), tables.measured("elementwise")),
+    Part(ELEMENTWISE_PAGE, "measured blocks", (), tables.measured("blocks")),
     Part(ELEMENTWISE_PAGE, "predictions", (MACHINE_CODE,), _elementwise_predictions),
     Part(ELEMENTWISE_PAGE, "machine code", (MACHINE_CODE,), _elementwise_code),
     Part(ELEMENTWISE_PAGE, "block memory", ("block-memory.json",), block_memory.summary),
@@ -95,11 +101,15 @@ PARTS = (
     Part(ELEMENTWISE_PAGE, "cpu", ("adaptive_norm_cpu/adaptive_norm_cpu.json",), adaptive_norm_cpu.summary),
     Part(MODELS_PAGE, "model memory", ("model-memory.json",), model_memory.summary),
     Part(GEOMETRY_PAGE, "tree visits", ("tree-visits.json",), tree_visits.summary),
+    Part(GEOMETRY_PAGE, "measured", (), tables.measured("geometry")),
     Part(GEOMETRY_PAGE, "predictions", (GEOMETRY_CODE,), geometry_predictions.table),
     Part(GEOMETRY_PAGE, "losses", ("losses/losses.json",), losses.summary),
     Part(GEOMETRY_PAGE, "chamfer", ("chamfer/chamfer.json",), chamfer.summary),
     Part(GEOMETRY_PAGE, "warping", ("warping/warping.json",), warping.summary),
     Part(GEOMETRY_PAGE, "machine code", (GEOMETRY_CODE,), machine_code.table),
+    Part(RUN_PAGE, "plan", (), run_plan.table),
+    Part(RUN_PAGE, "measured run", (), tables.walls),
+    Part(RUN_PAGE, "measured step", (), tables.steps),
     Part(SIMULATION_PAGE, "families", (), simulation.families_table),
     Part(SIMULATION_PAGE, "speed", ("simulation/speed.json",), simulation.speed_table),
     Part(SIMULATION_PAGE, "workers", ("simulation/workers.json",), simulation.workers_table),

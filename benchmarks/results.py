@@ -1,6 +1,7 @@
 """The files that benchmarks write: rows as JSON with their provenance. benchmarks/results/ holds the committed ones."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ def write(file: Path, result: Any) -> None:
     """Writes a result as JSON and makes the folder where it is missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def gpu_folder(gpu: str) -> str:
+    """The folder below benchmarks/results/ of what a GPU measured: NVIDIA H200 gives h200."""
+    return re.sub(r"[^a-z0-9]+", "-", gpu.lower().removeprefix("nvidia")).strip("-")
 
 
 def machine(provenance: Mapping[str, Any], device: str = "cpu") -> str:

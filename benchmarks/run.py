@@ -1,5 +1,6 @@
 """`phys4d bench`: runs a benchmark over its cases and writes rows as JSON with provenance, tables and a plot."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any
 
 import torch
 
-from phys4d.benchmarks import attention, blocks, elementwise, geometry, plots, results
+from phys4d.benchmarks import attention, blocks, elementwise, expected, geometry, plots, results
+from phys4d.benchmarks.comparison import QUICK, Effort
 from phys4d.engine.errors import UserError
 from phys4d.engine.output import check_folder
 from phys4d.engine.provenance import provenance
@@ -39,8 +41,10 @@ def bench(
     if where.type == "cpu":
         print("no GPU: small shapes, which say nothing of any GPU", file=sys.stderr)
     rows: list[dict[str, Any]] = []
+    effort = dataclasses.replace(QUICK if quick else Effort(), wanted=tuple(backends) if backends else None)
+    gpu = torch.cuda.get_device_name(where) if where.type == "cuda" else ""
     for case in module.cases(names, where):
-        found = module.measure(case, where, quick=quick, wanted=backends)
+        found = expected.annotated(kind, module.measure(case, where, effort), gpu)
         rows += found
         print(table(found), flush=True)
         if out is not None:  # after every case: an interrupted run keeps its finished cases
@@ -94,19 +98,22 @@ def table(rows: list[dict[str, Any]]) -> str:
     measured = [row for row in rows if "refused" not in row]
     lines = [
         f"### {rows[0]['case']}", "",
-        "| backend | part | ms (p20, p80) | host ms | TFLOP/s | GB/s | of the floor | peak MiB | error | bit-equal |",
-        "|---" * 10 + "|",
+        "| backend | part | ms (p20, p80) | host ms | predicted ms | TFLOP/s | GB/s | of the floor | peak MiB | error "
+        "| bit-equal | compile s |",
+        "|---" * 12 + "|",
     ]  # fmt: skip
     for row in sorted(measured, key=lambda row: (row["part"] != "forward", row["ms"])):
         numbers = [
             f"{row['ms']:.3f} ({row['ms_p20']:.3f}, {row['ms_p80']:.3f})",
             f"{row['host_ms']:.3f}" if row.get("host_ms") is not None else "",
+            f"{row['predicted_ms']:.3f}" if row.get("predicted_ms") is not None else "",
             f"{row['tflops']:.1f}" if row["tflops"] else "",
             f"{row['gbps']:.0f}" if row["gbps"] is not None else "",
             f"{row['share']:.0%}" if row["share"] else "",
             f"{row['peak_mb']:.0f}" if row["peak_mb"] is not None else "",
             f"{row['error']:.1e}",
             "yes" if row["deterministic"] else "no",
+            f"{row['compile_s']:.1f}" if row.get("compile_s") is not None else "",
         ]
         lines.append(f"| {row['backend']} | {row['part']} | " + " | ".join(numbers) + " |")
     refused = [f"- not {row['backend']}: {row['refused']}" for row in rows if "refused" in row]

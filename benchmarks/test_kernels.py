@@ -5,6 +5,7 @@ import torch
 
 from phys4d.benchmarks import adaptive_norm, attention, elementwise, geometry
 from phys4d.benchmarks.cases import ADAPTIVE_NORM, NORM_ROPE
+from phys4d.benchmarks.timing import Prepared, finish
 from phys4d.kernels.elementwise import QKNorm, Rope, qk_norm_rope
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -13,12 +14,14 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def timed(benchmark, work):
     """Times a call with pytest-benchmark, until the GPU has finished it."""
 
-    def whole():
-        work()
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
+    def whole(call=work):
+        call()
+        finish(DEVICE)
 
-    benchmark(whole)
+    if isinstance(work, Prepared):
+        benchmark.pedantic(whole, setup=lambda: ((work.ready(),), {}), rounds=10, warmup_rounds=2)
+    else:
+        benchmark(whole)
 
 
 @pytest.mark.parametrize("part", ["forward", "backward"])

@@ -1,16 +1,19 @@
 """What every test shares: no hidden randomness between runs, and GPU tests skipped where there is no GPU."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-import hypothesis
 import pytest
 import torch
 
-# No time limit per example (two shared cores), and the same examples in every run.
-hypothesis.settings.register_profile("house", deadline=None, derandomize=True, max_examples=25)
-hypothesis.settings.load_profile("house")
+if importlib.util.find_spec("hypothesis"):  # the tests of a GPU run without it
+    import hypothesis
+
+    # No time limit per example (two shared cores), and the same examples in every run.
+    hypothesis.settings.register_profile("house", deadline=None, derandomize=True, max_examples=25)
+    hypothesis.settings.load_profile("house")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

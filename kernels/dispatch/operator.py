@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.library import CustomOpDef
 
-from phys4d.kernels.dispatch.backend import INTERPRETED
+from phys4d.kernels.dispatch.interpreter import INTERPRETED
 from phys4d.kernels.dispatch.transforms import expect_backward_mode
 
 

@@ -1,5 +1,6 @@
 """The benchmark of gate, residual, norm and modulation: peers compute the same, absent peers have a row."""
 
+import dataclasses
 import sys
 import types
 
@@ -10,12 +11,13 @@ import torch.nn.functional as F
 from phys4d.benchmarks import adaptive_norm as bench
 from phys4d.benchmarks import elementwise, layer_norms
 from phys4d.benchmarks.cases import ADAPTIVE_NORM
+from phys4d.benchmarks.comparison import QUICK
 
 CPU = torch.device("cpu")
 NAMES = [case.name for case in ADAPTIVE_NORM]
 KEYS = {
-    "case", "backend", "part", "ms", "ms_p20", "ms_p80", "host_ms", "tflops", "gbps", "floor_ms", "share", "peak_mb",
-    "error", "deterministic",
+    "case", "backend", "part", "ms", "ms_p20", "ms_p80", "rounds", "host_ms", "tflops", "gbps", "floor_ms", "share",
+    "peak_mb", "error", "deterministic", "compile_s",
 }  # fmt: skip
 
 
@@ -68,7 +70,7 @@ def test_small_cases_keep_their_width_and_how_rows_are_shared() -> None:
 
 
 def rows_of(name, wanted=None):
-    return elementwise.measure(elementwise.small(tiny(name)), CPU, quick=True, wanted=wanted)
+    return elementwise.measure(elementwise.small(tiny(name)), CPU, dataclasses.replace(QUICK, wanted=wanted))
 
 
 def test_rows_have_every_key_and_absent_peers_their_reason() -> None:
@@ -81,7 +83,7 @@ def test_rows_have_every_key_and_absent_peers_their_reason() -> None:
         "compiled", "FlashInfer, forward", *(f"eager, {name}" for name in layer_norms.NORMS)
     }  # fmt: skip
     assert all(refused.values())
-    assert {row["backend"] for row in rows_of("wan-adaptive", ["ours"])} == {"ours"}
+    assert {row["backend"] for row in rows_of("wan-adaptive", ("ours",))} == {"ours"}
 
 
 def test_a_peer_that_fails_has_a_row_with_the_reason(monkeypatch) -> None:
@@ -151,15 +153,17 @@ def peers(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["wan-adaptive", "wan-residual-norm", "cogvideox-adaptive", "opensora-adaptive"])
 def test_peers_stand_where_the_layer_norm_stands(name, peers) -> None:
-    found, rows = bench.runners(tiny(name), CPU, None)
+    found, rows = bench.makers(tiny(name), CPU)
+    runners = {name: make() for name, make in found.items()}
+    error = {name: runner.verdict()[0] for name, runner in runners.items()}
     refused = {row["backend"] for row in rows}
     served = {f"eager, {norm}" for norm in layer_norms.NORMS}
     assert served <= found.keys() and not served & refused
     for norm in served:
-        assert found[norm].error == pytest.approx(found["eager"].error, rel=0.5)
+        assert error[norm] == pytest.approx(error["eager"], rel=0.5)
     if name == "wan-adaptive":  # its rows are rounded to bfloat16
-        fused = found["FlashInfer, forward"]
-        assert fused.works.keys() == {"forward"} and fused.error < 2 * found["eager"].error
+        fused = "FlashInfer, forward"
+        assert runners[fused].works.keys() == {"forward"} and error[fused] < 2 * error["eager"]
     else:
         assert "FlashInfer, forward" in refused
 

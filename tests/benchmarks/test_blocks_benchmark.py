@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from phys4d.benchmarks import blocks as bench
 from phys4d.benchmarks.cases import BLOCKS
+from phys4d.benchmarks.comparison import QUICK, Effort
 from phys4d.cli import main
 from phys4d.kernels.attention import Full
 
@@ -25,7 +26,7 @@ def test_every_variant_computes_the_same_block_and_gradients(name) -> None:
     assert set(found) == {*bench.PARTS, *([bench.BY_FRAME] if case.model == "wan" else [])}
     stock = found.pop("stock")
     outs = stock.outs()
-    given = bench.gradients_of(outs)
+    given = bench.gradients_of(outs, torch.float32)
     gradients = stock.step(given)
     assert len(gradients) == len(stock.inputs) + len(stock.parameters)
     for variant in found.values():
@@ -65,8 +66,8 @@ def test_a_quick_run_has_rows_with_every_key(tmp_path, capsys) -> None:
     ]
     for row in measured:
         assert row.keys() == {
-            "case", "backend", "part", "ms", "ms_p20", "ms_p80", "host_ms", "tflops", "gbps", "floor_ms", "share",
-            "peak_mb", "error", "deterministic",
+            "case", "backend", "part", "ms", "ms_p20", "ms_p80", "rounds", "host_ms", "tflops", "gbps", "floor_ms",
+            "share", "peak_mb", "error", "deterministic", "compile_s",
         }  # fmt: skip
         assert row["ms"] > 0 and row["tflops"] > 0 and 0 < row["error"] < 0.02 and row["deterministic"]
     assert {row["backend"] for row in rows if "refused" in row} == set(bench.COMPILED)
@@ -76,10 +77,10 @@ def test_a_quick_run_has_rows_with_every_key(tmp_path, capsys) -> None:
 
 def test_without_diffusers_its_blocks_say_so_and_open_soras_runs(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    rows = bench.measure(SMALL["wan-block"], CPU, quick=True, wanted=None)
+    rows = bench.measure(SMALL["wan-block"], CPU, QUICK)
     assert {row["backend"] for row in rows} == {*bench.PARTS, bench.BY_FRAME, *bench.COMPILED}
     assert all("diffusers cannot be imported" in row["refused"] for row in rows)
-    rows = bench.measure(SMALL["opensora-spatial-block"], CPU, quick=True, wanted=["ours, both"])
+    rows = bench.measure(SMALL["opensora-spatial-block"], CPU, Effort(10, 1.0, wanted=("ours, both",)))
     assert {row["part"] for row in rows if "ms" in row} == {"forward", "forward and backward"}
 
 
@@ -92,6 +93,6 @@ def test_a_variant_that_fails_has_a_row_with_the_reason(monkeypatch) -> None:
         return runner(variant, truth)
 
     monkeypatch.setattr(bench, "_runner", failing)
-    rows = bench.measure(SMALL["opensora-spatial-block"], CPU, quick=True, wanted=None)
+    rows = bench.measure(SMALL["opensora-spatial-block"], CPU, QUICK)
     refused = {row["backend"]: row["refused"] for row in rows if row.get("refused", "").startswith("RuntimeError")}
     assert refused == dict.fromkeys(("ours, adaptive norm", "ours, both"), "RuntimeError: out of memory")

@@ -6,6 +6,7 @@ import torch
 from phys4d.benchmarks import geometry as bench
 from phys4d.benchmarks import geometry_predictions, launches, machine_code, results
 from phys4d.benchmarks.cases import GEOMETRY, GeometryCase
+from phys4d.benchmarks.comparison import QUICK
 from phys4d.cli import main
 
 CPU = torch.device("cpu")
@@ -57,7 +58,7 @@ def test_a_rival_that_fails_has_a_row_with_the_reason(monkeypatch) -> None:
         return {"ours": lambda: leaf.sum(), "broken": broken}, [leaf]
 
     monkeypatch.setattr(bench, "rivals", failing)
-    rows = bench.measure(SMALL["warp"], CPU, quick=True, wanted=None)
+    rows = bench.measure(SMALL["warp"], CPU, QUICK)
     assert [row["refused"] for row in rows if "refused" in row] == ["RuntimeError: out of luck"]
     assert {row["part"] for row in rows if row["backend"] == "ours"} == {"forward", "backward"}
 

@@ -83,7 +83,7 @@ def test_rivals_take_turns() -> None:
 
 
 def test_percentiles_are_those_of_the_rounds() -> None:
-    assert Timing.of([3.0, 1.0, 2.0, 5.0, 4.0, 6.0]) == Timing(3.5, 2.0, 5.0)
+    assert Timing.of([3.0, 1.0, 2.0, 5.0, 4.0, 6.0]) == Timing(3.5, 2.0, 5.0, rounds=6)
     assert Timing.of([3.0], [0.5, 0.1, 0.2]) == Timing(3.0, 3.0, 3.0, 0.2)
 
 
