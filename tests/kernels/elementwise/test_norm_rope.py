@@ -1,6 +1,7 @@
 """Norm and rotation: the definition against other people's formulas, the kernels against the definition."""
 
 import importlib
+import math
 
 import pytest
 import torch
@@ -106,6 +107,30 @@ def test_the_norms_are_torchs():
     wide = torch.randn(48, generator=torch.Generator().manual_seed(2))
     across = norm_rope_reference(x, wide, None, "rms_across_heads", 1e-6, None, *grid)
     torch.testing.assert_close(across, F.rms_norm(x.flatten(2), (48,), wide, 1e-6).view_as(x))
+
+
+def test_epsilon_is_added_to_the_mean_square():
+    """rms: over sqrt(12.5 + 3.5); layer: +-0.5 over sqrt(0.25 + 0.75), times 2, plus 1; across heads: as rms, of 4."""
+    ones, grid = torch.ones(2), ((1, 1, 1), 0)
+    one, two = torch.tensor([3.0, 4.0]).view(1, 1, 1, 2), torch.tensor([3.0, 5, 0, 4]).view(1, 1, 2, 2)
+    assert norm_rope_reference(one, ones, None, "rms", 3.5, None, *grid).flatten().tolist() == [0.75, 1]
+    layer = norm_rope_reference(one - 1.5, 2 * ones, ones, "layer", 0.75, None, *grid)
+    assert layer.flatten().tolist() == [0, 2]
+    across = norm_rope_reference(two, torch.ones(4), None, "rms_across_heads", 3.5, None, *grid)
+    assert across.flatten().tolist() == [0.75, 1.25, 0, 1]
+
+
+def test_tokens_before_and_after_the_video_are_not_rotated_and_all_of_it_is():
+    """Angles that are not 0 at position 0: of time 0.1 and 0.2, of width 0.4 and 0.8, one pair of channels each."""
+    time, width = (torch.tensor(angles)[:, None, None] for angles in ([0.1, 0.2], [0.4, 0.8]))
+    tables = [torch.cat((angle.cos(), angle.sin()), -1) for angle in (time, width)]
+    rope = Rope((tables[0], torch.ones(1, 0, 2), tables[1]))
+    x = torch.tensor([1.0, 0, 0, 2]).expand(1, 6, 1, 4)
+    found = norm_rope_reference(x, None, None, "", 0, rope, (2, 1, 2), -1)[0, :, 0]
+    expected = [[1.0, 0, 0, 2]]
+    for t, w in ((0.1, 0.4), (0.1, 0.8), (0.2, 0.4), (0.2, 0.8)):
+        expected.append([math.cos(t), math.sin(t), -2 * math.sin(w), 2 * math.cos(w)])
+    torch.testing.assert_close(found, torch.tensor([*expected, [1.0, 0, 0, 2]]))
 
 
 def test_interleaved_rotation_is_multiplication_of_complex_numbers():
