@@ -58,6 +58,9 @@ def test_what_is_no_number() -> None:
     reinforce = given(ReinforceConfig)
     assert reinforce.shared_start and not reinforce.shuffled_advantages
     assert reinforce.reward == "changed" and reinforce.sampler == "flow_sde"
+    for name in ("reward", "sampler"):
+        with pytest.raises(ValidationError, match=name):
+            given(ReinforceConfig, **{name: "other"})
 
 
 def test_what_each_stage_says_of_the_model_that_it_writes() -> None:
@@ -71,3 +74,4 @@ def test_what_each_stage_says_of_the_model_that_it_writes() -> None:
         "finetune": ["reads_geometry", "trains_reader"],
         "reinforce": ["reads_geometry", "rewarded"],
     }
+    assert [name for name, spec in STAGES.items() if spec.static_camera(given(ReinforceConfig))] == ["reinforce"]
