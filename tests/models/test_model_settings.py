@@ -10,7 +10,8 @@ from phys4d.models.config import ModelConfig, ResolvedConfig
 # Setting, its default, the least (or little) that it takes, what it refuses.
 NUMBERS: list[tuple[str, Any, Any, Any]] = [
     ("kind", "tiny", "wan", "other"), ("width", 128, 32, 0), ("width", 128, 64, 33), ("layers", 4, 1, 0),
-    ("taps", (1, 3), (0,), ()), ("taps", (1, 3), (0, 1), (-1,)), ("probe_sigma", 0.05, 0.01, 0.0), ("probe_sigma", 0.05, 0.99, 1.0),
+    ("taps", (1, 3), (0,), ()), ("taps", (1, 3), (0, 1), (-1,)), ("probe_sigma", 0.05, 0.01, 0.0),
+    ("probe_sigma", 0.05, 0.99, 1.0),
     ("sampling_steps", None, 1, 0), ("sampling_shift", None, 0.1, 0.0), ("attention", "auto", "sdpa", "fastest"),
 ]  # fmt: skip
 

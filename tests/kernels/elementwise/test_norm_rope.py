@@ -151,6 +151,18 @@ def test_interleaved_rotation_is_multiplication_of_complex_numbers():
     torch.testing.assert_close(found[:, 3:], torch.view_as_real(numbers).flatten(-2))
 
 
+def test_the_tables_in_numbers():
+    """Of 4 channels in 3 positions the pairs turn by 1 and theta^-1/2 each, of 2 by 1; an axis without has none."""
+    rope = Rope.make((3, 2, 5), (4, 2, 0), theta=100.0)
+    turns = [[[p, 0.1 * p] for p in range(3)], [[p] for p in range(2)]]
+    for table, angles in zip(rope.tables, turns, strict=False):
+        expected = [[[math.cos(a), math.sin(a)] for a in pairs] for pairs in angles]
+        torch.testing.assert_close(table, torch.tensor(expected))
+    assert rope.tables[2].shape == (5, 0, 2) and rope.pairs == 3 and rope.layout == "interleaved"
+    usual = Rope.make((2, 1, 1), (4, 0, 0)).tables[0]
+    assert usual[1, 1].tolist() == pytest.approx([math.cos(0.01), math.sin(0.01)])  # theta is 10,000
+
+
 def test_half_layout_is_the_interleaved_one_with_its_lanes_sorted():
     x, *_ = example(None, 2, 16, (8, 4, 4), "half", None, False)
     order = torch.arange(16).view(2, 8).T.flatten()  # 0, 8, 1, 9, ...
@@ -209,6 +221,10 @@ def test_tables_that_are_none_are_refused():
     good = Rope.make((2, 2, 2), (4, 4, 4)).tables
     with pytest.raises(ValueError, match="height table must be float32"):
         Rope((good[0], good[1][..., 0], good[2]))
+    for table in (good[0].repeat(1, 1, 2), good[0].half()):
+        with pytest.raises(ValueError, match="time table must be float32"):
+            Rope((table, *good[1:]))
+    assert Rope((good[0].double(), *good[1:])).tables[0].dtype == torch.float64
     with pytest.raises(ValueError, match="layout"):
         Rope(good, "quarter")
     with pytest.raises(ValueError, match="even number of channels"):

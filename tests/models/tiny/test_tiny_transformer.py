@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from phys4d.models.config import ModelConfig
-from phys4d.models.tiny.backbone import PATCH, draw_transformer, tiny_transformer
+from phys4d.models.tiny.backbone import PATCH, TinyBackbone, draw_transformer, tiny_transformer
 from phys4d.models.tiny.copying import CopyGate
 from phys4d.models.tiny.haar import HaarCodec
 from phys4d.models.tiny.spec import SPEC
@@ -29,8 +29,17 @@ def test_what_a_new_model_says_of_itself() -> None:
     """Tokens of 4 x 8 x 8 pixels: patches of 1 x 2 x 2 latents, each of 4 x 4 x 4 pixels in three colours."""
     outline = SPEC.outline(ModelConfig(width=96, layers=3), None)
     assert (outline.layers, outline.width, outline.channels) == (3, 96, 3 * 4 * 4 * 4)
-    assert outline.token_stride == (4, 8, 8) and (outline.steps, outline.shift) == (10, 3.0)
+    assert f"{outline.token_stride}" == "(4, 8, 8)" and (outline.steps, outline.shift) == (10, 3.0)
     assert all(parameter.is_meta for parameter in outline.transformer.parameters())
+
+
+def test_it_sees_the_first_frames_latents_beside_those_of_every_frame() -> None:
+    backbone = TinyBackbone(tiny_transformer(width=32, layers=1), (0,))
+    seen: list[torch.Tensor] = []
+    backbone.transformer.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    noisy, text = torch.randn(2, HaarCodec.channels, 3, 2, 4), torch.randn(2, 5, 64)
+    backbone(noisy, torch.tensor([0.9, 0.3]), text)
+    assert torch.equal(seen[0], torch.cat([noisy, noisy[:, :, [0, 0, 0]]], 1))
 
 
 def test_its_layers_tables_and_norms_are_drawn_as_the_class_draws_them() -> None:
