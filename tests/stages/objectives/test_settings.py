@@ -74,4 +74,5 @@ def test_what_each_stage_says_of_the_model_that_it_writes() -> None:
         "finetune": ["reads_geometry", "trains_reader"],
         "reinforce": ["reads_geometry", "rewarded"],
     }
+    assert STAGES["reinforce"].samples(given(ReinforceConfig, conditions=3, group=2)) == 6
     assert [name for name, spec in STAGES.items() if spec.static_camera(given(ReinforceConfig))] == ["reinforce"]
