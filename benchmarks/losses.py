@@ -19,7 +19,6 @@ from phys4d.benchmarks import cpu_suite, results
 from phys4d.benchmarks.cpu_suite import growth
 from phys4d.benchmarks.timing import interleaved
 from phys4d.kernels.geometry import depth_loss, depth_losses, flow_loss, scene_flow_loss, warp_consistency
-from phys4d.kernels.geometry.shapes import masked_mean
 
 SHAPE = (1, 49, 256, 256)
 Loss = Callable[[], Tensor]
@@ -66,7 +65,7 @@ def grid_sample_warp(depth: Tensor, motion: Tensor, visible: Tensor, weight: Ten
     taken = F.grid_sample(both, grid, padding_mode="border", align_corners=True).unflatten(0, column.shape[:2])
     used = visible & _inside(column, row) & (taken[:, :, 1] > 1 - 1e-5)
     sampled = 1 / torch.where(used, taken[:, :, 0], 1)
-    return masked_mean(torch.where(used, sampled - (depth[:, :-1] + motion[:, 2]), 0).abs(), used, weight)
+    return _masked_mean(torch.where(used, sampled - (depth[:, :-1] + motion[:, 2]), 0).abs(), used, weight)
 
 
 def bare_grid_sample_warp(depth: Tensor, motion: Tensor, visible: Tensor, weight: Tensor) -> Tensor:
@@ -75,7 +74,15 @@ def bare_grid_sample_warp(depth: Tensor, motion: Tensor, visible: Tensor, weight
     inverse = (1 / depth[:, 1:]).flatten(0, 1).unsqueeze(1)
     sampled = 1 / F.grid_sample(inverse, grid, padding_mode="border", align_corners=True).view_as(column)
     used = visible & _inside(column, row)
-    return masked_mean(torch.where(used, sampled - (depth[:, :-1] + motion[:, 2]), 0).abs(), used, weight)
+    return _masked_mean(torch.where(used, sampled - (depth[:, :-1] + motion[:, 2]), 0).abs(), used, weight)
+
+
+def _masked_mean(values: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+    """Mean over clips of each clip's weighted mean over `mask`; 0 for a clip without weight."""
+    factor = torch.where(mask, weight, 0)
+    total = factor.flatten(1).sum(1)
+    kept = (torch.where(mask, values, 0) * factor).flatten(1).sum(1)
+    return (kept / torch.where(total > 0, total, 1)).mean()
 
 
 def _landing(motion: Tensor) -> tuple[Tensor, Tensor, Tensor]:

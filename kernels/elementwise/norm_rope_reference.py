@@ -25,7 +25,7 @@ def norm_rope_reference(
         y, _ = _normed(y, kind, epsilon)
         y = y * weight.to(exact).reshape(-1, x.shape[3])
         if bias is not None:
-            y = y + bias.to(exact).reshape(-1, x.shape[3])
+            y = y + bias.to(exact)
     if rope is not None:
         y = _rotated(y, rope, grid, begin, 1)
     return y.to(x.dtype)

@@ -65,7 +65,7 @@ class Rope:
         for size, width in zip(sizes, channels, strict=True):
             if width % 2:
                 raise ValueError(f"rope: expected an even number of channels per axis, got {list(channels)}")
-            frequency = theta ** (-torch.arange(0, width, 2, dtype=torch.float64, device=device) / max(width, 1))
+            frequency = theta ** (-torch.arange(0, width, 2, dtype=torch.float64, device=device) / width)
             angle = torch.arange(size, dtype=torch.float64, device=device)[:, None] * frequency
             tables.append(torch.stack((angle.cos(), angle.sin()), dim=-1).to(dtype))
         return Rope((tables[0], tables[1], tables[2]), layout)

@@ -28,16 +28,3 @@ def expect_mask(name: str, tensor: Tensor, expected: Sequence[int | str]) -> Non
     if tensor.dtype != torch.bool:
         raise ValueError(f"{name}: expected a bool mask, got {str(tensor.dtype).removeprefix('torch.')}")
     expect_shape(name, tensor, expected)
-
-
-def masked_mean(values: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean over clips (the first dimension) of each clip's weighted mean of `values` over `mask`.
-
-    Every clip counts the same, so that a batch may be split over processes and averaged again. A clip whose mask (or
-    all weight) is empty contributes 0 with zero gradient; so does an empty batch. Values outside the mask may be
-    anything, NaN included: they reach neither the result nor a gradient.
-    """
-    factor = mask.to(values.dtype) if weight is None else torch.where(mask, weight, 0).to(values.dtype)
-    total = factor.flatten(1).sum(1)
-    kept = (torch.where(mask, values, 0) * factor).flatten(1).sum(1)
-    return (kept / torch.where(total > 0, total, 1)).sum() / max(len(values), 1)

@@ -23,7 +23,7 @@ def draw_layers(module: nn.Module, *key: int | str) -> None:
     for name, layer in module.named_modules():
         if isinstance(layer, LAYERS):
             bound = 1 / math.sqrt(layer.weight[0].numel())
-            for part, parameter in layer.named_parameters(recurse=False):
+            for part, parameter in layer.named_parameters():
                 draw_uniform(parameter, bound, *key, f"{name}.{part}")
 
 

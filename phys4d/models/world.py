@@ -35,7 +35,7 @@ class WorldModel(nn.Module):
     heads' initial weights.
     """
 
-    def __init__(self, config: ResolvedConfig, grid: Grid, parts: Parts, seed: int = 0) -> None:
+    def __init__(self, config: ResolvedConfig, grid: Grid, parts: Parts, seed: int) -> None:
         super().__init__()
         self.config, self.grid = config, grid
         self.backbone, self.codec, self.text = parts.backbone, parts.codec, parts.text

@@ -1,8 +1,9 @@
 """How many tokens a clip has, and which sizes a codec takes."""
 
 import pytest
+import torch
 
-from phys4d.models.interface import Grid, check_size
+from phys4d.models.interface import Grid, check_clip, check_size
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,10 @@ def test_sizes_that_are_taken(size: tuple[int, int, int]) -> None:
 def test_sizes_that_are_refused_with_those_nearby(size: tuple[int, int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_size(size, (4, 8, 16))
+
+
+def test_a_clips_size_is_that_of_its_frames_rows_and_columns() -> None:
+    check_clip(torch.empty(2, 3, 5, 24, 32), (4, 8, 16))
+    for shape, message in (((2, 3, 6, 24, 32), "6 frames"), ((2, 3, 5, 24, 40), "24x40 pixels")):
+        with pytest.raises(ValueError, match=message):
+            check_clip(torch.empty(shape), (4, 8, 16))

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from phys4d.engine.random import uniform
 from phys4d.models.config import ModelConfig
 from phys4d.models.heads import GeometryHeads, HeadConfig
-from phys4d.models.initial import draw_layers
+from phys4d.models.initial import draw_layers, draw_uniform
 from phys4d.models.interface import Grid
 from phys4d.models.lora import add_adapter
 from phys4d.models.wan.backbone import WanBackbone
@@ -54,6 +55,24 @@ def test_layers_are_drawn_as_torch_draws_them() -> None:
         deviation = usual.abs().max() / math.sqrt(3)
         assert abs(drawn.mean()) < 4 * deviation / math.sqrt(drawn.numel()), name
         assert abs(drawn.std() / deviation - 1) < 0.1, name
+
+
+def test_the_range_is_that_of_the_inputs_of_one_output() -> None:
+    """Of a layer with one output too: 1 / sqrt(4), 1 / sqrt(2 x 3 x 3); what is no layer is left as it is."""
+    modules = nn.Sequential(nn.Linear(4, 1), nn.Conv2d(2, 1, 3), nn.LayerNorm(4))
+    for parameter in modules.parameters():
+        nn.init.constant_(parameter, 7.0)
+    draw_layers(modules, 0, "test")
+    for name, bound in (("0.weight", 1 / 2), ("0.bias", 1 / 2), ("1.weight", 18**-0.5), ("1.bias", 18**-0.5)):
+        assert 0 < modules.get_parameter(name).abs().max() <= bound, name
+    assert (modules[2].weight == 7).all() and (modules[2].bias == 7).all()  # type: ignore[union-attr]
+
+
+def test_numbers_are_uniform_on_both_sides_of_zero() -> None:
+    drawn = torch.empty(10_000)
+    draw_uniform(drawn, 0.3, 5, "test")
+    torch.testing.assert_close(drawn, (2 * uniform((10_000,), 5, "test") - 1) * 0.3)
+    assert -0.3 <= drawn.min() < -0.299 and 0.299 < drawn.max() < 0.3 and abs(drawn.mean()) < 0.01
 
 
 def test_heads_start_small_and_unmodulated() -> None:

@@ -2,8 +2,10 @@
 
 STAGES, MODELS = "tests/stages", "tests/models"
 OBJECTIVES, GEOMETRY = f"{STAGES}/objectives", "tests/kernels/geometry"
+WAN, ATTENTION, ELEMENTWISE = f"{MODELS}/wan", "tests/kernels/attention", "tests/kernels/elementwise"
 
 MODULES: dict[str, tuple[str, ...]] = {
+    "phys4d/stages/spec.py": (f"{OBJECTIVES}/test_settings.py",),
     "phys4d/stages/geometry_loss.py": (f"{OBJECTIVES}/test_geometry_loss.py", f"{OBJECTIVES}/test_settings.py"),
     "phys4d/stages/backbone.py": (f"{OBJECTIVES}/test_backbone_loss.py", f"{OBJECTIVES}/test_settings.py"),
     "phys4d/stages/pretrain.py": (f"{OBJECTIVES}/test_pretrain_loss.py", f"{OBJECTIVES}/test_settings.py"),
@@ -15,9 +17,27 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phys4d/rewards/moving_chamfer.py": (
         "tests/rewards/test_reward_by_hand.py", "tests/rewards/test_moving_chamfer.py",
     ),
+    "phys4d/rewards/spec.py": ("tests/rewards/test_reward_by_hand.py",),
+    "phys4d/rewards/all_points.py": ("tests/rewards/test_reward_by_hand.py",),
     "phys4d/models/flow.py": (f"{MODELS}/test_flow_matching.py",),
-    "phys4d/models/backbone.py": (f"{MODELS}/tiny/test_diffusion_loss.py", f"{MODELS}/test_flow_matching.py"),
-    "phys4d/models/tiny/backbone.py": (f"{MODELS}/tiny/test_diffusion_loss.py", f"{MODELS}/test_flow_matching.py"),
+    "phys4d/models/world.py": (
+        f"{OBJECTIVES}/test_backbone_loss.py", f"{OBJECTIVES}/test_pretrain_loss.py",
+        f"{OBJECTIVES}/test_reinforce_loss.py", f"{MODELS}/test_flow_matching.py",
+    ),
+    "phys4d/models/config.py": (f"{MODELS}/test_model_settings.py",),
+    "phys4d/models/initial.py": (f"{MODELS}/test_initial.py",),
+    "phys4d/models/backbone.py": (f"{MODELS}/test_backbone.py", f"{MODELS}/tiny/test_diffusion_loss.py"),
+    "phys4d/models/tiny/backbone.py": (
+        f"{MODELS}/tiny/test_diffusion_loss.py", f"{MODELS}/tiny/test_tiny_transformer.py",
+        f"{MODELS}/test_flow_matching.py",
+    ),
+    "phys4d/models/tiny/spec.py": (f"{MODELS}/tiny/test_tiny_transformer.py",),
+    "phys4d/models/tiny/words.py": (f"{MODELS}/tiny/test_words.py",),
+    "phys4d/models/wan/backbone.py": (f"{WAN}/test_wan_backbone.py", f"{MODELS}/test_precision.py"),
+    "phys4d/models/wan/codec.py": (f"{WAN}/test_released.py",),
+    "phys4d/models/wan/schedule.py": (f"{WAN}/test_schedule.py",),
+    "phys4d/models/wan/text.py": (f"{WAN}/test_text.py", f"{WAN}/test_released.py"),
+    "phys4d/models/lora.py": (f"{MODELS}/test_initial.py", f"{MODELS}/test_folder.py", f"{MODELS}/test_lora_files.py"),
     "phys4d/models/heads.py": (f"{MODELS}/test_heads_by_hand.py", f"{MODELS}/test_heads.py"),
     "phys4d/models/tiny/copying.py": (f"{MODELS}/tiny/test_copying.py",),
     "phys4d/models/tiny/haar.py": (f"{MODELS}/tiny/test_haar.py",),
@@ -37,10 +57,13 @@ MODULES: dict[str, tuple[str, ...]] = {
     "kernels/geometry/clouds/chamfer_reference.py": (
         f"{GEOMETRY}/test_chamfer.py", f"{GEOMETRY}/test_chamfer_forms.py", f"{GEOMETRY}/test_chamfer_op.py",
     ),
-    "kernels/elementwise/norm_rope_reference.py": ("tests/kernels/elementwise/test_norm_rope.py",),
-    "kernels/elementwise/adaptive_norm_reference.py": ("tests/kernels/elementwise/test_adaptive_norm.py",),
+    "kernels/geometry/unproject.py": (f"{GEOMETRY}/test_unproject.py",),
+    "kernels/elementwise/rope.py": (f"{ELEMENTWISE}/test_norm_rope.py",),
+    "kernels/elementwise/norm_rope_reference.py": (f"{ELEMENTWISE}/test_norm_rope.py",),
+    "kernels/elementwise/adaptive_norm_reference.py": (f"{ELEMENTWISE}/test_adaptive_norm.py",),
+    "kernels/attention/patterns.py": (f"{ATTENTION}/test_attention_patterns.py",),
     "kernels/attention/reference.py": (
-        "tests/kernels/attention/test_attention.py", "tests/kernels/attention/test_context_parallel.py",
+        f"{ATTENTION}/test_attention.py", f"{ATTENTION}/test_context_parallel.py",
     ),
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from phys4d.rewards.moving_chamfer import moving_chamfer
+from phys4d.rewards.registry import REWARDS
 
 LENGTH = math.sqrt(0.25 + 0.25 + 1)  # of the ray through the left pixel, centre (0.5, 0.5), at 1 m with focal length 1
 
@@ -129,3 +130,9 @@ def test_depths_that_fit_each_other_but_not_the_video_are_refused() -> None:
         score((video, depth[:, 1:], motion), (video, depth[:, 1:], motion))
     with pytest.raises(ValueError, match="depth and truth_depth: expected shape"):
         score((video, depth, motion), (video, depth[:, 1:], motion))
+
+
+def test_of_the_rewards_whole_clouds_alone_have_a_meaning_under_a_moving_camera() -> None:
+    assert {name: spec.static_camera for name, spec in REWARDS.items()} == {
+        "changed": True, "objects": True, "all": False
+    }  # fmt: skip

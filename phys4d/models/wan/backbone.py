@@ -40,7 +40,7 @@ class WanBackbone(Backbone):
         embedder.forward = _in_full_precision(embedder.forward)
         self.accelerated = accelerate(transformer, timestep_per="frame")
         self._group: ProcessGroup | None = None
-        self._grid = (1, 1, 1)  # of the tokens in the current evaluation
+        self._grid: tuple[int, int, int]  # of the tokens in the current evaluation
 
     @property
     def blocks(self) -> Sequence[nn.Module]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from phys4d.kernels.attention import Full, Spatial, Temporal, Window, allowed
 from phys4d.kernels.attention.backends.flex import mask_mod
-from phys4d.kernels.attention.patterns import PATTERNS
+from phys4d.kernels.attention.patterns import PATTERNS, check_pattern, layout
 
 grids = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
 
@@ -75,6 +75,44 @@ def test_a_window_larger_than_the_grid_is_refused(window):
 def test_an_impossible_text_is_refused(text):
     with pytest.raises(ValueError, match="text: expected"):
         allowed(Spatial(), (2, 2, 2), text)
+
+
+@pytest.mark.parametrize(
+    ("grid", "text", "queries", "keys", "message"),
+    [
+        (None, None, 8, 8, "needs the video's"),
+        ((2, 4), None, 8, 8, "three positive sizes"),
+        ((2, 2, 0), None, 0, 0, "three positive sizes"),
+        ((0, -2, 4), None, 0, 0, "three positive sizes"),
+        ((2, 2, 2), None, 9, 8, "makes a sequence of 8, got 9 queries and 8 keys"),
+        ((2, 2, 2), None, 8, 9, "makes a sequence of 8, got 8 queries and 9 keys"),
+        ((2, 2, 2), (3, "last"), 8, 8, "with 3 text tokens makes a sequence of 11"),
+        ((2, 2, 2), (-1, "last"), 7, 7, "text: expected"),
+        ((2, 2, 2), (3, "middle"), 11, 11, "text: expected"),
+    ],
+)
+def test_a_grid_that_does_not_make_the_sequence_is_refused(grid, text, queries, keys, message):
+    with pytest.raises(ValueError, match=message):
+        check_pattern(Spatial(), grid, text, queries, keys)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "grid", "text", "queries", "keys"),
+    [
+        (Spatial(), (1, 1, 1), None, 1, 1), (Spatial(), (2, 3, 4), (0, "first"), 24, 24),
+        (Spatial(), (2, 3, 4), (1, "last"), 25, 25), (Full(), None, None, 5, 7), (Full(), None, (2, "first"), 5, 7),
+        (Window(2, 3, 4), (2, 3, 4), None, 24, 24), (Window(1, 1, 1), (2, 3, 4), (2, "first"), 26, 26),
+    ],
+)  # fmt: skip
+def test_a_grid_that_makes_the_sequence_is_taken(pattern, grid, text, queries, keys):
+    check_pattern(pattern, grid, text, queries, keys)
+
+
+def test_the_layout_in_numbers():
+    """Tokens of video and of text, and where each begins."""
+    assert layout((2, 3, 4), None) == (24, 0, 0, 24)
+    assert layout((2, 3, 4), (5, "first")) == (24, 5, 5, 0)
+    assert layout((2, 3, 4), (5, "last")) == (24, 5, 0, 24)
 
 
 patterns = st.one_of(

@@ -1,6 +1,7 @@
 """Gate, residual, norm and modulation: the kernels and the CPU code against the definition."""
 
 import importlib
+from typing import ClassVar
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phys4d.kernels.elementwise import TokenRows, adaptive_norm
+from phys4d.kernels.elementwise.adaptive_norm_reference import adaptive_norm_backward_reference, forward_reference
 from tests.kernels.elementwise.adaptive_norm_cases import (
     CPU,
     EXAMPLES,
@@ -61,6 +63,46 @@ def test_gradients_are_those_of_finite_differences(case):
         return adaptive_norm(**dict(zip(names, tensors, strict=True)), norm=norm, rows=rows)
 
     assert torch.autograd.gradcheck(function, tuple(leaves.values()), fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "epsilon", "out", "stats"),
+    [("layer", 0.75, [-0.5, 0.5], [2.0, 1.0]), ("rms", 11.75, [0.375, 0.625], [0.0, 0.25])],
+)
+def test_epsilon_is_added_to_the_mean_square(kind, epsilon, out, stats):
+    """1.5 and 2.5: of variance 0.25 about 2, of mean square 4.25."""
+    found = forward_reference(torch.tensor([[[1.5, 2.5]]]), *[None] * 7, kind, epsilon)
+    assert found[1].flatten().tolist() == out and found[2].flatten().tolist() == stats
+
+
+def test_where_no_gradient_of_a_table_is_wanted_there_are_none_for_each_row():
+    x = torch.ones(1, 6, 4)
+    dx, dy, tables = adaptive_norm_backward_reference(x, *[None] * 4, x, x, 2 * x, None, "", 3, False)
+    assert (dx == 3).all() and dy is None and tables.shape == (3, 0, 4)
+
+
+class OnCuda(torch.Tensor):
+    """A CPU tensor that says that it is on CUDA; `called`: what torch was asked for."""
+
+    is_cuda = property(lambda self: True)
+    called: ClassVar[list[str]] = []
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        cls.called.append(getattr(func, "__name__", ""))
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_on_cuda_rows_are_added_up_in_an_order_that_does_not_change():
+    """By index_put, which sorts; index_add there would use float atomics."""
+    x = torch.tensor([[[1.0, 2], [3, 4], [5, 6], [7, 8]]])
+    index, ones = torch.tensor([[0, 2, 0, 2]]), torch.ones(1, 4, 2)
+    for kind in (torch.Tensor, OnCuda):
+        stream, y, dstream = (t.as_subclass(kind) for t in (ones, ones, x))
+        rest = dstream, None, index, "", 3, False
+        tables = adaptive_norm_backward_reference(stream, y, *[None] * 4, *rest)[2]
+        assert tables.flatten().tolist() == [6, 8, 0, 0, 10, 12]
+    assert "index_put" in OnCuda.called and "index_add" not in OnCuda.called
 
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 70))

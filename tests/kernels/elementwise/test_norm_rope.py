@@ -1,6 +1,7 @@
 """Norm and rotation: the definition against other people's formulas, the kernels against the definition."""
 
 import importlib
+import math
 
 import pytest
 import torch
@@ -108,6 +109,30 @@ def test_the_norms_are_torchs():
     torch.testing.assert_close(across, F.rms_norm(x.flatten(2), (48,), wide, 1e-6).view_as(x))
 
 
+def test_epsilon_is_added_to_the_mean_square():
+    """rms: over sqrt(12.5 + 3.5); layer: +-0.5 over sqrt(0.25 + 0.75), times 2, plus 1; across heads: as rms, of 4."""
+    ones, grid = torch.ones(2), ((1, 1, 1), 0)
+    one, two = torch.tensor([3.0, 4.0]).view(1, 1, 1, 2), torch.tensor([3.0, 5, 0, 4]).view(1, 1, 2, 2)
+    assert norm_rope_reference(one, ones, None, "rms", 3.5, None, *grid).flatten().tolist() == [0.75, 1]
+    layer = norm_rope_reference(one - 1.5, 2 * ones, ones, "layer", 0.75, None, *grid)
+    assert layer.flatten().tolist() == [0, 2]
+    across = norm_rope_reference(two, torch.ones(4), None, "rms_across_heads", 3.5, None, *grid)
+    assert across.flatten().tolist() == [0.75, 1.25, 0, 1]
+
+
+def test_tokens_before_and_after_the_video_are_not_rotated_and_all_of_it_is():
+    """Angles that are not 0 at position 0: of time 0.1 and 0.2, of width 0.4 and 0.8, one pair of channels each."""
+    time, width = (torch.tensor(angles)[:, None, None] for angles in ([0.1, 0.2], [0.4, 0.8]))
+    tables = [torch.cat((angle.cos(), angle.sin()), -1) for angle in (time, width)]
+    rope = Rope((tables[0], torch.ones(1, 0, 2), tables[1]))
+    x = torch.tensor([1.0, 0, 0, 2]).expand(1, 6, 1, 4)
+    found = norm_rope_reference(x, None, None, "", 0, rope, (2, 1, 2), -1)[0, :, 0]
+    expected = [[1.0, 0, 0, 2]]
+    for t, w in ((0.1, 0.4), (0.1, 0.8), (0.2, 0.4), (0.2, 0.8)):
+        expected.append([math.cos(t), math.sin(t), -2 * math.sin(w), 2 * math.cos(w)])
+    torch.testing.assert_close(found, torch.tensor([*expected, [1.0, 0, 0, 2]]))
+
+
 def test_interleaved_rotation_is_multiplication_of_complex_numbers():
     x, *_ = example(None, 2, 16, (8, 4, 4), "interleaved", (3, "first"), False)
     rope = Rope.make(GRID, (8, 4, 4))
@@ -124,6 +149,18 @@ def test_interleaved_rotation_is_multiplication_of_complex_numbers():
     ).flatten(0, 2)
     numbers = torch.view_as_complex(x[:, 3:].unflatten(-1, (8, 2)).contiguous()) * turns[:, None]
     torch.testing.assert_close(found[:, 3:], torch.view_as_real(numbers).flatten(-2))
+
+
+def test_the_tables_in_numbers():
+    """Of 4 channels in 3 positions the pairs turn by 1 and theta^-1/2 each, of 2 by 1; an axis without has none."""
+    rope = Rope.make((3, 2, 5), (4, 2, 0), theta=100.0)
+    turns = [[[p, 0.1 * p] for p in range(3)], [[p] for p in range(2)]]
+    for table, angles in zip(rope.tables, turns, strict=False):
+        expected = [[[math.cos(a), math.sin(a)] for a in pairs] for pairs in angles]
+        torch.testing.assert_close(table, torch.tensor(expected))
+    assert rope.tables[2].shape == (5, 0, 2) and rope.pairs == 3 and rope.layout == "interleaved"
+    usual = Rope.make((2, 1, 1), (4, 0, 0)).tables[0]
+    assert usual[1, 1].tolist() == pytest.approx([math.cos(0.01), math.sin(0.01)])  # theta is 10,000
 
 
 def test_half_layout_is_the_interleaved_one_with_its_lanes_sorted():
@@ -184,6 +221,10 @@ def test_tables_that_are_none_are_refused():
     good = Rope.make((2, 2, 2), (4, 4, 4)).tables
     with pytest.raises(ValueError, match="height table must be float32"):
         Rope((good[0], good[1][..., 0], good[2]))
+    for table in (good[0].repeat(1, 1, 2), good[0].half()):
+        with pytest.raises(ValueError, match="time table must be float32"):
+            Rope((table, *good[1:]))
+    assert Rope((good[0].double(), *good[1:])).tables[0].dtype == torch.float64
     with pytest.raises(ValueError, match="layout"):
         Rope(good, "quarter")
     with pytest.raises(ValueError, match="even number of channels"):

@@ -69,3 +69,17 @@ def test_advected_points_project_to_where_the_motion_lands() -> None:
     torch.testing.assert_close(u, motion[:, 0])
     still = advect(depth, torch.zeros_like(motion), camera)
     torch.testing.assert_close(still, unproject(depth, camera)[:, :-1])
+
+
+def test_motion_leads_to_the_next_frames_camera() -> None:
+    """One pixel, centre (0.5, 0.5), in three frames of focal lengths 1, 2 and 4 and centres 0, (1, 2) and (3, 4).
+
+    Of frame 0: (0.5 + 1, 0.5 - 2) at 1 + 0.5 m, seen from frame 1; of frame 1: (0.5 + 3, 0.5 + 5) at 2 - 1 m.
+    """
+    cameras = [[[1.0, 0, 0], [0, 1, 0]], [[2, 0.5, 1], [0, 2, 2]], [[4, 0, 3], [0, 5, 4]]]
+    camera = torch.tensor([[*rows, [0, 0, 1]] for rows in cameras])[None]
+    depth = torch.tensor([1.0, 2, 3]).view(1, 3, 1, 1)
+    motion = torch.tensor([[1.0, 3], [-2, 5], [0.5, -1]]).view(1, 3, 2, 1, 1)
+    down = (-1.5 - 2) / 2
+    expected = [[(1.5 - 1 - 0.5 * down) / 2 * 1.5, down * 1.5, 1.5], [(3.5 - 3) / 4, (5.5 - 4) / 5, 1]]
+    torch.testing.assert_close(advect(depth, motion, camera).view(2, 3), torch.tensor(expected))

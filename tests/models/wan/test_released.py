@@ -1,5 +1,7 @@
 """The folder layout of Wan2.2-TI2V-5B, at a size a test can hold: random weights, so plumbing is all that is shown."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,28 @@ def test_latents_are_normalised_as_the_autoencoder_says(wan: Path) -> None:
     with torch.no_grad():
         raw = codec.vae.encode(video).latent_dist.mode()
     torch.testing.assert_close(codec.encode(video), (raw - 0.1) / 2.0)
+
+
+def test_every_channel_has_its_own_mean_and_deviation_both_ways(wan: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(wan / "vae", tmp_path / "vae")
+    config = json.loads((folder / "config.json").read_text())
+    means, deviations = [0.1 * k for k in range(8)], [1.0 + k for k in range(8)]
+    (folder / "config.json").write_text(json.dumps(config | {"latents_mean": means, "latents_std": deviations}))
+    codec = WanCodec(folder)
+    mean, deviation = (torch.tensor(values).view(8, 1, 1, 1) for values in (means, deviations))
+    video = torch.rand(2, 3, 5, 32, 32) * 2 - 1
+    with torch.no_grad():
+        raw = codec.vae.encode(video).latent_dist.mode()
+        decoded = codec.vae.decode(raw).sample
+    latents = codec.encode(video)
+    torch.testing.assert_close(latents, (raw - mean) / deviation)
+    torch.testing.assert_close(codec.decode(latents), decoded, rtol=1e-4, atol=1e-5)
+
+
+def test_the_codec_is_frozen_and_its_normalisation_is_not_saved(wan: Path) -> None:
+    codec = WanCodec(wan / "vae")
+    assert not any(parameter.requires_grad for parameter in codec.parameters())
+    assert {name.split(".")[0] for name in codec.state_dict()} == {"vae"} and codec.mean.shape == (1, 8, 1, 1, 1)
 
 
 @pytest.mark.parametrize(("shape", "what"), [((10, 32, 32), "10 frames"), ((5, 40, 32), "40x32 pixels")])

@@ -1,17 +1,18 @@
 """How a released model is trained and sampled: read from its scheduler, checked against diffusers' own sigmas."""
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
 
 from phys4d.engine.errors import UserError
 from phys4d.models.config import ModelConfig
 from phys4d.models.flow import schedule, shifted
-from phys4d.models.wan.schedule import published_shift
+from phys4d.models.wan.schedule import STEPS, published_shift
 from phys4d.models.world import create_model
 
 
@@ -31,6 +32,7 @@ def unipc(**changes: Any) -> dict[str, Any]:
     [
         (unipc(), 5.0),
         (unipc(flow_shift=3), 3.0),
+        ({key: value for key, value in unipc().items() if key != "flow_shift"}, 1.0),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 8.0}, 8.0),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, 1.0),
     ],
@@ -41,6 +43,10 @@ def test_the_shift_is_the_schedulers(tmp_path: Path, config: dict[str, Any], shi
 
 def test_a_folder_without_a_scheduler_takes_that_of_the_published_model(tmp_path: Path) -> None:
     assert published_shift(tmp_path) == 5.0
+
+
+def test_the_steps_are_those_of_the_stock_pipeline() -> None:
+    assert signature(WanPipeline.__call__).parameters["num_inference_steps"].default == STEPS
 
 
 @pytest.mark.parametrize(
@@ -55,6 +61,7 @@ def test_a_folder_without_a_scheduler_takes_that_of_the_published_model(tmp_path
         ({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}, "use_dynamic_shifting: "),
         (unipc(num_train_timesteps=100), "num_train_timesteps: 100: only 1000 is taken"),
         (unipc(flow_shift="5"), "shift '5': expected a number above 0"),
+        (unipc(flow_shift=True), "shift True: expected a number above 0"),
         (unipc(flow_shift=0), "shift 0: expected a number above 0"),
     ],
 )

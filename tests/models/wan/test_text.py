@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+from tokenizers.processors import TemplateProcessing
 
 from phys4d.engine.errors import UserError
 from phys4d.models.wan.text import UMT5Encoder
@@ -39,6 +41,23 @@ def test_umt5_resolves_entities_and_ends_in_zeros(encoder: UMT5Encoder) -> None:
     assert torch.equal(encoder(["a &amp;#39; ball"]), encoder(["a ' ball"]))
     tokens = encoder(["a red ball falls", "a ball"])
     assert (tokens[0, 4:] == 0).all() and (tokens[1, 2:] == 0).all() and (tokens[0, :4] != 0).any(1).all()
+
+
+def test_it_is_frozen_and_takes_the_tokens_that_the_tokenizer_adds(released: Path) -> None:
+    encoder = UMT5Encoder(released / "text_encoder", released / "tokenizer")
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    ending = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])  # as that of UMT5
+    encoder.tokenizer.backend_tokenizer.post_processor = ending
+    tokens = encoder(["a ball"])
+    assert (tokens[0, :3] != 0).any(1).all() and (tokens[0, 3:] == 0).all()
+
+
+def test_a_tokenizer_of_as_many_words_as_the_encoder_has_is_taken(
+    write_released: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = write_released(tmp_path / "wan", words=" ".join(f"word{i}" for i in range(9)))
+    encoder = UMT5Encoder(folder / "text_encoder", folder / "tokenizer")
+    assert len(encoder.tokenizer) == encoder.model.config.vocab_size == 16
 
 
 def test_a_tokenizer_that_is_damaged_or_of_another_model_is_named(released: Path, tmp_path: Path) -> None:

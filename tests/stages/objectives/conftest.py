@@ -158,7 +158,7 @@ def world() -> WorldModel:
         taps=(0,), heads=HeadConfig(kind="linear", width=8), probe_sigma=0.07, sampling_shift=2.5, sampling_steps=3
     )
     parts = Parts(Backbone(), Doubling(), Words())  # type: ignore[arg-type]
-    model = WorldModel(config, Grid(FRAMES, SIDE, SIDE, (1, 1, 1)), parts)  # type: ignore[arg-type]
+    model = WorldModel(config, Grid(FRAMES, SIDE, SIDE, (1, 1, 1)), parts, seed=0)  # type: ignore[arg-type]
     model.heads = Heads()  # type: ignore[assignment]
     return model
 

@@ -11,6 +11,7 @@ from phys4d.stages.backbone import BackboneConfig
 from phys4d.stages.finetune import FinetuneConfig
 from phys4d.stages.geometry_loss import GeometryWeights
 from phys4d.stages.pretrain import PretrainConfig
+from phys4d.stages.registry import STAGES
 from phys4d.stages.reinforce import ReinforceConfig
 
 REST: dict[str, Any] = {
@@ -57,3 +58,21 @@ def test_what_is_no_number() -> None:
     reinforce = given(ReinforceConfig)
     assert reinforce.shared_start and not reinforce.shuffled_advantages
     assert reinforce.reward == "changed" and reinforce.sampler == "flow_sde"
+    for name in ("reward", "sampler"):
+        with pytest.raises(ValidationError, match=name):
+            given(ReinforceConfig, **{name: "other"})
+
+
+def test_what_each_stage_says_of_the_model_that_it_writes() -> None:
+    said = {
+        name: [flag for flag in ("owns_backbone", "reads_geometry", "trains_reader", "rewarded") if getattr(spec, flag)]
+        for name, spec in STAGES.items()
+    }
+    assert said == {
+        "backbone": ["owns_backbone"],
+        "pretrain": ["reads_geometry", "trains_reader"],
+        "finetune": ["reads_geometry", "trains_reader"],
+        "reinforce": ["reads_geometry", "rewarded"],
+    }
+    assert STAGES["reinforce"].samples(given(ReinforceConfig, conditions=3, group=2)) == 6
+    assert [name for name, spec in STAGES.items() if spec.static_camera(given(ReinforceConfig))] == ["reinforce"]

@@ -1,0 +1,71 @@
+"""What every backbone does with its transformer's output: the velocity in numbers, the taps, the precision."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from phys4d.models.backbone import Backbone, autocast
+
+NOISY = torch.tensor([[8.0, 4, 6], [8, 2, 1]]).view(2, 1, 3, 1, 1)  # two clips of three latent frames
+OUTPUT = torch.tensor([[9.0, 2, -4], [9, 8, 4]]).view(2, 1, 3, 1, 1)
+
+
+class TwoBlocks(Backbone):
+    """Two blocks, the second of which doubles; `evaluate` gives OUTPUT and notes what autocast is set to."""
+
+    def __init__(self, *taps: int) -> None:
+        super().__init__(nn.ModuleList([nn.Identity(), nn.Linear(1, 1, bias=False)]), taps)
+        nn.init.constant_(self.blocks[1].weight, 2.0)  # type: ignore[arg-type]
+        self.seen: list[tuple[bool, torch.dtype]] = []
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return self.transformer
+
+    def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+        tokens = self.blocks[1](self.blocks[0](text))
+        self.seen.append((torch.is_autocast_enabled("cpu"), tokens.dtype))
+        return OUTPUT.to(tokens.dtype)
+
+    def use_attention(self, backend: str, group: Any = None) -> None: ...
+
+    def explain_attention(self, tokens: int, text_tokens: int, device: torch.device) -> dict[str, Any]:
+        return {}
+
+
+def test_the_output_is_the_velocity_and_clean_is_where_it_points() -> None:
+    """clean = noisy - sigma velocity: 4 - 0.5 x 2 and 6 + 0.5 x 4; 2 - 0.25 x 8 and 1 - 0.25 x 4."""
+    velocity, clean, hidden = vars(TwoBlocks(1, 0)(NOISY, torch.tensor([0.5, 0.25]), torch.ones(2, 1, 1))).values()
+    assert velocity.flatten().tolist() == [0, 2, -4, 0, 8, 4]
+    assert clean.flatten().tolist() == [8, 3, 8, 8, 0, 0]
+    assert [tokens.flatten().tolist() for tokens in hidden] == [[2, 2], [1, 1]]  # in the order of the taps
+
+
+@pytest.mark.parametrize("taps", [(2,), (-1,), (0, 2)])
+def test_a_tap_of_no_block_is_refused(taps: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"taps \[{taps[-1]}\]: the transformer has blocks 0 to 1"):
+        TwoBlocks(*taps)
+
+
+def test_precision_says_whether_the_transformer_is_evaluated_in_bf16() -> None:
+    backbone = TwoBlocks(1)
+    given = NOISY, torch.ones(2), torch.ones(2, 1, 1)
+    results = [backbone(*given)]
+    backbone.precision = "bf16"
+    results.append(backbone(*given))
+    assert backbone.seen == [(False, torch.float32), (True, torch.bfloat16)]
+    assert {t.dtype for r in results for t in (r.velocity, r.clean, *r.hidden)} == {torch.float32}
+
+
+def test_autocast_goes_on_and_off_without_a_cache_and_off_on_any_device() -> None:
+    with autocast("cpu", enabled=True):
+        assert torch.is_autocast_enabled("cpu") and not torch.is_autocast_cache_enabled()
+        with autocast("cpu", enabled=False):
+            assert not torch.is_autocast_enabled("cpu")
+    with autocast("meta", enabled=False):  # of which torch knows no autocast
+        assert not torch.is_autocast_enabled("cpu")
+    with pytest.raises(RuntimeError, match="meta"):
+        autocast("meta", enabled=True)
