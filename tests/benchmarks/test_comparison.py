@@ -48,7 +48,7 @@ def test_memory_that_is_missing_in_a_later_round_refuses_only_its_rival() -> Non
         if len(calls) > 6:
             out_of_memory("1.00 GiB")
 
-    rows = rows_of(fine=lambda: None, late=late)
+    rows = rows_of(comparison.Effort(10, 60.0), fine=lambda: None, late=late)
     assert [(row["backend"], "ms" in row) for row in rows] == [("late", False), ("fine", True)]
     assert rows[0]["wanted_mb"] == 1024 and rows[1]["rounds"] == 10
 
