@@ -9,7 +9,7 @@ from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
 from phys4d.kernels.attention.qk_transform import NO_TRANSFORM
 from phys4d.kernels.attention.reference import attention_backward_reference
-from phys4d.kernels.dispatch import expect_one_device
+from phys4d.kernels.dispatch import expect_dtypes, expect_one_device
 
 
 def attention_backward(
@@ -35,9 +35,9 @@ def attention_backward(
     Args:
         q: [B, S_q, heads, D], normed and rotated.
         k, v: [B, S_k, heads, D], likewise.
-        out: [B, S_q, heads, D] of the forward call.
+        out: [B, S_q, heads, D] of the forward call, in q's dtype.
         lse: [B, heads, S_q] of the forward call, natural log, float32 (float64 for float64).
-        dout: gradient of out.
+        dout: gradient of out, in its dtype.
         dlse: gradient of lse, [B, heads, S_q]; None for none.
         grid, pattern, text, key_lengths, scale: as `attention`.
 
@@ -54,6 +54,10 @@ def attention_backward(
     for name, tensor, shape in given:
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name}: expected {list(shape)}, got {list(tensor.shape)}")
+    for name, tensor in (("out", out), ("dout", dout)):
+        if tensor.dtype != q.dtype:
+            raise ValueError(f"{name}: expected q's dtype {q.dtype}, got {tensor.dtype}")
+    expect_dtypes("attention_backward", lse=lse, dlse=dlse)
     expect_one_device("attention_backward", q=q, out=out, lse=lse, dout=dout, dlse=dlse)
     if TRITON.refusal(call) is not None:
         return attention_backward_reference(

@@ -48,7 +48,7 @@ class Call:
                 raise ValueError(f"{name}: expected [B, S, heads, D], got {list(tensor.shape)}")
             if tensor.dtype != q.dtype or tensor.device != q.device:
                 raise ValueError(
-                    f"{name}: expected q's dtype and device ({q.dtype} on {q.device}), "
+                    f"{name}: expected q's floating dtype and device ({q.dtype} on {q.device}), "
                     f"got {tensor.dtype} on {tensor.device}"
                 )
             if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:

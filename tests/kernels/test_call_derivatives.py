@@ -123,7 +123,7 @@ def test_float8_is_converted_or_refused(name, process):
         try:
             found = call.outputs("auto", call.tensors | {argument: eighth})
         except (ValueError, RuntimeError) as refused:
-            assert re.search(r"float8", str(refused), re.IGNORECASE), refused
+            assert re.search(r"float8", str(refused), re.IGNORECASE) and len(str(refused)) < 200, refused
             continue
         for mine, right in zip(found, call.outputs("auto", call.tensors | {argument: eighth.float()}), strict=True):
             torch.testing.assert_close(mine.to(right.dtype), right, equal_nan=True)
