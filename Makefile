@@ -29,7 +29,7 @@ help:
 	@echo "make demo       the whole pipeline on this machine, from simulation to runs/demo/report.html"
 	@echo "make test       ruff, mypy and the tests, on JOBS=$(JOBS) cores"
 	@echo "make test-slow  chaos, fuzz and long tests"
-	@echo "make test-matrix  the kernels' tests under the oldest and the newest torch, triton and Python"
+	@echo "make test-matrix  the kernels' tests with torch 2.11, triton 3.6, Python 3.12 and with 2.13, 3.7.1, 3.11"
 	@echo "make mutate     plants small faults and says which no test notices; an hour and more"
 	@echo "make test-gpu   the tests of the kernels on a GPU; make bench-gpu checks and times them, beside every peer"
 	@echo "make lint       ruff and mypy alone"

@@ -20,8 +20,9 @@ def tiny(case: Any) -> Any:
     if isinstance(case, NormRopeCase):  # with all lanes of a head, which the rotation divides by axis
         return dataclasses.replace(case, grid=(2, 1, 2), heads=2, words=min(case.words, WORDS))
     if isinstance(case, AdaptiveNormCase):
-        return dataclasses.replace(adaptive_norm.cut(case, 31), width=WIDTH)
+        tokens = 31 if 1 < case.rows < case.tokens else 4  # several rows: one token at least for each
+        return dataclasses.replace(adaptive_norm.cut(case, tokens), width=WIDTH)
     if isinstance(case, BlockCase):
-        return dataclasses.replace(blocks.small(case), name=case.name, grid=GRID)
+        return dataclasses.replace(blocks.small(case), name=case.name, grid=(2, 1, 2))
     assert isinstance(case, GeometryCase), case
     return dataclasses.replace(case, shape=(100,) if case.op == "chamfer" else (1, 3, 16, 24))

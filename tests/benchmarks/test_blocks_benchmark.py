@@ -67,7 +67,7 @@ def test_a_quick_run_has_rows_with_every_key(tmp_path, capsys) -> None:
     for row in measured:
         assert row.keys() == {
             "case", "backend", "part", "ms", "ms_p20", "ms_p80", "rounds", "host_ms", "tflops", "gbps", "floor_ms",
-            "share", "peak_mb", "error", "deterministic", "compile_s",
+            "share", "peak_mb", "error", "deterministic", "compile_s", "predicted_ms",
         }  # fmt: skip
         assert row["ms"] > 0 and row["tflops"] > 0 and 0 < row["error"] < 0.02 and row["deterministic"]
     assert {row["backend"] for row in rows if "refused" in row} == set(bench.COMPILED)

@@ -37,7 +37,6 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phys4d/models/wan/codec.py": (f"{WAN}/test_released.py",),
     "phys4d/models/wan/schedule.py": (f"{WAN}/test_schedule.py",),
     "phys4d/models/wan/text.py": (f"{WAN}/test_text.py", f"{WAN}/test_released.py"),
-    "phys4d/models/lora.py": (f"{MODELS}/test_initial.py", f"{MODELS}/test_folder.py", f"{MODELS}/test_lora_files.py"),
     "phys4d/models/heads.py": (f"{MODELS}/test_heads_by_hand.py", f"{MODELS}/test_heads.py"),
     "phys4d/models/tiny/copying.py": (f"{MODELS}/tiny/test_copying.py",),
     "phys4d/models/tiny/haar.py": (f"{MODELS}/tiny/test_haar.py",),

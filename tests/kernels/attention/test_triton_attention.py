@@ -269,3 +269,17 @@ def test_pointers_and_descriptors_give_the_same_bits(pattern, text, device, monk
     by_pointers = ours(qkv, dout, **asked)
     for one, two in zip((*by_descriptors[:2], *by_descriptors[2]), (*by_pointers[:2], *by_pointers[2]), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("pattern", [Full(), Temporal(), Window(2, 3, 3)])
+def test_float32_heads_of_two_parts_of_128_channels(device, pattern):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, dout = (torch.randn(1, 63, 2, 256, generator=generator).to(device) for _ in range(4))
+    asked = {"grid": (3, 4, 5), "pattern": pattern, "text": (3, "first")}
+    exact = [t.double().requires_grad_() for t in (q, k, v)]
+    truth, _ = attention_reference(*exact, **asked)
+    leaves = [t.requires_grad_() for t in (q, k, v)]
+    out = attention(*leaves, backend="triton", **asked)
+    found, expected = torch.autograd.grad(out, leaves, dout), torch.autograd.grad(truth, exact, dout.double())
+    for mine, right in zip((out, *found), (truth, *expected), strict=True):
+        assert (mine - right).abs().max() <= 3e-6
