@@ -108,6 +108,15 @@ def test_a_grid_that_makes_the_sequence_is_taken(pattern, grid, text, queries, k
     check_pattern(pattern, grid, text, queries, keys)
 
 
+def test_keys_and_rows_in_numbers():
+    """Of 2 frames of 3 x 4 cells: keys of a query; number, length, row step, token step, causal and first of rows."""
+    patterns = (Full(), Spatial(), Temporal(), Temporal(causal=True), Window(2, 1, 3))
+    assert [pattern.keys_per_query((2, 3, 4)) for pattern in patterns] == [24, 12, 2, 2, 6]
+    assert [pattern.rows((2, 3, 4)) for pattern in patterns] == [
+        None, (2, 12, 12, 1, False, 0), (12, 2, 1, 12, False, 0), (12, 2, 1, 12, True, 0), None
+    ]  # fmt: skip
+
+
 def test_the_layout_in_numbers():
     """Tokens of video and of text, and where each begins."""
     assert layout((2, 3, 4), None) == (24, 0, 0, 24)
