@@ -72,7 +72,7 @@ def _attention(case: AttentionCase) -> None:
     def call(q: Tensor, k: Tensor, v: Tensor, *weights: Tensor) -> Any:
         return attention(
             q, k, v, grid=case.grid, pattern=case.pattern, text=(case.words, "first") if case.words else None,
-            qk_norm=QKNorm("rms", *weights) if weights else None, rope=rope, backend="triton",
+            qk_norm=QKNorm("rms", weights[0], weights[1]) if weights else None, rope=rope, backend="triton",
         )  # fmt: skip
 
     _both_parts(call, (q, k, v), [_empty(case.dim) for _ in range(2)] if case.lanes else [], [dout])
@@ -105,7 +105,8 @@ def _adaptive_norm(case: AdaptiveNormCase) -> None:
         rows = TokenRows(*(getattr(made, field.name).to(META) for field in dataclasses.fields(made)))
 
     def call(x: Tensor, y: Tensor, *weights: Tensor) -> Any:
-        return adaptive_norm(x, y, rows=rows, **dict(zip(names, weights, strict=True)))
+        given: dict[str, Any] = dict(zip(names, weights, strict=True))
+        return adaptive_norm(x, y, rows=rows, **given)
 
     _both_parts(call, (x, y), weights, (dstream, dout))
 
