@@ -25,4 +25,4 @@ def tiny(case: Any) -> Any:
     if isinstance(case, BlockCase):
         return dataclasses.replace(blocks.small(case), name=case.name, grid=(2, 1, 2))
     assert isinstance(case, GeometryCase), case
-    return dataclasses.replace(case, shape=(100,) if case.op == "chamfer" else (1, 3, 16, 24))
+    return dataclasses.replace(case, shape=(40,) if case.op == "chamfer" else (1, 3, 16, 24))
