@@ -11,19 +11,9 @@ from phys4d.benchmarks.gpu_run import adopt, record, tables
 from phys4d.benchmarks.gpu_run.__main__ import main
 from phys4d.benchmarks.gpu_run.record import Record, RecordError
 from phys4d.kernels.attention import measured
+from tests.benchmarks.gpu_results import PROVENANCE, about
 
 ROOT = Path(__file__).parents[2]
-PROVENANCE = {
-    "gpus": ["NVIDIA H200"], "git_revision": "0123456789abcdef", "torch": "2.11.0", "triton": "3.6.0",
-    "date": "2026-01-02T03:04:05+00:00", "cores": 16, "cpu": "a CPU",
-}  # fmt: skip
-
-
-def about(name: str, **changes) -> dict:
-    base = {"slice": name, "kind": name, "device": "cuda", "dtype": "bfloat16", "stand_in": False}
-    return base | {"provenance": PROVENANCE | changes.pop("provenance", {})} | changes
-
-
 @pytest.fixture
 def checkout(tmp_path, monkeypatch) -> Path:
     """A copy of the pages and results that adopting changes."""

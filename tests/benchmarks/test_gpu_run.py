@@ -13,6 +13,7 @@ from phys4d.benchmarks.cases import ATTENTION
 from phys4d.benchmarks.gpu_run import cases, checks, environment, plan, supervisor, worker
 from phys4d.benchmarks.gpu_run.__main__ import main
 from phys4d.benchmarks.gpu_run.record import Record, RecordError
+from tests.benchmarks.gpu_results import about
 
 ROOT = Path(__file__).parents[2]
 UNPREDICTED = ("flow-warp", "splat", "chamfer-100k", "chamfer-100k-surface", "chamfer-frame")
@@ -144,17 +145,6 @@ def test_without_a_gpu_the_run_is_refused(tmp_path, capsys) -> None:
     assert not (tmp_path / "attention.json").exists()
     assert main(["run", "unknown", "--out", str(tmp_path)]) == 2
     assert "unknown: no such slice" in capsys.readouterr().err
-
-
-PROVENANCE = {
-    "gpus": ["NVIDIA H200"], "git_revision": "0123456789abcdef", "torch": "2.11.0", "triton": "3.6.0",
-    "date": "2026-01-02T03:04:05+00:00", "cores": 16, "cpu": "a CPU",
-}  # fmt: skip
-
-
-def about(name: str, **changes) -> dict:
-    base = {"slice": name, "kind": name, "device": "cuda", "dtype": "bfloat16", "stand_in": False}
-    return base | {"provenance": PROVENANCE | changes.pop("provenance", {})} | changes
 
 
 def test_a_folder_is_gone_on_with_by_the_same_gpu_and_source_only(tmp_path) -> None:
