@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from phys4d.engine import environment
 from phys4d.engine.clock import Clock
 from phys4d.engine.config import Config, dump_toml
 from phys4d.engine.errors import UserError
@@ -66,7 +67,7 @@ class Run:
         Raises UserError if a fresh run finds a run in the folder, a resumed one finds none, a change is not allowed,
         another process holds the folder, or the folder cannot be written.
         """
-        writes = int(os.environ.get("RANK", "0")) == 0
+        writes = environment.place().rank == 0
         run = cls(folder, writes=writes, since=time.monotonic() if since is None else since)
         if writes:
             try:

@@ -22,13 +22,11 @@ def train(path: Path, overrides: Sequence[str], *, resume: Resume | None, dry_ru
         config = _checked(path, overrides, 1)
         print(f"{path}: valid: would run {', '.join(config.stages)} in {config.folder}")
         return
-    parallel = Parallel.start()
-    try:
+    with Parallel.start() as parallel:
         config = on_all_ranks(lambda: _checked(path, overrides, parallel.world_size))
+        parallel.limit(config.timeouts)
         with on_all_ranks(lambda: open_run(config, resume=resume)) as run:
             run_stages(config, run, parallel, resume=resume is not None)
-    finally:
-        parallel.close()
 
 
 def _checked(path: Path, overrides: Sequence[str], world_size: int) -> RunConfig:
@@ -58,7 +56,8 @@ def _evaluate(config: RunConfig, stage: str, parallel: Parallel) -> None:
     from phys4d.evaluate.run import evaluate_stage
 
     assert config.evaluate is not None
-    evaluate_stage(config.output(stage), config.evaluate, config.folder / "evaluation", stage, parallel)
+    with parallel.at(f"the evaluation of {stage}"):
+        evaluate_stage(config.output(stage), config.evaluate, config.folder / "evaluation", stage, parallel)
 
 
 def _failures(config: RunConfig, parallel: Parallel) -> None:
@@ -66,7 +65,9 @@ def _failures(config: RunConfig, parallel: Parallel) -> None:
 
     assert config.evaluate is not None
     measured: dict[str, Path] = {stage: config.output(stage) for stage in _measured(config)}
-    if measured:
+    if not measured:
+        return
+    with parallel.at("the evaluation of the scenes with the lowest rewards"):
         evaluate_failures(measured, config.evaluate, config.folder / "evaluation", parallel)
 
 

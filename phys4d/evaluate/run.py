@@ -77,6 +77,7 @@ def evaluate(
             # A rank without a batch repeats the last one, since every rank must call the sharded modules.
             number = first + parallel.rank
             some = batches[min(number, len(batches) - 1)]
+            parallel.passed()
             part = _measure(model, config, clips, some, [i for i, s in enumerate(some) if s in kept], parallel, reader)
             if number < len(batches):
                 own[number] = part

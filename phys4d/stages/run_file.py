@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, create_model
 
 from phys4d.engine.config import Config
-from phys4d.engine.resume import FROM_HERE, MOVED, Movable, OnResume
+from phys4d.engine.resume import FROM_HERE, MOVED, SAME_WEIGHTS, Movable, OnResume
+from phys4d.engine.watchdog import Timeouts
 from phys4d.evaluate.run import EvaluateConfig
 from phys4d.models.backbone import Precision
 from phys4d.models.config import ModelConfig
@@ -30,6 +31,7 @@ class RunSettings(Config):
     init: the model folder that a stage wrote, or a published model's folder, from which the first stage starts; none
         where that stage starts from a new model.
     model: how the model is made and sampled.
+    timeouts: time limits of a run on several processes.
     evaluate: measures the model behind every stage that has heads; none measures nothing.
     """
 
@@ -39,6 +41,7 @@ class RunSettings(Config):
     precision: Annotated[Precision, FROM_HERE] = "fp32"
     init: Annotated[Path | None, MOVED] = None
     model: ModelConfig = ModelConfig()
+    timeouts: Annotated[Timeouts, SAME_WEIGHTS] = Timeouts()
     evaluate: Annotated[EvaluateConfig | None, MEASURED_AGAIN] = None
 
     def table(self, stage: str) -> Any:
