@@ -208,7 +208,7 @@ def test_machines_find_each_other_in_every_kind_of_place(tmp_path: Path, monkeyp
     assert not OutputFolder.of(Path(".")).is_occupied()
     with ShardWriter(tmp_path / "data", recipe="seed 1") as writer:
         assert not OutputFolder.of(tmp_path / "data").is_occupied()
-        writer.add("c0", first.wait_for("c0"), 1, 24, 2, 2)
+        writer.add("c0", first.wait_for("c0", 1), 1, 24, 2, 2)
         first.remove("c0")
     assert OutputFolder.of(tmp_path / "data").is_occupied()
     first.close()
