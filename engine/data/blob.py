@@ -16,6 +16,8 @@ from typing import Any
 import blosc2
 import numpy as np
 
+from phys4d.engine.limits import ARRAY_BYTES, ARRAY_DIMENSIONS, ARRAYS, BLOB_HEADER_BYTES
+
 
 @dataclass(frozen=True)
 class Relative:
@@ -45,6 +47,11 @@ _BLOCK_BYTES = 1 << 18  # fixed: blosc2's own choice may depend on the machine, 
 _TOP = 65535
 _KINDS = ("inverse16", "relative16", "linear16", "linear32")
 _NORMAL, _INFINITE = 0x00800000, 0x7F800000  # float32 bits of the smallest normal number and of infinity
+_LARGEST, _HUGE = 1e38, 1e300  # below the largest numbers of float32 and float64
+# Header of a blosc2 chunk: versions of the format and codec, flags, typesize, the three sizes, filters and their data.
+_CHUNK = struct.Struct("<4B3i6sBB8s")
+_LAST_BUILT_IN = 4  # of the filters: none, shuffle, bitshuffle, delta, truncation of precision
+_LAST_CODEC = 5  # in the flags; 6 means one that is named elsewhere in the header
 
 
 def encode(arrays: Mapping[str, np.ndarray], quantise: Mapping[str, Quantisation] | None = None) -> bytes:
@@ -238,19 +245,57 @@ def _entries(data: bytes) -> tuple[dict[str, dict[str, Any]], int]:
     start = _PREFIX.size + length
     if start > len(data):
         raise ValueError(f"is truncated: the header ends at byte {start}, the data at {len(data)}")
+    if length > BLOB_HEADER_BYTES:
+        raise ValueError(f"has a header of {length} bytes, at most {BLOB_HEADER_BYTES} are read")
     raw = data[_PREFIX.size : start]
     if zlib.crc32(raw) != checksum:
         raise ValueError("is corrupt: the checksum of the header does not match")
-    entries = {entry["name"]: entry for entry in json.loads(raw)["arrays"]}
-    for name, entry in entries.items():
-        if entry["dtype"] not in _DTYPES or any(size < 0 for size in entry["shape"]):
-            raise ValueError(f"array {name!r}: cannot read dtype {entry['dtype']} of shape {entry['shape']}")
-        if (rule := entry.get("quantisation")) and rule["kind"] not in _KINDS:
-            raise ValueError(f"array {name!r}: cannot read quantisation {rule['kind']!r}, only {', '.join(_KINDS)}")
-        if start + entry["offset"] + entry["bytes"] > len(data) or entry["offset"] < 0 or entry["bytes"] < 0:
-            end = start + entry["offset"] + entry["bytes"]
-            raise ValueError(f"is truncated: array {name!r} ends at byte {end}, the data at {len(data)}")
+    try:
+        listed = json.loads(raw)["arrays"]
+        if len(listed) > ARRAYS:
+            raise ValueError(f"holds {len(listed)} arrays, at most {ARRAYS} are read")
+        entries = {str(entry["name"]): entry for entry in listed}
+        for name, entry in entries.items():
+            _check_entry(name, entry, len(data) - start)
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"is corrupt: the header cannot be read ({type(error).__name__}: {error})") from None
     return entries, start
+
+
+def _check_entry(name: str, entry: Mapping[str, Any], end: int) -> None:
+    """Raises ValueError for an entry that cannot be read, or KeyError or TypeError if it lacks a key or has a value of
+    another type; end: bytes of all buffers.
+    """
+    shape, place = entry["shape"], (entry["offset"], entry["bytes"], entry["crc32"])
+    if any(type(number) is not int for number in (*shape, *place)):
+        raise TypeError(f"array {name!r}: a number that is not whole")
+    if entry["dtype"] not in _DTYPES or any(size < 0 for size in shape) or len(shape) > ARRAY_DIMENSIONS:
+        raise ValueError(f"array {name!r}: cannot read dtype {entry['dtype']} of shape {shape}")
+    rule = entry.get("quantisation")
+    if rule and rule["kind"] not in _KINDS:
+        raise ValueError(f"array {name!r}: cannot read quantisation {rule['kind']!r}, only {', '.join(_KINDS)}")
+    if place[0] < 0 or place[1] < 0 or place[0] + place[1] > end:
+        raise ValueError(f"is truncated: array {name!r} ends at byte {place[0] + place[1]} of {end}")
+    item = 4 if rule else 0
+    if (needed := math.prod(shape) * max(np.dtype(entry["dtype"]).itemsize, item)) > ARRAY_BYTES:
+        raise ValueError(f"array {name!r}: shape {shape} needs {needed} bytes, at most {ARRAY_BYTES} are read")
+    if rule:
+        _check_rule(name, entry, rule)
+
+
+def _check_rule(name: str, entry: Mapping[str, Any], rule: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the rule has the numbers of its kind, for codes of the dtype and shape in `entry`."""
+    linear = rule["kind"].startswith("linear")
+    keys = {"linear16": ("base", "zero", "step"), "linear32": ("step",)}.get(rule["kind"], ("low", "step"))
+    numbers = [number for key in keys for number in (rule[key] if linear else (rule[key],))]
+    kinds = (int,) if rule["kind"] == "relative16" else (int, float)
+    right = all(type(number) in kinds and abs(number) < _HUGE for number in numbers)
+    if rule["kind"] == "relative16":
+        right = right and all(0 <= number <= _INFINITE for number in numbers)
+    if linear:
+        right = right and bool(entry["shape"]) and {len(rule[key]) for key in keys} == {entry["shape"][0]}
+    if not right or entry["dtype"] != ("int32" if rule["kind"] == "linear32" else "uint16"):
+        raise ValueError(f"is corrupt: array {name!r}: quantisation {rule['kind']} of {entry['dtype']} {entry['shape']}")
 
 
 def _unpack(data: bytes, start: int, entry: Mapping[str, Any]) -> np.ndarray:
@@ -259,10 +304,46 @@ def _unpack(data: bytes, start: int, entry: Mapping[str, Any]) -> np.ndarray:
     if zlib.crc32(buffer) != entry["crc32"]:
         raise ValueError(f"is corrupt: the checksum of array {name!r} does not match")
     expected = math.prod(shape) * dtype.itemsize
+    if expected:
+        _check_chunk(name, buffer, expected)
     array = np.empty(shape, dtype)
     if expected:
-        size = blosc2.get_cbuffer_sizes(buffer)[0]
-        if size != expected:
-            raise ValueError(f"is corrupt: array {name!r} holds {size} bytes, its shape needs {expected}")
-        blosc2.decompress2(buffer, dst=array, nthreads=1)
-    return _dequantise(array, entry["quantisation"]) if entry.get("quantisation") else array
+        try:
+            unpacked = blosc2.decompress2(buffer, dst=array, nthreads=1)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"is corrupt: array {name!r} does not unpack ({error})") from None
+        assert unpacked is None or unpacked == expected
+    if dtype == bool and array.size and array.view(np.uint8).max() > 1:
+        raise ValueError(f"is corrupt: array {name!r} holds bytes that are neither true nor false")
+    if not entry.get("quantisation"):
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+        value = _dequantise(array, entry["quantisation"])
+    if not _finite(entry["quantisation"]) and not np.isfinite(value).all():
+        raise ValueError(f"is corrupt: array {name!r} holds values that are not finite")
+    return value
+
+
+def _check_chunk(name: str, buffer: bytes, expected: int) -> None:
+    """Raises ValueError unless the header of a blosc2 chunk states these sizes and a codec and filters that are built
+    in: others would be loaded as plugins.
+    """
+    if len(buffer) < _CHUNK.size:
+        raise ValueError(f"is corrupt: array {name!r} has no buffer")
+    _, _, flags, _, size, block, packed, filters, _, _, _ = _CHUNK.unpack_from(buffer)
+    if size != expected:
+        raise ValueError(f"is corrupt: array {name!r} holds {size} bytes, its shape needs {expected}")
+    if packed != len(buffer) or not 0 < block <= size or max(filters) > _LAST_BUILT_IN or flags >> 5 > _LAST_CODEC:
+        raise ValueError(f"is corrupt: the chunk of array {name!r} has a header that cannot be read")
+
+
+def _finite(rule: Mapping[str, Any]) -> bool:
+    """Whether a rule gives finite float32 values for all codes."""
+    if rule["kind"] == "relative16":
+        return 0 <= rule["low"] and rule["step"] >= 0 and rule["low"] + _TOP * rule["step"] < _INFINITE
+    if rule["kind"] == "inverse16":
+        return rule["low"] - rule["step"] > 1 / _LARGEST and rule["step"] >= 0
+    if rule["kind"] == "linear32":
+        return max(map(abs, rule["step"]), default=0) * 2.0**31 < _LARGEST
+    rows = zip(rule["base"], rule["zero"], rule["step"], strict=True)
+    return all(abs(base) + (abs(zero) + _TOP) * abs(step) < _LARGEST for base, zero, step in rows)
