@@ -73,7 +73,7 @@ def one(file: Path) -> dict[str, float]:
 
     from phys4d.train import train
 
-    train(file, [], resume=False, dry_run=False)
+    train(file, [], resume=None, dry_run=False)
     memory = {"peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     if torch.cuda.is_available():
         memory["peak_cuda_mb"] = torch.cuda.max_memory_allocated() / 2**20

@@ -1,8 +1,4 @@
-"""Checkpoints in torch's distributed format (DCP): written atomically, resharded and validated when they are loaded.
-
-A DCP checkpoint contains a pickled index, so loading one can execute code of its author: load only checkpoints of your
-    own runs. Models of other authors are loaded from safetensors.
-"""
+"""Checkpoints in torch's distributed format (DCP): written atomically, resharded and validated when they are loaded."""
 
 import errno
 import json
@@ -13,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,19 +17,22 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from phys4d.engine import integrity
+from phys4d.engine.checkpoint_reader import TensorReader
 from phys4d.engine.errors import FaultElsewhere, UserError
+from phys4d.engine.integrity import Digest
 from phys4d.engine.parallel import on_all_ranks
-from phys4d.engine.storage import disk_fault, replace_text
+from phys4d.engine.storage import disk_fault, read_json, replace_text
 
-_MANIFEST = "checkpoint.json"
+_CARD = "checkpoint.json"
 
 
 def save(folder: Path, stage: str, step: int, state: Mapping[str, Tensor], *, keep: int = 2) -> Path:
     """Writes `state` to folder/checkpoint-<stage>-<step>/ and returns that path; all ranks must call it.
 
-    The files are written to a hidden folder, synced to the disk and then renamed, so a checkpoint exists completely or
-    not at all. Then the file folder/latest is set to its name, and older checkpoints of the stage beyond `keep` are
-    removed. An existing checkpoint of that step is kept.
+    The files are written to a hidden folder with a digest of each, synced to the disk and then renamed, so a checkpoint
+    exists completely or not at all. Then the file folder/latest is set to its name, and older checkpoints of the stage
+    beyond `keep` are removed. An existing checkpoint of that step is kept.
 
     folder: run folder.
     stage: name of the stage.
@@ -51,7 +51,8 @@ def save(folder: Path, stage: str, step: int, state: Mapping[str, Tensor], *, ke
         with _quiet():
             writer = dcp.FileSystemWriter(partial, single_file_per_rank=True, sync_files=True)
             dcp.save(dict(state), storage_writer=writer, no_dist=not dist.is_initialized())
-        on_all_ranks(lambda: _finish(partial, path, stage, step, keep))
+        files = _digests(partial)
+        on_all_ranks(lambda: _finish(partial, path, stage, step, keep, files))
     except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
         if _rank() != 0:  # torch raises an error of one rank on all ranks
             raise FaultElsewhere(0) from error
@@ -92,29 +93,41 @@ def check_room(folder: Path, stage: str, state: Mapping[str, Tensor], *, writes:
 
 def _begin(partial: Path) -> None:
     if _rank() == 0:
-        for stale in partial.parent.glob(".checkpoint-*.partial"):  # of a killed run
-            shutil.rmtree(stale)
+        for end in ("partial", "removed"):  # of a killed run
+            for stale in partial.parent.glob(f".checkpoint-*.{end}"):
+                shutil.rmtree(stale)
         partial.mkdir(parents=True)
 
 
-def _finish(partial: Path, path: Path, stage: str, step: int, keep: int) -> None:
+def _digests(partial: Path) -> dict[str, Digest]:
+    """The digests of all files in a checkpoint, on rank 0; each rank reads its own, a collective."""
+
+    def own() -> dict[str, Digest]:
+        mine = [path.name for path in partial.glob(f"__{_rank()}_*")]
+        return integrity.digests(partial, [*mine, ".metadata"] if _rank() == 0 else mine)
+
+    found = on_all_ranks(own)
+    if not dist.is_initialized():
+        return found
+    gathered: list[Any] | None = [None] * dist.get_world_size() if _rank() == 0 else None
+    dist.gather_object(found, gathered)
+    return {name: entry for files in gathered or [] for name, entry in files.items()}
+
+
+def _finish(partial: Path, path: Path, stage: str, step: int, keep: int, files: dict[str, Digest]) -> None:
     """Completes a checkpoint after all ranks have written their files: manifest, rename, `latest`, removal of old ones.
     """
     if _rank() != 0:
         return
     world_size = dist.get_world_size() if dist.is_initialized() else 1
-    manifest = {"stage": stage, "step": step, "world_size": world_size, "torch": torch.__version__}
-    replace_text(partial / _MANIFEST, json.dumps(manifest) + "\n")
-    _sync_folder(partial)
+    card = {"stage": stage, "step": step, "world_size": world_size, "torch": torch.__version__}
+    replace_text(partial / _CARD, json.dumps(card) + "\n")
     if path.exists():  # without a manifest it is not a checkpoint
         shutil.rmtree(path)
-    os.rename(partial, path)
-    _sync_folder(path.parent)
+    integrity.publish(partial, path, files | integrity.digests(partial, [_CARD]))
     replace_text(path.parent / "latest", path.name + "\n")
     for _, old in sorted(_of_stage(path.parent, stage))[:-keep]:
-        gone = old.with_name(f".{old.name}.partial")
-        os.rename(old, gone)
-        shutil.rmtree(gone)
+        integrity.remove(old)
 
 
 def _short_of_room(folder: Path, state: Mapping[str, Tensor]) -> str | None:
@@ -136,20 +149,29 @@ def latest(folder: Path, stage: str) -> tuple[Path, int] | None:
     return None if found is None else (found[1], found[0])
 
 
+def drop_latest(folder: Path, stage: str) -> None:
+    """Removes the newest checkpoint of a stage, so that it goes on from the one before. UserError if there is none."""
+    found = latest(folder, stage)
+    if found is None:
+        raise UserError(f"{folder}: holds no checkpoint of {stage} to go back from: --resume goes on with the run")
+    integrity.remove(found[0])
+
+
 def load(path: Path, state: Mapping[str, Tensor]) -> None:
     """Reads a checkpoint into the tensors of `state`, in place; all ranks must call it.
 
-    The number of ranks may differ from that at saving.
+    The number of ranks may differ from that at saving. Every file is compared with its digest before anything is read
+    from it; the ranks share that work.
 
     path: checkpoint folder.
     state: name -> tensor or DTensor.
 
-    Raises UserError, before anything is changed, if names or shapes differ (another model, stage or LoRA rank) or the
-    checkpoint cannot be read.
+    Raises UserError, before anything is changed, if a file is damaged, names or shapes differ (another model, stage or
+    LoRA rank) or the checkpoint cannot be read.
     """
     stored = _stored_shapes(path)
-    manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-    if path.name != (written := f"checkpoint-{manifest['stage']}-{manifest['step']}"):
+    card = read_json(path / _CARD)
+    if path.name != (written := f"checkpoint-{card['stage']}-{card['step']}"):
         raise UserError(f"{path}: was written as {written}: it is of another stage or step: remove it")
     for name in sorted(state.keys() | stored.keys()):
         here, there = state.get(name), stored.get(name)
@@ -200,19 +222,31 @@ def named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter
 def _read(path: Path, state: Mapping[str, Tensor]) -> None:
     try:
         with _quiet():
-            dcp.load(dict(state), checkpoint_id=path, no_dist=not dist.is_initialized())
+            dcp.load(dict(state), storage_reader=TensorReader(path), no_dist=not dist.is_initialized())
     except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
         reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"{path}: cannot be read: {reason}: remove it to use an older one") from error
+        raise UserError(f"{path}: cannot be read: {reason}: {_advice(path)}") from error
 
 
 def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors in a checkpoint whose files are as they were written; a collective."""
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    on_all_ranks(lambda: integrity.check(path, _advice(path), share=slice(_rank(), None, ranks)))
     try:
-        metadata = dcp.FileSystemReader(path).read_metadata()
-    except Exception as error:  # unpickling a damaged index may raise anything
-        raise UserError(f"{path}: is no readable checkpoint ({type(error).__name__}): remove it") from error
+        metadata = TensorReader(path).read_metadata()
+    except Exception as error:  # unpickling a foreign index may raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: is no readable checkpoint ({reason}): {_advice(path)}") from error
     tensors = metadata.state_dict_metadata.items()
     return {name: tuple(entry.size) for name, entry in tensors if isinstance(entry, TensorStorageMetadata)}
+
+
+def _advice(path: Path) -> str:
+    """What to do about a damaged checkpoint."""
+    stage, _, step = path.name.removeprefix("checkpoint-").rpartition("-")
+    older = [there for there in _of_stage(path.parent, stage) if there[0] < int(step)]
+    then = f"goes on from {max(older)[1].name}" if older else "begins the stage again"
+    return f"copy it again, or --resume=previous, which removes it and {then}"
 
 
 def _of_stage(folder: Path, stage: str) -> Iterator[tuple[int, Path]]:
@@ -223,15 +257,7 @@ def _of_stage(folder: Path, stage: str) -> Iterator[tuple[int, Path]]:
 
 
 def _complete(path: Path) -> bool:
-    return (path / ".metadata").is_file() and (path / _MANIFEST).is_file()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return all((path / name).is_file() for name in (".metadata", _CARD, integrity.MANIFEST))
 
 
 def _rank() -> int:

@@ -29,6 +29,7 @@ class FaultElsewhere(UserError):
 
     def __init__(self, rank: int) -> None:
         super().__init__(f"stopped by a fault that rank {rank} reports")
+        self.rank = rank
 
 
 class Stopped(KeyboardInterrupt):

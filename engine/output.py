@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from phys4d.engine.errors import UserError
-from phys4d.engine.storage import replace_bytes
+from phys4d.engine.storage import replace_bytes, sync
 
 _HIDDEN = ".phys4d-"  # prefix of hidden folders inside an output folder that existed before
 _MOVING = ".moving"  # in the folder of unfinished files: the names that are being moved to the output folder
@@ -157,15 +157,6 @@ def write_file(file: Path, data: bytes) -> None:
         file.write_bytes(data)
     else:
         replace_bytes(Path(os.path.realpath(file)), data)
-
-
-def sync(path: Path) -> None:
-    """Waits until a file, or the entries of a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _is_device(file: Path) -> bool:

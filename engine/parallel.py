@@ -58,7 +58,7 @@ class Parallel:
         timeout: time limit of a collective within a step; default: torch's.
         """
         rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        device = _own_device(rank, int(os.environ.get("LOCAL_RANK", "0")))
+        device = own_device(rank, int(os.environ.get("LOCAL_RANK", "0")))
         if world_size == 1:
             return cls(0, 1, device, None)
         backend = "gloo"
@@ -140,7 +140,7 @@ class Parallel:
             leave_group()
 
 
-def _own_device(rank: int, local_rank: int) -> torch.device:
+def own_device(rank: int, local_rank: int) -> torch.device:
     """The accelerator of this local rank, made current, or the CPU. Raises UserError if there are too few accelerators.
     """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
@@ -183,7 +183,8 @@ def on_all_ranks(action: Callable[[], T], waiting: dist.ProcessGroup | None = No
     except (UserError, OSError) as error:
         fault = error
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    first = torch.tensor([world_size if fault is None else rank])
+    reporting = fault.rank if isinstance(fault, FaultElsewhere) else rank
+    first = torch.tensor([world_size if fault is None else reporting])
     if waiting is not None:
         work = dist.all_reduce(first, op=dist.ReduceOp.MIN, group=waiting, async_op=True)
         while not work.is_completed():

@@ -1,4 +1,4 @@
-"""Small files of a run: atomic replacement, reading, appending, and detection of full or read-only disks."""
+"""Files of a run on the disk: atomic replacement, syncs, reading, appending, and full or read-only disks."""
 
 import errno
 import json
@@ -25,6 +25,15 @@ def replace_bytes(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the entries of a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from phys4d.kernels import native
 from phys4d.simulation.generate import SimulateConfig, simulate
 from phys4d.stages.preflight import check, check_clip_size, check_stages
 from phys4d.stages.registry import STAGES
-from phys4d.stages.resume import open_run
+from phys4d.stages.resume import Resume, open_run
 from phys4d.stages.run_file import RunConfig
 from phys4d.teachers.dis import DISFlow
 from phys4d.teachers.label import label_dataset
@@ -44,11 +44,12 @@ class DemoConfig(Config):
     run: RunConfig
 
 
-def run_demo(folder: Path, recipe: Path | None, overrides: Sequence[str], *, resume: bool) -> None:
+def run_demo(folder: Path, recipe: Path | None, overrides: Sequence[str], *, resume: Resume | None) -> None:
     """Everything, into `folder`: data/, the run folder's own files, report.html. With resume, what is whole is kept."""
     started = time.monotonic()
     config = load_recipe(recipe, overrides)
-    if (folder / "config.toml").exists() and not resume:
+    begun = (folder / "config.toml").exists()
+    if begun and resume is None:
         raise UserError(f"{folder}: holds a demo already: add --resume to continue it, or name another --folder")
     run_config = placed(config.run, folder)
     start = check_stages(run_config)
@@ -63,8 +64,8 @@ def run_demo(folder: Path, recipe: Path | None, overrides: Sequence[str], *, res
     check(run_config)
     parallel = Parallel.start()
     try:
-        with open_run(run_config, resume=(folder / "config.toml").exists(), since=started) as run:
-            run_stages(run_config, run, parallel, resume=resume)
+        with open_run(run_config, resume=resume if begun else None, since=started) as run:
+            run_stages(run_config, run, parallel, resume=resume is not None)
     finally:
         parallel.close()
 

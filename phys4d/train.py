@@ -11,12 +11,12 @@ from phys4d.engine.storage import replace_text
 from phys4d.engine.telemetry import Run
 from phys4d.stages.preflight import check
 from phys4d.stages.registry import STAGES
-from phys4d.stages.resume import open_run
+from phys4d.stages.resume import Resume, open_run
 from phys4d.stages.run_file import RunConfig
 from phys4d.stages.runner import execute
 
 
-def train(path: Path, overrides: Sequence[str], *, resume: bool, dry_run: bool) -> None:
+def train(path: Path, overrides: Sequence[str], *, resume: Resume | None, dry_run: bool) -> None:
     """Validates the run file at `path` and runs it; with dry_run it stops after everything has been checked."""
     if dry_run:
         config = _checked(path, overrides, 1)
@@ -26,7 +26,7 @@ def train(path: Path, overrides: Sequence[str], *, resume: bool, dry_run: bool) 
     try:
         config = on_all_ranks(lambda: _checked(path, overrides, parallel.world_size))
         with on_all_ranks(lambda: open_run(config, resume=resume)) as run:
-            run_stages(config, run, parallel, resume=resume)
+            run_stages(config, run, parallel, resume=resume is not None)
     finally:
         parallel.close()
 

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phys4d.engine.errors import UserError
-from phys4d.engine.output import OutputFolder, sync
+from phys4d.engine.output import OutputFolder
+from phys4d.engine.storage import sync
 
 INDEX = "index.parquet"
 _MEMBER = pa.struct(

@@ -16,7 +16,7 @@ def add_demo(commands: Commands) -> None:
     )
     demo.add_argument("--recipe", type=Path, help="another recipe than the one that comes with phys4d")
     demo.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C", help="change one value")
-    demo.add_argument("--resume", action="store_true", help="continue an interrupted demo in the same folder")
+    _add_resume(demo, "continue an interrupted demo in the same folder")
     demo.set_defaults(command=_demo)
 
 
@@ -29,13 +29,19 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_resume(parser: argparse.ArgumentParser, meaning: str) -> None:
+    parser.add_argument("--resume", action="store_const", const="latest", help=meaning)
+    parser.add_argument(
+        "--resume=previous", dest="resume", action="store_const", const="previous",
+        help="the same, but first remove the newest checkpoint of the stage that is not finished",
+    )  # fmt: skip
+
+
 def add_train(commands: Commands) -> None:
     """Adds `train`."""
     train = commands.add_parser("train", help="run the stages of a run file; the same under torchrun")
     train.add_argument("run", type=Path, metavar="RUN.toml")
-    train.add_argument(
-        "--resume", action="store_true", help="continue from the newest complete checkpoint of your own run"
-    )
+    _add_resume(train, "continue from the newest complete checkpoint of your own run")
     train.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C", help="change one value")
     train.add_argument("--dry-run", action="store_true", help="check everything that can be checked, start nothing")
     train.set_defaults(command=_train)

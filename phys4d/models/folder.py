@@ -4,6 +4,7 @@ phys4d.json                        what this is: configuration, clip size, adapt
 transformer/                       diffusers folder (absent where `base` names another folder)
 adapters/<name>/                   a LoRA, for diffusers and for peft (`lora.save_adapter`)
 heads/model.safetensors
+manifest.json                      size and SHA-256 of every file, checked before weights are read
 """
 
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
+from phys4d.engine import integrity
 from phys4d.engine.errors import UserError
 from phys4d.engine.provenance import provenance
 from phys4d.engine.storage import disk_fault
@@ -20,7 +22,7 @@ from phys4d.models.card import CARD, Card, base_of, read_card
 from phys4d.models.config import ModelConfig, ResolvedConfig
 from phys4d.models.interface import Grid
 from phys4d.models.lora import adapter_names, load_adapter, save_adapter
-from phys4d.models.preflight import HEADS, check_model
+from phys4d.models.preflight import HEADS, check_files, check_model
 from phys4d.models.registry import MODELS
 from phys4d.models.world import WorldModel
 
@@ -44,12 +46,13 @@ def save(model: WorldModel, folder: Path, *, stage: str, base: Path | None) -> N
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         _write(model, partial, _card(model, folder, stage, base), whole=base is None)
+        if folder.exists():
+            integrity.remove(folder)
+        integrity.publish(partial, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         reason = disk_fault(error) or " ".join(str(error).split())
         raise UserError(f"{folder}: cannot be written: {reason}: make room, then --resume") from error
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
 
 
 def _write(model: WorldModel, partial: Path, card: Card, *, whole: bool) -> None:
@@ -84,8 +87,9 @@ def _pointer(base: Path, folder: Path) -> str:
 
 
 def load(folder: Path) -> Loaded:
-    """Reads what `save` wrote. UserError naming the file where something is missing or does not fit."""
+    """Reads what `save` wrote. UserError naming the file where something is missing, damaged or does not fit."""
     outline = check_model(folder)
+    check_files(folder, hashed=True)
     card = read_card(folder)
     base = base_of(card, folder)
     model = _assemble(card.model, base, Grid(*card.size, outline.token_stride))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from phys4d.engine import integrity
 from phys4d.engine.errors import UserError
 from phys4d.models.card import CARD, base_of, read_card
 from phys4d.models.config import ModelConfig
@@ -19,7 +20,8 @@ HEADS = Path("heads") / "model.safetensors"
 def check_model(folder: Path) -> Outline:
     """UserError, one line, unless a model folder that a stage wrote is whole, with the folder of its backbone.
 
-    Looked at are the card, the backbone (`ModelSpec.outline`), and that heads and adapters are stored whole and fit it.
+    Looked at are the card, the backbone (`ModelSpec.outline`), that heads and adapters are stored whole and fit it, and
+    the sizes of all files.
     """
     card = read_card(folder)
     if card.format != 1:
@@ -41,7 +43,17 @@ def check_model(folder: Path) -> Outline:
     except (WeightsFault, ValueError) as error:
         reason = error.brief if isinstance(error, WeightsFault) else error
         raise UserError(f"{folder}: weights do not load ({reason}): delete it and resume its run") from None
+    check_files(folder, hashed=False)
     return outline
+
+
+def check_files(folder: Path, *, hashed: bool) -> None:
+    """UserError unless the files of a model folder, and those of the folder of its backbone if a stage wrote that too,
+    are as they were written; hashed: compare their digests, which reads them whole, and not their sizes alone."""
+    base = base_of(read_card(folder), folder)
+    for part in dict.fromkeys((folder, base)):
+        if (part / CARD).is_file():
+            integrity.check(part, "copy it again, or remove the folder and --resume its run", hashed=hashed)
 
 
 def check_released(folder: Path, model: ModelConfig) -> Outline:

@@ -25,14 +25,15 @@ class Settings(Protocol):
 class Outline:
     """What a model is, known before a weight is read.
 
-    transformer: on torch's meta device; layers: its blocks; width: channels of a hidden token; channels: of the
-    latents; token_stride: frames, rows and columns of pixels under one token; steps, shift: how it is sampled by
-    default.
+    transformer: on torch's meta device; layers: its blocks; width: channels of a hidden token; heads: of its
+    self-attention; channels: of the latents; token_stride: frames, rows and columns of pixels under one token; steps,
+    shift: how it is sampled by default.
     """
 
     transformer: nn.Module
     layers: int
     width: int
+    heads: int
     channels: int
     token_stride: tuple[int, int, int]
     steps: int

@@ -4,20 +4,26 @@ The same checks stand before training and behind `--dry-run`. No weight is read 
 no video decoded.
 """
 
+import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from phys4d.clips import TRUTH
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.errors import UserError
+from phys4d.engine.parallel import own_device
 from phys4d.engine.schedule import check_order
+from phys4d.kernels.attention import explain
 from phys4d.models.card import CARD, read_card
 from phys4d.models.config import ModelConfig
-from phys4d.models.interface import check_size
+from phys4d.models.interface import Grid, check_size
 from phys4d.models.preflight import check_model, check_new, check_released
 from phys4d.models.registry import MODELS
+from phys4d.models.spec import Outline
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig
 from phys4d.stages.spec import NEW, RELEASED
@@ -31,12 +37,14 @@ class Start:
     """What a run starts from.
 
     stage: that wrote the model, NEW or RELEASED where none did; kind: of its backbone; token_stride: frames, rows and
-    columns of pixels under one token; size: (frames, height, width) of its clips, None where they are not decided yet.
+    columns of pixels under one token; head_shape: (heads, channels of one) of its self-attention; size: (frames,
+    height, width) of its clips, None where they are not decided yet.
     """
 
     stage: str
     kind: str
     token_stride: tuple[int, int, int]
+    head_shape: tuple[int, int]
     size: tuple[int, int, int] | None = None
 
 
@@ -65,7 +73,7 @@ def check(config: RunConfig, world_size: int = 1) -> None:
         uses[f"{stage}.data"] = DatasetUse(table.data, spec.arrays(table), static_camera=spec.static_camera(table))
     if config.evaluate is not None:
         uses["evaluate.data"] = DatasetUse(config.evaluate.data, EVALUATED, config.evaluate.scenes)
-    check_data(uses, start)
+    _check_attention(config, start, check_data(uses, start))
 
 
 def check_stages(config: RunConfig, world_size: int = 1) -> Start:
@@ -87,8 +95,9 @@ def check_stages(config: RunConfig, world_size: int = 1) -> Start:
     return start
 
 
-def check_data(uses: Mapping[str, DatasetUse], start: Start) -> None:
-    """Looks at every dataset that a run reads; keys of `uses` are those of the run file. UserError with one line.
+def check_data(uses: Mapping[str, DatasetUse], start: Start) -> tuple[int, int, int]:
+    """Looks at every dataset that a run reads, and returns the clips' size (frames, height, width); keys of `uses` are
+    those of the run file. UserError with one line.
 
     Every clip is looked at as far as that needs no decoding, of more than ten thousand the first and the last in each
     shard; the first one of each dataset is decoded. What is found later costs no finished step.
@@ -110,6 +119,8 @@ def check_data(uses: Mapping[str, DatasetUse], start: Start) -> None:
             raise UserError(f"{key}: {use.data}: {len(dataset)} clips, {use.clips} are asked for: simulate more")
     for data in dict.fromkeys(use.data for use in uses.values()):
         _check_clips({key: use for key, use in uses.items() if use.data == data}, MODELS[start.kind].check_caption)
+    assert expected is not None, "no dataset"
+    return expected
 
 
 def _check_clips(uses: Mapping[str, DatasetUse], check_caption: Callable[[str], object]) -> None:
@@ -141,9 +152,25 @@ def check_start(model: ModelConfig, init: Path | None) -> Start:
     if init is not None and (init / CARD).exists():
         outline = check_model(init)
         card = read_card(init)
-        return Start(card.stage, card.model.kind, outline.token_stride, card.size)
+        return Start(card.stage, card.model.kind, outline.token_stride, _head_shape(outline), card.size)
     outline = check_new(model) if init is None else check_released(init, model)
-    return Start(NEW if init is None else RELEASED, model.kind, outline.token_stride)
+    return Start(NEW if init is None else RELEASED, model.kind, outline.token_stride, _head_shape(outline))
+
+
+def _head_shape(outline: Outline) -> tuple[int, int]:
+    return outline.heads, outline.width // outline.heads
+
+
+def _check_attention(config: RunConfig, start: Start, size: tuple[int, int, int]) -> None:
+    """UserError unless the backend asked for can compute the self-attention of clips of this size on this machine."""
+    heads, channels = start.head_shape
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    head = torch.empty(channels, dtype=dtype, device=own_device(0, 0), requires_grad=True)
+    q = head.expand(1, math.prod(Grid(*size, start.token_stride).tokens), heads, channels)
+    try:
+        explain(q, q, q, backend=config.model.attention)
+    except ValueError as error:
+        raise UserError(f'model.attention: {error}: set another, or "auto"') from None
 
 
 def check_clip_size(key: str, where: object, size: tuple[int, int, int], start: Start) -> None:

@@ -4,19 +4,35 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
+from phys4d.engine import checkpoint
+from phys4d.engine.errors import UserError
 from phys4d.engine.resume import digest
 from phys4d.engine.telemetry import Run
 from phys4d.stages.run_file import RunConfig
 
+Resume = Literal["latest", "previous"]
+"""How a run in its folder is continued: from the newest checkpoint, or from the one before, the newest removed."""
 
-def open_run(config: RunConfig, *, resume: bool, since: float | None = None) -> Run:
-    """`Run.create` in the folder of `config`, which has been checked."""
+
+def open_run(config: RunConfig, *, resume: Resume | None, since: float | None = None) -> Run:
+    """`Run.create` in the folder of `config`, which has been checked; rank 0 removes what `resume` goes back behind."""
     # os.path.exists: a folder that may not be looked into is for Run.create to refuse.
     finished = [stage for stage in config.stages if os.path.exists(config.output(stage))]
-    return Run.create(
-        config.folder, config, resume=resume, since=since, finished=finished, identities=identities(config)
+    run = Run.create(
+        config.folder, config, resume=resume is not None, since=since, finished=finished, identities=identities(config)
     )
+    if resume == "previous" and run.writes:
+        try:
+            left = [stage for stage in config.stages if stage not in finished]
+            if not left:
+                raise UserError(f"{config.folder}: every stage is finished: there is no checkpoint to go back from")
+            checkpoint.drop_latest(config.folder, left[0])
+        except BaseException:
+            run.close()
+            raise
+    return run
 
 
 def identities(config: RunConfig) -> dict[str, str]:

@@ -1,17 +1,20 @@
 """Checkpoints: exact, complete or absent at every instant, and refused if they do not fit."""
 
 import os
+import pickle
 import shutil
 import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 
-from phys4d.engine import checkpoint
+from phys4d.engine import checkpoint, integrity
 from phys4d.engine.errors import UserError
 
 
@@ -53,7 +56,7 @@ def test_latest_is_by_stage_and_step_and_old_ones_go(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [".metadata", "checkpoint.json"])
+@pytest.mark.parametrize("name", [".metadata", "checkpoint.json", "manifest.json"])
 def test_an_incomplete_one_is_passed_over_and_can_be_written_again(tmp_path: Path, name: str) -> None:
     for step in (1, 2):
         checkpoint.save(tmp_path, "a", step, state(step))
@@ -120,14 +123,66 @@ def test_another_model_is_refused_before_anything_changes(tmp_path: Path) -> Non
         checkpoint.load(path, {"model.a.w": torch.zeros(3, 4), "updates": torch.tensor(0)})
 
 
-def test_a_damaged_one_is_a_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "checkpoint.json"])
+def test_one_flipped_bit_anywhere_is_found_and_the_checkpoint_before_is_offered(tmp_path: Path, name: str) -> None:
+    for step in (4, 5):
+        path = checkpoint.save(tmp_path, "a", step, state(step))
+    whole = (path / name).read_bytes()
+    for place in range(0, len(whole), max(1, len(whole) // 40)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        (path / name).write_bytes(flipped)
+        tensors = state(0)
+        with pytest.raises(UserError) as found:
+            checkpoint.load(path, tensors)
+        assert f"{found.value}" == (
+            f"{path / name}: is damaged, its SHA-256 is not that in manifest.json: copy it again, or "
+            "--resume=previous, which removes it and goes on from checkpoint-a-4"
+        )
+        assert tensors["updates"] == 0 and not tensors["model.a.w"].any()
+    checkpoint.drop_latest(tmp_path, "a")
+    assert checkpoint.latest(tmp_path, "a") == (tmp_path / "checkpoint-a-4", 4)
+    assert loaded(tmp_path / "checkpoint-a-4")["updates"] == 4
+
+
+def test_the_only_checkpoint_is_damaged(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, "a", 5, state(5))
-    data = next(path.glob("*.distcp"))
+    data = path / "__0_0.distcp"
+    size = data.stat().st_size
     data.write_bytes(data.read_bytes()[:700])
-    with pytest.raises(UserError, match=r"checkpoint-a-5: cannot be read: .*: remove it to use an older one"):
+    then = "copy it again, or --resume=previous, which removes it and begins the stage again"
+    with pytest.raises(UserError, match=rf"__0_0.distcp: is 700 bytes long, {size} were written: {then}"):
         loaded(path)
-    (path / ".metadata").write_bytes(b"not a pickle")
-    with pytest.raises(UserError, match=r"checkpoint-a-5: is no readable checkpoint \(\w+\): remove it"):
+    data.unlink()
+    with pytest.raises(UserError, match="is in manifest.json, and cannot be read"):
+        loaded(path)
+    checkpoint.drop_latest(tmp_path, "a")
+    with pytest.raises(UserError, match="holds no checkpoint of a to go back from"):
+        checkpoint.drop_latest(tmp_path, "a")
+
+
+class _Executes:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("executed",)
+
+
+def test_an_index_cannot_execute_code_or_name_files_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = checkpoint.save(tmp_path, "a", 5, state(5))
+
+    def replaced(index: object) -> None:
+        (path / ".metadata").write_bytes(pickle.dumps(index))
+        integrity.write_manifest(path, integrity.digests(path))
+
+    index = dcp.FileSystemReader(path).read_metadata()
+    replaced(_Executes())
+    with pytest.raises(UserError, match=r"is no readable checkpoint \(names posix\.mkdir, which no index"):
+        loaded(path)
+    assert not (tmp_path / "executed").exists()
+    for entry in index.storage_data.values():
+        entry.relative_path = "../other"
+    replaced(index)
+    with pytest.raises(UserError, match=r"'\.\./other' is no file of this folder"):
         loaded(path)
 
 

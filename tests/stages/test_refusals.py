@@ -38,12 +38,15 @@ def test_a_fault_of_the_run_file(refused: Refused, clips: Path, tmp_path: Path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_backend_of_attention_that_is_unknown_or_cannot_serve(refused: Refused, clips: Path) -> None:
+def test_a_backend_of_attention_that_is_unknown_or_cannot_serve(
+    refused: Refused, clips: Path, tmp_path: Path
+) -> None:
     known = refused(clips, "model.attention=fastest")
     assert known.startswith("--set model.attention=fastest: model.attention: expected auto, triton, ")
     line = refused(clips, "model.attention=triton")
     what = "backend 'triton' cannot serve this call: its kernels run on CUDA, the tensors are on cpu"
     assert line == f'model.attention: {what}: set another, or "auto"'
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_lies_where_a_model_is_to_be_written(refused: Refused, clips: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ WriteRun = Callable[..., Path]
 def finished(write_run: WriteRun, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a whole run."""
     folder = tmp_path_factory.mktemp("run") / "whole"
-    train(write_run(folder.parent / "run.toml", folder, clips, ALL), [], resume=False, dry_run=False)
+    train(write_run(folder.parent / "run.toml", folder, clips, ALL), [], resume=None, dry_run=False)
     return folder
 
 
@@ -69,7 +69,7 @@ def test_the_drift_of_the_policy_is_nothing_at_first_and_then_something(finished
 def test_the_same_run_again_is_bit_identical(
     write_run: WriteRun, finished: Path, clips: Path, tmp_path: Path
 ) -> None:
-    train(write_run(tmp_path / "run.toml", tmp_path / "again", clips, ALL[:3]), [], resume=False, dry_run=False)
+    train(write_run(tmp_path / "run.toml", tmp_path / "again", clips, ALL[:3]), [], resume=None, dry_run=False)
     for name in (
         "model-backbone/transformer/diffusion_pytorch_model.safetensors",
         "model-finetune/heads/model.safetensors",
@@ -81,10 +81,10 @@ def test_the_same_run_again_is_bit_identical(
 def test_a_finished_run_resumes_to_itself_and_a_second_start_is_refused(finished: Path, clips: Path) -> None:
     run = finished.parent / "run.toml"
     before = (finished / "metrics.jsonl").read_bytes()
-    train(run, [], resume=True, dry_run=False)
+    train(run, [], resume="latest", dry_run=False)
     assert (finished / "metrics.jsonl").read_bytes() == before
     with pytest.raises(UserError, match="--resume"):
-        train(run, [], resume=False, dry_run=False)
+        train(run, [], resume=None, dry_run=False)
 
 
 @pytest.mark.parametrize(

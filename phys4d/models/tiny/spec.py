@@ -28,6 +28,7 @@ def _outline(settings: Settings, folder: Path | None) -> Outline:
         transformer=transformer,
         layers=config.num_layers,
         width=config.num_attention_heads * config.attention_head_dim,
+        heads=config.num_attention_heads,
         channels=HaarCodec.channels,
         token_stride=(temporal * t, spatial * h, spatial * w),
         steps=STEPS,

@@ -28,6 +28,7 @@ def _outline(settings: Settings, folder: Path | None) -> Outline:
         transformer=published.transformer,
         layers=transformer.num_layers,
         width=transformer.num_attention_heads * transformer.attention_head_dim,
+        heads=transformer.num_attention_heads,
         channels=vae.z_dim,
         token_stride=(temporal * t, spatial * h, spatial * w),
         steps=STEPS,
