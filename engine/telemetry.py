@@ -184,9 +184,30 @@ class Run:
             self._board(stage).scalars(step, values)
             self.clock.tick()
         except OSError as error:
-            raise UserError(
-                f"{self.folder}: cannot be written: {error.strerror}: --resume goes on from the last checkpoint"
-            ) from error
+            raise self._not_written(error) from error
+
+    def note(self, stage: str, step: int, **facts: str) -> None:
+        """Appends one line {"stage", "step", "time", ...facts} of text to metrics.jsonl; arguments as of `log`."""
+        if not self.writes or self._metrics is None:
+            return
+        line = json.dumps({"stage": stage, "step": step, "time": time.time(), **facts}) + "\n"
+        try:
+            self._metrics.write(line.encode())
+        except OSError as error:
+            raise self._not_written(error) from error
+
+    def noted(self, stage: str, name: str) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl about a stage that have the fact `name`; [] on all ranks but 0."""
+        path = self.folder / "metrics.jsonl"
+        if not self.writes or not path.exists():
+            return []
+        lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if f'"{name}"' in line)
+        return [entry for entry in lines if entry["stage"] == stage and name in entry]
+
+    def _not_written(self, error: OSError) -> UserError:
+        return UserError(
+            f"{self.folder}: cannot be written: {error.strerror}: --resume goes on from the last checkpoint"
+        )
 
     def _board(self, stage: str) -> Any:
         if stage not in self._boards:

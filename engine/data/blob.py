@@ -92,17 +92,31 @@ def decode(data: bytes, names: Collection[str] | None = None) -> dict[str, np.nd
 
     Raises ValueError if the data is not a blob, truncated or corrupt, or lacks one of the names.
     """
-    entries, start = _entries(data)
-    if names is not None and (absent := sorted(set(names) - entries.keys())):
-        has = ", ".join(sorted(entries)) or "none"
-        raise ValueError(f"holds no array {', '.join(map(repr, absent))}, only {has}")
+    entries, start = _entries(data, len(data))
+    check_names(entries, names)
     wanted = entries if names is None else {name: entries[name] for name in entries if name in names}
     return {name: _unpack(data, start, entry) for name, entry in wanted.items()}
 
 
-def header(data: bytes) -> dict[str, dict[str, Any]]:
-    """The validated header entries by name: shape, dtype, offset, bytes, crc32, quantisation."""
-    return _entries(data)[0]
+def check_names(entries: Collection[str], names: Collection[str] | None) -> None:
+    """Raises ValueError unless the header's entries include all of `names`."""
+    if names is not None and (absent := sorted(set(names) - set(entries))):
+        has = ", ".join(sorted(entries)) or "none"
+        raise ValueError(f"holds no array {', '.join(map(repr, absent))}, only {has}")
+
+
+def header(data: bytes, size: int | None = None) -> dict[str, dict[str, Any]]:
+    """The validated header entries by name: shape, dtype, offset, bytes, crc32, quantisation.
+
+    data: the blob, or its beginning up to `header_end`.
+    size: of the whole blob in bytes; None: that of `data`.
+    """
+    return _entries(data, len(data) if size is None else size)[0]
+
+
+def header_end(data: bytes) -> int:
+    """The byte at which the header ends, within the limit of headers; data: the beginning of a blob."""
+    return _PREFIX.size + min(_PREFIX.unpack_from(data)[1], BLOB_HEADER_BYTES) if len(data) >= _PREFIX.size else 0
 
 
 def error_bound(entry: Mapping[str, Any], value: np.ndarray) -> np.ndarray:
@@ -237,8 +251,8 @@ def _compress(array: np.ndarray) -> bytes:
     )
 
 
-def _entries(data: bytes) -> tuple[dict[str, dict[str, Any]], int]:
-    """Validates prefix and header; returns entries by name and the offset of the buffers."""
+def _entries(data: bytes, end: int) -> tuple[dict[str, dict[str, Any]], int]:
+    """Validates prefix and header of a blob of `end` bytes; returns entries by name and the offset of the buffers."""
     if len(data) < _PREFIX.size or data[:8] != MAGIC:
         raise ValueError(f"is no array blob: {len(data)} bytes beginning with {bytes(data[:8])!r}")
     _, length, checksum = _PREFIX.unpack_from(data)
@@ -256,7 +270,7 @@ def _entries(data: bytes) -> tuple[dict[str, dict[str, Any]], int]:
             raise ValueError(f"holds {len(listed)} arrays, at most {ARRAYS} are read")
         entries = {str(entry["name"]): entry for entry in listed}
         for name, entry in entries.items():
-            _check_entry(name, entry, len(data) - start)
+            _check_entry(name, entry, end - start)
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"is corrupt: the header cannot be read ({type(error).__name__}: {error})") from None
     return entries, start
@@ -295,7 +309,8 @@ def _check_rule(name: str, entry: Mapping[str, Any], rule: Mapping[str, Any]) ->
     if linear:
         right = right and bool(entry["shape"]) and {len(rule[key]) for key in keys} == {entry["shape"][0]}
     if not right or entry["dtype"] != ("int32" if rule["kind"] == "linear32" else "uint16"):
-        raise ValueError(f"is corrupt: array {name!r}: quantisation {rule['kind']} of {entry['dtype']} {entry['shape']}")
+        of = f"{rule['kind']} of {entry['dtype']} {entry['shape']}"
+        raise ValueError(f"is corrupt: array {name!r}: quantisation {of}")
 
 
 def _unpack(data: bytes, start: int, entry: Mapping[str, Any]) -> np.ndarray:
@@ -313,7 +328,7 @@ def _unpack(data: bytes, start: int, entry: Mapping[str, Any]) -> np.ndarray:
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"is corrupt: array {name!r} does not unpack ({error})") from None
         assert unpacked is None or unpacked == expected
-    if dtype == bool and array.size and array.view(np.uint8).max() > 1:
+    if dtype.kind == "b" and array.size and array.view(np.uint8).max() > 1:
         raise ValueError(f"is corrupt: array {name!r} holds bytes that are neither true nor false")
     if not entry.get("quantisation"):
         return array
@@ -340,7 +355,7 @@ def _check_chunk(name: str, buffer: bytes, expected: int) -> None:
 def _finite(rule: Mapping[str, Any]) -> bool:
     """Whether a rule gives finite float32 values for all codes."""
     if rule["kind"] == "relative16":
-        return 0 <= rule["low"] and rule["step"] >= 0 and rule["low"] + _TOP * rule["step"] < _INFINITE
+        return rule["low"] >= 0 and rule["step"] >= 0 and rule["low"] + _TOP * rule["step"] < _INFINITE
     if rule["kind"] == "inverse16":
         return rule["low"] - rule["step"] > 1 / _LARGEST and rule["step"] >= 0
     if rule["kind"] == "linear32":

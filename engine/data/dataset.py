@@ -17,14 +17,19 @@ from phys4d.engine.errors import UserError
 from phys4d.engine.faults import reading
 from phys4d.engine.progress import progress
 
+_HEAD = 1 << 14  # bytes of an array blob that hold the header of ordinary clips
+
 
 class ClipFault(UserError):
-    """A clip that cannot be read, or is not as `schema` says; `brief` is the message without the folder and the advice.
+    """A clip that cannot be read, or is not as `schema` says.
+
+    key: of the clip.
+    brief: the message without the folder and the advice.
     """
 
-    def __init__(self, folder: Path, brief: str, advice: str = "") -> None:
+    def __init__(self, folder: Path, key: str, brief: str, advice: str = "") -> None:
         super().__init__(f"{folder}/{brief}: {advice or f'see `phys4d data verify {folder}`'}")
-        self.brief = brief
+        self.key, self.brief = key, brief
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,8 @@ class ClipDataset:
     def probe(self, index: int) -> dict[str, Any]:
         """Checks clip `index` as far as possible without decoding and returns its json.
 
-        Raises the UserError that reading would raise for a missing or truncated shard, a json field of the wrong type,
-        or an mp4 that is not a video.
+        Raises the ClipFault that reading would raise for a missing or truncated shard, json or the header of the arrays
+        that are not as `schema` says, or an mp4 that is not a video.
         """
         row = self.row(index)
         with self._shard(row) as path:
@@ -118,7 +123,20 @@ class ClipDataset:
                 frame_count(self.member(row, "mp4"))
             except ValueError as error:
                 raise self._fault(row, "mp4", str(error)) from None
+        if self._reads_truth(row):
+            try:
+                data = self.member(row, "truth", _HEAD)
+                if len(data) < (end := blob.header_end(data)):
+                    data = self.member(row, "truth", end)
+                entries = blob.header(data, row["members"]["truth"]["size"])
+                schema.check_header(entries, clip_size(row))
+                blob.check_names(entries, self.arrays)
+            except ValueError as error:
+                raise self._fault(row, "truth", str(error)) from None
         return self._meta(row)
+
+    def _reads_truth(self, row: dict[str, Any]) -> bool:
+        return self.arrays != () and (self.arrays is not None or "truth" in row["members"])
 
     def shard_edges(self) -> list[int]:
         """Indices of the first and the last clip of each shard; reading the last one detects a truncated shard."""
@@ -163,7 +181,7 @@ class ClipDataset:
             raise self._truncated(row, name, len(data))
         if size == member["size"] and hashlib.sha256(data).hexdigest() != member["sha256"]:
             what = f"{row['shard']}: clip {row['key']}: {name} differs from the sha256 in the index"
-            raise ClipFault(self.folder, what, "it is damaged, copy it again")
+            raise ClipFault(self.folder, row["key"], what, "it is damaged, copy it again")
         return data
 
     def _meta(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -173,7 +191,7 @@ class ClipDataset:
             raise self._fault(row, "json", str(error)) from None
 
     def _arrays(self, row: dict[str, Any]) -> dict[str, np.ndarray]:
-        if self.arrays == () or (self.arrays is None and "truth" not in row["members"]):
+        if not self._reads_truth(row):
             return {}
         try:
             data = self.member(row, "truth")
@@ -194,14 +212,14 @@ class ClipDataset:
                 yield path
         except OSError as error:
             what = f"{row['shard']}: clip {row['key']}: the shard cannot be opened ({error.strerror})"
-            raise ClipFault(self.folder, what) from None
+            raise ClipFault(self.folder, row["key"], what) from None
 
     def _truncated(self, row: dict[str, Any], name: str, left: int) -> ClipFault:
         size = row["members"][name]["size"]
         return self._fault(row, name, f"is truncated: {left} of {size} bytes can be read")
 
     def _fault(self, row: dict[str, Any], member: str, what: str) -> ClipFault:
-        return ClipFault(self.folder, f"{row['shard']}: clip {row['key']}: {member} {what}")
+        return ClipFault(self.folder, row["key"], f"{row['shard']}: clip {row['key']}: {member} {what}")
 
 
 def clip_size(row: dict[str, Any]) -> tuple[int, int, int]:

@@ -16,9 +16,7 @@ def check_tables(data: bytes) -> None:
     fragments = 0
     for kind, start, end in _boxes(data, 0, len(data)):
         most, claimed = FRAMES, 0
-        if kind == b"stsz":
-            claimed = _number(data, start + 8, end)
-        elif kind == b"stz2":
+        if kind == b"stsz" or kind == b"stz2":
             claimed = _number(data, start + 8, end)
         elif kind in (b"stts", b"ctts"):
             entries = min(_number(data, start + 4, end), (end - start - 8) // 8)

@@ -1,4 +1,4 @@
-"""What a clip contains: one table of its arrays and one of its json, checked by writers, readers, `verify` and preflight.
+"""What a clip contains: one table of its arrays and one of its json. Writers, readers, `verify` and preflight use it.
 
 T, H, W are the clip's frames, height and width in the index.
 """

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, create_model
 
 from phys4d.engine.config import Config
-from phys4d.engine.resume import FROM_HERE, MOVED, Movable, OnResume
+from phys4d.engine.resume import FROM_HERE, MOVED, SAME_WEIGHTS, Movable, OnResume
 from phys4d.evaluate.run import EvaluateConfig
 from phys4d.models.backbone import Precision
 from phys4d.models.config import ModelConfig
@@ -29,6 +29,8 @@ class RunSettings(Config):
         heads and losses in fp32.
     init: the model folder that a stage wrote, or a published model's folder, from which the first stage starts; none
         where that stage starts from a new model.
+    check_clips: which clips are decoded before anything starts, also by --dry-run: "some" of each dataset, spread over
+        it, or "all". The rest is checked when it is read.
     model: how the model is made and sampled.
     evaluate: measures the model behind every stage that has heads; none measures nothing.
     """
@@ -38,6 +40,7 @@ class RunSettings(Config):
     seed: int = Field(0, ge=0)
     precision: Annotated[Precision, FROM_HERE] = "fp32"
     init: Annotated[Path | None, MOVED] = None
+    check_clips: Annotated[Literal["some", "all"], SAME_WEIGHTS] = "some"
     model: ModelConfig = ModelConfig()
     evaluate: Annotated[EvaluateConfig | None, MEASURED_AGAIN] = None
 
