@@ -19,7 +19,7 @@ from phys4d.engine.errors import UserError
 from phys4d.engine.provenance import provenance
 from phys4d.engine.resume import Change, OnResume, accepted
 from phys4d.engine.signals import keeps
-from phys4d.engine.storage import AppendOnlyFile, disk_fault, read_json, replace_text
+from phys4d.engine.storage import AppendOnlyFile, disk_fault, read_json, replace_text, without_links
 
 
 class Run:
@@ -92,7 +92,7 @@ class Run:
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder}: is a file, a run needs a folder: choose another")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / ".lock", "w")  # noqa: SIM115 (held until the run is closed)
+        self._lock = open(self.folder / ".lock", "w", opener=without_links)  # noqa: SIM115 (held until the run is closed)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
