@@ -24,8 +24,7 @@ from phys4d.engine.limits import (
     VIDEO_BYTES,
 )
 
-_MEMBERS = "members.list.element"
-_DICTIONARIES = ["key", "shard", f"{_MEMBERS}.name", f"{_MEMBERS}.sha256"]
+_TEXTS = re.compile(r"key|shard|members\.list\.\w+\.(name|sha256)")
 KEY, SHARD = r"^[A-Za-z0-9_-]{1,80}$", r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,250}$"
 _NAME, _SHA256 = r"^[a-z0-9]{1,16}$", r"^[0-9a-f]{64}$"
 
@@ -65,8 +64,13 @@ def _read(path: Path) -> pa.Table:
         size = source.seek(0, 2)
         if size > INDEX_BYTES:
             raise UserError(f"{path}: has {size} bytes, at most {INDEX_BYTES} are read: split the dataset")
-        file = pq.ParquetFile(source, read_dictionary=_DICTIONARIES)
-        _check_claims(path, file.metadata, size)
+        metadata = pq.read_metadata(source)
+        _check_claims(path, metadata, size)
+        leaves = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
+        source.seek(0)
+        file = pq.ParquetFile(
+            source, metadata=metadata, read_dictionary=[leaf for leaf in leaves if _TEXTS.fullmatch(leaf)]
+        )
         if missing := [name for name in SCHEMA.names if name not in file.schema_arrow.names]:
             raise UserError(f"{path}: has no column {', '.join(missing)}: this is no index of clips")
         table = file.read(columns=SCHEMA.names, use_threads=False)
@@ -123,10 +127,10 @@ def _fault(table: pa.Table) -> str | None:
         if table.column(name).null_count:
             return f"{name}: a row has none"
     frames, height, width = (table.column(name).cast(pa.int64()) for name in ("frames", "height", "width"))
-    pixels = pc.multiply(height, width)  # of two int32: cannot overflow
+    pixels = pc.multiply(height, width).cast(pa.float64(), safe=False)  # the product of two int32 cannot overflow
     positive = pc.and_(pc.greater(height, 0), pc.greater(width, 0))
     small = pc.and_(positive, pc.less_equal(pixels, PICTURE_PIXELS))
-    video = pc.multiply(pc.cast(pc.multiply(pixels, 3), pa.float64()), pc.cast(frames, pa.float64()))
+    video = pc.multiply(pc.multiply(pixels, 3.0), frames.cast(pa.float64()))
     fps = table.column("fps")
     checks = [
         (pc.match_substring_regex(table.column("key"), KEY), "key", "expected 1 to 80 letters, digits, '_' or '-'"),
