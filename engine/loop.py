@@ -47,8 +47,8 @@ class Objective(Protocol):
         optimizer_step: loss -> gradient norm; to be called once for each optimizer step.
 
         Returns scalars to log, without a host sync; every rank returns the same names. A UserError must be raised on
-        all ranks (`parallel.on_all_ranks`); if it is raised before the step's first `optimizer_step`, the previous
-        steps are saved in a checkpoint.
+        all ranks (`parallel.on_all_ranks`); if it, or any error of a process that is alone, is raised before the step's
+        first `optimizer_step`, the previous steps are saved in a checkpoint.
         """
 
 
@@ -60,13 +60,14 @@ class LoopConfig(Config):
 
     steps: number of training steps.
     log_every: steps between log lines.
-    checkpoint_every: steps between checkpoints, 0 for one checkpoint at the end.
+    checkpoint_every: steps between checkpoints, 0 for one checkpoint at the end. What ends a process without warning
+        costs at most so many steps.
     keep: number of checkpoints of the stage that remain on the disk.
     """
 
     steps: Annotated[int, _LENGTH] = Field(ge=1)
     log_every: Annotated[int, SAME_WEIGHTS] = Field(20, ge=1)
-    checkpoint_every: Annotated[int, SAME_WEIGHTS] = Field(0, ge=0)
+    checkpoint_every: Annotated[int, SAME_WEIGHTS] = Field(200, ge=0)
     keep: Annotated[int, SAME_WEIGHTS] = Field(2, ge=1)
 
 
@@ -164,8 +165,10 @@ def _steps(
             updates = state.updates
             try:
                 stopped = update(step)
-            except UserError:
-                if step > start and state.updates == updates:  # no update of this step: save the previous steps
+            except Exception as error:
+                # Any error of one process; of several ranks only those that all of them raise.
+                together = isinstance(error, UserError) or parallel.world_size == 1
+                if together and step > start and state.updates == updates:  # no update: save the previous steps
                     if window.steps:
                         log(step)
                     save(step)

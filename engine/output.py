@@ -73,6 +73,8 @@ class OutputFolder:
                     f"{left}: was begun when {self.given} did not exist: remove the empty folder {self.given} to go on "
                     "with it, or remove what was begun"
                 )
+            if self.partial.is_symlink():
+                raise UserError(f"{self.partial}: is a link, where this program keeps unfinished files: remove it")
             self.partial.mkdir(parents=True, exist_ok=True)
             _try_writing(self.partial)
 

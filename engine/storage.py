@@ -20,7 +20,7 @@ def replace_text(path: Path, text: str) -> None:
 def replace_bytes(path: Path, data: bytes) -> None:
     """Writes a small file atomically: a kill leaves either the old file or the new one."""
     partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
+    with open(partial, "wb", opener=without_links) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -34,6 +34,16 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def without_links(path: str, flags: int) -> int:
+    """Opens a file for `open(..., opener=without_links)`: UserError for a link, which may lead to any file."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path}: is a link, where a file of this program is expected: remove it") from None
+        raise
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -51,7 +61,7 @@ class AppendOnlyFile:
     """An unbuffered file opened for appending; `write` appends all bytes or raises OSError."""
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed in `close`)
+        self._file = open(path, "ab", buffering=0, opener=without_links)  # noqa: SIM115 (closed in `close`)
 
     def write(self, data: bytes) -> None:
         """Appends the bytes; raises OSError if the disk accepts only a part of them."""

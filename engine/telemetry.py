@@ -20,7 +20,7 @@ from phys4d.engine.errors import UserError
 from phys4d.engine.provenance import provenance
 from phys4d.engine.resume import Change, OnResume, accepted
 from phys4d.engine.signals import keeps
-from phys4d.engine.storage import AppendOnlyFile, disk_fault, read_json, replace_text
+from phys4d.engine.storage import AppendOnlyFile, disk_fault, read_json, replace_text, without_links
 
 
 class Run:
@@ -93,7 +93,7 @@ class Run:
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder}: is a file, a run needs a folder: choose another")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / ".lock", "w")  # noqa: SIM115 (held until the run is closed)
+        self._lock = open(self.folder / ".lock", "w", opener=without_links)  # noqa: SIM115 (held until the run is closed)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -185,9 +185,30 @@ class Run:
             self._board(stage).scalars(step, values)
             self.clock.tick()
         except OSError as error:
-            raise UserError(
-                f"{self.folder}: cannot be written: {error.strerror}: --resume goes on from the last checkpoint"
-            ) from error
+            raise self._not_written(error) from error
+
+    def note(self, stage: str, step: int, **facts: str) -> None:
+        """Appends one line {"stage", "step", "time", ...facts} of text to metrics.jsonl; arguments as of `log`."""
+        if not self.writes or self._metrics is None:
+            return
+        line = json.dumps({"stage": stage, "step": step, "time": time.time(), **facts}) + "\n"
+        try:
+            self._metrics.write(line.encode())
+        except OSError as error:
+            raise self._not_written(error) from error
+
+    def noted(self, stage: str, name: str) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl about a stage that have the fact `name`; [] on all ranks but 0."""
+        path = self.folder / "metrics.jsonl"
+        if not self.writes or not path.exists():
+            return []
+        lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if f'"{name}"' in line)
+        return [entry for entry in lines if entry["stage"] == stage and name in entry]
+
+    def _not_written(self, error: OSError) -> UserError:
+        return UserError(
+            f"{self.folder}: cannot be written: {error.strerror}: --resume goes on from the last checkpoint"
+        )
 
     def _board(self, stage: str) -> Any:
         if stage not in self._boards:

@@ -1,21 +1,24 @@
 """Batches of clips for a stage: which clips a step sees, read ahead of it, in memory once decoded, as tensors."""
 
+import sys
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from phys4d.engine.data.dataset import ClipDataset, Sample
+from phys4d.bad_clips import Place, Read, Replacing, most_bad, too_many
+from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
 from phys4d.engine.data.sampler import indices
+from phys4d.engine.data.schema import REQUIRED
 from phys4d.engine.data.stream import stream
-from phys4d.engine.errors import UserError
+from phys4d.engine.errors import UserError, printable
 from phys4d.engine.parallel import Parallel, on_all_ranks
 from phys4d.engine.random import normal, uniform
 from phys4d.models.interface import Grid, TextEncoder
@@ -58,6 +61,13 @@ class Clips:
 
     The clips of the next step are decoded while a step runs. Decoded clips stay in memory up to `cache_bytes`, encoded
     captions on the text encoder's device up to `text_bytes`.
+
+    on_bad: whether a clip that cannot be used stops the run or is replaced; which clip replaces it depends on seed,
+        stage, step and place in the global batch only.
+    skipped: key -> what is wrong with it, of the clips that were replaced on any rank; complete on rank 0 only. Of more
+        than `bad_clips.MOST_BAD` the run ends.
+    on_skip: called on rank 0 with step, key and fault of each of them, once. earlier: gives those of earlier sessions;
+        called once, on rank 0, when the first one is met.
     """
 
     def __init__(
@@ -68,13 +78,21 @@ class Clips:
         grid: Grid | None = None,
         cache_bytes: int = 2 << 30,
         text_bytes: int = 256 << 20,
+        on_bad: Literal["stop", "skip"] = "stop",
     ) -> None:
-        self.folder, self.text = folder, text
-        self.dataset = ClipDataset(folder, arrays=arrays)
+        self.folder, self.text, self.on_bad = folder, text, on_bad
+        self.dataset = ClipDataset(folder, arrays=arrays, required=REQUIRED)
+        self.skipped: dict[str, str] = {}
+        self._reported: set[str] = set()  # keys that this rank has reported
+        self.on_skip: Callable[[int, str, str], None] = self._print_skip
+        self.earlier: Callable[[], dict[str, str]] = dict
+        self.latest: tuple[str, ...] = ()
         self._room = cache_bytes
         self._cache: dict[int, Sample] = {}
         self._lock = Lock()  # of the two above: threads that read ahead use them too
-        self._ahead: dict[tuple[Any, ...], tuple[int, Iterator[list[Sample]]]] = {}  # by order: next step, its reader
+        self._source = Replacing(folder, self.sample, len(self.dataset), on_bad)
+        self._ahead: dict[tuple[Any, ...], tuple[int, Iterator[list[Read]]]] = {}  # by order: next step, its reader
+        self._fetched: dict[tuple[Any, ...], list[Read]] = {}  # by order and step
         self._encoded: OrderedDict[str, Tensor] = OrderedDict()  # by caption, the latest used at the end
         self._text_bytes = text_bytes
         self.size = self.dataset.size()
@@ -84,9 +102,6 @@ class Clips:
                 f"{folder}: clips of {self.size} (frames, height, width): this model takes {expected}: "
                 "simulate at that size or train another model"
             )
-        missing = set(arrays) - set(self.dataset[0].arrays)
-        if missing:
-            raise UserError(f"{folder}: clip {self.dataset[0].key} has no {', '.join(sorted(missing))}: label it first")
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -103,24 +118,22 @@ class Clips:
                 self._cache[index] = sample
         return sample
 
-    __getitem__ = sample
-
     def collate(
         self, which: Sequence[int], rng_keys: list[tuple[int | str, ...]], device: torch.device | str = "cpu"
     ) -> Batch:
         """The clips at these indices as a batch on a device; UserError for one that cannot be read or used."""
-        return self._collate([self.sample(i) for i in which], rng_keys, device)
+        samples = [self.sample(i) for i in which]
+        for sample in samples:
+            self._check_caption(sample)
+        return self._collate(samples, rng_keys, device)
 
     def _collate(
         self, samples: Sequence[Sample], rng_keys: list[tuple[int | str, ...]], device: torch.device | str
     ) -> Batch:
         video = torch.from_numpy(np.stack([s.video for s in samples]))
         arrays = {n: torch.from_numpy(np.stack([s.arrays[n] for s in samples])) for n in samples[0].arrays}
-        intrinsics = torch.tensor(np.stack([self._required(s, "intrinsics") for s in samples]), dtype=torch.float32)
-        try:
-            text = torch.stack([self._encode(self._required(s, "caption")) for s in samples])
-        except ValueError as error:
-            raise UserError(f"{self.folder}: {error}: write this dataset again") from None
+        intrinsics = torch.tensor(np.stack([s.meta["intrinsics"] for s in samples]), dtype=torch.float32)
+        text = torch.stack([self._encode(s.meta["caption"]) for s in samples])
         return Batch(
             video=video.to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1,
             text=text.to(device),
@@ -128,6 +141,14 @@ class Clips:
             intrinsics=intrinsics.to(device),
             rng_keys=rng_keys,
         )
+
+    def _check_caption(self, sample: Sample) -> None:
+        """Raises ClipFault for a caption that the text encoder does not take."""
+        try:
+            self._encode(sample.meta["caption"])
+        except ValueError as error:
+            what = f"clip {sample.key}: {error}"
+            raise ClipFault(self.folder, sample.key, what, "write this dataset again") from None
 
     def _encode(self, caption: str) -> Tensor:
         """Tokens [L, D] of a caption, encoded alone and once: equal whatever else is in the batch."""
@@ -140,29 +161,88 @@ class Clips:
             self._encoded.popitem(last=False)
         return tokens
 
-    def _read(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> list[Sample]:
+    def _read(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> list[Read]:
         """This rank's clips of a step; those of the following step are decoded from then on, by threads."""
         order = (size, parallel.rank, parallel.world_size, seed, stage)
+        if (fetched := self._fetched.pop((*order, step), None)) is not None:
+            return fetched
         following, ahead = self._ahead.pop(order, (-1, iter(())))
         if following != step:
-            ahead = stream(self, (parallel.local(indices(seed, s, size, len(self))) for s in count(step)), prefetch=1)
-        samples = next(ahead)
+            batches = (self._places(size, parallel, seed, stage, s) for s in count(step))
+            ahead = stream(self._source, batches, prefetch=1)
+        reads = next(ahead)
         self._ahead[order] = step + 1, ahead
-        return samples
+        return [self._with_caption(read) for read in reads]
 
-    def _required(self, sample: Sample, name: str) -> Any:
-        """What a clip's json says under a name that every clip must have."""
-        if name not in sample.meta:
-            raise UserError(f"{self.folder}: clip {sample.key}: json has no {name}: write this dataset again")
-        return sample.meta[name]
+    def _with_caption(self, read: Read) -> Read:
+        """The clip, or the one that replaces it if its caption cannot be encoded."""
+        while True:
+            try:
+                self._check_caption(read.sample)
+                return read
+            except ClipFault as fault:
+                read = self._source.refuse(read, fault)
 
-    def batch(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> Batch:
+    def _places(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> Sequence[Place]:
+        """This rank's places in the global batch of a step."""
+        order = indices(seed, step, size, len(self))
+        return parallel.local([Place(index, (seed, stage, step, place)) for place, index in enumerate(order)])
+
+    def fetch(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> None:
+        """Reads the clips of a later call of `batch`, whose errors it raises, and keeps them for it."""
+        reads = on_all_ranks(lambda: self._read(size, parallel, seed, stage, step))
+        self._fetched[(size, parallel.rank, parallel.world_size, seed, stage, step)] = reads
+
+    def batch(
+        self, size: int, parallel: Parallel, seed: int, stage: str, step: int, update: int | None = None
+    ) -> Batch:
         """This rank's share of the global batch of `size` clips at a step.
 
-        UserError, on all ranks, where they cannot share it or a clip of any of them cannot be read.
+        update: number of the training step for `on_skip`, if it is not `step`.
+
+        UserError, on all ranks, where they cannot share it, or a clip of any of them cannot be read and is not
+        replaced.
         """
-        keys: list[tuple[int | str, ...]] = [(seed, stage, step, place) for place in range(size)]
-        rng_keys = list(parallel.local(keys))
-        return on_all_ranks(
-            lambda: self._collate(self._read(size, parallel, seed, stage, step), rng_keys, parallel.device)
-        )
+        places = self._places(size, parallel, seed, stage, step)
+        reads: list[Read] = []
+
+        def load() -> Batch:
+            reads.extend(self._read(size, parallel, seed, stage, step))
+            keys = ", ".join(read.sample.key for read in reads)
+            try:
+                return self._collate([r.sample for r in reads], [p.key for p in places], parallel.device)
+            except (TypeError, ValueError, KeyError, IndexError) as error:
+                raise UserError(f"{self.folder}: clips {keys}: cannot be put together ({error})") from error
+
+        batch = on_all_ranks(load)
+        self.latest = tuple(read.sample.key for read in reads)
+        if self.on_bad == "skip":
+            self._note(reads, parallel, step if update is None else update)
+        return batch
+
+    def _note(self, reads: list[Read], parallel: Parallel, step: int) -> None:
+        """Reports the clips that were replaced, and raises UserError, on all ranks, if they are too many."""
+        found = {f.key: f.brief for read in reads for f in read.faults if f.key not in self._reported}
+        if not parallel.any(bool(found)):
+            return
+        self._reported |= found.keys()
+        gathered = parallel.gather(found)
+
+        def report() -> None:
+            if gathered is not None and not self.skipped:
+                self.skipped.update(self.earlier())
+            for key, brief in sorted(item for rank in gathered or () for item in rank.items()):
+                if key not in self.skipped:
+                    self.skipped[key] = brief
+                    self.on_skip(step, key, brief)
+            if len(self.skipped) > most_bad(len(self)):
+                raise too_many(self.folder, len(self.skipped), len(self), brief)
+
+        on_all_ranks(report)
+
+    def skipped_line(self) -> str:
+        """One line about the clips that were replaced."""
+        return f"{len(self.skipped)} of {len(self)} clips skipped: {', '.join(sorted(self.skipped))}"
+
+    def _print_skip(self, step: int, key: str, brief: str) -> None:
+        print(printable(f"skipped at step {step + 1}: {self.folder}/{brief}"), file=sys.stderr)

@@ -5,22 +5,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phys4d.engine.config import load_toml
+from phys4d.engine.errors import printable
 from phys4d.engine.parallel import Parallel, on_all_ranks
 from phys4d.engine.provenance import peak_rss_mb, provenance
 from phys4d.engine.storage import replace_text
 from phys4d.engine.telemetry import Run
+from phys4d.stages.dataset_checks import WHOLE
 from phys4d.stages.preflight import check
 from phys4d.stages.registry import STAGES
 from phys4d.stages.resume import Resume, open_run
 from phys4d.stages.run_file import RunConfig
-from phys4d.stages.runner import execute
+from phys4d.stages.runner import SKIPPED, execute
 
 
 def train(path: Path, overrides: Sequence[str], *, resume: Resume | None, dry_run: bool) -> None:
     """Validates the run file at `path` and runs it; with dry_run it stops after everything has been checked."""
     if dry_run:
         config = _checked(path, overrides, 1)
-        print(f"{path}: valid: would run {', '.join(config.stages)} in {config.folder}")
+        some = f'up to {WHOLE} clips (check_clips = "all": every one)'
+        decoded = some if config.check_clips == "some" else "every clip"
+        looked = f"decoded of each dataset: {decoded}"
+        print(printable(f"{path}: valid: would run {', '.join(config.stages)} in {config.folder}; {looked}"))
         return
     with Parallel.start() as parallel:
         config = on_all_ranks(lambda: _checked(path, overrides, parallel.world_size))
@@ -45,7 +50,8 @@ def run_stages(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool)
     execute(config, run, parallel, resume=resume, after=after)
     if config.evaluate is not None:
         _failures(config, parallel)
-        parallel.on_rank_zero(lambda: write_summary(config, run.clock.stages, run.clock.seconds))
+        skipped = {stage: [entry[SKIPPED] for entry in run.noted(stage, SKIPPED)] for stage in config.stages}
+        parallel.on_rank_zero(lambda: write_summary(config, run.clock.stages, run.clock.seconds, skipped))
 
 
 def _measured(config: RunConfig) -> list[str]:
@@ -71,10 +77,13 @@ def _failures(config: RunConfig, parallel: Parallel) -> None:
         evaluate_failures(measured, config.evaluate, config.folder / "evaluation", parallel)
 
 
-def write_summary(config: RunConfig, stage_seconds: dict[str, float], seconds: float) -> None:
+def write_summary(
+    config: RunConfig, stage_seconds: dict[str, float], seconds: float, skipped: dict[str, list[str]]
+) -> None:
     """summary.json from what the evaluations left, then report.html from all of the run folder.
 
-    stage_seconds, seconds: of training and in all, over every session of the run.
+    stage_seconds, seconds: of training and in all, over every session of the run. skipped: keys of the clips that each
+    stage skipped.
     """
     from phys4d.evaluate.changes import changes
     from phys4d.report.write import write_report
@@ -89,6 +98,7 @@ def write_summary(config: RunConfig, stage_seconds: dict[str, float], seconds: f
         "baselines": list(tables.values())[-1]["baselines"] if tables else {},
         "readers": {stage: table["reader"] for stage, table in tables.items()},
         "stage_seconds": {stage: round(taken, 1) for stage, taken in stage_seconds.items()},
+        "skipped_clips": skipped,
         "seconds": round(seconds, 1),
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "provenance": provenance(),

@@ -8,24 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from phys4d.engine.data import blob, clip_json
+from phys4d.engine.data import blob, clip_json, schema
+from phys4d.engine.data.index import read_index
 from phys4d.engine.data.open_files import OpenFiles
-from phys4d.engine.data.shards import INDEX, SCHEMA
 from phys4d.engine.data.video import PyAVDecoder, frame_count
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import reading
 from phys4d.engine.progress import progress
 
+_HEAD = 1 << 14  # bytes of an array blob that hold the header of ordinary clips
 
-class _ClipFault(UserError):
-    """A clip that cannot be read; `brief` is the message without the folder and the advice."""
 
-    def __init__(self, folder: Path, brief: str) -> None:
-        super().__init__(f"{folder}/{brief}: see `phys4d data verify {folder}`")
-        self.brief = brief
+class ClipFault(UserError):
+    """A clip that cannot be read, or is not as `schema` says.
+
+    key: of the clip.
+    brief: the message without the folder and the advice.
+    """
+
+    def __init__(self, folder: Path, key: str, brief: str, advice: str = "") -> None:
+        super().__init__(f"{folder}/{brief}: {advice or f'see `phys4d data verify {folder}`'}")
+        self.key, self.brief = key, brief
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,22 @@ class ClipDataset:
 
     folder: written by `ShardWriter`.
     arrays: names to read from the `.truth` blob; None reads all arrays of a clip (none for a video-only clip).
+    required: fields that the json of every clip must have.
 
-    Raises UserError if the folder or a clip cannot be read; MachineFault, a UserError, if the machine or the file
-    system failed, so that the data may be sound.
+    What is read is what was written: the SHA-256 of each member is compared with that in the index, and the clip with
+    `schema`.
+
+    Raises UserError if the folder cannot be read; ClipFault, a UserError, if a clip cannot; MachineFault, a UserError,
+    if the machine or the file system failed, so that the data may be sound.
     """
 
-    def __init__(self, folder: Path, *, arrays: Collection[str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, arrays: Collection[str] | None = None, required: Collection[str] = ()
+    ) -> None:
         self.folder, self.arrays = Path(folder), None if arrays is None else tuple(arrays)
+        self.required = tuple(required)
         self._decoder = PyAVDecoder()
-        self._index = _read_index(self.folder)
+        self._index = read_index(self.folder)
         self._files = OpenFiles()
 
     def __len__(self) -> int:
@@ -73,13 +84,10 @@ class ClipDataset:
 
     def _video(self, row: dict[str, Any]) -> np.ndarray:
         try:
-            video = self._decoder.decode(self.member(row, "mp4"), 0, row["frames"])
+            size = (row["height"], row["width"])
+            return self._decoder.decode(self.member(row, "mp4"), 0, row["frames"], size)
         except ValueError as error:
             raise self._fault(row, "mp4", str(error)) from None
-        if video.shape[1:3] != (row["height"], row["width"]):
-            size = f"{video.shape[1]}x{video.shape[2]}"
-            raise self._fault(row, "mp4", f"is {size}, the index says {row['height']}x{row['width']}")
-        return video
 
     def size(self) -> tuple[int, int, int]:
         """(frames, height, width) of every clip, from the index. Raises UserError if there are no clips or sizes
@@ -100,8 +108,8 @@ class ClipDataset:
     def probe(self, index: int) -> dict[str, Any]:
         """Checks clip `index` as far as possible without decoding and returns its json.
 
-        Raises the UserError that reading would raise for a missing or truncated shard, a json field of the wrong type,
-        or an mp4 that is not a video.
+        Raises the ClipFault that reading would raise for a missing or truncated shard, json or the header of the arrays
+        that are not as `schema` says, or an mp4 that is not a video.
         """
         row = self.row(index)
         with self._shard(row) as path:
@@ -115,7 +123,20 @@ class ClipDataset:
                 frame_count(self.member(row, "mp4"))
             except ValueError as error:
                 raise self._fault(row, "mp4", str(error)) from None
+        if self._reads_truth(row):
+            try:
+                data = self.member(row, "truth", _HEAD)
+                if len(data) < (end := blob.header_end(data)):
+                    data = self.member(row, "truth", end)
+                entries = blob.header(data, row["members"]["truth"]["size"])
+                schema.check_header(entries, clip_size(row))
+                blob.check_names(entries, self.arrays)
+            except ValueError as error:
+                raise self._fault(row, "truth", str(error)) from None
         return self._meta(row)
+
+    def _reads_truth(self, row: dict[str, Any]) -> bool:
+        return self.arrays != () and (self.arrays is not None or "truth" in row["members"])
 
     def shard_edges(self) -> list[int]:
         """Indices of the first and the last clip of each shard; reading the last one detects a truncated shard."""
@@ -147,6 +168,8 @@ class ClipDataset:
         row: index entry of the clip, from `row`.
         name: extension of the member.
         most: number of bytes, None for all.
+
+        Raises UserError if they cannot be read, or a whole member does not have the SHA-256 that the index gives it.
         """
         member = row["members"].get(name)
         if member is None:
@@ -156,19 +179,27 @@ class ClipDataset:
             data = self._files.read(path, size, member["offset"])
         if len(data) != size:
             raise self._truncated(row, name, len(data))
+        if size == member["size"] and hashlib.sha256(data).hexdigest() != member["sha256"]:
+            what = f"{row['shard']}: clip {row['key']}: {name} differs from the sha256 in the index"
+            raise ClipFault(self.folder, row["key"], what, "it is damaged, copy it again")
         return data
 
     def _meta(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            return clip_json.parse(self.member(row, "json"), row["frames"])
+            return clip_json.parse(self.member(row, "json"), clip_size(row), self.required)
         except ValueError as error:
             raise self._fault(row, "json", str(error)) from None
 
     def _arrays(self, row: dict[str, Any]) -> dict[str, np.ndarray]:
-        if self.arrays == () or (self.arrays is None and "truth" not in row["members"]):
+        if not self._reads_truth(row):
             return {}
         try:
-            return blob.decode(self.member(row, "truth"), self.arrays)
+            data = self.member(row, "truth")
+            entries = blob.header(data)
+            schema.check_header(entries, clip_size(row))
+            arrays = blob.decode(data, self.arrays)
+            schema.check_values(arrays, [name for name, entry in entries.items() if entry.get("quantisation")])
+            return arrays
         except ValueError as error:
             raise self._fault(row, "truth", str(error)) from None
 
@@ -181,24 +212,29 @@ class ClipDataset:
                 yield path
         except OSError as error:
             what = f"{row['shard']}: clip {row['key']}: the shard cannot be opened ({error.strerror})"
-            raise _ClipFault(self.folder, what) from None
+            raise ClipFault(self.folder, row["key"], what) from None
 
-    def _truncated(self, row: dict[str, Any], name: str, left: int) -> _ClipFault:
+    def _truncated(self, row: dict[str, Any], name: str, left: int) -> ClipFault:
         size = row["members"][name]["size"]
         return self._fault(row, name, f"is truncated: {left} of {size} bytes can be read")
 
-    def _fault(self, row: dict[str, Any], member: str, what: str) -> _ClipFault:
-        return _ClipFault(self.folder, f"{row['shard']}: clip {row['key']}: {member} {what}")
+    def _fault(self, row: dict[str, Any], member: str, what: str) -> ClipFault:
+        return ClipFault(self.folder, row["key"], f"{row['shard']}: clip {row['key']}: {member} {what}")
+
+
+def clip_size(row: dict[str, Any]) -> tuple[int, int, int]:
+    """(frames, height, width) of a row of the index."""
+    return row["frames"], row["height"], row["width"]
 
 
 def verify(folder: Path) -> list[str]:
     """Reads a whole dataset and returns one line for each problem, with shard, key and member; [] if it is sound.
 
     Checked: size and sha256 of every member; that each mp4 holds and decodes to the frames and size in the index; that
-        every array unpacks; that the json parses and its fields have the right types. Raises UserError if there is no
-        index, and MachineFault if the machine failed; then the dataset may be sound.
+        arrays and json are as `schema` says, with all required fields. Raises UserError if the index cannot be used,
+        and MachineFault if the machine failed; then the dataset may be sound.
     """
-    dataset = ClipDataset(folder)
+    dataset = ClipDataset(folder, required=schema.REQUIRED)
     problems: list[str] = []
     with progress("verify", total=len(dataset), unit="clips") as bar:
         for index in range(len(dataset)):
@@ -211,15 +247,13 @@ def _verify_clip(dataset: ClipDataset, index: int) -> list[str]:
     row = dataset.row(index)
     where = f"{row['shard']}: clip {row['key']}:"
     problems: list[str] = []
-    for name, member in row["members"].items():
+    for name in row["members"]:
         try:
             data = dataset.member(row, name)
-        except _ClipFault as error:
+        except ClipFault as error:
             problems.append(error.brief)
             continue
-        if hashlib.sha256(data).hexdigest() != member["sha256"]:
-            problems.append(f"{where} {name} differs from the sha256 in the index")
-        elif name == "mp4":
+        if name == "mp4":
             try:
                 with reading(dataset.folder / row["shard"]):
                     count = frame_count(data)
@@ -230,26 +264,6 @@ def _verify_clip(dataset: ClipDataset, index: int) -> list[str]:
     if not problems:
         try:
             dataset[index]
-        except _ClipFault as error:
+        except ClipFault as error:
             problems.append(error.brief)
     return problems
-
-
-def _read_index(folder: Path) -> pa.Table:
-    path = folder / INDEX
-    with reading(folder):
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such dataset: make one with `phys4d simulate --out {folder} --clips N`")
-    with reading(path):
-        if not path.is_file():
-            raise UserError(f"{folder}: no {INDEX} in it: this is no dataset, or its writing was cut off")
-        try:
-            with open(path, "rb") as file:
-                table = pq.read_table(file)
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise UserError(f"{path}: cannot be read as parquet: {str(error).splitlines()[0]}") from None
-    if missing := [name for name in SCHEMA.names if name not in table.column_names]:
-        raise UserError(f"{path}: has no column {', '.join(missing)}: this is no index of clips")
-    return table.combine_chunks()

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,24 @@ from weakref import WeakSet
 
 OPEN_FILES = 32  # of one dataset; a run uses a few datasets, and a common limit is 256 files per process
 _RESULT = TypeVar("_RESULT")
+
+
+def open_regular(path: Path) -> int:
+    """Descriptor of a regular file that lies in its own folder, opened for reading without waiting.
+
+    Raises OSError: of the system, or with EINVAL for a pipe, device or socket, which could block or never end, and for
+    a link to a file outside of the folder.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    fault = None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        fault = "it is no regular file"
+    elif path.is_symlink() and os.path.dirname(os.path.realpath(path)) != os.path.realpath(path.parent):
+        fault = "it is a link to a file outside of its folder"
+    if fault is not None:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, fault, str(path))
+    return descriptor
 
 
 class _Handle:
@@ -74,7 +93,7 @@ class OpenFiles:
                 self._handles.move_to_end(path)
                 handle.readers += 1
                 return handle
-        descriptor = os.open(path, os.O_RDONLY)  # without the lock, since a network disk may be slow
+        descriptor = open_regular(path)  # without the lock, since a network disk may be slow
         with self._lock:
             handle = self._handles.get(path)
             if handle is None:

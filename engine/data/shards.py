@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from phys4d.engine.errors import UserError
 from phys4d.engine.output import OutputFolder
-from phys4d.engine.storage import sync
+from phys4d.engine.storage import sync, without_links
 
 INDEX = "index.parquet"
 _MEMBER = pa.struct(
@@ -66,7 +66,7 @@ class ShardWriter:
 
     def __enter__(self) -> Self:
         self.place.prepare()
-        self._lock = os.open(self.partial / _LOCK, os.O_RDWR | os.O_CREAT)
+        self._lock = without_links(str(self.partial / _LOCK), os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -98,13 +98,13 @@ class ShardWriter:
                 stale.unlink()
         if self._rows:
             last = self._rows[-1]["members"][-1]
-            self._shard = open(self.partial / shards[-1], "r+b")  # noqa: SIM115
+            self._shard = open(self.partial / shards[-1], "r+b", opener=without_links)  # noqa: SIM115
             self._shard.truncate(last["offset"] + _padded(last["size"]))
             self._shard.seek(0, os.SEEK_END)
         self._shards = len(shards)
         if self.recipe is not None:
             fresh = self.partial / f"{JOURNAL}.new"
-            with open(fresh, "w") as journal:
+            with open(fresh, "w", opener=without_links) as journal:
                 journal.writelines(f"{json.dumps(line)}\n" for line in [self.recipe, *self._rows])
                 journal.flush()
                 os.fsync(journal.fileno())
@@ -130,7 +130,8 @@ class ShardWriter:
         if self._shard is not None and self._shard.tell() + room > self.shard_bytes:
             self._finish_shard()
         if self._shard is None:
-            self._shard = open(self.partial / f"shard-{self._shards:06d}.tar", "wb")  # noqa: SIM115
+            path = self.partial / f"shard-{self._shards:06d}.tar"
+            self._shard = open(path, "wb", opener=without_links)  # noqa: SIM115
             self._shards += 1
         placed = [self._write(f"{key}.{name}", name, data) for name, data in members.items()]
         self._keys.add(key)
@@ -152,7 +153,7 @@ class ShardWriter:
         assert self._shard is not None
         self._shard.flush()
         os.fsync(self._shard.fileno())
-        with open(self.partial / JOURNAL, "a") as journal:
+        with open(self.partial / JOURNAL, "a", opener=without_links) as journal:
             journal.write(f"{json.dumps(row)}\n")
             journal.flush()
             os.fsync(journal.fileno())
@@ -187,7 +188,8 @@ class ShardWriter:
                 return
             self._finish_shard()
             fresh = self.partial / f"{INDEX}.new"
-            pq.write_table(pa.Table.from_pylist(self._rows, SCHEMA), fresh, compression="zstd")
+            with open(fresh, "wb", opener=without_links) as file:
+                pq.write_table(pa.Table.from_pylist(self._rows, SCHEMA), file, compression="zstd")
             sync(fresh)
             os.rename(fresh, self.partial / INDEX)
             sync(self.partial)

@@ -3,20 +3,21 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from phys4d.engine.data.dataset import Sample
+K = TypeVar("K", contravariant=True)
+V = TypeVar("V", covariant=True)
 
 
-class Source(Protocol):
+class Source(Protocol[K, V]):
     """Random access to samples by index, such as a dataset; must be thread-safe."""
 
-    def __getitem__(self, index: int, /) -> Sample: ...
+    def __getitem__(self, index: K, /) -> V: ...
 
 
 def stream(
-    dataset: Source, index_batches: Iterable[Sequence[int]], threads: int = 2, prefetch: int = 2
-) -> Iterator[list[Sample]]:
+    dataset: Source[K, V], index_batches: Iterable[Sequence[K]], threads: int = 2, prefetch: int = 2
+) -> Iterator[list[V]]:
     """Yields the samples of each batch of indices, in order, with up to `prefetch` batches read ahead.
 
     An error in reading a clip is raised when its batch is due.
@@ -26,7 +27,7 @@ def stream(
     threads: number of reading threads of this rank.
     prefetch: batches read ahead on this rank.
     """
-    pending: deque[list[Future[Sample]]] = deque()
+    pending: deque[list[Future[V]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="clips") as pool:
         try:
             for batch in index_batches:

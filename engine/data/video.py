@@ -13,11 +13,17 @@ from av.container import InputContainer
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
+from phys4d.engine.data.mp4_boxes import check_tables
+from phys4d.engine.limits import FRAMES, PICTURE_PIXELS
+
 _KEYFRAME_EVERY = 12  # frames; random access decodes at most this many frames more than needed
 _CRF = 8  # x264's quality, 0 is best
 _SMPTE170M = 6  # BT.601 in H.264's tables of primaries, transfer and matrix
 _Turn = Callable[[np.ndarray], np.ndarray]
 _HDR = {16: "PQ", 18: "HLG"}  # transfer numbers in H.264's table
+# A playlist or script among the formats that FFmpeg recognises could name other files to open.
+_FORMATS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,h264,hevc", "protocol_whitelist": ""}
+_BLOCK = 64  # pixels: codecs store sides as multiples of at most this
 
 
 def encode_mp4(frames: np.ndarray, fps: float, *, pixel_format: str = "yuv444p") -> bytes:
@@ -65,23 +71,28 @@ class PyAVDecoder:
         Non-square pixels, rotations by other than multiples of 90 degrees, and HDR are refused.
     """
 
-    def decode(self, data: bytes, start: int, count: int) -> np.ndarray:
+    def decode(self, data: bytes, start: int, count: int, size: tuple[int, int] | None = None) -> np.ndarray:
         """Frames start .. start+count-1 as RGB uint8 [count, H, W, 3].
 
-        Raises ValueError if the data is not a video, has fewer frames, is damaged, or cannot be shown as stored;
-        MemoryError if the machine lacks memory.
+        size: (height, width) of the frames in the index, None if it is not known; another size is refused before a
+            frame is decoded.
+
+        Raises ValueError if the data is not a video, has fewer frames or another size, is damaged, exceeds a limit
+        (`engine.limits`) or cannot be shown as stored; MemoryError if the machine lacks memory.
         """
         with ffmpeg_errors():
-            times = _timestamps(data)
+            times = _timestamps(data, size)
             if start < 0 or count < 1 or start + count > len(times):
                 raise ValueError(f"holds {len(times)} frames, expected frames {start}..{start + count - 1}")
-            frames = _frames(data, times[start : start + count], seek=start > 0)
+            frames = _frames(data, times[start : start + count], size, seek=start > 0)
             if start and len(frames) < count:  # seeking may skip frames in fragmented files and open groups of pictures
-                frames = _frames(data, times[start : start + count], seek=False)
+                frames = _frames(data, times[start : start + count], size, seek=False)
         if len(frames) != count:
             raise ValueError(f"only {len(frames)} of {count} frames could be decoded from frame {start} on")
         if any(frame.shape != frames[0].shape for frame in frames):
             raise ValueError("changes its size between frames: encode it again with one")
+        if size is not None and frames[0].shape[:2] != size:
+            raise ValueError(_other_size(frames[0].shape[:2], size))
         return np.stack(frames)
 
 
@@ -102,18 +113,40 @@ def ffmpeg_errors() -> Iterator[None]:
         raise ValueError(f"cannot be decoded: {error.strerror}") from None
 
 
-def _timestamps(data: bytes) -> list[int]:
+@contextmanager
+def opened(data: bytes) -> Iterator[InputContainer]:
+    """The video file in `data`. Raises ValueError if its tables claim more frames than `engine.limits.FRAMES`; FFmpeg's
+    errors if it is no video file.
+    """
+    check_tables(data)
+    with av.open(io.BytesIO(data), mode="r", options=_FORMATS) as container:
+        yield container
+
+
+def _timestamps(data: bytes, size: tuple[int, int] | None = None) -> list[int]:
     """Presentation times of the shown frames; an edit list marks packets that are not shown."""
-    with av.open(io.BytesIO(data), mode="r") as container:
-        packets = container.demux(_stream(container))
-        return sorted(p.pts for p in packets if p.pts is not None and p.size and not p.is_discard)
+    with opened(data) as container:
+        times: list[int] = []
+        for packet in container.demux(_stream(container, size)):
+            if packet.pts is not None and packet.size and not packet.is_discard:
+                times.append(packet.pts)
+                if len(times) > FRAMES:
+                    raise ValueError(f"holds more than {FRAMES} frames, the most that are read")
+        return sorted(times)
 
 
-def _stream(container: InputContainer) -> VideoStream:
-    """The video stream. Raises ValueError if there is none, or one that would be shown incorrectly."""
+def _stream(container: InputContainer, size: tuple[int, int] | None = None) -> VideoStream:
+    """The video stream. Raises ValueError if there is none, one of another size, or one that would be shown
+    incorrectly.
+    """
     if not container.streams.video:
         raise ValueError("holds no video stream")
     stream = container.streams.video[0]
+    stored = stream.codec_context.height, stream.codec_context.width
+    if size is not None and stored not in (size, size[::-1]) and 0 not in stored:  # a display matrix may turn it
+        raise ValueError(_other_size(stored, size))
+    if stored[0] * stored[1] > PICTURE_PIXELS:
+        raise ValueError(f"has frames of {stored[0]}x{stored[1]}, at most {PICTURE_PIXELS} pixels are decoded")
     if (ratio := stream.sample_aspect_ratio) not in (None, 0, 1):
         raise ValueError(f"has pixels of aspect ratio {ratio}: encode it again with square pixels")
     if (transfer := stream.codec_context.color_trc) in _HDR:
@@ -121,13 +154,26 @@ def _stream(container: InputContainer) -> VideoStream:
     return stream
 
 
-def _frames(data: bytes, times: list[int], *, seek: bool) -> list[np.ndarray]:
+def limit_frames(stream: VideoStream, size: tuple[int, int] | None = None) -> None:
+    """Limits the decoder to one thread and to frames of `size` (None: of `engine.limits.PICTURE_PIXELS`), also where
+    the stream changes its size.
+    """
+    stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+    pixels = PICTURE_PIXELS if size is None else (size[0] + _BLOCK) * (size[1] + _BLOCK)
+    stream.codec_context.options = {"max_pixels": str(pixels)}
+
+
+def _other_size(found: tuple[int, ...], size: tuple[int, int]) -> str:
+    return f"is {found[0]}x{found[1]}, the index says {size[0]}x{size[1]}"
+
+
+def _frames(data: bytes, times: list[int], size: tuple[int, int] | None, *, seek: bool) -> list[np.ndarray]:
     wanted = set(times)
     frames: list[np.ndarray] = []
     turn: _Turn | None = None
-    with av.open(io.BytesIO(data), mode="r") as container:
-        stream = _stream(container)
-        stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+    with opened(data) as container:
+        stream = _stream(container, size)
+        limit_frames(stream, size)
         if seek:
             container.seek(times[0], stream=stream)
         for frame in container.decode(stream):

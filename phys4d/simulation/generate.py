@@ -20,7 +20,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from phys4d import __version__
 from phys4d.engine.config import Config
-from phys4d.engine.data import blob, video
+from phys4d.engine.data import blob, schema, video
 from phys4d.engine.data.shards import ShardWriter, kept_rows
 from phys4d.engine.output import OutputFolder
 from phys4d.engine.progress import progress
@@ -174,8 +174,9 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
     raster = rasteriser(height, width)
     frames = render(sequence, camera, scene.light, raster)
     members = {"mp4": video.encode_mp4(frames, config.fps, pixel_format=config.pixel_format)}
-    if config.truth:
-        members["truth"] = blob.encode(measure(sequence, camera, raster).stored(), blob.QUANTISATION)
+    arrays = measure(sequence, camera, raster).stored() if config.truth else {}
+    if arrays:
+        members["truth"] = blob.encode(arrays, blob.QUANTISATION)
     meta = clip_metadata(scene, sequence, camera, config.fps)
     meta["provenance"] = {
         "source": "phys4d.simulation",
@@ -186,6 +187,7 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
         "dropped": drawing.dropped,
         "redrawn": drawing.redrawn,
     }
+    schema.check_clip(arrays, meta, (config.frames, height, width))
     members["json"] = json.dumps(meta, separators=(",", ":")).encode()
     return members
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pydantic import Field
 from torch import Tensor, nn
 
+from phys4d.bad_clips import OnBad
 from phys4d.clips import Clips
 from phys4d.engine.config import Config
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
@@ -19,12 +20,14 @@ class BackboneConfig(Config):
     """The table [backbone].
 
     data: dataset folder; its clips are used for video and caption only.
+    on_bad: "stop" ends the stage at a clip that cannot be used and names it; "skip" takes another one in its place.
     batch: clips per step over all ranks.
     optimizer: learning rate, schedule, clipping and averaging.
     loop: steps, and intervals of logs and checkpoints.
     """
 
     data: Movable
+    on_bad: OnBad = "stop"
     batch: int = Field(8, ge=1)
     optimizer: OptimizerConfig
     loop: LoopConfig
@@ -37,7 +40,7 @@ class BackboneObjective:
 
     def __init__(self, config: BackboneConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, SPEC.arrays(config), model.text, model.grid)
+        self.clips = Clips(config.data, SPEC.arrays(config), model.text, model.grid, on_bad=config.on_bad)
 
     @staticmethod
     def prepare(model: WorldModel, config: BackboneConfig, seed: int) -> None:

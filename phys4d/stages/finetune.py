@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from phys4d.bad_clips import OnBad
 from phys4d.clips import TRUTH, Clips
 from phys4d.engine.config import Config
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
@@ -23,6 +24,7 @@ class FinetuneConfig(Config):
     """The table [finetune].
 
     data: folder of a simulated dataset with truth.
+    on_bad: "stop" ends the stage at a clip that cannot be used and names it; "skip" takes another one in its place.
     batch: clips per step over all ranks.
     rank: of the LoRA; alpha is equal to it.
     diffusion: weight of the diffusion loss beside the geometry loss.
@@ -33,6 +35,7 @@ class FinetuneConfig(Config):
     """
 
     data: Movable
+    on_bad: OnBad = "stop"
     batch: int = Field(8, ge=1)
     rank: int = Field(16, ge=1)
     diffusion: float = Field(5.0, ge=0)
@@ -53,7 +56,7 @@ class FinetuneObjective:
 
     def __init__(self, config: FinetuneConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, SPEC.arrays(config), model.text, model.grid)
+        self.clips = Clips(config.data, SPEC.arrays(config), model.text, model.grid, on_bad=config.on_bad)
 
     @staticmethod
     def prepare(model: WorldModel, config: FinetuneConfig, seed: int) -> None:

@@ -1,12 +1,12 @@
 """What can be refused of a run before anything starts, by content: its model's files, and its data's clips.
 
-The same checks stand before training and behind `--dry-run`. No weight is read and, but for one clip of each dataset,
-no video decoded.
+The same checks stand before training and behind `--dry-run`. No weight is read, and of each dataset only some clips are
+decoded (`dataset_checks.WHOLE`), or all with `check_clips = "all"`.
 """
 
 import math
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +24,12 @@ from phys4d.models.interface import Grid, check_size
 from phys4d.models.preflight import check_model, check_new, check_released
 from phys4d.models.registry import MODELS
 from phys4d.models.spec import Outline
+from phys4d.stages.dataset_checks import DatasetUse, check_clips
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig
 from phys4d.stages.spec import NEW, RELEASED
 
 EVALUATED = (*TRUTH, "instance")
-_EVERY = 10_000  # clips; each costs a read, a millisecond on a network disk
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,6 @@ class Start:
     size: tuple[int, int, int] | None = None
 
 
-@dataclass(frozen=True)
-class DatasetUse:
-    """A dataset that a run reads: its folder, the arrays that every clip must have, how many clips at least, and
-    whether its cameras must stand still."""
-
-    data: Path
-    arrays: Collection[str]
-    clips: int = 1
-    static_camera: bool = False
-
-
 def check(config: RunConfig, world_size: int = 1) -> None:
     """Everything about a run that can be refused before it starts. UserError with one line."""
     start = check_stages(config, world_size)
@@ -70,10 +59,12 @@ def check(config: RunConfig, world_size: int = 1) -> None:
     uses = {}
     for stage in config.stages:
         table, spec = config.table(stage), STAGES[stage]
-        uses[f"{stage}.data"] = DatasetUse(table.data, spec.arrays(table), static_camera=spec.static_camera(table))
+        uses[f"{stage}.data"] = DatasetUse(
+            table.data, spec.arrays(table), static_camera=spec.static_camera(table), skips=table.on_bad == "skip"
+        )
     if config.evaluate is not None:
         uses["evaluate.data"] = DatasetUse(config.evaluate.data, EVALUATED, config.evaluate.scenes)
-    _check_attention(config, start, check_data(uses, start))
+    _check_attention(config, start, check_data(uses, start, every=config.check_clips == "all"))
 
 
 def check_stages(config: RunConfig, world_size: int = 1) -> Start:
@@ -95,12 +86,12 @@ def check_stages(config: RunConfig, world_size: int = 1) -> Start:
     return start
 
 
-def check_data(uses: Mapping[str, DatasetUse], start: Start) -> tuple[int, int, int]:
+def check_data(uses: Mapping[str, DatasetUse], start: Start, *, every: bool = False) -> tuple[int, int, int]:
     """Looks at every dataset that a run reads, and returns the clips' size (frames, height, width); keys of `uses` are
     those of the run file. UserError with one line.
 
     Every clip is looked at as far as that needs no decoding, of more than ten thousand the first and the last in each
-    shard; the first one of each dataset is decoded. What is found later costs no finished step.
+    shard; some are decoded (`dataset_checks`), with `every` all. What is found later costs no finished step.
     """
     expected = start.size
     for key, use in uses.items():
@@ -115,35 +106,13 @@ def check_data(uses: Mapping[str, DatasetUse], start: Start) -> tuple[int, int, 
             raise UserError(
                 f"{key}: {use.data}: clips of {_shown(size)}, the run takes {_shown(expected)}: simulate at that size"
             )
-        if len(dataset) < use.clips:
-            raise UserError(f"{key}: {use.data}: {len(dataset)} clips, {use.clips} are asked for: simulate more")
+        if len(dataset) < max(1, use.scenes):
+            raise UserError(f"{key}: {use.data}: {len(dataset)} clips, {use.scenes} are asked for: simulate more")
     for data in dict.fromkeys(use.data for use in uses.values()):
-        _check_clips({key: use for key, use in uses.items() if use.data == data}, MODELS[start.kind].check_caption)
+        same = {key: use for key, use in uses.items() if use.data == data}
+        check_clips(same, MODELS[start.kind].check_caption, every=every)
     assert expected is not None, "no dataset"
     return expected
-
-
-def _check_clips(uses: Mapping[str, DatasetUse], check_caption: Callable[[str], object]) -> None:
-    """Looks at the clips of the one dataset of these uses."""
-    key, use = next(iter(uses.items()))
-    still = next((key for key, use in uses.items() if use.static_camera), None)
-    dataset = ClipDataset(use.data, arrays={name for use in uses.values() for name in use.arrays})
-    dataset[0]
-    for index in range(len(dataset)) if len(dataset) <= _EVERY else dataset.shard_edges():
-        meta = dataset.probe(index)
-        where = f"{use.data}: clip {dataset.row(index)['key']}"
-        if missing := [name for name in ("caption", "intrinsics") if name not in meta]:
-            raise UserError(f"{key}: {where}: json has no {', '.join(missing)}")
-        try:
-            check_caption(meta["caption"])
-        except ValueError as error:
-            raise UserError(f"{key}: {where}: {error}: shorten it") from None
-        poses = meta.get("camera_to_world", [])
-        if still is not None and any(pose != poses[0] for pose in poses):
-            raise UserError(
-                f"{still}: {where}: its camera moves, and the reward is of what changed since the first frame: "
-                "simulate with a static camera"
-            )
 
 
 def check_start(model: ModelConfig, init: Path | None) -> Start:

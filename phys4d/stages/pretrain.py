@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pydantic import Field
 from torch import Tensor, nn
 
+from phys4d.bad_clips import OnBad
 from phys4d.clips import PSEUDO, Clips
 from phys4d.engine.config import Config
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
@@ -19,6 +20,7 @@ class PretrainConfig(Config):
     """The table [pretrain].
 
     data: folder of a pseudo-labelled dataset.
+    on_bad: "stop" ends the stage at a clip that cannot be used and names it; "skip" takes another one in its place.
     batch: clips per step over all ranks.
     moving_pixels: length of the pseudo flow, in pixels per frame, above which a pixel counts as moving; also where that
         flow is not valid, since it fails its check mostly at the borders of what moves.
@@ -28,6 +30,7 @@ class PretrainConfig(Config):
     """
 
     data: Movable
+    on_bad: OnBad = "stop"
     batch: int = Field(8, ge=1)
     moving_pixels: float = Field(0.3, gt=0)
     weights: GeometryWeights = GeometryWeights()
@@ -42,7 +45,7 @@ class PretrainObjective:
 
     def __init__(self, config: PretrainConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, SPEC.arrays(config), model.text, model.grid)
+        self.clips = Clips(config.data, SPEC.arrays(config), model.text, model.grid, on_bad=config.on_bad)
 
     @staticmethod
     def prepare(model: WorldModel, config: PretrainConfig, seed: int) -> None:

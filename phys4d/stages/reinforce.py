@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from phys4d.bad_clips import OnBad
 from phys4d.clips import Batch, Clips
 from phys4d.engine.config import Config
 from phys4d.engine.loop import LoopConfig, OptimizerConfig
@@ -31,6 +32,7 @@ class ReinforceConfig(Config):
     """The table [reinforce].
 
     data: folder of a simulated dataset with truth.
+    on_bad: "stop" ends the stage at a clip that cannot be used and names it; "skip" takes another one in its place.
     rank: of the policy's LoRA; alpha is equal to it.
     conditions: clips per update over all ranks, each of which gives a first frame and a caption.
     group: samples drawn for each of them; advantages are normalised within this group.
@@ -54,6 +56,7 @@ class ReinforceConfig(Config):
     """
 
     data: Movable
+    on_bad: OnBad = "stop"
     rank: int = Field(16, ge=1)
     conditions: int = Field(4, ge=1)
     group: int = Field(6, ge=2)
@@ -89,8 +92,9 @@ class ReinforceObjective:
 
     def __init__(self, config: ReinforceConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, SPEC.arrays(config), model.text, model.grid)
+        self.clips = Clips(config.data, SPEC.arrays(config), model.text, model.grid, on_bad=config.on_bad)
         self._ratio_checked = False
+        self._matching = f"{self.name} flow matching"
 
     @staticmethod
     def prepare(model: WorldModel, config: ReinforceConfig, seed: int) -> None:
@@ -109,6 +113,8 @@ class ReinforceObjective:
     def update(self, step: int, optimizer_step: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
         config = self.config
         batch, clean = self._conditions(step)
+        for k in range(config.stochastic_steps if config.flow_matching > 0 else 0):  # before a weight changes
+            self.clips.fetch(config.flow_matching_batch, self.parallel, self.seed, self._matching, self._draw(step, k))
         latents, transitions = rollout(
             lambda noisy, sigma: self.model.predict(noisy, sigma, batch.text),
             clean[:, :, :1],
@@ -193,7 +199,7 @@ class ReinforceObjective:
             kl = gaussian_kl(mean, reference, deviation, config.dimensions).mean()
             loss = loss + config.kl * kl
         if config.flow_matching > 0:
-            loss = loss + config.flow_matching * self._flow_matching(step * config.stochastic_steps + k)
+            loss = loss + config.flow_matching * self._flow_matching(step, k)
         optimizer_step(loss)
         ratio = ratio.detach()
         return {
@@ -216,9 +222,13 @@ class ReinforceObjective:
         noise_level, sampler = self.config.noise_level, self.config.sampler
         return step_distribution(velocity, t.before, t.sigma, t.following, noise_level, sampler)
 
-    def _flow_matching(self, draw: int) -> Tensor:
+    def _draw(self, step: int, k: int) -> int:
+        """Number of the flow-matching batch of the optimizer step k of an update."""
+        return step * self.config.stochastic_steps + k
+
+    def _flow_matching(self, step: int, k: int) -> Tensor:
         size = self.config.flow_matching_batch
-        batch = self.clips.batch(size, self.parallel, self.seed, f"{self.name} flow matching", draw)
+        batch = self.clips.batch(size, self.parallel, self.seed, self._matching, self._draw(step, k), step)
         clean = self.model.codec.encode(batch.video)
         noise = batch.normal_like(clean, "noise")
         sigma = self.model.training_sigma(batch.uniform("sigma"))

@@ -30,6 +30,8 @@ class RunSettings(Config):
         heads and losses in fp32.
     init: the model folder that a stage wrote, or a published model's folder, from which the first stage starts; none
         where that stage starts from a new model.
+    check_clips: which clips are decoded before anything starts, also by --dry-run: "some" of each dataset, spread over
+        it, or "all". The rest is checked when it is read.
     model: how the model is made and sampled.
     timeouts: time limits of a run on several processes.
     evaluate: measures the model behind every stage that has heads; none measures nothing.
@@ -40,6 +42,7 @@ class RunSettings(Config):
     seed: int = Field(0, ge=0)
     precision: Annotated[Precision, FROM_HERE] = "fp32"
     init: Annotated[Path | None, MOVED] = None
+    check_clips: Annotated[Literal["some", "all"], SAME_WEIGHTS] = "some"
     model: ModelConfig = ModelConfig()
     timeouts: Annotated[Timeouts, SAME_WEIGHTS] = Timeouts()
     evaluate: Annotated[EvaluateConfig | None, MEASURED_AGAIN] = None

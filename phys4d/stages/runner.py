@@ -1,6 +1,7 @@
 """Carries a run out: each stage from the model before it to the model that it writes."""
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from phys4d.clips import clip_size
-from phys4d.engine.errors import UserError
+from phys4d.clips import Clips, clip_size
+from phys4d.engine.errors import UserError, printable
 from phys4d.engine.loop import train
 from phys4d.engine.parallel import Parallel, on_all_ranks
 from phys4d.engine.schedule import run_in_order
@@ -21,6 +22,8 @@ from phys4d.models.placement import place
 from phys4d.models.world import WorldModel, create_model
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig
+
+SKIPPED = "skipped_clip"  # in a line of metrics.jsonl: the key of a clip, beside its fault
 
 
 def execute(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, after: Callable[[str], None]) -> None:
@@ -44,7 +47,15 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
     place(loaded.model, parallel)
     on_all_ranks(lambda: run.record(attention=_attention(loaded.model, parallel)))
     objective = spec.objective(table, loaded.model, parallel, config.seed)
-    train(objective, optimizer=table.optimizer, loop=table.loop, run=run, parallel=parallel, resume=resume)
+    note_skips(objective.clips, stage, run)
+    try:
+        train(objective, optimizer=table.optimizer, loop=table.loop, run=run, parallel=parallel, resume=resume)
+    except Exception as error:
+        if objective.clips.latest and not isinstance(error, UserError):
+            error.add_note(f"{stage}: the latest clips were {', '.join(objective.clips.latest)}")
+        raise
+    if objective.clips.skipped:
+        print(printable(f"{stage}: {objective.clips.skipped_line()}"), file=sys.stderr)
     trained = {name: full_state(module) for name, module in objective.modules().items()}
 
     def save() -> None:
@@ -57,6 +68,17 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
         model_folder.save(final.model, config.output(stage), stage=stage, base=base)
 
     parallel.on_rank_zero(save)
+
+
+def note_skips(clips: Clips, stage: str, run: Run) -> None:
+    """Has the clips that a stage skips printed and recorded in metrics.jsonl, once each, also over resumed sessions."""
+
+    def skipped(step: int, key: str, fault: str) -> None:
+        print(printable(f"{stage}: step {step + 1}: skipped {clips.folder}/{fault}"), file=sys.stderr)
+        run.note(stage, step + 1, skipped_clip=key, fault=fault)
+
+    clips.on_skip = skipped
+    clips.earlier = lambda: {entry[SKIPPED]: entry["fault"] for entry in run.noted(stage, SKIPPED)}
 
 
 def _attention(model: WorldModel, parallel: Parallel) -> dict[str, Any]:

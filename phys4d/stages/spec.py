@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from phys4d.clips import Clips
 from phys4d.engine.config import Config
 from phys4d.engine.parallel import Parallel
 from phys4d.models.world import WorldModel
@@ -18,6 +19,8 @@ class StageObjective(Protocol):
     """An `engine.loop.Objective` over a world model, made from the stage's own table of the run file."""
 
     name: str
+    clips: Clips
+    """What it trains on."""
 
     def __init__(self, config: Any, model: WorldModel, parallel: Parallel, seed: int) -> None: ...
 
@@ -50,7 +53,7 @@ class StageSpec:
     """A training stage.
 
     name: of the stage, of its table in the run file, and of the model folder `model-<name>` that it writes.
-    config: the class of its table, which has the keys data, optimizer and loop at least.
+    config: the class of its table, which has the keys data, on_bad, optimizer and loop at least.
     objective: what is trained.
     takes: names of the stages whose model it can start from; NEW and RELEASED stand for models that no stage wrote.
     arrays: arrays that every clip of its data must have, by its table.

@@ -10,6 +10,7 @@ import torch
 
 from phys4d.engine.data import blob
 from phys4d.engine.data.dataset import ClipDataset, Sample
+from phys4d.engine.data.schema import REQUIRED, check_clip
 from phys4d.engine.data.shards import INDEX, ShardWriter
 from phys4d.engine.errors import UserError
 from phys4d.engine.progress import progress
@@ -60,7 +61,7 @@ def label_dataset(
             "depth: use weights with a metric head, such as the Metric-Indoor or Metric-Outdoor ones of Depth Anything"
         )
     _refuse_plain_videos(videos)
-    dataset = ClipDataset(videos, arrays=())
+    dataset = ClipDataset(videos, arrays=(), required=REQUIRED)
     for teacher in (depth_teacher, flow_teacher):
         refuse_shared(dataset, teacher.title, teacher.scenes)
     with ShardWriter(out) as writer:
@@ -85,10 +86,16 @@ def _label(
     def members(index: int) -> dict[str, bytes]:
         sample = dataset[index]
         arrays = pseudo_labels(sample.video, depth_teacher, flow_teacher)
+        meta = _meta(sample, provenance)
+        try:
+            check_clip(arrays, meta, sample.video.shape[:3])
+        except ValueError as error:
+            titles = f"{depth_teacher.title}, {flow_teacher.title}"
+            raise UserError(f"{dataset.folder}: clip {sample.key}: its labels by {titles} are wrong: {error}") from None
         return {
             "mp4": dataset.member(dataset.row(index), "mp4"),  # a second encoding would change pixels
             "truth": blob.encode(arrays, blob.QUANTISATION),
-            "json": json.dumps(_meta(sample, provenance), sort_keys=True).encode(),
+            "json": json.dumps(meta, sort_keys=True).encode(),
         }
 
     with (

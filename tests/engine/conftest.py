@@ -17,6 +17,7 @@ from phys4d.engine.data.video import encode_mp4
 
 torch.set_num_threads(1)
 FRAMES, HEIGHT, WIDTH, FPS = 5, 16, 24, 12.0
+INTRINSICS = [[[30, 0, 12], [0, 30, 8], [0, 0, 1]]] * FRAMES
 
 
 def moving_pattern(clip: int, frames: int = FRAMES) -> np.ndarray:
@@ -42,7 +43,7 @@ def members_of(clip: int) -> dict[str, bytes]:
     return {
         "mp4": encode_mp4(moving_pattern(clip), FPS),
         "truth": blob.encode(arrays_of(clip), blob.QUANTISATION),
-        "json": json.dumps({"caption": f"clip number {clip}", "frames": FRAMES}).encode(),
+        "json": json.dumps({"caption": f"clip number {clip}", "frames": FRAMES, "intrinsics": INTRINSICS}).encode(),
     }
 
 

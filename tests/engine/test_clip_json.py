@@ -13,6 +13,7 @@ from phys4d.engine.errors import UserError
 
 K = [[60, 0, 24], [0, 60.5, 24], [0, 0, 1]]
 EYE = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+SIZE = (5, 16, 24)
 GOOD = {
     "caption": "a ball", "category": "rigid", "family": "fall", "intrinsics": [K] * 5, "camera_to_world": [EYE] * 5,
     "fps": 23.976, "frames": 5, "height": 16, "width": 24, "provenance": {"seed": 1}, "objects": [None, 3],
@@ -20,14 +21,14 @@ GOOD = {
 
 
 def test_a_good_one_is_what_was_written() -> None:
-    assert parse(json.dumps(GOOD).encode(), 5) == GOOD
-    assert parse(b"{}", 5) == {}
+    assert parse(json.dumps(GOOD).encode(), SIZE) == GOOD
+    assert parse(b"{}", SIZE) == {}
 
 
 @pytest.mark.parametrize("caption", ["", "a " * 100_000, "a red 🏀 falls", "كرة حمراء", "a\0b", "two\nlines\x1b[2J"])
 def test_any_text_is_a_caption(caption: str) -> None:
-    assert parse(json.dumps({"caption": caption}).encode(), 5) == {"caption": caption}
-    assert parse(json.dumps({"caption": caption}, ensure_ascii=False).encode(), 5) == {"caption": caption}
+    assert parse(json.dumps({"caption": caption}).encode(), SIZE) == {"caption": caption}
+    assert parse(json.dumps({"caption": caption}, ensure_ascii=False).encode(), SIZE) == {"caption": caption}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_any_text_is_a_caption(caption: str) -> None:
 )
 def test_a_field_of_another_type_is_named(name: str, value: Any, fault: str) -> None:
     with pytest.raises(ValueError) as caught:
-        parse(json.dumps(GOOD | {name: value}).encode(), 5)
+        parse(json.dumps(GOOD | {name: value}).encode(), SIZE)
     assert str(caught.value).startswith(f"{name}: {fault}")
 
 
@@ -73,13 +74,15 @@ def test_a_field_of_another_type_is_named(name: str, value: Any, fault: str) -> 
         (b"[1, 2]", "is a list, expected an object"),
         (b"null", "is null, expected an object"),
         (b'{"caption": "\xff"}', "is no JSON: 'utf-8' codec"),
-        (b"[" * 100_000, "is no JSON: maximum recursion depth"),
+        (b"[" * 100_000, "has lists or objects inside each other more than 32 deep"),
+        (b'{"a":' * 40 + b"1" + b"}" * 40, "has lists or objects inside each other more than 32 deep"),
+        (b'{"caption": "' + b"a" * (8 << 20) + b'"}', "has 8388623 bytes, at most 8388608 are read"),
         (b'{"fps": ' + b"9" * 5000 + b"}", "is no JSON: Exceeds the limit"),
     ],
 )
 def test_what_is_no_object(data: bytes, fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
-        parse(data, 5)
+        parse(data, SIZE)
 
 
 def test_reading_probing_and_verifying_name_folder_clip_and_field(

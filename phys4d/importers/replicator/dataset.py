@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from phys4d.engine.data import blob, video
+from phys4d.engine.data import blob, schema, video
 from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.errors import UserError
 from phys4d.engine.progress import progress
@@ -170,6 +170,11 @@ def _members(
             "annotators": sorted(recording.files),
         },
     }
+    try:
+        schema.check_clip(arrays, meta, pictures.shape[:3])
+    except ValueError as error:
+        first = recording.files["rgb"][recording.frames()[0]]
+        raise UserError(f"{first}: what was recorded of this clip makes no sound one: {error}") from None
     return {
         "mp4": video.encode_mp4(pictures, fps),
         "truth": blob.encode(arrays, blob.QUANTISATION),

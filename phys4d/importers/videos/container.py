@@ -3,12 +3,9 @@
 FFmpeg goes on after damage and fills what it cannot decode with copies or grey. Such frames are refused here.
 """
 
-import io
 from fractions import Fraction
 
-import av
-
-from phys4d.engine.data.video import ffmpeg_errors
+from phys4d.engine.data.video import ffmpeg_errors, limit_frames, opened
 
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")  # those that an mp4 or mov may begin with
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of webm and mkv
@@ -21,7 +18,7 @@ def frame_times(data: bytes) -> list[Fraction]:
     """
     if is_cut_off(data):
         raise ValueError("is cut off: the file ends before its own header says")
-    with ffmpeg_errors(), av.open(io.BytesIO(data), mode="r") as container:
+    with ffmpeg_errors(), opened(data) as container:
         if not container.streams.video:
             raise ValueError("holds no video stream")
         stream = container.streams.video[0]
@@ -39,9 +36,9 @@ def check_frames(data: bytes, last: Fraction) -> tuple[int, int]:
     Raises ValueError at the first frame that is damaged.
     """
     size = (0, 0)
-    with ffmpeg_errors(), av.open(io.BytesIO(data), mode="r") as container:
+    with ffmpeg_errors(), opened(data) as container:
         stream = container.streams.video[0]
-        stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+        limit_frames(stream)
         for frame in container.decode(stream):
             if frame.pts is None or frame.time_base is None:
                 continue

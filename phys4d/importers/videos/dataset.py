@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from phys4d.engine.config import Config
+from phys4d.engine.data.schema import check_clip
 from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.data.video import PyAVDecoder, encode_mp4
 from phys4d.engine.errors import UserError
@@ -194,6 +195,7 @@ class _Source:
                 "assumed": {"horizontal_fov_degrees": config.fov, "what": "intrinsics: the video records no camera"},
             },
         }
+        check_clip({}, meta, (config.frames, *config.size))
         members = {"mp4": encode_mp4(frames, config.fps), "json": json.dumps(meta, separators=(",", ":")).encode()}
         return _Clip(members, self.caption)
 

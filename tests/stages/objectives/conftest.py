@@ -110,7 +110,12 @@ class Source:
     names: tuple[str, ...] = ()
     asked: list[tuple[Any, ...]] = field(default_factory=list)
 
-    def batch(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> Batch:
+    def fetch(self, *place: Any) -> None:
+        """Nothing to read."""
+
+    def batch(
+        self, size: int, parallel: Parallel, seed: int, stage: str, step: int, update: int | None = None
+    ) -> Batch:
         self.asked.append((size, seed, stage, step))
         chosen = [place % len(self.video) for place in range(size)]
         return Batch(
@@ -168,7 +173,7 @@ def objective(world: WorldModel, source: Source, monkeypatch: pytest.MonkeyPatch
     """Makes a stage's objective over that model and those clips."""
 
     def make(stage: ModuleType, **settings: Any) -> Any:
-        def clips(folder: Any, arrays: tuple[str, ...], *rest: Any) -> Source:
+        def clips(folder: Any, arrays: tuple[str, ...], *rest: Any, on_bad: str) -> Source:
             assert folder == tmp_path
             source.names = tuple(arrays)
             return source

@@ -113,7 +113,7 @@ def test_flow_matching_takes_no_sigma_below_two_percent(
     seen: list[list[float]] = []
     predict = world.predict
     monkeypatch.setattr(world, "predict", lambda *given: seen.append(given[1].tolist()) or predict(*given))
-    objective(reinforce, **SETTINGS)._flow_matching(0)
+    objective(reinforce, **SETTINGS)._flow_matching(0, 0)
     assert seen == [pytest.approx([0.02, 0.02])]
 
 

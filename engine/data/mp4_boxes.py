@@ -1,0 +1,53 @@
+"""Counts that an mp4's tables claim, read from its boxes before FFmpeg allocates memory for them (ISO/IEC 14496-12)."""
+
+from collections.abc import Iterator
+
+from phys4d.engine.limits import EDITS, FRAMES
+
+_CONTAINERS = frozenset((b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf"))
+
+
+def check_tables(data: bytes) -> None:
+    """ValueError if a table claims more frames than `FRAMES`, or an edit list more entries than `EDITS`.
+
+    data: an mp4 or mov; of another format nothing is found. A table of equal entries takes a few bytes for any number
+        of frames, so the claims are not bounded by the size of the file.
+    """
+    fragments = 0
+    for kind, start, end in _boxes(data, 0, len(data)):
+        most, claimed = FRAMES, 0
+        if kind == b"stsz" or kind == b"stz2":
+            claimed = _number(data, start + 8, end)
+        elif kind in (b"stts", b"ctts"):
+            entries = min(_number(data, start + 4, end), (end - start - 8) // 8)
+            claimed = sum(_number(data, start + 8 + 8 * entry, end) for entry in range(min(entries, FRAMES + 1)))
+        elif kind == b"trun":
+            fragments += _number(data, start + 4, end)
+            claimed = fragments
+        elif kind == b"elst":
+            most, claimed = EDITS, _number(data, start + 4, end)
+        if claimed > most:
+            what = "entries in its edit list" if kind == b"elst" else "frames"
+            raise ValueError(f"claims {claimed} {what}, at most {most} are read")
+
+
+def _boxes(data: bytes, at: int, end: int, depth: int = 0) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, first byte after the header and end of every box; boxes that hold boxes are entered."""
+    while at + 8 <= end:
+        size, kind, header = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8], 8
+        if size == 1:  # the size follows in 64 bits
+            size, header = int.from_bytes(data[at + 8 : at + 16]), 16
+        if size == 0:  # to the end of the file
+            size = end - at
+        if size < header:
+            return
+        last = min(at + size, end)
+        if kind in _CONTAINERS and depth < len(_CONTAINERS):
+            yield from _boxes(data, at + header, last, depth + 1)
+        else:
+            yield kind, at + header, last
+        at += size
+
+
+def _number(data: bytes, at: int, end: int) -> int:
+    return int.from_bytes(data[at : at + 4]) if at + 4 <= end else 0

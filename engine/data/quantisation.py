@@ -1,0 +1,186 @@
+"""Float arrays as 16- or 32-bit codes within a stated largest error, and the rules that decode them.
+
+README.md in this folder defines the four kinds of rules.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_TOP = 65535
+_KINDS = ("inverse16", "relative16", "linear16", "linear32")
+_NORMAL, _INFINITE = 0x00800000, 0x7F800000  # float32 bits of the smallest normal number and of infinity
+_LARGEST, _HUGE = 1e38, 1e300  # below the largest numbers of float32 and float64
+
+
+@dataclass(frozen=True)
+class Relative:
+    """Largest relative error of values >= 0 (2e-4: 0.02 %); 0 is stored exactly."""
+
+    error: float
+
+
+@dataclass(frozen=True)
+class Absolute:
+    """Largest absolute error of each slice of the first axis, in the unit of the array; 0 is exact if it is in the
+    range.
+    """
+
+    error: tuple[float, ...]
+
+
+Quantisation = Relative | Absolute
+
+# Largest errors of a dataset's truth: 0.02 % of depth, 1/256 px of du and dv, 0.1 mm of dz.
+QUANTISATION: Mapping[str, Quantisation] = {"depth": Relative(2e-4), "motion": Absolute((1 / 256, 1 / 256, 1e-4))}
+
+
+def encode_array(name: str, array: np.ndarray, wanted: Quantisation) -> tuple[np.ndarray, dict[str, Any] | None]:
+    """Codes and their decoding rule, or float32 and None if 16 or 32 bits do not keep the error."""
+    if not np.issubdtype(array.dtype, np.floating) or array.ndim == 0:
+        got = f"{array.dtype} {array.shape}"
+        raise ValueError(f"array {name!r}: only float arrays with an axis are quantised, got {got}")
+    with np.errstate(over="ignore"):  # quantised arrays come back as float32, so they must fit it
+        value = array.astype(np.float32)
+    if not np.isfinite(value).all():
+        count = np.count_nonzero(~np.isfinite(value))
+        raise ValueError(f"array {name!r}: holds {count} values that are not finite")
+    if isinstance(wanted, Absolute):
+        if len(wanted.error) != len(value):
+            raise ValueError(f"array {name!r}: {len(wanted.error)} errors for {len(value)} slices of the first axis")
+        return _linear16(value, wanted.error) or _linear32(value, wanted.error) or (value, None)
+    if (value < 0).any():
+        raise ValueError(f"array {name!r}: a relative error needs values >= 0, got {value.min():.6g}")
+    return _inverse16(value, wanted.error) or _relative16(value, wanted.error) or (value, None)
+
+
+def _inverse16(value: np.ndarray, error: float) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """Codes uniform in 1/value; these compress best for planes, since 1/z is affine in the pixel coordinates."""
+    value = value.astype(np.float64)
+    seen = value > 0
+    inverse = np.divide(1.0, value, out=np.zeros_like(value), where=seen)
+    low, high = (float(inverse[seen].min()), float(inverse[seen].max())) if seen.any() else (0.0, 0.0)
+    step = (high - low) / (_TOP - 1)
+    if step / 2 > error * (low - step / 2):  # the relative error is largest for the largest value
+        return None
+    code = np.rint((inverse - low) / step) if step > 0 else np.zeros_like(inverse)
+    code = np.where(seen, np.clip(code, 0, _TOP - 1) + 1, 0)
+    return code.astype(np.uint16), {"kind": "inverse16", "low": low, "step": step}
+
+
+def _relative16(value: np.ndarray, error: float) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """Codes uniform in the float32 bit pattern, about log2 of the value; integer arithmetic, the same on every machine.
+    """
+    bits, seen = value.view(np.int32).astype(np.int64), value > 0
+    low, high = (int(bits[seen].min()), int(bits[seen].max())) if seen.any() else (_NORMAL, _NORMAL)
+    step = max(1, math.ceil((high - low) / (_TOP - 1)))
+    if low < _NORMAL or high + step > _INFINITE or _relative_error(step) > error:
+        return None
+    code = np.where(seen, (bits - low + step // 2) // step + 1, 0)
+    return code.astype(np.uint16), {"kind": "relative16", "low": low, "step": step}
+
+
+def _relative_error(step: int) -> float:
+    """Relative error of half a step of float32 bits; a step is twice as large above the next power of two."""
+    half = step // 2
+    return half * 2.0**-23 / (1 - half * 2.0**-24)
+
+
+def _linear16(value: np.ndarray, error: tuple[float, ...]) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """Codes uniform over the range of each slice of the first axis."""
+    rows = value.astype(np.float64).reshape(len(value), math.prod(value.shape[1:]))
+    base, zero, steps = [], [], []
+    codes = np.zeros(rows.shape, dtype=np.uint16)
+    for index, row in enumerate(rows):
+        low, high = (float(row.min()), float(row.max())) if row.size else (0.0, 0.0)
+        step = (high - low) / (_TOP - 1)
+        if step / 2 > error[index]:
+            return None
+        spans = low <= 0.0 <= high and step > 0
+        base.append(0.0 if spans else low)
+        zero.append(math.ceil(-low / step) if spans else 0)
+        steps.append(step)
+        if step > 0:
+            codes[index] = np.clip(np.rint((row - base[-1]) / step) + zero[-1], 0, _TOP)
+    return codes.reshape(value.shape), {"kind": "linear16", "base": base, "zero": zero, "step": steps}
+
+
+def _linear32(value: np.ndarray, error: tuple[float, ...]) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """Integer multiples of each slice's error; high bytes that are zero compress to almost nothing."""
+    assert min(error, default=1) > 0
+    code = np.rint(value.astype(np.float64) / np.reshape(error, (-1,) + (1,) * (value.ndim - 1)))
+    if np.abs(code).max(initial=0) > np.iinfo(np.int32).max:
+        return None
+    return code.astype(np.int32), {"kind": "linear32", "step": list(error)}
+
+
+def dequantise(code: np.ndarray, rule: Mapping[str, Any]) -> np.ndarray:
+    """float32 values from codes; 16-bit codes through a table of 65,536 values (for linear16, one for each slice)."""
+    every = np.arange(_TOP + 1)
+    if rule["kind"] == "relative16":
+        bits = np.minimum(rule["low"] + (every - 1) * rule["step"], _INFINITE)
+        return np.where(every > 0, bits, 0).astype(np.int32).view(np.float32)[code]
+    if rule["kind"] == "inverse16":
+        inverse = rule["low"] + (every - 1) * rule["step"]
+        table = np.divide(1.0, inverse, out=np.zeros(_TOP + 1), where=(every > 0) & (inverse > 0))
+        return table.astype(np.float32)[code]
+    value = np.empty(code.shape, dtype=np.float32)
+    if rule["kind"] == "linear32":
+        for index, step in enumerate(rule["step"]):
+            value[index] = code[index] * step
+        return value
+    for index, (base, zero, step) in enumerate(zip(rule["base"], rule["zero"], rule["step"], strict=True)):
+        value[index] = (base + (every - zero) * step).astype(np.float32)[code[index]]
+    return value
+
+
+def check_rule(name: str, entry: Mapping[str, Any], rule: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the rule has the numbers of its kind, for codes of the dtype and shape in `entry`."""
+    if rule["kind"] not in _KINDS:
+        raise ValueError(f"array {name!r}: cannot read quantisation {rule['kind']!r}, only {', '.join(_KINDS)}")
+    linear = rule["kind"].startswith("linear")
+    keys = {"linear16": ("base", "zero", "step"), "linear32": ("step",)}.get(rule["kind"], ("low", "step"))
+    numbers = [number for key in keys for number in (rule[key] if linear else (rule[key],))]
+    kinds = (int,) if rule["kind"] == "relative16" else (int, float)
+    right = all(type(number) in kinds and abs(number) < _HUGE for number in numbers)
+    if rule["kind"] == "relative16":
+        right = right and all(0 <= number <= _INFINITE for number in numbers)
+    if linear:
+        right = right and bool(entry["shape"]) and {len(rule[key]) for key in keys} == {entry["shape"][0]}
+    if not right or entry["dtype"] != ("int32" if rule["kind"] == "linear32" else "uint16"):
+        of = f"{rule['kind']} of {entry['dtype']} {entry['shape']}"
+        raise ValueError(f"is corrupt: array {name!r}: quantisation {of}")
+
+
+def always_finite(rule: Mapping[str, Any]) -> bool:
+    """Whether a rule gives finite float32 values for all codes."""
+    if rule["kind"] == "relative16":
+        return rule["low"] >= 0 and rule["step"] >= 0 and rule["low"] + _TOP * rule["step"] < _INFINITE
+    if rule["kind"] == "inverse16":
+        return rule["low"] - rule["step"] > 1 / _LARGEST and rule["step"] >= 0
+    if rule["kind"] == "linear32":
+        return max(map(abs, rule["step"]), default=0) * 2.0**31 < _LARGEST
+    rows = zip(rule["base"], rule["zero"], rule["step"], strict=True)
+    return all(abs(base) + (abs(zero) + _TOP) * abs(step) < _LARGEST for base, zero, step in rows)
+
+
+def error_bound(entry: Mapping[str, Any], value: np.ndarray) -> np.ndarray:
+    """Largest error of a stored array, fp64, broadcastable to `value`; 0 for unquantised arrays.
+
+    entry: header entry of the array.
+    value: the values before storing, in the shape of the array.
+
+    Rounding of the result to float32 is not included.
+    """
+    if not (rule := entry.get("quantisation")):
+        return np.zeros(())
+    if rule["kind"] == "relative16":
+        return np.abs(value, dtype=np.float64) * _relative_error(rule["step"])
+    if rule["kind"] == "inverse16":
+        half, value = rule["step"] / 2, np.asarray(value, dtype=np.float64)
+        return half * value**2 / (1 - half * value)
+    steps = np.asarray(rule["step"], dtype=np.float64) / 2
+    return steps.reshape((-1,) + (1,) * (len(entry["shape"]) - 1))

@@ -1,0 +1,51 @@
+"""Limits on what files may claim. Readers check them before they allocate memory or hand the data to a library.
+
+A limit is far above what sound data needs; a file that exceeds one is refused with one line that names the limit.
+"""
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+# Clips.
+FRAMES = 100_000
+"""Frames of one mp4."""
+PICTURE_PIXELS = 1 << 26
+"""Pixels of one frame (8192 x 8192)."""
+VIDEO_BYTES = 2 * GIB
+"""One clip as RGB, 3 bytes a pixel."""
+MEMBER_BYTES = 2 * GIB
+"""One stored member of a clip."""
+EDITS = 64
+"""Entries of an mp4's edit list; each may show all frames again."""
+
+# Array blobs.
+BLOB_HEADER_BYTES = 1 * MIB
+ARRAYS = 64
+"""Arrays of one clip."""
+ARRAY_DIMENSIONS = 8
+ARRAY_BYTES = 2 * GIB
+"""One array, unpacked."""
+ARRAY_BYTES_PER_PIXEL = 64
+"""All arrays of a clip together, unpacked, for each pixel of each frame; the simulator's take 23."""
+ARRAY_BYTES_SPARE = 1 * MIB
+"""Added to the line above, for arrays that are not images."""
+
+# Indexes.
+INDEX_BYTES = 1 * GIB
+INDEX_SPARE_ROWS = 1000
+"""An index has at most as many rows as its file has bytes, and these: a digest of each clip alone takes 32 bytes."""
+INDEX_UNPACKED_RATIO, INDEX_UNPACKED_SPARE = 16, 64 * MIB
+"""Unpacked columns: at most this multiple of the file's bytes, and these bytes more."""
+CLIP_MEMBERS = 16
+"""Members of one clip."""
+
+# Text files.
+JSON_BYTES, JSON_DEPTH = 8 * MIB, 32
+"""One JSON document that a person or another program has written: bytes, and lists and objects inside each other."""
+TOML_BYTES, TOML_DEPTH = 256 * KIB, 32
+"""A run file: bytes, and tables and arrays inside each other, or parts of one dotted key."""
+
+# Models.
+WIDTH, LAYERS = 16_384, 512
+"""Channels of a token, and blocks, that a model's configuration may ask for."""
+SAFETENSORS_HEADER_BYTES = 100_000_000
+"""As the safetensors library allows."""

@@ -1,0 +1,95 @@
+"""What can be refused of a dataset's clips before a run starts: all of them by what they say, some by their content."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from phys4d.bad_clips import most_bad, too_many
+from phys4d.engine.data.dataset import ClipDataset, ClipFault
+from phys4d.engine.data.schema import REQUIRED
+from phys4d.engine.errors import UserError
+
+EVERY = 10_000
+"""Clips of a dataset that are looked at without decoding; of more, the first and last of each shard. Each costs a few
+reads, a few milliseconds on a network disk."""
+WHOLE = 16
+"""Clips of a dataset, spread evenly from the first to the last, that are read and decoded whole."""
+
+
+@dataclass(frozen=True)
+class DatasetUse:
+    """A dataset that a run reads: its folder, the arrays that every clip must have, whether its cameras must stand
+    still, and whether bad clips are skipped. scenes: how many clips are read, from the first on; 0: all, in any order.
+    """
+
+    data: Path
+    arrays: Collection[str]
+    scenes: int = 0
+    static_camera: bool = False
+    skips: bool = False
+
+    def ends_at(self, index: int) -> bool:
+        """Whether a bad clip at this index ends the run."""
+        return not self.skips and (not self.scenes or index < self.scenes)
+
+
+def check_clips(uses: Mapping[str, DatasetUse], check_caption: Callable[[str], object], *, every: bool) -> None:
+    """Looks at the clips of the one dataset of these uses; keys are those of the run file.
+
+    every: read and decode every clip, instead of `WHOLE` of them.
+
+    Raises UserError that names the first bad clip that ends the run; where bad clips are skipped, if more of those
+    looked at are bad than may be (`bad_clips.most_bad`).
+    """
+    use = next(iter(uses.values()))
+    dataset = ClipDataset(use.data, arrays={name for use in uses.values() for name in use.arrays})
+    count = len(dataset)
+    spread = range(count) if count <= WHOLE else [i * (count - 1) // (WHOLE - 1) for i in range(WHOLE)]
+    whole = set(range(count) if every else spread)
+    looked = range(count) if every or count <= EVERY else sorted({*dataset.shard_edges(), *whole})
+    bad: list[ClipFault | _Unusable] = []
+    for index in looked:
+        try:
+            _check_clip(uses, dataset, index, check_caption, whole=index in whole)
+        except (ClipFault, _Unusable) as fault:
+            if any(use.ends_at(index) for use in uses.values()):
+                raise
+            bad.append(fault)
+    if len(bad) > most_bad(count):
+        raise too_many(use.data, len(bad), count, bad[0].brief)
+
+
+class _Unusable(UserError):
+    """A clip that is whole, but of no use to the run; `brief` is the message without the key of the run file."""
+
+    def __init__(self, key: str, brief: str, advice: str = "") -> None:
+        super().__init__(f"{key}: {brief}{advice}")
+        self.brief = brief
+
+
+def _check_clip(
+    uses: Mapping[str, DatasetUse],
+    dataset: ClipDataset,
+    index: int,
+    check_caption: Callable[[str], object],
+    *,
+    whole: bool,
+) -> None:
+    key, use = next(iter(uses.items()))
+    still = next((key for key, use in uses.items() if use.static_camera), None)
+    meta = dataset.probe(index)
+    where = f"{use.data}: clip {dataset.row(index)['key']}"
+    if missing := [name for name in REQUIRED if name not in meta]:
+        raise _Unusable(key, f"{where}: json has no {', '.join(missing)}")
+    try:
+        check_caption(meta["caption"])
+    except ValueError as error:
+        raise _Unusable(key, f"{where}: {error}", ": shorten it") from None
+    poses = meta.get("camera_to_world", [])
+    if still is not None and any(pose != poses[0] for pose in poses):
+        raise UserError(
+            f"{still}: {where}: its camera moves, and the reward is of what changed since the first frame: "
+            "simulate with a static camera"
+        )
+    if whole:
+        dataset[index]
