@@ -86,12 +86,10 @@ def write_summary(
     stage skipped.
     """
     from phys4d.evaluate.changes import changes
+    from phys4d.evaluate.run import read_table
     from phys4d.report.write import write_report
 
-    tables: dict[str, dict] = {
-        stage: json.loads((config.folder / "evaluation" / f"{stage}.json").read_text(encoding="utf-8"))
-        for stage in _measured(config)
-    }
+    tables = {stage: read_table(config.folder / "evaluation", stage) for stage in _measured(config)}
     summary = {
         "stages": {stage: table["means"] for stage, table in tables.items()},
         "changes": changes(tables),

@@ -41,7 +41,7 @@ def read_card(folder: Path) -> Card:
     if not path.is_file():
         raise UserError(f"{path}: no such file: name a model folder written by a stage (it holds {CARD})")
     try:
-        return Card.model_validate_json(path.read_text(encoding="utf-8"), strict=False)
+        return Card.model_validate_json(path.read_bytes(), strict=False)
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"]))
