@@ -53,13 +53,17 @@ class ShardWriter:
     shard_bytes: size of a shard.
     recipe: a line that contains everything the clips depend on. With a recipe, clips written before an exception or a
         kill are kept, and the next writer with the same recipe continues after the `kept` complete clips.
+    later: the recipe is not known yet, and given to `begin` before the first clip; the folder is locked until then.
 
     Raises UserError if `folder` is not empty or cannot be written, another process is writing it, or kept clips have
     another recipe.
     """
 
-    def __init__(self, folder: Path, *, shard_bytes: int = 1 << 30, recipe: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, shard_bytes: int = 1 << 30, recipe: str | None = None, later: bool = False
+    ) -> None:
         self.folder, self.shard_bytes, self.recipe = Path(folder), shard_bytes, recipe
+        self._begun = not later
         self.place = OutputFolder.of(self.folder)
         self.partial = self.place.partial
         self._rows: list[dict[str, Any]] = []
@@ -72,15 +76,22 @@ class ShardWriter:
         self._lock = self._acquire()
         try:
             self.place.undo_publish()
-            if self.recipe is not None:
-                self._rows = kept_rows(self.folder, self.recipe)
-            elif (self.partial / INDEX).exists():
-                raise UserError(f"{self.partial}: holds a whole dataset that was not moved: move it or remove it")
-            self._go_on()
+            if self._begun:
+                self.begin(self.recipe)
         except BaseException:
             os.close(self._lock)
             raise
         return self
+
+    def begin(self, recipe: str | None) -> None:
+        """Sets the recipe, and takes up the clips that were kept with the same one. Raises as the constructor does."""
+        self.recipe = recipe
+        if recipe is not None:
+            self._rows = kept_rows(self.folder, recipe)
+        elif (self.partial / INDEX).exists():
+            raise UserError(f"{self.partial}: holds a whole dataset that was not moved: move it or remove it")
+        self._go_on()
+        self._begun = True
 
     def _acquire(self) -> int:
         """The descriptor of the locked lock file.
@@ -201,7 +212,8 @@ class ShardWriter:
             if kind is not None:
                 if self._shard is not None:
                     self._shard.close()
-                if self.recipe is None or not self._rows:
+                kept = bool(self._rows) if self._begun else (self.partial / JOURNAL).exists()
+                if not kept or (self._begun and self.recipe is None):
                     shutil.rmtree(self.partial)
                 return
             self._finish_shard()
