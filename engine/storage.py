@@ -84,6 +84,10 @@ class AppendOnlyFile:
         while rest:
             rest = rest[self._file.write(rest) :]
 
+    def sync(self) -> None:
+        """Waits until what was appended is on the disk."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
