@@ -38,10 +38,10 @@ def norm_rope(case: Any, dtype: torch.dtype) -> None:
     weight = torch.empty(lanes, dtype=dtype, device="meta")
     tables = Rope.make(case.grid, case.lanes, layout=case.layout, device="meta").tables
     bias = weight if case.kind == "layer" else None
-    rest: list[Any] = [weight, bias, case.kind, 1e-6, *tables, case.layout, list(case.grid)]
-    forward(x, *rest, -case.words)
+    rest: list[Any] = [weight, bias, case.kind, 1e-6, *tables, case.layout, list(case.grid), -case.words]
+    forward(x, *rest)
     for weight_gradient in (False, True):
-        backward(x, x, *rest, -case.words, weight_gradient)
+        backward(*[x, x, *rest, weight_gradient])
 
 
 def adaptive_norm(case: Any, dtype: torch.dtype) -> None:
@@ -57,8 +57,10 @@ def adaptive_norm(case: Any, dtype: torch.dtype) -> None:
     if case.mixed:
         rows = TokenRows.of(torch.arange(case.tokens)[None] % case.rows, case.rows)
         plan = [t.to("meta") for t in (rows.index, rows.order, rows.forward, rows.backward, rows.begins)]
-    index, order, _, long, begins = plan
-    stream, out, stats = forward(x, x, gate, affine, affine, scale, shift, *plan, "layer", 1e-6)
+    index, order, short, long, begins = plan
+    stream, out, stats = forward(
+        x, x, gate, affine, affine, scale, shift, index, order, short, long, begins, "layer", 1e-6
+    )
     for y in (None, x) if case.modulated else (None,):
         wanted = y is not None or case.affine
         rest = index, order, long, begins, "layer", case.rows, wanted

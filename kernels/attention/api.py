@@ -104,7 +104,8 @@ def attention(
             `part_of(S, r, N)` as q, k, v and gets those of out and lse, while `grid` (always needed then), `text`,
             `key_lengths` and `mask` are of the whole. Every rank calls with equal arguments, in forward and backward.
         context: with a group: "ulysses" (any pattern; N divides heads and kv_heads), "ring" (`Full()` without a mask,
-            any heads), or "auto", the first of these that can serve. torch.compile takes Ulysses into one graph, not the ring.
+            any heads), or "auto", the first of these that can serve. torch.compile takes Ulysses into one graph, not
+            the ring.
         backend: "auto" or one of those that `explain` names.
 
     Returns:

@@ -34,22 +34,25 @@ def has_kernel(pattern: Pattern, grid: Grid | None) -> bool:
     return grid is not None and pattern.rows(grid) is not None
 
 
-def flat_pattern(pattern: Pattern, grid: Grid | None, text: Text | None) -> tuple[str, list[int], list[int], int, bool]:
-    """The operator's arguments for a pattern: its name, its numbers, the grid, text tokens, whether text is first."""
-    return pattern.name, pattern.numbers, list(grid or ()), text[0] if text else 0, bool(text and text[1] == "first")
+def flat_pattern(pattern: Pattern, grid: Grid | None, text: Text | None) -> tuple[str, list[int], int, bool]:
+    """The operator's arguments for a pattern: its name, its sizes, text tokens, whether text is first.
+
+    Sizes are those of the grid, 0 without, then the pattern's numbers: a list that is never empty, since an empty one
+    arrives as None from a package of AOTInductor.
+    """
+    number, first = (text[0], text[1] == "first") if text else (0, False)
+    return pattern.name, [*(grid or (0, 0, 0)), *pattern.numbers], number, first
 
 
-def _pattern_of(
-    name: str, numbers: list[int], grid: list[int], text: int, text_first: bool
-) -> tuple[Pattern, Grid | None, Text | None]:
+def _pattern_of(name: str, sizes: list[int], text: int, text_first: bool) -> tuple[Pattern, Grid | None, Text | None]:
     """Pattern, grid and text of the operator's arguments."""
-    sizes: Any = tuple(grid)
+    time, height, width, *numbers = sizes
     pattern = PATTERNS[name].from_numbers(numbers)
-    return pattern, sizes or None, (text, "first" if text_first else "last") if text else None
+    return pattern, (time, height, width) if time else None, (text, "first" if text_first else "last") if text else None
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, pattern: str, numbers: list[int], grid: list[int], text: int, text_first: bool,
+    q: Tensor, k: Tensor, v: Tensor, pattern: str, sizes: list[int], text: int, text_first: bool,
     key_lengths: Tensor | None, mask: Tensor | None, scale: float, with_lse: bool,
     q_weight: Tensor | None, k_weight: Tensor | None, q_bias: Tensor | None, k_bias: Tensor | None,
     time: Tensor | None, height: Tensor | None, width: Tensor | None, norm: str, epsilon: float, layout: str,
@@ -58,33 +61,33 @@ def forward(
 
     q_weight and what follows are a `QKTransform`, which only the kernel of short rows takes.
     """
-    kind, sizes, text_place = _pattern_of(pattern, numbers, grid, text, text_first)
+    kind, grid, text_place = _pattern_of(pattern, sizes, text, text_first)
     lengths = contiguous_integers(key_lengths)
     with on_device_of(q):  # the options depend on the GPU
-        if short_rows.serves(kind, sizes, text_place, q.shape, k.shape, mask):
+        if short_rows.serves(kind, grid, text_place, q.shape, k.shape, mask):
             transform = QKTransform(q_weight, k_weight, q_bias, k_bias, time, height, width, norm, epsilon, layout)
-            return short_rows.forward(q, k, v, kind, sizes, lengths, scale, with_lse, transform)
+            return short_rows.forward(q, k, v, kind, grid, lengths, scale, with_lse, transform)
         assert q_weight is None and time is None, "no other kernel norms or rotates"
         if pattern in OWN_KERNELS:
             assert mask is None and q.shape[2] == k.shape[2], "patterns' own kernels take neither"
-            return OWN_KERNELS[pattern].forward(q, k, v, kind, sizes, text_place, lengths, scale)
-        return flash.forward(q, k, v, kind, sizes, text_place, lengths, mask, scale)
+            return OWN_KERNELS[pattern].forward(q, k, v, kind, grid, text_place, lengths, scale)
+        return flash.forward(q, k, v, kind, grid, text_place, lengths, mask, scale)
 
 
 attention_op = torch.library.custom_op("phys4d::attention", forward, mutates_args=())
 
 
 @attention_op.register_fake
-def _(q, k, v, pattern, numbers, grid, text, text_first, key_lengths, mask, scale, with_lse, *transform):  # type: ignore[no-untyped-def]
-    kind, sizes, text_place = _pattern_of(pattern, numbers, grid, text, text_first)
-    kept = with_lse or not short_rows.serves(kind, sizes, text_place, q.shape, k.shape, mask)
+def _(q, k, v, pattern, sizes, text, text_first, key_lengths, mask, scale, with_lse, *transform):  # type: ignore[no-untyped-def]
+    kind, grid, text_place = _pattern_of(pattern, sizes, text, text_first)
+    kept = with_lse or not short_rows.serves(kind, grid, text_place, q.shape, k.shape, mask)
     lse = q.new_empty((q.shape[0], q.shape[2], q.shape[1]) if kept else (0, 0, 0), dtype=torch.float32)
     return q.new_empty((*q.shape[:3], v.shape[3])), lse
 
 
 def backward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor | None,
-    pattern: str, numbers: list[int], grid: list[int], text: int, text_first: bool, key_lengths: Tensor | None,
+    pattern: str, sizes: list[int], text: int, text_first: bool, key_lengths: Tensor | None,
     mask: Tensor | None, scale: float,
     q_weight: Tensor | None, k_weight: Tensor | None, q_bias: Tensor | None, k_bias: Tensor | None,
     time: Tensor | None, height: Tensor | None, width: Tensor | None, norm: str, epsilon: float, layout: str,
@@ -96,7 +99,7 @@ def backward(
     """
     dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
     dweights = write_gradients(
-        (dq, dk, dv), q, k, v, out, lse, dout, dlse, pattern, numbers, grid, text, text_first, key_lengths, mask, scale,
+        (dq, dk, dv), q, k, v, out, lse, dout, dlse, pattern, sizes, text, text_first, key_lengths, mask, scale,
         QKTransform(q_weight, k_weight, q_bias, k_bias, time, height, width, norm, epsilon, layout), weight_gradient,
     )  # fmt: skip
     return dq, dk, dv, dweights
@@ -104,22 +107,22 @@ def backward(
 
 def write_gradients(
     gradients: tuple[Tensor, Tensor, Tensor], q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dout: Tensor,
-    dlse: Tensor | None, pattern: str, numbers: list[int], grid: list[int], text: int, text_first: bool,
+    dlse: Tensor | None, pattern: str, sizes: list[int], text: int, text_first: bool,
     key_lengths: Tensor | None, mask: Tensor | None, scale: float, transform: QKTransform, weight_gradient: bool,
 ) -> Tensor:  # fmt: skip
     """Fills gradients shaped like q, k, v, with whatever strides they have; returns those of the weights."""
-    kind, sizes, text_place = _pattern_of(pattern, numbers, grid, text, text_first)
+    kind, grid, text_place = _pattern_of(pattern, sizes, text, text_first)
     dout, lengths = with_rows(dout), contiguous_integers(key_lengths)
     part = kind.sees_all and lse.numel() > 0  # out and lse may be over more keys than these
     with on_device_of(q):
-        if not part and short_rows.serves(kind, sizes, text_place, q.shape, k.shape, mask):
+        if not part and short_rows.serves(kind, grid, text_place, q.shape, k.shape, mask):
             return short_rows.backward(
-                q, k, v, dout, dlse, kind, sizes, lengths, scale, gradients, transform, weight_gradient
+                q, k, v, dout, dlse, kind, grid, lengths, scale, gradients, transform, weight_gradient
             )
         out, lse = with_rows(out), lse.contiguous()
         if 0 in dout.stride():  # an expanded gradient, which TMA does not take
             dout = dout.contiguous()
-        given = q, k, v, out, lse, dout, dlse, kind, sizes, text_place, lengths
+        given = q, k, v, out, lse, dout, dlse, kind, grid, text_place, lengths
         if pattern in OWN_KERNELS:
             OWN_KERNELS[pattern].backward(*given, scale, gradients)
         else:
@@ -159,8 +162,8 @@ def keep(ctx: Any, tensors: tuple[Tensor, ...], rest: tuple[Any, ...], output: t
 
     tensors: q, k, v, or the one tensor [B, S, 3, heads, D] of all.
     """
-    *where, key_lengths, mask, scale, with_lse = rest[:9]
-    *kept, norm, epsilon, layout = rest[9:]
+    *where, key_lengths, mask, scale, with_lse = rest[:8]
+    *kept, norm, epsilon, layout = rest[8:]
     if mask is not None and mask.requires_grad:
         raise RuntimeError("phys4d::attention: gives no gradient of the mask, detach it or take backend sdpa")
     q, k = tensors[:2] if len(tensors) > 1 else tensors[0].unbind(2)[:2]
@@ -175,14 +178,14 @@ def gradients_of(
     where, scale, with_lse, rest = ctx.rest
     *saved, out, lse, key_lengths, mask = ctx.saved_tensors[: first + 4]
     *weights, time, height, width = ctx.saved_tensors[first + 4 :]
-    wanted = any(ctx.needs_input_grad[first + 9 : first + 13])  # weights follow the nine numbers of the call
+    wanted = any(ctx.needs_input_grad[first + 8 : first + 12])  # weights follow the eight numbers of the call
     *gradients, dweights = operator(
         *saved, out, lse, dout, dlse if with_lse else None, *where, key_lengths, mask, scale, *weights,
         time, height, width, *rest, wanted,
     )  # fmt: skip
     rows = iter(dweights)
     found = [next(rows).to(weight.dtype) if wanted and weight is not None else None for weight in weights]
-    return gradients, (*(None,) * 9, *found, *(None,) * 6)
+    return gradients, (*(None,) * 8, *found, *(None,) * 6)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -199,27 +202,27 @@ attention_call = low_overhead_call(attention_op, _setup, _backward)
 
 
 @cpu_kernel(attention_op)
-def _(q, k, v, pattern, numbers, grid, text, text_first, key_lengths, mask, scale, with_lse, *rest):  # type: ignore[no-untyped-def]
-    kind, sizes, text_place = _pattern_of(pattern, numbers, grid, text, text_first)
-    kept = with_lse or not short_rows.serves(kind, sizes, text_place, q.shape, k.shape, mask)
-    q, k = QKTransform(*rest).apply(q, k, sizes)
+def _(q, k, v, pattern, sizes, text, text_first, key_lengths, mask, scale, with_lse, *rest):  # type: ignore[no-untyped-def]
+    kind, grid, text_place = _pattern_of(pattern, sizes, text, text_first)
+    kept = with_lse or not short_rows.serves(kind, grid, text_place, q.shape, k.shape, mask)
+    q, k = QKTransform(*rest).apply(q, k, grid)
     out, lse = attention_reference(
-        q, k, v, grid=sizes, pattern=kind, text=text_place, key_lengths=key_lengths, mask=mask, scale=scale
+        q, k, v, grid=grid, pattern=kind, text=text_place, key_lengths=key_lengths, mask=mask, scale=scale
     )  # fmt: skip
     return out.contiguous(), lse.float() if kept else lse.new_empty(0, 0, 0, dtype=torch.float32)
 
 
 @cpu_kernel(attention_backward_op)
-def _(q, k, v, out, lse, dout, dlse, pattern, numbers, grid, text, text_first, key_lengths, mask, scale, *rest):  # type: ignore[no-untyped-def]
-    kind, sizes, text_place = _pattern_of(pattern, numbers, grid, text, text_first)
+def _(q, k, v, out, lse, dout, dlse, pattern, sizes, text, text_first, key_lengths, mask, scale, *rest):  # type: ignore[no-untyped-def]
+    kind, grid, text_place = _pattern_of(pattern, sizes, text, text_first)
     *flat_transform, weight_gradient = rest
     transform = QKTransform(*flat_transform)
     asked: dict[str, Any] = {
-        "grid": sizes, "pattern": kind, "text": text_place, "key_lengths": key_lengths, "mask": mask, "scale": scale,
+        "grid": grid, "pattern": kind, "text": text_place, "key_lengths": key_lengths, "mask": mask, "scale": scale,
     }  # fmt: skip
-    ready = *transform.apply(q, k, sizes), v
+    ready = *transform.apply(q, k, grid), v
     if not out.numel():  # the kernel of short rows keeps neither
         out, lse = attention_reference(*ready, **asked)
     dq, dk, dv = attention_backward_reference(*ready, out, lse, dout, dlse, **asked)
-    dq, dk, dweights = transform.gradients(q, k, dq, dk, sizes, weight_gradient)
+    dq, dk, dweights = transform.gradients(q, k, dq, dk, grid, weight_gradient)
     return dq.contiguous(), dk.contiguous(), dv.contiguous(), dweights

@@ -76,14 +76,14 @@ def attention_packed(
 
 @torch.library.custom_op("phys4d::attention_packed", mutates_args=())
 def _packed(
-    qkv: Tensor, pattern: str, numbers: list[int], grid: list[int], text: int, text_first: bool,
+    qkv: Tensor, pattern: str, sizes: list[int], text: int, text_first: bool,
     key_lengths: Tensor | None, mask: Tensor | None, scale: float, with_lse: bool,
     q_weight: Tensor | None, k_weight: Tensor | None, q_bias: Tensor | None, k_bias: Tensor | None,
     time: Tensor | None, height: Tensor | None, width: Tensor | None, norm: str, epsilon: float, layout: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     q, k, v = qkv.unbind(2)
     return ops.forward(
-        q, k, v, pattern, numbers, grid, text, text_first, key_lengths, mask, scale, with_lse,
+        q, k, v, pattern, sizes, text, text_first, key_lengths, mask, scale, with_lse,
         q_weight, k_weight, q_bias, k_bias, time, height, width, norm, epsilon, layout,
     )  # fmt: skip
 
@@ -95,13 +95,13 @@ def _(qkv, *rest):  # type: ignore[no-untyped-def]
 
 @torch.library.custom_op("phys4d::attention_packed_backward", mutates_args=())
 def _packed_backward(
-    qkv: Tensor, out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor | None, pattern: str, numbers: list[int],
-    grid: list[int], text: int, text_first: bool, key_lengths: Tensor | None, mask: Tensor | None, scale: float,
+    qkv: Tensor, out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor | None, pattern: str, sizes: list[int],
+    text: int, text_first: bool, key_lengths: Tensor | None, mask: Tensor | None, scale: float,
     q_weight: Tensor | None, k_weight: Tensor | None, q_bias: Tensor | None, k_bias: Tensor | None,
     time: Tensor | None, height: Tensor | None, width: Tensor | None, norm: str, epsilon: float, layout: str,
     weight_gradient: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    where = (pattern, numbers, grid, text, text_first, key_lengths, mask, scale)
+    where = (pattern, sizes, text, text_first, key_lengths, mask, scale)
     transform = QKTransform(q_weight, k_weight, q_bias, k_bias, time, height, width, norm, epsilon, layout)
     gradient = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     dq, dk, dv = gradient.unbind(2)

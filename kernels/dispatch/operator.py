@@ -1,11 +1,12 @@
 """Registered operators: calls with little host work between the caller and the launch, and rules many operators share.
 
-No operator takes a list of tensors: to an operator in an AOTInductor package an empty one arrives as None. What may be
-absent is an argument of its own.
+No operator takes a list that may be empty: it would arrive as None from a package of AOTInductor. What may be absent is
+an argument of its own.
 
 The gradient that torch registers for an operator is made for tracing. In an eager call it reads the operator's schema
-argument by argument, which costs the host more time than many a kernel takes. `low_overhead_call` puts the same setup and backward into an autograd function and calls the operator below
-autograd; a compiler still gets the registered operator.
+argument by argument, which costs the host more time than many a kernel takes. `low_overhead_call` puts the same setup
+and backward into an autograd function and calls the operator below autograd; a compiler still gets the registered
+operator.
 """
 
 from collections.abc import Callable

@@ -130,10 +130,10 @@ def test_attention_takes_the_options_of_the_gpu_of_its_tensors(gpus, monkeypatch
     for module in ("flash", "short_rows", "window"):
         monkeypatch.setattr(f"phys4d.kernels.attention.{module}.INTERPRETED", False)
     q = on_second(torch.zeros(1, 8, 2, 16))
-    where = Temporal().name, Temporal().numbers, [2, 2, 2], 0, False
+    where = ops.flat_pattern(Temporal(), (2, 2, 2), None)
     rest = (*where, None, None, 1.0, *NO_TRANSFORM)
     with pytest.raises(Asked):
-        ops.forward(q, q, q, *rest[:8], False, *rest[8:])
+        ops.forward(q, q, q, *rest[:7], False, *rest[7:])
     with pytest.raises(Asked):
         ops.backward(q, q, q, q, torch.zeros(0), q, None, *rest, False)
     assert asked == [1, 1]

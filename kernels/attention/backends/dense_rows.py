@@ -71,15 +71,13 @@ def run(call: Call, dense: Dense) -> tuple[Tensor, Tensor | None]:
             own = torch.cat((x[:, None, text].expand(-1, rows.number, *[-1] * (x.ndim - 1)), own), dim=2)
         return own.flatten(0, 1)
 
-    visible: Tensor | None = None
     causal = rows.causal and not number
+    seen = None if real is None else with_text(real)[:, None, None]
     if rows.causal and number:
-        visible = torch.ones(rows.length, number + rows.length, dtype=torch.bool, device=call.q.device)
-        visible = visible.tril(number)[None, None]
-    if real is not None:
-        each = with_text(real)[:, None, None]
-        visible = each if visible is None else visible & each
-    out, lse = dense(split(call.q).flatten(0, 1), with_text(call.k), with_text(call.v), visible, causal)
+        after_text = torch.ones(rows.length, number + rows.length, dtype=torch.bool, device=call.q.device)
+        after_text = after_text.tril(number)[None, None]
+        seen = after_text if seen is None else after_text & seen
+    out, lse = dense(split(call.q).flatten(0, 1), with_text(call.k), with_text(call.v), seen, causal)
     out = join(out)
     lse = None if lse is None else join(lse.transpose(1, 2)).transpose(1, 2)
     if not number:

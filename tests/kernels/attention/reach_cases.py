@@ -21,7 +21,7 @@ class Case:
         mask: "" or the kind, bool or float, and which of the sizes [B, heads, S_q, S_k] are 1 (letters b, h, q).
     """
 
-    pattern: Pattern = Full()
+    pattern: Pattern = Full()  # noqa: RUF009 (frozen)
     heads: int = 4
     kv_heads: int = 4
     dim: int = 16

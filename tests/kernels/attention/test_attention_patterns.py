@@ -125,7 +125,8 @@ def test_the_layout_in_numbers():
 
 
 patterns = st.one_of(
-    windows(), st.tuples(grids, st.sampled_from([Full(), Full(causal=True), Spatial(), Temporal(), Temporal(causal=True)]))
+    windows(),
+    st.tuples(grids, st.sampled_from([Full(), Full(causal=True), Spatial(), Temporal(), Temporal(causal=True)])),
 )
 
 
