@@ -1,3 +1,4 @@
+# Over 300 lines: one table of models.
 """Tiny random transformers of diffusers, each with the arguments of one call: two layers, a few tokens.
 
 `MODELS` is the table: name -> class, constructor's arguments, call's arguments. `build(name)` makes both.
@@ -238,8 +239,8 @@ MODELS = {
     "hunyuan-image": Tiny(
         "HunyuanImageTransformer2DModel",
         HUNYUAN | {"num_single_layers": 1, "rope_axes_dim": (8, 8)},
-        lambda: {"hidden_states": video(4, 4, 6), "timestep": times(), "encoder_hidden_states": text(6, 10),
-                 "encoder_attention_mask": padded(6, torch.float32)},
+        lambda: {"hidden_states": video(4, 4, 6), "timestep": times().float(), "encoder_hidden_states": text(6, 10),
+                 "encoder_attention_mask": padded(6)},
     ),
     "ltx": Tiny(
         "LTXVideoTransformer3DModel",
@@ -311,6 +312,63 @@ MODELS = {
         lambda: {"hidden_states": video(4, 8, 8), "encoder_hidden_states": text(6, 10), "timestep": times(),
                  "prior_token_id": torch.arange(32).reshape(2, 16) % 16, "prior_token_drop": torch.zeros(2, 16).bool(),
                  "target_size": torch.full((2, 2), 8.0), "crop_coords": torch.zeros(2, 2)},
+    ),
+    "krea-2": Tiny(
+        "Krea2Transformer2DModel",
+        HEADS | {"num_attention_heads": 4, "attention_head_dim": 8, "num_key_value_heads": 2, "in_channels": 8,
+                 "num_layers": 2, "intermediate_size": 24, "timestep_embed_dim": 8, "text_hidden_dim": 16,
+                 "num_text_layers": 3, "text_num_attention_heads": 2, "text_num_key_value_heads": 1,
+                 "text_intermediate_size": 12, "num_layerwise_text_blocks": 1, "num_refiner_text_blocks": 1,
+                 "axes_dims_rope": (4, 2, 2)},
+        lambda: {"hidden_states": video(4, 8), "encoder_hidden_states": normal(2, 5, 3, 16, seed=2),
+                 "timestep": torch.tensor([0.3, 0.7]), "position_ids": torch.arange(9)[:, None].expand(-1, 3)},
+    ),
+    "chroma": Tiny(
+        "ChromaTransformer2DModel",
+        IMAGE | {"axes_dims_rope": [4, 6, 6], "approximator_num_channels": 8, "approximator_hidden_dim": 16,
+                 "approximator_layers": 1}, image_call,
+    ),
+    "stable-diffusion-3": Tiny(
+        "SD3Transformer2DModel",
+        HEADS | {"sample_size": 4, "patch_size": 1, "in_channels": 4, "num_layers": 2, "caption_projection_dim": 32,
+                 "joint_attention_dim": 10, "pooled_projection_dim": 6, "out_channels": 4, "pos_embed_max_size": 8},
+        lambda: {"hidden_states": video(4, 4, 4), "encoder_hidden_states": text(6, 10), "timestep": times(),
+                 "pooled_projections": normal(2, 6, seed=3)},
+    ),
+    "aura-flow": Tiny(
+        "AuraFlowTransformer2DModel",
+        HEADS | {"sample_size": 4, "patch_size": 2, "in_channels": 4, "num_mmdit_layers": 1, "num_single_dit_layers": 1,
+                 "caption_projection_dim": 32, "joint_attention_dim": 10, "out_channels": 4, "pos_embed_max_size": 16},
+        lambda: {"hidden_states": video(4, 4, 4), "encoder_hidden_states": text(6, 10),
+                 "timestep": torch.tensor([0.3, 0.7])},
+    ),
+    "cogview-4": Tiny(
+        "CogView4Transformer2DModel",
+        HEADS | {"patch_size": 2, "in_channels": 4, "num_layers": 2, "out_channels": 4, "text_embed_dim": 10,
+                 "time_embed_dim": 8, "condition_dim": 4},
+        lambda: {"hidden_states": video(4, 4, 4), "encoder_hidden_states": text(6, 10), "timestep": times(),
+                 "original_size": torch.full((2, 2), 32), "target_size": torch.full((2, 2), 32),
+                 "crop_coords": torch.zeros(2, 2)},
+    ),
+    "lumina-2": Tiny(
+        "Lumina2Transformer2DModel",
+        {"sample_size": 8, "patch_size": 2, "in_channels": 4, "hidden_size": 32, "num_layers": 2,
+         "num_refiner_layers": 1, "num_attention_heads": 4, "num_kv_heads": 2, "multiple_of": 2,
+         "axes_dim_rope": (4, 2, 2), "axes_lens": (64, 64, 64), "cap_feat_dim": 10},
+        lambda: {"hidden_states": video(4, 8, 8), "timestep": torch.tensor([0.3, 0.7]),
+                 "encoder_hidden_states": text(6, 10), "encoder_attention_mask": padded(6, torch.bool)},
+    ),
+    "sana": Tiny(
+        "SanaTransformer2DModel",
+        HEADS | {"patch_size": 1, "in_channels": 4, "out_channels": 4, "num_layers": 2, "num_cross_attention_heads": 2,
+                 "cross_attention_head_dim": 16, "cross_attention_dim": 32, "caption_channels": 10, "sample_size": 4},
+        lambda: {"hidden_states": video(4, 4, 4), "encoder_hidden_states": text(6, 10), "timestep": times()},
+    ),
+    "pixart": Tiny(
+        "PixArtTransformer2DModel",
+        HEADS | {"sample_size": 4, "num_layers": 2, "patch_size": 2, "in_channels": 4, "out_channels": 8,
+                 "cross_attention_dim": 32, "caption_channels": 10, "use_additional_conditions": False},
+        lambda: {"hidden_states": video(4, 4, 4), "encoder_hidden_states": text(6, 10), "timestep": times()},
     ),
     "mochi": Tiny(
         "MochiTransformer3DModel",
