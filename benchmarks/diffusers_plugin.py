@@ -2,9 +2,9 @@
 
     PHYS4D_ACCELERATE=construction PHYS4D_OUTCOMES=FILE pytest -p phys4d.benchmarks.diffusers_plugin tests/...
 
-PHYS4D_ACCELERATE is "stock" (nothing is changed), "construction" (at the end of the constructor) or "first call" (at the
-start of a model's first call). FILE gets JSON: outcome of each test, models accelerated, modules swapped in them, and the
-version of diffusers. `diffusers_tests.py` runs it.
+PHYS4D_ACCELERATE is "stock" (nothing is changed), "construction" (at the end of the constructor) or "first call" (at
+the start of a model's first call). FILE gets JSON: outcome of each test, models accelerated, modules swapped in them,
+and the version of diffusers. `diffusers_tests.py` runs it.
 """
 
 import functools
@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 MODES = ("stock", "construction", "first call")
@@ -44,7 +43,7 @@ class Outcomes:
         self.models += bool(report.swapped)
         self.modules += len(report.swapped)
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    def pytest_runtest_logreport(self, report: Any) -> None:
         """Keeps the worst outcome of a test's three phases."""
         outcome = "expected failure" if report.outcome == "skipped" and hasattr(report, "wasxfail") else report.outcome
         if self.tests.get(report.nodeid, "passed") == "passed":
@@ -58,11 +57,11 @@ class Outcomes:
         self.file.write_text(json.dumps(found | {"tests": self.tests}, indent=1))
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure(config: Any) -> None:
     """Patches the classes and starts recording."""
     mode = os.environ["PHYS4D_ACCELERATE"]
     if mode not in MODES:
-        raise pytest.UsageError(f"PHYS4D_ACCELERATE={mode}: expected {', '.join(MODES)}")
+        raise ValueError(f"PHYS4D_ACCELERATE={mode}: expected {', '.join(MODES)}")
     outcomes = Outcomes(Path(os.environ["PHYS4D_OUTCOMES"]))
     config.pluginmanager.register(outcomes)
     patch = {"construction": _after_construction, "first call": _at_first_call}.get(mode)

@@ -41,7 +41,7 @@ class Unavailable(Exception):
 
 
 def fetch(source: Path, repository: str, revision: str) -> str:
-    """Puts `tests/` of a revision into a folder that lacks it, and returns the commit ("local" where it is no checkout).
+    """Puts `tests/` of a revision into a folder that lacks it; returns the commit, "local" where it is no checkout.
 
     Args:
         source: the cache folder. Of the checkout only `tests/` is kept: with `src/` the tests would import that.
@@ -108,7 +108,7 @@ def compare(family: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: per family the tests that pass stock, and how many of these pass accelerated."""
     lines = [
-        "| tests of | pass stock | of these accelerated at construction | at the first call | skipped | swapped modules |",
+        "| tests of | pass stock | and accelerated at construction | at the first call | skipped | swapped modules |",
         "|---" * 6 + "|",
     ]
     for row in rows:
@@ -147,7 +147,9 @@ def main() -> int:
     print("\n".join(["newly failing:", *failing] if failing else ["none newly failing"]))
     if options.out is not None:
         source = {"repository": options.repository, "revision": options.revision, "commit": commit}
-        results.write(options.out / "diffusers-tests.json", {"rows": rows, "source": source, "provenance": provenance()})
+        results.write(
+            options.out / "diffusers-tests.json", {"rows": rows, "source": source, "provenance": provenance()}
+        )
     return 1 if failing else 0
 
 

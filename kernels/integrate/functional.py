@@ -31,6 +31,7 @@ class Calls:
 
     def __str__(self) -> str:
         reasons = "".join(f"; {count} to torch: {why}" for why, count in self.passed.items())
+        reasons = reasons or ("" if self.served else "; no call reached it: functions imported by name before do not")
         return f"scaled_dot_product_attention, backend {self.backend}: {self.served} served{reasons}"
 
 

@@ -47,6 +47,8 @@ class Dispatched:
 
     def __str__(self) -> str:
         reasons = "".join(f"; {count} to torch: {why}" for why, count in self.passed.items())
+        if not self.served and not self.passed:
+            reasons = "; no call reached it: the model has another backend, or does not use the dispatcher"
         return f"diffusers' attention dispatcher, backend phys4d ({self.backend}): {self.served} served{reasons}"
 
 
@@ -78,12 +80,25 @@ def refusal(
     return None
 
 
+_registered: Dispatched | None = None
+
+
+def set_report(report: Dispatched | None) -> None:
+    """Makes this the report that calls are counted in; None where the backend is not registered."""
+    global _registered
+    _registered = report
+
+
+def registered() -> Dispatched | None:
+    """The report that calls are counted in."""
+    return _registered
+
+
 @torch.compiler.assume_constant_result
 def _count(why: str | None) -> None:
-    """Counts a call in the report of the registered backend; while tracing this runs once, at the trace."""
-    from phys4d.kernels.integrate.diffusers.dispatcher import backend_report
-
-    backend_report().count(why)
+    """Counts a call; while tracing this runs once, at the trace."""
+    assert _registered is not None
+    _registered.count(why)
 
 
 class Serve:

@@ -5,11 +5,12 @@
     register_backend()
     pipe.transformer.set_attention_backend("phys4d")
 
-What is public in diffusers: `set_attention_backend`, `attention_backend`, the enumeration `AttentionBackendName` and the
-environment variable DIFFUSERS_ATTN_BACKEND. A way to add a backend is not: the enumeration is closed, and the registry
-`_AttentionBackendRegistry` and `_templated_context_parallel_attention` (models/attention_dispatch.py) are private.
-`register_backend` checks that they have the form of diffusers 0.42 before it changes anything; with any other form it
-raises and changes nothing.
+What is public in diffusers: `set_attention_backend`, `attention_backend`, the enumeration `AttentionBackendName` and
+the environment variable DIFFUSERS_ATTN_BACKEND. A way to add a backend is not: the enumeration is closed, and the
+registry `_AttentionBackendRegistry`, `_native_attention` and `_templated_context_parallel_attention`
+(models/attention_dispatch.py) are private, as are the tables in which Python's Enum keeps its members.
+`register_backend` checks that all of these have the form of diffusers 0.42 before it changes anything; with any other
+form it raises and changes nothing.
 """
 
 import inspect
@@ -20,13 +21,12 @@ from types import ModuleType
 from typing import Any
 
 from phys4d.kernels.attention.backends import BACKENDS
-from phys4d.kernels.integrate.diffusers.dispatched import Dispatched, Serve
+from phys4d.kernels.integrate.diffusers.dispatched import Dispatched, Serve, registered, set_report
 
 NAME = "phys4d"
 _MEMBER = "PHYS4D"
 _REGISTRY = {"_backends": dict, "_constraints": dict, "_supported_arg_names": dict, "_supports_context_parallel": set}
 _lock = threading.RLock()
-_registered: Dispatched | None = None
 
 
 def register_backend(backend: str = "auto") -> Dispatched:
@@ -48,14 +48,13 @@ def register_backend(backend: str = "auto") -> Dispatched:
         ValueError: no such backend, or registered already with another one.
         RuntimeError: the installed diffusers' dispatcher has another form; nothing was changed.
     """
-    global _registered
     if backend not in ("auto", *BACKENDS):
         raise ValueError(f"backend {backend!r}: expected auto, {', '.join(BACKENDS)}")
     with _lock:
-        if _registered is not None:
-            if backend != _registered.backend:
-                raise ValueError(f"backend {backend!r}: registered with {_registered.backend!r}; unregister_backend first")
-            return _registered
+        if (report := registered()) is not None:
+            if backend != report.backend:
+                raise ValueError(f"backend {backend!r}: registered with {report.backend!r}; unregister_backend first")
+            return report
         module, active = _import_dispatcher()
         _check_form(module)
         serve = Serve(backend)
@@ -66,8 +65,8 @@ def register_backend(backend: str = "auto") -> Dispatched:
         registry._supports_context_parallel.add(NAME)
         if active:
             registry.set_active_backend(member)
-        _registered = Dispatched(backend)
-        return _registered
+        set_report(report := Dispatched(backend))
+        return report
 
 
 def unregister_backend() -> None:
@@ -76,9 +75,8 @@ def unregister_backend() -> None:
     Where "phys4d" is the active backend, NATIVE becomes active. Models on which `set_attention_backend("phys4d")` was
     called need `model.reset_attention_backend()` or another backend before their next call, which else raises KeyError.
     """
-    global _registered
     with _lock:
-        if _registered is None:
+        if registered() is None:
             return
         module: Any = sys.modules["diffusers.models.attention_dispatch"]
         names, registry = module.AttentionBackendName, module._AttentionBackendRegistry
@@ -89,14 +87,14 @@ def unregister_backend() -> None:
         for table in ("_backends", "_constraints", "_supported_arg_names"):
             del getattr(registry, table)[member]
         _remove_member(names)
-        _registered = None
+        set_report(None)
 
 
 def backend_report() -> Dispatched:
     """The report of the registered backend; RuntimeError where it is not registered."""
-    if _registered is None:
+    if (report := registered()) is None:
         raise RuntimeError("phys4d is not registered with diffusers' dispatcher: call register_backend")
-    return _registered
+    return report
 
 
 def _import_dispatcher() -> tuple[ModuleType, bool]:
@@ -124,8 +122,8 @@ def _check_form(module: Any) -> None:
     def check(right: bool, what: str) -> None:
         if not right:
             raise RuntimeError(
-                f"diffusers {diffusers.__version__}: its attention dispatcher has another form than that of 0.42 ({what}); "
-                'phys4d is not registered. `accelerate` and `sdpa` do not need it'
+                f"diffusers {diffusers.__version__}: its attention dispatcher has another form than that of 0.42 "
+                f"({what}); phys4d is not registered. `accelerate` and `sdpa` do not need it"
             )
 
     def parameters(name: str) -> set[str]:

@@ -93,6 +93,7 @@ def hunyuan_call() -> dict[str, Any]:
 
 def framepack_call() -> dict[str, Any]:
     """The next section of a video, with clean latents and a history of lower rates."""
+
     def latents(frames: int, seed: int) -> Tensor:
         return normal(2, 4, frames, 4, 4, seed=seed)
 
@@ -116,6 +117,7 @@ def ltx2_call() -> dict[str, Any]:
 
 def helios_call() -> dict[str, Any]:
     """Frames with a history of three rates."""
+
     def latents(frames: int, seed: int) -> Tensor:
         return normal(2, 4, frames, 8, 8, seed=seed)
 
@@ -190,8 +192,9 @@ LTX2 = HEADS | {
     "caption_channels": 10, "rope_double_precision": False,
 }  # fmt: skip
 SANA = HEADS | {
-    "in_channels": 4, "out_channels": 4, "num_layers": 2, "num_cross_attention_heads": 2, "cross_attention_head_dim": 16,
-    "cross_attention_dim": 32, "caption_channels": 10, "sample_size": 4, "patch_size": (1, 2, 2), "rope_max_seq_len": 16,
+    "in_channels": 4, "out_channels": 4, "num_layers": 2, "num_cross_attention_heads": 2,
+    "cross_attention_head_dim": 16, "cross_attention_dim": 32, "caption_channels": 10, "sample_size": 4,
+    "patch_size": (1, 2, 2), "rope_max_seq_len": 16,
 }  # fmt: skip
 COSMOS = HEADS | {
     "in_channels": 4, "out_channels": 4, "num_layers": 2, "mlp_ratio": 2, "text_embed_dim": 10, "adaln_lora_dim": 4,
@@ -244,7 +247,8 @@ MODELS = {
     ),
     "ltx": Tiny(
         "LTXVideoTransformer3DModel",
-        HEADS | {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 32, "num_layers": 2, "caption_channels": 10},
+        HEADS | {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 32, "num_layers": 2,
+                 "caption_channels": 10},
         lambda: {"hidden_states": video(18, 4), "encoder_hidden_states": text(6, 10), "timestep": times(),
                  "encoder_attention_mask": padded(6), "num_frames": 3, "height": 2, "width": 3},
     ),
