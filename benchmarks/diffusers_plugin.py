@@ -3,8 +3,8 @@
     PHYS4D_ACCELERATE=construction PHYS4D_OUTCOMES=FILE pytest -p phys4d.benchmarks.diffusers_plugin tests/...
 
 PHYS4D_ACCELERATE is "stock" (nothing is changed), "construction" (at the end of the constructor) or "first call" (at
-the start of a model's first call). FILE gets JSON: outcome of each test, models accelerated, modules swapped in them,
-and the version of diffusers. `diffusers_tests.py` runs it.
+the start of a model's first call). FILE gets JSON: outcome of each test, modules swapped in the tests of each file, and
+the version of diffusers. `diffusers_tests.py` runs it.
 """
 
 import functools
@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,26 +23,23 @@ MODES = ("stock", "construction", "first call")
 
 
 class Outcomes:
-    """Outcome of each test, and how many models and modules were swapped meanwhile.
+    """Outcome of each test, and how many modules were swapped meanwhile.
 
     Attributes:
         tests: node id -> "passed", "failed", "skipped" or "expected failure"; the worst of setup, call and teardown.
-        models: models accelerated, of all tests together, in which something was swapped.
-        modules: modules swapped in these.
+        modules: file of tests -> modules swapped in all its models together.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.tests: dict[str, str] = {}
-        self.models = self.modules = 0
+        self.modules = Counter[str]()
 
     def accelerate(self, model: Any) -> None:
         """Accelerates a model, and counts it."""
         from phys4d.kernels.integrate.diffusers import accelerate
 
-        report = accelerate(model)
-        self.models += bool(report.swapped)
-        self.modules += len(report.swapped)
+        self.modules[os.environ["PYTEST_CURRENT_TEST"].partition("::")[0]] += len(accelerate(model).swapped)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Keeps the worst outcome of a test's three phases."""
@@ -53,7 +51,7 @@ class Outcomes:
         """Writes the file."""
         import diffusers
 
-        found = {"diffusers": diffusers.__version__, "models": self.models, "modules": self.modules}
+        found = {"diffusers": diffusers.__version__, "modules": self.modules}
         self.file.write_text(json.dumps(found | {"tests": self.tests}, indent=1))
 
 

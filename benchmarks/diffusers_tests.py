@@ -4,8 +4,8 @@
                                                 [--out DIR]
 
 DIR is a cache folder: the tests are fetched there by git, at the tag of the installed diffusers, unless it has them (a
-folder with `tests/` of a checkout alone will do). Every file of tests runs three times, each in a process of its own:
-stock, with every transformer accelerated at the end of its constructor, and at its first call. A test that passes stock
+folder with `tests/` of a checkout alone will do). They run three times, each in a process of its own: stock, with every
+transformer accelerated at the end of its constructor, and at its first call. A test that passes stock
 must pass in both; those that do not are listed, and the exit code is 1. Tests that need a GPU are skipped without one.
 """
 
@@ -92,14 +92,15 @@ def _roots() -> list[Path]:
 
 def compare(family: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """One row: counts of each mode, and the tests that pass stock and do not pass accelerated."""
-    stock = {test for test, outcome in found["stock"]["tests"].items() if outcome == "passed"}
-    row: dict[str, Any] = {"family": family, "stock": dict(Counter(found["stock"]["tests"].values()))}
+    files = [TESTS.format(name) for name in FAMILIES[family]]
+    outcomes = {test: how for test, how in found["stock"]["tests"].items() if test.partition("::")[0] in files}
+    stock = {test for test, outcome in outcomes.items() if outcome == "passed"}
+    row: dict[str, Any] = {"family": family, "stock": dict(Counter(outcomes.values()))}
     for mode in MODES[1:]:
         tests = found[mode]["tests"]
         row[mode] = {
             "passed": sum(tests.get(test) == "passed" for test in stock),
-            "models": found[mode]["models"],
-            "modules": found[mode]["modules"],
+            "modules": sum(found[mode]["modules"].get(file, 0) for file in files),
             "newly failing": sorted(f"{test}: {tests.get(test)}" for test in stock if tests.get(test) != "passed"),
         }
     return row
@@ -134,11 +135,9 @@ def main() -> int:
     options = parser.parse_args()
     try:
         commit = fetch(options.source, options.repository, options.revision)
-        rows = []
-        for family in options.families:
-            files = [TESTS.format(name) for name in FAMILIES[family]]
-            rows.append(compare(family, {mode: run(options.source, files, mode) for mode in MODES}))
-            print(table(rows[-1:]).splitlines()[-1], flush=True)
+        files = [TESTS.format(name) for family in options.families for name in FAMILIES[family]]
+        found = {mode: run(options.source, files, mode) for mode in MODES}
+        rows = [compare(family, found) for family in options.families]
     except Unavailable as why:
         print(f"phys4d: {why}", file=sys.stderr)
         return 2
