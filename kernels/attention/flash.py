@@ -108,7 +108,7 @@ def _programs(q: Tensor, place: RowLaunch, block: int) -> int:
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, grid: Grid | None, text: Text | None, lengths: Tensor | None,
-    scale: float,
+    mask: Tensor | None, scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out [B, S_q, heads, D] in q's dtype and lse float32 [B, heads, S_q]; without rows, of the text alone."""
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -130,8 +130,8 @@ def forward(
 
 def backward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor | None,
-    pattern: Pattern, grid: Grid | None, text: Text | None, lengths: Tensor | None, scale: float,
-    gradients: tuple[Tensor, Tensor, Tensor],
+    pattern: Pattern, grid: Grid | None, text: Text | None, lengths: Tensor | None,
+    mask: Tensor | None, scale: float, gradients: tuple[Tensor, Tensor, Tensor],
 ) -> Tensor:  # fmt: skip
     """Writes the gradients of q, k, v, shaped like them and strided as they come, for dout and dlse.
 

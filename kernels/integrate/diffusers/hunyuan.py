@@ -65,7 +65,7 @@ class HunyuanProcessor(Processor):
         one_stream = attn.add_q_proj is None
         tokens = torch.cat((video, text), dim=1) if one_stream else video
         q, k, v = (heads_of(project(tokens), attn) for project in (attn.to_q, attn.to_k, attn.to_v))
-        q, k = qk_norm_rope(q, k, norm, rope, grid=grid)  # tokens beyond the grid, the text, are not rotated
+        q, k = qk_norm_rope(q, k, norm, rope, grid=grid, text=(text.shape[1] if one_stream else 0, "last"))
         if one_stream:
             return q, k, v
         projections = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
