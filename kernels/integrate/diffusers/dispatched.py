@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phys4d.kernels.attention import attention, attention_backward
+from phys4d.kernels.attention import Full, attention, attention_backward
+from phys4d.kernels.integrate.functional import of_pairs, refusal
 
 
 @dataclass
@@ -50,34 +51,6 @@ class Dispatched:
         if not self.served and not self.passed:
             reasons = "; no call reached it: the model has another backend, or does not use the dispatcher"
         return f"diffusers' attention dispatcher, backend phys4d ({self.backend}): {self.served} served{reasons}"
-
-
-def refusal(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
-    enable_gqa: bool = False,
-) -> str | None:  # fmt: skip
-    """Why torch must compute a call on q, k, v [B, S, heads, D]; None where `attention` serves it."""
-    if attn_mask is not None:
-        return "a mask"
-    if dropout_p:
-        return "dropout"
-    if is_causal:
-        return "causal attention"
-    if any(type(t) not in (Tensor, torch.nn.Parameter) or t.is_nested for t in (q, k, v)):
-        return "a tensor of another kind (nested, distributed, a subclass)"
-    if any(t.ndim != 4 for t in (q, k, v)):
-        return "not [B, S, heads, D]"
-    if enable_gqa and q.shape[2] != k.shape[2]:
-        return "grouped heads"
-    if k.shape != v.shape or (q.shape[0], *q.shape[2:]) != (k.shape[0], *k.shape[2:]):
-        return "queries, keys and values of different batches, heads or head dimensions"
-    if not q.is_floating_point() or any((t.dtype, t.device) != (q.dtype, q.device) for t in (k, v)):
-        return "different dtypes or devices"
-    if not q.numel() or not k.numel():
-        return "nothing to attend"
-    if q.shape[3] > 1 and any(t.stride(3) != 1 for t in (q, k, v)):
-        return "a head dimension that is not contiguous"
-    return None
 
 
 _registered: Dispatched | None = None
@@ -127,19 +100,26 @@ class Serve:
         """out [B, S_q, heads, D]; with return_lse also lse [B, S_q, heads]."""
         from diffusers.models import attention_dispatch as module
 
-        why = refusal(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
-        if _parallel_config is not None and why is not None:
-            _check_passing_on(_parallel_config.context_parallel_config, why)
+        if attn_mask is not None and attn_mask.shape == (query.shape[0], key.shape[1]):
+            attn_mask = attn_mask[:, None, None]  # of keys for each clip, as NATIVE takes it
+        context = None if _parallel_config is None else _parallel_config.context_parallel_config
+        mask = attn_mask if context is None else None
+        why = refusal(*(t.transpose(1, 2) for t in (query, key, value)), mask, dropout_p, is_causal, enable_gqa)
+        if context is not None:
+            _check_context(context, attn_mask, why)
         _count(why)
         if why is not None:
             return module._native_attention(
                 query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, return_lse, _parallel_config
             )
-        if _parallel_config is None:
-            found = attention(query, key, value, scale=scale, return_lse=return_lse, backend=self.backend)
+        if context is None:
+            found = attention(
+                query, key, value, pattern=Full(causal=is_causal), mask=of_pairs(attn_mask, key.shape[1]), scale=scale,
+                return_lse=return_lse, backend=self.backend,
+            )  # fmt: skip
             return (found[0], found[1].transpose(1, 2)) if return_lse else found
         return module._templated_context_parallel_attention(
-            query, key, value, None, 0.0, False, scale, False, return_lse,
+            query, key, value, attn_mask, 0.0, is_causal, scale, enable_gqa, return_lse,
             forward_op=self.forward, backward_op=backward, _parallel_config=_parallel_config,
         )  # fmt: skip
 
@@ -159,12 +139,13 @@ class Serve:
         _parallel_config: Any = None,
     ) -> Any:
         """One rank's call in diffusers' context parallelism: out, and lse [B, S_q, heads] where asked for."""
-        assert attn_mask is None and not dropout_p and not is_causal and not enable_gqa
-        out, lse = attention(query, key, value, scale=scale, return_lse=True, backend=self.backend)
+        assert not dropout_p and not is_causal and not enable_gqa
+        mask = of_pairs(attn_mask, key.shape[1])
+        out, lse = attention(query, key, value, mask=mask, scale=scale, return_lse=True, backend=self.backend)
         lse = lse.transpose(1, 2)
         if _save_ctx:
             ctx.save_for_backward(query, key, value, out, lse)
-            ctx.scale = scale
+            ctx.scale, ctx.mask = scale, mask
         return (out, lse) if return_lse else out
 
 
@@ -177,12 +158,15 @@ def backward(
     q, k, v, o, logs = (saved if t is None else t for saved, t in zip(ctx.saved_tensors, given, strict=True))
     if grad_out.stride(-1) != 1:
         grad_out = grad_out.contiguous()
-    return attention_backward(q, k, v, o, logs.transpose(1, 2), grad_out, scale=ctx.scale)
+    return attention_backward(q, k, v, o, logs.transpose(1, 2), grad_out, mask=ctx.mask, scale=ctx.scale)
 
 
-def _check_passing_on(context: Any, why: str) -> None:
+def _check_context(context: Any, mask: Tensor | None, why: str | None) -> None:
     """ValueError where torch cannot compute a call in this context parallelism either, or would compute it wrongly."""
     if context.ring_degree > 1:
-        raise ValueError(f"phys4d: ring context parallelism cannot serve this call: {why}; use Ulysses alone")
-    if why == "dropout":
+        if mask is not None:  # diffusers' ring gives each rank's mask to the keys of all ranks
+            why = "a mask, which diffusers does not divide with the keys"
+        if why is not None:
+            raise ValueError(f"phys4d: ring context parallelism cannot serve this call: {why}; use Ulysses alone")
+    if why == "dropout_p":
         raise ValueError("phys4d: dropout in context parallelism: its backward pass would draw another mask")

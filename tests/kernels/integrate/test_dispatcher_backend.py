@@ -150,13 +150,14 @@ CALLS = {  # options, reason why torch computes it; None where `attention` does
     "scale": (lambda q, k, v: ((q, k, v), {"scale": 0.7}), None),
     "cross": (lambda q, k, v: ((q[:, :3], k, v), {}), None),
     "strided": (lambda q, k, v: (torch.stack((q, k, v), 2).unbind(2), {}), None),
-    "grouped heads said, equal": (lambda q, k, v: ((q, k, v), {"enable_gqa": True}), None),
-    "grouped heads": (lambda q, k, v: ((q, k[:, :, :2], v[:, :, :2]), {"enable_gqa": True}), "grouped heads"),
-    "causal": (lambda q, k, v: ((q, k, v), {"is_causal": True}), "causal attention"),
-    "boolean mask": (lambda q, k, v: ((q, k, v), {"attn_mask": causal(q)}), "a mask"),
-    "additive mask": (lambda q, k, v: ((q, k, v), {"attn_mask": torch.randn(2, 1, 7, 7)}), "a mask"),
-    "padding": (lambda q, k, v: ((q, k, v), {"attn_mask": torch.arange(7) < torch.tensor([[7], [4]])}), "a mask"),
-    "other width": (lambda q, k, v: ((q, k, v[..., :4]), {}), "different batches, heads or head dimensions"),
+    "grouped heads": (lambda q, k, v: ((q, k[:, :, :2], v[:, :, :2]), {"enable_gqa": True}), None),
+    "causal": (lambda q, k, v: ((q, k, v), {"is_causal": True}), None),
+    "boolean mask": (lambda q, k, v: ((q, k, v), {"attn_mask": causal(q)}), None),
+    "additive mask": (lambda q, k, v: ((q, k, v), {"attn_mask": torch.randn(2, 1, 7, 7)}), None),
+    "mask of heads": (lambda q, k, v: ((q, k, v), {"attn_mask": torch.randn(4, 1, 7)}), None),
+    "padding": (lambda q, k, v: ((q, k, v), {"attn_mask": torch.arange(7) < torch.tensor([[7], [4]])}), None),
+    "additive padding": (lambda q, k, v: ((q, k, v), {"attn_mask": torch.randn(2, 7)}), None),
+    "other width": (lambda q, k, v: ((q, k, v[..., :4]), {}), None),
     "not contiguous": (lambda q, k, v: ((q, k.mT.contiguous().mT, v), {}), "not contiguous"),
 }
 
@@ -180,7 +181,7 @@ def test_dropout_is_torchs(report):
     torch.manual_seed(3)
     truth = attend(*qkv(), backend="native", dropout_p=0.5)
     torch.manual_seed(3)
-    assert torch.equal(attend(*qkv(), dropout_p=0.5), truth) and report.passed == {"dropout": 1}
+    assert torch.equal(attend(*qkv(), dropout_p=0.5), truth) and report.passed == {"dropout_p": 1}
 
 
 @by_definition

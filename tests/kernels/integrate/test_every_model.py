@@ -40,8 +40,7 @@ def test_every_model_gives_the_output_of_diffusers_own_backend(report, name):
     if name in OWN_CODE:
         assert not report.served and not report.passed and "no call reached it" in str(report)
     else:
-        assert report.served or report.passed
-        assert report.served > 0 or report.passed.keys() == {"a mask"}
+        assert report.served and not report.passed
 
 
 def test_the_table_covers_twenty_dispatched_classes():
@@ -55,8 +54,7 @@ def test_sdpa_serves_a_model_or_says_why_not(name):
     with sdpa("reference") as calls:
         found = tiny.output(model, call)
     assert (found - truth).abs().max() <= 1e-5 * truth.abs().max()
-    assert calls.served or calls.passed
-    assert calls.served or calls.passed.keys() == {"attn_mask"}
+    assert calls.served and not calls.passed
 
 
 def test_sdpa_says_that_no_call_reached_it():
