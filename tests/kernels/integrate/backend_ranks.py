@@ -17,6 +17,7 @@ from phys4d.kernels.integrate.diffusers import backend_report, register_backend
 
 CASES = {  # options of ContextParallelConfig, tokens, whether it has gradients
     "ulysses": ({"ulysses_degree": 2}, 10, True),
+    "ulysses, padded keys": ({"ulysses_degree": 2}, 10, True),
     "ring": ({"ring_degree": 2}, 10, True),
     "ring in the tensors' dtype": ({"ring_degree": 2, "convert_to_fp32": False}, 10, True),
     "ulysses of unequal parts": ({"ulysses_degree": 2, "ulysses_anything": True}, 11, False),
@@ -29,6 +30,11 @@ def tensors(tokens: int) -> list[torch.Tensor]:
     """q, k, v and the weights of out in the loss, [2, tokens, 4, 8]."""
     numbers = torch.Generator().manual_seed(tokens)
     return [torch.randn(2, tokens, 4, 8, generator=numbers) for _ in range(4)]
+
+
+def seen(name: str, tokens: int) -> torch.Tensor | None:
+    """Which keys are no padding, [2, tokens], in the case that has any."""
+    return torch.arange(tokens) < torch.tensor([[tokens], [6]]) if "padded" in name else None
 
 
 def wan() -> tuple[Any, dict[str, torch.Tensor]]:
@@ -59,14 +65,15 @@ def parallel(net: Any, options: dict[str, Any]) -> Any:
     return net._parallel_config
 
 
-def call(config: Any, tokens: int, gradients: bool) -> dict[str, Any]:
+def call(config: Any, tokens: int, gradients: bool, mask: torch.Tensor | None) -> dict[str, Any]:
     """This rank's part of out and of the gradients."""
     from diffusers.models.attention_dispatch import dispatch_attention_fn
 
     own = part_of(tokens, dist.get_rank(), 2)
     q, k, v, weights = (t[:, own].clone() for t in tensors(tokens))
     leaves = [t.requires_grad_(gradients) for t in (q, k, v)]
-    out = dispatch_attention_fn(q, k, v, backend="phys4d", parallel_config=config)
+    mask = None if mask is None else mask[:, own].contiguous()
+    out = dispatch_attention_fn(q, k, v, mask, backend="phys4d", parallel_config=config)
     found = {"out": out.detach()}
     if gradients:
         (out * weights).sum().backward()
@@ -96,7 +103,7 @@ def main() -> None:
         net.set_attention_backend("phys4d")
         config = parallel(net, options)
         backend_report().clear()
-        found[name] = call(config, tokens, gradients)
+        found[name] = call(config, tokens, gradients, seen(name, tokens))
         found[name]["served"] = backend_report().served
         if name in MODELS:
             with torch.no_grad():

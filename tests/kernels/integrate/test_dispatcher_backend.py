@@ -252,6 +252,8 @@ def test_context_parallelism_gives_the_results_and_gradients_of_one_process(rank
     q, k, v, weights = program.tensors(tokens)
     leaves = [t.requires_grad_() for t in (q, k, v)]
     scores = torch.einsum("bshd,bthd->bhst", q, k) * 8**-0.5
+    if (mask := program.seen(name, tokens)) is not None:
+        scores = scores.masked_fill(~mask[:, None, None], -torch.inf)
     out = torch.einsum("bhst,bthd->bshd", scores.softmax(-1), v)
     (out * weights).sum().backward()
     for rank, found in enumerate(ranks):
