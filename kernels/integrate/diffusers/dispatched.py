@@ -104,7 +104,8 @@ class Serve:
             attn_mask = attn_mask[:, None, None]  # of keys for each clip, as NATIVE takes it
         context = None if _parallel_config is None else _parallel_config.context_parallel_config
         mask = attn_mask if context is None else None
-        why = refusal(*(t.transpose(1, 2) for t in (query, key, value)), mask, dropout_p, is_causal, enable_gqa)
+        q, k, v = (t.transpose(1, 2) if t.ndim == 4 else t for t in (query, key, value))
+        why = refusal(q, k, v, mask, dropout_p, is_causal, enable_gqa)
         if context is not None:
             _check_context(context, attn_mask, why)
         _count(why)
