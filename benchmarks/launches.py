@@ -15,16 +15,21 @@ def attention(case: Any, dtype: torch.dtype) -> None:
     from phys4d.kernels.attention.qk_transform import NO_TRANSFORM
     from phys4d.kernels.elementwise import Rope
 
-    shape = (case.batch, case.tokens, case.heads, case.dim)
-    q, k, v = (torch.empty(shape, dtype=dtype, device="meta") for _ in range(3))
+    q, k, v = (
+        torch.empty(case.batch, case.tokens, heads, case.dim, dtype=dtype, device="meta")
+        for heads in (case.heads, *(case.kv_heads or case.heads,) * 2)
+    )
+    mask = None
+    if case.mask is not None:
+        mask = torch.empty(1, 1, case.tokens, case.tokens, dtype=case.mask, device="meta")
     where = ops.flat_pattern(case.pattern, case.grid, (case.words, "first") if case.words else None)
     transform: Any = NO_TRANSFORM
     if case.lanes is not None:
         tables = Rope.make(case.grid, case.lanes, device="meta").tables
         weight = torch.empty(case.dim, dtype=dtype, device="meta")
         transform = (weight, weight, None, None, *tables, "rms", 1e-6, "interleaved")
-    out, lse = ops.forward(q, k, v, *where, None, None, case.dim**-0.5, False, *transform)
-    rest: list[Any] = [*where, None, None, case.dim**-0.5, *transform, True]
+    out, lse = ops.forward(q, k, v, *where, None, mask, case.dim**-0.5, False, *transform)
+    rest: list[Any] = [*where, None, mask, case.dim**-0.5, *transform, True]
     ops.backward(q, k, v, out, lse, torch.empty_like(out), None, *rest)
 
 

@@ -27,10 +27,9 @@ def _refusal(call: Call) -> str | None:
         return f"its kernels take values as wide as keys, not {call.v.shape[3]} beside {call.k.shape[3]} channels"
     if call.mask_training:
         return "its kernels give no gradient of a mask"
-    if call.mask is not None:
-        return "its kernels take no mask"
-    if call.grouped:
-        return "its kernels take as many heads of keys as of queries"
+    if call.pattern.name in ops.OWN_KERNELS and (call.mask is not None or call.grouped):
+        wants = "no mask" if call.mask is not None else "as many heads of keys as of queries"
+        return f"its kernel of {call.pattern} takes {wants}"
     if (transform := unsupported_transform()) is not None:
         return f"its gradient is that of backward(), {transform} is not supported"
     return None

@@ -50,7 +50,7 @@ class Case:
         if queries == keys:
             asked["grid"] = self.grid
         if self.padded:
-            asked["key_lengths"] = torch.tensor([keys - 1, keys // 2] + [keys] * (self.batch - 2), device=device)
+            asked["key_lengths"] = torch.tensor([keys // 2, keys - 1][: self.batch], device=device)
         if self.mask:
             kind, _, ones = self.mask.partition(" ")
             sizes = (self.batch, self.heads, queries, keys)
