@@ -18,9 +18,12 @@ class Accelerated:
         model: name of the model's class.
         backend: of `attention`, as asked for.
         parts: that were to be swapped.
+        roots: name ("" for a model itself) -> model.
         sites: path -> a module that was looked at.
+        unknown: name of a model -> why nothing of it is swapped.
         notes: name of a model -> which option does nothing in it.
         called, passed: as in `Report`, filled as calls are made.
+        hooks: with `undo`, placed on the models.
     """
 
     def __init__(self, model: str, backend: str, parts: Sequence[str], roots: dict[str, nn.Module]) -> None:

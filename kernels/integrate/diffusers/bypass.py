@@ -37,7 +37,7 @@ def not_plain(module: Any, known: Known) -> str | None:
     kind = type(module)
     if known.get(kind) is not getattr(kind, "forward", kind):
         return f"its class is {kind.__name__}" if kind not in known else f"{kind.__name__}.forward was replaced"
-    if getattr(module.forward, "__func__", None) is not kind.forward:
+    if module.forward != kind.forward.__get__(module):  # a form that torch.compile guards
         return "its forward was replaced"
     own = module.__dict__
     if (
