@@ -119,6 +119,18 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def summary(result: dict[str, Any]) -> str:
+    """The table of the page, the tests that fail where stock passes, and the versions."""
+    source, origin = result["source"], result["provenance"]
+    failing = newly_failing(result["rows"])
+    names = "".join(f"\n- {line}" for line in failing)
+    found = f"Newly failing:\n{names}" if failing else "No test that passes stock fails accelerated."
+    return (
+        f"{table(result['rows'])}\n\n{found}\n\nDiffusers {origin['diffusers']}, its tests at commit "
+        f"{source['commit'][:12]}; {results.version(origin)}. Skipped: packages or accounts that were not there."
+    )
+
+
 def newly_failing(rows: list[dict[str, Any]]) -> list[str]:
     """Lines "mode, test: outcome" of the tests that pass stock and not accelerated."""
     return [f"{mode}, {test}" for row in rows for mode in MODES[1:] for test in row[mode]["newly failing"]]

@@ -4,9 +4,11 @@ import copy
 import importlib.util
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -206,30 +208,42 @@ def test_a_compiled_model_is_one_graph_and_counted_when_traced(report, build):
     assert report.served == 4 and len(graphs) == 1
 
 
-def test_the_switch_in_the_environment(repository):
-    """Active where the backend is registered before diffusers' models are imported; diffusers' own error without."""
-    code = """
-import torch, diffusers
-from diffusers.utils import constants
-try:
-    import diffusers.models
-    from diffusers.models import attention_dispatch
-except (ValueError, RuntimeError) as why:
-    assert "phys4d" in str(why), why
-    print("refused")
-from phys4d.kernels.integrate.diffusers import register_backend
-report = register_backend()
+SCRIPT = """
+import sys, torch
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn, _AttentionBackendRegistry
+assert "phys4d" not in globals() and __name__ == "__main__"
 dispatch_attention_fn(*torch.randn(3, 1, 4, 2, 8))
-assert _AttentionBackendRegistry._active_backend is AttentionBackendName("phys4d")
-assert constants.DIFFUSERS_ATTN_BACKEND == "phys4d"
-print(report.served)
+print(_AttentionBackendRegistry._active_backend.value, *sys.argv[1:], sys.path[0])
 """
+
+
+def test_the_switch_in_the_environment_of_a_script_that_does_not_know_phys4d(repository, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
+        [sys.executable, "-m", "phys4d.kernels.integrate.diffusers.run", str(tmp_path / "script.py"), "--steps", "3"],
+        capture_output=True, text=True, timeout=120, cwd=repository,
         env=os.environ | {"DIFFUSERS_ATTN_BACKEND": "phys4d", "PYTHONPATH": str(repository)},
     )  # fmt: skip
-    assert done.stdout.split() == ["refused", "1"], done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["phys4d", "--steps", "3", str(tmp_path)]
+    assert "backend phys4d (auto): 1 served" in done.stderr
+
+
+def test_the_example_of_the_page(build, capsys):
+    page = FOLDER.parents[2] / "docs" / "ways-into-a-model.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    model, call = build("wan")
+
+    def pipe(prompt):
+        with torch.no_grad():
+            return SimpleNamespace(frames=model(**call)[0])
+
+    pipe.transformer = model
+    try:
+        exec(example, {"pipe": pipe})
+        assert "4 served" in capsys.readouterr().out
+    finally:
+        unregister_backend()
 
 
 @pytest.fixture(scope="module")
