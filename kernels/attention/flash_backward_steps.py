@@ -58,7 +58,7 @@ def toward_keys(
 ):  # fmt: skip
     """Adds what the queries at `token` give to dk and dv: with PARTIAL those `there`, with MASKED the pairs `visible`.
 
-    visible, bias: [keys, queries]. Queries that are not there have an infinite lse, hence no weight: that needs no mask.
+    visible, bias: [keys, queries]. Queries that are not there have an infinite lse, hence no weight without a mask.
     """
     q_a, q_b = tiles.stream(
         Q, Q_A, Q_B, clip, head, position, token * q_stride, there, D, DA, DB, PARTIAL, TMA, ALIGN

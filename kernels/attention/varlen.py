@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from phys4d.kernels.attention.api import attention
 from phys4d.kernels.attention.patterns import Full
@@ -30,7 +31,7 @@ def attention_varlen(
     Computed on copies padded to the longest sequence, by `attention` with `key_lengths`.
 
     Args:
-        q: [total_q, heads, D]; sequence i has the tokens cu_seqlens[i] to cu_seqlens[i + 1] - 1.
+        q: [total_q, heads, D], any strides; sequence i has the tokens cu_seqlens[i] to cu_seqlens[i + 1] - 1.
         k, v: [total_k, kv_heads, D] and [total_k, kv_heads, D_v], likewise by cu_seqlens_k; heads as in `attention`.
         cu_seqlens: [n + 1] int32 or int64, ascending, on q's device.
         cu_seqlens_k: the same of keys and values; None for cu_seqlens.
@@ -85,7 +86,7 @@ class _Places:
         fault = f"{name}: expected ascending offsets into {total} tokens, of sequences of at most {longest}"
         if offsets.device.type != "cpu":
             torch._assert_async(fits, fault)
-        elif not torch.compiler.is_compiling() and not bool(fits):
+        elif not torch.compiler.is_compiling() and not is_fake(fits) and not bool(fits):
             raise ValueError(f"{fault}, got {offsets.tolist()}")
         token = torch.arange(total, device=offsets.device, dtype=offsets.dtype)
         sequence = torch.searchsorted(offsets, token, right=True) - 1

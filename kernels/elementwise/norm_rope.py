@@ -11,6 +11,7 @@ from phys4d.kernels.elementwise.rope import Grid, Rope
 
 Text = tuple[int, Literal["first", "last"]]
 Kind = Literal["rms", "layer", "rms_across_heads"]
+KINDS: tuple[Kind, ...] = ("rms", "layer", "rms_across_heads")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,14 @@ class QKNorm:
     q_bias: Tensor | None = None
     k_bias: Tensor | None = None
     epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _check_kind(self.kind)
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"qk_norm: expected rms, layer or rms_across_heads, got {kind!r}")
 
 
 def norm_rope(
@@ -120,8 +129,7 @@ def check_norm_rope(
         )
     heads, dim = x.shape[2:]
     if kind is not None:
-        if kind not in ("rms", "layer", "rms_across_heads"):
-            raise ValueError(f"qk_norm: expected rms, layer or rms_across_heads, got {kind!r}")
+        _check_kind(kind)
         expected = heads * dim if kind == "rms_across_heads" else dim
         for name, tensor in (("weight", weight), ("bias", bias)):
             if tensor is None and name == "bias":
