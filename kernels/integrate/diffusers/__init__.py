@@ -12,6 +12,8 @@
     rotation.py      the angles that a model hands to its processors
     setting.py       what the modules of one transformer have in common
     divided.py       tokens divided over a process group
+    situations.py    what people do to a model: adapters, offloading, caches, hooks, copies
+    kit.py           check_family: each of them compared with the model's own code
 """
 
 from phys4d.kernels.integrate.diffusers.accelerated import Accelerated, restore
