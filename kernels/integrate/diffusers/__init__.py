@@ -14,6 +14,8 @@
     divided.py       tokens divided over a process group
     dispatcher.py    register_backend: the backend "phys4d" of diffusers' attention dispatcher
     dispatched.py    one call of that backend, and the report
+    situations.py    what people do to a model: adapters, offloading, caches, hooks, copies
+    kit.py           check_family: each of them compared with the model's own code
 """
 
 from phys4d.kernels.integrate.diffusers.accelerated import Accelerated, restore

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from phys4d.kernels.elementwise import adaptive_norm
-from phys4d.kernels.integrate.diffusers.bypass import Known, known_forwards, not_plain, plain_class, refusal
+from phys4d.kernels.integrate.diffusers.bypass import Known, known_forwards, not_plain, plain_class, refusal, submodule
 from phys4d.kernels.integrate.diffusers.forwards import (
     ForwardReplacement,
     Undone,
@@ -47,19 +47,18 @@ class BlockForward(ForwardReplacement):
         self.setting.pass_on(self.path, why)
         return self.own(*arguments, **options)
 
-    def bypass(self, name: str, device: torch.device | None) -> str | None:
-        """Why the norm of this name must be called as it is; None if its parameters may be read instead."""
-        norm = getattr(self.module, name)
+    def bypass(self, norm: Any, device: torch.device | None) -> str | None:
+        """Why this norm of the block must be called as it is; None if its parameters may be read instead."""
         why = refusal(norm, self.known, device)
         if why is None and len(norm.normalized_shape) != 1:
-            return f"it norms {len(norm.normalized_shape)} dimensions"
+            why = f"it norms {len(norm.normalized_shape)} dimensions"
         return why
 
     def reasons(self) -> Iterator[str]:
         """The norms that are called as they are, as the block stands, whatever the device of its input."""
         for name in self.norms:
-            why = None if _is_absent(getattr(self.module, name)) else self.bypass(name, None)
-            if why:
+            norm = submodule(self.module, name)
+            if not _is_absent(norm) and (why := self.bypass(norm, None)):
                 yield f"{name} is called as it is: {why}"
 
     def normed(
@@ -70,11 +69,11 @@ class BlockForward(ForwardReplacement):
 
         A norm that may not be bypassed is called as the model does, and the rest computed around it.
         """
-        norm = getattr(self.module, name)
+        norm = submodule(self.module, name)
         modulation = {"scale": scale, "shift": shift, "rows": rows}
         if _is_absent(norm):
             return adaptive_norm(x, y, gate=gate, norm=None, **modulation)  # type: ignore[arg-type]
-        why = self.bypass(name, x.device)
+        why = self.bypass(norm, x.device)
         if why is None:
             own = norm._parameters
             affine = {"weight": own["weight"], "bias": own["bias"], "epsilon": norm.eps}

@@ -32,6 +32,12 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
     return kind
 
 
+def submodule(module: nn.Module, name: str) -> Any:
+    """`module.name`, without the host time of nn.Module's attribute access."""
+    found = module._modules.get(name)
+    return getattr(module, name) if found is None else found
+
+
 def not_plain(module: Any, known: Known) -> str | None:
     """Why calling this module is more than the forward of one of the known classes; None if it is just that."""
     kind = type(module)
@@ -63,28 +69,20 @@ def refusal(module: Any, known: Known, device: torch.device | None) -> str | Non
     if "weight" not in parameters:
         return "its weight is not a parameter"
     for parameter in parameters.values():
-        if parameter is None:
-            continue
-        if type(parameter) not in PLAIN:
-            return f"it holds a {type(parameter).__name__}"
-        if parameter.dtype not in _FLOATING:
-            return f"it holds {parameter.dtype}"
-        if device is not None and parameter.device != device:
-            return f"it is on {parameter.device}, its input on {device}"
+        if parameter is not None and (
+            type(parameter) not in PLAIN
+            or parameter.dtype not in _FLOATING
+            or (device is not None and parameter.device != device)
+        ):
+            return f"it holds a {type(parameter).__name__} of {parameter.dtype} on {parameter.device}"
     return None
 
 
 def unfit(*tensors: Any) -> str | None:
     """Why a call with these tensors (None for absent ones) is for the model's own code; None if it is not."""
     for tensor in tensors:
-        if tensor is None:
-            continue
-        if type(tensor) not in PLAIN:
-            return f"a {type(tensor).__name__}"
-        if tensor.is_meta:
-            return "tensors on meta"
-        if tensor.dtype not in _FLOATING:
-            return f"tensors of {tensor.dtype}"
+        if tensor is not None and (type(tensor) not in PLAIN or tensor.is_meta or tensor.dtype not in _FLOATING):
+            return f"tensors on {tensor.device} that are {type(tensor).__name__} of {tensor.dtype}"
     if not torch.compiler.is_compiling() and (
         forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
     ):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from phys4d.kernels.elementwise import QKNorm
 from phys4d.kernels.elementwise.norm_rope import Kind
-from phys4d.kernels.integrate.diffusers.bypass import Known, known_forwards, refusal
+from phys4d.kernels.integrate.diffusers.bypass import Known, known_forwards, refusal, submodule
 from phys4d.kernels.integrate.diffusers.setting import Setting
 
 
@@ -44,7 +44,7 @@ class Processor:
 
         None: they are absent or must be called as they are, which the report names; see `called`.
         """
-        norm_q, norm_k = getattr(attn, q_name), getattr(attn, k_name)
+        norm_q, norm_k = submodule(attn, q_name), submodule(attn, k_name)
         if norm_q is None and norm_k is None:
             return None
         why = (

@@ -125,7 +125,8 @@ def offloaded(model: Any) -> Any:
 
 def dispatched(model: Any) -> Any:
     """Weights of blocks and of what surrounds them placed by accelerate's dispatch_model."""
-    places = dict.fromkeys([name for name, _ in [*model.named_children(), *model.named_parameters(recurse=False)]], "cpu")
+    parts = [*model.named_children(), *model.named_parameters(recurse=False)]
+    places = dict.fromkeys([name for name, _ in parts], "cpu")
     with warnings.catch_warnings():  # it wants a place for parameters that are in no layer, and warns of them
         warnings.filterwarnings("ignore", "The following device_map keys do not match any submodules")
         return _accelerate().dispatch_model(model, places, main_device="cpu", force_hooks=True)
@@ -172,6 +173,25 @@ def first_block_cached(model: Any) -> Any:
     return _cached(model, FirstBlockCacheConfig(threshold=0.0))
 
 
+def magnitude_cached(model: Any) -> Any:
+    """diffusers' MagCache, which skips blocks whose residual would change little."""
+    from diffusers import MagCacheConfig
+
+    return _cached(model, MagCacheConfig(mag_ratios=torch.ones(4), num_inference_steps=4, retention_ratio=0.2))
+
+
+def faster_cached(model: Any) -> Any:
+    """diffusers' FasterCache, which computes everything at the timesteps before its range."""
+    from diffusers import FasterCacheConfig
+
+    config = FasterCacheConfig(
+        spatial_attention_block_skip_range=2, spatial_attention_timestep_skip_range=(-1, 681),
+        attention_weight_callback=lambda _: 0.5, current_timestep_callback=lambda: 900, is_guidance_distilled=True,
+        tensor_format="BFCHW" if "CogVideoX" in type(model).__name__ else "BCFHW",
+    )  # fmt: skip
+    return _cached(model, config)
+
+
 def broadcast(model: Any) -> Any:
     """diffusers' PyramidAttentionBroadcast: every second call takes attention from the one before."""
     from diffusers import PyramidAttentionBroadcastConfig
@@ -193,6 +213,7 @@ def _cached(model: Any, config: Any) -> Any:
         with model.cache_context("one"):
             return model(**arguments)
 
+    call.reset = model._reset_stateful_cache  # type: ignore[attr-defined]
     return call
 
 
@@ -239,6 +260,8 @@ SITUATIONS: dict[str, Callable[[Any], Any]] = {
     "blocks on disk": blocks_offloaded,
     "cast by layer": cast_by_layer,
     "first block cache": first_block_cached,
+    "magnitude cache": magnitude_cached,
+    "faster cache": faster_cached,
     "attention broadcast": broadcast,
     "checkpointing": checkpointed,
     "compile": compiled,
@@ -247,9 +270,10 @@ SITUATIONS: dict[str, Callable[[Any], Any]] = {
 }
 WITHOUT_GRADIENTS = (
     "quantised weights", "sequential offload", "dispatch", "leaves on disk", "blocks on disk", "cast by layer",
-    "first block cache", "attention broadcast",
+    "first block cache", "magnitude cache", "faster cache", "attention broadcast",
 )  # fmt: skip
 COPIES = ("copy", "pickle")
+OWN_PROCESSORS = ("fused projections",)  # in which diffusers may set processors of its own
 SLOW = ("compile",)
 
 

@@ -13,7 +13,7 @@ from phys4d.kernels.integrate.diffusers.situations import SITUATIONS, SLOW
 
 NAMES = ["wan", "cogvideox", "latte", "ltx", "hunyuan"]
 QUICK = [name for name in SITUATIONS if name not in SLOW]
-LEFT_OUT = {("latte", "fused projections"), ("latte", "first block cache")}  # diffusers itself cannot
+LEFT_OUT = {("latte", kind) for kind in ("fused projections", "first block cache", "magnitude cache")}  # in diffusers
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,8 @@ def test_on_meta_and_in_fake_mode(name, models):
         assert not accelerated.passed
         model.to("meta")
         assert model(**{k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in call.items()})[0].is_meta
-    assert set(accelerated.passed.values()) == {"tensors on meta"}
+    assert all(why.startswith("tensors on meta that are Tensor") for why in accelerated.passed.values())
+    assert accelerated.passed
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from phys4d.kernels.elementwise import adaptive_norm
 from phys4d.kernels.integrate.diffusers.blocks import BlockForward, block_refusal
-from phys4d.kernels.integrate.diffusers.bypass import Known, known_forwards, not_plain, refusal, unfit
+from phys4d.kernels.integrate.diffusers.bypass import Known, known_forwards, not_plain, refusal, submodule, unfit
 from phys4d.kernels.integrate.diffusers.setting import Setting
 
 
@@ -49,17 +49,16 @@ class CogVideoXBlock(BlockForward):
             adaptive_norm(streams[1], out[:, :text_tokens], gate=gates[1], norm=None)[0],
         )
 
-    def bypass(self, name: str, device: torch.device | None) -> str | None:
-        """Also looks at the norm inside of a CogVideoXLayerNormZero."""
-        zero = getattr(self.module, name)
-        return not_plain(zero, self.zeros) or refusal(zero.norm, self.known, device)
+    def bypass(self, norm: Any, device: torch.device | None) -> str | None:
+        """Of a CogVideoXLayerNormZero and the norm inside of it."""
+        return not_plain(norm, self.zeros) or refusal(submodule(norm, "norm"), self.known, device)
 
     def _between(self, name: str, streams: Any, outs: Any, gates: Any, temb: Tensor) -> tuple[Any, Any, Any]:
         """Video and text through their gates, residuals and the norm of this name; the streams [B, S, C], what goes
         into the next layer, and the next gates [B, C]."""
-        zero: Any = getattr(self.module, name)
+        zero = submodule(self.module, name)
         outs = outs or (None, None)
-        why = self.bypass(name, streams[0].device)
+        why = self.bypass(zero, streams[0].device)
         if why is not None:
             self.setting.called.setdefault(self.path, f"{name}: {why}")
             if outs[0] is not None:
