@@ -26,7 +26,7 @@ def call(h200):
         count += text[0] if text else 0
         q, k, v = (h200(1, count, 2, dim, dtype=dtype, requires_grad=training) for _ in "qkv")
         lengths = h200(1, dtype=torch.int32) if padded else None
-        return Call(q, k, v, GRID, pattern, text, lengths, None, lse)
+        return Call(q, k, v, None if pattern.crosses else GRID, pattern, text, lengths, None, lse)
 
     return make
 
@@ -67,7 +67,8 @@ def capability(monkeypatch):
         ("sdpa-flash", {"pattern": Spatial()}, None),
         ("sdpa-flash", SINGLE, "does not take torch.float32"),
         ("sdpa-flash", {"padded": True}, "takes no mask"),
-        ("sdpa-flash", {"pattern": Temporal(causal=True)}, "takes no mask"),
+        ("sdpa-flash", {"pattern": Temporal(causal=True)}, None),
+        ("sdpa-flash", {"pattern": Temporal(causal=True), "text": (1, "last")}, "takes no mask"),
         ("sdpa-flash", {"pattern": Window(2, 2, 2)}, "takes no mask"),
         ("sdpa-flash", {"dim": 264}, "heads of 264 channels"),
         ("sdpa-flash", {"lse": True}, "does not return the log-sum-exp"),
