@@ -223,4 +223,4 @@ def test_the_kernels_in_a_model(name, build, run, device, assert_close):
     truth = run(model, call)
     with accelerate(model, backend="triton") as report:
         assert_close(run(model, call), truth, 1e-4)
-    assert report.swapped and not report.passed
+        assert report.swapped and not report.passed
