@@ -107,15 +107,16 @@ class Serve:
         why = refusal(q, k, v, mask, dropout_p, is_causal, enable_gqa)
         if context is not None:
             _check_context(context, attn_mask, why)
-        _count(why)
         if why is None and context is None:
             found = attention(
                 query, key, value, pattern=_FULL[bool(is_causal)], mask=of_pairs(attn_mask, key.shape[1]), scale=scale,
                 return_lse=return_lse, backend=self.backend,
             )  # fmt: skip
+            _count(None)
             return (found[0], found[1].transpose(1, 2)) if return_lse else found
         from diffusers.models import attention_dispatch as module
 
+        _count(why)
         if why is not None:
             return module._native_attention(
                 query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, return_lse, _parallel_config
