@@ -31,6 +31,7 @@ class Calls:
 
     def __str__(self) -> str:
         reasons = "".join(f"; {count} to torch: {why}" for why, count in self.passed.items())
+        reasons = reasons or ("" if self.served else "; no call reached it: functions imported by name before do not")
         return f"scaled_dot_product_attention, backend {self.backend}: {self.served} served{reasons}"
 
 
@@ -40,7 +41,7 @@ _original: Any = F.scaled_dot_product_attention
 _inside: ContextVar[bool] = ContextVar("inside phys4d's attention", default=False)  # its backends call torch's function
 
 
-def _refusal(
+def refusal(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float, is_causal: bool, enable_gqa: bool
 ) -> str | None:
     """Why torch must compute a call, None if it can be expressed as `attention` over [B, S, heads, D]."""
@@ -73,7 +74,7 @@ def _refusal(
     return None
 
 
-def _of_pairs(mask: Tensor | None, keys: int) -> Tensor | None:
+def of_pairs(mask: Tensor | None, keys: int) -> Tensor | None:
     """A mask as `attention` takes it, [B or 1, heads or 1, S_q or 1, S_k], of one that broadcasts to that."""
     if mask is None:
         return None
@@ -88,7 +89,7 @@ def _attend(
     calls = next(reversed(tuple(_contexts)), None)
     if calls is None or _inside.get():
         return _original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    why = _refusal(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
+    why = refusal(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
     if why is not None:
         with _lock:
             calls.passed[why] = calls.passed.get(why, 0) + 1
@@ -96,7 +97,7 @@ def _attend(
     inside = _inside.set(True)
     try:
         q, k, v = (t.transpose(1, 2) for t in (query, key, value))
-        mask = _of_pairs(attn_mask, key.shape[2])
+        mask = of_pairs(attn_mask, key.shape[2])
         out = attention(q, k, v, pattern=Full(causal=is_causal), mask=mask, scale=scale, backend=calls.backend)
     finally:
         _inside.reset(inside)

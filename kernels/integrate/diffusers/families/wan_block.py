@@ -8,20 +8,30 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from phys4d.kernels.elementwise import adaptive_norm
-from phys4d.kernels.integrate.diffusers.blocks import BlockForward, block_refusal, layer_norm_refusal, normed
-from phys4d.kernels.integrate.diffusers.processor import Setting
+from phys4d.kernels.integrate.diffusers.blocks import BlockForward, block_refusal
+from phys4d.kernels.integrate.diffusers.bypass import known_forwards, unfit
+from phys4d.kernels.integrate.diffusers.forwards import ForwardReplacement, Place, innermost
+from phys4d.kernels.integrate.diffusers.setting import Setting
 
 
 class WanBlock(BlockForward):
     """A WanTransformerBlock's forward: four passes over the stream in place of the model's float32 intermediates."""
 
+    norms = ("norm1", "norm2", "norm3")
+    in_float32 = True
+
     def __call__(
         self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: Any = None
     ) -> Tensor:
-        block: Any = self.block
+        block, table = self.module, self.module.scale_shift_table
+        why = unfit(hidden_states, encoder_hidden_states, temb, table)
+        if why is None and table.device != hidden_states.device:
+            why = f"a table of modulation on {table.device}"
+        if why is not None:
+            return self.pass_on(why, hidden_states, encoder_hidden_states, temb, rotary_emb)
         count, exact = hidden_states.shape[1], torch.promote_types(temb.dtype, torch.float32)
         divided, by_token = self.setting.divided, None
         if divided is not None:
@@ -36,84 +46,94 @@ class WanBlock(BlockForward):
         if divided is not None and temb.ndim == 4:
             by_token = divided.token_rows(temb.shape[0], temb.shape[1], temb.device)
         rows = temb.flatten(0, -3)  # [B, 6, C] or [B * rows of a clip, 6, C]
-        table = block.scale_shift_table
         shift, scale, gate = (table[:, :3] + rows[:, :3].to(exact)).unbind(1)
-        _, out = normed(block.norm1, hidden_states, scale=scale, shift=shift, rows=by_token)
+        _, out = self.normed("norm1", hidden_states, scale=scale, shift=shift, rows=by_token)
         out = block.attn1(out, None, None, rotary_emb)
-        stream, out = normed(block.norm2, hidden_states, out, gate=gate, rows=by_token)
+        stream, out = self.normed("norm2", hidden_states, out, gate=gate, rows=by_token)
         out = block.attn2(out, encoder_hidden_states, None, None)
         shift, scale, gate = (table[:, 3:] + rows[:, 3:].to(exact)).unbind(1)
-        stream, out = normed(block.norm3, stream, out, scale=scale, shift=shift, rows=by_token)
+        stream, out = self.normed("norm3", stream, out, scale=scale, shift=shift, rows=by_token)
         out, _ = adaptive_norm(stream, block.ffn(out), gate=gate, norm=None, rows=by_token)
         return out if divided is None else divided.leave(block, out)
 
     def own(self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: Any = None) -> Any:
         """What the block's class computes, which needs a row for every token or one for each clip."""
-        if temb.ndim == 4 and temb.shape[1] != hidden_states.shape[1]:
+        if temb.ndim == 4 and hidden_states.shape[1] > temb.shape[1]:
             temb = temb.repeat_interleave(hidden_states.shape[1] // temb.shape[1], dim=1)
         return super().own(hidden_states, encoder_hidden_states, temb, rotary_emb)
 
 
-class FrameTimesteps:
+class FrameTimesteps(ForwardReplacement):
     """Replaces the `forward` of a Wan condition embedder: embeds one timestep for each frame, not for each token.
 
     What the blocks get is a row [B, frames, 6 C] for each frame. Tokens of one frame with different timesteps fail an
-    assertion on the device, for which the host does not wait.
+    assertion on the device, for which the host does not wait. It computes what was there before wherever the
+    forward of a block is not a `WanBlock`, which alone reads such rows.
     """
 
-    def __init__(self, embedder: Any, patch: int) -> None:
-        self.embedder, self.patch = embedder, patch
-        self.below = embedder.__dict__.get("forward")
+    def __init__(self, path: str, transformer: Any) -> None:
+        super().__init__(path, transformer.condition_embedder)
         self.frames = 0
-
-    def before(self, transformer: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-        """Before every forward pass of the transformer: how many frames its tokens have."""
-        video = options["hidden_states"] if "hidden_states" in options else arguments[0]
-        self.frames = video.shape[2] // self.patch
 
     def __call__(
         self, timestep: Tensor, encoder_hidden_states: Tensor, encoder_hidden_states_image: Tensor | None = None,
         timestep_seq_len: int | None = None,
     ) -> Any:  # fmt: skip
-        own = self.below or type(self.embedder).forward.__get__(self.embedder)
-        if timestep_seq_len is None:
-            return own(timestep, encoder_hidden_states, encoder_hidden_states_image)
+        if timestep_seq_len is None or not self.frames:
+            return self.original(timestep, encoder_hidden_states, encoder_hidden_states_image, timestep_seq_len)
         tokens = timestep_seq_len // self.frames
         frames = timestep.unflatten(0, (-1, tokens))
         torch._assert_async(
             (frames == frames[:, :1]).all(), "timestep_per='frame': tokens of one frame have different timesteps"
         )
-        embedded, *rest = own(
+        embedded, *rest = self.original(
             frames[:, 0], encoder_hidden_states, encoder_hidden_states_image, timestep_seq_len=self.frames
         )
         return embedded.repeat_interleave(tokens, dim=1), *rest  # the transformer's last norm wants a row per token
 
-    def swap(self) -> None:
-        """Puts itself in its embedder's place."""
-        self.embedder.forward = self
+
+class FrameCount:
+    """Before every forward pass of the transformer: how many frames its tokens have, 0 where a block cannot read rows
+    of frames."""
+
+    def __init__(self, transformer: Any, timesteps: FrameTimesteps) -> None:
+        self.timesteps = timesteps
+        self.handle = transformer.register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, transformer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        video = options["hidden_states"] if "hidden_states" in options else arguments[0]
+        served = torch.compiler.is_compiling() or blocks_read_frames(transformer)
+        self.timesteps.frames = video.shape[2] // transformer.config.patch_size[0] if served else 0
 
     def undo(self) -> None:
-        """Puts back what was there."""
-        if self.below is None:
-            del self.embedder.forward
-        else:
-            self.embedder.forward = self.below
+        """Removes itself from the transformer's hooks."""
+        self.handle.remove()
+
+
+def blocks_read_frames(transformer: Any) -> bool:
+    """Whether every block's forward is one that reads a row of modulation for each frame."""
+    return all(isinstance(innermost(block).value, WanBlock) for block in transformer.blocks)
+
+
+def wan_timesteps(path: str, transformer: Any, setting: Setting) -> list[Any] | str:
+    """Replacements that embed one timestep for each frame, placed; or why they cannot be."""
+    if not blocks_read_frames(transformer):
+        return "a block was not swapped, and cannot read one row per frame"
+    timesteps = FrameTimesteps(path, transformer)
+    timesteps.swap(Place(transformer.condition_embedder, "forward"))
+    return [timesteps, FrameCount(transformer, timesteps)]
 
 
 def wan_blocks(transformer: Any, setting: Setting) -> Callable[[str, Any], BlockForward | str | None]:
-    """New forwards for the blocks of a WanTransformer3DModel: see `swap.Blocks`."""
+    """New forwards for the blocks of a WanTransformer3DModel."""
     from diffusers.models.normalization import FP32LayerNorm
     from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+
+    known = known_forwards(FP32LayerNorm)
 
     def replacement(path: str, block: Any) -> BlockForward | str | None:
         if not isinstance(block, WanTransformerBlock):
             return None
-        why = (
-            block_refusal(block, WanTransformerBlock)
-            or layer_norm_refusal(block.norm1, FP32LayerNorm)
-            or layer_norm_refusal(block.norm2, FP32LayerNorm, nn.Identity)
-            or layer_norm_refusal(block.norm3, FP32LayerNorm)
-        )
-        return why or WanBlock(path, block, setting)
+        return block_refusal(block, WanTransformerBlock) or WanBlock(path, block, setting, known)
 
     return replacement
