@@ -95,7 +95,7 @@ def test_every_pattern_compiles_at_other_head_dimensions(tmp_path, arch):
         assert len(faults) == 1 and faults[0].startswith("spills: ")
 
 
-# Bytes of a thread, at most 64, on sm_100 216: tiles half as large would not spill on sm_90, and be read twice as often.
+# At most 64 bytes of a thread, on sm_100 216: smaller tiles would not spill on sm_90, and be read twice as often.
 REACH_SPILLS = {
     "80": {("causal-64", "flash_backward.queries")},
     "90": {(case, "flash_backward.keys") for case in ("shared-128", "shared-spatial-72", "masked-128")},
