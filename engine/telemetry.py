@@ -15,7 +15,7 @@ from typing import IO, Any, Self
 
 from phys4d.engine.clock import Clock
 from phys4d.engine.config import Config, dump_toml
-from phys4d.engine.errors import UserError
+from phys4d.engine.errors import UserError, printable
 from phys4d.engine.provenance import provenance
 from phys4d.engine.resume import Change, OnResume, accepted
 from phys4d.engine.signals import keeps
@@ -104,7 +104,7 @@ class Run:
         self.clock = Clock(self.folder / "clock.json", since=self._since)
         self.clock.save()
         for change, mark in taken:
-            print(f"resumes with {change}: {mark.effect}", file=sys.stderr)
+            print(printable(f"resumes with {change}: {mark.effect}"), file=sys.stderr)
             if mark.discards and (stale := self.folder / mark.discards).exists():
                 stale.unlink() if stale.is_symlink() else shutil.rmtree(stale)
         replace_text(self.folder / "provenance.json", json.dumps(record, indent=1) + "\n")

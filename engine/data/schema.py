@@ -117,6 +117,8 @@ def check_values(arrays: Mapping[str, np.ndarray], finite: Collection[str]) -> N
 def check_meta(meta: Any, size: Size, required: Collection[str] = ()) -> None:
     """Checks the parsed json of a clip. Raises ValueError that names the field.
 
+    meta: any value that JSON can hold.
+    size: (frames, height, width) in the index.
     required: fields that must be there; those of `FIELDS` that are there must be right.
     """
     if not isinstance(meta, dict):
