@@ -70,9 +70,9 @@ class Clips:
     on_bad: whether a clip that cannot be used stops the run or is replaced; which clip replaces it depends on seed,
         stage, step and place in the global batch only. The run ends if more than `bad_clips.MOST_BAD` are bad.
 
-    The attribute `skipped` holds what is wrong with each clip that was replaced on any rank, by key, on rank 0. `on_skip`
-    is called there with step, key and fault of each, once; `earlier` gives those of earlier sessions. `latest` holds
-    the keys of the latest batch of this rank.
+    The attribute `skipped` holds what is wrong with each clip that was replaced on any rank, by key, on rank 0;
+    `on_skip` is called there with step, key and fault of each, once; `earlier` gives those of earlier sessions. `latest`
+    holds the keys of the latest batch of this rank.
     """
 
     def __init__(

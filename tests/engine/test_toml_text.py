@@ -1,4 +1,4 @@
-"""Run files within limits: what is sound is parsed as ever, what would take seconds and gigabytes is refused at once."""
+"""Run files within limits: what is sound is parsed as ever, what would take seconds and gigabytes is refused."""
 
 import os
 import time
