@@ -22,7 +22,7 @@ from phys4d.engine.checkpoint_reader import TensorReader
 from phys4d.engine.errors import FaultElsewhere, UserError
 from phys4d.engine.integrity import Digest
 from phys4d.engine.parallel import on_all_ranks
-from phys4d.engine.storage import disk_fault, read_json, replace_text
+from phys4d.engine.storage import disk_fault, replace_text
 
 _CARD = "checkpoint.json"
 
@@ -170,7 +170,7 @@ def load(path: Path, state: Mapping[str, Tensor]) -> None:
     LoRA rank) or the checkpoint cannot be read.
     """
     stored = _stored_shapes(path)
-    card = read_json(path / _CARD)
+    card = json.loads((path / _CARD).read_bytes())
     if path.name != (written := f"checkpoint-{card['stage']}-{card['step']}"):
         raise UserError(f"{path}: was written as {written}: it is of another stage or step: remove it")
     for name in sorted(state.keys() | stored.keys()):

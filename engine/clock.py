@@ -5,10 +5,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
-from phys4d.engine.storage import read_json, replace_text
+from pydantic import BaseModel, Field
+
+from phys4d.engine.storage import read_record, replace_text
 
 _EVERY = 1.0
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+
+
+class _Record(BaseModel):
+    """The content of clock.json."""
+
+    seconds: _Seconds
+    stages: dict[str, _Seconds]
+
 
 
 class Clock:
@@ -24,9 +36,9 @@ class Clock:
     def __init__(self, path: Path, *, since: float, writes: bool = True) -> None:
         self.path, self.writes = path, writes
         self._total, self._stages = 0.0, dict[str, float]()
-        if writes and path.exists():
-            stored = read_json(path)
-            self._total, self._stages = stored.get("seconds", 0.0), stored.get("stages", {})
+        stored = read_record(path, _Record, "the time of earlier sessions is not counted") if writes else None
+        if stored is not None:
+            self._total, self._stages = stored.seconds, dict(stored.stages)
         self._last = self._saved = since
         self._stage: str | None = None
 

@@ -39,6 +39,13 @@ class Stopped(KeyboardInterrupt):
     """
 
 
+class RankLost(Exception):
+    """Another rank ended without a word (killed, or its machine is gone), so that a collective failed.
+
+    The message says which one, and where this rank was.
+    """
+
+
 class Interrupted(Exception):
     """A signal stopped the training after a checkpoint was written (exit code 3).
 

@@ -147,16 +147,24 @@ def _steps(
         return {name: value for name, value in values.items() if name in ("loss", "reward")}
 
     def save(done: int) -> Path:
-        path = checkpoint.save(run.folder, objective.name, done, state.state(), keep=loop.keep)
-        on_all_ranks(run.clock.save)  # a later kill loses only the time from here on
+        with parallel.at(f"saving step {done} of {objective.name}"):
+            path = checkpoint.save(run.folder, objective.name, done, state.state(), keep=loop.keep)
+            on_all_ranks(run.clock.save)  # a later kill loses only the time from here on
         return path
+
+    def update(step: int) -> bool:
+        """One step; whether a rank has received a signal."""
+        limit = parallel.timeouts.step if step > start else None  # kernels are compiled in the first
+        with parallel.at(f"step {step + 1} of {objective.name}", limit):
+            window.add(objective.update(step, window.optimizer_step(state)))
+            return parallel.any(signals.received is not None)
 
     with deferred() as signals, progress(objective.name, total=loop.steps - start) as bar:
         for step in range(start, loop.steps):
             state.schedule(loop.steps, step)
             updates = state.updates
             try:
-                window.add(objective.update(step, window.optimizer_step(state)))
+                stopped = update(step)
             except Exception as error:
                 # Any error of one process; of several ranks only those that all of them raise.
                 together = isinstance(error, UserError) or parallel.world_size == 1
@@ -166,7 +174,6 @@ def _steps(
                     save(step)
                 raise
             done = step + 1
-            stopped = parallel.any(signals.received is not None)
             due = loop.checkpoint_every > 0 and done % loop.checkpoint_every == 0
             saved = stopped or due or done == loop.steps
             shown = log(done) if saved or done % loop.log_every == 0 else {}

@@ -125,7 +125,15 @@ class OutputFolder:
     def _moving(self) -> list[str]:
         """Names of the files that a killed writer was moving to the output folder."""
         path = self.partial / _MOVING
-        return json.loads(path.read_text(encoding="utf-8")) if self.existed and path.exists() else []
+        if not self.existed or not path.exists():
+            return []
+        try:
+            names = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(names, list) or any(name != Path(name).name for name in names):
+                raise ValueError("no list of names")
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}: is damaged ({error}): remove {self.partial} and begin again") from None
+        return names
 
     def _beside(self, purpose: str) -> Path:
         return self.folder.parent / f".{self.folder.name}.{purpose}"

@@ -1,10 +1,11 @@
 """One process or many: process group, FSDP2 sharding, and the few collectives that a training loop needs."""
 
-import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from types import TracebackType
 from typing import Self, TypeVar
 
 import torch
@@ -14,7 +15,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from phys4d.engine.errors import FaultElsewhere, UserError
+from phys4d.engine import environment, signals
+from phys4d.engine.errors import FaultElsewhere, RankLost, UserError
+from phys4d.engine.watchdog import MEETING, Timeouts, Watchdog
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -27,12 +30,13 @@ _POLL = 0.02  # seconds between two checks of a collective that may take hours
 
 
 class Parallel:
-    """Rank, world size, device and device mesh of this process.
+    """Rank, world size, device and device mesh of this process; a context manager, which closes it.
 
     rank, world_size: of this process; 0 of 1 without torchrun.
     device: of this rank.
     mesh: device mesh over all ranks; None for one process.
     waiting: gloo group of all ranks without a time limit, for work whose duration differs between ranks.
+    watchdog: ends all ranks if one hangs or is gone; None for one process.
     """
 
     def __init__(
@@ -42,12 +46,14 @@ class Parallel:
         device: torch.device,
         mesh: DeviceMesh | None,
         waiting: dist.ProcessGroup | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self.rank, self.world_size, self.device, self.mesh = rank, world_size, device, mesh
-        self._waiting = waiting
+        self._waiting, self._watchdog = waiting, watchdog
+        self.timeouts = Timeouts() if watchdog is None else watchdog.timeouts
 
     @classmethod
-    def start(cls, timeout: timedelta | None = None) -> Self:
+    def start(cls, timeouts: Timeouts | None = None) -> Self:
         """Joins the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK); without torchrun, one process
         alone.
 
@@ -55,18 +61,53 @@ class Parallel:
         torch's communication backend for it; without accelerators, the CPU and gloo. One process alone has no process
         group.
 
-        timeout: time limit of a collective within a step; default: torch's.
+        timeouts: time limits of what the ranks do together; default: those of `Timeouts`.
+
+        Raises UserError if the environment does not say which rank this is and where the ranks meet, or if they have
+        not met after ten minutes.
         """
-        rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        device = own_device(rank, int(os.environ.get("LOCAL_RANK", "0")))
+        rank, world_size, local_rank = environment.place()
+        device = own_device(rank, local_rank)
         if world_size == 1:
             return cls(0, 1, device, None)
+        environment.check_meeting_point()
         backend = "gloo"
         if device.type != "cpu":
             backend = f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device)}"
-        dist.init_process_group(backend, timeout=timeout)
+        try:
+            store, *_ = next(dist.rendezvous("env://", rank, world_size, timeout=timedelta(seconds=MEETING)))
+        except (dist.DistError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"rank {rank}: {world_size} processes did not meet within {MEETING:.0f} s ({reason}): start all of "
+                "them, or correct WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
+            ) from None
+
+        # Its limits replace those of torch, which end a process with an abort or a traceback.
+        watchdog = Watchdog(rank, world_size, timeouts or Timeouts(), signals.end_now)
+        store = dist.PrefixStore("default_pg", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_UNLIMITED)
         mesh = init_device_mesh(device.type, (world_size,), mesh_dim_names=("data",))
-        return cls(rank, world_size, device, mesh, dist.new_group(backend="gloo", timeout=_UNLIMITED))
+        return cls(rank, world_size, device, mesh, dist.new_group(backend="gloo", timeout=_UNLIMITED), watchdog)
+
+    def limit(self, timeouts: Timeouts) -> None:
+        """Time limits from here on."""
+        self.timeouts = timeouts
+        if self._watchdog is not None:
+            self._watchdog.timeouts = timeouts
+
+    def at(self, what: str, limit: float | None = None) -> AbstractContextManager[None]:
+        """Context in which this rank is at `what`, as a line about a rank that hangs calls it.
+
+        limit: seconds between two points at which the ranks meet (`passed`); default: `timeouts.other`.
+        """
+        limit = self.timeouts.other if limit is None else limit
+        return nullcontext() if self._watchdog is None else self._watchdog.at(what, limit)
+
+    def passed(self) -> None:
+        """Tells the watchdog that this rank goes on; for long work within one `at`."""
+        if self._watchdog is not None:
+            self._watchdog.passed()
 
     def shard(self, module: M, blocks: Sequence[nn.Module] = ()) -> M:
         """Moves a module to the device and, with several processes, shards its parameters (FSDP2).
@@ -112,7 +153,9 @@ class Parallel:
         if self.mesh is None:
             return flag
         flags = torch.tensor([float(flag)])
+        self.passed()
         dist.all_reduce(flags)
+        self.passed()
         return bool(flags.item() > 0)
 
     def on_rank_zero(self, action: Callable[[], T]) -> T | None:
@@ -120,7 +163,8 @@ class Parallel:
 
         For work of minutes or hours: evaluation, export, the report. Errors as in `on_all_ranks`.
         """
-        return on_all_ranks(lambda: action() if self.rank == 0 else None, self._waiting)
+        with self._unlimited("the work of rank 0"):
+            return on_all_ranks(lambda: action() if self.rank == 0 else None, self._waiting)
 
     def gather(self, value: T) -> list[T] | None:
         """The values of all ranks in rank order on rank 0, None on the others; any picklable object.
@@ -129,15 +173,33 @@ class Parallel:
         """
         if self.mesh is None:
             return [value]
-        on_all_ranks(lambda: None, self._waiting)
-        gathered: list[T] | None = [value] * self.world_size if self.rank == 0 else None
-        dist.gather_object(value, gathered, group=self._waiting)
+        with self._unlimited("waiting for the results of other ranks"):
+            on_all_ranks(lambda: None, self._waiting)
+            gathered: list[T] | None = [value] * self.world_size if self.rank == 0 else None
+            dist.gather_object(value, gathered, group=self._waiting)
         return gathered
 
+    def _unlimited(self, what: str) -> AbstractContextManager[None]:
+        return nullcontext() if self._watchdog is None else self._watchdog.at(what, None)
+
     def close(self) -> None:
-        """Leaves the process group."""
+        """Ends the watch and leaves the process group."""
+        if self._watchdog is not None:
+            self._watchdog.stop()
         if self.mesh is not None:
             leave_group()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes; raises RankLost in place of the error of a collective whose peer is gone."""
+        lost = None if error is None or self._watchdog is None else self._watchdog.lost(error)
+        self.close()
+        if lost is not None:
+            raise RankLost(lost) from error
 
 
 def own_device(rank: int, local_rank: int) -> torch.device:

@@ -1,11 +1,12 @@
 """Progress of long work: a bar with rate and remaining time on a terminal, plain lines elsewhere."""
 
-import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
+
+from phys4d.engine import environment
 
 _PLAIN_SECONDS = 10.0
 
@@ -87,7 +88,7 @@ def progress(title: str, total: int, unit: str = "steps") -> Iterator[Bar]:
     total: number of units.
     unit: plural name of a unit.
     """
-    if int(os.environ.get("RANK", "0")) != 0:
+    if not environment.is_first():
         yield _Silent()
     elif sys.stderr.isatty():
         live = _Rich(title, total, unit)

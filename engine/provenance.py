@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from phys4d.engine import environment
+
 
 def provenance() -> dict[str, Any]:
     """Provenance of a result: revision, versions, machine and date, as JSON values.
@@ -30,7 +32,7 @@ def provenance() -> dict[str, Any]:
         "cpu": f"{_cpu_model()}, {torch.backends.cpu.get_cpu_capability()}",
         "cores": len(os.sched_getaffinity(0)),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "world_size": environment.place().world_size,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": " ".join([_program(), *map(_without_place, sys.argv[1:])]),
     }

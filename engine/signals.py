@@ -19,6 +19,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from phys4d.engine import environment
 from phys4d.engine.errors import Stopped
 
 GRACE, PATIENCE = 2.0, 5.0  # seconds
@@ -119,7 +120,7 @@ class Stopping:
     def _give_up(self, number: signal.Signals) -> None:
         self.received = self.received or number
         with suppress(OSError):
-            if os.environ.get("RANK", "0") == "0":
+            if environment.is_first():
                 os.write(2, f"phys4d: {stopped_line(self, Stopped())}\n".encode())
         os._exit(exit_code(self))
 
@@ -189,6 +190,16 @@ def keeps(what: str) -> None:
     """Sets what remains after a stop and how to resume: "FOLDER: ... are kept: ... goes on from there"."""
     if _active is not None:
         _active.kept = what
+
+
+def end_now(line: str, says: bool) -> None:
+    """Ends the process from any thread, with the exit code of a stop; says: print `line`, and what is kept."""
+    kept = _active.kept if _active is not None else ""
+    if says:
+        with suppress(OSError):
+            text = f"phys4d: {line}: {kept or 'what was being written is not kept'}\n"
+            os.write(2, text.encode(errors="backslashreplace"))
+    os._exit(3 if kept else 130)
 
 
 def stopped_line(stopping: Stopping, error: BaseException) -> str:

@@ -1,13 +1,16 @@
 """Files of a run on the disk: atomic replacement, syncs, reading, appending, and full or read-only disks."""
 
 import errno
-import json
 import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from phys4d.engine.errors import UserError
+from pydantic import BaseModel, ValidationError
 
+from phys4d.engine.errors import UserError, printable
+
+Record = TypeVar("Record", bound=BaseModel)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -46,15 +49,27 @@ def without_links(path: str, flags: int) -> int:
         raise
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a run. Raises UserError if the file does not contain one."""
+def read_record(path: Path, record: type[Record], effect: str) -> Record | None:
+    """The content of a JSON file that describes a run, or None if there is none.
+
+    A damaged file is renamed, so that it can be written anew, and a line on standard error says so, and the effect of
+    that.
+
+    record: pydantic model of the content.
+    """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}): remove it") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: holds no JSON object: remove it")
-    return found
+        return record.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        kept = path.with_name(f"{path.name}.damaged")
+        os.replace(path, kept)
+        why = f"{error}"
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            why = ": ".join([*map(str, first["loc"]), first["msg"]])
+        print(printable(f"{path}: is damaged ({why}), renamed to {kept.name}: {effect}"), file=sys.stderr)
+        return None
 
 
 class AppendOnlyFile:

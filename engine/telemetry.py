@@ -13,13 +13,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from pydantic import BaseModel, ConfigDict
+
+from phys4d.engine import environment
 from phys4d.engine.clock import Clock
 from phys4d.engine.config import Config, dump_toml
 from phys4d.engine.errors import UserError, printable
+from phys4d.engine.metrics import read_metrics
 from phys4d.engine.provenance import provenance
 from phys4d.engine.resume import Change, OnResume, accepted
 from phys4d.engine.signals import keeps
-from phys4d.engine.storage import AppendOnlyFile, disk_fault, read_json, replace_text, without_links
+from phys4d.engine.storage import AppendOnlyFile, disk_fault, read_record, replace_text, without_links
+
+
+class _Provenance(BaseModel):
+    """The content of provenance.json, as far as a resumed run reads it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    identities: dict[str, str] = {}
+    resumed: list[dict[str, Any]] = []
 
 
 class Run:
@@ -37,6 +50,7 @@ class Run:
         self._lock: IO[str] | None = None
         self._metrics: AppendOnlyFile | None = None
         self._boards: dict[str, Any] = {}
+        self._provenance: dict[str, Any] = {}
         self._resumed: dict[str, int] = {}
 
     @classmethod
@@ -66,7 +80,7 @@ class Run:
         Raises UserError if a fresh run finds a run in the folder, a resumed one finds none, a change is not allowed,
         another process holds the folder, or the folder cannot be written.
         """
-        writes = int(os.environ.get("RANK", "0")) == 0
+        writes = environment.place().rank == 0
         run = cls(folder, writes=writes, since=time.monotonic() if since is None else since)
         if writes:
             try:
@@ -107,7 +121,8 @@ class Run:
             print(printable(f"resumes with {change}: {mark.effect}"), file=sys.stderr)
             if mark.discards and (stale := self.folder / mark.discards).exists():
                 stale.unlink() if stale.is_symlink() else shutil.rmtree(stale)
-        replace_text(self.folder / "provenance.json", json.dumps(record, indent=1) + "\n")
+        self._provenance = record
+        self.record()
         self._metrics = AppendOnlyFile(self.folder / "metrics.jsonl")
         replace_text(stored, dump_toml(config))  # last: its presence marks the folder as a run
 
@@ -133,11 +148,12 @@ class Run:
         now, path = provenance(), self.folder / "provenance.json"
         if not resume:
             return now | {"identities": identities or {}}, []
-        first = read_json(path) if path.exists() else now
+        read = read_record(path, _Provenance, "what the files of the run held at its start is no longer known")
+        first = now if read is None else read.model_dump(exclude_unset=True)
         known = first.get("identities") or identities or {}
         found = known if identities is None else identities
         taken = accepted(stored, config, finished, known, found)
-        if path.exists():
+        if read is not None:
             changed = [{"key": c.key, "from": c.old, "to": c.new, "effect": mark.effect} for c, mark in taken]
             first.setdefault("resumed", []).append(now | {"changed": changed})
         of_finished = {key: digest for key, digest in known.items() if key.split(".")[0] in finished}
@@ -146,24 +162,21 @@ class Run:
     def record(self, **facts: Any) -> None:
         """Adds facts to provenance.json, replacing earlier ones of the same name; only rank 0 writes."""
         if self.writes:
-            path = self.folder / "provenance.json"
-            replace_text(path, json.dumps(read_json(path) | facts, indent=1) + "\n")
+            self._provenance |= facts
+            replace_text(self.folder / "provenance.json", json.dumps(self._provenance, indent=1) + "\n")
 
     def resume_at(self, stage: str, step: int) -> None:
-        """Removes log lines of `stage` after `step`, and a line truncated by a kill."""
+        """Removes log lines of `stage` after `step`, and lines that cannot be read, such as one truncated by a kill."""
         self._resumed[stage] = step
         if not self.writes or self._metrics is None:
             return
         self._metrics.close()
-        path, kept = self.folder / "metrics.jsonl", []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if entry["stage"] != stage or entry["step"] <= step:
-                kept.append(line + "\n")
-        replace_text(path, "".join(kept))
+        path = self.folder / "metrics.jsonl"
+        entries, damaged = read_metrics(path)
+        if damaged:
+            print(f"{path}: {damaged} damaged or truncated lines are removed", file=sys.stderr)
+        kept = [entry for entry in entries if entry["stage"] != stage or entry["step"] <= step]
+        replace_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
         self._metrics = AppendOnlyFile(path)
 
     def log(self, stage: str, step: int, values: dict[str, float]) -> None:
@@ -201,8 +214,7 @@ class Run:
         path = self.folder / "metrics.jsonl"
         if not self.writes or not path.exists():
             return []
-        lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if f'"{name}"' in line)
-        return [entry for entry in lines if entry["stage"] == stage and name in entry]
+        return [entry for entry in read_metrics(path)[0] if entry["stage"] == stage and name in entry]
 
     def _not_written(self, error: OSError) -> UserError:
         return UserError(

@@ -7,14 +7,14 @@ are SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR1.
 
 import argparse
 import io
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
 from phys4d import __version__
 from phys4d.commands import datasets, measurements, runs
-from phys4d.engine.errors import FaultElsewhere, Interrupted, UserError, printable
+from phys4d.engine import environment
+from phys4d.engine.errors import FaultElsewhere, Interrupted, RankLost, UserError, printable
 from phys4d.engine.faults import fault_line
 from phys4d.engine.paths import expanded_options
 from phys4d.engine.signals import Stopping, exit_code, stopped_line
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with Stopping(last=arguments is None) as stopping:
         try:
             try:
+                environment.place()
                 expanded_options(options)
                 return options.command(options)
             finally:
@@ -43,6 +44,9 @@ def _ended(error: BaseException, stopping: Stopping) -> int:
         return _say(f"error: {error}", 2)
     if isinstance(error, Interrupted):
         return _say(str(error), 3, every_rank=False)
+    if isinstance(error, RankLost) and stopping.received is None:
+        line = f"{error}: {stopping.kept or 'what was being written is not kept'}"
+        return _say(line, exit_code(stopping), every_rank=f"{error}".startswith("rank 0"))
     if isinstance(error, KeyboardInterrupt) or stopping.received is not None:
         # Another rank or a process of a pool may have ended first: then the error is that it is gone.
         return _say(stopped_line(stopping, error), exit_code(stopping), every_rank=False)
@@ -53,7 +57,7 @@ def _ended(error: BaseException, stopping: Stopping) -> int:
 
 
 def _say(line: str, code: int, *, every_rank: bool = True) -> int:
-    if every_rank or os.environ.get("RANK", "0") == "0":
+    if every_rank or environment.is_first():
         with suppress(OSError):  # the terminal may have gone with the signal
             print(f"phys4d: {printable(line)}", file=sys.stderr)
     return code

@@ -62,12 +62,11 @@ def run_demo(folder: Path, recipe: Path | None, overrides: Sequence[str], *, res
     keeps(f"{folder}: finished clips and datasets are kept: the same command goes on from there")
     make_data(config, folder / "data")
     check(run_config)
-    parallel = Parallel.start()
-    try:
-        with open_run(run_config, resume=resume if begun else None, since=started) as run:
-            run_stages(run_config, run, parallel, resume=resume is not None)
-    finally:
-        parallel.close()
+    with (
+        Parallel.start(run_config.timeouts) as parallel,
+        open_run(run_config, resume=resume if begun else None, since=started) as run,
+    ):
+        run_stages(run_config, run, parallel, resume=resume is not None)
 
 
 def make_data(config: DemoConfig, folder: Path) -> None:

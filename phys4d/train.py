@@ -27,13 +27,11 @@ def train(path: Path, overrides: Sequence[str], *, resume: Resume | None, dry_ru
         looked = f"decoded of each dataset: {decoded}"
         print(printable(f"{path}: valid: would run {', '.join(config.stages)} in {config.folder}; {looked}"))
         return
-    parallel = Parallel.start()
-    try:
+    with Parallel.start() as parallel:
         config = on_all_ranks(lambda: _checked(path, overrides, parallel.world_size))
+        parallel.limit(config.timeouts)
         with on_all_ranks(lambda: open_run(config, resume=resume)) as run:
             run_stages(config, run, parallel, resume=resume is not None)
-    finally:
-        parallel.close()
 
 
 def _checked(path: Path, overrides: Sequence[str], world_size: int) -> RunConfig:
@@ -64,7 +62,8 @@ def _evaluate(config: RunConfig, stage: str, parallel: Parallel) -> None:
     from phys4d.evaluate.run import evaluate_stage
 
     assert config.evaluate is not None
-    evaluate_stage(config.output(stage), config.evaluate, config.folder / "evaluation", stage, parallel)
+    with parallel.at(f"the evaluation of {stage}"):
+        evaluate_stage(config.output(stage), config.evaluate, config.folder / "evaluation", stage, parallel)
 
 
 def _failures(config: RunConfig, parallel: Parallel) -> None:
@@ -72,7 +71,9 @@ def _failures(config: RunConfig, parallel: Parallel) -> None:
 
     assert config.evaluate is not None
     measured: dict[str, Path] = {stage: config.output(stage) for stage in _measured(config)}
-    if measured:
+    if not measured:
+        return
+    with parallel.at("the evaluation of the scenes with the lowest rewards"):
         evaluate_failures(measured, config.evaluate, config.folder / "evaluation", parallel)
 
 
@@ -85,12 +86,10 @@ def write_summary(
     stage skipped.
     """
     from phys4d.evaluate.changes import changes
+    from phys4d.evaluate.run import read_table
     from phys4d.report.write import write_report
 
-    tables: dict[str, dict] = {
-        stage: json.loads((config.folder / "evaluation" / f"{stage}.json").read_text(encoding="utf-8"))
-        for stage in _measured(config)
-    }
+    tables = {stage: read_table(config.folder / "evaluation", stage) for stage in _measured(config)}
     summary = {
         "stages": {stage: table["means"] for stage, table in tables.items()},
         "changes": changes(tables),

@@ -12,6 +12,7 @@ from phys4d.engine.data.open_files import open_regular
 from phys4d.engine.data.shards import INDEX, SCHEMA
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import ABSENT, reading
+from phys4d.engine.integrity import MANIFEST, check
 from phys4d.engine.limits import (
     CLIP_MEMBERS,
     FRAMES,
@@ -35,7 +36,7 @@ def read_index(folder: Path) -> pa.Table:
     Checked for every row: key and shard are plain names (a shard lies in the folder), numbers of frames and pixels are
         positive and within `engine.limits`, offsets and sizes are not negative, digests have the form of SHA-256.
 
-    Raises UserError if the folder is no dataset, or for an index that cannot be read, exceeds a limit or is wrong;
+    Raises UserError if the folder is no dataset, or for an index that is damaged, exceeds a limit or is wrong;
     MachineFault if the machine failed.
     """
     path = folder / INDEX
@@ -45,6 +46,8 @@ def read_index(folder: Path) -> pa.Table:
     with reading(path):
         if not path.is_file():
             raise UserError(f"{folder}: no {INDEX} in it: this is no dataset, or its writing was cut off")
+        if (folder / MANIFEST).exists():
+            check(folder, "copy the dataset again")
         try:
             table = _read(path)
         except (pa.ArrowException, OSError) as error:

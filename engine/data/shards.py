@@ -3,11 +3,13 @@
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
 import tarfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phys4d.engine.errors import UserError
+from phys4d.engine.integrity import digests, write_manifest
 from phys4d.engine.output import OutputFolder
 from phys4d.engine.storage import sync, without_links
 
@@ -50,13 +53,17 @@ class ShardWriter:
     shard_bytes: size of a shard.
     recipe: a line that contains everything the clips depend on. With a recipe, clips written before an exception or a
         kill are kept, and the next writer with the same recipe continues after the `kept` complete clips.
+    later: the recipe is not known yet, and given to `begin` before the first clip; the folder is locked until then.
 
     Raises UserError if `folder` is not empty or cannot be written, another process is writing it, or kept clips have
     another recipe.
     """
 
-    def __init__(self, folder: Path, *, shard_bytes: int = 1 << 30, recipe: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, shard_bytes: int = 1 << 30, recipe: str | None = None, later: bool = False
+    ) -> None:
         self.folder, self.shard_bytes, self.recipe = Path(folder), shard_bytes, recipe
+        self._begun = not later
         self.place = OutputFolder.of(self.folder)
         self.partial = self.place.partial
         self._rows: list[dict[str, Any]] = []
@@ -66,23 +73,45 @@ class ShardWriter:
 
     def __enter__(self) -> Self:
         self.place.prepare()
-        self._lock = without_links(str(self.partial / _LOCK), os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise UserError(f"{self.folder}: another process is writing this dataset: wait for it") from None
+        self._lock = self._acquire()
         try:
             self.place.undo_publish()
-            if self.recipe is not None:
-                self._rows = kept_rows(self.folder, self.recipe)
-            elif (self.partial / INDEX).exists():
-                raise UserError(f"{self.partial}: holds a whole dataset that was not moved: move it or remove it")
-            self._go_on()
+            if self._begun:
+                self.begin(self.recipe)
         except BaseException:
             os.close(self._lock)
             raise
         return self
+
+    def begin(self, recipe: str | None) -> None:
+        """Sets the recipe, and takes up the clips that were kept with the same one. Raises as the constructor does."""
+        self.recipe = recipe
+        if recipe is not None:
+            self._rows = kept_rows(self.folder, recipe)
+        elif (self.partial / INDEX).exists():
+            raise UserError(f"{self.partial}: holds a whole dataset that was not moved: move it or remove it")
+        self._go_on()
+        self._begun = True
+
+    def _acquire(self) -> int:
+        """The descriptor of the locked lock file.
+
+        Another writer may finish between `prepare` and the lock; then the file that is locked is not the one in place.
+        """
+        path, lock = self.partial / _LOCK, -1
+        try:
+            lock = without_links(str(path), os.O_RDWR | os.O_CREAT)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), os.stat(path)) and not self.place.is_occupied():
+                return lock
+        except BlockingIOError:
+            os.close(lock)
+            raise UserError(f"{self.folder}: another process is writing this dataset: wait for it") from None
+        except FileNotFoundError:
+            pass
+        if lock >= 0:
+            os.close(lock)
+        raise UserError(f"{self.folder}: another process has just written this dataset: choose another folder")
 
     @property
     def kept(self) -> int:
@@ -105,7 +134,7 @@ class ShardWriter:
         if self.recipe is not None:
             fresh = self.partial / f"{JOURNAL}.new"
             with open(fresh, "w", opener=without_links) as journal:
-                journal.writelines(f"{json.dumps(line)}\n" for line in [self.recipe, *self._rows])
+                journal.writelines(_line(entry) for entry in [self.recipe, *self._rows])
                 journal.flush()
                 os.fsync(journal.fileno())
             os.rename(fresh, self.partial / JOURNAL)
@@ -154,7 +183,7 @@ class ShardWriter:
         self._shard.flush()
         os.fsync(self._shard.fileno())
         with open(self.partial / JOURNAL, "a", opener=without_links) as journal:
-            journal.write(f"{json.dumps(row)}\n")
+            journal.write(_line(row))
             journal.flush()
             os.fsync(journal.fileno())
 
@@ -183,7 +212,8 @@ class ShardWriter:
             if kind is not None:
                 if self._shard is not None:
                     self._shard.close()
-                if self.recipe is None or not self._rows:
+                kept = bool(self._rows) if self._begun else (self.partial / JOURNAL).exists()
+                if not kept or (self._begun and self.recipe is None):
                     shutil.rmtree(self.partial)
                 return
             self._finish_shard()
@@ -192,6 +222,7 @@ class ShardWriter:
                 pq.write_table(pa.Table.from_pylist(self._rows, SCHEMA), file, compression="zstd")
             sync(fresh)
             os.rename(fresh, self.partial / INDEX)
+            write_manifest(self.partial, digests(self.partial, [INDEX]))
             sync(self.partial)
             self.place.publish(INDEX, (JOURNAL, _LOCK))
         finally:
@@ -209,18 +240,31 @@ def kept_rows(folder: Path, recipe: str) -> list[dict[str, Any]]:
     folder: dataset folder.
     recipe: of the writer.
 
+    The journal ends for this at its first damaged line: the clips from there on are made again.
+
     Raises UserError if the dataset was begun with another recipe.
     """
     journal = partial_folder(folder) / JOURNAL
     if not journal.exists():
         return []
-    # Only the last line can be truncated, by a kill while it was being written.
-    lines = [json.loads(line) for line in journal.read_text(encoding="utf-8").split("\n")[:-1]]
-    if lines and lines[0] != recipe:
-        raise UserError(
-            f"{folder}: begun with other settings ({lines[0]}): give the same ones again, or remove {journal.parent}"
-        )
-    return lines[1:]
+    lines = [_entry(line) for line in journal.read_bytes().split(b"\n")[:-1]]
+    kept = list(itertools.takewhile(lambda entry: entry is not None, lines))
+    if lines and (not kept or kept[0] != recipe):
+        begun = f"begun with other settings ({kept[0]})" if kept else f"{journal.name} of its beginning is damaged"
+        raise UserError(f"{folder}: {begun}: give the same ones again, or remove {journal.parent}")
+    return kept[1:]
+
+
+def _line(entry: Any) -> str:
+    """A line of the journal: JSON and its CRC-32."""
+    text = json.dumps(entry)
+    return f"{text}\t{zlib.crc32(text.encode()):08x}\n"
+
+
+def _entry(line: bytes) -> Any:
+    """The entry of a line without its end; None for one that is damaged."""
+    text, _, checksum = line.rpartition(b"\t")
+    return json.loads(text) if b"%08x" % zlib.crc32(text) == checksum else None
 
 
 def _padded(size: int) -> int:

@@ -79,11 +79,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         check_file(options.out)
     values = {"data": options.data, "scenes": options.scenes, "samples": options.samples, "seed": options.seed}
     config = build(EvaluateConfig, values, "evaluate")
-    parallel = Parallel.start()
-    try:
+    with Parallel.start() as parallel:
         table = evaluate_folder(options.model, config, parallel)
-    finally:
-        parallel.close()
     if table is not None:
         print(text_table(table))
         if options.out is not None:

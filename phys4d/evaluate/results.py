@@ -1,5 +1,6 @@
 """Results of an evaluation: metrics of every scene, their means, and the arrays of the scenes in the report."""
 
+import io
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from phys4d.engine.storage import replace_bytes
 from phys4d.evaluate.metrics import ClipMean
 
 Figures = dict[str, Tensor]  # metrics by name, [B] on the CPU; NaN where a scene has nothing to measure
@@ -70,4 +72,6 @@ def write_arrays(result: Evaluation, out: Path, stage: str) -> None:
     out.mkdir(exist_ok=True)
     for name, kept in (("truth", result.truth), (stage, result.shown)):
         arrays: dict[str, Any] = {key: np.stack(values) for key, values in kept.items()}
-        np.savez_compressed(out / f"{name}.npz", **arrays)
+        file = io.BytesIO()
+        np.savez_compressed(file, **arrays)
+        replace_bytes(out / f"{name}.npz", file.getvalue())

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from phys4d.clips import TRUTH, Batch, Clips
+from phys4d.engine import integrity
 from phys4d.engine.config import Config
 from phys4d.engine.errors import UserError, printable
 from phys4d.engine.parallel import Parallel, on_all_ranks
@@ -77,6 +78,7 @@ def evaluate(
             # A rank without a batch repeats the last one, since every rank must call the sharded modules.
             number = first + parallel.rank
             some = batches[min(number, len(batches) - 1)]
+            parallel.passed()
             part = _measure(model, config, clips, some, [i for i, s in enumerate(some) if s in kept], parallel, reader)
             if number < len(batches):
                 own[number] = part
@@ -214,15 +216,17 @@ def evaluate_folder(folder: Path, config: EvaluateConfig, parallel: Parallel) ->
 
 
 def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, parallel: Parallel) -> None:
-    """Evaluates a stage's model and writes truth.npz, <stage>.npz and <stage>.json; does nothing if the json exists.
+    """Evaluates a stage's model and writes truth.npz, <stage>.npz and <stage>.json, unless that was done before.
 
     folder: model folder of the stage.
     config: settings.
     out: folder of the results.
     stage: name of the stage.
     parallel: ranks and device.
+
+    Raises UserError if earlier results are damaged.
     """
-    if parallel.any((out / f"{stage}.json").exists()):
+    if parallel.any(on_all_ranks(lambda: f"{stage}.json" in _results(out))):
         return
     loaded = on_all_ranks(lambda: model_folder.load(folder))
     result = evaluate(loaded.model, config, stage, parallel)
@@ -231,8 +235,32 @@ def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, 
         assert result is not None
         write_arrays(result, out, stage)
         replace_text(out / f"{stage}.json", json.dumps(result.table(), indent=1) + "\n")
+        _record_digests(out)  # last: it says that the stage was measured
 
     parallel.on_rank_zero(write)
+
+
+def _record_digests(out: Path) -> None:
+    """Writes the manifest of the files in a folder of results."""
+    names = [path.name for path in out.iterdir() if path.is_file()]
+    integrity.write_manifest(out, integrity.digests(out, names))
+
+
+def _results(out: Path) -> Collection[str]:
+    """The files of a folder of results, which are as they were written; none if the folder has no manifest."""
+    if not (out / integrity.MANIFEST).exists():
+        return ()
+    advice = f"remove {out}, then --resume measures again"
+    integrity.check(out, advice)
+    return integrity.read_manifest(out, advice)
+
+
+def read_table(out: Path, stage: str) -> dict[str, Any]:
+    """The table of a stage that `evaluate_stage` wrote to the folder `out`. Raises UserError if it is damaged."""
+    if f"{stage}.json" not in _results(out):
+        raise UserError(f"{out}: holds no results of {stage}: remove it, then --resume measures again")
+    table: dict[str, Any] = json.loads((out / f"{stage}.json").read_bytes())
+    return table
 
 
 def evaluate_failures(folders: Mapping[str, Path], config: EvaluateConfig, out: Path, parallel: Parallel) -> None:
@@ -246,8 +274,7 @@ def evaluate_failures(folders: Mapping[str, Path], config: EvaluateConfig, out: 
     out: folder of the results.
     parallel: ranks and device.
     """
-    last = out / f"{list(folders)[-1]}.json"
-    rewards = on_all_ranks(lambda: json.loads(last.read_text(encoding="utf-8")))["scenes"]["reward"]
+    rewards = on_all_ranks(lambda: read_table(out, list(folders)[-1]))["scenes"]["reward"]
     measured = [scene for scene, reward in enumerate(rewards) if reward is not None]
     worst = sorted(measured, key=lambda scene: rewards[scene])[: config.failures]
     for stage, folder in folders.items() if worst else ():
@@ -264,5 +291,6 @@ def _keep_failures(
     def write() -> None:
         assert result is not None
         write_arrays(result, out, stage)
+        _record_digests(out)
 
     parallel.on_rank_zero(write)

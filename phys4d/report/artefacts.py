@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from phys4d.engine import integrity
 from phys4d.engine.errors import UserError
+from phys4d.engine.metrics import read_metrics
 from phys4d.stages.registry import STAGES
 
 MEASURED = tuple(name for name, spec in STAGES.items() if spec.reads_geometry)  # stages that are evaluated
@@ -50,7 +52,7 @@ class Artefacts:
 
 
 def read_artefacts(folder: Path) -> Artefacts:
-    """Reads a run folder. Raises UserError if summary.json is missing or a file has unexpected content."""
+    """Reads a run folder. Raises UserError if summary.json is missing, or a file is damaged or unexpected."""
     summary_file = folder / "summary.json"
     if not summary_file.is_file():
         raise UserError(f"no summary: {summary_file}: {_RESUME}")
@@ -60,6 +62,9 @@ def read_artefacts(folder: Path) -> Artefacts:
     curves, unreadable = _curves(folder / "metrics.jsonl")
     config_file, provenance_file = folder / "config.toml", folder / "provenance.json"
     evaluation = folder / "evaluation"
+    for results in (evaluation, evaluation / "failures"):
+        if (results / integrity.MANIFEST).exists():
+            integrity.check(results, _AGAIN)
     truth, stages = _scenes(evaluation)
     failed, failed_stages = _scenes(evaluation / "failures")
     return Artefacts(
@@ -124,16 +129,11 @@ def _curves(file: Path) -> tuple[dict[str, dict[str, Curve]], int]:
     if not file.is_file():
         return {}, 0
     values: dict[str, dict[str, dict[int, float]]] = {}
-    unreadable = 0
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-            stage, step = str(entry.pop("stage")), int(entry.pop("step"))
-        except (json.JSONDecodeError, KeyError, AttributeError, TypeError):
-            unreadable += 1
-            continue
+    entries, unreadable = read_metrics(file)
+    for entry in entries:
+        stage, step = entry["stage"], entry["step"]
         for name, value in entry.items():
-            if name != "time" and isinstance(value, int | float) and math.isfinite(value):
+            if name not in ("stage", "step", "time") and isinstance(value, int | float) and math.isfinite(value):
                 values.setdefault(stage, {}).setdefault(name, {})[step] = float(value)
     return {
         stage: {

@@ -5,15 +5,21 @@ import io
 import os
 import shutil
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from phys4d.engine import environment
+from phys4d.engine.errors import UserError
 from phys4d.engine.output import OutputFolder
 
 POLL = 0.2  # seconds between two checks for a clip of another rank
+BEAT = 5.0  # seconds between two signs of life of a rank
+SILENCE = 600.0  # seconds without one, after which rank 0 no longer waits
 
 
 @dataclass(frozen=True)
@@ -27,14 +33,19 @@ class ProcessRank:
     def from_environment(cls) -> Self:
         """The rank that torchrun (RANK, WORLD_SIZE) or srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS) set; else rank 0 of 1.
         """
-        for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
-            if rank in os.environ and size in os.environ:
-                return cls(int(os.environ[rank]), int(os.environ[size]))
+        for names in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
+            if all(name in os.environ for name in names):
+                here = environment.place(names)
+                return cls(here.rank, here.world_size)
         return cls()
+
+    def owner(self, index: int) -> int:
+        """The rank that makes clip number `index`."""
+        return index % self.world_size
 
     def owns(self, index: int) -> bool:
         """Whether this rank makes clip number `index`."""
-        return index % self.world_size == self.rank
+        return self.owner(index) == self.rank
 
 
 class ClipExchange:
@@ -63,9 +74,46 @@ class ClipExchange:
                 file.addfile(entry, io.BytesIO(data))
         os.rename(unfinished, self.folder / f"{key}.tar")
 
-    def wait_for(self, key: str) -> dict[str, bytes]:
-        """Waits until the clip exists and returns its members; the file stays until `remove`."""
+    @contextmanager
+    def alive(self, rank: int) -> Iterator[None]:
+        """Context in which a thread gives signs of life of this rank: it touches a file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        ended = threading.Event()
+
+        def beat() -> None:
+            while True:
+                with suppress(OSError):  # rank 0 has everything and removed the folder
+                    self._sign(rank).touch()
+                if ended.wait(BEAT):
+                    return
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _sign(self, rank: int) -> Path:
+        return self.folder / f"rank-{rank}.alive"
+
+    def wait_for(self, key: str, rank: int) -> dict[str, bytes]:
+        """Waits until the clip exists and returns its members; the file stays until `remove`.
+
+        Raises UserError if `rank`, which makes it, gives no sign of life for ten minutes.
+        """
+        last, since = None, time.monotonic()
         while not self.contains(key):
+            sign = self._sign(rank).stat().st_mtime_ns if self._sign(rank).exists() else None
+            if sign != last:  # clocks of machines differ, so the times themselves are not compared
+                last, since = sign, time.monotonic()
+            if time.monotonic() - since > SILENCE:
+                raise UserError(
+                    f"clip {key}: rank {rank}, which makes it, gave no sign of life for {SILENCE:.0f} s: start all "
+                    "ranks with the same command on the same folder, or one process without RANK and WORLD_SIZE: "
+                    "finished clips are kept"
+                )
             time.sleep(POLL)
         with tarfile.open(self.folder / f"{key}.tar") as file:
             return dict(_members(file))

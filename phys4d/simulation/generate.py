@@ -124,8 +124,9 @@ def simulate(config: SimulateConfig, out: Path, *, workers: int, process_rank: P
             for index in range(kept, config.clips)
             if process_rank.owns(index) and not exchange.contains(key(index))
         ]
-        for index, members in zip(own, _in_order(config, workers, own), strict=True):
-            exchange.put(key(index), members)
+        with exchange.alive(process_rank.rank):
+            for index, members in zip(own, _in_order(config, workers, own), strict=True):
+                exchange.put(key(index), members)
         return summary
     height, width = config.size
     with ShardWriter(out, recipe=recipe) as writer, progress("simulate", total=config.clips, unit="clips") as bar:
@@ -133,7 +134,8 @@ def simulate(config: SimulateConfig, out: Path, *, workers: int, process_rank: P
         rest = range(writer.kept, config.clips)
         own_clips = _in_order(config, workers, [index for index in rest if process_rank.owns(index)])
         for index in rest:
-            members = next(own_clips) if process_rank.owns(index) else exchange.wait_for(key(index))
+            owner = process_rank.owner(index)
+            members = next(own_clips) if process_rank.owns(index) else exchange.wait_for(key(index), owner)
             writer.add(key(index), members, config.frames, config.fps, height, width)
             if not process_rank.owns(index):
                 exchange.remove(key(index))

@@ -30,7 +30,7 @@ def execute(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, af
     """Runs the stages that have not finished, and after(stage) on all ranks behind each of them, finished or not."""
 
     def one(stage: str, given: Path | None) -> None:
-        with run.clock.stage(stage):
+        with run.clock.stage(stage), parallel.at(f"the start or the end of {stage}"):
             run_stage(stage, config, run, parallel, given, resume=resume)
             on_all_ranks(run.clock.save)
 

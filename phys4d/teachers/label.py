@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from phys4d import __version__
 from phys4d.engine.data import blob
 from phys4d.engine.data.dataset import ClipDataset, Sample
 from phys4d.engine.data.schema import REQUIRED, check_clip
 from phys4d.engine.data.shards import INDEX, ShardWriter
 from phys4d.engine.errors import UserError
+from phys4d.engine.integrity import digest
 from phys4d.engine.progress import progress
+from phys4d.engine.signals import keeps
 from phys4d.importers.videos.files import VIDEOS
 from phys4d.kernels.geometry import sample_depth
 from phys4d.teachers.interface import DepthTeacher, FlowTeacher
@@ -39,6 +42,8 @@ def label_dataset(
     """Writes a dataset with the videos of another one and pseudo-labels in place of truth.
 
     Everything that can be refused is refused before `out` is made; `out` is made before a teacher is trained or loaded.
+    Finished clips are kept when the process is stopped or killed, and the same call goes on after them if the teachers
+    have the same weights then.
 
     Args:
         videos: dataset folder; its `.truth` members, where there are any, are not opened.
@@ -64,10 +69,13 @@ def label_dataset(
     dataset = ClipDataset(videos, arrays=(), required=REQUIRED)
     for teacher in (depth_teacher, flow_teacher):
         refuse_shared(dataset, teacher.title, teacher.scenes)
-    with ShardWriter(out) as writer:
+    with ShardWriter(out, later=True) as writer:
         depth_teacher.prepare()
         flow_teacher.prepare()
-        _label(dataset, writer, depth_teacher, flow_teacher, workers)
+        provenance = {"depth": depth_teacher.provenance(), "flow": flow_teacher.provenance()}
+        writer.begin(json.dumps({"label": provenance, "videos": digest(videos / INDEX).sha256, "phys4d": __version__}))
+        keeps(f"{out}: finished clips are kept: the same command goes on from there")
+        _label(dataset, writer, depth_teacher, flow_teacher, provenance, workers)
 
 
 def _refuse_plain_videos(folder: Path) -> None:
@@ -79,10 +87,9 @@ def _refuse_plain_videos(folder: Path) -> None:
 
 
 def _label(
-    dataset: ClipDataset, writer: ShardWriter, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher, workers: int
-) -> None:
-    provenance = {"depth": depth_teacher.provenance(), "flow": flow_teacher.provenance()}
-
+    dataset: ClipDataset, writer: ShardWriter, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher,
+    provenance: dict[str, Any], workers: int,
+) -> None:  # fmt: skip
     def members(index: int) -> dict[str, bytes]:
         sample = dataset[index]
         arrays = pseudo_labels(sample.video, depth_teacher, flow_teacher)
@@ -103,7 +110,8 @@ def _label(
         progress("label", total=len(dataset), unit="clips") as bar,
     ):
         # A few clips at a time: labels wait in memory until they are written in order.
-        for first in range(0, len(dataset), 4 * workers):
+        bar.advance(writer.kept)
+        for first in range(writer.kept, len(dataset), 4 * workers):
             clips = range(first, min(first + 4 * workers, len(dataset)))
             for index, made in zip(clips, pool.map(members, clips), strict=True):
                 row = dataset.row(index)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from phys4d.cli import main
-from phys4d.engine.data import blob, video
+from phys4d.engine.data import blob, shards, video
 from phys4d.engine.data.dataset import ClipDataset, verify
 from phys4d.engine.data.mp4_boxes import check_tables
 from phys4d.engine.data.shards import ShardWriter
@@ -25,6 +25,12 @@ from phys4d.engine.errors import UserError
 Write = Callable[[dict[int, dict[str, bytes]]], Path]
 SIZE = (5, 16, 24)
 EXTRA = {"depth": np.ones(SIZE, np.float32), "depth_valid": np.ones(SIZE, bool)}
+
+
+@pytest.fixture(autouse=True)
+def without_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who writes such a dataset can write its digests, too."""
+    monkeypatch.setattr(shards, "write_manifest", lambda folder, files: None)
 
 
 def with_header(data: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:

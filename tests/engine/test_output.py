@@ -12,12 +12,13 @@ from phys4d.engine import output
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.data.shards import INDEX, ShardWriter, kept_rows
 from phys4d.engine.errors import UserError
+from phys4d.engine.integrity import MANIFEST
 from phys4d.engine.output import OutputFolder, check_file, check_folder, write_file
 from phys4d.simulation.distributed import ClipExchange
 
 InChild = Callable[[Callable[[], None]], int]
 SHARDS = [f"shard-{number:06d}.tar" for number in range(4)]
-WHOLE = sorted([INDEX, *SHARDS])
+WHOLE = sorted([INDEX, MANIFEST, *SHARDS])
 
 
 def write(out: Path, recipe: str | None = None, clips: int = 4) -> None:
@@ -81,7 +82,7 @@ def test_a_relative_path_means_the_same_after_a_change_of_folder(
     with ShardWriter(Path("clips")) as writer:
         os.chdir("/")
         writer.add("c0", {"json": b"0"}, 1, 24, 2, 2)
-    assert names(tmp_path) == ["clips"] and names(tmp_path / "clips") == [INDEX, SHARDS[0]]
+    assert names(tmp_path) == ["clips"] and names(tmp_path / "clips") == [INDEX, MANIFEST, SHARDS[0]]
 
 
 def refuse_to_move(monkeypatch: pytest.MonkeyPatch, number: int, where: Callable[[Path], bool]) -> None:
@@ -134,7 +135,7 @@ def test_a_failing_last_move_loses_nothing(tmp_path: Path, monkeypatch: pytest.M
             assert not partial.exists()
 
 
-@pytest.mark.parametrize("moved", range(6))
+@pytest.mark.parametrize("moved", range(7))
 def test_a_kill_between_the_last_moves_loses_nothing(tmp_path: Path, in_child: InChild, moved: int) -> None:
     """Into a folder that was there: the index makes it a dataset, and before that the same command goes on."""
     out = tmp_path / "clips"
@@ -153,9 +154,9 @@ def test_a_kill_between_the_last_moves_loses_nothing(tmp_path: Path, in_child: I
         output.os.rename = counting  # type: ignore[assignment]
         write(out, "seed 1")
 
-    assert in_child(killed) == (-signal.SIGKILL if moved < 5 else 0)
-    assert (out / INDEX).exists() == (moved == 5)
-    if moved < 5:
+    assert in_child(killed) == (-signal.SIGKILL if moved < 6 else 0)
+    assert (out / INDEX).exists() == (moved == 6)
+    if moved < 6:
         assert not OutputFolder.of(out).is_occupied() and len(kept_rows(out, "seed 1")) == 4
         write(out, "seed 1")
     assert names(out) == WHOLE and holds_all(out)
@@ -208,11 +209,11 @@ def test_machines_find_each_other_in_every_kind_of_place(tmp_path: Path, monkeyp
     assert not OutputFolder.of(Path(".")).is_occupied()
     with ShardWriter(tmp_path / "data", recipe="seed 1") as writer:
         assert not OutputFolder.of(tmp_path / "data").is_occupied()
-        writer.add("c0", first.wait_for("c0"), 1, 24, 2, 2)
+        writer.add("c0", first.wait_for("c0", 1), 1, 24, 2, 2)
         first.remove("c0")
     assert OutputFolder.of(tmp_path / "data").is_occupied()
     first.close()
-    assert names(tmp_path / "scratch") == [INDEX, SHARDS[0]]
+    assert names(tmp_path / "scratch") == [INDEX, MANIFEST, SHARDS[0]]
 
 
 @pytest.mark.parametrize("check", [lambda path: ShardWriter(path).__enter__(), check_folder, check_file])

@@ -37,6 +37,7 @@ def test_a_stopped_piece_of_work_says_so(clock: list[float], capsys: pytest.Capt
 
 def test_only_rank_0_speaks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with progress("train", total=1) as bar:
         bar.advance(1)
     assert capsys.readouterr().err == ""

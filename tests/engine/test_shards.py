@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from phys4d.engine.data import shards
+from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.data.shards import JOURNAL, ShardWriter
 from phys4d.engine.errors import UserError
 
@@ -34,9 +36,9 @@ def test_tarfile_and_the_index_find_every_member(
     members: list[dict[str, bytes]], shard_bytes: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = write(tmp_path_factory.mktemp("data") / "clips", members, shard_bytes)
-    shards = sorted(folder.glob("shard-*.tar"))
+    files = sorted(folder.glob("shard-*.tar"))
     in_tar = {}
-    for shard in shards:
+    for shard in files:
         with tarfile.open(shard) as tar:
             in_tar |= {(shard.name, info.name): tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
     rows = pq.read_table(folder / "index.parquet").to_pylist()
@@ -49,14 +51,14 @@ def test_tarfile_and_the_index_find_every_member(
             assert data == clip[member["name"]] and member["sha256"] == hashlib.sha256(data).hexdigest()
             by_offset[row["shard"], f"{row['key']}.{member['name']}"] = data
     assert by_offset == in_tar and len(by_offset) == sum(map(len, members))
-    assert all(shard.stat().st_size <= max(shard_bytes, 3 * 3072) + 1024 for shard in shards)
+    assert all(shard.stat().st_size <= max(shard_bytes, 3 * 3072) + 1024 for shard in files)
 
 
 def test_the_bytes_depend_on_the_clips_only(tmp_path: Path) -> None:
     members = [{"mp4": b"v" * 700, "json": b"{}"} for _ in range(3)]
     first, second = (write(tmp_path / name, members, 3000) for name in ("a", "b"))
     names = sorted(path.name for path in first.iterdir())
-    assert names == ["index.parquet", "shard-000000.tar", "shard-000001.tar", "shard-000002.tar"]
+    assert names == ["index.parquet", "manifest.json", "shard-000000.tar", "shard-000001.tar", "shard-000002.tar"]
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
@@ -83,13 +85,17 @@ def test_a_kill_leaves_no_dataset_and_the_next_writer_starts_clean(
     assert [path.name for path in tmp_path.iterdir()] == ["clips"]
     assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == [
         "index.parquet",
+        "manifest.json",
         "shard-000000.tar",
     ]
 
 
-@pytest.mark.parametrize("torn", ["between clips", "inside a clip", "inside a line of the journal"])
+@pytest.mark.parametrize(
+    ("torn", "left"),
+    [("between clips", 5), ("inside a clip", 5), ("inside a line of the journal", 5), ("one bit of the journal", 2)],
+)
 def test_after_a_kill_a_writer_with_the_same_recipe_goes_on_to_the_same_bytes(
-    tmp_path: Path, in_child: Callable[[Callable[[], None]], int], torn: str
+    tmp_path: Path, in_child: Callable[[Callable[[], None]], int], torn: str, left: int
 ) -> None:
     def clip(number: int) -> dict[str, bytes]:
         return {"mp4": bytes([number]) * (500 + 100 * number), "json": b"{}"}
@@ -102,13 +108,17 @@ def test_after_a_kill_a_writer_with_the_same_recipe_goes_on_to_the_same_bytes(
 
     assert in_child(killed) == -signal.SIGKILL
     partial = tmp_path / ".clips.partial"
-    if torn != "between clips":
+    if torn == "one bit of the journal":
+        lines = (partial / JOURNAL).read_bytes().splitlines(keepends=True)
+        lines[3] = lines[3].replace(b'"frames": 1', b'"frames": 3')
+        (partial / JOURNAL).write_bytes(b"".join(lines))
+    elif torn != "between clips":
         name = JOURNAL if "journal" in torn else sorted(path.name for path in partial.glob("shard-*"))[-1]
         with open(partial / name, "ab") as file:
             file.write(b'{"key": "clip-5", "sha' * 40)
     with pytest.raises(UserError, match="clips: begun with other settings .seed 1.: give the same ones again, or"):
         ShardWriter(tmp_path / "clips", recipe="seed 2").__enter__()
-    for folder, kept in (("clips", 5), ("whole", 0)):
+    for folder, kept in (("clips", left), ("whole", 0)):
         with ShardWriter(tmp_path / folder, shard_bytes=5000, recipe="seed 1") as writer:
             assert writer.kept == kept
             for number in range(kept, 9):
@@ -149,3 +159,26 @@ def test_keys_are_checked(tmp_path: Path) -> None:
                 writer.add(key, {"mp4": b"x"}, 1, 24, 2, 2)
         with pytest.raises(ValueError, match="expected members named like 'mp4'"):
             writer.add("b", {"a.b": b"x"}, 1, 24, 2, 2)
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_writer_that_waits_at_the_lock_while_another_finishes_touches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existed: bool
+) -> None:
+    out = tmp_path / "clips"
+    if existed:
+        out.mkdir()
+    first = ShardWriter(out)
+    first.__enter__()
+    first.add("a", {"json": b"{}"}, 1, 24, 2, 2)
+    second, flock = ShardWriter(out), shards.fcntl.flock
+
+    def late(lock: int, how: int) -> None:
+        monkeypatch.setattr(shards.fcntl, "flock", flock)
+        first.__exit__(None, None, None)
+        flock(lock, how)
+
+    monkeypatch.setattr(shards.fcntl, "flock", late)
+    with pytest.raises(UserError, match="clips: another process has just written this dataset: choose another folder"):
+        second.__enter__()
+    assert len(ClipDataset(out)) == 1 and [path.name for path in tmp_path.iterdir()] == ["clips"]

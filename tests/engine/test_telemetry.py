@@ -130,6 +130,7 @@ def test_a_link_to_a_folder_and_the_working_directory_hold_runs(
 
 def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with Run.create(tmp_path / "run", Settings(), resume=False) as run:
         run.resume_at("a", 0)
         run.log("a", 1, {"loss": 1.0})

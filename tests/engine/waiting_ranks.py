@@ -1,4 +1,5 @@
-"""Two ranks of which the first works alone for longer than a collective may take. Prints what each rank got, as JSON.
+"""Two ranks of which the first works alone for longer than the time limit. Prints what each rank got, as JSON; then the
+first one exceeds a limit that holds, and the watchdog ends both.
 
 python waiting_ranks.py PORT
 """
@@ -7,10 +8,10 @@ import json
 import os
 import sys
 import time
-from datetime import timedelta
 
 from phys4d.engine.errors import FaultElsewhere, UserError
 from phys4d.engine.parallel import Parallel, on_all_ranks
+from phys4d.engine.watchdog import Timeouts
 
 LIMIT, LONGER = 2.0, 3.0  # seconds
 
@@ -28,8 +29,9 @@ def at_fault() -> None:
 def main(rank: int, port: str) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    parallel = Parallel.start(timedelta(seconds=LIMIT))
-    got: dict[str, object] = {"alone": parallel.on_rank_zero(work)}
+    parallel = Parallel.start(Timeouts(other=LIMIT))
+    with parallel.at("the work of one rank"):
+        got: dict[str, object] = {"alone": parallel.on_rank_zero(work)}
     if rank == 1:
         time.sleep(LONGER)
     got["gathered"] = parallel.gather({"rank": rank})
@@ -37,12 +39,9 @@ def main(rank: int, port: str) -> None:
         parallel.on_rank_zero(at_fault)
     except (UserError, FaultElsewhere) as fault:
         got["fault"] = f"{type(fault).__name__}: {fault}"
-    try:  # what the limit does to a rank that waits under it
-        on_all_ranks(work if rank == 0 else lambda: None)
-    except RuntimeError as error:
-        got["limited"] = type(error).__name__
     os.write(1, (json.dumps({"rank": rank} | got) + "\n").encode())
-    os._exit(0)  # the group is broken now
+    with parallel.at("work under a limit"):
+        on_all_ranks((lambda: time.sleep(100)) if rank == 0 else lambda: None)
 
 
 if __name__ == "__main__":

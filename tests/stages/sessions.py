@@ -6,8 +6,11 @@ One request a line on standard input, one answer a line on standard output, both
 
 kill: SIGKILL when the stage begins that step (from 0); with "moment": n, at the n-th call that changes the disk for
 good, in the checkpoint behind that many steps; with "export": true, when the stage's model is written but not yet in
-its place. fill: {"file": "path", "leave": bytes, "step": 3}: in this step of `backbone` the first rank fills the disk
-with that file up to so many bytes. record: rewards, conditions and noise keys of `reinforce` go there.
+its place; with "rank": n, on that rank alone. stop: {"rank": 1, "stage": "finetune", "step": 2}: that rank gets a
+SIGSTOP when it begins that step, or, with "sleeps": true, sleeps for ever; stopped processes are killed when all others
+have ended. terminate: rank 0 gets two SIGTERMs, three seconds apart, when the other one is stopped. fill: {"file":
+"path", "leave": bytes, "step": 3}: in this step of `backbone` the first rank fills the disk with that file up to so
+many bytes. record: rewards, conditions and noise keys of `reinforce` go there.
 """
 
 import json
@@ -17,6 +20,8 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +68,28 @@ def kill_at(stage: str, step: int = 0, moment: int | None = None, export: bool =
         objective.update = deadly_update
     else:
         checkpoint.save = deadly_save
+
+
+def stop_at(stage: str, step: int, sleeps: bool = False) -> None:
+    """Arranges that this process stands still."""
+    objective = STAGES[stage].objective
+    update = objective.update
+
+    def halted_update(self: Any, now: int, optimizer_step: Any) -> Any:
+        if now == step:
+            time.sleep(3600) if sleeps else os.kill(os.getpid(), signal.SIGSTOP)
+        return update(self, now, optimizer_step)
+
+    objective.update = halted_update
+
+
+def terminate(process: int, stopped: int) -> None:
+    """Sends two SIGTERMs to a process, three seconds apart, when the other one is stopped."""
+    while "\nState:\tT" not in Path(f"/proc/{stopped}/status").read_text():
+        time.sleep(0.1)
+    for _ in range(2):
+        time.sleep(3)
+        os.kill(process, signal.SIGTERM)
 
 
 def die_at_call(moment: int) -> None:
@@ -120,8 +147,10 @@ def child(request: dict[str, Any], rank: int, port: int, errors: Path) -> None:
     if ranks > 1:
         os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{ranks}"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
-    if kill := request.get("kill"):
+    if (kill := dict(request.get("kill", {}))) and kill.pop("rank", rank) == rank:
         kill_at(**kill)
+    if (stop := dict(request.get("stop", {}))) and stop.pop("rank") == rank:
+        stop_at(**stop)
     if rank == 0 and (fill := request.get("fill")):
         fill_disk(**fill)
     if record := request.get("record"):
@@ -153,7 +182,16 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
                     sys.stderr.flush()
                     os._exit(status)
             children.append(process)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in children]
+        stands = request.get("stop", {"sleeps": True})
+        if request.get("terminate"):
+            threading.Thread(target=terminate, args=(children[0], children[stands["rank"]])).start()
+        if not stands.get("sleeps"):
+            children.append(children.pop(stands["rank"]))
+        codes = []
+        for process in children:
+            if process == children[-1] and not stands.get("sleeps"):
+                os.kill(process, signal.SIGKILL)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
         return {"codes": codes, "errors": [file.read_text() for file in errors]}
 
 

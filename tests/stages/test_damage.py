@@ -75,3 +75,58 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_gives_the_same_weights
 
     assert main([*command, *every, "--resume=previous"]) == 2
     assert "every stage is finished: there is no checkpoint to go back from" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def measured(write_run: WriteRun, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder of a finished run that was evaluated, and the command that resumes it."""
+    root = tmp_path_factory.mktemp("measured")
+    command = ["train", str(write_run(root / "run.toml", root / "out", clips, ["backbone", "pretrain"]))]
+    assert main(command) == 0
+    return root / "out", [*command, "--resume"]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "cut": lambda data: data[: len(data) // 2],
+    "no text": lambda data: b"\xff\xfe\x00" + data,
+    "another type": lambda data: b"[3]",
+    "other values": lambda data: b'{"seconds": 1e999, "stages": {"a": NaN}, "identities": 3, "resumed": {}}',
+    "deep": lambda data: b"[" * 100_000,
+}
+STATE = ("clock.json", "provenance.json", "metrics.jsonl", "summary.json", "latest", "report.html")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_that_only_describes_the_run_is_named_and_written_anew(
+    measured: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    folder, resume = measured
+    whole = {name: (folder / name).read_bytes() for name in STATE}
+    for name, data in whole.items():
+        (folder / name).write_bytes(DAMAGES[damage](data))
+    capsys.readouterr()
+    assert main(resume) == 0
+    said = capsys.readouterr().err.splitlines()
+    for name, line in zip(("provenance.json", "clock.json"), said, strict=False):
+        assert line.startswith(f"{folder / name}: is damaged (") and f", renamed to {name}.damaged: " in line
+        (folder / f"{name}.damaged").unlink()
+    for name, data in whole.items():
+        (folder / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_that_the_run_stands_on_is_one_line(
+    measured: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    folder, resume = measured
+    for name in ("config.toml", "evaluation/pretrain.json", "evaluation/truth.npz", "evaluation/manifest.json"):
+        path = folder / name
+        whole = path.read_bytes()
+        path.write_bytes(DAMAGES[damage](whole))
+        capsys.readouterr()
+        assert main(resume) == 2, name
+        said = capsys.readouterr().err
+        assert said.startswith(f"phys4d: error: {path}: ") and said.count("\n") == 1, said
+        path.write_bytes(whole)
+    assert main(resume) == 0

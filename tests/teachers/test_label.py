@@ -88,6 +88,38 @@ def test_videos_stay_and_the_record_names_teachers_but_no_truth(write_clips: Wri
         assert not {"objects", "tracks"} & meta.keys()
 
 
+class Tired(Ramp):
+    """Fails at the clip after `clips` of them."""
+
+    def __init__(self, clips: int, weights: str = "one") -> None:
+        self.clips, self.weights = clips, weights
+
+    def provenance(self) -> dict[str, Any]:
+        return super().provenance() | {"weights_sha256": self.weights}
+
+    def label(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.clips == 0:
+            raise ZeroDivisionError
+        self.clips -= 1
+        return super().label(video)
+
+
+def test_labelling_goes_on_after_its_finished_clips_with_the_same_teachers_alone(
+    write_clips: Write, tmp_path: Path
+) -> None:
+    videos, out = write_clips("videos", 2, 7, truth=False), tmp_path / "labels"
+    label_dataset(videos, tmp_path / "at once", Tired(7), Shift())
+    for clips in (5, 0):
+        with pytest.raises(ZeroDivisionError):
+            label_dataset(videos, out, Tired(clips), Shift())
+    with pytest.raises(UserError, match="labels: begun with other settings"):
+        label_dataset(videos, out, Tired(9, weights="other"), Shift())
+    rest = Tired(9)
+    label_dataset(videos, out, rest, Shift())
+    assert rest.clips == 9 - 2
+    assert digest(out) == digest(tmp_path / "at once")
+
+
 def test_arrays_follow_their_definitions(write_clips: Write, tmp_path: Path) -> None:
     label_dataset(write_clips("videos", 2, 1, truth=False), tmp_path / "labels", Ramp(), Shift())
     sample = ClipDataset(tmp_path / "labels")[0]
