@@ -71,8 +71,8 @@ class Clips:
         stage, step and place in the global batch only. The run ends if more than `bad_clips.MOST_BAD` are bad.
 
     The attribute `skipped` holds what is wrong with each clip that was replaced on any rank, by key, on rank 0;
-    `on_skip` is called there with step, key and fault of each, once; `earlier` gives those of earlier sessions. `latest`
-    holds the keys of the latest batch of this rank.
+    `on_skip` is called there with step, key and fault of each, once; `earlier` gives those of earlier sessions.
+    `latest` holds the keys of the latest batch of this rank.
     """
 
     def __init__(

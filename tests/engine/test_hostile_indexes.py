@@ -15,6 +15,18 @@ from phys4d.engine.errors import UserError
 Write = Callable[[dict[int, dict[str, bytes]]], Path]
 
 
+@pytest.fixture
+def write_dataset(write_dataset: Write) -> Write:
+    """Without the manifest, as another program or a hostile writer leaves it."""
+
+    def write(replaced: dict[int, dict[str, bytes]]) -> Path:
+        folder = write_dataset(replaced)
+        (folder / "manifest.json").unlink()
+        return folder
+
+    return write
+
+
 def reindexed(folder: Path, change: Callable[[list[dict[str, Any]]], object]) -> Path:
     rows = pq.read_table(folder / "index.parquet").to_pylist()
     change(rows)

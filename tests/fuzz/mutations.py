@@ -77,10 +77,12 @@ def toml_text(data: bytes, draw: Random) -> bytes:
     lines = data.decode().split("\n")
     at, other = draw.randrange(len(lines)), draw.randrange(len(lines))
     key, equals, _ = lines[at].partition("=")
-    values = ("1e400", "9" * 4000, '"' + "x" * 3000 + '"', "[" * 3000, "{a=" * 200, '"\\u001b[2J"', "-1", "nan", "''", "[]")
+    values = (
+        "1e400", "9" * 4000, '"' + "x" * 3000 + '"', "[" * 3000, "{a=" * 200, '"\\u001b[2J"', "-1", "nan", "''", "[]",
+    )  # fmt: skip
     ways = (
         lambda: lines[at : at + 1] * 2,
-        lambda: [],
+        list,
         lambda: [lines[other]],
         lambda: [f"{key or 'a'}{equals or '='} {draw.choice(values)}"],
         lambda: ["a" + ".a" * draw.choice((10, 30_000)) + " = 1", lines[at]],
