@@ -57,9 +57,11 @@ def base_of(card: Card, folder: Path) -> Path:
     """The folder that holds the backbone, or UserError where it was moved or removed."""
     try:
         base = folder if card.base is None else (folder / card.base).resolve()
+        config = base / "transformer" / "config.json"
+        found = config.is_file()
     except (ValueError, OSError, RuntimeError) as error:  # a character 0, a name that is too long, links in a circle
-        raise UserError(f"{folder / CARD}: base: {error}: this file is damaged") from None
-    config = base / "transformer" / "config.json"
-    if not config.is_file():
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{folder / CARD}: base: is no path ({reason}): this file is damaged") from None
+    if not found:
         raise UserError(f"{config}: no such file: the folder that holds the backbone was moved or removed")
     return base

@@ -106,8 +106,9 @@ def on_meta(path: Path, build: Callable[[], Any]) -> Any:
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             return build()
-    except (TypeError, ValueError, RuntimeError, AttributeError, ZeroDivisionError) as error:
-        raise UserError(f"{path}: builds no model ({' '.join(str(error).split())}): download it again") from None
+    except (TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError, AssertionError, LookupError) as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: builds no model ({why}): download it again") from None
 
 
 def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -158,6 +158,15 @@ def test_a_video_whose_header_understates_its_frames() -> None:
         PyAVDecoder().decode(bytes(data), 0, 3, (16, 24))
 
 
+def test_a_codec_that_is_not_known() -> None:
+    data = bytearray(encode_mp4(np.zeros((3, 16, 16, 3), np.uint8), 12))
+    at = data.index(b"avc1", data.index(b"stsd"))
+    data[at : at + 4] = b"\0zzz"
+    for read in (frame_count, lambda data: PyAVDecoder().decode(data, 0, 1)):
+        with pytest.raises(ValueError, match="codec that is not known"):
+            read(bytes(data))
+
+
 def table(kind: bytes, numbers: tuple[int, ...]) -> bytes:
     """A box of 32-bit numbers inside the boxes that hold tables of frames."""
     content = struct.pack(f">{len(numbers)}I", *numbers)

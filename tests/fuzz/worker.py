@@ -1,6 +1,7 @@
 """Reads mutated inputs in this process, one request a line: python -m tests.fuzz.worker
 
-Request: {"kind": "shard", "seed": 7}; answer: {"outcome": ..., "detail": ..., "peak": MiB, "seconds": ...}, both JSON.
+Request: {"kind": "shard", "seed": 7}; without a seed the worker imports and makes what the kind needs. Answer:
+{"outcome": ..., "detail": ..., "peak": MiB, "seconds": ...}. Both are JSON.
 """
 
 import json
@@ -37,9 +38,11 @@ def sound(kind: str) -> tuple[Case, dict[str, str]]:
             return case, {}
 
 
-def answer(kind: str, seed: int) -> dict[str, object]:
+def answer(kind: str, seed: int | None = None) -> dict[str, object]:
     """What reading the mutated input `seed` of a kind leads to: same, refused, changed or traceback."""
     case, expected = sound(kind)
+    if seed is None:
+        return {"outcome": "ready"}
     with TemporaryDirectory() as folder:
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(20_000)  # to make documents that are deeper than any reader takes
