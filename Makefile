@@ -19,16 +19,18 @@ NATIVE := $(wildcard kernels/native/src/*)
 PYTHON_CHECK := import sys, importlib.util as u; print((sys.version_info >= (3, 11)) * (1 + bool(u.find_spec("ensurepip"))))
 
 OUT ?= runs/gpu
+SOURCE ?= runs/diffusers
 JOBS ?= 2
 # A test that hangs fails, with the stacks of its threads.
 HANGS := -o faulthandler_timeout=400 -o faulthandler_exit_on_timeout=true
 
-.PHONY: help venv demo test test-slow test-matrix mutate test-gpu bench-gpu lint docs clean
+.PHONY: help venv demo test test-slow test-diffusers test-matrix mutate test-gpu bench-gpu lint docs clean
 
 help:
 	@echo "make demo       the whole pipeline on this machine, from simulation to runs/demo/report.html"
 	@echo "make test       ruff, mypy and the tests, on JOBS=$(JOBS) cores"
 	@echo "make test-slow  chaos, fuzz and long tests"
+	@echo "make test-diffusers  diffusers' own tests, fetched into SOURCE=$(SOURCE), with and without acceleration"
 	@echo "make test-matrix  the kernels' tests with torch 2.11, triton 3.6, Python 3.12 and with 2.13, 3.7.1, 3.11"
 	@echo "make mutate     plants small faults and says which no test notices; an hour and more"
 	@echo "make test-gpu   the tests of the kernels on a GPU; make bench-gpu checks and times them, beside every peer"
@@ -47,6 +49,9 @@ test: lint
 test-slow: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not gpu and not interpreted"
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "interpreted and slow" tests/kernels
+
+test-diffusers: venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m phys4d.benchmarks.diffusers_tests --source $(SOURCE)
 
 # The kernels' tests in two environments, which hold only what these tests import: triton 3.6's interpreter needs an older
 # numpy, scipy is what Chamfer is compared with. The native kernels are those that `make venv` built.

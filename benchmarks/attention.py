@@ -46,11 +46,13 @@ def small(case: AttentionCase) -> AttentionCase:
 def naive(case: AttentionCase) -> Attend:
     """Attention as models write it: norm, rotate, rearrange into rows, multiply, softmax in float32, multiply."""
 
-    def dense(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> tuple[Tensor, None]:
+    def dense(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, causal: bool) -> tuple[Tensor, None]:
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         scores = (q * case.dim**-0.5) @ k.transpose(-1, -2)
         if visible is not None:
-            scores = scores.masked_fill(~visible[:, None], -torch.inf)
+            scores = scores.masked_fill(~visible, -torch.inf)
+        if causal:
+            scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
         return (F.softmax(scores.float(), dim=-1).to(q.dtype) @ v).transpose(1, 2), None
 
     def attend(q: Tensor, k: Tensor, v: Tensor, *weights: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ class AttentionCase:
     dim: int
     words: int = 0
     lanes: tuple[int, int, int] | None = None  # rotated lanes per axis; None: without norm (RMS per head) and rotation
+    kv_heads: int | None = None  # heads of keys and values; None: as many as of queries
+    mask: torch.dtype | None = None  # of a mask [1, 1, S, S]; None: without
 
     @property
     def tokens(self) -> int:
@@ -86,8 +88,19 @@ def _every_pattern(*dims: int, suffix: str = "") -> tuple[AttentionCase, ...]:
 
 
 # Compiled and not timed: every pattern at head dimensions of no listed model, in bfloat16, and some in float32. Not in
-# float32: rows of 64 and 128 tokens, which the kernel of short rows multiplies whole, and which spill kilobytes.
+# float32: rows of 64 and 128 tokens, which the kernel of short rows multiplies whole, and which spill kilobytes. REACH:
+# heads that share keys, causal sequences and masks.
 VARIETY = _every_pattern(16, 40, 96)
+REACH = (
+    AttentionCase("causal-64", "no model", Full(causal=True), 1, (8, 16, 16), 4, 64),
+    AttentionCase("causal-128", "no model", Full(causal=True), 1, (8, 16, 16), 4, 128),
+    AttentionCase("shared-64", "no model", Full(), 1, (8, 16, 16), 8, 64, kv_heads=2),
+    AttentionCase("shared-128", "no model", Full(causal=True), 1, (8, 16, 16), 8, 128, kv_heads=1),
+    AttentionCase("shared-spatial-72", "no model", Spatial(), 1, (8, 16, 16), 8, 72, 32, kv_heads=2),
+    AttentionCase("masked-64", "no model", Full(), 1, (8, 16, 16), 4, 64, mask=torch.bool),
+    AttentionCase("masked-128", "no model", Full(), 1, (8, 16, 16), 4, 128, mask=torch.bool),
+    AttentionCase("added-128", "no model", Full(), 1, (8, 16, 16), 4, 128, mask=torch.bfloat16),
+)
 FLOAT32 = tuple(
     case
     for case in _every_pattern(64, 128, 256, suffix="-float32")

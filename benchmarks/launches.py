@@ -15,16 +15,21 @@ def attention(case: Any, dtype: torch.dtype) -> None:
     from phys4d.kernels.attention.qk_transform import NO_TRANSFORM
     from phys4d.kernels.elementwise import Rope
 
-    shape = (case.batch, case.tokens, case.heads, case.dim)
-    q, k, v = (torch.empty(shape, dtype=dtype, device="meta") for _ in range(3))
+    q, k, v = (
+        torch.empty(case.batch, case.tokens, heads, case.dim, dtype=dtype, device="meta")
+        for heads in (case.heads, *(case.kv_heads or case.heads,) * 2)
+    )
+    mask = None
+    if case.mask is not None:
+        mask = torch.empty(1, 1, case.tokens, case.tokens, dtype=case.mask, device="meta")
     where = ops.flat_pattern(case.pattern, case.grid, (case.words, "first") if case.words else None)
     transform: Any = NO_TRANSFORM
     if case.lanes is not None:
-        tables = list(Rope.make(case.grid, case.lanes, device="meta").tables)
+        tables = Rope.make(case.grid, case.lanes, device="meta").tables
         weight = torch.empty(case.dim, dtype=dtype, device="meta")
-        transform = (weight, weight, None, None, tables, "rms", 1e-6, "interleaved")
-    out, lse = ops.forward(q, k, v, *where, None, case.dim**-0.5, False, *transform)
-    rest: list[Any] = [*where, None, case.dim**-0.5, *transform, True]
+        transform = (weight, weight, None, None, *tables, "rms", 1e-6, "interleaved")
+    out, lse = ops.forward(q, k, v, *where, None, mask, case.dim**-0.5, False, *transform)
+    rest: list[Any] = [*where, None, mask, case.dim**-0.5, *transform, True]
     ops.backward(q, k, v, out, lse, torch.empty_like(out), None, *rest)
 
 
@@ -36,11 +41,12 @@ def norm_rope(case: Any, dtype: torch.dtype) -> None:
     x = torch.empty((1, case.tokens, case.heads, case.dim), dtype=dtype, device="meta")
     lanes = case.heads * case.dim if case.kind == "rms_across_heads" else case.dim
     weight = torch.empty(lanes, dtype=dtype, device="meta")
-    tables = list(Rope.make(case.grid, case.lanes, layout=case.layout, device="meta").tables)
-    rest = (weight, weight if case.kind == "layer" else None, case.kind, 1e-6, tables, case.layout, list(case.grid))
-    forward(x, *rest, -case.words)
+    tables = Rope.make(case.grid, case.lanes, layout=case.layout, device="meta").tables
+    bias = weight if case.kind == "layer" else None
+    rest: list[Any] = [weight, bias, case.kind, 1e-6, *tables, case.layout, list(case.grid), -case.words]
+    forward(x, *rest)
     for weight_gradient in (False, True):
-        backward(x, x, *rest, -case.words, weight_gradient)
+        backward(*[x, x, *rest, weight_gradient])
 
 
 def adaptive_norm(case: Any, dtype: torch.dtype) -> None:
@@ -52,14 +58,18 @@ def adaptive_norm(case: Any, dtype: torch.dtype) -> None:
     affine = torch.empty(case.width, dtype=dtype, device="meta") if case.affine else None
     table = torch.empty((case.rows, 6, case.width), dtype=case.table, device="meta")
     gate, scale, shift = (table[:, k] if case.modulated else None for k in range(3))
-    index, plan = None, []
+    plan: list[Any] = [None] * 5
     if case.mixed:
         rows = TokenRows.of(torch.arange(case.tokens)[None] % case.rows, case.rows)
-        index, *plan = (t.to("meta") for t in (rows.index, rows.order, rows.forward, rows.backward, rows.begins))
-    stream, out, stats = forward(x, x, gate, affine, affine, scale, shift, index, plan, "layer", 1e-6)
+        plan = [t.to("meta") for t in (rows.index, rows.order, rows.forward, rows.backward, rows.begins)]
+    index, order, short, long, begins = plan
+    stream, out, stats = forward(
+        x, x, gate, affine, affine, scale, shift, index, order, short, long, begins, "layer", 1e-6
+    )
     for y in (None, x) if case.modulated else (None,):
         wanted = y is not None or case.affine
-        backward(stream, y, dtype, gate, affine, scale, stats, out, out, index, plan, "layer", case.rows, wanted)
+        rest = index, order, long, begins, "layer", case.rows, wanted
+        backward(stream, y, dtype, gate, affine, scale, stats, out, out, *rest)
 
 
 def _warp_consistency() -> None:

@@ -29,7 +29,7 @@ import torch
 import triton
 
 from phys4d.benchmarks import launches, results
-from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, FLOAT32, NORM_ROPE, VARIETY
+from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, FLOAT32, NORM_ROPE, REACH, VARIETY
 from phys4d.benchmarks.compile_only import CompileOnlyDriver
 from phys4d.benchmarks.occupancy import occupancy
 from phys4d.benchmarks.sass import instruction_counts, mnemonics
@@ -160,7 +160,7 @@ def compile_case(name: str, arch: int) -> list[Kernel]:
     """Compiles all kernels of one case for one architecture: geometry and `FLOAT32` in float32, others in bfloat16."""
     if name in launches.GEOMETRY:
         return list(_compiled(arch, name, launches.GEOMETRY[name]))
-    attention = {case.name: case for case in (*ATTENTION, *VARIETY, *FLOAT32)}
+    attention = {case.name: case for case in (*ATTENTION, *VARIETY, *REACH, *FLOAT32)}
     elementwise = {case.name: case for case in NORM_ROPE}
     if name in attention:
         dtype = torch.float32 if attention[name] in FLOAT32 else torch.bfloat16
@@ -203,6 +203,7 @@ def main() -> None:
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100], choices=sorted(SHARED_MEMORY))
     parser.add_argument("--case", nargs="+", default=names, choices=names)
     parser.add_argument("--variety", action="store_true", help="every attention pattern at other head dimensions")
+    parser.add_argument("--reach", action="store_true", help="heads that share keys, causal sequences and masks")
     parser.add_argument("--float32", action="store_true", help="every attention pattern in float32")
     parser.add_argument("--geometry", action="store_true", help="the kernels of 4D geometry")
     parser.add_argument("--json", type=Path, help="write the result to this file")
@@ -210,6 +211,8 @@ def main() -> None:
     if triton.knobs.runtime.interpret:
         parser.error("TRITON_INTERPRET is set: the interpreter compiles nothing")
     chosen = [case.name for case in VARIETY] if options.variety else options.case
+    if options.reach:
+        chosen = [case.name for case in REACH]
     if options.float32:
         chosen = [case.name for case in FLOAT32]
     if options.geometry:

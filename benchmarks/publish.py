@@ -18,6 +18,7 @@ from phys4d.benchmarks import (
     block_memory,
     chamfer,
     demo,
+    diffusers_tests,
     geometry_predictions,
     host_cost,
     losses,
@@ -41,7 +42,7 @@ README = "README.md"
 ATTENTION_PAGE, ELEMENTWISE_PAGE = "docs/attention-kernels.md", "docs/elementwise-kernels.md"
 MODELS_PAGE = "docs/pretrained-models.md"
 GEOMETRY_PAGE, SIMULATION_PAGE, POLICY_PAGE = "docs/geometry-kernels.md", "docs/simulation.md", "docs/policy-study.md"
-RUN_PAGE = "docs/gpu-run.md"
+RUN_PAGE, WAYS_PAGE = "docs/gpu-run.md", "docs/ways-into-a-model.md"
 ELEMENTWISE = (*NORM_ROPE, *ADAPTIVE_NORM)
 MACHINE_CODE, GEOMETRY_CODE = "machine-code.json", "machine-code-geometry.json"
 Kernels = list[dict[str, Any]]
@@ -107,6 +108,7 @@ PARTS = (
     Part(GEOMETRY_PAGE, "chamfer", ("chamfer/chamfer.json",), chamfer.summary),
     Part(GEOMETRY_PAGE, "warping", ("warping/warping.json",), warping.summary),
     Part(GEOMETRY_PAGE, "machine code", (GEOMETRY_CODE,), machine_code.table),
+    Part(WAYS_PAGE, "diffusers tests", ("diffusers-tests.json",), diffusers_tests.summary),
     Part(RUN_PAGE, "plan", (), run_plan.table),
     Part(RUN_PAGE, "measured run", (), tables.walls),
     Part(RUN_PAGE, "measured step", (), tables.steps),

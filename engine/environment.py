@@ -1,4 +1,4 @@
-"""The environment variables by which a launcher tells a process its rank, checked."""
+"""The environment variables in which a launcher gives a process its rank, checked."""
 
 import os
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ def place(names: tuple[str, str] = _TORCHRUN, environment: Mapping[str, str] = o
     """The place that the launcher gave to this process.
 
     names: variables of rank and world size, by default torchrun's.
+    environment: the variables.
 
     Raises UserError if one of both is missing, or they are not a rank and a number of processes.
     """

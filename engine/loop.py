@@ -148,6 +148,7 @@ def _steps(
 
     def save(done: int) -> Path:
         with parallel.at(f"saving step {done} of {objective.name}"):
+            on_all_ranks(run.sync)
             path = checkpoint.save(run.folder, objective.name, done, state.state(), keep=loop.keep)
             on_all_ranks(run.clock.save)  # a later kill loses only the time from here on
         return path

@@ -105,7 +105,7 @@ class Parallel:
         return nullcontext() if self._watchdog is None else self._watchdog.at(what, limit)
 
     def passed(self) -> None:
-        """Tells the watchdog that this rank goes on; for long work within one `at`."""
+        """Notes for the watchdog that this rank goes on; for long work within one `at`."""
         if self._watchdog is not None:
             self._watchdog.passed()
 

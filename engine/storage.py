@@ -55,7 +55,9 @@ def read_record(path: Path, record: type[Record], effect: str) -> Record | None:
     A damaged file is renamed, so that it can be written anew, and a line on standard error says so, and the effect of
     that.
 
+    path: the file.
     record: pydantic model of the content.
+    effect: of a damaged file, for that line.
     """
     try:
         return record.model_validate_json(path.read_bytes())
@@ -83,6 +85,10 @@ class AppendOnlyFile:
         rest = memoryview(data)
         while rest:
             rest = rest[self._file.write(rest) :]
+
+    def sync(self) -> None:
+        """Waits until what was appended is on the disk."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file."""

@@ -199,6 +199,12 @@ class Run:
         except OSError as error:
             raise self._not_written(error) from error
 
+    def sync(self) -> None:
+        """Waits until the log lines are on the disk, and saves the clock; before a checkpoint, which they belong to."""
+        if self._metrics is not None:
+            self._metrics.sync()
+        self.clock.save()
+
     def note(self, stage: str, step: int, **facts: str) -> None:
         """Appends one line {"stage", "step", "time", ...facts} of text to metrics.jsonl; arguments as of `log`."""
         if not self.writes or self._metrics is None:

@@ -145,7 +145,7 @@ class Watchdog:
         return f"{_ranks(silent) if silent else 'another rank'} ended during {self._broke or self._at}"
 
     def stop(self) -> None:
-        """Ends the watch; the other ranks are not told."""
+        """Ends the watch of this rank alone."""
         self._stop.set()
         self._threads[1].join()
         self._threads[0].join(2 * _BEAT)  # it may wait for a store that is gone

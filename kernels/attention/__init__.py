@@ -7,6 +7,7 @@ from phys4d.kernels.attention.packed import attention_packed
 from phys4d.kernels.attention.parts import part_of
 from phys4d.kernels.attention.patterns import Full, Pattern, Spatial, Temporal, Window, allowed
 from phys4d.kernels.attention.reference import attention_reference
+from phys4d.kernels.attention.varlen import attention_varlen
 
 __all__ = [
     "BackendChoice",
@@ -20,6 +21,7 @@ __all__ = [
     "attention_backward",
     "attention_packed",
     "attention_reference",
+    "attention_varlen",
     "explain",
     "part_of",
 ]

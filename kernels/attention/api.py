@@ -1,5 +1,6 @@
 """The public attention function, and the choice of the backend that computes it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from phys4d.kernels.attention import measured
 from phys4d.kernels.attention.backends import BACKENDS, BackendChoice, triton
-from phys4d.kernels.attention.call import Call, autocast_dtype
+from phys4d.kernels.attention.call import Call, autocast_dtype, lengths_of
 from phys4d.kernels.attention.context import Context, Strategy, local_call, run_across, strategy
 from phys4d.kernels.attention.parts import Parts
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
@@ -46,12 +47,6 @@ def choose(call: Call, backend: str) -> BackendChoice:
     raise AssertionError("the reference serves every call")
 
 
-def check_rotation(call: Call, rope: Rope | None) -> None:
-    """ValueError where a rotation is asked for and the call does not say what it needs."""
-    if rope is not None and (call.grid is None or call.q.shape[1] != call.k.shape[1]):
-        raise ValueError("rope: needs the video's grid, and as many queries as keys")
-
-
 def _plan(call: Call, backend: str, context: Context) -> tuple[Strategy | None, BackendChoice]:
     """How the ranks work together (None without a group), and which backend computes on each."""
     if context not in ("auto", "ulysses", "ring"):
@@ -75,7 +70,8 @@ def attention(
     grid: Grid | None = None,
     pattern: Pattern = Full(),  # noqa: B008 (frozen)
     text: Text | None = None,
-    key_lengths: Tensor | None = None,
+    key_lengths: Tensor | Sequence[int] | None = None,
+    mask: Tensor | None = None,
     qk_norm: QKNorm | None = None,
     rope: Rope | None = None,
     scale: float | None = None,
@@ -88,26 +84,32 @@ def attention(
 
     Args:
         q: [B, S_q, heads, D], any strides with a contiguous last dimension.
-        k, v: [B, S_k, heads, D], likewise; S_k = S_q but for `Full`.
+        k: [B, S_k, kv_heads, D], likewise; S_k = S_q but for `Full`. kv_heads divides heads: head h of the queries
+            takes head h // (heads / kv_heads) of keys and values.
+        v: [B, S_k, kv_heads, D_v], likewise.
         grid: (T, H, W) of the video tokens; needed by every pattern but `Full`, and by `rope`.
-        pattern: Full() | Spatial() | Temporal(causal) | Window(t, h, w), see there.
+        pattern: Full(causal) | Spatial() | Temporal(causal) | Window(t, h, w), see there.
         text: (n, "first" | "last"): n text tokens stand before or after the video. Text queries see every
             key; video queries see the text and their pattern.
-        key_lengths: [B] integers on q's device, any stride; keys at and after that position are padding, which no
-            query sees.
+        key_lengths: [B] integers; keys at and after that position are padding, which no query sees. A tensor on q's
+            device, any stride, or a list or tuple of integers, which is copied there in every call.
+        mask: [B or 1, heads or 1, S_q or 1, S_k], beside the pattern: bool, true where a query sees a key, as torch has
+            it, or floating, added to the scaled scores, -inf for a key that is not seen. Its gradient is given by the
+            backends sdpa and reference.
         qk_norm: norm of queries and keys before anything else.
         rope: rotation of the video's queries and keys after the norm.
         scale: of the scores; D ** -0.5 if None.
         return_lse: also return lse.
         group: process group over whose ranks the sequence, text included, is divided: rank r of N passes the tokens
-            `part_of(S, r, N)` as q, k, v and gets those of out and lse, while `grid` (always needed then), `text` and
-            `key_lengths` are of the whole. Every rank calls with equal arguments, in forward and backward.
-        context: with a group: "ulysses" (any pattern; N divides the heads), "ring" (`Full` alone, any heads), or
-            "auto", the first of these that can serve. torch.compile takes Ulysses into one graph, not the ring.
+            `part_of(S, r, N)` as q, k, v and gets those of out and lse, while `grid` (always needed then), `text`,
+            `key_lengths` and `mask` are of the whole. Every rank calls with equal arguments, in forward and backward.
+        context: with a group: "ulysses" (any pattern; N divides heads and kv_heads), "ring" (`Full()` without a mask,
+            any heads), or "auto", the first of these that can serve. torch.compile takes Ulysses into one graph, not
+            the ring.
         backend: "auto" or one of those that `explain` names.
 
     Returns:
-        out [B, S_q, heads, D] in q's dtype (under autocast in autocast's); with `return_lse` also lse
+        out [B, S_q, heads, D_v] in q's dtype (under autocast in autocast's); with `return_lse` also lse
         [B, heads, S_q], the natural log of the scaled scores' sum, differentiable, float32 (float64 for float64). A
         query that sees no key gives 0 and -inf.
 
@@ -118,19 +120,19 @@ def attention(
     """
     if (lower := autocast_dtype(q.device)) is not None:
         q, k, v = (t.to(lower) for t in (q, k, v))
+    lengths = lengths_of(key_lengths, q)
     parts = None if group is None else Parts.of(group, grid, text)
-    call = Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse, parts, qk_norm, rope)
+    call = Call(q, k, v, grid, pattern, text, lengths, scale, return_lse, parts, qk_norm, rope, mask=mask)
     how, choice = _plan(call, backend, context)
     run = BACKENDS[choice.backend].run
     if qk_norm is not None or rope is not None:
-        check_rotation(call, rope)
         transform = _fused_transform(call, how, choice)
         if transform is not None:
             out, lse = triton.run(call, transform)
             return (out, lse) if return_lse else out
-        start = parts.own.start if parts else 0
+        start = parts.own.start if parts else None
         q, k = qk_norm_rope(q, k, qk_norm, rope, grid=grid or (1, 1, 1), text=text, start=start)
-        call = Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse, parts)
+        call = Call(q, k, v, grid, pattern, text, lengths, scale, return_lse, parts, mask=mask)
     out, lse = run(call) if how is None else run_across(call, how, run)
     return (out, lse) if return_lse else out
 
@@ -143,7 +145,8 @@ def explain(
     grid: Grid | None = None,
     pattern: Pattern = Full(),  # noqa: B008 (frozen)
     text: Text | None = None,
-    key_lengths: Tensor | None = None,
+    key_lengths: Tensor | Sequence[int] | None = None,
+    mask: Tensor | None = None,
     qk_norm: QKNorm | None = None,
     rope: Rope | None = None,
     scale: float | None = None,
@@ -156,10 +159,10 @@ def explain(
 
     With a group it says how the ranks would work together, and sends nothing.
     """
+    lengths = lengths_of(key_lengths, q)
     parts = None if group is None else Parts.of(group, grid, text)
-    call = Call(q, k, v, grid, pattern, text, key_lengths, scale, return_lse, parts, qk_norm, rope)
+    call = Call(q, k, v, grid, pattern, text, lengths, scale, return_lse, parts, qk_norm, rope, mask=mask)
     how, choice = _plan(call, backend, context)
     if qk_norm is None and rope is None:
         return choice
-    check_rotation(call, rope)
     return replace(choice, fused_transform=_fused_transform(call, how, choice) is not None)

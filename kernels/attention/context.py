@@ -4,6 +4,7 @@ Ulysses (Jacobs et al. 2023, DeepSpeed Ulysses) exchanges parts of the sequence 
 rank computes an ordinary call: all tokens, some heads. The ring, for `Full` alone, is in `ring.py`.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
@@ -27,23 +28,30 @@ def strategy(call: Call, context: Context) -> Strategy:
         ValueError: heads that do not divide, or a ring of another pattern than `Full`.
     """
     assert call.parts is not None
-    size, heads = call.parts.size, call.q.shape[2]
+    size, heads = call.parts.size, call.k.shape[2]  # kv_heads divide the heads of the queries
     unequal = None
     if heads % size:
         allowed = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
-        unequal = f"{heads} heads do not divide over {size} ranks (groups of {allowed} would do)"
-    full = call.pattern.sees_all
+        of = " of keys and values" if call.grouped else ""
+        unequal = f"{heads} heads{of} do not divide over {size} ranks (groups of {allowed} would do)"
+    full = call.pattern.sees_all and call.mask is None and not call.asymmetric
     if context == "ulysses":
         if unequal:
             raise ValueError(f"context 'ulysses': {unequal}")
         return "ulysses"
     if context == "ring":
         if not full:
-            raise ValueError(f"context 'ring': serves Full() alone, not {call.pattern}")
+            raise ValueError(f"context 'ring': serves Full() alone, not {_beyond_the_ring(call)}")
         return "ring"
     if unequal and not full:
         raise ValueError(f"context 'auto': Ulysses cannot serve, {unequal}; nor can the ring, for Full() alone")
     return "ring" if unequal else "ulysses"
+
+
+def _beyond_the_ring(call: Call) -> str:
+    if not call.pattern.sees_all:
+        return str(call.pattern)
+    return "with a mask" if call.mask is not None else "with values of another width than keys"
 
 
 def local_call(call: Call, how: Strategy) -> Call:
@@ -54,9 +62,18 @@ def local_call(call: Call, how: Strategy) -> Call:
     assert call.parts is not None
     if how == "ring":
         return ring.block(call, call.k, call.v, call.parts.rank)
-    heads = call.q.shape[2] // call.parts.size
-    q, k, v = (t[:, :1, :1].expand(-1, call.parts.count, heads, -1) for t in (call.q, call.k, call.v))
-    return replace(call, q=q, k=k, v=v, parts=None, divided=True)
+    q, k, v = (
+        t[:, :1, :1].expand(-1, call.parts.count, t.shape[2] // call.parts.size, -1) for t in (call.q, call.k, call.v)
+    )
+    return replace(call, q=q, k=k, v=v, mask=_own_heads(call), parts=None, divided=True)
+
+
+def _own_heads(call: Call) -> Tensor | None:
+    """The mask of the heads that are this rank's after the exchange."""
+    if call.mask is None or call.mask.shape[1] == 1:
+        return call.mask
+    assert call.parts is not None
+    return call.mask.chunk(call.parts.size, dim=1)[call.parts.rank]
 
 
 def run_across(
@@ -72,13 +89,21 @@ def run_across(
     assert call.parts is not None
     if how == "ring":
         return ring.ring(call, run)
-    q, k, v = _Exchange.apply(call.parts, True, call.q, call.k, call.v)
-    out, lse = run(replace(call, q=q, k=k, v=v, parts=None))
+    q, k, v = _of_equal_shape(call.parts, call.q, call.k, call.v)
+    out, lse = run(replace(call, q=q, k=k, v=v, mask=_own_heads(call), parts=None))
     (out,) = _Exchange.apply(call.parts, False, out)
     if lse is not None:
         (lse,) = _Exchange.apply(call.parts, False, lse.transpose(1, 2)[..., None])
         lse = lse[..., 0].transpose(1, 2)
     return out, lse
+
+
+def _of_equal_shape(parts: Parts, *tensors: Tensor) -> list[Tensor]:
+    """Their sequence parts to head parts: neighbours of equal shape in one exchange."""
+    found: list[Tensor] = []
+    for _, same in itertools.groupby(tensors, key=lambda tensor: tensor.shape):
+        found.extend(_Exchange.apply(parts, True, *same))
+    return found
 
 
 class _Exchange(torch.autograd.Function):

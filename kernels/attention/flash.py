@@ -86,11 +86,14 @@ def config(kernel: str, dim: int, dtype: torch.dtype) -> dict[str, int]:
     return dict(next(options for limit, options in choices if channels <= limit))
 
 
-def _constants(place: RowLaunch, padded: bool, q: Tensor, align: int) -> dict[str, Any]:
+def _constants(
+    place: RowLaunch, padded: bool, q: Tensor, k: Tensor, mask: Tensor | None, align: int
+) -> dict[str, Any]:
     first, rest = hardware.parts(q.shape[3], q.dtype)
     return {
         "D": q.shape[3], "DA": first, "DB": rest, "SHARED": place.shared.length > 0, "CAUSAL": place.own.causal,
         "PADDED": padded, "PRECISION": hardware.precision(q.dtype), "ALIGN": align,
+        "GROUP": q.shape[2] // k.shape[2], "BIASED": mask is not None,
     }  # fmt: skip
 
 
@@ -102,36 +105,46 @@ def _where(place: RowLaunch) -> tuple[int, ...]:
     )  # fmt: skip
 
 
-def _programs(q: Tensor, place: RowLaunch, block: int) -> int:
-    return q.shape[0] * q.shape[2] * place.own.number * triton.cdiv(place.own.length, block)
+def _mask_arguments(mask: Tensor | None, q: Tensor, k: Tensor) -> tuple[Tensor | None, tuple[int, ...]]:
+    """A mask as the kernels read it, bytes or floating, and its strides along clips, heads, queries and keys."""
+    if mask is None:
+        return None, (0, 0, 0, 0)
+    if mask.dtype in (torch.bool, torch.float64):
+        mask = mask.view(torch.uint8) if mask.dtype == torch.bool else mask.float()
+    return mask, mask.expand(q.shape[0], q.shape[2], q.shape[1], k.shape[1]).stride()
+
+
+def _programs(x: Tensor, place: RowLaunch, block: int) -> int:
+    return x.shape[0] * x.shape[2] * place.own.number * triton.cdiv(place.own.length, block)
 
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, grid: Grid | None, text: Text | None, lengths: Tensor | None,
-    scale: float,
+    mask: Tensor | None, scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out [B, S_q, heads, D] in q's dtype and lse float32 [B, heads, S_q]; without rows, of the text alone."""
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32, device=q.device)
     options = config("forward", q.shape[3], q.dtype)
+    mask, mask_strides = _mask_arguments(mask, q, k)
     align, strides = aligned_strides(q, k, v, out)
     for place in launches(pattern, grid, text, q.shape[1], k.shape[1])[0]:
         tma = hardware.descriptors(place, q.shape[3], k, v)
         launch(
             flash_forward.forward, _programs(q, place, options["BLOCK_M"]),
             q, k, v, *hardware.streams(tma, q.shape[3], options["BLOCK_N"], k, v), out, lse,
-            lengths if lengths is not None else lse,
+            lengths if lengths is not None else lse, mask if mask is not None else lse,
             scale * LOG2E, q.shape[2], place.own.number, *_where(place),
-            *strides, lse.stride(0), lse.stride(1),
-            TMA=tma, **_constants(place, lengths is not None, q, align), **options,
+            *strides, lse.stride(0), lse.stride(1), *mask_strides,
+            TMA=tma, **_constants(place, lengths is not None, q, k, mask, align), **options,
         )  # fmt: skip
     return out, lse
 
 
 def backward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor | None,
-    pattern: Pattern, grid: Grid | None, text: Text | None, lengths: Tensor | None, scale: float,
-    gradients: tuple[Tensor, Tensor, Tensor],
+    pattern: Pattern, grid: Grid | None, text: Text | None, lengths: Tensor | None,
+    mask: Tensor | None, scale: float, gradients: tuple[Tensor, Tensor, Tensor],
 ) -> Tensor:  # fmt: skip
     """Writes the gradients of q, k, v, shaped like them and strided as they come, for dout and dlse.
 
@@ -152,6 +165,8 @@ def backward(
     )  # fmt: skip
     over_queries, over_keys = launches(pattern, grid, text, count, k.shape[1])
     padding = lengths if lengths is not None else delta
+    mask, mask_strides = _mask_arguments(mask, q, k)
+    seen = mask if mask is not None else delta
     options = config("queries", dim, q.dtype)
     align, strides = aligned_strides(q, k, v, dout, dq)
     for place in over_queries:
@@ -159,19 +174,19 @@ def backward(
         launch(
             flash_backward.queries, _programs(q, place, options["BLOCK_M"]),
             q, k, v, *hardware.streams(tma, dim, options["BLOCK_N"], k, v), dout, lse, delta, dq, padding,
-            scale * LOG2E, heads, place.own.number, *_where(place),
-            *strides, delta.stride(0), delta.stride(1),
-            TMA=tma, **_constants(place, lengths is not None, q, align), **options,
+            seen, scale * LOG2E, heads, place.own.number, *_where(place),
+            *strides, delta.stride(0), delta.stride(1), *mask_strides,
+            TMA=tma, **_constants(place, lengths is not None, q, k, mask, align), **options,
         )  # fmt: skip
     options = config("keys", dim, q.dtype)
     align, strides = aligned_strides(q, k, v, dout, dk, dv)
     for place in over_keys:
         tma = hardware.descriptors(place, dim, q, dout)
         launch(
-            flash_backward.keys, _programs(q, place, options["BLOCK_N"]),
+            flash_backward.keys, _programs(k, place, options["BLOCK_N"]),
             q, k, v, dout, *hardware.streams(tma, dim, options["BLOCK_M"], q, dout), lse, delta, dk, dv, padding,
-            scale * LOG2E, heads, place.own.number, *_where(place),
-            *strides, delta.stride(0), delta.stride(1),
-            TMA=tma, **_constants(place, lengths is not None, q, align), **options,
+            seen, scale * LOG2E, k.shape[2], place.own.number, *_where(place),
+            *strides, delta.stride(0), delta.stride(1), *mask_strides,
+            TMA=tma, **_constants(place, lengths is not None, q, k, mask, align), **options,
         )  # fmt: skip
     return delta

@@ -18,20 +18,25 @@ def attend(
     k_stride, v_stride, scale,
     D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
     MASKED: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    bias=None, BIASED: tl.constexpr = False,
 ):  # fmt: skip
     """One step of the online softmax, over the keys at `token`; with MASKED those that are `there` and `visible`.
 
     clip, head, position: of the keys' first token, for TMA (see `tiles.stream`).
+    bias: with BIASED [queries, keys], in powers of two, added to the scaled scores.
     """
     k_a, k_b = tiles.stream(
         K, K_A, K_B, clip, head, position, token * k_stride, there, D, DA, DB, MASKED, TMA, ALIGN
     )  # fmt: skip
     scores = tiles.dot_transposed(q_a, q_b, k_a, k_b, DB, PRECISION)
+    if BIASED:
+        scores = scores * scale + bias
+        scale = 1.0
     if MASKED:
         scores = tl.where(visible, scores, float("-inf"))
     grown = tl.maximum(largest, tl.max(scores, 1) * scale)
     level = grown
-    if MASKED:  # a query that has seen nothing yet has no largest score to subtract
+    if MASKED or BIASED:  # a query that has seen nothing yet has no largest score to subtract
         level = tl.where(grown == float("-inf"), 0.0, grown)
     weights = tl.math.exp2(scores * scale - level[:, None])
     shrink = tl.math.exp2(largest - level)
@@ -65,8 +70,12 @@ def over_keys(
     first, step, count, k_stride, v_stride, scale,
     BLOCK_N: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
     CAUSAL: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    Mask=None, row=None, m_key=0, inside=None, BIASED: tl.constexpr = False,
 ):  # fmt: skip
-    """The online softmax over `count` keys of a range, token first + i * step; masks on the last tile alone."""
+    """The online softmax over `count` keys of a range, token first + i * step; masks on the last tile alone.
+
+    Mask, row, m_key, inside: with BIASED, of the head, where the queries' rows begin, and which queries there are.
+    """
     whole, end = count, count
     if CAUSAL:
         whole = tl.minimum(count, query_first + 1)
@@ -75,9 +84,12 @@ def over_keys(
     for begin in tl.range(0, whole, BLOCK_N):
         key = begin + tl.arange(0, BLOCK_N)
         token = first + key.to(tl.int64) * step
+        bias = None
+        if BIASED:
+            bias = tiles.bias(Mask, row[:, None] + (token * m_key)[None, :], inside[:, None])
         acc_a, acc_b, largest, total = attend(
             acc_a, acc_b, largest, total, q_a, q_b, K, V, K_A, K_B, V_A, V_B, clip, head, (first + begin).to(tl.int32),
-            token, key < count, None, k_stride, v_stride, scale, D, DA, DB, False, TMA, PRECISION, ALIGN,
+            token, key < count, None, k_stride, v_stride, scale, D, DA, DB, False, TMA, PRECISION, ALIGN, bias, BIASED,
         )  # fmt: skip
     for begin in tl.range(whole, end, BLOCK_N, num_stages=1):
         key = begin + tl.arange(0, BLOCK_N)
@@ -85,9 +97,12 @@ def over_keys(
         seen = (key < count)[None, :]
         if CAUSAL:
             seen = seen & (key[None, :] <= query[:, None])
+        bias = None
+        if BIASED:
+            bias = tiles.bias(Mask, row[:, None] + (token * m_key)[None, :], inside[:, None] & (key < count)[None, :])
         acc_a, acc_b, largest, total = attend(
             acc_a, acc_b, largest, total, q_a, q_b, K, V, K_A, K_B, V_A, V_B, clip, head, 0,
-            token, key < count, seen, k_stride, v_stride, scale, D, DA, DB, True, TMA, PRECISION, ALIGN,
+            token, key < count, seen, k_stride, v_stride, scale, D, DA, DB, True, TMA, PRECISION, ALIGN, bias, BIASED,
         )  # fmt: skip
     return acc_a, acc_b, largest, total
 
@@ -122,17 +137,20 @@ def visible(count, first, step, length):
 
 @triton.jit
 def forward(
-    Q, K, V, K_A, K_B, V_A, V_B, Out, Lse, Lengths,
+    Q, K, V, K_A, K_B, V_A, V_B, Out, Lse, Lengths, Mask,
     scale, heads, rows,
     own_first, own_row, own_step, own_count, shared_first, shared_count,
     other_first, other_row, other_step, other_count,
     q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, o_batch, o_token, o_head,
-    lse_batch, lse_head,
+    lse_batch, lse_head, m_batch, m_head, m_query, m_key,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, D: tl.constexpr, DA: tl.constexpr, DB: tl.constexpr,
     SHARED: tl.constexpr, CAUSAL: tl.constexpr, PADDED: tl.constexpr, TMA: tl.constexpr,
-    PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    PRECISION: tl.constexpr, ALIGN: tl.constexpr, GROUP: tl.constexpr, BIASED: tl.constexpr,
 ):  # fmt: skip
-    """Out [B, S, heads, D] and Lse [B, heads, S] of the own queries; scale is times log2(e)."""
+    """Out [B, S, heads, D] and Lse [B, heads, S] of the own queries; scale is times log2(e).
+
+    GROUP heads share one of K and V; with BIASED, Mask [B, heads, S, S] hides keys or is added to the scores.
+    """
     clip, head, row, query_first, query, token, inside = place(
         heads, rows, own_first, own_row, own_step, own_count, BLOCK_M
     )  # fmt: skip
@@ -143,8 +161,15 @@ def forward(
     largest = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     query_last = query_first + BLOCK_M - 1
-    K += (clip * k_batch + head * k_head) * ALIGN
-    V += (clip * v_batch + head * v_head) * ALIGN
+    kv_head = head
+    if GROUP > 1:
+        kv_head = head // GROUP
+    K += (clip * k_batch + kv_head * k_head) * ALIGN
+    V += (clip * v_batch + kv_head * v_head) * ALIGN
+    mask_row = None
+    if BIASED:
+        Mask += clip * m_batch + head * m_head
+        mask_row = token * m_query
     first = other_first + row * other_row
     if PADDED:
         length = tl.load(Lengths + clip)
@@ -153,13 +178,15 @@ def forward(
     if SHARED:
         acc_a, acc_b, largest, total = over_keys(
             acc_a, acc_b, largest, total, q_a, q_b, query, query_first, query_last, K, V, K_A, K_B, V_A, V_B,
-            clip.to(tl.int32), head.to(tl.int32), tl.zeros((), tl.int64) + shared_first, 1, shared_count,
+            clip.to(tl.int32), kv_head.to(tl.int32), tl.zeros((), tl.int64) + shared_first, 1, shared_count,
             k_token, v_token, scale, BLOCK_N, D, DA, DB, False, TMA, PRECISION, ALIGN,
+            Mask, mask_row, m_key, inside, BIASED,
         )  # fmt: skip
     acc_a, acc_b, largest, total = over_keys(
         acc_a, acc_b, largest, total, q_a, q_b, query, query_first, query_last, K, V, K_A, K_B, V_A, V_B,
-        clip.to(tl.int32), head.to(tl.int32), first, other_step, other_count,
+        clip.to(tl.int32), kv_head.to(tl.int32), first, other_step, other_count,
         k_token, v_token, scale, BLOCK_N, D, DA, DB, CAUSAL, TMA, PRECISION, ALIGN,
+        Mask, mask_row, m_key, inside, BIASED,
     )  # fmt: skip
 
     Out += (clip * o_batch + head * o_head) * ALIGN

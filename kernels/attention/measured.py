@@ -2,7 +2,7 @@
 
 A table is a JSON file in `tables/`, named after the GPU, that `phys4d bench attention --tune` writes:
 
-    {"format": 2, "gpu": ..., "date": ..., "torch": ..., "triton": ..., "classes": [
+    {"format": 3, "gpu": ..., "date": ..., "torch": ..., "triton": ..., "classes": [
         {"case": ..., <the fields of Traits>, "seen": ..., "backends": [...]}, ...]}
 
 A class holds the backends that served it, fastest first. A call belongs to the class with equal `Traits`, which decide
@@ -24,7 +24,7 @@ from phys4d.kernels.attention.call import Call
 from phys4d.kernels.dispatch import constant_for_process, determinism, gpu_name
 
 FOLDER = Path(__file__).parent / "tables"
-FORMAT = 2
+FORMAT = 3
 _AGAIN = "phys4d bench attention --tune writes it anew"
 
 
@@ -34,7 +34,7 @@ class Traits(NamedTuple):
     Attributes:
         pattern: its name.
         causal: whether its rows are causal.
-        dim: channels of a head.
+        dim: channels of a head of queries and keys.
         bits: of a number: 16, 32 or 64.
         text: whether there is text outside of the pattern; `Full` has none.
         padded: whether there are key_lengths.
@@ -42,6 +42,9 @@ class Traits(NamedTuple):
         fused: whether our kernel would norm or rotate queries and keys, for which others need a pass before.
         training: whether gradients are wanted.
         deterministic: whether they are wanted under deterministic algorithms.
+        value_dim: channels of a head of values.
+        group: heads of queries that share one of keys and values.
+        masked: whether there is a mask.
     """
 
     pattern: str
@@ -54,6 +57,9 @@ class Traits(NamedTuple):
     fused: bool
     training: bool
     deterministic: bool
+    value_dim: int
+    group: int
+    masked: bool
 
 
 class Entry(NamedTuple):
@@ -85,24 +91,26 @@ class Ranking(NamedTuple):
 
 def traits(call: Call) -> Traits:
     """The traits of a call."""
-    rows = call.rows
     return Traits(
         pattern=call.pattern.name,
-        causal=rows is not None and rows.causal,
+        causal=call.causal,
         dim=call.q.shape[-1],
         bits=8 * call.q.element_size(),
-        text=call.text_tokens > 0 and not call.pattern.sees_all,
+        text=call.text_tokens > 0 and not call.one_row,
         padded=call.key_lengths is not None,
         lse=call.return_lse,
         fused=fuses(call),
         training=call.training,
         deterministic=call.training and determinism() != "off",
+        value_dim=call.v.shape[-1],
+        group=call.q.shape[2] // max(1, call.k.shape[2]),
+        masked=call.mask is not None,
     )
 
 
 def keys_per_query(call: Call) -> int:
     """Keys of its pattern that a video query sees."""
-    if call.pattern.sees_all:
+    if call.one_row:
         return call.k.shape[1]
     assert call.grid is not None
     return call.pattern.keys_per_query(call.grid)

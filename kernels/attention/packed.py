@@ -4,6 +4,7 @@ Slicing a fused projection costs nothing forward, but backward torch stacks the 
 write of them all. Here the three gradients are written into one tensor.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from phys4d.kernels.attention import ops
 from phys4d.kernels.attention.api import attention, choose
 from phys4d.kernels.attention.backends import triton
-from phys4d.kernels.attention.call import Call, autocast_dtype
+from phys4d.kernels.attention.call import Call, autocast_dtype, lengths_of
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
 from phys4d.kernels.attention.qk_transform import QKTransform
 from phys4d.kernels.dispatch import (
@@ -31,7 +32,8 @@ def attention_packed(
     grid: Grid | None = None,
     pattern: Pattern = Full(),  # noqa: B008 (frozen)
     text: Text | None = None,
-    key_lengths: Tensor | None = None,
+    key_lengths: Tensor | Sequence[int] | None = None,
+    mask: Tensor | None = None,
     qk_norm: QKNorm | None = None,
     rope: Rope | None = None,
     scale: float | None = None,
@@ -42,7 +44,7 @@ def attention_packed(
 
     Args:
         qkv: [B, S, 3, heads, D], with a contiguous last dimension: queries, keys, values.
-        grid, pattern, text, key_lengths, qk_norm, rope, scale, return_lse, backend: as `attention`.
+        grid, pattern, text, key_lengths, mask, qk_norm, rope, scale, return_lse, backend: as `attention`.
             Other backends than "triton", and a norm or rotation that its kernel cannot apply
             (`explain(...).fused_transform`), compute on slices, and torch stacks their gradients.
 
@@ -54,34 +56,35 @@ def attention_packed(
     """
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"qkv: expected [B, S, 3, heads, D], got {list(qkv.shape)}")
-    expect_one_device("attention_packed", qkv=qkv, key_lengths=key_lengths)
+    key_lengths = lengths_of(key_lengths, qkv)
+    expect_one_device("attention_packed", qkv=qkv, key_lengths=key_lengths, mask=mask)
     if (lower := autocast_dtype(qkv.device)) is not None:
         qkv = qkv.to(lower)
     q, k, v = qkv.unbind(2)
     asked: dict[str, Any] = {"grid": grid, "pattern": pattern, "text": text, "key_lengths": key_lengths}
-    asked |= {"scale": scale, "return_lse": return_lse}
+    asked |= {"mask": mask, "scale": scale, "return_lse": return_lse}
     call = Call(q, k, v, **asked, qk_norm=qk_norm, rope=rope)
     chosen = choose(call, backend).backend
     transform = triton.fused_transform(call) if chosen == "triton" else None
     if transform is None:
         return attention(q, k, v, **asked, qk_norm=qk_norm, rope=rope, backend=chosen)
     out, lse = _call(
-        qkv, *ops.flat_pattern(pattern, grid, text), key_lengths, call.factor, return_lse, *transform
+        qkv, *ops.flat_pattern(pattern, grid, text), key_lengths, mask, call.factor, return_lse, *transform
     )  # fmt: skip
     return (out, lse) if return_lse else out
 
 
 @torch.library.custom_op("phys4d::attention_packed", mutates_args=())
 def _packed(
-    qkv: Tensor, pattern: str, numbers: list[int], grid: list[int], text: int, text_first: bool,
-    key_lengths: Tensor | None, scale: float, with_lse: bool,
+    qkv: Tensor, pattern: str, sizes: list[int], text: int, text_first: bool,
+    key_lengths: Tensor | None, mask: Tensor | None, scale: float, with_lse: bool,
     q_weight: Tensor | None, k_weight: Tensor | None, q_bias: Tensor | None, k_bias: Tensor | None,
-    tables: list[Tensor], norm: str, epsilon: float, layout: str,
+    time: Tensor | None, height: Tensor | None, width: Tensor | None, norm: str, epsilon: float, layout: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     q, k, v = qkv.unbind(2)
     return ops.forward(
-        q, k, v, pattern, numbers, grid, text, text_first, key_lengths, scale, with_lse,
-        q_weight, k_weight, q_bias, k_bias, tables, norm, epsilon, layout,
+        q, k, v, pattern, sizes, text, text_first, key_lengths, mask, scale, with_lse,
+        q_weight, k_weight, q_bias, k_bias, time, height, width, norm, epsilon, layout,
     )  # fmt: skip
 
 
@@ -92,13 +95,14 @@ def _(qkv, *rest):  # type: ignore[no-untyped-def]
 
 @torch.library.custom_op("phys4d::attention_packed_backward", mutates_args=())
 def _packed_backward(
-    qkv: Tensor, out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor | None, pattern: str, numbers: list[int],
-    grid: list[int], text: int, text_first: bool, key_lengths: Tensor | None, scale: float,
+    qkv: Tensor, out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor | None, pattern: str, sizes: list[int],
+    text: int, text_first: bool, key_lengths: Tensor | None, mask: Tensor | None, scale: float,
     q_weight: Tensor | None, k_weight: Tensor | None, q_bias: Tensor | None, k_bias: Tensor | None,
-    tables: list[Tensor], norm: str, epsilon: float, layout: str, weight_gradient: bool,
+    time: Tensor | None, height: Tensor | None, width: Tensor | None, norm: str, epsilon: float, layout: str,
+    weight_gradient: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    where = (pattern, numbers, grid, text, text_first, key_lengths, scale)
-    transform = QKTransform(q_weight, k_weight, q_bias, k_bias, tables, norm, epsilon, layout)
+    where = (pattern, sizes, text, text_first, key_lengths, mask, scale)
+    transform = QKTransform(q_weight, k_weight, q_bias, k_bias, time, height, width, norm, epsilon, layout)
     gradient = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     dq, dk, dv = gradient.unbind(2)
     q, k, v = qkv.unbind(2)

@@ -34,7 +34,7 @@ class Pattern(ABC):
     """Which cells of the video a query of the video sees. Subclasses are frozen dataclasses, each with its `name`."""
 
     name: ClassVar[str]
-    sees_all: ClassVar[bool] = False  # every query sees every key, text included; needs no grid
+    crosses: ClassVar[bool] = False  # without text it needs no grid, and queries and keys may differ in number
 
     def __init_subclass__(cls) -> None:
         PATTERNS[cls.name] = cls
@@ -42,6 +42,11 @@ class Pattern(ABC):
     @abstractmethod
     def sees(self, grid: Grid, query: Cells, key: Cells) -> Tensor:
         """Whether each query cell sees each key cell: bool, in a shape that broadcasts to the cells'."""
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether every query sees every key, text included, whatever the grid."""
+        return False
 
     @abstractmethod
     def keys_per_query(self, grid: Grid) -> int:
@@ -71,16 +76,40 @@ class Pattern(ABC):
 
 @dataclass(frozen=True)
 class Full(Pattern):
-    """Every query sees every key; queries and keys may differ in number."""
+    """Every query sees every key; queries and keys may differ in number.
+
+    `causal`: query i sees the keys 0 to i, aligned at the top left where they differ in number, as torch's `is_causal`.
+    With text, which then needs the grid, that holds among the video's tokens, in row-major order.
+    """
 
     name = "full"
-    sees_all = True
+    crosses = True
+    causal: bool = False
+
+    @property
+    def sees_all(self) -> bool:
+        return not self.causal
 
     def sees(self, grid: Grid, query: Cells, key: Cells) -> Tensor:
-        return torch.ones((), dtype=torch.bool, device=query[0].device)
+        if not self.causal:
+            return torch.ones((), dtype=torch.bool, device=query[0].device)
+        after, before = ((t * grid[1] + h) * grid[2] + w for t, h, w in (query, key))
+        return before <= after
 
     def keys_per_query(self, grid: Grid) -> int:
         return grid[0] * grid[1] * grid[2]
+
+    def rows(self, grid: Grid) -> Rows:
+        cells = grid[0] * grid[1] * grid[2]
+        return Rows(1, cells, row_step=cells, causal=self.causal)
+
+    @property
+    def numbers(self) -> list[int]:
+        return [int(self.causal)]
+
+    @classmethod
+    def from_numbers(cls, numbers: list[int]) -> Self:
+        return cls(causal=bool(numbers[0]))
 
 
 @dataclass(frozen=True)
@@ -180,23 +209,38 @@ def layout(grid: Grid, text: Text | None) -> Layout:
     return Layout(cells, number, video_start, 0 if video_start else cells)
 
 
+def tokens(grid: Grid, text: Text | None) -> int:
+    """Tokens of the sequence that a video and its text make."""
+    return grid[0] * grid[1] * grid[2] + (text[0] if text else 0)
+
+
 def check_pattern(pattern: Pattern, grid: Grid | None, text: Text | None, queries: int, keys: int) -> None:
     """Raises ValueError if this pattern cannot be laid over so many queries and keys."""
-    if text is not None and (text[1] not in ("first", "last") or text[0] < 0):
+    if not isinstance(pattern, Pattern):
+        raise ValueError(f"pattern: expected an instance such as Full() or Window(3, 5, 5), got {pattern!r}")
+    if text is not None and (len(text) != 2 or text[1] not in ("first", "last") or text[0] < 0):
         raise ValueError(f'text: expected (number of tokens, "first" or "last"), got {text}')
-    if pattern.sees_all:
+    if grid is not None and (len(grid) != 3 or min(grid) < 1):
+        raise ValueError(f"grid: expected three positive sizes (T, H, W), got {grid}")
+    number = text[0] if text else 0
+    if pattern.crosses and (pattern.sees_all or not number):
+        if number > queries:
+            raise ValueError(f"text: {number} tokens are more than the {queries} queries")
+        if grid is not None and queries == keys != tokens(grid, text):
+            raise ValueError(_unequal(grid, number, queries, keys))
         return
     if grid is None:
-        raise ValueError(f"grid: {pattern} needs the video's (T, H, W)")
-    if len(grid) != 3 or min(grid) < 1:
-        raise ValueError(f"grid: expected three positive sizes (T, H, W), got {grid}")
-    expected = grid[0] * grid[1] * grid[2] + (text[0] if text else 0)
-    if queries != expected or keys != expected:
-        raise ValueError(
-            f"grid {grid} with {text[0] if text else 0} text tokens makes a sequence of {expected}, "
-            f"got {queries} queries and {keys} keys"
-        )
+        raise ValueError(f"grid: {pattern}{' with text' if pattern.crosses else ''} needs the video's (T, H, W)")
+    if queries != tokens(grid, text) or keys != queries:
+        raise ValueError(_unequal(grid, number, queries, keys))
     pattern.check(grid)
+
+
+def _unequal(grid: Grid, text: int, queries: int, keys: int) -> str:
+    return (
+        f"grid {grid} with {text} text tokens makes a sequence of {tokens(grid, (text, 'last'))}, "
+        f"got {queries} queries and {keys} keys"
+    )
 
 
 def allowed(

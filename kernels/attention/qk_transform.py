@@ -7,12 +7,13 @@ from torch import Tensor
 
 from phys4d.kernels.attention.patterns import Grid
 from phys4d.kernels.elementwise import Rope
-from phys4d.kernels.elementwise.norm_rope_ops import rope_of
+from phys4d.kernels.elementwise.norm_rope_ops import rope_of, tables_of
 from phys4d.kernels.elementwise.norm_rope_reference import norm_rope_backward_reference, norm_rope_reference
 
-FlatTransform = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, list[Tensor], str, float, str]
+Optional = Tensor | None
+FlatTransform = tuple[Optional, Optional, Optional, Optional, Optional, Optional, Optional, str, float, str]
 
-NO_TRANSFORM: FlatTransform = (None, None, None, None, [], "", 0.0, "")  # the operator's arguments for neither
+NO_TRANSFORM: FlatTransform = (None,) * 7 + ("", 0.0, "")  # the operator's arguments for neither
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class QKTransform:
     Args:
         q_weight, k_weight: [D] each, None without a norm.
         q_bias, k_bias: [D], both or neither.
-        tables: of the rotation, as in `Rope`; empty without.
+        time, height, width: tables of the rotation, as in `Rope`; all three or none.
         norm: "", "rms" or "layer".
         epsilon: of the norm.
         layout: of the rotation, as in `Rope`.
@@ -32,7 +33,9 @@ class QKTransform:
     k_weight: Tensor | None
     q_bias: Tensor | None
     k_bias: Tensor | None
-    tables: list[Tensor]
+    time: Tensor | None
+    height: Tensor | None
+    width: Tensor | None
     norm: str
     epsilon: float
     layout: str
@@ -41,6 +44,11 @@ class QKTransform:
     def weights(self) -> list[Tensor]:
         """The weights of queries and of keys, then the biases of both, those that exist."""
         return [t for t in (self.q_weight, self.k_weight, self.q_bias, self.k_bias) if t is not None]
+
+    @property
+    def tables(self) -> list[Tensor]:
+        """Of the rotation: three, or none."""
+        return tables_of(self.time, self.height, self.width)
 
     def apply(self, q: Tensor, k: Tensor, grid: Grid | None) -> tuple[Tensor, Tensor]:
         """q and k [B, S, heads, D] normed and rotated, in plain torch; a rotation needs the grid."""
@@ -70,4 +78,4 @@ class QKTransform:
         return found[0][0], found[1][0], torch.stack(sums) if sums else dq.new_empty((0, 0), dtype=torch.float32)
 
     def _rope(self) -> Rope | None:
-        return rope_of(self.layout, self.tables)
+        return rope_of(self.layout, self.time, self.height, self.width)

@@ -1,5 +1,7 @@
 """The definition of attention in plain torch, any dtype up to float64: tests compare every backend with it."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -7,18 +9,45 @@ from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text, allowed
 
 
 def visible_keys(
-    q: Tensor, k: Tensor, grid: Grid | None, pattern: Pattern, text: Text | None, key_lengths: Tensor | None
-) -> Tensor | None:
-    """Which query sees which key: bool, broadcastable to [B, heads, S_q, S_k]; None if all see all."""
-    mask = None
-    if not pattern.sees_all:
+    q: Tensor, k: Tensor, grid: Grid | None, pattern: Pattern, text: Text | None, key_lengths: Tensor | None,
+    mask: Tensor | None = None,
+) -> Tensor | None:  # fmt: skip
+    """Which query sees which key: bool, broadcastable to [B, heads, S_q, S_k]; None if all see all.
+
+    An additive mask hides the keys at which it is -inf.
+    """
+    seen = []
+    if pattern.crosses and not (text and text[0]):
+        if not pattern.sees_all:
+            every = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device)
+            seen.append(every.tril()[None, None])
+    elif not pattern.sees_all:
         assert grid is not None
-        mask = allowed(pattern, grid, text, device=q.device)[None, None]
+        seen.append(allowed(pattern, grid, text, device=q.device)[None, None])
     if key_lengths is not None:
         position = torch.arange(k.shape[1], device=k.device)
-        real = (position < key_lengths.to(k.device)[:, None])[:, None, None, :]
-        mask = real if mask is None else mask & real
-    return mask
+        seen.append((position < key_lengths.to(k.device)[:, None])[:, None, None, :])
+    if mask is not None:
+        seen.append(mask if mask.dtype == torch.bool else ~mask.isneginf())
+    return functools.reduce(torch.logical_and, seen) if seen else None
+
+
+def _scores(q: Tensor, k: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """scale * q k^T of keys for every head, plus an additive mask where it is not -inf, [B, heads, S_q, S_k]."""
+    scores = torch.einsum("bshd,bthd->bhst", q, k) * scale
+    if mask is None or mask.dtype == torch.bool:
+        return scores
+    return scores + mask.to(scores.dtype).masked_fill(mask.isneginf(), 0)
+
+
+def _for_heads(x: Tensor, heads: int) -> Tensor:
+    """Keys or values [B, S, kv_heads, D] for every head of the queries: of equal groups, one each."""
+    return x if x.shape[2] == heads else x.repeat_interleave(heads // x.shape[2], dim=2)
+
+
+def _of_group(gradient: Tensor, kv_heads: int) -> Tensor:
+    """The gradient of keys or values from that of `_for_heads`: the sum of each group."""
+    return gradient if gradient.shape[2] == kv_heads else gradient.unflatten(2, (kv_heads, -1)).sum(3)
 
 
 def attention_reference(
@@ -30,6 +59,7 @@ def attention_reference(
     pattern: Pattern = Full(),  # noqa: B008 (frozen)
     text: Text | None = None,
     key_lengths: Tensor | None = None,
+    mask: Tensor | None = None,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """softmax(scale * q k^T) v over the visible keys, with every score materialised.
@@ -38,11 +68,11 @@ def attention_reference(
 
     Args:
         q: [B, S_q, heads, D], any floating dtype.
-        k, v: [B, S_k, heads, D].
-        grid, pattern, text, key_lengths, scale: as `attention`.
+        k, v: [B, S_k, kv_heads, D] and [B, S_k, kv_heads, D_v]; head h of the queries takes h // (heads / kv_heads).
+        grid, pattern, text, key_lengths, mask, scale: as `attention`.
 
     Returns:
-        out [B, S_q, heads, D] in q's dtype, and lse [B, heads, S_q], the natural log of the scaled scores'
+        out [B, S_q, heads, D_v] in q's dtype, and lse [B, heads, S_q], the natural log of the scaled scores'
         sum, in float32 (float64 for float64). A query that sees no key gives 0 and -inf.
 
     Raises:
@@ -51,18 +81,19 @@ def attention_reference(
     check_pattern(pattern, grid, text, q.shape[1], k.shape[1])
     exact = torch.promote_types(q.dtype, torch.float32)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    scores = torch.einsum("bshd,bthd->bhst", q.to(exact), k.to(exact)) * scale
-    mask = visible_keys(q, k, grid, pattern, text, key_lengths)
-    if mask is None:
+    k, v = (_for_heads(t, q.shape[2]).to(exact) for t in (k, v))
+    scores = _scores(q.to(exact), k, mask, scale)
+    seen = visible_keys(q, k, grid, pattern, text, key_lengths, mask)
+    if seen is None:
         lse = scores.logsumexp(-1)
         weights = (scores - lse[..., None]).exp()
     else:
-        blind = ~mask.any(-1, keepdim=True)  # such a row is computed unmasked and then discarded: no NaN
-        scores = scores.masked_fill(~(mask | blind), -torch.inf)
+        blind = ~seen.any(-1, keepdim=True)  # such a row is computed unmasked and then discarded: no NaN
+        scores = scores.masked_fill(~(seen | blind), -torch.inf)
         lse = scores.logsumexp(-1)
         weights = (scores - lse[..., None]).exp().masked_fill(blind, 0)
         lse = lse.masked_fill(blind[..., 0], -torch.inf)
-    return torch.einsum("bhst,bthd->bshd", weights, v.to(exact)).to(q.dtype), lse
+    return torch.einsum("bhst,bthd->bshd", weights, v).to(q.dtype), lse
 
 
 def attention_backward_reference(
@@ -78,29 +109,31 @@ def attention_backward_reference(
     pattern: Pattern = Full(),  # noqa: B008 (frozen)
     text: Text | None = None,
     key_lengths: Tensor | None = None,
+    mask: Tensor | None = None,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k, v from out and lse (Dao et al. 2022, FlashAttention, Appendix B.2), every score materialised.
 
     Args:
-        q, k, v, grid, pattern, text, key_lengths, scale: as `attention_reference`.
+        q, k, v, grid, pattern, text, key_lengths, mask, scale: as `attention_reference`.
         out, lse: its results.
-        dout: gradient of out, [B, S_q, heads, D].
+        dout: gradient of out, [B, S_q, heads, D_v].
         dlse: gradient of lse, [B, heads, S_q].
     """
     exact = torch.promote_types(q.dtype, torch.float32)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    scores = torch.einsum("bshd,bthd->bhst", q.to(exact), k.to(exact)) * scale
+    keys, values = (_for_heads(t, q.shape[2]).to(exact) for t in (k, v))
+    scores = _scores(q.to(exact), keys, mask, scale)
     weights = (scores - torch.where(lse.isfinite(), lse, torch.inf).to(exact)[..., None]).exp()
-    mask = visible_keys(q, k, grid, pattern, text, key_lengths)
-    if mask is not None:
-        weights = weights.masked_fill(~mask, 0)
-    dweights = torch.einsum("bshd,bthd->bhst", dout.to(exact), v.to(exact))
+    seen = visible_keys(q, k, grid, pattern, text, key_lengths, mask)
+    if seen is not None:
+        weights = weights.masked_fill(~seen, 0)
+    dweights = torch.einsum("bshd,bthd->bhst", dout.to(exact), values)
     minus = (out.to(exact) * dout.to(exact)).sum(-1).transpose(1, 2)
     if dlse is not None:
         minus = minus - dlse.to(exact)
     dscores = weights * (dweights - minus[..., None]) * scale
-    dq = torch.einsum("bhst,bthd->bshd", dscores, k.to(exact))
-    dk = torch.einsum("bhst,bshd->bthd", dscores, q.to(exact))
-    dv = torch.einsum("bhst,bshd->bthd", weights, dout.to(exact))
+    dq = torch.einsum("bhst,bthd->bshd", dscores, keys)
+    dk = _of_group(torch.einsum("bhst,bshd->bthd", dscores, q.to(exact)), k.shape[2])
+    dv = _of_group(torch.einsum("bhst,bshd->bthd", weights, dout.to(exact)), k.shape[2])
     return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype)

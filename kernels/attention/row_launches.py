@@ -33,8 +33,9 @@ def launches(
     Every query and every key is owned by exactly one launch. Of a pattern without rows only the text's launch is here:
     its own kernel computes the video.
     """
-    if pattern.sees_all:
-        every_query, every_key = Rows(1, queries), Rows(1, keys)
+    if pattern.sees_all or (pattern.crosses and not (text and text[0])):
+        causal = not pattern.sees_all
+        every_query, every_key = Rows(1, queries, causal=causal), Rows(1, keys, causal=causal)
         return [RowLaunch(every_query, NO_TOKENS, every_key)], [RowLaunch(every_key, NO_TOKENS, every_query)]
     assert grid is not None
     _, number, video_start, text_start = layout(grid, text)

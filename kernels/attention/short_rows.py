@@ -1,5 +1,7 @@
 """Attention over short rows, forward and backward: the launches."""
 
+from collections.abc import Sequence
+
 import torch
 import triton
 from torch import Tensor
@@ -18,19 +20,24 @@ _LARGEST_ROW = 1 << 13  # tokens times channels: fits into the shared memory of 
 
 def _rows(pattern: Pattern, grid: Grid | None, tokens: int) -> Rows | None:
     """The rows of a sequence of `tokens` without text: all of it, or the pattern's; None where there are none."""
-    if pattern.sees_all:
-        return Rows(1, tokens)
+    if pattern.crosses:
+        return pattern.rows((1, 1, tokens))
     return None if grid is None else pattern.rows(grid)
 
 
-def serves(pattern: Pattern, grid: Grid | None, text: Text | None, queries: int, keys: int, dim: int) -> bool:
-    """Whether the kernel serves: rows that stand alone, of at most 128 tokens (64 where a head has 128 channels)."""
-    if queries != keys or (not pattern.sees_all and text and text[0]):
+def serves(
+    pattern: Pattern, grid: Grid | None, text: Text | None, q: Sequence[int], k: Sequence[int], mask: Tensor | None
+) -> bool:
+    """Whether the kernel serves: rows that stand alone, of at most 128 tokens (64 where a head has 128 channels).
+
+    q, k: shapes of queries and keys [B, S, heads, D], of equally many heads.
+    """
+    if q[1] != k[1] or q[2] != k[2] or mask is not None or (not pattern.sees_all and text and text[0]):
         return False
-    rows = _rows(pattern, grid, queries)
+    rows = _rows(pattern, grid, q[1])
     if rows is None or not 1 <= rows.length <= LONGEST:
         return False
-    return triton.next_power_of_2(rows.length) * sum(tiles.split(dim)) <= _LARGEST_ROW
+    return triton.next_power_of_2(rows.length) * sum(tiles.split(q[3])) <= _LARGEST_ROW
 
 
 def config(tokens: int, dim: int, dtype: torch.dtype, backward: bool, normed: bool = False) -> dict[str, int]:

@@ -113,3 +113,13 @@ def dot_transposed(x_a, x_b, y_a, y_b, DB: tl.constexpr, PRECISION: tl.constexpr
     if DB > 0:
         product = tl.dot(x_b, tl.trans(y_b), product, input_precision=PRECISION)
     return product
+
+
+@triton.jit
+def bias(Mask, place, there):
+    """What a mask adds to scores, in powers of two, at places that are there: 0 or -inf where it is one of bytes."""
+    value = tl.load(Mask + place, mask=there, other=0)
+    if Mask.dtype.element_ty == tl.uint8:
+        return tl.where(value != 0, 0.0, float("-inf"))
+    else:
+        return value.to(tl.float32) * 1.4426950408889634

@@ -135,7 +135,7 @@ def forward(
     scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out [B, S, heads, D] in q's dtype and lse float32 [B, heads, S]."""
-    out, lse = flash.forward(q, k, v, pattern, grid, text, lengths, scale)
+    out, lse = flash.forward(q, k, v, pattern, grid, text, lengths, None, scale)
     tensors = (q, k, v, out)
     _launch(
         window_kernels.forward, "forward", q, pattern, grid, text, lengths, scale, (*tensors, lse), tensors,
@@ -150,7 +150,7 @@ def backward(
 ) -> None:  # fmt: skip
     """Writes the gradients of q, k, v, shaped like them and strided as they come, for dout and dlse."""
     dq, dk, dv = gradients
-    delta = flash.backward(q, k, v, out, lse, dout, dlse, pattern, grid, text, lengths, scale, gradients)
+    delta = flash.backward(q, k, v, out, lse, dout, dlse, pattern, grid, text, lengths, None, scale, gradients)
     rows = (delta.stride(0), delta.stride(1))
     _launch(
         window_kernels.queries, "queries", q, pattern, grid, text, lengths, scale,

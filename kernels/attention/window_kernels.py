@@ -10,14 +10,9 @@ import triton
 import triton.language as tl
 
 from phys4d.kernels.attention import tiles
-from phys4d.kernels.attention.flash_backward import (
-    finish_keys,
-    load_lse,
-    over_queries,
-    toward_keys,
-    toward_queries,
-)
 from phys4d.kernels.attention.flash_backward import over_keys as over_keys_backward
+from phys4d.kernels.attention.flash_backward import over_queries
+from phys4d.kernels.attention.flash_backward_steps import finish_keys, load_lse, toward_keys, toward_queries
 from phys4d.kernels.attention.flash_forward import attend, finish, over_keys, visible
 
 

@@ -1,9 +1,12 @@
 """Registered operators: calls with little host work between the caller and the launch, and rules many operators share.
 
+No operator takes a list that may be empty: it would arrive as None from a package of AOTInductor. What may be absent is
+an argument of its own.
+
 The gradient that torch registers for an operator is made for tracing. In an eager call it reads the operator's schema
-argument by argument and takes lists of tensors apart and together, which costs the host more time than many a kernel
-takes. `low_overhead_call` puts the same setup and backward into an autograd function and calls the operator below
-autograd; a compiler still gets the registered operator.
+argument by argument, which costs the host more time than many a kernel takes. `low_overhead_call` puts the same setup
+and backward into an autograd function and calls the operator below autograd; a compiler still gets the registered
+operator.
 """
 
 from collections.abc import Callable
@@ -22,8 +25,7 @@ def low_overhead_call(op: CustomOpDef, setup: Callable[..., None], backward: Cal
 
     Args:
         op: the operator, with its gradient registered.
-        setup, backward: as registered with `op.register_autograd`. A list of tensors among the operator's arguments
-            gets no gradient.
+        setup, backward: as registered with `op.register_autograd`.
 
     The function raises RuntimeError inside torch.func and forward-mode differentiation.
     """
@@ -38,7 +40,7 @@ def low_overhead_call(op: CustomOpDef, setup: Callable[..., None], backward: Cal
 
         @staticmethod
         def backward(ctx: Any, *gradients: Any) -> Any:
-            return tuple(None if isinstance(g, list) else g for g in backward(ctx, *gradients))
+            return backward(ctx, *gradients)
 
     Direct.__name__ = Direct.__qualname__ = op._name  # what a profiler shows
 

@@ -43,8 +43,8 @@ def adaptive_norm(
     _check(x, y, norm, {"weight": weight, "bias": bias}, {"gate": gate, "scale": scale, "shift": shift}, rows)
     if y is None and norm is None and scale is None and shift is None:
         return x, x
-    plan = [] if rows is None else [rows.order, rows.forward, rows.backward, rows.begins]
-    stream, out, _ = ops.call(x, y, gate, weight, bias, scale, shift, rows and rows.index, plan, norm or "", epsilon)
+    plan = (None,) * 5 if rows is None else (rows.index, rows.order, rows.forward, rows.backward, rows.begins)
+    stream, out, _ = ops.call(x, y, gate, weight, bias, scale, shift, *plan, norm or "", epsilon)
     stream = x if y is None else stream
     return stream, out if norm or scale is not None or shift is not None else stream
 

@@ -27,13 +27,12 @@ def forward(
 
 def backward(
     stream: Tensor, y: Tensor | None, dy_dtype: torch.dtype, gate: Tensor | None, weight: Tensor | None,
-    scale: Tensor | None, stats: Tensor, dstream: Tensor | None, dout: Tensor | None, plan: list[Tensor], kind: str,
-    rows: int, tables_gradient: bool,
+    scale: Tensor | None, stats: Tensor, dstream: Tensor | None, dout: Tensor | None, order: Tensor | None,
+    long: Tensor | None, begins: Tensor | None, kind: str, rows: int, tables_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients as the operator's backward gives them; the sums have the same bits for any number of threads."""
-    order, _, segments, begins = [contiguous_integers(t) for t in plan] or [None] * 4
+    plan_of = [contiguous_integers(t) for t in (order, long, begins)]
     given = stream, y, dy_dtype == torch.bfloat16, gate, _affine(weight), scale, stats, dstream, dout
-    plan_of = order, segments, begins
     return torch.ops.phys4d.native_adaptive_norm_backward(*given, *plan_of, NORMS.index(kind), rows, tables_gradient)
 
 

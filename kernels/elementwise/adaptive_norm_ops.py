@@ -58,21 +58,22 @@ def _programs(total: int, rows: int, segments: Tensor | None, programs: int) -> 
 
 def forward(
     x: Tensor, y: Tensor | None, gate: Tensor | None, weight: Tensor | None, bias: Tensor | None, scale: Tensor | None,
-    shift: Tensor | None, index: Tensor | None, plan: list[Tensor], kind: str, epsilon: float,
+    shift: Tensor | None, index: Tensor | None, order: Tensor | None, short: Tensor | None, long: Tensor | None,
+    begins: Tensor | None, kind: str, epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The operator: stream (empty without y), out (empty without norm and modulation), and what backward needs.
 
-    index and plan [order, forward, backward, begins] are those of `TokenRows`.
+    index, order, short, long and begins are those of `TokenRows`, whose segments `forward` are short, `backward` long.
     """
     stream, out, stats = _outputs(x, y, scale, shift, kind)
     rows = _rows(gate, scale, shift)
     if not x.numel():
         return stream, out, stats
     if not float32_kernel_serves(x):
-        return _by_definition(x, y, gate, weight, bias, scale, shift, index, plan, kind, epsilon)
+        return _by_definition(x, y, gate, weight, bias, scale, shift, index, kind, epsilon)
     total, width = x.shape[0] * x.shape[1], x.shape[2]
     weight, bias = (None if t is None else t.contiguous() for t in (weight, bias))
-    order, segments = map(contiguous_integers, plan[:2]) if plan else (None, None)
+    order, segments = contiguous_integers(order), contiguous_integers(short)
     programs, length = _programs(total, rows, segments, FORWARD_PROGRAMS)
     align, strides = _strides([x, y], [gate, scale, shift])
     tensors = [
@@ -80,7 +81,7 @@ def forward(
     ]
     launch(
         kernels.forward, programs, x, *tensors, x.shape[1], total // rows, length, width, epsilon, *strides,
-        ALIGN=align, ORDERED=bool(plan), NORM=_KINDS[kind], RESIDUAL=y is not None, GATE=gate is not None,
+        ALIGN=align, ORDERED=order is not None, NORM=_KINDS[kind], RESIDUAL=y is not None, GATE=gate is not None,
         WEIGHT=weight is not None, BIAS=bias is not None, SCALE=scale is not None, SHIFT=shift is not None,
         OUT=bool(out.numel()), **_options(width),
     )  # fmt: skip
@@ -89,7 +90,7 @@ def forward(
 
 def _by_definition(
     x: Tensor, y: Tensor | None, gate: Tensor | None, weight: Tensor | None, bias: Tensor | None, scale: Tensor | None,
-    shift: Tensor | None, index: Tensor | None, plan: list[Tensor], kind: str, epsilon: float,
+    shift: Tensor | None, index: Tensor | None, kind: str, epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """What `forward` gives, in plain torch."""
     stream, out, stats = forward_reference(x, y, gate, weight, bias, scale, shift, index, kind, epsilon)
@@ -117,14 +118,14 @@ op = torch.library.custom_op("phys4d::adaptive_norm", forward, mutates_args=())
 
 
 @op.register_fake
-def _(x, y, gate, weight, bias, scale, shift, index, plan, kind, epsilon):  # type: ignore[no-untyped-def]
+def _(x, y, gate, weight, bias, scale, shift, index, order, short, long, begins, kind, epsilon):  # type: ignore[no-untyped-def]
     return _outputs(x, y, scale, shift, kind)
 
 
 def backward(
     stream: Tensor, y: Tensor | None, dy_dtype: torch.dtype, gate: Tensor | None, weight: Tensor | None,
     scale: Tensor | None, stats: Tensor, dstream: Tensor | None, dout: Tensor | None, index: Tensor | None,
-    plan: list[Tensor], kind: str, rows: int, tables_gradient: bool,
+    order: Tensor | None, long: Tensor | None, begins: Tensor | None, kind: str, rows: int, tables_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x [B, S, C], of y (empty without a gate: it equals that of x), and of the tables [rows, parts, C].
 
@@ -141,20 +142,20 @@ def backward(
     if not dx.numel():
         return dx, dy, sums.zero_()
     if not float32_kernel_serves(dx):
-        rest = index, plan, kind, rows, tables_gradient
+        rest = index, kind, rows, tables_gradient
         return _backward_by_definition(stream, y, dy_dtype, gate, weight, scale, stats, dstream, dout, *rest)
     dstream, dout = (None if t is None else with_rows(t) for t in (dstream, dout))
     weight = None if weight is None else weight.contiguous()
     total, width = dx.shape[0] * dx.shape[1], dx.shape[2]
-    order, _, segments, begins = [contiguous_integers(t) for t in plan] or [None] * 4
+    order, segments, begins = (contiguous_integers(t) for t in (order, long, begins))
     programs, length = _programs(total, rows, segments, BACKWARD_PROGRAMS)
     align, strides = _strides([stream, y, dstream, dout], [gate, scale])
-    partial = sums if programs == rows and not plan else sums.new_empty((programs, *sums.shape[1:]))
+    partial = sums if programs == rows and order is None else sums.new_empty((programs, *sums.shape[1:]))
     tensors = [dx if t is None else t for t in (y, dstream, dout, dx, dy, stats, partial)]
     tensors += [dx if t is None else t for t in (weight, gate, scale, segments, order)]
     launch(
         kernels.backward, programs, stream, *tensors, dx.shape[1], total // rows, length, width, *strides,
-        ALIGN=align, ORDERED=bool(plan), NORM=_KINDS[kind], GATE=gate is not None, WEIGHT=weight is not None,
+        ALIGN=align, ORDERED=order is not None, NORM=_KINDS[kind], GATE=gate is not None, WEIGHT=weight is not None,
         SCALE=scale is not None, STREAM_GRADIENT=dstream is not None, OUT=dout is not None,
         GATE_GRADIENT=y is not None, TABLES=tables_gradient, **_options(width),
     )  # fmt: skip
@@ -194,7 +195,7 @@ def _gradients(
 def _backward_by_definition(
     stream: Tensor, y: Tensor | None, dy_dtype: torch.dtype, gate: Tensor | None, weight: Tensor | None,
     scale: Tensor | None, stats: Tensor, dstream: Tensor | None, dout: Tensor | None, index: Tensor | None,
-    plan: list[Tensor], kind: str, rows: int, tables_gradient: bool,
+    kind: str, rows: int, tables_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """What `backward` gives, in plain torch."""
     dx, dy, sums = adaptive_norm_backward_reference(
@@ -208,8 +209,8 @@ _backward_op = torch.library.custom_op("phys4d::adaptive_norm_backward", backwar
 
 
 @_backward_op.register_fake
-def _(stream, y, dy_dtype, gate, weight, scale, stats, dstream, dout, index, plan, kind, rows, tables_gradient):  # type: ignore[no-untyped-def]
-    return _gradients(stream, y, dy_dtype, gate, dstream, dout, rows, tables_gradient)
+def _(stream, y, dy_dtype, gate, weight, scale, stats, dstream, dout, *rest):  # type: ignore[no-untyped-def]
+    return _gradients(stream, y, dy_dtype, gate, dstream, dout, *rest[-2:])
 
 
 differentiable_once(_backward_op)
@@ -217,27 +218,28 @@ _backward_call = below_autograd(_backward_op)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, y, gate, weight, bias, scale, shift, index, plan, kind, _ = inputs
+    x, y, gate, weight, bias, scale, shift, index, order, _, long, begins, kind, _ = inputs
     stream, _, stats = output
     ctx.set_materialize_grads(False)
     through = y if gate is not None and ctx.needs_input_grad[2] else None
-    ctx.save_for_backward(x if y is None else stream, through, gate, weight, bias, scale, stats, index, *plan)
+    normed = x if y is None else stream
+    ctx.save_for_backward(normed, through, gate, weight, bias, scale, stats, index, order, long, begins)
     whole = bool(kind) or scale is not None or shift is not None
     ctx.rest = kind, whole, _rows(gate, scale, shift), None if y is None else y.dtype
     ctx.dtypes = [None if t is None else t.dtype for t in (gate, weight, bias, scale, shift)]
 
 
 def _backward(ctx: Any, dstream: Tensor | None, dout: Tensor | None, dstats: Tensor | None) -> tuple[Any, ...]:
-    stream, y, gate, weight, bias, scale, stats, index, *plan = ctx.saved_tensors
+    stream, y, gate, weight, bias, scale, stats, *plan = ctx.saved_tensors
     kind, whole, rows, y_dtype = ctx.rest
     dstream, dout = dstream if y_dtype else None, dout if whole else None
-    nothing = (None,) * 7 + (None, [None] * len(plan), None, None)
+    nothing = (None,) * 14
     if dstream is None and dout is None:
         return nothing
     wanted = ctx.needs_input_grad[2:7]
     tables = dout is not None and any(wanted[1:])
     dx, dy, sums = _backward_call(
-        stream, y, y_dtype or stream.dtype, gate, weight, scale, stats, dstream, dout, index, plan, kind, rows, tables
+        stream, y, y_dtype or stream.dtype, gate, weight, scale, stats, dstream, dout, *plan, kind, rows, tables
     )
     if y_dtype is None:
         dy = None
@@ -272,16 +274,16 @@ call = low_overhead_call(op, _setup, _backward)
 
 
 @cpu_kernel(op)
-def _(x, y, gate, weight, bias, scale, shift, index, plan, kind, epsilon):  # type: ignore[no-untyped-def]
+def _(x, y, gate, weight, bias, scale, shift, index, order, short, long, begins, kind, epsilon):  # type: ignore[no-untyped-def]
     if native.serves(x, y, gate, weight, bias, scale, shift):
         rows = _rows(gate, scale, shift)
         return native.forward(x, y, gate, weight, bias, scale, shift, index, rows, kind, epsilon)
-    return _by_definition(x, y, gate, weight, bias, scale, shift, index, plan, kind, epsilon)
+    return _by_definition(x, y, gate, weight, bias, scale, shift, index, kind, epsilon)
 
 
 @cpu_kernel(_backward_op)
-def _(stream, y, dy_dtype, gate, weight, scale, stats, dstream, dout, index, plan, kind, rows, tables_gradient):  # type: ignore[no-untyped-def]
+def _(stream, y, dy_dtype, gate, weight, scale, stats, dstream, dout, index, *rest):  # type: ignore[no-untyped-def]
     given = gate, weight, scale, stats, dstream, dout
     if native.serves(stream, y, *given) and dy_dtype in native.DTYPES:
-        return native.backward(stream, y, dy_dtype, *given, plan, kind, rows, tables_gradient)
-    return _backward_by_definition(stream, y, dy_dtype, *given, index, plan, kind, rows, tables_gradient)
+        return native.backward(stream, y, dy_dtype, *given, *rest)
+    return _backward_by_definition(stream, y, dy_dtype, *given, index, *rest[3:])

@@ -11,6 +11,7 @@ from phys4d.kernels.elementwise.rope import Grid, Rope
 
 Text = tuple[int, Literal["first", "last"]]
 Kind = Literal["rms", "layer", "rms_across_heads"]
+KINDS: tuple[Kind, ...] = ("rms", "layer", "rms_across_heads")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,14 @@ class QKNorm:
     q_bias: Tensor | None = None
     k_bias: Tensor | None = None
     epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _check_kind(self.kind)
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"qk_norm: expected rms, layer or rms_across_heads, got {kind!r}")
 
 
 def norm_rope(
@@ -56,13 +65,13 @@ def norm_rope(
         RuntimeError: inside torch.func or forward-mode differentiation.
     """
     check_norm_rope(x, weight, bias, kind, rope, grid)
-    tables = list(rope.tables) if rope else []
-    return ops.call(x, weight, bias, kind or "", epsilon, tables, rope.layout if rope else "", list(grid), begin)
+    tables = rope.tables if rope else (None, None, None)
+    return ops.call(x, weight, bias, kind or "", epsilon, *tables, rope.layout if rope else "", list(grid), begin)
 
 
 def qk_norm_rope(
     q: Tensor, k: Tensor, norm: QKNorm | None, rope: Rope | None, *,
-    grid: Grid, text: Text | None = None, start: int = 0,
+    grid: Grid, text: Text | None = None, start: int | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`norm_rope` of queries and keys [B, S, heads, D], with text before or after the video.
 
@@ -70,7 +79,8 @@ def qk_norm_rope(
         q, k: [B, S, heads, D], floating.
         norm, rope, grid: as in `norm_rope`.
         text: (n, "first" | "last"): normed, not rotated.
-        start: position of token 0 in the whole sequence, where this is a part of it.
+        start: position of token 0 in the whole sequence, where this is a part of it; None where it is the whole, to
+            which grid and text then add up if there is a rotation.
 
     Returns:
         Queries and keys [B, S, heads, D], contiguous, in their dtypes.
@@ -78,13 +88,32 @@ def qk_norm_rope(
     Raises:
         ValueError: shapes that do not fit.
     """
-    begin = start - (text[0] if text and text[1] == "first" else 0)
+    _check_place(rope, grid, text, start, q.shape[1], k.shape[1])
+    begin = (start or 0) - (text[0] if text and text[1] == "first" else 0)
     if norm is None:
         return tuple(norm_rope(x, None, None, None, 0.0, rope, grid, begin) for x in (q, k))  # type: ignore[return-value]
     return (
         norm_rope(q, norm.q_weight, norm.q_bias, norm.kind, norm.epsilon, rope, grid, begin),
         norm_rope(k, norm.k_weight, norm.k_bias, norm.kind, norm.epsilon, rope, grid, begin),
     )
+
+
+def _check_place(
+    rope: Rope | None, grid: Grid, text: Text | None, start: int | None, queries: int, keys: int
+) -> None:
+    """ValueError unless the rotation is of every token's own place."""
+    if text is not None and (len(text) != 2 or text[1] not in ("first", "last") or text[0] < 0):
+        raise ValueError(f'text: expected (number of tokens, "first" or "last"), got {text}')
+    if rope is None:
+        return
+    number = text[0] if text else 0
+    whole = grid[0] * grid[1] * grid[2] + number
+    for count in (queries, keys):
+        if (start or 0) + count > whole or (start is None and count != whole):
+            raise ValueError(
+                f"rope: grid {grid} with {number} text tokens makes a sequence of {whole}, "
+                f"got {count} tokens from position {start or 0} on"
+            )
 
 
 def check_norm_rope(
@@ -100,8 +129,7 @@ def check_norm_rope(
         )
     heads, dim = x.shape[2:]
     if kind is not None:
-        if kind not in ("rms", "layer", "rms_across_heads"):
-            raise ValueError(f"qk_norm: expected rms, layer or rms_across_heads, got {kind!r}")
+        _check_kind(kind)
         expected = heads * dim if kind == "rms_across_heads" else dim
         for name, tensor in (("weight", weight), ("bias", bias)):
             if tensor is None and name == "bias":
@@ -116,6 +144,9 @@ def check_norm_rope(
             if table.shape[1] and table.shape[0] < size:
                 raise ValueError(f"rope: the {axis} table has {table.shape[0]} positions, the grid has {size}")
             if table.device != x.device:
-                raise ValueError(f"rope: the {axis} table is on {table.device}, the tokens are on {x.device}")
+                raise ValueError(
+                    f"rope: the {axis} table is on {table.device}, the tokens are on {x.device}: "
+                    "move the tables once, rope = rope.to(q.device)"
+                )
         if 2 * rope.pairs > dim or (rope.layout == "half" and 2 * rope.pairs != dim):
             raise ValueError(f"rope: {rope.pairs} pairs ({rope.layout}) do not fit heads of {dim} channels")

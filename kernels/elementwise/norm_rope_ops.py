@@ -49,17 +49,24 @@ def float32_table(table: Tensor) -> Tensor:
     return table if fits else table.to(torch.float32).contiguous()
 
 
-def rope_of(layout: str, tables: list[Tensor]) -> Rope | None:
+def tables_of(time: Tensor | None, height: Tensor | None, width: Tensor | None) -> list[Tensor]:
+    """The tables of an operator's flat arguments: three, or none."""
+    return [] if time is None or height is None or width is None else [time, height, width]
+
+
+def rope_of(layout: str, time: Tensor | None, height: Tensor | None, width: Tensor | None) -> Rope | None:
     """The rotation of an operator's flat arguments; None without tables."""
-    return Rope((tables[0], tables[1], tables[2]), "half" if layout == "half" else "interleaved") if tables else None
+    if time is None or height is None or width is None:
+        return None
+    return Rope((time, height, width), "half" if layout == "half" else "interleaved")
 
 
 def _by_definition(
-    x: Tensor, dy: Tensor, weight: Tensor | None, bias: Tensor | None, kind: str, epsilon: float, tables: list[Tensor],
-    layout: str, grid: list[int], begin: int, weight_gradient: bool,
+    x: Tensor, dy: Tensor, weight: Tensor | None, bias: Tensor | None, kind: str, epsilon: float, time: Tensor | None,
+    height: Tensor | None, width: Tensor | None, layout: str, grid: list[int], begin: int, weight_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """What `backward` gives, in plain torch."""
-    rope = rope_of(layout, tables)
+    rope = rope_of(layout, time, height, width)
     sizes: Any = tuple(grid)
     dx, *rest = norm_rope_backward_reference(x, dy, weight, bias, kind, epsilon, rope, sizes, begin)
     exact = torch.promote_types(dy.dtype, torch.float32)
@@ -69,25 +76,25 @@ def _by_definition(
 
 
 def forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, kind: str, epsilon: float, tables: list[Tensor], layout: str,
-    grid: list[int], begin: int,
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, kind: str, epsilon: float, time: Tensor | None,
+    height: Tensor | None, width: Tensor | None, layout: str, grid: list[int], begin: int,
 ) -> Tensor:  # fmt: skip
     """The operator: `norm_rope` with flat arguments; float64 by its definition, the kernel works in float32."""
     if not float32_kernel_serves(x):
         sizes: Any = tuple(grid)
-        return norm_rope_reference(
-            x, weight, bias, kind, epsilon, rope_of(layout, tables), sizes, begin
-        ).contiguous()  # fmt: skip
+        rope = rope_of(layout, time, height, width)
+        return norm_rope_reference(x, weight, bias, kind, epsilon, rope, sizes, begin).contiguous()
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if not y.numel():
         return y
     weight, bias = (None if t is None else t.contiguous() for t in (weight, bias))
-    pointers, (cells, width, tokens, *pairs) = _rope_arguments(x, tables, grid)
+    tables = tables_of(time, height, width)
+    pointers, (cells, across, count, *pairs) = _rope_arguments(x, tables, grid)
     align, strides = aligned_strides(x)
     launch(
         kernels.forward, x.shape[0] * x.shape[1], x, y,
         weight if weight is not None else x, bias if bias is not None else x, *pointers,
-        x.shape[1], x.shape[2], epsilon, begin, cells, width, tokens, *pairs, *strides,
+        x.shape[1], x.shape[2], epsilon, begin, cells, across, count, *pairs, *strides,
         ALIGN=align, D=x.shape[3], HALF=layout == "half", NORM=_KINDS[kind], BIAS=bias is not None, ROPE=bool(tables),
         **_launch_options(x),
     )  # fmt: skip
@@ -98,20 +105,21 @@ _op = torch.library.custom_op("phys4d::norm_rope", forward, mutates_args=())
 
 
 @_op.register_fake
-def _(x, weight, bias, kind, epsilon, tables, layout, grid, begin):  # type: ignore[no-untyped-def]
+def _(x, weight, bias, kind, epsilon, time, height, width, layout, grid, begin):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape)
 
 
 def backward(
-    x: Tensor, dy: Tensor, weight: Tensor | None, bias: Tensor | None, kind: str, epsilon: float, tables: list[Tensor],
-    layout: str, grid: list[int], begin: int, weight_gradient: bool,
+    x: Tensor, dy: Tensor, weight: Tensor | None, bias: Tensor | None, kind: str, epsilon: float, time: Tensor | None,
+    height: Tensor | None, width: Tensor | None, layout: str, grid: list[int], begin: int, weight_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """dx, and, with `weight_gradient`, gradients of weight and bias (else, or where there is none: empty).
 
     These two are float32, float64 for float64, which is by the definition.
     """
     if not float32_kernel_serves(dy):
-        return _by_definition(x, dy, weight, bias, kind, epsilon, tables, layout, grid, begin, weight_gradient)
+        rest = kind, epsilon, time, height, width, layout, grid, begin, weight_gradient
+        return _by_definition(x, dy, weight, bias, *rest)
     dy, weight = with_rows(dy), None if weight is None else weight.contiguous()
     dx = torch.empty(dy.shape, dtype=dy.dtype, device=dy.device)
     total = dy.shape[0] * dy.shape[1]
@@ -123,11 +131,12 @@ def backward(
         for t in (weight, bias)
     ]  # fmt: skip
     if dx.numel():
-        pointers, (cells, width, tokens, *pairs) = _rope_arguments(dy, tables, grid)
+        tables = tables_of(time, height, width)
+        pointers, (cells, across, count, *pairs) = _rope_arguments(dy, tables, grid)
         align, strides = aligned_strides(x, dy)
         launch(
             kernels.backward, programs, x, dy, dx, weight if weight is not None else dy, *partial, *pointers,
-            dy.shape[1], total, programs, dy.shape[2], epsilon, begin, cells, width, tokens, *pairs,
+            dy.shape[1], total, programs, dy.shape[2], epsilon, begin, cells, across, count, *pairs,
             *strides, ALIGN=align, D=dy.shape[3], HALF=layout == "half", NORM=_KINDS[kind], BIAS=bias is not None,
             ROPE=bool(tables), WEIGHT_GRADIENT=weight_gradient, **_launch_options(dy),
         )  # fmt: skip
@@ -139,7 +148,7 @@ _backward_op = torch.library.custom_op("phys4d::norm_rope_backward", backward, m
 
 
 @_backward_op.register_fake
-def _(x, dy, weight, bias, kind, epsilon, tables, layout, grid, begin, weight_gradient):  # type: ignore[no-untyped-def]
+def _(x, dy, weight, bias, kind, epsilon, time, height, width, layout, grid, begin, weight_gradient):  # type: ignore[no-untyped-def]
     sizes = [t.shape[0] if weight_gradient and weight is not None and t is not None else 0 for t in (weight, bias)]
     exact = torch.promote_types(dy.dtype, torch.float32)
     return dy.new_empty(dy.shape), *(dy.new_empty(size, dtype=exact) for size in sizes)
@@ -150,26 +159,22 @@ _backward_call = below_autograd(_backward_op)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, kind, epsilon, tables, layout, grid, begin = inputs
-    ctx.save_for_backward(x if kind else x.new_empty(0, 0, 0, 0), weight, bias, *tables)
+    x, weight, bias, kind, epsilon, time, height, width, layout, grid, begin = inputs
+    ctx.save_for_backward(x if kind else x.new_empty(0, 0, 0, 0), weight, bias, time, height, width)
     ctx.rest = kind, epsilon, layout, grid, begin
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-    x, weight, bias, *tables = ctx.saved_tensors
+    x, weight, bias, time, height, width = ctx.saved_tensors
     kind, epsilon, layout, grid, begin = ctx.rest
     wanted = weight is not None and any(ctx.needs_input_grad[1:3])
-    dx, dweight, dbias = _backward_call(x, dy, weight, bias, kind, epsilon, tables, layout, grid, begin, wanted)
+    rest = kind, epsilon, time, height, width, layout, grid, begin, wanted
+    dx, dweight, dbias = _backward_call(x, dy, weight, bias, *rest)
     return (
         dx,
         dweight.to(weight.dtype) if wanted else None,
         dbias.to(bias.dtype) if wanted and bias is not None else None,
-        None,
-        None,
-        [None] * len(tables),
-        None,
-        None,
-        None,
+        *(None,) * 8,
     )
 
 
@@ -178,8 +183,8 @@ call = low_overhead_call(_op, _setup, _backward)
 
 
 @cpu_kernel(_op)
-def _(x, weight, bias, kind, epsilon, tables, layout, grid, begin):  # type: ignore[no-untyped-def]
-    rope = rope_of(layout, tables)
+def _(x, weight, bias, kind, epsilon, time, height, width, layout, grid, begin):  # type: ignore[no-untyped-def]
+    rope = rope_of(layout, time, height, width)
     return norm_rope_reference(x, weight, bias, kind, epsilon, rope, grid, begin).contiguous()
 
 

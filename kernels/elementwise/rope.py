@@ -17,7 +17,8 @@ class Rope:
 
     Pair i of a head takes its angle from the time table for the first pairs, then from the height's, then from the
     width's. Its channels are 2i and 2i + 1 (`interleaved`: Wan, CogVideoX) or i and i + D/2 (`half`). Pairs beyond the
-    tables, which only `interleaved` may have, are left as they are; so are text tokens.
+    tables, which only `interleaved` may have, are left as they are; so are text tokens. The tables are on the device of
+    the tokens that they turn: `Rope.make(..., device=)` makes them there, `to` moves them, once.
 
     Args:
         tables: three float32 tensors [positions, pairs, 2], cosine and sine; an axis without pairs has [n, 0, 2].
@@ -41,6 +42,12 @@ class Rope:
     def pairs(self) -> int:
         """Pairs of channels that are rotated."""
         return sum(table.shape[1] for table in self.tables)
+
+    def to(self, device: torch.device | str) -> "Rope":
+        """The same rotation with its tables on a device; itself where they are there."""
+        time, height, width = (table.to(device) for table in self.tables)
+        same = all(a is b for a, b in zip((time, height, width), self.tables, strict=True))
+        return self if same else Rope((time, height, width), self.layout)
 
     @staticmethod
     def make(

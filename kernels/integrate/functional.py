@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phys4d.kernels.attention import attention
+from phys4d.kernels.attention import Full, attention
 from phys4d.kernels.attention.backends import BACKENDS
 
 
@@ -31,6 +31,7 @@ class Calls:
 
     def __str__(self) -> str:
         reasons = "".join(f"; {count} to torch: {why}" for why, count in self.passed.items())
+        reasons = reasons or ("" if self.served else "; no call reached it: functions imported by name before do not")
         return f"scaled_dot_product_attention, backend {self.backend}: {self.served} served{reasons}"
 
 
@@ -40,31 +41,44 @@ _original: Any = F.scaled_dot_product_attention
 _inside: ContextVar[bool] = ContextVar("inside phys4d's attention", default=False)  # its backends call torch's function
 
 
-def _refusal(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, dropout_p: float, is_causal: bool, enable_gqa: bool
+def refusal(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float, is_causal: bool, enable_gqa: bool
 ) -> str | None:
     """Why torch must compute a call, None if it can be expressed as `attention` over [B, S, heads, D]."""
-    if attn_mask is not None:
-        return "attn_mask"
     if dropout_p:
         return "dropout_p"
-    if is_causal:
-        return "is_causal"
-    if enable_gqa:
-        return "enable_gqa"
-    if any(type(t) not in (Tensor, torch.nn.Parameter) or t.is_nested for t in (q, k, v)):
+    given = [q, k, v] if mask is None else [q, k, v, mask]
+    if any(type(t) not in (Tensor, torch.nn.Parameter) or t.is_nested for t in given):
         return "a tensor of another kind (nested, distributed, a subclass)"
     if any(t.ndim != 4 for t in (q, k, v)):
         return "not [B, heads, S, D]"
-    if k.shape != v.shape or (*q.shape[:2], q.shape[3]) != (*k.shape[:2], k.shape[3]):
-        return "queries, keys and values of different batches, heads or head dimensions"
+    if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        return "queries, keys and values of different batches or head dimensions"
     if not q.is_floating_point() or any((t.dtype, t.device) != (q.dtype, q.device) for t in (k, v)):
         return "different dtypes or devices"
-    if not q.numel() or not k.numel():
+    if not q.numel() or not k.numel() or not v.numel():
         return "nothing to attend"
-    if q.shape[3] > 1 and any(t.stride(3) != 1 for t in (q, k, v)):
+    if q.shape[1] != k.shape[1] and (not enable_gqa or q.shape[1] % k.shape[1]):
+        return "queries and keys of different heads"
+    if any(t.shape[3] > 1 and t.stride(3) != 1 for t in (q, k, v)):
         return "a head dimension that is not contiguous"
+    if mask is None:
+        return None
+    if is_causal:
+        return "attn_mask and is_causal at once"
+    if mask.device != q.device or not (mask.dtype == torch.bool or mask.is_floating_point()):
+        return "an attn_mask of another device or dtype"
+    wanted = (*q.shape[:3], k.shape[2])
+    if not 2 <= mask.ndim <= 4 or any(n not in (1, m) for n, m in zip(mask.shape[::-1], wanted[::-1], strict=False)):
+        return "an attn_mask that does not broadcast to [B, heads, S_q, S_k]"
     return None
+
+
+def of_pairs(mask: Tensor | None, keys: int) -> Tensor | None:
+    """A mask as `attention` takes it, [B or 1, heads or 1, S_q or 1, S_k], of one that broadcasts to that."""
+    if mask is None:
+        return None
+    return mask[(None,) * (4 - mask.ndim)].expand(-1, -1, -1, keys)
 
 
 def _attend(
@@ -75,7 +89,7 @@ def _attend(
     calls = next(reversed(tuple(_contexts)), None)
     if calls is None or _inside.get():
         return _original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    why = _refusal(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
+    why = refusal(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
     if why is not None:
         with _lock:
             calls.passed[why] = calls.passed.get(why, 0) + 1
@@ -83,7 +97,8 @@ def _attend(
     inside = _inside.set(True)
     try:
         q, k, v = (t.transpose(1, 2) for t in (query, key, value))
-        out = attention(q, k, v, scale=scale, backend=calls.backend)
+        mask = of_pairs(attn_mask, key.shape[2])
+        out = attention(q, k, v, pattern=Full(causal=is_causal), mask=mask, scale=scale, backend=calls.backend)
     finally:
         _inside.reset(inside)
     with _lock:
@@ -95,11 +110,12 @@ def _attend(
 def sdpa(backend: str = "auto") -> Iterator[Calls]:
     """Inside this context torch.nn.functional.scaled_dot_product_attention is `attention`, in all threads.
 
-    Calls that `attention` does not express go to torch as before: those with a mask, dropout, is_causal, grouped heads,
-    values of another width than the keys. A causal sequence could be laid out as a video of one-pixel frames, but torch
-    has a kernel for just that. Code that took the function by name before (`from torch.nn.functional import ...`) is
-    not reached. Contexts may be nested, the innermost decides; when the last is left, by an exception or not, the
-    attribute holds again what it held. Meant for eager code: counting calls makes torch.compile recompile.
+    Masks, is_causal, heads that share keys (enable_gqa) and values of another width than the keys are served; a query
+    that a mask lets see no key gives 0. Calls that `attention` does not express go to torch as before and are counted
+    by reason: dropout, nested tensors and other subclasses, fewer or more than four dimensions. Code that took the
+    function by name before (`from torch.nn.functional import ...`) is not reached. Contexts may be nested, the
+    innermost decides; when the last is left, by an exception or not, the attribute holds again what it held. Meant for
+    eager code: counting calls makes torch.compile recompile.
 
     Args:
         backend: "auto" or a name that `explain` gives, for the calls that are served.

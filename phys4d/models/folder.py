@@ -20,6 +20,7 @@ from phys4d.engine.provenance import provenance
 from phys4d.engine.storage import disk_fault
 from phys4d.models.card import CARD, Card, base_of, read_card
 from phys4d.models.config import ModelConfig, ResolvedConfig
+from phys4d.models.hub_digests import check_downloaded
 from phys4d.models.interface import Grid
 from phys4d.models.lora import adapter_names, load_adapter, save_adapter
 from phys4d.models.preflight import HEADS, check_files, check_model
@@ -111,6 +112,7 @@ def released(folder: Path, config: ModelConfig, size: tuple[int, int, int], *, s
     `config` leaves out are those of the folder.
     """
     outline = MODELS[config.kind].outline(config, folder)
+    check_downloaded(folder)
     resolved = config.resolved(outline.steps, outline.shift)
     model = _assemble(resolved, folder, Grid(*size, outline.token_stride), seed=seed)
     return Loaded(model.requires_grad_(False), "released", folder)

@@ -9,6 +9,7 @@ from phys4d.models.config import ModelConfig
 from phys4d.models.diffusers_folder import on_meta, shapes_of
 from phys4d.models.headers import WeightsFault, check_fits, read_header
 from phys4d.models.heads import GeometryHeads
+from phys4d.models.hub_digests import check_downloaded
 from phys4d.models.interface import Grid
 from phys4d.models.lora_file import check_fits_transformer, read_lora
 from phys4d.models.registry import MODELS, published
@@ -48,12 +49,14 @@ def check_model(folder: Path) -> Outline:
 
 
 def check_files(folder: Path, *, hashed: bool) -> None:
-    """UserError unless the files of a model folder, and those of the folder of its backbone if a stage wrote that too,
-    are as they were written; hashed: compare their digests, which reads them whole, and not their sizes alone."""
+    """UserError unless the files of a model folder, and those of the folder of its backbone, are as they were written
+    or, where a digest is known, published; hashed: compare digests, which reads them whole, and not sizes alone."""
     base = base_of(read_card(folder), folder)
     for part in dict.fromkeys((folder, base)):
         if (part / CARD).is_file():
             integrity.check(part, "copy it again, or remove the folder and --resume its run", hashed=hashed)
+        elif hashed:
+            check_downloaded(part)
 
 
 def check_released(folder: Path, model: ModelConfig) -> Outline:

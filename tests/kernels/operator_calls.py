@@ -1,4 +1,7 @@
-"""One small call of every operator, all its tensors by name: what holds for all of them is tested over this table."""
+"""One small call of every operator, all its tensors by name (over 300 lines: one table).
+
+What holds for all operators is tested over this table.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ from phys4d.kernels.attention import (
     attention_backward,
     attention_packed,
     attention_reference,
+    attention_varlen,
 )
 from phys4d.kernels.dispatch import INTERPRETED
 from phys4d.kernels.elementwise import QKNorm, Rope, TokenRows, adaptive_norm, norm_rope
@@ -91,6 +95,19 @@ def _attend(pattern: Any, text: Any = None) -> Callable[..., Any]:
         )  # fmt: skip
 
     return call
+
+
+def _masked(pattern: Any) -> Callable[..., Any]:
+    def call(backend: str, q: Tensor, k: Tensor, v: Tensor, key_lengths: Tensor, mask: Tensor) -> Any:
+        return attention(
+            q, k, v, pattern=pattern, key_lengths=key_lengths, mask=mask, return_lse=True, backend=_kernel(backend)
+        )  # fmt: skip
+
+    return call
+
+
+def _sequences(backend: str, **tensors: Tensor) -> Any:
+    return attention_varlen(**tensors, max_seqlen=6, max_seqlen_k=6, backend=_kernel(backend))
 
 
 def _fused(backend: str, q: Tensor, k: Tensor, v: Tensor, key_lengths: Tensor, **rest: Tensor) -> Any:
@@ -170,6 +187,30 @@ def _calls() -> dict[str, OperatorCall]:
         ),
         "attention in windows": OperatorCall(
             _attend(Window(2, 1, 2), (2, "last")), {**with_text, "key_lengths": torch.tensor([13, 6])}, **qkv
+        ),
+        "attention of shared heads, masked": OperatorCall(
+            _masked(Full(causal=True)),
+            {
+                "q": _normal(2, 9, 4, 16), "k": _normal(2, 7, 2, 16), "v": _normal(2, 7, 2, 16), "key_lengths": few,
+                "mask": _mask(2, 4, 9, 7),
+            },
+            **qkv,
+        ),
+        "attention of shared heads, biased": OperatorCall(
+            _masked(Full()),
+            {
+                "q": _normal(2, 9, 4, 16), "k": _normal(2, 7, 2, 16), "v": _normal(2, 7, 2, 16), "key_lengths": few,
+                "mask": _normal(2, 4, 9, 7),
+            },
+            **qkv,
+        ),
+        "attention_varlen": OperatorCall(
+            _sequences,
+            {
+                "q": _normal(12, 4, 16), "k": _normal(11, 2, 16), "v": _normal(11, 2, 16),
+                "cu_seqlens": torch.tensor([0, 5, 11]), "cu_seqlens_k": torch.tensor([1, 4, 10]),
+            },
+            ("q", "k", "v"), whole=("cu_seqlens", "cu_seqlens_k"), kernels=False,
         ),
         "attention_backward": OperatorCall(
             _back,

@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from phys4d import kernels
 from phys4d.kernels.attention import Temporal, attention, hardware, ops
+from phys4d.kernels.attention.qk_transform import NO_TRANSFORM
 from phys4d.kernels.dispatch import expect_one_device, launch, on_device_of
 from tests.kernels.operator_calls import CALLS
 
@@ -129,8 +130,8 @@ def test_attention_takes_the_options_of_the_gpu_of_its_tensors(gpus, monkeypatch
     for module in ("flash", "short_rows", "window"):
         monkeypatch.setattr(f"phys4d.kernels.attention.{module}.INTERPRETED", False)
     q = on_second(torch.zeros(1, 8, 2, 16))
-    where = Temporal().name, Temporal().numbers, [2, 2, 2], 0, False
-    rest = (*where, None, 1.0, None, None, None, None, [], "", 0.0, "")
+    where = ops.flat_pattern(Temporal(), (2, 2, 2), None)
+    rest = (*where, None, None, 1.0, *NO_TRANSFORM)
     with pytest.raises(Asked):
         ops.forward(q, q, q, *rest[:7], False, *rest[7:])
     with pytest.raises(Asked):

@@ -37,12 +37,18 @@ def dense_refusal(call: Call) -> str | None:
         return f"it runs on CUDA, the tensors are on {call.q.device.type}"
     if call.q.dtype not in (torch.bfloat16, torch.float16):
         return f"it takes bfloat16 and float16, not {call.q.dtype}"
-    if not call.pattern.sees_all and call.rows is None:
+    if not call.one_row and call.rows is None:
         return f"it takes dense rows, which {call.pattern} has none of"
     if call.key_lengths is not None:
         return "key_lengths would need its variable-length form"
-    if call.rows is not None and call.rows.causal and call.text_tokens:
+    if call.mask is not None:
+        return "it takes no mask"
+    if call.causal and not call.one_row and call.text_tokens:
         return "a causal row after a text is no causal attention of its own"
+    if call.causal and call.one_row and call.q.shape[1] != call.k.shape[1]:
+        return "it aligns a causal mask of fewer queries than keys at the bottom right"
+    if call.asymmetric:
+        return f"it takes values as wide as keys, not {call.v.shape[3]} beside {call.k.shape[3]} channels"
     if call.return_lse:
         return "its log-sum-exp is not differentiable"
     return None
@@ -83,10 +89,9 @@ def _varies(call: Call, name: str) -> str | None:
 def _run(call: Call, name: str) -> tuple[Tensor, None]:
     function = flash_attn_func(name)
     assert not isinstance(function, str)
-    causal = call.rows is not None and call.rows.causal
     options = {"deterministic": True} if determinism() != "off" and _varies(call, name) is None else {}
 
-    def dense(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> tuple[Tensor, None]:
+    def dense(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, causal: bool) -> tuple[Tensor, None]:
         out = function(q, k, v, softmax_scale=call.scale, causal=causal, **options)
         return out[0] if isinstance(out, tuple) else out, None
 

@@ -19,8 +19,11 @@ _NUMBERS = itertools.count()
 Mask = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def mask_mod(pattern: Pattern, grid: Grid, text: Text | None) -> Mask:
-    """The pattern as a function of (clip, head, query, key) indices into the sequence."""
+def mask_mod(pattern: Pattern, grid: Grid | None, text: Text | None) -> Mask:
+    """The pattern as a function of (clip, head, query, key) indices into the sequence; without grid of one row."""
+    if grid is None:
+        assert pattern.crosses and not pattern.sees_all
+        return lambda b, h, q, k: k <= q
     cells, _, start, _ = layout(grid, text)
     _, height, width = grid
 
@@ -56,12 +59,13 @@ def _fused(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.lru_cache(maxsize=32)
 def _block_mask(
-    pattern: Pattern, grid: Grid, text: Text | None, count: int, device: torch.device, block: tuple[int, int]
-) -> Any:
+    pattern: Pattern, grid: Grid | None, text: Text | None, queries: int, keys: int, device: torch.device,
+    block: tuple[int, int],
+) -> Any:  # fmt: skip
     from torch.nn.attention.flex_attention import create_block_mask
 
     make = _fused(create_block_mask)
-    return make(mask_mod(pattern, grid, text), None, None, count, count, device=device, BLOCK_SIZE=block)
+    return make(mask_mod(pattern, grid, text), None, None, queries, keys, device=device, BLOCK_SIZE=block)
 
 
 @functools.lru_cache(maxsize=64)
@@ -82,12 +86,15 @@ def _compiler_off() -> bool:
 def _limits(call: Call) -> str | None:
     if call.key_lengths is not None:
         return "key_lengths would make a new block mask for every call"
-    if (call.training or call.return_lse) and not call.q.is_cuda:
+    if call.mask is not None:
+        return "a mask would be compiled in for every call"
+    wanted = call.return_lse or any(t.requires_grad for t in (call.q, call.k, call.v))  # also where none is recorded
+    if wanted and not call.q.is_cuda:
         return "FlexAttention has neither backward nor log-sum-exp outside of CUDA"
     if call.q.dtype == torch.float64:
         return "FlexAttention does not take float64"
-    if call.q.is_cuda and call.q.shape[-1] < 16:
-        return f"FlexAttention takes head dimensions from 16 on, not {call.q.shape[-1]}"
+    if call.q.is_cuda and (dim := min(call.q.shape[-1], call.v.shape[-1])) < 16:
+        return f"FlexAttention takes head dimensions from 16 on, not {dim}"
     if _compiler_off():
         return "torch.compile is switched off: FlexAttention unfused would keep every score in memory"
     return None
@@ -98,6 +105,8 @@ def _flash_limits(call: Call) -> str | None:
         return f"FlexAttention's FLASH kernels run on CUDA, the tensors are on {call.q.device.type}"
     if call.q.dtype not in (torch.bfloat16, torch.float16):
         return f"FlexAttention's FLASH kernels take bfloat16 and float16, not {call.q.dtype}"
+    if call.asymmetric:
+        return f"FlexAttention's FLASH kernels take values as wide as keys, not {call.v.shape[3]} channels"
     if call.return_lse:
         return "the log-sum-exp of FlexAttention's FLASH kernels is not differentiable"
     reason = _limits(call) or generation_refusal(call, "flash-attn-4")
@@ -117,15 +126,17 @@ def _run(call: Call, kernels: str | None = None) -> tuple[Tensor, Tensor | None]
     """The call by FlexAttention; kernels: its option BACKEND, None for what it takes itself."""
     mask = None
     if not call.pattern.sees_all:
-        assert call.grid is not None
+        grid = None if call.one_row else call.grid
         tall = kernels == "FLASH" and compute_capability(call.q.device.index) >= 100  # two tiles of queries at once
         block = (256 if tall else 128, 128)
-        mask = _block_mask(call.pattern, call.grid, call.text, call.q.shape[1], call.q.device, block)
+        sizes = call.q.shape[1], call.k.shape[1]
+        mask = _block_mask(call.pattern, grid, call.text if grid else None, *sizes, call.q.device, block)
     q, k, v = (t.transpose(1, 2) for t in (call.q, call.k, call.v))
     options = {"BACKEND": kernels} if kernels is not None else None
-    attend = _flex_attention(call.pattern, call.grid, call.text, q.shape, k.shape, q.dtype, kernels)
+    attend = _flex_attention(call.pattern, call.grid, call.text, q.shape, v.shape, k.shape, q.dtype, kernels)
     found = attend(
-        q, k, v, block_mask=mask, scale=call.scale, return_lse=call.return_lse, kernel_options=options
+        q, k, v, block_mask=mask, scale=call.scale, enable_gqa=bool(call.grouped), return_lse=call.return_lse,
+        kernel_options=options,
     )  # fmt: skip
     out, lse = found if call.return_lse else (found, None)
     return out.transpose(1, 2), lse

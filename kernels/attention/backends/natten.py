@@ -40,6 +40,10 @@ def _limits(call: Call) -> str | None:
         return "its queries see no text, and text no video"
     if call.key_lengths is not None:
         return "it takes no key_lengths"
+    if call.mask is not None:
+        return "it takes no mask"
+    if call.grouped or call.asymmetric:
+        return "it takes heads of queries, keys and values of equal number and width"
     if call.return_lse:
         return "its log-sum-exp is not differentiable"
     if call.q.dtype not in (torch.bfloat16, torch.float16):

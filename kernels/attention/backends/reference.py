@@ -10,7 +10,8 @@ from phys4d.kernels.attention.reference import attention_reference
 def _run(call: Call) -> tuple[Tensor, Tensor | None]:
     return attention_reference(
         call.q, call.k, call.v,
-        grid=call.grid, pattern=call.pattern, text=call.text, key_lengths=call.key_lengths, scale=call.scale,
+        grid=call.grid, pattern=call.pattern, text=call.text, key_lengths=call.key_lengths, mask=call.mask,
+        scale=call.scale,
     )  # fmt: skip
 
 

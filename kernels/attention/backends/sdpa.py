@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from phys4d.kernels.attention.backends import dense_rows
 from phys4d.kernels.attention.backends.backend import Backend
+from phys4d.kernels.attention.backends.dense_rows import combined
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.reference import visible_keys
 from phys4d.kernels.dispatch import compute_capability, determinism
@@ -29,6 +30,8 @@ class _Kernel:
         dtypes: that it takes.
         multiple: of which the bytes of a head must be a multiple.
         masks: whether it takes a mask.
+        groups: whether heads of queries may share one of keys and values.
+        unequal: whether heads of values may be wider or narrower than those of keys.
         capability: the lowest compute capability.
     """
 
@@ -37,6 +40,8 @@ class _Kernel:
     dtypes: tuple[torch.dtype, ...] = ()  # all
     multiple: int = 1
     masks: bool = True
+    groups: bool = True
+    unequal: bool = False
     capability: int = 0
 
 
@@ -44,8 +49,10 @@ _HALF = (torch.bfloat16, torch.float16)
 _KERNELS = {
     "flash": _Kernel(SDPBackend.FLASH_ATTENTION, 256, _HALF, masks=False, capability=80),
     "cudnn": _Kernel(SDPBackend.CUDNN_ATTENTION, 128, _HALF, multiple=16, capability=80),
-    "efficient": _Kernel(SDPBackend.EFFICIENT_ATTENTION, dtypes=(*_HALF, torch.float32), multiple=16),
-    "math": _Kernel(SDPBackend.MATH),
+    "efficient": _Kernel(
+        SDPBackend.EFFICIENT_ATTENTION, dtypes=(*_HALF, torch.float32), multiple=16, groups=False, unequal=True
+    ),
+    "math": _Kernel(SDPBackend.MATH, unequal=True),
 }
 
 
@@ -66,14 +73,27 @@ def _kernel_limits(call: Call, name: str) -> str | None:
         return f"torch's {name} kernel needs compute capability {kernel.capability}, this device has {capability}"
     if name == "flash" and call.training and dim > 192 and (80 < capability < 90 or capability >= 120):
         return f"torch's flash kernel has no backward for heads of {dim} channels on compute capability {capability}"
-    if not kernel.masks:
-        masked = call.key_lengths is not None or (not call.pattern.sees_all and (rows is None or rows.causal))
-        if masked:
-            return f"torch's {name} kernel takes no mask, which this call needs"
+    if call.grouped and not kernel.groups:
+        return f"torch's {name} kernel takes as many heads of keys as of queries"
+    if call.asymmetric and not kernel.unequal:
+        return f"torch's {name} kernel takes values as wide as keys"
+    if not kernel.masks and _masked(call):
+        return f"torch's {name} kernel takes no mask, which this call needs"
+    if call.mask_training and name == "cudnn":
+        return "torch's cudnn kernel gives no gradient of a mask"
     keys = call.k.shape[1] if rows is None else rows.length + call.text_tokens
     if name == "cudnn" and keys == 1:
         return "torch's cudnn kernel does not take a single key"
     return _limits(call)
+
+
+def _masked(call: Call) -> bool:
+    """Whether torch gets a mask: it knows causal sequences of as many queries as keys itself."""
+    if call.key_lengths is not None or call.mask is not None or not dense_rows.serves(call):
+        return True
+    if call.one_row:
+        return call.causal and call.q.shape[1] != call.k.shape[1]
+    return call.causal and call.text_tokens > 0
 
 
 def warned_backward(call: Call) -> str | None:
@@ -94,7 +114,7 @@ def _cudnn_varies(call: Call) -> str | None:
 
 
 def _dense(
-    q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, *,
+    q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, causal: bool, *,
     padded: bool, scale: float | None, which: SDPBackend | None,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Dense attention of rows; padded: some queries may see no key. See `dense_rows.Dense`.
@@ -107,31 +127,38 @@ def _dense(
         masks = [visible if visible is None or len(visible) == 1 else visible[i : i + _ROWS] for i in parts]
         settings: dict[str, Any] = {"padded": padded, "scale": scale, "which": which}
         outs = [
-            _dense(q[i : i + _ROWS], k[i : i + _ROWS], v[i : i + _ROWS], m, **settings)[0]
+            _dense(q[i : i + _ROWS], k[i : i + _ROWS], v[i : i + _ROWS], m, causal, **settings)[0]
             for i, m in zip(parts, masks, strict=True)
         ]
         return torch.cat(outs), None
+    shared = {"enable_gqa": True} if q.shape[2] != k.shape[2] else {}  # a plain bool where sizes are symbols
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    if causal and visible is not None:  # torch takes one or the other
+        visible = combined(visible, torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril())
     blind = None
-    if visible is not None:
-        visible = visible[:, None]
-        if padded:  # a query that sees nothing is computed unmasked and discarded: no NaN
-            blind = ~visible.any(-1, keepdim=True)
-            visible = visible | blind
+    if visible is not None and visible.dtype != torch.bool:
+        visible = visible.to(q.dtype)
+        blind = visible.isneginf().all(-1, keepdim=True)
+        visible = visible.masked_fill(blind, 0)
+    elif visible is not None and padded:  # a query that sees nothing is computed unmasked and discarded: no NaN
+        blind = ~visible.any(-1, keepdim=True)
+        visible = visible | blind
     with sdpa_kernel(which) if which is not None else contextlib.nullcontext():
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=scale)
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=visible, is_causal=causal and visible is None, scale=scale, **shared
+        )
     if blind is not None:
         out = out.masked_fill(blind, 0)
     return out.transpose(1, 2), None
 
 
 def _run(call: Call, which: SDPBackend | None = None) -> tuple[Tensor, Tensor | None]:
-    dense = partial(_dense, padded=call.key_lengths is not None, scale=call.scale, which=which)
-    if not call.pattern.sees_all and call.rows is None:
-        mask = visible_keys(call.q, call.k, call.grid, call.pattern, call.text, call.key_lengths)
-        assert mask is not None
-        return dense(call.q, call.k, call.v, mask[:, 0])
-    return dense_rows.run(call, dense)
+    padded = call.key_lengths is not None or call.mask is not None
+    dense = partial(_dense, padded=padded, scale=call.scale, which=which)
+    if dense_rows.serves(call):
+        return dense_rows.run(call, dense)
+    seen = visible_keys(call.q, call.k, call.grid, call.pattern, call.text, call.key_lengths)
+    return dense(call.q, call.k, call.v, combined(call.mask, seen), False)
 
 
 SDPA = Backend(

@@ -23,6 +23,13 @@ def _refusal(call: Call) -> str | None:
         return f"its running maximum needs a scale above 0, not {call.factor}"
     if not ops.has_kernel(call.pattern, call.grid):
         return f"it has no kernel for {call.pattern}"
+    if call.asymmetric:
+        return f"its kernels take values as wide as keys, not {call.v.shape[3]} beside {call.k.shape[3]} channels"
+    if call.mask_training:
+        return "its kernels give no gradient of a mask"
+    if call.pattern.name in ops.OWN_KERNELS and (call.mask is not None or call.grouped):
+        wants = "no mask" if call.mask is not None else "as many heads of keys as of queries"
+        return f"its kernel of {call.pattern} takes {wants}"
     if (transform := unsupported_transform()) is not None:
         return f"its gradient is that of backward(), {transform} is not supported"
     return None
@@ -34,7 +41,7 @@ def _unmeasured(call: Call) -> str | None:
     if kernel_name(call) == "short_rows" or SDPA.refusal(call, by_name=False) is not None:
         return None
     rows = call.rows
-    if call.pattern.sees_all or (rows is not None and rows.token_step == 1 and rows.row_step == rows.length):
+    if call.one_row or (rows is not None and rows.token_step == 1 and rows.row_step == rows.length):
         return "not measured against torch's for this call"
     return None
 
@@ -42,8 +49,8 @@ def _unmeasured(call: Call) -> str | None:
 def run(call: Call, transform: FlatTransform = NO_TRANSFORM) -> tuple[Tensor, Tensor | None]:
     """out and, where asked for, lse, with the transform that `fused_transform` found applied inside the kernel."""
     out, lse = ops.attention_call(
-        call.q, call.k, call.v, *ops.flat_pattern(call.pattern, call.grid, call.text), call.key_lengths, call.factor,
-        call.return_lse, *transform,
+        call.q, call.k, call.v, *ops.flat_pattern(call.pattern, call.grid, call.text), call.key_lengths, call.mask,
+        call.factor, call.return_lse, *transform,
     )  # fmt: skip
     return out, lse if call.return_lse else None
 
@@ -77,19 +84,19 @@ def fused_transform(call: Call) -> FlatTransform | None:
     if not fuses(call):
         return None
     grid = call.grid or (1, 1, 1)
-    tables, layout = (list(rope.tables), rope.layout) if rope else ([], "")
+    tables, layout = (rope.tables, rope.layout) if rope else ((None, None, None), "")
     if norm is None:
         check_norm_rope(call.q, None, None, None, rope, grid)
-        return None, None, None, None, tables, "", 0.0, layout
+        return None, None, None, None, *tables, "", 0.0, layout
     check_norm_rope(call.q, norm.q_weight, norm.q_bias, norm.kind, rope, grid)
     check_norm_rope(call.k, norm.k_weight, norm.k_bias, norm.kind, rope, grid)
     weights = norm.q_weight, norm.k_weight, norm.q_bias, norm.k_bias
-    return *weights, tables, norm.kind, norm.epsilon, layout
+    return *weights, *tables, norm.kind, norm.epsilon, layout
 
 
 def kernel_name(call: Call) -> str:
     """The kernel that serves: "short_rows", "flash", or the name of a pattern with a kernel of its own."""
-    if short_rows.serves(call.pattern, call.grid, call.text, call.q.shape[1], call.k.shape[1], call.q.shape[3]):
+    if short_rows.serves(call.pattern, call.grid, call.text, call.q.shape, call.k.shape, call.mask):
         return "short_rows"
     return call.pattern.name if call.pattern.name in ops.OWN_KERNELS else "flash"
 

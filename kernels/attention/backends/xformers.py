@@ -29,8 +29,10 @@ def _limits(call: Call) -> str | None:
     reason = dense_refusal(call)
     if reason is not None:
         return reason
-    if call.rows is not None and call.rows.causal:
+    if call.causal:
         return "causal rows are not mapped to its biases"
+    if call.grouped:
+        return "heads of queries that share keys are not mapped to its five dimensions"
     dim = call.q.shape[-1]
     if dim % 8 or dim > 256:
         return f"it takes head dimensions that are multiples of 8 up to 256, not {dim}"
@@ -54,7 +56,7 @@ def _run(call: Call) -> tuple[Tensor, None]:
     function = _function()
     assert not isinstance(function, str)
 
-    def dense(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> tuple[Tensor, None]:
+    def dense(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, causal: bool) -> tuple[Tensor, None]:
         parts = zip(q.split(_ROWS), k.split(_ROWS), v.split(_ROWS), strict=True)
         return torch.cat([function(*part, scale=call.scale) for part in parts]), None
 

@@ -1,6 +1,6 @@
-"""What the processors of all model families share: their setting, the way to the model's own, the norms they know."""
+"""What the attention processors of all families share: the way to the model's own, the norms that they bypass."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -8,49 +8,71 @@ from torch import Tensor, nn
 
 from phys4d.kernels.elementwise import QKNorm
 from phys4d.kernels.elementwise.norm_rope import Kind
-from phys4d.kernels.integrate.diffusers.divided import DividedTokens
-from phys4d.kernels.integrate.diffusers.rotation import Rotation
-
-
-@dataclass
-class Setting:
-    """What the processors of one transformer have in common.
-
-    Attributes:
-        backend: for `attention`.
-        passed: path -> why a call went to the model's own processor.
-        rotation: the tables of the transformer's angles.
-        hooks: to be removed when the swap is undone.
-        divided: the division of its tokens over a process group; None where each process holds all of them.
-    """
-
-    backend: str
-    passed: dict[str, str]
-    rotation: Rotation = field(default_factory=Rotation)
-    hooks: list[Any] = field(default_factory=list)
-    divided: DividedTokens | None = None
-
-    def pass_on(self, path: str, why: str) -> None:
-        """Notes why a call goes to the model's own code; ValueError where tokens are divided, which that cannot."""
-        if self.divided is not None:
-            raise ValueError(f"{path}: with a group the model's own code cannot serve: {why}")
-        self.passed.setdefault(path, why)
+from phys4d.kernels.integrate.diffusers.bypass import Known, known_forwards, refusal, submodule
+from phys4d.kernels.integrate.diffusers.setting import Setting
 
 
 class Processor:
     """An attention processor that computes with this package what the model's `own` processor would.
 
-    Diffusers sets its own backend and its context parallelism as attributes of processors; on one that computes with
-    neither they would be ignored in silence, so they are refused.
+    A family derives its processor from this class and writes `__call__` with the arguments of the model's own one:
+    diffusers looks at their names. Diffusers sets its own backend and its context parallelism as attributes of
+    processors; on one that computes with neither they would be ignored in silence, so they are refused.
+
+    Attributes:
+        path: of the attention module in the model.
+        own: the processor that was there.
+        swaps: what of the module is computed here, for the report.
+        norms: names of the norms that are bypassed where they may be.
+        known: the classes of norms that may be bypassed.
     """
 
-    def __init__(self, path: str, own: Any, setting: Setting, swaps: str) -> None:
-        self.path, self.own, self.setting, self.swaps = path, own, setting, swaps
+    norms: tuple[str, ...] = ()
+
+    def __init__(self, path: str, own: Any, setting: Setting, swaps: str, known: Known | None = None) -> None:
+        self.path, self.own, self.setting, self.swaps, self.known = path, own, setting, swaps, known or {}
 
     def pass_on(self, why: str, *arguments: Any) -> Any:
         """Calls the model's own processor, and notes the reason in the report."""
         self.setting.pass_on(self.path, why)
         return self.own(*arguments)
+
+    def qk_norm(
+        self, kind: Kind, attn: Any, x: Tensor, q_name: str = "norm_q", k_name: str = "norm_k"
+    ) -> QKNorm | None:  # fmt: skip
+        """The two norms of `attn` as an argument of `attention`, for queries x [B, S, heads * D].
+
+        None: they are absent or must be called as they are, which the report names; see `called`.
+        """
+        norm_q, norm_k = submodule(attn, q_name), submodule(attn, k_name)
+        if norm_q is None and norm_k is None:
+            return None
+        why = (
+            refusal(norm_q, self.known, x.device)
+            or refusal(norm_k, self.known, x.device)
+            or _mismatch(kind, norm_q, norm_k, x.shape[-1], int(attn.heads))
+        )
+        if why is not None:
+            self.setting.called.setdefault(self.path, f"{q_name} and {k_name}: {why}")
+            return None
+        q, k = norm_q._parameters, norm_k._parameters
+        return QKNorm(kind, q["weight"], k["weight"], q.get("bias"), k.get("bias"), norm_q.eps)
+
+    def reasons(self, attn: Any) -> Iterator[str]:
+        """The norms that are called as they are, as the module stands, whatever the device of its input."""
+        for name in self.norms:
+            norm = getattr(attn, name, None)
+            if norm is not None and (why := refusal(norm, self.known, None)):
+                yield f"{name} is called as it is: {why}"
+
+    def undo(self, attn: Any) -> None:
+        """Puts the model's own processor back, unless another one has been set since, and becomes a copy of it: what
+        still holds this object, such as a cache or a list of processors to be restored, computes as before the swap."""
+        if attn.processor is self:
+            attn.set_processor(self.own)
+        own = self.own
+        self.__class__ = type(own)
+        self.__dict__ = own.__dict__
 
     @property
     def _attention_backend(self) -> None:
@@ -73,37 +95,34 @@ class Processor:
             raise ValueError(f"{self.path} computes with phys4d.kernels: undo() that before diffusers' {what} is set")
 
 
+def _mismatch(kind: Kind, norm_q: Any, norm_k: Any, channels: int, heads: int) -> str | None:
+    """Why this pair of known norms is not the one that QKNorm describes; None if it is."""
+    width = channels if kind == "rms_across_heads" else channels // heads
+    for norm in (norm_q, norm_k):
+        parameters = norm._parameters
+        weight = parameters["weight"]
+        if weight is None or weight.shape != (width,) or norm.eps is None:
+            return f"without {width} weights or without an epsilon"
+        if kind != "layer" and parameters.get("bias") is not None:
+            return "an RMS norm with a bias"
+    return "different epsilons" if norm_q.eps != norm_k.eps else None
+
+
+def known_qk_norms(kind: Kind) -> Known:
+    """The classes of norms of queries and keys that QKNorm describes."""
+    from diffusers.models.normalization import RMSNorm
+
+    return known_forwards(nn.LayerNorm) if kind == "layer" else known_forwards(nn.RMSNorm, RMSNorm)
+
+
+def called(norm: Any, x: Tensor) -> Tensor:
+    """What a norm computes, x itself where there is none."""
+    return x if norm is None else norm(x)
+
+
 def heads_of(x: Tensor, attn: nn.Module) -> Tensor:
     """[B, S, heads * D] as [B, S, heads, D]."""
     return x.unflatten(2, (int(attn.heads), -1))  # type: ignore[arg-type]
-
-
-def norm_refusal(norm_q: Any, norm_k: Any, kind: Kind, width: int) -> str | None:
-    """Why this pair of norms is not the one that QKNorm describes; None if it is.
-
-    Hooks on a norm (offloading, casting) would not run, since its weight is read and it is not called.
-    """
-    from diffusers.models.normalization import RMSNorm
-
-    known = (nn.LayerNorm,) if kind == "layer" else (nn.RMSNorm, RMSNorm)
-    for norm in (norm_q, norm_k):
-        if type(norm) not in known:
-            return f"a norm of queries and keys that is not known ({type(norm).__name__})"
-        if norm.weight is None or norm.weight.shape != (width,) or norm.eps is None:
-            return f"a norm of queries and keys without {width} weights or without an epsilon"
-        if kind != "layer" and getattr(norm, "bias", None) is not None:
-            return "an RMS norm with a bias"
-        if norm._forward_hooks or norm._forward_pre_hooks or "forward" in norm.__dict__:
-            return "a norm of queries and keys with hooks, which would not run"
-    if norm_q.eps != norm_k.eps:
-        return "norms of queries and keys with different epsilons"
-    return None
-
-
-def norm_of(norm_q: Any, norm_k: Any, kind: Kind) -> QKNorm:
-    """The pair of norms as arguments of `attention`."""
-    q_bias, k_bias = (norm_q.bias, norm_k.bias) if kind == "layer" else (None, None)
-    return QKNorm(kind, norm_q.weight, norm_k.weight, q_bias, k_bias, norm_q.eps)
 
 
 def processor_refusal(attn: Any, *known: type) -> str | None:

@@ -3,18 +3,19 @@
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.weak import TensorWeakRef
 
 from phys4d.kernels.elementwise import Rope
-from phys4d.kernels.elementwise.rope import Grid
+from phys4d.kernels.integrate.diffusers.bypass import PLAIN, Known, not_plain
 
 
-class _Made(NamedTuple):
+class _Kept(NamedTuple):
     cosine: TensorWeakRef
     sine: TensorWeakRef
-    versions: tuple[int, int, torch.device]
-    rope: Rope
+    version: tuple[Any, ...]
+    value: Any
 
 
 def _recording(tensor: Tensor) -> bool:
@@ -27,7 +28,9 @@ def _must_not_be_kept(cosine: Tensor, sine: Tensor) -> bool:
     inference mode, which no backward pass can save and whose changes are not counted."""
     if _recording(cosine):
         return True  # first: torch.compile cannot trace the checks below
-    return torch.is_inference_mode_enabled() or cosine.is_inference() or sine.is_inference()
+    return (
+        type(cosine) is FakeTensor or torch.is_inference_mode_enabled() or cosine.is_inference() or sine.is_inference()
+    )
 
 
 def _make(cosine: Tensor, sine: Tensor, device: torch.device) -> Rope:
@@ -38,6 +41,10 @@ def _make(cosine: Tensor, sine: Tensor, device: torch.device) -> Rope:
     return Rope((pairs, none, none))
 
 
+def _equal_pairs(*tables: Tensor) -> Tensor:
+    return torch.stack([(t[..., 0::2] == t[..., 1::2]).all() for t in tables]).all()
+
+
 class Rotation:
     """The rotation of one transformer's tokens: a table per token, made once per forward pass for all blocks.
 
@@ -45,37 +52,66 @@ class Rotation:
     the model does with its three axes (crops, scaling, a part of the sequence), with nothing to recover and no grid to
     know. It costs 4 * D bytes of reading per token beside the 4 * heads * D that queries or keys move in bfloat16.
 
-    Models that multiply channel by channel give every pair its angle twice. The host checks that once, at the first
-    table that is made in eager mode from real numbers; `norm_rope` reads the first cosine and the second sine.
+    `norm_rope` reads the first cosine and the second sine of every pair of channels. A model that multiplies channel
+    by channel computes the same only if both angles of a pair are equal: the host checks that for each new pair of
+    tables, which waits for the device; while operations are recorded an assertion on the device does.
+
+    Args:
+        reads_apart: the model itself reads the first cosine and the second sine; nothing is checked.
+        transformer, maker: nothing is checked either while `transformer.rope` is plainly one of the known classes
+            `maker`, whose tables have equal angles.
     """
 
-    def __init__(self) -> None:
-        self._made: _Made | None = None
-        self._paired: bool | None = None
+    def __init__(
+        self, *, reads_apart: bool = False, transformer: nn.Module | None = None, maker: Known | None = None
+    ) -> None:
+        self._reads_apart, self._transformer, self._maker = reads_apart, transformer, maker
+        self._table: _Kept | None = None
+        self._paired: _Kept | None = None
 
-    def refusal(self, embedding: Any, count: int) -> str | None:
-        """Why these angles of `count` video tokens are the model's own to apply; None if `rope` can."""
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_table": None, "_paired": None}  # weak references can neither be pickled nor copied
+
+    def table(self, embedding: Any, count: int, device: torch.device) -> Rope | str:
+        """The table of (cosine, sine), both [S, D] or [1, S, 1, D], for `count` video tokens on `device`; or why these
+        angles are the model's own to apply. The grid is (count, 1, 1)."""
         pair = isinstance(embedding, tuple | list) and len(embedding) == 2
-        if not pair or not all(isinstance(t, Tensor) and t.is_floating_point() for t in embedding):
+        if not pair or not all(type(t) in PLAIN and t.is_floating_point() and not t.is_meta for t in embedding):
             return "a rotation that is not given as cosines and sines"
         cosine, sine = embedding
         if cosine.shape != sine.shape or cosine.shape[-1] % 2 or cosine.numel() != count * cosine.shape[-1]:
             return "a rotation that is not one angle per pair of channels for every video token"
         if cosine.requires_grad or sine.requires_grad:
             return "a rotation that is learned"
-        if self._paired is None and not (_recording(cosine) or cosine.is_meta):
-            self._paired = all(torch.equal(t[..., 0::2], t[..., 1::2]) for t in embedding)
-        return "a rotation with two angles in a pair of channels" if self._paired is False else None
-
-    def rope(self, embedding: Any, device: torch.device) -> tuple[Rope, Grid]:
-        """Table and grid of (cosine, sine), both [S, D] or [1, S, 1, D], for tokens on `device`."""
-        cosine, sine = embedding
-        grid = (cosine.numel() // cosine.shape[-1], 1, 1)
+        if not self._reads_apart and not self._are_paired(cosine, sine):
+            return "a rotation with two angles in a pair of channels"
         if _must_not_be_kept(cosine, sine):
-            return _make(cosine, sine, device), grid
-        versions = cosine._version, sine._version, device
-        made = self._made
-        if made is None or made.versions != versions or made.cosine() is not cosine or made.sine() is not sine:
-            made = _Made(TensorWeakRef(cosine), TensorWeakRef(sine), versions, _make(cosine, sine, device))
-            self._made = made
-        return made.rope, grid
+            return _make(cosine, sine, device)
+        version = cosine._version, sine._version, device
+        if not _holds(self._table, cosine, sine, version):
+            made = _make(cosine, sine, device)
+            self._table = _Kept(TensorWeakRef(cosine), TensorWeakRef(sine), version, made)
+        assert self._table is not None
+        return self._table.value  # type: ignore[no-any-return]
+
+    def _are_paired(self, cosine: Tensor, sine: Tensor) -> bool:
+        rope = getattr(self._transformer, "rope", None)
+        if self._maker is not None and not_plain(rope, self._maker) is None:
+            return True
+        if _recording(cosine):
+            torch._assert_async(_equal_pairs(cosine, sine), "a rotation with two angles in a pair of channels")
+            return True
+        if type(cosine) is FakeTensor:
+            return True
+        counted = not (cosine.is_inference() or sine.is_inference())  # others do not count their changes
+        version = (cosine._version, sine._version) if counted else (cosine.data_ptr(), sine.data_ptr())
+        if not _holds(self._paired, cosine, sine, version):
+            paired = bool(_equal_pairs(cosine, sine))
+            self._paired = _Kept(TensorWeakRef(cosine), TensorWeakRef(sine), version, paired)
+        assert self._paired is not None
+        return bool(self._paired.value)
+
+
+def _holds(kept: _Kept | None, cosine: Tensor, sine: Tensor, version: tuple[Any, ...]) -> bool:
+    """Whether what is kept belongs to these tensors as they are."""
+    return kept is not None and kept.version == version and kept.cosine() is cosine and kept.sine() is sine

@@ -1,131 +1,48 @@
-"""`accelerate`: which models are known, and how their modules are swapped."""
+"""`accelerate`: finds the models of known families, and swaps their modules."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
 from phys4d.kernels.attention.backends import BACKENDS
+from phys4d.kernels.integrate.diffusers import families as _families  # noqa: F401 (registers those of this package)
 from phys4d.kernels.integrate.diffusers.accelerated import Accelerated
-from phys4d.kernels.integrate.diffusers.blocks import SWAPS, BlockForward
-from phys4d.kernels.integrate.diffusers.cogvideox import cogvideox
-from phys4d.kernels.integrate.diffusers.cogvideox_block import cogvideox_blocks
 from phys4d.kernels.integrate.diffusers.divided import DividedTokens
-from phys4d.kernels.integrate.diffusers.hunyuan import hunyuan
-from phys4d.kernels.integrate.diffusers.latte import latte
-from phys4d.kernels.integrate.diffusers.ltx import ltx
-from phys4d.kernels.integrate.diffusers.processor import Processor, Setting
-from phys4d.kernels.integrate.diffusers.wan import wan
-from phys4d.kernels.integrate.diffusers.wan_block import FrameTimesteps, wan_blocks
+from phys4d.kernels.integrate.diffusers.forwards import ForwardReplacement, innermost
+from phys4d.kernels.integrate.diffusers.processor import Processor
+from phys4d.kernels.integrate.diffusers.register import PARTS, Family, Part, family_of, registered_families
+from phys4d.kernels.integrate.diffusers.report import Site, has_processor
+from phys4d.kernels.integrate.diffusers.setting import Setting
 
 if TYPE_CHECKING:  # a torch built without distributed has no such name
     from torch.distributed import ProcessGroup
 
-Part = Literal["attention", "norm"]
-PARTS: tuple[Part, ...] = ("attention", "norm")
-
-# (transformer, setting) -> (path, attention module) -> its new processor, or why it is not swapped
-Family = Callable[[Any, Setting], Callable[[str, Any], Processor | str]]
-
-_FAMILIES: dict[str, Family] = {
-    "WanTransformer3DModel": wan,
-    "CogVideoXTransformer3DModel": cogvideox,
-    "LatteTransformer3DModel": latte,
-    "LTXVideoTransformer3DModel": ltx,
-    "HunyuanVideoTransformer3DModel": hunyuan,
-}
-
-# (transformer, setting) -> (path, module) -> its new forward, or why it is not swapped; None where it is no block
-Blocks = Callable[[Any, Setting], Callable[[str, Any], BlockForward | str | None]]
-
-_BLOCKS: dict[str, Blocks] = {"WanTransformer3DModel": wan_blocks, "CogVideoXTransformer3DModel": cogvideox_blocks}
 _PARALLEL = "diffusers computes this model in parallel"
 
 
-def _family(module: nn.Module) -> str | None:
-    """The name of the known class among this module's classes; None if there is none.
-
-    By name, so that diffusers is not imported for it, and including base classes, for the subclasses that FSDP makes.
-    """
-    for kind in type(module).__mro__:
-        if kind.__module__.startswith("diffusers.") and kind.__name__ in _FAMILIES:
-            return kind.__name__
-    return None
-
-
-def _swap_attention(
-    family: str, prefix: str, transformer: nn.Module, report: Accelerated, divided: DividedTokens | None
-) -> None:
-    setting = Setting(report.backend, report.passed, divided=divided)
-    replacement = _FAMILIES[family](transformer, setting)
-    report._undo_steps += [hook.remove for hook in setting.hooks]
-    for inner, attn in transformer.named_modules(prefix=prefix):
-        if not hasattr(attn, "set_processor") or not hasattr(attn, "processor"):
-            continue
-        new = _PARALLEL if _parallel(transformer) else replacement(inner, attn)
-        if isinstance(new, str):
-            report.left[inner] = new
-            continue
-        own = attn.processor
-        attn.set_processor(new)  # type: ignore[operator]
-        report._undo_steps.append(lambda attn=attn, own=own: attn.set_processor(own))  # type: ignore[misc]
-        report.swapped[inner] = new.swaps
-
-
-def _parallel(transformer: nn.Module) -> bool:
-    return getattr(transformer, "_parallel_config", None) is not None
-
-
-def _swap_norms(
-    family: str, prefix: str, transformer: nn.Module, report: Accelerated, divided: DividedTokens | None
-) -> None:
-    if family not in _BLOCKS:
-        return
-    replacement = _BLOCKS[family](transformer, Setting(report.backend, report.passed, divided=divided))
-    for inner, block in transformer.named_modules(prefix=prefix):
-        new = replacement(inner, block)
-        if isinstance(new, BlockForward) and _parallel(transformer):
-            new = _PARALLEL
-        if isinstance(new, str):
-            report.left[inner] = new
-        elif new is not None:
-            new.swap()
-            report._undo_steps.append(new.undo)
-            report.swapped[inner] = SWAPS
-
-
-def _swap_timesteps(prefix: str, transformer: Any, report: Accelerated) -> None:
-    path = f"{prefix}.condition_embedder".removeprefix(".")
-    if not all(isinstance(block.__dict__.get("forward"), BlockForward) for block in transformer.blocks):
-        report.left[path] = "a block was not swapped, and cannot read one row per frame"
-        return
-    new = FrameTimesteps(transformer.condition_embedder, transformer.config.patch_size[0])
-    new.swap()
-    hook = transformer.register_forward_pre_hook(new.before, with_kwargs=True)
-    report._undo_steps += [hook.remove, new.undo]
-    report.swapped[path] = "a timestep for each frame"
-
-
 def accelerate(
-    model: nn.Module, *, backend: str = "auto", parts: Sequence[Part] = PARTS,
-    timestep_per: Literal["token", "frame"] = "token", group: "ProcessGroup | None" = None,
+    model: Any, *, backend: str = "auto", parts: Sequence[Part] = PARTS,
+    timestep_per: Literal["token", "frame"] = "token", group: "ProcessGroup | None" = None, strict: bool = False,
 ) -> Accelerated:  # fmt: skip
     """Swaps attention, and what is between the layers, of diffusers' video transformers for what this package computes.
 
-    Known are WanTransformer3DModel, CogVideoXTransformer3DModel, LatteTransformer3DModel, LTXVideoTransformer3DModel
-    and HunyuanVideoTransformer3DModel (diffusers 0.42), as `model` itself or anywhere inside it. Attention goes
-    through `attention`, norm of queries and keys and rotation through `qk_norm_rope`, where the model's fit; in the
-    blocks of Wan and CogVideoX gate, residual, norm and modulation go through `adaptive_norm`. What does not fit stays
-    in the model's own code. Weights, state dict and gradients' names do not change; outputs and gradients agree up to
-    rounding (below float32 they differ, since each pass rounds once here).
+    Known are `registered_families()`, as `model` itself or anywhere inside it: diffusers' (0.42)
+    WanTransformer3DModel, CogVideoXTransformer3DModel, LatteTransformer3DModel, LTXVideoTransformer3DModel and
+    HunyuanVideoTransformer3DModel, and those of `register_family`. Attention goes through `attention`, norm of queries
+    and keys and rotation through `qk_norm_rope`, where the model's fit; in the blocks of Wan and CogVideoX gate,
+    residual, norm and modulation go through `adaptive_norm`. What does not fit stays in the model's own code. Weights,
+    state dict and gradients' names do not change; outputs and gradients agree up to rounding (below float32 they
+    differ, since each pass rounds once here).
 
-    Not swapped: attention modules whose processor is not diffusers' own for that model, blocks whose forward is not,
-    or whose model diffusers computes in parallel. Single calls with a mask that is not a number of keys go to the
-    model's own processor. The result names all of these. A backend that was chosen by diffusers'
-    set_attention_backend has no effect while it is swapped.
+    Norms whose call is more than their class's forward (hooks, offloading, parametrisations, adapters, weights on
+    another device) are called as they are; that is looked at in every call, so that models may be offloaded, adapted
+    and hooked before and after. Not swapped are attention modules whose processor is not diffusers' own for that model,
+    blocks whose forward is not, and models that diffusers computes in parallel. Single calls that do not fit, such as
+    those with a mask that is not a number of keys, go to the model's own code. The result names all of these.
 
     Args:
-        model: any module.
+        model: any module, or a pipeline: an object whose `components` by name are modules among others.
         backend: of `attention`: "auto" or a name that `explain` gives.
         parts: "attention", "norm" or both: what to swap.
         timestep_per: "frame" is a promise about a Wan that is given a timestep for each token (Wan2.2-TI2V-5B): that
@@ -134,47 +51,160 @@ def accelerate(
             assertion.
         group: process group over whose ranks the tokens of a Wan are divided between its first and its last block
             (`divided.py`): every rank calls the model with the same arguments and gets the same result.
+        strict: refuse to leave any module of the model to its own code.
 
     Returns:
-        Accelerated: what was swapped and what was not, and `undo`; also a context manager.
+        Accelerated: what is swapped and what is not, and `undo`; also a context manager.
 
     Raises:
-        TypeError: not a torch module.
-        ValueError: no such backend or part; timesteps for each frame without the norms; with a group a model, or a
-            part of one, that cannot be swapped whole.
+        TypeError: neither a torch module nor a pipeline.
+        ValueError: no such backend or part; timesteps for each frame without the norms; parts that no model in it has;
+            with a group a model, or a part of one, that cannot be swapped whole; with `strict` any module that is
+            left. The model is then as it was.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    roots = _roots(model)
     if backend not in ("auto", *BACKENDS):
         raise ValueError(f"backend {backend!r}: expected auto, {', '.join(BACKENDS)}")
     if not parts or isinstance(parts, str) or not set(parts) <= set(PARTS):
         raise ValueError(f"parts {parts!r}: expected some of {PARTS}")
     if timestep_per not in ("token", "frame") or (timestep_per == "frame" and "norm" not in parts):
         raise ValueError(f'timestep_per {timestep_per!r}: expected token, or, with "norm" among the parts, frame')
-    report = Accelerated(type(model).__name__, backend)
-    known = [(path, module, family) for path, module in model.named_modules() if (family := _family(module))]
-    if group is not None:
-        _check_group([family for *_, family in known], parts)
-    for path, module, family in known:
-        divided = None if group is None else DividedTokens(group, module.blocks)
-        if "attention" in parts:
-            _swap_attention(family, path, module, report, divided)
-        if "norm" in parts:
-            _swap_norms(family, path, module, report, divided)
-        if timestep_per == "frame" and family == "WanTransformer3DModel":
-            _swap_timesteps(path, module, report)
+    accelerated = Accelerated(type(model).__name__, backend, parts, roots)
+    known = _models(roots)
+    _check([family for *_, family in known], parts, group)
+    try:
+        for path, transformer, family in known:
+            _swap(accelerated, path, transformer, family, timestep_per, group)
+        accelerated.unknown = _unknown(accelerated.model, roots, known)
+        left = accelerated.left if strict or group is not None else {}
+        if left:
+            first = "; ".join(f"{path} is left alone: {why}" for path, why in list(left.items())[:3])
+            raise ValueError(f"{'strict' if group is None else 'group'}: {first}")
+    except BaseException:
+        accelerated.undo()
+        raise
+    return accelerated
+
+
+def _roots(model: Any) -> dict[str, nn.Module]:
+    """The module itself under the name "", or a pipeline's modules by their names."""
+    if isinstance(model, nn.Module):
+        return {"": model}
+    components = getattr(model, "components", None)
+    if not isinstance(components, dict):
+        raise TypeError(f"model: expected a torch.nn.Module or a pipeline, got {type(model).__name__}")
+    return {name: part for name, part in components.items() if isinstance(part, nn.Module)}
+
+
+def _models(roots: dict[str, nn.Module]) -> list[tuple[str, nn.Module, Family]]:
+    """(path, model, family) of every known model, each once."""
+    found: dict[int, tuple[str, nn.Module, Family]] = {}
+    for name, root in roots.items():
+        for path, module in root.named_modules(prefix=name):
+            if (family := family_of(module)) is not None:
+                found.setdefault(id(module), (path, module, family))
+    return list(found.values())
+
+
+def _unknown(
+    name: str, roots: dict[str, nn.Module], known: list[tuple[str, nn.Module, Family]]
+) -> dict[str, str]:  # fmt: skip
+    """Models with attention modules of diffusers that no family knows; autoencoders apart."""
+    names = ", ".join(family.name for family in registered_families())
     if not known:
-        report.left[type(model).__name__] = f"not known; known are diffusers' {', '.join(_FAMILIES)}"
-    if group is not None and report.left:
-        path, why = next(iter(report.left.items()))
-        report.undo()
-        raise ValueError(f"group: {path} is left alone: {why}")
-    return report
+        return {name: f"not known; known are {names}"}
+    inside = {id(module) for _, transformer, _ in known for module in transformer.modules()}
+    found = {}
+    for prefix, root in roots.items():
+        owners = {"": prefix}
+        for path, module in root.named_modules():
+            if hasattr(module, "attn_processors"):
+                owners[path] = f"{prefix}.{path}".strip(".")
+            if id(module) in inside or not has_processor(module):
+                continue
+            owner = max((o for o in owners if not o or path.startswith(f"{o}.")), key=len)
+            kind = type(root.get_submodule(owner)).__name__
+            if not kind.startswith("Autoencoder"):
+                found[owners[owner] or kind] = f"{kind} is not known; known are {names}"
+    return found
 
 
-def _check_group(families: list[str], parts: Sequence[Part]) -> None:
-    """ValueError where the tokens of these models cannot be divided over a group."""
-    if other := [family for family in families if family != "WanTransformer3DModel"]:
-        raise ValueError(f"group: divides the tokens of WanTransformer3DModel, not of {other[0]}")
-    if set(parts) != set(PARTS):
-        raise ValueError(f"group: needs all parts, {' and '.join(PARTS)}")
+def _check(known: list[Family], parts: Sequence[Part], group: Any) -> None:
+    """ValueError for parts that none of these models has, or, with a group, that one of them has not."""
+    if group is not None:
+        if other := [family.name for family in known if not family.divides]:
+            able = " and ".join(family.name for family in registered_families() if family.divides)
+            raise ValueError(f"group: divides the tokens of {able}, not of {other[0]}")
+        if set(parts) != set(PARTS):
+            raise ValueError(f"group: needs all parts, {' and '.join(PARTS)}")
+    names = ", ".join(dict.fromkeys(family.name for family in known))
+    if known and "attention" not in parts and all(family.blocks is None for family in known):
+        raise ValueError(f"parts {tuple(parts)!r}: nothing in {names}, whose blocks keep their own norms")
+
+
+def _swap(
+    accelerated: Accelerated, path: str, transformer: nn.Module, family: Family, timestep_per: str, group: Any
+) -> None:  # fmt: skip
+    setting = Setting(accelerated.backend, accelerated.passed, accelerated.called)
+    if group is not None:
+        setting.divided = DividedTokens(group, transformer.blocks)
+    accelerated.hooks.append(_Hooks(setting))
+    parallel = getattr(transformer, "_parallel_config", None) is not None
+    if "attention" in accelerated.parts:
+        replacement = family.attention(transformer, setting)
+        for inner, attn in transformer.named_modules(prefix=path):
+            if has_processor(attn):
+                new = _PARALLEL if parallel else replacement(inner, attn)
+                own: Any = attn.processor
+                if isinstance(new, Processor):
+                    attn.set_processor(new)  # type: ignore[operator]
+                    accelerated.sites[inner] = Site(attn, new, own)
+                else:
+                    accelerated.sites[inner] = Site(attn, None, own, new)
+    if "norm" in accelerated.parts and family.blocks is None:
+        accelerated.notes[path or family.name] = "its blocks keep their own norms and modulation"
+    elif "norm" in accelerated.parts and family.blocks is not None:
+        of = family.blocks(transformer, setting)
+        for inner, block in transformer.named_modules(prefix=path):
+            forward = of(inner, block)
+            if forward is None:
+                continue
+            if isinstance(forward, str) or parallel:
+                accelerated.sites[inner] = Site(block, why=forward if isinstance(forward, str) else _PARALLEL)
+            else:
+                forward.swap(innermost(block))
+                accelerated.sites[inner] = Site(block, forward)
+    if timestep_per == "frame":
+        _swap_timesteps(accelerated, path, transformer, family, setting)
+
+
+def _swap_timesteps(
+    accelerated: Accelerated, path: str, transformer: nn.Module, family: Family, setting: Setting
+) -> None:  # fmt: skip
+    if family.timesteps is None:
+        accelerated.notes[path or family.name] = "timestep_per='frame' is nothing in this model"
+        return
+    inner = f"{path}.condition_embedder".removeprefix(".")
+    new = family.timesteps(inner, transformer, setting)
+    if isinstance(new, str):
+        accelerated.sites[inner] = Site(transformer.get_submodule("condition_embedder"), why=new)
+        return
+    for replacement in new:
+        if isinstance(replacement, ForwardReplacement):
+            accelerated.sites[replacement.path] = Site(replacement.module, replacement)
+        else:
+            accelerated.hooks.append(replacement)
+
+
+class _Hooks:
+    """The hooks of a setting, which its family adds as it swaps."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+
+    def undo(self) -> None:
+        for hook in self.setting.hooks:
+            hook.undo()
+        self.setting.hooks.clear()
+
+

@@ -185,7 +185,9 @@ def test_tensors_that_do_not_fit_are_refused():
         ((q[0], k, v), r"q: expected \[B, S, heads, D\]"),
         ((q, k.double(), v), "k: expected q's floating dtype"),
         ((q, k, v[:, :5]), "do not fit"),
-        ((q, k[:, :, :1], v[:, :, :1]), "do not fit"),
+        ((q[:, :, :1], k, v), "heads: 1 of the queries do not divide over 2"),
+        ((q, k[..., :4], v), "do not fit"),
+        ((q, k, v[:, :, :1]), "do not fit"),
         ((q, k[:, :0], v[:, :0]), "no keys"),
         ((q.transpose(2, 3).contiguous().transpose(2, 3), k, v), "last dimension must be contiguous"),
     ]:
@@ -215,7 +217,7 @@ def test_the_operator_on_the_cpu_is_the_definition(pattern):
     asked = {"grid": GRID, "pattern": pattern, "text": (2, "first"), "key_lengths": lengths, "scale": 0.4}
     where = ops.flat_pattern(pattern, GRID, (2, "first"))
     for with_lse in (True, False):
-        out, lse = ops.attention_op(*inputs, *where, lengths, 0.4, with_lse, *NO_TRANSFORM)
+        out, lse = ops.attention_op(*inputs, *where, lengths, None, 0.4, with_lse, *NO_TRANSFORM)
         truth, truth_lse = attention_reference(*inputs, **asked)
         assert torch.equal(out, truth)
         loss, expected = out.square().sum(), truth.square().sum()
@@ -235,7 +237,7 @@ def test_fused_queries_keys_and_values(pattern):
     out, lse = attention_packed(fused, return_lse=True, **asked)
     expected, expected_lse = attention(*fused.unbind(2), return_lse=True, **asked)
     assert torch.equal(out, expected) and torch.equal(lse, expected_lse)
-    where = (*ops.flat_pattern(pattern, GRID, None), asked["key_lengths"], 8**-0.5, False, *NO_TRANSFORM)
+    where = (*ops.flat_pattern(pattern, GRID, None), asked["key_lengths"], None, 8**-0.5, False, *NO_TRANSFORM)
     found, _ = torch.ops.phys4d.attention_packed(fused, *where)
     assert torch.equal(found, expected)
     (gradient,), (truth,) = (torch.autograd.grad(result.square().sum(), fused) for result in (found, expected))

@@ -57,6 +57,9 @@ TABLE = Table(
         (call(Temporal(), text=(3, "last")), None),
         (call(Temporal(), key_lengths=torch.tensor([5])), None),
         (call(Temporal(), return_lse=True), None),
+        (call(Temporal(), mask=torch.ones(1, 1, 1, 64)), None),
+        (replace(call(Temporal()), v=torch.zeros(1, 64, 1, 4)), None),
+        (replace(call(Temporal()), q=torch.zeros(1, 64, 2, 8)), None),
     ],
 )
 def test_the_class_has_the_traits_of_the_call_and_is_the_nearest_within_a_factor_of_four(asked, case):
@@ -70,7 +73,7 @@ def test_the_class_has_the_traits_of_the_call_and_is_the_nearest_within_a_factor
 def test_traits_hold_what_decides(monkeypatch):
     q = torch.zeros(1, 64, 1, 8, dtype=torch.float16, requires_grad=True)
     asked = Call(q, q, q, GRID, Temporal(causal=True), None, torch.tensor([3]), None, True)
-    assert measured.traits(asked) == ("temporal", True, 8, 16, False, True, True, False, True, False)
+    assert measured.traits(asked) == ("temporal", True, 8, 16, False, True, True, False, True, False, 8, 1, False)
     assert not measured.traits(call(Full(), text=(2, "first"))).text
     try:
         torch.use_deterministic_algorithms(True)
@@ -170,7 +173,7 @@ def on_gpu(h200, **asked):
 
 
 def write(folder, **other):
-    traits = TRAITS._replace(dim=64, bits=16)
+    traits = TRAITS._replace(dim=64, value_dim=64, bits=16)
     here = {"gpu": "NVIDIA H200", "torch": str(torch.__version__), "triton": triton.__version__} | other
     table = TABLE._replace(**here, entries=(Entry("a case", traits, 16, ("flash-attn-4", "sdpa", "triton")),))
     (folder / "nvidia-h200.json").write_text(json.dumps(measured.as_json(table)))
@@ -200,10 +203,10 @@ def test_without_a_table_that_is_said(h200, folder):
 
 BROKEN = {
     "{": "is ignored: Expecting property name",
-    "[]": "is ignored: its format is not 2",
-    '{"gpu": "NVIDIA H200", "date": "2026-01-02", "classes": []}': "its format is not 2",
-    '{"format": 2, "gpu": "a", "date": "b", "torch": "c", "triton": "d", "classes": 3}': "classes is 3, expected list",
-    '{"format": 2, "gpu": "a", "date": "b", "torch": "c", "triton": "d", "classes": [{}]}': "pattern is None, expected",
+    "[]": "is ignored: its format is not 3",
+    '{"gpu": "NVIDIA H200", "date": "2026-01-02", "classes": []}': "its format is not 3",
+    '{"format": 3, "gpu": "a", "date": "b", "torch": "c", "triton": "d", "classes": 3}': "classes is 3, expected list",
+    '{"format": 3, "gpu": "a", "date": "b", "torch": "c", "triton": "d", "classes": [{}]}': "pattern is None, expected",
     "\x80": "is ignored",
 }
 
@@ -246,7 +249,7 @@ def test_a_table_is_made_of_the_rows_of_a_run():
     assert inference.backends == ("sdpa", "flash-attn-2", "triton")
     assert training.backends == ("flash-attn-2", "triton", "sdpa")
     assert exact.backends == ("sdpa", "triton") and exact.traits == training.traits._replace(deterministic=True)
-    expected = ("temporal", False, 72, 16, False, False, False, False, False, False)
+    expected = ("temporal", False, 72, 16, False, False, False, False, False, False, 72, 1, False)
     assert inference.seen == 15 and inference.traits == expected and training.traits.training
     assert [entry.traits for entry in fused] == [
         inference.traits._replace(fused=True), training.traits._replace(fused=True)

@@ -13,11 +13,11 @@ pytestmark = pytest.mark.interpreted
 def test_the_operator_keeps_torchs_contract(device):
     (q, k, v), _ = inputs(device, grid=(2, 2, 1), batch=1, heads=1)
     _, weights = norm_of("layer", 16, device)
-    tables = list(rope_of("half", 16, device).tables)
+    tables = rope_of("half", 16, device).tables
     assert len(weights) == 4
-    where = (*ops.flat_pattern(Temporal(), (2, 2, 1), None), None, 0.25)
+    where = (*ops.flat_pattern(Temporal(), (2, 2, 1), None), None, None, 0.25)
     for with_lse in (False, True):
-        rest = (*where, with_lse, *weights, tables, "layer", 1e-6, "half")
+        rest = (*where, with_lse, *weights, *tables, "layer", 1e-6, "half")
         torch.library.opcheck(ops.attention_op, (q, k, v, *rest))
         fused = torch.stack([q, k, v], dim=2).detach().requires_grad_()
         torch.library.opcheck(torch.ops.phys4d.attention_packed.default, (fused, *rest))

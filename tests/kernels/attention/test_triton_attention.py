@@ -202,7 +202,7 @@ def test_the_operator_keeps_torchs_contract(pattern, device):
     pattern = Window(1, 2, 2) if isinstance(pattern, Window) else pattern
     where = ops.flat_pattern(pattern, (2, 2, 3), None)
     for with_lse in (False, True):
-        torch.library.opcheck(ops.attention_op, (q, k, v, *where, None, 0.25, with_lse, *NO_TRANSFORM))
+        torch.library.opcheck(ops.attention_op, (q, k, v, *where, None, None, 0.25, with_lse, *NO_TRANSFORM))
 
 
 def test_compiles_into_one_graph(device):
@@ -253,7 +253,7 @@ def test_the_gradient_of_fused_queries_keys_and_values_is_one_buffer(pattern, de
 
     torch.library.opcheck(
         torch.ops.phys4d.attention_packed.default,
-        (fused, *ops.flat_pattern(pattern, GRID, None), None, 0.2, True, *NO_TRANSFORM),
+        (fused, *ops.flat_pattern(pattern, GRID, None), None, None, 0.2, True, *NO_TRANSFORM),
     )
 
 

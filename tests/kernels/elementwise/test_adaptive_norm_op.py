@@ -9,8 +9,8 @@ from tests.kernels.elementwise.adaptive_norm_cases import EXAMPLES, NAMES, eager
 
 def flat(leaves, norm, rows):
     """The operator's own arguments."""
-    plan = [] if rows is None else [rows.order, rows.forward, rows.backward, rows.begins]
-    return (*(leaves.get(name) for name in NAMES), rows and rows.index, plan, norm or "", 1e-6)
+    plan = (None,) * 5 if rows is None else (rows.index, rows.order, rows.forward, rows.backward, rows.begins)
+    return (*(leaves.get(name) for name in NAMES), *plan, norm or "", 1e-6)
 
 
 @pytest.mark.interpreted

@@ -87,7 +87,7 @@ def test_more_tokens_than_programs(heads, device, monkeypatch):
 def test_the_operator_keeps_torchs_contract(case, device):
     x, weight, bias, kind, epsilon, rope, grid, begin = example(*case, device=device)
     operator = torch.ops.phys4d.norm_rope.default
-    flat = (kind or "", epsilon, list(rope.tables), rope.layout, list(grid), begin)
+    flat = (kind or "", epsilon, *rope.tables, rope.layout, list(grid), begin)
     torch.library.opcheck(operator, (x, weight, bias, *flat))
 
 

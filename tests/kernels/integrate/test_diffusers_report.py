@@ -96,11 +96,14 @@ def test_a_processor_of_somebody_else_stays_and_is_named(build, run, assert_clos
         assert not again.swapped and again.left["blocks.0.attn1"] == again.left["blocks.0"] == "swapped already"
 
 
-def test_a_norm_with_hooks_stays_and_is_named(build):
-    model, _ = build("cogvideox")
+def test_a_norm_with_hooks_is_called_and_named(build):
+    model, call = build("cogvideox")
     model.transformer_blocks[0].attn1.norm_k.register_forward_hook(lambda module, arguments, out: 2 * out)
     report = accelerate(model)
-    assert "hooks" in report.left["transformer_blocks.0.attn1"] and len(report.swapped) == 1 + 2
+    assert not report.left and "norm_k is called as it is: it has hooks" in report.swapped["transformer_blocks.0.attn1"]
+    model(**call)
+    assert report.called == {"transformer_blocks.0.attn1": "norm_q and norm_k: it has hooks"}
+    assert not report.passed and "called as they are" in str(report)
 
 
 def test_a_mask_that_is_none_of_ones_and_zeros_goes_to_the_models_own_processor(build, run, assert_close):
@@ -129,7 +132,7 @@ def test_a_rotation_outside_the_contract_goes_to_the_models_own_processor(kind, 
         truth = model(**call)[0]
         with accelerate(model, parts=("attention",)) as report:
             assert torch.equal(model(**call)[0], truth)
-    assert report.passed.keys() == report.swapped.keys()
+            assert report.passed.keys() == report.swapped.keys()
     assert kind in report.passed["transformer_blocks.1.attn1"]
 
 

@@ -12,8 +12,8 @@ PAGE = Path(__file__).parents[3] / "docs" / "use-the-attention.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
-def test_there_are_five_of_about_ten_lines():
-    assert len(EXAMPLES) == 5
+def test_there_are_six_of_about_ten_lines():
+    assert len(EXAMPLES) == 6
     for example in EXAMPLES:
         assert len([line for line in example.splitlines() if line.strip()]) <= 10
 
@@ -81,3 +81,14 @@ def test_what_stands_between_two_layers():
     torch.testing.assert_close(names["stream"], x + gate[index] * y)
     out = nn.functional.layer_norm(names["stream"], (16,), eps=1e-6) * (1 + scale[index]) + shift[index]
     torch.testing.assert_close(names["out"], out)
+
+
+def test_shared_heads_causal_sequences_and_masks():
+    q, k, v = torch.randn(2, 256, 4, 8), torch.randn(2, 256, 2, 8), torch.randn(2, 256, 2, 8)
+    words, bias = torch.rand(2, 256) < 0.5, torch.randn(1, 4, 256, 256, requires_grad=True)
+    packed = torch.randn(300, 4, 8), torch.randn(300, 2, 8), torch.randn(300, 2, 8)
+    names: dict = {"q": q, "k": k, "v": v, "words": words, "bias": bias, "packed": packed}
+    exec(EXAMPLES[5], names | {"cu_seqlens": torch.tensor([0, 200, 300])}, names)
+    assert names["y"].shape == (2, 256, 4, 8) and names["z"].shape == (300, 4, 8)
+    names["y"].sum().backward()
+    assert bias.grad.abs().sum() > 0

@@ -40,20 +40,68 @@ def test_a_plain_call_is_served_with_torchs_result(backend, scale, keys):
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
 
 
-def mask(q):
-    return torch.ones(q.shape[2], q.shape[2], dtype=torch.bool).tril()
+def words(q):
+    """Which of the keys are words: [B, 1, 1, S_k], not all of the first ones first."""
+    return torch.tensor([[1, 1, 1, 1, 0, 0, 0], [0, 1, 0, 1, 1, 1, 0]], dtype=torch.bool)[:, None, None]
+
+
+def pairs(q):
+    return torch.randn(2, 3, 7, 7, generator=torch.Generator().manual_seed(4), dtype=q.dtype)
+
+
+SERVED = {
+    "keys": lambda q, k, v: ((q, k, v), {"attn_mask": words(q)}),
+    "pairs": lambda q, k, v: ((q, k, v), {"attn_mask": pairs(q) > -1}),
+    "two dimensions": lambda q, k, v: ((q, k, v), {"attn_mask": pairs(q)[0, 0] > -1}),
+    "queries alone": lambda q, k, v: ((q, k, v), {"attn_mask": pairs(q)[..., :1] * 3}),
+    "added": lambda q, k, v: ((q, k, v), {"attn_mask": pairs(q), "scale": 0.3}),
+    "added for all heads": lambda q, k, v: ((q, k, v), {"attn_mask": pairs(q)[:, :1]}),
+    "causal": lambda q, k, v: ((q, k, v), {"is_causal": True}),
+    "causal, few keys": lambda q, k, v: ((q, k[:, :, :4], v[:, :, :4]), {"is_causal": True}),
+    "shared": lambda q, k, v: ((q, k[:, :1], v[:, :1]), {"enable_gqa": True}),
+    "shared, causal": lambda q, k, v: ((q, k[:, :1], v[:, :1]), {"enable_gqa": True, "is_causal": True}),
+    "narrow values": lambda q, k, v: ((q, k, v[..., :4]), {}),
+    "all": lambda q, k, v: ((q, k[:, :1], v[:, :1, :, :4]), {"attn_mask": pairs(q), "enable_gqa": True}),
+}
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("name", SERVED)
+def test_masks_causality_and_shared_heads_are_served_with_torchs_result(name, backend):
+    tensors = example()
+    arguments, named = SERVED[name](*tensors)
+    truth = ORIGINAL(*arguments, **named)
+    with sdpa(backend) as calls:
+        found = F.scaled_dot_product_attention(*arguments, **named)
+    assert (calls.served, calls.passed) == (1, {})
+    torch.testing.assert_close(found, truth, rtol=0, atol=1e-12)
+    gradients = (torch.autograd.grad(out.square().sum(), tensors) for out in (found, truth))
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+def test_a_trained_bias_gets_its_gradient():
+    q, k, v = example()
+    bias = pairs(q).requires_grad_()
+    with sdpa() as calls:
+        found = F.scaled_dot_product_attention(q, k, v, bias)
+    assert calls.served == 1
+    gradients = [torch.autograd.grad(t.square().sum(), bias)[0] for t in (found, ORIGINAL(q, k, v, bias))]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+class Marked(torch.Tensor):
+    pass
 
 
 @pytest.mark.parametrize(
     ("why", "change"),
     [
-        ("attn_mask", lambda q, k, v: ((q, k, v), {"attn_mask": mask(q)})),
-        ("is_causal", lambda q, k, v: ((q, k, v), {"is_causal": True})),
-        ("enable_gqa", lambda q, k, v: ((q, k[:, :1], v[:, :1]), {"enable_gqa": True})),
         ("not [B, heads, S, D]", lambda q, k, v: ((q[0], k[0], v[0]), {})),
-        ("different batches", lambda q, k, v: ((q, k, v[..., :4]), {})),
         ("not contiguous", lambda q, k, v: ((q, k.mT.contiguous().mT, v), {})),
         ("nothing to attend", lambda q, k, v: ((q[:0], k[:0], v[:0]), {})),
+        ("different heads", lambda q, k, v: ((q, k[:, :1], v[:, :1]), {})),
+        ("different batches", lambda q, k, v: ((q, k[:1], v[:1]), {})),
+        ("a subclass", lambda q, k, v: ((q, k, v), {"attn_mask": pairs(q).as_subclass(Marked)})),
     ],
 )
 def test_what_it_cannot_express_goes_to_torch(why, change):
@@ -64,6 +112,22 @@ def test_what_it_cannot_express_goes_to_torch(why, change):
     assert torch.equal(found, truth)
     (reason,) = calls.passed
     assert why in reason and calls.passed[reason] == 1 and calls.served == 0 and why in str(calls)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attn_mask": torch.ones(6, 7, dtype=torch.bool)},
+        {"attn_mask": torch.ones(7, 7, dtype=torch.int32)},
+        {"attn_mask": torch.ones(7)},
+    ],
+)
+def test_what_torch_refuses_stays_torchs_error(change):
+    with pytest.raises((RuntimeError, ValueError, IndexError)) as expected:
+        ORIGINAL(*example(), **change)
+    with sdpa() as calls, pytest.raises(type(expected.value)) as found:
+        F.scaled_dot_product_attention(*example(), **change)
+    assert str(found.value) == str(expected.value) and calls.served == 0 and len(calls.passed) == 1
 
 
 def test_dropout_stays_torchs_own():
@@ -93,8 +157,8 @@ def test_the_innermost_context_decides():
         with sdpa("reference") as inner:
             F.scaled_dot_product_attention(*tensors)
             F.scaled_dot_product_attention(*tensors)
-        F.scaled_dot_product_attention(*tensors, is_causal=True)
-    assert (outer.served, outer.passed, inner.served, inner.passed) == (1, {"is_causal": 1}, 2, {})
+        F.scaled_dot_product_attention(*tensors, dropout_p=0.5)
+    assert (outer.served, outer.passed, inner.served, inner.passed) == (1, {"dropout_p": 1}, 2, {})
 
 
 def test_an_exception_leaves_nothing_behind():

@@ -1,0 +1,94 @@
+"""CogVideoX's block between its layers: LayerNorm with weights, modulation by a row for each clip, gates, residuals.
+
+Source of the computation: diffusers, models/transformers/cogvideox_transformer_3d.py (CogVideoXBlock) and
+models/normalization.py (CogVideoXLayerNormZero).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phys4d.kernels.elementwise import adaptive_norm
+from phys4d.kernels.integrate.diffusers.blocks import BlockForward, block_refusal
+from phys4d.kernels.integrate.diffusers.bypass import Known, known_forwards, not_plain, refusal, submodule, unfit
+from phys4d.kernels.integrate.diffusers.setting import Setting
+
+
+class CogVideoXBlock(BlockForward):
+    """A CogVideoXBlock's forward; video and text are two streams with rows of modulation of their own."""
+
+    norms = ("norm1", "norm2")
+
+    def __init__(self, path: str, module: Any, setting: Setting, known: Known, zeros: Known) -> None:
+        super().__init__(path, module, setting, known)
+        self.zeros = zeros
+
+    def __call__(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, image_rotary_emb: Any = None,
+        attention_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        block = self.module
+        why = unfit(hidden_states, encoder_hidden_states, temb)
+        if why is not None:
+            return self.pass_on(
+                why, hidden_states, encoder_hidden_states, temb, image_rotary_emb, attention_kwargs
+            )  # fmt: skip
+        text_tokens = encoder_hidden_states.shape[1]
+        streams = hidden_states, encoder_hidden_states
+        _, (out, text_out), gates = self._between("norm1", streams, None, (None, None), temb)
+        outs = block.attn1(
+            hidden_states=out, encoder_hidden_states=text_out, image_rotary_emb=image_rotary_emb,
+            **(attention_kwargs or {}),
+        )  # fmt: skip
+        streams, (out, text_out), gates = self._between("norm2", streams, outs, gates, temb)
+        out = block.ff(torch.cat((text_out, out), dim=1))
+        return (
+            adaptive_norm(streams[0], out[:, text_tokens:], gate=gates[0], norm=None)[0],
+            adaptive_norm(streams[1], out[:, :text_tokens], gate=gates[1], norm=None)[0],
+        )
+
+    def bypass(self, norm: Any, device: torch.device | None) -> str | None:
+        """Of a CogVideoXLayerNormZero and the norm inside of it."""
+        return not_plain(norm, self.zeros) or refusal(submodule(norm, "norm"), self.known, device)
+
+    def _between(self, name: str, streams: Any, outs: Any, gates: Any, temb: Tensor) -> tuple[Any, Any, Any]:
+        """Video and text through their gates, residuals and the norm of this name; the streams [B, S, C], what goes
+        into the next layer, and the next gates [B, C]."""
+        zero = submodule(self.module, name)
+        outs = outs or (None, None)
+        why = self.bypass(zero, streams[0].device)
+        if why is not None:
+            self.setting.called.setdefault(self.path, f"{name}: {why}")
+            if outs[0] is not None:
+                streams = tuple(
+                    adaptive_norm(x, y, gate=gate, norm=None)[0]
+                    for x, y, gate in zip(streams, outs, gates, strict=True)
+                )
+            *normed, gate, text_gate = zero(*streams, temb)
+            return streams, normed, (gate.squeeze(1), text_gate.squeeze(1))
+        shift, scale, gate, *text = zero.linear(zero.silu(temb)).chunk(6, dim=1)
+        own, rows = zero.norm._parameters, ((shift, scale), text[:2])
+        pairs = [
+            adaptive_norm(
+                x, y, gate=g, weight=own["weight"], bias=own["bias"], epsilon=zero.norm.eps, shift=a, scale=b
+            )
+            for x, y, g, (a, b) in zip(streams, outs, gates, rows, strict=True)
+        ]
+        return *zip(*pairs, strict=True), (gate, text[2])  # type: ignore[return-value]
+
+
+def cogvideox_blocks(transformer: Any, setting: Setting) -> Callable[[str, Any], BlockForward | str | None]:
+    """New forwards for the blocks of a CogVideoXTransformer3DModel."""
+    from diffusers.models.normalization import CogVideoXLayerNormZero
+    from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock as Own
+
+    norms, zeros = known_forwards(nn.LayerNorm), known_forwards(CogVideoXLayerNormZero)
+
+    def replacement(path: str, block: Any) -> BlockForward | str | None:
+        if not isinstance(block, Own):
+            return None
+        return block_refusal(block, Own) or CogVideoXBlock(path, block, setting, norms, zeros)
+
+    return replacement

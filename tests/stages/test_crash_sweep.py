@@ -1,0 +1,91 @@
+"""Killed before each of their operations on files, with unsynced data lost, commands go on to the same bytes."""
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from phys4d.cli import main
+from phys4d.engine.data.shards import JOURNAL
+from tests.stages.crashes import killed_at
+
+pytestmark = pytest.mark.slow
+
+
+def sweep(action: Callable[[Path], list[str]], result: Callable[[Path], object], root: Path, every: int = 1) -> int:
+    """Kills the command before each operation number 0, every, 2 every ...; it must then end as without a kill.
+
+    action: output folder -> the command; it is asked again before it goes on.
+    result: output folder -> what is compared.
+
+    Returns the number of kills.
+    """
+    root.mkdir()
+    whole = root / "whole"
+    assert main(action(whole)) == 0
+    expected = result(whole)
+    shutil.rmtree(whole)
+    moment = kills = 0
+    while True:
+        out = root / "out"
+        if not killed_at(moment, partial(_ends, action(out)), root):
+            break
+        kills += 1
+        whole_already = (out / "index.parquet").exists()  # a dataset is then refused as one that exists
+        assert main(action(out)) == (2 if whole_already else 0), moment
+        assert result(out) == expected, moment
+        for path in root.iterdir():  # also hidden leftovers
+            assert path == out, f"operation {moment}: {path} is left"
+        shutil.rmtree(out)
+        moment += every
+    return kills
+
+
+def _ends(command: list[str]) -> None:
+    raise SystemExit(main(command))
+
+
+def dataset(folder: Path) -> dict[str, bytes]:
+    """The files of a dataset, but for what a kill behind the last rename leaves of its writer."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in (".lock", JOURNAL)}
+
+
+def test_a_training_run_of_two_stages(write_run: Callable[..., Path], clips: Path, tmp_path: Path) -> None:
+    def command(out: Path) -> list[str]:
+        run = write_run(tmp_path / "run.toml", out, clips, ["backbone", "pretrain"])
+        run.write_text(run.read_text().partition("[evaluate]")[0])
+        loop = "{steps=2, log_every=1, checkpoint_every=1, keep=1}"
+        sets = [word for stage in ("backbone", "pretrain") for word in ("--set", f"{stage}.loop={loop}")]
+        begun = (out / "config.toml").exists()
+        return ["train", str(run), *sets, *(["--resume"] if begun else [])]
+
+    def result(out: Path) -> dict[str, object]:
+        weights = {str(path.relative_to(out)): path.read_bytes() for path in out.glob("model-*/**/*.safetensors")}
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        logged = [(line["stage"], line["step"], line["loss"], line["grad_norm"]) for line in lines]
+        assert len(weights) == 3 and len(logged) == 4
+        return {"logged": logged, "weights": weights}
+
+    torch.set_num_threads(1)
+    assert sweep(command, result, tmp_path / "disk") > 60
+
+
+def test_simulate(tmp_path: Path) -> None:
+    scenes = ["--family", "fall", "--frames", "9", "--fps", "8", "--size", "16", "--clips", "2", "--workers", "1"]
+    assert sweep(lambda out: ["simulate", "--out", str(out), *scenes], dataset, tmp_path / "disk") > 15
+
+
+def test_label(tmp_path: Path) -> None:
+    scenes = ["--family", "fall", "--frames", "9", "--fps", "8", "--size", "16", "--workers", "1"]
+    for name, seed in (("videos", "1"), ("scenes", "2")):
+        assert main(["simulate", "--out", str(tmp_path / name), "--clips", "2", "--seed", seed, *scenes]) == 0
+
+    def command(out: Path) -> list[str]:
+        teacher = ["--scenes", str(tmp_path / "scenes"), "--steps", "1", "--set", "depth.batch=1", "--workers", "1"]
+        return ["label", "--videos", str(tmp_path / "videos"), "--out", str(out), *teacher]
+
+    assert sweep(command, dataset, tmp_path / "disk") > 15
