@@ -158,6 +158,13 @@ def test_a_video_whose_header_understates_its_frames() -> None:
         PyAVDecoder().decode(bytes(data), 0, 3, (16, 24))
 
 
+def test_the_decoder_itself_takes_no_larger_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For streams whose header says another size than their frames have."""
+    monkeypatch.setattr(video, "_stream", lambda container, size=None: container.streams.video[0])
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        PyAVDecoder().decode(encode_mp4(np.zeros((3, 512, 512, 3), np.uint8), 12), 0, 3, (16, 24))
+
+
 def test_a_codec_that_is_not_known() -> None:
     data = bytearray(encode_mp4(np.zeros((3, 16, 16, 3), np.uint8), 12))
     at = data.index(b"avc1", data.index(b"stsd"))
