@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from phys4d.engine import toml_text
 from phys4d.engine.errors import UserError
 from phys4d.engine.paths import expanded
 
@@ -72,11 +73,11 @@ def load_toml(path: Path, schema: type[C], overrides: Sequence[str] = ()) -> C:
     """
     path = Path(path)
     try:
-        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from None
+        data = toml_text.loads(toml_text.read(path))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot read the run file: {error.strerror}") from None
     origin: dict[str, str] = {}
@@ -121,7 +122,7 @@ def _override(data: dict[str, Any], override: str, origin: dict[str, str], examp
     if not equals or not all(parts):
         raise UserError(f"--set {override}: expected KEY=VALUE, with a key such as {example}")
     try:
-        parsed = tomllib.loads(f"value = {text.strip()}")
+        parsed = toml_text.loads(f"value = {text.strip()}")
         value = parsed["value"] if parsed.keys() == {"value"} else text.strip()
     except tomllib.TOMLDecodeError:
         value = text.strip()

@@ -45,7 +45,7 @@ TOML_BYTES, TOML_DEPTH = 256 * KIB, 32
 """A run file: bytes, and tables and arrays inside each other, or parts of one dotted key."""
 
 # Models.
-WIDTH, LAYERS = 16_384, 512
-"""Channels of a token, and blocks, that a model's configuration may ask for."""
-SAFETENSORS_HEADER_BYTES = 100_000_000
-"""As the safetensors library allows."""
+WIDTH, LAYERS, SETTING = 16_384, 512, 1 << 22
+"""What a model's configuration may ask for: channels of a token, blocks, and any other whole number."""
+SAFETENSORS_HEADER_BYTES = 16 * MIB
+"""The header of one file of weights; that of a model of 5 billion parameters has 100 KB."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel
 
+from phys4d.engine import toml_text
 from phys4d.engine.config import Config, dump_toml, models_in
 from phys4d.engine.errors import UserError
 
@@ -81,7 +82,7 @@ def accepted(
     Raises UserError that names what must be set back.
     """
     try:
-        old = tomllib.loads(stored.read_text(encoding="utf-8"))
+        old = toml_text.loads(toml_text.read(stored))
     except ValueError as error:
         raise UserError(f"{stored}: cannot be read ({error}): start a new folder") from None
     marked = [(c, _mark(type(config), c.key)) for c in changes(old, tomllib.loads(dump_toml(config)))]

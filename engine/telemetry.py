@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from phys4d.engine import environment
 from phys4d.engine.clock import Clock
 from phys4d.engine.config import Config, dump_toml
-from phys4d.engine.errors import UserError
+from phys4d.engine.errors import UserError, printable
 from phys4d.engine.metrics import read_metrics
 from phys4d.engine.provenance import provenance
 from phys4d.engine.resume import Change, OnResume, accepted
@@ -118,7 +118,7 @@ class Run:
         self.clock = Clock(self.folder / "clock.json", since=self._since)
         self.clock.save()
         for change, mark in taken:
-            print(f"resumes with {change}: {mark.effect}", file=sys.stderr)
+            print(printable(f"resumes with {change}: {mark.effect}"), file=sys.stderr)
             if mark.discards and (stale := self.folder / mark.discards).exists():
                 stale.unlink() if stale.is_symlink() else shutil.rmtree(stale)
         self._provenance = record

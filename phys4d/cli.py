@@ -14,7 +14,7 @@ from contextlib import suppress
 from phys4d import __version__
 from phys4d.commands import datasets, measurements, runs
 from phys4d.engine import environment
-from phys4d.engine.errors import FaultElsewhere, Interrupted, RankLost, UserError
+from phys4d.engine.errors import FaultElsewhere, Interrupted, RankLost, UserError, printable
 from phys4d.engine.faults import fault_line
 from phys4d.engine.paths import expanded_options
 from phys4d.engine.signals import Stopping, exit_code, stopped_line
@@ -59,7 +59,7 @@ def _ended(error: BaseException, stopping: Stopping) -> int:
 def _say(line: str, code: int, *, every_rank: bool = True) -> int:
     if every_rank or environment.is_first():
         with suppress(OSError):  # the terminal may have gone with the signal
-            print(f"phys4d: {line}", file=sys.stderr)
+            print(f"phys4d: {printable(line)}", file=sys.stderr)
     return code
 
 

@@ -59,15 +59,20 @@ def clip_size(folder: Path) -> tuple[int, int, int]:
 class Clips:
     """A dataset as an endless, ordered source of batches.
 
-    The clips of the next step are decoded while a step runs. Decoded clips stay in memory up to `cache_bytes`, encoded
-    captions on the text encoder's device up to `text_bytes`.
+    The clips of the next step are decoded while a step runs.
 
+    folder: dataset folder.
+    arrays: names of the arrays that every clip must have.
+    text: encodes the captions.
+    grid: of the model, whose clips must have its size; None: any size.
+    cache_bytes: decoded clips that stay in memory, per rank.
+    text_bytes: encoded captions that stay on the text encoder's device, per rank.
     on_bad: whether a clip that cannot be used stops the run or is replaced; which clip replaces it depends on seed,
-        stage, step and place in the global batch only.
-    skipped: key -> what is wrong with it, of the clips that were replaced on any rank; complete on rank 0 only. Of more
-        than `bad_clips.MOST_BAD` the run ends.
-    on_skip: called on rank 0 with step, key and fault of each of them, once. earlier: gives those of earlier sessions;
-        called once, on rank 0, when the first one is met.
+        stage, step and place in the global batch only. The run ends if more than `bad_clips.MOST_BAD` are bad.
+
+    The attribute `skipped` holds what is wrong with each clip that was replaced on any rank, by key, on rank 0;
+    `on_skip` is called there with step, key and fault of each, once; `earlier` gives those of earlier sessions.
+    `latest` holds the keys of the latest batch of this rank.
     """
 
     def __init__(
@@ -196,8 +201,9 @@ class Clips:
     def batch(
         self, size: int, parallel: Parallel, seed: int, stage: str, step: int, update: int | None = None
     ) -> Batch:
-        """This rank's share of the global batch of `size` clips at a step.
+        """This rank's share of the global batch of a step.
 
+        size: clips of the global batch. parallel: the ranks. seed, stage, step: decide which clips these are.
         update: number of the training step for `on_skip`, if it is not `step`.
 
         UserError, on all ranks, where they cannot share it, or a clip of any of them cannot be read and is not

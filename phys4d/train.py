@@ -103,4 +103,4 @@ def write_summary(
     }
     replace_text(config.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     if tables:
-        print(f"report: {write_report(config.folder)}")
+        print(printable(f"report: {write_report(config.folder)}"))

@@ -9,7 +9,7 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import blosc2
@@ -32,6 +32,9 @@ __all__ = [
     "QUANTISATION", "Absolute", "Quantisation", "Relative", "check_names", "decode", "encode", "error_bound", "header",
     "header_end",
 ]  # fmt: skip
+
+Entries = Mapping[str, Mapping[str, Any]]
+"""A header: name -> shape, dtype, offset, bytes, crc32, quantisation."""
 
 MAGIC = b"P4BLOB01"
 _PREFIX = struct.Struct("<8sII")
@@ -76,12 +79,19 @@ def encode(arrays: Mapping[str, np.ndarray], quantise: Mapping[str, Quantisation
     return b"".join([_PREFIX.pack(MAGIC, len(header), zlib.crc32(header)), header, *buffers])
 
 
-def decode(data: bytes, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """Unpacks the arrays called `names` (None: all) in stored order; other arrays are not decompressed.
+def decode(
+    data: bytes, names: Collection[str] | None = None, check: Callable[[Entries], object] = lambda entries: None
+) -> dict[str, np.ndarray]:
+    """Unpacks arrays in stored order.
+
+    data: the blob.
+    names: of the arrays; other arrays are not decompressed. None: all.
+    check: called with the header's entries before anything is unpacked.
 
     Raises ValueError if the data is not a blob, truncated or corrupt, or lacks one of the names.
     """
     entries, start = _entries(data, len(data))
+    check(entries)
     check_names(entries, names)
     wanted = entries if names is None else {name: entries[name] for name in entries if name in names}
     return {name: _unpack(data, start, entry) for name, entry in wanted.items()}
@@ -181,8 +191,8 @@ def _unpack(data: bytes, start: int, entry: Mapping[str, Any]) -> np.ndarray:
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"is corrupt: array {name!r} does not unpack ({error})") from None
         assert unpacked is None or unpacked == expected
-    if dtype.kind == "b" and array.size and array.view(np.uint8).max() > 1:
-        raise ValueError(f"is corrupt: array {name!r} holds bytes that are neither true nor false")
+    if dtype.kind == "b":
+        _check_bools(name, array)
     if not entry.get("quantisation"):
         return array
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
@@ -190,6 +200,12 @@ def _unpack(data: bytes, start: int, entry: Mapping[str, Any]) -> np.ndarray:
     if not always_finite(entry["quantisation"]) and not np.isfinite(value).all():
         raise ValueError(f"is corrupt: array {name!r} holds values that are not finite")
     return value
+
+
+def _check_bools(name: str, array: np.ndarray) -> None:
+    """Raises ValueError for bytes that are neither true nor false, whose use as bool is not defined."""
+    if array.size and array.view(np.uint8).max() > 1:
+        raise ValueError(f"is corrupt: array {name!r} holds bytes that are neither true nor false")
 
 
 def _check_chunk(name: str, buffer: bytes, expected: int) -> None:

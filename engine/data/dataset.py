@@ -193,12 +193,15 @@ class ClipDataset:
     def _arrays(self, row: dict[str, Any]) -> dict[str, np.ndarray]:
         if not self._reads_truth(row):
             return {}
-        try:
-            data = self.member(row, "truth")
-            entries = blob.header(data)
+        finite: list[str] = []
+
+        def check(entries: blob.Entries) -> None:
             schema.check_header(entries, clip_size(row))
-            arrays = blob.decode(data, self.arrays)
-            schema.check_values(arrays, [name for name, entry in entries.items() if entry.get("quantisation")])
+            finite.extend(name for name, entry in entries.items() if entry.get("quantisation"))
+
+        try:
+            arrays = blob.decode(self.member(row, "truth"), self.arrays, check)
+            schema.check_values(arrays, finite)
             return arrays
         except ValueError as error:
             raise self._fault(row, "truth", str(error)) from None

@@ -117,6 +117,8 @@ def check_values(arrays: Mapping[str, np.ndarray], finite: Collection[str]) -> N
 def check_meta(meta: Any, size: Size, required: Collection[str] = ()) -> None:
     """Checks the parsed json of a clip. Raises ValueError that names the field.
 
+    meta: any value that JSON can hold.
+    size: (frames, height, width) in the index.
     required: fields that must be there; those of `FIELDS` that are there must be right.
     """
     if not isinstance(meta, dict):
@@ -138,7 +140,24 @@ def _text_fault(value: Any, size: Size) -> str | None:
     return None
 
 
+def _at_rest(value: Any, frames: int, n: int) -> list[list[float]] | None:
+    """The matrix that all frames have, if they have one of n x n finite numbers; numpy would take most of a check's
+    time for it.
+    """
+    if not (isinstance(value, list) and len(value) == frames and value.count(value[0]) == frames):
+        return None
+    matrix = value[0]
+    if not (isinstance(matrix, list) and len(matrix) == n and all(isinstance(r, list) and len(r) == n for r in matrix)):
+        return None
+    numbers = [number for row in matrix for number in row]
+    return matrix if all(type(x) in (int, float) and abs(x) <= FAR for x in numbers) else None
+
+
 def _intrinsics_fault(value: Any, size: Size) -> str | None:
+    if (one := _at_rest(value, size[0], 3)) is not None:
+        focal_lengths = min(one[0][0], one[1][1]), max(one[0][0], one[1][1])
+        if FOCAL[0] <= focal_lengths[0] and focal_lengths[1] <= FOCAL[1] and one[1][0] == 0 and one[2] == [0, 0, 1]:
+            return None
     matrices, fault = _matrices(value, size[0], 3)
     if matrices is None:
         return fault
@@ -153,6 +172,8 @@ def _intrinsics_fault(value: Any, size: Size) -> str | None:
 
 
 def _poses_fault(value: Any, size: Size) -> str | None:
+    if (one := _at_rest(value, size[0], 4)) is not None and one[3] == [0, 0, 0, 1] and _is_rotation(one):
+        return None
     matrices, fault = _matrices(value, size[0], 4)
     if matrices is None:
         return fault
@@ -165,6 +186,15 @@ def _poses_fault(value: Any, size: Size) -> str | None:
     if apart > RIGID or (np.linalg.det(rotation) < 0).any():
         return f"expected rotations, got a matrix that scales, shears or mirrors (R^T R is off by {apart:.2g})"
     return None
+
+
+def _is_rotation(matrix: list[list[float]]) -> bool:
+    """Whether the upper left 3 x 3 numbers are a rotation within `RIGID`."""
+    (a, b, c, _), (d, e, f, _), (g, h, i, _), _ = matrix
+    columns = (a, d, g), (b, e, h), (c, f, i)
+    products = [sum(x * y for x, y in zip(p, q, strict=True)) - (p is q) for p in columns for q in columns]
+    determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    return determinant > 0 and max(map(abs, products)) <= RIGID
 
 
 def _matrices(value: Any, frames: int, n: int) -> tuple[np.ndarray | None, str]:

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -142,6 +142,7 @@ def _stream(container: InputContainer, size: tuple[int, int] | None = None) -> V
     if not container.streams.video:
         raise ValueError("holds no video stream")
     stream = container.streams.video[0]
+    _check_codec(stream)
     stored = stream.codec_context.height, stream.codec_context.width
     if size is not None and stored not in (size, size[::-1]) and 0 not in stored:  # a display matrix may turn it
         raise ValueError(_other_size(stored, size))
@@ -154,10 +155,17 @@ def _stream(container: InputContainer, size: tuple[int, int] | None = None) -> V
     return stream
 
 
+def _check_codec(stream: VideoStream) -> None:
+    """Raises ValueError for a codec that FFmpeg does not know."""
+    if cast(Any, stream.codec_context) is None:
+        raise ValueError("holds a video of a codec that is not known")
+
+
 def limit_frames(stream: VideoStream, size: tuple[int, int] | None = None) -> None:
     """Limits the decoder to one thread and to frames of `size` (None: of `engine.limits.PICTURE_PIXELS`), also where
     the stream changes its size.
     """
+    _check_codec(stream)
     stream.thread_type, stream.codec_context.thread_count = "NONE", 1
     pixels = PICTURE_PIXELS if size is None else (size[0] + _BLOCK) * (size[1] + _BLOCK)
     stream.codec_context.options = {"max_pixels": str(pixels)}

@@ -14,7 +14,7 @@ from torch import Tensor
 from phys4d.clips import TRUTH, Batch, Clips
 from phys4d.engine import integrity
 from phys4d.engine.config import Config
-from phys4d.engine.errors import UserError
+from phys4d.engine.errors import UserError, printable
 from phys4d.engine.parallel import Parallel, on_all_ranks
 from phys4d.engine.progress import progress
 from phys4d.engine.storage import replace_text
@@ -73,7 +73,7 @@ def evaluate(
     kept = range(config.shown) if scenes is None else scenes
     batches = [list(asked[start : start + config.batch]) for start in range(0, len(asked), config.batch)]
     own: dict[int, Evaluation] = {}
-    with progress(f"evaluate {title}", total=len(asked), unit="scenes") as bar:
+    with progress(printable(f"evaluate {title}"), total=len(asked), unit="scenes") as bar:
         for first in range(0, len(batches), parallel.world_size):
             # A rank without a batch repeats the last one, since every rank must call the sharded modules.
             number = first + parallel.rank

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator
 
 from phys4d.engine.config import Config
+from phys4d.engine.limits import LAYERS, WIDTH
 from phys4d.engine.resume import FROM_HERE
 from phys4d.kernels.attention.backends import BACKENDS
 from phys4d.models.heads import HeadConfig
@@ -29,9 +30,9 @@ class ModelConfig(Config):
     """
 
     kind: Kind = "tiny"
-    width: int = Field(128, ge=32, multiple_of=32)
-    layers: int = Field(4, ge=1)
-    taps: tuple[Annotated[int, Field(ge=0)], ...] = Field((1, 3), min_length=1)
+    width: int = Field(128, ge=32, le=WIDTH, multiple_of=32)
+    layers: int = Field(4, ge=1, le=LAYERS)
+    taps: tuple[Annotated[int, Field(ge=0)], ...] = Field((1, 3), min_length=1, max_length=LAYERS)
     heads: HeadConfig = HeadConfig()
     probe_sigma: float = Field(0.05, gt=0, lt=1)
     sampling_steps: int | None = Field(None, ge=1)

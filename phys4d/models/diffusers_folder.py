@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from phys4d.engine.errors import UserError
+from phys4d.engine.limits import LAYERS, SETTING
 from phys4d.models.headers import check_fits, read_json, read_weights, text_is_pointer
 
 WEIGHTS = "diffusion_pytorch_model"  # diffusers' name; transformers' is "model"
@@ -33,6 +34,7 @@ def read_config(path: Path, expected: str, taken: str) -> dict[str, Any]:
         got = config.get("_class_name", "none")
         raise UserError(f"{path}: _class_name: expected {expected}, got {got}: only {taken} is taken")
     check_unquantised(path, config)
+    check_numbers(path, config)
     return config
 
 
@@ -48,6 +50,15 @@ def check_unquantised(path: Path, config: dict[str, Any]) -> None:
     """UserError for a configuration of quantised weights."""
     if config.get("quantization_config"):
         raise UserError(f"{path}: quantization_config: quantised weights do not train: take the unquantised folder")
+
+
+def check_numbers(path: Path, config: dict[str, Any]) -> None:
+    """UserError for a whole number that no model has: it would build a million blocks, or tables of their size."""
+    for key, value in config.items():
+        most = LAYERS if "layers" in key or "blocks" in key else SETTING
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and abs(number) > most:
+                raise UserError(f"{path}: {key}: {str(number)[:12]}, at most {most} is taken: download it again")
 
 
 def check_stored(folder: Path, module: nn.Module, layout: str) -> None:
@@ -68,6 +79,7 @@ def check_t5_encoder(folder: Path, encoder: type[nn.Module], config: type[Any], 
     if name not in names:
         raise UserError(f"{path}: architectures: expected {name}, got {', '.join(map(str, names))}")
     check_unquantised(path, table)
+    check_numbers(path, table)
     module = on_meta(path, lambda: encoder(config.from_dict(table)))
     (stored, files), shapes = read_weights(folder, "model", layout), shapes_of(module)
     tied = ("shared.weight", "encoder.embed_tokens.weight")  # one tensor under two names: either is enough
@@ -94,8 +106,9 @@ def on_meta(path: Path, build: Callable[[], Any]) -> Any:
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             return build()
-    except (TypeError, ValueError, RuntimeError, AttributeError, ZeroDivisionError) as error:
-        raise UserError(f"{path}: builds no model ({' '.join(str(error).split())}): download it again") from None
+    except (TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError, AssertionError, LookupError) as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: builds no model ({why}): download it again") from None
 
 
 def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -5,17 +5,17 @@ dtype, shape and offsets, then the tensors, without gaps. So a file that was cut
 without reading a weight.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from phys4d.engine import json_text
 from phys4d.engine.errors import UserError
+from phys4d.engine.limits import SAFETENSORS_HEADER_BYTES
 
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 FLOATS = ("F32", "F16", "BF16")  # what weights are taken in; fp8 and integers need their quantiser's scales
-_LONGEST = 100_000_000  # bytes of a header, as the safetensors library allows
 _OTHER = "is it of this model?"
 _OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5")
 
@@ -44,17 +44,17 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
             if start.startswith(b"version "):
                 raise WeightsFault(f"{path}: is a git-lfs pointer, no weights", f"run `git lfs pull` in {path.parent}")
             length = int.from_bytes(start, "little")
-            if len(start) < 8 or not 2 <= length <= min(_LONGEST, size - 8):
+            if len(start) < 8 or not 2 <= length <= min(SAFETENSORS_HEADER_BYTES, size - 8):
                 raise WeightsFault(f"{path}: is no safetensors file ({_begins(start, size)})")
             text = file.read(length)
     except OSError as error:
         raise WeightsFault(f"{path}: cannot be read ({error.strerror})", "copy or download the folder again") from None
     try:
-        entries = json.loads(text)
+        entries = json_text.loads(text, SAFETENSORS_HEADER_BYTES)
         metadata = entries.pop("__metadata__", {})
         tensors = {name: Stored(e["dtype"], tuple(e["shape"])) for name, e in entries.items()}
         ends = [_end(name, entry) for name, entry in entries.items()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         why = " ".join(str(error).split())
         raise WeightsFault(f"{path}: is no safetensors file (its header: {why})") from None
     expected = 8 + length + max(ends, default=0)
@@ -105,12 +105,11 @@ def check_fits(
 def read_json(path: Path) -> dict[str, Any]:
     """The table in a JSON file, or UserError naming the file."""
     try:
-        text = path.read_text(encoding="utf-8")
-        table = json.loads(text)
+        table = json_text.loads(json_text.read(path))
     except OSError as error:
         reason = f"{error.strerror}"
     except ValueError as error:
-        reason = f"no JSON: {error}"
+        reason = str(error).removeprefix("is ")
         if text_is_pointer(path):
             raise UserError(f"{path}: is a git-lfs pointer: run `git lfs pull` in {path.parent}") from None
     else:

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from phys4d.engine.config import Config
+from phys4d.engine.limits import WIDTH
 from phys4d.models.initial import draw_layers, draw_uniform
 from phys4d.models.interface import Grid
 
@@ -25,7 +26,7 @@ class HeadConfig(Config):
     """
 
     kind: Literal["conv", "linear"] = "conv"
-    width: int = Field(48, ge=8)
+    width: int = Field(48, ge=8, le=WIDTH)
     log_depth_mean: float = math.log(2.2)
     log_depth_std: float = Field(0.35, gt=0)
     motion_pixels: float = Field(3.0, gt=0)

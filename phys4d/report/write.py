@@ -1,7 +1,6 @@
 """report.html: the results of a run for a person, in one file that needs no network."""
 
 import os
-import tomllib
 from collections.abc import Iterable
 from dataclasses import replace
 from html import escape
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from phys4d.engine import toml_text
 from phys4d.report.artefacts import Artefacts, read_artefacts
 from phys4d.report.curves import panel
 from phys4d.report.pictures import clip_style, colour_bar, strip_frames, wheel
@@ -227,4 +227,4 @@ def _plain(value: Any) -> str:
 
 
 def _config(run: Artefacts) -> dict[str, Any]:
-    return tomllib.loads(run.config) if run.config else {}
+    return toml_text.loads(run.config) if run.config else {}

@@ -18,8 +18,10 @@ WHOLE = 16
 
 @dataclass(frozen=True)
 class DatasetUse:
-    """A dataset that a run reads: its folder, the arrays that every clip must have, whether its cameras must stand
-    still, and whether bad clips are skipped. scenes: how many clips are read, from the first on; 0: all, in any order.
+    """A dataset that a run reads.
+
+    data: its folder. arrays: that every clip must have. scenes: how many clips are read, from the first on; 0: all, in
+    any order. static_camera: whether its cameras must stand still. skips: whether bad clips are skipped.
     """
 
     data: Path
@@ -34,8 +36,10 @@ class DatasetUse:
 
 
 def check_clips(uses: Mapping[str, DatasetUse], check_caption: Callable[[str], object], *, every: bool) -> None:
-    """Looks at the clips of the one dataset of these uses; keys are those of the run file.
+    """Looks at the clips of one dataset.
 
+    uses: of this dataset, by key of the run file.
+    check_caption: raises ValueError for a caption that the model does not take.
     every: read and decode every clip, instead of `WHOLE` of them.
 
     Raises UserError that names the first bad clip that ends the run; where bad clips are skipped, if more of those

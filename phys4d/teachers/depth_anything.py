@@ -1,7 +1,6 @@
 """Depth Anything (V1, V2, relative or metric head) from a local folder of weights, through transformers."""
 
 import hashlib
-import json
 import threading
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from phys4d.engine import json_text
 from phys4d.engine.config import Config
 from phys4d.engine.errors import UserError
 from phys4d.models.progress_bars import without_progress_bars
@@ -130,9 +130,9 @@ class DepthAnything:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json_text.loads(json_text.read(file))
     except ValueError as error:
-        raise UserError(f"{file}: is no JSON ({error}): download it again") from None
+        raise UserError(f"{file}: {error}: download it again") from None
     if not isinstance(values, dict):
         raise UserError(f"{file}: is no JSON object: download it again")
     return values

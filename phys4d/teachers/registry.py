@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phys4d.engine import toml_text
 from phys4d.engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,6 +89,6 @@ def _parsed(change: str) -> tuple[str, str, Any]:
     if not (equals and dot and name) or kind not in _KINDS:
         raise UserError(f"--set {change}: expected depth.NAME=VALUE or flow.NAME=VALUE, such as depth.batch=2")
     try:
-        return kind, name, tomllib.loads(f"value = {text}")["value"]
+        return kind, name, toml_text.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return kind, name, text

@@ -20,6 +20,11 @@ GOOD = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("text", ['a "' + "[" * 40, "[" * 40, "\\", '"', "}" * 40 + '\\"' + "{" * 40])
+def test_brackets_in_a_text_are_not_depth(text: str) -> None:
+    assert parse(json.dumps({"caption": text, "objects": [[text]]}).encode(), SIZE)["caption"] == text
+
+
 def test_a_good_one_is_what_was_written() -> None:
     assert parse(json.dumps(GOOD).encode(), SIZE) == GOOD
     assert parse(b"{}", SIZE) == {}

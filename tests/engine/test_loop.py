@@ -189,6 +189,13 @@ def test_logs_are_means_over_the_steps_and_optimizer_steps_since_the_last_line(t
     ]
 
 
+def test_whatever_a_step_raises_the_finished_steps_are_saved(tmp_path: Path) -> None:
+    steps: list[Any] = [[1.0], [1.0], [1.0], None, [1.0]]
+    with pytest.raises(TypeError, match="NoneType"):
+        run_scripted(tmp_path / "run", steps)
+    assert checkpoint.latest(tmp_path / "run", "scripted") == (tmp_path / "run" / "checkpoint-scripted-3", 3)
+
+
 def test_divergence_stops_the_run_before_a_checkpoint_takes_it_in(tmp_path: Path) -> None:
     losses = [[1.0], [1.0], [float("nan")], [1.0], [1.0]]
     with pytest.raises(

@@ -195,5 +195,6 @@ def test_an_index_that_the_machine_cannot_read(write_dataset: Write, monkeypatch
         ClipDataset(folder)
     monkeypatch.undo()
     (folder / "index.parquet").write_bytes(b"PAR1 but not really PAR1")
+    (folder / "manifest.json").unlink()
     with pytest.raises(UserError, match="cannot be read as parquet"):
         ClipDataset(folder)

@@ -106,6 +106,19 @@ def test_a_group_without_variance_is_counted_as_a_share_of_the_groups(
         assert float(stage.update(STEP, lambda loss: loss.detach())["zero_variance_share"]) == share
 
 
+def test_all_clips_of_an_update_are_read_before_a_weight_changes(
+    objective: Callable[..., Any], source: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a clip that cannot be read costs no finished update."""
+    events: list[Any] = []
+    monkeypatch.setattr(type(source), "fetch", lambda self, size, parallel, *place: events.append((size, *place)))
+    stage = objective(reinforce, **SETTINGS)
+    stage.update(STEP, lambda loss: events.append("optimizer step") or loss.detach())
+    count = stage.config.stochastic_steps
+    assert events[:count] == [asked for asked in source.asked if asked[2] == "reinforce flow matching"]
+    assert len(events[:count]) == count and events[count:] == ["optimizer step"] * count
+
+
 def test_flow_matching_takes_no_sigma_below_two_percent(
     objective: Callable[..., Any], world: WorldModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,38 @@
+"""Mutated files: refused in one line or read as they are; no traceback, crash, hang, wrong read or gigabytes.
+
+One input again: `echo '{"kind": "mp4", "seed": 7}' | python -m tests.fuzz.worker`.
+"""
+
+import pytest
+
+from tests.fuzz.kinds import KINDS, QUICK
+from tests.fuzz.pool import Counts, run
+
+EACH = 260  # inputs of a kind in the slow suite
+MOST_MIB = 2048
+
+
+def check(counts: Counts) -> None:
+    print("\n" + counts.table())
+    assert not counts.worst, "\n\n".join([f"{len(counts.worst)} of them:", *counts.worst[:20]])
+    assert counts.peak < MOST_MIB
+
+
+def inputs(kinds: tuple[str, ...], each: int, first: int = 0) -> list[tuple[str, int]]:
+    return [(kind, seed) for seed in range(first, first + each) for kind in kinds]
+
+
+def test_a_few_mutated_datasets() -> None:
+    counts = run(inputs(QUICK, 9), [kind for kind in QUICK if KINDS[kind].covered], workers=1)
+    check(counts)
+    assert sum(counts.outcomes.values()) == 63 and counts.outcomes["shard", "refused"] > 0
+
+
+@pytest.mark.slow
+def test_thousands_of_mutated_files() -> None:
+    kinds = tuple(KINDS)
+    counts = run(inputs(kinds, EACH), [kind for kind in kinds if KINDS[kind].covered])
+    check(counts)
+    assert sum(counts.outcomes.values()) >= 3000
+    for kind in kinds:  # the mutations are neither all harmless nor all too coarse to get anywhere
+        assert counts.outcomes[kind, "refused"] > EACH // 20
