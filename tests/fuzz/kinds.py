@@ -19,6 +19,15 @@ from typing import Any
 import numpy as np
 
 from tests.fuzz.mutations import damaged, json_text, malicious, toml_text
+from tests.fuzz.run_kinds import (
+    build_checkpoint,
+    build_model,
+    build_run,
+    in_any_file,
+    read_checkpoint,
+    read_model,
+    read_run_folder,
+)
 
 Case = dict[str, bytes]
 
@@ -272,6 +281,9 @@ KINDS: dict[str, Kind] = {
     "card": Kind(build_card, in_file(".json", json_text), read_the_card),
     "weights": Kind(build_weights, in_file(".safetensors", header_of_weights), read_weights_header),
     "config": Kind(build_config, in_file(".json", json_text), read_the_config),
+    "checkpoint": Kind(build_checkpoint, in_any_file, read_checkpoint, covered=True),
+    "model": Kind(build_model, in_any_file, read_model, covered=True),
+    "run folder": Kind(build_run, in_any_file, read_run_folder),
 }
 QUICK = ("shard", "index", "bare index", "rows", "truth", "mp4", "json")
 """Kinds whose readers need no import of torch."""
