@@ -62,7 +62,8 @@ class Case:
         def draw(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-        heads = {"q": self.heads, "k": self.kv_heads or self.heads, "v": self.kv_heads or self.heads, "dout": self.heads}
+        shared = self.kv_heads or self.heads
+        heads = {"q": self.heads, "k": shared, "v": shared, "dout": self.heads}
         made = {name: draw(BATCH, self.count, number, DIM) for name, number in heads.items()}
         made["dlse"] = draw(BATCH, self.heads, self.count)
         width = DIM * self.heads if self.kind == "rms_across_heads" else DIM
