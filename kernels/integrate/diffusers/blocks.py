@@ -69,7 +69,8 @@ class BlockForward(ForwardReplacement):
 
         A norm that may not be bypassed is called as the model does, and the rest computed around it.
         """
-        norm = submodule(self.module, name)
+        norm, x = submodule(self.module, name), rows_of(x)
+        y = None if y is None else rows_of(y)
         modulation = {"scale": scale, "shift": shift, "rows": rows}
         if _is_absent(norm):
             return adaptive_norm(x, y, gate=gate, norm=None, **modulation)  # type: ignore[arg-type]
@@ -84,6 +85,11 @@ class BlockForward(ForwardReplacement):
         if scale is not None or shift is not None:
             out = adaptive_norm(out, norm=None, **modulation)[1]  # type: ignore[arg-type]
         return stream, out.to(x.dtype)
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """x with a contiguous last dimension, which tokens straight from a convolution do not have."""
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 _IDENTITY = known_forwards(nn.Identity)

@@ -88,3 +88,22 @@ def unfit(*tensors: Any) -> str | None:
     ):
         return "a transform of torch.func or forward-mode differentiation"
     return None
+
+
+def mask_refusal(mask: Any, queries: Tensor, heads: int, keys: int) -> str | None:
+    """Why `attention` cannot take this mask of scores; None if it can, or if there is none.
+
+    Args:
+        mask: bool or floating, [B or 1, heads or 1, S or 1, keys].
+        queries: tokens [B, S, C].
+        heads, keys: numbers of heads and of keys.
+    """
+    if mask is None:
+        return None
+    if type(mask) not in PLAIN or mask.is_meta or (mask.dtype != torch.bool and mask.dtype not in _FLOATING):
+        return f"a mask on {mask.device} that is a {type(mask).__name__} of {mask.dtype}"
+    fits = mask.ndim == 4 and mask.shape[3] == keys and mask.device == queries.device
+    wanted = queries.shape[0], heads, queries.shape[1]
+    if not fits or any(size not in (1, full) for size, full in zip(mask.shape, wanted, strict=False)):
+        return f"a mask {list(mask.shape)} on {mask.device} for {heads} heads, {queries.shape[1]} queries, {keys} keys"
+    return None

@@ -1,20 +1,12 @@
 """Every tiny model through each way to our attention: the backend of diffusers' dispatcher, `sdpa`, `accelerate`."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from phys4d.kernels.integrate import sdpa
 from phys4d.kernels.integrate.diffusers import accelerate, register_backend, unregister_backend
+from phys4d.kernels.integrate.diffusers import tiny_models as tiny
 
-_spec = importlib.util.spec_from_file_location("tiny_models", Path(__file__).with_name("tiny_models.py"))
-assert _spec is not None and _spec.loader is not None
-tiny = importlib.util.module_from_spec(_spec)
-sys.modules["tiny_models"] = tiny  # where a dataclass looks its module up
-_spec.loader.exec_module(tiny)
 # Classes that compute attention without the dispatcher: `sdpa` reaches them, a backend cannot.
 OWN_CODE = {
     "allegro", "aura-flow", "cogvideox", "cogview-4", "consisid", "easyanimate", "latte", "lumina-2", "mochi", "pixart",

@@ -5,9 +5,10 @@ from phys4d.kernels.integrate.diffusers.families.hunyuan import HUNYUAN
 from phys4d.kernels.integrate.diffusers.families.latte import LATTE
 from phys4d.kernels.integrate.diffusers.families.ltx import LTX
 from phys4d.kernels.integrate.diffusers.families.wan import WAN
+from phys4d.kernels.integrate.diffusers.families.wan_kin import ANIMATE, CHRONOEDIT, SKYREELS, VACE
 from phys4d.kernels.integrate.diffusers.register import register_family
 
-for family in (WAN, COGVIDEOX, LATTE, LTX, HUNYUAN):
+for family in (WAN, VACE, ANIMATE, SKYREELS, CHRONOEDIT, COGVIDEOX, LATTE, LTX, HUNYUAN):
     register_family(family)
 
-__all__ = ["COGVIDEOX", "HUNYUAN", "LATTE", "LTX", "WAN"]
+__all__ = ["ANIMATE", "CHRONOEDIT", "COGVIDEOX", "HUNYUAN", "LATTE", "LTX", "SKYREELS", "VACE", "WAN"]

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from phys4d.kernels.attention import attention
 from phys4d.kernels.elementwise import qk_norm_rope
-from phys4d.kernels.integrate.diffusers.bypass import unfit
+from phys4d.kernels.integrate.diffusers.bypass import mask_refusal, unfit
 from phys4d.kernels.integrate.diffusers.families.drawn import numbers
+from phys4d.kernels.integrate.diffusers.families.named import diffusers_class
 from phys4d.kernels.integrate.diffusers.families.wan_block import wan_blocks, wan_timesteps
 from phys4d.kernels.integrate.diffusers.processor import (
     Processor,
@@ -23,7 +24,7 @@ from phys4d.kernels.integrate.diffusers.processor import (
     odd_heads,
     processor_refusal,
 )
-from phys4d.kernels.integrate.diffusers.register import Family
+from phys4d.kernels.integrate.diffusers.register import Family, Part
 from phys4d.kernels.integrate.diffusers.rotation import Rotation
 from phys4d.kernels.integrate.diffusers.setting import Setting
 
@@ -48,9 +49,14 @@ class WanProcessor(Processor):
         divided = self.setting.divided
         across: dict[str, Any] = {}  # how attention goes across ranks
         arguments = (attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
+        keys = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         why = unfit(hidden_states, encoder_hidden_states)
-        if why or attention_mask is not None:
-            return self.pass_on(why or "an attention mask", *arguments)
+        if attention_mask is not None and why is None:
+            why = mask_refusal(attention_mask, hidden_states, int(attn.heads), keys.shape[1])
+            if divided or attn.add_k_proj is not None:
+                why = "an attention mask"
+        if why:
+            return self.pass_on(why, *arguments)
         rope: Any = None
         grid, start = (1, 1, 1), 0
         if rotary_emb is not None:
@@ -73,7 +79,7 @@ class WanProcessor(Processor):
         q, k, v = (heads_of(x, attn) for x in (q, k, v))
         if norm is not None or rope is not None:
             q, k = qk_norm_rope(q, k, norm, rope, grid=grid, start=start)
-        out = attention(q, k, v, backend=self.setting.backend, **across)
+        out = attention(q, k, v, mask=attention_mask, backend=self.setting.backend, **across)
         if image is not None:
             image_k, image_v = _get_added_kv_projections(attn, image)
             image_k, image_v = heads_of(attn.norm_added_k(image_k), attn), heads_of(image_v, attn)
@@ -81,22 +87,27 @@ class WanProcessor(Processor):
         return after(attn, out, q.dtype)
 
 
-def wan(transformer: Any, setting: Setting) -> Callable[[str, Any], Processor | str]:
-    """New processors for a WanTransformer3DModel."""
-    from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+def wan_attention(
+    module: str = "transformer_wan", kind: str = "WanAttnProcessor"
+) -> Callable[[Any, Setting], Callable[[str, Any], Processor | str]]:
+    """New processors in place of this class, which stands in a module of diffusers.models.transformers."""
 
-    setting.rotation, known = Rotation(reads_apart=True), known_qk_norms("rms_across_heads")
+    def attention_of(transformer: Any, setting: Setting) -> Callable[[str, Any], Processor | str]:
+        own = diffusers_class(module, kind)
+        setting.rotation, known = Rotation(reads_apart=True), known_qk_norms("rms_across_heads")
 
-    def replacement(path: str, attn: Any) -> Processor | str:
-        why = processor_refusal(attn, WanAttnProcessor) or odd_heads(attn, attn.inner_dim)
-        if why:
-            return why
-        swaps = "norm and attention to text" if path.endswith("attn2") else "norm, rotation and attention"
-        if attn.add_k_proj is not None:
-            swaps += " and image"
-        return WanProcessor(path, attn.processor, setting, swaps, known)
+        def replacement(path: str, attn: Any) -> Processor | str:
+            why = processor_refusal(attn, own) or odd_heads(attn, attn.inner_dim)
+            if why:
+                return why
+            swaps = "norm and attention to text" if path.endswith("attn2") else "norm, rotation and attention"
+            if attn.add_k_proj is not None:
+                swaps += " and image"
+            return WanProcessor(path, attn.processor, setting, swaps, known)
 
-    return replacement
+        return replacement
+
+    return attention_of
 
 
 def example(image: bool = False) -> tuple[Any, dict[str, Any]]:
@@ -118,15 +129,16 @@ def example(image: bool = False) -> tuple[Any, dict[str, Any]]:
     return model, call
 
 
+WAN_PARTS: dict[Part, str] = {
+    "attention": "norm of queries and keys across heads, rotation, attention; attention to text and image",
+    "norm": "gate, residual, norm and modulation of the blocks",
+}
 WAN = Family(
     "diffusers.WanTransformer3DModel",
-    wan,
-    wan_blocks,
+    wan_attention(),
+    wan_blocks(),
     timesteps=wan_timesteps,
     divides=True,
-    parts={
-        "attention": "norm of queries and keys across heads, rotation, attention; attention to text and image",
-        "norm": "gate, residual, norm and modulation of the blocks",
-    },
+    parts=WAN_PARTS,
     examples={"wan": example, "wan-image": lambda: example(image=True)},
 )

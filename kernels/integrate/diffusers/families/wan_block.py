@@ -13,6 +13,7 @@ from torch import Tensor
 from phys4d.kernels.elementwise import adaptive_norm
 from phys4d.kernels.integrate.diffusers.blocks import BlockForward, block_refusal
 from phys4d.kernels.integrate.diffusers.bypass import known_forwards, unfit
+from phys4d.kernels.integrate.diffusers.families.named import diffusers_class
 from phys4d.kernels.integrate.diffusers.forwards import ForwardReplacement, Place, innermost
 from phys4d.kernels.integrate.diffusers.setting import Setting
 
@@ -25,30 +26,42 @@ class WanBlock(BlockForward):
 
     def __call__(
         self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: Any = None
-    ) -> Tensor:
-        block, table = self.module, self.module.scale_shift_table
+    ) -> Any:
+        why = self.refusal(hidden_states, encoder_hidden_states, temb)
+        if why is not None:
+            return self.pass_on(why, hidden_states, encoder_hidden_states, temb, rotary_emb)
+        return self.stream(hidden_states, encoder_hidden_states, temb, rotary_emb)
+
+    def refusal(self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor) -> str | None:
+        """Why this call is for the block's own code; None if it is not. With divided tokens their number is not looked
+        at, which the first block alone gets."""
+        table = self.module.scale_shift_table
         why = unfit(hidden_states, encoder_hidden_states, temb, table)
         if why is None and table.device != hidden_states.device:
             why = f"a table of modulation on {table.device}"
-        if why is not None:
-            return self.pass_on(why, hidden_states, encoder_hidden_states, temb, rotary_emb)
-        count, exact = hidden_states.shape[1], torch.promote_types(temb.dtype, torch.float32)
+        if why is None and self.setting.divided is None:
+            why = _odd_rows(temb, hidden_states.shape[1])
+        return why
+
+    def stream(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: Any,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The tokens [B, S, C] after the block; temb is [B, 6, C] or [B, rows, 6, C], where rows divides S."""
+        block, table = self.module, self.module.scale_shift_table
+        exact = torch.promote_types(temb.dtype, torch.float32)
         divided, by_token = self.setting.divided, None
         if divided is not None:
             hidden_states = divided.enter(block, hidden_states)
-            count = divided.parts.count
             temb, encoder_hidden_states = divided.shared(temb), divided.shared(encoder_hidden_states)
-        if temb.ndim == 4 and count % temb.shape[1]:
-            return self.pass_on(
-                f"{temb.shape[1]} rows of modulation for {count} tokens", hidden_states, encoder_hidden_states, temb,
-                rotary_emb,
-            )  # fmt: skip
-        if divided is not None and temb.ndim == 4:
-            by_token = divided.token_rows(temb.shape[0], temb.shape[1], temb.device)
+            if why := _odd_rows(temb, divided.parts.count):
+                self.setting.pass_on(self.path, why)
+            if temb.ndim == 4:
+                by_token = divided.token_rows(temb.shape[0], temb.shape[1], temb.device)
         rows = temb.flatten(0, -3)  # [B, 6, C] or [B * rows of a clip, 6, C]
         shift, scale, gate = (table[:, :3] + rows[:, :3].to(exact)).unbind(1)
         _, out = self.normed("norm1", hidden_states, scale=scale, shift=shift, rows=by_token)
-        out = block.attn1(out, None, None, rotary_emb)
+        out = block.attn1(out, None, attention_mask, rotary_emb)
         stream, out = self.normed("norm2", hidden_states, out, gate=gate, rows=by_token)
         out = block.attn2(out, encoder_hidden_states, None, None)
         shift, scale, gate = (table[:, 3:] + rows[:, 3:].to(exact)).unbind(1)
@@ -56,11 +69,17 @@ class WanBlock(BlockForward):
         out, _ = adaptive_norm(stream, block.ffn(out), gate=gate, norm=None, rows=by_token)
         return out if divided is None else divided.leave(block, out)
 
-    def own(self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: Any = None) -> Any:
+    def own(self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, *arguments: Any) -> Any:
         """What the block's class computes, which needs a row for every token or one for each clip."""
         if temb.ndim == 4 and hidden_states.shape[1] > temb.shape[1]:
             temb = temb.repeat_interleave(hidden_states.shape[1] // temb.shape[1], dim=1)
-        return super().own(hidden_states, encoder_hidden_states, temb, rotary_emb)
+        return super().own(hidden_states, encoder_hidden_states, temb, *arguments)
+
+
+def _odd_rows(temb: Tensor, count: int) -> str | None:
+    if temb.ndim == 4 and count % temb.shape[1]:
+        return f"{temb.shape[1]} rows of modulation for {count} tokens"
+    return None
 
 
 class FrameTimesteps(ForwardReplacement):
@@ -124,16 +143,22 @@ def wan_timesteps(path: str, transformer: Any, setting: Setting) -> list[Any] | 
     return [timesteps, FrameCount(transformer, timesteps)]
 
 
-def wan_blocks(transformer: Any, setting: Setting) -> Callable[[str, Any], BlockForward | str | None]:
-    """New forwards for the blocks of a WanTransformer3DModel."""
-    from diffusers.models.normalization import FP32LayerNorm
-    from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+def wan_blocks(
+    module: str = "transformer_wan", kind: str = "WanTransformerBlock", forward: type[WanBlock] = WanBlock
+) -> Callable[[Any, Setting], Callable[[str, Any], BlockForward | str | None]]:
+    """New forwards for the blocks of this class, which stands in a module of diffusers.models.transformers."""
 
-    known = known_forwards(FP32LayerNorm)
+    def blocks(transformer: Any, setting: Setting) -> Callable[[str, Any], BlockForward | str | None]:
+        from diffusers.models.normalization import FP32LayerNorm
 
-    def replacement(path: str, block: Any) -> BlockForward | str | None:
-        if not isinstance(block, WanTransformerBlock):
-            return None
-        return block_refusal(block, WanTransformerBlock) or WanBlock(path, block, setting, known)
+        own = diffusers_class(module, kind)
+        known = known_forwards(FP32LayerNorm)
 
-    return replacement
+        def replacement(path: str, block: Any) -> BlockForward | str | None:
+            if not isinstance(block, own):
+                return None
+            return block_refusal(block, own) or forward(path, block, setting, known)
+
+        return replacement
+
+    return blocks

@@ -214,6 +214,11 @@ MODELS = {
     ),
     "wan-animate": Tiny("WanAnimateTransformer3DModel", WAN_ANIMATE, wan_animate_call),
     "skyreels-v2": Tiny("SkyReelsV2Transformer3DModel", WAN, wan_call),
+    "skyreels-v2-forcing": Tiny(
+        "SkyReelsV2Transformer3DModel", WAN | {"num_frame_per_block": 2},
+        lambda: wan_call() | {"hidden_states": video(4, 4, 4, 6), "enable_diffusion_forcing": True,
+                              "timestep": torch.tensor([[3, 3, 700, 700], [5, 6, 7, 800]])},
+    ),
     "chronoedit": Tiny(
         "ChronoEditTransformer3DModel", WAN | WAN_IMAGE | {"rope_temporal_skip_len": 8}, wan_image_call
     ),

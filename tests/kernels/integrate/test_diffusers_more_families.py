@@ -1,0 +1,63 @@
+"""The families beyond the first five, whose tiny models stand in `tiny_models`: each in what people do to a model."""
+
+import copy
+
+import pytest
+import torch
+
+from phys4d.kernels.integrate.diffusers import accelerate, kit, registered_families, tiny_models
+from phys4d.kernels.integrate.diffusers.situations import SITUATIONS
+
+CACHES = frozenset({"first block cache", "magnitude cache"})
+# name -> (attention modules and blocks that are swapped, situations that diffusers does not have for it)
+FAMILIES = {
+    "wan-vace": (9, frozenset()),
+    "wan-animate": (7, CACHES),
+    "skyreels-v2": (6, CACHES),
+    "skyreels-v2-forcing": (6, CACHES),
+    "chronoedit": (6, CACHES),
+}
+QUICK = ("plain", "hooks on norms")
+
+
+@pytest.fixture(scope="module")
+def models(build):
+    """name -> (model, arguments), which the kit copies."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = build(name)
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "situation", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SITUATIONS]
+)
+def test_a_situation(situation, name, models):
+    found = kit.check_family(*models(name), situations=[situation])
+    assert found.keys() == {f"{situation}, before", f"{situation}, after"}
+    assert any(found.values()) == (situation in FAMILIES[name][1])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_swapped(name, models):
+    """All that the table says, and nothing is left or passed on without being named."""
+    model, call = copy.deepcopy(models(name))
+    accelerated = accelerate(model)
+    with torch.no_grad():
+        model(**call)
+    assert len(accelerated.swapped) == FAMILIES[name][0]
+    assert (accelerated.left | accelerated.passed | accelerated.notes) == LEFT.get(name, {})
+
+
+LEFT: dict[str, dict[str, str]] = {}
+
+
+def test_every_example_is_tested():
+    first = {"wan", "wan-image", "cogvideox", "cogvideox-without-rope", "latte", "ltx", "hunyuan"}
+    assert first | FAMILIES.keys() == {name for family in registered_families() for name in family.examples}
+    assert FAMILIES.keys() <= tiny_models.MODELS.keys()
