@@ -66,7 +66,8 @@ class HunyuanProcessor(Processor):
         one_stream = attn.add_q_proj is None
         tokens = torch.cat((video, text), dim=1) if one_stream else video
         q, k, v = (project(tokens) for project in (attn.to_q, attn.to_k, attn.to_v))
-        q, k = self._normed(attn, "norm_q", "norm_k", q, k, rope, (video.shape[1], 1, 1))  # text is beyond the grid
+        grid, words = (video.shape[1], 1, 1), text.shape[1] if one_stream else 0
+        q, k = self._normed(attn, "norm_q", "norm_k", q, k, rope, grid, words)
         if one_stream:
             return q, k, heads_of(v, attn)
         v, text_v = heads_of(v, attn), heads_of(attn.add_v_proj(text), attn)
@@ -76,13 +77,15 @@ class HunyuanProcessor(Processor):
 
 
     def _normed(
-        self, attn: Any, q_name: str, k_name: str, q: Tensor, k: Tensor, rope: Rope | None, grid: Any
+        self, attn: Any, q_name: str, k_name: str, q: Tensor, k: Tensor, rope: Rope | None, grid: Any, words: int = 0
     ) -> tuple[Tensor, Tensor]:
         norm = self.qk_norm("rms", attn, q, q_name, k_name)
         q, k = heads_of(q, attn), heads_of(k, attn)
         if norm is None:
             q, k = called(getattr(attn, q_name), q), called(getattr(attn, k_name), k)
-        return (q, k) if norm is None and rope is None else qk_norm_rope(q, k, norm, rope, grid=grid)
+        if norm is None and rope is None:
+            return q, k
+        return qk_norm_rope(q, k, norm, rope, grid=grid, text=(words, "last"))
 
 
 def _refusal(video: Tensor, text: Tensor | None, mask: Tensor | None) -> str | None:
