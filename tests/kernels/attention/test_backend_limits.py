@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from phys4d.kernels.attention import Full, Spatial, Temporal, Window, api, attention_reference, explain
 from phys4d.kernels.attention.backends import BACKENDS, flash_attn, natten, xformers
@@ -278,3 +279,9 @@ def test_natten_gets_the_grid_and_gives_the_definition(monkeypatch):
 def test_what_is_not_installed_says_how_to_install_it(call, name):
     with pytest.raises(ValueError, match=f"'{name}' cannot serve this call: .*cannot be imported.*(install|built)"):
         api.choose(call(pattern=pattern_for(name)), name)
+
+
+def test_lengths_in_a_list_go_to_the_device_of_tensors_without_data(h200):
+    with FakeTensorMode():
+        q = torch.zeros(2, 64, 2, 64, device="cuda:0", dtype=torch.bfloat16)
+        assert explain(q, q, q, key_lengths=[60, 5]).backend == "triton"
