@@ -10,7 +10,7 @@ from phys4d.kernels.integrate.diffusers import families as _families  # noqa: F4
 from phys4d.kernels.integrate.diffusers.accelerated import Accelerated
 from phys4d.kernels.integrate.diffusers.divided import DividedTokens
 from phys4d.kernels.integrate.diffusers.forwards import ForwardReplacement, innermost
-from phys4d.kernels.integrate.diffusers.processor import Processor
+from phys4d.kernels.integrate.diffusers.processor import Processor, set_processor
 from phys4d.kernels.integrate.diffusers.register import PARTS, Family, Part, family_of, registered_families
 from phys4d.kernels.integrate.diffusers.report import Site, has_processor
 from phys4d.kernels.integrate.diffusers.setting import Setting
@@ -157,7 +157,7 @@ def _swap(
                 new = _PARALLEL if parallel else replacement(inner, attn)
                 own: Any = attn.processor
                 if isinstance(new, Processor):
-                    attn.set_processor(new)  # type: ignore[operator]
+                    set_processor(attn, new)
                     accelerated.sites[inner] = Site(attn, new, own)
                 else:
                     accelerated.sites[inner] = Site(attn, None, own, new)

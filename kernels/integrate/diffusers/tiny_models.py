@@ -98,10 +98,10 @@ def framepack_call() -> dict[str, Any]:
         return normal(2, 4, frames, 4, 4, seed=seed)
 
     return hunyuan_call() | {
-        "hidden_states": latents(3, 1), "image_embeds": normal(2, 4, 12, seed=4), "indices_latents": torch.arange(3.0),
-        "latents_clean": latents(2, 5), "indices_latents_clean": torch.arange(2.0),
-        "latents_history_2x": latents(2, 6), "indices_latents_history_2x": torch.arange(2.0),
-        "latents_history_4x": latents(4, 7), "indices_latents_history_4x": torch.arange(4.0),
+        "hidden_states": latents(3, 1), "image_embeds": normal(2, 4, 12, seed=4), "indices_latents": torch.arange(3),
+        "latents_clean": latents(2, 5), "indices_latents_clean": torch.arange(2),
+        "latents_history_2x": latents(2, 6), "indices_latents_history_2x": torch.arange(2),
+        "latents_history_4x": latents(4, 7), "indices_latents_history_4x": torch.arange(4),
     }  # fmt: skip
 
 
@@ -384,7 +384,7 @@ MODELS = {
         HEADS | {"patch_size": 2, "num_layers": 2, "pooled_projection_dim": 6, "in_channels": 4, "text_embed_dim": 16,
                  "time_embed_dim": 4, "max_sequence_length": 6},
         lambda: {"hidden_states": video(4, 2, 4, 4), "encoder_hidden_states": text(6, 16), "timestep": times(),
-                 "encoder_attention_mask": padded(6, torch.bool)},
+                 "encoder_attention_mask": torch.tensor([[0, 1, 1, 0, 1, 1], [1] * 6]).bool()},
     ),
     "allegro": Tiny(
         "AllegroTransformer3DModel",

@@ -9,13 +9,24 @@ from phys4d.kernels.integrate.diffusers import accelerate, kit, registered_famil
 from phys4d.kernels.integrate.diffusers.situations import SITUATIONS
 
 CACHES = frozenset({"first block cache", "magnitude cache"})
+NONE: frozenset[str] = frozenset()
 # name -> (attention modules and blocks that are swapped, situations that diffusers does not have for it)
 FAMILIES = {
-    "wan-vace": (9, frozenset()),
+    "wan-vace": (9, NONE),
     "wan-animate": (7, CACHES),
     "skyreels-v2": (6, CACHES),
     "skyreels-v2-forcing": (6, CACHES),
     "chronoedit": (6, CACHES),
+    "hunyuan-framepack": (5, NONE),
+    "hunyuan-1.5": (5, NONE),
+    "consisid": (2, NONE),
+    "mochi": (2, NONE),
+    "allegro": (4, NONE),
+    "easyanimate": (2, NONE),
+    "ltx-2": (12, NONE),
+    "sana-video": (2, NONE),
+    "cosmos": (4, NONE),
+    "kandinsky-5": (5, NONE),
 }
 QUICK = ("plain", "hooks on norms")
 
@@ -51,10 +62,11 @@ def test_what_is_swapped(name, models):
     with torch.no_grad():
         model(**call)
     assert len(accelerated.swapped) == FAMILIES[name][0]
-    assert (accelerated.left | accelerated.passed | accelerated.notes) == LEFT.get(name, {})
+    assert not accelerated.passed
+    assert set(accelerated.left.values()) == LEFT.get(name, set())
 
 
-LEFT: dict[str, dict[str, str]] = {}
+LEFT = {"sana-video": {"its attention is linear, without a softmax"}}
 
 
 def test_every_example_is_tested():

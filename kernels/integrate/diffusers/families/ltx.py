@@ -20,6 +20,7 @@ from phys4d.kernels.integrate.diffusers.processor import (
     Processor,
     after,
     called,
+    first_tokens,
     heads_of,
     known_qk_norms,
     odd_heads,
@@ -67,11 +68,8 @@ def valid_first(tokens: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
     Where all are masked all are counted: the same large number below every score changes nothing.
     """
-    masked = bias[:, 0] < _MASKED
-    order = masked.to(torch.int8).argsort(dim=1, stable=True)
-    lengths = (~masked).sum(dim=1)
-    lengths = torch.where(lengths == 0, masked.shape[1], lengths)
-    return tokens.gather(1, order[..., None].expand_as(tokens)), lengths
+    tokens, lengths = first_tokens(tokens, bias[:, 0] >= _MASKED)
+    return tokens, torch.where(lengths == 0, tokens.shape[1], lengths)
 
 
 class LTXProcessor(Processor):
