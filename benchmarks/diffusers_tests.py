@@ -129,9 +129,12 @@ def summary(result: dict[str, Any]) -> str:
     failing = newly_failing(result["rows"])
     names = "".join(f"\n- {line}" for line in failing)
     found = f"Newly failing:\n{names}" if failing else "No test that passes stock fails accelerated."
+    tag = "" if source["revision"] == f"v{origin['diffusers']}" else ", which is not the tag of that version"
+    limits = f" Run with pytest's options {source['pytest_options']}." if source["pytest_options"] else ""
     return (
         f"{table(result['rows'])}\n\n{found}\n\nDiffusers {origin['diffusers']}, its tests at commit "
-        f"{source['commit'][:12]}; {results.version(origin)}. Skipped: packages or accounts that were not there."
+        f"{source['commit'][:12]}{tag}; {results.version(origin)}.{limits} "
+        "Skipped: packages or accounts that were not there."
     )
 
 
@@ -164,7 +167,10 @@ def main() -> int:
     failing = newly_failing(rows)
     print("\n".join(["newly failing:", *failing] if failing else ["none newly failing"]))
     if options.out is not None:
-        source = {"repository": options.repository, "revision": options.revision, "commit": commit}
+        source = {
+            "repository": options.repository, "revision": options.revision, "commit": commit,
+            "pytest_options": os.environ.get("PYTEST_ADDOPTS", ""),
+        }  # fmt: skip
         results.write(
             options.out / "diffusers-tests.json", {"rows": rows, "source": source, "provenance": provenance()}
         )
