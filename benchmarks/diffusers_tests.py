@@ -67,6 +67,11 @@ def fetch(source: Path, repository: str, revision: str) -> str:
     return git("rev-parse", "refs/heads/tests") if (source / ".git").is_dir() else "local"
 
 
+def place(repository: str) -> str:
+    """A URL as it is; "a local copy" for a folder, whose path is specific to the machine."""
+    return repository if "://" in repository else "a local copy"
+
+
 def files_of_families(source: Path, classes: Iterable[str]) -> dict[str, str]:
     """Name -> path of the files of tests that name one of these classes: "wan" -> "tests/.../..._wan.py"."""
     word = re.compile(rf"\b({'|'.join(map(re.escape, classes))})\b")
@@ -168,7 +173,7 @@ def main() -> int:
     print("\n".join(["newly failing:", *failing] if failing else ["none newly failing"]))
     if options.out is not None:
         source = {
-            "repository": options.repository, "revision": options.revision, "commit": commit,
+            "repository": place(options.repository), "revision": options.revision, "commit": commit,
             "pytest_options": os.environ.get("PYTEST_ADDOPTS", ""),
         }  # fmt: skip
         results.write(
