@@ -20,7 +20,7 @@ SWAPPED = {
     "cogvideox": ["transformer_blocks.{}.attn1", "transformer_blocks.{}"],
     "cogvideox-without-rope": ["transformer_blocks.{}.attn1", "transformer_blocks.{}"],
     "latte": ["transformer_blocks.{}.attn1", "transformer_blocks.{}.attn2", "temporal_transformer_blocks.{}.attn1"],
-    "ltx": ["transformer_blocks.{}.attn1", "transformer_blocks.{}.attn2"],
+    "ltx": ["transformer_blocks.{}.attn1", "transformer_blocks.{}.attn2", "transformer_blocks.{}"],
     "hunyuan": ["single_transformer_blocks.{}.attn", "single_transformer_blocks.{}"],
 }
 
