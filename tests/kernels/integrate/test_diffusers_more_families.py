@@ -68,6 +68,22 @@ def test_what_is_swapped(name, models):
     assert set(accelerated.left.values()) == LEFT.get(name, set())
 
 
+@pytest.mark.parametrize("name", ["hunyuan-1.5", "mochi", "easyanimate", "hunyuan-framepack"])
+def test_the_text_behind_the_first_block_is_the_models_own(name, models):
+    """Padded words too, which the model's output does not show."""
+    model, call = copy.deepcopy(models(name))
+    texts = []
+    model.transformer_blocks[0].register_forward_hook(lambda module, arguments, outs: texts.append(outs[1]))
+    with torch.no_grad():
+        model(**call)
+        with accelerate(model, parts=("attention",)):
+            model(**call)
+        with accelerate(model):
+            model(**call)
+    for found in texts[1:]:
+        torch.testing.assert_close(found, texts[0], rtol=0, atol=1e-5 * float(texts[0].abs().max()))
+
+
 LEFT = {"sana-video": {"its attention is linear, without a softmax"}}
 
 
