@@ -20,14 +20,16 @@ FAMILIES = {
     "hunyuan-framepack": (5, NONE),
     "hunyuan-1.5": (5, NONE),
     "consisid": (2, NONE),
-    "mochi": (2, NONE),
-    "allegro": (4, NONE),
-    "easyanimate": (2, NONE),
+    "mochi": (4, NONE),
+    "allegro": (6, NONE),
+    "easyanimate": (4, NONE),
     "ltx-2": (12, NONE),
-    "sana-video": (2, NONE),
-    "cosmos": (4, NONE),
-    "kandinsky-5": (5, NONE),
+    "sana-video": (4, NONE),
+    "cosmos": (6, NONE),
+    "kandinsky-5": (8, NONE),
 }
+# Kandinsky 5 rounds queries and keys to bfloat16 in float32 too, where a last bit may become 2^-8.
+TOLERANCES = {"kandinsky-5": 5e-3}
 QUICK = ("plain", "hooks on norms")
 
 
@@ -49,7 +51,7 @@ def models(build):
     "situation", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SITUATIONS]
 )
 def test_a_situation(situation, name, models):
-    found = kit.check_family(*models(name), situations=[situation])
+    found = kit.check_family(*models(name), situations=[situation], tolerance=TOLERANCES.get(name, 1e-5))
     assert found.keys() == {f"{situation}, before", f"{situation}, after"}
     assert any(found.values()) == (situation in FAMILIES[name][1])
 
@@ -64,6 +66,22 @@ def test_what_is_swapped(name, models):
     assert len(accelerated.swapped) == FAMILIES[name][0]
     assert not accelerated.passed
     assert set(accelerated.left.values()) == LEFT.get(name, set())
+
+
+@pytest.mark.parametrize("name", ["hunyuan-1.5", "mochi", "easyanimate", "hunyuan-framepack"])
+def test_the_text_behind_the_first_block_is_the_models_own(name, models):
+    """Padded words too, which the model's output does not show."""
+    model, call = copy.deepcopy(models(name))
+    texts = []
+    model.transformer_blocks[0].register_forward_hook(lambda module, arguments, outs: texts.append(outs[1]))
+    with torch.no_grad():
+        model(**call)
+        with accelerate(model, parts=("attention",)):
+            model(**call)
+        with accelerate(model):
+            model(**call)
+    for found in texts[1:]:
+        torch.testing.assert_close(found, texts[0], rtol=0, atol=1e-5 * float(texts[0].abs().max()))
 
 
 LEFT = {"sana-video": {"its attention is linear, without a softmax"}}

@@ -13,6 +13,7 @@ from torch import Tensor
 from phys4d.kernels.attention import attention
 from phys4d.kernels.integrate.diffusers.bypass import unfit
 from phys4d.kernels.integrate.diffusers.families.plain import plain_refusal
+from phys4d.kernels.integrate.diffusers.families.table_block import AllegroBlock, table_blocks
 from phys4d.kernels.integrate.diffusers.processor import Processor, after, heads_of, processor_refusal, score_mask
 from phys4d.kernels.integrate.diffusers.register import Family
 from phys4d.kernels.integrate.diffusers.setting import Setting
@@ -72,6 +73,10 @@ def allegro(transformer: Any, setting: Setting) -> Callable[[str, Any], Processo
 ALLEGRO = Family(
     "diffusers.AllegroTransformer3DModel",
     allegro,
-    parts={"attention": "attention of the video and to text"},
+    table_blocks("transformer_allegro", "AllegroTransformerBlock", AllegroBlock),
+    parts={
+        "attention": "attention of the video and to text",
+        "norm": "gate, residual, norm and modulation of the blocks",
+    },
     examples={"allegro": partial(build, "allegro")},
 )

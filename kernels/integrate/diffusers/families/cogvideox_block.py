@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from phys4d.kernels.elementwise import adaptive_norm
-from phys4d.kernels.integrate.diffusers.blocks import BlockForward, block_refusal
+from phys4d.kernels.integrate.diffusers.blocks import BlockForward, block_refusal, rows_of
 from phys4d.kernels.integrate.diffusers.bypass import Known, known_forwards, not_plain, refusal, submodule, unfit
 from phys4d.kernels.integrate.diffusers.families.named import diffusers_class
 from phys4d.kernels.integrate.diffusers.setting import Setting
@@ -36,13 +36,13 @@ class CogVideoXBlock(BlockForward):
             given = () if attention_kwargs is None else (attention_kwargs,)  # a ConsisIDBlock has no such argument
             return self.pass_on(why, hidden_states, encoder_hidden_states, temb, image_rotary_emb, *given)
         text_tokens = encoder_hidden_states.shape[1]
-        streams = hidden_states, encoder_hidden_states
-        _, (out, text_out), gates = self._between("norm1", streams, None, (None, None), temb)
+        streams = rows_of(hidden_states), rows_of(encoder_hidden_states)
+        _, (out, text_out), gates = self.between("norm1", streams, None, (None, None), temb)
         outs = block.attn1(
             hidden_states=out, encoder_hidden_states=text_out, image_rotary_emb=image_rotary_emb,
             **(attention_kwargs or {}),
         )  # fmt: skip
-        streams, (out, text_out), gates = self._between("norm2", streams, outs, gates, temb)
+        streams, (out, text_out), gates = self.between("norm2", streams, outs, gates, temb)
         out = block.ff(torch.cat((text_out, out), dim=1))
         return (
             adaptive_norm(streams[0], out[:, text_tokens:], gate=gates[0], norm=None)[0],
@@ -53,7 +53,7 @@ class CogVideoXBlock(BlockForward):
         """Of a CogVideoXLayerNormZero and the norm inside of it."""
         return not_plain(norm, self.zeros) or refusal(submodule(norm, "norm"), self.known, device)
 
-    def _between(self, name: str, streams: Any, outs: Any, gates: Any, temb: Tensor) -> tuple[Any, Any, Any]:
+    def between(self, name: str, streams: Any, outs: Any, gates: Any, temb: Tensor) -> tuple[Any, Any, Any]:
         """Video and text through their gates, residuals and the norm of this name; the streams [B, S, C], what goes
         into the next layer, and the next gates [B, C]."""
         zero = submodule(self.module, name)

@@ -12,6 +12,7 @@ from torch import Tensor
 from phys4d.kernels.attention import attention
 from phys4d.kernels.elementwise import qk_norm_rope
 from phys4d.kernels.integrate.diffusers.bypass import known_forwards, mask_refusal, unfit
+from phys4d.kernels.integrate.diffusers.families.cosmos_block import cosmos_blocks
 from phys4d.kernels.integrate.diffusers.families.named import diffusers_class
 from phys4d.kernels.integrate.diffusers.processor import (
     Processor,
@@ -85,6 +86,10 @@ def cosmos(transformer: Any, setting: Setting) -> Callable[[str, Any], Processor
 COSMOS = Family(
     "diffusers.CosmosTransformer3DModel",
     cosmos,
-    parts={"attention": "norm per head of queries and keys, rotation, attention of the video and to text"},
+    cosmos_blocks,
+    parts={
+        "attention": "norm per head of queries and keys, rotation, attention of the video and to text",
+        "norm": "gate, residual, norm and modulation of the blocks",
+    },
     examples={"cosmos": partial(build, "cosmos")},
 )

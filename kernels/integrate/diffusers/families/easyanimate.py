@@ -2,7 +2,8 @@
 
 Blocks of two streams project and norm the text by weights of its own.
 
-Source of the computation: diffusers, models/transformers/transformer_easyanimate.py (EasyAnimateAttnProcessor2_0).
+Source of the computation: diffusers, models/transformers/transformer_easyanimate.py (EasyAnimateAttnProcessor2_0,
+EasyAnimateTransformerBlock, EasyAnimateLayerNormZero).
 """
 
 from collections.abc import Callable
@@ -10,11 +11,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from phys4d.kernels.attention import attention
-from phys4d.kernels.elementwise import qk_norm_rope
-from phys4d.kernels.integrate.diffusers.bypass import mask_refusal, unfit
+from phys4d.kernels.elementwise import adaptive_norm, qk_norm_rope
+from phys4d.kernels.integrate.diffusers.blocks import BlockForward, block_refusal, rows_of
+from phys4d.kernels.integrate.diffusers.bypass import known_forwards, mask_refusal, unfit
+from phys4d.kernels.integrate.diffusers.families.cogvideox_block import CogVideoXBlock
 from phys4d.kernels.integrate.diffusers.families.named import diffusers_class
 from phys4d.kernels.integrate.diffusers.processor import (
     Processor,
@@ -106,9 +109,55 @@ def easyanimate(transformer: Any, setting: Setting) -> Callable[[str, Any], Proc
     return replacement
 
 
+class EasyAnimateBlock(CogVideoXBlock):
+    """An EasyAnimateTransformerBlock's forward, where each stream may have an MLP of its own, and a norm after it."""
+
+    def __call__(  # type: ignore[override]
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, image_rotary_emb: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        block = self.module
+        why = unfit(hidden_states, encoder_hidden_states, temb)
+        if why is not None:
+            return self.pass_on(  # type: ignore[no-any-return]
+                why, hidden_states, encoder_hidden_states, temb, image_rotary_emb
+            )
+        streams = rows_of(hidden_states), rows_of(encoder_hidden_states)
+        _, (out, text_out), gates = self.between("norm1", streams, None, (None, None), temb)
+        outs = block.attn1(hidden_states=out, encoder_hidden_states=text_out, image_rotary_emb=image_rotary_emb)
+        streams, outs, gates = self.between("norm2", streams, outs, gates, temb)
+        layers = block.ff, block.ff if block.txt_ff is None else block.txt_ff
+        outs = [layer(out) for layer, out in zip(layers, outs, strict=True)]
+        if block.norm3 is not None:
+            outs = [block.norm3(out) for out in outs]
+        video, text = (
+            adaptive_norm(x, y, gate=gate, norm=None)[0] for x, y, gate in zip(streams, outs, gates, strict=True)
+        )
+        return video, text
+
+
+def easyanimate_blocks(transformer: Any, setting: Setting) -> Callable[[str, Any], BlockForward | str | None]:
+    """New forwards for the blocks of an EasyAnimateTransformer3DModel."""
+    from diffusers.models.normalization import FP32LayerNorm
+
+    own = diffusers_class("transformer_easyanimate", "EasyAnimateTransformerBlock")
+    norms = known_forwards(nn.LayerNorm, FP32LayerNorm)
+    zeros = known_forwards(diffusers_class("transformer_easyanimate", "EasyAnimateLayerNormZero"))
+
+    def replacement(path: str, block: Any) -> BlockForward | str | None:
+        if not isinstance(block, own):
+            return None
+        return block_refusal(block, own) or EasyAnimateBlock(path, block, setting, norms, zeros)
+
+    return replacement
+
+
 EASYANIMATE = Family(
     "diffusers.EasyAnimateTransformer3DModel",
     easyanimate,
-    parts={"attention": "norm per head of queries and keys, rotation of the video, joint attention of text and video"},
+    easyanimate_blocks,
+    parts={
+        "attention": "norm per head of queries and keys, rotation of the video, joint attention of text and video",
+        "norm": "gate, residual, norm and modulation of the blocks",
+    },
     examples={"easyanimate": partial(build, "easyanimate")},
 )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from phys4d.kernels.attention import attention
 from phys4d.kernels.integrate.diffusers.bypass import unfit
+from phys4d.kernels.integrate.diffusers.families.kandinsky_block import kandinsky_blocks
 from phys4d.kernels.integrate.diffusers.families.named import diffusers_class
 from phys4d.kernels.integrate.diffusers.processor import Processor, processor_refusal
 from phys4d.kernels.integrate.diffusers.register import Family
@@ -70,6 +71,10 @@ def kandinsky(transformer: Any, setting: Setting) -> Callable[[str, Any], Proces
 KANDINSKY = Family(
     "diffusers.Kandinsky5Transformer3DModel",
     kandinsky,
-    parts={"attention": "attention of the video, of the text and to text"},
+    kandinsky_blocks,
+    parts={
+        "attention": "attention of the video, of the text and to text",
+        "norm": "gate, residual, norm and modulation of the blocks",
+    },
     examples={"kandinsky-5": partial(build, "kandinsky-5")},
 )

@@ -16,6 +16,7 @@ from torch import Tensor
 from phys4d.kernels.attention import attention
 from phys4d.kernels.integrate.diffusers.bypass import Known, unfit
 from phys4d.kernels.integrate.diffusers.families.drawn import numbers
+from phys4d.kernels.integrate.diffusers.families.table_block import LTXBlock, table_blocks
 from phys4d.kernels.integrate.diffusers.processor import (
     Processor,
     after,
@@ -156,6 +157,10 @@ def example() -> tuple[Any, dict[str, Any]]:
 LTX = Family(
     "diffusers.LTXVideoTransformer3DModel",
     ltx,
-    parts={"attention": "attention of the video; norm of queries and keys, and attention, to text"},
+    table_blocks("transformer_ltx", "LTXVideoTransformerBlock", LTXBlock),
+    parts={
+        "attention": "attention of the video; norm of queries and keys, and attention, to text",
+        "norm": "gate, residual, norm and modulation of the blocks",
+    },
     examples={"ltx": example},
 )

@@ -17,6 +17,7 @@ from torch import Tensor
 from phys4d.kernels.attention import attention
 from phys4d.kernels.elementwise import qk_norm_rope
 from phys4d.kernels.integrate.diffusers.bypass import known_forwards, unfit
+from phys4d.kernels.integrate.diffusers.families.mochi_block import mochi_blocks
 from phys4d.kernels.integrate.diffusers.processor import (
     Processor,
     called,
@@ -102,6 +103,10 @@ def mochi(transformer: Any, setting: Setting) -> Callable[[str, Any], Processor 
 MOCHI = Family(
     "diffusers.MochiTransformer3DModel",
     mochi,
-    parts={"attention": "norm per head of queries and keys, joint attention of video and the words of the text"},
+    mochi_blocks,
+    parts={
+        "attention": "norm per head of queries and keys, joint attention of video and the words of the text",
+        "norm": "gate, residual, norm and modulation of the blocks",
+    },
     examples={"mochi": partial(build, "mochi")},
 )

@@ -12,6 +12,7 @@ from torch import Tensor
 from phys4d.kernels.attention import attention
 from phys4d.kernels.integrate.diffusers.bypass import unfit
 from phys4d.kernels.integrate.diffusers.families.named import diffusers_class
+from phys4d.kernels.integrate.diffusers.families.table_block import SanaBlock, table_blocks
 from phys4d.kernels.integrate.diffusers.processor import (
     Processor,
     after,
@@ -77,6 +78,10 @@ def sana(transformer: Any, setting: Setting) -> Callable[[str, Any], Processor |
 SANA = Family(
     "diffusers.SanaVideoTransformer3DModel",
     sana,
-    parts={"attention": "norm of queries and keys, and attention, to text"},
+    table_blocks("transformer_sana_video", "SanaVideoTransformerBlock", SanaBlock),
+    parts={
+        "attention": "norm of queries and keys, and attention, to text",
+        "norm": "gate, residual, norm and modulation of the blocks",
+    },
     examples={"sana-video": partial(build, "sana-video")},
 )
