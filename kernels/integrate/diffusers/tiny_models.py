@@ -173,6 +173,20 @@ def consisid_call() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def allegro_call() -> dict[str, Any]:
+    """A video of 2 x 2 x 2 tokens with its angles, a table [positions, 4] for each axis, and padded text."""
+
+    def angles(seed: int) -> tuple[Tensor, Tensor]:
+        angle = normal(2, 2, seed=seed).repeat(1, 2)
+        return angle.cos(), angle.sin()
+
+    places = torch.cartesian_prod(*3 * (torch.arange(2),)).T[:, None]
+    return {
+        "hidden_states": video(4, 2, 4, 4), "encoder_hidden_states": text(6, 10), "timestep": times(),
+        "encoder_attention_mask": padded(6), "image_rotary_emb": ([angles(k) for k in range(3)], places.unbind()),
+    }  # fmt: skip
+
+
 CONSISID = HEADS | {
     "in_channels": 4, "out_channels": 4, "time_embed_dim": 4, "text_embed_dim": 10, "num_layers": 1, "sample_width": 8,
     "sample_height": 8, "sample_frames": 5, "patch_size": 2, "max_text_seq_length": 5, "cross_attn_interval": 1,
@@ -388,9 +402,9 @@ MODELS = {
     ),
     "allegro": Tiny(
         "AllegroTransformer3DModel",
-        HEADS | {"in_channels": 4, "out_channels": 4, "num_layers": 2, "cross_attention_dim": 32, "sample_width": 4,
-                 "sample_height": 4, "sample_frames": 2, "caption_channels": 10},
-        lambda: {"hidden_states": video(4, 2, 4, 4), "encoder_hidden_states": text(6, 10), "timestep": times()},
+        {"num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4, "num_layers": 2,
+         "cross_attention_dim": 24, "sample_width": 4, "sample_height": 4, "sample_frames": 2, "caption_channels": 10},
+        allegro_call,
     ),
     "easyanimate": Tiny(
         "EasyAnimateTransformer3DModel",

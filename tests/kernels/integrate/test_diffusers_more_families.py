@@ -8,25 +8,27 @@ import torch
 from phys4d.kernels.integrate.diffusers import accelerate, kit, registered_families, tiny_models
 from phys4d.kernels.integrate.diffusers.situations import SITUATIONS
 
-CACHES = frozenset({"first block cache", "magnitude cache"})
+CACHES = frozenset({"first block cache", "magnitude cache"})  # which know some classes of blocks
+ALL_CACHES = CACHES | {"faster cache", "attention broadcast"}
+FUSED = frozenset({"fused projections"})
 NONE: frozenset[str] = frozenset()
-# name -> (attention modules and blocks that are swapped, situations that diffusers does not have for it)
+# name -> (attention modules and blocks that are swapped, situations that diffusers does not have, or breaks, for it)
 FAMILIES = {
     "wan-vace": (9, NONE),
     "wan-animate": (7, CACHES),
     "skyreels-v2": (6, CACHES),
     "skyreels-v2-forcing": (6, CACHES),
     "chronoedit": (6, CACHES),
-    "hunyuan-framepack": (5, NONE),
-    "hunyuan-1.5": (5, NONE),
-    "consisid": (2, NONE),
-    "mochi": (4, NONE),
-    "allegro": (6, NONE),
-    "easyanimate": (4, NONE),
-    "ltx-2": (12, NONE),
-    "sana-video": (4, NONE),
-    "cosmos": (6, NONE),
-    "kandinsky-5": (8, NONE),
+    "hunyuan-framepack": (5, FUSED),
+    "hunyuan-1.5": (5, CACHES),
+    "consisid": (2, ALL_CACHES),
+    "mochi": (4, FUSED),
+    "allegro": (6, CACHES | FUSED),
+    "easyanimate": (4, ALL_CACHES | FUSED),
+    "ltx-2": (12, CACHES | FUSED),
+    "sana-video": (4, ALL_CACHES),
+    "cosmos": (6, ALL_CACHES | FUSED),
+    "kandinsky-5": (8, FUSED | {"first block cache"}),
 }
 # Kandinsky 5 rounds queries and keys to bfloat16 in float32 too, where a last bit may become 2^-8.
 TOLERANCES = {"kandinsky-5": 5e-3}

@@ -27,8 +27,6 @@ from phys4d.kernels.integrate.diffusers.register import Family
 from phys4d.kernels.integrate.diffusers.setting import Setting
 from phys4d.kernels.integrate.diffusers.tiny_models import build
 
-_ROTATIONS = {"interleaved": "apply_interleaved_rotary_emb", "split": "apply_split_rotary_emb"}
-
 
 class LTX2Processor(Processor):
     """Attention with the norm, after the model's rotation where it has one, and gates of heads."""
@@ -46,11 +44,13 @@ class LTX2Processor(Processor):
         perturbation_mask: Tensor | None = None,
         all_perturbed: bool | None = None,
     ) -> Tensor:
+        from diffusers.models.transformers.transformer_ltx2 import apply_interleaved_rotary_emb, apply_split_rotary_emb
+
         keys = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         why = unfit(hidden_states, encoder_hidden_states)
         if perturbation_mask is not None or all_perturbed:
             why = "a mask of perturbed clips"
-        if attn.rope_type not in _ROTATIONS:
+        if attn.rope_type not in ("interleaved", "split"):
             why = f"a rotation of the kind {attn.rope_type}"
         mask = score_mask(attn, attention_mask, hidden_states, keys.shape[1]) if why is None else None
         if why or isinstance(mask, str):
@@ -63,7 +63,7 @@ class LTX2Processor(Processor):
         if norm is None:
             q, k = called(attn.norm_q, q), called(attn.norm_k, k)
         if query_rotary_emb is not None:
-            rotate = diffusers_class("transformer_ltx2", _ROTATIONS[attn.rope_type])
+            rotate = apply_split_rotary_emb if attn.rope_type == "split" else apply_interleaved_rotary_emb
             q = rotate(q, query_rotary_emb)
             k = rotate(k, query_rotary_emb if key_rotary_emb is None else key_rotary_emb)
         q, k, v = (heads_of(x, attn) for x in (q, k, v))
