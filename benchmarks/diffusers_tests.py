@@ -67,6 +67,11 @@ def fetch(source: Path, repository: str, revision: str) -> str:
     return git("rev-parse", "refs/heads/tests") if (source / ".git").is_dir() else "local"
 
 
+def place(repository: str) -> str:
+    """A URL as it is; "a local copy" for a folder, whose path is specific to the machine."""
+    return repository if "://" in repository else "a local copy"
+
+
 def files_of_families(source: Path, classes: Iterable[str]) -> dict[str, str]:
     """Name -> path of the files of tests that name one of these classes: "wan" -> "tests/.../..._wan.py"."""
     word = re.compile(rf"\b({'|'.join(map(re.escape, classes))})\b")
@@ -129,9 +134,12 @@ def summary(result: dict[str, Any]) -> str:
     failing = newly_failing(result["rows"])
     names = "".join(f"\n- {line}" for line in failing)
     found = f"Newly failing:\n{names}" if failing else "No test that passes stock fails accelerated."
+    tag = "" if source["revision"] == f"v{origin['diffusers']}" else ", which is not the tag of that version"
+    limits = f" Run with pytest's options {source['pytest_options']}." if source["pytest_options"] else ""
     return (
         f"{table(result['rows'])}\n\n{found}\n\nDiffusers {origin['diffusers']}, its tests at commit "
-        f"{source['commit'][:12]}; {results.version(origin)}. Skipped: packages or accounts that were not there."
+        f"{source['commit'][:12]}{tag}; {results.version(origin)}.{limits} "
+        "Skipped: packages or accounts that were not there."
     )
 
 
@@ -164,7 +172,10 @@ def main() -> int:
     failing = newly_failing(rows)
     print("\n".join(["newly failing:", *failing] if failing else ["none newly failing"]))
     if options.out is not None:
-        source = {"repository": options.repository, "revision": options.revision, "commit": commit}
+        source = {
+            "repository": place(options.repository), "revision": options.revision, "commit": commit,
+            "pytest_options": os.environ.get("PYTEST_ADDOPTS", ""),
+        }  # fmt: skip
         results.write(
             options.out / "diffusers-tests.json", {"rows": rows, "source": source, "provenance": provenance()}
         )

@@ -1,11 +1,15 @@
 """Prints what is swapped in the tiny random models of all registered families; needs diffusers.
 
-python -m phys4d.kernels.integrate.diffusers
+python -m phys4d.kernels.integrate.diffusers            # counts in tiny models, and why modules are left
+python -m phys4d.kernels.integrate.diffusers --parts    # what each family's parts are, for docs/use-the-attention.md
 """
+
+import sys
 
 import torch
 
 from phys4d.kernels.integrate.diffusers import accelerate, registered_families
+from phys4d.kernels.integrate.diffusers.register import PARTS
 from phys4d.kernels.integrate.diffusers.report import has_processor
 
 HEADER = "| model | attention swapped | left | blocks swapped | left | why |\n|---|---:|---:|---:|---:|---|"
@@ -29,5 +33,14 @@ def rows() -> list[str]:
     return found
 
 
+def parts() -> list[str]:
+    """A Markdown table of all families: what goes through this package in attention and between the layers."""
+    lines = ["| model | attention | between the layers |", "|---|---|---|"]
+    for family in registered_families():
+        cells = [family.parts.get(part, "the model's own") for part in PARTS]
+        lines.append(f"| {' | '.join([family.name, *cells])} |")
+    return lines
+
+
 if __name__ == "__main__":
-    print(HEADER, *rows(), sep="\n")
+    print(*(parts() if "--parts" in sys.argv else [HEADER, *rows()]), sep="\n")

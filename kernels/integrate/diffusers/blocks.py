@@ -50,9 +50,8 @@ class BlockForward(ForwardReplacement):
     def bypass(self, norm: Any, device: torch.device | None) -> str | None:
         """Why this norm of the block must be called as it is; None if its parameters may be read instead."""
         why = refusal(norm, self.known, device)
-        if why is None and len(norm.normalized_shape) != 1:
-            why = f"it norms {len(norm.normalized_shape)} dimensions"
-        return why
+        shape = () if why is not None else getattr(norm, "dim", None) or norm.normalized_shape
+        return f"it norms {len(shape)} dimensions" if len(shape) > 1 else why
 
     def reasons(self) -> Iterator[str]:
         """The norms that are called as they are, as the block stands, whatever the device of its input."""
@@ -65,7 +64,7 @@ class BlockForward(ForwardReplacement):
         self, name: str, x: Tensor, y: Tensor | None = None, *, gate: Tensor | None = None,
         scale: Tensor | None = None, shift: Tensor | None = None, rows: Any = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """`adaptive_norm` with the block's LayerNorm of this name, without one where it is an Identity.
+        """`adaptive_norm` with the block's norm of this name, without one where it is an Identity.
 
         A norm that may not be bypassed is called as the model does, and the rest computed around it.
         """
@@ -77,7 +76,8 @@ class BlockForward(ForwardReplacement):
         why = self.bypass(norm, x.device)
         if why is None:
             own = norm._parameters
-            affine = {"weight": own["weight"], "bias": own["bias"], "epsilon": norm.eps}
+            kind = "layer" if isinstance(norm, nn.LayerNorm) else "rms"
+            affine = {"weight": own.get("weight"), "bias": own.get("bias"), "epsilon": norm.eps, "norm": kind}
             return adaptive_norm(x, y, gate=gate, **affine, **modulation)  # type: ignore[arg-type]
         self.setting.called.setdefault(self.path, f"{name}: {why}")
         stream = x if y is None else adaptive_norm(x, y, gate=gate, norm=None, rows=rows)[0]

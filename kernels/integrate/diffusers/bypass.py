@@ -66,7 +66,7 @@ def refusal(module: Any, known: Known, device: torch.device | None) -> str | Non
     if why is not None:
         return why
     parameters = module.__dict__["_parameters"]
-    if "weight" not in parameters:
+    if "weight" not in parameters and module.__dict__.get("weight", module) is not None:
         return "its weight is not a parameter"
     for parameter in parameters.values():
         if parameter is not None and (

@@ -80,10 +80,12 @@ def _check(
     left_alone: dict[str, str],
 ) -> None:  # fmt: skip
     situate, trained = SITUATIONS[name], name not in WITHOUT_GRADIENTS
-    own = situate(stock)
-    stock = own if name in COPIES else stock
     try:
+        own = situate(stock)
+        stock = own if name in COPIES else stock
         truth = run(own, stock, call, trained)
+    except LeftOut:
+        raise
     except Exception as fault:
         raise LeftOut(f"the model's own code fails: {type(fault).__name__}: {fault}") from fault
     if order == "before":

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from phys4d.kernels.elementwise import QKNorm
 from phys4d.kernels.elementwise.norm_rope import Kind
-from phys4d.kernels.integrate.diffusers.bypass import Known, known_forwards, refusal, submodule
+from phys4d.kernels.integrate.diffusers.bypass import Known, known_forwards, mask_refusal, refusal, submodule
 from phys4d.kernels.integrate.diffusers.setting import Setting
 
 
@@ -69,7 +69,7 @@ class Processor:
         """Puts the model's own processor back, unless another one has been set since, and becomes a copy of it: what
         still holds this object, such as a cache or a list of processors to be restored, computes as before the swap."""
         if attn.processor is self:
-            attn.set_processor(self.own)
+            set_processor(attn, self.own)
         own = self.own
         self.__class__ = type(own)
         self.__dict__ = own.__dict__
@@ -95,6 +95,14 @@ class Processor:
             raise ValueError(f"{self.path} computes with phys4d.kernels: undo() that before diffusers' {what} is set")
 
 
+def set_processor(attn: Any, processor: Any) -> None:
+    """Sets the processor of an attention module; not all of diffusers' have a method for it."""
+    if hasattr(attn, "set_processor"):
+        attn.set_processor(processor)
+    else:
+        attn.processor = processor
+
+
 def _mismatch(kind: Kind, norm_q: Any, norm_k: Any, channels: int, heads: int) -> str | None:
     """Why this pair of known norms is not the one that QKNorm describes; None if it is."""
     width = channels if kind == "rms_across_heads" else channels // heads
@@ -118,6 +126,33 @@ def known_qk_norms(kind: Kind) -> Known:
 def called(norm: Any, x: Tensor) -> Tensor:
     """What a norm computes, x itself where there is none."""
     return x if norm is None else norm(x)
+
+
+def score_mask(attn: Any, mask: Tensor | None, tokens: Tensor, keys: int) -> Tensor | str | None:
+    """What diffusers' `prepare_attention_mask` and a view make of a processor's mask: one that `attention` takes, with
+    an axis of heads of 1 where all are equal; or why that cannot be.
+
+    Args:
+        attn: the attention module.
+        mask: bool or floating: [B, 1, keys], [B, 1, S or 1, keys], or another that `prepare_attention_mask` takes.
+        tokens: [B, S, C], of the queries.
+        keys: how many keys there are.
+    """
+    if mask is None or (why := mask_refusal(mask.flatten(0, -2)[None, None, :1], tokens, 1, keys)):
+        return None if mask is None else why
+    if mask.ndim == 3 and mask.shape[0] == tokens.shape[0]:
+        mask = mask[:, None]
+    elif mask.ndim != 4 or mask.shape[:2] != (tokens.shape[0], 1):
+        prepared = attn.prepare_attention_mask(mask, keys, tokens.shape[0])
+        mask = prepared.view(tokens.shape[0], int(attn.heads), -1, keys)
+    return mask_refusal(mask, tokens, int(attn.heads), keys) or mask
+
+
+def first_tokens(tokens: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens [B, S, C] with the valid ones, [B, S] bool, first and otherwise in their order, and how many these are,
+    [B]. Attention does not depend on the order of its keys."""
+    order = (~valid).to(torch.int8).argsort(dim=1, stable=True)
+    return tokens.gather(1, order[..., None].expand_as(tokens)), valid.sum(dim=1)
 
 
 def heads_of(x: Tensor, attn: nn.Module) -> Tensor:

@@ -77,8 +77,11 @@ def _grouped(entries: dict[str, str]) -> list[str]:
 
 
 def has_processor(module: nn.Module) -> bool:
-    """Whether this is an attention module of diffusers, whose processor can be set."""
-    return hasattr(module, "set_processor") and hasattr(module, "processor")
+    """Whether this is an attention module of diffusers, whose processor can be set, by a method or as an attribute."""
+    processor = getattr(module, "processor", None)
+    if processor is None or hasattr(module, "set_processor"):
+        return processor is not None
+    return isinstance(processor, Processor) or type(processor).__module__.startswith("diffusers.models.")
 
 
 def describe(report: Report, roots: dict[str, nn.Module], sites: dict[str, Site], attention: bool) -> None:

@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.weak import TensorWeakRef
 
 from phys4d.kernels.elementwise import Rope
+from phys4d.kernels.elementwise.rope import Layout
 from phys4d.kernels.integrate.diffusers.bypass import PLAIN, Known, not_plain
 
 
@@ -33,16 +34,24 @@ def _must_not_be_kept(cosine: Tensor, sine: Tensor) -> bool:
     )
 
 
-def _make(cosine: Tensor, sine: Tensor, device: torch.device) -> Rope:
-    channels = cosine.shape[-1]
-    pairs = torch.stack((cosine.reshape(-1, channels)[:, 0::2], sine.reshape(-1, channels)[:, 1::2]), dim=-1)
+def _make(cosine: Tensor, sine: Tensor, device: torch.device, layout: Layout) -> Rope:
+    pairs = torch.stack((_channels(cosine, layout)[0], _channels(sine, layout)[1]), dim=-1)
     pairs = pairs.to(device, torch.promote_types(pairs.dtype, torch.float32))
     none = pairs.new_empty(1, 0, 2)
-    return Rope((pairs, none, none))
+    return Rope((pairs, none, none), layout)
 
 
-def _equal_pairs(*tables: Tensor) -> Tensor:
-    return torch.stack([(t[..., 0::2] == t[..., 1::2]).all() for t in tables]).all()
+def _channels(table: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """The first and the second channel of each pair, both [S, D/2]."""
+    rows = table.reshape(-1, table.shape[-1])
+    if layout == "half":
+        first, second = rows.chunk(2, dim=-1)
+        return first, second
+    return rows[:, 0::2], rows[:, 1::2]
+
+
+def _equal_pairs(layout: Layout, *tables: Tensor) -> Tensor:
+    return torch.stack([torch.eq(*_channels(table, layout)).all() for table in tables]).all()
 
 
 class Rotation:
@@ -63,8 +72,10 @@ class Rotation:
     """
 
     def __init__(
-        self, *, reads_apart: bool = False, transformer: nn.Module | None = None, maker: Known | None = None
-    ) -> None:
+        self, *, reads_apart: bool = False, transformer: nn.Module | None = None, maker: Known | None = None,
+        layout: Layout = "interleaved",
+    ) -> None:  # fmt: skip
+        self._layout = layout
         self._reads_apart, self._transformer, self._maker = reads_apart, transformer, maker
         self._table: _Kept | None = None
         self._paired: _Kept | None = None
@@ -86,10 +97,10 @@ class Rotation:
         if not self._reads_apart and not self._are_paired(cosine, sine):
             return "a rotation with two angles in a pair of channels"
         if _must_not_be_kept(cosine, sine):
-            return _make(cosine, sine, device)
+            return _make(cosine, sine, device, self._layout)
         version = cosine._version, sine._version, device
         if not _holds(self._table, cosine, sine, version):
-            made = _make(cosine, sine, device)
+            made = _make(cosine, sine, device, self._layout)
             self._table = _Kept(TensorWeakRef(cosine), TensorWeakRef(sine), version, made)
         assert self._table is not None
         return self._table.value  # type: ignore[no-any-return]
@@ -99,14 +110,15 @@ class Rotation:
         if self._maker is not None and not_plain(rope, self._maker) is None:
             return True
         if _recording(cosine):
-            torch._assert_async(_equal_pairs(cosine, sine), "a rotation with two angles in a pair of channels")
+            equal = _equal_pairs(self._layout, cosine, sine)
+            torch._assert_async(equal, "a rotation with two angles in a pair of channels")
             return True
         if type(cosine) is FakeTensor:
             return True
         counted = not (cosine.is_inference() or sine.is_inference())  # others do not count their changes
         version = (cosine._version, sine._version) if counted else (cosine.data_ptr(), sine.data_ptr())
         if not _holds(self._paired, cosine, sine, version):
-            paired = bool(_equal_pairs(cosine, sine))
+            paired = bool(_equal_pairs(self._layout, cosine, sine))
             self._paired = _Kept(TensorWeakRef(cosine), TensorWeakRef(sine), version, paired)
         assert self._paired is not None
         return bool(self._paired.value)

@@ -101,7 +101,7 @@ def adapted(model: Any) -> Any:
     names = {
         f"{path}.{name}"
         for path, module in model.named_modules()
-        for name in ("to_q", "to_k", "to_v", "to_out.0")
+        for name in ("to_q", "to_k", "to_v", "to_out.0", "to_query", "to_key", "to_value", "out_layer")
         if has_processor(module) and getattr(module, name.partition(".")[0], None) is not None
     }
     torch.manual_seed(3)

@@ -10,7 +10,7 @@ from phys4d.kernels.integrate.diffusers import families as _families  # noqa: F4
 from phys4d.kernels.integrate.diffusers.accelerated import Accelerated
 from phys4d.kernels.integrate.diffusers.divided import DividedTokens
 from phys4d.kernels.integrate.diffusers.forwards import ForwardReplacement, innermost
-from phys4d.kernels.integrate.diffusers.processor import Processor
+from phys4d.kernels.integrate.diffusers.processor import Processor, set_processor
 from phys4d.kernels.integrate.diffusers.register import PARTS, Family, Part, family_of, registered_families
 from phys4d.kernels.integrate.diffusers.report import Site, has_processor
 from phys4d.kernels.integrate.diffusers.setting import Setting
@@ -27,19 +27,18 @@ def accelerate(
 ) -> Accelerated:  # fmt: skip
     """Swaps attention, and what is between the layers, of diffusers' video transformers for what this package computes.
 
-    Known are `registered_families()`, as `model` itself or anywhere inside it: diffusers' (0.42)
-    WanTransformer3DModel, CogVideoXTransformer3DModel, LatteTransformer3DModel, LTXVideoTransformer3DModel and
-    HunyuanVideoTransformer3DModel, and those of `register_family`. Attention goes through `attention`, norm of queries
-    and keys and rotation through `qk_norm_rope`, where the model's fit; in the blocks of Wan and CogVideoX gate,
-    residual, norm and modulation go through `adaptive_norm`. What does not fit stays in the model's own code. Weights,
-    state dict and gradients' names do not change; outputs and gradients agree up to rounding (below float32 they
-    differ, since each pass rounds once here).
+    Known are `registered_families()`, as `model` itself or anywhere inside it: those of diffusers (0.42) that
+    docs/use-the-attention.md lists with what is swapped in each, and those of `register_family`. Attention goes through
+    `attention`, norm of queries and keys and rotation through `qk_norm_rope`, where the model's fit; gate, residual,
+    norm and modulation of the blocks that a family knows through `adaptive_norm`. What does not fit stays in the
+    model's own code. Weights, state dict and gradients' names do not change; outputs and gradients agree up to rounding
+    (below float32 they differ, since each pass rounds once here).
 
     Norms whose call is more than their class's forward (hooks, offloading, parametrisations, adapters, weights on
     another device) are called as they are; that is looked at in every call, so that models may be offloaded, adapted
     and hooked before and after. Not swapped are attention modules whose processor is not diffusers' own for that model,
     blocks whose forward is not, and models that diffusers computes in parallel. Single calls that do not fit, such as
-    those with a mask that is not a number of keys, go to the model's own code. The result names all of these.
+    those with a rotation that is learned, go to the model's own code. The result names all of these.
 
     Args:
         model: any module, or a pipeline: an object whose `components` by name are modules among others.
@@ -157,7 +156,7 @@ def _swap(
                 new = _PARALLEL if parallel else replacement(inner, attn)
                 own: Any = attn.processor
                 if isinstance(new, Processor):
-                    attn.set_processor(new)  # type: ignore[operator]
+                    set_processor(attn, new)
                     accelerated.sites[inner] = Site(attn, new, own)
                 else:
                     accelerated.sites[inner] = Site(attn, None, own, new)

@@ -98,10 +98,10 @@ def framepack_call() -> dict[str, Any]:
         return normal(2, 4, frames, 4, 4, seed=seed)
 
     return hunyuan_call() | {
-        "hidden_states": latents(3, 1), "image_embeds": normal(2, 4, 12, seed=4), "indices_latents": torch.arange(3.0),
-        "latents_clean": latents(2, 5), "indices_latents_clean": torch.arange(2.0),
-        "latents_history_2x": latents(2, 6), "indices_latents_history_2x": torch.arange(2.0),
-        "latents_history_4x": latents(4, 7), "indices_latents_history_4x": torch.arange(4.0),
+        "hidden_states": latents(3, 1), "image_embeds": normal(2, 4, 12, seed=4), "indices_latents": torch.arange(3),
+        "latents_clean": latents(2, 5), "indices_latents_clean": torch.arange(2),
+        "latents_history_2x": latents(2, 6), "indices_latents_history_2x": torch.arange(2),
+        "latents_history_4x": latents(4, 7), "indices_latents_history_4x": torch.arange(4),
     }  # fmt: skip
 
 
@@ -170,6 +170,20 @@ def consisid_call() -> dict[str, Any]:
     return {
         "hidden_states": video(2, 4, 8, 8), "encoder_hidden_states": text(5, 10), "timestep": times(),
         "id_vit_hidden": [normal(2, 3, 4, seed=3)], "id_cond": normal(2, 4, seed=4),
+    }  # fmt: skip
+
+
+def allegro_call() -> dict[str, Any]:
+    """A video of 2 x 2 x 2 tokens with its angles, a table [positions, 4] for each axis, and padded text."""
+
+    def angles(seed: int) -> tuple[Tensor, Tensor]:
+        angle = normal(2, 2, seed=seed).repeat(1, 2)
+        return angle.cos(), angle.sin()
+
+    places = torch.cartesian_prod(*3 * (torch.arange(2),)).T[:, None]
+    return {
+        "hidden_states": video(4, 2, 4, 4), "encoder_hidden_states": text(6, 10), "timestep": times(),
+        "encoder_attention_mask": padded(6), "image_rotary_emb": ([angles(k) for k in range(3)], places.unbind()),
     }  # fmt: skip
 
 
@@ -384,13 +398,13 @@ MODELS = {
         HEADS | {"patch_size": 2, "num_layers": 2, "pooled_projection_dim": 6, "in_channels": 4, "text_embed_dim": 16,
                  "time_embed_dim": 4, "max_sequence_length": 6},
         lambda: {"hidden_states": video(4, 2, 4, 4), "encoder_hidden_states": text(6, 16), "timestep": times(),
-                 "encoder_attention_mask": padded(6, torch.bool)},
+                 "encoder_attention_mask": torch.tensor([[0, 1, 1, 0, 1, 1], [1] * 6]).bool()},
     ),
     "allegro": Tiny(
         "AllegroTransformer3DModel",
-        HEADS | {"in_channels": 4, "out_channels": 4, "num_layers": 2, "cross_attention_dim": 32, "sample_width": 4,
-                 "sample_height": 4, "sample_frames": 2, "caption_channels": 10},
-        lambda: {"hidden_states": video(4, 2, 4, 4), "encoder_hidden_states": text(6, 10), "timestep": times()},
+        {"num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4, "num_layers": 2,
+         "cross_attention_dim": 24, "sample_width": 4, "sample_height": 4, "sample_frames": 2, "caption_channels": 10},
+        allegro_call,
     ),
     "easyanimate": Tiny(
         "EasyAnimateTransformer3DModel",

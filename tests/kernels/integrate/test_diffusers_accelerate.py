@@ -14,7 +14,9 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 @pytest.fixture
 def exact_diffusers(monkeypatch):
     """Diffusers rounds to float32 in its rotation, norms and modulation: made exact, to compare float64."""
-    from diffusers.models import embeddings, normalization
+    from diffusers.models import embeddings, normalization, transformers
+
+    assert transformers  # every model binds its functions on import: before they are replaced
 
     def rotated(x, angles, sequence_dim=2):
         cosine, sine = (t.double()[None, None] if sequence_dim == 2 else t.double()[None, :, None] for t in angles)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from phys4d.kernels.integrate.diffusers import accelerate, register
+from phys4d.kernels.integrate.diffusers.__main__ import parts
 
 PAGE = Path(__file__).parents[3] / "docs" / "add-a-family.md"
 FIRST, SECOND = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -116,3 +117,12 @@ def test_the_table_of_all_families(capsys):
     names = [name for family in register.registered_families() for name in family.examples]
     assert all(f"({name})" in line for name, line in zip(names, lines[2:], strict=True))
     assert "| WanTransformer3DModel (wan) | 4 | 0 | 2 | 0 |  |" in lines
+
+
+def test_the_page_lists_all_families():
+    """Between its marks stands what `python -m phys4d.kernels.integrate.diffusers --parts` prints."""
+    page = PAGE.with_name("use-the-attention.md").read_text()
+    table = page.partition("<!-- families -->\n")[2].partition("<!-- /families -->")[0]
+    assert table.splitlines() == parts()
+    assert len(table.splitlines()) == 2 + len(register.registered_families())
+    assert "docs/use-the-attention.md" in accelerate.__doc__

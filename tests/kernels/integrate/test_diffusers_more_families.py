@@ -8,15 +8,30 @@ import torch
 from phys4d.kernels.integrate.diffusers import accelerate, kit, registered_families, tiny_models
 from phys4d.kernels.integrate.diffusers.situations import SITUATIONS
 
-CACHES = frozenset({"first block cache", "magnitude cache"})
-# name -> (attention modules and blocks that are swapped, situations that diffusers does not have for it)
+CACHES = frozenset({"first block cache", "magnitude cache"})  # which know some classes of blocks
+ALL_CACHES = CACHES | {"faster cache", "attention broadcast"}
+FUSED = frozenset({"fused projections"})
+NONE: frozenset[str] = frozenset()
+# name -> (attention modules and blocks that are swapped, situations that diffusers does not have, or breaks, for it)
 FAMILIES = {
-    "wan-vace": (9, frozenset()),
+    "wan-vace": (9, NONE),
     "wan-animate": (7, CACHES),
     "skyreels-v2": (6, CACHES),
     "skyreels-v2-forcing": (6, CACHES),
     "chronoedit": (6, CACHES),
+    "hunyuan-framepack": (5, FUSED),
+    "hunyuan-1.5": (5, CACHES),
+    "consisid": (2, ALL_CACHES),
+    "mochi": (4, FUSED),
+    "allegro": (6, CACHES | FUSED),
+    "easyanimate": (4, ALL_CACHES | FUSED),
+    "ltx-2": (12, CACHES | FUSED),
+    "sana-video": (4, ALL_CACHES),
+    "cosmos": (6, ALL_CACHES | FUSED),
+    "kandinsky-5": (8, FUSED | {"first block cache"}),
 }
+# Kandinsky 5 rounds queries and keys to bfloat16 in float32 too, where a last bit may become 2^-8.
+TOLERANCES = {"kandinsky-5": 5e-3}
 QUICK = ("plain", "hooks on norms")
 
 
@@ -38,7 +53,7 @@ def models(build):
     "situation", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SITUATIONS]
 )
 def test_a_situation(situation, name, models):
-    found = kit.check_family(*models(name), situations=[situation])
+    found = kit.check_family(*models(name), situations=[situation], tolerance=TOLERANCES.get(name, 1e-5))
     assert found.keys() == {f"{situation}, before", f"{situation}, after"}
     assert any(found.values()) == (situation in FAMILIES[name][1])
 
@@ -51,10 +66,27 @@ def test_what_is_swapped(name, models):
     with torch.no_grad():
         model(**call)
     assert len(accelerated.swapped) == FAMILIES[name][0]
-    assert (accelerated.left | accelerated.passed | accelerated.notes) == LEFT.get(name, {})
+    assert not accelerated.passed
+    assert set(accelerated.left.values()) == LEFT.get(name, set())
 
 
-LEFT: dict[str, dict[str, str]] = {}
+@pytest.mark.parametrize("name", ["hunyuan-1.5", "mochi", "easyanimate", "hunyuan-framepack"])
+def test_the_text_behind_the_first_block_is_the_models_own(name, models):
+    """Padded words too, which the model's output does not show."""
+    model, call = copy.deepcopy(models(name))
+    texts = []
+    model.transformer_blocks[0].register_forward_hook(lambda module, arguments, outs: texts.append(outs[1]))
+    with torch.no_grad():
+        model(**call)
+        with accelerate(model, parts=("attention",)):
+            model(**call)
+        with accelerate(model):
+            model(**call)
+    for found in texts[1:]:
+        torch.testing.assert_close(found, texts[0], rtol=0, atol=1e-5 * float(texts[0].abs().max()))
+
+
+LEFT = {"sana-video": {"its attention is linear, without a softmax"}}
 
 
 def test_every_example_is_tested():

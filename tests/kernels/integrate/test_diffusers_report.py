@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from phys4d.kernels.integrate.diffusers import accelerate
+from phys4d.kernels.integrate.diffusers import accelerate, tiny_models
 
 NAMES = ["wan", "wan-image", "cogvideox", "cogvideox-without-rope", "latte", "ltx", "hunyuan"]
 
@@ -20,8 +20,8 @@ SWAPPED = {
     "cogvideox": ["transformer_blocks.{}.attn1", "transformer_blocks.{}"],
     "cogvideox-without-rope": ["transformer_blocks.{}.attn1", "transformer_blocks.{}"],
     "latte": ["transformer_blocks.{}.attn1", "transformer_blocks.{}.attn2", "temporal_transformer_blocks.{}.attn1"],
-    "ltx": ["transformer_blocks.{}.attn1", "transformer_blocks.{}.attn2"],
-    "hunyuan": ["single_transformer_blocks.{}.attn"],
+    "ltx": ["transformer_blocks.{}.attn1", "transformer_blocks.{}.attn2", "transformer_blocks.{}"],
+    "hunyuan": ["single_transformer_blocks.{}.attn", "single_transformer_blocks.{}"],
 }
 
 
@@ -34,13 +34,12 @@ def test_every_attention_is_named_and_every_swapped_one_is_computed_here(name, b
     monkeypatch.setattr(api, "choose", lambda call, backend: seen.update([backend]) or choose(call, backend))
     report = accelerate(model, backend="sdpa")
     expected = {path.format(block) for path in SWAPPED[name] for block in range(2)}
-    left = set()
     if name == "hunyuan":
-        expected.add("transformer_blocks.0.attn")
-        left.add("context_embedder.token_refiner.refiner_blocks.0.attn")
-    assert report.swapped.keys() == expected and report.left.keys() == left
+        expected |= {"transformer_blocks.0", "transformer_blocks.0.attn"}
+        expected.add("context_embedder.token_refiner.refiner_blocks.0.attn")
+    assert report.swapped.keys() == expected and not report.left
     attentions = {path for path in expected if path.rpartition(".")[2].startswith("attn")}
-    assert attentions | left == attention_modules(model).keys()
+    assert attentions == attention_modules(model).keys()
     with torch.no_grad():
         model(**call)
     assert seen == {"sdpa": len(attentions) + (2 if name == "wan-image" else 0)}  # text and image are two attentions
@@ -56,15 +55,10 @@ def test_norm_and_rotation_are_named_where_they_are_swapped(build):
 
 
 def test_what_it_does_not_know_it_leaves_alone(attention_modules):
-    from diffusers import AllegroTransformer3DModel
-
-    model = AllegroTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, num_layers=1, sample_width=4,
-        sample_height=4, sample_frames=2, cross_attention_dim=24, caption_channels=6,
-    )  # fmt: skip
+    model, _ = tiny_models.build("helios")
     before = {path: attn.processor for path, attn in attention_modules(model).items()}
     report = accelerate(model)
-    assert before and not report.swapped and list(report.left) == ["AllegroTransformer3DModel"]
+    assert before and not report.swapped and list(report.left) == ["HeliosTransformer3DModel"]
     assert "0 modules swapped" in str(report) and "WanTransformer3DModel" in str(report)
     assert all(attn.processor is before[path] for path, attn in attention_modules(model).items())
     assert list(accelerate(nn.Linear(2, 2)).left) == ["Linear"]
@@ -150,7 +144,7 @@ def test_diffusers_is_imported_only_for_its_own_models():
     code = """
 import sys, torch
 import phys4d.kernels.integrate
-from phys4d.kernels.integrate.diffusers import accelerate
+from phys4d.kernels.integrate.diffusers import accelerate, tiny_models
 print(accelerate(torch.nn.Linear(2, 2)))
 assert "diffusers" not in sys.modules
 """

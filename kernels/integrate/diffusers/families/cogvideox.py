@@ -1,9 +1,11 @@
-"""CogVideoX: LayerNorm per head, text before the video; some variants rotate interleaved pairs of the video's tokens.
+"""CogVideoX and ConsisID: LayerNorm per head, text before the video; some variants rotate the video's tokens.
 
 Source of the computation: diffusers, models/attention_processor.py (CogVideoXAttnProcessor2_0 and its fused twin).
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from phys4d.kernels.integrate.diffusers.processor import (
 )
 from phys4d.kernels.integrate.diffusers.register import Family
 from phys4d.kernels.integrate.diffusers.setting import Setting
+from phys4d.kernels.integrate.diffusers.tiny_models import build
 
 
 class CogVideoXProcessor(Processor):
@@ -117,10 +120,16 @@ def example(rotary: bool = True) -> tuple[Any, dict[str, Any]]:
 COGVIDEOX = Family(
     "diffusers.CogVideoXTransformer3DModel",
     cogvideox,
-    cogvideox_blocks,
+    cogvideox_blocks(),
     parts={
         "attention": "norm per head of queries and keys, rotation of the video, joint attention of text and video",
         "norm": "gate, residual, norm and modulation of the blocks",
     },
     examples={"cogvideox": example, "cogvideox-without-rope": lambda: example(rotary=False)},
+)
+CONSISID = replace(
+    COGVIDEOX,
+    model="diffusers.ConsisIDTransformer3DModel",
+    blocks=cogvideox_blocks("consisid_transformer_3d", "ConsisIDBlock"),
+    examples={"consisid": partial(build, "consisid")},
 )

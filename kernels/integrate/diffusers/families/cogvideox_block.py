@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from phys4d.kernels.elementwise import adaptive_norm
-from phys4d.kernels.integrate.diffusers.blocks import BlockForward, block_refusal
+from phys4d.kernels.integrate.diffusers.blocks import BlockForward, block_refusal, rows_of
 from phys4d.kernels.integrate.diffusers.bypass import Known, known_forwards, not_plain, refusal, submodule, unfit
+from phys4d.kernels.integrate.diffusers.families.named import diffusers_class
 from phys4d.kernels.integrate.diffusers.setting import Setting
 
 
@@ -32,17 +33,16 @@ class CogVideoXBlock(BlockForward):
         block = self.module
         why = unfit(hidden_states, encoder_hidden_states, temb)
         if why is not None:
-            return self.pass_on(
-                why, hidden_states, encoder_hidden_states, temb, image_rotary_emb, attention_kwargs
-            )  # fmt: skip
+            given = () if attention_kwargs is None else (attention_kwargs,)  # a ConsisIDBlock has no such argument
+            return self.pass_on(why, hidden_states, encoder_hidden_states, temb, image_rotary_emb, *given)
         text_tokens = encoder_hidden_states.shape[1]
-        streams = hidden_states, encoder_hidden_states
-        _, (out, text_out), gates = self._between("norm1", streams, None, (None, None), temb)
+        streams = rows_of(hidden_states), rows_of(encoder_hidden_states)
+        _, (out, text_out), gates = self.between("norm1", streams, None, (None, None), temb)
         outs = block.attn1(
             hidden_states=out, encoder_hidden_states=text_out, image_rotary_emb=image_rotary_emb,
             **(attention_kwargs or {}),
         )  # fmt: skip
-        streams, (out, text_out), gates = self._between("norm2", streams, outs, gates, temb)
+        streams, (out, text_out), gates = self.between("norm2", streams, outs, gates, temb)
         out = block.ff(torch.cat((text_out, out), dim=1))
         return (
             adaptive_norm(streams[0], out[:, text_tokens:], gate=gates[0], norm=None)[0],
@@ -53,7 +53,7 @@ class CogVideoXBlock(BlockForward):
         """Of a CogVideoXLayerNormZero and the norm inside of it."""
         return not_plain(norm, self.zeros) or refusal(submodule(norm, "norm"), self.known, device)
 
-    def _between(self, name: str, streams: Any, outs: Any, gates: Any, temb: Tensor) -> tuple[Any, Any, Any]:
+    def between(self, name: str, streams: Any, outs: Any, gates: Any, temb: Tensor) -> tuple[Any, Any, Any]:
         """Video and text through their gates, residuals and the norm of this name; the streams [B, S, C], what goes
         into the next layer, and the next gates [B, C]."""
         zero = submodule(self.module, name)
@@ -79,16 +79,22 @@ class CogVideoXBlock(BlockForward):
         return *zip(*pairs, strict=True), (gate, text[2])  # type: ignore[return-value]
 
 
-def cogvideox_blocks(transformer: Any, setting: Setting) -> Callable[[str, Any], BlockForward | str | None]:
-    """New forwards for the blocks of a CogVideoXTransformer3DModel."""
-    from diffusers.models.normalization import CogVideoXLayerNormZero
-    from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock as Own
+def cogvideox_blocks(
+    module: str = "cogvideox_transformer_3d", kind: str = "CogVideoXBlock"
+) -> Callable[[Any, Setting], Callable[[str, Any], BlockForward | str | None]]:
+    """New forwards for the blocks of this class, which stands in a module of diffusers.models.transformers."""
 
-    norms, zeros = known_forwards(nn.LayerNorm), known_forwards(CogVideoXLayerNormZero)
+    def blocks(transformer: Any, setting: Setting) -> Callable[[str, Any], BlockForward | str | None]:
+        from diffusers.models.normalization import CogVideoXLayerNormZero
 
-    def replacement(path: str, block: Any) -> BlockForward | str | None:
-        if not isinstance(block, Own):
-            return None
-        return block_refusal(block, Own) or CogVideoXBlock(path, block, setting, norms, zeros)
+        own = diffusers_class(module, kind)
+        norms, zeros = known_forwards(nn.LayerNorm), known_forwards(CogVideoXLayerNormZero)
 
-    return replacement
+        def replacement(path: str, block: Any) -> BlockForward | str | None:
+            if not isinstance(block, own):
+                return None
+            return block_refusal(block, own) or CogVideoXBlock(path, block, setting, norms, zeros)
+
+        return replacement
+
+    return blocks

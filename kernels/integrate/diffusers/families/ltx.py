@@ -16,10 +16,12 @@ from torch import Tensor
 from phys4d.kernels.attention import attention
 from phys4d.kernels.integrate.diffusers.bypass import Known, unfit
 from phys4d.kernels.integrate.diffusers.families.drawn import numbers
+from phys4d.kernels.integrate.diffusers.families.table_block import LTXBlock, table_blocks
 from phys4d.kernels.integrate.diffusers.processor import (
     Processor,
     after,
     called,
+    first_tokens,
     heads_of,
     known_qk_norms,
     odd_heads,
@@ -67,11 +69,8 @@ def valid_first(tokens: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
     Where all are masked all are counted: the same large number below every score changes nothing.
     """
-    masked = bias[:, 0] < _MASKED
-    order = masked.to(torch.int8).argsort(dim=1, stable=True)
-    lengths = (~masked).sum(dim=1)
-    lengths = torch.where(lengths == 0, masked.shape[1], lengths)
-    return tokens.gather(1, order[..., None].expand_as(tokens)), lengths
+    tokens, lengths = first_tokens(tokens, bias[:, 0] >= _MASKED)
+    return tokens, torch.where(lengths == 0, tokens.shape[1], lengths)
 
 
 class LTXProcessor(Processor):
@@ -158,6 +157,10 @@ def example() -> tuple[Any, dict[str, Any]]:
 LTX = Family(
     "diffusers.LTXVideoTransformer3DModel",
     ltx,
-    parts={"attention": "attention of the video; norm of queries and keys, and attention, to text"},
+    table_blocks("transformer_ltx", "LTXVideoTransformerBlock", LTXBlock),
+    parts={
+        "attention": "attention of the video; norm of queries and keys, and attention, to text",
+        "norm": "gate, residual, norm and modulation of the blocks",
+    },
     examples={"ltx": example},
 )

@@ -87,6 +87,8 @@ class FaceProcessor(Processor):
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> Tensor:
+        from diffusers.models.transformers.transformer_wan import _get_qkv_projections
+
         why = unfit(hidden_states, encoder_hidden_states, attention_mask)
         if why or encoder_hidden_states is None:
             return self.pass_on(  # type: ignore[no-any-return]
@@ -95,7 +97,7 @@ class FaceProcessor(Processor):
         clips, frames = encoder_hidden_states.shape[:2]
         tokens = attn.pre_norm_q(hidden_states)
         motion = attn.pre_norm_kv(encoder_hidden_states).flatten(1, 2)
-        q, k, v = diffusers_class("transformer_wan_animate", "_get_qkv_projections")(attn, tokens, motion)
+        q, k, v = _get_qkv_projections(attn, tokens, motion)
         norm = self.qk_norm("rms", attn, q)
         q, k, v = (heads_of(x, attn) for x in (q, k, v))
         if norm is None:
