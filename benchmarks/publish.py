@@ -36,13 +36,14 @@ from phys4d.benchmarks import (
 from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, NORM_ROPE
 from phys4d.benchmarks.gpu_run import plan as run_plan
 from phys4d.benchmarks.gpu_run import tables
+from phys4d.kernels.integrate.diffusers import __main__ as known_models
 
 ROOT = Path(__file__).resolve().parent.parent
 README = "README.md"
 ATTENTION_PAGE, ELEMENTWISE_PAGE = "docs/attention-kernels.md", "docs/elementwise-kernels.md"
 MODELS_PAGE = "docs/pretrained-models.md"
 GEOMETRY_PAGE, SIMULATION_PAGE, POLICY_PAGE = "docs/geometry-kernels.md", "docs/simulation.md", "docs/policy-study.md"
-RUN_PAGE, WAYS_PAGE = "docs/gpu-run.md", "docs/ways-into-a-model.md"
+RUN_PAGE, WAYS_PAGE, USE_PAGE = "docs/gpu-run.md", "docs/ways-into-a-model.md", "docs/use-the-attention.md"
 ELEMENTWISE = (*NORM_ROPE, *ADAPTIVE_NORM)
 MACHINE_CODE, GEOMETRY_CODE = "machine-code.json", "machine-code-geometry.json"
 Kernels = list[dict[str, Any]]
@@ -108,6 +109,7 @@ PARTS = (
     Part(GEOMETRY_PAGE, "chamfer", ("chamfer/chamfer.json",), chamfer.summary),
     Part(GEOMETRY_PAGE, "warping", ("warping/warping.json",), warping.summary),
     Part(GEOMETRY_PAGE, "machine code", (GEOMETRY_CODE,), machine_code.table),
+    Part(USE_PAGE, "families", (), lambda: "\n".join(known_models.parts())),
     Part(WAYS_PAGE, "diffusers tests", ("diffusers-tests.json",), diffusers_tests.summary),
     Part(RUN_PAGE, "plan", (), run_plan.table),
     Part(RUN_PAGE, "measured run", (), tables.walls),
