@@ -4,18 +4,21 @@
                                                 [--out DIR]
 
 DIR is a cache folder: the tests are fetched there by git, at the tag of the installed diffusers, unless it has them (a
-folder with `tests/` of a checkout alone will do). They run three times, each in a process of its own: stock, with every
-transformer accelerated at the end of its constructor, and at its first call. A test that passes stock
-must pass in both; those that do not are listed, and the exit code is 1. Tests that need a GPU are skipped without one.
+folder with `tests/` of a checkout alone will do). Run are the files that name a class of a registered family. They run
+three times, each in a process of its own: stock, with every transformer accelerated at the end of its constructor, and
+at its first call. A test that passes stock must pass in both; those that do not are listed, and the exit code is 1.
+Without an accelerator, tests that are marked as needing one run on the CPU; those that fail there stock do not count.
 """
 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,17 +26,12 @@ from typing import Any
 from phys4d.benchmarks import results
 from phys4d.benchmarks.diffusers_plugin import MODES
 from phys4d.engine.provenance import provenance
+from phys4d.kernels.integrate.diffusers import registered_families
 
 REPOSITORY = "https://github.com/huggingface/diffusers"
-TESTS = "tests/models/transformers/test_models_transformer_{}.py"
-FAMILIES = {  # name -> files of tests/models/transformers
-    "wan": ("wan",),
-    "cogvideox": ("cogvideox",),
-    "latte": ("latte",),
-    "ltx": ("ltx",),
-    "hunyuan": ("hunyuan_video",),
-}
-HOUR = 3600
+FOLDER = "tests/models/transformers"
+PREFIX = "test_models_transformer_"
+LIMIT = 2 * 3600  # seconds of one run of pytest
 
 
 class Unavailable(Exception):
@@ -69,6 +67,18 @@ def fetch(source: Path, repository: str, revision: str) -> str:
     return git("rev-parse", "refs/heads/tests") if (source / ".git").is_dir() else "local"
 
 
+def place(repository: str) -> str:
+    """A URL as it is; "a local copy" for a folder, whose path is specific to the machine."""
+    return repository if "://" in repository else "a local copy"
+
+
+def files_of_families(source: Path, classes: Iterable[str]) -> dict[str, str]:
+    """Name -> path of the files of tests that name one of these classes: "wan" -> "tests/.../..._wan.py"."""
+    word = re.compile(rf"\b({'|'.join(map(re.escape, classes))})\b")
+    files = sorted((source / FOLDER).glob(f"{PREFIX}*.py"))
+    return {file.stem.removeprefix(PREFIX): f"{FOLDER}/{file.name}" for file in files if word.search(file.read_text())}
+
+
 def run(source: Path, files: list[str], mode: str) -> dict[str, Any]:
     """What `diffusers_plugin` records of these files in this mode; Unavailable where pytest could not run them."""
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +89,7 @@ def run(source: Path, files: list[str], mode: str) -> dict[str, Any]:
         }  # fmt: skip
         command = [sys.executable, "-m", "pytest", "-q", "-p", "phys4d.benchmarks.diffusers_plugin"]
         command += ["-p", "no:cacheprovider", "-W", "ignore", "--tb=line", *files]
-        done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, timeout=HOUR)
+        done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, timeout=LIMIT)
         if done.returncode not in (0, 1) or not found.exists():
             raise Unavailable(f"pytest {' '.join(files)}, {mode}: {(done.stdout + done.stderr)[-2000:]}")
         return dict(json.loads(found.read_text()))
@@ -90,17 +100,16 @@ def _roots() -> list[Path]:
     return [Path(__file__).parent.parent] if (Path(__file__).parent.parent / "phys4d").is_dir() else []
 
 
-def compare(family: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def compare(family: str, file: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """One row: counts of each mode, and the tests that pass stock and do not pass accelerated."""
-    files = [TESTS.format(name) for name in FAMILIES[family]]
-    outcomes = {test: how for test, how in found["stock"]["tests"].items() if test.partition("::")[0] in files}
+    outcomes = {test: how for test, how in found["stock"]["tests"].items() if test.partition("::")[0] == file}
     stock = {test for test, outcome in outcomes.items() if outcome == "passed"}
     row: dict[str, Any] = {"family": family, "stock": dict(Counter(outcomes.values()))}
     for mode in MODES[1:]:
         tests = found[mode]["tests"]
         row[mode] = {
             "passed": sum(tests.get(test) == "passed" for test in stock),
-            "modules": sum(found[mode]["modules"].get(file, 0) for file in files),
+            "modules": found[mode]["modules"].get(file, 0),
             "newly failing": sorted(f"{test}: {tests.get(test)}" for test in stock if tests.get(test) != "passed"),
         }
     return row
@@ -125,9 +134,12 @@ def summary(result: dict[str, Any]) -> str:
     failing = newly_failing(result["rows"])
     names = "".join(f"\n- {line}" for line in failing)
     found = f"Newly failing:\n{names}" if failing else "No test that passes stock fails accelerated."
+    tag = "" if source["revision"] == f"v{origin['diffusers']}" else ", which is not the tag of that version"
+    limits = f" Run with pytest's options {source['pytest_options']}." if source["pytest_options"] else ""
     return (
         f"{table(result['rows'])}\n\n{found}\n\nDiffusers {origin['diffusers']}, its tests at commit "
-        f"{source['commit'][:12]}; {results.version(origin)}. Skipped: packages or accounts that were not there."
+        f"{source['commit'][:12]}{tag}; {results.version(origin)}.{limits} "
+        "Skipped: packages or accounts that were not there."
     )
 
 
@@ -142,14 +154,17 @@ def main() -> int:
     parser.add_argument("--source", type=Path, required=True, help="cache folder of diffusers' tests")
     parser.add_argument("--repository", default=REPOSITORY)
     parser.add_argument("--revision", default=f"v{version('diffusers')}", help="tag or full commit")
-    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES, metavar="NAME")
+    parser.add_argument("--families", nargs="+", metavar="NAME", help="wan, ltx, ...; all by default")
     parser.add_argument("--out", type=Path, help="folder for diffusers-tests.json")
     options = parser.parse_args()
     try:
         commit = fetch(options.source, options.repository, options.revision)
-        files = [TESTS.format(name) for family in options.families for name in FAMILIES[family]]
-        found = {mode: run(options.source, files, mode) for mode in MODES}
-        rows = [compare(family, found) for family in options.families]
+        files = files_of_families(options.source, [family.name for family in registered_families()])
+        if unknown := set(options.families or files) - set(files):
+            raise Unavailable(f"--families {' '.join(sorted(unknown))}: expected some of {', '.join(files)}")
+        files = {name: file for name, file in files.items() if name in (options.families or files)}
+        found = {mode: run(options.source, list(files.values()), mode) for mode in MODES}
+        rows = [compare(name, file, found) for name, file in files.items()]
     except Unavailable as why:
         print(f"phys4d: {why}", file=sys.stderr)
         return 2
@@ -157,7 +172,10 @@ def main() -> int:
     failing = newly_failing(rows)
     print("\n".join(["newly failing:", *failing] if failing else ["none newly failing"]))
     if options.out is not None:
-        source = {"repository": options.repository, "revision": options.revision, "commit": commit}
+        source = {
+            "repository": place(options.repository), "revision": options.revision, "commit": commit,
+            "pytest_options": os.environ.get("PYTEST_ADDOPTS", ""),
+        }  # fmt: skip
         results.write(
             options.out / "diffusers-tests.json", {"rows": rows, "source": source, "provenance": provenance()}
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from phys4d.kernels.attention.parts import Parts
 from phys4d.kernels.attention.patterns import Grid, Pattern, Rows, Text, check_pattern, tokens
@@ -144,7 +145,7 @@ def lengths_of(key_lengths: Tensor | Sequence[int] | None, q: Tensor) -> Tensor 
     if not given or any(isinstance(n, bool) or not isinstance(n, int | torch.SymInt) for n in key_lengths):
         raise ValueError(f"key_lengths: expected a tensor, or a list of integers, got {key_lengths!r}")
     lengths = torch.tensor(key_lengths, dtype=torch.int64)
-    if not q.is_cuda or torch.compiler.is_compiling():
+    if not q.is_cuda or torch.compiler.is_compiling() or is_fake(q):
         return lengths.to(q.device)
     return lengths.pin_memory().to(q.device, non_blocking=True)
 

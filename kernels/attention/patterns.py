@@ -74,6 +74,13 @@ class Pattern(ABC):
         return cls(*numbers)
 
 
+def _check_parameters(pattern: Pattern, kind: type, *parameters: object) -> None:
+    for parameter in parameters:
+        fits = isinstance(parameter, bool) if kind is bool else hasattr(parameter, "__index__")  # also torch's symbols
+        if not fits:
+            raise ValueError(f"{pattern}: expected {kind.__name__}, got {parameter!r}")
+
+
 @dataclass(frozen=True)
 class Full(Pattern):
     """Every query sees every key; queries and keys may differ in number.
@@ -85,6 +92,9 @@ class Full(Pattern):
     name = "full"
     crosses = True
     causal: bool = False
+
+    def __post_init__(self) -> None:
+        _check_parameters(self, bool, self.causal)
 
     @property
     def sees_all(self) -> bool:
@@ -136,6 +146,9 @@ class Temporal(Pattern):
     name = "temporal"
     causal: bool = False
 
+    def __post_init__(self) -> None:
+        _check_parameters(self, bool, self.causal)
+
     def sees(self, grid: Grid, query: Cells, key: Cells) -> Tensor:
         same = (query[1] == key[1]) & (query[2] == key[2])
         return same & (key[0] <= query[0]) if self.causal else same
@@ -167,6 +180,9 @@ class Window(Pattern):
     t: int
     h: int
     w: int
+
+    def __post_init__(self) -> None:
+        _check_parameters(self, int, self.t, self.h, self.w)
 
     def check(self, grid: Grid) -> None:
         for axis, size, window in zip("thw", grid, self.numbers, strict=True):

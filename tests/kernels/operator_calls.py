@@ -1,4 +1,7 @@
-"""One small call of every operator, all its tensors by name: what holds for all of them is tested over this table."""
+"""One small call of every operator, all its tensors by name (over 300 lines: one table).
+
+What holds for all operators is tested over this table.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

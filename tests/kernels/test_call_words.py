@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from phys4d.kernels.attention import Temporal, attention, attention_packed, attention_varlen
+from phys4d.kernels.attention import Full, Temporal, Window, attention, attention_packed, attention_varlen
 from phys4d.kernels.elementwise import QKNorm, Rope, adaptive_norm, norm_rope, qk_norm_rope
 from phys4d.kernels.geometry import depth_losses, flow_loss, flow_warp, nearest, warp_consistency
 from phys4d.kernels.geometry.losses.supervised import depth_loss
@@ -72,6 +72,14 @@ def test_a_word_of_no_meaning_is_refused_in_one_line(name, word):
     with pytest.raises(ValueError) as refused:
         WORDS[name](word)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "made", [lambda: Full("causal"), lambda: Temporal(GRID), lambda: Window(2.5, 1, 1), lambda: Window(*"212")]
+)
+def test_a_pattern_has_parameters_of_its_kind(made):
+    with pytest.raises(ValueError, match=r"(Full|Temporal|Window)\(.*: expected (bool|int), got"):
+        made()
 
 
 @pytest.mark.parametrize(

@@ -57,13 +57,18 @@ MODULES: dict[str, tuple[str, ...]] = {
         f"{GEOMETRY}/test_chamfer.py", f"{GEOMETRY}/test_chamfer_forms.py", f"{GEOMETRY}/test_chamfer_op.py",
     ),
     "kernels/geometry/unproject.py": (f"{GEOMETRY}/test_unproject.py",),
-    "kernels/elementwise/rope.py": (f"{ELEMENTWISE}/test_norm_rope.py",),
+    "kernels/elementwise/rope.py": (f"{ELEMENTWISE}/test_norm_rope.py", "tests/kernels/test_call_words.py"),
     "kernels/elementwise/norm_rope_reference.py": (f"{ELEMENTWISE}/test_norm_rope.py",),
     "kernels/elementwise/adaptive_norm_reference.py": (f"{ELEMENTWISE}/test_adaptive_norm.py",),
-    "kernels/attention/patterns.py": (f"{ATTENTION}/test_attention_patterns.py",),
-    "kernels/attention/reference.py": (
-        f"{ATTENTION}/test_attention.py", f"{ATTENTION}/test_context_parallel.py",
+    "kernels/attention/patterns.py": (
+        f"{ATTENTION}/test_attention_patterns.py", f"{ATTENTION}/test_attention_reach.py",
+        "tests/kernels/test_call_words.py",
     ),
+    "kernels/attention/reference.py": (
+        f"{ATTENTION}/test_attention.py", f"{ATTENTION}/test_attention_reach.py",
+        f"{ATTENTION}/test_context_parallel.py",
+    ),
+    "kernels/attention/varlen.py": (f"{ATTENTION}/test_attention_varlen.py",),
 }  # fmt: skip
 
 

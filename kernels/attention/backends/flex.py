@@ -88,7 +88,8 @@ def _limits(call: Call) -> str | None:
         return "key_lengths would make a new block mask for every call"
     if call.mask is not None:
         return "a mask would be compiled in for every call"
-    if (call.training or call.return_lse) and not call.q.is_cuda:
+    wanted = call.return_lse or any(t.requires_grad for t in (call.q, call.k, call.v))  # also where none is recorded
+    if wanted and not call.q.is_cuda:
         return "FlexAttention has neither backward nor log-sum-exp outside of CUDA"
     if call.q.dtype == torch.float64:
         return "FlexAttention does not take float64"

@@ -137,8 +137,9 @@ def _dense(
         visible = combined(visible, torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril())
     blind = None
     if visible is not None and visible.dtype != torch.bool:
+        visible = visible.to(q.dtype)
         blind = visible.isneginf().all(-1, keepdim=True)
-        visible = visible.masked_fill(blind, 0).to(q.dtype)
+        visible = visible.masked_fill(blind, 0)
     elif visible is not None and padded:  # a query that sees nothing is computed unmasked and discarded: no NaN
         blind = ~visible.any(-1, keepdim=True)
         visible = visible | blind

@@ -53,6 +53,7 @@ class Dispatched:
         return f"diffusers' attention dispatcher, backend phys4d ({self.backend}): {self.served} served{reasons}"
 
 
+_FULL = (Full(), Full(causal=True))
 _registered: Dispatched | None = None
 
 
@@ -98,8 +99,6 @@ class Serve:
         _parallel_config: Any = None,
     ) -> Any:
         """out [B, S_q, heads, D]; with return_lse also lse [B, S_q, heads]."""
-        from diffusers.models import attention_dispatch as module
-
         if attn_mask is not None and attn_mask.shape == (query.shape[0], key.shape[1]):
             attn_mask = attn_mask[:, None, None]  # of keys for each clip, as NATIVE takes it
         context = None if _parallel_config is None else _parallel_config.context_parallel_config
@@ -108,17 +107,20 @@ class Serve:
         why = refusal(q, k, v, mask, dropout_p, is_causal, enable_gqa)
         if context is not None:
             _check_context(context, attn_mask, why)
+        if why is None and context is None:
+            found = attention(
+                query, key, value, pattern=_FULL[bool(is_causal)], mask=of_pairs(attn_mask, key.shape[1]), scale=scale,
+                return_lse=return_lse, backend=self.backend,
+            )  # fmt: skip
+            _count(None)
+            return (found[0], found[1].transpose(1, 2)) if return_lse else found
+        from diffusers.models import attention_dispatch as module
+
         _count(why)
         if why is not None:
             return module._native_attention(
                 query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, return_lse, _parallel_config
             )
-        if context is None:
-            found = attention(
-                query, key, value, pattern=Full(causal=is_causal), mask=of_pairs(attn_mask, key.shape[1]), scale=scale,
-                return_lse=return_lse, backend=self.backend,
-            )  # fmt: skip
-            return (found[0], found[1].transpose(1, 2)) if return_lse else found
         return module._templated_context_parallel_attention(
             query, key, value, attn_mask, 0.0, is_causal, scale, enable_gqa, return_lse,
             forward_op=self.forward, backward_op=backward, _parallel_config=_parallel_config,

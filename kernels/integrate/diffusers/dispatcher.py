@@ -159,10 +159,13 @@ def _add_member(names: Any) -> Any:
     names._member_names_.append(_MEMBER)
     names._member_map_[_MEMBER] = member
     names._value2member_map_[NAME] = member
+    getattr(names, "_hashable_values_", []).append(NAME)  # later releases of Python 3.12
     return member
 
 
 def _remove_member(names: Any) -> None:
     names._member_names_.remove(_MEMBER)
     del names._member_map_[_MEMBER], names._value2member_map_[NAME]
+    if NAME in (values := getattr(names, "_hashable_values_", [])):
+        values.remove(NAME)
     type.__delattr__(names, _MEMBER)

@@ -48,6 +48,8 @@ class Case:
     layout: Any = None
     dtype: torch.dtype = torch.float64
     grid: tuple[int, int, int] = GRID
+    kv_heads: int | None = None
+    masked: bool = False
 
     @property
     def count(self) -> int:
@@ -60,7 +62,9 @@ class Case:
         def draw(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-        made = {name: draw(BATCH, self.count, self.heads, DIM) for name in ("q", "k", "v", "dout")}
+        shared = self.kv_heads or self.heads
+        heads = {"q": self.heads, "k": shared, "v": shared, "dout": self.heads}
+        made = {name: draw(BATCH, self.count, number, DIM) for name, number in heads.items()}
         made["dlse"] = draw(BATCH, self.heads, self.count)
         width = DIM * self.heads if self.kind == "rms_across_heads" else DIM
         norms = ["q_weight", "k_weight"] if self.kind else []
@@ -68,11 +72,17 @@ class Case:
         made |= {name: draw(width) for name in norms}
         return {name: tensor.to(self.dtype) for name, tensor in made.items()}
 
+    def _mask(self) -> Tensor:
+        """What is added to the scores of each head, [1, heads, S, S]; some keys are hidden."""
+        added = torch.randn(1, self.heads, self.count, self.count, generator=torch.Generator().manual_seed(8))
+        return added.masked_fill(added > 1, -torch.inf).to(self.dtype)
+
     def asked(self, norm: dict[str, Tensor]) -> dict[str, Any]:
         lengths = torch.tensor([self.count - 9, 5]) if self.padded else None
         rope = Rope.make(self.grid, (2, 4, 2), layout=self.layout, dtype=torch.float64) if self.layout else None
         return {
             "grid": self.grid, "pattern": self.pattern, "text": self.text, "key_lengths": lengths, "scale": 0.4,
+            "mask": self._mask() if self.masked else None,
             "qk_norm": QKNorm(self.kind, **norm) if self.kind else None, "rope": rope,
         }  # fmt: skip
 
@@ -93,6 +103,9 @@ def cases() -> dict[str, Case]:
     made["auto-ring"] = Case("auto", Full(), TEXTS[1], heads=5)
     made["auto-ulysses"] = Case("auto", Spatial(), TEXTS[1], heads=6)
     made["few-tokens"] = Case("ring", Full(), grid=(1, 1, 4), padded=True)
+    made["auto-shared"] = Case("auto", Full(), TEXTS[1], padded=True, heads=6, kv_heads=2)  # 3 ranks: the ring
+    made["ulysses-shared"] = Case("ulysses", Spatial(), TEXTS[2], heads=12, kv_heads=6, layout="half")
+    made["ulysses-masked"] = Case("ulysses", Full(causal=True), padded=True, masked=True)
     for dtype in (torch.float32, torch.bfloat16):
         made[f"rounded-{dtype}"] = Case("ring", Full(), TEXTS[2], dtype=dtype)
     return made
@@ -136,6 +149,11 @@ def refusals(group: Any) -> dict[str, str]:
         "heads": call(seven, context="ulysses"),
         "auto": call(seven, pattern=Spatial()),
         "pattern": call(six, pattern=Window(1, 2, 3), context="ring"),
+        "shared": call(six, six[:, :, :1], six[:, :, :1], context="ulysses"),
+        "causal": call(six, pattern=Full(causal=True), context="ring"),
+        "masked": call(six, mask=torch.ones(1, 1, 125, 125), context="ring"),
+        "wide": call(six, six, six[..., :4], context="ring"),
+        "mask": call(six, mask=torch.ones(1, 1, own.stop - own.start, 125)),
         "length": call(six, grid=(5, 5, 6)),
         "text": call(six, text=(9, "last")),
         "keys": call(six, six[:, 1:], six[:, 1:]),

@@ -1,5 +1,7 @@
 """Heads that share keys, causal sequences, masks and values of another width: the definition and torch's SDPA."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ from phys4d.kernels.attention import (
     ops,
 )
 from phys4d.kernels.attention.qk_transform import NO_TRANSFORM
+from phys4d.kernels.elementwise import QKNorm, Rope, qk_norm_rope
 from tests.kernels.attention.reach_cases import CASES, GRID, Case, by_query
 
 EVERY = pytest.mark.parametrize("name", CASES)
@@ -98,6 +101,36 @@ def test_full_is_causal_as_torch_has_it():
         qkv, _ = Case(queries=queries, keys=keys).tensors()
         own = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in qkv), is_causal=True).transpose(1, 2)
         torch.testing.assert_close(attention(*qkv, pattern=Full(causal=True)), own, rtol=0, atol=1e-12)
+
+
+def test_a_mask_beyond_the_range_of_half_precision_gives_no_nan():
+    (q, k, v), _ = Case().tensors(torch.float16)
+    mask = torch.full((1, 1, 12, 12), -1e9)
+    mask[..., :3] = 0
+    mask[..., 5, :] = -1e9
+    out = attention(q, k, v, mask=mask)
+    expected = attention(q, k, v, mask=mask == 0)
+    torch.testing.assert_close(out[:, 6:], expected[:, 6:])
+    assert (out[:, 5] == 0).all()
+
+
+def test_norms_and_rotations_of_shared_heads():
+    (q, k, v), asked = CASES["two heads share keys"].tensors()
+    norm = QKNorm("rms_across_heads", torch.rand(64).double(), torch.rand(32).double())
+    rope = Rope.make(GRID, (8, 4, 4), dtype=torch.float64)
+    out = attention(q, k, v, qk_norm=norm, rope=rope, **asked)
+    ready = qk_norm_rope(q, k, norm, rope, grid=GRID)
+    torch.testing.assert_close(out, attention_reference(*ready, v, **asked)[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["heads share keys, windows", "causal, few queries", "narrow values"])
+def test_flex_attention_computes_the_formula(name):
+    qkv, asked = dataclasses.replace(CASES[name], dim=16).tensors(torch.float32)
+    with pytest.raises(ValueError, match="FlexAttention has neither backward"), torch.no_grad():
+        attention(*qkv, backend="flex", **asked)
+    out = attention(*(t.detach() for t in qkv), backend="flex", **asked)
+    torch.testing.assert_close(out, attention_reference(*qkv, **asked)[0], rtol=0, atol=2e-6)
 
 
 def test_packed_and_lists_of_lengths_take_the_same_words():

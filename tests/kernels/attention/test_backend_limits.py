@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from phys4d.kernels.attention import Full, Spatial, Temporal, Window, api, attention_reference, explain
 from phys4d.kernels.attention.backends import BACKENDS, flash_attn, natten, xformers
@@ -14,6 +15,7 @@ from phys4d.kernels.attention.call import Call
 from phys4d.kernels.dispatch import compute_capability
 
 GRID = (4, 4, 4)
+CAUSAL = Full(causal=True)
 FULL = Full()
 HALF, SINGLE, DOUBLE = ({"dtype": dtype} for dtype in (torch.bfloat16, torch.float32, torch.float64))
 
@@ -21,12 +23,19 @@ HALF, SINGLE, DOUBLE = ({"dtype": dtype} for dtype in (torch.bfloat16, torch.flo
 @pytest.fixture
 def call(h200):
     def make(
-        *, dim=64, dtype=torch.bfloat16, training=False, text=None, padded=False, pattern=FULL, lse=False, count=64
+        *, dim=64, dtype=torch.bfloat16, training=False, text=None, padded=False, pattern=FULL, lse=False, count=64,
+        kv_heads=2, value_dim=None, mask=False, keys=None,
     ):  # fmt: skip
         count += text[0] if text else 0
-        q, k, v = (h200(1, count, 2, dim, dtype=dtype, requires_grad=training) for _ in "qkv")
+        q, k, v = (
+            h200(1, tokens, heads, width, dtype=dtype, requires_grad=training)
+            for tokens, heads, width in (
+                (count, 2, dim), (keys or count, kv_heads, dim), (keys or count, kv_heads, value_dim or dim)
+            )
+        )  # fmt: skip
+        added = h200(1, 1, 1, k.shape[1], dtype=dtype, requires_grad=training) if mask else None
         lengths = h200(1, dtype=torch.int32) if padded else None
-        return Call(q, k, v, None if pattern.crosses else GRID, pattern, text, lengths, None, lse)
+        return Call(q, k, v, None if pattern.crosses else GRID, pattern, text, lengths, None, lse, mask=added)
 
     return make
 
@@ -71,6 +80,36 @@ def capability(monkeypatch):
         ("sdpa-flash", {"pattern": Temporal(causal=True), "text": (1, "last")}, "takes no mask"),
         ("sdpa-flash", {"pattern": Window(2, 2, 2)}, "takes no mask"),
         ("sdpa-flash", {"dim": 264}, "heads of 264 channels"),
+        ("sdpa-flash", {"kv_heads": 1}, None),
+        ("sdpa-flash", {"mask": True}, "takes no mask"),
+        ("sdpa-flash", {"pattern": CAUSAL}, None),
+        ("sdpa-flash", {"pattern": CAUSAL, "keys": 70}, "takes no mask"),
+        ("sdpa-flash", {"value_dim": 32}, "takes values as wide as keys"),
+        ("sdpa-cudnn", {"value_dim": 32}, "takes values as wide as keys"),
+        ("sdpa-cudnn", {"mask": True, "kv_heads": 1}, None),
+        ("sdpa-cudnn", {"mask": True, "training": True}, "no gradient of a mask"),
+        ("sdpa-efficient", {"mask": True, "training": True, "value_dim": 32}, None),
+        ("sdpa-efficient", {"kv_heads": 1}, "as many heads of keys as of queries"),
+        ("sdpa-math", {"mask": True, "value_dim": 32, "kv_heads": 1, "pattern": CAUSAL, "keys": 9}, None),
+        ("flash-attn-2", {"kv_heads": 1}, None),
+        ("flash-attn-2", {"pattern": CAUSAL}, None),
+        ("flash-attn-2", {"pattern": CAUSAL, "keys": 70}, "at the bottom right"),
+        ("flash-attn-2", {"mask": True}, "takes no mask"),
+        ("flash-attn-4", {"value_dim": 32}, "values as wide as keys, not 32 beside 64 channels"),
+        ("xformers", {"kv_heads": 1}, "heads of queries that share keys"),
+        ("xformers", {"pattern": CAUSAL}, "causal rows"),
+        ("xformers", {"mask": True}, "takes no mask"),
+        ("natten", {"pattern": Window(2, 2, 2), "mask": True}, "takes no mask"),
+        ("natten", {"pattern": Window(2, 2, 2), "kv_heads": 1}, "of equal number and width"),
+        ("flex", {"kv_heads": 1, "value_dim": 32, "pattern": CAUSAL, "keys": 70}, None),
+        ("flex", {"mask": True}, "a mask would be compiled in"),
+        ("flex", {"value_dim": 8}, "head dimensions from 16 on, not 8"),
+        ("flex-flash", {"value_dim": 32}, "values as wide as keys"),
+        ("triton", {"kv_heads": 1, "mask": True, "pattern": CAUSAL, "keys": 70}, None),
+        ("triton", {"mask": True, "training": True}, "no gradient of a mask"),
+        ("triton", {"value_dim": 32}, "values as wide as keys"),
+        ("triton", {"pattern": Window(2, 2, 2), "mask": True}, r"its kernel of Window.* takes no mask"),
+        ("triton", {"pattern": Window(2, 2, 2), "kv_heads": 1}, "takes as many heads of keys as of queries"),
         ("sdpa-flash", {"lse": True}, "does not return the log-sum-exp"),
         ("sdpa-cudnn", {"pattern": Window(2, 2, 2)}, None),
         ("sdpa-cudnn", {"dim": 136}, "heads of 136 channels"),
@@ -240,3 +279,9 @@ def test_natten_gets_the_grid_and_gives_the_definition(monkeypatch):
 def test_what_is_not_installed_says_how_to_install_it(call, name):
     with pytest.raises(ValueError, match=f"'{name}' cannot serve this call: .*cannot be imported.*(install|built)"):
         api.choose(call(pattern=pattern_for(name)), name)
+
+
+def test_lengths_in_a_list_go_to_the_device_of_tensors_without_data(h200):
+    with FakeTensorMode():
+        q = torch.zeros(2, 64, 2, 64, device="cuda:0", dtype=torch.bfloat16)
+        assert explain(q, q, q, key_lengths=[60, 5]).backend == "triton"

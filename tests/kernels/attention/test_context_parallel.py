@@ -113,6 +113,12 @@ def test_refusals_say_why_on_every_rank(ranks):
             "heads": f"context 'ulysses': {divisors}",
             "auto": f"context 'auto': Ulysses cannot serve, {divisors}; nor can the ring, for Full() alone",
             "pattern": "context 'ring': serves Full() alone, not Window(t=1, h=2, w=3)",
+            "shared": f"context 'ulysses': 1 heads of keys and values do not divide over {size} ranks "
+            "(groups of 1 would do)",
+            "causal": "context 'ring': serves Full() alone, not Full(causal=True)",
+            "masked": "context 'ring': serves Full() alone, not with a mask",
+            "wide": "context 'ring': serves Full() alone, not with values of another width than keys",
+            "mask": f"mask: expected [B or 1, heads or 1, S_q or 1, S_k] of [1, 6, 125, 125], got [1, 1, {count}, 125]",
             "length": f"group: rank {rank} of {size} holds tokens {part.start} to {part.stop - 1} of 150, "
             f"{part.stop - part.start} queries and keys, got {count} and {count}",
             "text": said["text"],

@@ -57,6 +57,9 @@ TABLE = Table(
         (call(Temporal(), text=(3, "last")), None),
         (call(Temporal(), key_lengths=torch.tensor([5])), None),
         (call(Temporal(), return_lse=True), None),
+        (call(Temporal(), mask=torch.ones(1, 1, 1, 64)), None),
+        (replace(call(Temporal()), v=torch.zeros(1, 64, 1, 4)), None),
+        (replace(call(Temporal()), q=torch.zeros(1, 64, 2, 8)), None),
     ],
 )
 def test_the_class_has_the_traits_of_the_call_and_is_the_nearest_within_a_factor_of_four(asked, case):

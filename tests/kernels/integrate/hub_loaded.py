@@ -3,6 +3,7 @@
 hub_loaded.py FOLDER    prints how it was loaded, and one line for each comparison: name, error, tolerance
 """
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 def loaded(folder: Path) -> tuple[str, Any]:
     """The module, by Hugging Face's library where it is installed, else by importlib as that library does it."""
     try:
-        from kernels import get_local_kernel
-    except ImportError:
+        load = importlib.import_module("kernels").get_local_kernel
+    except (ImportError, AttributeError):
         variant = folder / "build" / "torch-universal"
         identity = json.loads((variant / "metadata.json").read_text())["id"]
         spec = importlib.util.spec_from_file_location(identity, variant / "__init__.py")
@@ -27,7 +28,7 @@ def loaded(folder: Path) -> tuple[str, Any]:
         sys.modules[identity] = module
         spec.loader.exec_module(module)
         return "importlib", module
-    return "kernels", get_local_kernel(folder)
+    return "kernels", load(folder)
 
 
 def numbers(*shape: int, seed: int) -> Tensor:

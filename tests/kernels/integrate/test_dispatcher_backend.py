@@ -133,14 +133,15 @@ def test_a_dispatcher_of_another_form_is_left_as_it_is(change, monkeypatch):
 
 
 @by_definition
-def test_gradients_of_a_model_are_those_of_diffusers_own_backend(report, build, run, assert_close):
-    model, call = build("wan")
+@pytest.mark.parametrize(("name", "calls"), [("wan", 4), ("hunyuan", 3)])
+def test_gradients_of_a_model_are_those_of_diffusers_own_backend(report, build, run, assert_close, name, calls):
+    model, call = build(name)
     truth = run(model, call)
     with dispatcher().attention_backend("phys4d"):
         assert_close(run(model, call), truth, 1e-5)
-    assert report.served == 4
+    assert (report.served, report.passed) == (calls, {})
     run(model, call)
-    assert report.served == 4  # the context is closed
+    assert report.served == calls  # the context is closed
 
 
 def causal(q: Tensor) -> Tensor:
