@@ -1,4 +1,4 @@
-"""Classes of diffusers by name, imported where a model of that kind is at hand."""
+"""Classes of diffusers by name, imported where a model is at hand."""
 
 from importlib import import_module
 from typing import Any
