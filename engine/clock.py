@@ -9,7 +9,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from phys4d.engine.storage import read_record, replace_text
+from phys4d.engine.records import read_record
+from phys4d.engine.storage import replace_text
 
 _EVERY = 1.0
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]

@@ -21,9 +21,10 @@ from phys4d.engine.config import Config, dump_toml
 from phys4d.engine.errors import UserError, printable
 from phys4d.engine.metrics import read_metrics
 from phys4d.engine.provenance import provenance
+from phys4d.engine.records import read_record
 from phys4d.engine.resume import Change, OnResume, accepted
 from phys4d.engine.signals import keeps
-from phys4d.engine.storage import AppendOnlyFile, disk_fault, read_record, replace_text, without_links
+from phys4d.engine.storage import AppendOnlyFile, disk_fault, replace_text, without_links
 
 
 class _Provenance(BaseModel):

@@ -180,10 +180,21 @@ def test_a_digest_is_that_of_names_sizes_and_ends(tmp_path: Path) -> None:
     assert len({same, *others}) == 7
 
 
-@pytest.mark.parametrize("name", ["config.toml", "provenance.json", "clock.json"])
-def test_a_damaged_file_of_the_run_is_one_line(begun: Path, name: str) -> None:
-    (begun / name).write_bytes(b"\xff{")
+def test_a_damaged_configuration_is_one_line(begun: Path) -> None:
+    (begun / "config.toml").write_bytes(b"\xff{")
     with pytest.raises(UserError) as caught:
         resume(begun, Whole(), identities=IDENTITIES)
-    assert str(caught.value).startswith(f"{begun / name}: cannot be read")
-    assert str(caught.value).endswith(": start a new folder" if name == "config.toml" else ": remove it")
+    assert str(caught.value).startswith(f"{begun / 'config.toml'}: cannot be read")
+    assert str(caught.value).endswith(": start a new folder")
+
+
+@pytest.mark.parametrize("name", ["provenance.json", "clock.json"])
+def test_a_damaged_record_of_the_run_is_set_aside_and_written_anew(
+    begun: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (begun / name).write_bytes(b"\xff{")
+    Run.create(begun, Whole(), resume=True, identities=IDENTITIES).close()
+    line = capsys.readouterr().err
+    assert line.startswith(f"{begun / name}: is damaged (") and f"renamed to {name}.damaged: " in line
+    assert (begun / f"{name}.damaged").read_bytes() == b"\xff{"
+    assert json.loads((begun / name).read_text())
