@@ -29,7 +29,7 @@ EXTRA = {"depth": np.ones(SIZE, np.float32), "depth_valid": np.ones(SIZE, bool)}
 
 @pytest.fixture(autouse=True)
 def without_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who writes such a dataset can write its digests, too."""
+    """The author of such a dataset writes its digests, too."""
     monkeypatch.setattr(shards, "write_manifest", lambda folder, files: None)
 
 
