@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 from phys4d.benchmarks import blocks, results
 from phys4d.benchmarks.blocks import Variant
 from phys4d.benchmarks.cases import BLOCKS, DTYPE, BlockCase
-from phys4d.engine.provenance import provenance
+from phys4d.engine.run_folder.provenance import provenance
 
 MIB = 2**20
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from phys4d.benchmarks import results
 from phys4d.benchmarks.cpu_suite import over_threads
 from phys4d.benchmarks.timing import Work, interleaved
-from phys4d.engine.provenance import provenance
+from phys4d.engine.run_folder.provenance import provenance
 from phys4d.kernels.geometry import chamfer, unproject
 
 THREADS = (1, 2)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from phys4d.benchmarks import results
-from phys4d.engine.provenance import provenance
+from phys4d.engine.run_folder.provenance import provenance
 
 
 def growth(work: Callable[[], Any]) -> float:

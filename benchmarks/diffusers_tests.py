@@ -25,7 +25,7 @@ from typing import Any
 
 from phys4d.benchmarks import results
 from phys4d.benchmarks.diffusers_plugin import MODES
-from phys4d.engine.provenance import provenance
+from phys4d.engine.run_folder.provenance import provenance
 from phys4d.kernels.integrate.diffusers import registered_families
 
 REPOSITORY = "https://github.com/huggingface/diffusers"

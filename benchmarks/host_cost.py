@@ -24,7 +24,7 @@ from torch import Tensor
 from phys4d.benchmarks import results
 from phys4d.benchmarks.compile_only import CompileOnlyDriver
 from phys4d.benchmarks.timing import Timing
-from phys4d.engine.provenance import provenance
+from phys4d.engine.run_folder.provenance import provenance
 from phys4d.kernels.attention import Temporal, attention, attention_packed
 from phys4d.kernels.dispatch import backend as dispatch_backend
 from phys4d.kernels.dispatch import operator

@@ -33,7 +33,7 @@ from torch.utils._pytree import tree_leaves
 from phys4d.benchmarks import results
 from phys4d.benchmarks.block_memory import Peak, uncollected
 from phys4d.benchmarks.timing import interleaved
-from phys4d.engine.provenance import provenance
+from phys4d.engine.run_folder.provenance import provenance
 
 GIB = 2**30
 LAYERS, RANK, TEXT = 30, 16, 512

@@ -97,8 +97,8 @@ def _form(reward: Tensor, again: Tensor, error: Tensor) -> dict[str, float]:
 def run(demo: Path, folder: Path) -> dict[str, Any]:
     """Trains and evaluates the variants that `folder` lacks, and returns the result of the study."""
     from phys4d.demo import load_recipe
-    from phys4d.engine.parallel import Parallel
-    from phys4d.engine.provenance import provenance
+    from phys4d.engine.distributed.parallel import Parallel
+    from phys4d.engine.run_folder.provenance import provenance
     from phys4d.evaluate.run import EvaluateConfig, evaluate_folder
     from phys4d.simulation.generate import simulate
     from phys4d.stages.run_file import RunConfig

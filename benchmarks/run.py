@@ -12,7 +12,7 @@ from phys4d.benchmarks import attention, blocks, elementwise, expected, geometry
 from phys4d.benchmarks.comparison import QUICK, Effort
 from phys4d.engine.errors import UserError
 from phys4d.engine.output import check_folder
-from phys4d.engine.provenance import provenance
+from phys4d.engine.run_folder.provenance import provenance
 from phys4d.kernels.attention import measured
 
 KINDS = {"attention": attention, "elementwise": elementwise, "blocks": blocks, "geometry": geometry}

@@ -23,7 +23,7 @@ from typing import Any
 
 from phys4d.benchmarks import results
 from phys4d.engine.data import blob, video
-from phys4d.engine.provenance import provenance
+from phys4d.engine.run_folder.provenance import provenance
 from phys4d.simulation.categories import CATEGORIES
 from phys4d.simulation.clip import measure, render
 from phys4d.simulation.generate import SimulateConfig, make_clip, one_thread_each, rasteriser, sample_scene, simulate

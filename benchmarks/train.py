@@ -25,7 +25,7 @@ def measure(demo: Path, steps: int) -> dict[str, Any]:
     """Step time in seconds, samples per second and peak memory in MiB of all stages of a finished demo."""
     from phys4d.engine.config import dump_toml, load_toml
     from phys4d.engine.errors import UserError
-    from phys4d.engine.provenance import provenance
+    from phys4d.engine.run_folder.provenance import provenance
     from phys4d.stages.registry import STAGES
     from phys4d.stages.run_file import RunConfig
 

@@ -5,8 +5,8 @@ from typing import Any
 
 def finish(config: Any) -> None:
     """Runs the stages of a `RunConfig` in its folder; resumes an unfinished run, and skips a finished one."""
-    from phys4d.engine.parallel import Parallel
-    from phys4d.engine.telemetry import Run
+    from phys4d.engine.distributed.parallel import Parallel
+    from phys4d.engine.run_folder.run import Run
     from phys4d.stages.preflight import check
     from phys4d.train import run_stages
 

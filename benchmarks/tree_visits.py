@@ -23,7 +23,7 @@ from torch import Tensor
 from phys4d.benchmarks import results
 from phys4d.benchmarks.chamfer import simulated, uniform
 from phys4d.benchmarks.predictions import GIGAHERTZ, ISSUE_SHARE, SMS
-from phys4d.engine.provenance import provenance
+from phys4d.engine.run_folder.provenance import provenance
 from phys4d.kernels.geometry.clouds.point_tree import CHILDREN, NO_POINT, PointTree, first_leaf_of, grow_both
 
 WARP = 32

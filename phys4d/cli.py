@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from phys4d import __version__
 from phys4d.commands import datasets, measurements, runs
-from phys4d.engine import environment
+from phys4d.engine.distributed import environment
 from phys4d.engine.errors import FaultElsewhere, Interrupted, RankLost, UserError, printable
 from phys4d.engine.faults import fault_line
 from phys4d.engine.paths import expanded_options

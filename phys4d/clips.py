@@ -18,8 +18,8 @@ from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
 from phys4d.engine.data.sampler import indices
 from phys4d.engine.data.schema import REQUIRED
 from phys4d.engine.data.stream import stream
+from phys4d.engine.distributed.parallel import Parallel, on_all_ranks
 from phys4d.engine.errors import UserError, printable
-from phys4d.engine.parallel import Parallel, on_all_ranks
 from phys4d.engine.random import normal, uniform
 from phys4d.models.interface import Grid, TextEncoder
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from phys4d.engine.config import Config, load_toml
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.engine.output import check_folder
-from phys4d.engine.parallel import Parallel
 from phys4d.engine.signals import keeps
 from phys4d.kernels import native
 from phys4d.simulation.generate import SimulateConfig, simulate

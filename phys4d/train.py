@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phys4d.engine.config import load_toml
+from phys4d.engine.distributed.parallel import Parallel, on_all_ranks
 from phys4d.engine.errors import printable
-from phys4d.engine.parallel import Parallel, on_all_ranks
-from phys4d.engine.provenance import peak_rss_mb, provenance
+from phys4d.engine.run_folder.provenance import peak_rss_mb, provenance
+from phys4d.engine.run_folder.run import Run
 from phys4d.engine.storage import replace_text
-from phys4d.engine.telemetry import Run
 from phys4d.stages.dataset_checks import WHOLE
 from phys4d.stages.preflight import check
 from phys4d.stages.registry import STAGES

@@ -13,7 +13,7 @@ from phys4d.benchmarks.gpu_run import checks, plan, step
 from phys4d.benchmarks.gpu_run.record import Record
 from phys4d.benchmarks.gpu_run.tiny import tiny
 from phys4d.benchmarks.timing import fresh
-from phys4d.engine.provenance import provenance
+from phys4d.engine.run_folder.provenance import provenance
 
 KINDS: dict[str, Any] = {"attention": attention, "elementwise": elementwise, "geometry": geometry, "blocks": blocks}
 REHEARSAL = Effort(rounds=1, seconds=0.0, warm_up=0)

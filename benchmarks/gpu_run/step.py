@@ -58,9 +58,9 @@ def _row(name: str, variant: str, device: torch.device, small: bool) -> dict[str
 
     from phys4d.benchmarks import model_memory
     from phys4d.engine.config import Config
-    from phys4d.engine.loop import LoopConfig, OptimizerConfig, train
-    from phys4d.engine.parallel import Parallel
-    from phys4d.engine.telemetry import Run
+    from phys4d.engine.distributed.parallel import Parallel
+    from phys4d.engine.run_folder.run import Run
+    from phys4d.engine.training.loop import LoopConfig, OptimizerConfig, train
     from phys4d.models.wan.backbone import WanBackbone
 
     shape = model_memory.WAN | (SMALL if small else {})

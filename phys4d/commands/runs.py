@@ -70,8 +70,8 @@ def add_evaluate(commands: Commands) -> None:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from phys4d.engine.config import build
+    from phys4d.engine.distributed.parallel import Parallel
     from phys4d.engine.output import check_file, write_file
-    from phys4d.engine.parallel import Parallel
     from phys4d.evaluate.run import EvaluateConfig, evaluate_folder
     from phys4d.report.text import text_table
 

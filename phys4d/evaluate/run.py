@@ -14,8 +14,8 @@ from torch import Tensor
 from phys4d.clips import TRUTH, Batch, Clips
 from phys4d.engine import integrity
 from phys4d.engine.config import Config
+from phys4d.engine.distributed.parallel import Parallel, on_all_ranks
 from phys4d.engine.errors import UserError, printable
-from phys4d.engine.parallel import Parallel, on_all_ranks
 from phys4d.engine.progress import progress
 from phys4d.engine.storage import replace_text
 from phys4d.evaluate.metrics import cloud_chamfer_4d, geometry_metrics, moving_region, psnr_moving

@@ -16,7 +16,7 @@ from safetensors.torch import load_model, save_model
 
 from phys4d.engine import integrity
 from phys4d.engine.errors import UserError
-from phys4d.engine.provenance import provenance
+from phys4d.engine.run_folder.provenance import provenance
 from phys4d.engine.storage import disk_fault
 from phys4d.models.card import CARD, Card, base_of, read_card
 from phys4d.models.config import ModelConfig, ResolvedConfig

@@ -1,6 +1,6 @@
 """Puts a world model on the device of its process, and its weights over all ranks."""
 
-from phys4d.engine.parallel import Parallel
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.models.world import WorldModel
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from phys4d.engine import integrity
 from phys4d.engine.errors import UserError
-from phys4d.engine.metrics import read_metrics
+from phys4d.engine.run_folder.metrics import read_metrics
 from phys4d.stages.registry import STAGES
 
 MEASURED = tuple(name for name, spec in STAGES.items() if spec.reads_geometry)  # stages that are evaluated

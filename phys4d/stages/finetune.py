@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from phys4d.bad_clips import OnBad
 from phys4d.clips import TRUTH, Clips
 from phys4d.engine.config import Config
-from phys4d.engine.loop import LoopConfig, OptimizerConfig
-from phys4d.engine.parallel import Parallel
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.resume import FROM_HERE, Movable
+from phys4d.engine.training.loop import LoopConfig, OptimizerConfig
 from phys4d.models.flow import noised
 from phys4d.models.lora import SUPERVISED, add_adapter
 from phys4d.models.world import WorldModel

@@ -14,9 +14,9 @@ import torch
 
 from phys4d.clips import TRUTH
 from phys4d.engine.data.dataset import ClipDataset
+from phys4d.engine.distributed.parallel import own_device
 from phys4d.engine.errors import UserError
-from phys4d.engine.parallel import own_device
-from phys4d.engine.schedule import check_order
+from phys4d.engine.training.schedule import check_order
 from phys4d.kernels.attention import explain
 from phys4d.models.card import CARD, read_card
 from phys4d.models.config import ModelConfig

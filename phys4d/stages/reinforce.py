@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from phys4d.bad_clips import OnBad
 from phys4d.clips import Batch, Clips
 from phys4d.engine.config import Config
-from phys4d.engine.loop import LoopConfig, OptimizerConfig
-from phys4d.engine.parallel import Parallel
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.resume import Movable
+from phys4d.engine.training.loop import LoopConfig, OptimizerConfig
 from phys4d.models.flow import noised
 from phys4d.models.lora import POLICY, add_adapter, without
 from phys4d.models.world import WorldModel

@@ -9,7 +9,7 @@ from typing import Literal
 from phys4d.engine import checkpoint
 from phys4d.engine.errors import UserError
 from phys4d.engine.resume import digest
-from phys4d.engine.telemetry import Run
+from phys4d.engine.run_folder.run import Run
 from phys4d.stages.run_file import RunConfig
 
 Resume = Literal["latest", "previous"]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, create_model
 
 from phys4d.engine.config import Config
+from phys4d.engine.distributed.watchdog import Timeouts
 from phys4d.engine.resume import FROM_HERE, MOVED, SAME_WEIGHTS, Movable, OnResume
-from phys4d.engine.watchdog import Timeouts
 from phys4d.evaluate.run import EvaluateConfig
 from phys4d.models.backbone import Precision
 from phys4d.models.config import ModelConfig

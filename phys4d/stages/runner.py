@@ -11,11 +11,11 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from phys4d.clips import Clips, clip_size
+from phys4d.engine.distributed.parallel import Parallel, on_all_ranks
 from phys4d.engine.errors import UserError, printable
-from phys4d.engine.loop import train
-from phys4d.engine.parallel import Parallel, on_all_ranks
-from phys4d.engine.schedule import run_in_order
-from phys4d.engine.telemetry import Run
+from phys4d.engine.run_folder.run import Run
+from phys4d.engine.training.loop import train
+from phys4d.engine.training.schedule import run_in_order
 from phys4d.models import folder as model_folder
 from phys4d.models.folder import Loaded
 from phys4d.models.placement import place

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from phys4d.clips import Clips
 from phys4d.engine.config import Config
-from phys4d.engine.parallel import Parallel
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.models.world import WorldModel
 
 NEW = ""  # in `StageSpec.takes`: a new model with random weights

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from phys4d.engine import clock
-from phys4d.engine.clock import Clock
+from phys4d.engine.run_folder import clock
+from phys4d.engine.run_folder.clock import Clock
 
 
 @pytest.fixture

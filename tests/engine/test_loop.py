@@ -18,11 +18,11 @@ from torch import nn
 
 from phys4d.engine import checkpoint, signals
 from phys4d.engine.config import Config
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import Interrupted, Stopped, UserError
-from phys4d.engine.loop import LoopConfig, OptimizerConfig, train
-from phys4d.engine.parallel import Parallel
+from phys4d.engine.run_folder.run import Run
 from phys4d.engine.signals import SIGNALS
-from phys4d.engine.telemetry import Run
+from phys4d.engine.training.loop import LoopConfig, OptimizerConfig, train
 
 ALONE = Parallel(0, 1, torch.device("cpu"), None)
 

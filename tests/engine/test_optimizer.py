@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from phys4d.engine.optimizer import Optimizer, OptimizerConfig, learning_rate
+from phys4d.engine.training.optimizer import Optimizer, OptimizerConfig, learning_rate
 
 
 def small(seed: int = 0) -> nn.Module:

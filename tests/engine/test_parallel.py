@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from phys4d.engine import checkpoint
+from phys4d.engine.distributed.parallel import Parallel, on_all_ranks
 from phys4d.engine.errors import UserError
-from phys4d.engine.parallel import Parallel, on_all_ranks
 
 QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONFAULTHANDLER": "1"}  # shows the failing rank
 ALONE = Parallel(0, 1, torch.device("cpu"), None)

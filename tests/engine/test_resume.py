@@ -8,9 +8,9 @@ import pytest
 
 from phys4d.engine.config import Config, load_toml
 from phys4d.engine.errors import UserError
-from phys4d.engine.loop import LoopConfig, OptimizerConfig
 from phys4d.engine.resume import FROM_HERE, MOVED, SAME_WEIGHTS, Movable, OnResume, changes, digest
-from phys4d.engine.telemetry import Run
+from phys4d.engine.run_folder.run import Run
+from phys4d.engine.training.loop import LoopConfig, OptimizerConfig
 
 AVERAGED = OptimizerConfig(learning_rate=1.0, ema=0.9)
 AGAIN = OnResume("measured again", discards="results")

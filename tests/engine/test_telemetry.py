@@ -11,9 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from phys4d.engine.config import Config, load_toml
 from phys4d.engine.errors import UserError
-from phys4d.engine.provenance import peak_rss_mb, provenance
+from phys4d.engine.run_folder.provenance import peak_rss_mb, provenance
+from phys4d.engine.run_folder.run import Run
 from phys4d.engine.storage import replace_text
-from phys4d.engine.telemetry import Run
 
 
 class Settings(Config):

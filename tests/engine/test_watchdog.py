@@ -2,7 +2,7 @@
 
 import pytest
 
-from phys4d.engine.watchdog import MEETING, Sign, judge
+from phys4d.engine.distributed.watchdog import MEETING, Sign, judge
 
 NOW, SILENCE = 1000.0, 120.0
 

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from phys4d.engine.checkpoint import named_parameters
 from phys4d.engine.config import Config
 from phys4d.engine.data.sampler import indices
+from phys4d.engine.distributed.parallel import Parallel, full
 from phys4d.engine.errors import Interrupted
-from phys4d.engine.loop import LoopConfig, OptimizerConfig, train
-from phys4d.engine.parallel import Parallel, full
 from phys4d.engine.random import normal
-from phys4d.engine.telemetry import Run
+from phys4d.engine.run_folder.run import Run
+from phys4d.engine.training.loop import LoopConfig, OptimizerConfig, train
 
 BATCH, SAMPLES, WIDTH = 4, 10, 16
 

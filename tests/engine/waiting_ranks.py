@@ -9,9 +9,9 @@ import os
 import sys
 import time
 
+from phys4d.engine.distributed.parallel import Parallel, on_all_ranks
+from phys4d.engine.distributed.watchdog import Timeouts
 from phys4d.engine.errors import FaultElsewhere, UserError
-from phys4d.engine.parallel import Parallel, on_all_ranks
-from phys4d.engine.watchdog import Timeouts
 
 LIMIT, LONGER = 2.0, 3.0  # seconds
 

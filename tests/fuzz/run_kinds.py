@@ -85,7 +85,7 @@ def read_model(folder: Path) -> dict[str, str]:
 def build_run() -> Case:
     """A run folder with log lines, and without stages."""
     from phys4d.engine.config import Config
-    from phys4d.engine.telemetry import Run
+    from phys4d.engine.run_folder.run import Run
 
     with TemporaryDirectory() as name:
         folder = Path(name) / "run"
@@ -98,7 +98,7 @@ def build_run() -> Case:
 def read_run_folder(folder: Path) -> dict[str, str]:
     """The run resumed in it; what it goes on with is no item of the case."""
     from phys4d.engine.config import Config
-    from phys4d.engine.telemetry import Run
+    from phys4d.engine.run_folder.run import Run
 
     with Run.create(folder, Config(), resume=True, identities={"a.data": "b"}) as run:
         run.resume_at("a", 1)

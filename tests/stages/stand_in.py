@@ -85,7 +85,7 @@ def main() -> int:
     torch.set_num_threads(1)  # as in the process that the numbers are compared with
     device = register(sys.argv[1])
     from phys4d.cli import main as phys4d
-    from phys4d.engine.parallel import Parallel
+    from phys4d.engine.distributed.parallel import Parallel
 
     assert Parallel.start().device == device
     refuse_what_is_left_behind(device)

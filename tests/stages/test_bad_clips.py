@@ -15,8 +15,8 @@ from phys4d.engine.data import blob, video
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample, verify
 from phys4d.engine.data.sampler import indices
 from phys4d.engine.data.shards import ShardWriter
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
-from phys4d.engine.parallel import Parallel
 from phys4d.models.tiny.words import WordEncoder
 
 FRAMES, SIZE = 5, 16

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phys4d.clips import Clips
 from phys4d.engine.data.sampler import indices
-from phys4d.engine.parallel import Parallel
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.models.tiny.words import WordEncoder
 
 ALONE = Parallel(0, 1, torch.device("cpu"), None)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from phys4d.engine.parallel import Parallel
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.evaluate.run import EvaluateConfig, evaluate, reader_digest
 from phys4d.models import folder as model_folder
 from phys4d.models.config import ModelConfig

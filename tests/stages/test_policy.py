@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from phys4d.clips import Batch
-from phys4d.engine.parallel import Parallel
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.stages.reinforce import check_replay, clipped_policy_loss, group_advantages, shuffled
 
 

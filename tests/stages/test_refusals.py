@@ -10,7 +10,7 @@ import pytest
 
 from phys4d.engine.config import load_toml
 from phys4d.engine.data.dataset import ClipDataset
-from phys4d.engine.parallel import Parallel
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.stages.preflight import check
 from phys4d.stages.run_file import RunConfig
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from phys4d.cli import main
 from phys4d.engine.config import load_toml
 from phys4d.engine.data.dataset import ClipDataset
-from phys4d.engine.telemetry import Run
+from phys4d.engine.run_folder.run import Run
 from phys4d.stages.run_file import RunConfig
 
 Refused = Callable[..., str]

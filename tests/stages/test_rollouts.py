@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from phys4d.engine.loop import LoopConfig, OptimizerConfig
-from phys4d.engine.parallel import Parallel
+from phys4d.engine.distributed.parallel import Parallel
+from phys4d.engine.training.loop import LoopConfig, OptimizerConfig
 from phys4d.models.config import ModelConfig
 from phys4d.models.heads import HeadConfig
 from phys4d.models.world import create_model

@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import torch, torch.distributed as dist
-from phys4d.engine.parallel import leave_group
+from phys4d.engine.distributed.parallel import leave_group
 from phys4d.models.config import ModelConfig
 from phys4d.models.world import create_model
 

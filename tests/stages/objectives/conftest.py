@@ -12,8 +12,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from phys4d.clips import Batch
-from phys4d.engine.loop import LoopConfig, OptimizerConfig
-from phys4d.engine.parallel import Parallel
+from phys4d.engine.distributed.parallel import Parallel
+from phys4d.engine.training.loop import LoopConfig, OptimizerConfig
 from phys4d.models import backbone as models_backbone
 from phys4d.models.config import ModelConfig
 from phys4d.models.heads import HeadConfig

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from phys4d.engine.loop import LoopConfig, OptimizerConfig
+from phys4d.engine.training.loop import LoopConfig, OptimizerConfig
 from phys4d.stages.backbone import BackboneConfig
 from phys4d.stages.finetune import FinetuneConfig
 from phys4d.stages.geometry_loss import GeometryWeights

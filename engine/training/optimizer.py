@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from phys4d.engine.checkpoint import named_parameters
 from phys4d.engine.config import Config
-from phys4d.engine.parallel import full, local
+from phys4d.engine.distributed.parallel import full, local
 from phys4d.engine.resume import FROM_HERE
 
 _LAST_RATE = 0.02

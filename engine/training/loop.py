@@ -13,13 +13,13 @@ from torch.distributed.tensor import DTensor
 
 from phys4d.engine import checkpoint
 from phys4d.engine.config import Config
+from phys4d.engine.distributed.parallel import Parallel, on_all_ranks
 from phys4d.engine.errors import Interrupted, UserError
-from phys4d.engine.optimizer import Optimizer, OptimizerConfig
-from phys4d.engine.parallel import Parallel, on_all_ranks
 from phys4d.engine.progress import progress
 from phys4d.engine.resume import SAME_WEIGHTS, OnResume
+from phys4d.engine.run_folder.run import Run
 from phys4d.engine.signals import deferred
-from phys4d.engine.telemetry import Run
+from phys4d.engine.training.optimizer import Optimizer, OptimizerConfig
 
 __all__ = ["Interrupted", "LoopConfig", "Objective", "OptimizerConfig", "train"]
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from phys4d.engine.records import read_record
+from phys4d.engine.run_folder.records import read_record
 from phys4d.engine.storage import replace_text
 
 _EVERY = 1.0

@@ -15,9 +15,10 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from phys4d.engine import environment, signals
+from phys4d.engine import signals
+from phys4d.engine.distributed import environment
+from phys4d.engine.distributed.watchdog import MEETING, Timeouts, Watchdog
 from phys4d.engine.errors import FaultElsewhere, RankLost, UserError
-from phys4d.engine.watchdog import MEETING, Timeouts, Watchdog
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)

@@ -15,14 +15,14 @@ from typing import IO, Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from phys4d.engine import environment
-from phys4d.engine.clock import Clock
 from phys4d.engine.config import Config, dump_toml
+from phys4d.engine.distributed import environment
 from phys4d.engine.errors import UserError, printable
-from phys4d.engine.metrics import read_metrics
-from phys4d.engine.provenance import provenance
-from phys4d.engine.records import read_record
 from phys4d.engine.resume import Change, OnResume, accepted
+from phys4d.engine.run_folder.clock import Clock
+from phys4d.engine.run_folder.metrics import read_metrics
+from phys4d.engine.run_folder.provenance import provenance
+from phys4d.engine.run_folder.records import read_record
 from phys4d.engine.signals import keeps
 from phys4d.engine.storage import AppendOnlyFile, disk_fault, replace_text, without_links
 
@@ -230,7 +230,7 @@ class Run:
 
     def _board(self, stage: str) -> Any:
         if stage not in self._boards:
-            from phys4d.engine.events import Events
+            from phys4d.engine.run_folder.events import Events
 
             purge = self._resumed.get(stage, 0) + 1
             self._boards[stage] = Events(self.folder / "tensorboard" / stage, purge)
