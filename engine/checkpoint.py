@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from phys4d.engine import integrity
 from phys4d.engine.checkpoint_reader import TensorReader
-from phys4d.engine.distributed.parallel import on_all_ranks
+from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.errors import FaultElsewhere, UserError
 from phys4d.engine.integrity import Digest
 from phys4d.engine.storage import disk_fault, replace_text

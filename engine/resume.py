@@ -39,6 +39,8 @@ class OnResume:
 SAME_WEIGHTS = OnResume("the weights are the same as without the change", anytime=True)
 FROM_HERE = OnResume("holds from the next step on, so the weights are not those of a run started with it")
 
+REGROUPED = OnResume("the same samples in the same order; sums are rounded in another order")
+
 MOVED = OnResume("another place, the same content", anytime=True)
 
 _REPAIRED = "other files than at the start of the run, from the next step on"

@@ -3,7 +3,7 @@
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from threading import Lock
@@ -18,7 +18,8 @@ from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
 from phys4d.engine.data.sampler import indices
 from phys4d.engine.data.schema import REQUIRED
 from phys4d.engine.data.stream import stream
-from phys4d.engine.distributed.parallel import Parallel, on_all_ranks
+from phys4d.engine.distributed.collectives import on_all_ranks
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError, printable
 from phys4d.engine.random import normal, uniform
 from phys4d.models.interface import Grid, TextEncoder
@@ -33,7 +34,8 @@ class Batch:
 
     video: [B, 3, T, H, W] fp32 in [-1, 1]. text: [B, L, D] tokens of the captions. arrays: the stored arrays by name
     (depth, motion, masks), with a batch dimension. intrinsics: [B, T, 3, 3] in pixels. rng_keys: one key per clip for
-    its random numbers, which depends on seed, stage, step and place in the global batch only.
+    its random numbers, which depends on seed, stage, step and place in the global batch only. share: weight, in a sum
+    over all batches and ranks of a step, of a mean over these clips.
     """
 
     video: Tensor
@@ -41,6 +43,26 @@ class Batch:
     arrays: dict[str, Tensor]
     intrinsics: Tensor
     rng_keys: list[tuple[int | str, ...]]
+    share: float = 1.0
+
+    def take(self, which: Sequence[int], rng_keys: list[tuple[int | str, ...]] | None = None) -> "Batch":
+        """The clips at these positions, which may repeat; rng_keys: of each, default their own."""
+        index = torch.tensor(which, device=self.video.device)
+        return Batch(
+            video=self.video[index],
+            text=self.text[index],
+            arrays={name: array[index] for name, array in self.arrays.items()},
+            intrinsics=self.intrinsics[index],
+            rng_keys=[self.rng_keys[i] for i in which] if rng_keys is None else rng_keys,
+            share=self.share * len(which) / len(self.rng_keys),
+        )
+
+    def split(self, size: int | None) -> list["Batch"]:
+        """Micro-batches of `size` clips in order, the last with what is left; None: one of all clips, as it is."""
+        count = len(self.rng_keys)
+        if size is None or size >= count:
+            return [self]
+        return [self.take(range(start, min(start + size, count))) for start in range(0, count, size)]
 
     def normal_like(self, latents: Tensor, use: str) -> Tensor:
         """White noise shaped as latents [B, ...], clip by clip from its own key."""
@@ -168,7 +190,7 @@ class Clips:
 
     def _read(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> list[Read]:
         """This rank's clips of a step; those of the following step are decoded from then on, by threads."""
-        order = (size, parallel.rank, parallel.world_size, seed, stage)
+        order = (size, parallel.data_rank, parallel.data_size, seed, stage)
         if (fetched := self._fetched.pop((*order, step), None)) is not None:
             return fetched
         following, ahead = self._ahead.pop(order, (-1, iter(())))
@@ -196,7 +218,7 @@ class Clips:
     def fetch(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> None:
         """Reads the clips of a later call of `batch`, whose errors it raises, and keeps them for it."""
         reads = on_all_ranks(lambda: self._read(size, parallel, seed, stage, step))
-        self._fetched[(size, parallel.rank, parallel.world_size, seed, stage, step)] = reads
+        self._fetched[(size, parallel.data_rank, parallel.data_size, seed, stage, step)] = reads
 
     def batch(
         self, size: int, parallel: Parallel, seed: int, stage: str, step: int, update: int | None = None
@@ -216,7 +238,9 @@ class Clips:
             reads.extend(self._read(size, parallel, seed, stage, step))
             keys = ", ".join(read.sample.key for read in reads)
             try:
-                return self._collate([r.sample for r in reads], [p.key for p in places], parallel.device)
+                keyed = [place.key for place in places]
+                batch = self._collate([read.sample for read in reads], keyed, parallel.device)
+                return replace(batch, share=parallel.share)
             except (TypeError, ValueError, KeyError, IndexError) as error:
                 raise UserError(f"{self.folder}: clips {keys}: cannot be put together ({error})") from error
 

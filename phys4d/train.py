@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phys4d.engine.config import load_toml
-from phys4d.engine.distributed.parallel import Parallel, on_all_ranks
+from phys4d.engine.distributed.collectives import on_all_ranks
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import printable
 from phys4d.engine.run_folder.provenance import peak_rss_mb, provenance
 from phys4d.engine.run_folder.run import Run
@@ -30,6 +31,7 @@ def train(path: Path, overrides: Sequence[str], *, resume: Resume | None, dry_ru
     with Parallel.start() as parallel:
         config = on_all_ranks(lambda: _checked(path, overrides, parallel.world_size))
         parallel.limit(config.timeouts)
+        parallel.arrange(config.parallel)
         with on_all_ranks(lambda: open_run(config, resume=resume)) as run:
             run_stages(config, run, parallel, resume=resume is not None)
 

@@ -46,11 +46,19 @@ class _Objective:
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [p for p in self.backbone.parameters() if p.requires_grad], "lr_scale": 1.0}]
 
-    def update(self, step: int, optimizer_step: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
+    def update(self, step: int, optimizer_step: Callable[..., Tensor]) -> dict[str, Tensor | float]:
         sigma = torch.full((len(self.noisy),), 0.5, device=self.noisy.device)
-        loss = self.backbone(self.noisy, sigma, self.text).velocity.square().mean()
-        optimizer_step(loss)
-        return {"loss": loss.detach()}
+        losses: list[Tensor] = []
+
+        def loss() -> Tensor:
+            losses.append(self.backbone(self.noisy, sigma, self.text).velocity.square().mean())
+            return losses[-1]
+
+        optimizer_step([loss])
+        return {"loss": losses[0].detach()}
+
+    def samples(self) -> tuple[str, ...]:
+        return ()
 
 
 def _row(name: str, variant: str, device: torch.device, small: bool) -> dict[str, Any]:
@@ -81,7 +89,7 @@ def _row(name: str, variant: str, device: torch.device, small: bool) -> dict[str
         with Run.create(folder, Config(), resume=False) as run:
             train(
                 _Objective(backbone, noisy, text), optimizer=OptimizerConfig(learning_rate=1e-5),
-                loop=LoopConfig(steps=STEPS, log_every=1), run=run, parallel=Parallel(0, 1, device, None), resume=False,
+                loop=LoopConfig(steps=STEPS, log_every=1), run=run, parallel=Parallel.alone(device), resume=False,
             )  # fmt: skip
         lines = (folder / "metrics.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines]

@@ -1,7 +1,5 @@
-"""One process or many: process group, FSDP2 sharding, and the few collectives that a training loop needs."""
+"""One process or many: the process group, the mesh of its ranks, and the few collectives that a training loop needs."""
 
-import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -12,32 +10,34 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 
 from phys4d.engine import signals
 from phys4d.engine.distributed import environment
+from phys4d.engine.distributed.collectives import full, leave_group, on_all_ranks
+from phys4d.engine.distributed.mesh import MeshShape, ParallelConfig, mesh_shape
+from phys4d.engine.distributed.sharding import kept_gathered, reshard_by_memory, shard_weights
 from phys4d.engine.distributed.watchdog import MEETING, Timeouts, Watchdog
-from phys4d.engine.errors import FaultElsewhere, RankLost, UserError
+from phys4d.engine.errors import RankLost, UserError
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
 
-_REST = 0.5  # seconds: long enough for a runnable thread to be scheduled, even on a loaded machine
 _UNLIMITED = timedelta(days=365)
-# What a transformer returns is often a view; the warning is for callers that would write into it.
-warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(.*\) returned a view tensor")
-_POLL = 0.02  # seconds between two checks of a collective that may take hours
 
 
 class Parallel:
-    """Rank, world size, device and device mesh of this process; a context manager, which closes it.
+    """Rank, world size, device and mesh of this process; a context manager, which closes it.
 
     rank, world_size: of this process; 0 of 1 without torchrun.
     device: of this rank.
-    mesh: device mesh over all ranks; None for one process.
     waiting: gloo group of all ranks without a time limit, for work whose duration differs between ranks.
     watchdog: ends all ranks if one hangs or is gone; None for one process.
+
+    Attributes:
+        config: the table [parallel]. shape: sizes of the mesh.
+        data_rank, data_size: which part of a global batch is this rank's; equal within a context group.
+        context: the ranks that divide the tokens of this rank's clips; None where each rank holds all of them.
+        share: weight, in a sum over all ranks, of a mean over this rank's clips: 1 / world_size.
     """
 
     def __init__(
@@ -45,13 +45,21 @@ class Parallel:
         rank: int,
         world_size: int,
         device: torch.device,
-        mesh: DeviceMesh | None,
         waiting: dist.ProcessGroup | None = None,
         watchdog: Watchdog | None = None,
     ) -> None:
-        self.rank, self.world_size, self.device, self.mesh = rank, world_size, device, mesh
+        self.rank, self.world_size, self.device = rank, world_size, device
         self._waiting, self._watchdog = waiting, watchdog
         self.timeouts = Timeouts() if watchdog is None else watchdog.timeouts
+        self.config = ParallelConfig()
+        self.shape = MeshShape(shard=world_size)
+        self.context: dist.ProcessGroup | None = None
+        self._weights: DeviceMesh | None = None
+
+    @classmethod
+    def alone(cls, device: torch.device | None = None) -> Self:
+        """One process without a process group; device: default the CPU."""
+        return cls(0, 1, device or torch.device("cpu"))
 
     @classmethod
     def start(cls, timeouts: Timeouts | None = None) -> Self:
@@ -70,7 +78,7 @@ class Parallel:
         rank, world_size, local_rank = environment.place()
         device = own_device(rank, local_rank)
         if world_size == 1:
-            return cls(0, 1, device, None)
+            return cls.alone(device)
         environment.check_meeting_point()
         backend = "gloo"
         if device.type != "cpu":
@@ -88,8 +96,41 @@ class Parallel:
         watchdog = Watchdog(rank, world_size, timeouts or Timeouts(), signals.end_now)
         store = dist.PrefixStore("default_pg", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_UNLIMITED)
-        mesh = init_device_mesh(device.type, (world_size,), mesh_dim_names=("data",))
-        return cls(rank, world_size, device, mesh, dist.new_group(backend="gloo", timeout=_UNLIMITED), watchdog)
+        parallel = cls(rank, world_size, device, dist.new_group(backend="gloo", timeout=_UNLIMITED), watchdog)
+        parallel.arrange(ParallelConfig())
+        return parallel
+
+    def arrange(self, config: ParallelConfig) -> None:
+        """Makes the mesh that a run file asks for; a collective. Raises UserError unless it has world_size ranks."""
+        shape = mesh_shape(config, self.world_size)
+        arranged = self._weights is not None and shape == self.shape
+        self.config, self.shape = config, shape
+        if self.world_size == 1 or arranged:
+            return
+        kind, sharded = self.device.type, shape.shard * shape.context
+        if shape.replicate > 1:
+            self._weights = init_device_mesh(kind, (shape.replicate, sharded), mesh_dim_names=("replicate", "weights"))
+        else:
+            self._weights = init_device_mesh(kind, (sharded,), mesh_dim_names=("weights",))
+        self.context = None
+        if shape.context > 1:
+            groups = init_device_mesh(kind, (shape.data, shape.context), mesh_dim_names=("data", "context"))
+            self.context = groups["context"].get_group()
+
+    @property
+    def data_rank(self) -> int:
+        """Which part of a global batch is this rank's."""
+        return self.rank // self.shape.context
+
+    @property
+    def data_size(self) -> int:
+        """Number of parts of a global batch."""
+        return self.shape.data
+
+    @property
+    def share(self) -> float:
+        """Weight, in a sum over all ranks, of a mean over this rank's clips: ranks of a context group share theirs."""
+        return 1 / self.world_size
 
     def limit(self, timeouts: Timeouts) -> None:
         """Time limits from here on."""
@@ -111,47 +152,49 @@ class Parallel:
             self._watchdog.passed()
 
     def shard(self, module: M, blocks: Sequence[nn.Module] = ()) -> M:
-        """Moves a module to the device and, with several processes, shards its parameters (FSDP2).
+        """Shards a module's parameters over the ranks (FSDP2); one process alone leaves it as it is.
 
-        Parameters and compute keep their dtype: without mixed precision no input is cast, so timesteps, sigmas and RoPE
-            tables are never rounded. Frozen and trained parameters may be mixed. Only `module(...)` gathers weights;
-            calling other methods does not.
+        See `sharding.shard_weights`; gradients are sums over the ranks. Only `module(...)` gathers weights; calling
+        other methods does not.
 
-        module: all ranks must hold equal weights.
+        module: all ranks must hold equal weights, or none (on meta).
         blocks: submodules that are gathered one at a time (transformer blocks); the rest is gathered with the root.
         """
-        module.to(self.device)
-        if self.mesh is not None:
-            for block in blocks:
-                fully_shard(block, mesh=self.mesh)
-            fully_shard(module, mesh=self.mesh)
+        if self._weights is not None:
+            asked = self.config.reshard_after_forward
+            reshard = reshard_by_memory(module, self.device) if asked == "auto" else asked == "always"
+            shard_weights(module, blocks, self._weights, reshard=reshard)
         return module
+
+    def gathered(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Context in which a module's weights stay gathered between evaluations without gradients, if they fit."""
+        return kept_gathered(module, self.device)
 
     def local(self, batch: Sequence[T]) -> Sequence[T]:
         """This rank's contiguous part of a global batch. Raises UserError if the batch does not divide evenly."""
-        if len(batch) % self.world_size:
+        if len(batch) % self.data_size:
             raise UserError(
-                f"a global batch of {len(batch)} does not divide over {self.world_size} processes: "
-                f"choose a multiple of {self.world_size}, or fewer processes"
+                f"a global batch of {len(batch)} does not divide over {self.data_size} processes: "
+                f"choose a multiple of {self.data_size}, or fewer processes"
             )
-        size = len(batch) // self.world_size
-        return batch[self.rank * size : (self.rank + 1) * size]
+        size = len(batch) // self.data_size
+        return batch[self.data_rank * size : (self.data_rank + 1) * size]
 
-    def mean(self, values: Mapping[str, float | Tensor]) -> dict[str, float]:
-        """Means of scalars over the ranks, by one all-reduce and one host sync; all ranks must pass the same names."""
-        if not values:
-            return {}
-        names = sorted(values)
-        scalars = [torch.as_tensor(values[name], dtype=torch.float64) for name in names]
+    def sums(self, rows: Sequence[Mapping[str, float | Tensor]]) -> list[dict[str, float]]:
+        """Sums over the ranks of scalars, in rows of equal names, by one all-reduce and one host sync."""
+        if not rows or not rows[0]:
+            return [{} for _ in rows]
+        names = sorted(rows[0])
+        scalars = [torch.as_tensor(row[name], dtype=torch.float64) for row in rows for name in names]
         stacked = torch.stack([full(scalar.detach()).to(self.device).reshape(()) for scalar in scalars])
-        if self.mesh is not None:
+        if self.world_size > 1:
             dist.all_reduce(stacked)
-            stacked /= self.world_size
-        return dict(zip(names, stacked.tolist(), strict=True))
+        values = stacked.view(len(rows), len(names)).tolist()
+        return [dict(zip(names, row, strict=True)) for row in values]
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank; a collective on the host, which does not wait for the GPU."""
-        if self.mesh is None:
+        if self.world_size == 1:
             return flag
         flags = torch.tensor([float(flag)])
         self.passed()
@@ -172,7 +215,7 @@ class Parallel:
 
         Waits without a time limit for late ranks.
         """
-        if self.mesh is None:
+        if self.world_size == 1:
             return [value]
         with self._unlimited("waiting for the results of other ranks"):
             on_all_ranks(lambda: None, self._waiting)
@@ -187,7 +230,7 @@ class Parallel:
         """Ends the watch and leaves the process group."""
         if self._watchdog is not None:
             self._watchdog.stop()
-        if self.mesh is not None:
+        if self._weights is not None:
             leave_group()
 
     def __enter__(self) -> Self:
@@ -217,56 +260,3 @@ def own_device(rank: int, local_rank: int) -> torch.device:
         )
     torch.accelerator.set_device_index(local_rank)
     return torch.device(accelerator.type, local_rank)
-
-
-def leave_group() -> None:
-    """Destroys torch's process group and waits for gloo's threads; not a collective.
-
-    A gloo thread releases the tensors of its last collective asynchronously and needs the Python interpreter for that.
-    If the interpreter is already shutting down, the process aborts (torch 2.13: "terminate called without an active
-    exception"), after all work is done. torch has no function to wait for these threads.
-    """
-    dist.destroy_process_group()
-    time.sleep(_REST)
-
-
-def on_all_ranks(action: Callable[[], T], waiting: dist.ProcessGroup | None = None) -> T:
-    """Returns `action()`, unless it raises UserError or OSError on any rank: then every rank raises.
-
-    The lowest of the failing ranks raises its own error, all others FaultElsewhere, so that one line is printed and no
-    rank waits for one that has exited. A collective on the host.
-
-    action: called on every rank.
-    waiting: group without a time limit, in which signals are handled while this rank waits; default: the process group,
-        within its time limit.
-    """
-    fault: UserError | OSError | None = None
-    try:
-        result = action()
-    except (UserError, OSError) as error:
-        fault = error
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    reporting = fault.rank if isinstance(fault, FaultElsewhere) else rank
-    first = torch.tensor([world_size if fault is None else reporting])
-    if waiting is not None:
-        work = dist.all_reduce(first, op=dist.ReduceOp.MIN, group=waiting, async_op=True)
-        while not work.is_completed():
-            time.sleep(_POLL)
-        work.wait()
-    elif dist.is_initialized():
-        dist.all_reduce(first, op=dist.ReduceOp.MIN)
-    if first.item() == world_size:
-        return result
-    if fault is not None and first.item() == rank:
-        raise fault
-    raise FaultElsewhere(int(first.item()))
-
-
-def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this rank holds, sharing memory; the tensor itself unless it is sharded."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def full(tensor: Tensor) -> Tensor:
-    """The whole tensor, gathered from all ranks if it is sharded (then a collective)."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

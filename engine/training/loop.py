@@ -1,27 +1,27 @@
 """The training loop of a stage: steps, logs, checkpoints, exact resume, and an orderly stop on a signal."""
 
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from phys4d.engine import checkpoint
 from phys4d.engine.config import Config
-from phys4d.engine.distributed.parallel import Parallel, on_all_ranks
+from phys4d.engine.distributed.collectives import on_all_ranks
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import Interrupted, UserError
 from phys4d.engine.progress import progress
 from phys4d.engine.resume import SAME_WEIGHTS, OnResume
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.signals import deferred
-from phys4d.engine.training.optimizer import Optimizer, OptimizerConfig
+from phys4d.engine.training.optimizer import Loss, Optimizer, OptimizerConfig, OptimizerStep
+from phys4d.engine.training.window import Window
 
-__all__ = ["Interrupted", "LoopConfig", "Objective", "OptimizerConfig", "train"]
+__all__ = ["Interrupted", "LoopConfig", "Loss", "Objective", "OptimizerConfig", "OptimizerStep", "train"]
 
 
 class Objective(Protocol):
@@ -31,8 +31,9 @@ class Objective(Protocol):
     contains only parameters, optimizer state and EMA.
     """
 
-    name: str
-    """Name of the stage, and of the table with its settings in the run file; error messages use it."""
+    @property
+    def name(self) -> str:
+        """Name of the stage, and of the table with its settings in the run file; error messages use it."""
 
     def modules(self) -> dict[str, nn.Module]:
         """Modules by name; their parameters with requires_grad are trained and checkpointed."""
@@ -40,16 +41,23 @@ class Objective(Protocol):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """[{"params": [...], "lr_scale": float}, ...]; together exactly the trained parameters."""
 
-    def update(self, step: int, optimizer_step: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
-        """Computes one training step on this rank's share of the global batch.
+    def update(self, step: int, optimizer_step: OptimizerStep) -> dict[str, Tensor | float]:
+        """Computes one training step on this rank's part of the global batch.
 
         step: number of the step, from 0.
-        optimizer_step: loss -> gradient norm; to be called once for each optimizer step.
+        optimizer_step: takes the losses of this rank's micro-batches, each a callable, and returns the gradient norm;
+            to be called once for each optimizer step, by all ranks with equally many micro-batches. Each loss is a
+            *share*: the sum over micro-batches and ranks is the loss that is minimised. The last one must evaluate
+            every module with trained parameters, since gradients are summed over the ranks in its backward pass.
 
-        Returns scalars to log, without a host sync; every rank returns the same names. A UserError must be raised on
-        all ranks (`parallel.on_all_ranks`); if it, or any error of a process that is alone, is raised before the step's
-        first `optimizer_step`, the previous steps are saved in a checkpoint.
+        Returns scalars to log, without a host sync; every rank returns the same names. They are shares, too: the sum
+        over the ranks is logged. A UserError must be raised on all ranks (`on_all_ranks`); if it, or any error of a
+        process that is alone, is raised before the step's first `optimizer_step`, the previous steps are saved in a
+        checkpoint.
         """
+
+    def samples(self) -> Sequence[str]:
+        """Names of what the latest step was computed from on this rank, for a report of steps that were skipped."""
 
 
 _LENGTH = OnResume("the weights are those of a run started with it where optimizer.decay_fraction is 0")
@@ -63,12 +71,15 @@ class LoopConfig(Config):
     checkpoint_every: steps between checkpoints, 0 for one checkpoint at the end. What ends a process without warning
         costs at most so many steps.
     keep: number of checkpoints of the stage that remain on the disk.
+    skip_limit: steps in a row whose gradient is not finite and which are therefore skipped, weights and moments
+        unchanged; one more ends the stage. Their samples are named in metrics.jsonl.
     """
 
     steps: Annotated[int, _LENGTH] = Field(ge=1)
     log_every: Annotated[int, SAME_WEIGHTS] = Field(20, ge=1)
     checkpoint_every: Annotated[int, SAME_WEIGHTS] = Field(200, ge=0)
     keep: Annotated[int, SAME_WEIGHTS] = Field(2, ge=1)
+    skip_limit: Annotated[int, SAME_WEIGHTS] = Field(3, ge=0)
 
 
 def train(
@@ -82,9 +93,10 @@ def train(
 ) -> None:
     """Trains `objective` for `loop.steps` steps, or the remaining ones if `resume` finds a checkpoint.
 
-    Every `log_every` steps and at each checkpoint it logs means over the steps since the last line and over the ranks:
-        the scalars that `update` returns, grad_norm, learning_rate and seconds (per step). Step numbers in logs and
-        checkpoints count finished steps. At the end the modules contain the EMA weights if `optimizer.ema` > 0.
+    Every `log_every` steps and at each checkpoint it logs means over the steps since the last line: the scalars that
+        `update` returns, summed over the ranks, grad_norm, learning_rate and seconds (per step); steps that were
+        skipped are left out, and counted as skipped_steps. Step numbers in logs and checkpoints count finished steps.
+        At the end the modules contain the EMA weights if `optimizer.ema` > 0.
 
     objective: losses and modules.
     optimizer, loop: settings, global.
@@ -93,14 +105,14 @@ def train(
     resume: continue from the latest checkpoint of the stage.
 
     Raises Interrupted after SIGTERM, SIGINT, SIGHUP or SIGUSR1, when the step is finished and a checkpoint is written;
-    Stopped immediately if SIGTERM, SIGINT or SIGHUP arrives again two seconds later or after more; UserError if a
-    gradient is not finite, the checkpoint does not fit, or the disk is full or lacks, at the start, space for the
-    coming checkpoints.
+    Stopped immediately if SIGTERM, SIGINT or SIGHUP arrives again two seconds later or after more; UserError if the
+    gradients of more than `loop.skip_limit` steps in a row are not finite, the checkpoint does not fit, or the disk is
+    full or lacks, at the start, space for the coming checkpoints.
     """
     state = Optimizer(optimizer, objective.modules(), objective.parameter_groups())
-    if parallel.mesh is not None:
+    if parallel.world_size > 1:
         alone = [name for name, value in state.parameters.items() if not isinstance(value, DTensor)]
-        if alone:  # gradients of unsharded parameters are not averaged over the ranks
+        if alone:  # gradients of unsharded parameters are not summed over the ranks
             raise ValueError(f"{objective.name}: {alone[0]} is trained but was not given to Parallel.shard")
     start = 0
     if resume and (found := checkpoint.latest(run.folder, objective.name)) is not None:
@@ -130,18 +142,18 @@ def _read(stage: str, path: Path, start: int, steps: int, state: Optimizer) -> N
 def _steps(
     objective: Objective, state: Optimizer, loop: LoopConfig, run: Run, parallel: Parallel, start: int
 ) -> None:
-    window = _Window()
+    window = Window()
 
     def log(done: int) -> dict[str, float]:
-        nonlocal window
-        values = window.means(parallel)
-        window = _Window()
         rate = state.schedule(loop.steps, done - 1)
+        values, bad = window.close(parallel)
 
         def write() -> None:
-            if parallel.rank == 0:
-                _finite(objective.name, done, values, run.folder, start)
-                run.log(objective.name, done, values | {"learning_rate": rate})
+            for step, names in bad:
+                run.note(objective.name, step, skipped_step="gradient not finite", samples=" ".join(names))
+            if parallel.rank == 0 and window.in_a_row > loop.skip_limit:
+                raise _diverged(objective.name, done, window, run.folder, start)
+            run.log(objective.name, done, values | {"learning_rate": rate})
 
         on_all_ranks(write)
         return {name: value for name, value in values.items() if name in ("loss", "reward")}
@@ -157,9 +169,10 @@ def _steps(
         """One step; whether a rank has received a signal."""
         limit = parallel.timeouts.step if step > start else None  # kernels are compiled in the first
         with parallel.at(f"step {step + 1} of {objective.name}", limit):
-            window.add(objective.update(step, window.optimizer_step(state)))
+            window.add(step + 1, objective.update(step, window.noting(state.optimizer_step)), objective.samples())
             return parallel.any(signals.received is not None)
 
+    overdue = False  # a checkpoint is due, but the latest steps were skipped
     with deferred() as signals, progress(objective.name, total=loop.steps - start) as bar:
         for step in range(start, loop.steps):
             state.schedule(loop.steps, step)
@@ -175,10 +188,11 @@ def _steps(
                     save(step)
                 raise
             done = step + 1
-            due = loop.checkpoint_every > 0 and done % loop.checkpoint_every == 0
-            saved = stopped or due or done == loop.steps
-            shown = log(done) if saved or done % loop.log_every == 0 else {}
-            if saved:
+            due = overdue or (loop.checkpoint_every > 0 and done % loop.checkpoint_every == 0)
+            last = stopped or done == loop.steps
+            shown = log(done) if last or due or done % loop.log_every == 0 else {}
+            overdue = due and window.in_a_row > 0  # weights that led to such gradients may be bad themselves
+            if last or (due and not overdue):
                 path = save(done)
             bar.advance(1, **shown)
             if stopped:
@@ -187,50 +201,14 @@ def _steps(
             raise Interrupted(objective.name, loop.steps, path)
 
 
-def _finite(stage: str, step: int, values: dict[str, float], folder: Path, start: int) -> None:
-    """Raises UserError if the mean gradient norm is not finite; start: the step at which this session began."""
-    norm = values.get("grad_norm", 0.0)
-    if math.isfinite(norm):
-        return
-    what = f"{stage}: by step {step} the gradient norm is {norm}, training has diverged"
+def _diverged(stage: str, step: int, window: Window, folder: Path, start: int) -> UserError:
+    """The error that ends a stage; start: the step at which this session began."""
+    rows = "" if window.in_a_row == 1 else f", as in {window.in_a_row} steps in a row"
+    what = f"{stage}: by step {step} the gradient norm is {window.latest_norm}{rows}, training has diverged"
     lower = f"lower {stage}.optimizer.learning_rate"
     found = checkpoint.latest(folder, stage)
     if found is None:
-        raise UserError(f"{what}: {lower}, then --resume, which begins the stage again")
+        return UserError(f"{what}: {lower}, then --resume, which begins the stage again")
     if found[1] == start:  # resumed from this checkpoint, and no later step was finite
-        raise UserError(f"{what}: {lower}, or remove {found[0]}, which may have diverged too, then --resume")
-    raise UserError(f"{what}: {lower}, then --resume, which goes on from {found[0].name}")
-
-
-class _Window:
-    """Sums of the logged scalars since the last log line, kept on the device."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor | float] = {}
-        self.counts: dict[str, int] = {}
-        self.steps, self.since = 0, time.perf_counter()
-
-    def optimizer_step(self, state: Optimizer) -> Callable[[Tensor], Tensor]:
-        """`state.optimizer_step`, which also records the gradient norm."""
-
-        def noted(loss: Tensor) -> Tensor:
-            norm = state.optimizer_step(loss)
-            self._note("grad_norm", norm)
-            return norm
-
-        return noted
-
-    def add(self, values: dict[str, Tensor | float]) -> None:
-        self.steps += 1
-        for name, value in values.items():
-            self._note(name, value)
-
-    def _note(self, name: str, value: Tensor | float) -> None:
-        value = value.detach().to(torch.float64) if isinstance(value, Tensor) else float(value)
-        self.sums[name] = self.sums.get(name, 0.0) + value
-        self.counts[name] = self.counts.get(name, 0) + 1
-
-    def means(self, parallel: Parallel) -> dict[str, float]:
-        """Means over the window and the ranks (with a host sync), and seconds per step."""
-        means = parallel.mean({name: total / self.counts[name] for name, total in self.sums.items()})
-        return means | {"seconds": (time.perf_counter() - self.since) / self.steps}
+        return UserError(f"{what}: {lower}, or remove {found[0]}, which may have diverged too, then --resume")
+    return UserError(f"{what}: {lower}, then --resume, which goes on from {found[0].name}")

@@ -14,7 +14,8 @@ from torch import Tensor
 from phys4d.clips import TRUTH, Batch, Clips
 from phys4d.engine import integrity
 from phys4d.engine.config import Config
-from phys4d.engine.distributed.parallel import Parallel, on_all_ranks
+from phys4d.engine.distributed.collectives import on_all_ranks
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError, printable
 from phys4d.engine.progress import progress
 from phys4d.engine.storage import replace_text
@@ -67,22 +68,24 @@ def evaluate(
     Raises UserError if the data does not fit the model or has too few clips.
     """
     reader = reader_digest(model)
+    model.use_attention("auto", parallel)
     place(model.eval(), parallel)
     clips = on_all_ranks(lambda: _clips(config, model))
     asked = range(config.scenes) if scenes is None else scenes
     kept = range(config.shown) if scenes is None else scenes
     batches = [list(asked[start : start + config.batch]) for start in range(0, len(asked), config.batch)]
     own: dict[int, Evaluation] = {}
-    with progress(printable(f"evaluate {title}"), total=len(asked), unit="scenes") as bar:
-        for first in range(0, len(batches), parallel.world_size):
+    gathered_weights = parallel.gathered(model.backbone.transformer)
+    with gathered_weights, progress(printable(f"evaluate {title}"), total=len(asked), unit="scenes") as bar:
+        for first in range(0, len(batches), parallel.data_size):
             # A rank without a batch repeats the last one, since every rank must call the sharded modules.
-            number = first + parallel.rank
+            number = first + parallel.data_rank
             some = batches[min(number, len(batches) - 1)]
             parallel.passed()
             part = _measure(model, config, clips, some, [i for i, s in enumerate(some) if s in kept], parallel, reader)
             if number < len(batches):
                 own[number] = part
-            bar.advance(sum(len(batch) for batch in batches[first : first + parallel.world_size]))
+            bar.advance(sum(len(batch) for batch in batches[first : first + parallel.data_size]))
     gathered = parallel.gather(own)
     if gathered is None:
         return None

@@ -29,13 +29,15 @@ class Backbone(nn.Module, ABC):
         transformer: the module that is trained, adapted, sharded and saved, a diffusers model.
         taps: indices of the blocks whose output tokens are returned. ValueError for a block that does not exist.
 
-    Attribute precision: "bf16" computes the transformer's matrix products and attention in bfloat16, from fp32 weights
-    and with fp32 gradients, alone or sharded. What conditions it on time (timesteps, their embedding and modulation)
-    and the RoPE tables stay in fp32, and so do the returned tensors: a rounded timestep of 701.3 would be 700.
+    Attribute precision: "bf16" computes the transformer's matrix products and attention in bfloat16, from trained
+    weights in fp32, whose gradients are fp32, and frozen ones that `placement.place` holds in bf16. What conditions it
+    on time (timesteps, their embedding and modulation) and the RoPE tables stay in fp32, and so do the returned
+    tensors: a rounded timestep of 701.3 would be 700.
     """
 
     transformer: Any  # an nn.Module that diffusers saves (ModelMixin) and peft adapts (PeftAdapterMixin)
     lora_targets: ClassVar[tuple[str, ...]]  # linear modules that an adapter acts on, by the end of their path
+    full_precision: ClassVar[tuple[str, ...]] = ()  # modules computed in fp32 whatever the precision, by their path
     patch: tuple[int, int, int]  # latent frames, rows and columns in one token
     width: int  # channels of a hidden token
 
@@ -100,12 +102,14 @@ class Backbone(nn.Module, ABC):
         return tokens
 
     @abstractmethod
-    def use_attention(self, backend: str, group: "ProcessGroup | None" = None) -> None:
+    def use_attention(
+        self, backend: str, group: "ProcessGroup | None" = None, context: Literal["auto", "ulysses", "ring"] = "auto"
+    ) -> None:
         """From here on attention is computed by this backend of `phys4d.kernels.attention`: "auto" or a name.
 
-        With a process group the tokens of a clip are divided over its ranks between the first and the last block; every
-        rank evaluates the same clips and gets the same prediction, and the gradients of the blocks' weights are to be
-        summed over the group. ValueError where this backbone cannot.
+        With a process group the tokens of a clip are divided over its ranks between the first and the last block, and
+        exchanged as `context` says; every rank evaluates the same clips and gets the same prediction, and the sum over
+        the ranks of all gradients is the gradient of the sum of their losses. ValueError where this backbone cannot.
         """
 
     @abstractmethod

@@ -10,14 +10,19 @@ manifest.json                      size and SHA-256 of every file, checked befor
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model, save_file
+from torch import Tensor, nn
 
 from phys4d.engine import integrity
+from phys4d.engine.distributed.collectives import full
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.engine.run_folder.provenance import provenance
 from phys4d.engine.storage import disk_fault
+from phys4d.models.base_weights import without_weights
 from phys4d.models.card import CARD, Card, base_of, read_card
 from phys4d.models.config import ModelConfig, ResolvedConfig
 from phys4d.models.hub_digests import check_downloaded
@@ -30,23 +35,53 @@ from phys4d.models.world import WorldModel
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model, the stage that wrote it ("released" for a diffusers folder) and the folder that holds its backbone."""
+    """A model, the stage that wrote it ("released" for a diffusers folder) and the folder that holds its backbone.
+
+    The transformer's parameters are on meta: `placement.place` puts the model on a device and reads them.
+    """
 
     model: WorldModel
     stage: str
     base: Path
 
 
-def save(model: WorldModel, folder: Path, *, stage: str, base: Path | None) -> None:
+def save(
+    model: WorldModel, folder: Path, *, stage: str, base: Path | None, parallel: Parallel | None = None
+) -> None:
     """Writes the model to `folder`, complete or not at all; the backbone itself only where `base` is None.
 
-    With `base`, the folder names the one that holds the unchanged backbone. UserError where the disk does not take it.
+    With `base`, the folder names the one that holds the unchanged backbone, whose weights are not gathered. UserError
+    where the disk does not take it.
+
+    parallel: the ranks over which the model is sharded, all of which must call this; None for a whole model.
     """
+    parallel = parallel or Parallel.alone()
+    weights = _gathered(model, whole=base is None, kept=parallel.rank == 0)
+    parallel.on_rank_zero(lambda: _save(model, weights, folder, stage, base))
+
+
+def _gathered(model: WorldModel, *, whole: bool, kept: bool) -> dict[str, dict[str, Tensor]]:
+    """What a model folder stores of the transformer and of the heads, by parameter, on the CPU; a collective where they
+    are sharded. whole: the backbone's own weights, too; kept: False gives nothing, for ranks that do not write."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for part, module in (("transformer", model.backbone.transformer), ("heads", model.heads)):
+        found[part] = {}
+        for name, tensor in module.state_dict().items():
+            if whole or part == "heads" or ".lora_" in name:
+                tensor = full(tensor)
+                if kept:
+                    found[part][name] = tensor.cpu()
+    return found
+
+
+def _save(
+    model: WorldModel, weights: dict[str, dict[str, Tensor]], folder: Path, stage: str, base: Path | None
+) -> None:
     partial = folder.with_name(folder.name + ".partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write(model, partial, _card(model, folder, stage, base), whole=base is None)
+        _write(model, weights, partial, _card(model, folder, stage, base), whole=base is None)
         if folder.exists():
             integrity.remove(folder)
         integrity.publish(partial, folder)
@@ -56,16 +91,27 @@ def save(model: WorldModel, folder: Path, *, stage: str, base: Path | None) -> N
         raise UserError(f"{folder}: cannot be written: {reason}: make room, then --resume") from error
 
 
-def _write(model: WorldModel, partial: Path, card: Card, *, whole: bool) -> None:
+def _write(
+    model: WorldModel, weights: dict[str, dict[str, Tensor]], partial: Path, card: Card, *, whole: bool
+) -> None:
     """All files of a model folder; the backbone among them only where it is to be `whole`."""
     transformer = model.backbone.transformer
     if whole:
-        transformer.save_pretrained(partial / "transformer", safe_serialization=True)
+        _with_weights(transformer, weights["transformer"]).save_pretrained(partial / "transformer")
     for name in adapter_names(transformer):
-        save_adapter(transformer, name, partial / "adapters" / name)
+        save_adapter(transformer, name, partial / "adapters" / name, weights["transformer"])
     (partial / HEADS).parent.mkdir()
-    save_model(model.heads, str(partial / HEADS))
+    save_file(weights["heads"], partial / HEADS, metadata={"format": "pt"})
     (partial / CARD).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def _with_weights(transformer: Any, weights: dict[str, Tensor]) -> Any:
+    """A transformer of the same class and configuration that holds these weights; they are not copied."""
+    with without_weights():
+        fresh: nn.Module = type(transformer).from_config(transformer.config)
+    own = {name.replace(".base_layer.", "."): tensor for name, tensor in weights.items() if ".lora_" not in name}
+    fresh.load_state_dict(own, assign=True)
+    return fresh
 
 
 def _card(model: WorldModel, folder: Path, stage: str, base: Path | None) -> Card:
@@ -88,7 +134,8 @@ def _pointer(base: Path, folder: Path) -> str:
 
 
 def load(folder: Path) -> Loaded:
-    """Reads what `save` wrote. UserError naming the file where something is missing, damaged or does not fit."""
+    """Reads what `save` wrote, all but the backbone's weights. UserError naming the file where something is missing,
+    damaged or does not fit."""
     outline = check_model(folder)
     check_files(folder, hashed=True)
     card = read_card(folder)

@@ -29,10 +29,11 @@ class WeightsFault(UserError):
 
 
 class Stored(NamedTuple):
-    """One tensor of a file: dtype by its safetensors name ("BF16"), and shape."""
+    """One tensor of a file: dtype by its safetensors name ("BF16"), shape, and where in the file its bytes begin."""
 
     dtype: str
     shape: tuple[int, ...]
+    begin: int
 
 
 def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
@@ -52,7 +53,10 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     try:
         entries = json_text.loads(text, SAFETENSORS_HEADER_BYTES)
         metadata = entries.pop("__metadata__", {})
-        tensors = {name: Stored(e["dtype"], tuple(e["shape"])) for name, e in entries.items()}
+        tensors = {
+            name: Stored(e["dtype"], tuple(e["shape"]), 8 + length + int(e["data_offsets"][0]))
+            for name, e in entries.items()
+        }
         ends = [_end(name, entry) for name, entry in entries.items()]
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         why = " ".join(str(error).split())
@@ -94,7 +98,7 @@ def check_fits(
     for name, shape in expected.items():
         if name not in stored:
             raise WeightsFault(f"{_some(files)}: holds no {name}, which {what} has", _OTHER)
-        dtype, got = stored[name]
+        dtype, got, _ = stored[name]
         if got != shape:
             raise WeightsFault(f"{files[name]}: {name} is {list(got)}, {what} takes {list(shape)}", _OTHER)
         if dtype not in FLOATS:

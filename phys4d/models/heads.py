@@ -2,17 +2,23 @@
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from phys4d.engine.config import Config
 from phys4d.engine.limits import WIDTH
+from phys4d.kernels.attention.parts import Parts
+from phys4d.kernels.integrate.diffusers import gathered
 from phys4d.models.initial import draw_layers, draw_uniform
 from phys4d.models.interface import Grid
+
+if TYPE_CHECKING:  # a torch built without distributed has no such name
+    from torch.distributed import ProcessGroup
 
 
 class HeadConfig(Config):
@@ -71,12 +77,12 @@ class LinearHead(nn.Module):
         draw_uniform(self.project.weight, bound, *key, "project.weight")
         nn.init.zeros_(self.project.bias)
 
-    def forward(self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor) -> Tensor:
-        """Tapped tokens, noisy latents (not used), sigma [B] -> [B, T, channels, H, W]."""
-        (t, h, w), (st, sh, sw) = self.grid.tokens, self.grid.token_stride
-        y = self.project(self.modulation(hidden[-1], sigma)).view(-1, t, h, w, st, self.channels, sh, sw)
-        y = y.permute(0, 1, 4, 5, 2, 6, 3, 7).reshape(len(y), t * st, self.channels, h * sh, w * sw)
-        return y[:, st - 1 :]
+    def forward(self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor, begins: bool = True) -> Tensor:
+        """Tapped tokens, noisy latents (not used), sigma [B] -> [B, T, channels, H, W]; begins: as in `ConvHead`."""
+        (_, h, w), (st, sh, sw) = self.grid.tokens, self.grid.token_stride
+        y = self.project(self.modulation(hidden[-1], sigma)).view(len(noisy), -1, h, w, st, self.channels, sh, sw)
+        y = y.permute(0, 1, 4, 5, 2, 6, 3, 7).reshape(len(y), -1, self.channels, h * sh, w * sw)
+        return y[:, st - 1 if begins else 0 :]
 
 
 class ResidualUnit(nn.Module):
@@ -128,23 +134,26 @@ class ConvHead(nn.Module):
         for parameter in self.doubling[-1].parameters():
             parameter.mul_(0.1)
 
-    def forward(self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor) -> Tensor:
-        """Tapped tokens, noisy latents [B, C, T', H', W'], sigma [B] -> [B, T, channels, H, W]."""
-        (t, h, w), st = self.grid.tokens, self.grid.token_stride[0]
+    def forward(self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor, begins: bool = True) -> Tensor:
+        """Tapped tokens, noisy latents [B, C, T', H', W'], sigma [B] -> [B, T, channels, H, W].
+
+        begins: whether the latent frames are those from the first on, which holds one video frame, or later ones.
+        """
+        (_, h, w), st = self.grid.tokens, self.grid.token_stride[0]
         layers = zip(self.projections, self.modulations, hidden, strict=True)
         tokens = torch.stack([project(modulate(x, sigma)) for project, modulate, x in layers]).sum(0)
-        tokens = self._frames(tokens.view(-1, t, h, w, st, 2 * self.width)) + self.place
-        edges = self._frames(self.edges(noisy).permute(0, 2, 3, 4, 1).unflatten(-1, (st, self.width)))
+        tokens = self._frames(tokens.view(len(noisy), -1, h, w, st, 2 * self.width), begins) + self.place
+        edges = self._frames(self.edges(noisy).permute(0, 2, 3, 4, 1).unflatten(-1, (st, self.width)), begins)
         y, batch = tokens.permute(0, 3, 1, 2), len(noisy)
         for k, (convolution, refine) in enumerate(zip(self.doubling[:-1], self.refining, strict=True)):
             y = F.pixel_shuffle(F.gelu(convolution(y)), 2)
             y = refine(y + edges.permute(0, 3, 1, 2) if k == 0 else y)
         return F.pixel_shuffle(self.doubling[-1](y), 2).unflatten(0, (batch, -1))
 
-    def _frames(self, groups: Tensor) -> Tensor:
-        """[B, T', H, W, frames per group, C] -> [B T, H, W, C]; the first group holds one frame, its last."""
+    def _frames(self, groups: Tensor, begins: bool) -> Tensor:
+        """[B, T', H, W, frames per group, C] -> [B T, H, W, C]; a clip's first group holds one frame, its last."""
         frames = groups.permute(0, 1, 4, 2, 3, 5).flatten(1, 2)
-        return frames[:, groups.shape[4] - 1 :].flatten(0, 1)
+        return frames[:, groups.shape[4] - 1 if begins else 0 :].flatten(0, 1)
 
 
 class GeometryHeads(nn.Module):
@@ -152,11 +161,15 @@ class GeometryHeads(nn.Module):
 
     config: shape and output scale; hidden: channels of a token; taps: how many layers are tapped; latents: channels of
     the codec; grid: sizes of a clip. The initial weights depend on `seed` and on each parameter's name alone.
+
+    Attribute group: a process group whose ranks each compute the latent frames of their part, since their activations
+    are the largest of all; depth and motion are then gathered on every rank. None: each rank computes all frames.
     """
 
     def __init__(self, config: HeadConfig, hidden: int, taps: int, latents: int, grid: Grid, seed: int = 0) -> None:
         super().__init__()
         self.config, self.grid = config, grid
+        self.group: ProcessGroup | None = None
         head: type[ConvHead] | type[LinearHead] = ConvHead if config.kind == "conv" else LinearHead
         self.depth = head(hidden, taps, latents, 1, grid, config.width)
         self.motion = head(hidden, taps, latents, 3, grid, config.width)
@@ -169,6 +182,24 @@ class GeometryHeads(nn.Module):
     def forward(self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Tapped tokens, the noisy latents they come from, sigma [B] -> depth [B, T, H, W] in metres and motion
         [B, 3, T-1, H, W] in (px, px, m)."""
-        log_depth = self.depth(hidden, noisy, sigma)[:, :, 0] * self.config.log_depth_std + self.config.log_depth_mean
-        motion = self.motion(hidden, noisy, sigma)[:, :-1].transpose(1, 2) * self.motion_scale
-        return log_depth.exp(), motion
+        depth, motion = self._frames(hidden, noisy, sigma)
+        log_depth = depth[:, :, 0] * self.config.log_depth_std + self.config.log_depth_mean
+        return log_depth.exp(), motion[:, :-1].transpose(1, 2) * self.motion_scale
+
+    def _frames(self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """What both heads give for all frames of a clip: [B, T, 1, H, W] and [B, T, 3, H, W]."""
+        count, stride = self.grid.tokens[0], self.grid.token_stride[0]
+        if self.group is None or count < dist.get_world_size(self.group):
+            return self.depth(hidden, noisy, sigma), self.motion(hidden, noisy, sigma)
+        parts = Parts(count, dist.get_rank(self.group), dist.get_world_size(self.group), self.group)
+        own, begins = parts.own, parts.own.start == 0
+        hidden = tuple(x.unflatten(1, (count, -1))[:, own].flatten(1, 2) for x in hidden)
+        whole = []
+        for head in (self.depth, self.motion):
+            frames = head(hidden, noisy[:, :, own], sigma, begins)
+            size = frames.shape[2:]
+            if begins:  # the first latent frame is filled up to the length of all others
+                frames = F.pad(frames, (0, 0) * 3 + (stride - 1, 0))
+            frames = gathered(frames.unflatten(1, (-1, stride)).flatten(2), parts)
+            whole.append(frames.view(len(noisy), -1, *size)[:, stride - 1 :])
+        return whole[0], whole[1]

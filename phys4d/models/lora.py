@@ -4,7 +4,7 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer as PeftLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from phys4d.models.initial import draw_uniform
 from phys4d.models.lora_file import (
@@ -44,6 +44,7 @@ def add_adapter(transformer: Transformer, name: str, rank: int, seed: int, targe
     _inject(transformer, name, LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)))
     for module, layer in _layers_of(transformer, name):
         a = layer.lora_A[name].weight
+        nn.init.zeros_(layer.lora_B[name].weight)
         draw_uniform(a, 1 / math.sqrt(a.shape[1]), seed, "lora", name, f"{module}.lora_A.weight")
     for key, parameter in transformer.named_parameters():
         parameter.requires_grad_(f".{name}." in key)
@@ -56,6 +57,11 @@ def _inject(transformer: Transformer, name: str, config: LoraConfig) -> None:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # a second adapter is meant
         transformer.add_adapter(config, adapter_name=name)
+    for _, layer in _layers_of(transformer, name):
+        layer.cast_input_dtype_enabled = False  # autocast rounds inputs; peft would first widen them to fp32
+        for part in (layer.lora_A[name], layer.lora_B[name]):
+            if part.weight.is_meta:  # peft puts adapters on the device of the weights that they adapt
+                part.to_empty(device="cpu")
     activate(transformer, (*present, name))
 
 
@@ -89,17 +95,18 @@ def without(transformer: nn.Module, name: str) -> Iterator[None]:
         activate(transformer, names)
 
 
-def save_adapter(transformer: Transformer, name: str, folder: Path) -> None:
+def save_adapter(transformer: Transformer, name: str, folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Writes a LoRA for a diffusers pipeline's `load_lora_weights(folder)` and for `PeftModel.from_pretrained`.
 
     The weights are written twice, since the key names that one of them reads are ignored by the other:
     pytorch_lora_weights.safetensors (`transformer.`, configuration in its header) and adapter_model.safetensors
     (`base_model.model.`, configuration in adapter_config.json).
+
+    transformer: may be sharded. weights: whole, by the names of its parameters; those of the adapter are taken.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {
-        key: tensor.contiguous() for key, tensor in get_peft_model_state_dict(transformer, adapter_name=name).items()
-    }
+    own = get_peft_model_state_dict(transformer, dict(weights), adapter_name=name)
+    weights = {key: tensor.contiguous() for key, tensor in own.items()}
     config = {key: _plain(value) for key, value in transformer.peft_config[name].to_dict().items()}
     config |= {"base_model_name_or_path": None, "inference_mode": True}
     prefixed = json.dumps({f"transformer.{key}": value for key, value in config.items()}, indent=2, sort_keys=True)

@@ -1,15 +1,39 @@
-"""Puts a world model on the device of its process, and its weights over all ranks."""
+"""Puts a world model on the device of its process, its weights divided over all ranks."""
+
+import torch
 
 from phys4d.engine.distributed.parallel import Parallel
+from phys4d.engine.distributed.sharding import materialise
+from phys4d.engine.training.activations import checkpoint_activations
+from phys4d.engine.training.compilation import compile_blocks
+from phys4d.models.base_weights import absent_weights, hold_frozen_in_bf16, read_own_rows
 from phys4d.models.world import WorldModel
 
 
-def place(model: WorldModel, parallel: Parallel) -> WorldModel:
-    """Moves every parameter and buffer to the device, and shards transformer and heads over the ranks (FSDP2).
+def place(
+    model: WorldModel, parallel: Parallel, *, checkpointing: str = "none", compiled: bool = False
+) -> WorldModel:
+    """Shards transformer and heads over the ranks (FSDP2), moves everything to the device and reads the weights.
 
-    Codec and text encoder are frozen and whole on every rank. Call it when adapters are there and requires_grad is set.
+    checkpointing: which activations are kept for backward passes, as of `checkpoint_activations`. compiled: whether the
+    transformer's blocks are compiled.
+
+    Codec and text encoder are frozen and whole on every rank. Call it when adapters are there, requires_grad and the
+    backbone's precision are set. UserError if weights cannot be read.
     """
-    model.to(parallel.device)
-    parallel.shard(model.backbone.transformer, list(model.backbone.blocks))
+    backbone = model.backbone
+    transformer = backbone.transformer
+    if backbone.precision == "bf16":
+        hold_frozen_in_bf16(transformer, backbone.full_precision)
+    if compiled:
+        compile_blocks(backbone.blocks, checkpointing)
+    if not (compiled and checkpointing == "selective"):
+        checkpoint_activations(backbone.blocks, checkpointing, [torch.ops.phys4d.attention.default])
+    absent = absent_weights(transformer)
+    parallel.shard(transformer, list(backbone.blocks))
     parallel.shard(model.heads)
+    materialise(model, parallel.device)
+    if absent:
+        assert model.weights is not None, absent[0]
+        read_own_rows(transformer, absent, model.weights)
     return model

@@ -42,11 +42,16 @@ class Outline:
 
 @dataclass(frozen=True)
 class Parts:
-    """A backbone with its codec and its text encoder."""
+    """A backbone with its codec and its text encoder.
+
+    weights: folder in the diffusers layout from which the transformer's weights are still to be read, when it is on its
+    device and sharded; None if it has them.
+    """
 
     backbone: Backbone
     codec: Codec
     text: TextEncoder
+    weights: Path | None = None
 
 
 def _as_they_are(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -61,7 +66,8 @@ class ModelSpec:
     title: the published model that is taken, for messages; None for a kind without published weights.
     outline: what a model is, from a folder in the diffusers layout, or, for None, as a new model of these settings.
         UserError, one line, where the folder does not hold a whole model of this kind; no weight is read.
-    load: reads backbone, codec and text encoder from such a folder; taps as in `Backbone`.
+    load: backbone, codec and text encoder of such a folder, the transformer's parameters still on meta; taps as in
+        `Backbone`.
     create: a new model with weights drawn from a seed; None where a model only starts from published weights.
     recognises: whether a folder looks like published weights of this kind.
     check_caption: ValueError for a caption that the text encoder cannot take whole.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from phys4d.engine.distributed.parallel import Parallel
+from phys4d.engine.errors import UserError
 from phys4d.models.config import ModelConfig, ResolvedConfig
 from phys4d.models.flow import noised, sample, shifted
 from phys4d.models.heads import GeometryHeads
@@ -39,8 +41,18 @@ class WorldModel(nn.Module):
         super().__init__()
         self.config, self.grid = config, grid
         self.backbone, self.codec, self.text = parts.backbone, parts.codec, parts.text
+        self.weights = parts.weights
         width, channels = self.backbone.width, self.codec.channels
         self.heads = GeometryHeads(config.heads, width, len(config.taps), channels, grid, seed)
+
+    def use_attention(self, backend: str, parallel: Parallel) -> None:
+        """From here on attention is computed by this backend, and the tokens of a clip are divided over the context
+        group of `parallel` where it has one. UserError where the backbone cannot divide them."""
+        try:
+            self.backbone.use_attention(backend, parallel.context, parallel.config.context_method)
+            self.heads.group = parallel.context
+        except ValueError as error:
+            raise UserError(f"parallel.context: {error}") from None
 
     def predict(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Prediction:
         """One evaluation of the backbone with every adapter acting."""

@@ -1,19 +1,19 @@
 """Stage `backbone`: flow-matching pretraining of the tiny model, since no pretrained weights of it exist."""
 
-from collections.abc import Callable
+from functools import partial
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from phys4d.bad_clips import OnBad
-from phys4d.clips import Clips
+from phys4d.clips import Batch
 from phys4d.engine.config import Config
-from phys4d.engine.distributed.parallel import Parallel
-from phys4d.engine.resume import Movable
-from phys4d.engine.training.loop import LoopConfig, OptimizerConfig
+from phys4d.engine.resume import REGROUPED, Movable
+from phys4d.engine.training.loop import LoopConfig, OptimizerConfig, OptimizerStep
 from phys4d.models.flow import noised
 from phys4d.models.world import WorldModel
-from phys4d.stages.spec import NEW, StageSpec
+from phys4d.stages.spec import NEW, Shares, StageObjective, StageSpec
 
 
 class BackboneConfig(Config):
@@ -22,6 +22,8 @@ class BackboneConfig(Config):
     data: dataset folder; its clips are used for video and caption only.
     on_bad: "stop" ends the stage at a clip that cannot be used and names it; "skip" takes another one in its place.
     batch: clips per step over all ranks.
+    micro_batch: clips evaluated together on one rank, to which gradients are summed; default: all of this rank's. Lower
+        it if memory does not suffice.
     optimizer: learning rate, schedule, clipping and averaging.
     loop: steps, and intervals of logs and checkpoints.
     """
@@ -29,18 +31,19 @@ class BackboneConfig(Config):
     data: Movable
     on_bad: OnBad = "stop"
     batch: int = Field(8, ge=1)
+    micro_batch: Annotated[int | None, REGROUPED] = Field(None, ge=1)
     optimizer: OptimizerConfig
     loop: LoopConfig
 
 
-class BackboneObjective:
+class BackboneObjective(StageObjective):
     """Minimises the rectified-flow loss over all of the transformer's weights."""
 
     name = "backbone"
 
-    def __init__(self, config: BackboneConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
-        self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, SPEC.arrays(config), model.text, model.grid, on_bad=config.on_bad)
+    @staticmethod
+    def arrays(config: BackboneConfig) -> tuple[str, ...]:
+        return ()
 
     @staticmethod
     def prepare(model: WorldModel, config: BackboneConfig, seed: int) -> None:
@@ -54,16 +57,20 @@ class BackboneObjective:
     def parameter_groups(self) -> list[dict]:
         return [{"params": list(self.model.backbone.transformer.parameters()), "lr_scale": 1.0}]
 
-    def update(self, step: int, optimizer_step: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
-        batch = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step)
+    def update(self, step: int, optimizer_step: OptimizerStep) -> dict[str, Tensor | float]:
+        batch, logged = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step), Shares()
+        optimizer_step([partial(self._loss, part, logged) for part in batch.split(self.config.micro_batch)])
+        return logged.sums
+
+    def _loss(self, batch: Batch, logged: Shares) -> Tensor:
         clean = self.model.codec.encode(batch.video)
         noise = batch.normal_like(clean, "noise")
         sigma = self.model.training_sigma(batch.uniform("sigma"))
         prediction = self.model.predict(noised(clean, noise, sigma), sigma, batch.text)
         loss = self.model.backbone.diffusion_loss(prediction, clean, noise)
-        optimizer_step(loss)
         error = (prediction.clean - clean)[:, :, 1:].detach().square().mean()
-        return {"loss": loss.detach(), "clean_mse": error}
+        logged.add(batch.share, loss=loss, clean_mse=error)
+        return batch.share * loss
 
 
 SPEC = StageSpec(
@@ -71,7 +78,7 @@ SPEC = StageSpec(
     config=BackboneConfig,
     objective=BackboneObjective,
     takes=(NEW,),
-    arrays=lambda config: (),
+    arrays=BackboneObjective.arrays,
     owns_backbone=True,
     reads_geometry=False,
     trains_reader=False,

@@ -1,6 +1,6 @@
 """Stage `finetune`: a LoRA on the transformer and the heads learn from simulator truth, with warp consistency."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -8,16 +8,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from phys4d.bad_clips import OnBad
-from phys4d.clips import TRUTH, Clips
+from phys4d.clips import TRUTH, Batch
 from phys4d.engine.config import Config
-from phys4d.engine.distributed.parallel import Parallel
-from phys4d.engine.resume import FROM_HERE, Movable
-from phys4d.engine.training.loop import LoopConfig, OptimizerConfig
+from phys4d.engine.resume import FROM_HERE, REGROUPED, Movable
+from phys4d.engine.training.loop import LoopConfig, OptimizerConfig, OptimizerStep
 from phys4d.models.flow import noised
 from phys4d.models.lora import SUPERVISED, add_adapter
 from phys4d.models.world import WorldModel
 from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss, near_probe
-from phys4d.stages.spec import StageSpec
+from phys4d.stages.spec import Shares, StageObjective, StageSpec
 
 
 class FinetuneConfig(Config):
@@ -26,6 +25,8 @@ class FinetuneConfig(Config):
     data: folder of a simulated dataset with truth.
     on_bad: "stop" ends the stage at a clip that cannot be used and names it; "skip" takes another one in its place.
     batch: clips per step over all ranks.
+    micro_batch: clips evaluated together on one rank, to which gradients are summed; default: all of this rank's. Lower
+        it if memory does not suffice.
     rank: of the LoRA; alpha is equal to it.
     diffusion: weight of the diffusion loss beside the geometry loss.
     heads_lr_scale: the heads' learning rate over the LoRA's, which is `optimizer.learning_rate`.
@@ -37,6 +38,7 @@ class FinetuneConfig(Config):
     data: Movable
     on_bad: OnBad = "stop"
     batch: int = Field(8, ge=1)
+    micro_batch: Annotated[int | None, REGROUPED] = Field(None, ge=1)
     rank: int = Field(16, ge=1)
     diffusion: float = Field(5.0, ge=0)
     heads_lr_scale: Annotated[float, FROM_HERE] = Field(2.0, ge=0)
@@ -45,7 +47,7 @@ class FinetuneConfig(Config):
     loop: LoopConfig
 
 
-class FinetuneObjective:
+class FinetuneObjective(StageObjective):
     """Minimises diffusion + depth + motion + warp consistency from one evaluation of the transformer.
 
     Half of the clips take a sigma around the probe, and carry the geometry terms; the other half one of the sampling
@@ -54,9 +56,9 @@ class FinetuneObjective:
 
     name = "finetune"
 
-    def __init__(self, config: FinetuneConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
-        self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, SPEC.arrays(config), model.text, model.grid, on_bad=config.on_bad)
+    @staticmethod
+    def arrays(config: FinetuneConfig) -> tuple[str, ...]:
+        return TRUTH
 
     @staticmethod
     def prepare(model: WorldModel, config: FinetuneConfig, seed: int) -> None:
@@ -75,36 +77,61 @@ class FinetuneObjective:
             {"params": list(self.model.heads.parameters()), "lr_scale": self.config.heads_lr_scale},
         ]
 
-    def update(self, step: int, optimizer_step: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
+    def update(self, step: int, optimizer_step: OptimizerStep) -> dict[str, Tensor | float]:
+        batch, logged = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step), Shares()
+        parts = batch.split(self.config.micro_batch)
+        called = self._heads_called([len(part.rng_keys) for part in parts])
+        with_heads_last = sorted(zip(parts, called, strict=True), key=lambda pair: pair[1])
+        optimizer_step([partial(self._loss, part, heads, logged) for part, heads in with_heads_last])
+        return logged.sums
+
+    def _heads_called(self, lengths: list[int]) -> list[bool]:
+        """For each micro-batch whether any rank reads a clip of it with the heads, which then all ranks must call."""
+        local, ends = sum(lengths), [sum(lengths[: i + 1]) for i in range(len(lengths))]
+        starts = [rank * local for rank in range(self.parallel.data_size)]
+        return [
+            any(_is_read(start + i) for start in starts for i in range(end - length, end))
+            for length, end in zip(lengths, ends, strict=True)
+        ]
+
+    def _loss(self, batch: Batch, heads: bool, logged: Shares) -> Tensor:
+        """The share of one micro-batch; heads: whether they are evaluated."""
         model = self.model
-        batch = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step)
         clean = model.codec.encode(batch.video)
         noise, u = batch.normal_like(clean, "noise"), batch.uniform("sigma")
         sampled = model.training_sigma(u)
-        read = [int(place) % 2 == 0 for *_, place in batch.rng_keys]
+        read = [_is_read(int(place)) for *_, place in batch.rng_keys]
         sigma = torch.where(torch.tensor(read, device=u.device), near_probe(u, model.config.probe_sigma), sampled)
         noisy = noised(clean, noise, sigma)
         prediction = model.predict(noisy, sigma, batch.text)
-        share, chosen = self._read_clips(read, u.device)
-        depth, motion = model.heads(tuple(h[chosen] for h in prediction.hidden), noisy[chosen], sigma[chosen])
-        labels = {name: array[chosen] for name, array in batch.arrays.items()}
-        geometry, terms = geometry_loss(depth, motion, labels, labels["moving"], self.config.weights)
         diffusion = model.backbone.diffusion_loss(prediction, clean, noise)
-        loss = self.config.diffusion * diffusion + share * geometry
-        optimizer_step(loss)
-        shown = share * self.config.batch / (2 * ((self.config.batch + 1) // 2))  # so that ranks average to clips
-        terms = {name: shown * term for name, term in terms.items()}
-        return {"loss": loss.detach(), "diffusion_loss": diffusion.detach(), **terms}
+        loss = self.config.diffusion * diffusion
+        logged.add(batch.share, diffusion_loss=diffusion)
+        if heads:
+            weight, places = _weight_of_read(read)
+            chosen = torch.tensor(places, device=u.device)
+            depth, motion = model.heads(tuple(h[chosen] for h in prediction.hidden), noisy[chosen], sigma[chosen])
+            labels = {name: array[chosen] for name, array in batch.arrays.items()}
+            geometry, terms = geometry_loss(depth, motion, labels, labels["moving"], self.config.weights)
+            loss = loss + weight * geometry
+            of_read = self.config.batch / (2 * ((self.config.batch + 1) // 2))  # terms are logged as means over these
+            logged.add(batch.share * weight * of_read, **terms)
+        logged.add(batch.share, loss=loss)
+        return batch.share * loss
 
-    @staticmethod
-    def _read_clips(flags: list[bool], device: torch.device) -> tuple[float, Tensor]:
-        """Which clips of this rank the heads see, and the factor that makes the mean over ranks that over the clips.
 
-        A rank that holds none still evaluates the heads, with factor 0: sharded modules must be called by all ranks.
-        """
-        factor = 2 * sum(flags) / len(flags)
-        chosen = [i for i, flag in enumerate(flags) if flag or factor == 0]
-        return factor, torch.tensor(chosen, device=device)
+def _weight_of_read(read: list[bool]) -> tuple[float, list[int]]:
+    """The weight of the geometry loss, and the clips it is evaluated on.
+
+    Each clip that is read counts twice, for the one that is not. A rank without any evaluates its first clip with
+    weight 0, since all ranks must call sharded modules.
+    """
+    return 2 * sum(read) / len(read), [i for i, flag in enumerate(read) if flag] or [0]
+
+
+def _is_read(place: int) -> bool:
+    """Whether the heads read the clip at this place of the global batch."""
+    return place % 2 == 0
 
 
 SPEC = StageSpec(
@@ -112,7 +139,7 @@ SPEC = StageSpec(
     config=FinetuneConfig,
     objective=FinetuneObjective,
     takes=("pretrain",),
-    arrays=lambda config: TRUTH,
+    arrays=FinetuneObjective.arrays,
     summary="trained adapter and heads on simulator truth",
     parts=("depth_loss", "flow_loss", "dz_loss", "diffusion_loss", "warp_loss", "grad_norm"),
 )

@@ -14,6 +14,7 @@ import torch
 
 from phys4d.clips import TRUTH
 from phys4d.engine.data.dataset import ClipDataset
+from phys4d.engine.distributed.mesh import mesh_shape
 from phys4d.engine.distributed.parallel import own_device
 from phys4d.engine.errors import UserError
 from phys4d.engine.training.schedule import check_order
@@ -75,13 +76,15 @@ def check_stages(config: RunConfig, world_size: int = 1) -> Start:
             raise UserError(f"{stage}: missing: stages names {stage!r}, so the run file needs a table [{stage}]")
     start = check_start(config.model, config.init)
     check_order(config.stages, {name: spec.takes for name, spec in STAGES.items()}, start.stage)
+    parts = mesh_shape(config.parallel, world_size).data
     for stage in config.stages:
         for name in STAGES[stage].divided:
             share = getattr(config.table(stage), name)
-            if share % world_size:
+            if share % parts:
+                over = f"{parts} processes" if parts == world_size else f"replicate x shard = {parts}"
                 raise UserError(
-                    f"{stage}.{name}: {share} does not divide over {world_size} processes: "
-                    f"choose a multiple of {world_size}, or fewer processes"
+                    f"{stage}.{name}: {share} does not divide over {over}: choose a multiple of {parts}, "
+                    "or fewer processes"
                 )
     return start
 

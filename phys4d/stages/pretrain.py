@@ -1,19 +1,19 @@
 """Stage `pretrain`: the transformer is frozen, the depth and motion heads learn from the teachers' pseudo-labels."""
 
-from collections.abc import Callable
+from functools import partial
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from phys4d.bad_clips import OnBad
-from phys4d.clips import PSEUDO, Clips
+from phys4d.clips import PSEUDO, Batch
 from phys4d.engine.config import Config
-from phys4d.engine.distributed.parallel import Parallel
-from phys4d.engine.resume import Movable
-from phys4d.engine.training.loop import LoopConfig, OptimizerConfig
+from phys4d.engine.resume import REGROUPED, Movable
+from phys4d.engine.training.loop import LoopConfig, OptimizerConfig, OptimizerStep
 from phys4d.models.world import WorldModel
 from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss, near_probe
-from phys4d.stages.spec import RELEASED, StageSpec
+from phys4d.stages.spec import RELEASED, Shares, StageObjective, StageSpec
 
 
 class PretrainConfig(Config):
@@ -22,6 +22,8 @@ class PretrainConfig(Config):
     data: folder of a pseudo-labelled dataset.
     on_bad: "stop" ends the stage at a clip that cannot be used and names it; "skip" takes another one in its place.
     batch: clips per step over all ranks.
+    micro_batch: clips evaluated together on one rank, to which gradients are summed; default: all of this rank's. Lower
+        it if memory does not suffice.
     moving_pixels: length of the pseudo flow, in pixels per frame, above which a pixel counts as moving; also where that
         flow is not valid, since it fails its check mostly at the borders of what moves.
     weights: of the terms of the geometry loss.
@@ -32,20 +34,21 @@ class PretrainConfig(Config):
     data: Movable
     on_bad: OnBad = "stop"
     batch: int = Field(8, ge=1)
+    micro_batch: Annotated[int | None, REGROUPED] = Field(None, ge=1)
     moving_pixels: float = Field(0.3, gt=0)
     weights: GeometryWeights = GeometryWeights()
     optimizer: OptimizerConfig
     loop: LoopConfig
 
 
-class PretrainObjective:
+class PretrainObjective(StageObjective):
     """Minimises the geometry loss over the heads; sigma is drawn around the probe, where the heads are read."""
 
     name = "pretrain"
 
-    def __init__(self, config: PretrainConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
-        self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, SPEC.arrays(config), model.text, model.grid, on_bad=config.on_bad)
+    @staticmethod
+    def arrays(config: PretrainConfig) -> tuple[str, ...]:
+        return PSEUDO
 
     @staticmethod
     def prepare(model: WorldModel, config: PretrainConfig, seed: int) -> None:
@@ -59,15 +62,19 @@ class PretrainObjective:
     def parameter_groups(self) -> list[dict]:
         return [{"params": list(self.model.heads.parameters()), "lr_scale": 1.0}]
 
-    def update(self, step: int, optimizer_step: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
-        batch = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step)
+    def update(self, step: int, optimizer_step: OptimizerStep) -> dict[str, Tensor | float]:
+        batch, logged = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step), Shares()
+        optimizer_step([partial(self._loss, part, logged) for part in batch.split(self.config.micro_batch)])
+        return logged.sums
+
+    def _loss(self, batch: Batch, logged: Shares) -> Tensor:
         clean = self.model.codec.encode(batch.video)
         sigma = near_probe(batch.uniform("sigma"), self.model.config.probe_sigma)
         geometry = self.model.read_geometry(clean, batch.text, batch.normal_like(clean, "noise"), sigma)
         moving = batch.arrays["motion"][:, :2].norm(dim=1) > self.config.moving_pixels
         loss, terms = geometry_loss(geometry.depth, geometry.motion, batch.arrays, moving, self.config.weights)
-        optimizer_step(loss)
-        return {"loss": loss.detach(), **terms}
+        logged.add(batch.share, loss=loss, **terms)
+        return batch.share * loss
 
 
 SPEC = StageSpec(
@@ -75,7 +82,7 @@ SPEC = StageSpec(
     config=PretrainConfig,
     objective=PretrainObjective,
     takes=("backbone", RELEASED),
-    arrays=lambda config: PSEUDO,
+    arrays=PretrainObjective.arrays,
     summary="taught frozen features depth and motion from pseudo-labels",
     parts=("depth_loss", "flow_loss", "dz_loss", "grad_norm"),
 )

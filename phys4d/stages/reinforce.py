@@ -1,26 +1,28 @@
 """Stage `reinforce`: PPO on a second LoRA, rewarded by the 4D Chamfer distance of what moves to simulator truth."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, Self
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from phys4d.bad_clips import OnBad
-from phys4d.clips import Batch, Clips
+from phys4d.clips import Batch
 from phys4d.engine.config import Config
 from phys4d.engine.distributed.parallel import Parallel
-from phys4d.engine.resume import Movable
-from phys4d.engine.training.loop import LoopConfig, OptimizerConfig
+from phys4d.engine.resume import REGROUPED, Movable
+from phys4d.engine.training.loop import LoopConfig, Loss, OptimizerConfig, OptimizerStep
 from phys4d.models.flow import noised
 from phys4d.models.lora import POLICY, add_adapter, without
 from phys4d.models.world import WorldModel
 from phys4d.rewards.registry import REWARDS
 from phys4d.rewards.spec import Generated
 from phys4d.stages.flow_sde import Sampler, Transition, gaussian_kl, log_probability, rollout, step_distribution
-from phys4d.stages.spec import Panel, StageSpec
+from phys4d.stages.ppo import check_replay, clipped_policy_loss, group_advantages, shuffled
+from phys4d.stages.spec import Panel, Shares, StageObjective, StageSpec
 
 if TYPE_CHECKING:
     RewardName = str
@@ -36,6 +38,8 @@ class ReinforceConfig(Config):
     rank: of the policy's LoRA; alpha is equal to it.
     conditions: clips per update over all ranks, each of which gives a first frame and a caption.
     group: samples drawn for each of them; advantages are normalised within this group.
+    micro_batch: samples, or clips of the diffusion loss, evaluated together on one rank, in rollouts, rewards and
+        training; default: all of this rank's. Lower it if memory does not suffice.
     steps: denoising steps of a sample.
     stochastic_steps: the first so many of them are drawn, and trained on.
     noise_level: of the drawn steps, without unit; for "cps" from above 0 to 1.
@@ -60,6 +64,7 @@ class ReinforceConfig(Config):
     rank: int = Field(16, ge=1)
     conditions: int = Field(4, ge=1)
     group: int = Field(6, ge=2)
+    micro_batch: Annotated[int | None, REGROUPED] = Field(None, ge=1)
     steps: int = Field(6, ge=2)
     stochastic_steps: int = Field(3, ge=1)
     noise_level: float = Field(0.7, gt=0)
@@ -85,16 +90,32 @@ class ReinforceConfig(Config):
         return self
 
 
-class ReinforceObjective:
+@dataclass(frozen=True)
+class Samples:
+    """Samples that are evaluated together: positions of their conditions, and what is needed of those.
+
+    conditions: position of each sample's clip in the step's batch. clean: [B, C, T', H', W'] latents of these clips.
+    batch: the samples with their random numbers, of the clips nothing but the text.
+    """
+
+    conditions: list[int]
+    clean: Tensor
+    batch: Batch
+
+
+class ReinforceObjective(StageObjective):
     """One update: rollouts, rewards, advantages within groups, then one clipped step per stochastic denoising step."""
 
     name = "reinforce"
 
     def __init__(self, config: ReinforceConfig, model: WorldModel, parallel: Parallel, seed: int) -> None:
-        self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, SPEC.arrays(config), model.text, model.grid, on_bad=config.on_bad)
+        super().__init__(config, model, parallel, seed)
         self._ratio_checked = False
         self._matching = f"{self.name} flow matching"
+
+    @staticmethod
+    def arrays(config: ReinforceConfig) -> tuple[str, ...]:
+        return REWARDS[config.reward].arrays
 
     @staticmethod
     def prepare(model: WorldModel, config: ReinforceConfig, seed: int) -> None:
@@ -110,12 +131,58 @@ class ReinforceObjective:
         trained = [p for p in self.model.backbone.transformer.parameters() if p.requires_grad]
         return [{"params": trained, "lr_scale": 1.0}]
 
-    def update(self, step: int, optimizer_step: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
-        config = self.config
-        batch, clean = self._conditions(step)
+    def update(self, step: int, optimizer_step: OptimizerStep) -> dict[str, Tensor | float]:
+        config, logged = self.config, Shares()
+        conditions = self.clips.batch(config.conditions, self.parallel, self.seed, self.name, step)
         for k in range(config.stochastic_steps if config.flow_matching > 0 else 0):  # before a weight changes
             self.clips.fetch(config.flow_matching_batch, self.parallel, self.seed, self._matching, self._draw(step, k))
-        latents, transitions = rollout(
+        parts = self._samples(conditions)
+        with self.parallel.gathered(self.model.backbone.transformer):
+            drawn = [self._rollout(part) for part in parts]
+            if not self._ratio_checked:
+                self._check_replay(parts, [transitions for _, transitions in drawn])
+            rewards = [self._reward(drawn[i][0], part, conditions, logged) for i, part in enumerate(parts)]
+        reward = torch.cat(rewards)
+        advantage, spread = group_advantages(reward, config.group, config.advantage_clip)
+        if config.shuffled_advantages:
+            advantage = shuffled(advantage, config.group, [key for part in parts for key in part.batch.rng_keys])
+        logged.add(
+            self.parallel.share,
+            reward=reward.mean(),
+            reward_group_std=spread.mean(),
+            zero_variance_share=(spread < 1e-6).float().mean(),
+        )
+        advantages = advantage.split([len(part.conditions) for part in parts])
+        for k in range(config.stochastic_steps):
+            of_step = [transitions[k] for _, transitions in drawn]
+            self._train(of_step, k, step, parts, advantages, optimizer_step, logged)
+        return logged.sums
+
+    def _samples(self, conditions: Batch) -> list[Samples]:
+        """The step's samples in micro-batches: each clip `group` times, encoded once, with random numbers of their own.
+        """
+        g, count = self.config.group, len(conditions.rng_keys)
+        clean = torch.cat([self.model.codec.encode(conditions.video[i : i + 1]) for i in range(count)])
+        keys = [(*key, member) for key in conditions.rng_keys for member in range(g)]
+        size = self.config.micro_batch or count * g
+        parts = []
+        for start in range(0, count * g, size):
+            own = range(start, min(start + size, count * g))
+            index = torch.tensor([i // g for i in own], device=clean.device)
+            batch = replace(
+                conditions,
+                video=conditions.video[:0],
+                text=conditions.text[index],
+                arrays={},
+                rng_keys=[keys[i] for i in own],
+                share=conditions.share * len(own) / (count * g),
+            )
+            parts.append(Samples([i // g for i in own], clean[index], batch))
+        return parts
+
+    def _rollout(self, samples: Samples) -> tuple[Tensor, list[Transition]]:
+        config, batch, clean = self.config, samples.batch, samples.clean
+        return rollout(
             lambda noisy, sigma: self.model.predict(noisy, sigma, batch.text),
             clean[:, :, :1],
             lambda use: self._noise(batch, clean, use),
@@ -126,71 +193,73 @@ class ReinforceObjective:
             sampler=config.sampler,
             dimensions=config.dimensions,
         )
-        if not self._ratio_checked:
-            check_replay([self._ratio(t, batch)[0].detach() for t in transitions], self.parallel)
-            self._ratio_checked = True
-        reward, drift = self._reward(latents, batch)
-        advantage, spread = group_advantages(reward, config.group, config.advantage_clip)
-        if config.shuffled_advantages:
-            advantage = shuffled(advantage, config.group, batch)
-        reports = [self._train(t, k, step, batch, advantage, optimizer_step) for k, t in enumerate(transitions)]
-        means = {name: torch.stack([torch.as_tensor(r[name]) for r in reports]).mean() for name in reports[0]}
-        return {
-            "reward": reward.mean(),
-            "reward_group_std": spread.mean(),
-            "zero_variance_share": (spread < 1e-6).float().mean(),
-            "head_drift": drift,
-            **means,
-        }
-
-    def _conditions(self, step: int) -> tuple[Batch, Tensor]:
-        """The step's clips and their latents, each encoded once and repeated `group` times with random numbers of its
-        own."""
-        batch = self.clips.batch(self.config.conditions, self.parallel, self.seed, self.name, step)
-        g = self.config.group
-        clean = self.model.codec.encode(batch.video).repeat_interleave(g, 0)
-        repeated = Batch(
-            video=batch.video.repeat_interleave(g, 0),
-            text=batch.text.repeat_interleave(g, 0),
-            arrays={name: a.repeat_interleave(g, 0) for name, a in batch.arrays.items()},
-            intrinsics=batch.intrinsics.repeat_interleave(g, 0),
-            rng_keys=[(*key, member) for key in batch.rng_keys for member in range(g)],
-        )
-        return repeated, clean
 
     def _noise(self, batch: Batch, latents: Tensor, use: str) -> Tensor:
         if use == "start" and self.config.shared_start:
-            groups = replace(batch, rng_keys=[key[:-1] for key in batch.rng_keys[:: self.config.group]])
-            return groups.normal_like(latents, use).repeat_interleave(self.config.group, 0)
+            batch = replace(batch, rng_keys=[key[:-1] for key in batch.rng_keys])
         return batch.normal_like(latents, use)
 
+    def _check_replay(self, parts: list[Samples], drawn: list[list[Transition]]) -> None:
+        """`check_replay` of every drawn step; once, since it costs one more evaluation of each."""
+        ratios = [
+            [self._ratio(t, part.batch)[0].detach() for t in steps] for part, steps in zip(parts, drawn, strict=True)
+        ]
+        check_replay([torch.cat(of_step) for of_step in zip(*ratios, strict=True)], self.parallel)
+        self._ratio_checked = True
+
     @torch.no_grad()
-    def _reward(self, latents: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Rewards [B], and the mean |log ratio| of the depths of each group's first clip read with the policy's adapter
-        acting and off: how far its features have left those that the heads know.
+    def _reward(self, latents: Tensor, samples: Samples, conditions: Batch, logged: Shares) -> Tensor:
+        """Rewards [B]; logs the mean |log ratio| of the depths of each group's first clip read with the policy's
+        adapter acting and off: how far its features have left those that the heads know.
 
         Depth and motion of the rewards are read by the fine-tuned model, with that adapter off.
         """
+        batch = samples.batch
         noise = batch.normal_like(latents, "probe")
         geometry = self.model.read_geometry(latents, batch.text, noise)
-        g = self.config.group
-        drifted = self.model.read_geometry(latents[::g], batch.text[::g], noise[::g], drifted=True)
-        drift = (drifted.depth / geometry.depth[::g]).log().abs().mean()
+        if first := [i for i, key in enumerate(batch.rng_keys) if key[-1] == 0]:
+            drifted = self.model.read_geometry(latents[first], batch.text[first], noise[first], drifted=True)
+            drift = (drifted.depth / geometry.depth[first]).log().abs().mean()
+            logged.add(self.parallel.share * len(first) / len(conditions.rng_keys), head_drift=drift)
         video = self.model.codec.decode(latents).clamp(-1, 1)
         generated = Generated(video, geometry.depth, geometry.motion)
-        return REWARDS[self.config.reward].score(generated, batch), drift
+        return REWARDS[self.config.reward].score(generated, conditions.take(samples.conditions, batch.rng_keys))
 
     def _train(
         self,
-        transition: Transition,
+        transitions: list[Transition],
         k: int,
         step: int,
-        batch: Batch,
-        advantage: Tensor,
-        optimizer_step: Callable[[Tensor], Tensor],
-    ) -> dict[str, Tensor | float]:
-        config, t = self.config, transition
+        parts: list[Samples],
+        advantages: Sequence[Tensor],
+        optimizer_step: OptimizerStep,
+        logged: Shares,
+    ) -> None:
+        """One optimizer step on the drawn step k of all samples, and on clips of the diffusion loss."""
+        ratios: list[Tensor] = []
+        losses: list[Loss] = [
+            partial(self._policy_loss, transition, part.batch, advantage, ratios, logged)
+            for transition, part, advantage in zip(transitions, parts, advantages, strict=True)
+        ]
+        if self.config.flow_matching > 0:
+            size, draw = self.config.flow_matching_batch, self._draw(step, k)
+            clips = self.clips.batch(size, self.parallel, self.seed, self._matching, draw, step)
+            losses += [partial(self._flow_matching, part) for part in clips.split(self.config.micro_batch)]
+        optimizer_step(losses)
+        ratio = torch.cat(ratios)
+        logged.add(
+            self.parallel.share / self.config.stochastic_steps,
+            ratio=ratio.mean(),
+            ratio_std=ratio.std(),
+            clip_fraction=((ratio - 1).abs() > self.config.clip).float().mean(),
+        )
+
+    def _policy_loss(
+        self, t: Transition, batch: Batch, advantage: Tensor, ratios: list[Tensor], logged: Shares
+    ) -> Tensor:
+        config = self.config
         ratio, mean, deviation = self._ratio(t, batch)
+        ratios.append(ratio.detach())
         policy = clipped_policy_loss(ratio, advantage, config.clip)
         loss, kl = policy, ratio.new_zeros(())
         if config.kl > 0:
@@ -198,17 +267,8 @@ class ReinforceObjective:
                 reference, _ = self._step_mean(t, batch)
             kl = gaussian_kl(mean, reference, deviation, config.dimensions).mean()
             loss = loss + config.kl * kl
-        if config.flow_matching > 0:
-            loss = loss + config.flow_matching * self._flow_matching(step, k)
-        optimizer_step(loss)
-        ratio = ratio.detach()
-        return {
-            "policy_loss": policy.detach(),
-            "kl": kl.detach(),
-            "ratio": ratio.mean(),
-            "ratio_std": ratio.std(),
-            "clip_fraction": ((ratio - 1).abs() > config.clip).float().mean(),
-        }
+        logged.add(batch.share / config.stochastic_steps, policy_loss=policy, kl=kl)
+        return batch.share * loss
 
     def _ratio(self, t: Transition, batch: Batch) -> tuple[Tensor, Tensor, float]:
         """The probability of a drawn step now over that when it was drawn [B], and the step's mean and deviation."""
@@ -226,55 +286,12 @@ class ReinforceObjective:
         """Number of the flow-matching batch of the optimizer step k of an update."""
         return step * self.config.stochastic_steps + k
 
-    def _flow_matching(self, step: int, k: int) -> Tensor:
-        size = self.config.flow_matching_batch
-        batch = self.clips.batch(size, self.parallel, self.seed, self._matching, self._draw(step, k), step)
+    def _flow_matching(self, batch: Batch) -> Tensor:
         clean = self.model.codec.encode(batch.video)
         noise = batch.normal_like(clean, "noise")
         sigma = self.model.training_sigma(batch.uniform("sigma"))
         prediction = self.model.predict(noised(clean, noise, sigma), sigma, batch.text)
-        return self.model.backbone.diffusion_loss(prediction, clean, noise)
-
-
-def group_advantages(reward: Tensor, group: int, clip: float) -> tuple[Tensor, Tensor]:
-    """Rewards [P * group], a group's together -> advantages [P * group] of mean 0 and deviation 1 within each group,
-    clipped, and each group's standard deviation [P]. A group without variance gets advantages of zero."""
-    grouped = reward.view(-1, group)
-    spread = grouped.std(1)
-    advantage = (grouped - grouped.mean(1, keepdim=True)) / (spread[:, None] + 1e-6)
-    advantage = torch.where(spread[:, None] < 1e-6, torch.zeros_like(advantage), advantage)
-    return advantage.clamp(-clip, clip).flatten(), spread
-
-
-def shuffled(advantage: Tensor, group: int, batch: Batch) -> Tensor:
-    """Advantages [P * group] permuted within each group, by random numbers of their own."""
-    order = batch.uniform("shuffle").view(-1, group).argsort(1)
-    return advantage.view(-1, group).gather(1, order).flatten()
-
-
-def clipped_policy_loss(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """PPO's clipped surrogate (Schulman et al. 2017, equation 7), negated: ratio, advantage [B] -> scalar."""
-    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
-
-
-def check_replay(ratios: Sequence[Tensor], parallel: Parallel, tolerance: float = 1e-4) -> None:
-    """RuntimeError, on all ranks, unless every ratio [B] of every drawn step is 1 within float error.
-
-    ratios: one [B] per drawn step, replayed before any weight changes in the first update of a run or of a resumed run;
-    that costs one more evaluation of the backbone per drawn step, once. Replaying a step must give the log-probability
-    it was drawn with; where it does not, rollout and training disagree (batch shape, precision, adapters, timesteps)
-    and every later ratio is wrong. A collective over the ranks of `parallel`; tolerance: of |ratio - 1|.
-    """
-    off = torch.stack([(ratio - 1).abs().max() for ratio in ratios]).tolist()
-    broken = [k for k, value in enumerate(off) if not value <= tolerance]
-    if parallel.any(bool(broken)):
-        where = "on another rank"
-        if broken:
-            where = f"drawn step {broken[0] + 1} of {len(off)}: off by {off[broken[0]]:.2e}"
-        raise RuntimeError(
-            f"reinforce: the first update's probability ratios are not 1 (within {tolerance:.0e}): {where}: "
-            "the policy that is trained is not the policy that drew the samples; the run stops"
-        )
+        return batch.share * self.config.flow_matching * self.model.backbone.diffusion_loss(prediction, clean, noise)
 
 
 SPEC = StageSpec(
@@ -282,7 +299,7 @@ SPEC = StageSpec(
     config=ReinforceConfig,
     objective=ReinforceObjective,
     takes=("finetune",),
-    arrays=lambda config: REWARDS[config.reward].arrays,
+    arrays=ReinforceObjective.arrays,
     samples=lambda config: config.conditions * config.group,
     divided=("conditions", "flow_matching_batch"),
     static_camera=lambda config: REWARDS[config.reward].static_camera,

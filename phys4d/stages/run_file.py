@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, create_model
 
 from phys4d.engine.config import Config
+from phys4d.engine.distributed.mesh import ParallelConfig
 from phys4d.engine.distributed.watchdog import Timeouts
-from phys4d.engine.resume import FROM_HERE, MOVED, SAME_WEIGHTS, Movable, OnResume
+from phys4d.engine.resume import FROM_HERE, MOVED, REGROUPED, SAME_WEIGHTS, Movable, OnResume
+from phys4d.engine.training.activations import MODES
 from phys4d.evaluate.run import EvaluateConfig
 from phys4d.models.backbone import Precision
 from phys4d.models.config import ModelConfig
@@ -33,6 +35,10 @@ class RunSettings(Config):
     check_clips: which clips are decoded before anything starts, also by --dry-run: "some" of each dataset, spread over
         it, or "all". The rest is checked when it is read.
     model: how the model is made and sampled.
+    parallel: how several processes divide the work.
+    checkpointing: which activations of the transformer's blocks are kept for the backward pass: "none" computes none
+        again, "full" all but the inputs of blocks, "every_N" those of every N-th block, "selective" what is cheap.
+    compile: compiles the transformer's blocks one by one (torch.compile); a block that cannot be compiled is an error.
     timeouts: time limits of a run on several processes.
     evaluate: measures the model behind every stage that has heads; none measures nothing.
     """
@@ -44,6 +50,9 @@ class RunSettings(Config):
     init: Annotated[Path | None, MOVED] = None
     check_clips: Annotated[Literal["some", "all"], SAME_WEIGHTS] = "some"
     model: ModelConfig = ModelConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    checkpointing: Annotated[str, SAME_WEIGHTS] = Field("none", pattern=f"^({MODES})$")
+    compile: Annotated[bool, REGROUPED] = False
     timeouts: Annotated[Timeouts, SAME_WEIGHTS] = Timeouts()
     evaluate: Annotated[EvaluateConfig | None, MEASURED_AGAIN] = None
 

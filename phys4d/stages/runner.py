@@ -6,12 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
 from phys4d.clips import Clips, clip_size
-from phys4d.engine.distributed.parallel import Parallel, on_all_ranks
+from phys4d.engine.distributed.collectives import on_all_ranks
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError, printable
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.training.loop import train
@@ -42,9 +39,9 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
     table, spec = config.table(stage), STAGES[stage]
     loaded = on_all_ranks(lambda: _start(stage, config, given))
     loaded.model.backbone.precision = config.precision
-    loaded.model.backbone.use_attention(config.model.attention)
+    loaded.model.use_attention(config.model.attention, parallel)
     spec.objective.prepare(loaded.model, table, config.seed)
-    place(loaded.model, parallel)
+    place(loaded.model, parallel, checkpointing=config.checkpointing, compiled=config.compile)
     on_all_ranks(lambda: run.record(attention=_attention(loaded.model, parallel)))
     objective = spec.objective(table, loaded.model, parallel, config.seed)
     note_skips(objective.clips, stage, run)
@@ -56,18 +53,8 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
         raise
     if objective.clips.skipped:
         print(printable(f"{stage}: {objective.clips.skipped_line()}"), file=sys.stderr)
-    trained = {name: full_state(module) for name, module in objective.modules().items()}
-
-    def save() -> None:
-        final = loaded
-        if parallel.world_size > 1:
-            final = _start(stage, config, given)
-            spec.objective.prepare(final.model, table, config.seed)
-            _restore(spec.objective(table, final.model, parallel, config.seed).modules(), trained)
-        base = None if spec.owns_backbone else final.base
-        model_folder.save(final.model, config.output(stage), stage=stage, base=base)
-
-    parallel.on_rank_zero(save)
+    base = None if spec.owns_backbone else loaded.base
+    model_folder.save(loaded.model, config.output(stage), stage=stage, base=base, parallel=parallel)
 
 
 def note_skips(clips: Clips, stage: str, run: Run) -> None:
@@ -90,13 +77,6 @@ def _attention(model: WorldModel, parallel: Parallel) -> dict[str, Any]:
         raise UserError(f'model.attention: {error}: set another, or "auto"') from None
 
 
-def full_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """A module's whole state on the CPU; a collective where it is sharded, and then empty but on rank 0."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state: dict[str, Any] = get_model_state_dict(module, options=options)
-    return state
-
-
 def _start(stage: str, config: RunConfig, given: Path | None) -> Loaded:
     if given is not None and (given / model_folder.CARD).exists():
         return model_folder.load(given)
@@ -105,8 +85,3 @@ def _start(stage: str, config: RunConfig, given: Path | None) -> Loaded:
         return model_folder.released(given, config.model, size, seed=config.seed)
     return Loaded(create_model(config.model, *size, seed=config.seed), "", config.folder)
 
-
-def _restore(modules: dict[str, nn.Module], states: dict[str, dict[str, torch.Tensor]]) -> None:
-    for name, module in modules.items():
-        unknown = module.load_state_dict(states[name], strict=False).unexpected_keys
-        assert not unknown, unknown

@@ -1,41 +1,73 @@
 """What a training stage is to the rest of the program: one `StageSpec`, listed in `phys4d.stages.registry`."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from phys4d.clips import Clips
 from phys4d.engine.config import Config
 from phys4d.engine.distributed.parallel import Parallel
+from phys4d.engine.training.loop import OptimizerStep
 from phys4d.models.world import WorldModel
 
 NEW = ""  # in `StageSpec.takes`: a new model with random weights
 RELEASED = "released"  # in `StageSpec.takes`: a pretrained backbone in the diffusers folder layout
 
 
-class StageObjective(Protocol):
-    """An `engine.loop.Objective` over a world model, made from the stage's own table of the run file."""
+class StageObjective(ABC):
+    """An `engine.training.loop.Objective` over a world model, made from the stage's own table of the run file.
 
-    name: str
-    clips: Clips
-    """What it trains on."""
+    name: of the stage. clips: what it trains on.
+    """
 
-    def __init__(self, config: Any, model: WorldModel, parallel: Parallel, seed: int) -> None: ...
+    name: ClassVar[str]
+
+    def __init__(self, config: Any, model: WorldModel, parallel: Parallel, seed: int) -> None:
+        self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
+        self.clips = Clips(config.data, self.arrays(config), model.text, model.grid, on_bad=config.on_bad)
 
     @staticmethod
+    @abstractmethod
+    def arrays(config: Any) -> tuple[str, ...]:
+        """Arrays that every clip of its data must have."""
+
+    @staticmethod
+    @abstractmethod
     def prepare(model: WorldModel, config: Any, seed: int) -> None:
         """Adds what the stage trains (adapters) and sets requires_grad, before the model is placed on its device."""
 
+    @abstractmethod
     def modules(self) -> dict[str, nn.Module]:
         """Modules with trained parameters, by name."""
 
+    @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups of exactly the trained parameters."""
 
-    def update(self, step: int, optimizer_step: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
-        """One training step (see `engine.loop.Objective`)."""
+    @abstractmethod
+    def update(self, step: int, optimizer_step: OptimizerStep) -> dict[str, Tensor | float]:
+        """One training step (see `engine.training.loop.Objective`)."""
+
+    def samples(self) -> Sequence[str]:
+        """Keys of the clips of the latest step on this rank."""
+        return self.clips.latest
+
+
+class Shares:
+    """Scalars of a step, summed over its micro-batches: each is a mean over clips, times their share of all clips."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor | float] = {}
+
+    def add(self, share: float, **means: Tensor | float) -> None:
+        """Adds share * mean for each; they get no gradient."""
+        for name, value in means.items():
+            part = share * (value.detach() if isinstance(value, Tensor) else torch.tensor(value))
+            self.sums[name] = self.sums[name] + part if name in self.sums else part
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from phys4d.engine.run_folder.run import Run
 from phys4d.engine.signals import SIGNALS
 from phys4d.engine.training.loop import LoopConfig, OptimizerConfig, train
 
-ALONE = Parallel(0, 1, torch.device("cpu"), None)
+ALONE = Parallel.alone()
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
@@ -151,6 +151,7 @@ class Scripted:
 
     def __init__(self, losses: list[list[float]]) -> None:
         self.losses, self.net = losses, nn.Linear(1, 1, bias=False)
+        nn.init.ones_(self.net.weight)
 
     def modules(self) -> dict[str, nn.Module]:
         return {"net": self.net}
@@ -160,8 +161,12 @@ class Scripted:
 
     def update(self, step: int, optimizer_step: Any) -> dict[str, torch.Tensor | float]:
         for slope in self.losses[step]:
-            optimizer_step(self.net.weight.sum() * slope)
+            optimizer_step([lambda slope=slope: self.net.weight.sum() * slope])
+        self.step = step
         return {"loss": torch.tensor(float(step)), "reward": 2.0 * step}
+
+    def samples(self) -> list[str]:
+        return [f"of step {self.step}"]
 
 
 def run_scripted(folder: Path, losses: list[list[float]], **options: Any) -> list[dict[str, Any]]:
@@ -196,13 +201,32 @@ def test_whatever_a_step_raises_the_finished_steps_are_saved(tmp_path: Path) -> 
     assert checkpoint.latest(tmp_path / "run", "scripted") == (tmp_path / "run" / "checkpoint-scripted-3", 3)
 
 
+def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_its_samples_are_named(tmp_path: Path) -> None:
+    """As if the bad steps had not been there; their scalars are in no mean. The checkpoint at step 4 waits for step 5.
+    """
+    slopes = [[1.0], [2.0], [float("nan")], [float("inf")], [0.5]]
+    entries = run_scripted(tmp_path / "run", slopes, log_every=5, checkpoint_every=4)
+    noted = [(e["step"], e["samples"]) for e in entries if "skipped_step" in e]
+    assert noted == [(3, "of step 2"), (4, "of step 3")]
+    assert [e["skipped_steps"] for e in entries if "skipped_steps" in e] == [2.0]
+    logged = [(e["step"], e["loss"], round(e["grad_norm"], 5)) for e in entries if "loss" in e]
+    assert logged == [(4, 0.5, 1.5), (5, 4.0, 0.5)]
+    run_scripted(tmp_path / "without", [slopes[0], slopes[1], slopes[4]])
+    weights = [nn.Linear(1, 1, bias=False) for _ in range(2)]
+    for net, name in zip(weights, ("run/checkpoint-scripted-5", "without/checkpoint-scripted-3"), strict=True):
+        checkpoint.load_weights(tmp_path / name, {"net": net})
+    assert torch.equal(weights[0].weight, weights[1].weight)
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-scripted-5"]
+
+
 def test_divergence_stops_the_run_before_a_checkpoint_takes_it_in(tmp_path: Path) -> None:
-    losses = [[1.0], [1.0], [float("nan")], [1.0], [1.0]]
-    with pytest.raises(
-        UserError, match=r"scripted: by step 4 the gradient norm is nan, training has diverged: lower"
-    ):
-        run_scripted(tmp_path / "run", losses, log_every=100, checkpoint_every=2)
+    losses = [[1.0], [1.0], *[[float("nan")]] * 4, [1.0]]
+    line = r"scripted: by step 6 the gradient norm is nan, as in 4 steps in a row, training has diverged: lower"
+    with pytest.raises(UserError, match=line):
+        run_scripted(tmp_path / "run", losses, log_every=2, checkpoint_every=2)
     assert checkpoint.latest(tmp_path / "run", "scripted") == (tmp_path / "run" / "checkpoint-scripted-2", 2)
+    with pytest.raises(UserError, match="by step 3 the gradient norm is nan, training has diverged"):
+        run_scripted(tmp_path / "strict", losses, log_every=1, skip_limit=0)
 
 
 class Quartic(Scripted):
@@ -215,7 +239,8 @@ class Quartic(Scripted):
         nn.init.ones_(self.net.weight)
 
     def update(self, step: int, optimizer_step: Any) -> dict[str, torch.Tensor | float]:
-        optimizer_step(self.net.weight.pow(4).sum() / 4)
+        optimizer_step([lambda: self.net.weight.pow(4).sum() / 4])
+        self.step = step
         return {}
 
 
@@ -235,8 +260,9 @@ def run_quartic(folder: Path, rate: float, *, resume: bool, **loop: Any) -> torc
 def test_a_diverged_run_goes_on_with_a_lower_rate_as_its_message_says(tmp_path: Path) -> None:
     fresh = run_quartic(tmp_path / "fresh", 1e-2, resume=False)
     assert not torch.equal(fresh, torch.ones_like(fresh))
-    line = r"by step 2 the gradient norm is inf, training has diverged: lower quartic\.optimizer\.learning_rate"
-    with pytest.raises(UserError, match=line + ", then --resume, which begins the stage again$"):
+    line = "by step 5 the gradient norm is inf, as in 4 steps in a row, training has diverged: "
+    line += r"lower quartic\.optimizer\.learning_rate, then --resume, which begins the stage again$"
+    with pytest.raises(UserError, match=line):
         run_quartic(tmp_path / "run", 1e25, resume=False, log_every=1)
     assert torch.equal(run_quartic(tmp_path / "run", 1e-2, resume=True), fresh)
 

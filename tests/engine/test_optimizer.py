@@ -28,9 +28,9 @@ def loss_of(net: nn.Module, step: int) -> torch.Tensor:
 def test_equals_torch_adamw_with_clipping() -> None:
     tested, reference = small(), small()
     state = optimizer(tested, weight_decay=0.1, clip_norm=0.5)
-    adamw = torch.optim.AdamW(reference.parameters(), 1e-2, betas=(0.9, 0.95), weight_decay=0.1, foreach=True)
+    adamw = torch.optim.AdamW(reference.parameters(), 1e-2, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     for step in range(5):
-        norm = state.optimizer_step(loss_of(tested, step))
+        norm = state.optimizer_step([lambda step=step: loss_of(tested, step)])
         adamw.zero_grad()
         loss_of(reference, step).backward()
         assert torch.equal(norm, nn.utils.clip_grad_norm_(reference.parameters(), 0.5)) and norm > 0.5
@@ -44,7 +44,7 @@ def test_ema_is_the_recursion_and_replaces_the_weights_when_asked() -> None:
     state = optimizer(net, ema=0.5)
     expected = [parameter.detach().clone() for parameter in net.parameters()]
     for step, decay in enumerate((1 / 10, 2 / 11, 3 / 12, 4 / 13, 5 / 14, 6 / 15, 7 / 16, 8 / 17, 0.5, 0.5)):
-        state.optimizer_step(loss_of(net, step))
+        state.optimizer_step([lambda step=step: loss_of(net, step)])
         for average, parameter in zip(expected, net.parameters(), strict=True):
             average.mul_(decay).add_(parameter.detach(), alpha=1 - decay)
     assert not torch.allclose(expected[0], next(net.parameters()))
@@ -80,7 +80,7 @@ def test_groups_scale_the_rate_and_frozen_parameters_stay() -> None:
     group = {"params": list(net[2].parameters()), "lr_scale": 0.25}
     state = Optimizer(OptimizerConfig(learning_rate=1e-2, ema=0.9), {"net": net}, [group])
     assert state.schedule(10, 0) == 1e-2 and state.adamw.param_groups[0]["lr"] == 2.5e-3
-    state.optimizer_step(loss_of(net, 0))
+    state.optimizer_step([lambda: loss_of(net, 0)])
     assert [torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True)] == [
         True,
         True,

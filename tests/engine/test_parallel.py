@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from phys4d.engine import checkpoint
-from phys4d.engine.distributed.parallel import Parallel, on_all_ranks
+from phys4d.engine.distributed.collectives import on_all_ranks
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 
 QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONFAULTHANDLER": "1"}  # shows the failing rank
-ALONE = Parallel(0, 1, torch.device("cpu"), None)
+ALONE = Parallel.alone()
 
 
 def logged(folder: Path, name: str) -> list[float]:
@@ -65,7 +66,7 @@ def test_one_process_reads_what_two_wrote(two: Path, toy: ModuleType) -> None:
 
 
 def test_a_share_is_contiguous_and_must_divide() -> None:
-    ranks = [Parallel(rank, 3, torch.device("cpu"), None) for rank in range(3)]
+    ranks = [Parallel(rank, 3, torch.device("cpu")) for rank in range(3)]
     assert [list(rank.local(range(6))) for rank in ranks] == [[0, 1], [2, 3], [4, 5]]
     with pytest.raises(
         UserError, match="a global batch of 4 does not divide over 3 processes: choose a multiple of 3"
@@ -77,11 +78,10 @@ def test_alone_means_and_flags_are_ones_own(monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     parallel = Parallel.start()
-    assert (parallel.rank, parallel.world_size, parallel.mesh) == (0, 1, None)
-    assert parallel.mean({"b": torch.tensor(2.5, requires_grad=True), "a": 1, "c": float("inf")}) == {
-        "a": 1.0, "b": 2.5, "c": float("inf"),
-    }  # fmt: skip
-    assert parallel.mean({}) == {} and parallel.any(True) and not parallel.any(False)
+    assert (parallel.rank, parallel.world_size, parallel.context, parallel.share) == (0, 1, None, 1.0)
+    rows = [{"b": torch.tensor(2.5, requires_grad=True), "a": 1.0}, {"b": float("inf"), "a": -3.0}]
+    assert parallel.sums(rows) == [{"a": 1.0, "b": 2.5}, {"a": -3.0, "b": float("inf")}]
+    assert parallel.sums([{}, {}]) == [{}, {}] and parallel.any(True) and not parallel.any(False)
     assert on_all_ranks(lambda: 3) == 3
     with pytest.raises(UserError, match="mine"):
         on_all_ranks(lambda: (_ for _ in ()).throw(UserError("mine")))

@@ -9,6 +9,7 @@ import argparse
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 from phys4d.engine.checkpoint import named_parameters
 from phys4d.engine.config import Config
 from phys4d.engine.data.sampler import indices
-from phys4d.engine.distributed.parallel import Parallel, full
+from phys4d.engine.distributed.collectives import full
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import Interrupted
 from phys4d.engine.random import normal
 from phys4d.engine.run_folder.run import Run
-from phys4d.engine.training.loop import LoopConfig, OptimizerConfig, train
+from phys4d.engine.training.loop import LoopConfig, OptimizerConfig, OptimizerStep, train
 
 BATCH, SAMPLES, WIDTH = 4, 10, 16
 
@@ -79,16 +81,23 @@ class Toy:
             {"params": list(self.scale.parameters()), "lr_scale": 0.1},
         ]
 
-    def update(self, step: int, optimizer_step: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
+    def update(self, step: int, optimizer_step: OptimizerStep) -> dict[str, Tensor | float]:
         self.stop(step)
-        samples = self.parallel.local(indices(0, step, BATCH, SAMPLES))
+        self.drawn = self.parallel.local(indices(0, step, BATCH, SAMPLES))
         places = self.parallel.local(range(BATCH))
-        x = torch.stack([normal((5, WIDTH), "data", sample) for sample in samples])
-        noise = torch.stack([normal((5, WIDTH), "noise", step, place) for place in places])
-        predicted = self.scale(self.net(x + 0.1 * noise, torch.tensor([701.3] * len(x))))
-        loss = (predicted - x[..., :3]).square().mean()
-        optimizer_step(loss)
-        return {"loss": loss}
+        losses: list[Tensor] = []
+
+        def loss(sample: int, place: int) -> Tensor:
+            x, noise = normal((1, 5, WIDTH), "data", sample), normal((1, 5, WIDTH), "noise", step, place)
+            predicted = self.scale(self.net(x + 0.1 * noise, torch.tensor([701.3])))
+            losses.append((predicted - x[..., :3]).square().mean() / BATCH)
+            return losses[-1]
+
+        optimizer_step([partial(loss, *pair) for pair in zip(self.drawn, places, strict=True)])
+        return {"loss": torch.stack(losses).sum()}
+
+    def samples(self) -> list[str]:
+        return [f"sample {sample}" for sample in self.drawn]
 
 
 class ToyRun(Config):

@@ -9,7 +9,8 @@ import os
 import sys
 import time
 
-from phys4d.engine.distributed.parallel import Parallel, on_all_ranks
+from phys4d.engine.distributed.collectives import on_all_ranks
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.distributed.watchdog import Timeouts
 from phys4d.engine.errors import FaultElsewhere, UserError
 

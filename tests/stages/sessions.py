@@ -126,9 +126,10 @@ def record_rewards(folder: Path, rank: int) -> None:
     reward = ReinforceObjective._reward
     calls = [0]
 
-    def recorded(self: Any, latents: torch.Tensor, batch: Any) -> torch.Tensor:
-        got = reward(self, latents, batch)
-        kept = {"rng_keys": batch.rng_keys, "video": batch.video, "latents": latents, "reward": got[0]}
+    def recorded(self: Any, latents: torch.Tensor, samples: Any, conditions: Any, logged: Any) -> torch.Tensor:
+        got = reward(self, latents, samples, conditions, logged)
+        video = conditions.take(samples.conditions).video
+        kept = {"rng_keys": samples.batch.rng_keys, "video": video, "latents": latents, "reward": got}
         torch.save(kept, folder / f"{calls[0]}-{rank}.pt")
         calls[0] += 1
         return got

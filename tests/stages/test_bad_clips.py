@@ -20,7 +20,7 @@ from phys4d.engine.errors import UserError
 from phys4d.models.tiny.words import WordEncoder
 
 FRAMES, SIZE = 5, 16
-ALONE = Parallel(0, 1, torch.device("cpu"), None)
+ALONE = Parallel.alone()
 K = [[20.0, 0, 8], [0, 20, 8], [0, 0, 1]]
 META = {"caption": "a square", "intrinsics": [K] * FRAMES}
 BAD = (37, 61)  # neither is among the clips that are decoded before a run

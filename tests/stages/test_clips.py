@@ -13,7 +13,7 @@ from phys4d.engine.data.sampler import indices
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.models.tiny.words import WordEncoder
 
-ALONE = Parallel(0, 1, torch.device("cpu"), None)
+ALONE = Parallel.alone()
 
 
 class Counted(WordEncoder):

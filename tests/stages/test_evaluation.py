@@ -17,7 +17,7 @@ from phys4d.models.heads import HeadConfig
 from phys4d.models.lora import add_adapter
 from phys4d.models.world import WorldModel, create_model
 
-ALONE = Parallel(0, 1, torch.device("cpu"), None)
+ALONE = Parallel.alone()
 
 
 def tiny() -> WorldModel:

@@ -137,7 +137,7 @@ def test_a_batch_that_ranks_cannot_share(
     refused: Refused, clips: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     alone = Parallel.start()
-    monkeypatch.setattr(Parallel, "start", lambda: Parallel(0, 3, alone.device, None))
+    monkeypatch.setattr(Parallel, "start", lambda: Parallel(0, 3, alone.device))
     line = "backbone.batch: 2 does not divide over 3 processes: choose a multiple of 3, or fewer processes"
     assert refused(clips) == line
     assert not (tmp_path / "out").exists()

@@ -2,8 +2,9 @@
 
 This is context parallelism. Outside of the blocks every rank computes the same. Before the first block it takes its
 part of the tokens, attention exchanges what it needs (`attention(group=...)`), and behind the last block the parts are
-gathered. In the backward pass each rank gets the whole gradient of what stands before the blocks, and, of the blocks'
-own weights, the part that its tokens contribute: the sum over the group is the gradient of one process.
+gathered. Each rank calls `backward` on a loss of its own, and gets what passes through its part of the gradient of the
+sum of all these losses. So, for all weights alike, the sum over the group is the gradient of the summed losses; where
+every rank computes the same loss, the mean over the group is the gradient of one process, as under data parallelism.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from phys4d.kernels.attention.context import Context
 from phys4d.kernels.attention.parts import Parts
 from phys4d.kernels.elementwise import TokenRows
 
@@ -23,13 +25,13 @@ class DividedTokens:
     """The division of one transformer's tokens in its current forward pass.
 
     Attributes:
-        group: the process group.
+        group: the process group. context: how attention exchanges tokens.
         first, last: the blocks in front of which tokens are divided, and behind which they are gathered.
         parts: of the current pass; set by the first block.
     """
 
-    def __init__(self, group: "ProcessGroup", blocks: Any) -> None:
-        self.group = group
+    def __init__(self, group: "ProcessGroup", blocks: Any, context: Context) -> None:
+        self.group, self.context = group, context
         self.first, self.last = blocks[0], blocks[-1]
         self._parts: Parts | None = None
         self._rows: dict[tuple[Any, ...], TokenRows] = {}
@@ -50,12 +52,6 @@ class DividedTokens:
     def leave(self, block: Any, tokens: Tensor) -> Tensor:
         """Tokens at the output of a block: all of them behind the last one."""
         return gathered(tokens, self.parts) if block is self.last else tokens
-
-    def shared(self, tensor: Tensor) -> Tensor:
-        """An input that all ranks hold whole, such as text: its gradient is summed over the group."""
-        if tensor.requires_grad:
-            return _SumBackward.apply(tensor, self.group)  # type: ignore[no-untyped-call]
-        return tensor
 
     def token_rows(self, clips: int, rows: int, device: torch.device) -> TokenRows:
         """Which of clips * rows rows of modulation this rank's tokens take, where `rows` divide a clip's tokens."""
@@ -81,7 +77,8 @@ class _Divide(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return _gather(gradient, ctx.parts), None
+        own = ctx.parts.own
+        return torch.nn.functional.pad(gradient, (0, 0, own.start, ctx.parts.count - own.stop)), None
 
 
 class _Gather(torch.autograd.Function):
@@ -92,25 +89,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return gradient[:, ctx.parts.own].contiguous(), None  # equal on all ranks, since each computes all that follows
-
-
-class _SumBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
-        ctx.group = group
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        gradient = gradient.contiguous()
-        if gradient.dtype in (torch.bfloat16, torch.float16):  # summed in float32
-            total = gradient.float()
-            dist.all_reduce(total, group=ctx.group)
-            return total.to(gradient.dtype), None
-        total = gradient.clone()
-        dist.all_reduce(total, group=ctx.group)
-        return total, None
+        return _sum_of_own(gradient, ctx.parts), None
 
 
 def _gather(tokens: Tensor, parts: Parts) -> Tensor:
@@ -120,3 +99,16 @@ def _gather(tokens: Tensor, parts: Parts) -> Tensor:
     received = [torch.empty_like(padded) for _ in lengths]
     dist.all_gather(received, padded, group=parts.group)
     return torch.cat([part[:, :length] for part, length in zip(received, lengths, strict=True)], 1)
+
+
+def _sum_of_own(gradient: Tensor, parts: Parts) -> Tensor:
+    """This rank's tokens [B, S_r, C] of the sum over all ranks of [B, S, C], summed in float32 or wider."""
+    lengths = parts.lengths
+    exact = torch.promote_types(gradient.dtype, torch.float32)
+    padded = [
+        torch.nn.functional.pad(part, (0, 0, 0, max(lengths) - part.shape[1])).to(exact)
+        for part in gradient.split(lengths, dim=1)
+    ]
+    total = torch.empty_like(padded[0])
+    dist.reduce_scatter_tensor(total, torch.cat(padded), group=parts.group)
+    return total[:, : lengths[parts.rank]].to(gradient.dtype)

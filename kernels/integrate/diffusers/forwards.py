@@ -1,4 +1,7 @@
-"""Where a module's forward is kept: on the module, or below the wrappers of hooks of accelerate and diffusers.
+"""Where a module's forward is kept: on the module, or below wrappers.
+
+Known are those of hooks of accelerate and diffusers, and objects that keep what they call in `inner_forward`, as the
+engine's activation checkpointing does.
 
 Sources: accelerate, hooks.py (add_hook_to_module); diffusers, hooks/hooks.py (HookRegistry.register_hook).
 """
@@ -34,6 +37,8 @@ def places(module: nn.Module) -> Iterator[Place]:
 
 def _below(module: nn.Module, wrapper: Any) -> Place | None:
     """The place of what this wrapper calls; None if it is not a wrapper that is known."""
+    if "inner_forward" in getattr(wrapper, "__dict__", {}):
+        return Place(wrapper, "inner_forward")
     if type(wrapper) is not functools.partial:
         return None
     function = wrapper.func

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from phys4d.kernels.attention.backends import BACKENDS
+from phys4d.kernels.attention.context import Context
 from phys4d.kernels.integrate.diffusers import families as _families  # noqa: F401 (registers those of this package)
 from phys4d.kernels.integrate.diffusers.accelerated import Accelerated
 from phys4d.kernels.integrate.diffusers.divided import DividedTokens
@@ -23,7 +24,8 @@ _PARALLEL = "diffusers computes this model in parallel"
 
 def accelerate(
     model: Any, *, backend: str = "auto", parts: Sequence[Part] = PARTS,
-    timestep_per: Literal["token", "frame"] = "token", group: "ProcessGroup | None" = None, strict: bool = False,
+    timestep_per: Literal["token", "frame"] = "token", group: "ProcessGroup | None" = None,
+    context: Context = "auto", strict: bool = False,
 ) -> Accelerated:  # fmt: skip
     """Swaps attention, and what is between the layers, of diffusers' video transformers for what this package computes.
 
@@ -49,7 +51,9 @@ def accelerate(
             row for each frame instead of one for each token (2 GB a block at 27,280 tokens). A broken promise fails an
             assertion.
         group: process group over whose ranks the tokens of a Wan are divided between its first and its last block
-            (`divided.py`): every rank calls the model with the same arguments and gets the same result.
+            (`divided.py`): every rank calls the model with the same arguments and gets the same result; gradients are
+            to be averaged over the group, as under data parallelism.
+        context: with a group how attention exchanges tokens: "auto", "ulysses" or "ring", as in `attention`.
         strict: refuse to leave any module of the model to its own code.
 
     Returns:
@@ -73,7 +77,7 @@ def accelerate(
     _check([family for *_, family in known], parts, group)
     try:
         for path, transformer, family in known:
-            _swap(accelerated, path, transformer, family, timestep_per, group)
+            _swap(accelerated, path, transformer, family, timestep_per, group, context)
         accelerated.unknown = _unknown(accelerated.model, roots, known)
         left = accelerated.left if strict or group is not None else {}
         if left:
@@ -142,11 +146,12 @@ def _check(known: list[Family], parts: Sequence[Part], group: Any) -> None:
 
 
 def _swap(
-    accelerated: Accelerated, path: str, transformer: nn.Module, family: Family, timestep_per: str, group: Any
+    accelerated: Accelerated, path: str, transformer: nn.Module, family: Family, timestep_per: str, group: Any,
+    context: Context,
 ) -> None:  # fmt: skip
     setting = Setting(accelerated.backend, accelerated.passed, accelerated.called)
     if group is not None:
-        setting.divided = DividedTokens(group, transformer.blocks)
+        setting.divided = DividedTokens(group, transformer.blocks, context)
     accelerated.hooks.append(_Hooks(setting))
     parallel = getattr(transformer, "_parallel_config", None) is not None
     if "attention" in accelerated.parts:

@@ -10,7 +10,7 @@ from phys4d.models.tiny.backbone import PATCH, TinyBackbone, draw_transformer, t
 from phys4d.models.tiny.haar import HaarCodec
 from phys4d.models.tiny.words import WordEncoder
 from phys4d.models.wan.published import check_transformer
-from phys4d.models.wan.spec import read_transformer
+from phys4d.models.wan.spec import build_transformer
 
 STEPS, SHIFT = 10, 3.0
 
@@ -37,7 +37,8 @@ def _outline(settings: Settings, folder: Path | None) -> Outline:
 
 
 def _load(folder: Path, taps: tuple[int, ...]) -> Parts:
-    return Parts(TinyBackbone(read_transformer(folder), taps), HaarCodec(), WordEncoder())
+    transformer = folder / "transformer"
+    return Parts(TinyBackbone(build_transformer(transformer), taps), HaarCodec(), WordEncoder(), transformer)
 
 
 def _create(settings: Settings, taps: tuple[int, ...], seed: int) -> Parts:

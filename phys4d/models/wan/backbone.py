@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -30,6 +30,7 @@ class WanBackbone(Backbone):
     """
 
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+    full_precision = ("condition_embedder",)
 
     def __init__(self, transformer: WanTransformer3DModel, taps: tuple[int, ...]) -> None:
         super().__init__(transformer, taps)
@@ -56,9 +57,13 @@ class WanBackbone(Backbone):
     def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         return self.transformer(noisy, self.token_timesteps(noisy.shape, sigma), text, return_dict=False)[0]
 
-    def use_attention(self, backend: str, group: "ProcessGroup | None" = None) -> None:
+    def use_attention(
+        self, backend: str, group: "ProcessGroup | None" = None, context: Literal["auto", "ulysses", "ring"] = "auto"
+    ) -> None:
         self.accelerated.undo()
-        self.accelerated = accelerate(self.transformer, backend=backend, timestep_per="frame", group=group)
+        self.accelerated = accelerate(
+            self.transformer, backend=backend, timestep_per="frame", group=group, context=context
+        )
         self._group = group
 
     def whole(self, k: int, tokens: Tensor) -> Tensor:

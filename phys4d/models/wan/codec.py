@@ -1,10 +1,12 @@
 """The Wan video autoencoder as a codec, with the normalisation that the transformers were trained on."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from phys4d.models.headers import read_json
 from phys4d.models.interface import check_clip
 from phys4d.models.progress_bars import without_progress_bars
 
@@ -12,17 +14,18 @@ from phys4d.models.progress_bars import without_progress_bars
 class WanCodec(nn.Module):
     """diffusers' AutoencoderKLWan (Wan2.1: 4x8x8; Wan2.2-TI2V: 4x16x16), frozen; latents normalised per channel.
 
-    It computes in fp32, as published, also where its weights are stored in bf16.
+    It computes in fp32, as published, also where its weights are stored in bf16. They are read when it is first used,
+    onto the device of what it is given.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         from diffusers import AutoencoderKLWan
 
-        with without_progress_bars():
-            vae = AutoencoderKLWan.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
-        self.vae = vae.eval().requires_grad_(False)
-        config = self.vae.config
+        with torch.device("meta"):  # for the defaults of what the configuration leaves out
+            config = AutoencoderKLWan.from_config(read_json(folder / "config.json")).config
+        self.folder = folder
+        self.vae: Any = None
         self.channels = config.z_dim
         self.temporal_stride = config.scale_factor_temporal
         self.spatial_stride = config.scale_factor_spatial
@@ -32,14 +35,24 @@ class WanCodec(nn.Module):
         self.register_buffer("mean", torch.tensor(config.latents_mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(config.latents_std).view(shape), persistent=False)
 
+    def _loaded(self, device: torch.device) -> Any:
+        """The autoencoder with its weights, on this device."""
+        if self.vae is None:
+            from diffusers import AutoencoderKLWan
+
+            with without_progress_bars():
+                vae = AutoencoderKLWan.from_pretrained(self.folder, torch_dtype=torch.float32, use_safetensors=True)
+            self.vae = vae.to(device).eval().requires_grad_(False)
+        return self.vae
+
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
         """[B, 3, 1 + 4k, H, W] in [-1, 1] -> the posterior's mode, normalised; ValueError where the autoencoder would
         silently drop frames or pixels."""
         check_clip(video, (self.temporal_stride, self.spatial_stride, self.spatial_stride))
-        return (self.vae.encode(video).latent_dist.mode() - self.mean) / self.std
+        return (self._loaded(video.device).encode(video).latent_dist.mode() - self.mean) / self.std
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents -> [B, 3, T, H, W], clamped to [-1, 1] by the autoencoder."""
-        return self.vae.decode(latents * self.std + self.mean).sample
+        return self._loaded(latents.device).decode(latents * self.std + self.mean).sample

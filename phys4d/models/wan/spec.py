@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import torch
 from diffusers import WanTransformer3DModel
 
 from phys4d.engine.errors import UserError
+from phys4d.models.base_weights import without_weights
 from phys4d.models.diffusers_folder import class_name
-from phys4d.models.progress_bars import without_progress_bars
+from phys4d.models.headers import read_json
 from phys4d.models.spec import ModelSpec, Outline, Parts, Settings
 from phys4d.models.wan.backbone import WanBackbone
 from phys4d.models.wan.codec import WanCodec
@@ -36,20 +36,19 @@ def _outline(settings: Settings, folder: Path | None) -> Outline:
     )
 
 
-def read_transformer(folder: Path) -> WanTransformer3DModel:
-    """The transformer in fp32, whatever it is stored in, since it is trained: in bf16 the small steps of an optimizer
-    are rounded away. `Backbone.precision` decides what its products are computed in."""
-    with without_progress_bars():
-        return WanTransformer3DModel.from_pretrained(
-            folder / "transformer", torch_dtype=torch.float32, use_safetensors=True
-        )
+def build_transformer(folder: Path) -> WanTransformer3DModel:
+    """The transformer of a folder, without its weights: in fp32, whatever they are stored in, since it is trained; in
+    bf16 the small steps of an optimizer are rounded away."""
+    with without_weights():
+        return WanTransformer3DModel.from_config(read_json(folder / "config.json"))
 
 
 def _load(folder: Path, taps: tuple[int, ...]) -> Parts:
     return Parts(
-        WanBackbone(read_transformer(folder), taps),
+        WanBackbone(build_transformer(folder / "transformer"), taps),
         WanCodec(folder / "vae"),
         UMT5Encoder(folder / "text_encoder", folder / "tokenizer"),
+        folder / "transformer",
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ _TOKENIZER_FAULTS = (Exception, ValueError, KeyError, TypeError, ImportError)  #
 
 
 class UMT5Encoder(nn.Module):
-    """The text encoder of Wan: transformers' UMT5EncoderModel, frozen, in its stored dtype (bf16 as published).
+    """The text encoder of Wan: transformers' UMT5EncoderModel, frozen, in its stored dtype (bf16 as published). Its
+    weights are read when it is first used, on the device that it was moved to.
 
     Captions become the tokens that diffusers' WanPipeline makes of the same prompt: cleaned by its `prompt_clean`
     (mojibake mended by ftfy, HTML entities resolved twice, white space collapsed), then cut to `tokens`.
@@ -21,7 +23,7 @@ class UMT5Encoder(nn.Module):
 
     def __init__(self, text_encoder: Path, tokenizer: Path, tokens: int = 512) -> None:
         super().__init__()
-        from transformers import AutoTokenizer, UMT5EncoderModel
+        from transformers import AutoTokenizer, UMT5Config
 
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(tokenizer)
@@ -30,13 +32,24 @@ class UMT5Encoder(nn.Module):
                 raise
             reason = " ".join(str(error).split())
             raise UserError(f"{tokenizer}: does not load ({reason}): download it again") from None
-        with without_progress_bars():
-            model = UMT5EncoderModel.from_pretrained(text_encoder, dtype="auto", use_safetensors=True)
-        self.model = model.eval().requires_grad_(False)
-        self.width, self.tokens = self.model.config.d_model, tokens
-        if len(self.tokenizer) > self.model.config.vocab_size:
-            words = f"{len(self.tokenizer)} words, {text_encoder} has {self.model.config.vocab_size}"
+        self.folder = text_encoder
+        self.model: Any = None
+        self.register_buffer("place", torch.empty(0), persistent=False)  # moves with the module
+        config = UMT5Config.from_pretrained(text_encoder)
+        self.width, self.tokens = config.d_model, tokens
+        if len(self.tokenizer) > config.vocab_size:
+            words = f"{len(self.tokenizer)} words, {text_encoder} has {config.vocab_size}"
             raise UserError(f"{tokenizer}: {words}: are they of one model?")
+
+    def _loaded(self) -> Any:
+        """The encoder with its weights, on this module's device."""
+        if self.model is None:
+            from transformers import UMT5EncoderModel
+
+            with without_progress_bars():
+                model = UMT5EncoderModel.from_pretrained(self.folder, dtype="auto", use_safetensors=True)
+            self.model = model.to(self.place.device).eval().requires_grad_(False)
+        return self.model
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> Tensor:
@@ -47,6 +60,7 @@ class UMT5Encoder(nn.Module):
             [prompt_clean(caption) for caption in captions], padding="max_length", max_length=self.tokens,
             truncation=True, add_special_tokens=True, return_attention_mask=True, return_tensors="pt",
         )  # fmt: skip
-        mask = batch.attention_mask.to(self.model.device)
-        hidden = self.model(batch.input_ids.to(self.model.device), mask).last_hidden_state
+        model = self._loaded()
+        mask = batch.attention_mask.to(model.device)
+        hidden = model(batch.input_ids.to(model.device), mask).last_hidden_state
         return hidden.float().masked_fill(mask[..., None] == 0, 0.0)

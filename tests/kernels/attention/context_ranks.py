@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from phys4d.engine.distributed.parallel import leave_group
+from phys4d.engine.distributed.collectives import leave_group
 from phys4d.kernels.attention import (
     Full,
     Pattern,

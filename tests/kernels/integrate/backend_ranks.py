@@ -11,7 +11,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
-from phys4d.engine.distributed.parallel import leave_group
+from phys4d.engine.distributed.collectives import leave_group
 from phys4d.kernels.attention import part_of
 from phys4d.kernels.integrate.diffusers import backend_report, register_backend
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from phys4d.engine.distributed.parallel import leave_group
+from phys4d.engine.distributed.collectives import leave_group
 from phys4d.kernels.integrate.diffusers import accelerate
 
 CASES = {  # heads, timestep for each

@@ -1,7 +1,7 @@
 """A world model in closed form on clips of 2 x 2 pixels, and the geometry loss by loops in fp64."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -20,6 +20,7 @@ from phys4d.models.heads import HeadConfig
 from phys4d.models.interface import Grid, Prediction
 from phys4d.models.spec import Parts
 from phys4d.models.world import WorldModel
+from phys4d.stages import spec
 
 SEED, FRAMES, SIDE = 5, 3, 2
 BASE, FINETUNED, POLICY = 0.3, 0.2, 0.1  # slopes of the velocity: the backbone's and what each adapter adds
@@ -117,13 +118,15 @@ class Source:
         self, size: int, parallel: Parallel, seed: int, stage: str, step: int, update: int | None = None
     ) -> Batch:
         self.asked.append((size, seed, stage, step))
-        chosen = [place % len(self.video) for place in range(size)]
+        places = parallel.local(range(size))
+        chosen = [place % len(self.video) for place in places]
         return Batch(
             video=self.video[chosen],
             text=0.05 * torch.tensor(chosen).view(-1, 1, 1).expand(-1, 3, 1),
             arrays={name: self.arrays[name][chosen] for name in self.names},
-            intrinsics=torch.eye(3).expand(size, FRAMES, 3, 3),
-            rng_keys=[(seed, stage, step, place) for place in range(size)],
+            intrinsics=torch.eye(3).expand(len(places), FRAMES, 3, 3),
+            rng_keys=[(seed, stage, step, place) for place in places],
+            share=parallel.share,
         )
 
 
@@ -172,18 +175,18 @@ def world() -> WorldModel:
 def objective(world: WorldModel, source: Source, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[..., Any]:
     """Makes a stage's objective over that model and those clips."""
 
-    def make(stage: ModuleType, **settings: Any) -> Any:
+    def make(stage: ModuleType, parallel: Parallel | None = None, **settings: Any) -> Any:
         def clips(folder: Any, arrays: tuple[str, ...], *rest: Any, on_bad: str) -> Source:
             assert folder == tmp_path
             source.names = tuple(arrays)
             return source
 
-        monkeypatch.setattr(stage, "Clips", clips)
+        monkeypatch.setattr(spec, "Clips", clips)
         name = stage.__name__.rpartition(".")[2].capitalize()
         config = getattr(stage, f"{name}Config")(
             data=tmp_path, optimizer=OptimizerConfig(learning_rate=1e-3), loop=LoopConfig(steps=1), **settings
         )
-        return getattr(stage, f"{name}Objective")(config, world, Parallel(0, 1, torch.device("cpu"), None), SEED)
+        return getattr(stage, f"{name}Objective")(config, world, parallel or Parallel.alone(), SEED)
 
     return make
 
@@ -193,7 +196,8 @@ def minimised() -> Callable[[Tensor], Tensor]:
     """Stands for the optimizer: keeps losses in its attribute `losses`, and leaves gradients in place."""
     losses: list[float] = []
 
-    def optimizer_step(loss: Tensor) -> Tensor:
+    def optimizer_step(parts: Sequence[Callable[[], Tensor]]) -> Tensor:
+        loss = torch.stack([part() for part in parts]).sum()
         losses.append(loss.item())
         loss.backward()
         return loss.detach()

@@ -11,6 +11,7 @@ from phys4d.engine.random import normal, uniform
 from phys4d.models.world import WorldModel
 from phys4d.rewards import moving_points
 from phys4d.stages import reinforce
+from phys4d.stages.spec import Shares
 from tests.stages.objectives.reinforce_by_hand import (
     ADVANTAGES,
     CLIPS,
@@ -31,14 +32,20 @@ from tests.stages.objectives.reinforce_by_hand import (
 )
 
 
+def evaluated(parts: list[Callable[[], Tensor]]) -> Tensor:
+    """Stands for an optimizer that changes nothing."""
+    return torch.stack([part().detach() for part in parts]).sum()
+
+
 @pytest.fixture
 def rewarded(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Rewards are given; the latents that they were given for are kept."""
     kept: list[Tensor] = []
 
-    def reward(self: Any, latents: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+    def reward(self: Any, latents: Tensor, samples: Any, conditions: Any, logged: Shares) -> Tensor:
         kept.append(latents)
-        return torch.tensor(REWARDS), torch.tensor(0.125)
+        logged.add(1.0, head_drift=0.125)
+        return torch.tensor(REWARDS)
 
     monkeypatch.setattr(reinforce.ReinforceObjective, "_reward", reward)
     return kept
@@ -51,7 +58,8 @@ def test_an_update_by_hand(
     """After the first of two steps the policy's slope is moved: the second one's ratios are clipped or not."""
     stage, seen = objective(reinforce, **SETTINGS, sampler=sampler), []
 
-    def optimizer_step(loss: Tensor) -> Tensor:
+    def optimizer_step(parts: list[Callable[[], Tensor]]) -> Tensor:
+        loss = torch.stack([part() for part in parts]).sum()
         loss.backward()
         adapter = world.backbone.transformer.adapters.reinforce
         seen.append((loss.item(), adapter.grad.item()))
@@ -101,9 +109,9 @@ def test_a_group_without_variance_is_counted_as_a_share_of_the_groups(
     """Deviations below a millionth count as none: 0.7 millionths do, 1.5 do not."""
     stage = objective(reinforce, **SETTINGS)
     for rewards, share in (([0.0, 1e-6, 0.0, 2.1e-6], 0.5), ([0.0, 0.0, 3.0, 3.0], 1.0)):
-        given = torch.tensor(rewards), torch.tensor(0.0)
-        monkeypatch.setattr(reinforce.ReinforceObjective, "_reward", lambda self, latents, batch, given=given: given)
-        assert float(stage.update(STEP, lambda loss: loss.detach())["zero_variance_share"]) == share
+        given = torch.tensor(rewards)
+        monkeypatch.setattr(reinforce.ReinforceObjective, "_reward", lambda *args, given=given: given)
+        assert float(stage.update(STEP, evaluated)["zero_variance_share"]) == share
 
 
 def test_all_clips_of_an_update_are_read_before_a_weight_changes(
@@ -113,20 +121,21 @@ def test_all_clips_of_an_update_are_read_before_a_weight_changes(
     events: list[Any] = []
     monkeypatch.setattr(type(source), "fetch", lambda self, size, parallel, *place: events.append((size, *place)))
     stage = objective(reinforce, **SETTINGS)
-    stage.update(STEP, lambda loss: events.append("optimizer step") or loss.detach())
+    stage.update(STEP, lambda parts: events.append("optimizer step") or evaluated(parts))
     count = stage.config.stochastic_steps
     assert events[:count] == [asked for asked in source.asked if asked[2] == "reinforce flow matching"]
     assert len(events[:count]) == count and events[count:] == ["optimizer step"] * count
 
 
 def test_flow_matching_takes_no_sigma_below_two_percent(
-    objective: Callable[..., Any], world: WorldModel, monkeypatch: pytest.MonkeyPatch
+    objective: Callable[..., Any], source: Any, world: WorldModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("phys4d.clips.uniform", lambda shape, *key: torch.zeros(shape))
     seen: list[list[float]] = []
     predict = world.predict
     monkeypatch.setattr(world, "predict", lambda *given: seen.append(given[1].tolist()) or predict(*given))
-    objective(reinforce, **SETTINGS)._flow_matching(0, 0)
+    stage = objective(reinforce, **SETTINGS)
+    stage._flow_matching(source.batch(2, stage.parallel, SEED, "reinforce flow matching", 0))
     assert seen == [pytest.approx([0.02, 0.02])]
 
 
@@ -146,7 +155,8 @@ def test_better_than_its_group_becomes_more_likely(
     stage = objective(reinforce, **SETTINGS | {"flow_matching": 0.0, "kl": 0.0, "stochastic_steps": 1})
     adapter = world.backbone.transformer.adapters.reinforce
 
-    def descend(loss: Tensor) -> Tensor:
+    def descend(parts: list[Callable[[], Tensor]]) -> Tensor:
+        (loss,) = (part() for part in parts)
         loss.backward()
         adapter.data -= 1e-3 * adapter.grad.sign()
         return loss.detach()
@@ -217,9 +227,11 @@ def test_the_reward_is_of_decoded_latents_and_of_geometry_read_without_the_polic
     monkeypatch.setattr(moving_points, "moving_chamfer", moving_chamfer)
     source.arrays["instance"] = torch.randint(0, 3, (2, 3, 2, 2), dtype=torch.uint8)
     stage = objective(reinforce, **SETTINGS, reward=kind)
-    batch, _ = stage._conditions(STEP)
+    conditions = source.batch(2, stage.parallel, SEED, "reinforce", STEP)
+    (samples,), logged = stage._samples(conditions), Shares()
     latents = 3 * torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(4))
-    reward, drift = stage._reward(latents, batch)
+    reward = stage._reward(latents, samples, conditions, logged)
+    drift = logged.sums["head_drift"]
     assert reward.tolist() == REWARDS
     probe = torch.stack([normal(SHAPE, *key, "probe") for key in KEYS])
     noisy = 0.93 * latents + 0.07 * probe
@@ -232,7 +244,9 @@ def test_the_reward_is_of_decoded_latents_and_of_geometry_read_without_the_polic
     assert float(drift) == pytest.approx(float(((depth + 0.08) / depth)[::2].log().mean()), rel=1e-4)
     world.backbone.transformer.adapters.reinforce.data.fill_(-POLICY / 6)  # the depths shrink: the drift counts as much
     shrunk = ((depth - 0.8 * POLICY / 6) / depth)[::2].log().mean()
-    assert float(stage._reward(latents, batch)[1]) == pytest.approx(-float(shrunk), rel=1e-4)
+    logged.sums.clear()
+    stage._reward(latents, samples, conditions, logged)
+    assert float(logged.sums["head_drift"]) == pytest.approx(-float(shrunk), rel=1e-4)
     for name, array in (("truth_video", source.video), ("truth_depth", source.arrays["depth"])):
         assert torch.equal(asked[name], array[CLIPS]), name
     assert torch.equal(asked["truth_motion"], source.arrays["motion"][CLIPS])

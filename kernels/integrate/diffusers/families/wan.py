@@ -66,7 +66,8 @@ class WanProcessor(Processor):
                 return self.pass_on(rope if isinstance(rope, str) else "a rotation of text", *arguments)
             grid = (count, 1, 1)
             if divided:
-                start, across = divided.parts.own.start, {"group": divided.group, "grid": grid}
+                start = divided.parts.own.start
+                across = {"group": divided.group, "grid": grid, "context": divided.context}
         image = None
         if attn.add_k_proj is not None:
             if encoder_hidden_states is None or encoder_hidden_states.shape[1] <= _TEXT_TOKENS:

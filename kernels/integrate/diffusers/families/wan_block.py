@@ -53,7 +53,6 @@ class WanBlock(BlockForward):
         divided, by_token = self.setting.divided, None
         if divided is not None:
             hidden_states = divided.enter(block, hidden_states)
-            temb, encoder_hidden_states = divided.shared(temb), divided.shared(encoder_hidden_states)
             if why := _odd_rows(temb, divided.parts.count):
                 self.setting.pass_on(self.path, why)
             if temb.ndim == 4:

@@ -1,0 +1,121 @@
+"""Weights sharded over ranks by FSDP2: what is gathered when, and weights that stay gathered for a while."""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+# What a transformer returns is often a view; the warning is for callers that would write into it.
+warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(.*\) returned a view tensor")
+
+_TRAINING, _ROLLOUT = 0.1, 0.25  # shares of a device's memory that gathered weights may take
+
+
+def shard_weights(module: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh, *, reshard: bool) -> None:
+    """Shards the parameters of a module over a mesh, each along its first dimension; gradients are summed.
+
+    Nothing is cast: each parameter is gathered in the dtype that it is held in, and inputs stay as they are. Frozen
+    weights in bf16 and trained ones in fp32 may be mixed.
+
+    module: on any device, or on meta. blocks: its submodules that are gathered one at a time; the next one is gathered
+    while one is computed. mesh: one dimension, or (replicate, shard). reshard: whether a block's gathered weights are
+    released after its forward pass.
+    """
+    for block in blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
+    fully_shard(module, mesh=mesh, reshard_after_forward=False)
+    for block, following in pairwise(blocks):
+        assert isinstance(block, FSDPModule) and isinstance(following, FSDPModule)
+        block.set_modules_to_forward_prefetch([following])
+        following.set_modules_to_backward_prefetch([block])
+    for part in sharded_parts(module):
+        # Losses are shares of a global sum. torch's own division is by the number of ranks, or on gloo refused.
+        part.set_gradient_divide_factor(1.0)
+        part.set_force_sum_reduction_for_comms(True)
+
+
+def sharded_parts(module: nn.Module) -> list[FSDPModule]:
+    """The module and its submodules that FSDP gathers on their own."""
+    return [part for part in module.modules() if isinstance(part, FSDPModule)]
+
+
+def synchronise_gradients(module: nn.Module, on: bool) -> None:
+    """Whether the next backward pass sums gradients over the ranks, or only adds them up on each."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(on)
+
+
+@contextmanager
+def kept_gathered(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Within it, weights stay gathered from one evaluation to the next, if they fit; for evaluations without gradients.
+
+    A rollout evaluates the same weights at each denoising step; without this each would gather them all again. They fit
+    if they take at most a quarter of the device's memory.
+    """
+    parts = sharded_parts(module)
+    if not parts or gathered_bytes(module) > _ROLLOUT * device_memory(device):
+        yield
+        return
+    before = [(part, _reshards(part)) for part in parts]
+    for part, _ in before:
+        part.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for part, reshards in before:
+            part.set_reshard_after_forward(reshards, recurse=False)
+            part.reshard()
+
+
+def _reshards(part: FSDPModule) -> bool:
+    group = part._get_fsdp_state()._fsdp_param_group  # torch has no public way to ask
+    return group is not None and group.post_forward_mesh_info is not None
+
+
+def reshard_by_memory(module: nn.Module, device: torch.device) -> bool:
+    """Whether a block's weights are released after its forward pass when nothing is asked for."""
+    return gathered_bytes(module) > _TRAINING * device_memory(device)
+
+
+def gathered_bytes(module: nn.Module) -> int:
+    """Bytes of all parameters of a module, whole, on any device."""
+    return sum(p.numel() * p.element_size() for p in module.parameters())
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of a device's memory; of the CPU's, the share of one local process."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return whole // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+
+
+def materialise(module: nn.Module, device: torch.device) -> None:
+    """Gives every parameter and buffer of a module memory on the device; those on meta hold no values yet.
+
+    Sharded parameters get memory for this rank's part alone.
+    """
+
+    def moved(tensor: Tensor) -> Tensor:
+        return torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
+
+    module._apply(moved)
+
+
+def own_rows(parameter: Tensor) -> slice:
+    """The rows (of dimension 0) of a whole parameter that this rank holds; all of them unless it is sharded."""
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    if not isinstance(parameter, DTensor):
+        return slice(0, len(parameter) if parameter.dim() else 1)
+    shape, offset = compute_local_shape_and_global_offset(
+        parameter.shape, parameter.device_mesh, parameter.placements
+    )
+    return slice(offset[0], offset[0] + shape[0])

@@ -1,0 +1,87 @@
+"""The backbone's own weights: the dtype in which frozen ones are held, and reading each rank's part of them from files.
+
+No process holds more than its part of the weights and one tensor's rows on their way from the file. The model is built
+with its parameters on torch's meta device, adapted, sharded, and then filled.
+"""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+
+from phys4d.engine.distributed.collectives import local
+from phys4d.engine.distributed.sharding import own_rows
+from phys4d.engine.errors import UserError
+from phys4d.models.diffusers_folder import WEIGHTS
+from phys4d.models.headers import Stored, read_weights
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_HALVED = (nn.Linear, nn.Conv2d, nn.Conv3d)  # layers that autocast computes in bf16
+
+without_weights = init_empty_weights
+"""Context in which modules are built with parameters on meta, without memory, and with real buffers (RoPE tables)."""
+
+
+def hold_frozen_in_bf16(transformer: nn.Module, full_precision: Collection[str]) -> None:
+    """Holds the frozen weights of linear and convolutional layers in bf16; every other parameter stays in fp32.
+
+    Under bf16 autocast the results are the same bits, since it would round these weights at each use; it would keep a
+    rounded copy of each for the backward pass, too.
+
+    transformer: on any device, or on meta. full_precision: paths of its submodules that are computed without autocast
+    (the embedding of timesteps), whose weights stay as they are.
+    """
+    for path, module in transformer.named_modules():
+        outside = any(path == name or path.startswith(f"{name}.") for name in full_precision)
+        if isinstance(module, _HALVED) and not outside:
+            frozen = not any(parameter.requires_grad for parameter in module.parameters())
+            if frozen:
+                module.to(torch.bfloat16)
+
+
+def absent_weights(module: nn.Module) -> list[str]:
+    """Names of the parameters on meta, which hold no values."""
+    return [name for name, parameter in module.named_parameters() if parameter.is_meta]
+
+
+def read_own_rows(module: nn.Module, names: Collection[str], folder: Path) -> None:
+    """Fills parameters of a module with this rank's rows of the tensors in a diffusers folder, in their own dtype.
+
+    names: of the parameters; the tensor has the same name, without the "base_layer" that peft puts in. folder: holds
+    diffusion_pytorch_model.safetensors, or shards and their index. UserError if a file cannot be read.
+    """
+    stored, files = read_weights(folder, WEIGHTS, "weights in the diffusers layout")
+    parameters = dict(module.named_parameters())
+    with torch.no_grad():
+        for name in sorted(names, key=lambda name: (files[_stored_name(name)], stored[_stored_name(name)].begin)):
+            key = _stored_name(name)
+            parameter = parameters[name].detach()
+            rows = own_rows(parameter)
+            local(parameter).copy_(_read_rows(files[key], stored[key], rows).view(local(parameter).shape))
+
+
+def _stored_name(name: str) -> str:
+    return name.replace(".base_layer.", ".")
+
+
+def _read_rows(path: Path, tensor: Stored, rows: slice) -> Tensor:
+    """Rows of a stored tensor, read without mapping the file, whose pages would count as this process's memory."""
+    shape = tensor.shape or (1,)
+    values = torch.empty((rows.stop - rows.start, *shape[1:]), dtype=_DTYPES[tensor.dtype])
+    if not values.numel():
+        return values
+    wanted = memoryview(values.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    offset, done = tensor.begin + rows.start * (values[0].nbytes), 0
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while done < len(wanted):
+                count = os.preadv(file.fileno(), [wanted[done:]], offset + done)
+                if count == 0:
+                    raise UserError(f"{path}: ends within its tensors: download it again")
+                done += count
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}): copy or download it again") from None
+    return values
