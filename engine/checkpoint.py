@@ -27,7 +27,21 @@ from phys4d.engine.storage import disk_fault, replace_text
 _CARD = "checkpoint.json"
 
 
-def save(folder: Path, stage: str, step: int, state: Mapping[str, Tensor], *, keep: int = 2) -> Path:
+def path_of(folder: Path, stage: str, step: int) -> Path:
+    """The folder of a checkpoint."""
+    return Path(folder) / f"checkpoint-{stage}-{step}"
+
+
+def save(
+    folder: Path,
+    stage: str,
+    step: int,
+    state: Mapping[str, Tensor],
+    *,
+    keep: int = 2,
+    keep_every: int = 0,
+    group: dist.ProcessGroup | None = None,
+) -> Path:
     """Writes `state` to folder/checkpoint-<stage>-<step>/ and returns that path; all ranks must call it.
 
     The files are written to a hidden folder with a digest of each, synced to the disk and then renamed, so a checkpoint
@@ -39,20 +53,22 @@ def save(folder: Path, stage: str, step: int, state: Mapping[str, Tensor], *, ke
     step: number of finished steps.
     state: name -> tensor or DTensor.
     keep: number of checkpoints of the stage that remain.
+    keep_every: those of multiples of so many steps remain, too; 0: none.
+    group: gloo group of all ranks that does the collectives; default: the process group.
 
     Raises UserError if the disk does not accept it; earlier checkpoints are then unchanged.
     """
-    path = Path(folder) / f"checkpoint-{stage}-{step}"
+    path = path_of(folder, stage, step)
     if _complete(path):
         return path
     partial = path.with_name(f".{path.name}.partial")
     try:
-        on_all_ranks(lambda: _begin(partial))
+        on_all_ranks(lambda: _begin(partial), group)
         with _quiet():
             writer = dcp.FileSystemWriter(partial, single_file_per_rank=True, sync_files=True)
-            dcp.save(dict(state), storage_writer=writer, no_dist=not dist.is_initialized())
-        files = _digests(partial)
-        on_all_ranks(lambda: _finish(partial, path, stage, step, keep, files))
+            dcp.save(dict(state), storage_writer=writer, no_dist=not dist.is_initialized(), process_group=group)
+        files = _digests(partial, group)
+        on_all_ranks(lambda: _finish(partial, path, stage, step, keep, keep_every, files), group)
     except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
         if _rank() != 0:  # torch raises an error of one rank on all ranks
             raise FaultElsewhere(0) from error
@@ -99,22 +115,24 @@ def _begin(partial: Path) -> None:
         partial.mkdir(parents=True)
 
 
-def _digests(partial: Path) -> dict[str, Digest]:
+def _digests(partial: Path, group: dist.ProcessGroup | None) -> dict[str, Digest]:
     """The digests of all files in a checkpoint, on rank 0; each rank reads its own, a collective."""
 
     def own() -> dict[str, Digest]:
         mine = [path.name for path in partial.glob(f"__{_rank()}_*")]
         return integrity.digests(partial, [*mine, ".metadata"] if _rank() == 0 else mine)
 
-    found = on_all_ranks(own)
+    found = on_all_ranks(own, group)
     if not dist.is_initialized():
         return found
     gathered: list[Any] | None = [None] * dist.get_world_size() if _rank() == 0 else None
-    dist.gather_object(found, gathered)
+    dist.gather_object(found, gathered, group=group)
     return {name: entry for files in gathered or [] for name, entry in files.items()}
 
 
-def _finish(partial: Path, path: Path, stage: str, step: int, keep: int, files: dict[str, Digest]) -> None:
+def _finish(
+    partial: Path, path: Path, stage: str, step: int, keep: int, keep_every: int, files: dict[str, Digest]
+) -> None:
     """Completes a checkpoint after all ranks have written their files: manifest, rename, `latest`, removal of old ones.
     """
     if _rank() != 0:
@@ -126,8 +144,9 @@ def _finish(partial: Path, path: Path, stage: str, step: int, keep: int, files: 
         shutil.rmtree(path)
     integrity.publish(partial, path, files | integrity.digests(partial, [_CARD]))
     replace_text(path.parent / "latest", path.name + "\n")
-    for _, old in sorted(_of_stage(path.parent, stage))[:-keep]:
-        integrity.remove(old)
+    for at, old in sorted(_of_stage(path.parent, stage))[:-keep]:
+        if not keep_every or at % keep_every:
+            integrity.remove(old)
 
 
 def _short_of_room(folder: Path, state: Mapping[str, Tensor]) -> str | None:

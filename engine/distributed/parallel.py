@@ -31,6 +31,7 @@ class Parallel:
     rank, world_size: of this process; 0 of 1 without torchrun.
     device: of this rank.
     waiting: gloo group of all ranks without a time limit, for work whose duration differs between ranks.
+    saving: another one, for the thread that writes checkpoints.
     watchdog: ends all ranks if one hangs or is gone; None for one process.
 
     Attributes:
@@ -46,9 +47,11 @@ class Parallel:
         world_size: int,
         device: torch.device,
         waiting: dist.ProcessGroup | None = None,
+        saving: dist.ProcessGroup | None = None,
         watchdog: Watchdog | None = None,
     ) -> None:
         self.rank, self.world_size, self.device = rank, world_size, device
+        self.saving = saving
         self._waiting, self._watchdog = waiting, watchdog
         self.timeouts = Timeouts() if watchdog is None else watchdog.timeouts
         self.config = ParallelConfig()
@@ -96,7 +99,8 @@ class Parallel:
         watchdog = Watchdog(rank, world_size, timeouts or Timeouts(), signals.end_now)
         store = dist.PrefixStore("default_pg", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_UNLIMITED)
-        parallel = cls(rank, world_size, device, dist.new_group(backend="gloo", timeout=_UNLIMITED), watchdog)
+        waiting, saving = (dist.new_group(backend="gloo", timeout=_UNLIMITED) for _ in range(2))
+        parallel = cls(rank, world_size, device, waiting, saving, watchdog)
         parallel.arrange(ParallelConfig())
         return parallel
 

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from phys4d.engine import checkpoint
+from phys4d.engine.background_save import BackgroundSave
 from phys4d.engine.config import Config
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import Interrupted, UserError
-from phys4d.engine.progress import progress
+from phys4d.engine.progress import Bar, progress
 from phys4d.engine.resume import SAME_WEIGHTS, OnResume
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.signals import deferred
@@ -71,6 +72,9 @@ class LoopConfig(Config):
     checkpoint_every: steps between checkpoints, 0 for one checkpoint at the end. What ends a process without warning
         costs at most so many steps.
     keep: number of checkpoints of the stage that remain on the disk.
+    keep_every: checkpoints at multiples of so many steps remain, too; 0: none of them.
+    save_in_background: writes checkpoints while training goes on, from a copy of the trained state in the host's
+        memory; what ends a process while one is written costs the steps since the one before.
     skip_limit: steps in a row whose gradient is not finite and which are therefore skipped, weights and moments
         unchanged; one more ends the stage. Their samples are named in metrics.jsonl.
     """
@@ -79,6 +83,8 @@ class LoopConfig(Config):
     log_every: Annotated[int, SAME_WEIGHTS] = Field(20, ge=1)
     checkpoint_every: Annotated[int, SAME_WEIGHTS] = Field(200, ge=0)
     keep: Annotated[int, SAME_WEIGHTS] = Field(2, ge=1)
+    keep_every: Annotated[int, SAME_WEIGHTS] = Field(0, ge=0)
+    save_in_background: Annotated[bool, SAME_WEIGHTS] = True
     skip_limit: Annotated[int, SAME_WEIGHTS] = Field(3, ge=0)
 
 
@@ -147,6 +153,8 @@ def _steps(
     def log(done: int) -> dict[str, float]:
         rate = state.schedule(loop.steps, done - 1)
         values, bad = window.close(parallel)
+        if window.in_a_row > loop.skip_limit:
+            background.finish()  # its checkpoint is named below
 
         def write() -> None:
             for step, names in bad:
@@ -158,11 +166,18 @@ def _steps(
         on_all_ranks(write)
         return {name: value for name, value in values.items() if name in ("loss", "reward")}
 
-    def save(done: int) -> Path:
+    background = BackgroundSave(
+        run.folder, objective.name, keep=loop.keep, keep_every=loop.keep_every, group=parallel.saving,
+        on_accelerator=parallel.device.type != "cpu",
+    )  # fmt: skip
+
+    def save(done: int, *, wait: bool) -> Path:
         with parallel.at(f"saving step {done} of {objective.name}"):
             on_all_ranks(run.sync)
-            path = checkpoint.save(run.folder, objective.name, done, state.state(), keep=loop.keep)
-            on_all_ranks(run.clock.save)  # a later kill loses only the time from here on
+            # The clock last: a later kill loses only the time from here on.
+            path = background.start(done, state.state(), then=lambda: on_all_ranks(run.clock.save))
+            if wait or not loop.save_in_background:
+                background.finish()
         return path
 
     def update(step: int) -> bool:
@@ -170,10 +185,14 @@ def _steps(
         limit = parallel.timeouts.step if step > start else None  # kernels are compiled in the first
         with parallel.at(f"step {step + 1} of {objective.name}", limit):
             window.add(step + 1, objective.update(step, window.noting(state.optimizer_step)), objective.samples())
+            if not parallel.any(signals.received is not None or background.failed):
+                return False
+            if parallel.any(background.failed):
+                background.finish()  # raises why
             return parallel.any(signals.received is not None)
 
-    overdue = False  # a checkpoint is due, but the latest steps were skipped
-    with deferred() as signals, progress(objective.name, total=loop.steps - start) as bar:
+    def steps(bar: Bar) -> None:
+        overdue = False  # a checkpoint is due, but the latest steps were skipped
         for step in range(start, loop.steps):
             state.schedule(loop.steps, step)
             updates = state.updates
@@ -181,11 +200,10 @@ def _steps(
                 stopped = update(step)
             except Exception as error:
                 # Any error of one process; of several ranks only those that all of them raise.
-                together = isinstance(error, UserError) or parallel.world_size == 1
-                if together and step > start and state.updates == updates:  # no update: save the previous steps
+                if together(error) and step > start and state.updates == updates:  # no update: save the previous steps
                     if window.steps:
                         log(step)
-                    save(step)
+                    save(step, wait=True)
                 raise
             done = step + 1
             due = overdue or (loop.checkpoint_every > 0 and done % loop.checkpoint_every == 0)
@@ -193,12 +211,26 @@ def _steps(
             shown = log(done) if last or due or done % loop.log_every == 0 else {}
             overdue = due and window.in_a_row > 0  # weights that led to such gradients may be bad themselves
             if last or (due and not overdue):
-                path = save(done)
+                path = save(done, wait=last)
             bar.advance(1, **shown)
             if stopped:
                 raise Interrupted(objective.name, done, path)
         if parallel.any(signals.received is not None):  # arrived while the last checkpoint was written
             raise Interrupted(objective.name, loop.steps, path)
+
+    def together(error: BaseException) -> bool:
+        """Whether every rank has raised, so that all can go on with each other."""
+        return isinstance(error, UserError) or parallel.world_size == 1
+
+    with deferred() as signals, progress(objective.name, total=loop.steps - start) as bar:
+        try:
+            steps(bar)
+        except BaseException as error:
+            if together(error):
+                background.finish()  # what was begun is worth keeping
+            raise
+        finally:
+            background.close()
 
 
 def _diverged(stage: str, step: int, window: Window, folder: Path, start: int) -> UserError:

@@ -33,7 +33,7 @@ class Stored(NamedTuple):
 
     dtype: str
     shape: tuple[int, ...]
-    begin: int
+    begin: int = 0
 
 
 def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:

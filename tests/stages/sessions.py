@@ -47,6 +47,8 @@ def kill_at(stage: str, step: int = 0, moment: int | None = None, export: bool =
 
     def deadly_update(self: Any, now: int, optimizer_step: Any) -> Any:
         if now == step:
+            while any(thread.name.startswith("checkpoint of step") for thread in threading.enumerate()):
+                time.sleep(0.01)  # until the checkpoint before is written
             die()
         return update(self, now, optimizer_step)
 
@@ -57,8 +59,8 @@ def kill_at(stage: str, step: int = 0, moment: int | None = None, export: bool =
 
     write = model_folder._write
 
-    def deadly_write(model: Any, partial: Path, card: Any, *, whole: bool) -> None:
-        write(model, partial, card, whole=whole)
+    def deadly_write(model: Any, weights: Any, partial: Path, card: Any, *, whole: bool) -> None:
+        write(model, weights, partial, card, whole=whole)
         if card.stage == stage:
             die()
 
