@@ -4,13 +4,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Thread
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from phys4d.engine import checkpoint
-
-__all__ = ["BackgroundSave"]
+from phys4d.engine.distributed.collectives import local
 
 
 class BackgroundSave:
@@ -18,22 +17,14 @@ class BackgroundSave:
 
     folder, stage, keep, keep_every: as of `checkpoint.save`.
     group: gloo group of all ranks in which this thread alone communicates; None for one process.
-    on_accelerator: whether the state lies on an accelerator, from which it is copied through pinned memory.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        stage: str,
-        *,
-        keep: int,
-        keep_every: int,
-        group: dist.ProcessGroup | None,
-        on_accelerator: bool,
+        self, folder: Path, stage: str, *, keep: int, keep_every: int, group: dist.ProcessGroup | None
     ) -> None:
         self.folder, self.stage, self.keep, self.keep_every = folder, stage, keep, keep_every
         self._group = group
-        self._stager = DefaultStager(StagingOptions(on_accelerator, False, False, on_accelerator))
+        self._copies: dict[str, Tensor] = {}
         self._thread: Thread | None = None
         self._then: Callable[[], None] = lambda: None
         self._error: BaseException | None = None
@@ -46,8 +37,7 @@ class BackgroundSave:
         Raises what the one before raised.
         """
         self.finish()
-        staged = self._stager.stage(dict(state))
-        assert isinstance(staged, dict)
+        self._copy(state)
 
         def write() -> None:
             try:
@@ -55,7 +45,7 @@ class BackgroundSave:
                     self.folder,
                     self.stage,
                     step,
-                    staged,
+                    self._copies,
                     keep=self.keep,
                     keep_every=self.keep_every,
                     group=self._group,
@@ -84,6 +74,15 @@ class BackgroundSave:
             raise error
         self._then()
 
-    def close(self) -> None:
-        """Releases the copies' memory."""
-        self._stager.close()
+    def _copy(self, state: Mapping[str, Tensor]) -> None:
+        """Copies the state to the host's memory, pinned where it comes from a CUDA device, which it keeps for the next.
+        """
+        pinned = False
+        for name, tensor in state.items():
+            pin = tensor.device.type == "cuda"
+            if name not in self._copies:
+                self._copies[name] = torch.empty_like(tensor.detach(), device="cpu", pin_memory=pin)
+            local(self._copies[name]).copy_(local(tensor.detach()), non_blocking=pin)
+            pinned = pinned or pin
+        if pinned:
+            torch.cuda.synchronize()

@@ -167,9 +167,8 @@ def _steps(
         return {name: value for name, value in values.items() if name in ("loss", "reward")}
 
     background = BackgroundSave(
-        run.folder, objective.name, keep=loop.keep, keep_every=loop.keep_every, group=parallel.saving,
-        on_accelerator=parallel.device.type != "cpu",
-    )  # fmt: skip
+        run.folder, objective.name, keep=loop.keep, keep_every=loop.keep_every, group=parallel.saving
+    )
 
     def save(done: int, *, wait: bool) -> Path:
         with parallel.at(f"saving step {done} of {objective.name}"):
@@ -229,8 +228,6 @@ def _steps(
             if together(error):
                 background.finish()  # what was begun is worth keeping
             raise
-        finally:
-            background.close()
 
 
 def _diverged(stage: str, step: int, window: Window, folder: Path, start: int) -> UserError:

@@ -42,6 +42,13 @@ def hold_frozen_in_bf16(transformer: nn.Module, full_precision: Collection[str])
                 module.to(torch.bfloat16)
 
 
+def autocast_acts(device: torch.device) -> bool:
+    """Whether bf16 autocast lowers products on this device; a type of device may have no rules for it."""
+    with torch.autocast(device.type, torch.bfloat16):
+        product = nn.functional.linear(torch.zeros(1, 1, device=device), torch.zeros(1, 1, device=device))
+    return product.dtype == torch.bfloat16
+
+
 def absent_weights(module: nn.Module) -> list[str]:
     """Names of the parameters on meta, which hold no values."""
     return [name for name, parameter in module.named_parameters() if parameter.is_meta]

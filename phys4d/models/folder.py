@@ -107,8 +107,9 @@ def _write(
 
 def _with_weights(transformer: Any, weights: dict[str, Tensor]) -> Any:
     """A transformer of the same class and configuration that holds these weights; they are not copied."""
+    settings = {name: value for name, value in transformer.config.items() if not name.startswith("_")}
     with without_weights():
-        fresh: nn.Module = type(transformer).from_config(transformer.config)
+        fresh: nn.Module = type(transformer)(**settings)
     own = {name.replace(".base_layer.", "."): tensor for name, tensor in weights.items() if ".lora_" not in name}
     fresh.load_state_dict(own, assign=True)
     return fresh

@@ -6,7 +6,7 @@ from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.distributed.sharding import materialise
 from phys4d.engine.training.activations import checkpoint_activations
 from phys4d.engine.training.compilation import compile_blocks
-from phys4d.models.base_weights import absent_weights, hold_frozen_in_bf16, read_own_rows
+from phys4d.models.base_weights import absent_weights, autocast_acts, hold_frozen_in_bf16, read_own_rows
 from phys4d.models.world import WorldModel
 
 
@@ -23,7 +23,7 @@ def place(
     """
     backbone = model.backbone
     transformer = backbone.transformer
-    if backbone.precision == "bf16":
+    if backbone.precision == "bf16" and autocast_acts(parallel.device):
         hold_frozen_in_bf16(transformer, backbone.full_precision)
     if compiled:
         compile_blocks(backbone.blocks, checkpointing)

@@ -144,7 +144,13 @@ class Pair(Parallel):
     """A rank of two, without collectives."""
 
     def __init__(self, rank: int) -> None:
-        super().__init__(rank, 2, torch.device("cpu"), None)
+        super().__init__(rank, 2, torch.device("cpu"))
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
 
 
 def test_replacements_depend_on_the_place_and_end(hundred: Callable[..., Path]) -> None:

@@ -27,10 +27,12 @@ def test_a_group_shares_its_start_and_nothing_else(
     objective = ReinforceObjective(config, model, Parallel.start(), seed=5)
     encode, encoded = model.codec.encode, []
     monkeypatch.setattr(model.codec, "encode", lambda video: encoded.append(len(video)) or encode(video))
-    batch, latents = objective._conditions(0)
-    assert encoded == [2]  # each of two conditions once, not for each of its three members
-    torch.testing.assert_close(latents, model.codec.encode(batch.video))
-    start, step = (objective._noise(batch, latents, use).view(2, 3, -1) for use in ("start", "step 0"))
+    conditions = objective.clips.batch(2, objective.parallel, 5, "reinforce", 0)
+    (samples,) = objective._samples(conditions)
+    assert encoded == [1, 1]  # each of two conditions once, not for each of its three members
+    assert samples.conditions == [0, 0, 0, 1, 1, 1]
+    torch.testing.assert_close(samples.clean, model.codec.encode(conditions.video[samples.conditions]))
+    start, step = (objective._noise(samples.batch, samples.clean, use).view(2, 3, -1) for use in ("start", "step 0"))
     members_differ = [not torch.equal(noise[:, 0], noise[:, 1]) for noise in (start, step)]
     assert members_differ == [not shared, True]
     assert not torch.equal(start[0], start[1])
