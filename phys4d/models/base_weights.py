@@ -19,14 +19,13 @@ from phys4d.models.diffusers_folder import WEIGHTS
 from phys4d.models.headers import Stored, read_weights
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_HALVED = (nn.Linear, nn.Conv2d, nn.Conv3d)  # layers that autocast computes in bf16
 
 without_weights = init_empty_weights
 """Context in which modules are built with parameters on meta, without memory, and with real buffers (RoPE tables)."""
 
 
 def hold_frozen_in_bf16(transformer: nn.Module, full_precision: Collection[str]) -> None:
-    """Holds the frozen weights of linear and convolutional layers in bf16; every other parameter stays in fp32.
+    """Holds the frozen weights of linear layers in bf16; every other parameter stays in fp32.
 
     Under bf16 autocast the results are the same bits, since it would round these weights at each use; it would keep a
     rounded copy of each for the backward pass, too.
@@ -36,7 +35,7 @@ def hold_frozen_in_bf16(transformer: nn.Module, full_precision: Collection[str])
     """
     for path, module in transformer.named_modules():
         outside = any(path == name or path.startswith(f"{name}.") for name in full_precision)
-        if isinstance(module, _HALVED) and not outside:
+        if isinstance(module, nn.Linear) and not outside:
             frozen = not any(parameter.requires_grad for parameter in module.parameters())
             if frozen:
                 module.to(torch.bfloat16)

@@ -80,7 +80,7 @@ class LinearHead(nn.Module):
     def forward(self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor, begins: bool = True) -> Tensor:
         """Tapped tokens, noisy latents (not used), sigma [B] -> [B, T, channels, H, W]; begins: as in `ConvHead`."""
         (_, h, w), (st, sh, sw) = self.grid.tokens, self.grid.token_stride
-        y = self.project(self.modulation(hidden[-1], sigma)).view(len(noisy), -1, h, w, st, self.channels, sh, sw)
+        y = self.project(self.modulation(hidden[-1], sigma)).view(len(sigma), -1, h, w, st, self.channels, sh, sw)
         y = y.permute(0, 1, 4, 5, 2, 6, 3, 7).reshape(len(y), -1, self.channels, h * sh, w * sw)
         return y[:, st - 1 if begins else 0 :]
 

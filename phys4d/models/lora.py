@@ -95,7 +95,9 @@ def without(transformer: nn.Module, name: str) -> Iterator[None]:
         activate(transformer, names)
 
 
-def save_adapter(transformer: Transformer, name: str, folder: Path, weights: Mapping[str, Tensor]) -> None:
+def save_adapter(
+    transformer: Transformer, name: str, folder: Path, weights: Mapping[str, Tensor] | None = None
+) -> None:
     """Writes a LoRA for a diffusers pipeline's `load_lora_weights(folder)` and for `PeftModel.from_pretrained`.
 
     The weights are written twice, since the key names that one of them reads are ignored by the other:
@@ -103,9 +105,10 @@ def save_adapter(transformer: Transformer, name: str, folder: Path, weights: Map
     (`base_model.model.`, configuration in adapter_config.json).
 
     transformer: may be sharded. weights: whole, by the names of its parameters; those of the adapter are taken.
+    Default: its own, where it is not sharded.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    own = get_peft_model_state_dict(transformer, dict(weights), adapter_name=name)
+    own = get_peft_model_state_dict(transformer, None if weights is None else dict(weights), name)
     weights = {key: tensor.contiguous() for key, tensor in own.items()}
     config = {key: _plain(value) for key, value in transformer.peft_config[name].to_dict().items()}
     config |= {"base_model_name_or_path": None, "inference_mode": True}

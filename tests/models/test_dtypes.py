@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.models import folder as model_folder
 from phys4d.models.backbone import Precision
 from phys4d.models.config import ModelConfig
 from phys4d.models.flow import noised
 from phys4d.models.lora import add_adapter
+from phys4d.models.placement import place
 from phys4d.models.wan.backbone import WanBackbone
 from phys4d.models.world import WorldModel, create_model
 
@@ -36,7 +38,7 @@ def folders(write_released: Write, released: Path, tmp_path_factory: pytest.Temp
 
 
 def load(folder: Path) -> WorldModel:
-    return model_folder.released(folder, CONFIG, (5, 32, 64), seed=0).model
+    return place(model_folder.released(folder, CONFIG, (5, 32, 64), seed=0).model, Parallel.alone())
 
 
 def batch(model: WorldModel) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.models import folder
 from phys4d.models.config import ModelConfig
 from phys4d.models.lora import adapter_names, add_adapter, without
+from phys4d.models.placement import place
 from phys4d.models.wan.backbone import WanBackbone
 from phys4d.models.world import WorldModel, create_model
 
@@ -45,6 +47,7 @@ def test_round_trip_with_two_adapters_and_a_base_elsewhere(tmp_path: Path) -> No
     folder.save(model, tmp_path / "model-reinforce", stage="reinforce", base=tmp_path / "model-backbone")
     assert not (tmp_path / "model-reinforce" / "transformer").exists()
     loaded = folder.load(tmp_path / "model-reinforce")
+    place(loaded.model, Parallel.alone())
     assert loaded.stage == "reinforce" and adapter_names(loaded.model.backbone.transformer) == (
         "finetune",
         "reinforce",

@@ -15,7 +15,7 @@ class WanCodec(nn.Module):
     """diffusers' AutoencoderKLWan (Wan2.1: 4x8x8; Wan2.2-TI2V: 4x16x16), frozen; latents normalised per channel.
 
     It computes in fp32, as published, also where its weights are stored in bf16. They are read when it is first used,
-    onto the device of what it is given.
+    onto the device that it was moved to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -25,7 +25,6 @@ class WanCodec(nn.Module):
         with torch.device("meta"):  # for the defaults of what the configuration leaves out
             config = AutoencoderKLWan.from_config(read_json(folder / "config.json")).config
         self.folder = folder
-        self.vae: Any = None
         self.channels = config.z_dim
         self.temporal_stride = config.scale_factor_temporal
         self.spatial_stride = config.scale_factor_spatial
@@ -35,24 +34,25 @@ class WanCodec(nn.Module):
         self.register_buffer("mean", torch.tensor(config.latents_mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(config.latents_std).view(shape), persistent=False)
 
-    def _loaded(self, device: torch.device) -> Any:
-        """The autoencoder with its weights, on this device."""
-        if self.vae is None:
+    @property
+    def vae(self) -> Any:
+        """The autoencoder with its weights, on this module's device."""
+        if "vae" not in self._modules:
             from diffusers import AutoencoderKLWan
 
             with without_progress_bars():
                 vae = AutoencoderKLWan.from_pretrained(self.folder, torch_dtype=torch.float32, use_safetensors=True)
-            self.vae = vae.to(device).eval().requires_grad_(False)
-        return self.vae
+            self._modules["vae"] = vae.to(self.mean.device).eval().requires_grad_(False)
+        return self._modules["vae"]
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
         """[B, 3, 1 + 4k, H, W] in [-1, 1] -> the posterior's mode, normalised; ValueError where the autoencoder would
         silently drop frames or pixels."""
         check_clip(video, (self.temporal_stride, self.spatial_stride, self.spatial_stride))
-        return (self._loaded(video.device).encode(video).latent_dist.mode() - self.mean) / self.std
+        return (self.vae.encode(video).latent_dist.mode() - self.mean) / self.std
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents -> [B, 3, T, H, W], clamped to [-1, 1] by the autoencoder."""
-        return self._loaded(latents.device).decode(latents * self.std + self.mean).sample
+        return self.vae.decode(latents * self.std + self.mean).sample

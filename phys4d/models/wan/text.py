@@ -33,7 +33,6 @@ class UMT5Encoder(nn.Module):
             reason = " ".join(str(error).split())
             raise UserError(f"{tokenizer}: does not load ({reason}): download it again") from None
         self.folder = text_encoder
-        self.model: Any = None
         self.register_buffer("place", torch.empty(0), persistent=False)  # moves with the module
         config = UMT5Config.from_pretrained(text_encoder)
         self.width, self.tokens = config.d_model, tokens
@@ -41,15 +40,16 @@ class UMT5Encoder(nn.Module):
             words = f"{len(self.tokenizer)} words, {text_encoder} has {config.vocab_size}"
             raise UserError(f"{tokenizer}: {words}: are they of one model?")
 
-    def _loaded(self) -> Any:
+    @property
+    def model(self) -> Any:
         """The encoder with its weights, on this module's device."""
-        if self.model is None:
+        if "model" not in self._modules:
             from transformers import UMT5EncoderModel
 
             with without_progress_bars():
                 model = UMT5EncoderModel.from_pretrained(self.folder, dtype="auto", use_safetensors=True)
-            self.model = model.to(self.place.device).eval().requires_grad_(False)
-        return self.model
+            self._modules["model"] = model.to(self.place.device).eval().requires_grad_(False)
+        return self._modules["model"]
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> Tensor:
@@ -60,7 +60,6 @@ class UMT5Encoder(nn.Module):
             [prompt_clean(caption) for caption in captions], padding="max_length", max_length=self.tokens,
             truncation=True, add_special_tokens=True, return_attention_mask=True, return_tensors="pt",
         )  # fmt: skip
-        model = self._loaded()
-        mask = batch.attention_mask.to(model.device)
-        hidden = model(batch.input_ids.to(model.device), mask).last_hidden_state
+        mask = batch.attention_mask.to(self.model.device)
+        hidden = self.model(batch.input_ids.to(self.model.device), mask).last_hidden_state
         return hidden.float().masked_fill(mask[..., None] == 0, 0.0)

@@ -6,14 +6,18 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from transformers import AutoTokenizer, UMT5EncoderModel
 
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.models import folder
 from phys4d.models.config import ModelConfig
 from phys4d.models.lora import add_adapter
+from phys4d.models.placement import place
 from phys4d.models.wan.backbone import WanBackbone
 
 
 def test_an_exported_adapter_gives_a_stock_pipeline_our_video(released: Path, tmp_path: Path) -> None:
-    model = folder.released(released, ModelConfig(kind="wan", taps=(0, 2)), (5, 64, 64)).model
+    model = place(
+        folder.released(released, ModelConfig(kind="wan", taps=(0, 2)), (5, 64, 64)).model, Parallel.alone()
+    )
     ours = model.backbone.transformer
     add_adapter(ours, "finetune", rank=4, seed=1, targets=WanBackbone.lora_targets)
     noise = torch.Generator().manual_seed(3)
