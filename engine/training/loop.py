@@ -4,21 +4,19 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from phys4d.engine import checkpoint
-from phys4d.engine.config import Config
 from phys4d.engine.distributed.parallel import Parallel, on_all_ranks
 from phys4d.engine.errors import Interrupted, UserError
 from phys4d.engine.progress import progress
-from phys4d.engine.resume import SAME_WEIGHTS, OnResume
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.signals import deferred
+from phys4d.engine.training.length import Length, LoopConfig, check_decay
 from phys4d.engine.training.optimizer import Optimizer, OptimizerConfig
 
 __all__ = ["Interrupted", "LoopConfig", "Objective", "OptimizerConfig", "train"]
@@ -52,25 +50,6 @@ class Objective(Protocol):
         """
 
 
-_LENGTH = OnResume("the weights are those of a run started with it where optimizer.decay_fraction is 0")
-
-
-class LoopConfig(Config):
-    """Length, logging and checkpoints of a stage; all values are global, in steps of the global batch.
-
-    steps: number of training steps.
-    log_every: steps between log lines.
-    checkpoint_every: steps between checkpoints, 0 for one checkpoint at the end. What ends a process without warning
-        costs at most so many steps.
-    keep: number of checkpoints of the stage that remain on the disk.
-    """
-
-    steps: Annotated[int, _LENGTH] = Field(ge=1)
-    log_every: Annotated[int, SAME_WEIGHTS] = Field(20, ge=1)
-    checkpoint_every: Annotated[int, SAME_WEIGHTS] = Field(200, ge=0)
-    keep: Annotated[int, SAME_WEIGHTS] = Field(2, ge=1)
-
-
 def train(
     objective: Objective,
     *,
@@ -80,15 +59,15 @@ def train(
     parallel: Parallel,
     resume: bool,
 ) -> None:
-    """Trains `objective` for `loop.steps` steps, or the remaining ones if `resume` finds a checkpoint.
+    """Trains `objective` to the end of its length, from the latest checkpoint if `resume` finds one.
 
     Every `log_every` steps and at each checkpoint it logs means over the steps since the last line and over the ranks:
         the scalars that `update` returns, grad_norm, learning_rate and seconds (per step). Step numbers in logs and
         checkpoints count finished steps. At the end the modules contain the EMA weights if `optimizer.ema` > 0.
 
     objective: losses and modules.
-    optimizer, loop: settings, global.
-    run: run folder.
+    optimizer, loop: settings, global; a length in samples is given in steps (`length.in_steps`).
+    run: run folder; for a length in hours its clock must count for the stage (`Clock.stage`).
     parallel: ranks and device.
     resume: continue from the latest checkpoint of the stage.
 
@@ -102,33 +81,28 @@ def train(
         alone = [name for name, value in state.parameters.items() if not isinstance(value, DTensor)]
         if alone:  # gradients of unsharded parameters are not averaged over the ranks
             raise ValueError(f"{objective.name}: {alone[0]} is trained but was not given to Parallel.shard")
-    start = 0
-    if resume and (found := checkpoint.latest(run.folder, objective.name)) is not None:
-        path, start = found
-        on_all_ranks(lambda: _read(objective.name, path, start, loop.steps, state))
-    writes = math.ceil((loop.steps - start) / (loop.checkpoint_every or loop.steps))
+    check_decay(objective.name, loop, optimizer.decay_fraction)
+    length = Length(loop, objective.name, run.clock, parallel)
+    path, start = (checkpoint.latest(run.folder, objective.name) if resume else None) or (None, 0)
+    on_all_ranks(lambda: length.begin(start, path))
+    if path is not None:
+        found = path
+        on_all_ranks(lambda: checkpoint.load(found, state.state()))
 
     def check_room() -> None:
         if run.writes:  # rank 0; all ranks write to the disk of its folder
+            writes = length.writes(start)
             checkpoint.check_room(run.folder, objective.name, state.state(), writes=writes, keep=loop.keep)
 
     on_all_ranks(check_room)
     run.resume_at(objective.name, start)
-    if start < loop.steps:
-        _steps(objective, state, loop, run, parallel, start)
+    if not length.over:
+        _steps(objective, state, loop, length, run, parallel, start)
     state.use_ema()
 
 
-def _read(stage: str, path: Path, start: int, steps: int, state: Optimizer) -> None:
-    if start > steps:
-        raise UserError(
-            f"{path}: lies past the {steps} steps of the stage: set {stage}.loop.steps to {start} or more, or remove it"
-        )
-    checkpoint.load(path, state.state())
-
-
 def _steps(
-    objective: Objective, state: Optimizer, loop: LoopConfig, run: Run, parallel: Parallel, start: int
+    objective: Objective, state: Optimizer, loop: LoopConfig, length: Length, run: Run, parallel: Parallel, start: int
 ) -> None:
     window = _Window()
 
@@ -136,7 +110,7 @@ def _steps(
         nonlocal window
         values = window.means(parallel)
         window = _Window()
-        rate = state.schedule(loop.steps, done - 1)
+        rate = state.schedule(length.horizon, done - 1)
 
         def write() -> None:
             if parallel.rank == 0:
@@ -158,11 +132,13 @@ def _steps(
         limit = parallel.timeouts.step if step > start else None  # kernels are compiled in the first
         with parallel.at(f"step {step + 1} of {objective.name}", limit):
             window.add(objective.update(step, window.optimizer_step(state)))
+            length.passed(step + 1)
             return parallel.any(signals.received is not None)
 
-    with deferred() as signals, progress(objective.name, total=loop.steps - start) as bar:
-        for step in range(start, loop.steps):
-            state.schedule(loop.steps, step)
+    total, unit = length.work(start)
+    with deferred() as signals, progress(objective.name, total, unit) as bar:
+        for step in length.steps(start):
+            state.schedule(length.horizon, step)
             updates = state.updates
             try:
                 stopped = update(step)
@@ -176,15 +152,15 @@ def _steps(
                 raise
             done = step + 1
             due = loop.checkpoint_every > 0 and done % loop.checkpoint_every == 0
-            saved = stopped or due or done == loop.steps
+            saved = stopped or due or length.over
             shown = log(done) if saved or done % loop.log_every == 0 else {}
             if saved:
                 path = save(done)
-            bar.advance(1, **shown)
+            bar.advance(length.advance(total), **length.numbers(done), **shown)
             if stopped:
                 raise Interrupted(objective.name, done, path)
         if parallel.any(signals.received is not None):  # arrived while the last checkpoint was written
-            raise Interrupted(objective.name, loop.steps, path)
+            raise Interrupted(objective.name, done, path)
 
 
 def _finite(stage: str, step: int, values: dict[str, float], folder: Path, start: int) -> None:
