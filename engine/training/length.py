@@ -147,7 +147,7 @@ class Length:
         """Amount of work since the last call, in the unit of `work`; start: amount at the beginning."""
         if self._loop.steps is not None:
             return 1
-        done = min(start, start - math.floor(self._left()))
+        done = min(start, start - math.ceil(self._left()))
         now, self._shown = done - self._shown, done
         return now
 
