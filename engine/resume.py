@@ -39,7 +39,7 @@ class OnResume:
 SAME_WEIGHTS = OnResume("the weights are the same as without the change", anytime=True)
 FROM_HERE = OnResume("holds from the next step on, so the weights are not those of a run started with it")
 
-AGAIN = OnResume("its stage begins again with it")
+ANEW = OnResume("its stage begins with it")
 
 MOVED = OnResume("another place, the same content", anytime=True)
 
@@ -85,7 +85,7 @@ def accepted(
     config: configuration of this session.
     finished: tables of finished stages, for which most changes have no effect and are refused.
     known, found: digests, by dotted key, of the content of paths at the start of the run and now.
-    anew: tables of stages that begin again, of which everything may change.
+    anew: tables of stages that begin, or begin again, of which everything may change.
 
     Raises UserError that names what must be set back.
     """
@@ -94,7 +94,7 @@ def accepted(
     except ValueError as error:
         raise UserError(f"{stored}: cannot be read ({error}): start a new folder") from None
     differences = list(changes(old, tomllib.loads(dump_toml(config))))
-    marked = [(c, AGAIN if _in(c.key, anew) else _mark(type(config), c.key)) for c in differences]
+    marked = [(c, ANEW if _in(c.key, anew) else _mark(type(config), c.key)) for c in differences]
     refused = [str(change) for change, mark in marked if mark is None]
     if refused:
         more = f" (and {len(refused) - _SHOWN} more)" if len(refused) > _SHOWN else ""
@@ -111,7 +111,8 @@ def accepted(
         if known.get(key) == found.get(key) or _in(key, finished):
             continue
         if _in(key, anew):
-            taken.append((Change(f"content of {key}", known.get(key), found.get(key)), AGAIN))
+            if key in known:
+                taken.append((Change(f"content of {key}", known[key], found.get(key)), ANEW))
             continue
         held = _mark(type(config), key)
         in_place = key not in {change.key for change, _ in taken}

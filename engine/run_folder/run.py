@@ -78,7 +78,7 @@ class Run:
         finished: tables of the configuration whose stages are finished.
         identities: dotted key of a path in the configuration -> digest of its content, which must be unchanged on
             resume; None: not checked.
-        anew: tables of the configuration whose stages begin again, so that everything in them may change.
+        anew: tables of the configuration whose stages begin, or begin again: everything in them may change.
         prepare: called on rank 0 when the folder is locked and the changes are accepted, before anything is written.
 
         If the configuration of a resumed run differs from the stored one in fields that allow it (`OnResume`), each

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def shown_files(folder: Path) -> Iterator[Path]:
 
 def begun(config: RunConfig, stage: str) -> bool:
     """Whether the run folder holds a checkpoint or the model of a stage."""
-    return config.output(stage).exists() or checkpoint.latest(config.folder, stage) is not None
+    return os.path.exists(config.output(stage)) or checkpoint.latest(config.folder, stage) is not None
 
 
 def compare(run: Run, config: RunConfig, stage: str, given: Path | None) -> None:

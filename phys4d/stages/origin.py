@@ -7,17 +7,20 @@ from phys4d.engine import toml_text
 from phys4d.engine.errors import UserError
 from phys4d.engine.run_folder.stages import StageRecord, read_stages
 from phys4d.models.card import CARD
-from phys4d.stages.run_file import RunConfig
+from phys4d.stages.run_file import RunConfig, stored_values
 
 
 def resolved(config: RunConfig) -> RunConfig:
-    """The configuration with the model folder in `init` where it names a run folder: that of its last finished stage.
+    """The configuration with the model folder in `init` where it names a run folder: that of its last finished stage,
+    or the one with which this run has begun.
 
     Raises UserError if that run has no finished stage, or if the last one did not reach its gate.
     """
     if config.init is None or not os.path.isfile(config.init / "config.toml"):
         return config
-    return config.model_copy(update={"init": last_model(config.init)})
+    begun_from = Path(str(stored_values(config.folder).get("init")))
+    known = begun_from.parent == config.init and os.path.isfile(begun_from / CARD)
+    return config.model_copy(update={"init": begun_from if known else last_model(config.init)})
 
 
 def last_model(folder: Path) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from phys4d.engine import checkpoint, toml_text
+from phys4d.engine import checkpoint
 from phys4d.engine.errors import UserError, printable
 from phys4d.engine.run_folder.clock import forget, stage_seconds
 from phys4d.engine.run_folder.metrics import read_metrics
@@ -17,7 +17,7 @@ from phys4d.engine.training.length import LENGTHS, in_steps
 from phys4d.evaluate.results import forget_results
 from phys4d.stages.handover import begun
 from phys4d.stages.registry import STAGES
-from phys4d.stages.run_file import RunConfig
+from phys4d.stages.run_file import RunConfig, stored_values
 
 _ABOUT_ALL = ("summary.json", "report.html", "evaluation/failures")
 
@@ -25,7 +25,7 @@ _ABOUT_ALL = ("summary.json", "report.html", "evaluation/failures")
 class Again(NamedTuple):
     """The stages of a run that are not left as they are.
 
-    anew: begin again from their start.
+    anew: begin from their start, again or because the run had no such stage before.
     longer: are finished and go on from their last checkpoint, since their length was raised.
     """
 
@@ -42,13 +42,20 @@ def again(config: RunConfig, rerun: str | None) -> Again:
     config: of this session.
     rerun: the stage that begins again, and with it all behind it, which started from its model; None for none.
 
-    Raises UserError if the run has no such stage, or if a stage would go on beyond its end though a later one has begun
-    from its model.
+    Raises UserError if the run has no such stage, if stages that it had are missing, or if a stage would go on beyond
+    its end though a later one has begun from its model.
     """
     if rerun is not None and rerun not in config.stages:
         raise UserError(f"--rerun {rerun}: the run has no such stage, it has {', '.join(config.stages)}")
-    anew = config.stages[config.stages.index(rerun) :] if rerun is not None else ()
-    stored = _stored(config.folder / "config.toml")
+    stored = stored_values(config.folder)
+    before = stored["stages"] if isinstance(stored.get("stages"), list) else config.stages
+    if missing := [stage for stage in before if stage not in config.stages]:
+        raise UserError(
+            f"stages: {config.folder} has the stage {missing[0]!r}, too: name it, or start a new folder with init"
+        )
+    first = config.stages.index(rerun) if rerun is not None else len(config.stages)
+    added = {stage for stage in config.stages if stage not in before and not begun(config, stage)}
+    anew = tuple(stage for place, stage in enumerate(config.stages) if place >= first or stage in added)
     longer = tuple(stage for stage in config.stages if stage not in anew and _goes_on(config, stage, stored))
     for stage in longer:
         later = config.stages[config.stages.index(stage) + 1 :]
@@ -60,20 +67,15 @@ def again(config: RunConfig, rerun: str | None) -> Again:
     return Again(anew, longer)
 
 
-def _stored(path: Path) -> dict[str, Any]:
-    try:
-        return toml_text.loads(toml_text.read(path))
-    except (OSError, ValueError):
-        return {}  # Run.create refuses it
-
-
 def _goes_on(config: RunConfig, stage: str, stored: dict[str, Any]) -> bool:
     """Whether a stage is finished, and has another length than in the stored configuration, which is not reached."""
     table = config.table(stage)
     now = {name: getattr(table.loop, name) for name in LENGTHS}
-    before = (stored.get(stage) or {}).get("loop") or {}
+    then = stored.get(stage)
+    loop = then.get("loop") if isinstance(then, dict) else None
+    same = not isinstance(loop, dict) or now == {name: loop.get(name) for name in LENGTHS}
     last = checkpoint.latest(config.folder, stage)
-    if not config.output(stage).exists() or last is None or now == {name: before.get(name) for name in LENGTHS}:
+    if same or last is None or not os.path.exists(config.output(stage)):
         return False
     steps = in_steps(table.loop, STAGES[stage].samples(table)).steps
     if steps is not None:

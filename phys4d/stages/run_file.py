@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, create_model
 
+from phys4d.engine import toml_text
 from phys4d.engine.config import Config
 from phys4d.engine.distributed.watchdog import Timeouts
 from phys4d.engine.resume import FROM_HERE, MOVED, SAME_WEIGHTS, Movable, OnResume
@@ -15,6 +16,7 @@ from phys4d.models.config import ModelConfig
 from phys4d.stages.registry import STAGES
 
 MEASURED_AGAIN = OnResume("all stages are measured again", anytime=True, discards="evaluation")
+MORE_STAGES = OnResume("the added stages are run, too", anytime=True)
 if TYPE_CHECKING:
     StageName = str
 else:
@@ -46,7 +48,7 @@ class RunSettings(Config):
     """
 
     folder: Movable
-    stages: tuple[StageName, ...] = Field(min_length=1)
+    stages: Annotated[tuple[StageName, ...], MORE_STAGES] = Field(min_length=1)
     seed: int = Field(0, ge=0)
     precision: Annotated[Precision, FROM_HERE] = "fp32"
     init: Annotated[Path | None, MOVED] = None
@@ -74,3 +76,13 @@ else:  # with one optional table for each registered stage, which also has its g
     RunConfig = create_model(
         "RunConfig", __base__=RunSettings, **{name: (table | None, None) for name, table in _TABLES.items()}
     )
+
+
+def stored_values(folder: Path) -> dict[str, Any]:
+    """The configuration of the run in a folder as plain values, not validated; empty where there is none, or a damaged
+    one, which `Run.create` refuses.
+    """
+    try:
+        return toml_text.loads(toml_text.read(folder / "config.toml"))
+    except (OSError, ValueError):
+        return {}

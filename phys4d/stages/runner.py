@@ -14,7 +14,7 @@ from phys4d.clips import Clips, clip_size
 from phys4d.engine.distributed.parallel import Parallel, on_all_ranks
 from phys4d.engine.errors import UserError, printable
 from phys4d.engine.run_folder.run import Run
-from phys4d.engine.training.length import in_steps
+from phys4d.engine.training.length import in_steps, shown
 from phys4d.engine.training.loop import train
 from phys4d.engine.training.schedule import run_in_order
 from phys4d.models import folder as model_folder
@@ -38,6 +38,9 @@ def execute(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, af
         on_all_ranks(lambda: handover.compare(run, config, stage, given))
 
     def one(stage: str, given: Path | None) -> None:
+        table = config.table(stage)
+        if run.writes and table.loop.samples is not None:
+            print(f"{stage}: {shown(table.loop, STAGES[stage].samples(table))}", file=sys.stderr)
         with run.clock.stage(stage), parallel.at(f"the start or the end of {stage}"):
             run_stage(stage, config, run, parallel, given, resume=resume)
             on_all_ranks(lambda: handover.finish(run, config, stage))

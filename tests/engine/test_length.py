@@ -142,7 +142,7 @@ def test_hours_count_over_sessions_and_give_the_weights_of_as_many_steps(tmp_pat
 def test_hours_that_are_used_up_without_a_checkpoint_give_no_model(tmp_path: Path, now: list[float]) -> None:
     with Run.create(tmp_path, LoopConfig(hours=1.0), resume=False) as run, run.clock.stage("timed"):
         now[0] += 3600  # a session that was killed before its first checkpoint
-    line = r"^timed: its 1 hours are used up, and it has no checkpoint: raise timed\.loop\.hours, or lower timed\.loop\."
+    line = r"^timed: its 1 hours are used up, and it has no checkpoint: raise timed\.loop\.hours, or lower timed\."
     with pytest.raises(UserError, match=line):
         timed(tmp_path, now, LoopConfig(hours=1.0), resume=True)
 

@@ -120,7 +120,7 @@ def test_a_stage_begins_again_with_other_settings_and_all_behind_it(train: Train
     options = ("--resume", "--rerun", "pretrain")
     said = train(0, "pretrain.batch=4", "finetune.rank=1", options=options, every=True)
     assert "pretrain, finetune begin again: evaluation/finetune.json, " in said
-    assert "resumes with finetune.rank: 2 -> 1: its stage begins again with it" in said.splitlines()
+    assert "resumes with finetune.rank: 2 -> 1: its stage begins with it" in said.splitlines()
     aside = out / "set-aside-1"
     assert sorted(path.name for path in aside.iterdir()) == [
         "checkpoint-finetune-3", "checkpoint-pretrain-3", "evaluation", "metrics.jsonl", "model-finetune",
@@ -145,6 +145,27 @@ def test_a_stage_begins_again_with_other_settings_and_all_behind_it(train: Train
     assert json.loads((out / "provenance.json").read_text())["stages"].keys() == set(ALL)
 
 
+def test_a_run_gets_a_further_stage(
+    write_run: WriteRun, clips: Path, tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its table may be new, too; a stage that the run had must stay."""
+    out = tmp_path / "out"
+    run = write_run(tmp_path / "run.toml", out, clips, ALL)
+    whole = run.read_text()
+    start, end = whole.index("[finetune]"), whole.index("[reinforce]")
+    run.write_text(whole.replace(json.dumps(ALL), json.dumps(ALL[:2])).replace(whole[start:end], ""))
+    assert main(command(run)) == 0
+    run.write_text(whole)
+    assert main(command(run, options=("--resume",))) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("resumes with ")]
+    assert [line.split(": ")[0].removeprefix("resumes with ") for line in said] == ["finetune", "stages"]
+    assert all(same(weights(finished, stage), weights(out, stage)) for stage in ALL)
+    run.write_text(whole.replace(json.dumps(ALL), json.dumps(ALL[:2])))
+    assert main(command(run, options=("--resume",))) == 2
+    line = f"stages: {out} has the stage 'finetune', too: name it, or start a new folder with init"
+    assert capsys.readouterr().err == f"phys4d: error: {line}\n"
+
+
 def test_what_cannot_begin_again(train: Train, out: Path) -> None:
     names = "backbone, pretrain, finetune"
     assert train(2, options=("--resume", "--rerun", "pre")) == f"--rerun pre: the run has no such stage, it has {names}"
@@ -165,6 +186,8 @@ def test_a_run_begins_from_the_last_finished_stage_of_another(train: Train, out:
     assert same(weights(finished, "finetune"), weights(new, "finetune"))
     start = json.loads((new / "provenance.json").read_text())["stages"]["finetune"]["start"]
     assert start == model_digest(out / "model-pretrain")
+    shutil.copytree(finished / "model-finetune", out / "model-finetune")  # the other run has gone on
+    train(0, init=out, stages=["finetune"], folder=new)
     shutil.rmtree(new / "model-finetune")
     edit(out / "model-backbone")  # which the model that it began from points to
     line = train(2, init=out, stages=["finetune"], folder=new)
@@ -195,17 +218,17 @@ def test_a_run_that_names_no_model_to_begin_from(train: Train, out: Path) -> Non
 def test_a_kill_while_files_are_set_aside_leaves_a_run_that_goes_on(
     write_run: WriteRun, clips: Path, finished: Path, tmp_path: Path
 ) -> None:
-    """At every operation on files: the run is then one that has come less far, and the same command begins again."""
-    run = write_run(tmp_path / "run.toml", tmp_path / "disk" / "out", clips, ALL)
+    """At every third operation on files: the run has then come less far, and the same command begins it again."""
+    run = write_run(tmp_path / "run.toml", tmp_path / "out", clips, ALL)
     moment = 0
     while True:
-        out = shutil.copytree(finished, tmp_path / "disk" / "out")
+        out = shutil.copytree(finished, tmp_path / "out")
         config = load_toml(run, RunConfig, QUICK)
 
         def begin_again(config: RunConfig = config) -> None:
             open_run(config, resume="latest", rerun="pretrain").close()
 
-        if not killed_at(moment, begin_again, out):
+        if not killed_at(moment, begin_again, tmp_path / "none"):  # no file loses data: the copy was never synced
             break
         if moment % 2:  # and else first without --rerun
             assert main(command(run, options=("--resume",))) == 0
@@ -213,5 +236,5 @@ def test_a_kill_while_files_are_set_aside_leaves_a_run_that_goes_on(
         assert main(command(run, options=("--resume", "--rerun", "pretrain"))) == 0
         assert all(same(weights(finished, stage), weights(out, stage)) for stage in ALL)
         shutil.rmtree(out)
-        moment += 1
+        moment += 3
     assert moment > 20
