@@ -53,17 +53,16 @@ def check_gate(config: RunConfig, stage: str, run: Run, parallel: Parallel) -> N
     Raises GateNotReached on all ranks; the message is that of rank 0.
     """
     gate = config.table(stage).gate
-    if not gate:
-        return
     found: dict[str, Outcome] = {}
 
     def compare() -> None:
-        if run.writes:
-            found.update(outcomes(gate, _values(config, stage, gate)))
-            run.record_stage(stage, run.stage(stage).model_copy(update={"gate": found}))
+        found.update(outcomes(gate, _values(config, stage, gate)))
+        record = run.stage(stage).model_copy(update={"gate": found})
+        if record != run.stage(stage):
+            run.record_stage(stage, record)
 
     parallel.on_rank_zero(compare)
-    if parallel.any(not all(outcome.reached for outcome in found.values())):
+    if gate and parallel.any(not all(outcome.reached for outcome in found.values())):
         raise GateNotReached(stage, _line(config, stage, found))
 
 
@@ -73,10 +72,12 @@ def _values(config: RunConfig, stage: str, gate: Mapping[str, Any]) -> dict[str,
     if evaluated:
         means = read_table(config.folder / "evaluation", stage)["means"]
         values |= {metric: means.get(metric) for metric in evaluated}
-    lines = [line for line in read_metrics(config.folder / "metrics.jsonl")[0] if line["stage"] == stage]
-    for name in (metric.removeprefix(TRAIN) for metric in gate if metric.startswith(TRAIN)):
-        logged = [line[name] for line in lines if name in line]
-        values[TRAIN + name] = logged[-1] if logged else None
+    trained = [metric.removeprefix(TRAIN) for metric in gate if metric.startswith(TRAIN)]
+    if trained:
+        lines = [line for line in read_metrics(config.folder / "metrics.jsonl")[0] if line["stage"] == stage]
+        for name in trained:
+            logged = [line[name] for line in lines if isinstance(line.get(name, ""), int | float | None)]
+            values[TRAIN + name] = logged[-1] if logged else None
     return values
 
 

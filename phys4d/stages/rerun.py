@@ -104,10 +104,9 @@ def set_aside(config: RunConfig, stages: Again) -> None:
         _point_latest(folder, config.stages)
     if moved:
         _move([folder / name for name in _ABOUT_ALL], folder, place)
-        which = f"{', '.join(stages.anew)} begin{'s' if len(stages.anew) == 1 else ''} again"
-        if not stages.anew:
-            which = f"{stages.longer[0]} goes on"
-        print(printable(f"{which}: {', '.join(moved)} moved to {place}: remove it if not needed"), file=sys.stderr)
+        which = [f"{stage} goes on" for stage in stages.longer] + [f"{stage} begins again" for stage in stages.anew]
+        text = f"{', '.join(which)}: {', '.join(moved)} moved to {place}: remove it if not needed"
+        print(printable(text), file=sys.stderr)
 
 
 def _results(config: RunConfig, stage: str) -> list[Path]:

@@ -65,12 +65,15 @@ def test_a_run_ends_at_a_gate_and_goes_on_with_more_steps(
     record = json.loads((out / "provenance.json").read_text())["stages"]
     assert all(one["reached"] for one in record["pretrain"]["gate"].values())
 
+    ends(0, "pretrain.loop.steps=5")
+    assert json.loads((out / "provenance.json").read_text())["stages"]["pretrain"]["gate"] == {}
+
     whole = tmp_path / "whole"
     assert main(words(write_run(tmp_path / "whole.toml", whole, clips, STAGES), "pretrain.loop.steps=5")) == 0
     for stage in ("pretrain", "finetune"):
         ours, theirs = (load_file(folder / f"model-{stage}/heads/model.safetensors") for folder in (out, whole))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs), stage
-    again = ends(2, lower, "pretrain.loop.steps=7")
+    again = ends(2, "pretrain.loop.steps=7")
     assert again == (
         "error: pretrain.loop: pretrain would go on from its last checkpoint, and finetune has begun from the model "
         "that it wrote: set its length back, or add --rerun finetune"
@@ -80,13 +83,15 @@ def test_a_run_ends_at_a_gate_and_goes_on_with_more_steps(
 def test_all_ranks_end_at_a_gate_and_after_the_same_step(
     session: Callable[..., dict[str, Any]], write_run: WriteRun, clips: Path, tmp_path: Path
 ) -> None:
-    """A length in hours, of which rank 1 knows only this session, and a training scalar; one line for both ranks."""
+    """A length in hours that have passed by the clock of rank 0 alone, and a training scalar; one line for both ranks.
+    """
     out = tmp_path / "out"
     run = write_run(tmp_path / "run.toml", out, clips, STAGES[:2])
-    changes = ["backbone.loop={hours=0.0005, log_every=1}", "backbone.optimizer.ema=0.0"]
-    changes.append("backbone.gate={train.clean_mse = '< 0'}")
-    ended = session("train", run, *words(run, *changes)[2:], ranks=2)
+    changes = ["backbone.loop={hours=99, log_every=1}", "backbone.gate={train.clean_mse = '< 0'}"]
+    late = {"stage": "backbone", "step": 2}
+    ended = session("train", run, *words(run, *changes)[2:], ranks=2, late=late)
     assert ended["codes"] == [4, 4], ended["errors"]
+    assert [line["step"] for line in logged(out, "backbone")] == [1, 2, 3] and (out / "checkpoint-backbone-3").is_dir()
     value = logged(out, "backbone")[-1]["clean_mse"]
     line = ended["errors"][0].splitlines()[-1]
     what = f"backbone: gate not reached: train.clean_mse is {value:.4g}, asked is < 0; pretrain does not start: "

@@ -119,7 +119,7 @@ def test_a_model_written_again_from_its_checkpoint_is_the_same(train: Train, out
 def test_a_stage_begins_again_with_other_settings_and_all_behind_it(train: Train, out: Path, finished: Path) -> None:
     options = ("--resume", "--rerun", "pretrain")
     said = train(0, "pretrain.batch=4", "finetune.rank=1", options=options, every=True)
-    assert "pretrain, finetune begin again: evaluation/finetune.json, " in said
+    assert "pretrain begins again, finetune begins again: evaluation/finetune.json, " in said
     assert "resumes with finetune.rank: 2 -> 1: its stage begins with it" in said.splitlines()
     aside = out / "set-aside-1"
     assert sorted(path.name for path in aside.iterdir()) == [
