@@ -26,6 +26,7 @@ def measure(demo: Path, steps: int) -> dict[str, Any]:
     from phys4d.engine.config import dump_toml, load_toml
     from phys4d.engine.errors import UserError
     from phys4d.engine.run_folder.provenance import provenance
+    from phys4d.engine.training.loop import LoopConfig
     from phys4d.stages.registry import STAGES
     from phys4d.stages.run_file import RunConfig
 
@@ -37,10 +38,10 @@ def measure(demo: Path, steps: int) -> dict[str, Any]:
     for stage in whole.stages:
         with tempfile.TemporaryDirectory() as place:
             table = whole.table(stage)
-            short = table.loop.model_copy(update={"steps": steps, "log_every": 1, "checkpoint_every": 0})
+            short = LoopConfig(steps=steps, log_every=1, checkpoint_every=0)
             change = {
                 "folder": Path(place) / "run", "stages": (stage,), "init": given, "evaluate": None,
-                stage: table.model_copy(update={"loop": short}),
+                stage: table.model_copy(update={"loop": short, "gate": {}}),
             }  # fmt: skip
             file = Path(place) / "run.toml"
             file.write_text(dump_toml(RunConfig.model_validate(whole.model_copy(update=change))))

@@ -46,6 +46,18 @@ class RankLost(Exception):
     """
 
 
+class GateNotReached(Exception):
+    """The model of a finished stage does not meet the conditions for going on (exit code 4).
+
+    stage: the last stage of the run that ran.
+    line: the message: metric, value, condition and what can be done.
+    """
+
+    def __init__(self, stage: str, line: str) -> None:
+        super().__init__(printable(line))
+        self.stage = stage
+
+
 class Interrupted(Exception):
     """A signal stopped the training after a checkpoint was written (exit code 3).
 

@@ -74,7 +74,7 @@ class _Rich:
 
 
 def _numbers(numbers: dict[str, float]) -> str:
-    return "".join(f", {name} {value:.4g}" for name, value in numbers.items())
+    return "".join(f", {name} {value if isinstance(value, int) else f'{value:.4g}'}" for name, value in numbers.items())
 
 
 @contextmanager

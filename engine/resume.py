@@ -41,6 +41,8 @@ FROM_HERE = OnResume("holds from the next step on, so the weights are not those 
 
 REGROUPED = OnResume("the same samples in the same order; sums are rounded in another order")
 
+ANEW = OnResume("its stage begins with it")
+
 MOVED = OnResume("another place, the same content", anytime=True)
 
 _REPAIRED = "other files than at the start of the run, from the next step on"
@@ -72,7 +74,12 @@ def changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Itera
 
 
 def accepted(
-    stored: Path, config: Config, finished: Collection[str], known: Mapping[str, str], found: Mapping[str, str]
+    stored: Path,
+    config: Config,
+    finished: Collection[str],
+    known: Mapping[str, str],
+    found: Mapping[str, str],
+    anew: Collection[str] = (),
 ) -> list[tuple[Change, OnResume]]:
     """The changes from the stored configuration to `config`, if all of them are allowed.
 
@@ -80,6 +87,7 @@ def accepted(
     config: configuration of this session.
     finished: tables of finished stages, for which most changes have no effect and are refused.
     known, found: digests, by dotted key, of the content of paths at the start of the run and now.
+    anew: tables of stages that begin, or begin again, of which everything may change.
 
     Raises UserError that names what must be set back.
     """
@@ -87,7 +95,8 @@ def accepted(
         old = toml_text.loads(toml_text.read(stored))
     except ValueError as error:
         raise UserError(f"{stored}: cannot be read ({error}): start a new folder") from None
-    marked = [(c, _mark(type(config), c.key)) for c in changes(old, tomllib.loads(dump_toml(config)))]
+    differences = list(changes(old, tomllib.loads(dump_toml(config))))
+    marked = [(c, ANEW if _in(c.key, anew) else _mark(type(config), c.key)) for c in differences]
     refused = [str(change) for change, mark in marked if mark is None]
     if refused:
         more = f" (and {len(refused) - _SHOWN} more)" if len(refused) > _SHOWN else ""
@@ -97,10 +106,15 @@ def accepted(
         )
     taken = [(change, mark) for change, mark in marked if mark is not None]
     for change, mark in taken:
-        if change.key.split(".")[0] in finished and not mark.anytime:
-            raise UserError(f"{stored}: {change}: this stage is finished: set it back or start a new folder")
+        if _in(change.key, finished) and not mark.anytime:
+            again = f"--rerun {change.key.split('.')[0]}"
+            raise UserError(f"{stored}: {change}: this stage is finished: set it back, {again}, or start a new folder")
     for key in sorted(known.keys() | found.keys()):
-        if known.get(key) == found.get(key) or key.split(".")[0] in finished:
+        if known.get(key) == found.get(key) or _in(key, finished):
+            continue
+        if _in(key, anew):
+            if key in known:
+                taken.append((Change(f"content of {key}", known[key], found.get(key)), ANEW))
             continue
         held = _mark(type(config), key)
         in_place = key not in {change.key for change, _ in taken}
@@ -126,6 +140,11 @@ def digest(files: Iterable[Path], below: Path) -> str:
             file.seek(max(size - _ENDS, 0))
             total.update(file.read(_ENDS))
     return total.hexdigest()
+
+
+def _in(key: str, tables: Collection[str]) -> bool:
+    """Whether a dotted key lies in one of the tables."""
+    return key.split(".")[0] in tables
 
 
 def _mark(schema: type[BaseModel], key: str) -> OnResume | None:

@@ -1,8 +1,8 @@
 """The command line: one program, one subcommand per task. Each imports what it needs when it runs.
 
 Exit codes: 0 done, 1 our fault, 2 the user's input is at fault, 3 stopped by a signal, and the line says what is kept
-(a checkpoint, finished stages, finished clips) and how to go on, 130 stopped by a signal and nothing is kept. Signals
-are SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR1.
+(a checkpoint, finished stages, finished clips) and how to go on, 4 a stage did not reach its gate, 130 stopped by a
+signal and nothing is kept. Signals are SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR1.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from contextlib import suppress
 from phys4d import __version__
 from phys4d.commands import datasets, measurements, runs
 from phys4d.engine.distributed import environment
-from phys4d.engine.errors import FaultElsewhere, Interrupted, RankLost, UserError, printable
+from phys4d.engine.errors import FaultElsewhere, GateNotReached, Interrupted, RankLost, UserError, printable
 from phys4d.engine.faults import fault_line
 from phys4d.engine.paths import expanded_options
 from phys4d.engine.signals import Stopping, exit_code, stopped_line
@@ -42,6 +42,8 @@ def _ended(error: BaseException, stopping: Stopping) -> int:
         return 2
     if isinstance(error, UserError):
         return _say(f"error: {error}", 2)
+    if isinstance(error, GateNotReached):
+        return _say(str(error), 4, every_rank=False)
     if isinstance(error, Interrupted):
         return _say(str(error), 3, every_rank=False)
     if isinstance(error, RankLost) and stopping.received is None:

@@ -1,17 +1,21 @@
 """`phys4d train`: a run file from check to report."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from phys4d.engine.config import load_toml
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
-from phys4d.engine.errors import printable
+from phys4d.engine.errors import GateNotReached, UserError, printable
 from phys4d.engine.run_folder.provenance import peak_rss_mb, provenance
 from phys4d.engine.run_folder.run import Run
+from phys4d.engine.run_folder.stages import Outcome
 from phys4d.engine.storage import replace_text
 from phys4d.stages.dataset_checks import WHOLE
+from phys4d.stages.gates import check_gate
+from phys4d.stages.origin import resolved
+from phys4d.stages.plan import plan
 from phys4d.stages.preflight import check
 from phys4d.stages.registry import STAGES
 from phys4d.stages.resume import Resume, open_run
@@ -19,41 +23,69 @@ from phys4d.stages.run_file import RunConfig
 from phys4d.stages.runner import SKIPPED, execute
 
 
-def train(path: Path, overrides: Sequence[str], *, resume: Resume | None, dry_run: bool) -> None:
-    """Validates the run file at `path` and runs it; with dry_run it stops after everything has been checked."""
+def train(
+    path: Path, overrides: Sequence[str], *, resume: Resume | None, dry_run: bool, rerun: str | None = None
+) -> None:
+    """Validates the run file at `path` and runs it.
+
+    overrides: changes of it, "a.b=value".
+    resume: goes on with the run in its folder.
+    dry_run: prints the plan after everything has been checked, and runs nothing.
+    rerun: with resume: the stage that begins again, with all behind it.
+    """
+    if rerun is not None and resume != "latest":
+        raise UserError(f"--rerun {rerun}: is for a run that is there: add --resume")
     if dry_run:
         config = _checked(path, overrides, 1)
         some = f'up to {WHOLE} clips (check_clips = "all": every one)'
         decoded = some if config.check_clips == "some" else "every clip"
         looked = f"decoded of each dataset: {decoded}"
         print(printable(f"{path}: valid: would run {', '.join(config.stages)} in {config.folder}; {looked}"))
+        for line in plan(config):
+            print(printable(f"  {line}"))
         return
     with Parallel.start() as parallel:
         config = on_all_ranks(lambda: _checked(path, overrides, parallel.world_size))
         parallel.limit(config.timeouts)
         parallel.arrange(config.parallel)
-        with on_all_ranks(lambda: open_run(config, resume=resume)) as run:
+        with on_all_ranks(lambda: open_run(config, resume=resume, rerun=rerun)) as run:
             run_stages(config, run, parallel, resume=resume is not None)
 
 
 def _checked(path: Path, overrides: Sequence[str], world_size: int) -> RunConfig:
-    config = load_toml(path, RunConfig, overrides)
+    config = resolved(load_toml(path, RunConfig, overrides))
     check(config, world_size)
     return config
 
 
 def run_stages(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool) -> None:
-    """All stages, each evaluated behind it where the run file says so; then summary.json and report.html."""
+    """All stages, each evaluated behind it where the run file says so; then summary.json and report.html.
+
+    They are also written, of the stages until then, when a gate that is not reached ends the run (GateNotReached).
+    """
 
     def after(stage: str) -> None:
         if config.evaluate is not None and STAGES[stage].reads_geometry:
             _evaluate(config, stage, parallel)
+        check_gate(config, stage, run, parallel)
 
-    execute(config, run, parallel, resume=resume, after=after)
+    try:
+        execute(config, run, parallel, resume=resume, after=after)
+    except GateNotReached as missed:
+        _summarise(config, config.stages[: config.stages.index(missed.stage) + 1], run, parallel)
+        raise
     if config.evaluate is not None:
         _failures(config, parallel)
-        skipped = {stage: [entry[SKIPPED] for entry in run.noted(stage, SKIPPED)] for stage in config.stages}
-        parallel.on_rank_zero(lambda: write_summary(config, run.clock.stages, run.clock.seconds, skipped))
+    _summarise(config, config.stages, run, parallel)
+
+
+def _summarise(config: RunConfig, stages: Sequence[str], run: Run, parallel: Parallel) -> None:
+    """summary.json and report.html of some stages, if the run is evaluated."""
+    if config.evaluate is not None:
+        some = config.model_copy(update={"stages": tuple(stages)})
+        skipped = {stage: [entry[SKIPPED] for entry in run.noted(stage, SKIPPED)] for stage in stages}
+        gates = {stage: run.stage(stage).gate for stage in stages if config.table(stage).gate}
+        parallel.on_rank_zero(lambda: write_summary(some, run.clock.stages, run.clock.seconds, skipped, gates))
 
 
 def _measured(config: RunConfig) -> list[str]:
@@ -80,12 +112,16 @@ def _failures(config: RunConfig, parallel: Parallel) -> None:
 
 
 def write_summary(
-    config: RunConfig, stage_seconds: dict[str, float], seconds: float, skipped: dict[str, list[str]]
+    config: RunConfig,
+    stage_seconds: dict[str, float],
+    seconds: float,
+    skipped: dict[str, list[str]],
+    gates: Mapping[str, Mapping[str, Outcome]],
 ) -> None:
     """summary.json from what the evaluations left, then report.html from all of the run folder.
 
     stage_seconds, seconds: of training and in all, over every session of the run. skipped: keys of the clips that each
-    stage skipped.
+    stage skipped. gates: stage -> metric -> outcome, of the stages with a gate.
     """
     from phys4d.evaluate.changes import changes
     from phys4d.evaluate.run import read_table
@@ -97,6 +133,7 @@ def write_summary(
         "changes": changes(tables),
         "baselines": list(tables.values())[-1]["baselines"] if tables else {},
         "readers": {stage: table["reader"] for stage, table in tables.items()},
+        "gates": {stage: {name: one.model_dump() for name, one in gate.items()} for stage, gate in gates.items()},
         "stage_seconds": {stage: round(taken, 1) for stage, taken in stage_seconds.items()},
         "skipped_clips": skipped,
         "seconds": round(seconds, 1),

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +22,23 @@ class _Record(BaseModel):
     seconds: _Seconds
     stages: dict[str, _Seconds]
 
+
+def stage_seconds(path: Path) -> dict[str, float]:
+    """Seconds by stage in a clock.json; none where it is absent or damaged, which `Clock` reports."""
+    try:
+        return _Record.model_validate_json(path.read_bytes()).stages
+    except (OSError, ValueError):
+        return {}
+
+
+def forget(path: Path, stages: Collection[str]) -> None:
+    """Removes the seconds of some stages from a clock.json; those of the run stay."""
+    try:
+        stored = _Record.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return
+    kept = {stage: seconds for stage, seconds in stored.stages.items() if stage not in stages}
+    replace_text(path, json.dumps({"seconds": stored.seconds, "stages": kept}) + "\n")
 
 
 class Clock:
@@ -53,6 +70,11 @@ class Clock:
         finally:
             self._count()
             self._stage = None
+
+    @property
+    def current(self) -> str | None:
+        """The stage for which time counts now, None for none."""
+        return self._stage
 
     @property
     def seconds(self) -> float:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from phys4d.engine.run_folder.clock import Clock
 from phys4d.engine.run_folder.metrics import read_metrics
 from phys4d.engine.run_folder.provenance import provenance
 from phys4d.engine.run_folder.records import read_record
+from phys4d.engine.run_folder.stages import StageRecord
 from phys4d.engine.signals import keeps
 from phys4d.engine.storage import AppendOnlyFile, disk_fault, replace_text, without_links
 
@@ -33,6 +34,7 @@ class _Provenance(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     identities: dict[str, str] = {}
+    stages: dict[str, StageRecord] = {}
     resumed: list[dict[str, Any]] = []
 
 
@@ -64,6 +66,8 @@ class Run:
         since: float | None = None,
         finished: Collection[str] = (),
         identities: Mapping[str, str] | None = None,
+        anew: Collection[str] = (),
+        prepare: Callable[[], None] = lambda: None,
     ) -> Self:
         """Starts a run in `folder`, or resumes the one in it.
 
@@ -74,6 +78,8 @@ class Run:
         finished: tables of the configuration whose stages are finished.
         identities: dotted key of a path in the configuration -> digest of its content, which must be unchanged on
             resume; None: not checked.
+        anew: tables of the configuration whose stages begin, or begin again: everything in them may change.
+        prepare: called on rank 0 when the folder is locked and the changes are accepted, before anything is written.
 
         If the configuration of a resumed run differs from the stored one in fields that allow it (`OnResume`), each
         change is printed, recorded in provenance.json and stored.
@@ -85,7 +91,7 @@ class Run:
         run = cls(folder, writes=writes, since=time.monotonic() if since is None else since)
         if writes:
             try:
-                run._open(config, resume, finished, identities)
+                run._open(config, resume, finished, identities, anew, prepare)
             except OSError as error:
                 run._let_go()
                 reason = disk_fault(error) or error.strerror
@@ -97,7 +103,13 @@ class Run:
         return run
 
     def _open(
-        self, config: Config, resume: bool, finished: Collection[str], identities: Mapping[str, str] | None
+        self,
+        config: Config,
+        resume: bool,
+        finished: Collection[str],
+        identities: Mapping[str, str] | None,
+        anew: Collection[str],
+        prepare: Callable[[], None],
     ) -> None:
         stored = self.folder / "config.toml"
         self._fresh_or_resumed(stored, resume)
@@ -115,7 +127,8 @@ class Run:
                 f"{self.folder}: another process is using this folder: wait or choose another"
             ) from None
         self._fresh_or_resumed(stored, resume)  # again: another run may have used the folder before the lock
-        record, taken = self._record(stored, config, resume, finished, identities)
+        record, taken = self._record(stored, config, resume, finished, identities, anew)
+        prepare()
         self.clock = Clock(self.folder / "clock.json", since=self._since)
         self.clock.save()
         for change, mark in taken:
@@ -144,6 +157,7 @@ class Run:
         resume: bool,
         finished: Collection[str],
         identities: Mapping[str, str] | None,
+        anew: Collection[str],
     ) -> tuple[dict[str, Any], list[tuple[Change, OnResume]]]:
         """The new content of provenance.json, and the changes that this session makes."""
         now, path = provenance(), self.folder / "provenance.json"
@@ -153,18 +167,27 @@ class Run:
         first = now if read is None else read.model_dump(exclude_unset=True)
         known = first.get("identities") or identities or {}
         found = known if identities is None else identities
-        taken = accepted(stored, config, finished, known, found)
+        taken = accepted(stored, config, finished, known, found, anew)
         if read is not None:
             changed = [{"key": c.key, "from": c.old, "to": c.new, "effect": mark.effect} for c, mark in taken]
             first.setdefault("resumed", []).append(now | {"changed": changed})
         of_finished = {key: digest for key, digest in known.items() if key.split(".")[0] in finished}
-        return first | {"identities": {**found, **of_finished}}, taken
+        kept = {stage: record for stage, record in first.get("stages", {}).items() if stage not in anew}
+        return first | {"identities": {**found, **of_finished}, "stages": kept}, taken
 
     def record(self, **facts: Any) -> None:
         """Adds facts to provenance.json, replacing earlier ones of the same name; only rank 0 writes."""
         if self.writes:
             self._provenance |= facts
             replace_text(self.folder / "provenance.json", json.dumps(self._provenance, indent=1) + "\n")
+
+    def stage(self, name: str) -> StageRecord:
+        """What provenance.json records of a stage; on ranks other than 0 nothing."""
+        return StageRecord.model_validate(self._provenance.get("stages", {}).get(name, {}))
+
+    def record_stage(self, name: str, record: StageRecord) -> None:
+        """Replaces what provenance.json records of a stage; only rank 0 writes."""
+        self.record(stages={**self._provenance.get("stages", {}), name: record.model_dump()})
 
     def resume_at(self, stage: str, step: int) -> None:
         """Removes log lines of `stage` after `step`, and lines that cannot be read, such as one truncated by a kill."""

@@ -1,24 +1,21 @@
 """The training loop of a stage: steps, logs, checkpoints, exact resume, and an orderly stop on a signal."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
-from pydantic import Field
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from phys4d.engine import checkpoint
 from phys4d.engine.background_save import BackgroundSave
-from phys4d.engine.config import Config
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import Interrupted, UserError
 from phys4d.engine.progress import Bar, progress
-from phys4d.engine.resume import SAME_WEIGHTS, OnResume
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.signals import deferred
+from phys4d.engine.training.length import Length, LoopConfig, check_decay
 from phys4d.engine.training.optimizer import Loss, Optimizer, OptimizerConfig, OptimizerStep
 from phys4d.engine.training.window import Window
 
@@ -61,33 +58,6 @@ class Objective(Protocol):
         """Names of what the latest step was computed from on this rank, for a report of steps that were skipped."""
 
 
-_LENGTH = OnResume("the weights are those of a run started with it where optimizer.decay_fraction is 0")
-
-
-class LoopConfig(Config):
-    """Length, logging and checkpoints of a stage; all values are global, in steps of the global batch.
-
-    steps: number of training steps.
-    log_every: steps between log lines.
-    checkpoint_every: steps between checkpoints, 0 for one checkpoint at the end. What ends a process without warning
-        costs at most so many steps.
-    keep: number of checkpoints of the stage that remain on the disk.
-    keep_every: checkpoints at multiples of so many steps remain, too; 0: none of them.
-    save_in_background: writes checkpoints while training goes on, from a copy of the trained state in the host's
-        memory; what ends a process while one is written costs the steps since the one before.
-    skip_limit: steps in a row whose gradient is not finite and which are therefore skipped, weights and moments
-        unchanged; one more ends the stage. Their samples are named in metrics.jsonl.
-    """
-
-    steps: Annotated[int, _LENGTH] = Field(ge=1)
-    log_every: Annotated[int, SAME_WEIGHTS] = Field(20, ge=1)
-    checkpoint_every: Annotated[int, SAME_WEIGHTS] = Field(200, ge=0)
-    keep: Annotated[int, SAME_WEIGHTS] = Field(2, ge=1)
-    keep_every: Annotated[int, SAME_WEIGHTS] = Field(0, ge=0)
-    save_in_background: Annotated[bool, SAME_WEIGHTS] = True
-    skip_limit: Annotated[int, SAME_WEIGHTS] = Field(3, ge=0)
-
-
 def train(
     objective: Objective,
     *,
@@ -97,7 +67,7 @@ def train(
     parallel: Parallel,
     resume: bool,
 ) -> None:
-    """Trains `objective` for `loop.steps` steps, or the remaining ones if `resume` finds a checkpoint.
+    """Trains `objective` to the end of its length, from the latest checkpoint if `resume` finds one.
 
     Every `log_every` steps and at each checkpoint it logs means over the steps since the last line: the scalars that
         `update` returns, summed over the ranks, grad_norm, learning_rate and seconds (per step); steps that were
@@ -105,8 +75,8 @@ def train(
         At the end the modules contain the EMA weights if `optimizer.ema` > 0.
 
     objective: losses and modules.
-    optimizer, loop: settings, global.
-    run: run folder.
+    optimizer, loop: settings, global; a length in samples is given in steps (`length.in_steps`).
+    run: run folder; for a length in hours its clock must count for the stage (`Clock.stage`).
     parallel: ranks and device.
     resume: continue from the latest checkpoint of the stage.
 
@@ -120,38 +90,33 @@ def train(
         alone = [name for name, value in state.parameters.items() if not isinstance(value, DTensor)]
         if alone:  # gradients of unsharded parameters are not summed over the ranks
             raise ValueError(f"{objective.name}: {alone[0]} is trained but was not given to Parallel.shard")
-    start = 0
-    if resume and (found := checkpoint.latest(run.folder, objective.name)) is not None:
-        path, start = found
-        on_all_ranks(lambda: _read(objective.name, path, start, loop.steps, state))
-    writes = math.ceil((loop.steps - start) / (loop.checkpoint_every or loop.steps))
+    check_decay(objective.name, loop, optimizer.decay_fraction)
+    length = Length(loop, objective.name, run.clock, parallel)
+    path, start = (checkpoint.latest(run.folder, objective.name) if resume else None) or (None, 0)
+    on_all_ranks(lambda: length.begin(start, path))
+    if path is not None:
+        found = path
+        on_all_ranks(lambda: checkpoint.load(found, state.state()))
 
     def check_room() -> None:
         if run.writes:  # rank 0; all ranks write to the disk of its folder
+            writes = length.writes(start)
             checkpoint.check_room(run.folder, objective.name, state.state(), writes=writes, keep=loop.keep)
 
     on_all_ranks(check_room)
     run.resume_at(objective.name, start)
-    if start < loop.steps:
-        _steps(objective, state, loop, run, parallel, start)
+    if not length.over:
+        _steps(objective, state, loop, length, run, parallel, start)
     state.use_ema()
 
 
-def _read(stage: str, path: Path, start: int, steps: int, state: Optimizer) -> None:
-    if start > steps:
-        raise UserError(
-            f"{path}: lies past the {steps} steps of the stage: set {stage}.loop.steps to {start} or more, or remove it"
-        )
-    checkpoint.load(path, state.state())
-
-
 def _steps(
-    objective: Objective, state: Optimizer, loop: LoopConfig, run: Run, parallel: Parallel, start: int
+    objective: Objective, state: Optimizer, loop: LoopConfig, length: Length, run: Run, parallel: Parallel, start: int
 ) -> None:
     window = Window()
 
     def log(done: int) -> dict[str, float]:
-        rate = state.schedule(loop.steps, done - 1)
+        rate = state.schedule(length.horizon, done - 1)
         values, bad = window.close(parallel)
         if window.in_a_row > loop.skip_limit:
             background.finish()  # its checkpoint is named below
@@ -184,6 +149,7 @@ def _steps(
         limit = parallel.timeouts.step if step > start else None  # kernels are compiled in the first
         with parallel.at(f"step {step + 1} of {objective.name}", limit):
             window.add(step + 1, objective.update(step, window.noting(state.optimizer_step)), objective.samples())
+            length.passed(step + 1)
             if not parallel.any(signals.received is not None or background.failed):
                 return False
             if parallel.any(background.failed):
@@ -192,8 +158,8 @@ def _steps(
 
     def steps(bar: Bar) -> None:
         overdue = False  # a checkpoint is due, but the latest steps were skipped
-        for step in range(start, loop.steps):
-            state.schedule(loop.steps, step)
+        for step in length.steps(start):
+            state.schedule(length.horizon, step)
             updates = state.updates
             try:
                 stopped = update(step)
@@ -206,22 +172,23 @@ def _steps(
                 raise
             done = step + 1
             due = overdue or (loop.checkpoint_every > 0 and done % loop.checkpoint_every == 0)
-            last = stopped or done == loop.steps
+            last = stopped or length.over
             shown = log(done) if last or due or done % loop.log_every == 0 else {}
             overdue = due and window.in_a_row > 0  # weights that led to such gradients may be bad themselves
             if last or (due and not overdue):
                 path = save(done, wait=last)
-            bar.advance(1, **shown)
+            bar.advance(length.advance(total), **length.numbers(done), **shown)
             if stopped:
                 raise Interrupted(objective.name, done, path)
         if parallel.any(signals.received is not None):  # arrived while the last checkpoint was written
-            raise Interrupted(objective.name, loop.steps, path)
+            raise Interrupted(objective.name, done, path)
 
     def together(error: BaseException) -> bool:
         """Whether every rank has raised, so that all can go on with each other."""
         return isinstance(error, UserError) or parallel.world_size == 1
 
-    with deferred() as signals, progress(objective.name, total=loop.steps - start) as bar:
+    total, unit = length.work(start)
+    with deferred() as signals, progress(objective.name, total, unit) as bar:
         try:
             steps(bar)
         except BaseException as error:

@@ -27,20 +27,25 @@ def run_in_order(
     outputs: Mapping[str, Path],
     execute: Callable[[str, Path | None], None],
     start: Path | None,
+    *,
+    before: Callable[[str, Path | None], None],
     after: Callable[[str], None],
 ) -> None:
-    """Runs each stage whose output folder does not exist yet: execute(stage, input folder), then after(stage).
+    """Runs each stage whose output folder does not exist yet: before(stage, input folder), execute(stage, input
+    folder), after(stage).
 
-    An output folder must appear completely or not at all; this makes a run resumable stage by stage.
+    An output folder must appear completely or not at all; this makes a run resumable stage by stage. An exception of
+    `before` (another input than before) or `after` (a gate that is not reached) ends the run there.
 
     stages: names in order.
     outputs: stage -> output folder.
-    execute: runs a stage, given its name and input folder.
+    execute: runs a stage.
     start: input folder of the first stage, None for none.
-    after: called after each stage, also after stages that were skipped.
+    before, after: called for each stage, also for those that are finished and not executed.
     """
     given = start
     for stage in stages:
+        before(stage, given)
         if not outputs[stage].exists():
             execute(stage, given)
         after(stage)

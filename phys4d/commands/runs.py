@@ -43,7 +43,14 @@ def add_train(commands: Commands) -> None:
     train.add_argument("run", type=Path, metavar="RUN.toml")
     _add_resume(train, "continue from the newest complete checkpoint of your own run")
     train.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C", help="change one value")
-    train.add_argument("--dry-run", action="store_true", help="check everything that can be checked, start nothing")
+    train.add_argument(
+        "--rerun", metavar="STAGE",
+        help="with --resume: begin this stage again, and all behind it; what they left is moved to set-aside-1/ in the "
+        "run folder",
+    )  # fmt: skip
+    train.add_argument(
+        "--dry-run", action="store_true", help="check everything that can be checked, print the plan, start nothing"
+    )
     train.set_defaults(command=_train)
 
 
@@ -52,7 +59,7 @@ def _train(options: argparse.Namespace) -> int:
         keeps(f"{options.run}: the run is as it was: the same command goes on with it")
     from phys4d.train import train
 
-    train(options.run, options.overrides, resume=options.resume, dry_run=options.dry_run)
+    train(options.run, options.overrides, resume=options.resume, dry_run=options.dry_run, rerun=options.rerun)
     return 0
 
 

@@ -14,6 +14,12 @@ from torch import Tensor
 
 from phys4d.kernels.geometry import chamfer, pack, unproject, warp_residual
 
+METRICS = (
+    "absrel", "absrel_moving", "delta1", "epe", "epe_moving", "epe_zero", "epe_zero_moving", "warp_l1",
+    "warp_l1_moving", "chamfer_4d", "reward", "psnr_moving",
+)  # fmt: skip
+"""Names of all metrics of an evaluation (`geometry_metrics`, `evaluate.run.score`)."""
+
 
 def absrel(depth: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     """Absolute relative depth error: mean over valid pixels of |d - d*| / d* (Eigen et al. 2014).

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from phys4d.engine import integrity
 from phys4d.engine.storage import replace_bytes
 from phys4d.evaluate.metrics import ClipMean
 
@@ -75,3 +76,16 @@ def write_arrays(result: Evaluation, out: Path, stage: str) -> None:
         file = io.BytesIO()
         np.savez_compressed(file, **arrays)
         replace_bytes(out / f"{name}.npz", file.getvalue())
+
+
+def forget_results(out: Path, stage: str) -> None:
+    """Takes a stage's files out of the manifest of a folder of results, so that the stage counts as not measured.
+
+    Raises UserError if the manifest is damaged.
+    """
+    if not (out / integrity.MANIFEST).exists():
+        return
+    files = integrity.read_manifest(out, f"remove {out}, then --resume measures again")
+    kept = {name: digest for name, digest in files.items() if name not in (f"{stage}.json", f"{stage}.npz")}
+    if kept != files:
+        integrity.write_manifest(out, kept)

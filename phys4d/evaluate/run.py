@@ -244,8 +244,8 @@ def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, 
 
 
 def _record_digests(out: Path) -> None:
-    """Writes the manifest of the files in a folder of results."""
-    names = [path.name for path in out.iterdir() if path.is_file()]
+    """Writes the manifest of the files in a folder of results; hidden ones are what a kill left of files."""
+    names = [path.name for path in out.iterdir() if path.is_file() and not path.name.startswith(".")]
     integrity.write_manifest(out, integrity.digests(out, names))
 
 

@@ -94,7 +94,20 @@ def _stages(run: Artefacts) -> str:
     counts = "".join(f"<td>{steps.get(name, '–')}</td>" for name in names)
     times = "".join(f"<td>{number(seconds.get(name), 0)}</td>" for name in names)
     rows = f"<tr><th>steps</th>{counts}</tr><tr><th>seconds</th>{times}</tr>"
+    gates = run.summary.get("gates") or {}
+    if gates:
+        cells = "".join(f"<td>{escape(_gate(gates.get(name) or {}))}</td>" for name in names)
+        rows += f"<tr><th>gate</th>{cells}</tr>"
     return f"<table><tr><th></th>{head}</tr>{rows}</table>"
+
+
+def _gate(gate: dict[str, Any]) -> str:
+    """The outcome of a gate in words."""
+    said = [
+        f"{metric} {number(one['value'], 4)} {'meets' if one['reached'] else 'misses'} {one['condition']}"
+        for metric, one in gate.items()
+    ]
+    return ", ".join(said) or "–"
 
 
 def _figures(run: Artefacts) -> str:

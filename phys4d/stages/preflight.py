@@ -17,6 +17,7 @@ from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.distributed.mesh import mesh_shape
 from phys4d.engine.distributed.parallel import own_device
 from phys4d.engine.errors import UserError
+from phys4d.engine.training.length import check_decay
 from phys4d.engine.training.schedule import check_order
 from phys4d.kernels.attention import explain
 from phys4d.models.card import CARD, read_card
@@ -26,6 +27,7 @@ from phys4d.models.preflight import check_model, check_new, check_released
 from phys4d.models.registry import MODELS
 from phys4d.models.spec import Outline
 from phys4d.stages.dataset_checks import DatasetUse, check_clips
+from phys4d.stages.gates import check_gates
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig
 from phys4d.stages.spec import NEW, RELEASED
@@ -70,10 +72,12 @@ def check(config: RunConfig, world_size: int = 1) -> None:
 
 def check_stages(config: RunConfig, world_size: int = 1) -> Start:
     """What `check` can refuse without the data: the model that the run starts from, and stages that do not follow each
-    other or that ranks cannot share."""
+    other, that ranks cannot share, or whose length or gate cannot be."""
     for stage in config.stages:
         if config.table(stage) is None:
             raise UserError(f"{stage}: missing: stages names {stage!r}, so the run file needs a table [{stage}]")
+        check_decay(stage, config.table(stage).loop, config.table(stage).optimizer.decay_fraction)
+    check_gates(config)
     start = check_start(config.model, config.init)
     check_order(config.stages, {name: spec.takes for name, spec in STAGES.items()}, start.stage)
     parts = mesh_shape(config.parallel, world_size).data

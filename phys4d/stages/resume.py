@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -10,18 +9,35 @@ from phys4d.engine import checkpoint
 from phys4d.engine.errors import UserError
 from phys4d.engine.resume import digest
 from phys4d.engine.run_folder.run import Run
+from phys4d.stages.handover import shown_files
+from phys4d.stages.rerun import Again, again, set_aside
 from phys4d.stages.run_file import RunConfig
 
 Resume = Literal["latest", "previous"]
 """How a run in its folder is continued: from the newest checkpoint, or from the one before, the newest removed."""
 
 
-def open_run(config: RunConfig, *, resume: Resume | None, since: float | None = None) -> Run:
-    """`Run.create` in the folder of `config`, which has been checked; rank 0 removes what `resume` goes back behind."""
+def open_run(
+    config: RunConfig, *, resume: Resume | None, rerun: str | None = None, since: float | None = None
+) -> Run:
+    """`Run.create` in the folder of `config`, which has been checked.
+
+    resume: from where the run goes on; rank 0 removes what "previous" goes back behind.
+    rerun: name of a stage that begins again, with the stages behind it; their files are set aside.
+    since: as of `Run.create`.
+    """
+    some = again(config, rerun) if resume is not None else Again()
     # os.path.exists: a folder that may not be looked into is for Run.create to refuse.
-    finished = [stage for stage in config.stages if os.path.exists(config.output(stage))]
+    finished = [stage for stage in config.stages if stage not in some and os.path.exists(config.output(stage))]
     run = Run.create(
-        config.folder, config, resume=resume is not None, since=since, finished=finished, identities=identities(config)
+        config.folder,
+        config,
+        resume=resume is not None,
+        since=since,
+        finished=finished,
+        identities=identities(config),
+        anew=some.anew,
+        prepare=lambda: set_aside(config, some),
     )
     if resume == "previous" and run.writes:
         try:
@@ -41,15 +57,8 @@ def identities(config: RunConfig) -> dict[str, str]:
     tables = {name: config.table(name) for name in (*config.stages, "evaluate")}
     found = {f"{name}.data": _index(table.data) for name, table in tables.items() if table is not None}
     if config.init is not None:
-        found["init"] = digest(_shown_files(config.init), config.init)
+        found["init"] = digest(shown_files(config.init), config.init)
     return found
-
-
-def _shown_files(folder: Path) -> Iterator[Path]:
-    """All files below a folder but the hidden ones, which tools such as git change on their own."""
-    for path in folder.rglob("*"):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
 
 
 def _index(folder: Path) -> str:

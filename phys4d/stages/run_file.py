@@ -5,17 +5,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, create_model
 
+from phys4d.engine import toml_text
 from phys4d.engine.config import Config
 from phys4d.engine.distributed.mesh import ParallelConfig
 from phys4d.engine.distributed.watchdog import Timeouts
 from phys4d.engine.resume import FROM_HERE, MOVED, REGROUPED, SAME_WEIGHTS, Movable, OnResume
 from phys4d.engine.training.activations import MODES
+from phys4d.engine.training.gate import Gate
 from phys4d.evaluate.run import EvaluateConfig
 from phys4d.models.backbone import Precision
 from phys4d.models.config import ModelConfig
 from phys4d.stages.registry import STAGES
 
 MEASURED_AGAIN = OnResume("all stages are measured again", anytime=True, discards="evaluation")
+MORE_STAGES = OnResume("the added stages are run, too", anytime=True)
 if TYPE_CHECKING:
     StageName = str
 else:
@@ -23,15 +26,22 @@ else:
 
 
 class RunSettings(Config):
-    """A run file. Each stage named in `stages` has a table of its name, with the keys of its `StageSpec.config`.
+    """A run file. Each stage named in `stages` has a table of its name, with the keys of its `StageSpec.config`, of
+    which `loop` gives the length (`engine.training.length.LoopConfig`), and one more:
+
+    gate: conditions without which the run ends after the stage (exit code 4), metric -> condition, such as
+        { warp_l1 = "< 0.03", train.loss = "< 0.5" }. Metrics are the means of the stage's evaluation, and, after
+        `train.`, the scalars that the stage last logged.
+
+    The other keys are those of the whole run.
 
     folder: the run folder.
     stages: names of the stages, in the order in which they run.
     seed: of all random numbers.
     precision: of the transformer's matrix products; "bf16" leaves weights, gradients, timesteps, sigmas, RoPE tables,
         heads and losses in fp32.
-    init: the model folder that a stage wrote, or a published model's folder, from which the first stage starts; none
-        where that stage starts from a new model.
+    init: the model from which the first stage starts: a model folder that a stage wrote, a run folder, which stands
+        for the model of its last finished stage, or a published model's folder; none for a new model.
     check_clips: which clips are decoded before anything starts, also by --dry-run: "some" of each dataset, spread over
         it, or "all". The rest is checked when it is read.
     model: how the model is made and sampled.
@@ -44,7 +54,7 @@ class RunSettings(Config):
     """
 
     folder: Movable
-    stages: tuple[StageName, ...] = Field(min_length=1)
+    stages: Annotated[tuple[StageName, ...], MORE_STAGES] = Field(min_length=1)
     seed: int = Field(0, ge=0)
     precision: Annotated[Precision, FROM_HERE] = "fp32"
     init: Annotated[Path | None, MOVED] = None
@@ -67,7 +77,21 @@ class RunSettings(Config):
 
 if TYPE_CHECKING:
     RunConfig = RunSettings
-else:  # with one optional table for each registered stage
+else:  # with one optional table for each registered stage, which also has its gate
+    _TABLES = {
+        name: create_model(spec.config.__name__, __base__=spec.config, __doc__=spec.config.__doc__, gate=(Gate, {}))
+        for name, spec in STAGES.items()
+    }
     RunConfig = create_model(
-        "RunConfig", __base__=RunSettings, **{name: (spec.config | None, None) for name, spec in STAGES.items()}
+        "RunConfig", __base__=RunSettings, **{name: (table | None, None) for name, table in _TABLES.items()}
     )
+
+
+def stored_values(folder: Path) -> dict[str, Any]:
+    """The configuration of the run in a folder as plain values, not validated; empty where there is none, or a damaged
+    one, which `Run.create` refuses.
+    """
+    try:
+        return toml_text.loads(toml_text.read(folder / "config.toml"))
+    except (OSError, ValueError):
+        return {}

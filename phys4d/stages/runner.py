@@ -11,12 +11,14 @@ from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError, printable
 from phys4d.engine.run_folder.run import Run
+from phys4d.engine.training.length import in_steps, shown
 from phys4d.engine.training.loop import train
 from phys4d.engine.training.schedule import run_in_order
 from phys4d.models import folder as model_folder
 from phys4d.models.folder import Loaded
 from phys4d.models.placement import place
 from phys4d.models.world import WorldModel, create_model
+from phys4d.stages import handover
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig
 
@@ -24,14 +26,25 @@ SKIPPED = "skipped_clip"  # in a line of metrics.jsonl: the key of a clip, besid
 
 
 def execute(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, after: Callable[[str], None]) -> None:
-    """Runs the stages that have not finished, and after(stage) on all ranks behind each of them, finished or not."""
+    """Runs the stages that have not finished, and after(stage) on all ranks behind each of them, finished or not.
+
+    Before each stage the model that it starts from is compared with what the run recorded of it (`handover.compare`).
+    """
+
+    def before(stage: str, given: Path | None) -> None:
+        on_all_ranks(lambda: handover.compare(run, config, stage, given))
 
     def one(stage: str, given: Path | None) -> None:
+        table = config.table(stage)
+        if run.writes and table.loop.samples is not None:
+            print(f"{stage}: {shown(table.loop, STAGES[stage].samples(table))}", file=sys.stderr)
         with run.clock.stage(stage), parallel.at(f"the start or the end of {stage}"):
             run_stage(stage, config, run, parallel, given, resume=resume)
+            on_all_ranks(lambda: handover.finish(run, config, stage))
             on_all_ranks(run.clock.save)
 
-    run_in_order(config.stages, {s: config.output(s) for s in config.stages}, one, config.init, after)
+    outputs = {stage: config.output(stage) for stage in config.stages}
+    run_in_order(config.stages, outputs, one, config.init, before=before, after=after)
 
 
 def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given: Path | None, *, resume: bool) -> None:
@@ -46,7 +59,8 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
     objective = spec.objective(table, loaded.model, parallel, config.seed)
     note_skips(objective.clips, stage, run)
     try:
-        train(objective, optimizer=table.optimizer, loop=table.loop, run=run, parallel=parallel, resume=resume)
+        loop = in_steps(table.loop, spec.samples(table))
+        train(objective, optimizer=table.optimizer, loop=loop, run=run, parallel=parallel, resume=resume)
     except Exception as error:
         if objective.clips.latest and not isinstance(error, UserError):
             error.add_note(f"{stage}: the latest clips were {', '.join(objective.clips.latest)}")

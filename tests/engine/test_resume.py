@@ -116,7 +116,7 @@ def test_a_finished_stage_takes_up_nothing_that_would_have_acted(begun: Path) ->
     with pytest.raises(UserError) as caught:
         resume(begun, Whole(first=slower), finished=["first"])
     change = "first.optimizer.learning_rate: 1.0 -> 0.5"
-    end = "this stage is finished: set it back or start a new folder"
+    end = "this stage is finished: set it back, --rerun first, or start a new folder"
     assert str(caught.value) == f"{begun}/config.toml: {change}: {end}"
     moved = stage(data=begun, loop=LoopConfig(steps=3, keep=1))
     kept = resume(begun, Whole(first=moved, second=slower), finished=["first"], identities=IDENTITIES)["changed"]

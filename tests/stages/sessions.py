@@ -6,7 +6,9 @@ One request a line on standard input, one answer a line on standard output, both
 
 kill: SIGKILL when the stage begins that step (from 0); with "moment": n, at the n-th call that changes the disk for
 good, in the checkpoint behind that many steps; with "export": true, when the stage's model is written but not yet in
-its place; with "rank": n, on that rank alone. stop: {"rank": 1, "stage": "finetune", "step": 2}: that rank gets a
+its place; with "behind": "model", when it is in place, or "evaluation", when it is measured; with "rank": n, on that
+rank alone. late: {"stage": "backbone", "step": 2}: in that step all the hours of the stage pass by the clock of rank 0.
+stop: {"rank": 1, "stage": "finetune", "step": 2}: that rank gets a
 SIGSTOP when it begins that step, or, with "sleeps": true, sleeps for ever; stopped processes are killed when all others
 have ended. terminate: rank 0 gets two SIGTERMs, three seconds apart, when the other one is stopped. fill: {"file":
 "path", "leave": bytes, "step": 3}: in this step of `backbone` the first rank fills the disk with that file up to so
@@ -27,10 +29,12 @@ from typing import Any
 
 import torch
 
-import phys4d.train  # noqa: F401 (before the forks)
+import phys4d.train
 from phys4d.cli import main
 from phys4d.engine import checkpoint
+from phys4d.engine.run_folder.clock import Clock
 from phys4d.models import folder as model_folder
+from phys4d.stages import handover
 from phys4d.stages.backbone import BackboneObjective
 from phys4d.stages.registry import STAGES
 from phys4d.stages.reinforce import ReinforceObjective
@@ -40,7 +44,9 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_at(stage: str, step: int = 0, moment: int | None = None, export: bool = False) -> None:
+def kill_at(
+    stage: str, step: int = 0, moment: int | None = None, export: bool = False, behind: str | None = None
+) -> None:
     """Arranges this process's death."""
     objective = STAGES[stage].objective
     update, save = objective.update, checkpoint.save
@@ -64,7 +70,11 @@ def kill_at(stage: str, step: int = 0, moment: int | None = None, export: bool =
         if card.stage == stage:
             die()
 
-    if export:
+    if behind is not None:
+        owner, name = {"model": (handover, "finish"), "evaluation": (phys4d.train, "check_gate")}[behind]
+        next_call = getattr(owner, name)
+        setattr(owner, name, lambda *given: die() if stage in given else next_call(*given))
+    elif export:
         model_folder._write = deadly_write
     elif moment is None:
         objective.update = deadly_update
@@ -83,6 +93,19 @@ def stop_at(stage: str, step: int, sleeps: bool = False) -> None:
         return update(self, now, optimizer_step)
 
     objective.update = halted_update
+
+
+def be_late(stage: str, step: int) -> None:
+    """Arranges that a stage's time is up."""
+    objective = STAGES[stage].objective
+    update = objective.update
+
+    def late_update(self: Any, now: int, optimizer_step: Any) -> Any:
+        if now == step:
+            Clock.stages = property(lambda clock: {stage: 1e9})
+        return update(self, now, optimizer_step)
+
+    objective.update = late_update
 
 
 def terminate(process: int, stopped: int) -> None:
@@ -154,6 +177,8 @@ def child(request: dict[str, Any], rank: int, port: int, errors: Path) -> None:
         kill_at(**kill)
     if (stop := dict(request.get("stop", {}))) and stop.pop("rank") == rank:
         stop_at(**stop)
+    if rank == 0 and (late := request.get("late")):
+        be_late(**late)
     if rank == 0 and (fill := request.get("fill")):
         fill_disk(**fill)
     if record := request.get("record"):

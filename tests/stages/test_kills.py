@@ -89,12 +89,16 @@ def assert_same(folder: Path, expected: Path) -> None:
 def test_a_run_killed_in_every_stage_ends_bit_identical(
     session: Session, write_run: WriteRun, clips: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    """Between two checkpoints; in a stage's first step; before its model is in place; in a checkpoint; in the last."""
+    """Between two checkpoints; in a stage's first step; before its model is in place, behind that, and behind its
+    evaluation; in a checkpoint; in the last.
+    """
     folder = tmp_path / "killed"
     kills = [
         {"stage": "backbone", "step": 3},
         {"stage": "pretrain", "step": 0},
         {"stage": "pretrain", "export": True},
+        {"stage": "pretrain", "behind": "model"},
+        {"stage": "pretrain", "behind": "evaluation"},
         {"stage": "finetune", "step": 4, "moment": 3},
         {"stage": "reinforce", "step": 3},
     ]

@@ -114,7 +114,7 @@ def test_what_a_resumed_run_may_not_change(
     }.items():  # fmt: skip
         assert line(change) == f"{started}{shown}{end}"
     rate = "backbone.optimizer.learning_rate: 0.001 -> 0.1"
-    ignored = f"{rate}: this stage is finished: set it back or start a new folder"
+    ignored = f"{rate}: this stage is finished: set it back, --rerun backbone, or start a new folder"
     assert line("backbone.optimizer.learning_rate=0.1") == f"{out}/config.toml: {ignored}"
     other = write_clips(tmp_path / "other", {0: {"json": json.dumps(ClipDataset(clips)[1].meta).encode()}})
     what = f"does not hold what it held at the start of the run ({out}/config.toml)"

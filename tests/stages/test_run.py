@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 
 from phys4d.cli import main
 from phys4d.engine.errors import UserError
+from phys4d.evaluate.metrics import METRICS
 from phys4d.models import folder as model_folder
+from phys4d.stages.gates import training_scalars
 from phys4d.train import train
 
 ALL = ["backbone", "pretrain", "finetune", "reinforce"]
@@ -43,6 +45,14 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     assert "<html" in (finished / "report.html").read_text()
     for name in ("config.toml", "provenance.json", "tensorboard", "checkpoint-reinforce-2"):
         assert (finished / name).exists(), name
+
+
+def test_the_metrics_of_gates_are_those_that_there_are(finished: Path) -> None:
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    for stage in ALL:
+        assert set(training_scalars(stage)) <= next(line.keys() for line in lines if line["stage"] == stage), stage
+    for row in json.loads((finished / "summary.json").read_text())["stages"].values():
+        assert {name for name in row if not name.endswith("_se")} == set(METRICS)
 
 
 def test_each_stage_changes_what_it_trains_and_nothing_else(finished: Path) -> None:

@@ -1,0 +1,21 @@
+"""The plan of a run in words: its stages with lengths, what each starts from, and its gate."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from phys4d.engine.training.length import shown
+from phys4d.stages.registry import STAGES
+from phys4d.stages.run_file import RunConfig
+
+
+def plan(config: RunConfig) -> Iterator[str]:
+    """One line for each stage of a run, such as "finetune: 125 steps of 8 clips (1000 samples), from model-pretrain of
+    this run, gate warp_l1 < 0.03"."""
+    given: str | Path | None = config.init
+    for stage in config.stages:
+        table = config.table(stage)
+        gate = ", ".join(f"{metric} {' '.join(condition.split())}" for metric, condition in table.gate.items())
+        start = "a new model" if given is None else given
+        length = shown(table.loop, STAGES[stage].samples(table))
+        yield f"{stage}: {length}, from {start}{f', gate {gate}' if gate else ''}"
+        given = config.output(stage).name
