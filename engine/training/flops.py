@@ -1,11 +1,11 @@
 """FLOPs of a training step, counted while it runs, and the peak that they are compared with.
 
-A step has two numbers. *Hardware* FLOPs are all that is executed. *Model* FLOPs are those that the step needs however it
-is run: every forward evaluation, and the gradients that autograd computes: of activations in front of a trained weight,
-also through frozen layers, and of trained weights, nothing of frozen ones. What activation checkpointing evaluates again
-is no part of them, and attention's backward counts twice its forward, since its kernels compute the scores again
-(2.5 times as executed: Dao et al. 2023, FlashAttention-2, section 4.1). Model FLOPs over the peak are the MFU (Chowdhery
-et al. 2022, PaLM, appendix B), hardware FLOPs the HFU.
+A step has two numbers. *Hardware* FLOPs are all that is executed. *Model* FLOPs are those that the step needs however
+it is run: every forward evaluation, and the gradients that autograd computes: of trained weights, and of the
+activations behind them, also through frozen layers; none of frozen weights. What activation checkpointing evaluates
+again is no part of them, and attention's backward counts twice its forward: as executed it is 2.5 times, since its
+kernels compute the scores again (Dao et al. 2023, FlashAttention-2, section 4.1). Model FLOPs over the peak are the MFU
+(Chowdhery et al. 2022, PaLM, appendix B), hardware FLOPs the HFU.
 
 Products of matrices and convolutions count, as in torch.utils.flop_counter, whose formulas are used; operators of other
 packages register theirs there.
@@ -59,9 +59,9 @@ def device_peak(device: torch.device) -> Peak:
 class FlopCount(TorchDispatchMode):
     """Context that counts the FLOPs of what this process executes in it, backward passes included.
 
-    It changes no result. Compiled functions run compiled: what they hand to libraries and operators is counted, products
-    in a compiler's own kernels (max_autotune) are not, and what a compiler computes again in backward under a memory
-    budget counts as a gradient. Tensors may be without data (meta, fake).
+    It changes no result. Compiled functions run compiled: what they hand to libraries and operators is counted,
+    products in a compiler's own kernels (max_autotune) are not, and what a compiler computes again in backward under a
+    memory budget counts as a gradient. Tensors may be without data (meta, fake).
 
     model, hardware: FLOPs so far.
     """

@@ -20,6 +20,8 @@ from phys4d.engine.resume import SAME_WEIGHTS, OnResume
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.signals import deferred
 from phys4d.engine.training.optimizer import Optimizer, OptimizerConfig
+from phys4d.engine.training.profiler import ProfileConfig, Profiler
+from phys4d.engine.training.telemetry import Telemetry, Workload
 
 __all__ = ["Interrupted", "LoopConfig", "Objective", "OptimizerConfig", "train"]
 
@@ -38,7 +40,8 @@ class Objective(Protocol):
         """Modules by name; their parameters with requires_grad are trained and checkpointed."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """[{"params": [...], "lr_scale": float}, ...]; together exactly the trained parameters."""
+        """[{"name": str, "params": [...], "lr_scale": float}, ...]; together exactly the trained parameters. The name
+        is that of the group's gradient norm in the log."""
 
     def update(self, step: int, optimizer_step: Callable[[Tensor], Tensor]) -> dict[str, Tensor | float]:
         """Computes one training step on this rank's share of the global batch.
@@ -63,12 +66,14 @@ class LoopConfig(Config):
     checkpoint_every: steps between checkpoints, 0 for one checkpoint at the end. What ends a process without warning
         costs at most so many steps.
     keep: number of checkpoints of the stage that remain on the disk.
+    profile: steps that are recorded by torch's profiler; none: no step.
     """
 
     steps: Annotated[int, _LENGTH] = Field(ge=1)
     log_every: Annotated[int, SAME_WEIGHTS] = Field(20, ge=1)
     checkpoint_every: Annotated[int, SAME_WEIGHTS] = Field(200, ge=0)
     keep: Annotated[int, SAME_WEIGHTS] = Field(2, ge=1)
+    profile: Annotated[ProfileConfig | None, SAME_WEIGHTS] = None
 
 
 def train(
@@ -79,18 +84,21 @@ def train(
     run: Run,
     parallel: Parallel,
     resume: bool,
+    workload: Workload | None = None,
 ) -> None:
     """Trains `objective` for `loop.steps` steps, or the remaining ones if `resume` finds a checkpoint.
 
     Every `log_every` steps and at each checkpoint it logs means over the steps since the last line and over the ranks:
-        the scalars that `update` returns, grad_norm, learning_rate and seconds (per step). Step numbers in logs and
-        checkpoints count finished steps. At the end the modules contain the EMA weights if `optimizer.ema` > 0.
+        the scalars that `update` returns, grad_norm, learning_rate, seconds (per step) and what `Telemetry` measures.
+        Step numbers in logs and checkpoints count finished steps. At the end the modules contain the EMA weights if
+        `optimizer.ema` > 0.
 
     objective: losses and modules.
     optimizer, loop: settings, global.
     run: run folder.
     parallel: ranks and device.
     resume: continue from the latest checkpoint of the stage.
+    workload: what a step works on, for the rates that are logged.
 
     Raises Interrupted after SIGTERM, SIGINT, SIGHUP or SIGUSR1, when the step is finished and a checkpoint is written;
     Stopped immediately if SIGTERM, SIGINT or SIGHUP arrives again two seconds later or after more; UserError if a
@@ -115,7 +123,7 @@ def train(
     on_all_ranks(check_room)
     run.resume_at(objective.name, start)
     if start < loop.steps:
-        _steps(objective, state, loop, run, parallel, start)
+        _steps(objective, state, loop, run, parallel, start, workload or Workload())
     state.use_ema()
 
 
@@ -128,13 +136,25 @@ def _read(stage: str, path: Path, start: int, steps: int, state: Optimizer) -> N
 
 
 def _steps(
-    objective: Objective, state: Optimizer, loop: LoopConfig, run: Run, parallel: Parallel, start: int
+    objective: Objective,
+    state: Optimizer,
+    loop: LoopConfig,
+    run: Run,
+    parallel: Parallel,
+    start: int,
+    workload: Workload,
 ) -> None:
+    modules, groups = objective.modules().values(), objective.parameter_groups()
+    telemetry = Telemetry(
+        objective.name, state.state, modules, groups, workload, run, parallel, loop.steps - start
+    )
+    profiler = Profiler(loop.profile, run.folder / "profile" / objective.name, parallel)
     window = _Window()
 
     def log(done: int) -> dict[str, float]:
         nonlocal window
         values = window.means(parallel)
+        values |= telemetry.measured(values["seconds"], window.steps)
         window = _Window()
         rate = state.schedule(loop.steps, done - 1)
 
@@ -156,16 +176,18 @@ def _steps(
     def update(step: int) -> bool:
         """One step; whether a rank has received a signal."""
         limit = parallel.timeouts.step if step > start else None  # kernels are compiled in the first
-        with parallel.at(f"step {step + 1} of {objective.name}", limit):
-            window.add(objective.update(step, window.optimizer_step(state)))
+        measuring = telemetry.step(profiled=profiler.records(step + 1))
+        with parallel.at(f"step {step + 1} of {objective.name}", limit), measuring:
+            window.add(objective.update(step, window.optimizer_step(state, telemetry)))
             return parallel.any(signals.received is not None)
 
-    with deferred() as signals, progress(objective.name, total=loop.steps - start) as bar:
+    with deferred() as signals, profiler, progress(objective.name, total=loop.steps - start) as bar:
         for step in range(start, loop.steps):
             state.schedule(loop.steps, step)
             updates = state.updates
             try:
-                stopped = update(step)
+                with profiler.step(step + 1):
+                    stopped = update(step)
             except Exception as error:
                 # Any error of one process; of several ranks only those that all of them raise.
                 together = isinstance(error, UserError) or parallel.world_size == 1
@@ -175,6 +197,7 @@ def _steps(
                     save(step)
                 raise
             done = step + 1
+            window.since += profiler.finish(done)
             due = loop.checkpoint_every > 0 and done % loop.checkpoint_every == 0
             saved = stopped or due or done == loop.steps
             shown = log(done) if saved or done % loop.log_every == 0 else {}
@@ -210,12 +233,13 @@ class _Window:
         self.counts: dict[str, int] = {}
         self.steps, self.since = 0, time.perf_counter()
 
-    def optimizer_step(self, state: Optimizer) -> Callable[[Tensor], Tensor]:
-        """`state.optimizer_step`, which also records the gradient norm."""
+    def optimizer_step(self, state: Optimizer, telemetry: Telemetry) -> Callable[[Tensor], Tensor]:
+        """`state.optimizer_step`, which also records the gradient norms."""
 
         def noted(loss: Tensor) -> Tensor:
             norm = state.optimizer_step(loss)
-            self._note("grad_norm", norm)
+            for name, value in {"grad_norm": norm, **telemetry.gradient_norms(norm)}.items():
+                self._note(name, value)
             return norm
 
         return noted

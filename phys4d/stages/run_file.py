@@ -8,6 +8,7 @@ from pydantic import Field, create_model
 from phys4d.engine.config import Config
 from phys4d.engine.distributed.watchdog import Timeouts
 from phys4d.engine.resume import FROM_HERE, MOVED, SAME_WEIGHTS, Movable, OnResume
+from phys4d.engine.run_folder.wandb_tracker import LogConfig
 from phys4d.evaluate.run import EvaluateConfig
 from phys4d.models.backbone import Precision
 from phys4d.models.config import ModelConfig
@@ -33,6 +34,7 @@ class RunSettings(Config):
     check_clips: which clips are decoded before anything starts, also by --dry-run: "some" of each dataset, spread over
         it, or "all". The rest is checked when it is read.
     model: how the model is made and sampled.
+    log: where log lines go beside the run folder.
     timeouts: time limits of a run on several processes.
     evaluate: measures the model behind every stage that has heads; none measures nothing.
     """
@@ -44,6 +46,7 @@ class RunSettings(Config):
     init: Annotated[Path | None, MOVED] = None
     check_clips: Annotated[Literal["some", "all"], SAME_WEIGHTS] = "some"
     model: ModelConfig = ModelConfig()
+    log: Annotated[LogConfig, SAME_WEIGHTS] = LogConfig()
     timeouts: Annotated[Timeouts, SAME_WEIGHTS] = Timeouts()
     evaluate: Annotated[EvaluateConfig | None, MEASURED_AGAIN] = None
 

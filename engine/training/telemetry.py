@@ -1,0 +1,177 @@
+"""What a step costs: rates, FLOPs and how far they are from the device's peak, waits for data, memory by kind.
+
+Nothing here waits for the device between log lines.
+"""
+
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from phys4d.engine.distributed.parallel import Parallel, full, local, on_all_ranks
+from phys4d.engine.run_folder.run import Run
+from phys4d.engine.training.flops import FlopCount, device_peak
+
+GIB = 1 << 30
+
+
+class Wait:
+    """Seconds that a thread of this process has waited, for data for example; a context that adds its duration."""
+
+    def __init__(self) -> None:
+        self.seconds, self._since = 0.0, 0.0
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds += time.perf_counter() - self._since
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a step of a stage works on.
+
+    amounts: how much a step works on over all ranks, by name: {"clips": 8, "tokens": 65536}; logged per second.
+    waited: of this rank, for data.
+    model: the module whose parameters take memory; None: the modules of the objective.
+    """
+
+    amounts: Mapping[str, float] = field(default_factory=dict)
+    waited: Wait = field(default_factory=Wait)
+    model: nn.Module | None = None
+
+
+class Telemetry:
+    """Measures the steps of one stage in this session.
+
+    FLOPs are counted once, in the second step of the session (the only one, if there is one), or the next that is not
+    profiled: the first may do work that later ones do not. That step takes longer by the host's work of counting.
+
+    stage: name of the stage.
+    state: name -> tensor of what a checkpoint holds, as `Optimizer.state` gives it.
+    groups: of parameters, as an objective gives them.
+    steps: number of steps of this session.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        state: Callable[[], Mapping[str, Tensor]],
+        modules: Iterable[nn.Module],
+        groups: Sequence[Mapping[str, Any]],
+        workload: Workload,
+        run: Run,
+        parallel: Parallel,
+        steps: int,
+    ) -> None:
+        self._stage, self._run, self._parallel, self._workload = stage, run, parallel, workload
+        self._state = state
+        self._modules = list(modules) if workload.model is None else [workload.model]
+        self._groups = {group.get("name", str(i)): group["params"] for i, group in enumerate(groups)}
+        self._before_count = min(1, steps - 1)  # steps
+        self._count: FlopCount | None = None
+        self._peak = device_peak(parallel.device)
+        self._flops: dict[str, float] = {}
+        self._waited = workload.waited.seconds
+
+    def step(self, *, profiled: bool) -> AbstractContextManager[None]:
+        """Context of the next step; profiled: whether its time is recorded."""
+        self._before_count -= 1
+        counts = self._before_count < 0 and self._count is None and not profiled
+        return self._counting() if counts else nullcontext()
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        with FlopCount() as count:
+            yield
+        self._count = count
+
+    def gradient_norms(self, norm: Tensor) -> dict[str, Tensor]:
+        """Gradient norm of each group, by grad_norm.<name of the group>, without a host sync.
+
+        norm: of all groups together before clipping, a scalar. Clipping scales all gradients alike, so they may have
+        been clipped since.
+        """
+        names = [f"grad_norm.{name}" for name in self._groups]
+        if len(names) == 1:
+            return {names[0]: norm}
+        return dict(zip(names, _shares([list(params) for params in self._groups.values()], norm), strict=True))
+
+    def measured(self, seconds: float, steps: int) -> dict[str, float]:
+        """What is logged of the steps since the previous call; a collective.
+
+        seconds: of one step.
+        steps: since the previous call.
+        """
+        found = {f"speed.{name}": amount / seconds for name, amount in self._workload.amounts.items()}
+        waited = self._workload.waited.seconds
+        own = {"loader.seconds": (waited - self._waited) / steps}
+        self._waited = waited
+        if self._count is not None and not self._flops:
+            own |= {"model": float(self._count.model), "hardware": float(self._count.hardware)}
+        means = self._parallel.mean(own)
+        found |= {"loader.seconds": means["loader.seconds"], "loader.share": means["loader.seconds"] / seconds}
+        if "model" in means:
+            self._flops = {name: means[name] for name in ("model", "hardware")}
+            on_all_ranks(self._record)
+        if self._flops:
+            found |= self._achieved(seconds)
+        return found | self._memory()
+
+    def _achieved(self, seconds: float) -> dict[str, float]:
+        rates = {name: flops / seconds / 1e12 for name, flops in self._flops.items()}
+        found = {"speed.tflops": rates["model"]}
+        if self._peak.tflops is not None:
+            found |= {"speed.mfu": rates["model"] / self._peak.tflops}
+            found |= {"speed.hfu": rates["hardware"] / self._peak.tflops}
+        return found
+
+    def _record(self) -> None:
+        """FLOPs of a step, and the peak or why there is none, into provenance.json."""
+        counted = self._run.recorded("flops_per_step_and_rank") or {}
+        peak = {"bf16_tflops": self._peak.tflops, "reason": self._peak.reason}
+        self._run.record(flops_per_step_and_rank=counted | {self._stage: self._flops}, peak=peak)
+
+    def _memory(self) -> dict[str, float]:
+        """GiB by kind, the largest over the ranks."""
+        state = self._state()
+        trained = [p for group in self._groups.values() for p in group]
+        weights = [t for module in self._modules for t in (*module.parameters(), *module.buffers())]
+        kinds = {
+            "parameters": _size(weights),
+            "gradients": _size(p.grad for p in trained if p.grad is not None),
+            "moments": _size(t for name, t in state.items() if name.startswith("optimizer.")),
+            "ema": _size(t for name, t in state.items() if name.startswith("ema.")),
+            "peak": _peak_memory(self._parallel.device),
+        }
+        sizes = torch.tensor([kinds[name] / GIB for name in kinds], dtype=torch.float64)
+        if self._parallel.mesh is not None:
+            dist.all_reduce(sizes, op=dist.ReduceOp.MAX)  # on the host
+        return dict(zip([f"memory.{name}" for name in kinds], sizes.tolist(), strict=True))
+
+
+def _shares(groups: Sequence[Sequence[nn.Parameter]], norm: Tensor) -> list[Tensor]:
+    """Norms of the groups' gradients, scaled so that together they are `norm`."""
+    found = [full(nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])) for group in groups]
+    parts = torch.stack([part.to(norm) for part in found])
+    total = parts.square().sum().sqrt()
+    return list((parts * (norm / total.clamp_min(torch.finfo(parts.dtype).tiny))).unbind())
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    """Bytes of what this rank holds of the tensors, each counted once."""
+    return sum({id(tensor): local(tensor).nbytes for tensor in tensors}.values())
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Most bytes that tensors took on an accelerator since the process began; on the CPU, all that was resident."""
+    if device.type == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return float(torch.accelerator.max_memory_allocated(device))
