@@ -74,7 +74,7 @@ class WandbTracker:
         self._wandb = started
 
     def scalars(self, stage: str, step: int, values: dict[str, float]) -> None:
-        """Sends one log line of a stage; names with a dot are grouped by what stands before it."""
+        """Sends one log line of a stage, each value as <stage>/<name>."""
         if self._wandb is None:
             return
         axis = f"{stage}/step"

@@ -4,10 +4,10 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -74,6 +74,12 @@ class LoopConfig(Config):
     checkpoint_every: Annotated[int, SAME_WEIGHTS] = Field(200, ge=0)
     keep: Annotated[int, SAME_WEIGHTS] = Field(2, ge=1)
     profile: Annotated[ProfileConfig | None, SAME_WEIGHTS] = None
+
+    @model_validator(mode="after")
+    def _profiled_steps_exist(self) -> Self:
+        if self.profile is not None and self.profile.last > self.steps:
+            raise ValueError(f"profile: steps {self.profile.start} to {self.profile.last} of {self.steps}: lower start")
+        return self
 
 
 def train(

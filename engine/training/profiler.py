@@ -107,10 +107,9 @@ class Profiler:
             replace_text(self._folder / f"{name}.table.txt", table)
             if self._on_cuda:
                 _whole(self._folder / f"{name}.memory.pickle", torch.cuda.memory._dump_snapshot)
-        except (OSError, RuntimeError) as error:
-            if (fault := disk_fault(error)) is None:
-                raise
-            raise UserError(f"{self._folder}: the profile cannot be written: {fault}") from error
+        except OSError as error:
+            reason = disk_fault(error) or error.strerror
+            raise UserError(f"{self._folder}: the profile cannot be written: {reason}") from error
         finally:
             self._stop_history()
         if self._parallel.rank == 0:
