@@ -149,8 +149,9 @@ class Telemetry:
             "gradients": _size(p.grad for p in trained if p.grad is not None),
             "moments": _size(t for name, t in state.items() if name.startswith("optimizer.")),
             "ema": _size(t for name, t in state.items() if name.startswith("ema.")),
-            "peak": _peak_memory(self._parallel.device),
         }
+        if (peak := _peak_memory(self._parallel.device)) is not None:
+            kinds["peak"] = peak
         sizes = torch.tensor([kinds[name] / GIB for name in kinds], dtype=torch.float64)
         if self._parallel.mesh is not None:
             dist.all_reduce(sizes, op=dist.ReduceOp.MAX)  # on the host
@@ -170,8 +171,14 @@ def _size(tensors: Iterable[Tensor]) -> int:
     return sum({id(tensor): local(tensor).nbytes for tensor in tensors}.values())
 
 
-def _peak_memory(device: torch.device) -> float:
-    """Most bytes that tensors took on an accelerator since the process began; on the CPU, all that was resident."""
+def _peak_memory(device: torch.device) -> int | None:
+    """Most bytes that tensors took on an accelerator since the process began, None where its allocator does not count
+    them; on the CPU, all that was resident."""
     if device.type == "cpu":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return float(torch.accelerator.max_memory_allocated(device))
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        return int(torch.accelerator.max_memory_allocated(device))
+    except RuntimeError:  # of a device type whose allocator is no DeviceAllocator
+        return None
