@@ -9,7 +9,7 @@ from phys4d.engine.distributed.parallel import Parallel, on_all_ranks
 from phys4d.engine.errors import printable
 from phys4d.engine.run_folder.provenance import peak_rss_mb, provenance
 from phys4d.engine.run_folder.run import Run
-from phys4d.engine.run_folder.wandb_tracker import WandbTracker
+from phys4d.engine.run_folder.wandb_tracker import WeightsAndBiasesTracker
 from phys4d.engine.storage import replace_text
 from phys4d.stages.dataset_checks import WHOLE
 from phys4d.stages.preflight import check
@@ -49,7 +49,7 @@ def run_stages(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool)
             _evaluate(config, stage, parallel)
 
     if (wandb := config.log.wandb) is not None:
-        on_all_ranks(lambda: run.track(WandbTracker(wandb, run, config)))
+        on_all_ranks(lambda: run.track(WeightsAndBiasesTracker(wandb, run, config)))
     execute(config, run, parallel, resume=resume, after=after)
     if config.evaluate is not None:
         _failures(config, parallel)

@@ -12,7 +12,7 @@ from phys4d.engine.errors import UserError
 from phys4d.engine.run_folder.run import Run
 
 
-class WandbConfig(Config):
+class WeightsAndBiases(Config):
     """The table `wandb` of `log`.
 
     project: name of the project.
@@ -36,7 +36,7 @@ class LogConfig(Config):
     wandb: Weights & Biases; none: nothing is sent.
     """
 
-    wandb: WandbConfig | None = None
+    wandb: WeightsAndBiases | None = None
 
 
 def check_wandb(config: LogConfig) -> None:
@@ -45,7 +45,7 @@ def check_wandb(config: LogConfig) -> None:
         raise UserError('log.wandb: wandb is not installed: pip install "phys4d[wandb]", or remove the key')
 
 
-class WandbTracker:
+class WeightsAndBiasesTracker:
     """Sends log lines to W&B; `Run.track` takes it. On other ranks than 0 it does nothing.
 
     A resumed run goes on with its W&B run, whose id is in provenance.json. Every stage has an axis of its own,
@@ -54,7 +54,7 @@ class WandbTracker:
     Raises UserError if W&B does not start the run, without network for example.
     """
 
-    def __init__(self, config: WandbConfig, run: Run, settings: Config) -> None:
+    def __init__(self, config: WeightsAndBiases, run: Run, settings: Config) -> None:
         self._wandb: Any = None
         self._axes: set[str] = set()
         if not run.writes:

@@ -8,7 +8,7 @@ kernels compute the scores again (Dao et al. 2023, FlashAttention-2, section 4.1
 (Chowdhery et al. 2022, PaLM, appendix B), hardware FLOPs the HFU.
 
 Products of matrices and convolutions count, as in torch.utils.flop_counter, whose formulas are used; operators of other
-packages register theirs there.
+packages register more.
 """
 
 import re

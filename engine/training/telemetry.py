@@ -55,8 +55,12 @@ class Telemetry:
     profiled: the first may do work that later ones do not. That step takes longer by the host's work of counting.
 
     stage: name of the stage.
-    state: name -> tensor of what a checkpoint holds, as `Optimizer.state` gives it.
+    state: gives what a checkpoint holds, by name, as `Optimizer.state`.
+    modules: with trained parameters.
     groups: of parameters, as an objective gives them.
+    workload: what a step works on.
+    run: run folder, of whose provenance.json the FLOPs become a part.
+    parallel: ranks and device.
     steps: number of steps of this session.
     """
 
@@ -79,6 +83,7 @@ class Telemetry:
         self._count: FlopCount | None = None
         self._peak = device_peak(parallel.device)
         self._flops: dict[str, float] = {}
+        self._kept: dict[str, int] = {}  # bytes of what has one size throughout the stage
         self._waited = workload.waited.seconds
 
     def step(self, *, profiled: bool) -> AbstractContextManager[None]:
@@ -141,15 +146,16 @@ class Telemetry:
 
     def _memory(self) -> dict[str, float]:
         """GiB by kind, the largest over the ranks."""
-        state = self._state()
-        trained = [p for group in self._groups.values() for p in group]
-        weights = [t for module in self._modules for t in (*module.parameters(), *module.buffers())]
-        kinds = {
-            "parameters": _size(weights),
-            "gradients": _size(p.grad for p in trained if p.grad is not None),
-            "moments": _size(t for name, t in state.items() if name.startswith("optimizer.")),
-            "ema": _size(t for name, t in state.items() if name.startswith("ema.")),
-        }
+        if not self._kept:
+            state = self._state()
+            weights = (t for module in self._modules for t in (*module.parameters(), *module.buffers()))
+            self._kept = {
+                "parameters": _size(weights),
+                "moments": _size(t for name, t in state.items() if name.startswith("optimizer.")),
+                "ema": _size(t for name, t in state.items() if name.startswith("ema.")),
+            }
+        trained = (p for group in self._groups.values() for p in group)
+        kinds = self._kept | {"gradients": _size(p.grad for p in trained if p.grad is not None)}
         if (peak := _peak_memory(self._parallel.device)) is not None:
             kinds["peak"] = peak
         sizes = torch.tensor([kinds[name] / GIB for name in kinds], dtype=torch.float64)

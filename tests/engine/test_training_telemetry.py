@@ -17,7 +17,7 @@ from phys4d.engine.config import Config
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.engine.run_folder.run import Run
-from phys4d.engine.run_folder.wandb_tracker import WandbConfig, WandbTracker
+from phys4d.engine.run_folder.wandb_tracker import WeightsAndBiases, WeightsAndBiasesTracker
 from phys4d.engine.training import telemetry as module
 from phys4d.engine.training.flops import Peak
 from phys4d.engine.training.loop import LoopConfig, OptimizerConfig, train
@@ -223,10 +223,10 @@ def tracked(folder: Path, settings: Any, resume: bool, steps: int, track: Any) -
 
 
 def test_weights_and_biases_gets_the_lines_and_a_resumed_run_goes_on(wandb: Path, tmp_path: Path) -> None:
-    config = WandbConfig(project="p", tags=("a",), mode="offline")
+    config = WeightsAndBiases(project="p", tags=("a",), mode="offline")
     for resume, steps in ((False, 2), (True, 3)):
         tracked(
-            tmp_path / "run", Settings(), resume, steps, lambda run: WandbTracker(config, run, Settings())
+            tmp_path / "run", Settings(), resume, steps, lambda run: WeightsAndBiasesTracker(config, run, Settings())
         )  # fmt: skip
     calls = [json.loads(line) for line in wandb.read_text().splitlines()]
     first, second = (facts for name, facts in calls if name == "init")
@@ -244,7 +244,7 @@ def test_weights_and_biases_gets_the_lines_and_a_resumed_run_goes_on(wandb: Path
 def test_weights_and_biases_that_does_not_start_is_one_line(wandb: Path, tmp_path: Path) -> None:
     with Run.create(tmp_path / "run", Settings(), resume=False) as run:
         with pytest.raises(UserError, match=r"^log.wandb: the run cannot be started: no network: or set mode = .off"):
-            WandbTracker(WandbConfig(project="unreachable"), run, Settings())
+            WeightsAndBiasesTracker(WeightsAndBiases(project="unreachable"), run, Settings())
         run.writes = False
-        WandbTracker(WandbConfig(project="p"), run, Settings()).scalars("two", 1, {"loss": 1.0})
+        WeightsAndBiasesTracker(WeightsAndBiases(project="p"), run, Settings()).scalars("two", 1, {"loss": 1.0})
     assert not wandb.exists()

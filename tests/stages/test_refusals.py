@@ -47,8 +47,8 @@ def test_a_fault_of_the_run_file(refused: Refused, clips: Path, tmp_path: Path, 
 def test_weights_and_biases_without_its_package(
     refused: Refused, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: name != "wandb" and found(name, *rest) or None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else find(name))
     line = 'log.wandb: wandb is not installed: pip install "phys4d[wandb]", or remove the key'
     assert refused(clips, 'log.wandb={project="p"}') == line
     assert not (tmp_path / "out").exists()
