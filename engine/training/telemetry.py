@@ -25,7 +25,8 @@ class Wait:
     """Seconds that a thread of this process has waited, for data for example; a context that adds its duration."""
 
     def __init__(self) -> None:
-        self.seconds, self._since = 0.0, 0.0
+        self.seconds = 0.0
+        self._since: float
 
     def __enter__(self) -> None:
         self._since = time.perf_counter()

@@ -1,5 +1,6 @@
 """FLOPs of a step by hand: frozen and trained layers, checkpointing, attention, convolutions, compiled functions."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -7,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from torch.utils.flop_counter import FlopCounterMode
 
-from phys4d.engine.training.flops import FlopCount, peak_of
+from phys4d.engine.training.flops import FlopCount, device_peak, peak_of
 
 ROWS, WIDTH = 6, 8
 LAYER = 2 * ROWS * WIDTH * WIDTH  # one product of a layer
@@ -129,6 +131,19 @@ def test_a_compiled_function_runs_compiled_and_counts_the_same() -> None:
     assert (count.model, count.hardware) == ((2 + 1 + 1) * LAYER, (2 + 1 + 1) * LAYER)
 
 
+def test_operators_of_higher_order_and_arguments_by_name_pass_the_count() -> None:
+    """FlexAttention is one of higher order, which torch has a formula for."""
+    q, k, v = (torch.randn(1, 2, 16, 16) for _ in range(3))
+    with FlopCount() as count, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is not compiled
+        flex_attention(q, k, v)
+    assert count.model == 2 * 16 * 16 * 2 * 2 * 16
+    out = torch.zeros(ROWS, WIDTH, dtype=torch.float64)
+    with FlopCount() as count:
+        torch.mm(torch.ones_like(out), torch.ones(WIDTH, WIDTH, dtype=torch.float64), out=out)
+    assert count.model == LAYER and out.sum() == ROWS * WIDTH * WIDTH
+
+
 def test_counting_changes_no_bit_and_agrees_with_torchs_counter() -> None:
     torch.manual_seed(0)
     net, x = layers(True, True, True), torch.randn(ROWS, WIDTH)
@@ -159,3 +174,9 @@ def test_counting_changes_no_bit_and_agrees_with_torchs_counter() -> None:
 def test_the_peak_of_a_device(name: str, tflops: float | None) -> None:
     peak = peak_of(name)
     assert peak.tflops == tflops and name in peak.reason
+
+
+def test_the_peak_of_this_process_is_that_of_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA H200 of {device}")
+    assert device_peak(torch.device("cuda", 1)).reason == "dense bf16 of NVIDIA H200 of cuda:1 by NVIDIA's data sheet"
+    assert device_peak(torch.device("cpu")).tflops is None

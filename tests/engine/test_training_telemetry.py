@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from phys4d.engine.training import telemetry as module
 from phys4d.engine.training.flops import Peak
 from phys4d.engine.training.loop import LoopConfig, OptimizerConfig, train
 from phys4d.engine.training.profiler import ProfileConfig, Profiler
-from phys4d.engine.training.telemetry import GIB, Workload
+from phys4d.engine.training.telemetry import Workload
 
 ALONE = Parallel(0, 1, torch.device("cpu"), None)
 BATCH, WIDTH = 4, 8
@@ -87,11 +88,10 @@ def test_rates_waits_and_memory(tmp_path: Path) -> None:
         weights = 4 * (WIDTH * WIDTH + WIDTH + WIDTH + 1)
         steps = 4 * 4  # AdamW's counter of steps, for each of four parameters
         kinds = {"parameters": weights, "gradients": weights, "moments": 2 * weights + steps, "ema": weights}
-        assert {name: line[f"memory.{name}"] * GIB for name in kinds} == pytest.approx(kinds)
-        assert 1e-2 < line["memory.peak"] < 1e3
+        assert {name: line[f"memory.{name}"] * 2**30 for name in kinds} == pytest.approx(kinds)
     whole = Workload(model=nn.ModuleList([two.frozen, two.net, two.scale, two.net]))
     lines, _ = run_two(tmp_path / "whole", workload=whole)
-    assert lines[0]["memory.parameters"] * GIB == pytest.approx(weights + 4 * (WIDTH * WIDTH + WIDTH))
+    assert lines[0]["memory.parameters"] * 2**30 == pytest.approx(weights + 4 * (WIDTH * WIDTH + WIDTH))
 
 
 def test_flops_are_those_of_a_later_step_and_no_mfu_is_logged_on_a_cpu(tmp_path: Path) -> None:
@@ -109,9 +109,31 @@ def test_flops_are_those_of_a_later_step_and_no_mfu_is_logged_on_a_cpu(tmp_path:
     assert facts["peak"]["bf16_tflops"] is None and "cpu" in facts["peak"]["reason"]
 
 
-def test_the_only_step_of_a_session_is_counted(tmp_path: Path) -> None:
-    one = Settings(loop=LoopConfig(steps=1, log_every=1))
-    assert "speed.tflops" in run_two(tmp_path / "run", one)[0][0]
+@pytest.mark.parametrize(("steps", "counted"), [(1, [True]), (2, [False, True])])
+def test_the_step_that_is_counted_in_a_short_session(tmp_path: Path, steps: int, counted: list[bool]) -> None:
+    lines, _ = run_two(tmp_path / "run", Settings(loop=LoopConfig(steps=steps, log_every=1)))
+    assert ["speed.tflops" in line for line in lines] == counted
+
+
+def test_waits_are_of_one_step_and_the_peak_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps in a line, 0.25 s of waiting in each, before it 100 s of another stage."""
+    monkeypatch.setattr(module.resource, "getrusage", lambda of: SimpleNamespace(ru_maxrss=1 << 20))  # KiB
+    workload = Workload()
+    workload.waited.seconds = 100.0
+    lines, _ = run_two(tmp_path / "run", Settings(loop=LoopConfig(steps=4, log_every=2)), workload)
+    assert [line["loader.seconds"] for line in lines] == pytest.approx([0.25, 0.25], abs=0.01)
+    assert [line["memory.peak"] for line in lines] == [1.0, 1.0]
+
+
+def test_the_peak_of_a_device_is_that_of_its_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(device: torch.device) -> int:
+        raise RuntimeError("Allocator for xpu is not a DeviceAllocator")
+
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7)
+    monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda device: 8)
+    assert [module._peak_memory(torch.device(kind)) for kind in ("cuda", "xpu")] == [7, 8]
+    monkeypatch.setattr(torch.accelerator, "max_memory_allocated", refuse)
+    assert module._peak_memory(torch.device("xpu")) is None
 
 
 def test_mfu_is_model_flops_over_the_peak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,6 +151,12 @@ def test_gradient_norms_of_groups_are_those_before_clipping(tmp_path: Path) -> N
     for line in lines:
         together = math.hypot(line["grad_norm.net"], line["grad_norm.scale"])
         assert together == pytest.approx(line["grad_norm"], rel=1e-5) and line["grad_norm"] > 0.01
+
+
+def test_the_norm_of_the_only_group_is_that_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Two, "modules", lambda self: {"net": self.net})
+    lines, _ = run_two(tmp_path / "run")
+    assert all(line["grad_norm.net"] == line["grad_norm"] > 0 for line in lines)
 
 
 def profiled(folder: Path, start: int, steps: int) -> Settings:
