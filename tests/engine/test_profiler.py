@@ -21,9 +21,10 @@ def profiled(folder: Path, start: int, steps: int) -> Settings:
     return Settings(loop=LoopConfig(steps=4, log_every=1, profile=ProfileConfig(start=start, steps=steps)))
 
 
-def test_a_profile_holds_the_steps_asked_for_and_no_others(tmp_path: Path) -> None:
+def test_a_profile_holds_the_steps_asked_for_and_no_others(tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "run"
     lines, _ = run_two(folder, profiled(folder, 2, 2))
+    assert f"profile of steps 2 to 3: {folder / 'profile' / 'two'}\n" in capsys.readouterr().err
     written = sorted(path.name for path in (folder / "profile" / "two").iterdir())
     assert written == ["steps-2-3.rank0.table.txt", "steps-2-3.rank0.trace.json.gz"]
     events = json.loads(gzip.decompress((folder / "profile" / "two" / written[1]).read_bytes()))["traceEvents"]
@@ -54,7 +55,8 @@ def test_other_ranks_are_recorded_when_asked_for(tmp_path: Path, ranks: Any, fil
         for number in (4, 5, 6):
             with profiler.step(number):
                 torch.ones(3).sum()
-            profiler.finish(number)
+            seconds = profiler.finish(number)
+            assert 0 < seconds < 100 if number == 5 else seconds == 0
     written = sorted(path.name for path in tmp_path.glob("profile/*"))
     assert written == [f"steps-5-5.rank1.{name}" for name in files]
 

@@ -71,7 +71,6 @@ MODULES: dict[str, tuple[str, ...]] = {
     "kernels/attention/flops.py": (f"{ATTENTION}/test_attention_flops.py",),
     "engine/training/flops.py": ("tests/engine/test_flops.py",),
     "engine/training/telemetry.py": ("tests/engine/test_training_telemetry.py",),
-    "engine/training/profiler.py": ("tests/engine/test_profiler.py",),
     "kernels/attention/varlen.py": (f"{ATTENTION}/test_attention_varlen.py",),
 }  # fmt: skip
 
