@@ -34,6 +34,8 @@ class _Provenance(BaseModel):
 
     identities: dict[str, str] = {}
     resumed: list[dict[str, Any]] = []
+    flops_per_step_and_rank: dict[str, dict[str, float]] = {}
+    wandb: dict[str, str | None] = {}
 
 
 class Tracker(Protocol):

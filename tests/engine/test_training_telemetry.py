@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,6 +49,16 @@ def test_flops_are_those_of_a_later_step_and_no_mfu_is_logged_on_a_cpu(tmp_path:
     facts = json.loads((tmp_path / "run" / "provenance.json").read_text())
     assert facts["flops_per_step_and_rank"] == {"two": {"model": flops, "hardware": flops}}
     assert facts["peak"]["bf16_tflops"] is None and "cpu" in facts["peak"]["reason"]
+
+
+def test_counts_that_were_damaged_are_set_aside(tmp_path: Path) -> None:
+    run_two(tmp_path / "run", Settings(loop=LoopConfig(steps=2, checkpoint_every=1)))
+    shutil.rmtree(tmp_path / "run" / "checkpoint-two-2")
+    (tmp_path / "run" / "latest").unlink()
+    path = tmp_path / "run" / "provenance.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"flops_per_step_and_rank": 3}))
+    run_two(tmp_path / "run", Settings(loop=LoopConfig(steps=2, checkpoint_every=1)))
+    assert json.loads(path.read_text())["flops_per_step_and_rank"]["two"]["model"] > 0
 
 
 @pytest.mark.parametrize(("steps", "counted"), [(1, [True]), (2, [False, True])])
