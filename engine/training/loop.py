@@ -184,7 +184,7 @@ def _steps(
         limit = parallel.timeouts.step if step > start else None  # kernels are compiled in the first
         measuring = telemetry.step(profiled=profiler.records(step + 1))
         with parallel.at(f"step {step + 1} of {objective.name}", limit), measuring:
-            window.add(objective.update(step, window.optimizer_step(state, telemetry)))
+            window.add(objective.update(step, window.optimizer_step(telemetry.noting(state.optimizer_step))))
             return parallel.any(signals.received is not None)
 
     with deferred() as signals, profiler, progress(objective.name, total=loop.steps - start) as bar:
@@ -239,13 +239,12 @@ class _Window:
         self.counts: dict[str, int] = {}
         self.steps, self.since = 0, time.perf_counter()
 
-    def optimizer_step(self, state: Optimizer, telemetry: Telemetry) -> Callable[[Tensor], Tensor]:
-        """`state.optimizer_step`, which also records the gradient norms."""
+    def optimizer_step(self, optimizer_step: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """`optimizer_step`, which also records the gradient norm."""
 
         def noted(loss: Tensor) -> Tensor:
-            norm = state.optimizer_step(loss)
-            for name, value in {"grad_norm": norm, **telemetry.gradient_norms(norm)}.items():
-                self._note(name, value)
+            norm = optimizer_step(loss)
+            self._note("grad_norm", norm)
             return norm
 
         return noted

@@ -3,6 +3,7 @@
 Nothing here waits for the device between log lines.
 """
 
+import math
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -79,7 +80,8 @@ class Telemetry:
         self._stage, self._run, self._parallel, self._workload = stage, run, parallel, workload
         self._state = state
         self._modules = list(modules) if workload.model is None else [workload.model]
-        self._groups = {group.get("name", str(i)): group["params"] for i, group in enumerate(groups)}
+        self._groups = {group.get("name", str(i)): list(group["params"]) for i, group in enumerate(groups)}
+        self._norms: list[Tensor] = []  # [groups] of each optimizer step since the last line
         self._before_count = min(1, steps - 1)  # steps
         self._count: FlopCount | None = None
         self._peak = device_peak(parallel.device)
@@ -99,16 +101,19 @@ class Telemetry:
             yield
         self._count = count
 
-    def gradient_norms(self, norm: Tensor) -> dict[str, Tensor]:
-        """Gradient norm of each group, by grad_norm.<name of the group>, without a host sync.
+    def noting(self, optimizer_step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """`optimizer_step`, behind which the gradient norm of each group is noted, without a host sync.
 
-        norm: of all groups together before clipping, a scalar. Clipping scales all gradients alike, so they may have
-        been clipped since.
+        optimizer_step: returns the norm of all gradients before clipping, which scales them alike, and leaves them.
         """
-        names = [f"grad_norm.{name}" for name in self._groups]
-        if len(names) == 1:
-            return {names[0]: norm}
-        return dict(zip(names, _shares([list(params) for params in self._groups.values()], norm), strict=True))
+
+        def noted(*arguments: Any) -> Tensor:
+            norm = optimizer_step(*arguments)
+            groups = list(self._groups.values())
+            self._norms.append(norm.reshape(1) if len(groups) == 1 else _shares(groups, norm))
+            return norm
+
+        return noted
 
     def measured(self, seconds: float, steps: int) -> dict[str, float]:
         """What is logged of the steps since the previous call; a collective.
@@ -122,14 +127,22 @@ class Telemetry:
         self._waited = waited
         if self._count is not None and not self._flops:
             own |= {"model": float(self._count.model), "hardware": float(self._count.hardware)}
-        means = self._parallel.mean(own)
+        means = {name: total / self._parallel.world_size for name, total in _reduced(own, dist.ReduceOp.SUM).items()}
         found |= {"loader.seconds": means["loader.seconds"], "loader.share": means["loader.seconds"] / seconds}
         if "model" in means:
             self._flops = {name: means[name] for name in ("model", "hardware")}
             on_all_ranks(self._record)
         if self._flops:
             found |= self._achieved(seconds)
-        return found | self._memory()
+        return found | self._gradient_norms() | self._memory()
+
+    def _gradient_norms(self) -> dict[str, float]:
+        """Means over the optimizer steps whose gradients were finite."""
+        norms = torch.stack(self._norms).tolist() if self._norms else []
+        self._norms = []
+        of_groups = ([n for n in row if math.isfinite(n)] for row in zip(*norms, strict=True))
+        means = [sum(finite) / len(finite) if finite else math.nan for finite in of_groups]
+        return {f"grad_norm.{name}": mean for name, mean in zip(self._groups, means, strict=False)}
 
     def _achieved(self, seconds: float) -> dict[str, float]:
         rates = {name: flops / seconds / 1e12 for name, flops in self._flops.items()}
@@ -159,18 +172,24 @@ class Telemetry:
         kinds = self._kept | {"gradients": _size(p.grad for p in trained if p.grad is not None)}
         if (peak := _peak_memory(self._parallel.device)) is not None:
             kinds["peak"] = peak
-        sizes = torch.tensor([kinds[name] / GIB for name in kinds], dtype=torch.float64)
-        if self._parallel.mesh is not None:
-            dist.all_reduce(sizes, op=dist.ReduceOp.MAX)  # on the host
-        return dict(zip([f"memory.{name}" for name in kinds], sizes.tolist(), strict=True))
+        sizes = {f"memory.{name}": size / GIB for name, size in kinds.items()}
+        return _reduced(sizes, dist.ReduceOp.MAX)
 
 
-def _shares(groups: Sequence[Sequence[nn.Parameter]], norm: Tensor) -> list[Tensor]:
-    """Norms of the groups' gradients, scaled so that together they are `norm`."""
+def _reduced(values: Mapping[str, float], op: Any) -> dict[str, float]:
+    """The values of all ranks, which must have the same names, reduced on the host."""
+    reduced = torch.tensor(list(values.values()), dtype=torch.float64)
+    if dist.is_initialized():
+        dist.all_reduce(reduced, op=op)
+    return dict(zip(values, reduced.tolist(), strict=True))
+
+
+def _shares(groups: Sequence[Sequence[nn.Parameter]], norm: Tensor) -> Tensor:
+    """Norms of the groups' gradients [groups], scaled so that together they are `norm`."""
     found = [full(nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])) for group in groups]
     parts = torch.stack([part.to(norm) for part in found])
     total = parts.square().sum().sqrt()
-    return list((parts * (norm / total.clamp_min(torch.finfo(parts.dtype).tiny))).unbind())
+    return parts * (norm / total.clamp_min(torch.finfo(parts.dtype).tiny))
 
 
 def _size(tensors: Iterable[Tensor]) -> int:
