@@ -22,6 +22,7 @@ from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError, printable
 from phys4d.engine.random import normal, uniform
+from phys4d.engine.training.telemetry import Wait
 from phys4d.models.interface import Grid, TextEncoder
 
 TRUTH = ("depth", "motion", "depth_valid", "flow_valid", "dz_valid", "visible", "moving")
@@ -94,7 +95,8 @@ class Clips:
 
     The attribute `skipped` holds what is wrong with each clip that was replaced on any rank, by key, on rank 0;
     `on_skip` is called there with step, key and fault of each, once; `earlier` gives those of earlier sessions.
-    `latest` holds the keys of the latest batch of this rank.
+    `latest` holds the keys of the latest batch of this rank; `waited` adds up the time in which `batch` and `fetch`
+    waited for clips to be read and decoded.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Clips:
         self.on_skip: Callable[[int, str, str], None] = self._print_skip
         self.earlier: Callable[[], dict[str, str]] = dict
         self.latest: tuple[str, ...] = ()
+        self.waited = Wait()
         self._room = cache_bytes
         self._cache: dict[int, Sample] = {}
         self._lock = Lock()  # of the two above: threads that read ahead use them too
@@ -197,7 +200,8 @@ class Clips:
         if following != step:
             batches = (self._places(size, parallel, seed, stage, s) for s in count(step))
             ahead = stream(self._source, batches, prefetch=1)
-        reads = next(ahead)
+        with self.waited:
+            reads = next(ahead)
         self._ahead[order] = step + 1, ahead
         return [self._with_caption(read) for read in reads]
 

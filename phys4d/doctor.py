@@ -66,6 +66,7 @@ OPTIONAL = {
     "transformers": Optional(("transformers",), "text encoders and teachers", _extra("train")),
     "peft": Optional(("peft",), "LoRA", _extra("train")),
     "tensorboard": Optional(("tensorboard",), "tracking of runs", _extra("train")),
+    "wandb": Optional(("wandb",), "tracking of runs by Weights & Biases", _extra("wandb")),
 }
 
 _EGL_LINE = "apt-get install -y --no-install-recommends libegl1 libgl1 libgl1-mesa-dri"

@@ -11,6 +11,7 @@ from phys4d.engine.errors import GateNotReached, UserError, printable
 from phys4d.engine.run_folder.provenance import peak_rss_mb, provenance
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.run_folder.stages import Outcome
+from phys4d.engine.run_folder.wandb_tracker import WeightsAndBiasesTracker
 from phys4d.engine.storage import replace_text
 from phys4d.stages.dataset_checks import WHOLE
 from phys4d.stages.gates import check_gate
@@ -69,6 +70,8 @@ def run_stages(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool)
             _evaluate(config, stage, parallel)
         check_gate(config, stage, run, parallel)
 
+    if (wandb := config.log.wandb) is not None:
+        on_all_ranks(lambda: run.track(WeightsAndBiasesTracker(wandb, run, config)))
     try:
         execute(config, run, parallel, resume=resume, after=after)
     except GateNotReached as missed:

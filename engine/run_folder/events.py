@@ -30,8 +30,10 @@ class Events:
         self._write(Event(step=purge, session_log=SessionLog(status=SessionLog.START)))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Adds one point at `step` to the curve of each name. Raises OSError if the disk does not accept it."""
-        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+        """Adds one point at `step` to the curve of each name; memory.peak is the curve peak of the group memory. Raises
+        OSError if the disk does not accept it."""
+        tags = {name.replace(".", "/", 1): value for name, value in values.items()}
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in tags.items()])
         self._write(Event(step=step, summary=summary))
 
     def _write(self, event: Event) -> None:

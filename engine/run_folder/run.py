@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -36,6 +36,18 @@ class _Provenance(BaseModel):
     identities: dict[str, str] = {}
     stages: dict[str, StageRecord] = {}
     resumed: list[dict[str, Any]] = []
+    flops_per_step_and_rank: dict[str, dict[str, float]] = {}
+    wandb: dict[str, str | None] = {}
+
+
+class Tracker(Protocol):
+    """Another place where log lines go."""
+
+    def scalars(self, stage: str, step: int, values: dict[str, float]) -> None:
+        """Takes one log line: name of the stage, number of finished steps, scalars by name."""
+
+    def close(self) -> None:
+        """Ends the tracking, when the run is closed."""
 
 
 class Run:
@@ -53,6 +65,7 @@ class Run:
         self._lock: IO[str] | None = None
         self._metrics: AppendOnlyFile | None = None
         self._boards: dict[str, Any] = {}
+        self._trackers: list[Tracker] = []
         self._provenance: dict[str, Any] = {}
         self._resumed: dict[str, int] = {}
 
@@ -189,6 +202,14 @@ class Run:
         """Replaces what provenance.json records of a stage; only rank 0 writes."""
         self.record(stages={**self._provenance.get("stages", {}), name: record.model_dump()})
 
+    def recorded(self, name: str) -> Any:
+        """The fact of this name in provenance.json, None if there is none, and on all ranks but 0."""
+        return self._provenance.get(name)
+
+    def track(self, tracker: Tracker) -> None:
+        """Gives the log lines from here on also to `tracker`, and closes it with the run."""
+        self._trackers.append(tracker)
+
     def resume_at(self, stage: str, step: int) -> None:
         """Removes log lines of `stage` after `step`, and lines that cannot be read, such as one truncated by a kill."""
         self._resumed[stage] = step
@@ -222,6 +243,8 @@ class Run:
             self.clock.tick()
         except OSError as error:
             raise self._not_written(error) from error
+        for tracker in self._trackers:
+            tracker.scalars(stage, step, values)
 
     def sync(self) -> None:
         """Waits until the log lines are on the disk, and saves the clock; before a checkpoint, which they belong to."""
@@ -271,6 +294,8 @@ class Run:
         for board in self._boards.values():
             board.close()
         self._boards.clear()
+        while self._trackers:
+            self._trackers.pop().close()
         if self._metrics is not None:
             self._metrics.close()
         if self._lock is not None:

@@ -13,6 +13,7 @@ from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.engine.resume import SAME_WEIGHTS, OnResume
 from phys4d.engine.run_folder.clock import Clock
+from phys4d.engine.training.profiler import ProfileConfig
 
 LENGTHS = ("steps", "samples", "hours")
 _LENGTH = OnResume("the weights are those of a run started with it where optimizer.decay_fraction is 0")
@@ -33,6 +34,7 @@ class LoopConfig(Config):
     checkpoint_every: steps between checkpoints, 0 for one checkpoint at the end. What ends a process without warning
         costs at most so many steps.
     keep: number of checkpoints of the stage that remain on the disk.
+    profile: steps that are recorded by torch's profiler; none: no step.
     keep_every: checkpoints at multiples of so many steps remain, too; 0: none of them.
     save_in_background: writes checkpoints while training goes on, from a copy of the trained state in the host's
         memory; what ends a process while one is written costs the steps since the one before.
@@ -46,6 +48,7 @@ class LoopConfig(Config):
     log_every: Annotated[int, SAME_WEIGHTS] = Field(20, ge=1)
     checkpoint_every: Annotated[int, SAME_WEIGHTS] = Field(200, ge=0)
     keep: Annotated[int, SAME_WEIGHTS] = Field(2, ge=1)
+    profile: Annotated[ProfileConfig | None, SAME_WEIGHTS] = None
     keep_every: Annotated[int, SAME_WEIGHTS] = Field(0, ge=0)
     save_in_background: Annotated[bool, SAME_WEIGHTS] = True
     skip_limit: Annotated[int, SAME_WEIGHTS] = Field(3, ge=0)
@@ -54,6 +57,12 @@ class LoopConfig(Config):
     def _one_length(self) -> Self:
         if sum(getattr(self, name) is not None for name in LENGTHS) != 1:
             raise ValueError("name one of steps, samples and hours")
+        return self
+
+    @model_validator(mode="after")
+    def _profiled_steps_exist(self) -> Self:
+        if self.profile is not None and self.steps is not None and self.profile.last > self.steps:
+            raise ValueError(f"profile: steps {self.profile.start} to {self.profile.last} of {self.steps}: lower start")
         return self
 
 

@@ -17,6 +17,8 @@ from phys4d.engine.run_folder.run import Run
 from phys4d.engine.signals import deferred
 from phys4d.engine.training.length import Length, LoopConfig, check_decay
 from phys4d.engine.training.optimizer import Loss, Optimizer, OptimizerConfig, OptimizerStep
+from phys4d.engine.training.profiler import Profiler
+from phys4d.engine.training.telemetry import Telemetry, Workload
 from phys4d.engine.training.window import Window
 
 __all__ = ["Interrupted", "LoopConfig", "Loss", "Objective", "OptimizerConfig", "OptimizerStep", "train"]
@@ -66,19 +68,21 @@ def train(
     run: Run,
     parallel: Parallel,
     resume: bool,
+    workload: Workload | None = None,
 ) -> None:
     """Trains `objective` to the end of its length, from the latest checkpoint if `resume` finds one.
 
     Every `log_every` steps and at each checkpoint it logs means over the steps since the last line: the scalars that
-        `update` returns, summed over the ranks, grad_norm, learning_rate and seconds (per step); steps that were
-        skipped are left out, and counted as skipped_steps. Step numbers in logs and checkpoints count finished steps.
-        At the end the modules contain the EMA weights if `optimizer.ema` > 0.
+        `update` returns, summed over the ranks, grad_norm, learning_rate, seconds (per step) and what `Telemetry`
+        measures; steps that were skipped are left out, and counted as skipped_steps. Step numbers in logs and
+        checkpoints count finished steps. At the end the modules contain the EMA weights if `optimizer.ema` > 0.
 
     objective: losses and modules.
     optimizer, loop: settings, global; a length in samples is given in steps (`length.in_steps`).
     run: run folder; for a length in hours its clock must count for the stage (`Clock.stage`).
     parallel: ranks and device.
     resume: continue from the latest checkpoint of the stage.
+    workload: what a step works on, for the rates that are logged.
 
     Raises Interrupted after SIGTERM, SIGINT, SIGHUP or SIGUSR1, when the step is finished and a checkpoint is written;
     Stopped immediately if SIGTERM, SIGINT or SIGHUP arrives again two seconds later or after more; UserError if the
@@ -106,18 +110,24 @@ def train(
     on_all_ranks(check_room)
     run.resume_at(objective.name, start)
     if not length.over:
-        _steps(objective, state, loop, length, run, parallel, start)
+        _steps(objective, state, loop, length, run, parallel, start, workload or Workload())
     state.use_ema()
 
 
 def _steps(
-    objective: Objective, state: Optimizer, loop: LoopConfig, length: Length, run: Run, parallel: Parallel, start: int
-) -> None:
-    window = Window()
+    objective: Objective, state: Optimizer, loop: LoopConfig, length: Length, run: Run, parallel: Parallel, start: int,
+    workload: Workload,
+) -> None:  # fmt: skip
+    window, total = Window(), length.work(start)
+    modules, groups = objective.modules().values(), objective.parameter_groups()
+    telemetry = Telemetry(objective.name, state.state, modules, groups, workload, run, parallel, length.horizon - start)
+    profiler = Profiler(loop.profile, run.folder / "profile" / objective.name, parallel)
 
     def log(done: int) -> dict[str, float]:
         rate = state.schedule(length.horizon, done - 1)
+        steps_since = window.steps
         values, bad = window.close(parallel)
+        values |= telemetry.measured(values["seconds"], steps_since)
         if window.in_a_row > loop.skip_limit:
             background.finish()  # its checkpoint is named below
 
@@ -147,8 +157,10 @@ def _steps(
     def update(step: int) -> bool:
         """One step; whether a rank has received a signal."""
         limit = parallel.timeouts.step if step > start else None  # kernels are compiled in the first
-        with parallel.at(f"step {step + 1} of {objective.name}", limit):
-            window.add(step + 1, objective.update(step, window.noting(state.optimizer_step)), objective.samples())
+        here = parallel.at(f"step {step + 1} of {objective.name}", limit)
+        with here, telemetry.step(profiled=profiler.records(step + 1)), profiler.step(step + 1):
+            optimizer_step = window.noting(telemetry.noting(state.optimizer_step))
+            window.add(step + 1, objective.update(step, optimizer_step), objective.samples())
             length.passed(step + 1)
             if not parallel.any(signals.received is not None or background.failed):
                 return False
@@ -171,13 +183,14 @@ def _steps(
                     save(step, wait=True)
                 raise
             done = step + 1
+            window.without(profiler.finish(done))
             due = overdue or (loop.checkpoint_every > 0 and done % loop.checkpoint_every == 0)
             last = stopped or length.over
             shown = log(done) if last or due or done % loop.log_every == 0 else {}
             overdue = due and window.in_a_row > 0  # weights that led to such gradients may be bad themselves
             if last or (due and not overdue):
                 path = save(done, wait=last)
-            bar.advance(length.advance(total), **length.numbers(done), **shown)
+            bar.advance(length.advance(total[0]), **length.numbers(done), **shown)
             if stopped:
                 raise Interrupted(objective.name, done, path)
         if parallel.any(signals.received is not None):  # arrived while the last checkpoint was written
@@ -187,8 +200,7 @@ def _steps(
         """Whether every rank has raised, so that all can go on with each other."""
         return isinstance(error, UserError) or parallel.world_size == 1
 
-    total, unit = length.work(start)
-    with deferred() as signals, progress(objective.name, total, unit) as bar:
+    with deferred() as signals, profiler, progress(objective.name, *total) as bar:
         try:
             steps(bar)
         except BaseException as error:

@@ -43,6 +43,10 @@ class Window:
 
         return noted
 
+    def without(self, seconds: float) -> None:
+        """Leaves so many seconds out of the time of the steps."""
+        self._since += seconds
+
     def add(self, number: int, values: dict[str, Tensor | float], samples: Sequence[str]) -> None:
         """Takes what one step returned; number: of finished steps; samples: names of its samples on this rank."""
         kept = {name: v.detach() if isinstance(v, Tensor) else float(v) for name, v in values.items()}

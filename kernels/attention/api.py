@@ -10,6 +10,7 @@ from phys4d.kernels.attention import measured
 from phys4d.kernels.attention.backends import BACKENDS, BackendChoice, triton
 from phys4d.kernels.attention.call import Call, autocast_dtype, lengths_of
 from phys4d.kernels.attention.context import Context, Strategy, local_call, run_across, strategy
+from phys4d.kernels.attention.flops import shown_to_counters
 from phys4d.kernels.attention.parts import Parts
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
 from phys4d.kernels.attention.qk_transform import FlatTransform
@@ -124,7 +125,8 @@ def attention(
     parts = None if group is None else Parts.of(group, grid, text)
     call = Call(q, k, v, grid, pattern, text, lengths, scale, return_lse, parts, qk_norm, rope, mask=mask)
     how, choice = _plan(call, backend, context)
-    run = BACKENDS[choice.backend].run
+    chosen = BACKENDS[choice.backend]
+    run = chosen.run if chosen.dispatched else shown_to_counters(chosen.run)
     if qk_norm is not None or rope is not None:
         transform = _fused_transform(call, how, choice)
         if transform is not None:

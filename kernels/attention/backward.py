@@ -11,7 +11,7 @@ from phys4d.kernels.attention.call import Call, lengths_of
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
 from phys4d.kernels.attention.qk_transform import NO_TRANSFORM
 from phys4d.kernels.attention.reference import attention_backward_reference
-from phys4d.kernels.dispatch import expect_dtypes, expect_one_device
+from phys4d.kernels.dispatch import INTERPRETED, expect_dtypes, expect_one_device
 
 
 def attention_backward(
@@ -63,12 +63,12 @@ def attention_backward(
             raise ValueError(f"{name}: expected q's dtype {q.dtype}, got {tensor.dtype}")
     expect_dtypes("attention_backward", lse=lse, dlse=dlse)
     expect_one_device("attention_backward", q=q, out=out, lse=lse, dout=dout, dlse=dlse)
-    if TRITON.refusal(call) is not None:
+    if TRITON.refusal(call) is not None and (INTERPRETED or q.device.type not in ("cpu", "meta")):
         return attention_backward_reference(
             q, k, v, out, lse, dout, dlse,
             grid=grid, pattern=pattern, text=text, key_lengths=key_lengths, mask=mask, scale=scale,
         )  # fmt: skip
-    lse = lse.to(torch.float32)
+    lse = lse.to(lse.dtype if q.dtype == torch.float64 else torch.float32)
     dq, dk, dv, _ = ops.attention_backward_op(
         q, k, v, out, lse, dout, dlse, *ops.flat_pattern(pattern, grid, text), key_lengths, mask, call.factor,
         *NO_TRANSFORM, False,

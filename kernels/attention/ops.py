@@ -44,7 +44,7 @@ def flat_pattern(pattern: Pattern, grid: Grid | None, text: Text | None) -> tupl
     return pattern.name, [*(grid or (0, 0, 0)), *pattern.numbers], number, first
 
 
-def _pattern_of(name: str, sizes: list[int], text: int, text_first: bool) -> tuple[Pattern, Grid | None, Text | None]:
+def pattern_of(name: str, sizes: list[int], text: int, text_first: bool) -> tuple[Pattern, Grid | None, Text | None]:
     """Pattern, grid and text of the operator's arguments."""
     time, height, width, *numbers = sizes
     pattern = PATTERNS[name].from_numbers(numbers)
@@ -61,7 +61,7 @@ def forward(
 
     q_weight and what follows are a `QKTransform`, which only the kernel of short rows takes.
     """
-    kind, grid, text_place = _pattern_of(pattern, sizes, text, text_first)
+    kind, grid, text_place = pattern_of(pattern, sizes, text, text_first)
     lengths = contiguous_integers(key_lengths)
     with on_device_of(q):  # the options depend on the GPU
         if short_rows.serves(kind, grid, text_place, q.shape, k.shape, mask):
@@ -79,7 +79,7 @@ attention_op = torch.library.custom_op("phys4d::attention", forward, mutates_arg
 
 @attention_op.register_fake
 def _(q, k, v, pattern, sizes, text, text_first, key_lengths, mask, scale, with_lse, *transform):  # type: ignore[no-untyped-def]
-    kind, grid, text_place = _pattern_of(pattern, sizes, text, text_first)
+    kind, grid, text_place = pattern_of(pattern, sizes, text, text_first)
     kept = with_lse or not short_rows.serves(kind, grid, text_place, q.shape, k.shape, mask)
     lse = q.new_empty((q.shape[0], q.shape[2], q.shape[1]) if kept else (0, 0, 0), dtype=torch.float32)
     return q.new_empty((*q.shape[:3], v.shape[3])), lse
@@ -111,7 +111,7 @@ def write_gradients(
     key_lengths: Tensor | None, mask: Tensor | None, scale: float, transform: QKTransform, weight_gradient: bool,
 ) -> Tensor:  # fmt: skip
     """Fills gradients shaped like q, k, v, with whatever strides they have; returns those of the weights."""
-    kind, grid, text_place = _pattern_of(pattern, sizes, text, text_first)
+    kind, grid, text_place = pattern_of(pattern, sizes, text, text_first)
     dout, lengths = with_rows(dout), contiguous_integers(key_lengths)
     part = kind.sees_all and lse.numel() > 0  # out and lse may be over more keys than these
     with on_device_of(q):
@@ -154,7 +154,7 @@ def _needed(
 ) -> tuple[Tensor, Tensor]:
     """What backward needs of out and lse: empty tensors where the kernel of short rows serves, which needs neither."""
     empty = output[0].new_empty(0)
-    return (empty, empty) if short_rows.serves(*_pattern_of(*where), q.shape, k.shape, mask) else output
+    return (empty, empty) if short_rows.serves(*pattern_of(*where), q.shape, k.shape, mask) else output
 
 
 def keep(ctx: Any, tensors: tuple[Tensor, ...], rest: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -203,7 +203,7 @@ attention_call = low_overhead_call(attention_op, _setup, _backward)
 
 @cpu_kernel(attention_op)
 def _(q, k, v, pattern, sizes, text, text_first, key_lengths, mask, scale, with_lse, *rest):  # type: ignore[no-untyped-def]
-    kind, grid, text_place = _pattern_of(pattern, sizes, text, text_first)
+    kind, grid, text_place = pattern_of(pattern, sizes, text, text_first)
     kept = with_lse or not short_rows.serves(kind, grid, text_place, q.shape, k.shape, mask)
     q, k = QKTransform(*rest).apply(q, k, grid)
     out, lse = attention_reference(
@@ -214,7 +214,7 @@ def _(q, k, v, pattern, sizes, text, text_first, key_lengths, mask, scale, with_
 
 @cpu_kernel(attention_backward_op)
 def _(q, k, v, out, lse, dout, dlse, pattern, sizes, text, text_first, key_lengths, mask, scale, *rest):  # type: ignore[no-untyped-def]
-    kind, grid, text_place = _pattern_of(pattern, sizes, text, text_first)
+    kind, grid, text_place = pattern_of(pattern, sizes, text, text_first)
     *flat_transform, weight_gradient = rest
     transform = QKTransform(*flat_transform)
     asked: dict[str, Any] = {

@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from phys4d.kernels.attention import ops
 from phys4d.kernels.attention.api import attention, choose
 from phys4d.kernels.attention.backends import triton
 from phys4d.kernels.attention.call import Call, autocast_dtype, lengths_of
+from phys4d.kernels.attention.flops import Shape, backward_flops, forward_flops
 from phys4d.kernels.attention.patterns import Full, Grid, Pattern, Text
 from phys4d.kernels.attention.qk_transform import QKTransform
 from phys4d.kernels.dispatch import (
@@ -143,3 +145,15 @@ def _(qkv, *rest):  # type: ignore[no-untyped-def]
 def _(qkv, *rest):  # type: ignore[no-untyped-def]
     *gradients, dweights = ops.attention_backward_op(*qkv.unbind(2), *rest)
     return torch.stack(gradients, dim=2), dweights
+
+
+@register_flop_formula(torch.ops.phys4d.attention_packed)
+def _(qkv: Shape, *rest: Any, out_shape: Any = None) -> int:
+    one = (*qkv[:2], *qkv[3:])
+    return forward_flops(one, one, one, *rest[:4])
+
+
+@register_flop_formula(torch.ops.phys4d.attention_packed_backward)
+def _(qkv: Shape, *rest: Any, out_shape: Any = None) -> int:
+    one = (*qkv[:2], *qkv[3:])
+    return backward_flops(one, one, one, *rest[:8])

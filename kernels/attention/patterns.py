@@ -52,6 +52,16 @@ class Pattern(ABC):
     def keys_per_query(self, grid: Grid) -> int:
         """Cells that a query sees (the most, where queries differ)."""
 
+    def pairs(self, grid: Grid) -> int:
+        """Pairs of a query cell and a key cell that it sees.
+
+        To be overridden where keys form no rows and queries see different numbers of them.
+        """
+        rows = self.rows(grid)
+        if rows is None:
+            return grid[0] * grid[1] * grid[2] * self.keys_per_query(grid)
+        return rows.number * (rows.length * (rows.length + 1) // 2 if rows.causal else rows.length**2)
+
     def check(self, grid: Grid) -> None:  # noqa: B027 (most patterns fit every grid)
         """Raises ValueError where the pattern does not fit into the grid."""
 

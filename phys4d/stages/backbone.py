@@ -55,7 +55,7 @@ class BackboneObjective(StageObjective):
         return {"transformer": self.model.backbone.transformer}
 
     def parameter_groups(self) -> list[dict]:
-        return [{"params": list(self.model.backbone.transformer.parameters()), "lr_scale": 1.0}]
+        return [{"name": "transformer", "params": list(self.model.backbone.transformer.parameters()), "lr_scale": 1.0}]
 
     def update(self, step: int, optimizer_step: OptimizerStep) -> dict[str, Tensor | float]:
         batch, logged = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step), Shares()

@@ -73,8 +73,12 @@ class FinetuneObjective(StageObjective):
     def parameter_groups(self) -> list[dict]:
         lora = [p for p in self.model.backbone.transformer.parameters() if p.requires_grad]
         return [
-            {"params": lora, "lr_scale": 1.0},
-            {"params": list(self.model.heads.parameters()), "lr_scale": self.config.heads_lr_scale},
+            {"name": "adapter", "params": lora, "lr_scale": 1.0},
+            {
+                "name": "heads",
+                "params": list(self.model.heads.parameters()),
+                "lr_scale": self.config.heads_lr_scale,
+            },
         ]
 
     def update(self, step: int, optimizer_step: OptimizerStep) -> dict[str, Tensor | float]:

@@ -60,7 +60,7 @@ class PretrainObjective(StageObjective):
         return {"heads": self.model.heads}
 
     def parameter_groups(self) -> list[dict]:
-        return [{"params": list(self.model.heads.parameters()), "lr_scale": 1.0}]
+        return [{"name": "heads", "params": list(self.model.heads.parameters()), "lr_scale": 1.0}]
 
     def update(self, step: int, optimizer_step: OptimizerStep) -> dict[str, Tensor | float]:
         batch, logged = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step), Shares()

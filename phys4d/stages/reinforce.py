@@ -129,7 +129,7 @@ class ReinforceObjective(StageObjective):
 
     def parameter_groups(self) -> list[dict]:
         trained = [p for p in self.model.backbone.transformer.parameters() if p.requires_grad]
-        return [{"params": trained, "lr_scale": 1.0}]
+        return [{"name": "adapter", "params": trained, "lr_scale": 1.0}]
 
     def update(self, step: int, optimizer_step: OptimizerStep) -> dict[str, Tensor | float]:
         config, logged = self.config, Shares()

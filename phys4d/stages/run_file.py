@@ -10,6 +10,7 @@ from phys4d.engine.config import Config
 from phys4d.engine.distributed.mesh import ParallelConfig
 from phys4d.engine.distributed.watchdog import Timeouts
 from phys4d.engine.resume import FROM_HERE, MOVED, REGROUPED, SAME_WEIGHTS, Movable, OnResume
+from phys4d.engine.run_folder.wandb_tracker import LogConfig
 from phys4d.engine.training.activations import MODES
 from phys4d.engine.training.gate import Gate
 from phys4d.evaluate.run import EvaluateConfig
@@ -49,6 +50,7 @@ class RunSettings(Config):
     checkpointing: which activations of the transformer's blocks are kept for the backward pass: "none" computes none
         again, "full" all but the inputs of blocks, "every_N" those of every N-th block, "selective" what is cheap.
     compile: compiles the transformer's blocks one by one (torch.compile); a block that cannot be compiled is an error.
+    log: where log lines go beside the run folder.
     timeouts: time limits of a run on several processes.
     evaluate: measures the model behind every stage that has heads; none measures nothing.
     """
@@ -63,6 +65,7 @@ class RunSettings(Config):
     parallel: ParallelConfig = ParallelConfig()
     checkpointing: Annotated[str, SAME_WEIGHTS] = Field("none", pattern=f"^({MODES})$")
     compile: Annotated[bool, REGROUPED] = False
+    log: Annotated[LogConfig, SAME_WEIGHTS] = LogConfig()
     timeouts: Annotated[Timeouts, SAME_WEIGHTS] = Timeouts()
     evaluate: Annotated[EvaluateConfig | None, MEASURED_AGAIN] = None
 

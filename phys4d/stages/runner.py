@@ -14,6 +14,7 @@ from phys4d.engine.run_folder.run import Run
 from phys4d.engine.training.length import in_steps, shown
 from phys4d.engine.training.loop import train
 from phys4d.engine.training.schedule import run_in_order
+from phys4d.engine.training.telemetry import Workload
 from phys4d.models import folder as model_folder
 from phys4d.models.folder import Loaded
 from phys4d.models.placement import place
@@ -58,9 +59,19 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
     on_all_ranks(lambda: run.record(attention=_attention(loaded.model, parallel)))
     objective = spec.objective(table, loaded.model, parallel, config.seed)
     note_skips(objective.clips, stage, run)
+    clips = spec.samples(table)
+    amounts = {"clips": clips, "tokens": clips * math.prod(loaded.model.grid.tokens)}
+    workload = Workload(amounts, objective.clips.waited, loaded.model)
     try:
-        loop = in_steps(table.loop, spec.samples(table))
-        train(objective, optimizer=table.optimizer, loop=loop, run=run, parallel=parallel, resume=resume)
+        train(
+            objective,
+            optimizer=table.optimizer,
+            loop=in_steps(table.loop, clips),
+            run=run,
+            parallel=parallel,
+            resume=resume,
+            workload=workload,
+        )
     except Exception as error:
         if objective.clips.latest and not isinstance(error, UserError):
             error.add_note(f"{stage}: the latest clips were {', '.join(objective.clips.latest)}")

@@ -23,6 +23,7 @@ from phys4d.engine.errors import Interrupted, Stopped, UserError
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.signals import SIGNALS
 from phys4d.engine.training.loop import LoopConfig, OptimizerConfig, train
+from tests.engine.reproducible import reproducible
 
 ALONE = Parallel.alone()
 
@@ -30,7 +31,7 @@ ALONE = Parallel.alone()
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """The logged lines without what depends on the clock."""
     entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: entry[name] for name in entry if name not in ("time", "seconds")} for entry in entries]
+    return [reproducible(entry) for entry in entries]
 
 
 def same_files(first: Path, second: Path) -> bool:

@@ -77,8 +77,8 @@ class Toy:
     def parameter_groups(self) -> list[dict[str, Any]]:
         trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
         return [
-            {"params": trained, "lr_scale": 1.0},
-            {"params": list(self.scale.parameters()), "lr_scale": 0.1},
+            {"name": "net", "params": trained, "lr_scale": 1.0},
+            {"name": "scale", "params": list(self.scale.parameters()), "lr_scale": 0.1},
         ]
 
     def update(self, step: int, optimizer_step: OptimizerStep) -> dict[str, Tensor | float]:

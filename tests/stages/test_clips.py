@@ -28,6 +28,21 @@ class Counted(WordEncoder):
         return super().__call__(captions)
 
 
+def test_the_wait_for_clips_is_counted(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding is held back until the clock of the wait, advanced by hand, has passed seven seconds."""
+    source, clock = Clips(clips, ("depth",), WordEncoder(), cache_bytes=0), [0.0]
+    monkeypatch.setattr("phys4d.engine.training.telemetry.time.perf_counter", lambda: clock[0])
+    decode = type(source.dataset).__getitem__
+
+    def late(dataset: object, index: int) -> object:
+        clock[0] = 7.0
+        return decode(source.dataset, index)
+
+    monkeypatch.setattr(type(source.dataset), "__getitem__", late)
+    source.batch(2, ALONE, 3, "finetune", 0)
+    assert source.waited.seconds == 7.0
+
+
 def test_the_next_steps_clips_are_decoded_while_a_step_runs(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Clips(clips, ("depth",), WordEncoder(), cache_bytes=0)
     read, enough, wanted = [], threading.Event(), [4]

@@ -13,6 +13,7 @@ import torch
 from torch.utils import cpp_extension
 
 from phys4d.cli import main
+from tests.engine.reproducible import reproducible
 
 HERE = Path(__file__).parent
 STAGES = ["backbone", "pretrain", "finetune", "reinforce"]
@@ -39,7 +40,7 @@ def on_device(tmp_path_factory: pytest.TempPathFactory) -> OnDevice:
 
 def logged(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in ("time", "seconds")} for line in lines]
+    return [reproducible(line) for line in lines]
 
 
 def test_every_stage_and_its_evaluation_on_a_device(

@@ -26,6 +26,7 @@ from phys4d.models.world import WorldModel
 from phys4d.stages import preflight
 from phys4d.teachers import label
 from phys4d.teachers.small_depth import SmallDepth
+from tests.engine.reproducible import reproducible
 
 Session = Callable[..., dict[str, Any]]
 WriteRun = Callable[..., Path]
@@ -39,7 +40,7 @@ MOMENTS = 12  # a checkpoint changes the disk for good at least as often
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """The logged lines without what depends on the clock."""
     entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: entry[name] for name in entry if name not in ("time", "seconds")} for entry in entries]
+    return [reproducible(entry) for entry in entries]
 
 
 def taken(folder: Path) -> float:

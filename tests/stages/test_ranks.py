@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.engine.reproducible import reproducible
+
 Session = Callable[..., dict[str, Any]]
 WriteRun = Callable[..., Path]
 BEFORE = {"backbone": None, "pretrain": "backbone", "finetune": "pretrain", "reinforce": "finetune"}
@@ -46,7 +48,7 @@ def train(session: Session, write_run: WriteRun, clips: Path, models: Path, tmp_
 def logged(folder: Path) -> dict[str, list[float]]:
     """Every logged figure that does not depend on the clock, step by step."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {name: [line[name] for line in lines] for name in lines[0] if name not in ("time", "seconds", "stage")}
+    return {name: [line[name] for line in lines] for name in reproducible(lines[0]) if name != "stage"}
 
 
 SHARED = [
@@ -59,12 +61,21 @@ SHARED = [
 def test_losses_of_two_ranks_equal_those_of_one(train: Callable[..., Path], stage: str, batch: int) -> None:
     """`finetune` reads every other clip with its heads: of 2 the second rank reads none, of 6 the first reads more."""
     changes = (f"{stage}.batch={batch}", f"{stage}.loop={{steps=20, log_every=1}}")
-    one, two = (logged(train(stage, f"{ranks}", *changes, ranks=ranks)) for ranks in (1, 2))
+    folders = [train(stage, f"{ranks}", *changes, ranks=ranks) for ranks in (1, 2)]
+    one, two = (logged(folder) for folder in folders)
     assert one["step"] == two["step"] == list(range(1, 21)) and one.keys() == two.keys()
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
     for name in one:
         if "loss" in name:  # a scale that is wrong shows at once; later an L1 term may take its kink on the other side
             assert two[name][:5] == pytest.approx(one[name][:5], rel=1e-5), name
+        if name.startswith("grad_norm."):
+            assert two[name][:5] == pytest.approx(one[name][:5], rel=1e-4), name
+    if stage == "backbone":  # half of the clips and of the state on each rank, but for what is not of any clip
+        flops = [json.loads((f / "provenance.json").read_text())["flops_per_step_and_rank"][stage] for f in folders]
+        assert flops[1] == pytest.approx({name: count / 2 for name, count in flops[0].items()}, rel=1e-3)
+        lines = [json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1]) for folder in folders]
+        for kind in ("gradients", "moments", "ema"):
+            assert lines[1][f"memory.{kind}"] == pytest.approx(lines[0][f"memory.{kind}"] / 2, rel=0.1), kind
 
 
 @pytest.mark.parametrize(("drawn", "within"), [(1, 1e-4), pytest.param(2, 1e-3, marks=pytest.mark.slow)])

@@ -1,5 +1,6 @@
 """A fault of a run file or of its data ends in one line and exit code 2, before anything starts."""
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -30,11 +31,26 @@ MOVING = [[[1.0, 0, 0, t], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]] for t in ra
         ("model.taps=[0, 2]", "model.taps: [0, 2]: the transformer has blocks 0 to 1"),
         ("reinforce.data=away", "reinforce.data: away holds no index.parquet: simulate or label a dataset there first"),
         ("evaluate.data=away", "evaluate.data: away holds no index.parquet: simulate or label a dataset there first"),
+        (
+            "finetune.loop.profile={{start=2,steps=3}}",
+            "--set finetune.loop.profile={{start=2,steps=3}}: finetune.loop: profile: steps 2 to 4 of 3: lower start, "
+            'got {{"steps": 3, "log_every": 1, "profile": {{"start": 2, "ste...',
+        ),
         ("evaluate.scenes=9", "evaluate.data: {data}: 8 clips, 9 are asked for: simulate more"),
     ],
 )
 def test_a_fault_of_the_run_file(refused: Refused, clips: Path, tmp_path: Path, change: str, line: str) -> None:
-    assert refused(clips, change) == line.format(data=clips)
+    assert refused(clips, change.format()) == line.format(data=clips)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_and_biases_without_its_package(
+    refused: Refused, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else find(name))
+    line = 'log.wandb: wandb is not installed: pip install "phys4d[wandb]", or remove the key'
+    assert refused(clips, 'log.wandb={project="p"}') == line
     assert not (tmp_path / "out").exists()
 
 

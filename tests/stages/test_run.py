@@ -40,7 +40,9 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     assert summary["baselines"]["truth"]["reward"] == 0
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == [s for s in ALL for _ in range(2 if s == "reinforce" else 3)]
-    attention = json.loads((finished / "provenance.json").read_text())["attention"]
+    facts = json.loads((finished / "provenance.json").read_text())
+    assert list(facts["flops_per_step_and_rank"]) == ALL and facts["peak"]["bf16_tflops"] is None
+    attention = facts["attention"]
     assert attention["self"].startswith("sdpa: ") and attention["cross"].startswith("sdpa: ") and not attention["left"]
     assert "<html" in (finished / "report.html").read_text()
     for name in ("config.toml", "provenance.json", "tensorboard", "checkpoint-reinforce-2"):
@@ -53,6 +55,22 @@ def test_the_metrics_of_gates_are_those_that_there_are(finished: Path) -> None:
         assert set(training_scalars(stage)) <= next(line.keys() for line in lines if line["stage"] == stage), stage
     for row in json.loads((finished / "summary.json").read_text())["stages"].values():
         assert {name for name in row if not name.endswith("_se")} == set(METRICS)
+
+
+def test_rates_count_each_training_clip_once(finished: Path) -> None:
+    """Clips of 2 x 2 x 2 tokens; a step of `reinforce` draws two samples for each of two conditions."""
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        clips = {"backbone": 2, "pretrain": 2, "finetune": 4, "reinforce": 4}[line["stage"]]
+        assert line["speed.clips"] * line["seconds"] == pytest.approx(clips)
+        assert line["speed.tokens"] * line["seconds"] == pytest.approx(8 * clips)
+        assert 0 <= line["loader.seconds"] < line["seconds"] and line["memory.parameters"] > 0
+        assert "speed.tflops" in line or line["step"] == 1
+    norms = {(line["stage"], name) for line in lines for name in line if name.startswith("grad_norm.")}
+    assert norms == {
+        ("backbone", "grad_norm.transformer"), ("pretrain", "grad_norm.heads"), ("finetune", "grad_norm.heads"),
+        ("finetune", "grad_norm.adapter"), ("reinforce", "grad_norm.adapter"),
+    }  # fmt: skip
 
 
 def test_each_stage_changes_what_it_trains_and_nothing_else(finished: Path) -> None:

@@ -21,6 +21,7 @@ class Backend:
         unmeasured: why "auto" does not take it, where nothing was measured, although it could serve; None if it does.
         varies: why, with deterministic algorithms on ("warn" or "required"), two runs may differ; None if they are
             bit-equal.
+        dispatched: whether its products pass torch's dispatcher, where FLOP counters see them (`flops.py`).
     """
 
     name: str
@@ -29,6 +30,7 @@ class Backend:
     run: Callable[[Call], tuple[Tensor, Tensor | None]]
     unmeasured: Callable[[Call], str | None] = lambda call: None
     varies: Callable[[Call], str | None] = lambda call: None
+    dispatched: bool = True
 
     def refusal(self, call: Call, *, by_name: bool = True) -> str | None:
         """Why the call cannot be served, None if it can.

@@ -106,6 +106,7 @@ GENERATIONS = tuple(
         partial(_run, name=name),
         lambda call: "not measured on this GPU",
         partial(_varies, name=name),
+        dispatched=False,
     )
     for name in _MODULES
 )

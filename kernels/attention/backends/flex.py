@@ -142,8 +142,12 @@ def _run(call: Call, kernels: str | None = None) -> tuple[Tensor, Tensor | None]
     return out.transpose(1, 2), lse
 
 
-FLEX = Backend("flex", "torch FlexAttention, compiled", _limits, _run, lambda call: "it compiles for every new shape")
+FLEX = Backend(
+    "flex", "torch FlexAttention, compiled", _limits, _run, lambda call: "it compiles for every new shape",
+    dispatched=False,
+)  # fmt: skip
 FLEX_FLASH = Backend(
     "flex-flash", "torch FlexAttention, compiled, by the kernels of flash-attn-4", _flash_limits,
     functools.partial(_run, kernels="FLASH"), lambda call: "it compiles for every new shape", _flash_varies,
+    dispatched=False,
 )  # fmt: skip

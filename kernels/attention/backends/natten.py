@@ -73,5 +73,6 @@ def _run(call: Call) -> tuple[Tensor, None]:
 
 
 NATTEN = Backend(
-    "natten", "NATTEN's neighbourhood attention", _limits, _run, lambda call: "not measured on this GPU", _varies
-)
+    "natten", "NATTEN's neighbourhood attention", _limits, _run, lambda call: "not measured on this GPU", _varies,
+    dispatched=False,
+)  # fmt: skip

@@ -1,0 +1,211 @@
+"""What a step costs: rates, FLOPs and how far they are from the device's peak, waits for data, memory by kind.
+
+Nothing here waits for the device between log lines.
+"""
+
+import math
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from phys4d.engine.distributed.collectives import full, local, on_all_ranks
+from phys4d.engine.distributed.parallel import Parallel
+from phys4d.engine.run_folder.run import Run
+from phys4d.engine.training.flops import FlopCount, device_peak
+
+GIB = 1 << 30
+
+
+class Wait:
+    """Seconds that a thread of this process has waited, for data for example; a context that adds its duration."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._since: float
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds += time.perf_counter() - self._since
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a step of a stage works on.
+
+    amounts: how much a step works on over all ranks, by name: {"clips": 8, "tokens": 65536}; logged per second.
+    waited: of this rank, for data.
+    model: the module whose parameters take memory; None: the modules of the objective.
+    """
+
+    amounts: Mapping[str, float] = field(default_factory=dict)
+    waited: Wait = field(default_factory=Wait)
+    model: nn.Module | None = None
+
+
+class Telemetry:
+    """Measures the steps of one stage in this session.
+
+    FLOPs are counted once, in the second step of the session (the only one, if there is one), or the next that is not
+    profiled: the first may do work that later ones do not. That step takes longer by the host's work of counting.
+
+    stage: name of the stage.
+    state: gives what a checkpoint holds, by name, as `Optimizer.state`.
+    modules: with trained parameters.
+    groups: of parameters, as an objective gives them.
+    workload: what a step works on.
+    run: run folder, of whose provenance.json the FLOPs become a part.
+    parallel: ranks and device.
+    steps: number of steps of this session.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        state: Callable[[], Mapping[str, Tensor]],
+        modules: Iterable[nn.Module],
+        groups: Sequence[Mapping[str, Any]],
+        workload: Workload,
+        run: Run,
+        parallel: Parallel,
+        steps: int,
+    ) -> None:
+        self._stage, self._run, self._parallel, self._workload = stage, run, parallel, workload
+        self._state = state
+        self._modules = list(modules) if workload.model is None else [workload.model]
+        self._groups = {group.get("name", str(i)): list(group["params"]) for i, group in enumerate(groups)}
+        self._norms: list[Tensor] = []  # [groups] of each optimizer step since the last line
+        self._before_count = min(1, steps - 1)  # steps
+        self._count: FlopCount | None = None
+        self._peak = device_peak(parallel.device)
+        self._flops: dict[str, float] = {}
+        self._kept: dict[str, int] = {}  # bytes of what has one size throughout the stage
+        self._waited = workload.waited.seconds
+
+    def step(self, *, profiled: bool) -> AbstractContextManager[None]:
+        """Context of the next step; profiled: whether its time is recorded."""
+        self._before_count -= 1
+        counts = self._before_count < 0 and self._count is None and not profiled
+        return self._counting() if counts else nullcontext()
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        with FlopCount() as count:
+            yield
+        self._count = count
+
+    def noting(self, optimizer_step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """`optimizer_step`, behind which the gradient norm of each group is noted, without a host sync.
+
+        optimizer_step: returns the norm of all gradients before clipping, which scales them alike, and leaves them.
+        """
+
+        def noted(*arguments: Any) -> Tensor:
+            norm = optimizer_step(*arguments)
+            groups = list(self._groups.values())
+            self._norms.append(norm.reshape(1) if len(groups) == 1 else _shares(groups, norm))
+            return norm
+
+        return noted
+
+    def measured(self, seconds: float, steps: int) -> dict[str, float]:
+        """What is logged of the steps since the previous call; a collective.
+
+        seconds: of one step.
+        steps: since the previous call.
+        """
+        found = {f"speed.{name}": amount / seconds for name, amount in self._workload.amounts.items()}
+        waited = self._workload.waited.seconds
+        own = {"loader.seconds": (waited - self._waited) / steps}
+        self._waited = waited
+        if self._count is not None and not self._flops:
+            own |= {"model": float(self._count.model), "hardware": float(self._count.hardware)}
+        means = {name: total / self._parallel.world_size for name, total in _reduced(own, dist.ReduceOp.SUM).items()}
+        found |= {"loader.seconds": means["loader.seconds"], "loader.share": means["loader.seconds"] / seconds}
+        if "model" in means:
+            self._flops = {name: means[name] for name in ("model", "hardware")}
+            on_all_ranks(self._record)
+        if self._flops:
+            found |= self._achieved(seconds)
+        return found | self._gradient_norms() | self._memory()
+
+    def _gradient_norms(self) -> dict[str, float]:
+        """Means over the optimizer steps whose gradients were finite."""
+        norms = torch.stack(self._norms).tolist() if self._norms else []
+        self._norms = []
+        of_groups = ([n for n in row if math.isfinite(n)] for row in zip(*norms, strict=True))
+        means = [sum(finite) / len(finite) if finite else math.nan for finite in of_groups]
+        return {f"grad_norm.{name}": mean for name, mean in zip(self._groups, means, strict=False)}
+
+    def _achieved(self, seconds: float) -> dict[str, float]:
+        rates = {name: flops / seconds / 1e12 for name, flops in self._flops.items()}
+        found = {"speed.tflops": rates["model"]}
+        if self._peak.tflops is not None:
+            found |= {"speed.mfu": rates["model"] / self._peak.tflops}
+            found |= {"speed.hfu": rates["hardware"] / self._peak.tflops}
+        return found
+
+    def _record(self) -> None:
+        """FLOPs of a step, and the peak or why there is none, into provenance.json."""
+        counted = self._run.recorded("flops_per_step_and_rank") or {}
+        peak = {"bf16_tflops": self._peak.tflops, "reason": self._peak.reason}
+        self._run.record(flops_per_step_and_rank=counted | {self._stage: self._flops}, peak=peak)
+
+    def _memory(self) -> dict[str, float]:
+        """GiB by kind, the largest over the ranks."""
+        if not self._kept:
+            state = self._state()
+            weights = (t for module in self._modules for t in (*module.parameters(), *module.buffers()))
+            self._kept = {
+                "parameters": _size(weights),
+                "moments": _size(t for name, t in state.items() if name.startswith("optimizer.")),
+                "ema": _size(t for name, t in state.items() if name.startswith("ema.")),
+            }
+        trained = (p for group in self._groups.values() for p in group)
+        kinds = self._kept | {"gradients": _size(p.grad for p in trained if p.grad is not None)}
+        if (peak := _peak_memory(self._parallel.device)) is not None:
+            kinds["peak"] = peak
+        sizes = {f"memory.{name}": size / GIB for name, size in kinds.items()}
+        return _reduced(sizes, dist.ReduceOp.MAX)
+
+
+def _reduced(values: Mapping[str, float], op: Any) -> dict[str, float]:
+    """The values of all ranks, which must have the same names, reduced on the host."""
+    reduced = torch.tensor(list(values.values()), dtype=torch.float64)
+    if dist.is_initialized():
+        dist.all_reduce(reduced, op=op)
+    return dict(zip(values, reduced.tolist(), strict=True))
+
+
+def _shares(groups: Sequence[Sequence[nn.Parameter]], norm: Tensor) -> Tensor:
+    """Norms of the groups' gradients [groups], scaled so that together they are `norm`."""
+    found = [full(nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])) for group in groups]
+    parts = torch.stack([part.to(norm) for part in found])
+    total = parts.square().sum().sqrt()
+    return parts * (norm / total.clamp_min(torch.finfo(parts.dtype).tiny))
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    """Bytes of what this rank holds of the tensors, each counted once."""
+    return sum({id(tensor): local(tensor).nbytes for tensor in tensors}.values())
+
+
+def _peak_memory(device: torch.device) -> int | None:
+    """Most bytes that tensors took on an accelerator since the process began, None where its allocator does not count
+    them; on the CPU, all that was resident."""
+    if device.type == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        return int(torch.accelerator.max_memory_allocated(device))
+    except RuntimeError:  # of a device type whose allocator is no DeviceAllocator
+        return None
