@@ -234,9 +234,8 @@ def write_released_run(released: Path, large_clips: Path) -> Callable[..., Path]
 @pytest.fixture(scope="session")
 def session() -> Iterator[Callable[..., dict[str, Any]]]:
     """Runs `phys4d` with these arguments in a process, or several, of its own: see sessions.py."""
-    program = str(Path(__file__).with_name("sessions.py"))
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, program], stdin=pipe, stdout=pipe, text=True) as server:
+    program, root, pipe = "tests.stages.sessions", Path(__file__).parents[2], subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-m", program], cwd=root, stdin=pipe, stdout=pipe, text=True) as server:
         assert server.stdin is not None and server.stdout is not None
 
         def run(*arguments: object, **options: Any) -> dict[str, Any]:
