@@ -44,6 +44,7 @@ def sweep(action: Callable[[Path], list[str]], result: Callable[[Path], object],
             assert path == out, f"operation {moment}: {path} is left"
         shutil.rmtree(out)
         moment += every
+    print(f"{kills} kills")
     return kills
 
 
