@@ -72,6 +72,7 @@ def loaded(folder: Path) -> Tensor:
     transformer = net()
     lora.load_adapter(transformer, "theirs", folder, diffusers_names)
     assert lora.adapter_names(transformer) == ("theirs",)
+    assert not any(parameter.requires_grad for parameter in transformer.parameters())
     return output(transformer)
 
 
