@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from phys4d.engine import integrity
 from phys4d.engine.checkpoint_reader import TensorReader
 from phys4d.engine.distributed.collectives import on_all_ranks
+from phys4d.engine.distributed.watchdog import peer_is_gone
 from phys4d.engine.errors import FaultElsewhere, UserError
 from phys4d.engine.integrity import Digest
 from phys4d.engine.storage import disk_fault, replace_text
@@ -70,6 +71,8 @@ def save(
         files = _digests(partial, group)
         on_all_ranks(lambda: _finish(partial, path, stage, step, keep, keep_every, files), group)
     except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
+        if peer_is_gone(error):
+            raise
         if _rank() != 0:  # torch raises an error of one rank on all ranks
             raise FaultElsewhere(0) from error
         reason = disk_fault(error) or _short_of_room(path.parent, state)
@@ -243,6 +246,8 @@ def _read(path: Path, state: Mapping[str, Tensor]) -> None:
         with _quiet():
             dcp.load(dict(state), storage_reader=TensorReader(path), no_dist=not dist.is_initialized())
     except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
+        if peer_is_gone(error):
+            raise
         reason = str(error).strip().splitlines()[-1]
         raise UserError(f"{path}: cannot be read: {reason}: {_advice(path)}") from error
 

@@ -61,6 +61,11 @@ class Sign:
     seen: float = 0.0
 
 
+def peer_is_gone(error: BaseException) -> bool:
+    """Whether this is the error of a collective that another rank left by ending."""
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _LOST)
+
+
 def judge(rank: int, signs: Mapping[int, Sign], now: float, silence: float) -> str | None:
     """The line about the rank that is at fault, None for no fault.
 
@@ -137,7 +142,7 @@ class Watchdog:
 
         It takes a few seconds, in which the signs of a live rank go on.
         """
-        if not isinstance(error, RuntimeError) or not any(word in str(error).lower() for word in _LOST):
+        if not peer_is_gone(error):
             return None
         last = time.monotonic() + 1.5 * _BEAT  # until then the last sign of a rank that is gone by now may be read
         time.sleep(4 * _BEAT)

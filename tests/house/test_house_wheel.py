@@ -33,7 +33,7 @@ def build_wheel(source: Path, out: Path, **environment: str) -> zipfile.ZipFile:
     command = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index"]
     subprocess.run(
         [*command, "--quiet", "--wheel-dir", str(out), str(source)],
-        env={**os.environ, **environment}, check=True, timeout=300,
+        env={**os.environ, **environment}, check=True, timeout=1200,  # of compiling on a busy machine
     )  # fmt: skip
     (wheel,) = out.glob("*.whl")
     return zipfile.ZipFile(wheel)

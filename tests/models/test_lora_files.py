@@ -72,6 +72,7 @@ def loaded(folder: Path) -> Tensor:
     transformer = net()
     lora.load_adapter(transformer, "theirs", folder, diffusers_names)
     assert lora.adapter_names(transformer) == ("theirs",)
+    assert not any(parameter.requires_grad for parameter in transformer.parameters())
     return output(transformer)
 
 
@@ -112,6 +113,17 @@ def test_the_same_adapter_gives_the_same_bytes(ours: tuple[Path, Tensor], tmp_pa
     lora.save_adapter(transformer, "again", tmp_path)
     one, two = (load_file(folder / lora_file.DIFFUSERS_WEIGHTS) for folder in (ours[0], tmp_path))
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize(("alpha", "written"), [(8.0, "8"), (2.5, "2.5")])
+def test_the_configuration_is_written_as_peft_writes_it(tmp_path: Path, alpha: float, written: str) -> None:
+    transformer = net()
+    get_peft_model(transformer, LoraConfig(r=4, lora_alpha=alpha, target_modules=["to_q"])).save_pretrained(tmp_path)  # type: ignore[arg-type]
+    again = net()
+    lora.load_adapter(again, "theirs", tmp_path, diffusers_names)
+    lora.save_adapter(again, "theirs", tmp_path / "again")
+    text = (tmp_path / "again" / lora_file.PEFT_CONFIG).read_text()
+    assert f'"lora_alpha": {written},' in text and '"inference_mode": true' in text
 
 
 def renamed(rename: Callable[[str], str], **more: Tensor) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
@@ -293,4 +305,5 @@ def test_a_file_that_is_cut_off_is_refused(ours: tuple[Path, Tensor], tmp_path: 
 def test_shapes_without_weights_are_checked_alike(ours: tuple[Path, Tensor]) -> None:
     path, layers = lora_file.read_lora(ours[0], diffusers_names, weights=False)
     assert all(layer.a.is_meta and layer.b.is_meta for layer in layers.values()) and len(layers) == 20
+    assert path == ours[0] / lora_file.DIFFUSERS_WEIGHTS  # of both files
     lora_file.check_fits_transformer(path, layers, net())

@@ -143,7 +143,7 @@ def sliding_square(seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 @pytest.fixture(scope="session")
 def write_clips() -> Callable[..., Path]:
-    """Writes a dataset of eight such clips; `replaced`: other members for some; `crop`: frames and rows of some;
+    """Writes a dataset of `count` such clips; `replaced`: other members for some; `crop`: frames and rows of some;
     `scale`: enlarged so many times."""
 
     def write(
@@ -151,27 +151,28 @@ def write_clips() -> Callable[..., Path]:
         replaced: dict[int, dict[str, bytes]] | None = None,
         crop: dict[int, tuple[int, int]] | None = None,
         scale: int = 1,
+        count: int = 8,
     ) -> Path:
         intrinsics = [[[20.0 * scale, 0, 8 * scale], [0, 20 * scale, 8 * scale], [0, 0, 1]]] * FRAMES
         with ShardWriter(folder) as writer:
-            for seed in range(8):
+            for seed in range(count):
                 frames, arrays = sliding_square(seed)
                 if scale > 1:
                     frames = enlarged(frames, (1, 2), scale)
                     arrays = {name: enlarged(array, (-2, -1), scale) for name, array in arrays.items()}
                     arrays["motion"][:2] *= scale
-                count, rows = (crop or {}).get(seed, (FRAMES, SIZE * scale))
+                length, rows = (crop or {}).get(seed, (FRAMES, SIZE * scale))
                 meta = {
-                    "caption": f"a square slides {seed}", "fps": 24, "frames": count, "height": rows,
+                    "caption": f"a square slides {seed}", "fps": 24, "frames": length, "height": rows,
                     "width": SIZE * scale,
                     "intrinsics": intrinsics, "depth_kind": "metric",
                 }  # fmt: skip
                 members = {
-                    "mp4": video.encode_mp4(frames[:count, :rows], 24),
+                    "mp4": video.encode_mp4(frames[:length, :rows], 24),
                     "truth": blob.encode(arrays, blob.QUANTISATION),
                     "json": json.dumps(meta).encode(),
                 }
-                writer.add(f"clip{seed}", members | (replaced or {}).get(seed, {}), count, 24, rows, SIZE * scale)
+                writer.add(f"clip{seed}", members | (replaced or {}).get(seed, {}), length, 24, rows, SIZE * scale)
         return folder
 
     return write
@@ -234,9 +235,8 @@ def write_released_run(released: Path, large_clips: Path) -> Callable[..., Path]
 @pytest.fixture(scope="session")
 def session() -> Iterator[Callable[..., dict[str, Any]]]:
     """Runs `phys4d` with these arguments in a process, or several, of its own: see sessions.py."""
-    program = str(Path(__file__).with_name("sessions.py"))
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, program], stdin=pipe, stdout=pipe, text=True) as server:
+    program, root, pipe = "tests.stages.sessions", Path(__file__).parents[2], subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-m", program], cwd=root, stdin=pipe, stdout=pipe, text=True) as server:
         assert server.stdin is not None and server.stdout is not None
 
         def run(*arguments: object, **options: Any) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def killed_at(moment: int, action: Callable[[], object], root: Path) -> bool:
             os._exit(status)
     os.close(synced)
     with open(log, "rb") as lines:
-        kept = {inode: (size, time) for inode, size, time in (map(int, line.split()) for line in lines)}
+        kept = _synced(lines)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert code in (0, -signal.SIGKILL), f"operation {moment}: the process ended with {code}"
     if code == -signal.SIGKILL:
@@ -49,7 +50,34 @@ def killed_at(moment: int, action: Callable[[], object], root: Path) -> bool:
     return code != 0
 
 
-def _count(moment: int, synced: int) -> None:
+class RankLogs:
+    """The operations of several processes on one disk, which each of them writes down in a folder outside of it."""
+
+    def __init__(self, folder: Path, ranks: int) -> None:
+        self._files = [folder / f"operations-{rank}" for rank in range(ranks)]
+
+    def count(self, rank: int, moment: int | None) -> None:
+        """Counts the operations of this process, which gets SIGKILL before operation number `moment`; None: never."""
+        _count(moment, os.open(self._files[rank], os.O_WRONLY | os.O_CREAT | os.O_APPEND))
+
+    def operations(self) -> list[int]:
+        """How many operations each rank made."""
+        return [file.read_bytes().splitlines().count(b"") for file in self._files]
+
+    def drop_unsynced(self, root: Path) -> None:
+        """What all of them wrote below `root` and none of them synced since then is lost; they must have ended."""
+        kept = [_synced(file.read_bytes().splitlines()) for file in self._files]
+        _drop_unsynced(root, {inode: max((each[inode] for each in kept if inode in each), key=itemgetter(1))
+                              for inode in set().union(*kept)})  # fmt: skip
+
+
+def _synced(lines: Iterable[bytes]) -> dict[int, tuple[int, int]]:
+    """Inode -> size and time of change when it was last synced."""
+    return {inode: (size, time) for inode, size, time in (map(int, line.split()) for line in lines if line.strip())}
+
+
+def _count(moment: int | None, log: int) -> None:
+    """log: takes an empty line for every operation, and inode, size and time of change of a file that was synced."""
     calls, fsync, write = [0], os.fsync, os.write
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,6 +85,7 @@ def _count(moment: int, synced: int) -> None:
             if calls[0] == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
             calls[0] += 1
+            write(log, b"\n")
             return real(*arguments, **options)
 
         return call
@@ -64,7 +93,7 @@ def _count(moment: int, synced: int) -> None:
     def recorded_fsync(file: Any) -> None:
         fsync(file)
         status = os.fstat(file if isinstance(file, int) else file.fileno())
-        write(synced, f"{status.st_ino} {status.st_size} {status.st_mtime_ns}\n".encode())
+        write(log, f"{status.st_ino} {status.st_size} {status.st_mtime_ns}\n".encode())
 
     def writes(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         deadly = counted(real)

@@ -10,9 +10,11 @@ its place; with "behind": "model", when it is in place, or "evaluation", when it
 rank alone. late: {"stage": "backbone", "step": 2}: in that step all the hours of the stage pass by the clock of rank 0.
 stop: {"rank": 1, "stage": "finetune", "step": 2}: that rank gets a
 SIGSTOP when it begins that step, or, with "sleeps": true, sleeps for ever; stopped processes are killed when all others
-have ended. terminate: rank 0 gets two SIGTERMs, three seconds apart, when the other one is stopped. fill: {"file":
-"path", "leave": bytes, "step": 3}: in this step of `backbone` the first rank fills the disk with that file up to so
-many bytes. record: rewards, conditions and noise keys of `reinforce` go there.
+have ended. terminate: rank 0 gets two SIGTERMs, three seconds apart, when the other one is stopped. crash: {"disk":
+"folder", "rank": 1, "moment": 5}: SIGKILL before that operation of that rank on files, and what no rank has synced is
+lost below the folder (crashes.py); the answer says how many "operations" each rank made. fill: {"file": "path",
+"leave": bytes, "step": 3}: in this step of `backbone` the first rank fills the disk with that file up to so many bytes.
+record: rewards, conditions and noise keys of `reinforce` go there.
 """
 
 import json
@@ -38,6 +40,7 @@ from phys4d.stages import handover
 from phys4d.stages.backbone import BackboneObjective
 from phys4d.stages.registry import STAGES
 from phys4d.stages.reinforce import ReinforceObjective
+from tests.stages.crashes import RankLogs
 
 
 def die() -> None:
@@ -162,7 +165,7 @@ def record_rewards(folder: Path, rank: int) -> None:
     ReinforceObjective._reward = recorded  # type: ignore[method-assign]
 
 
-def child(request: dict[str, Any], rank: int, port: int, errors: Path) -> None:
+def child(request: dict[str, Any], rank: int, port: int, errors: Path, logs: RankLogs) -> None:
     """The command, in a forked process."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
@@ -183,6 +186,8 @@ def child(request: dict[str, Any], rank: int, port: int, errors: Path) -> None:
         fill_disk(**fill)
     if record := request.get("record"):
         record_rewards(Path(record), rank)
+    if crash := request.get("crash"):
+        logs.count(rank, crash.get("moment") if crash.get("rank") == rank else None)
     sys.exit(main(request["arguments"]))
 
 
@@ -193,13 +198,14 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         errors = [Path(folder) / f"{rank}" for rank in range(request.get("ranks", 1))]
+        logs = RankLogs(Path(folder), len(errors))
         children = []
         for rank, file in enumerate(errors):
             process = os.fork()
             if process == 0:
                 status = 1
                 try:
-                    child(request, rank, port, file)
+                    child(request, rank, port, file, logs)
                 except SystemExit as end:
                     status = int(end.code or 0)
                 except BaseException:
@@ -220,7 +226,12 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
             if process == children[-1] and not stands.get("sleeps"):
                 os.kill(process, signal.SIGKILL)
             codes.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
-        return {"codes": codes, "errors": [file.read_text() for file in errors]}
+        answer = {"codes": codes, "errors": [file.read_text() for file in errors]}
+        if crash := request.get("crash"):
+            answer["operations"] = logs.operations()
+            if -signal.SIGKILL in codes:
+                logs.drop_unsynced(Path(crash["disk"]))
+        return answer
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,6 +44,7 @@ def sweep(action: Callable[[Path], list[str]], result: Callable[[Path], object],
             assert path == out, f"operation {moment}: {path} is left"
         shutil.rmtree(out)
         moment += every
+    print(f"{kills} kills")
     return kills
 
 
@@ -54,7 +57,10 @@ def dataset(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in (".lock", JOURNAL)}
 
 
-def test_a_training_run_of_two_stages(write_run: Callable[..., Path], clips: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def training(write_run: Callable[..., Path], clips: Path, tmp_path: Path) -> Callable[[Path], list[str]]:
+    """The command that trains two stages into a folder, or goes on with what is there."""
+
     def command(out: Path) -> list[str]:
         run = write_run(tmp_path / "run.toml", out, clips, ["backbone", "pretrain"])
         run.write_text(run.read_text().partition("[evaluate]")[0])
@@ -63,15 +69,50 @@ def test_a_training_run_of_two_stages(write_run: Callable[..., Path], clips: Pat
         begun = (out / "config.toml").exists()
         return ["train", str(run), *sets, *(["--resume"] if begun else [])]
 
-    def result(out: Path) -> dict[str, object]:
-        weights = {str(path.relative_to(out)): path.read_bytes() for path in out.glob("model-*/**/*.safetensors")}
-        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        logged = [(line["stage"], line["step"], line["loss"], line["grad_norm"]) for line in lines]
-        assert len(weights) == 3 and len(logged) == 4
-        return {"logged": logged, "weights": weights}
+    return command
 
+
+def trained(out: Path) -> dict[str, object]:
+    """The weights and the logged figures of a finished run."""
+    weights = {str(path.relative_to(out)): path.read_bytes() for path in out.glob("model-*/**/*.safetensors")}
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    logged = [(line["stage"], line["step"], line["loss"], line["grad_norm"]) for line in lines]
+    assert len(weights) == 3 and len(logged) == 4
+    return {"logged": logged, "weights": weights}
+
+
+def test_a_training_run_of_two_stages(training: Callable[[Path], list[str]], tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    assert sweep(command, result, tmp_path / "disk") > 60
+    assert sweep(training, trained, tmp_path / "disk") > 60
+
+
+RANK_KILLS = 20
+
+
+def test_a_training_run_on_two_ranks(
+    session: Callable[..., dict[str, Any]], training: Callable[[Path], list[str]], tmp_path: Path
+) -> None:
+    """At points spread evenly over the operations of both ranks; the other rank then ends by itself, resumably."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    out = disk / "out"
+
+    def run(**crash: int) -> dict[str, Any]:
+        return session(*training(out), ranks=2, crash={"disk": str(disk), **crash})
+
+    whole = run()
+    assert whole["codes"] == [0, 0], whole["errors"]
+    expected = trained(out)
+    points = [(rank, moment) for rank, count in enumerate(whole["operations"]) for moment in range(count)]
+    assert min(whole["operations"]) > 10
+    for rank, moment in (points[(2 * n + 1) * len(points) // (2 * RANK_KILLS)] for n in range(RANK_KILLS)):
+        shutil.rmtree(out)
+        ended = run(rank=rank, moment=moment)
+        assert ended["codes"][rank] == -signal.SIGKILL and ended["codes"][1 - rank] == 3, (rank, moment, ended)
+        again = session(*training(out), ranks=2)
+        assert again["codes"] == [0, 0], (rank, moment, again["errors"])
+        assert trained(out) == expected, (rank, moment)
+        assert list(disk.iterdir()) == [out], (rank, moment)
 
 
 def test_simulate(tmp_path: Path) -> None:

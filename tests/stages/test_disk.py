@@ -24,6 +24,7 @@ from phys4d.models import folder as model_folder
 from phys4d.models.config import ModelConfig
 from phys4d.models.world import create_model
 from phys4d.stages.backbone import BackboneObjective
+from phys4d.stages.dataset_checks import WHOLE
 
 WriteRun = Callable[..., Path]
 LOOP = ("--set", "backbone.loop={steps=6, log_every=1, checkpoint_every=2}")
@@ -246,17 +247,17 @@ def test_a_clip_that_turns_out_bad_costs_no_finished_step(
     session: Callable[..., dict[str, Any]],
     write_run: WriteRun,
     write_clips: WriteRun,
-    clips: Path,
-    whole: Path,
     tmp_path: Path,
     ranks: int,
 ) -> None:
-    """Its first bytes are those of a video. On two ranks, both end, and the one that read it says so."""
-    bad = indices(0, 3, 2, 8)[1]  # the second clip of the fourth step's batch
-    dataset = ClipDataset(clips)
-    member = dataset.row(bad)["members"]["mp4"]
-    good = (clips / "shard-000000.tar").read_bytes()[member["offset"] :][: member["size"]]
-    data = write_clips(tmp_path / "data", {bad: {"mp4": good[:100] + bytes(len(good) - 100)}})
+    """Its first bytes are those of a video, and it is not among the clips that are decoded before the run. On two
+    ranks, both end, and the one that read it says so."""
+    count = 2 * WHOLE
+    bad = indices(0, 3, 2, count)[1]  # the second clip of the fourth step's batch
+    sound = write_clips(tmp_path / "sound", count=count)
+    member = ClipDataset(sound).row(bad)["members"]["mp4"]
+    good = (sound / "shard-000000.tar").read_bytes()[member["offset"] :][: member["size"]]
+    data = write_clips(tmp_path / "data", {bad: {"mp4": good[:100] + bytes(len(good) - 100)}}, count=count)
     folder = tmp_path / "run"
     run = write_run(tmp_path / "run.toml", folder, data, ["backbone"])
     ended = session("train", run, *LOOP, ranks=ranks)
@@ -265,7 +266,9 @@ def test_a_clip_that_turns_out_bad_costs_no_finished_step(
     assert line.startswith(f"phys4d: error: {data}/shard-000000.tar: clip clip{bad}: mp4 ")
     assert line in ended["errors"][ranks - 1] and not any("Traceback" in text for text in ended["errors"])
     assert checkpoint.latest(folder, "backbone") == (folder / "checkpoint-backbone-3", 3)
-    shutil.rmtree(data)
-    write_clips(data)
     if ranks == 1:
+        whole = tmp_path / "whole"
+        assert main(["train", str(write_run(tmp_path / "whole.toml", whole, sound, ["backbone"])), *LOOP]) == 0
+        shutil.rmtree(data)
+        shutil.move(sound, data)
         assert_resumes(run, folder, whole)

@@ -65,6 +65,15 @@ def test_a_killed_rank_is_one_line_without_a_traceback(start: Start, tmp_path: P
     assert lines == [f"phys4d: rank 1 ended during step 3 of backbone: {tmp_path / 'out'}: {KEPT}"]
 
 
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_rank_killed_while_a_checkpoint_is_written_is_one_line(start: Start, tmp_path: Path, rank: int) -> None:
+    ended = start("timeouts={silence=60}", kill={"rank": rank, "stage": "backbone", "step": 2, "moment": 0})
+    assert ended["codes"][rank] == -9 and ended["codes"][1 - rank] == 3
+    error = ended["errors"][1 - rank]  # with torch's warnings about a store that ended with rank 0
+    line = f"phys4d: rank {rank} ended during saving step 2 of backbone: {tmp_path / 'out'}: {KEPT}"
+    assert error.splitlines()[-1] == line and "Traceback" not in error
+
+
 @pytest.mark.slow
 def test_two_signals_end_a_rank_that_waits_for_a_stopped_one(start: Start, tmp_path: Path) -> None:
     ended = start("timeouts={silence=100}", stop={"rank": 1, "stage": "backbone", "step": 2}, terminate=True)

@@ -31,6 +31,13 @@ def test_nearest_agrees_with_scipy(backend: str) -> None:
     np.testing.assert_allclose(squared.sqrt().numpy(), distance, rtol=1e-5)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("others", [0, 2])
+def test_no_points_have_no_neighbours(backend: str, others: int) -> None:
+    squared, index = nearest(torch.zeros(0, 3), torch.zeros(others, 3), backend=backend)  # type: ignore[arg-type]
+    assert squared.shape == index.shape == (0,) and index.dtype == torch.int64
+
+
 def test_small_distances_far_from_the_origin_survive() -> None:
     y = torch.tensor([[1000.0, 0, 0], [1000.5, 0, 0]])
     squared, index = nearest(y + torch.tensor([0.125, 0, 0]), y, backend="reference")

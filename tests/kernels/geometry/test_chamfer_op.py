@@ -9,6 +9,7 @@ from torch import Tensor
 from phys4d.kernels import native
 from phys4d.kernels.geometry import chamfer
 from phys4d.kernels.geometry.clouds.chamfer_ops import chamfer_backward_op, chamfer_op
+from phys4d.kernels.geometry.clouds.chamfer_reference import _with_others
 
 BACKENDS = ["reference"] + (["native"] if native.status()[0] else [])
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -121,6 +122,19 @@ def test_duplicates_share_nothing_but_the_first_takes_all(backend: str) -> None:
     third = 1 / 3
     torch.testing.assert_close(x.grad[0, :, 0], torch.tensor([-third - 1, -third, third]))
     torch.testing.assert_close(y.grad[0, :, 0], torch.tensor([2 * third - third + 0.5, 0.5]))
+
+
+class SaysCuda(Tensor):
+    """A tensor on the CPU that takes the paths of CUDA."""
+
+    is_cuda = True  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("kind", [Tensor, SaysCuda])
+def test_what_several_points_add_to_one_is_summed(kind: type[Tensor]) -> None:
+    own, others = torch.tensor([[[10.0], [20]]]), torch.tensor([[[1.0], [2], [4], [0]]])
+    chosen, lengths = torch.tensor([[0, 0, 1, 0]]), torch.tensor([3])
+    assert _with_others(own.as_subclass(kind), others, chosen, lengths).flatten().tolist() == [7, 16]
 
 
 @every_backend

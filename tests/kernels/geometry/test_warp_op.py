@@ -131,6 +131,14 @@ def test_a_z_test_hides_what_something_nearer_covers_and_nothing_else(backend: s
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_that_sum_to_less_than_one_give_a_mean_too(backend: str) -> None:
+    depth = torch.tensor([[[[4.0, 4.0]], [[5.0, 7.0]]]], dtype=torch.float64)  # residuals of 1 and 3 m
+    motion, weight = torch.zeros(1, 3, 1, 1, 2).double(), torch.tensor([[[[0.1, 0.3]]]]).double()
+    value = warp_consistency(depth, motion, torch.ones(1, 1, 1, 2, dtype=torch.bool), weight=weight, backend=backend)
+    assert value.item() == pytest.approx((0.1 * 1 + 0.3 * 3) / 0.4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_moving_everything_out_pays_only_without_clamping(backend: str) -> None:
     depth, motion, visible, _ = example()
     depth, motion[:, 0], everything = depth.clamp_min(0.5), 100.0, torch.ones_like(visible)
