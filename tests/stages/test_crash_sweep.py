@@ -64,7 +64,7 @@ def training(write_run: Callable[..., Path], clips: Path, tmp_path: Path) -> Cal
     def command(out: Path) -> list[str]:
         run = write_run(tmp_path / "run.toml", out, clips, ["backbone", "pretrain"])
         run.write_text(run.read_text().partition("[evaluate]")[0])
-        loop = "{steps=2, log_every=1, checkpoint_every=1, keep=1}"
+        loop = "{steps=2, log_every=1, checkpoint_every=1, keep=1, save_in_background=false}"
         sets = [word for stage in ("backbone", "pretrain") for word in ("--set", f"{stage}.loop={loop}")]
         begun = (out / "config.toml").exists()
         return ["train", str(run), *sets, *(["--resume"] if begun else [])]
