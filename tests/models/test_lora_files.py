@@ -126,6 +126,16 @@ def test_the_configuration_is_written_as_peft_writes_it(tmp_path: Path, alpha: f
     assert f'"lora_alpha": {written},' in text and '"inference_mode": true' in text
 
 
+def test_an_alpha_that_is_left_out_is_that_of_peft(tmp_path: Path) -> None:
+    theirs = with_effect(get_peft_model(net(), LoraConfig(r=4, target_modules=["to_q"])), "default")
+    theirs.save_pretrained(tmp_path)
+    file = tmp_path / lora_file.PEFT_CONFIG
+    config = json.loads(file.read_text())
+    del config["lora_alpha"]
+    file.write_text(json.dumps(config))
+    torch.testing.assert_close(loaded(tmp_path), output(theirs))
+
+
 def renamed(rename: Callable[[str], str], **more: Tensor) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     return lambda weights: {rename(key): tensor for key, tensor in weights.items()} | more
 
