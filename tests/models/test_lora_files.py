@@ -115,17 +115,6 @@ def test_the_same_adapter_gives_the_same_bytes(ours: tuple[Path, Tensor], tmp_pa
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
-@pytest.mark.parametrize(("alpha", "written"), [(8.0, "8"), (2.5, "2.5")])
-def test_the_configuration_is_written_as_peft_writes_it(tmp_path: Path, alpha: float, written: str) -> None:
-    transformer = net()
-    get_peft_model(transformer, LoraConfig(r=4, lora_alpha=alpha, target_modules=["to_q"])).save_pretrained(tmp_path)  # type: ignore[arg-type]
-    again = net()
-    lora.load_adapter(again, "theirs", tmp_path, diffusers_names)
-    lora.save_adapter(again, "theirs", tmp_path / "again")
-    text = (tmp_path / "again" / lora_file.PEFT_CONFIG).read_text()
-    assert f'"lora_alpha": {written},' in text and '"inference_mode": true' in text
-
-
 def renamed(rename: Callable[[str], str], **more: Tensor) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     return lambda weights: {rename(key): tensor for key, tensor in weights.items()} | more
 

@@ -41,9 +41,10 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phys4d/models/tiny/copying.py": (f"{MODELS}/tiny/test_copying.py",),
     "phys4d/models/tiny/haar.py": (f"{MODELS}/tiny/test_haar.py",),
     "phys4d/models/lora.py": (
-        f"{MODELS}/test_lora_files.py", f"{MODELS}/test_initial.py", f"{MODELS}/test_folder.py",
+        f"{MODELS}/test_lora_configuration.py", f"{MODELS}/test_lora_files.py", f"{MODELS}/test_initial.py",
+        f"{MODELS}/test_folder.py",
     ),
-    "phys4d/models/lora_file.py": (f"{MODELS}/test_lora_files.py",),
+    "phys4d/models/lora_file.py": (f"{MODELS}/test_lora_configuration.py", f"{MODELS}/test_lora_files.py"),
     "phys4d/models/interface.py": (f"{MODELS}/test_clip_sizes.py",),
     "kernels/geometry/losses/flow_reference.py": (
         f"{GEOMETRY}/test_flow_reference.py", f"{GEOMETRY}/test_flow_losses.py",
