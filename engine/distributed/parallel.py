@@ -133,7 +133,7 @@ class Parallel:
 
     @property
     def share(self) -> float:
-        """Weight, in a sum over all ranks, of a mean over this rank's clips: ranks of a context group share theirs."""
+        """Weight, in a sum over all ranks, of a mean over this rank's clips, which its context group shares."""
         return 1 / self.world_size
 
     def limit(self, timeouts: Timeouts) -> None:

@@ -11,9 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol, Self
-
-from pydantic import BaseModel, ConfigDict
+from typing import IO, Any, Self
 
 from phys4d.engine.config import Config, dump_toml
 from phys4d.engine.distributed import environment
@@ -23,31 +21,10 @@ from phys4d.engine.run_folder.clock import Clock
 from phys4d.engine.run_folder.metrics import read_metrics
 from phys4d.engine.run_folder.provenance import provenance
 from phys4d.engine.run_folder.records import read_record
-from phys4d.engine.run_folder.stages import StageRecord
+from phys4d.engine.run_folder.stages import RunRecord, StageRecord
+from phys4d.engine.run_folder.tracker import Tracker
 from phys4d.engine.signals import keeps
 from phys4d.engine.storage import AppendOnlyFile, disk_fault, replace_text, without_links
-
-
-class _Provenance(BaseModel):
-    """The content of provenance.json, as far as a resumed run reads it."""
-
-    model_config = ConfigDict(extra="allow")
-
-    identities: dict[str, str] = {}
-    stages: dict[str, StageRecord] = {}
-    resumed: list[dict[str, Any]] = []
-    flops_per_step_and_rank: dict[str, dict[str, float]] = {}
-    wandb: dict[str, str | None] = {}
-
-
-class Tracker(Protocol):
-    """Another place where log lines go."""
-
-    def scalars(self, stage: str, step: int, values: dict[str, float]) -> None:
-        """Takes one log line: name of the stage, number of finished steps, scalars by name."""
-
-    def close(self) -> None:
-        """Ends the tracking, when the run is closed."""
 
 
 class Run:
@@ -176,7 +153,7 @@ class Run:
         now, path = provenance(), self.folder / "provenance.json"
         if not resume:
             return now | {"identities": identities or {}}, []
-        read = read_record(path, _Provenance, "what the files of the run held at its start is no longer known")
+        read = read_record(path, RunRecord, "what the files of the run held at its start is no longer known")
         first = now if read is None else read.model_dump(exclude_unset=True)
         known = first.get("identities") or identities or {}
         found = known if identities is None else identities

@@ -1,8 +1,9 @@
 """What provenance.json records of each stage: the model it started from, the model it wrote, its gate."""
 
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from phys4d.engine import json_text
 
@@ -35,3 +36,15 @@ def read_stages(folder: Path) -> dict[str, StageRecord]:
         return {stage: StageRecord.model_validate(record) for stage, record in stored["stages"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+class RunRecord(BaseModel):
+    """The content of provenance.json, as far as a resumed run reads it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    identities: dict[str, str] = {}
+    stages: dict[str, StageRecord] = {}
+    resumed: list[dict[str, Any]] = []
+    flops_per_step_and_rank: dict[str, dict[str, float]] = {}
+    wandb: dict[str, str | None] = {}

@@ -30,7 +30,7 @@ class UncompiledBlock(RuntimeError):
 
 
 class Compiled:
-    """A block's compiled forward; inner_forward: what was compiled."""
+    """A block's compiled forward; number: of the block, inner_forward: what was compiled, compiled: what it gave."""
 
     def __init__(self, number: int, inner_forward: Callable[..., Any], compiled: Callable[..., Any]) -> None:
         self.number, self.inner_forward, self._compiled = number, inner_forward, compiled

@@ -48,7 +48,7 @@ class Window:
         self._since += seconds
 
     def add(self, number: int, values: dict[str, Tensor | float], samples: Sequence[str]) -> None:
-        """Takes what one step returned; number: of finished steps; samples: names of its samples on this rank."""
+        """Takes one step: number of finished steps, the scalars that it returned, names of its samples on this rank."""
         kept = {name: v.detach() if isinstance(v, Tensor) else float(v) for name, v in values.items()}
         self._rows.append((number, kept, samples))
         self._norms.append([])

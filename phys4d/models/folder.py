@@ -53,7 +53,8 @@ def save(
     With `base`, the folder names the one that holds the unchanged backbone, whose weights are not gathered. UserError
     where the disk does not take it.
 
-    parallel: the ranks over which the model is sharded, all of which must call this; None for a whole model.
+    model: placed. folder: is replaced where it is there. stage: that wrote it. base: see above. parallel: the ranks
+    over which the model is sharded, all of which must call this; None for a whole model.
     """
     parallel = parallel or Parallel.alone()
     weights = _gathered(model, whole=base is None, kept=parallel.rank == 0)

@@ -78,7 +78,7 @@ class LinearHead(nn.Module):
         nn.init.zeros_(self.project.bias)
 
     def forward(self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor, begins: bool = True) -> Tensor:
-        """Tapped tokens, noisy latents (not used), sigma [B] -> [B, T, channels, H, W]; begins: as in `ConvHead`."""
+        """Tapped tokens, noisy latents (not used), sigma [B], as in `ConvHead` -> [B, T, channels, H, W]."""
         (_, h, w), (st, sh, sw) = self.grid.tokens, self.grid.token_stride
         y = self.project(self.modulation(hidden[-1], sigma)).view(len(sigma), -1, h, w, st, self.channels, sh, sw)
         y = y.permute(0, 1, 4, 5, 2, 6, 3, 7).reshape(len(y), -1, self.channels, h * sh, w * sw)
@@ -137,7 +137,8 @@ class ConvHead(nn.Module):
     def forward(self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor, begins: bool = True) -> Tensor:
         """Tapped tokens, noisy latents [B, C, T', H', W'], sigma [B] -> [B, T, channels, H, W].
 
-        begins: whether the latent frames are those from the first on, which holds one video frame, or later ones.
+        hidden, noisy, sigma: as above. begins: whether the latent frames are those from the first on, which holds one
+        video frame, or later ones.
         """
         (_, h, w), st = self.grid.tokens, self.grid.token_stride[0]
         layers = zip(self.projections, self.modulations, hidden, strict=True)

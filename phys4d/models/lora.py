@@ -104,8 +104,8 @@ def save_adapter(
     pytorch_lora_weights.safetensors (`transformer.`, configuration in its header) and adapter_model.safetensors
     (`base_model.model.`, configuration in adapter_config.json).
 
-    transformer: may be sharded. weights: whole, by the names of its parameters; those of the adapter are taken.
-    Default: its own, where it is not sharded.
+    transformer: may be sharded. name: of the adapter. folder: is made. weights: whole, by the names of its parameters,
+    of which those of the adapter are taken. Default: its own, where it is not sharded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     own = get_peft_model_state_dict(transformer, None if weights is None else dict(weights), name)

@@ -15,6 +15,7 @@ def place(
 ) -> WorldModel:
     """Shards transformer and heads over the ranks (FSDP2), moves everything to the device and reads the weights.
 
+    model: on the CPU, its transformer's parameters possibly on meta. parallel: ranks and device.
     checkpointing: which activations are kept for backward passes, as of `checkpoint_activations`. compiled: whether the
     transformer's blocks are compiled.
 

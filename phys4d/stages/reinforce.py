@@ -3,91 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from phys4d.bad_clips import OnBad
 from phys4d.clips import Batch
-from phys4d.engine.config import Config
 from phys4d.engine.distributed.parallel import Parallel
-from phys4d.engine.resume import REGROUPED, Movable
-from phys4d.engine.training.loop import LoopConfig, Loss, OptimizerConfig, OptimizerStep
+from phys4d.engine.training.loop import Loss, OptimizerStep
 from phys4d.models.flow import noised
 from phys4d.models.lora import POLICY, add_adapter, without
 from phys4d.models.world import WorldModel
 from phys4d.rewards.registry import REWARDS
 from phys4d.rewards.spec import Generated
-from phys4d.stages.flow_sde import Sampler, Transition, gaussian_kl, log_probability, rollout, step_distribution
+from phys4d.stages.flow_sde import Transition, gaussian_kl, log_probability, rollout, step_distribution
 from phys4d.stages.ppo import check_replay, clipped_policy_loss, group_advantages, shuffled
+from phys4d.stages.reinforce_config import ReinforceConfig
 from phys4d.stages.spec import Panel, Shares, StageObjective, StageSpec
-
-if TYPE_CHECKING:
-    RewardName = str
-else:
-    RewardName = Literal[tuple(REWARDS)]
-
-
-class ReinforceConfig(Config):
-    """The table [reinforce].
-
-    data: folder of a simulated dataset with truth.
-    on_bad: "stop" ends the stage at a clip that cannot be used and names it; "skip" takes another one in its place.
-    rank: of the policy's LoRA; alpha is equal to it.
-    conditions: clips per update over all ranks, each of which gives a first frame and a caption.
-    group: samples drawn for each of them; advantages are normalised within this group.
-    micro_batch: samples, or clips of the diffusion loss, evaluated together on one rank, in rollouts, rewards and
-        training; default: all of this rank's. Lower it if memory does not suffice.
-    steps: denoising steps of a sample.
-    stochastic_steps: the first so many of them are drawn, and trained on.
-    noise_level: of the drawn steps, without unit; for "cps" from above 0 to 1.
-    sampler: how steps are drawn, "flow_sde", or "cps", which keeps the proportion of noise at few steps (figures in
-        `stages/flow_sde.py`).
-    shared_start: whether a group starts from the same noise (DanceGRPO, arXiv 2505.07818), so that its rewards differ
-        by the trained steps alone.
-    reward: a name in `phys4d.rewards.registry`.
-    clip: of the probability ratio, from 1 - clip to 1 + clip.
-    dimensions: scale of log-probabilities (see `log_probability`), so that `clip` can act.
-    advantage_clip: largest absolute advantage, in standard deviations of the group.
-    shuffled_advantages: makes the run a control: within each group advantages are permuted, so that they say nothing.
-    kl: weight of the KL divergence to the fine-tuned reference.
-    flow_matching: weight of the diffusion loss on simulated clips, which keeps the generator on the data.
-    flow_matching_batch: clips of that loss per optimizer step over all ranks.
-    optimizer: learning rate, schedule, clipping and averaging.
-    loop: updates, and intervals of logs and checkpoints.
-    """
-
-    data: Movable
-    on_bad: OnBad = "stop"
-    rank: int = Field(16, ge=1)
-    conditions: int = Field(4, ge=1)
-    group: int = Field(6, ge=2)
-    micro_batch: Annotated[int | None, REGROUPED] = Field(None, ge=1)
-    steps: int = Field(6, ge=2)
-    stochastic_steps: int = Field(3, ge=1)
-    noise_level: float = Field(0.7, gt=0)
-    sampler: Sampler = "flow_sde"
-    shared_start: bool = True
-    reward: RewardName = "changed"
-    clip: float = Field(0.2, gt=0)
-    dimensions: float = Field(1e4, gt=0)
-    advantage_clip: float = Field(3.0, gt=0)
-    shuffled_advantages: bool = False
-    kl: float = Field(0.01, ge=0)
-    flow_matching: float = Field(1.0, ge=0)
-    flow_matching_batch: int = Field(6, ge=1)
-    optimizer: OptimizerConfig
-    loop: LoopConfig
-
-    @model_validator(mode="after")
-    def _steps_can_be_drawn(self) -> Self:
-        if self.stochastic_steps >= self.steps:
-            raise ValueError("stochastic_steps must be below steps: the last step, to sigma 0, is deterministic")
-        if self.sampler == "cps" and self.noise_level > 1:
-            raise ValueError(f"noise_level: {self.noise_level} for sampler = \"cps\": choose one above 0 and up to 1")
-        return self
 
 
 @dataclass(frozen=True)

@@ -203,13 +203,11 @@ def test_whatever_a_step_raises_the_finished_steps_are_saved(tmp_path: Path) -> 
 
 
 def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_its_samples_are_named(tmp_path: Path) -> None:
-    """As if the bad steps had not been there; their scalars are in no mean. The checkpoint at step 4 waits for step 5.
-    """
+    """As if they had not been there; their scalars are in no mean. The checkpoint at step 4 waits for step 5."""
     slopes = [[1.0], [2.0], [float("nan")], [float("inf")], [0.5]]
     entries = run_scripted(tmp_path / "run", slopes, log_every=5, checkpoint_every=4)
     noted = [(e["step"], e["samples"]) for e in entries if "skipped_step" in e]
     assert noted == [(3, "of step 2"), (4, "of step 3")]
-    assert [e["skipped_steps"] for e in entries if "skipped_steps" in e] == [2.0]
     logged = [(e["step"], e["loss"], round(e["grad_norm"], 5)) for e in entries if "loss" in e]
     assert logged == [(4, 0.5, 1.5), (5, 4.0, 0.5)]
     run_scripted(tmp_path / "without", [slopes[0], slopes[1], slopes[4]])
@@ -222,12 +220,9 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_its_samples_are
 
 def test_divergence_stops_the_run_before_a_checkpoint_takes_it_in(tmp_path: Path) -> None:
     losses = [[1.0], [1.0], *[[float("nan")]] * 4, [1.0]]
-    line = r"scripted: by step 6 the gradient norm is nan, as in 4 steps in a row, training has diverged: lower"
-    with pytest.raises(UserError, match=line):
+    with pytest.raises(UserError, match="by step 6 the gradient norm is nan, as in 4 steps in a row, training has diverged"):
         run_scripted(tmp_path / "run", losses, log_every=2, checkpoint_every=2)
     assert checkpoint.latest(tmp_path / "run", "scripted") == (tmp_path / "run" / "checkpoint-scripted-2", 2)
-    with pytest.raises(UserError, match="by step 3 the gradient norm is nan, training has diverged"):
-        run_scripted(tmp_path / "strict", losses, log_every=1, skip_limit=0)
 
 
 class Quartic(Scripted):

@@ -27,7 +27,7 @@ from phys4d.stages.backbone import BackboneObjective
 from phys4d.stages.dataset_checks import WHOLE
 
 WriteRun = Callable[..., Path]
-LOOP = ("--set", "backbone.loop={steps=6, log_every=1, checkpoint_every=2}")
+LOOP = ("--set", "backbone.loop={steps=6, log_every=1, checkpoint_every=2, save_in_background=false}")
 MOUNT = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", tempfile.gettempdir()]  # gone with the process
 mounts = pytest.mark.skipif(
     shutil.which("unshare") is None or subprocess.run(MOUNT, capture_output=True).returncode != 0,

@@ -18,7 +18,7 @@ def start(session: Session, write_run: Callable[..., Path], clips: Path, tmp_pat
     run.write_text(run.read_text().partition("[evaluate]")[0])
 
     def with_limits(*arguments: str, **options: Any) -> dict[str, Any]:
-        changes = ["backbone.loop={steps=4, log_every=1, checkpoint_every=1}", *arguments]
+        changes = ["backbone.loop={steps=4, log_every=1, checkpoint_every=1, save_in_background=false}", *arguments]
         words = [word for change in changes for word in (("--set", change) if "=" in change else (change,))]
         return session("train", run, *words, ranks=2, **options)
 

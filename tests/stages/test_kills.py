@@ -32,7 +32,7 @@ Session = Callable[..., dict[str, Any]]
 WriteRun = Callable[..., Path]
 STEPS = {"backbone": 6, "pretrain": 6, "finetune": 6, "reinforce": 4}
 OFTEN = [word for stage, steps in STEPS.items() for word in (
-    "--set", f"{stage}.loop={{steps={steps}, log_every=1, checkpoint_every=2}}"
+    "--set", f"{stage}.loop={{steps={steps}, log_every=1, checkpoint_every=2, save_in_background=false}}"
 )]  # fmt: skip
 MOMENTS = 12  # a checkpoint changes the disk for good at least as often
 

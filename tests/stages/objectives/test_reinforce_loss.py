@@ -12,7 +12,7 @@ from phys4d.models.world import WorldModel
 from phys4d.rewards import moving_points
 from phys4d.stages import reinforce
 from phys4d.stages.spec import Shares
-from tests.stages.objectives.reinforce_by_hand import (
+from tests.stages.objectives.reinforce_by_hand import (  # fmt: skip
     ADVANTAGES,
     CLIPS,
     KEYS,
@@ -26,15 +26,11 @@ from tests.stages.objectives.reinforce_by_hand import (
     SIGMAS,
     STEP,
     drawn,
+    evaluated,
     losses,
     step,
     velocity,
 )
-
-
-def evaluated(parts: list[Callable[[], Tensor]]) -> Tensor:
-    """Stands for an optimizer that changes nothing."""
-    return torch.stack([part().detach() for part in parts]).sum()
 
 
 @pytest.fixture
