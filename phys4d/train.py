@@ -22,11 +22,7 @@ from phys4d.stages.runner import SKIPPED, execute
 def train(path: Path, overrides: Sequence[str], *, resume: Resume | None, dry_run: bool) -> None:
     """Validates the run file at `path` and runs it; with dry_run it stops after everything has been checked."""
     if dry_run:
-        config = _checked(path, overrides, 1)
-        some = f'up to {WHOLE} clips (check_clips = "all": every one)'
-        decoded = some if config.check_clips == "some" else "every clip"
-        looked = f"decoded of each dataset: {decoded}"
-        print(printable(f"{path}: valid: would run {', '.join(config.stages)} in {config.folder}; {looked}"))
+        check_run_file(path, overrides, 1)
         return
     with Parallel.start() as parallel:
         config = on_all_ranks(lambda: _checked(path, overrides, parallel.world_size))
@@ -34,6 +30,15 @@ def train(path: Path, overrides: Sequence[str], *, resume: Resume | None, dry_ru
         parallel.arrange(config.parallel)
         with on_all_ranks(lambda: open_run(config, resume=resume)) as run:
             run_stages(config, run, parallel, resume=resume is not None)
+
+
+def check_run_file(path: Path, overrides: Sequence[str], world_size: int) -> None:
+    """Checks everything that can be checked before a run of so many processes starts, and prints one line."""
+    config = _checked(path, overrides, world_size)
+    some = f'up to {WHOLE} clips (check_clips = "all": every one)'
+    decoded = some if config.check_clips == "some" else "every clip"
+    looked = f"decoded of each dataset: {decoded}"
+    print(printable(f"{path}: valid: would run {', '.join(config.stages)} in {config.folder}; {looked}"))
 
 
 def _checked(path: Path, overrides: Sequence[str], world_size: int) -> RunConfig:

@@ -54,6 +54,21 @@ class Parts:
     weights: Path | None = None
 
 
+@dataclass(frozen=True)
+class Bare:
+    """A model that is built without values, to be counted.
+
+    layers: its blocks; token_stride, steps, shift: as in `Outline`; build: backbone, codec and text encoder with so
+    many blocks and these taps, all parameters on torch's meta device or drawn from a seed.
+    """
+
+    layers: int
+    token_stride: tuple[int, int, int]
+    steps: int
+    shift: float
+    build: Callable[[int, tuple[int, ...], int], Parts]
+
+
 def _as_they_are(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
@@ -66,6 +81,8 @@ class ModelSpec:
     title: the published model that is taken, for messages; None for a kind without published weights.
     outline: what a model is, from a folder in the diffusers layout, or, for None, as a new model of these settings.
         UserError, one line, where the folder does not hold a whole model of this kind; no weight is read.
+    bare: a model without values, from the configurations in such a folder alone; for None, the published model of the
+        name `released`, or a new one.
     load: backbone, codec and text encoder of such a folder, the transformer's parameters still on meta; taps as in
         `Backbone`.
     create: a new model with weights drawn from a seed; None where a model only starts from published weights.
@@ -78,8 +95,10 @@ class ModelSpec:
     kind: str
     title: str | None
     outline: Callable[[Settings, Path | None], Outline]
+    bare: Callable[[Settings, Path | None], Bare]
     load: Callable[[Path, tuple[int, ...]], Parts]
     create: Callable[[Settings, tuple[int, ...], int], Parts] | None = None
     recognises: Callable[[Path], bool] = lambda folder: False
     check_caption: Callable[[str], object] = lambda caption: None
+    released: str | None = None
     rename_lora: Callable[[Path, dict[str, Tensor]], dict[str, Tensor]] = _as_they_are
