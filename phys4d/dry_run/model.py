@@ -1,6 +1,7 @@
 """The model of a run, from configurations alone, as a stage finds it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -18,10 +19,12 @@ from phys4d.stages.run_file import RunConfig
 
 @dataclass(frozen=True)
 class Source:
-    """What a run starts from. config: its table [model]; bare: builds the parts; adapters: those that are there."""
+    """What a run starts from. config: its table [model]; bare: builds the parts; codec: what evaluations of the codec
+    cost by their inputs' shapes, kept since they cost the same in every stage."""
 
     config: ModelConfig
     bare: Bare
+    codec: dict[Any, Any] = field(default_factory=dict)
 
 
 def source_of(config: RunConfig, name: str | None) -> Source:

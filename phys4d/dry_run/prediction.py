@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from phys4d.dry_run.model import Source, hold_in_bf16, stage_model
-from phys4d.dry_run.step import ROLLOUT, TRAINING, Counted, FirstRank, count_step, group_without_ranks
+from phys4d.dry_run.step import ROLLOUT, TRAINING, Counted, OneRank, count_step, group_without_ranks
 from phys4d.engine.costs.counting import Figures
 from phys4d.engine.costs.gpus import GIB, GPU, MEMORY, link, seconds
 from phys4d.engine.costs.sharded import FP32, Sharding, own_numbers
@@ -64,11 +64,11 @@ class Prediction:
 def predict(
     config: RunConfig, stage: str, source: Source, size: tuple[int, int, int], world_size: int, gpu: GPU
 ) -> Prediction:
-    """Builds the stage's model without values, counts its step on the first rank, and makes figures of one GPU."""
+    """Builds the stage's model without values, counts its step on one rank, and makes figures of one GPU."""
     shape, table, layers = mesh_shape(config.parallel, world_size), config.table(stage), source.bare.layers
     model = stage_model(config, stage, source, size, layers)
     with group_without_ranks(shape.context) as group:
-        counted = _counted(config, stage, source, size, FirstRank(config.parallel, world_size, group))
+        counted = _counted(config, stage, source, size, OneRank(config.parallel, world_size, group))
     available = int(gpu.memory * GIB)
     asked = config.parallel.reshard_after_forward
     hold_in_bf16(model)
@@ -121,7 +121,7 @@ def predict(
 
 
 def _counted(
-    config: RunConfig, stage: str, source: Source, size: tuple[int, int, int], parallel: FirstRank
+    config: RunConfig, stage: str, source: Source, size: tuple[int, int, int], parallel: OneRank
 ) -> Counted:
     """The step with all blocks, from those with few."""
     layers, every = source.bare.layers, 1
@@ -130,7 +130,8 @@ def _counted(
     few = every * -(-max(3, len(source.config.taps) + 1) // every)
 
     def with_blocks(count: int) -> Counted:
-        return count_step(config, stage, stage_model(config, stage, source, size, count), parallel, size)
+        model = stage_model(config, stage, source, size, count)
+        return count_step(config, stage, model, parallel, size, source.codec)
 
     if few + every >= layers or layers % every:
         return with_blocks(layers)

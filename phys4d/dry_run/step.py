@@ -37,19 +37,24 @@ ROLLOUT, TRAINING = "rollout", "training"
 
 @dataclass(frozen=True)
 class Counted:
-    """One step on the first rank. peaks: (live bytes, gradients among them) at each place, beyond weights, moments and
+    """One step on one rank. peaks: (live bytes, gradients among them) at each place, beyond weights, moments and
     codec; figures: its calls and sums."""
 
     peaks: dict[Place, tuple[int, int]]
     figures: Figures
 
 
-class FirstRank(Parallel):
-    """The first of so many ranks, none of which exists; notes what of a step is a rollout."""
+class OneRank(Parallel):
+    """One of so many ranks, none of which exists; notes what of a step is a rollout.
+
+    It is the second of its context group, which has most to do: the first has the video's first latent frame, which is
+    one frame of pixels and not four.
+    """
 
     def __init__(self, config: ParallelConfig, world_size: int, group: dist.ProcessGroup | None) -> None:
-        super().__init__(0, world_size, torch.device("cpu"))
-        self.config, self.shape, self.context = config, mesh_shape(config, world_size), group
+        shape = mesh_shape(config, world_size)
+        super().__init__(_place(shape.context), world_size, torch.device("cpu"))
+        self.config, self.shape, self.context = config, shape, group
         self.count: Count | None = None
 
     def gathered(self, module: nn.Module) -> AbstractContextManager[None]:
@@ -65,23 +70,28 @@ class FirstRank(Parallel):
 
 @contextmanager
 def group_without_ranks(size: int) -> Iterator[dist.ProcessGroup | None]:
-    """A process group of so many ranks, of which this is the first, whose collectives exchange nothing."""
+    """A process group of so many ranks, of which this is one, whose collectives exchange nothing."""
     if size == 1:
         yield None
         return
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=size)
+    dist.init_process_group("fake", store=FakeStore(), rank=_place(size), world_size=size)
     try:
         yield dist.group.WORLD
     finally:
         dist.destroy_process_group()
 
 
+def _place(ranks: int) -> int:
+    return min(1, ranks - 1)
+
+
 def count_step(
-    config: RunConfig, stage: str, model: WorldModel, parallel: FirstRank, size: tuple[int, int, int]
+    config: RunConfig, stage: str, model: WorldModel, parallel: OneRank, size: tuple[int, int, int], codec: dict[Any, Any]
 ) -> Counted:
-    """Counts a step of a stage on a model from `stage_model`; size: (frames, height, width) of a clip."""
+    """Counts a step of a stage on a model from `stage_model`; size: (frames, height, width) of a clip; codec: as in
+    `Source`."""
     backbone, table = model.backbone, config.table(stage)
     model.use_attention("auto", parallel)
     hold_in_bf16(model)
@@ -102,9 +112,9 @@ def count_step(
     watch_gradients(count, trained, lambda p: FP32 * (p.numel() if step.unsharded else own_numbers(p, ranks)))
     for name, module in (("transformer", backbone.transformer), ("heads", model.heads)):
         module.register_forward_pre_hook(_evaluated(count, name))
-    for owner, name in ((backbone, "forward"), (model.codec, "encode"), (model.codec, "decode")):
-        once = Once(count, getattr(owner, name), backbone.transformer, frozen=owner is model.codec)
-        setattr(owner, name, once)
+    backbone.forward = Once(count, backbone.forward, {}, backbone.transformer)  # type: ignore[method-assign]
+    for name in ("encode", "decode"):
+        setattr(model.codec, name, Once(count, getattr(model.codec, name), codec))
 
     alike = mock.patch.object(torch, "equal", lambda *tensors: True)  # tables are compared: no values are there
     with mode, alike, uncollected(), count, warnings.catch_warnings():
@@ -125,17 +135,22 @@ def _evaluated(count: Count, name: str) -> Callable[..., None]:
 class Once:
     """A function whose evaluations without gradients are run once for all inputs of the same shapes.
 
-    frozen: whether it never has gradients.
+    known: what they cost, by the shapes. transformer: whose adapters and gradients matter; None for a function that
+    never has gradients.
     """
 
-    def __init__(self, count: Count, call: Callable[..., Any], transformer: nn.Module, *, frozen: bool) -> None:
-        self.count, self.call, self.transformer, self.frozen = count, call, transformer, frozen
-        self.known: dict[Any, tuple[Any, Figures, int]] = {}
+    def __init__(
+        self, count: Count, call: Callable[..., Any], known: dict[Any, Any], transformer: nn.Module | None = None
+    ) -> None:
+        self.count, self.call, self.known, self.transformer = count, call, known, transformer
 
     def __call__(self, *tensors: Tensor) -> Any:
-        if torch.is_grad_enabled() and not self.frozen:
-            return self.call(*tensors)
-        key = self.count.phase, active_names(self.transformer), *((t.shape, t.dtype) for t in tensors)
+        kind: tuple[Any, ...] = (getattr(self.call, "__name__", ""),)
+        if self.transformer is not None:
+            if torch.is_grad_enabled():
+                return self.call(*tensors)
+            kind = self.count.phase, active_names(self.transformer)
+        key = *kind, *((t.shape, t.dtype) for t in tensors)
         if key in self.known:
             like, figures, above = self.known[key]
             self.count.replay(figures, above)

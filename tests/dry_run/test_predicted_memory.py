@@ -23,8 +23,11 @@ def without_text(prediction: Prediction) -> int:
     return prediction.total - prediction.memory["text encoder"]
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("checkpointing", ["none", "full"])
+SOME = [("none", 4), ("full", 1)]
+OTHERS = [pytest.param(*case, marks=pytest.mark.slow) for case in (("none", 1), ("full", 4))]
+
+
+@pytest.mark.parametrize(("checkpointing", "batch"), [*SOME, *OTHERS])
 def test_finetuning_of_a_new_model_takes_what_was_predicted(
     run_file: Callable[..., RunConfig], measured: Callable[..., int], checkpointing: str, batch: int
 ) -> None:
@@ -35,8 +38,7 @@ def test_finetuning_of_a_new_model_takes_what_was_predicted(
     )
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("checkpointing", ["none", "full"])
+@pytest.mark.parametrize(("checkpointing", "batch"), [*SOME, *OTHERS])
 def test_finetuning_of_a_released_model_takes_what_was_predicted(
     run_file: Callable[..., RunConfig], measured: Callable[..., int], released: Path, checkpointing: str, batch: int
 ) -> None:
@@ -54,7 +56,11 @@ def test_finetuning_of_a_released_model_takes_what_was_predicted(
     [
         ("backbone", {"backbone": {"batch": 4, "micro_batch": 2, "optimizer": {"learning_rate": 1e-4, "ema": 0.9}}}),
         ("pretrain", {"pretrain": {"batch": 2}}),
-        ("reinforce", {"finetune": {}, "reinforce": {"conditions": 1, "group": 4, "micro_batch": 2}}),
+        pytest.param(
+            "reinforce",
+            {"finetune": {}, "reinforce": {"conditions": 1, "group": 4, "micro_batch": 2}},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_every_stage_takes_what_was_predicted(
