@@ -11,7 +11,7 @@ from phys4d.clips import clip_size
 from phys4d.dry_run.knobs import knobs
 from phys4d.dry_run.model import source_of
 from phys4d.dry_run.prediction import MARGIN, predict
-from phys4d.dry_run.tables import report
+from phys4d.dry_run.tables import assumptions, report
 from phys4d.engine.config import load_toml
 from phys4d.engine.costs.gpus import GPUS
 from phys4d.engine.errors import UserError
@@ -70,7 +70,7 @@ def dry_run(path: Path, overrides: Sequence[str], asked: Asked) -> dict[str, Any
         "knobs": ways,
         "provenance": provenance(),
     }
-    print(report(result))
+    print(f"{report(result)}\n\n{assumptions(result)}")
     if asked.json is not None:
         write_file(asked.json, f"{json.dumps(result, indent=1)}\n".encode())
     return result

@@ -88,7 +88,12 @@ def _place(ranks: int) -> int:
 
 
 def count_step(
-    config: RunConfig, stage: str, model: WorldModel, parallel: OneRank, size: tuple[int, int, int], codec: dict[Any, Any]
+    config: RunConfig,
+    stage: str,
+    model: WorldModel,
+    parallel: OneRank,
+    size: tuple[int, int, int],
+    codec: dict[Any, Any],
 ) -> Counted:
     """Counts a step of a stage on a model from `stage_model`; size: (frames, height, width) of a clip; codec: as in
     `Source`."""

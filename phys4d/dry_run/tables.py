@@ -58,8 +58,13 @@ def knob_lines(knobs: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def assumptions(result: Mapping[str, Any]) -> str:
+    """What a prediction rests on."""
+    return f"{ASSUMED} A run fits if it leaves {result['margin']:.0%} of the memory free."
+
+
 def report(result: Mapping[str, Any]) -> str:
-    """Everything about one dry run."""
+    """Everything about one dry run, without what it rests on."""
     stages, (replicate, shard, context) = result["stages"], result["mesh"]
     parts = [
         f"{result['world_size']} x {result['gpu']}, replicate {replicate} x shard {shard} x context {context}; "
@@ -70,7 +75,6 @@ def report(result: Mapping[str, Any]) -> str:
     ]
     if result["knobs"]:
         parts.append("\n".join(["To fit:", *knob_lines(result["knobs"])]))
-    parts.append(f"{ASSUMED} A run fits if it leaves {result['margin']:.0%} of the memory free.")
     return "\n\n".join(part for part in parts if part)
 
 

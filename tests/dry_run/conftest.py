@@ -24,17 +24,18 @@ from phys4d.stages.run_file import RunConfig
 Size = tuple[int, int, int]
 
 
+def made(**keys: Any) -> RunConfig:
+    """A run file of these stages; keys of tables as `finetune={...}`, others of the file itself."""
+    common = {"data": Path("data"), "optimizer": {"learning_rate": 1e-4}, "loop": {"steps": 1}}
+    stages = [name for name in STAGES if name in keys]
+    tables = {name: {**common, **keys.pop(name)} for name in stages}
+    return build(RunConfig, {"folder": Path("run"), "stages": tuple(stages), **tables, **keys}, "run")
+
+
 @pytest.fixture(scope="session")
 def run_file() -> Callable[..., RunConfig]:
-    """Makes a run file of these stages; keys of tables as `finetune={...}`, others of the file itself."""
-
-    def make(**keys: Any) -> RunConfig:
-        common = {"data": Path("data"), "optimizer": {"learning_rate": 1e-4}, "loop": {"steps": 1}}
-        stages = [name for name in STAGES if name in keys]
-        tables = {name: {**common, **keys.pop(name)} for name in stages}
-        return build(RunConfig, {"folder": Path("run"), "stages": tuple(stages), **tables, **keys}, "run")
-
-    return make
+    """Makes a run file."""
+    return made
 
 
 class ClipsOfNoise(ClipsWithoutValues):
@@ -65,10 +66,11 @@ def real_model(config: RunConfig, stage: str, size: Size) -> WorldModel:
 
 
 @pytest.fixture(scope="session")
-def measured() -> Callable[[RunConfig, str, Size], int]:
-    """Bytes that weights, moments and a step take at most, on real tensors, without the text encoder's."""
+def measured() -> Callable[[RunConfig, str, Size], tuple[int, int]]:
+    """Bytes of weights, moments and EMA without the text encoder's, and what a step takes at most beside them, on real
+    tensors."""
 
-    def bytes_of(config: RunConfig, stage: str, size: Size) -> int:
+    def bytes_of(config: RunConfig, stage: str, size: Size) -> tuple[int, int]:
         model, spec, table = real_model(config, stage, size), STAGES[stage], config.table(stage)
         clips: Any = ClipsOfNoise(size, spec.arrays(table), (model.text.tokens, model.text.width))
         objective = spec.objective(table, model, Parallel.alone(), 0, clips)
@@ -81,6 +83,6 @@ def measured() -> Callable[[RunConfig, str, Size], int]:
             objective.update(1, optimizer.optimizer_step)
         text = getattr(model.text, "model", None)
         left_out = {p.untyped_storage()._cdata for p in text.parameters()} if text is not None else set()
-        return peak.most + sum(t.untyped_storage().nbytes() for k, t in held.items() if k not in left_out)
+        return sum(t.untyped_storage().nbytes() for k, t in held.items() if k not in left_out), peak.most
 
     return bytes_of
