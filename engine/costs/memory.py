@@ -76,7 +76,10 @@ class Moved(TorchDispatchMode):
 
 
 def moved_bytes(function: Any, args: Any, kwargs: Any, made: Any) -> int:
-    """Bytes of an operator's inputs and outputs, 0 of a view; made: its result."""
+    """Bytes of an operator's inputs and outputs, 0 of a view.
+
+    function: the operator. args, kwargs: its inputs. made: its result.
+    """
     outputs = [t for t in tree_leaves(made) if isinstance(t, Tensor)]
     inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
     known = {t.untyped_storage()._cdata for t in inputs}

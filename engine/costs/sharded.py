@@ -24,7 +24,8 @@ def own_numbers(parameter: Tensor, ranks: int) -> int:
 class Sharding:
     """The weights of one module over a mesh; `memory`: bytes of one device, by which torch's own choice is made here.
 
-    blocks: its submodules that are gathered one at a time.
+    blocks: its submodules that are gathered one at a time. shape: of the mesh. asked: the setting
+    `reshard_after_forward` of the run file.
     """
 
     module: nn.Module

@@ -1,6 +1,7 @@
 """The model of a run, from configurations alone, as a stage finds it."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from phys4d.models.card import CARD, base_of, read_card
 from phys4d.models.config import ModelConfig
 from phys4d.models.interface import Grid, check_size
 from phys4d.models.registry import MODELS, published
-from phys4d.models.spec import Bare
+from phys4d.models.spec import Bare, ModelSpec
 from phys4d.models.world import WorldModel
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig
@@ -30,13 +31,19 @@ class Source:
 def source_of(config: RunConfig, name: str | None) -> Source:
     """From the folder `init` of a run file, of which configurations are read and no weights, or, with the name of a
     published model, from what is known of that. UserError where there is neither."""
+
+    def source(spec: ModelSpec, table: ModelConfig, folder: Path | None) -> Source:
+        if spec.bare is None:
+            raise UserError(f'model.kind: what a run of "{spec.kind}" takes cannot be counted: its SPEC has no `bare`')
+        return Source(table, spec.bare(table, folder))
+
     if name is not None:
         known = {spec.released: spec for spec in published() if spec.released is not None}
         if name not in known:
             raise UserError(f"--model {name}: expected {', '.join(sorted(map(str, known)))}")
         if known[name].kind != config.model.kind:
             raise UserError(f'--model {name}: is of the kind "{known[name].kind}": set model.kind to that')
-        return Source(config.model, known[name].bare(config.model, None))
+        return source(known[name], config.model, None)
     spec, table, folder = MODELS[config.model.kind], config.model, config.init
     if folder is not None and (folder / CARD).exists():
         card = read_card(folder)
@@ -45,7 +52,7 @@ def source_of(config: RunConfig, name: str | None) -> Source:
         raise UserError(f"init: names no folder: name one, or the published model: --model {spec.released}")
     if folder is not None and not (folder / "transformer" / "config.json").is_file():
         raise UserError(f"init: {folder} holds no transformer/config.json: copy the configurations, or name a --model")
-    return Source(table, spec.bare(table, folder))
+    return source(spec, table, folder)
 
 
 def fewer_blocks(source: Source, layers: int) -> tuple[int, ...]:
@@ -57,7 +64,10 @@ def fewer_blocks(source: Source, layers: int) -> tuple[int, ...]:
 
 def stage_model(config: RunConfig, stage: str, source: Source, size: tuple[int, int, int], layers: int) -> WorldModel:
     """The model of a stage with so many blocks, adapted as by this stage and those before it in the run file, without
-    values, not yet sharded; size: (frames, height, width) of a clip. UserError for a size that it does not take."""
+    values, not yet sharded. UserError for a size that it does not take.
+
+    config, source: of the run. size: (frames, height, width) of a clip. layers: number of blocks.
+    """
     bare = source.bare
     taps = source.config.taps if layers == bare.layers else fewer_blocks(source, layers)
     try:

@@ -28,8 +28,9 @@ communication, and what the allocator cannot use."""
 class Prediction:
     """One stage on one GPU of `world_size`.
 
-    memory, sent: bytes by kind, sent per step. seconds: of a step; compute: of its calls alone. model_flops,
-    hardware_flops: of a step on one GPU. clips: of a step over all GPUs. mfu: of the dense bf16 peak.
+    mesh: replicate, shard, context. tokens: of a clip. available: bytes of the GPU. memory, sent: bytes by kind, sent
+    per step. seconds: of a step; compute: of its calls alone. model_flops, hardware_flops: of a step on one GPU. clips:
+    of a step over all GPUs. mfu: of the dense bf16 peak.
     """
 
     stage: str

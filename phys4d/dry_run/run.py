@@ -23,8 +23,11 @@ from phys4d.stages.run_file import RunConfig
 
 @dataclass(frozen=True)
 class Asked:
-    """What a dry run is asked for. gpu: a name in `GPUS`; clip: "FRAMESxHEIGHTxWIDTH", None for that of the data;
-    model: the name of a published model in place of the folder `init`; json: a file for all figures."""
+    """What a dry run is asked for.
+
+    world_size: number of GPUs. gpu: a name in `GPUS`. clip: "FRAMESxHEIGHTxWIDTH", None for that of the data. model: the
+    name of a published model in place of the folder `init`. json: a file for all figures.
+    """
 
     world_size: int
     gpu: str = "h100"

@@ -95,8 +95,11 @@ def count_step(
     size: tuple[int, int, int],
     codec: dict[Any, Any],
 ) -> Counted:
-    """Counts a step of a stage on a model from `stage_model`; size: (frames, height, width) of a clip; codec: as in
-    `Source`."""
+    """Counts a step of a stage.
+
+    config: of the run. model: from `stage_model`. parallel: the rank. size: (frames, height, width) of a clip. codec:
+    as in `Source`.
+    """
     backbone, table = model.backbone, config.table(stage)
     model.use_attention("auto", parallel)
     hold_in_bf16(model)
@@ -117,7 +120,7 @@ def count_step(
     watch_gradients(count, trained, lambda p: FP32 * (p.numel() if step.unsharded else own_numbers(p, ranks)))
     for name, module in (("transformer", backbone.transformer), ("heads", model.heads)):
         module.register_forward_pre_hook(_evaluated(count, name))
-    backbone.forward = Once(count, backbone.forward, {}, backbone.transformer)  # type: ignore[method-assign]
+    backbone.forward = Once(count, backbone.forward, {}, backbone.transformer)  # type: ignore[method-assign,assignment]
     for name in ("encode", "decode"):
         setattr(model.codec, name, Once(count, getattr(model.codec, name), codec))
 
@@ -140,8 +143,8 @@ def _evaluated(count: Count, name: str) -> Callable[..., None]:
 class Once:
     """A function whose evaluations without gradients are run once for all inputs of the same shapes.
 
-    known: what they cost, by the shapes. transformer: whose adapters and gradients matter; None for a function that
-    never has gradients.
+    count: adds it up. call: the function. known: what they cost, by the shapes. transformer: whose adapters and
+    gradients matter; None for a function that never has gradients.
     """
 
     def __init__(

@@ -81,13 +81,13 @@ class ModelSpec:
     title: the published model that is taken, for messages; None for a kind without published weights.
     outline: what a model is, from a folder in the diffusers layout, or, for None, as a new model of these settings.
         UserError, one line, where the folder does not hold a whole model of this kind; no weight is read.
-    bare: a model without values, from the configurations in such a folder alone; for None, the published model of the
-        name `released`, or a new one.
     load: backbone, codec and text encoder of such a folder, the transformer's parameters still on meta; taps as in
         `Backbone`.
     create: a new model with weights drawn from a seed; None where a model only starts from published weights.
     recognises: whether a folder looks like published weights of this kind.
     check_caption: ValueError for a caption that the text encoder cannot take whole.
+    bare: a model without values, from the configurations in such a folder alone; for None, the published model of the
+        name `released`, or a new one. None for a kind whose runs cannot be counted.
     rename_lora: tensors of a LoRA file at this path, from key names that other programs use to those of the
         transformer's modules. ValueError where they are not of this kind of model.
     """
@@ -95,10 +95,10 @@ class ModelSpec:
     kind: str
     title: str | None
     outline: Callable[[Settings, Path | None], Outline]
-    bare: Callable[[Settings, Path | None], Bare]
     load: Callable[[Path, tuple[int, ...]], Parts]
     create: Callable[[Settings, tuple[int, ...], int], Parts] | None = None
     recognises: Callable[[Path], bool] = lambda folder: False
     check_caption: Callable[[str], object] = lambda caption: None
+    bare: Callable[[Settings, Path | None], Bare] | None = None
     released: str | None = None
     rename_lora: Callable[[Path, dict[str, Tensor]], dict[str, Tensor]] = _as_they_are

@@ -21,7 +21,8 @@ RELEASED = "released"  # in `StageSpec.takes`: a pretrained backbone in the diff
 class StageObjective(ABC):
     """An `engine.training.loop.Objective` over a world model, made from the stage's own table of the run file.
 
-    name: of the stage. clips: what it trains on; default: those of the folder `data` of its table.
+    name: of the stage. config: its table. model: the world model. parallel: the ranks. seed: of all random numbers.
+    clips: what it trains on, by default the clips of the folder `data` of its table.
     """
 
     name: ClassVar[str]
