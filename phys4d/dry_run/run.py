@@ -25,8 +25,8 @@ from phys4d.stages.run_file import RunConfig
 class Asked:
     """What a dry run is asked for.
 
-    world_size: number of GPUs. gpu: a name in `GPUS`. clip: "FRAMESxHEIGHTxWIDTH", None for that of the data. model: the
-    name of a published model in place of the folder `init`. json: a file for all figures.
+    world_size: number of GPUs. gpu: a name in `GPUS`. clip: "FRAMESxHEIGHTxWIDTH", None for that of the data.
+    model: the name of a published model in place of the folder `init`. json: a file for all figures.
     """
 
     world_size: int
