@@ -118,6 +118,7 @@ PARTS = (
     Part(RUN_PAGE, "measured step", (), tables.steps),
     Part(CLUSTER_PAGE, "1 GPU", ("dry-run/1.json",), dry_run.report),
     Part(CLUSTER_PAGE, "8 GPUs", ("dry-run/8.json",), dry_run.report),
+    Part(CLUSTER_PAGE, "8 GPUs, long clips", ("dry-run/long-8.json",), dry_run.report),
     Part(CLUSTER_PAGE, "64 GPUs", ("dry-run/64.json",), dry_run.report),
     Part(CLUSTER_PAGE, "512 GPUs", ("dry-run/512.json",), dry_run.report),
     Part(CLUSTER_PAGE, "assumptions", ("dry-run/1.json",), dry_run.assumptions),

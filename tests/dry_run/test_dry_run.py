@@ -46,7 +46,7 @@ def test_tokens_of_a_clip_are_divided_and_exchanged(run_file: Callable[..., RunC
     assert divided.mesh == (1, 1, 2)
     assert divided.sent["attention"] == 4 * 4 * 2 * 4 * (16 * 64 * 4) // 2
     assert divided.sent["tokens and taps"] > 0 and divided.sent["gather weights"] > 0
-    assert divided.memory["activations"] < 0.75 * alone.memory["activations"]
+    assert divided.memory["activations"] < alone.memory["activations"]
     assert 0.5 < divided.model_flops / alone.model_flops < 1  # heads make 4 of 5 frames, the codec encodes all
 
 
