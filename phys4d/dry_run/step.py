@@ -170,9 +170,9 @@ class Once:
 
 
 def _shapes(value: Any) -> Any:
-    """The value with (shape, dtype) in place of tensors."""
+    """The value with (shape, strides, dtype) in place of tensors; strides decide on copies later on."""
     if isinstance(value, Tensor):
-        return value.shape, value.dtype
+        return value.shape, value.stride(), value.dtype
     if isinstance(value, tuple):
         return [_shapes(part) for part in value]
     parts = {field.name: _shapes(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -183,7 +183,7 @@ def _empty(like: Any) -> Any:
     if isinstance(like, list):
         return tuple(_empty(part) for part in like)
     if isinstance(like[0], torch.Size):
-        return torch.empty(like[0], dtype=like[1])
+        return torch.empty_strided(like[0], like[1], dtype=like[2])
     return like[0](**{name: _empty(part) for name, part in like[1].items()})
 
 
