@@ -37,12 +37,7 @@ def train(
     if rerun is not None and resume != "latest":
         raise UserError(f"--rerun {rerun}: is for a run that is there: add --resume")
     if dry_run:
-        config = _checked(path, overrides, 1)
-        some = f'up to {WHOLE} clips (check_clips = "all": every one)'
-        decoded = some if config.check_clips == "some" else "every clip"
-        looked = f"decoded of each dataset: {decoded}"
-        print(printable(f"{path}: valid: would run {', '.join(config.stages)} in {config.folder}; {looked}"))
-        for line in plan(config):
+        for line in plan(check_run_file(path, overrides, 1)):
             print(printable(f"  {line}"))
         return
     with Parallel.start() as parallel:
@@ -51,6 +46,17 @@ def train(
         parallel.arrange(config.parallel)
         with on_all_ranks(lambda: open_run(config, resume=resume, rerun=rerun)) as run:
             run_stages(config, run, parallel, resume=resume is not None)
+
+
+def check_run_file(path: Path, overrides: Sequence[str], world_size: int) -> RunConfig:
+    """Checks everything that can be checked before a run of so many processes starts, prints one line, and returns its
+    configuration."""
+    config = _checked(path, overrides, world_size)
+    some = f'up to {WHOLE} clips (check_clips = "all": every one)'
+    decoded = some if config.check_clips == "some" else "every clip"
+    looked = f"decoded of each dataset: {decoded}"
+    print(printable(f"{path}: valid: would run {', '.join(config.stages)} in {config.folder}; {looked}"))
+    return config
 
 
 def _checked(path: Path, overrides: Sequence[str], world_size: int) -> RunConfig:

@@ -59,7 +59,7 @@ def kept_gathered(module: nn.Module, device: torch.device) -> Iterator[None]:
     if they take at most a quarter of the device's memory.
     """
     parts = sharded_parts(module)
-    if not parts or gathered_bytes(module) > _ROLLOUT * device_memory(device):
+    if not parts or not stays_gathered(gathered_bytes(module), device_memory(device)):
         yield
         return
     before = [(part, _reshards(part)) for part in parts]
@@ -80,7 +80,17 @@ def _reshards(part: FSDPModule) -> bool:
 
 def reshard_by_memory(module: nn.Module, device: torch.device) -> bool:
     """Whether a block's weights are released after its forward pass when nothing is asked for."""
-    return gathered_bytes(module) > _TRAINING * device_memory(device)
+    return gathers_again(gathered_bytes(module), device_memory(device))
+
+
+def gathers_again(gathered: int, memory: int) -> bool:
+    """Whether blocks are gathered again for the backward pass; both in bytes: all weights, and a device's memory."""
+    return gathered > _TRAINING * memory
+
+
+def stays_gathered(gathered: int, memory: int) -> bool:
+    """Whether weights stay gathered in rollouts; arguments as of `gathers_again`."""
+    return gathered <= _ROLLOUT * memory
 
 
 def gathered_bytes(module: nn.Module) -> int:

@@ -51,15 +51,40 @@ def add_train(commands: Commands) -> None:
     train.add_argument(
         "--dry-run", action="store_true", help="check everything that can be checked, print the plan, start nothing"
     )
+    sized = train.add_argument_group("with --dry-run, what the run would take on GPUs, counted without any")
+    sized.add_argument("--world-size", type=int, metavar="N", help="number of GPUs")
+    sized.add_argument("--gpu", default="h100", choices=("a100", "h100", "h200", "b200"), help="default: h100")
+    sized.add_argument("--clip", metavar="FRAMESxHEIGHTxWIDTH", help="size of the clips; needs no dataset")
+    sized.add_argument("--model", metavar="NAME", help="a published model, such as wan2.2-ti2v-5b, in place of init")
+    sized.add_argument("--json", type=Path, metavar="FILE", help="also write all figures")
     train.set_defaults(command=_train)
 
 
 def _train(options: argparse.Namespace) -> int:
     if options.resume:
         keeps(f"{options.run}: the run is as it was: the same command goes on with it")
+    from phys4d.engine.errors import UserError
     from phys4d.train import train
 
+    if options.world_size is not None:
+        if not options.dry_run or options.world_size < 1:
+            raise UserError("--world-size: only with --dry-run, and at least 1; torchrun says how many processes train")
+        return _size(options)
     train(options.run, options.overrides, resume=options.resume, dry_run=options.dry_run, rerun=options.rerun)
+    return 0
+
+
+def _size(options: argparse.Namespace) -> int:
+    from phys4d.dry_run.run import Asked, dry_run
+    from phys4d.engine.output import check_file
+    from phys4d.train import check_run_file
+
+    if options.json is not None:
+        check_file(options.json)
+    if options.clip is None and options.model is None:
+        check_run_file(options.run, options.overrides, options.world_size)
+    asked = Asked(options.world_size, options.gpu, options.clip, options.model, options.json)
+    dry_run(options.run, options.overrides, asked)
     return 0
 
 

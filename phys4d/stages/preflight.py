@@ -82,6 +82,12 @@ def check_stages(config: RunConfig, world_size: int = 1) -> Start:
     check_gates(config)
     start = check_start(config.model, config.init)
     check_order(config.stages, {name: spec.takes for name, spec in STAGES.items()}, start.stage)
+    check_divided(config, world_size)
+    return start
+
+
+def check_divided(config: RunConfig, world_size: int) -> None:
+    """UserError unless so many processes can share the work of every stage."""
     parts = mesh_shape(config.parallel, world_size).data
     for stage in config.stages:
         for name in STAGES[stage].divided:
@@ -92,7 +98,6 @@ def check_stages(config: RunConfig, world_size: int = 1) -> Start:
                     f"{stage}.{name}: {share} does not divide over {over}: choose a multiple of {parts}, "
                     "or fewer processes"
                 )
-    return start
 
 
 def check_data(uses: Mapping[str, DatasetUse], start: Start, *, every: bool = False) -> tuple[int, int, int]:

@@ -21,14 +21,19 @@ RELEASED = "released"  # in `StageSpec.takes`: a pretrained backbone in the diff
 class StageObjective(ABC):
     """An `engine.training.loop.Objective` over a world model, made from the stage's own table of the run file.
 
-    name: of the stage. clips: what it trains on.
+    name: of the stage. config: its table. model: the world model. parallel: the ranks. seed: of all random numbers.
+    clips: what it trains on, by default the clips of the folder `data` of its table.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, config: Any, model: WorldModel, parallel: Parallel, seed: int) -> None:
+    def __init__(
+        self, config: Any, model: WorldModel, parallel: Parallel, seed: int, clips: Clips | None = None
+    ) -> None:
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, self.arrays(config), model.text, model.grid, on_bad=config.on_bad)
+        if clips is None:
+            clips = Clips(config.data, self.arrays(config), model.text, model.grid, on_bad=config.on_bad)
+        self.clips = clips
 
     @staticmethod
     @abstractmethod
@@ -51,6 +56,10 @@ class StageObjective(ABC):
     @abstractmethod
     def update(self, step: int, optimizer_step: OptimizerStep) -> dict[str, Tensor | float]:
         """One training step (see `engine.training.loop.Objective`)."""
+
+    def leave_out_values(self) -> None:
+        """Prepares for an `update` on tensors that have shapes and no values: leaves out what reads values."""
+        return
 
     def samples(self) -> Sequence[str]:
         """Keys of the clips of the latest step on this rank."""
