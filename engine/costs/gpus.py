@@ -1,7 +1,8 @@
 """GPUs by name, and how long what a step does takes on them: a roofline for each call, from data sheets.
 
 Memory, peaks and bandwidths are those of NVIDIA's data sheets (A100 80GB SXM, 2021; H100 SXM, 2023; H200 SXM, 2024; HGX
-B200, 2024), networks those of its DGX systems: A100 8 x 200 Gb/s, H100, H200 and B200 8 x 400 Gb/s. Peaks are dense.
+B200, 2024), networks those of its DGX systems: A100 8 x 200 Gb/s, H100, H200 and B200 8 x 400 Gb/s; the bus is PCIe x16
+of the 4th and 5th generation. Peaks are dense.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ NODE = 8  # GPUs of a node that are joined by NVLink
 @dataclass(frozen=True)
 class GPU:
     """memory in GiB as CUDA reports it; bf16, tf32, fp32 in TFLOP/s; bandwidth of its memory, nvlink and network of
-    one GPU in one direction in GB/s."""
+    one GPU in one direction, and bus to the host's memory, in GB/s."""
 
     title: str
     memory: float
@@ -27,17 +28,19 @@ class GPU:
     bandwidth: float
     nvlink: float
     network: float
+    bus: float
 
 
 GPUS = {
-    "a100": GPU("A100 80GB SXM", 79.1, 312, 156, 19.5, 2039, 300, 25),
-    "h100": GPU("H100 80GB SXM", 79.1, 989, 494, 67, 3350, 450, 50),
-    "h200": GPU("H200 141GB SXM", 139.8, 989, 494, 67, 4800, 450, 50),
-    "b200": GPU("B200 180GB SXM", 178.3, 2250, 1100, 75, 7700, 900, 50),
+    "a100": GPU("A100 80GB SXM", 79.1, 312, 156, 19.5, 2039, 300, 25, 32),
+    "h100": GPU("H100 80GB SXM", 79.1, 989, 494, 67, 3350, 450, 50, 64),
+    "h200": GPU("H200 141GB SXM", 139.8, 989, 494, 67, 4800, 450, 50, 64),
+    "b200": GPU("B200 180GB SXM", 178.3, 2250, 1100, 75, 7700, 900, 50, 64),
 }
 
 # Shares of the peaks that are assumed to be reached; none of them was measured for this table.
 PRODUCTS, ATTENTION, ATTENTION_BACKWARD, CONVOLUTIONS, MEMORY, LINKS = 0.70, 0.60, 0.50, 0.30, 0.80, 0.75
+HOST = 40.0  # GB/s of the host's memory for one GPU: 8 of them share some 300
 
 ASSUMED = (
     f"Assumed shares of the data sheet's peaks: matrix products {PRODUCTS:.0%}, attention {ATTENTION:.0%} forward and "

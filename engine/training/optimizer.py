@@ -1,20 +1,21 @@
 """AdamW with warmup, linear decay, gradient clipping and averaged weights (EMA), on one process or under FSDP2."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from phys4d.engine.checkpoint import named_parameters
 from phys4d.engine.config import Config
 from phys4d.engine.distributed.collectives import full, local
 from phys4d.engine.distributed.sharding import synchronise_gradients
-from phys4d.engine.resume import FROM_HERE
+from phys4d.engine.resume import FROM_HERE, REGROUPED
+from phys4d.engine.training.adam import ADAMS, AdamName, HostAdam
+from phys4d.engine.training.average import Average
 
 _LAST_RATE = 0.02
-_FUSED = ("cpu", "cuda")  # device types for which torch has a fused AdamW, which can skip a step without a host sync
 
 Loss = Callable[[], Tensor]
 """Evaluates a part of a step's clips: a scalar, the part's share of a loss that is a sum over all parts and ranks."""
@@ -32,6 +33,8 @@ class OptimizerConfig(Config):
     warmup_steps: steps of the linear rise from 0.
     decay_fraction: share of the steps, at the end, over which the rate falls linearly to 0.02 of its peak.
     ema: decay of the averaged weights that the stage ends with, 0 for none.
+    adam: whose fused AdamW, "torch" or "apex" (NVIDIA's FusedAdam).
+    offload: what is kept, and computed, in the host's memory: "moments", "ema".
     """
 
     learning_rate: Annotated[float, FROM_HERE] = Field(gt=0)
@@ -41,6 +44,16 @@ class OptimizerConfig(Config):
     warmup_steps: Annotated[int, FROM_HERE] = Field(0, ge=0)
     decay_fraction: Annotated[float, FROM_HERE] = Field(0.0, ge=0, le=1)
     ema: float = Field(0.0, ge=0, lt=1)
+    adam: Annotated[AdamName, REGROUPED] = "torch"
+    offload: Annotated[tuple[Literal["moments", "ema"], ...], REGROUPED] = ()
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.adam != "torch" and "moments" in self.offload:
+            raise ValueError(f'offload = ["moments"] is for adam = "torch", not for "{self.adam}"')
+        if "ema" in self.offload and self.ema == 0:
+            raise ValueError('offload = ["ema"]: there are no averaged weights: set ema')
+        return self
 
 
 def learning_rate(config: OptimizerConfig, steps: int, step: int) -> float:
@@ -76,44 +89,21 @@ class Optimizer:
             counts = f"{len(grouped)} parameters, modules train {len(self.parameters)}"
             raise ValueError(f"parameter_groups must hold what modules train, they hold {counts}")
         self._roots = list(modules.values())
-        device = next(iter(self.parameters.values())).device
-        self._fused = device.type in _FUSED
-        # Over this rank's shards as plain tensors: no operator of the step goes through DTensor's dispatch.
-        self._shards = {name: local(value.detach()) for name, value in self.parameters.items()}
         names = {id(value): name for name, value in self.parameters.items()}
-        self.adamw = torch.optim.AdamW(
-            [
-                {
-                    "params": [self._shards[names[id(p)]] for p in group["params"]],
-                    "lr_scale": group.get("lr_scale", 1.0),
-                }
-                for group in groups
-            ],
-            lr=config.learning_rate,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            foreach=not self._fused,
-            fused=self._fused,
-        )
-        self._moments: dict[str, dict[str, Tensor]] = {}
-        for name, parameter in self.parameters.items():  # before the first step: every checkpoint has the same names
-            moments = {
-                "step": torch.zeros((), dtype=torch.float32, device=device if self._fused else "cpu"),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
-            self._moments[name] = moments
-            self.adamw.state[self._shards[name]] = {key: local(value) for key, value in moments.items()}
-        self.ema: dict[str, Tensor] = {}
-        if config.ema > 0:
-            self.ema = {name: value.detach().clone() for name, value in self.parameters.items()}
+        by_name = [
+            {"params": [names[id(p)] for p in group["params"]], "lr_scale": group.get("lr_scale", 1.0)}
+            for group in groups
+        ]
+        adam = HostAdam if "moments" in config.offload else ADAMS[config.adam]
+        self.adam = adam(self.parameters, by_name, config.betas, config.weight_decay)
+        self.adam.set_rate(config.learning_rate)
+        self.average = Average(self.parameters, on_host="ema" in config.offload) if config.ema > 0 else None
         self._updates = torch.zeros((), dtype=torch.int64)
 
     def schedule(self, steps: int, step: int) -> float:
         """Sets the learning rate of step `step` of `steps` and returns it (before lr_scale of the groups)."""
         rate = learning_rate(self.config, steps, step)
-        for group in self.adamw.param_groups:
-            group["lr"] = rate * group["lr_scale"]
+        self.adam.set_rate(rate)
         return rate
 
     def optimizer_step(self, losses: Sequence[Loss]) -> Tensor:
@@ -134,12 +124,11 @@ class Optimizer:
         if len(losses) > 1:
             self._check_summed()
         norm = full(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm))
-        self._step(norm)
-        if self.ema:
+        gradients = {name: value.grad for name, value in self.parameters.items()}
+        self.adam.step({n: None if g is None else local(g) for n, g in gradients.items()}, norm.isfinite())
+        if self.average is not None:
             count = self.updates
-            decay = min(self.config.ema, (count + 1) / (count + 10))
-            averages = [local(value) for value in self.ema.values()]
-            torch._foreach_lerp_(averages, list(self._shards.values()), 1.0 - decay)
+            self.average.add(self.adam.weights, min(self.config.ema, (count + 1) / (count + 10)))
         self._updates += 1
         return norm
 
@@ -149,19 +138,6 @@ class Optimizer:
             if trained and all(parameter.grad is None for parameter in trained):
                 name = type(root).__name__
                 raise RuntimeError(f"{name} was not evaluated in the last micro-batch: its gradients are not summed")
-
-    def _step(self, norm: Tensor) -> None:
-        for name, shard in self._shards.items():
-            gradient = self.parameters[name].grad
-            shard.grad = None if gradient is None else local(gradient)
-        finite = norm.isfinite()
-        if self._fused:
-            self.adamw.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]
-            self.adamw.step()
-        elif finite:  # a host sync: torch's AdamW for other devices cannot skip a step by itself
-            self.adamw.step()
-        for shard in self._shards.values():
-            shard.grad = None
 
     @property
     def updates(self) -> int:
@@ -173,11 +149,12 @@ class Optimizer:
         state: dict[str, Tensor] = {"updates": self._updates}
         for name, parameter in self.parameters.items():
             state[f"model.{name}"] = parameter.detach()
-            for key, value in self._moments[name].items():
+            for key, value in self.adam.moments[name].items():
                 state[f"optimizer.{name}.{key}"] = value
-        return state | {f"ema.{name}": value for name, value in self.ema.items()}
+        averages = {} if self.average is None else self.average.weights
+        return state | {f"ema.{name}": value for name, value in averages.items()}
 
     def use_ema(self) -> None:
         """Replaces the trained weights by their EMA, if there is one."""
-        for name, value in self.ema.items():
-            self._shards[name].copy_(local(value))
+        if self.average is not None:
+            self.average.give(self.parameters)

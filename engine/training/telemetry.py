@@ -60,7 +60,7 @@ class Telemetry:
     stage: name of the stage.
     state: gives what a checkpoint holds, by name, as `Optimizer.state`.
     modules: with trained parameters.
-    groups: of parameters, as an objective gives them.
+    groups: of parameters, as an objective gives them; those of one name count together.
     workload: what a step works on.
     run: run folder, of whose provenance.json the FLOPs become a part.
     parallel: ranks and device.
@@ -81,7 +81,9 @@ class Telemetry:
         self._stage, self._run, self._parallel, self._workload = stage, run, parallel, workload
         self._state = state
         self._modules = list(modules) if workload.model is None else [workload.model]
-        self._groups = {group.get("name", str(i)): list(group["params"]) for i, group in enumerate(groups)}
+        self._groups: dict[str, list[nn.Parameter]] = {}
+        for i, group in enumerate(groups):
+            self._groups.setdefault(group.get("name", str(i)), []).extend(group["params"])
         self._norms: list[Tensor] = []  # [groups] of each optimizer step since the last line
         self._before_count = min(1, steps - 1)  # steps
         self._count: FlopCount | None = None

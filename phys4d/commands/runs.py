@@ -96,6 +96,7 @@ def add_evaluate(commands: Commands) -> None:
     evaluate.add_argument("--scenes", type=int, default=40, help="how many of them (default: 40)")
     evaluate.add_argument("--samples", type=int, default=4, help="generated clips a scene (default: 4)")
     evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
     evaluate.add_argument("--out", type=Path, help="also write the table as JSON, with the figures of every scene")
     evaluate.set_defaults(command=_evaluate)
 
@@ -104,12 +105,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     from phys4d.engine.config import build
     from phys4d.engine.distributed.parallel import Parallel
     from phys4d.engine.output import check_file, write_file
-    from phys4d.evaluate.run import EvaluateConfig, evaluate_folder
+    from phys4d.evaluate.folders import evaluate_folder
+    from phys4d.evaluate.run import EvaluateConfig
     from phys4d.report.text import text_table
 
     if options.out is not None:
         check_file(options.out)
-    values = {"data": options.data, "scenes": options.scenes, "samples": options.samples, "seed": options.seed}
+    values = {name: getattr(options, name) for name in ("data", "scenes", "samples", "seed", "precision")}
     config = build(EvaluateConfig, values, "evaluate")
     with Parallel.start() as parallel:
         table = evaluate_folder(options.model, config, parallel)

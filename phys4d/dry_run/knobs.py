@@ -52,6 +52,12 @@ def _changes(config: RunConfig, stage: str, world_size: int) -> Iterator[tuple[t
         yield fuller
     if config.checkpointing != "full":
         settings, config = fuller
+    if STAGES[stage].owns_backbone and table.optimizer.adam == "torch" and "moments" not in table.optimizer.offload:
+        optimizer = table.optimizer.model_copy(update={"offload": ("moments", *table.optimizer.offload)})
+        table = table.model_copy(update={"optimizer": optimizer})
+        settings = *settings, f'{stage}.optimizer.offload=["moments"]'
+        config = config.model_copy(update={stage: table})
+        yield settings, config
     context = shape.context * 2
     while context <= min(NODE, world_size // shape.replicate):
         parallel = config.parallel.model_copy(update={"context": context, "shard": None})

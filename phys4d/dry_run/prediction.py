@@ -13,7 +13,7 @@ from typing import Any
 from phys4d.dry_run.model import Source, hold_in_bf16, stage_model
 from phys4d.dry_run.step import ROLLOUT, TRAINING, Counted, OneRank, count_step, group_without_ranks
 from phys4d.engine.costs.counting import Figures
-from phys4d.engine.costs.gpus import GIB, GPU, MEMORY, link, seconds
+from phys4d.engine.costs.gpus import GIB, GPU, HOST, LINKS, MEMORY, link, seconds
 from phys4d.engine.costs.sharded import FP32, Sharding, own_numbers
 from phys4d.engine.distributed.mesh import mesh_shape
 from phys4d.stages.registry import STAGES
@@ -78,10 +78,11 @@ def predict(
     parts = (transformer, heads)
     trained = [p for part in parts for p in part.module.parameters() if p.requires_grad]
     own = sum(own_numbers(p, transformer.ranks) for p in trained)
+    offload = table.optimizer.offload
     memory = {
         "parameters": sum(part.held(p) for part in parts for p in part.module.parameters()),
-        "moments": 2 * FP32 * own,
-        "EMA": FP32 * own if table.optimizer.ema > 0 else 0,
+        "moments": 0 if "moments" in offload else 2 * FP32 * own,
+        "EMA": FP32 * own if table.optimizer.ema > 0 and "ema" not in offload else 0,
         "codec": _whole(model.codec),
         "text encoder": _whole(model.text),
     }
@@ -101,7 +102,10 @@ def predict(
     within = sent["gather weights"] + sent["sum gradients over shards"]
     overlapped = within / link(gpu, shape, "weights")
     overlapped += sent["sum gradients over replicas"] / link(gpu, shape, "replicate")
-    update = sums["optimizer steps"] * own * 7 * FP32 / (MEMORY * gpu.bandwidth * 1e9)  # AdamW reads 4, writes 3
+    moved = sums["optimizer steps"] * own * 7 * FP32  # AdamW reads 4 numbers and writes 3
+    update = 0.0 if "moments" in offload else moved / (MEMORY * gpu.bandwidth * 1e9)
+    if offload:  # the host waits for what crosses the bus, and computes alone
+        exposed += 2 / 7 * moved / (LINKS * gpu.bus * 1e9) + moved / (HOST * 1e9)
     compute = seconds(counted.figures.operators, gpu) + update
     step = max(compute, overlapped) + exposed
     return Prediction(

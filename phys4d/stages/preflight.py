@@ -18,6 +18,7 @@ from phys4d.engine.distributed.mesh import mesh_shape
 from phys4d.engine.distributed.parallel import own_device
 from phys4d.engine.errors import UserError
 from phys4d.engine.run_folder.wandb_tracker import check_wandb
+from phys4d.engine.training.adam import check_adam
 from phys4d.engine.training.length import check_decay
 from phys4d.engine.training.schedule import check_order
 from phys4d.kernels.attention import explain
@@ -78,6 +79,7 @@ def check_stages(config: RunConfig, world_size: int = 1) -> Start:
     for stage in config.stages:
         if config.table(stage) is None:
             raise UserError(f"{stage}: missing: stages names {stage!r}, so the run file needs a table [{stage}]")
+        check_adam(config.table(stage).optimizer.adam, own_device(0, 0), f"{stage}.optimizer.adam")
         check_decay(stage, config.table(stage).loop, config.table(stage).optimizer.decay_fraction)
     check_gates(config)
     start = check_start(config.model, config.init)

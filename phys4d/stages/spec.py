@@ -12,6 +12,7 @@ from phys4d.clips import Clips
 from phys4d.engine.config import Config
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.training.loop import OptimizerStep
+from phys4d.models.backbone import Backbone
 from phys4d.models.world import WorldModel
 
 NEW = ""  # in `StageSpec.takes`: a new model with random weights
@@ -64,6 +65,20 @@ class StageObjective(ABC):
     def samples(self) -> Sequence[str]:
         """Keys of the clips of the latest step on this rank."""
         return self.clips.latest
+
+
+def by_depth(name: str, backbone: Backbone, decay: float) -> list[dict[str, Any]]:
+    """Optimizer groups of all trained parameters of the transformer: block k of n learns at the rate times
+    decay^(n - 1 - k), and what is in no block as the first."""
+    trained = [p for p in backbone.transformer.parameters() if p.requires_grad]
+    if decay == 1:
+        return [{"name": name, "params": trained, "lr_scale": 1.0}]
+    count = len(backbone.blocks)
+    depth = {id(p): k for k, block in enumerate(backbone.blocks) for p in block.parameters()}
+    groups: dict[int, list[nn.Parameter]] = {}
+    for parameter in trained:
+        groups.setdefault(depth.get(id(parameter), 0), []).append(parameter)
+    return [{"name": name, "params": groups[k], "lr_scale": decay ** (count - 1 - k)} for k in sorted(groups)]
 
 
 class Shares:
