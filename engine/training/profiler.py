@@ -1,15 +1,17 @@
 """A profile of some steps of a stage: torch's trace, a table of the largest costs, and on CUDA the memory's history."""
 
+import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field
+from torch.autograd import DeviceType
 from torch.profiler import profile, record_function, supported_activities
 
 from phys4d.engine.config import Config
@@ -19,6 +21,7 @@ from phys4d.engine.errors import UserError, printable
 from phys4d.engine.storage import disk_fault, replace_text
 
 _ROWS, _NAME = 40, 80  # of the table: rows, and characters of a name
+_NAMED = 5  # largest costs in the line that is printed
 _ALLOCATIONS = 200_000  # that the memory's history holds
 
 
@@ -45,6 +48,7 @@ class Profiler:
 
         steps-10-12.rank0.trace.json.gz      for chrome://tracing and ui.perfetto.dev
         steps-10-12.rank0.table.txt          the operators that took the most time
+        steps-10-12.rank0.costs.json         the same for programs: name, calls, seconds of its own, share of all
         steps-10-12.rank0.memory.pickle      CUDA: allocations, for pytorch.org/memory_viz
 
     A resumed session records what remains of the steps. A session that ends within them writes nothing.
@@ -104,8 +108,11 @@ class Profiler:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             _whole(self._folder / f"{name}.trace.json.gz", recorded.export_chrome_trace)
-            table = recorded.key_averages().table(sort_by=sort, row_limit=_ROWS, max_name_column_width=_NAME)
+            averages = recorded.key_averages()
+            table = averages.table(sort_by=sort, row_limit=_ROWS, max_name_column_width=_NAME)
             replace_text(self._folder / f"{name}.table.txt", table)
+            costs = _costs(averages, sort)
+            replace_text(self._folder / f"{name}.costs.json", json.dumps(costs, indent=1) + "\n")
             if self._on_cuda:
                 _whole(self._folder / f"{name}.memory.pickle", torch.cuda.memory._dump_snapshot)
         except OSError as error:
@@ -114,7 +121,9 @@ class Profiler:
         finally:
             self._stop_history()
         if self._parallel.rank == 0:
-            print(printable(f"profile of steps {self._first} to {config.last}: {self._folder}"), file=sys.stderr)
+            most = ", ".join(f"{cost['name']} {cost['share']:.0%}" for cost in costs[:_NAMED])
+            where = f"profile of steps {self._first} to {config.last}: {self._folder}"
+            print(printable(f"{where}; most of the time: {most}"), file=sys.stderr)
 
     def _stop_history(self) -> None:
         if self._on_cuda:
@@ -128,6 +137,25 @@ class Profiler:
             self._profile.stop()
             self._profile = None
             self._stop_history()
+
+
+def _costs(averages: Iterable[Any], key: str) -> list[dict[str, Any]]:
+    """The largest costs, the largest first: operators on the CPU; on an accelerator its kernels, without the operators
+    that launched them, whose time is the same. key: the attribute of an average that is its own time in microseconds.
+    """
+    on_device = key == "self_device_time_total"
+    times = {
+        one.key: (getattr(one, key), one.count)
+        for one in averages
+        if (one.device_type != DeviceType.CPU) == on_device and not one.is_user_annotation
+    }
+    whole = sum(time for time, _ in times.values()) or 1
+    largest = sorted(times.items(), key=lambda item: -item[1][0])[:_ROWS]
+    return [
+        {"name": name, "calls": calls, "seconds": time / 1e6, "share": time / whole}
+        for name, (time, calls) in largest
+        if time > 0
+    ]
 
 
 def _whole(path: Path, write: Callable[[str], Any]) -> None:

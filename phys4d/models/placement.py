@@ -1,5 +1,7 @@
 """Puts a world model on the device of its process, its weights divided over all ranks."""
 
+from collections.abc import Callable, Collection
+
 import torch
 
 from phys4d.engine.distributed.parallel import Parallel
@@ -11,13 +13,20 @@ from phys4d.models.world import WorldModel
 
 
 def place(
-    model: WorldModel, parallel: Parallel, *, checkpointing: str = "none", compiled: bool = False
+    model: WorldModel,
+    parallel: Parallel,
+    *,
+    checkpointing: str = "none",
+    compiled: bool = False,
+    fill: Callable[[WorldModel, Collection[str]], None] | None = None,
 ) -> WorldModel:
     """Shards transformer and heads over the ranks (FSDP2), moves everything to the device and reads the weights.
 
     model: on the CPU, its transformer's parameters possibly on meta. parallel: ranks and device.
     checkpointing: which activations are kept for backward passes, as of `checkpoint_activations`. compiled: whether the
     transformer's blocks are compiled.
+
+    fill: gives the parameters of the transformer with these names, which had no values, their own; default: reads them.
 
     Codec and text encoder are frozen and whole on every rank. Call it when adapters are there, requires_grad and the
     backbone's precision are set. UserError if weights cannot be read.
@@ -35,6 +44,10 @@ def place(
     parallel.shard(model.heads)
     materialise(model, parallel.device)
     if absent:
-        assert model.weights is not None, absent[0]
-        read_own_rows(transformer, absent, model.weights)
+        (fill or _read)(model, absent)
     return model
+
+
+def _read(model: WorldModel, names: Collection[str]) -> None:
+    assert model.weights is not None, names
+    read_own_rows(model.backbone.transformer, names, model.weights)

@@ -24,13 +24,18 @@ def profiled(folder: Path, start: int, steps: int) -> Settings:
 def test_a_profile_holds_the_steps_asked_for_and_no_others(tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "run"
     lines, _ = run_two(folder, profiled(folder, 2, 2))
-    assert f"profile of steps 2 to 3: {folder / 'profile' / 'two'}\n" in capsys.readouterr().err
     written = sorted(path.name for path in (folder / "profile" / "two").iterdir())
-    assert written == ["steps-2-3.rank0.table.txt", "steps-2-3.rank0.trace.json.gz"]
-    events = json.loads(gzip.decompress((folder / "profile" / "two" / written[1]).read_bytes()))["traceEvents"]
+    assert written == [f"steps-2-3.rank0.{name}" for name in ("costs.json", "table.txt", "trace.json.gz")]
+    costs = json.loads((folder / "profile" / "two" / written[0]).read_text())
+    shares = [cost["share"] for cost in costs]
+    assert 0.9 < sum(shares) < 1 + 1e-9 and shares == sorted(shares, reverse=True)
+    assert {"aten::addmm"} <= {cost["name"] for cost in costs} and not any("step" in cost["name"] for cost in costs)
+    line = f"profile of steps 2 to 3: {folder / 'profile' / 'two'}; most of the time: {costs[0]['name']} "
+    assert line in capsys.readouterr().err
+    events = json.loads(gzip.decompress((folder / "profile" / "two" / written[2]).read_bytes()))["traceEvents"]
     names = [event.get("name") for event in events]
     assert {name for name in names if str(name).startswith("step ")} == {"step 2", "step 3"}
-    assert "aten::addmm" in (folder / "profile" / "two" / written[0]).read_text()
+    assert "aten::addmm" in (folder / "profile" / "two" / written[1]).read_text()
     assert "PythonDispatchMode" not in names, "FLOPs are not counted in a step whose time is recorded"
     assert "speed.tflops" not in lines[2] and "speed.tflops" in lines[3]
 
@@ -47,7 +52,7 @@ def test_without_the_key_nothing_is_recorded(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "run" / "profile").exists()
 
 
-@pytest.mark.parametrize(("ranks", "files"), [("first", []), ("all", ["table.txt", "trace.json.gz"])])
+@pytest.mark.parametrize(("ranks", "files"), [("first", []), ("all", ["costs.json", "table.txt", "trace.json.gz"])])
 def test_other_ranks_are_recorded_when_asked_for(tmp_path: Path, ranks: Any, files: list[str]) -> None:
     second = Parallel(1, 2, torch.device("cpu"), None)
     config = ProfileConfig(start=5, steps=1, ranks=ranks)
@@ -77,7 +82,7 @@ def test_on_cuda_the_history_of_the_memory_is_written_and_ended(
                 torch.ones(3).sum()
             if finishes:
                 profiler.finish(1)
-        wanted = ["memory.pickle", "table.txt", "trace.json.gz"] if finishes else []
+        wanted = ["costs.json", "memory.pickle", "table.txt", "trace.json.gz"] if finishes else []
         assert sorted(path.name for path in folder.glob("*")) == [f"steps-1-1.rank0.{name}" for name in wanted]
     begun, ended = {"max_entries": 200_000}, {"enabled": None}
     assert calls == [begun, "synchronize", ended, begun, ended]
