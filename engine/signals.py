@@ -192,14 +192,17 @@ def keeps(what: str) -> None:
         _active.kept = what
 
 
-def end_now(line: str, says: bool) -> None:
-    """Ends the process from any thread, with the exit code of a stop; says: print `line`, and what is kept."""
+def say_end(line: str) -> None:
+    """Prints, from any thread, why the process is about to end, and what is kept."""
     kept = _active.kept if _active is not None else ""
-    if says:
-        with suppress(OSError):
-            text = f"phys4d: {line}: {kept or 'what was being written is not kept'}\n"
-            os.write(2, text.encode(errors="backslashreplace"))
-    os._exit(3 if kept else 130)
+    with suppress(OSError):
+        text = f"phys4d: {line}: {kept or 'what was being written is not kept'}\n"
+        os.write(2, text.encode(errors="backslashreplace"))
+
+
+def end_now() -> None:
+    """Ends the process from any thread, with the exit code of a stop."""
+    os._exit(3 if _active is not None and _active.kept else 130)
 
 
 def stopped_line(stopping: Stopping, error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """`phys4d train`: a run file from check to report."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from phys4d.engine.config import load_toml
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import GateNotReached, UserError, printable
+from phys4d.engine.run_folder.launch import agents, started_again
 from phys4d.engine.run_folder.provenance import peak_rss_mb, provenance
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.run_folder.stages import Outcome
@@ -49,7 +51,18 @@ def train(
         config = on_all_ranks(lambda: _checked(path, overrides, parallel.world_size))
         parallel.limit(config.timeouts)
         parallel.arrange(config.parallel)
-        with on_all_ranks(lambda: open_run(config, resume=resume, rerun=rerun)) as run:
+        launch, patience = agents(parallel), 0.0
+        if started_again(config.folder, launch, parallel):
+            # What --resume=previous and --rerun ask for, the first start has done.
+            resume, rerun, patience = "latest", None, config.timeouts.silence
+            if parallel.rank == 0:
+                line = f"{config.folder}: torchrun has started its processes again: goes on as with --resume"
+                print(printable(f"phys4d: {line}"), file=sys.stderr)
+
+        def opened() -> Run:
+            return open_run(config, resume=resume, rerun=rerun, launch=launch, patience=patience)
+
+        with on_all_ranks(opened) as run:
             run_stages(config, run, parallel, resume=resume is not None)
 
 
