@@ -2,9 +2,11 @@
 
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from phys4d.engine import checkpoint
 from phys4d.engine.config import load_toml
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
@@ -80,7 +82,7 @@ def run_stages(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool)
 
     def after(stage: str) -> None:
         if config.evaluate is not None and STAGES[stage].reads_geometry:
-            _evaluate(config, stage, parallel)
+            _evaluate(config, stage, run, parallel)
         check_gate(config, stage, run, parallel)
 
     if (wandb := config.log.wandb) is not None:
@@ -108,12 +110,16 @@ def _measured(config: RunConfig) -> list[str]:
     return [stage for stage in config.stages if STAGES[stage].reads_geometry]
 
 
-def _evaluate(config: RunConfig, stage: str, parallel: Parallel) -> None:
+def _evaluate(config: RunConfig, stage: str, run: Run, parallel: Parallel) -> None:
     from phys4d.evaluate.run import evaluate_stage
 
     assert config.evaluate is not None
+    begun, results = time.perf_counter(), config.folder / "evaluation"
     with parallel.at(f"the evaluation of {stage}"):
-        evaluate_stage(config.output(stage), config.evaluate, config.folder / "evaluation", stage, parallel)
+        if evaluate_stage(config.output(stage), config.evaluate, results, stage, parallel):
+            found = checkpoint.latest(config.folder, stage)
+            took = {"evaluation.seconds": time.perf_counter() - begun}
+            on_all_ranks(lambda: run.log(stage, 0 if found is None else found[1], took))
 
 
 def _failures(config: RunConfig, parallel: Parallel) -> None:

@@ -218,8 +218,8 @@ def evaluate_folder(folder: Path, config: EvaluateConfig, parallel: Parallel) ->
     return None if result is None else result.table()
 
 
-def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, parallel: Parallel) -> None:
-    """Evaluates a stage's model and writes truth.npz, <stage>.npz and <stage>.json, unless that was done before.
+def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, parallel: Parallel) -> bool:
+    """Evaluates a stage's model and writes truth.npz, <stage>.npz and <stage>.json; False if that was done before.
 
     folder: model folder of the stage.
     config: settings.
@@ -230,7 +230,7 @@ def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, 
     Raises UserError if earlier results are damaged.
     """
     if parallel.any(on_all_ranks(lambda: f"{stage}.json" in _results(out))):
-        return
+        return False
     loaded = on_all_ranks(lambda: model_folder.load(folder))
     result = evaluate(loaded.model, config, stage, parallel)
 
@@ -241,6 +241,7 @@ def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, 
         _record_digests(out)  # last: it says that the stage was measured
 
     parallel.on_rank_zero(write)
+    return True
 
 
 def _record_digests(out: Path) -> None:
