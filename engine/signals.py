@@ -20,7 +20,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from phys4d.engine.distributed import environment
-from phys4d.engine.errors import Stopped
+from phys4d.engine.errors import RankLost, Stopped
 
 GRACE, PATIENCE = 2.0, 5.0  # seconds
 _REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -210,7 +210,8 @@ def stopped_line(stopping: Stopping, error: BaseException) -> str:
     name = stopping.received.name if stopping.received is not None else "SIGINT"
     also = ""
     if not isinstance(error, KeyboardInterrupt):
-        also = f" ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})"
+        kind = "" if isinstance(error, RankLost) else f"{type(error).__name__}: "
+        also = f" ({kind}{next(iter(str(error).splitlines()), '')})"
     return f"stopped by {name}{also}: {stopping.kept or 'what was being written is not kept'}"
 
 

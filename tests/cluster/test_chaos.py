@@ -77,14 +77,18 @@ class Chaos:
 
 
 def assert_orderly(ended: dict[str, Any], chaos: dict[str, Any]) -> None:
-    """A rank that was killed could say nothing; all others ended resumably, in one line without a traceback."""
+    """A rank that was killed could say nothing; the others ended resumably, in a line without a traceback.
+
+    It is the line of the first rank, or where that is gone of each of the others.
+    """
     for rank, code in enumerate(ended["codes"]):
         if chaos["signal"] == signal.SIGKILL and rank in chaos["ranks"]:
             assert code == -signal.SIGKILL, (rank, ended)
         else:
             assert code == 3 and "Traceback" not in ended["errors"][rank], (rank, ended)
     said = [line for text in ended["errors"] for line in text.splitlines() if line.startswith("phys4d: ")]
-    assert len(said) == (0 if set(ended["codes"]) == {-signal.SIGKILL} else 1), ended
+    survived = sum(code == 3 for code in ended["codes"])
+    assert min(1, survived) <= len(said) <= survived, ended
     assert all("--resume goes on" in line for line in said), said
 
 

@@ -14,11 +14,12 @@
 | a backend that is absent | model.attention: ... | here, tests/stages/test_refusals.py |
 | a strategy that is absent | parallel.strategy: needs the package | tests/engine/test_deepspeed.py |
 | a clip that cannot be read | clip clip3: mp4 ... | tests/stages/test_disk.py, test_bad_clips.py |
-| a loss that leaps | the loss of step 48 is 30.1, usually 1.02 | tests/engine/test_spikes.py |
+| a loss that leaps | the loss of step 31 is 30.1, usually 1.02 | here, tests/engine/test_spikes.py |
 """
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def start(session: Start, write_run: Callable[..., Path], clips: Path, tmp_path:
 
     def with_changes(*arguments: str, **options: Any) -> dict[str, Any]:
         changes = ["backbone.batch=4", "backbone.loop={steps=6, log_every=2, checkpoint_every=2}", *arguments]
-        words = [word for change in changes for word in (("--set", change) if "=" in change[2:] else (change,))]
+        words = [word for change in changes for word in ((change,) if change.startswith("--") else ("--set", change))]
         return session("train", run, *words, ranks=2, **options)
 
     return with_changes
@@ -59,8 +60,20 @@ def test_a_batch_of_one_rank_that_is_not_finite_costs_one_step_of_all(start: Sta
     assert (note["step"], note["skipped_step"]) == (4, "gradient not finite")
     assert len(note["samples"].split()) == 4 and all(name.startswith("clip") for name in note["samples"].split())
     logged = [line for line in lines if "loss" in line]
-    assert [line.get("skipped_steps") for line in logged] == [None, 1.0, None]
+    # The checkpoint that is due at step 4 waits for step 5.
+    assert [(line["step"], line.get("skipped_steps")) for line in logged] == [(2, None), (4, 1.0), (5, None), (6, None)]
     assert all(math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"]) for line in logged)
+
+
+def test_an_outlier_in_the_batch_of_one_rank_is_named_with_the_samples_of_all(start: Start, tmp_path: Path) -> None:
+    ended = start("backbone.loop={steps=40, log_every=10}", poison={"rank": 1, "step": 30, "factor": 1e3})
+    assert ended["codes"] == [0, 0], ended["errors"]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    (note,) = [line for line in lines if "loss_spike" in line]
+    assert note["step"] == 31 and note["loss_spike"] > 1000 * note["loss_usual"] > 0
+    assert re.fullmatch(r"rank 0: clip\d clip\d; rank 1: clip\d clip\d", note["samples"])
+    said = f"the loss of step 31 is {note['loss_spike']:.4g}, usually {note['loss_usual']:.4g}, computed from"
+    assert f"backbone: {said} {note['samples']}" in ended["errors"][0] and said not in ended["errors"][1]
 
 
 def test_a_damaged_newest_checkpoint_is_one_line_and_the_one_before_is_offered(start: Start, tmp_path: Path) -> None:
@@ -83,7 +96,8 @@ REFUSED = {
     "the number of processes",
     "parallel={shard=4}": "parallel: replicate 1 x context 1 x shard 4 = 4 is not 2 processes: change [parallel], or "
     "the number of processes",
-    "model.attention=triton": 'model.attention: triton: needs a CUDA device: set another, or "auto"',
+    "model.attention=triton": "model.attention: backend 'triton' cannot serve this call: its kernels run on CUDA, the "
+    'tensors are on cpu: set another, or "auto"',
 }
 
 

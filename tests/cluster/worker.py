@@ -4,7 +4,7 @@ torchrun ... -m tests.cluster.worker PLAN train RUN.toml ...
 
 PLAN, JSON: {"record": "folder", "faults": [{"rank": 1, "step": 3, "start": 0, "what": "kill"}], "pause": 0.1}
 record: every rank appends {"start", "rank", "step", "samples"} to a file of its own there for every finished step of
-`backbone`.
+`backbone`, and writes its exit code to code-<rank>, if it ends by itself.
 faults: in that step (from 0) of that rank, in its start of that number (from 0): "kill" is a SIGKILL, "hang" a sleep
 for ever, "warn" a SIGUSR1.
 pause: seconds before each step, for runs that something outside ends.
@@ -57,5 +57,8 @@ def arrange(plan: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    arrange(json.loads(sys.argv[1]))
-    sys.exit(main(sys.argv[2:]))
+    plan = json.loads(sys.argv[1])
+    arrange(plan)
+    code = main(sys.argv[2:])
+    (Path(plan["record"]) / f"code-{os.environ.get('RANK', '0')}").write_text(f"{code}")
+    sys.exit(code)

@@ -14,7 +14,8 @@ have ended. terminate: rank 0 gets two SIGTERMs, three seconds apart, when the o
 "folder", "rank": 1, "moment": 5}: SIGKILL before that operation of that rank on files, and what no rank has synced is
 lost below the folder (crashes.py); the answer says how many "operations" each rank made. fill: {"file": "path",
 "leave": bytes, "step": 3}: in this step of `backbone` the first rank fills the disk with that file up to so many bytes.
-poison: {"rank": 1, "step": 3}: in this step of `backbone` no pixel of that rank's clips is a number.
+poison: {"rank": 1, "step": 3, "factor": 1e3}: in this step of `backbone` the pixels of that rank's clips are multiplied
+by it; without "factor" none is a number.
 record: rewards, conditions and noise keys of `reinforce` go there.
 chaos: {"signal": 9, "ranks": [0, 1], "after": 2.5}: these ranks get the signal at that instant (instants.py).
 measured: the scenes of each batch that a rank evaluates go to this folder; rank 1 takes "seconds" longer for each.
@@ -22,6 +23,7 @@ measured: the scenes of each batch that a rank evaluates go to this folder; rank
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -103,13 +105,13 @@ def stop_at(stage: str, step: int, sleeps: bool = False) -> None:
     objective.update = halted_update
 
 
-def poison_at(step: int) -> None:
-    """Arranges a batch that is not finite."""
+def poison_at(step: int, factor: float = math.nan) -> None:
+    """Arranges a batch of a rank that no step should see."""
     batch = Clips.batch
 
     def poisoned(self: Clips, *given: Any) -> Any:
         got = batch(self, *given)
-        return dataclasses.replace(got, video=got.video * float("nan")) if given[-1] == step else got
+        return dataclasses.replace(got, video=got.video * factor) if given[-1] == step else got
 
     Clips.batch = poisoned  # type: ignore[method-assign]
 
