@@ -24,12 +24,13 @@ JOBS ?= 2
 # A test that hangs fails, with the stacks of its threads.
 HANGS := -o faulthandler_timeout=400 -o faulthandler_exit_on_timeout=true
 
-.PHONY: help venv demo test test-slow test-diffusers test-matrix mutate test-gpu bench-gpu lint docs clean
+.PHONY: help venv demo test test-slow chaos test-diffusers test-matrix mutate test-gpu bench-gpu lint docs clean
 
 help:
 	@echo "make demo       the whole pipeline on this machine, from simulation to runs/demo/report.html"
 	@echo "make test       ruff, mypy and the tests, on JOBS=$(JOBS) cores"
 	@echo "make test-slow  chaos, fuzz and long tests"
+	@echo "make chaos      kills runs at random instants, on one to three ranks, and prints each kill; under 25 minutes"
 	@echo "make test-diffusers  diffusers' own tests, fetched into SOURCE=$(SOURCE), with and without acceleration"
 	@echo "make test-matrix  the kernels' tests with torch 2.11, triton 3.6, Python 3.12 and with 2.13, 3.7.1, 3.11"
 	@echo "make mutate     plants small faults and says which no test notices; an hour and more"
@@ -49,6 +50,9 @@ test: lint
 test-slow: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not gpu and not interpreted"
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "interpreted and slow" tests/kernels
+
+chaos: venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/cluster/test_chaos.py
 
 test-diffusers: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m phys4d.benchmarks.diffusers_tests --source $(SOURCE)

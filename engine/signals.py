@@ -20,7 +20,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from phys4d.engine.distributed import environment
-from phys4d.engine.errors import Stopped
+from phys4d.engine.errors import RankLost, Stopped
 
 GRACE, PATIENCE = 2.0, 5.0  # seconds
 _REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -192,14 +192,17 @@ def keeps(what: str) -> None:
         _active.kept = what
 
 
-def end_now(line: str, says: bool) -> None:
-    """Ends the process from any thread, with the exit code of a stop; says: print `line`, and what is kept."""
+def say_end(line: str) -> None:
+    """Prints, from any thread, why the process is about to end, and what is kept."""
     kept = _active.kept if _active is not None else ""
-    if says:
-        with suppress(OSError):
-            text = f"phys4d: {line}: {kept or 'what was being written is not kept'}\n"
-            os.write(2, text.encode(errors="backslashreplace"))
-    os._exit(3 if kept else 130)
+    with suppress(OSError):
+        text = f"phys4d: {line}: {kept or 'what was being written is not kept'}\n"
+        os.write(2, text.encode(errors="backslashreplace"))
+
+
+def end_now() -> None:
+    """Ends the process from any thread, with the exit code of a stop."""
+    os._exit(3 if _active is not None and _active.kept else 130)
 
 
 def stopped_line(stopping: Stopping, error: BaseException) -> str:
@@ -207,7 +210,8 @@ def stopped_line(stopping: Stopping, error: BaseException) -> str:
     name = stopping.received.name if stopping.received is not None else "SIGINT"
     also = ""
     if not isinstance(error, KeyboardInterrupt):
-        also = f" ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})"
+        kind = "" if isinstance(error, RankLost) else f"{type(error).__name__}: "
+        also = f" ({kind}{next(iter(str(error).splitlines()), '')})"
     return f"stopped by {name}{also}: {stopping.kept or 'what was being written is not kept'}"
 
 

@@ -46,12 +46,13 @@ def _ended(error: BaseException, stopping: Stopping) -> int:
         return _say(str(error), 4, every_rank=False)
     if isinstance(error, Interrupted):
         return _say(str(error), 3, every_rank=False)
+    speechless = isinstance(error, RankLost) and f"{error}".startswith("rank 0")  # the rank that speaks for all
     if isinstance(error, RankLost) and stopping.received is None:
         line = f"{error}: {stopping.kept or 'what was being written is not kept'}"
-        return _say(line, exit_code(stopping), every_rank=f"{error}".startswith("rank 0"))
+        return _say(line, exit_code(stopping), every_rank=speechless)
     if isinstance(error, KeyboardInterrupt) or stopping.received is not None:
         # Another rank or a process of a pool may have ended first: then the error is that it is gone.
-        return _say(stopped_line(stopping, error), exit_code(stopping), every_rank=False)
+        return _say(stopped_line(stopping, error), exit_code(stopping), every_rank=speechless)
     fault = fault_line(error) if isinstance(error, OSError) else None
     if fault is None:
         raise error

@@ -1,13 +1,17 @@
 """`phys4d train`: a run file from check to report."""
 
 import json
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from phys4d.engine import checkpoint
 from phys4d.engine.config import load_toml
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import GateNotReached, UserError, printable
+from phys4d.engine.run_folder.launch import agents, started_again
 from phys4d.engine.run_folder.provenance import peak_rss_mb, provenance
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.run_folder.stages import Outcome
@@ -45,7 +49,18 @@ def train(
         config = on_all_ranks(lambda: _checked(path, overrides, parallel.world_size))
         parallel.limit(config.timeouts)
         parallel.arrange(config.parallel)
-        with on_all_ranks(lambda: open_run(config, resume=resume, rerun=rerun)) as run:
+        launch, patience = agents(parallel), 0.0
+        if started_again(config.folder, launch, parallel):
+            # What --resume=previous and --rerun ask for, the first start has done.
+            resume, rerun, patience = "latest", None, config.timeouts.silence
+            if parallel.rank == 0:
+                line = f"{config.folder}: torchrun has started its processes again: goes on as with --resume"
+                print(printable(f"phys4d: {line}"), file=sys.stderr)
+
+        def opened() -> Run:
+            return open_run(config, resume=resume, rerun=rerun, launch=launch, patience=patience)
+
+        with on_all_ranks(opened) as run:
             run_stages(config, run, parallel, resume=resume is not None)
 
 
@@ -74,7 +89,7 @@ def run_stages(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool)
 
     def after(stage: str) -> None:
         if config.evaluate is not None and STAGES[stage].reads_geometry:
-            _evaluate(config, stage, parallel)
+            _evaluate(config, stage, run, parallel)
         check_gate(config, stage, run, parallel)
 
     if (wandb := config.log.wandb) is not None:
@@ -102,11 +117,15 @@ def _measured(config: RunConfig) -> list[str]:
     return [stage for stage in config.stages if STAGES[stage].reads_geometry]
 
 
-def _evaluate(config: RunConfig, stage: str, parallel: Parallel) -> None:
+def _evaluate(config: RunConfig, stage: str, run: Run, parallel: Parallel) -> None:
     from phys4d.evaluate.folders import evaluate_stage
 
+    begun, results = time.perf_counter(), config.folder / "evaluation"
     with parallel.at(f"the evaluation of {stage}"):
-        evaluate_stage(config.output(stage), _settings(config), config.folder / "evaluation", stage, parallel)
+        if evaluate_stage(config.output(stage), _settings(config), results, stage, parallel):
+            found = checkpoint.latest(config.folder, stage)
+            took = {"evaluation.seconds": time.perf_counter() - begun}
+            on_all_ranks(lambda: run.log(stage, 0 if found is None else found[1], took))
 
 
 def _settings(config: RunConfig) -> EvaluateConfig:

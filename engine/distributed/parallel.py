@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from phys4d.engine import signals
 from phys4d.engine.distributed import environment
 from phys4d.engine.distributed.collectives import full, leave_group, on_all_ranks
+from phys4d.engine.distributed.meeting import meet
 from phys4d.engine.distributed.mesh import MeshShape, ParallelConfig, mesh_shape
 from phys4d.engine.distributed.sharding import kept_gathered, reshard_by_memory, shard_weights
 from phys4d.engine.distributed.watchdog import MEETING, Timeouts, Watchdog
@@ -88,6 +88,7 @@ class Parallel:
             backend = f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device)}"
         try:
             store, *_ = next(dist.rendezvous("env://", rank, world_size, timeout=timedelta(seconds=MEETING)))
+            start = meet(store, rank, world_size, MEETING)
         except (dist.DistError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
@@ -96,9 +97,10 @@ class Parallel:
             ) from None
 
         # Its limits replace those of torch, which end a process with an abort or a traceback.
-        watchdog = Watchdog(rank, world_size, timeouts or Timeouts(), signals.end_now)
-        store = dist.PrefixStore("default_pg", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_UNLIMITED)
+        watchdog = Watchdog(rank, world_size, timeouts or Timeouts(), start)
+        store = dist.PrefixStore(f"{start}/default_pg", store)
+        with watchdog.at("connecting the ranks (over the network interface GLOO_SOCKET_IFNAME)", MEETING):
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_UNLIMITED)
         waiting, saving = (dist.new_group(backend="gloo", timeout=_UNLIMITED) for _ in range(2))
         parallel = cls(rank, world_size, device, waiting, saving, watchdog)
         parallel.arrange(ParallelConfig())

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -22,6 +22,7 @@ from typing import Any
 import torch.distributed as dist
 from pydantic import Field
 
+from phys4d.engine import signals
 from phys4d.engine.config import Config
 
 MEETING = 600.0  # seconds within which all ranks must have started
@@ -95,13 +96,11 @@ class Watchdog:
 
     rank, world_size: of this process.
     timeouts: the limits.
-    ended: called in that thread with the line that says which rank is at fault, and whether this rank prints it, after
-        the stack of this rank's main thread was printed; must end the process.
+    start: name of this start of the ranks (`meeting.meet`).
     """
 
-    def __init__(self, rank: int, world_size: int, timeouts: Timeouts, ended: Callable[[str, bool], None]) -> None:
+    def __init__(self, rank: int, world_size: int, timeouts: Timeouts, start: str) -> None:
         self.rank, self.world_size, self.timeouts = rank, world_size, timeouts
-        self._ended = ended
         self._at, self._limit = "its start", MEETING
         self._broke = ""  # where an exception came from
         self._since, self._passed, self._count = time.monotonic(), 0, 0
@@ -110,7 +109,7 @@ class Watchdog:
         self._own = Sign(seen=now)
         self._signs = {other: Sign(seen=now) for other in watched if other != rank}
         self._main, self._stop = threading.main_thread().ident, threading.Event()
-        self._store = _store(timeouts)
+        self._store = _store(timeouts, start)
         self._reached, self._ending = now, threading.Lock()
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._exchanging, self._waiting)]
         for thread in self._threads:
@@ -172,16 +171,18 @@ class Watchdog:
         while not self._stop.wait(_BEAT):
             silent = time.monotonic() - self._reached
             if silent > self.timeouts.silence:
-                self._end(f"rank 0 cannot be reached for {silent:.0f} s", says=True)
+                self._end(f"rank 0 cannot be reached for {silent:.0f} s, since {self._at}", says=True)
 
     def _end(self, verdict: str, *, says: bool) -> None:
         with self._ending:
             if self._stop.is_set():
                 return
             self._print_stack()
+            if says:
+                signals.say_end(verdict)
             if self.rank == 0:  # the store may end with it: the others read the verdict first
                 time.sleep(3 * _BEAT)
-            self._ended(verdict, says)
+            signals.end_now()
 
     def _exchange(self) -> str | None:
         """Writes this rank's sign and reads the others; the verdict of another rank, if there is one."""
@@ -212,12 +213,11 @@ class Watchdog:
             os.write(2, f"rank {self.rank} during {self._at}:\n{stack}".encode(errors="backslashreplace"))
 
 
-def _store(timeouts: Timeouts) -> Any:
+def _store(timeouts: Timeouts, start: str) -> Any:
     """A connection of its own to the store at which the ranks met, so that a thread may wait on it."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=timeouts.silence))
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun keeps the store when it restarts the ranks
-    return dist.PrefixStore(f"phys4d-watchdog-{attempt}", store)
+    return dist.PrefixStore(f"{start}/watchdog", store)
 
 
 def _ranks(ranks: list[int]) -> str:

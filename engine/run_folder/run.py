@@ -1,13 +1,12 @@
 """The run folder: configuration, provenance, metrics and the lock on the folder."""
 
-import fcntl
 import json
 import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
@@ -18,13 +17,15 @@ from phys4d.engine.distributed import environment
 from phys4d.engine.errors import UserError, printable
 from phys4d.engine.resume import Change, OnResume, accepted
 from phys4d.engine.run_folder.clock import Clock
+from phys4d.engine.run_folder.launch import AGENTS
+from phys4d.engine.run_folder.lock import hold
 from phys4d.engine.run_folder.metrics import read_metrics
 from phys4d.engine.run_folder.provenance import provenance
 from phys4d.engine.run_folder.records import read_record
 from phys4d.engine.run_folder.stages import RunRecord, StageRecord
 from phys4d.engine.run_folder.tracker import Tracker
 from phys4d.engine.signals import keeps
-from phys4d.engine.storage import AppendOnlyFile, disk_fault, replace_text, without_links
+from phys4d.engine.storage import AppendOnlyFile, disk_fault, replace_text
 
 
 class Run:
@@ -58,6 +59,8 @@ class Run:
         identities: Mapping[str, str] | None = None,
         anew: Collection[str] = (),
         prepare: Callable[[], None] = lambda: None,
+        launch: Sequence[str] = (),
+        patience: float = 0.0,
     ) -> Self:
         """Starts a run in `folder`, or resumes the one in it.
 
@@ -70,6 +73,8 @@ class Run:
             resume; None: not checked.
         anew: tables of the configuration whose stages begin, or begin again: everything in them may change.
         prepare: called on rank 0 when the folder is locked and the changes are accepted, before anything is written.
+        launch: the agents of torchrun that started the processes (`launch.agents`), which are recorded.
+        patience: for how many seconds rank 0 waits for another process that holds the folder.
 
         If the configuration of a resumed run differs from the stored one in fields that allow it (`OnResume`), each
         change is printed, recorded in provenance.json and stored.
@@ -81,7 +86,7 @@ class Run:
         run = cls(folder, writes=writes, since=time.monotonic() if since is None else since)
         if writes:
             try:
-                run._open(config, resume, finished, identities, anew, prepare)
+                run._open(config, resume, finished, identities, anew, prepare, launch, patience)
             except OSError as error:
                 run._let_go()
                 reason = disk_fault(error) or error.strerror
@@ -100,6 +105,8 @@ class Run:
         identities: Mapping[str, str] | None,
         anew: Collection[str],
         prepare: Callable[[], None],
+        launch: Sequence[str],
+        patience: float,
     ) -> None:
         stored = self.folder / "config.toml"
         self._fresh_or_resumed(stored, resume)
@@ -109,13 +116,7 @@ class Run:
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder}: is a file, a run needs a folder: choose another")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / ".lock", "w", opener=without_links)  # noqa: SIM115 (held until the run is closed)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{self.folder}: another process is using this folder: wait or choose another"
-            ) from None
+        self._lock = hold(self.folder, patience)
         self._fresh_or_resumed(stored, resume)  # again: another run may have used the folder before the lock
         record, taken = self._record(stored, config, resume, finished, identities, anew)
         prepare()
@@ -126,7 +127,7 @@ class Run:
             if mark.discards and (stale := self.folder / mark.discards).exists():
                 stale.unlink() if stale.is_symlink() else shutil.rmtree(stale)
         self._provenance = record
-        self.record()
+        self.record(**({AGENTS: list(launch)} if launch or AGENTS in record else {}))
         self._metrics = AppendOnlyFile(self.folder / "metrics.jsonl")
         replace_text(stored, dump_toml(config))  # last: its presence marks the folder as a run
 
@@ -229,8 +230,8 @@ class Run:
             self._metrics.sync()
         self.clock.save()
 
-    def note(self, stage: str, step: int, **facts: str) -> None:
-        """Appends one line {"stage", "step", "time", ...facts} of text to metrics.jsonl; arguments as of `log`."""
+    def note(self, stage: str, step: int, **facts: str | float) -> None:
+        """Appends one line {"stage", "step", "time", ...facts} to metrics.jsonl alone; arguments as of `log`."""
         if not self.writes or self._metrics is None:
             return
         line = json.dumps({"stage": stage, "step": step, "time": time.time(), **facts}) + "\n"

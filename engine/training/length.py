@@ -40,6 +40,9 @@ class LoopConfig(Config):
         memory; what ends a process while one is written costs the steps since the one before.
     skip_limit: steps in a row whose gradient is not finite and which are therefore skipped, weights and moments
         unchanged; one more ends the stage. Their samples are named in metrics.jsonl.
+    spike: how far a step's loss lies above its course when it is reported as a spike, with its samples: in standard
+        deviations of the logarithm of the latest losses, estimated from their median absolute deviation
+        (`training.spikes`); 0: no report.
     """
 
     steps: Annotated[int | None, _LENGTH] = Field(None, ge=1)
@@ -52,6 +55,7 @@ class LoopConfig(Config):
     keep_every: Annotated[int, SAME_WEIGHTS] = Field(0, ge=0)
     save_in_background: Annotated[bool, SAME_WEIGHTS] = True
     skip_limit: Annotated[int, SAME_WEIGHTS] = Field(3, ge=0)
+    spike: Annotated[float, SAME_WEIGHTS] = Field(8.0, ge=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

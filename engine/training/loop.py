@@ -1,5 +1,6 @@
 """The training loop of a stage: steps, logs, checkpoints, exact resume, and an orderly stop on a signal."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from phys4d.engine import checkpoint
 from phys4d.engine.background_save import BackgroundSave
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
-from phys4d.engine.errors import Interrupted, UserError
+from phys4d.engine.errors import Interrupted, UserError, printable
 from phys4d.engine.progress import Bar, progress
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.signals import deferred
@@ -57,7 +58,9 @@ class Objective(Protocol):
         """
 
     def samples(self) -> Sequence[str]:
-        """Names of what the latest step was computed from on this rank, for a report of steps that were skipped."""
+        """Names of what the latest step was computed from on this rank, for a report of steps that were skipped, or
+        whose loss leaps.
+        """
 
 
 def train(
@@ -74,8 +77,9 @@ def train(
 
     Every `log_every` steps and at each checkpoint it logs means over the steps since the last line: the scalars that
         `update` returns, summed over the ranks, grad_norm, learning_rate, seconds (per step) and what `Telemetry`
-        measures; steps that were skipped are left out, and counted as skipped_steps. Step numbers in logs and
-        checkpoints count finished steps. At the end the modules contain the EMA weights if `optimizer.ema` > 0.
+        measures; steps that were skipped are left out, and counted as skipped_steps. A step whose loss leaps
+        (`LoopConfig.spike`) is named with its samples. Step numbers in logs and checkpoints count finished steps. At
+        the end the modules contain the EMA weights if `optimizer.ema` > 0.
 
     objective: losses and modules.
     optimizer, loop: settings, global; a length in samples is given in steps (`length.in_steps`).
@@ -118,7 +122,7 @@ def _steps(
     objective: Objective, state: Optimizer, loop: LoopConfig, length: Length, run: Run, parallel: Parallel, start: int,
     workload: Workload,
 ) -> None:  # fmt: skip
-    window, total = Window(), length.work(start)
+    window, total = Window(loop.spike), length.work(start)
     modules, groups = objective.modules().values(), objective.parameter_groups()
     telemetry = Telemetry(objective.name, state.state, modules, groups, workload, run, parallel, length.horizon - start)
     profiler = Profiler(loop.profile, run.folder / "profile" / objective.name, parallel)
@@ -126,7 +130,7 @@ def _steps(
     def log(done: int) -> dict[str, float]:
         rate = state.schedule(length.horizon, done - 1)
         steps_since = window.steps
-        values, bad = window.close(parallel)
+        values, bad, spike = window.close(parallel)
         values |= telemetry.measured(values["seconds"], steps_since)
         if window.in_a_row > loop.skip_limit:
             background.finish()  # its checkpoint is named below
@@ -134,6 +138,10 @@ def _steps(
         def write() -> None:
             for step, names in bad:
                 run.note(objective.name, step, skipped_step="gradient not finite", samples=" ".join(names))
+            if spike is not None and parallel.rank == 0:
+                print(printable(f"{objective.name}: {spike}, computed from {spike.by_rank}"), file=sys.stderr)
+                figures = {"loss_spike": spike.loss, "loss_usual": spike.usual}
+                run.note(objective.name, spike.step, **figures, samples=spike.by_rank)
             if parallel.rank == 0 and window.in_a_row > loop.skip_limit:
                 raise _diverged(objective.name, done, window, run.folder, start)
             run.log(objective.name, done, values | {"learning_rate": rate})

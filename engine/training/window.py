@@ -3,24 +3,42 @@
 import math
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.training.optimizer import Loss, OptimizerStep
+from phys4d.engine.training.spikes import Course, Spike
+
+
+class Closed(NamedTuple):
+    """What a window holds.
+
+    means: of every scalar over the steps that were not skipped.
+    skipped: number and samples of each step that was, on rank 0; elsewhere none.
+    spike: the step whose loss leaps most of those whose loss is a spike.
+    """
+
+    means: dict[str, float]
+    skipped: list[tuple[int, list[str]]]
+    spike: Spike | None
 
 
 class Window:
     """Scalars of the steps since the last log line.
+
+    spike: as of `LoopConfig`.
 
     steps: number of steps in it.
     in_a_row: steps, at the end of what was closed, whose gradient was not finite; it goes on from window to window.
     latest_norm: the latest gradient norm that was not finite.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spike: float = 0.0) -> None:
         self.in_a_row, self.latest_norm = 0, 0.0
+        self._course = Course(spike)
         self._open()
 
     def _open(self) -> None:
@@ -53,9 +71,8 @@ class Window:
         self._rows.append((number, kept, samples))
         self._norms.append([])
 
-    def close(self, parallel: Parallel) -> tuple[dict[str, float], list[tuple[int, list[str]]]]:
-        """Means over the window, with one host sync, and the skipped steps with their samples on all ranks (on rank 0,
-        elsewhere none); begins the next window."""
+    def close(self, parallel: Parallel) -> Closed:
+        """What the window holds, with one host sync; begins the next window."""
         rows, norms = self._rows, self._norms[: len(self._rows)]
         seconds = (time.perf_counter() - self._since) / len(rows)
         shares = parallel.sums([values for _, values, _ in rows])
@@ -77,8 +94,14 @@ class Window:
         named: list[tuple[int, list[str]]] = []
         if bad and (gathered := parallel.gather([list(samples) for _, samples in bad])) is not None:
             named = [(number, [name for rank in gathered for name in rank[i]]) for i, (number, _) in enumerate(bad)]
+        losses = [(rows[i][0], shares[i]["loss"]) for i in good if "loss" in shares[i]]  # equal on all ranks
+        spikes = [spike for number, loss in losses if (spike := self._course.judge(number, loss)) is not None]
+        spike = max(spikes, key=lambda spike: spike.loss / spike.usual, default=None)
+        if spike is not None:
+            (samples,) = (samples for number, _, samples in rows if number == spike.step)
+            spike = spike._replace(samples=parallel.gather(list(samples)) or [])
         self._open()
-        return means | {"seconds": seconds}, named
+        return Closed(means | {"seconds": seconds}, named, spike)
 
 
 def _mean(values: Sequence[float]) -> float:

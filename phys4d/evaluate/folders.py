@@ -22,8 +22,8 @@ def evaluate_folder(folder: Path, config: EvaluateConfig, parallel: Parallel) ->
     return None if result is None else result.table()
 
 
-def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, parallel: Parallel) -> None:
-    """Evaluates a stage's model and writes truth.npz, <stage>.npz and <stage>.json, unless that was done before.
+def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, parallel: Parallel) -> bool:
+    """Evaluates a stage's model and writes truth.npz, <stage>.npz and <stage>.json; False if that was done before.
 
     folder: model folder of the stage.
     config: settings.
@@ -34,7 +34,7 @@ def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, 
     Raises UserError if earlier results are damaged.
     """
     if parallel.any(on_all_ranks(lambda: f"{stage}.json" in _results(out))):
-        return
+        return False
     loaded = on_all_ranks(lambda: model_folder.load(folder))
     result = evaluate(loaded.model, config, stage, parallel)
 
@@ -45,6 +45,7 @@ def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, 
         _record_digests(out)  # last: it says that the stage was measured
 
     parallel.on_rank_zero(write)
+    return True
 
 
 def _record_digests(out: Path) -> None:

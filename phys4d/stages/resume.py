@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,13 +19,14 @@ Resume = Literal["latest", "previous"]
 
 
 def open_run(
-    config: RunConfig, *, resume: Resume | None, rerun: str | None = None, since: float | None = None
-) -> Run:
+    config: RunConfig, *, resume: Resume | None, rerun: str | None = None, since: float | None = None,
+    launch: Sequence[str] = (), patience: float = 0.0,
+) -> Run:  # fmt: skip
     """`Run.create` in the folder of `config`, which has been checked.
 
     resume: from where the run goes on; rank 0 removes what "previous" goes back behind.
     rerun: name of a stage that begins again, with the stages behind it; their files are set aside.
-    since: as of `Run.create`.
+    since, launch, patience: as of `Run.create`.
     """
     some = again(config, rerun) if resume is not None else Again()
     # os.path.exists: a folder that may not be looked into is for Run.create to refuse.
@@ -38,6 +40,8 @@ def open_run(
         identities=identities(config),
         anew=some.anew,
         prepare=lambda: set_aside(config, some),
+        launch=launch,
+        patience=patience,
     )
     if resume == "previous" and run.writes:
         try:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-MEASURED = ("time", "seconds", "speed.", "loader.", "memory.")
+MEASURED = ("time", "seconds", "speed.", "loader.", "memory.", "evaluation.")
 
 
 def reproducible(line: dict[str, Any]) -> dict[str, Any]:

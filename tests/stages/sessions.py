@@ -14,10 +14,16 @@ have ended. terminate: rank 0 gets two SIGTERMs, three seconds apart, when the o
 "folder", "rank": 1, "moment": 5}: SIGKILL before that operation of that rank on files, and what no rank has synced is
 lost below the folder (crashes.py); the answer says how many "operations" each rank made. fill: {"file": "path",
 "leave": bytes, "step": 3}: in this step of `backbone` the first rank fills the disk with that file up to so many bytes.
+poison: {"rank": 1, "step": 3, "factor": 1e3}: in this step of `backbone` the pixels of that rank's clips are multiplied
+by it; without "factor" none is a number.
 record: rewards, conditions and noise keys of `reinforce` go there.
+chaos: {"signal": 9, "ranks": [0, 1], "after": 2.5}: these ranks get the signal at that instant (instants.py).
+measured: the scenes of each batch that a rank evaluates go to this folder; rank 1 takes "seconds" longer for each.
 """
 
+import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -33,6 +39,7 @@ import torch
 
 import phys4d.train
 from phys4d.cli import main
+from phys4d.clips import Clips
 from phys4d.engine import checkpoint
 from phys4d.engine.run_folder.clock import Clock
 from phys4d.models import folder as model_folder
@@ -41,6 +48,7 @@ from phys4d.stages.backbone import BackboneObjective
 from phys4d.stages.registry import STAGES
 from phys4d.stages.reinforce import ReinforceObjective
 from tests.stages.crashes import RankLogs
+from tests.stages.instants import Instant, record_batches, wait_for_saves
 
 
 def die() -> None:
@@ -56,8 +64,7 @@ def kill_at(
 
     def deadly_update(self: Any, now: int, optimizer_step: Any) -> Any:
         if now == step:
-            while any(thread.name.startswith("checkpoint of step") for thread in threading.enumerate()):
-                time.sleep(0.01)  # until the checkpoint before is written
+            wait_for_saves()
             die()
         return update(self, now, optimizer_step)
 
@@ -96,6 +103,17 @@ def stop_at(stage: str, step: int, sleeps: bool = False) -> None:
         return update(self, now, optimizer_step)
 
     objective.update = halted_update
+
+
+def poison_at(step: int, factor: float = math.nan) -> None:
+    """Arranges a batch of a rank that no step should see."""
+    batch = Clips.batch
+
+    def poisoned(self: Clips, *given: Any) -> Any:
+        got = batch(self, *given)
+        return dataclasses.replace(got, video=got.video * factor) if given[-1] == step else got
+
+    Clips.batch = poisoned  # type: ignore[method-assign]
 
 
 def be_late(stage: str, step: int) -> None:
@@ -143,6 +161,7 @@ def fill_disk(file: str, leave: int, step: int) -> None:
 
     def filling_update(self: Any, now: int, optimizer_step: Any) -> Any:
         if now == step:
+            wait_for_saves()
             Path(file).write_bytes(bytes(shutil.disk_usage(Path(file).parent).free - leave))
         return update(self, now, optimizer_step)
 
@@ -165,7 +184,9 @@ def record_rewards(folder: Path, rank: int) -> None:
     ReinforceObjective._reward = recorded  # type: ignore[method-assign]
 
 
-def child(request: dict[str, Any], rank: int, port: int, errors: Path, logs: RankLogs) -> None:
+def child(
+    request: dict[str, Any], rank: int, port: int, errors: Path, logs: RankLogs, chaos: Instant | None
+) -> None:
     """The command, in a forked process."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
@@ -180,12 +201,18 @@ def child(request: dict[str, Any], rank: int, port: int, errors: Path, logs: Ran
         kill_at(**kill)
     if (stop := dict(request.get("stop", {}))) and stop.pop("rank") == rank:
         stop_at(**stop)
+    if (poison := dict(request.get("poison", {}))) and poison.pop("rank") == rank:
+        poison_at(**poison)
     if rank == 0 and (late := request.get("late")):
         be_late(**late)
     if rank == 0 and (fill := request.get("fill")):
         fill_disk(**fill)
     if record := request.get("record"):
         record_rewards(Path(record), rank)
+    if chaos is not None:
+        chaos.arrange(rank)
+    if measured := request.get("measured"):
+        record_batches(Path(measured), rank, request["seconds"])
     if crash := request.get("crash"):
         logs.count(rank, crash.get("moment") if crash.get("rank") == rank else None)
     sys.exit(main(request["arguments"]))
@@ -199,13 +226,14 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         errors = [Path(folder) / f"{rank}" for rank in range(request.get("ranks", 1))]
         logs = RankLogs(Path(folder), len(errors))
+        chaos = Instant(Path(folder), request["chaos"]) if "chaos" in request else None
         children = []
         for rank, file in enumerate(errors):
             process = os.fork()
             if process == 0:
                 status = 1
                 try:
-                    child(request, rank, port, file, logs)
+                    child(request, rank, port, file, logs, chaos)
                 except SystemExit as end:
                     status = int(end.code or 0)
                 except BaseException:
@@ -221,11 +249,15 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
             threading.Thread(target=terminate, args=(children[0], children[stands["rank"]])).start()
         if not stands.get("sleeps"):
             children.append(children.pop(stands["rank"]))
+        ended = threading.Event()
+        if chaos is not None:
+            threading.Thread(target=chaos.strike, args=(list(children), ended)).start()
         codes = []
         for process in children:
             if process == children[-1] and not stands.get("sleeps"):
                 os.kill(process, signal.SIGKILL)
             codes.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+        ended.set()
         answer = {"codes": codes, "errors": [file.read_text() for file in errors]}
         if crash := request.get("crash"):
             answer["operations"] = logs.operations()

@@ -25,9 +25,14 @@ from phys4d.models.config import ModelConfig
 from phys4d.models.world import create_model
 from phys4d.stages.backbone import BackboneObjective
 from phys4d.stages.dataset_checks import WHOLE
+from tests.stages.instants import wait_for_saves
 
 WriteRun = Callable[..., Path]
 LOOP = ("--set", "backbone.loop={steps=6, log_every=1, checkpoint_every=2, save_in_background=false}")
+BEHIND = [  # training waits for a checkpoint, or goes on while it is written
+    pytest.param([], id="at once"),
+    pytest.param(["--set", "backbone.loop.save_in_background=true"], id="in background", marks=pytest.mark.slow),
+]
 MOUNT = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", tempfile.gettempdir()]  # gone with the process
 mounts = pytest.mark.skipif(
     shutil.which("unshare") is None or subprocess.run(MOUNT, capture_output=True).returncode != 0,
@@ -122,8 +127,10 @@ def test_a_checkpoint_that_the_disk_does_not_take_leaves_the_one_before(
     assert_resumes(run, folder, whole)
 
 
+@pytest.mark.parametrize("behind", BEHIND)
 @mounts
 def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
+    behind: list[str],
     backbone_run: Callable[[Path], Path],
     whole: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -135,10 +142,11 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
     filler = disk / "filler"
 
     def fill() -> None:
+        wait_for_saves()
         filler.write_bytes(bytes(shutil.disk_usage(disk).free - (64 << 10)))
 
     before_step(monkeypatch, 3, fill)
-    assert main(["train", str(run), *LOOP]) == 2
+    assert main(["train", str(run), *LOOP, *behind]) == 2
     monkeypatch.undo()
     reason = "cannot be written: No space left on device: earlier checkpoints are whole: make room, then --resume"
     assert last_line(capsys) == f"phys4d: error: {disk}/run/checkpoint-backbone-4: {reason}"
@@ -148,8 +156,10 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("behind", BEHIND)
 @mounts
 def test_a_disk_that_fills_up_under_two_ranks_ends_both(
+    behind: list[str],
     session: Callable[..., dict[str, Any]],
     backbone_run: Callable[[Path], Path],
     tmpfs: Callable[[int], Path],
@@ -158,7 +168,7 @@ def test_a_disk_that_fills_up_under_two_ranks_ends_both(
     disk = tmpfs(32 << 10)
     run = backbone_run(disk / "run")
     fill = {"file": str(disk / "filler"), "leave": 64 << 10, "step": 3}
-    ended = session("train", run, *LOOP, ranks=2, fill=fill)
+    ended = session("train", run, *LOOP, *behind, ranks=2, fill=fill)
     assert ended["codes"] == [2, 2], ended["errors"]
     reason = "cannot be written: No space left on device: earlier checkpoints are whole: make room, then --resume"
     assert not any("Traceback" in text for text in ended["errors"])

@@ -69,14 +69,23 @@ def test_the_reader_is_the_heads_and_the_adapter_that_acts_with_them() -> None:
 def test_ranks_share_an_evaluation_and_its_figures_are_those_of_one(
     session: Callable[..., dict[str, Any]], write_run: Callable[..., Path], clips: Path, tmp_path: Path
 ) -> None:
-    """Three batches over two ranks: the second has none left in the last round. The stage's model is there already."""
+    """Three batches over two ranks: the second has none left in the last round, and takes longer for each than a step
+    may. The stage's model is there already.
+    """
+    (tmp_path / "scenes").mkdir()
     model_folder.save(tiny(), tmp_path / "model-backbone", stage="backbone", base=None)
     for ranks in (1, 2):
         model_folder.save(tiny(), tmp_path / f"{ranks}" / "model-pretrain", stage="pretrain", base=None)
         run = write_run(tmp_path / "run.toml", tmp_path / f"{ranks}", clips, ["pretrain"], tmp_path / "model-backbone")
         changes = ("evaluate.scenes=5", "evaluate.batch=2", "evaluate.shown=4", "evaluate.samples=1")
-        ended = session("train", run, *(word for change in changes for word in ("--set", change)), ranks=ranks)
+        changes += ("timeouts={step=1}",)
+        slow = {"measured": str(tmp_path / "scenes"), "seconds": 1.2} if ranks == 2 else {}
+        ended = session("train", run, *(word for change in changes for word in ("--set", change)), ranks=ranks, **slow)
         assert ended["codes"] == [0] * ranks, ended["errors"]
+        (line,) = (json.loads(line) for line in (tmp_path / f"{ranks}" / "metrics.jsonl").read_text().splitlines())
+        assert (line["stage"], line["evaluation.seconds"] > 2.4 * (ranks - 1)) == ("pretrain", True)
+    measured = [(tmp_path / "scenes" / f"scenes-{rank}").read_text().splitlines() for rank in (0, 1)]
+    assert measured[0][:2] == ["[0, 1]", "[4]"] and measured[1][0] == "[2, 3]"
     one, two = (tmp_path / f"{ranks}" / "evaluation" for ranks in (1, 2))
     assert json.loads((one / "pretrain.json").read_text()) == json.loads((two / "pretrain.json").read_text())
     for name, clips_kept in (("truth", 4), ("pretrain", 4), ("failures/truth", 2), ("failures/pretrain", 2)):
