@@ -115,7 +115,7 @@ def _measure(
     batch = on_all_ranks(lambda: clips.collate(scenes, rng_keys, parallel.device))
     part = Evaluation(reader)
     _keep_truth(part, clips, batch, scenes, shown)
-    clean = model.codec.encode(batch.video)
+    clean = batch.encoded(model.codec)
     geometry = model.read_geometry(clean, batch.text, batch.normal_like(clean, "probe"))
     part.add("model", geometry_metrics(geometry.depth, geometry.motion, batch.arrays))
     for i in shown:

@@ -8,11 +8,12 @@ from phys4d.engine.errors import UserError
 from phys4d.models.base_weights import without_weights
 from phys4d.models.diffusers_folder import class_name
 from phys4d.models.headers import read_json
-from phys4d.models.spec import ModelSpec, Outline, Parts, Settings
+from phys4d.models.spec import Encoders, ModelSpec, Outline, Parts, Settings
 from phys4d.models.wan.backbone import WanBackbone
 from phys4d.models.wan.bare import PUBLISHED, bare
 from phys4d.models.wan.codec import WanCodec
 from phys4d.models.wan.lora_names import diffusers_names
+from phys4d.models.wan.origin import origin
 from phys4d.models.wan.published import check_released
 from phys4d.models.wan.schedule import STEPS
 from phys4d.models.wan.text import UMT5Encoder
@@ -44,13 +45,14 @@ def build_transformer(folder: Path) -> WanTransformer3DModel:
         return WanTransformer3DModel.from_config(read_json(folder / "config.json"))
 
 
+def _encoders(folder: Path | None) -> tuple[WanCodec, UMT5Encoder]:
+    assert folder is not None, "Wan has weights"
+    return WanCodec(folder / "vae"), UMT5Encoder(folder / "text_encoder", folder / "tokenizer")
+
+
 def _load(folder: Path, taps: tuple[int, ...]) -> Parts:
-    return Parts(
-        WanBackbone(build_transformer(folder / "transformer"), taps),
-        WanCodec(folder / "vae"),
-        UMT5Encoder(folder / "text_encoder", folder / "tokenizer"),
-        folder / "transformer",
-    )
+    weights = folder / "transformer"
+    return Parts(WanBackbone(build_transformer(weights), taps), *_encoders(folder), weights)
 
 
 SPEC = ModelSpec(
@@ -59,6 +61,7 @@ SPEC = ModelSpec(
     outline=_outline,
     bare=bare,
     load=_load,
+    encoders=Encoders(_encoders, origin),
     recognises=lambda folder: class_name(folder / "transformer") == WanTransformer3DModel.__name__,
     released=PUBLISHED,
     rename_lora=diffusers_names,
