@@ -106,7 +106,8 @@ def _evaluate(config: RunConfig, stage: str, parallel: Parallel) -> None:
 
     assert config.evaluate is not None
     with parallel.at(f"the evaluation of {stage}"):
-        evaluate_stage(config.output(stage), config.evaluate, config.folder / "evaluation", stage, parallel)
+        out = config.folder / "evaluation"
+        evaluate_stage(config.output(stage), config.evaluate, out, stage, parallel, config.cache)
 
 
 def _failures(config: RunConfig, parallel: Parallel) -> None:
@@ -117,7 +118,7 @@ def _failures(config: RunConfig, parallel: Parallel) -> None:
     if not measured:
         return
     with parallel.at("the evaluation of the scenes with the lowest rewards"):
-        evaluate_failures(measured, config.evaluate, config.folder / "evaluation", parallel)
+        evaluate_failures(measured, config.evaluate, config.folder / "evaluation", parallel, config.cache)
 
 
 def write_summary(
@@ -133,7 +134,7 @@ def write_summary(
     stage skipped. gates: stage -> metric -> outcome, of the stages with a gate.
     """
     from phys4d.evaluate.changes import changes
-    from phys4d.evaluate.run import read_table
+    from phys4d.evaluate.results import read_table
     from phys4d.report.write import write_report
 
     tables = {stage: read_table(config.folder / "evaluation", stage) for stage in _measured(config)}

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from phys4d.engine import json_text
+from phys4d.engine import integrity, json_text
 from phys4d.engine.config import Config
 from phys4d.engine.errors import UserError
 from phys4d.engine.limits import FRAMES, WIDTH
@@ -53,10 +53,12 @@ class CacheCard(Config):
 
 
 def read_card(folder: Path) -> CacheCard:
-    """The validated cache.json of a cache. UserError, one line, where there is none of this version."""
+    """The validated cache.json of a cache, whose index is compared with its digest, too. UserError, one line, where
+    there is none of this version."""
     path = folder / CARD
     if not path.is_file():
         raise UserError(f"{path}: no such file: this is no cache, or its writing was cut off")
+    integrity.check(folder, "write the cache again")
     try:
         card = CacheCard.model_validate(json_text.loads(json_text.read(path)), strict=False)
     except ValidationError as error:

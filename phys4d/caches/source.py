@@ -32,6 +32,11 @@ class Source:
         """Codec and text encoder; they read their weights when they are first used."""
         return self._spec().build(self.base)
 
+    def check(self) -> None:
+        """Raises UserError, one line, unless the weights of both are there."""
+        if (spec := MODELS[self.kind].encoders) is not None:
+            spec.check(self.base)
+
     def origin(self) -> Mapping[str, str]:
         """What latents and tokens depend on, as of `models.spec.Encoders`. UserError where a file cannot be read."""
         return self._spec().origin(self.base)
@@ -53,7 +58,7 @@ def source_of(name: str) -> Source:
     if (folder / CARD).exists():
         check_model(folder)
         card = read_card(folder)
-        return Source(card.model.kind, base_of(card, folder))
+        return _checked(Source(card.model.kind, base_of(card, folder)))
     without_weights = [kind for kind, spec in MODELS.items() if spec.create is not None]
     if not folder.exists() and name in without_weights:
         return Source(name, None)
@@ -63,4 +68,9 @@ def source_of(name: str) -> Source:
         raise UserError(f"--model {name}: expected a model folder that a stage wrote, {kinds}")
     spec.outline(ModelConfig(kind=spec.kind), folder)
     check_downloaded(folder)
-    return Source(spec.kind, folder)
+    return _checked(Source(spec.kind, folder))
+
+
+def _checked(source: Source) -> Source:
+    source.check()
+    return source

@@ -75,25 +75,32 @@ def encode_dataset(
     plan = on_all_ranks(lambda: _plan(folder, model, parallel.device, dtype, on_bad))
     place, recipe = OutputFolder.of(out), _recipe(plan, model)
     lock = parallel.on_rank_zero(lambda: _begin(place, recipe))
-    fault = None
     try:
-        with parallel.at("encoding", float("inf")):
-            _write_own(plan, place.partial, parallel)
-    except UserError as error:
-        fault = f"{error}"
-        (place.partial / _FAULT).touch()
-    faults = parallel.gather(fault)
+        fault = _fault(plan, place.partial, parallel)
+        faults = parallel.gather(None if fault is None else f"{fault}")
 
-    def end() -> CacheCard:
-        if found := [fault for fault in faults or () if fault is not None]:
-            raise UserError(found[0])
-        return _finish(plan, model, place)
+        def end() -> CacheCard:
+            if fault is not None:
+                raise fault
+            if found := [line for line in faults or () if line is not None]:
+                raise UserError(found[0])
+            return _finish(plan, model, place)
 
-    try:
         return parallel.on_rank_zero(end)
     finally:
         if lock is not None:
             os.close(lock)
+
+
+def _fault(plan: Plan, partial: Path, parallel: Parallel) -> UserError | None:
+    """Writes this rank's shards; the error that ended it, which ends the other ranks behind the shard they are at."""
+    try:
+        with parallel.at("encoding", float("inf")):
+            _write_own(plan, partial, parallel)
+        return None
+    except UserError as error:
+        (partial / _FAULT).touch()
+        return error
 
 
 def _plan(folder: Path, model: Source, device: torch.device, dtype: Dtype, on_bad: OnBad) -> Plan:

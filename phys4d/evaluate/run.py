@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from phys4d.caches.lookup import CacheMode, Latents, find_cache
+from phys4d.caches.read import LatentCache
+from phys4d.caches.source import Source
 from phys4d.clips import TRUTH, Batch, Clips
-from phys4d.engine import integrity
 from phys4d.engine.config import Config
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
@@ -20,7 +22,7 @@ from phys4d.engine.errors import UserError, printable
 from phys4d.engine.progress import progress
 from phys4d.engine.storage import replace_text
 from phys4d.evaluate.metrics import cloud_chamfer_4d, geometry_metrics, moving_region, psnr_moving
-from phys4d.evaluate.results import Evaluation, Figures, write_arrays
+from phys4d.evaluate.results import Evaluation, Figures, finished, read_table, record_digests, write_arrays
 from phys4d.models import folder as model_folder
 from phys4d.models.lora import SUPERVISED
 from phys4d.models.placement import place
@@ -34,6 +36,7 @@ class EvaluateConfig(Config):
     only, so that stages can be compared pairwise.
 
     data: dataset folder of held-out clips.
+    latents: folder of the cache of `data` (`phys4d data encode`); default: the folder `cache` in it.
     scenes: number of clips to evaluate, from the first one on.
     samples: generated clips for each scene.
     shown: number of scenes in the report, from the first one on.
@@ -43,6 +46,7 @@ class EvaluateConfig(Config):
     """
 
     data: Path
+    latents: Latents = None
     scenes: int = Field(40, ge=2)
     samples: int = Field(4, ge=1)
     shown: int = Field(6, ge=1)
@@ -53,8 +57,9 @@ class EvaluateConfig(Config):
 
 @torch.no_grad()
 def evaluate(
-    model: WorldModel, config: EvaluateConfig, title: str, parallel: Parallel, scenes: Sequence[int] | None = None
-) -> Evaluation | None:
+    model: WorldModel, config: EvaluateConfig, title: str, parallel: Parallel, scenes: Sequence[int] | None = None,
+    cache: LatentCache | None = None,
+) -> Evaluation | None:  # fmt: skip
     """Evaluates a model; the ranks share the batches.
 
     The result is on rank 0 and None elsewhere, and does not depend on the number of ranks.
@@ -64,13 +69,14 @@ def evaluate(
     title: shown in the progress bar.
     parallel: ranks and device.
     scenes: if given, only these scenes, and the arrays of all of them are kept.
+    cache: of the clips, from which latents and text are read.
 
     Raises UserError if the data does not fit the model or has too few clips.
     """
     reader = reader_digest(model)
     model.use_attention("auto", parallel)
     place(model.eval(), parallel)
-    clips = on_all_ranks(lambda: _clips(config, model))
+    clips = on_all_ranks(lambda: _clips(config, model, cache))
     asked = range(config.scenes) if scenes is None else scenes
     kept = range(config.shown) if scenes is None else scenes
     batches = [list(asked[start : start + config.batch]) for start in range(0, len(asked), config.batch)]
@@ -96,8 +102,8 @@ def evaluate(
     return whole
 
 
-def _clips(config: EvaluateConfig, model: WorldModel) -> Clips:
-    clips = Clips(config.data, (*TRUTH, "instance"), model.text, model.grid)
+def _clips(config: EvaluateConfig, model: WorldModel, cache: LatentCache | None) -> Clips:
+    clips = Clips(config.data, (*TRUTH, "instance"), model.text, model.grid, encoded=cache)
     if len(clips) < config.scenes:
         raise UserError(
             f"{config.data}: {len(clips)} clips, {config.scenes} are to be evaluated: "
@@ -211,14 +217,25 @@ def reader_digest(model: WorldModel) -> str:
     return digest.hexdigest()[:16]
 
 
+def _of_folder(
+    folder: Path, config: EvaluateConfig, parallel: Parallel, mode: CacheMode, scenes: Sequence[int] | None = None
+) -> Evaluation | None:
+    loaded = on_all_ranks(lambda: model_folder.load(folder))
+    source = Source(loaded.model.config.kind, loaded.base)
+    cache = on_all_ranks(lambda: find_cache(config.data, config.latents, mode, source))
+    title = loaded.stage if scenes is None else f"{loaded.stage}, lowest rewards"
+    return evaluate(loaded.model, config, title, parallel, scenes, cache)
+
+
 def evaluate_folder(folder: Path, config: EvaluateConfig, parallel: Parallel) -> dict[str, Any] | None:
     """The table of the model in a folder, on rank 0; None on other ranks."""
-    loaded = on_all_ranks(lambda: model_folder.load(folder))
-    result = evaluate(loaded.model, config, loaded.stage, parallel)
+    result = _of_folder(folder, config, parallel, "auto")
     return None if result is None else result.table()
 
 
-def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, parallel: Parallel) -> None:
+def evaluate_stage(
+    folder: Path, config: EvaluateConfig, out: Path, stage: str, parallel: Parallel, mode: CacheMode
+) -> None:
     """Evaluates a stage's model and writes truth.npz, <stage>.npz and <stage>.json, unless that was done before.
 
     folder: model folder of the stage.
@@ -226,47 +243,26 @@ def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, 
     out: folder of the results.
     stage: name of the stage.
     parallel: ranks and device.
+    mode: `cache` of the run file.
 
     Raises UserError if earlier results are damaged.
     """
-    if parallel.any(on_all_ranks(lambda: f"{stage}.json" in _results(out))):
+    if parallel.any(on_all_ranks(lambda: f"{stage}.json" in finished(out))):
         return
-    loaded = on_all_ranks(lambda: model_folder.load(folder))
-    result = evaluate(loaded.model, config, stage, parallel)
+    result = _of_folder(folder, config, parallel, mode)
 
     def write() -> None:
         assert result is not None
         write_arrays(result, out, stage)
         replace_text(out / f"{stage}.json", json.dumps(result.table(), indent=1) + "\n")
-        _record_digests(out)  # last: it says that the stage was measured
+        record_digests(out)  # last: it says that the stage was measured
 
     parallel.on_rank_zero(write)
 
 
-def _record_digests(out: Path) -> None:
-    """Writes the manifest of the files in a folder of results; hidden ones are what a kill left of files."""
-    names = [path.name for path in out.iterdir() if path.is_file() and not path.name.startswith(".")]
-    integrity.write_manifest(out, integrity.digests(out, names))
-
-
-def _results(out: Path) -> Collection[str]:
-    """The files of a folder of results, which are as they were written; none if the folder has no manifest."""
-    if not (out / integrity.MANIFEST).exists():
-        return ()
-    advice = f"remove {out}, then --resume measures again"
-    integrity.check(out, advice)
-    return integrity.read_manifest(out, advice)
-
-
-def read_table(out: Path, stage: str) -> dict[str, Any]:
-    """The table of a stage that `evaluate_stage` wrote to the folder `out`. Raises UserError if it is damaged."""
-    if f"{stage}.json" not in _results(out):
-        raise UserError(f"{out}: holds no results of {stage}: remove it, then --resume measures again")
-    table: dict[str, Any] = json.loads((out / f"{stage}.json").read_bytes())
-    return table
-
-
-def evaluate_failures(folders: Mapping[str, Path], config: EvaluateConfig, out: Path, parallel: Parallel) -> None:
+def evaluate_failures(
+    folders: Mapping[str, Path], config: EvaluateConfig, out: Path, parallel: Parallel, mode: CacheMode
+) -> None:
     """Keeps the arrays of the scenes with the lowest reward, for every stage, in out/failures/.
 
     The mean reward of the last stage's clips, in out/<stage>.json, selects the scenes. The same noise gives the same
@@ -276,24 +272,24 @@ def evaluate_failures(folders: Mapping[str, Path], config: EvaluateConfig, out: 
     config: settings.
     out: folder of the results.
     parallel: ranks and device.
+    mode: `cache` of the run file.
     """
     rewards = on_all_ranks(lambda: read_table(out, list(folders)[-1]))["scenes"]["reward"]
     measured = [scene for scene, reward in enumerate(rewards) if reward is not None]
     worst = sorted(measured, key=lambda scene: rewards[scene])[: config.failures]
     for stage, folder in folders.items() if worst else ():
-        _keep_failures(folder, config, out / "failures", stage, worst, parallel)
+        _keep_failures(folder, config, out / "failures", stage, worst, parallel, mode)
 
 
 def _keep_failures(
-    folder: Path, config: EvaluateConfig, out: Path, stage: str, scenes: list[int], parallel: Parallel
+    folder: Path, config: EvaluateConfig, out: Path, stage: str, scenes: list[int], parallel: Parallel, mode: CacheMode
 ) -> None:
-    loaded = on_all_ranks(lambda: model_folder.load(folder))
     once = config.model_copy(update={"samples": 1})  # the arrays are those of the first
-    result = evaluate(loaded.model, once, f"{stage}, lowest rewards", parallel, scenes)
+    result = _of_folder(folder, once, parallel, mode, scenes)
 
     def write() -> None:
         assert result is not None
         write_arrays(result, out, stage)
-        _record_digests(out)
+        record_digests(out)
 
     parallel.on_rank_zero(write)

@@ -75,8 +75,8 @@ def from_bytes(video: Tensor) -> Tensor:
 
 
 def encode_clips(codec: Codec, video: Tensor) -> Tensor:
-    """Video [B, 3, T, H, W] -> latents [B, C, T', H', W'], contiguous, as those of a cache: sums over them are rounded in
-    the same order. Clips are encoded one by one, so that those beside a clip do not change its bits."""
+    """Video [B, 3, T, H, W] -> latents [B, C, T', H', W'], contiguous as those of a cache, since sums over them are
+    rounded in the order of memory. Clips are encoded one by one: those beside a clip do not change its bits."""
     return torch.cat([codec.encode(clip[None].contiguous()) for clip in video]).contiguous()
 
 

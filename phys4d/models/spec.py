@@ -77,10 +77,12 @@ class Encoders:
     origin: of such a folder, a text for each part that latents and tokens depend on ("codec", "text encoder",
         "tokenizer"), equal for equal parts: a digest of weights and configuration. A part whose weights are not there
         is left out. UserError where a file cannot be read.
+    check: UserError unless the weights of both are there, which `ModelSpec.outline` does not ask of the text encoder.
     """
 
     build: Callable[[Path | None], tuple[Codec, TextEncoder]]
     origin: Callable[[Path | None], Mapping[str, str]]
+    check: Callable[[Path | None], object] = lambda folder: None
 
 
 def _as_they_are(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -149,18 +149,22 @@ def _head_shape(outline: Outline) -> tuple[int, int]:
 
 
 def _check_caches(config: RunConfig, start: Start) -> None:
-    """UserError for a cache of other clips or another model than a stage has."""
+    """UserError for a cache of other clips or another model than the run has, and, where clips are without one, for a
+    text encoder without weights."""
     base = config.init
     if base is not None and (base / CARD).exists():
         base = base_of(read_card(base), base)
-    for stage in config.stages:
-        table = config.table(stage)
+    source, cached = Source(start.kind, base), True
+    for name in (*config.stages, *(() if config.evaluate is None else ("evaluate",))):
+        table = config.table(name)
         try:
-            find_cache(table.data, table.latents, config.cache, Source(start.kind, base))
+            cached &= find_cache(table.data, table.latents, config.cache, source) is not None
         except MachineFault:
             raise
         except UserError as error:
-            raise UserError(f"{stage}.latents: {error}") from None
+            raise UserError(f"{name}.latents: {error}") from None
+    if not cached:
+        source.check()
 
 
 def _check_attention(config: RunConfig, start: Start, size: tuple[int, int, int]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from phys4d.engine.errors import UserError
 from phys4d.models.diffusers_folder import WEIGHTS
-from phys4d.models.headers import read_json
+from phys4d.models.headers import holds_weights, read_json
 from phys4d.models.wan.published import LAYOUT
 from phys4d.models.weights_digest import weights_digest
 
@@ -17,7 +17,7 @@ def origin(folder: Path | None) -> dict[str, str]:
     """A digest of each part, as of `models.spec.Encoders`; the text encoder's weights may be absent."""
     assert folder is not None, "Wan has weights"
     parts = {"codec": _part(folder / "vae", WEIGHTS), "tokenizer": _tokenizer(folder / "tokenizer")}
-    if any((folder / "text_encoder").glob("model*.safetensors*")):
+    if holds_weights(folder / "text_encoder"):
         parts["text encoder"] = _part(folder / "text_encoder", "model")
     return parts
 
