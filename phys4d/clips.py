@@ -1,9 +1,9 @@
 """Batches of clips for a stage: which clips a step sees, read ahead of it, in memory once decoded, as tensors."""
 
 import sys
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Lock
@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 from phys4d.bad_clips import Place, Read, Replacing, most_bad, too_many
+from phys4d.caches.captions import EncodedCaptions
+from phys4d.caches.packing import padded
+from phys4d.caches.read import EncodedSample, LatentCache
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
 from phys4d.engine.data.sampler import indices
 from phys4d.engine.data.schema import REQUIRED
@@ -23,7 +26,7 @@ from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError, printable
 from phys4d.engine.random import normal, uniform
 from phys4d.engine.training.telemetry import Wait
-from phys4d.models.interface import Grid, TextEncoder
+from phys4d.models.interface import Codec, Grid, TextEncoder, encode_clips, from_bytes
 
 TRUTH = ("depth", "motion", "depth_valid", "flow_valid", "dz_valid", "visible", "moving")
 PSEUDO = ("depth", "motion", "depth_valid", "flow_valid", "dz_valid")
@@ -33,10 +36,11 @@ PSEUDO = ("depth", "motion", "depth_valid", "flow_valid", "dz_valid")
 class Batch:
     """Clips of one step on one rank.
 
-    video: [B, 3, T, H, W] fp32 in [-1, 1]. text: [B, L, D] tokens of the captions. arrays: the stored arrays by name
-    (depth, motion, masks), with a batch dimension. intrinsics: [B, T, 3, 3] in pixels. rng_keys: one key per clip for
-    its random numbers, which depends on seed, stage, step and place in the global batch only. share: weight, in a sum
-    over all batches and ranks of a step, of a mean over these clips.
+    video: [B, 3, T, H, W] fp32 in [-1, 1]; [B, 3, 0, H, W] where latents are there and pixels were not asked for. text:
+    [B, L, D] tokens of the captions. arrays: the stored arrays by name (depth, motion, masks), with a batch dimension.
+    intrinsics: [B, T, 3, 3] in pixels. rng_keys: one key per clip for its random numbers, which depends on seed, stage,
+    step and place in the global batch only. latents: [B, C, T', H', W'] fp32 from a cache, None without one. share:
+    weight, in a sum over all batches and ranks of a step, of a mean over these clips.
     """
 
     video: Tensor
@@ -45,6 +49,11 @@ class Batch:
     intrinsics: Tensor
     rng_keys: list[tuple[int | str, ...]]
     share: float = 1.0
+    latents: Tensor | None = None
+
+    def encoded(self, codec: Codec) -> Tensor:
+        """Latents of the clips [B, C, T', H', W']: those of the cache, or computed by the codec."""
+        return encode_clips(codec, self.video) if self.latents is None else self.latents
 
     def take(self, which: Sequence[int], rng_keys: list[tuple[int | str, ...]] | None = None) -> "Batch":
         """The clips at these positions, which may repeat; rng_keys: of each, default their own."""
@@ -55,6 +64,7 @@ class Batch:
             text=self.text[index],
             arrays={name: array[index] for name, array in self.arrays.items()},
             intrinsics=self.intrinsics[index],
+            latents=None if self.latents is None else self.latents[index],
             rng_keys=[self.rng_keys[i] for i in which] if rng_keys is None else rng_keys,
             share=self.share * len(which) / len(self.rng_keys),
         )
@@ -91,6 +101,7 @@ class Clips:
     grid: of the model, whose clips must have its size; None: any size.
     cache_bytes: decoded clips that stay in memory, per rank.
     text_bytes: encoded captions that stay on the text encoder's device, per rank.
+    encoded: cache of latents and tokens, from which they are read instead of being computed; `text` is then not called.
     on_bad: whether a clip that cannot be used stops the run or is replaced; which clip replaces it depends on seed,
         stage, step and place in the global batch only. The run ends if more than `bad_clips.MOST_BAD` are bad.
 
@@ -109,8 +120,9 @@ class Clips:
         cache_bytes: int = 2 << 30,
         text_bytes: int = 256 << 20,
         on_bad: Literal["stop", "skip"] = "stop",
+        encoded: LatentCache | None = None,
     ) -> None:
-        self.folder, self.text, self.on_bad = folder, text, on_bad
+        self.folder, self.text, self.on_bad, self.encoded = folder, text, on_bad, encoded
         self.dataset = ClipDataset(folder, arrays=arrays, required=REQUIRED)
         self.skipped: dict[str, str] = {}
         self._reported: set[str] = set()  # keys that this rank has reported
@@ -119,13 +131,15 @@ class Clips:
         self.latest: tuple[str, ...] = ()
         self.waited = Wait()
         self._room = cache_bytes
-        self._cache: dict[int, Sample] = {}
+        self._cache: dict[tuple[int, bool], Sample] = {}
         self._lock = Lock()  # of the two above: threads that read ahead use them too
-        self._source = Replacing(folder, self.sample, len(self.dataset), on_bad)
+        self._sources = {  # by whether pixels are decoded; without a cache they always are
+            pixels: Replacing(folder, partial(self.sample, pixels=pixels), len(self.dataset), on_bad)
+            for pixels in (True, encoded is None)
+        }
         self._ahead: dict[tuple[Any, ...], tuple[int, Iterator[list[Read]]]] = {}  # by order: next step, its reader
         self._fetched: dict[tuple[Any, ...], list[Read]] = {}  # by order and step
-        self._encoded: OrderedDict[str, Tensor] = OrderedDict()  # by caption, the latest used at the end
-        self._text_bytes = text_bytes
+        self._captions = EncodedCaptions(text, text_bytes)
         self.size = self.dataset.size()
         expected = self.size if grid is None else (grid.frames, grid.height, grid.width)
         if self.size != expected:
@@ -137,16 +151,17 @@ class Clips:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def sample(self, index: int) -> Sample:
-        """One decoded clip."""
-        if (kept := self._cache.get(index)) is not None:
+    def sample(self, index: int, *, pixels: bool = True) -> Sample:
+        """One decoded clip; with a cache an `EncodedSample`, whose video is there if `pixels` is set."""
+        if (kept := self._cache.get((index, pixels))) is not None:
             return kept
-        sample = self.dataset[index]
-        size = sample.video.nbytes + sum(a.nbytes for a in sample.arrays.values())
+        sample = self.dataset.read(index, video=pixels)
+        if self.encoded is not None:
+            sample = self.encoded.read(index, sample)
         with self._lock:
-            if index not in self._cache and size <= self._room:
-                self._room -= size
-                self._cache[index] = sample
+            if (index, pixels) not in self._cache and sample.nbytes <= self._room:
+                self._room -= sample.nbytes
+                self._cache[index, pixels] = sample
         return sample
 
     def collate(
@@ -164,56 +179,55 @@ class Clips:
         video = torch.from_numpy(np.stack([s.video for s in samples]))
         arrays = {n: torch.from_numpy(np.stack([s.arrays[n] for s in samples])) for n in samples[0].arrays}
         intrinsics = torch.tensor(np.stack([s.meta["intrinsics"] for s in samples]), dtype=torch.float32)
-        text = torch.stack([self._encode(s.meta["caption"]) for s in samples])
+        latents = [s.latents.float() for s in samples if isinstance(s, EncodedSample)]
+        text = torch.stack([self._text(s) for s in samples])
         return Batch(
-            video=video.to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1,
+            video=from_bytes(video.to(device)),
             text=text.to(device),
             arrays={name: array.to(device) for name, array in arrays.items()},
             intrinsics=intrinsics.to(device),
             rng_keys=rng_keys,
+            latents=torch.stack(latents).to(device) if latents else None,
         )
 
+    def _text(self, sample: Sample) -> Tensor:
+        """Tokens [L, D] of a clip's caption."""
+        if isinstance(sample, EncodedSample):
+            return padded(sample.text, self.text.tokens)
+        return self._captions[sample.meta["caption"]]
+
     def _check_caption(self, sample: Sample) -> None:
-        """Raises ClipFault for a caption that the text encoder does not take."""
+        """Raises ClipFault for a caption that the text encoder does not take; those in a cache it has taken."""
         try:
-            self._encode(sample.meta["caption"])
+            if not isinstance(sample, EncodedSample):
+                self._text(sample)
         except ValueError as error:
             what = f"clip {sample.key}: {error}"
             raise ClipFault(self.folder, sample.key, what, "write this dataset again") from None
 
-    def _encode(self, caption: str) -> Tensor:
-        """Tokens [L, D] of a caption, encoded alone and once: equal whatever else is in the batch."""
-        if caption in self._encoded:
-            self._encoded.move_to_end(caption)
-            return self._encoded[caption]
-        tokens = self.text([caption])[0]
-        self._encoded[caption] = tokens
-        while len(self._encoded) * tokens.nbytes > self._text_bytes and len(self._encoded) > 1:
-            self._encoded.popitem(last=False)
-        return tokens
-
-    def _read(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> list[Read]:
+    def _read(self, size: int, parallel: Parallel, seed: int, stage: str, step: int, pixels: bool) -> list[Read]:
         """This rank's clips of a step; those of the following step are decoded from then on, by threads."""
+        source = self._sources[pixels or self.encoded is None]
         order = (size, parallel.data_rank, parallel.data_size, seed, stage)
         if (fetched := self._fetched.pop((*order, step), None)) is not None:
             return fetched
         following, ahead = self._ahead.pop(order, (-1, iter(())))
         if following != step:
             batches = (self._places(size, parallel, seed, stage, s) for s in count(step))
-            ahead = stream(self._source, batches, prefetch=1)
+            ahead = stream(source, batches, prefetch=1)
         with self.waited:
             reads = next(ahead)
         self._ahead[order] = step + 1, ahead
-        return [self._with_caption(read) for read in reads]
+        return [self._with_caption(read, source) for read in reads]
 
-    def _with_caption(self, read: Read) -> Read:
+    def _with_caption(self, read: Read, source: Replacing) -> Read:
         """The clip, or the one that replaces it if its caption cannot be encoded."""
         while True:
             try:
                 self._check_caption(read.sample)
                 return read
             except ClipFault as fault:
-                read = self._source.refuse(read, fault)
+                read = source.refuse(read, fault)
 
     def _places(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> Sequence[Place]:
         """This rank's places in the global batch of a step."""
@@ -222,16 +236,18 @@ class Clips:
 
     def fetch(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> None:
         """Reads the clips of a later call of `batch`, whose errors it raises, and keeps them for it."""
-        reads = on_all_ranks(lambda: self._read(size, parallel, seed, stage, step))
+        reads = on_all_ranks(lambda: self._read(size, parallel, seed, stage, step, False))
         self._fetched[(size, parallel.data_rank, parallel.data_size, seed, stage, step)] = reads
 
     def batch(
-        self, size: int, parallel: Parallel, seed: int, stage: str, step: int, update: int | None = None
-    ) -> Batch:
+        self, size: int, parallel: Parallel, seed: int, stage: str, step: int, update: int | None = None, *,
+        pixels: bool = False,
+    ) -> Batch:  # fmt: skip
         """This rank's share of the global batch of a step.
 
         size: clips of the global batch. parallel: the ranks. seed, stage, step: decide which clips these are.
-        update: number of the training step for `on_skip`, if it is not `step`.
+        update: number of the training step for `on_skip`, if it is not `step`. pixels: whether the video is needed
+        beside the latents; without a cache it is always there.
 
         UserError, on all ranks, where they cannot share it, or a clip of any of them cannot be read and is not
         replaced.
@@ -240,7 +256,7 @@ class Clips:
         reads: list[Read] = []
 
         def load() -> Batch:
-            reads.extend(self._read(size, parallel, seed, stage, step))
+            reads.extend(self._read(size, parallel, seed, stage, step, pixels))
             keys = ", ".join(read.sample.key for read in reads)
             try:
                 keyed = [place.key for place in places]

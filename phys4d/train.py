@@ -122,7 +122,7 @@ def _evaluate(config: RunConfig, stage: str, run: Run, parallel: Parallel) -> No
 
     begun, results = time.perf_counter(), config.folder / "evaluation"
     with parallel.at(f"the evaluation of {stage}"):
-        if evaluate_stage(config.output(stage), _settings(config), results, stage, parallel):
+        if evaluate_stage(config.output(stage), _settings(config), results, stage, parallel, config.cache):
             found = checkpoint.latest(config.folder, stage)
             took = {"evaluation.seconds": time.perf_counter() - begun}
             on_all_ranks(lambda: run.log(stage, 0 if found is None else found[1], took))
@@ -140,7 +140,7 @@ def _failures(config: RunConfig, parallel: Parallel) -> None:
     if not measured:
         return
     with parallel.at("the evaluation of the scenes with the lowest rewards"):
-        evaluate_failures(measured, _settings(config), config.folder / "evaluation", parallel)
+        evaluate_failures(measured, _settings(config), config.folder / "evaluation", parallel, config.cache)
 
 
 def write_summary(
@@ -156,7 +156,7 @@ def write_summary(
     stage skipped. gates: stage -> metric -> outcome, of the stages with a gate.
     """
     from phys4d.evaluate.changes import changes
-    from phys4d.evaluate.folders import read_table
+    from phys4d.evaluate.results import read_table
     from phys4d.report.write import write_report
 
     tables = {stage: read_table(config.folder / "evaluation", stage) for stage in _measured(config)}

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from phys4d.engine.data import blob, clip_json, schema
 from phys4d.engine.data.index import read_index
@@ -37,7 +39,7 @@ class Sample:
     """One clip.
 
     key: key of the clip in its dataset.
-    video: RGB uint8 [T, H, W, 3].
+    video: RGB uint8 [T, H, W, 3]; of a clip that was read without it, [0, H, W, 3].
     arrays: requested truth arrays by name.
     meta: parsed json.
     """
@@ -46,6 +48,11 @@ class Sample:
     video: np.ndarray
     arrays: dict[str, np.ndarray]
     meta: dict[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of video and arrays in memory."""
+        return self.video.nbytes + sum(array.nbytes for array in self.arrays.values())
 
 
 class ClipDataset:
@@ -78,9 +85,14 @@ class ClipDataset:
 
     def __getitem__(self, index: int) -> Sample:
         """Reads and decodes clip `index`. Raises UserError that names shard, key and member if that is impossible."""
+        return self.read(index)
+
+    def read(self, index: int, *, video: bool = True) -> Sample:
+        """The same without its video, whose mp4 is then not read, unless `video` is set."""
         row = self.row(index)
         with reading(self.folder / row["shard"]):
-            return Sample(row["key"], self._video(row), self._arrays(row), self._meta(row))
+            frames = self._video(row) if video else np.empty((0, row["height"], row["width"], 3), np.uint8)
+            return Sample(row["key"], frames, self._arrays(row), self._meta(row))
 
     def _video(self, row: dict[str, Any]) -> np.ndarray:
         try:
@@ -137,6 +149,19 @@ class ClipDataset:
 
     def _reads_truth(self, row: dict[str, Any]) -> bool:
         return self.arrays != () and (self.arrays is not None or "truth" in row["members"])
+
+    def keys(self) -> pa.Array:
+        """The keys of all clips, in order."""
+        return self._index.column("key").combine_chunks()
+
+    def digests(self, name: str) -> pa.Array:
+        """SHA-256 of the member `name` of every clip, in order. Raises UserError if a clip lacks it or has it twice."""
+        members = self._index.column("members").combine_chunks()
+        every, wanted = members.flatten(), pc.equal(members.flatten().field("name"), name)
+        counted = pc.value_counts(pc.list_parent_indices(members).filter(wanted))
+        if len(counted) != len(self) or not pc.all(pc.equal(counted.field("counts"), 1)).as_py():
+            raise UserError(f"{self.folder}: a clip has no {name}, or two: copy the dataset again")
+        return every.field("sha256").filter(wanted)
 
     def shard_edges(self) -> list[int]:
         """Indices of the first and the last clip of each shard; reading the last one detects a truncated shard."""

@@ -30,8 +30,10 @@ KEY, SHARD = r"^[A-Za-z0-9_-]{1,80}$", r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,250}$"
 _NAME, _SHA256 = r"^[a-z0-9]{1,16}$", r"^[0-9a-f]{64}$"
 
 
-def read_index(folder: Path) -> pa.Table:
+def read_index(folder: Path, digests: tuple[str, ...] = ()) -> pa.Table:
     """The rows of a dataset's index, one clip each, with the columns of `SCHEMA`.
+
+    digests: names of further columns, of 64 hexadecimal digits each.
 
     Checked for every row: key and shard are plain names (a shard lies in the folder), numbers of frames and pixels are
         positive and within `engine.limits`, offsets and sizes are not negative, digests have the form of SHA-256.
@@ -39,7 +41,7 @@ def read_index(folder: Path) -> pa.Table:
     Raises UserError if the folder is no dataset, or for an index that is damaged, exceeds a limit or is wrong;
     MachineFault if the machine failed.
     """
-    path = folder / INDEX
+    path, schema = folder / INDEX, pa.schema([*SCHEMA, *((name, pa.string()) for name in digests)])
     with reading(folder):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such dataset: make one with `phys4d simulate --out {folder} --clips N`")
@@ -49,19 +51,19 @@ def read_index(folder: Path) -> pa.Table:
         if (folder / MANIFEST).exists():
             check(folder, "copy the dataset again")
         try:
-            table = _read(path)
+            table = _read(path, schema)
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 if error.errno not in ABSENT:
                     raise
                 raise UserError(f"{path}: cannot be read: {error.strerror}") from None
             raise UserError(f"{path}: cannot be read as parquet: {_first_line(error)}") from None
-    if fault := _fault(table):
+    if fault := _fault(table, digests):
         raise UserError(f"{path}: {fault}: this index is damaged or not of this program: copy the dataset again")
     return table
 
 
-def _read(path: Path) -> pa.Table:
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
     """Strings are read as dictionaries, so that a long one that all rows repeat is unpacked once."""
     with open(open_regular(path), "rb") as source:
         size = source.seek(0, 2)
@@ -74,12 +76,12 @@ def _read(path: Path) -> pa.Table:
         file = pq.ParquetFile(
             source, metadata=metadata, read_dictionary=[leaf for leaf in leaves if _TEXTS.fullmatch(leaf)]
         )
-        if missing := [name for name in SCHEMA.names if name not in file.schema_arrow.names]:
+        if missing := [name for name in schema.names if name not in file.schema_arrow.names]:
             raise UserError(f"{path}: has no column {', '.join(missing)}: this is no index of clips")
-        table = file.read(columns=SCHEMA.names, use_threads=False)
+        table = file.read(columns=schema.names, use_threads=False)
     if table.nbytes > _most_unpacked(size):
         raise UserError(f"{path}: unpacks to {table.nbytes} bytes, at most {_most_unpacked(size)} are read")
-    for name in ("key", "shard"):
+    for name in ("key", "shard", *schema.names[len(SCHEMA) :]):
         if fault := _long(table.column(name), name):
             raise UserError(f"{path}: {fault}")
     members = table.column("members").combine_chunks()
@@ -89,7 +91,7 @@ def _read(path: Path) -> pa.Table:
             if field.type.get_field_index(name) >= 0 and (fault := _long(field.field(name), name)):
                 raise UserError(f"{path}: {fault}")
     try:
-        return table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
+        return table.select(schema.names).cast(schema).combine_chunks()
     except pa.ArrowException as error:
         raise UserError(f"{path}: has a column of another type: {_first_line(error)}") from None
 
@@ -122,11 +124,11 @@ def _long(column: Any, name: str) -> str | None:
     return None
 
 
-def _fault(table: pa.Table) -> str | None:
+def _fault(table: pa.Table, digests: tuple[str, ...]) -> str | None:
     """What is wrong with the first wrong row of a column, None if nothing is."""
     if not table.num_rows:
         return None
-    for name in SCHEMA.names:
+    for name in table.column_names:
         if table.column(name).null_count:
             return f"{name}: a row has none"
     frames, height, width = (table.column(name).cast(pa.int64()) for name in ("frames", "height", "width"))
@@ -142,6 +144,7 @@ def _fault(table: pa.Table) -> str | None:
         (small, "height", f"expected height and width of 1 to {PICTURE_PIXELS} pixels together"),
         (pc.less_equal(video, VIDEO_BYTES), "frames", f"frames of more than {VIDEO_BYTES} bytes"),
         (pc.and_(pc.greater(fps, 0), pc.less(fps, 1e6)), "fps", "expected more than 0 and less than 1e6"),
+        *((pc.match_substring_regex(table.column(name), _SHA256), name, "expected 64 digits") for name in digests),
     ]
     for right, name, expected in checks:
         if (row := pc.index(right, False).as_py()) >= 0:

@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
     ]
 )
 _BLOCK = 512
-_LOCK = ".lock"
+LOCK = ".lock"
 JOURNAL = "journal.jsonl"
 
 
@@ -73,7 +73,7 @@ class ShardWriter:
 
     def __enter__(self) -> Self:
         self.place.prepare()
-        self._lock = self._acquire()
+        self._lock = acquire(self.place)
         try:
             self.place.undo_publish()
             if self._begun:
@@ -93,26 +93,6 @@ class ShardWriter:
         self._go_on()
         self._begun = True
 
-    def _acquire(self) -> int:
-        """The descriptor of the locked lock file.
-
-        Another writer may finish between `prepare` and the lock; then the file that is locked is not the one in place.
-        """
-        path, lock = self.partial / _LOCK, -1
-        try:
-            lock = without_links(str(path), os.O_RDWR | os.O_CREAT)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(lock), os.stat(path)) and not self.place.is_occupied():
-                return lock
-        except BlockingIOError:
-            os.close(lock)
-            raise UserError(f"{self.folder}: another process is writing this dataset: wait for it") from None
-        except FileNotFoundError:
-            pass
-        if lock >= 0:
-            os.close(lock)
-        raise UserError(f"{self.folder}: another process has just written this dataset: choose another folder")
-
     @property
     def kept(self) -> int:
         """Number of clips written so far, including kept ones."""
@@ -123,7 +103,7 @@ class ShardWriter:
         self._keys = {row["key"] for row in self._rows}
         shards = sorted({row["shard"] for row in self._rows})
         for stale in self.partial.iterdir():
-            if stale.name not in (_LOCK, *shards):
+            if stale.name not in (LOCK, *shards):
                 stale.unlink()
         if self._rows:
             last = self._rows[-1]["members"][-1]
@@ -189,19 +169,11 @@ class ShardWriter:
 
     def _write(self, file_name: str, name: str, data: bytes) -> dict[str, Any]:
         assert self._shard is not None
-        info = tarfile.TarInfo(file_name)  # mtime, uid and gid are 0 and names empty by default
-        info.size, info.mode = len(data), 0o644
-        self._shard.write(info.tobuf(tarfile.USTAR_FORMAT))
-        offset = self._shard.tell()
-        self._shard.write(data)
-        self._shard.write(bytes(_padded(len(data)) - len(data)))
-        return {"name": name, "offset": offset, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        return write_member(self._shard, file_name, name, data)
 
     def _finish_shard(self) -> None:
         if self._shard is not None:
-            self._shard.write(bytes(2 * _BLOCK))
-            self._shard.flush()
-            os.fsync(self._shard.fileno())
+            end_shard(self._shard)
             self._shard.close()
             self._shard = None
 
@@ -224,9 +196,53 @@ class ShardWriter:
             os.rename(fresh, self.partial / INDEX)
             write_manifest(self.partial, digests(self.partial, [INDEX]))
             sync(self.partial)
-            self.place.publish(INDEX, (JOURNAL, _LOCK))
+            self.place.publish(INDEX, (JOURNAL, LOCK))
         finally:
             os.close(self._lock)
+
+
+def acquire(place: OutputFolder) -> int:
+    """The descriptor of the locked lock file of a prepared folder; a descriptor that is closed releases it.
+
+    Another writer may finish between `prepare` and the lock; then the file that is locked is not the one in place.
+
+    Raises UserError if another process holds the lock, or has finished.
+    """
+    path, lock = place.partial / LOCK, -1
+    try:
+        lock = without_links(str(path), os.O_RDWR | os.O_CREAT)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock), os.stat(path)) and not place.is_occupied():
+            return lock
+    except BlockingIOError:
+        os.close(lock)
+        raise UserError(f"{place.given}: another process is writing this dataset: wait for it") from None
+    except FileNotFoundError:
+        pass
+    if lock >= 0:
+        os.close(lock)
+    raise UserError(f"{place.given}: another process has just written this dataset: choose another folder")
+
+
+def write_member(shard: BinaryIO, file_name: str, name: str, data: bytes) -> dict[str, Any]:
+    """Appends a file to a tar shard, and returns its entry for the index.
+
+    shard: open for writing. file_name: in the tar. name: of the member in the index. data: its content.
+    """
+    info = tarfile.TarInfo(file_name)  # mtime, uid and gid are 0 and names empty by default
+    info.size, info.mode = len(data), 0o644
+    shard.write(info.tobuf(tarfile.USTAR_FORMAT))
+    offset = shard.tell()
+    shard.write(data)
+    shard.write(bytes(_padded(len(data)) - len(data)))
+    return {"name": name, "offset": offset, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def end_shard(shard: BinaryIO) -> None:
+    """Writes the end of a tar file and syncs it to the disk."""
+    shard.write(bytes(2 * _BLOCK))
+    shard.flush()
+    os.fsync(shard.fileno())
 
 
 def partial_folder(folder: Path) -> Path:

@@ -109,9 +109,25 @@ def add_data(commands: Commands) -> None:
     data = commands.add_parser("data", help="check datasets, look at them, import clips").add_subparsers(
         required=True, metavar="action"
     )
-    verify = data.add_parser("verify", help="check every byte of a dataset")
+    verify = data.add_parser("verify", help="check every byte of a dataset, or of its cache")
     verify.add_argument("folder", type=Path)
     verify.set_defaults(command=_verify)
+    encode = data.add_parser("encode", help="compute latents and text embeddings of all clips once, for training")
+    encode.add_argument("folder", type=Path)
+    encode.add_argument(
+        "--model", required=True, metavar="FOLDER",
+        help="whose codec and text encoder: a model folder, a released folder, or tiny",
+    )  # fmt: skip
+    encode.add_argument("--out", type=Path, metavar="CACHE", help="the folder to write (default: cache in the dataset)")
+    encode.add_argument(
+        "--dtype", default="fp32", choices=("fp32", "bf16"),
+        help="fp32 (default): training is the same to the bit; bf16: rounded, half the bytes",
+    )  # fmt: skip
+    encode.add_argument(
+        "--on-bad", default="stop", choices=("stop", "skip"),
+        help="stop (default) at a clip that cannot be encoded, or leave it out, for stages with on_bad = skip",
+    )  # fmt: skip
+    encode.set_defaults(command=_encode)
     sheet = data.add_parser("sheet", help="one picture of a dataset's clips, with the truth beside them")
     sheet.add_argument("folder", type=Path)
     sheet.add_argument("--out", type=Path, required=True, metavar="PICTURE", help="a .png or .jpg")
@@ -148,14 +164,37 @@ def add_data(commands: Commands) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from phys4d.caches.card import CARD
+    from phys4d.caches.verify import verify_cache
     from phys4d.engine.data.dataset import verify
 
-    problems = verify(options.folder)
+    is_cache = (options.folder / CARD).is_file()
+    problems = verify_cache(options.folder) if is_cache else verify(options.folder)
     for problem in problems:
         print(printable(problem))
     if problems:
-        raise UserError(f"{options.folder}: {len(problems)} problems: write this dataset again")
+        what = "cache" if is_cache else "dataset"
+        raise UserError(f"{options.folder}: {len(problems)} problems: write this {what} again")
     print(printable(f"{options.folder}: all clips are whole"))
+    return 0
+
+
+def _encode(options: argparse.Namespace) -> int:
+    from phys4d.caches.lookup import FOLDER
+    from phys4d.caches.source import source_of
+    from phys4d.caches.write import encode_dataset
+    from phys4d.engine.distributed.collectives import on_all_ranks
+    from phys4d.engine.distributed.parallel import Parallel
+
+    out = options.out if options.out is not None else options.folder / FOLDER
+    keeps(f"{out}: finished shards are kept: the same command goes on from there")
+    with Parallel.start() as parallel:
+        model = on_all_ranks(lambda: source_of(options.model))
+        card = encode_dataset(options.folder, out, model, parallel, dtype=options.dtype, on_bad=options.on_bad)
+    if card is not None:
+        left_out = f", {len(card.bad)} left out: {', '.join(sorted(card.bad))}" if card.bad else ""
+        shape = "x".join(map(str, card.latents))
+        print(printable(f"{out}: latents of {shape} and text of all clips of {options.folder}{left_out}"))
     return 0
 
 

@@ -36,8 +36,9 @@ class ClipsWithoutValues:
         """Nothing to read."""
 
     def batch(
-        self, size: int, parallel: Parallel, seed: int, stage: str, step: int, update: int | None = None
-    ) -> Batch:
+        self, size: int, parallel: Parallel, seed: int, stage: str, step: int, update: int | None = None, *,
+        pixels: bool = False,
+    ) -> Batch:  # fmt: skip
         """This rank's share of a global batch of `size` clips."""
         places = parallel.local(range(size))
         count, (frames, height, width) = len(places), self.size

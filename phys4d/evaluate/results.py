@@ -1,9 +1,10 @@
 """Results of an evaluation: metrics of every scene, their means, and the arrays of the scenes in the report."""
 
 import io
+import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from phys4d.engine import integrity
+from phys4d.engine.errors import UserError
 from phys4d.engine.storage import replace_bytes
 from phys4d.evaluate.metrics import ClipMean
 
@@ -78,6 +80,29 @@ def write_arrays(result: Evaluation, out: Path, stage: str) -> None:
         file = io.BytesIO()
         np.savez_compressed(file, **arrays)
         replace_bytes(out / f"{name}.npz", file.getvalue())
+
+
+def record_digests(out: Path) -> None:
+    """Writes the manifest of the files in a folder of results; hidden ones are what a kill left of files."""
+    names = [path.name for path in out.iterdir() if path.is_file() and not path.name.startswith(".")]
+    integrity.write_manifest(out, integrity.digests(out, names))
+
+
+def finished(out: Path) -> Collection[str]:
+    """The files of a folder of results, which are as they were written; none if the folder has no manifest."""
+    if not (out / integrity.MANIFEST).exists():
+        return ()
+    advice = f"remove {out}, then --resume measures again"
+    integrity.check(out, advice)
+    return integrity.read_manifest(out, advice)
+
+
+def read_table(out: Path, stage: str) -> dict[str, Any]:
+    """The table of a stage that `evaluate_stage` wrote to the folder `out`. Raises UserError if it is damaged."""
+    if f"{stage}.json" not in finished(out):
+        raise UserError(f"{out}: holds no results of {stage}: remove it, then --resume measures again")
+    table: dict[str, Any] = json.loads((out / f"{stage}.json").read_bytes())
+    return table
 
 
 def forget_results(out: Path, stage: str) -> None:

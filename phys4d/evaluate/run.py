@@ -9,6 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from phys4d.caches.lookup import Latents
+from phys4d.caches.read import LatentCache
 from phys4d.clips import TRUTH, Batch, Clips
 from phys4d.engine.config import Config
 from phys4d.engine.distributed.collectives import on_all_ranks
@@ -30,6 +32,7 @@ class EvaluateConfig(Config):
     only, so that stages can be compared pairwise.
 
     data: dataset folder of held-out clips.
+    latents: folder of the cache of `data` (`phys4d data encode`); default: the folder `cache` in it.
     scenes: number of clips to evaluate, from the first one on.
     samples: generated clips for each scene.
     shown: number of scenes in the report, from the first one on.
@@ -40,6 +43,7 @@ class EvaluateConfig(Config):
     """
 
     data: Path
+    latents: Latents = None
     scenes: int = Field(40, ge=2)
     samples: int = Field(4, ge=1)
     shown: int = Field(6, ge=1)
@@ -51,8 +55,9 @@ class EvaluateConfig(Config):
 
 @torch.no_grad()
 def evaluate(
-    model: WorldModel, config: EvaluateConfig, title: str, parallel: Parallel, scenes: Sequence[int] | None = None
-) -> Evaluation | None:
+    model: WorldModel, config: EvaluateConfig, title: str, parallel: Parallel, scenes: Sequence[int] | None = None,
+    cache: LatentCache | None = None,
+) -> Evaluation | None:  # fmt: skip
     """Evaluates a model; the ranks share the batches.
 
     The result is on rank 0 and None elsewhere, and does not depend on the number of ranks.
@@ -62,6 +67,7 @@ def evaluate(
     title: shown in the progress bar.
     parallel: ranks and device.
     scenes: if given, only these scenes, and the arrays of all of them are kept.
+    cache: of the clips, from which latents and text are read.
 
     Raises UserError if the data does not fit the model or has too few clips.
     """
@@ -69,7 +75,7 @@ def evaluate(
     model.backbone.precision = precision = config.precision or "fp32"
     model.use_attention("auto", parallel)
     place(model.eval(), parallel)
-    clips = on_all_ranks(lambda: _clips(config, model))
+    clips = on_all_ranks(lambda: _clips(config, model, cache))
     asked = range(config.scenes) if scenes is None else scenes
     kept = range(config.shown) if scenes is None else scenes
     batches = [list(asked[start : start + config.batch]) for start in range(0, len(asked), config.batch)]
@@ -95,8 +101,8 @@ def evaluate(
     return whole
 
 
-def _clips(config: EvaluateConfig, model: WorldModel) -> Clips:
-    clips = Clips(config.data, (*TRUTH, "instance"), model.text, model.grid)
+def _clips(config: EvaluateConfig, model: WorldModel, cache: LatentCache | None) -> Clips:
+    clips = Clips(config.data, (*TRUTH, "instance"), model.text, model.grid, encoded=cache)
     if len(clips) < config.scenes:
         raise UserError(
             f"{config.data}: {len(clips)} clips, {config.scenes} are to be evaluated: "
@@ -114,7 +120,7 @@ def _measure(
     batch = on_all_ranks(lambda: clips.collate(scenes, rng_keys, parallel.device))
     part = Evaluation(reader, model.backbone.precision)
     _keep_truth(part, clips, batch, scenes, shown)
-    clean = model.codec.encode(batch.video)
+    clean = batch.encoded(model.codec)
     geometry = model.read_geometry(clean, batch.text, batch.normal_like(clean, "probe"))
     part.add("model", geometry_metrics(geometry.depth, geometry.motion, batch.arrays))
     for i in shown:

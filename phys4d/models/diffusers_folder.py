@@ -67,10 +67,13 @@ def check_stored(folder: Path, module: nn.Module, layout: str) -> None:
     check_fits(*read_weights(folder, WEIGHTS, layout), shapes_of(module), what)
 
 
-def check_t5_encoder(folder: Path, encoder: type[nn.Module], config: type[Any], layout: str) -> int:
+def check_t5_encoder(
+    folder: Path, encoder: type[nn.Module], config: type[Any], layout: str, *, weights: bool = True
+) -> int:
     """Width of a token of a text encoder of the T5 family; UserError unless the folder holds a whole one.
 
-    encoder, config: classes of transformers; layout: what is expected, for the message.
+    encoder, config: classes of transformers; layout: what is expected, for the message; weights: whether they must be
+    there.
     """
     path = folder / "config.json"
     table = read_json(path)
@@ -81,6 +84,8 @@ def check_t5_encoder(folder: Path, encoder: type[nn.Module], config: type[Any], 
     check_unquantised(path, table)
     check_numbers(path, table)
     module = on_meta(path, lambda: encoder(config.from_dict(table)))
+    if not weights:
+        return module.config.d_model
     (stored, files), shapes = read_weights(folder, "model", layout), shapes_of(module)
     tied = ("shared.weight", "encoder.embed_tokens.weight")  # one tensor under two names: either is enough
     if any(name in stored for name in tied):

@@ -90,6 +90,12 @@ def read_weights(folder: Path, name: str, layout: str) -> tuple[dict[str, Stored
     return tensors, files
 
 
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder holds files of weights, of any format, or their index."""
+    endings = (".safetensors", *_OTHER_FORMATS, ".index.json")
+    return folder.is_dir() and any(path.name.endswith(endings) for path in folder.iterdir())
+
+
 def check_fits(
     stored: Mapping[str, Stored], files: Mapping[str, Path], expected: Mapping[str, tuple[int, ...]], what: str
 ) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -66,6 +67,17 @@ class TextEncoder(Protocol):
     def __call__(self, captions: Sequence[str]) -> Tensor:
         """Captions -> [B, tokens, width], zeros behind the last token."""
         ...
+
+
+def from_bytes(video: Tensor) -> Tensor:
+    """RGB uint8 [B, T, H, W, 3] -> fp32 [B, 3, T, H, W] in [-1, 1], on the same device."""
+    return video.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def encode_clips(codec: Codec, video: Tensor) -> Tensor:
+    """Video [B, 3, T, H, W] -> latents [B, C, T', H', W'], contiguous as those of a cache, since sums over them are
+    rounded in the order of memory. Clips are encoded one by one: those beside a clip do not change its bits."""
+    return torch.cat([codec.encode(clip[None].contiguous()) for clip in video]).contiguous()
 
 
 def check_clip(video: Tensor, stride: tuple[int, int, int]) -> None:

@@ -1,6 +1,6 @@
 """What a kind of model is to the rest of the program: one `ModelSpec`, listed in `phys4d.models.registry`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -69,6 +69,22 @@ class Bare:
     build: Callable[[int, tuple[int, ...], int], Parts]
 
 
+@dataclass(frozen=True)
+class Encoders:
+    """What encodes clips of a kind of model, without its transformer.
+
+    build: codec and text encoder from a folder in the diffusers layout, None for a kind whose encoders have no weights.
+    origin: of such a folder, a text for each part that latents and tokens depend on ("codec", "text encoder",
+        "tokenizer"), equal for equal parts: a digest of weights and configuration. A part whose weights are not there
+        is left out. UserError where a file cannot be read.
+    check: UserError unless the weights of both are there, which `ModelSpec.outline` does not ask of the text encoder.
+    """
+
+    build: Callable[[Path | None], tuple[Codec, TextEncoder]]
+    origin: Callable[[Path | None], Mapping[str, str]]
+    check: Callable[[Path | None], object] = lambda folder: None
+
+
 def _as_they_are(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
@@ -88,6 +104,7 @@ class ModelSpec:
     check_caption: ValueError for a caption that the text encoder cannot take whole.
     bare: a model without values, from the configurations in such a folder alone; for None, the published model of the
         name `released`, or a new one. None for a kind whose runs cannot be counted.
+    encoders: its codec and text encoder alone; None for a kind whose latents and tokens cannot be cached.
     rename_lora: tensors of a LoRA file at this path, from key names that other programs use to those of the
         transformer's modules. ValueError where they are not of this kind of model.
     """
@@ -101,4 +118,5 @@ class ModelSpec:
     check_caption: Callable[[str], object] = lambda caption: None
     bare: Callable[[Settings, Path | None], Bare] | None = None
     released: str | None = None
+    encoders: Encoders | None = None
     rename_lora: Callable[[Path, dict[str, Tensor]], dict[str, Tensor]] = _as_they_are

@@ -63,7 +63,7 @@ class BackboneObjective(StageObjective):
         return logged.sums
 
     def _loss(self, batch: Batch, logged: Shares) -> Tensor:
-        clean = self.model.codec.encode(batch.video)
+        clean = batch.encoded(self.model.codec)
         noise = batch.normal_like(clean, "noise")
         sigma = self.model.training_sigma(batch.uniform("sigma"))
         prediction = self.model.predict(noised(clean, noise, sigma), sigma, batch.text)

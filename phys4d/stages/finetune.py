@@ -103,7 +103,7 @@ class FinetuneObjective(StageObjective):
     def _loss(self, batch: Batch, heads: bool, logged: Shares) -> Tensor:
         """The share of one micro-batch; heads: whether they are evaluated."""
         model = self.model
-        clean = model.codec.encode(batch.video)
+        clean = batch.encoded(model.codec)
         noise, u = batch.normal_like(clean, "noise"), batch.uniform("sigma")
         sampled = model.training_sigma(u)
         read = [_is_read(int(place)) for *_, place in batch.rng_keys]

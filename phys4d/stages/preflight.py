@@ -12,17 +12,20 @@ from pathlib import Path
 
 import torch
 
+from phys4d.caches.lookup import find_cache
+from phys4d.caches.source import Source
 from phys4d.clips import TRUTH
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.distributed.mesh import mesh_shape
 from phys4d.engine.distributed.parallel import own_device
 from phys4d.engine.errors import UserError
+from phys4d.engine.faults import MachineFault
 from phys4d.engine.run_folder.wandb_tracker import check_wandb
 from phys4d.engine.training.adam import check_adam
 from phys4d.engine.training.length import check_decay
 from phys4d.engine.training.schedule import check_order
 from phys4d.kernels.attention import explain
-from phys4d.models.card import CARD, read_card
+from phys4d.models.card import CARD, base_of, read_card
 from phys4d.models.config import ModelConfig
 from phys4d.models.interface import Grid, check_size
 from phys4d.models.preflight import check_model, check_new, check_released
@@ -70,6 +73,7 @@ def check(config: RunConfig, world_size: int = 1) -> None:
     if config.evaluate is not None:
         uses["evaluate.data"] = DatasetUse(config.evaluate.data, EVALUATED, config.evaluate.scenes)
     _check_attention(config, start, check_data(uses, start, every=config.check_clips == "all"))
+    _check_caches(config, start)
 
 
 def check_stages(config: RunConfig, world_size: int = 1) -> Start:
@@ -144,6 +148,25 @@ def check_start(model: ModelConfig, init: Path | None) -> Start:
 
 def _head_shape(outline: Outline) -> tuple[int, int]:
     return outline.heads, outline.width // outline.heads
+
+
+def _check_caches(config: RunConfig, start: Start) -> None:
+    """UserError for a cache of other clips or another model than the run has, and, where clips are without one, for a
+    text encoder without weights."""
+    base = config.init
+    if base is not None and (base / CARD).exists():
+        base = base_of(read_card(base), base)
+    source, cached = Source(start.kind, base), True
+    for name in (*config.stages, *(() if config.evaluate is None else ("evaluate",))):
+        table = config.table(name)
+        try:
+            cached &= find_cache(table.data, table.latents, config.cache, source) is not None
+        except MachineFault:
+            raise
+        except UserError as error:
+            raise UserError(f"{name}.latents: {error}") from None
+    if not cached:
+        source.check()
 
 
 def _check_attention(config: RunConfig, start: Start, size: tuple[int, int, int]) -> None:

@@ -68,7 +68,7 @@ class PretrainObjective(StageObjective):
         return logged.sums
 
     def _loss(self, batch: Batch, logged: Shares) -> Tensor:
-        clean = self.model.codec.encode(batch.video)
+        clean = batch.encoded(self.model.codec)
         sigma = near_probe(batch.uniform("sigma"), self.model.config.probe_sigma)
         geometry = self.model.read_geometry(clean, batch.text, batch.normal_like(clean, "noise"), sigma)
         moving = batch.arrays["motion"][:, :2].norm(dim=1) > self.config.moving_pixels

@@ -73,7 +73,8 @@ class ReinforceObjective(StageObjective):
 
     def update(self, step: int, optimizer_step: OptimizerStep) -> dict[str, Tensor | float]:
         config, logged = self.config, Shares()
-        conditions = self.clips.batch(config.conditions, self.parallel, self.seed, self.name, step)
+        # The reward looks at the pixels of the conditions.
+        conditions = self.clips.batch(config.conditions, self.parallel, self.seed, self.name, step, pixels=True)
         for k in range(config.stochastic_steps if config.flow_matching > 0 else 0):  # before a weight changes
             self.clips.fetch(config.flow_matching_batch, self.parallel, self.seed, self._matching, self._draw(step, k))
         parts = self._samples(conditions)
@@ -102,7 +103,7 @@ class ReinforceObjective(StageObjective):
         """The step's samples in micro-batches: each clip `group` times, encoded once, with random numbers of their own.
         """
         g, count = self.config.group, len(conditions.rng_keys)
-        clean = torch.cat([self.model.codec.encode(conditions.video[i : i + 1]) for i in range(count)])
+        clean = conditions.encoded(self.model.codec)
         keys = [(*key, member) for key in conditions.rng_keys for member in range(g)]
         size = self.config.micro_batch or count * g
         parts = []
@@ -112,6 +113,7 @@ class ReinforceObjective(StageObjective):
             batch = replace(
                 conditions,
                 video=conditions.video[:0],
+                latents=None,
                 text=conditions.text[index],
                 arrays={},
                 rng_keys=[keys[i] for i in own],
@@ -227,7 +229,7 @@ class ReinforceObjective(StageObjective):
         return step * self.config.stochastic_steps + k
 
     def _flow_matching(self, batch: Batch) -> Tensor:
-        clean = self.model.codec.encode(batch.video)
+        clean = batch.encoded(self.model.codec)
         noise = batch.normal_like(clean, "noise")
         sigma = self.model.training_sigma(batch.uniform("sigma"))
         prediction = self.model.predict(noised(clean, noise, sigma), sigma, batch.text)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, create_model
 
+from phys4d.caches.lookup import CacheMode, Latents
 from phys4d.engine import toml_text
 from phys4d.engine.config import Config
 from phys4d.engine.distributed.mesh import ParallelConfig
@@ -28,11 +29,12 @@ else:
 
 class RunSettings(Config):
     """A run file. Each stage named in `stages` has a table of its name, with the keys of its `StageSpec.config`, of
-    which `loop` gives the length (`engine.training.length.LoopConfig`), and one more:
+    which `loop` gives the length (`engine.training.length.LoopConfig`), and two more:
 
     gate: conditions without which the run ends after the stage (exit code 4), metric -> condition, such as
         { warp_l1 = "< 0.03", train.loss = "< 0.5" }. Metrics are the means of the stage's evaluation, and, after
         `train.`, the scalars that the stage last logged.
+    latents: folder of the cache of `data` (`phys4d data encode`); default: the folder `cache` in it.
 
     The other keys are those of the whole run.
 
@@ -45,6 +47,8 @@ class RunSettings(Config):
         for the model of its last finished stage, or a published model's folder; none for a new model.
     check_clips: which clips are decoded before anything starts, also by --dry-run: "some" of each dataset, spread over
         it, or "all". The rest is checked when it is read.
+    cache: "auto" reads latents and tokens from the cache of a dataset where there is one; "required" refuses a dataset
+        without; "off" encodes the clips in every step.
     model: how the model is made and sampled.
     parallel: how several processes divide the work.
     checkpointing: which activations of the transformer's blocks are kept for the backward pass: "none" computes none
@@ -61,6 +65,7 @@ class RunSettings(Config):
     precision: Annotated[Precision, FROM_HERE] = "fp32"
     init: Annotated[Path | None, MOVED] = None
     check_clips: Annotated[Literal["some", "all"], SAME_WEIGHTS] = "some"
+    cache: CacheMode = "auto"
     model: ModelConfig = ModelConfig()
     parallel: ParallelConfig = ParallelConfig()
     checkpointing: Annotated[str, SAME_WEIGHTS] = Field("none", pattern=f"^({MODES})$")
@@ -80,9 +85,12 @@ class RunSettings(Config):
 
 if TYPE_CHECKING:
     RunConfig = RunSettings
-else:  # with one optional table for each registered stage, which also has its gate
+else:  # with one optional table for each registered stage, which also has its gate and its cache
     _TABLES = {
-        name: create_model(spec.config.__name__, __base__=spec.config, __doc__=spec.config.__doc__, gate=(Gate, {}))
+        name: create_model(
+            spec.config.__name__, __base__=spec.config, __doc__=spec.config.__doc__, gate=(Gate, {}),
+            latents=(Latents, None),
+        )
         for name, spec in STAGES.items()
     }
     RunConfig = create_model(

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from phys4d.caches.lookup import find_cache, line
+from phys4d.caches.source import Source
 from phys4d.clips import Clips, clip_size
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
@@ -57,16 +59,17 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
     spec.objective.prepare(loaded.model, table, config.seed)
     place(loaded.model, parallel, checkpointing=config.checkpointing, compiled=config.compile)
     on_all_ranks(lambda: run.record(attention=_attention(loaded.model, parallel)))
-    objective = spec.objective(table, loaded.model, parallel, config.seed)
+    clips = on_all_ranks(lambda: _clips(stage, config, run, loaded, given))
+    objective = spec.objective(table, loaded.model, parallel, config.seed, clips)
     note_skips(objective.clips, stage, run)
-    clips = spec.samples(table)
-    amounts = {"clips": clips, "tokens": clips * math.prod(loaded.model.grid.tokens)}
+    count = spec.samples(table)
+    amounts = {"clips": count, "tokens": count * math.prod(loaded.model.grid.tokens)}
     workload = Workload(amounts, objective.clips.waited, loaded.model)
     try:
         train(
             objective,
             optimizer=table.optimizer,
-            loop=in_steps(table.loop, clips),
+            loop=in_steps(table.loop, count),
             run=run,
             parallel=parallel,
             resume=resume,
@@ -82,6 +85,18 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
     model_folder.save(loaded.model, config.output(stage), stage=stage, base=base, parallel=parallel)
 
 
+def _clips(stage: str, config: RunConfig, run: Run, loaded: Loaded, given: Path | None) -> Clips:
+    """What a stage trains on, read from a cache where there is one; a line on rank 0 says so."""
+    table, model = config.table(stage), loaded.model
+    source = Source(model.config.kind, None if given is None else loaded.base)
+    cache = find_cache(table.data, table.latents, config.cache, source)
+    if run.writes:
+        said = line(table.data, table.latents, config.cache, source, cache)
+        print(printable(f"{stage}: {said}"), file=sys.stderr)
+    arrays = STAGES[stage].arrays(table)
+    return Clips(table.data, arrays, model.text, model.grid, on_bad=table.on_bad, encoded=cache)
+
+
 def note_skips(clips: Clips, stage: str, run: Run) -> None:
     """Has the clips that a stage skips printed and recorded in metrics.jsonl, once each, also over resumed sessions."""
 
@@ -95,9 +110,8 @@ def note_skips(clips: Clips, stage: str, run: Run) -> None:
 
 def _attention(model: WorldModel, parallel: Parallel) -> dict[str, Any]:
     """Which backends compute attention, why, and which modules keep their own code; for provenance.json."""
-    tokens, text_tokens = math.prod(model.grid.tokens), model.text([""]).shape[1]
     try:
-        return model.backbone.explain_attention(tokens, text_tokens, parallel.device)
+        return model.backbone.explain_attention(math.prod(model.grid.tokens), model.text.tokens, parallel.device)
     except ValueError as error:
         raise UserError(f'model.attention: {error}: set another, or "auto"') from None
 

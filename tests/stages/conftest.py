@@ -1,6 +1,7 @@
 """A dataset small enough to train on in a test: squares that slide over a wall, with exact truth."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -230,6 +231,22 @@ def write_released_run(released: Path, large_clips: Path) -> Callable[..., Path]
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def cached(large_clips: Path, released: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The large clips with the cache of the released model in their folder."""
+    folder = shutil.copytree(large_clips, tmp_path_factory.mktemp("cached") / "large")
+    assert main(["data", "encode", str(folder), "--model", str(released)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_cached(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small clips with the cache of the tiny model in their folder."""
+    folder = shutil.copytree(clips, tmp_path_factory.mktemp("cached") / "clips")
+    assert main(["data", "encode", str(folder), "--model", "tiny"]) == 0
+    return folder
 
 
 @pytest.fixture(scope="session")

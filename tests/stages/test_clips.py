@@ -32,13 +32,13 @@ def test_the_wait_for_clips_is_counted(clips: Path, monkeypatch: pytest.MonkeyPa
     """Decoding is held back until the clock of the wait, advanced by hand, has passed seven seconds."""
     source, clock = Clips(clips, ("depth",), WordEncoder(), cache_bytes=0), [0.0]
     monkeypatch.setattr("phys4d.engine.training.telemetry.time.perf_counter", lambda: clock[0])
-    decode = type(source.dataset).__getitem__
+    decode = type(source.dataset).read
 
-    def late(dataset: object, index: int) -> object:
+    def late(dataset: object, index: int, *, video: bool) -> object:
         clock[0] = 7.0
-        return decode(source.dataset, index)
+        return decode(source.dataset, index, video=video)
 
-    monkeypatch.setattr(type(source.dataset), "__getitem__", late)
+    monkeypatch.setattr(type(source.dataset), "read", late)
     source.batch(2, ALONE, 3, "finetune", 0)
     assert source.waited.seconds == 7.0
 
@@ -46,16 +46,16 @@ def test_the_wait_for_clips_is_counted(clips: Path, monkeypatch: pytest.MonkeyPa
 def test_the_next_steps_clips_are_decoded_while_a_step_runs(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Clips(clips, ("depth",), WordEncoder(), cache_bytes=0)
     read, enough, wanted = [], threading.Event(), [4]
-    decode = type(source.dataset).__getitem__
+    decode = type(source.dataset).read
 
-    def noted(dataset: object, index: int) -> object:
+    def noted(dataset: object, index: int, *, video: bool) -> object:
         assert threading.current_thread() is not threading.main_thread()
         read.append(index)
         if len(read) == wanted[0]:
             enough.set()
-        return decode(source.dataset, index)
+        return decode(source.dataset, index, video=video)
 
-    monkeypatch.setattr(type(source.dataset), "__getitem__", noted)
+    monkeypatch.setattr(type(source.dataset), "read", noted)
     for step in range(3):
         batch = source.batch(2, ALONE, 3, "finetune", step)
         assert batch.rng_keys == [(3, "finetune", step, place) for place in range(2)]

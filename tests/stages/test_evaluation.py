@@ -11,7 +11,7 @@ import torch
 
 from phys4d.engine import integrity
 from phys4d.engine.distributed.parallel import Parallel
-from phys4d.evaluate.folders import _record_digests
+from phys4d.evaluate.results import record_digests
 from phys4d.evaluate.run import EvaluateConfig, evaluate, reader_digest
 from phys4d.models import folder as model_folder
 from phys4d.models.config import ModelConfig
@@ -98,5 +98,5 @@ def test_ranks_share_an_evaluation_and_its_figures_are_those_of_one(
 def test_what_a_kill_left_beside_the_results_is_none_of_them(tmp_path: Path) -> None:
     for name in ("pretrain.json", ".manifest.json.partial"):
         (tmp_path / name).write_text("{}")
-    _record_digests(tmp_path)
+    record_digests(tmp_path)
     assert integrity.read_manifest(tmp_path, "").keys() == {"pretrain.json"}

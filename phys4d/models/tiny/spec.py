@@ -5,7 +5,7 @@ from pathlib import Path
 from diffusers import WanTransformer3DModel
 
 from phys4d.models.diffusers_folder import on_meta, read_config
-from phys4d.models.spec import Bare, ModelSpec, Outline, Parts, Settings
+from phys4d.models.spec import Bare, Encoders, ModelSpec, Outline, Parts, Settings
 from phys4d.models.tiny.backbone import PATCH, TinyBackbone, draw_transformer, tiny_transformer
 from phys4d.models.tiny.haar import HaarCodec
 from phys4d.models.tiny.words import WordEncoder
@@ -62,6 +62,11 @@ def _bare(settings: Settings, folder: Path | None) -> Bare:
     return Bare(layers, (temporal * PATCH[0], spatial * PATCH[1], spatial * PATCH[2]), STEPS, SHIFT, build)
 
 
+ENCODERS = Encoders(
+    build=lambda folder: (HaarCodec(), WordEncoder()),
+    origin=lambda folder: {"codec": "Haar 4x4x4", "text encoder": "words, 32 tokens of 64"},
+)
+
 SPEC = ModelSpec(
     kind="tiny",
     title=None,
@@ -70,4 +75,5 @@ SPEC = ModelSpec(
     load=_load,
     create=_create,
     check_caption=WordEncoder().split,
+    encoders=ENCODERS,
 )

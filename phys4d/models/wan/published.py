@@ -31,14 +31,12 @@ class Published:
     shift: float
 
 
-def check_released(folder: Path) -> Published:
+def check_released(folder: Path, *, text_weights: bool = True) -> Published:
     """UserError, one line, unless `folder` is a whole model of the kind of Wan2.2-TI2V-5B in diffusers' layout.
 
     Looked at are class names, configurations, that every tensor they ask for is stored whole with its shape, and the
-    tokenizer's files.
+    tokenizer's files. text_weights: whether the text encoder's weights must be there.
     """
-    from transformers import UMT5Config, UMT5EncoderModel
-
     check_layout(folder, PARTS, LAYOUT)
     _check_index(folder / "model_index.json")
     transformer = check_transformer(folder / "transformer")
@@ -49,7 +47,7 @@ def check_released(folder: Path) -> Published:
             f"{folder}: the transformer takes {channels[0]} channels and gives {channels[1]}, the vae has "
             f"{channels[2]}: only text-to-video models with the first frame in the latents ({TAKEN}) are taken"
         )
-    width = check_t5_encoder(folder / "text_encoder", UMT5EncoderModel, UMT5Config, LAYOUT)
+    width = check_text_encoder(folder / "text_encoder", weights=text_weights)
     if width != transformer.config.text_dim:
         raise UserError(
             f"{folder}: the text encoder gives tokens of {width} numbers, the transformer takes "
@@ -57,6 +55,13 @@ def check_released(folder: Path) -> Published:
         )
     check_tokenizer(folder / "tokenizer", LAYOUT)
     return Published(transformer, vae, published_shift(folder))
+
+
+def check_text_encoder(folder: Path, *, weights: bool = True) -> int:
+    """Width of a token of the text encoder in a folder; UserError unless it is whole, `weights` among it."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    return check_t5_encoder(folder, UMT5EncoderModel, UMT5Config, LAYOUT, weights=weights)
 
 
 def _check_index(path: Path) -> None:

@@ -7,13 +7,14 @@ from diffusers import WanTransformer3DModel
 from phys4d.engine.errors import UserError
 from phys4d.models.base_weights import without_weights
 from phys4d.models.diffusers_folder import class_name
-from phys4d.models.headers import read_json
-from phys4d.models.spec import ModelSpec, Outline, Parts, Settings
+from phys4d.models.headers import holds_weights, read_json
+from phys4d.models.spec import Encoders, ModelSpec, Outline, Parts, Settings
 from phys4d.models.wan.backbone import WanBackbone
 from phys4d.models.wan.bare import PUBLISHED, bare
 from phys4d.models.wan.codec import WanCodec
 from phys4d.models.wan.lora_names import diffusers_names
-from phys4d.models.wan.published import check_released
+from phys4d.models.wan.origin import origin
+from phys4d.models.wan.published import check_released, check_text_encoder
 from phys4d.models.wan.schedule import STEPS
 from phys4d.models.wan.text import UMT5Encoder
 
@@ -21,7 +22,8 @@ from phys4d.models.wan.text import UMT5Encoder
 def _outline(settings: Settings, folder: Path | None) -> Outline:
     if folder is None:
         raise UserError('model.kind: "wan" without init: name the folder of the released model as init')
-    published = check_released(folder)
+    # A run that reads all tokens from caches needs no text encoder; `ENCODERS.check` asks for its weights.
+    published = check_released(folder, text_weights=holds_weights(folder / "text_encoder"))
     transformer, vae = published.transformer.config, published.vae.config
     t, h, w = transformer.patch_size
     temporal, spatial = vae.scale_factor_temporal, vae.scale_factor_spatial
@@ -44,13 +46,22 @@ def build_transformer(folder: Path) -> WanTransformer3DModel:
         return WanTransformer3DModel.from_config(read_json(folder / "config.json"))
 
 
+def _encoders(folder: Path | None) -> tuple[WanCodec, UMT5Encoder]:
+    assert folder is not None, "Wan has weights"
+    return WanCodec(folder / "vae"), UMT5Encoder(folder / "text_encoder", folder / "tokenizer")
+
+
+def _check_text(folder: Path | None) -> None:
+    assert folder is not None, "Wan has weights"
+    check_text_encoder(folder / "text_encoder")
+
+
+ENCODERS = Encoders(_encoders, origin, _check_text)
+
+
 def _load(folder: Path, taps: tuple[int, ...]) -> Parts:
-    return Parts(
-        WanBackbone(build_transformer(folder / "transformer"), taps),
-        WanCodec(folder / "vae"),
-        UMT5Encoder(folder / "text_encoder", folder / "tokenizer"),
-        folder / "transformer",
-    )
+    weights = folder / "transformer"
+    return Parts(WanBackbone(build_transformer(weights), taps), *_encoders(folder), weights)
 
 
 SPEC = ModelSpec(
@@ -59,6 +70,7 @@ SPEC = ModelSpec(
     outline=_outline,
     bare=bare,
     load=_load,
+    encoders=ENCODERS,
     recognises=lambda folder: class_name(folder / "transformer") == WanTransformer3DModel.__name__,
     released=PUBLISHED,
     rename_lora=diffusers_names,

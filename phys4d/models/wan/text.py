@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from phys4d.engine.errors import UserError
+from phys4d.models.headers import holds_weights
 from phys4d.models.progress_bars import without_progress_bars
 
 _TOKENIZER_FAULTS = (Exception, ValueError, KeyError, TypeError, ImportError)  # `tokenizers` raises the first itself
@@ -46,6 +47,8 @@ class UMT5Encoder(nn.Module):
         if "model" not in self._modules:
             from transformers import UMT5EncoderModel
 
+            if not holds_weights(self.folder):
+                raise UserError(f"{self.folder}: no weights of the text encoder, and captions that no cache holds")
             with without_progress_bars():
                 model = UMT5EncoderModel.from_pretrained(self.folder, dtype="auto", use_safetensors=True)
             self._modules["model"] = model.to(self.place.device).eval().requires_grad_(False)

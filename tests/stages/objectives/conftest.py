@@ -115,8 +115,9 @@ class Source:
         """Nothing to read."""
 
     def batch(
-        self, size: int, parallel: Parallel, seed: int, stage: str, step: int, update: int | None = None
-    ) -> Batch:
+        self, size: int, parallel: Parallel, seed: int, stage: str, step: int, update: int | None = None, *,
+        pixels: bool = False,
+    ) -> Batch:  # fmt: skip
         self.asked.append((size, seed, stage, step))
         places = parallel.local(range(size))
         chosen = [place % len(self.video) for place in places]

@@ -1,0 +1,51 @@
+"""Where a run finds the cache of a dataset."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from phys4d.caches.read import LatentCache
+from phys4d.caches.source import Source
+from phys4d.engine.data.dataset import ClipDataset
+from phys4d.engine.errors import UserError
+from phys4d.engine.resume import OnResume
+
+FOLDER = "cache"
+"""In the folder of a dataset: its cache, unless another folder is named."""
+
+CACHED = OnResume(
+    "latents and tokens of the same clips, read or computed: the same bits where a cache in fp32 is of the same device",
+    anytime=True,
+)
+CacheMode = Annotated[Literal["auto", "required", "off"], CACHED]
+"""Whether stages read latents and tokens from caches: where there is one; from caches alone; or never."""
+Latents = Annotated[Path | None, CACHED]
+"""Folder of the cache of a table's `data`, None for `FOLDER` in it."""
+
+
+def command(data: Path, latents: Path | None, source: Source) -> str:
+    """The command that writes the cache of a dataset."""
+    return f"`phys4d data encode {data} --model {source.name}{'' if latents is None else f' --out {latents}'}`"
+
+
+def find_cache(data: Path, latents: Path | None, mode: str, source: Source) -> LatentCache | None:
+    """The cache that a table of a run file reads, None where every step encodes its clips.
+
+    data, latents: of the table. mode: `cache` of the run file. source: the encoders of its model.
+
+    UserError where a cache is asked for and is not there, and as of `LatentCache`.
+    """
+    folder = data / FOLDER if latents is None else latents
+    if mode == "off" or (mode == "auto" and latents is None and not folder.exists()):
+        return None
+    advice = command(data, latents, source)
+    if not folder.exists():
+        raise UserError(f"{folder}: no such cache: {advice} writes it")
+    return LatentCache(folder, ClipDataset(data, arrays=()), source.kind, source.origin(), advice)
+
+
+def line(data: Path, latents: Path | None, mode: str, source: Source, found: LatentCache | None) -> str:
+    """What `find_cache` found, for a log."""
+    if found is not None:
+        return f"latents and text from {found.folder} ({found.card.dtype})"
+    why = 'cache = "off"' if mode == "off" else f"no cache; {command(data, latents, source)} writes one"
+    return f"every step encodes its clips ({why})"

@@ -1,0 +1,140 @@
+"""Reads a cache: whether it is one of these clips and this model, and the latents and tokens of a clip."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from torch import Tensor
+
+from phys4d.caches.card import CacheCard, read_card
+from phys4d.caches.packing import LATENTS, TEXT, unpacked
+from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
+from phys4d.engine.data.index import read_index
+from phys4d.engine.errors import UserError
+
+SOURCE = "source"
+"""Column of a cache's index: 32 hexadecimal digits of the SHA-256 of a clip's mp4, and 32 of its json's."""
+_HALF = 32
+
+
+@dataclass(frozen=True)
+class EncodedSample(Sample):
+    """A clip with what a cache holds of it. latents: [C, T', H', W']; text: tokens [n, D]; fp32 or bf16, on the CPU."""
+
+    latents: Tensor
+    text: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + self.latents.nbytes + self.text.nbytes
+
+
+class Stale(UserError):
+    """A cache that is of other clips or another model; `brief` is the message without the advice."""
+
+    def __init__(self, folder: Path, brief: str, advice: str) -> None:
+        super().__init__(f"{folder}: {brief}: remove it, and {advice} writes another")
+        self.brief = brief
+
+
+def sources(dataset: ClipDataset) -> pa.Array:
+    """The column `SOURCE` for every clip of a dataset."""
+    halves = [pc.utf8_slice_codeunits(dataset.digests(name), 0, _HALF) for name in ("mp4", "json")]
+    return pc.binary_join_element_wise(*halves, "")
+
+
+class LatentCache:
+    """The latents and tokens of a dataset's clips, as `phys4d data encode` wrote them.
+
+    One object may be used by many threads, as a `ClipDataset`.
+
+    folder: of the cache. data: the dataset. kind, origin: of the model that reads it (`models.spec.Encoders`); parts
+        that `origin` lacks are not compared. advice: the command that writes such a cache, for the messages.
+
+    Raises Stale, a UserError that says what differs, unless it was computed from these clips by these encoders;
+    UserError where it is damaged.
+    """
+
+    def __init__(self, folder: Path, data: ClipDataset, kind: str, origin: Mapping[str, str], advice: str) -> None:
+        self.folder, self.card = Path(folder), read_card(Path(folder))
+        self._data, self._advice = data, advice
+        self._check_model(kind, origin)
+        self._place = self._placed()
+        self._entries = ClipDataset(self.folder, arrays=())
+
+    def _stale(self, brief: str) -> Stale:
+        return Stale(self.folder, brief, self._advice)
+
+    def _check_model(self, kind: str, origin: Mapping[str, str]) -> None:
+        if self.card.kind != kind:
+            raise self._stale(f'is of a model of kind "{self.card.kind}", this one is "{kind}"')
+        for part, digest in self.card.origin.items():
+            if origin.get(part, digest) != digest:
+                raise self._stale(f"was computed by another {part} ({digest}; this model's: {origin[part]})")
+        if self.card.size != self._data.size():
+            shown = "x".join(map(str, self.card.size)), "x".join(map(str, self._data.size()))
+            raise self._stale(f"is of clips of {shown[0]}, those of {self._data.folder} are {shown[1]}")
+
+    def _placed(self) -> np.ndarray:
+        """int64 [clips]: the row of each clip of the dataset, -1 for one that could not be encoded."""
+        table, bad = read_index(self.folder, (SOURCE,)), self.card.bad
+        keys, source = self._data.keys(), sources(self._data)
+        there = pc.invert(pc.is_in(keys, pa.array(list(bad), pa.string())))
+        self._compare(keys.filter(there), source.filter(there), table)
+        for index in np.flatnonzero(~there.to_numpy(zero_copy_only=False)) if bad else ():
+            if bad[keys[index].as_py()].source != source[index].as_py():
+                raise self._stale(f"could not encode clip {keys[index].as_py()}, which has changed since")
+        inside = there.to_numpy(zero_copy_only=False)
+        return np.where(inside, np.cumsum(inside) - 1, -1)
+
+    def _compare(self, keys: pa.Array, source: pa.Array, table: pa.Table) -> None:
+        name, own = self._data.folder, table.column("key").combine_chunks()
+        if len(keys) != len(own):
+            raise self._stale(f"is of {len(own) + len(self.card.bad)} clips, {name} holds {len(self._data)}")
+        if (index := pc.index(pc.equal(keys, own), False).as_py()) >= 0:
+            raise self._stale(f"has clip {own[index].as_py()} where {name} has {keys[index].as_py()}")
+        column = table.column(SOURCE).combine_chunks()
+        if (index := pc.index(pc.equal(source, column), False).as_py()) >= 0:
+            was, now = column[index].as_py(), source[index].as_py()
+            member = "mp4" if was[:_HALF] != now[:_HALF] else "json"
+            raise self._stale(f"clip {keys[index].as_py()} of {name} has changed since: another {member}")
+
+    def read(self, index: int, sample: Sample) -> EncodedSample:
+        """A clip of the dataset with its latents and tokens.
+
+        index: of the clip in the dataset. sample: the clip, possibly without video.
+
+        Raises ClipFault if the cache has none of it, or they are damaged.
+        """
+        if self._place[index] < 0:
+            raise ClipFault(self._data.folder, sample.key, self.card.bad[sample.key].fault)
+        row = self._entries.row(int(self._place[index]))
+        encoded = {name: read_tensor(self._entries, row, name, self.card) for name in (LATENTS, TEXT)}
+        return EncodedSample(sample.key, sample.video, sample.arrays, sample.meta, **encoded)
+
+
+def read_tensor(entries: ClipDataset, row: dict[str, Any], name: str, card: CacheCard) -> Tensor:
+    """One member of a clip of a cache.
+
+    entries: the cache's index and shards. row: of the clip. name: of the member. card: of the cache.
+
+    Raises ClipFault if it is damaged, or not as the card says.
+    """
+    data = entries.member(row, name)
+    try:
+        tensor = unpacked(name, data)
+        _check_shape(name, tuple(tensor.shape), card)
+        return tensor
+    except ValueError as error:
+        raise ClipFault(entries.folder, row["key"], f"{row['shard']}: clip {row['key']}: {name} {error}") from None
+
+
+def _check_shape(name: str, shape: tuple[int, ...], card: CacheCard) -> None:
+    """Raises ValueError for another shape than that in the card, or more tokens."""
+    expected = card.latents if name == LATENTS else (min(shape[0] if shape else 0, card.text[0]), card.text[1])
+    if shape != expected:
+        raise ValueError(f"is {list(shape)}, expected {list(expected)}")

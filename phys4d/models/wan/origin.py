@@ -1,0 +1,39 @@
+"""What latents and tokens of a released Wan depend on: autoencoder, text encoder, tokenizer."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from phys4d.engine.errors import UserError
+from phys4d.models.diffusers_folder import WEIGHTS
+from phys4d.models.headers import holds_weights, read_json
+from phys4d.models.wan.published import LAYOUT
+from phys4d.models.weights_digest import weights_digest
+
+_DESCRIPTIVE = ("_diffusers_version", "_name_or_path", "transformers_version")  # keys of config.json without effect
+
+
+def origin(folder: Path | None) -> dict[str, str]:
+    """A digest of each part, as of `models.spec.Encoders`; the text encoder's weights may be absent."""
+    assert folder is not None, "Wan has weights"
+    parts = {"codec": _part(folder / "vae", WEIGHTS), "tokenizer": _tokenizer(folder / "tokenizer")}
+    if holds_weights(folder / "text_encoder"):
+        parts["text encoder"] = _part(folder / "text_encoder", "model")
+    return parts
+
+
+def _part(folder: Path, weights: str) -> str:
+    """Of configuration and weights, 16 hex digits each."""
+    config = {key: value for key, value in read_json(folder / "config.json").items() if key not in _DESCRIPTIVE}
+    text = json.dumps(config, sort_keys=True)
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:16]} {weights_digest(folder, weights, LAYOUT)[:16]}"
+
+
+def _tokenizer(folder: Path) -> str:
+    total = hashlib.sha256()
+    try:
+        for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
+            total.update(json.dumps([path.name, path.stat().st_size]).encode() + path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}): copy or download it again") from None
+    return total.hexdigest()[:32]
