@@ -15,10 +15,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from phys4d.engine.distributed.collectives import full, local, on_all_ranks
+from phys4d.engine.distributed.collectives import local, on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
+from phys4d.engine.distributed.strategy import Update
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.training.flops import FlopCount, device_peak
+from phys4d.engine.training.optimizer import Optimizer
 
 GIB = 1 << 30
 
@@ -58,7 +60,7 @@ class Telemetry:
     profiled: the first may do work that later ones do not. That step takes longer by the host's work of counting.
 
     stage: name of the stage.
-    state: gives what a checkpoint holds, by name, as `Optimizer.state`.
+    state: the optimizer, for what a checkpoint holds and the gradients of each group.
     modules: with trained parameters.
     groups: of parameters, as an objective gives them.
     workload: what a step works on.
@@ -70,7 +72,7 @@ class Telemetry:
     def __init__(
         self,
         stage: str,
-        state: Callable[[], Mapping[str, Tensor]],
+        state: Optimizer,
         modules: Iterable[nn.Module],
         groups: Sequence[Mapping[str, Any]],
         workload: Workload,
@@ -81,7 +83,7 @@ class Telemetry:
         self._stage, self._run, self._parallel, self._workload = stage, run, parallel, workload
         self._state = state
         self._modules = list(modules) if workload.model is None else [workload.model]
-        self._groups = {group.get("name", str(i)): list(group["params"]) for i, group in enumerate(groups)}
+        self._groups = [group.get("name", str(i)) for i, group in enumerate(groups)]
         self._norms: list[Tensor] = []  # [groups] of each optimizer step since the last line
         self._before_count = min(1, steps - 1)  # steps
         self._count: FlopCount | None = None
@@ -105,13 +107,12 @@ class Telemetry:
     def noting(self, optimizer_step: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """`optimizer_step`, behind which the gradient norm of each group is noted, without a host sync.
 
-        optimizer_step: returns the norm of all gradients before clipping, which scales them alike, and leaves them.
+        optimizer_step: returns the norm of all gradients before clipping.
         """
 
         def noted(*arguments: Any) -> Tensor:
             norm = optimizer_step(*arguments)
-            groups = list(self._groups.values())
-            self._norms.append(norm.reshape(1) if len(groups) == 1 else _shares(groups, norm))
+            self._norms.append(norm.reshape(1) if len(self._groups) == 1 else _scaled(self._state.update, norm))
             return norm
 
         return noted
@@ -162,15 +163,14 @@ class Telemetry:
     def _memory(self) -> dict[str, float]:
         """GiB by kind, the largest over the ranks."""
         if not self._kept:
-            state = self._state()
+            state = self._state.state()
             weights = (t for module in self._modules for t in (*module.parameters(), *module.buffers()))
             self._kept = {
                 "parameters": _size(weights),
                 "moments": _size(t for name, t in state.items() if name.startswith("optimizer.")),
                 "ema": _size(t for name, t in state.items() if name.startswith("ema.")),
             }
-        trained = (p for group in self._groups.values() for p in group)
-        kinds = self._kept | {"gradients": _size(p.grad for p in trained if p.grad is not None)}
+        kinds = self._kept | {"gradients": self._state.update.gradient_bytes()}
         if (peak := _peak_memory(self._parallel.device)) is not None:
             kinds["peak"] = peak
         sizes = {f"memory.{name}": size / GIB for name, size in kinds.items()}
@@ -185,10 +185,9 @@ def _reduced(values: Mapping[str, float], op: Any) -> dict[str, float]:
     return dict(zip(values, reduced.tolist(), strict=True))
 
 
-def _shares(groups: Sequence[Sequence[nn.Parameter]], norm: Tensor) -> Tensor:
+def _scaled(update: Update, norm: Tensor) -> Tensor:
     """Norms of the groups' gradients [groups], scaled so that together they are `norm`."""
-    found = [full(nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])) for group in groups]
-    parts = torch.stack([part.to(norm) for part in found])
+    parts = update.group_norms().to(norm)
     total = parts.square().sum().sqrt()
     return parts * (norm / total.clamp_min(torch.finfo(parts.dtype).tiny))
 

@@ -6,7 +6,7 @@ from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.distributed.sharding import materialise
 from phys4d.engine.training.activations import checkpoint_activations
 from phys4d.engine.training.compilation import compile_blocks
-from phys4d.models.base_weights import absent_weights, autocast_acts, hold_frozen_in_bf16, read_own_rows
+from phys4d.models.base_weights import absent_weights, autocast_acts, hold_frozen_in_bf16, read_own_parts
 from phys4d.models.world import WorldModel
 
 
@@ -36,5 +36,5 @@ def place(
     materialise(model, parallel.device)
     if absent:
         assert model.weights is not None, absent[0]
-        read_own_rows(transformer, absent, model.weights)
+        read_own_parts(transformer, absent, model.weights)
     return model

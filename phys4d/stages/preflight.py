@@ -16,6 +16,7 @@ from phys4d.clips import TRUTH
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.distributed.mesh import mesh_shape
 from phys4d.engine.distributed.parallel import own_device
+from phys4d.engine.distributed.strategy import check_strategy
 from phys4d.engine.errors import UserError
 from phys4d.engine.run_folder.wandb_tracker import check_wandb
 from phys4d.engine.training.length import check_decay
@@ -75,6 +76,7 @@ def check_stages(config: RunConfig, world_size: int = 1) -> Start:
     """What `check` can refuse without the data: the model that the run starts from, and stages that do not follow each
     other, that ranks cannot share, or whose length or gate cannot be."""
     check_wandb(config.log)
+    check_strategy(config.parallel)
     for stage in config.stages:
         if config.table(stage) is None:
             raise UserError(f"{stage}: missing: stages names {stage!r}, so the run file needs a table [{stage}]")
