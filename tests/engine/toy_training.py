@@ -9,6 +9,8 @@ torchrun ... toy_training.py FOLDER --zero STAGE ...        divided by DeepSpeed
 import argparse
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -139,6 +141,8 @@ def main() -> None:
 
     def stop(step: int) -> None:
         if step == options.kill_at:
+            while any(thread.name.startswith("checkpoint of step") for thread in threading.enumerate()):
+                time.sleep(0.01)  # until the checkpoint before is written
             os.kill(os.getpid(), signal.SIGKILL if options.stop_rank < 0 else signal.SIGTERM)
 
     toy = run_toy(options.folder, parallel, resume=options.resume, stop=stop)
