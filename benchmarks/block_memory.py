@@ -9,11 +9,7 @@ operator is not counted; in fused operators it is small.
 """
 
 import argparse
-import gc
 import warnings
-import weakref
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,58 +17,16 @@ from unittest import mock
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from phys4d.benchmarks import blocks, results
 from phys4d.benchmarks.blocks import Variant
 from phys4d.benchmarks.cases import BLOCKS, DTYPE, BlockCase
+from phys4d.engine.costs.memory import Peak, uncollected
 from phys4d.engine.run_folder.provenance import provenance
 from phys4d.kernels.integrate.diffusers import rotation
 
 MIB = 2**20
-
-
-class Peak(TorchDispatchMode):
-    """Counts the bytes of all storages that operators allocate in this mode, until they are freed."""
-
-    def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()
-        self.live = self.most = 0
-        self.seen = weakref.WeakKeyDictionary[Any, None]()
-        for tensor in known:
-            self.seen[tensor.untyped_storage()] = None
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor):
-                self._count(tensor)
-        return made
-
-    def _count(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage in self.seen:
-            return
-        self.seen[storage] = None
-        size = storage.nbytes()
-        self.live += size
-        self.most = max(self.most, self.live)
-        weakref.finalize(storage, self._gone, size)
-
-    def _gone(self, size: int) -> None:
-        self.live -= size
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Without garbage collection, whose moment would otherwise change the count of objects in reference cycles."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def kept(variant: Variant) -> int:

@@ -17,7 +17,6 @@ Timed, on the CPU, in turn: the same passes of the demo's transformer (128 chann
 
 import argparse
 import warnings
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +26,10 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from phys4d.benchmarks import results
-from phys4d.benchmarks.block_memory import Peak, uncollected
 from phys4d.benchmarks.timing import interleaved
+from phys4d.engine.costs.memory import Kept, Moved, Peak, uncollected
 from phys4d.engine.run_folder.provenance import provenance
 
 GIB = 2**30
@@ -70,40 +67,6 @@ class Case:
 
 
 CASES = {case.name: case for case in (Case(49, 480, 832), Case(121, 704, 1280))}
-
-
-class Moved(TorchDispatchMode):
-    """Sums the bytes of inputs and outputs of every operator that is no view."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = function(*args, **(kwargs or {}))
-        outputs = [t for t in tree_leaves(made) if isinstance(t, Tensor)]
-        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        known = {t.untyped_storage()._cdata for t in inputs}
-        mutable = function._schema.is_mutable
-        if mutable or any(t.untyped_storage()._cdata not in known for t in outputs):
-            self.bytes += sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
-        return made
-
-
-class Kept(torch.autograd.graph.saved_tensors_hooks):
-    """Bytes of all storages that autograd keeps while it is on, beyond those of `given`."""
-
-    def __init__(self, given: list[Tensor]) -> None:
-        self.seen = weakref.WeakKeyDictionary[Any, None]((tensor.untyped_storage(), None) for tensor in given)
-        self.bytes = 0
-        super().__init__(self._pack, lambda tensor: tensor)
-
-    def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage not in self.seen:
-            self.seen[storage] = None
-            self.bytes += storage.nbytes()
-        return tensor
 
 
 def with_adapter(backbone: Any) -> None:

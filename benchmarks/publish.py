@@ -36,6 +36,7 @@ from phys4d.benchmarks import (
 from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, NORM_ROPE
 from phys4d.benchmarks.gpu_run import plan as run_plan
 from phys4d.benchmarks.gpu_run import tables
+from phys4d.dry_run import tables as dry_run
 from phys4d.kernels.integrate.diffusers import __main__ as known_models
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +44,7 @@ README = "README.md"
 ATTENTION_PAGE, ELEMENTWISE_PAGE = "docs/attention-kernels.md", "docs/elementwise-kernels.md"
 MODELS_PAGE = "docs/pretrained-models.md"
 GEOMETRY_PAGE, SIMULATION_PAGE, POLICY_PAGE = "docs/geometry-kernels.md", "docs/simulation.md", "docs/policy-study.md"
+CLUSTER_PAGE = "docs/from-a-laptop-to-a-cluster.md"
 RUN_PAGE, WAYS_PAGE, USE_PAGE = "docs/gpu-run.md", "docs/ways-into-a-model.md", "docs/use-the-attention.md"
 ELEMENTWISE = (*NORM_ROPE, *ADAPTIVE_NORM)
 MACHINE_CODE, GEOMETRY_CODE = "machine-code.json", "machine-code-geometry.json"
@@ -114,6 +116,12 @@ PARTS = (
     Part(RUN_PAGE, "plan", (), run_plan.table),
     Part(RUN_PAGE, "measured run", (), tables.walls),
     Part(RUN_PAGE, "measured step", (), tables.steps),
+    Part(CLUSTER_PAGE, "1 GPU", ("dry-run/1.json",), dry_run.report),
+    Part(CLUSTER_PAGE, "8 GPUs", ("dry-run/8.json",), dry_run.report),
+    Part(CLUSTER_PAGE, "8 GPUs, long clips", ("dry-run/long-8.json",), dry_run.report),
+    Part(CLUSTER_PAGE, "64 GPUs", ("dry-run/64.json",), dry_run.report),
+    Part(CLUSTER_PAGE, "512 GPUs", ("dry-run/512.json",), dry_run.report),
+    Part(CLUSTER_PAGE, "assumptions", ("dry-run/1.json",), dry_run.assumptions),
     Part(SIMULATION_PAGE, "families", (), simulation.families_table),
     Part(SIMULATION_PAGE, "speed", ("simulation/speed.json",), simulation.speed_table),
     Part(SIMULATION_PAGE, "workers", ("simulation/workers.json",), simulation.workers_table),

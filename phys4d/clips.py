@@ -49,7 +49,8 @@ class Batch:
     def take(self, which: Sequence[int], rng_keys: list[tuple[int | str, ...]] | None = None) -> "Batch":
         """The clips at these positions, which may repeat; rng_keys: of each, default their own."""
         index = torch.tensor(which, device=self.video.device)
-        return Batch(
+        return replace(
+            self,
             video=self.video[index],
             text=self.text[index],
             arrays={name: array[index] for name, array in self.arrays.items()},

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import phys4d
+from phys4d.engine.training.adam import nvidia_apex
 from phys4d.kernels import native
 
 
@@ -113,13 +114,12 @@ def _version(distributions: tuple[str, ...]) -> str | None:
 
 def _apex() -> dict[str, Any]:
     """Detects NVIDIA's apex by its own modules; an unrelated package with the same name is never imported."""
-    purpose, version = "a LayerNorm that the benchmarks compare with", _version(("apex",))
-    spec = importlib.util.find_spec("apex")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    if any((Path(folder) / "optimizers" / "fused_adam.py").exists() for folder in folders):
+    purpose = 'FusedAdam (optimizer.adam = "apex"); a LayerNorm that the benchmarks compare with'
+    version = _version(("apex",))
+    if nvidia_apex():
         return {"available": True, "version": version or "unversioned", "purpose": purpose}
     how = "build it from source: the NVIDIA/apex repository (the package named apex in the index is unrelated)"
-    if spec is not None:
+    if importlib.util.find_spec("apex") is not None:
         how = f"{how}; an unrelated apex {version or ''} is installed".rstrip()
     return {"available": False, "install": how, "purpose": purpose}
 

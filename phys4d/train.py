@@ -13,6 +13,7 @@ from phys4d.engine.run_folder.run import Run
 from phys4d.engine.run_folder.stages import Outcome
 from phys4d.engine.run_folder.wandb_tracker import WeightsAndBiasesTracker
 from phys4d.engine.storage import replace_text
+from phys4d.evaluate.run import EvaluateConfig
 from phys4d.stages.dataset_checks import WHOLE
 from phys4d.stages.gates import check_gate
 from phys4d.stages.origin import resolved
@@ -37,12 +38,7 @@ def train(
     if rerun is not None and resume != "latest":
         raise UserError(f"--rerun {rerun}: is for a run that is there: add --resume")
     if dry_run:
-        config = _checked(path, overrides, 1)
-        some = f'up to {WHOLE} clips (check_clips = "all": every one)'
-        decoded = some if config.check_clips == "some" else "every clip"
-        looked = f"decoded of each dataset: {decoded}"
-        print(printable(f"{path}: valid: would run {', '.join(config.stages)} in {config.folder}; {looked}"))
-        for line in plan(config):
+        for line in plan(check_run_file(path, overrides, 1)):
             print(printable(f"  {line}"))
         return
     with Parallel.start() as parallel:
@@ -51,6 +47,17 @@ def train(
         parallel.arrange(config.parallel)
         with on_all_ranks(lambda: open_run(config, resume=resume, rerun=rerun)) as run:
             run_stages(config, run, parallel, resume=resume is not None)
+
+
+def check_run_file(path: Path, overrides: Sequence[str], world_size: int) -> RunConfig:
+    """Checks everything that can be checked before a run of so many processes starts, prints one line, and returns its
+    configuration."""
+    config = _checked(path, overrides, world_size)
+    some = f'up to {WHOLE} clips (check_clips = "all": every one)'
+    decoded = some if config.check_clips == "some" else "every clip"
+    looked = f"decoded of each dataset: {decoded}"
+    print(printable(f"{path}: valid: would run {', '.join(config.stages)} in {config.folder}; {looked}"))
+    return config
 
 
 def _checked(path: Path, overrides: Sequence[str], world_size: int) -> RunConfig:
@@ -96,22 +103,25 @@ def _measured(config: RunConfig) -> list[str]:
 
 
 def _evaluate(config: RunConfig, stage: str, parallel: Parallel) -> None:
-    from phys4d.evaluate.run import evaluate_stage
+    from phys4d.evaluate.folders import evaluate_stage
 
-    assert config.evaluate is not None
     with parallel.at(f"the evaluation of {stage}"):
-        evaluate_stage(config.output(stage), config.evaluate, config.folder / "evaluation", stage, parallel)
+        evaluate_stage(config.output(stage), _settings(config), config.folder / "evaluation", stage, parallel)
+
+
+def _settings(config: RunConfig) -> EvaluateConfig:
+    assert config.evaluate is not None
+    return config.evaluate.model_copy(update={"precision": config.evaluate.precision or config.precision})
 
 
 def _failures(config: RunConfig, parallel: Parallel) -> None:
-    from phys4d.evaluate.run import evaluate_failures
+    from phys4d.evaluate.folders import evaluate_failures
 
-    assert config.evaluate is not None
     measured: dict[str, Path] = {stage: config.output(stage) for stage in _measured(config)}
     if not measured:
         return
     with parallel.at("the evaluation of the scenes with the lowest rewards"):
-        evaluate_failures(measured, config.evaluate, config.folder / "evaluation", parallel)
+        evaluate_failures(measured, _settings(config), config.folder / "evaluation", parallel)
 
 
 def write_summary(
@@ -127,7 +137,7 @@ def write_summary(
     stage skipped. gates: stage -> metric -> outcome, of the stages with a gate.
     """
     from phys4d.evaluate.changes import changes
-    from phys4d.evaluate.run import read_table
+    from phys4d.evaluate.folders import read_table
     from phys4d.report.write import write_report
 
     tables = {stage: read_table(config.folder / "evaluation", stage) for stage in _measured(config)}

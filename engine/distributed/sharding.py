@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from typing import Any
@@ -15,8 +15,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from phys4d.engine.distributed.adamw import ShardedAdamW
 from phys4d.engine.distributed.flat import part_of
+from phys4d.engine.distributed.sharded_update import Groups, ShardedUpdate
 
 # What a transformer returns is often a view; the warning is for callers that would write into it.
 warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(.*\) returned a view tensor")
@@ -49,12 +49,12 @@ class FullySharded:
         """As of `kept_gathered`."""
         return kept_gathered(module, self._device)
 
-    def adamw(
-        self, modules: Sequence[nn.Module], named: Mapping[str, nn.Parameter], groups: Sequence[Mapping[str, Any]],
-        options: Mapping[str, Any],
-    ) -> ShardedAdamW:  # fmt: skip
-        """AdamW over this rank's rows."""
-        return ShardedAdamW(modules, named, groups, options)
+    def update(
+        self, modules: Sequence[nn.Module], named: Mapping[str, nn.Parameter], groups: Groups, adam: Callable[..., Any],
+        betas: tuple[float, float], weight_decay: float,
+    ) -> ShardedUpdate:  # fmt: skip
+        """Over this rank's rows."""
+        return ShardedUpdate(modules, named, groups, adam(named, groups, betas, weight_decay))
 
 
 def shard_weights(module: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh, *, reshard: bool) -> None:
@@ -113,18 +113,28 @@ def _reshards(part: FSDPModule) -> bool:
 
 
 def fits_training(module: nn.Module, device: torch.device) -> bool:
-    """Whether all weights of a module may stay gathered from the forward to the backward pass."""
-    return gathered_bytes(module) <= training_bytes(device)
-
-
-def training_bytes(device: torch.device) -> int:
-    """Bytes that weights may take which stay gathered from the forward to the backward pass."""
-    return int(_TRAINING * device_memory(device))
+    """Whether all weights of a module stay gathered from the forward to the backward pass when nothing is asked for."""
+    return not gathers_again(gathered_bytes(module), device_memory(device))
 
 
 def fits_rollout(module: nn.Module, device: torch.device) -> bool:
-    """Whether all weights of a module may stay gathered between evaluations without gradients."""
-    return gathered_bytes(module) <= _ROLLOUT * device_memory(device)
+    """Whether all weights of a module stay gathered between evaluations without gradients."""
+    return stays_gathered(gathered_bytes(module), device_memory(device))
+
+
+def gathers_again(gathered: int, memory: int) -> bool:
+    """Whether blocks are gathered again for the backward pass; both in bytes: all weights, and a device's memory."""
+    return gathered > kept_for_backward(memory)
+
+
+def kept_for_backward(memory: int) -> int:
+    """Bytes that weights may take which stay gathered from the forward to the backward pass."""
+    return int(_TRAINING * memory)
+
+
+def stays_gathered(gathered: int, memory: int) -> bool:
+    """Whether weights stay gathered in rollouts; arguments as of `gathers_again`."""
+    return gathered <= _ROLLOUT * memory
 
 
 def gathered_bytes(module: nn.Module) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from phys4d.engine.distributed.mesh import DEEPSPEED, ParallelConfig
+from phys4d.engine.distributed.sharded_update import Groups
 from phys4d.engine.distributed.sharding import FullySharded
 from phys4d.engine.errors import UserError
 
@@ -21,7 +22,7 @@ class Update(Protocol):
     """AdamW over what this rank holds of the trained weights.
 
     weights: by name; a whole tensor, a DTensor, or a FlatPart. moments: step, exp_avg and exp_avg_sq by name.
-    groups: of parameters, each with "lr", which holds from the next step on, and "lr_scale".
+    stepped: what this rank steps, by name, as plain tensors, possibly in the host's memory.
     """
 
     @property
@@ -31,7 +32,10 @@ class Update(Protocol):
     def moments(self) -> Mapping[str, Mapping[str, Tensor]]: ...
 
     @property
-    def groups(self) -> Sequence[dict[str, Any]]: ...
+    def stepped(self) -> Mapping[str, Tensor]: ...
+
+    def set_rate(self, rate: float) -> None:
+        """Sets the learning rate of the groups, each times its scale."""
 
     def step(self, losses: Sequence[Loss], clip_norm: float) -> Tensor:
         """Backward pass of each loss in turn, clipping and AdamW; returns the norm of all gradients before clipping.
@@ -61,14 +65,14 @@ class Strategy(Protocol):
     def gathered(self, module: nn.Module) -> AbstractContextManager[None]:
         """As of `Parallel.gathered`."""
 
-    def adamw(
-        self, modules: Sequence[nn.Module], named: Mapping[str, nn.Parameter], groups: Sequence[Mapping[str, Any]],
-        options: Mapping[str, Any],
+    def update(
+        self, modules: Sequence[nn.Module], named: Mapping[str, nn.Parameter], groups: Groups, adam: Callable[..., Any],
+        betas: tuple[float, float], weight_decay: float,
     ) -> Update:  # fmt: skip
         """AdamW over parameters of modules that were divided.
 
-        named: the trained parameters. groups: [{"params": [...], "lr_scale": float}, ...], the same ones. options: lr,
-        betas and weight_decay.
+        named: the trained parameters. groups: [{"params": names, "lr_scale": float}, ...]. adam: a class of
+        `training.adam`.
         """
 
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from phys4d.engine.distributed.flat import FlatPart, part_of
-from phys4d.engine.distributed.sharding import fits_rollout, training_bytes
+from phys4d.engine.distributed.sharded_update import Groups
+from phys4d.engine.distributed.sharding import device_memory, fits_rollout, kept_for_backward
 
 # DeepSpeed calls torch's collectives by their old names.
 warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
@@ -54,13 +55,13 @@ class Zero:
         """Gathers all parameters of a module once, if they fit; stage 2 has them whole."""
         return _held(module) if self._stage == 3 and fits_rollout(module, self._device) else nullcontext()
 
-    def adamw(
-        self, modules: Sequence[nn.Module], named: Mapping[str, nn.Parameter], groups: Sequence[Mapping[str, Any]],
-        options: Mapping[str, Any],
-    ) -> "_ZeroAdamW":  # fmt: skip
-        """torch's AdamW over this rank's parts, which are flattened by group."""
-        kinds: dict[int, type[_ZeroAdamW]] = {2: _Stage2, 3: _Stage3}
-        return kinds[self._stage](modules, named, groups, options)
+    def update(
+        self, modules: Sequence[nn.Module], named: Mapping[str, nn.Parameter], groups: Groups, adam: Callable[..., Any],
+        betas: tuple[float, float], weight_decay: float,
+    ) -> "_ZeroUpdate":  # fmt: skip
+        """By torch's AdamW, whatever `adam` is: over this rank's parts, flattened by group."""
+        kinds: dict[int, type[_ZeroUpdate]] = {2: _Stage2, 3: _Stage3}
+        return kinds[self._stage](modules, named, groups, betas, weight_decay)
 
 
 def _import(device: torch.device) -> None:
@@ -123,7 +124,7 @@ def _gather_when_called(module: nn.Module, blocks: Sequence[nn.Module], device: 
     for layer in module.modules():
         if type(layer) is nn.Linear:
             layer.forward = partial(_linear, layer)  # type: ignore[method-assign]
-    kept = training_bytes(device) // max(p.element_size() for p in module.parameters())  # elements
+    kept = kept_for_backward(device_memory(device)) // max(p.element_size() for p in module.parameters())  # elements
     module.zero_offload = parameter_offload.DeepSpeedZeRoOffload(  # type: ignore[assignment]
         module,
         NoopTimer(),
@@ -186,26 +187,25 @@ def _held(module: nn.Module) -> Iterator[None]:
                 parameter.ds_active_sub_modules.discard(_HELD)  # type: ignore[attr-defined]
 
 
-class _ZeroAdamW:
+class _ZeroUpdate:
     """AdamW under ZeRO; see `strategy.Update`. `_zero` is DeepSpeed's optimizer around torch's, `_scale` the gradient
     of a loss."""
 
-    weights: dict[str, Tensor]
+    weights: dict[str, FlatPart]
     moments: dict[str, dict[str, Tensor]]
     _zero: Any
     _scale = 1.0
 
     def __init__(
-        self, modules: Sequence[nn.Module], named: Mapping[str, nn.Parameter], groups: Sequence[Mapping[str, Any]],
-        options: Mapping[str, Any],
+        self, modules: Sequence[nn.Module], named: Mapping[str, nn.Parameter], groups: Groups,
+        betas: tuple[float, float], weight_decay: float,
     ) -> None:  # fmt: skip
         from deepspeed import comm
         from deepspeed.utils.timer import NoopTimer
 
         self._modules = modules
-        given = [{"params": list(group["params"]), "lr_scale": group.get("lr_scale", 1.0)} for group in groups]
-        self._adamw = torch.optim.AdamW(given, **options)
-        self.groups = self._adamw.param_groups
+        given = [{**group, "params": [named[name] for name in group["params"]]} for group in groups]
+        self._adamw = torch.optim.AdamW(given, betas=betas, weight_decay=weight_decay)
         self._zero = self._wrap(
             self._adamw,
             param_names={parameter: name for name, parameter in named.items()},
@@ -222,8 +222,14 @@ class _ZeroAdamW:
             self._adamw.state[flat] = {"step": torch.zeros((), dtype=torch.float32), **moments}
         for name, parameter in named.items():
             self.weights[name], self.moments[name] = self._parts(parameter)
+        self.stepped = {name: part.own for name, part in self.weights.items()}
 
     _contiguous = False
+
+    def set_rate(self, rate: float) -> None:
+        """As of `Update.set_rate`."""
+        for group in self._adamw.param_groups:
+            group["lr"] = rate * group["lr_scale"]
 
     def step(self, losses: Sequence[Callable[[], Tensor]], clip_norm: float) -> Tensor:
         """As of `Update.step`; waits for the device. Gradients are summed over the ranks behind each loss: no rank
@@ -276,7 +282,7 @@ class _ZeroAdamW:
         raise NotImplementedError
 
 
-class _Stage2(_ZeroAdamW):
+class _Stage2(_ZeroUpdate):
     _contiguous = True  # where it is not, each rank reduces all gradients whole
 
     def _wrap(self, adamw: torch.optim.AdamW, **options: Any) -> Any:
@@ -304,14 +310,14 @@ class _Stage2(_ZeroAdamW):
         return part(self._flat()[found.param_group_index]), {"step": state["step"], **moments}
 
     def _gradients(self) -> list[list[Tensor]]:
-        return [list(self._zero.averaged_gradients[i]) for i in range(len(self.groups))]
+        return [list(self._zero.averaged_gradients[i]) for i in range(len(self._adamw.param_groups))]
 
     def written(self) -> None:
         """As of `Update.written`: gathers the weights."""
         self._zero.update_lp_params()
 
 
-class _Stage3(_ZeroAdamW):
+class _Stage3(_ZeroUpdate):
     def _wrap(self, adamw: torch.optim.AdamW, **options: Any) -> Any:
         from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 
@@ -347,7 +353,7 @@ class _Stage3(_ZeroAdamW):
         self._zero.grad_partitions_flat_buffer.zero_()
 
     def _gradients(self) -> list[list[Tensor]]:
-        found: list[list[Tensor]] = [[] for _ in self.groups]
+        found: list[list[Tensor]] = [[] for _ in self._adamw.param_groups]
         for i, gradients in self._zero.averaged_gradients.items():
             found[self._zero.sub_group_to_group_id[i]] += gradients
         return found

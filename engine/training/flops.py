@@ -79,11 +79,7 @@ class FlopCount(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        operator = getattr(func, "_overloadpacket", func)
-        name = str(getattr(operator, "_qualified_op_name", operator))
-        formula = flop_registry.get(operator)
-        if formula is None and name in _CPU_ATTENTION:
-            formula = flop_registry[getattr(torch.ops.aten, _CPU_ATTENTION[name])]
+        formula = formula_of(func)
         if formula is None and torch.is_inference_mode_enabled() and isinstance(func, torch._ops.OpOverload):
             with self:  # in inference mode, composite operators arrive whole
                 result = func.decompose(*args, **kwargs)
@@ -91,13 +87,31 @@ class FlopCount(TorchDispatchMode):
                 return result
         out = func(*args, **kwargs)
         if formula is not None:
-            self._add(name, formula(*args, **kwargs, out_val=out))
+            flops = int(formula(*args, **kwargs, out_val=out))
+            self.hardware += flops
+            self.model += model_flops(func, flops)
         return out
 
-    def _add(self, name: str, flops: int) -> None:
-        self.hardware += flops
-        if not _recomputed():
-            self.model += flops * 4 // 5 if _ATTENTION_BACKWARD.search(name) else flops
+
+def name_of(func: Any) -> str:
+    """An operator's name without its overload, such as "aten::mm"."""
+    operator = getattr(func, "_overloadpacket", func)
+    return str(getattr(operator, "_qualified_op_name", operator))
+
+
+def formula_of(func: Any) -> Any:
+    """The formula of an operator's FLOPs, called with its arguments and `out_val`; None where it has none."""
+    formula = flop_registry.get(getattr(func, "_overloadpacket", func))
+    if formula is None and (name := name_of(func)) in _CPU_ATTENTION:
+        formula = flop_registry[getattr(torch.ops.aten, _CPU_ATTENTION[name])]
+    return formula
+
+
+def model_flops(func: Any, flops: int) -> int:
+    """What of the FLOPs of an operator that runs here counts as model FLOPs."""
+    if _recomputed():
+        return 0
+    return flops * 4 // 5 if _ATTENTION_BACKWARD.search(name_of(func)) else flops
 
 
 def _recomputed() -> bool:

@@ -1,18 +1,21 @@
 """AdamW with warmup, linear decay, gradient clipping and averaged weights (EMA), however the weights are divided."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from phys4d.engine.checkpoint import named_parameters
 from phys4d.engine.config import Config
-from phys4d.engine.distributed.collectives import local
+from phys4d.engine.distributed.mesh import DEEPSPEED, ParallelConfig
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.distributed.strategy import Loss
-from phys4d.engine.resume import FROM_HERE
+from phys4d.engine.errors import UserError
+from phys4d.engine.resume import FROM_HERE, REGROUPED
+from phys4d.engine.training.adam import ADAMS, AdamName, HostAdam
+from phys4d.engine.training.average import Average
 
 _LAST_RATE = 0.02
 
@@ -30,6 +33,8 @@ class OptimizerConfig(Config):
     warmup_steps: steps of the linear rise from 0.
     decay_fraction: share of the steps, at the end, over which the rate falls linearly to 0.02 of its peak.
     ema: decay of the averaged weights that the stage ends with, 0 for none.
+    adam: whose fused AdamW, "torch" or "apex" (NVIDIA's FusedAdam).
+    offload: what is kept, and computed, in the host's memory: "moments", "ema".
     """
 
     learning_rate: Annotated[float, FROM_HERE] = Field(gt=0)
@@ -39,6 +44,26 @@ class OptimizerConfig(Config):
     warmup_steps: Annotated[int, FROM_HERE] = Field(0, ge=0)
     decay_fraction: Annotated[float, FROM_HERE] = Field(0.0, ge=0, le=1)
     ema: float = Field(0.0, ge=0, lt=1)
+    adam: Annotated[AdamName, REGROUPED] = "torch"
+    offload: Annotated[tuple[Literal["moments", "ema"], ...], REGROUPED] = ()
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.adam != "torch" and "moments" in self.offload:
+            raise ValueError(f'offload = ["moments"] is for adam = "torch", not for "{self.adam}"')
+        if "ema" in self.offload and self.ema == 0:
+            raise ValueError('offload = ["ema"]: there are no averaged weights: set ema')
+        return self
+
+
+def check_steps(config: OptimizerConfig, parallel: ParallelConfig, where: str) -> None:
+    """UserError unless the strategy can step by this AdamW; where: the table of the optimizer in the run file."""
+    asked = {"adam": config.adam != "torch", "offload": "moments" in config.offload}
+    if parallel.strategy == DEEPSPEED and any(asked.values()):
+        key = next(name for name, there in asked.items() if there)
+        raise UserError(
+            f'{where}.{key}: expected torch\'s AdamW on the device with parallel.strategy = "deepspeed": remove it'
+        )
 
 
 def learning_rate(config: OptimizerConfig, steps: int, step: int) -> float:
@@ -78,19 +103,23 @@ class Optimizer:
         if sorted(grouped) != sorted(map(id, self.parameters.values())):
             counts = f"{len(grouped)} parameters, modules train {len(self.parameters)}"
             raise ValueError(f"parameter_groups must hold what modules train, they hold {counts}")
-        options = {"lr": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay}
-        strategy = (parallel or Parallel.alone()).strategy
-        self.update = strategy.adamw(list(modules.values()), self.parameters, groups, options)
-        self.ema: dict[str, Tensor] = {}
-        if config.ema > 0:
-            self.ema = {name: value.clone() for name, value in self.update.weights.items()}
+        names = {id(value): name for name, value in self.parameters.items()}
+        by_name = [
+            {"params": [names[id(p)] for p in group["params"]], "lr_scale": group.get("lr_scale", 1.0)}
+            for group in groups
+        ]
+        adam = HostAdam if "moments" in config.offload else ADAMS[config.adam]
+        self.update = (parallel or Parallel.alone()).strategy.update(
+            list(modules.values()), self.parameters, by_name, adam, config.betas, config.weight_decay
+        )
+        self.update.set_rate(config.learning_rate)
+        self.average = Average(self.update.weights, on_host="ema" in config.offload) if config.ema > 0 else None
         self._updates = torch.zeros((), dtype=torch.int64)
 
     def schedule(self, steps: int, step: int) -> float:
         """Sets the learning rate of step `step` of `steps` and returns it (before lr_scale of the groups)."""
         rate = learning_rate(self.config, steps, step)
-        for group in self.update.groups:
-            group["lr"] = rate * group["lr_scale"]
+        self.update.set_rate(rate)
         return rate
 
     def optimizer_step(self, losses: Sequence[Loss]) -> Tensor:
@@ -103,11 +132,9 @@ class Optimizer:
         A step whose gradient norm is not finite, on any rank, changes neither weights nor moments.
         """
         norm = self.update.step(losses, self.config.clip_norm)
-        if self.ema:
+        if self.average is not None:
             count = self.updates
-            decay = min(self.config.ema, (count + 1) / (count + 10))
-            averages = [local(value) for value in self.ema.values()]
-            torch._foreach_lerp_(averages, [local(value) for value in self.update.weights.values()], 1.0 - decay)
+            self.average.add(self.update.stepped, min(self.config.ema, (count + 1) / (count + 10)))
         self._updates += 1
         return norm
 
@@ -123,7 +150,8 @@ class Optimizer:
             state[f"model.{name}"] = value
             for key, moment in self.update.moments[name].items():
                 state[f"optimizer.{name}.{key}"] = moment
-        return state | {f"ema.{name}": value for name, value in self.ema.items()}
+        averages = {} if self.average is None else self.average.weights
+        return state | {f"ema.{name}": value for name, value in averages.items()}
 
     def loaded(self) -> None:
         """Takes over what was loaded into `state()`; a collective."""
@@ -131,6 +159,6 @@ class Optimizer:
 
     def use_ema(self) -> None:
         """Replaces the trained weights by their EMA, if there is one; a collective."""
-        for name, value in self.ema.items():
-            local(self.update.weights[name]).copy_(local(value))
-        self.update.written()
+        if self.average is not None:
+            self.average.give(self.update.weights)
+            self.update.written()

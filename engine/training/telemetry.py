@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from phys4d.engine.distributed.collectives import local, on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
-from phys4d.engine.distributed.strategy import Update
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.training.flops import FlopCount, device_peak
 from phys4d.engine.training.optimizer import Optimizer
@@ -62,7 +61,7 @@ class Telemetry:
     stage: name of the stage.
     state: the optimizer, for what a checkpoint holds and the gradients of each group.
     modules: with trained parameters.
-    groups: of parameters, as an objective gives them.
+    groups: of parameters, as an objective gives them; those of one name count together.
     workload: what a step works on.
     run: run folder, of whose provenance.json the FLOPs become a part.
     parallel: ranks and device.
@@ -83,7 +82,9 @@ class Telemetry:
         self._stage, self._run, self._parallel, self._workload = stage, run, parallel, workload
         self._state = state
         self._modules = list(modules) if workload.model is None else [workload.model]
-        self._groups = [group.get("name", str(i)) for i, group in enumerate(groups)]
+        names = [group.get("name", str(i)) for i, group in enumerate(groups)]
+        self._groups = list(dict.fromkeys(names))
+        self._group_of = torch.tensor([self._groups.index(name) for name in names])  # of each group of parameters
         self._norms: list[Tensor] = []  # [groups] of each optimizer step since the last line
         self._before_count = min(1, steps - 1)  # steps
         self._count: FlopCount | None = None
@@ -112,10 +113,16 @@ class Telemetry:
 
         def noted(*arguments: Any) -> Tensor:
             norm = optimizer_step(*arguments)
-            self._norms.append(norm.reshape(1) if len(self._groups) == 1 else _scaled(self._state.update, norm))
+            self._norms.append(norm.reshape(1) if len(self._groups) == 1 else self._group_norms(norm))
             return norm
 
         return noted
+
+    def _group_norms(self, norm: Tensor) -> Tensor:
+        """Norms of the gradients by the name of their group [names], scaled so that together they are `norm`."""
+        squares = self._state.update.group_norms().to(norm).square()
+        parts = squares.new_zeros(len(self._groups)).index_add_(0, self._group_of.to(squares.device), squares)
+        return parts.sqrt() * (norm / squares.sum().sqrt().clamp_min(torch.finfo(squares.dtype).tiny))
 
     def measured(self, seconds: float, steps: int) -> dict[str, float]:
         """What is logged of the steps since the previous call; a collective.
@@ -183,13 +190,6 @@ def _reduced(values: Mapping[str, float], op: Any) -> dict[str, float]:
     if dist.is_initialized():
         dist.all_reduce(reduced, op=op)
     return dict(zip(values, reduced.tolist(), strict=True))
-
-
-def _scaled(update: Update, norm: Tensor) -> Tensor:
-    """Norms of the groups' gradients [groups], scaled so that together they are `norm`."""
-    parts = update.group_norms().to(norm)
-    total = parts.square().sum().sqrt()
-    return parts * (norm / total.clamp_min(torch.finfo(parts.dtype).tiny))
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

@@ -51,15 +51,40 @@ def add_train(commands: Commands) -> None:
     train.add_argument(
         "--dry-run", action="store_true", help="check everything that can be checked, print the plan, start nothing"
     )
+    sized = train.add_argument_group("with --dry-run, what the run would take on GPUs, counted without any")
+    sized.add_argument("--world-size", type=int, metavar="N", help="number of GPUs")
+    sized.add_argument("--gpu", default="h100", choices=("a100", "h100", "h200", "b200"), help="default: h100")
+    sized.add_argument("--clip", metavar="FRAMESxHEIGHTxWIDTH", help="size of the clips; needs no dataset")
+    sized.add_argument("--model", metavar="NAME", help="a published model, such as wan2.2-ti2v-5b, in place of init")
+    sized.add_argument("--json", type=Path, metavar="FILE", help="also write all figures")
     train.set_defaults(command=_train)
 
 
 def _train(options: argparse.Namespace) -> int:
     if options.resume:
         keeps(f"{options.run}: the run is as it was: the same command goes on with it")
+    from phys4d.engine.errors import UserError
     from phys4d.train import train
 
+    if options.world_size is not None:
+        if not options.dry_run or options.world_size < 1:
+            raise UserError("--world-size: only with --dry-run, and at least 1; torchrun says how many processes train")
+        return _size(options)
     train(options.run, options.overrides, resume=options.resume, dry_run=options.dry_run, rerun=options.rerun)
+    return 0
+
+
+def _size(options: argparse.Namespace) -> int:
+    from phys4d.dry_run.run import Asked, dry_run
+    from phys4d.engine.output import check_file
+    from phys4d.train import check_run_file
+
+    if options.json is not None:
+        check_file(options.json)
+    if options.clip is None and options.model is None:
+        check_run_file(options.run, options.overrides, options.world_size)
+    asked = Asked(options.world_size, options.gpu, options.clip, options.model, options.json)
+    dry_run(options.run, options.overrides, asked)
     return 0
 
 
@@ -71,6 +96,7 @@ def add_evaluate(commands: Commands) -> None:
     evaluate.add_argument("--scenes", type=int, default=40, help="how many of them (default: 40)")
     evaluate.add_argument("--samples", type=int, default=4, help="generated clips a scene (default: 4)")
     evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
     evaluate.add_argument("--out", type=Path, help="also write the table as JSON, with the figures of every scene")
     evaluate.set_defaults(command=_evaluate)
 
@@ -79,12 +105,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     from phys4d.engine.config import build
     from phys4d.engine.distributed.parallel import Parallel
     from phys4d.engine.output import check_file, write_file
-    from phys4d.evaluate.run import EvaluateConfig, evaluate_folder
+    from phys4d.evaluate.folders import evaluate_folder
+    from phys4d.evaluate.run import EvaluateConfig
     from phys4d.report.text import text_table
 
     if options.out is not None:
         check_file(options.out)
-    values = {"data": options.data, "scenes": options.scenes, "samples": options.samples, "seed": options.seed}
+    values = {name: getattr(options, name) for name in ("data", "scenes", "samples", "seed", "precision")}
     config = build(EvaluateConfig, values, "evaluate")
     with Parallel.start() as parallel:
         table = evaluate_folder(options.model, config, parallel)

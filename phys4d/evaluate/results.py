@@ -22,10 +22,11 @@ class Evaluation:
 
     reader: digest of the weights that depth and motion are read with (`reader_digest`). Metrics of generated clips that
         depend on these weights are comparable only between models with the same reader.
+    precision: that the transformer was evaluated in.
     """
 
-    def __init__(self, reader: str) -> None:
-        self.reader = reader
+    def __init__(self, reader: str, precision: str) -> None:
+        self.reader, self.precision = reader, precision
         self.figures: dict[str, list[Figures]] = defaultdict(list)
         self.shown: dict[str, list[np.ndarray]] = defaultdict(list)
         self.truth: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -48,15 +49,16 @@ class Evaluation:
                 kept[name] += arrays
 
     def table(self) -> dict[str, Any]:
-        """The content of the json file: means over scenes with `<name>_se`, baselines, metrics of every scene, and the
-        reader.
+        """The content of the json file: means over scenes with `<name>_se`, baselines, metrics of every scene, reader
+        and precision.
         """
         rows = {row: _with_errors(parts) for row, parts in self.figures.items()}
         scenes: dict[str, list[float | None]] = defaultdict(list)
         for part in self.figures["model"]:
             for name, values in part.items():
                 scenes[name] += [None if math.isnan(v) else v for v in values.double().tolist()]
-        return {"means": rows.pop("model"), "baselines": rows, "scenes": scenes, "reader": self.reader}
+        stated = {"reader": self.reader, "precision": self.precision}
+        return {"means": rows.pop("model"), "baselines": rows, "scenes": scenes} | stated
 
 
 def _with_errors(parts: Sequence[Figures]) -> dict[str, float]:

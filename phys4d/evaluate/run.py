@@ -1,10 +1,8 @@
 """Evaluates a model on held-out clips: geometry read from true clips, and clips generated from their first frames."""
 
 import hashlib
-import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,16 +10,14 @@ from pydantic import Field
 from torch import Tensor
 
 from phys4d.clips import TRUTH, Batch, Clips
-from phys4d.engine import integrity
 from phys4d.engine.config import Config
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError, printable
 from phys4d.engine.progress import progress
-from phys4d.engine.storage import replace_text
 from phys4d.evaluate.metrics import cloud_chamfer_4d, geometry_metrics, moving_region, psnr_moving
-from phys4d.evaluate.results import Evaluation, Figures, write_arrays
-from phys4d.models import folder as model_folder
+from phys4d.evaluate.results import Evaluation, Figures
+from phys4d.models.backbone import Precision
 from phys4d.models.lora import SUPERVISED
 from phys4d.models.placement import place
 from phys4d.models.world import Geometry, WorldModel
@@ -40,6 +36,7 @@ class EvaluateConfig(Config):
     failures: number of further scenes in the report, those with the lowest reward after the last stage.
     batch: scenes evaluated together on one rank.
     seed: of the noise.
+    precision: of the transformer's matrix products, as in a run file; None: in a run that of the run, else "fp32".
     """
 
     data: Path
@@ -49,6 +46,7 @@ class EvaluateConfig(Config):
     failures: int = Field(2, ge=0)
     batch: int = Field(10, ge=1)
     seed: int = Field(0, ge=0)
+    precision: Precision | None = None
 
 
 @torch.no_grad()
@@ -68,6 +66,7 @@ def evaluate(
     Raises UserError if the data does not fit the model or has too few clips.
     """
     reader = reader_digest(model)
+    model.backbone.precision = precision = config.precision or "fp32"
     model.use_attention("auto", parallel)
     place(model.eval(), parallel)
     clips = on_all_ranks(lambda: _clips(config, model))
@@ -90,7 +89,7 @@ def evaluate(
     if gathered is None:
         return None
     parts = {number: part for rank in gathered for number, part in rank.items()}
-    whole = Evaluation(reader)
+    whole = Evaluation(reader, precision)
     for number in sorted(parts):
         whole.extend(parts[number])
     return whole
@@ -113,7 +112,7 @@ def _measure(
     """All metrics of one batch of scenes, and the arrays of the scenes at the positions `shown` of the batch."""
     rng_keys: list[tuple[int | str, ...]] = [(config.seed, "evaluate", scene) for scene in scenes]
     batch = on_all_ranks(lambda: clips.collate(scenes, rng_keys, parallel.device))
-    part = Evaluation(reader)
+    part = Evaluation(reader, model.backbone.precision)
     _keep_truth(part, clips, batch, scenes, shown)
     clean = model.codec.encode(batch.video)
     geometry = model.read_geometry(clean, batch.text, batch.normal_like(clean, "probe"))
@@ -209,91 +208,3 @@ def reader_digest(model: WorldModel) -> str:
     for name in sorted(named):
         digest.update(name.encode() + named[name].contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def evaluate_folder(folder: Path, config: EvaluateConfig, parallel: Parallel) -> dict[str, Any] | None:
-    """The table of the model in a folder, on rank 0; None on other ranks."""
-    loaded = on_all_ranks(lambda: model_folder.load(folder))
-    result = evaluate(loaded.model, config, loaded.stage, parallel)
-    return None if result is None else result.table()
-
-
-def evaluate_stage(folder: Path, config: EvaluateConfig, out: Path, stage: str, parallel: Parallel) -> None:
-    """Evaluates a stage's model and writes truth.npz, <stage>.npz and <stage>.json, unless that was done before.
-
-    folder: model folder of the stage.
-    config: settings.
-    out: folder of the results.
-    stage: name of the stage.
-    parallel: ranks and device.
-
-    Raises UserError if earlier results are damaged.
-    """
-    if parallel.any(on_all_ranks(lambda: f"{stage}.json" in _results(out))):
-        return
-    loaded = on_all_ranks(lambda: model_folder.load(folder))
-    result = evaluate(loaded.model, config, stage, parallel)
-
-    def write() -> None:
-        assert result is not None
-        write_arrays(result, out, stage)
-        replace_text(out / f"{stage}.json", json.dumps(result.table(), indent=1) + "\n")
-        _record_digests(out)  # last: it says that the stage was measured
-
-    parallel.on_rank_zero(write)
-
-
-def _record_digests(out: Path) -> None:
-    """Writes the manifest of the files in a folder of results; hidden ones are what a kill left of files."""
-    names = [path.name for path in out.iterdir() if path.is_file() and not path.name.startswith(".")]
-    integrity.write_manifest(out, integrity.digests(out, names))
-
-
-def _results(out: Path) -> Collection[str]:
-    """The files of a folder of results, which are as they were written; none if the folder has no manifest."""
-    if not (out / integrity.MANIFEST).exists():
-        return ()
-    advice = f"remove {out}, then --resume measures again"
-    integrity.check(out, advice)
-    return integrity.read_manifest(out, advice)
-
-
-def read_table(out: Path, stage: str) -> dict[str, Any]:
-    """The table of a stage that `evaluate_stage` wrote to the folder `out`. Raises UserError if it is damaged."""
-    if f"{stage}.json" not in _results(out):
-        raise UserError(f"{out}: holds no results of {stage}: remove it, then --resume measures again")
-    table: dict[str, Any] = json.loads((out / f"{stage}.json").read_bytes())
-    return table
-
-
-def evaluate_failures(folders: Mapping[str, Path], config: EvaluateConfig, out: Path, parallel: Parallel) -> None:
-    """Keeps the arrays of the scenes with the lowest reward, for every stage, in out/failures/.
-
-    The mean reward of the last stage's clips, in out/<stage>.json, selects the scenes. The same noise gives the same
-    clips again.
-
-    folders: stage -> model folder, in the order of training.
-    config: settings.
-    out: folder of the results.
-    parallel: ranks and device.
-    """
-    rewards = on_all_ranks(lambda: read_table(out, list(folders)[-1]))["scenes"]["reward"]
-    measured = [scene for scene, reward in enumerate(rewards) if reward is not None]
-    worst = sorted(measured, key=lambda scene: rewards[scene])[: config.failures]
-    for stage, folder in folders.items() if worst else ():
-        _keep_failures(folder, config, out / "failures", stage, worst, parallel)
-
-
-def _keep_failures(
-    folder: Path, config: EvaluateConfig, out: Path, stage: str, scenes: list[int], parallel: Parallel
-) -> None:
-    loaded = on_all_ranks(lambda: model_folder.load(folder))
-    once = config.model_copy(update={"samples": 1})  # the arrays are those of the first
-    result = evaluate(loaded.model, once, f"{stage}, lowest rewards", parallel, scenes)
-
-    def write() -> None:
-        assert result is not None
-        write_arrays(result, out, stage)
-        _record_digests(out)
-
-    parallel.on_rank_zero(write)

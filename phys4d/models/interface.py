@@ -57,9 +57,11 @@ class Codec(Protocol):
 
 
 class TextEncoder(Protocol):
-    """Between captions and the tokens that the backbone's cross-attention reads."""
+    """Between captions and the tokens that the backbone's cross-attention reads; `tokens` of them, `width` numbers
+    each."""
 
     width: int
+    tokens: int
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
         """Captions -> [B, tokens, width], zeros behind the last token."""

@@ -77,6 +77,12 @@ def adapter_names(transformer: nn.Module) -> tuple[str, ...]:
     return tuple(getattr(transformer, "peft_config", {}))
 
 
+def active_names(transformer: nn.Module) -> tuple[str, ...]:
+    """Names of the adapters that act."""
+    layers = (layer for layer in transformer.modules() if isinstance(layer, BaseTunerLayer))
+    return tuple(next((layer.active_adapters for layer in layers), ()))
+
+
 def activate(transformer: nn.Module, names: tuple[str, ...]) -> None:
     """Makes exactly these adapters act; requires_grad is left as it is."""
     for layer in transformer.modules():

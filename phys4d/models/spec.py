@@ -54,6 +54,21 @@ class Parts:
     weights: Path | None = None
 
 
+@dataclass(frozen=True)
+class Bare:
+    """A model that is built without values, to be counted.
+
+    layers: its blocks; token_stride, steps, shift: as in `Outline`; build: backbone, codec and text encoder with so
+    many blocks and these taps, all parameters on torch's meta device or drawn from a seed.
+    """
+
+    layers: int
+    token_stride: tuple[int, int, int]
+    steps: int
+    shift: float
+    build: Callable[[int, tuple[int, ...], int], Parts]
+
+
 def _as_they_are(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
@@ -71,6 +86,8 @@ class ModelSpec:
     create: a new model with weights drawn from a seed; None where a model only starts from published weights.
     recognises: whether a folder looks like published weights of this kind.
     check_caption: ValueError for a caption that the text encoder cannot take whole.
+    bare: a model without values, from the configurations in such a folder alone; for None, the published model of the
+        name `released`, or a new one. None for a kind whose runs cannot be counted.
     rename_lora: tensors of a LoRA file at this path, from key names that other programs use to those of the
         transformer's modules. ValueError where they are not of this kind of model.
     """
@@ -82,4 +99,6 @@ class ModelSpec:
     create: Callable[[Settings, tuple[int, ...], int], Parts] | None = None
     recognises: Callable[[Path], bool] = lambda folder: False
     check_caption: Callable[[str], object] = lambda caption: None
+    bare: Callable[[Settings, Path | None], Bare] | None = None
+    released: str | None = None
     rename_lora: Callable[[Path, dict[str, Tensor]], dict[str, Tensor]] = _as_they_are

@@ -9,7 +9,7 @@ from phys4d.report.tables import METRICS, number
 def text_table(table: Mapping[str, Any]) -> str:
     """One line per metric: the model's mean and standard error over the scenes, and what each baseline has.
 
-    table: of `phys4d.evaluate.run.evaluate_folder`.
+    table: of `phys4d.evaluate.folders.evaluate_folder`.
     """
     rows = {"model": table["means"], **table["baselines"]}
     lines = [["metric", "unit", "better", *(name.replace("_", " ") for name in rows)]]

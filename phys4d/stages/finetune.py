@@ -16,7 +16,7 @@ from phys4d.models.flow import noised
 from phys4d.models.lora import SUPERVISED, add_adapter
 from phys4d.models.world import WorldModel
 from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss, near_probe
-from phys4d.stages.spec import Shares, StageObjective, StageSpec
+from phys4d.stages.spec import Shares, StageObjective, StageSpec, by_depth
 
 
 class FinetuneConfig(Config):
@@ -30,6 +30,8 @@ class FinetuneConfig(Config):
     rank: of the LoRA; alpha is equal to it.
     diffusion: weight of the diffusion loss beside the geometry loss.
     heads_lr_scale: the heads' learning rate over the LoRA's, which is `optimizer.learning_rate`.
+    layer_decay: factor of the LoRA's learning rate from each block to the one before it (BEiT, Bao et al. 2021); 1: one
+        rate for all.
     weights: of the terms of the geometry loss.
     optimizer: learning rate, schedule, clipping and averaging.
     loop: steps, and intervals of logs and checkpoints.
@@ -42,6 +44,7 @@ class FinetuneConfig(Config):
     rank: int = Field(16, ge=1)
     diffusion: float = Field(5.0, ge=0)
     heads_lr_scale: Annotated[float, FROM_HERE] = Field(2.0, ge=0)
+    layer_decay: Annotated[float, FROM_HERE] = Field(1.0, gt=0, le=1)
     weights: GeometryWeights = GeometryWeights(warp=0.5)
     optimizer: OptimizerConfig
     loop: LoopConfig
@@ -71,9 +74,8 @@ class FinetuneObjective(StageObjective):
         return {"transformer": self.model.backbone.transformer, "heads": self.model.heads}
 
     def parameter_groups(self) -> list[dict]:
-        lora = [p for p in self.model.backbone.transformer.parameters() if p.requires_grad]
         return [
-            {"name": "adapter", "params": lora, "lr_scale": 1.0},
+            *by_depth("adapter", self.model.backbone, self.config.layer_decay),
             {
                 "name": "heads",
                 "params": list(self.model.heads.parameters()),

@@ -28,6 +28,7 @@ The clean first latent frame is given, not drawn: it is in neither the log-proba
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -80,6 +81,12 @@ def gaussian_kl(mean: Tensor, reference: Tensor, deviation: float, dimensions: f
     return squared * (dimensions / (2 * deviation**2))
 
 
+@cache
+def sigmas(steps: int, shift: float) -> tuple[float, ...]:
+    """The noise levels of a rollout, from 1 to 0."""
+    return tuple(schedule(steps, shift).tolist())
+
+
 @torch.no_grad()
 def rollout(
     predict: Callable[[Tensor, Tensor], Prediction],
@@ -97,11 +104,11 @@ def rollout(
 
     first [B, C, 1, H', W']; noise(use) gives white noise [B, C, T', H', W'] for each use.
     """
-    sigmas = schedule(steps, shift).tolist()
+    levels = sigmas(steps, shift)
     latents = keep_first(noise("start"), first)
     transitions = []
     for k in range(steps):
-        sigma, following = sigmas[k], sigmas[k + 1]
+        sigma, following = levels[k], levels[k + 1]
         velocity = predict(latents, latents.new_full((len(latents),), sigma)).velocity
         if k < stochastic_steps:
             mean, deviation = step_distribution(velocity, latents, sigma, following, noise_level, sampler)

@@ -11,8 +11,8 @@ from phys4d.engine.run_folder.run import Run
 from phys4d.engine.run_folder.stages import Outcome
 from phys4d.engine.training.gate import outcomes
 from phys4d.engine.training.length import LENGTHS
+from phys4d.evaluate.folders import read_table
 from phys4d.evaluate.metrics import METRICS
-from phys4d.evaluate.run import read_table
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig
 

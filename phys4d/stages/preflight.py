@@ -19,7 +19,9 @@ from phys4d.engine.distributed.parallel import own_device
 from phys4d.engine.distributed.strategy import check_strategy
 from phys4d.engine.errors import UserError
 from phys4d.engine.run_folder.wandb_tracker import check_wandb
+from phys4d.engine.training.adam import check_adam
 from phys4d.engine.training.length import check_decay
+from phys4d.engine.training.optimizer import check_steps
 from phys4d.engine.training.schedule import check_order
 from phys4d.kernels.attention import explain
 from phys4d.models.card import CARD, read_card
@@ -80,10 +82,18 @@ def check_stages(config: RunConfig, world_size: int = 1) -> Start:
     for stage in config.stages:
         if config.table(stage) is None:
             raise UserError(f"{stage}: missing: stages names {stage!r}, so the run file needs a table [{stage}]")
+        check_adam(config.table(stage).optimizer.adam, own_device(0, 0), f"{stage}.optimizer.adam")
+        check_steps(config.table(stage).optimizer, config.parallel, f"{stage}.optimizer")
         check_decay(stage, config.table(stage).loop, config.table(stage).optimizer.decay_fraction)
     check_gates(config)
     start = check_start(config.model, config.init)
     check_order(config.stages, {name: spec.takes for name, spec in STAGES.items()}, start.stage)
+    check_divided(config, world_size)
+    return start
+
+
+def check_divided(config: RunConfig, world_size: int) -> None:
+    """UserError unless so many processes can share the work of every stage."""
     parts = mesh_shape(config.parallel, world_size).data
     for stage in config.stages:
         for name in STAGES[stage].divided:
@@ -94,7 +104,6 @@ def check_stages(config: RunConfig, world_size: int = 1) -> Start:
                     f"{stage}.{name}: {share} does not divide over {over}: choose a multiple of {parts}, "
                     "or fewer processes"
                 )
-    return start
 
 
 def check_data(uses: Mapping[str, DatasetUse], start: Start, *, every: bool = False) -> tuple[int, int, int]:

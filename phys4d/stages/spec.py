@@ -12,6 +12,7 @@ from phys4d.clips import Clips
 from phys4d.engine.config import Config
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.training.loop import OptimizerStep
+from phys4d.models.backbone import Backbone
 from phys4d.models.world import WorldModel
 
 NEW = ""  # in `StageSpec.takes`: a new model with random weights
@@ -21,14 +22,19 @@ RELEASED = "released"  # in `StageSpec.takes`: a pretrained backbone in the diff
 class StageObjective(ABC):
     """An `engine.training.loop.Objective` over a world model, made from the stage's own table of the run file.
 
-    name: of the stage. clips: what it trains on.
+    name: of the stage. config: its table. model: the world model. parallel: the ranks. seed: of all random numbers.
+    clips: what it trains on, by default the clips of the folder `data` of its table.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, config: Any, model: WorldModel, parallel: Parallel, seed: int) -> None:
+    def __init__(
+        self, config: Any, model: WorldModel, parallel: Parallel, seed: int, clips: Clips | None = None
+    ) -> None:
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
-        self.clips = Clips(config.data, self.arrays(config), model.text, model.grid, on_bad=config.on_bad)
+        if clips is None:
+            clips = Clips(config.data, self.arrays(config), model.text, model.grid, on_bad=config.on_bad)
+        self.clips = clips
 
     @staticmethod
     @abstractmethod
@@ -52,9 +58,27 @@ class StageObjective(ABC):
     def update(self, step: int, optimizer_step: OptimizerStep) -> dict[str, Tensor | float]:
         """One training step (see `engine.training.loop.Objective`)."""
 
+    def leave_out_values(self) -> None:
+        """Prepares for an `update` on tensors that have shapes and no values: leaves out what reads values."""
+        return
+
     def samples(self) -> Sequence[str]:
         """Keys of the clips of the latest step on this rank."""
         return self.clips.latest
+
+
+def by_depth(name: str, backbone: Backbone, decay: float) -> list[dict[str, Any]]:
+    """Optimizer groups of all trained parameters of the transformer: block k of n learns at the rate times
+    decay^(n - 1 - k), and what is in no block as the first."""
+    trained = [p for p in backbone.transformer.parameters() if p.requires_grad]
+    if decay == 1:
+        return [{"name": name, "params": trained, "lr_scale": 1.0}]
+    count = len(backbone.blocks)
+    depth = {id(p): k for k, block in enumerate(backbone.blocks) for p in block.parameters()}
+    groups: dict[int, list[nn.Parameter]] = {}
+    for parameter in trained:
+        groups.setdefault(depth.get(id(parameter), 0), []).append(parameter)
+    return [{"name": name, "params": groups[k], "lr_scale": decay ** (count - 1 - k)} for k in sorted(groups)]
 
 
 class Shares:

@@ -5,6 +5,7 @@ import torch
 
 from phys4d.benchmarks import block_memory, blocks, results
 from phys4d.benchmarks.cases import BLOCKS
+from phys4d.engine.costs.memory import Peak
 
 LONG = ("wan-block", "opensora-temporal-block")
 
@@ -20,7 +21,7 @@ def test_tensors_without_numbers_take_what_real_ones_take(case):
 
 def test_a_peak_holds_what_lives_at_once_and_each_storage_once():
     x = torch.zeros(1024)
-    with block_memory.Peak([x]) as counted:
+    with Peak([x]) as counted:
         y = x + 1
         y.view(2, -1).add_(1)
         del y

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from phys4d.benchmarks import model_memory, results
-from phys4d.benchmarks.model_memory import Kept, Moved
+from phys4d.engine.costs.memory import Kept, Moved
 
 
 def test_moved_counts_inputs_and_outputs_of_what_is_no_view() -> None:

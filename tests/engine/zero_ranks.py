@@ -119,7 +119,7 @@ def check(rank: int, stage: int, port: int) -> None:
                 assert base.numel() == 25
         assert base.numel() == (25 if stage == 2 else 0)
         many.use_ema()
-        for name, average in many.ema.items():
+        for name, average in many.average.weights.items():
             assert torch.equal(local(many.update.weights[name]), local(average))
     print(f"rank {rank}: done", flush=True)
 

@@ -17,7 +17,7 @@ LINKS = ("kernels", "engine", "benchmarks")
 # The folders and modules of the subject, lowest first: each may import those before it, and the kernels and the engine.
 ORDER = (
     "recipes", "models", "bad_clips", "clips", "rewards", "simulation", "importers", "teachers", "evaluate", "stages",
-    "report", "train", "demo", "doctor", "benchmarks", "commands", "cli", "__main__",
+    "report", "dry_run", "train", "demo", "doctor", "benchmarks", "commands", "cli", "__main__",
 )  # fmt: skip
 Graph = dict[str, set[str]]
 # Where a module's name is not that of its distribution.

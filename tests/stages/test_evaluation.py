@@ -11,7 +11,8 @@ import torch
 
 from phys4d.engine import integrity
 from phys4d.engine.distributed.parallel import Parallel
-from phys4d.evaluate.run import EvaluateConfig, _record_digests, evaluate, reader_digest
+from phys4d.evaluate.folders import _record_digests
+from phys4d.evaluate.run import EvaluateConfig, evaluate, reader_digest
 from phys4d.models import folder as model_folder
 from phys4d.models.config import ModelConfig
 from phys4d.models.heads import HeadConfig
@@ -40,6 +41,16 @@ def test_every_video_is_read_by_the_same_heads(clips: Path) -> None:
     assert rows["truth"]["chamfer_4d"] == rows["truth"]["reward"] == rows["truth"]["absrel"] == 0
     assert rows["true_video"]["reward"] < -0.1  # what the heads cost a perfect generator
     assert rows["static_video"]["reward"] == -2.0  # nothing changes, though the true clip does
+
+
+def test_the_precision_is_that_asked_for_and_is_stated(clips: Path) -> None:
+    tables = {}
+    for precision in ("fp32", "bf16"):
+        config = EvaluateConfig(data=clips, scenes=2, samples=1, batch=2, precision=precision)
+        tables[precision] = evaluate(tiny(), config, "tiny", ALONE).table()
+        assert tables[precision]["precision"] == precision
+    plain, rounded = (tables[precision]["means"]["absrel"] for precision in ("fp32", "bf16"))
+    assert rounded != plain and rounded == pytest.approx(plain, rel=0.05)
 
 
 def test_the_reader_is_the_heads_and_the_adapter_that_acts_with_them() -> None:

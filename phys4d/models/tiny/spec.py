@@ -4,8 +4,8 @@ from pathlib import Path
 
 from diffusers import WanTransformer3DModel
 
-from phys4d.models.diffusers_folder import on_meta
-from phys4d.models.spec import ModelSpec, Outline, Parts, Settings
+from phys4d.models.diffusers_folder import on_meta, read_config
+from phys4d.models.spec import Bare, ModelSpec, Outline, Parts, Settings
 from phys4d.models.tiny.backbone import PATCH, TinyBackbone, draw_transformer, tiny_transformer
 from phys4d.models.tiny.haar import HaarCodec
 from phys4d.models.tiny.words import WordEncoder
@@ -48,10 +48,25 @@ def _create(settings: Settings, taps: tuple[int, ...], seed: int) -> Parts:
     return Parts(TinyBackbone(transformer, taps), HaarCodec(), text)
 
 
+def _bare(settings: Settings, folder: Path | None) -> Bare:
+    width, layers = settings.width, settings.layers
+    if folder is not None:
+        config = read_config(folder / "transformer" / "config.json", "WanTransformer3DModel", "tiny")
+        width, layers = config["num_attention_heads"] * config["attention_head_dim"], config["num_layers"]
+
+    def build(layers: int, taps: tuple[int, ...], seed: int) -> Parts:
+        text = WordEncoder()
+        return Parts(TinyBackbone(tiny_transformer(width, layers, text_width=text.width), taps), HaarCodec(), text)
+
+    temporal, spatial = HaarCodec.temporal_stride, HaarCodec.spatial_stride
+    return Bare(layers, (temporal * PATCH[0], spatial * PATCH[1], spatial * PATCH[2]), STEPS, SHIFT, build)
+
+
 SPEC = ModelSpec(
     kind="tiny",
     title=None,
     outline=_outline,
+    bare=_bare,
     load=_load,
     create=_create,
     check_caption=WordEncoder().split,

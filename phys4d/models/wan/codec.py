@@ -16,15 +16,18 @@ class WanCodec(nn.Module):
 
     It computes in fp32, as published, also where its weights are stored in bf16. They are read when it is first used,
     onto the device that it was moved to.
+
+    source: its folder, or, for a codec whose weights are set and not read, the table of its config.json.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, source: Path | dict[str, Any]) -> None:
         super().__init__()
         from diffusers import AutoencoderKLWan
 
         with torch.device("meta"):  # for the defaults of what the configuration leaves out
-            config = AutoencoderKLWan.from_config(read_json(folder / "config.json")).config
-        self.folder = folder
+            table = source if isinstance(source, dict) else read_json(source / "config.json")
+            config = AutoencoderKLWan.from_config(table).config
+        self.source = source
         self.channels = config.z_dim
         self.temporal_stride = config.scale_factor_temporal
         self.spatial_stride = config.scale_factor_spatial
@@ -40,8 +43,9 @@ class WanCodec(nn.Module):
         if "vae" not in self._modules:
             from diffusers import AutoencoderKLWan
 
+            assert isinstance(self.source, Path), "no folder to read weights from"
             with without_progress_bars():
-                vae = AutoencoderKLWan.from_pretrained(self.folder, torch_dtype=torch.float32, use_safetensors=True)
+                vae = AutoencoderKLWan.from_pretrained(self.source, torch_dtype=torch.float32, use_safetensors=True)
             self._modules["vae"] = vae.to(self.mean.device).eval().requires_grad_(False)
         return self._modules["vae"]
 

@@ -10,6 +10,7 @@ from phys4d.models.diffusers_folder import class_name
 from phys4d.models.headers import read_json
 from phys4d.models.spec import ModelSpec, Outline, Parts, Settings
 from phys4d.models.wan.backbone import WanBackbone
+from phys4d.models.wan.bare import PUBLISHED, bare
 from phys4d.models.wan.codec import WanCodec
 from phys4d.models.wan.lora_names import diffusers_names
 from phys4d.models.wan.published import check_released
@@ -56,7 +57,9 @@ SPEC = ModelSpec(
     kind="wan",
     title="Wan2.2-TI2V-5B",
     outline=_outline,
+    bare=bare,
     load=_load,
     recognises=lambda folder: class_name(folder / "transformer") == WanTransformer3DModel.__name__,
+    released=PUBLISHED,
     rename_lora=diffusers_names,
 )

@@ -1,0 +1,142 @@
+"""The dry run of a run file on GPUs that are not there."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from phys4d.cli import main
+from phys4d.dry_run import run
+from phys4d.dry_run.knobs import knobs
+from phys4d.dry_run.model import fewer_blocks, source_of
+from phys4d.dry_run.prediction import Prediction, predict
+from phys4d.engine.costs.gpus import GIB, GPUS
+from phys4d.stages.run_file import RunConfig
+
+SIZE = (5, 32, 32)
+TINY = {"width": 64, "layers": 4, "taps": (1, 3)}
+RUN = """
+folder = "run"
+stages = ["finetune"]
+model = { width = 64, layers = 4, taps = [1, 3] }
+[finetune]
+data = "data"
+batch = 4
+optimizer = { learning_rate = 1e-4 }
+loop = { steps = 1 }
+"""
+
+
+@pytest.fixture(scope="module")
+def alone(run_file: Callable[..., RunConfig]) -> Prediction:
+    return _predicted(run_file(finetune={"batch": 4}, model=TINY), 1)
+
+
+def _predicted(config: RunConfig, world_size: int) -> Prediction:
+    return predict(config, "finetune", source_of(config, None), SIZE, world_size, GPUS["h100"])
+
+
+def test_tokens_of_a_clip_are_divided_and_exchanged(run_file: Callable[..., RunConfig], alone: Prediction) -> None:
+    """32 tokens of 64 channels over two ranks: for each of 4 blocks and 4 clips queries, keys, values and the result go
+    there and, as gradients, back, 16 tokens of each rank, of which half go to the other, in fp32."""
+    config = run_file(finetune={"batch": 4}, model=TINY, parallel={"context": 2})
+    divided = _predicted(config, 2)
+    assert divided.mesh == (1, 1, 2)
+    assert divided.sent["attention"] == 4 * 4 * 2 * 4 * (16 * 64 * 4) // 2
+    assert divided.sent["tokens and taps"] > 0 and divided.sent["gather weights"] > 0
+    assert divided.memory["activations"] < alone.memory["activations"]
+    assert 0.5 < divided.model_flops / alone.model_flops < 1  # heads make 4 of 5 frames, the codec encodes all
+
+
+def test_weights_and_moments_are_divided_over_shards_and_clips_over_all(
+    run_file: Callable[..., RunConfig], alone: Prediction
+) -> None:
+    """On 2 x 2 ranks each has one of the four clips, and half of the weights."""
+    config = run_file(finetune={"batch": 4}, model=TINY, parallel={"replicate": 2, "shard": 2})
+    divided = _predicted(config, 4)
+    assert divided.memory["parameters"] == pytest.approx(alone.memory["parameters"] / 2, rel=0.01)
+    assert divided.memory["moments"] == pytest.approx(alone.memory["moments"] / 2, rel=0.01)
+    assert divided.memory["activations"] < alone.memory["activations"] / 2
+    assert 0.25 < divided.model_flops / alone.model_flops < 0.5  # every rank evaluates the heads, on one clip of four
+    assert divided.sent["sum gradients over replicas"] == divided.sent["sum gradients over shards"]
+    assert divided.clips == 4
+
+
+def test_a_run_that_does_not_fit_is_given_the_setting_that_helps(run_file: Callable[..., RunConfig]) -> None:
+    config = run_file(finetune={"batch": 4}, model=TINY)
+    source = source_of(config, None)
+    small = replace(GPUS["h100"], memory=0.025)
+    assert not predict(config, "finetune", source, SIZE, 1, small).fits
+    found = knobs(config, "finetune", source, SIZE, 1, small)
+    assert found[0].settings == ("finetune.micro_batch=1",)
+    assert [knob.prediction.fits for knob in found] == [False] * (len(found) - 1) + [True]
+    table = config.finetune.model_copy(update={"micro_batch": 1})  # type: ignore[attr-defined]
+    again = predict(config.model_copy(update={"finetune": table}), "finetune", source, SIZE, 1, small)
+    assert found[0].prediction == again
+
+
+def test_a_model_with_fewer_blocks_keeps_its_taps(run_file: Callable[..., RunConfig]) -> None:
+    config = run_file(finetune={}, model={"width": 64, "layers": 12, "taps": (3, 7, 11)})
+    assert fewer_blocks(source_of(config, None), 4) == (0, 1, 3)
+    config = run_file(finetune={}, model={"width": 64, "layers": 12, "taps": (3, 7)})
+    assert fewer_blocks(source_of(config, None), 4) == (0, 1)
+
+
+def test_a_model_folder_needs_no_weights(run_file: Callable[..., RunConfig], released: Path, tmp_path: Path) -> None:
+    for part in ("transformer", "vae", "text_encoder", "scheduler"):
+        (tmp_path / part).mkdir()
+        for path in (released / part).glob("*config.json"):
+            (tmp_path / part / path.name).write_bytes(path.read_bytes())
+    config = run_file(finetune={"batch": 1}, model={"kind": "wan", "taps": (0, 2)}, init=tmp_path)
+    prediction = _predicted(config, 1)
+    assert prediction.memory["codec"] > 0 and prediction.memory["text encoder"] > 0
+
+
+def test_the_command_prints_tables_and_writes_all_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "run.toml", tmp_path / "out.json"
+    path.write_text(RUN)
+    asked = ["--dry-run", "--world-size", "2", "--clip", "5x32x32", "--gpu", "a100", "--json", str(out)]
+    assert main(["train", str(path), *asked]) == 0
+    printed = capsys.readouterr().out
+    for line in ("2 x A100", "| activations |", "| gather weights |", "| MFU |", "Assumed shares"):
+        assert line in printed
+    result = json.loads(out.read_text())
+    stage = result["stages"][0]
+    assert stage["fits"] and stage["total"] == sum(stage["memory"].values()) < GIB
+    assert f"| in all | {stage['total'] / GIB:.1f} |" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--world-size", "2"], "--world-size: only with --dry-run"),
+        (["--dry-run", "--world-size", "0"], "--world-size: only with --dry-run, and at least 1"),
+        (["--dry-run", "--world-size", "2", "--clip", "49x480"], "--clip 49x480: expected frames, height and width"),
+        (["--dry-run", "--world-size", "2", "--clip", "6x32x32"], "clips of 6"),
+        (["--dry-run", "--world-size", "8", "--clip", "5x32x32"], "finetune.batch: 4 does not divide over 8"),
+        (["--dry-run", "--world-size", "2", "--clip", "5x32x32", "--model", "x"], "--model x: expected wan2.2-ti2v-5b"),
+        (
+            ["--dry-run", "--world-size", "2", "--clip", "5x32x32", "--model", "wan2.2-ti2v-5b"],
+            '--model wan2.2-ti2v-5b: is of the kind "wan"',
+        ),
+        (
+            ["--dry-run", "--world-size", "2", "--clip", "5x32x32", "--set", "model.kind=wan"],
+            "init: names no folder: name one, or the published model: --model wan2.2-ti2v-5b",
+        ),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
+) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(RUN)
+    assert main(["train", str(path), *arguments]) == 2
+    assert line in capsys.readouterr().err
+
+
+def test_a_clip_is_frames_height_and_width() -> None:
+    assert run.parsed_clip("121x704x1280") == (121, 704, 1280)
