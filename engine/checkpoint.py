@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from phys4d.engine import integrity
 from phys4d.engine.checkpoint_reader import TensorReader
 from phys4d.engine.distributed.collectives import on_all_ranks
-from phys4d.engine.distributed.flat import part_of
+from phys4d.engine.distributed.flat import detached
 from phys4d.engine.distributed.watchdog import peer_is_gone
 from phys4d.engine.errors import FaultElsewhere, UserError
 from phys4d.engine.integrity import Digest
@@ -219,7 +219,7 @@ def load_weights(path: Path, modules: Mapping[str, nn.Module]) -> None:
     stored = _stored_shapes(path)
     names = {name.split(".", 1)[1] for name in stored if name.startswith("model.")}
     kind = "ema" if any(name.startswith("ema.") for name in stored) else "model"
-    parts = {name: _part(parameter) for name, parameter in named_parameters(modules).items()}
+    parts = {name: detached(parameter) for name, parameter in named_parameters(modules).items()}
     wanted = {f"{kind}.{name}": name for name in names if name.split(".", 1)[0] in modules}
     if not wanted:
         raise UserError(f"{path}: holds no weights for {', '.join(modules)}: is it of another stage?")
@@ -228,11 +228,6 @@ def load_weights(path: Path, modules: Mapping[str, nn.Module]) -> None:
             has = f"{list(parts[name].shape)}" if name in parts else "no such parameter"
             raise UserError(f"{path}: does not fit: {name!r} is {list(stored[key])}, this model has {has}")
     _read(path, {key: parts[name] for key, name in wanted.items()})
-
-
-def _part(parameter: nn.Parameter) -> Tensor:
-    divided = part_of(parameter)
-    return parameter.detach() if divided is None else divided
 
 
 def named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:

@@ -43,7 +43,7 @@ class FlatPart(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         if func not in _SAME_PART:
-            raise NotImplementedError(f"{func} of a FlatPart")
+            raise TypeError(f"{func} of a FlatPart: use its own elements")
         part, *others = args
         return FlatPart(func(part.own, *others, **(kwargs or {})), part.start, part.shape)
 
@@ -105,3 +105,9 @@ def part_of(parameter: Tensor) -> FlatPart | None:
     start = len(held) * parameter.ds_zero_partition_rank  # type: ignore[attr-defined]
     count = max(0, min(len(held), math.prod(shape) - start))  # the last ranks hold padding
     return FlatPart(held[:count], min(start, math.prod(shape)), shape)
+
+
+def detached(parameter: Tensor) -> Tensor:
+    """A parameter without gradient: this rank's part of one that ZeRO-3 has divided."""
+    part = part_of(parameter)
+    return parameter.detach() if part is None else part

@@ -14,7 +14,10 @@ Groups = Sequence[Mapping[str, Any]]
 
 
 class ShardedUpdate:
-    """See `strategy.Update`; adam: what steps, as of `training.adam.Adam`; the others as of `Strategy.update`."""
+    """See `strategy.Update`.
+
+    modules, named, groups: as of `strategy.Strategy.update`. adam: steps, as `training.adam.Adam`.
+    """
 
     def __init__(
         self, modules: Sequence[nn.Module], named: Mapping[str, nn.Parameter], groups: Groups, adam: Any

@@ -72,14 +72,14 @@ class Strategy(Protocol):
         """AdamW over parameters of modules that were divided.
 
         named: the trained parameters. groups: [{"params": names, "lr_scale": float}, ...]. adam: a class of
-        `training.adam`.
+        `training.adam`. betas, weight_decay: of AdamW.
         """
 
 
 def strategy(config: ParallelConfig, mesh: DeviceMesh | None, device: torch.device) -> Strategy:
     """The strategy that a run file asks for; one process alone (no mesh) divides nothing.
 
-    mesh: of the ranks that share weights. device: of this rank.
+    config: the table [parallel]. mesh: of the ranks that share weights. device: of this rank.
     """
     if mesh is not None and config.strategy == DEEPSPEED:
         from phys4d.engine.distributed.zero import Zero

@@ -14,19 +14,17 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from phys4d.engine.distributed.flat import FlatPart, part_of
 from phys4d.engine.distributed.sharded_update import Groups
 from phys4d.engine.distributed.sharding import device_memory, fits_rollout, kept_for_backward
+from phys4d.engine.distributed.zero_update import BUCKET, Stage2, Stage3, ZeroUpdate
 
 # DeepSpeed calls torch's collectives by their old names.
 warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 _HELD = "held by Zero.gathered"
-_BUCKET = 50_000_000  # elements of gradients that are reduced, or of weights that are gathered ahead, at once
 
 
 class Zero:
@@ -58,10 +56,10 @@ class Zero:
     def update(
         self, modules: Sequence[nn.Module], named: Mapping[str, nn.Parameter], groups: Groups, adam: Callable[..., Any],
         betas: tuple[float, float], weight_decay: float,
-    ) -> "_ZeroUpdate":  # fmt: skip
+    ) -> ZeroUpdate:  # fmt: skip
         """By torch's AdamW, whatever `adam` is: over this rank's parts, flattened by group."""
-        kinds: dict[int, type[_ZeroUpdate]] = {2: _Stage2, 3: _Stage3}
-        return kinds[self._stage](modules, named, groups, betas, weight_decay)
+        kind = Stage2 if self._stage == 2 else Stage3
+        return kind(modules, named, groups, betas, weight_decay)
 
 
 def _import(device: torch.device) -> None:
@@ -130,7 +128,7 @@ def _gather_when_called(module: nn.Module, blocks: Sequence[nn.Module], device: 
         NoopTimer(),
         ds_config=None,
         overlap_comm=True,
-        prefetch_bucket_size=_BUCKET,
+        prefetch_bucket_size=BUCKET,
         max_reuse_distance=kept,
         max_live_parameters=kept,
         param_persistence_threshold=0,
@@ -185,222 +183,3 @@ def _held(module: nn.Module) -> Iterator[None]:
         finally:
             for parameter in parameters:
                 parameter.ds_active_sub_modules.discard(_HELD)  # type: ignore[attr-defined]
-
-
-class _ZeroUpdate:
-    """AdamW under ZeRO; see `strategy.Update`. `_zero` is DeepSpeed's optimizer around torch's, `_scale` the gradient
-    of a loss."""
-
-    weights: dict[str, FlatPart]
-    moments: dict[str, dict[str, Tensor]]
-    _zero: Any
-    _scale = 1.0
-
-    def __init__(
-        self, modules: Sequence[nn.Module], named: Mapping[str, nn.Parameter], groups: Groups,
-        betas: tuple[float, float], weight_decay: float,
-    ) -> None:  # fmt: skip
-        from deepspeed import comm
-        from deepspeed.utils.timer import NoopTimer
-
-        self._modules = modules
-        given = [{**group, "params": [named[name] for name in group["params"]]} for group in groups]
-        self._adamw = torch.optim.AdamW(given, betas=betas, weight_decay=weight_decay)
-        self._zero = self._wrap(
-            self._adamw,
-            param_names={parameter: name for name, parameter in named.items()},
-            timers=NoopTimer(),
-            contiguous_gradients=self._contiguous,
-            reduce_bucket_size=min(_BUCKET, sum(map(_numel, named.values()))),
-            dp_process_group=comm.get_world_group(),
-            communication_data_type=torch.float32,
-        )
-        self._squares = torch.zeros(len(groups))
-        self.weights, self.moments = {}, {}
-        for flat in self._flat():
-            moments = {key: torch.zeros_like(flat.detach()) for key in ("exp_avg", "exp_avg_sq")}
-            self._adamw.state[flat] = {"step": torch.zeros((), dtype=torch.float32), **moments}
-        for name, parameter in named.items():
-            self.weights[name], self.moments[name] = self._parts(parameter)
-        self.stepped = {name: part.own for name, part in self.weights.items()}
-
-    _contiguous = False
-
-    def set_rate(self, rate: float) -> None:
-        """As of `Update.set_rate`."""
-        for group in self._adamw.param_groups:
-            group["lr"] = rate * group["lr_scale"]
-
-    def step(self, losses: Sequence[Callable[[], Tensor]], clip_norm: float) -> Tensor:
-        """As of `Update.step`; waits for the device. Gradients are summed over the ranks behind each loss: no rank
-        holds more of them than its part."""
-        zero = self._zero
-        zero.clip_grad = clip_norm
-        self._begin()
-        for number, loss in enumerate(losses):
-            zero.clear_backward_seen_flag()
-            zero.set_gradient_accumulation_boundary(number == len(losses) - 1)
-            value = loss()
-            zero.enter_backward()
-            value.backward(torch.full_like(value, self._scale))
-            zero.overlapping_partition_gradients_reduce_epilogue()
-            zero.backward_epilogue()
-            zero.exit_backward()
-        self._squares = torch.stack([_square(gradients) for gradients in self._gradients()])
-        zero.step()
-        return torch.as_tensor(zero._global_grad_norm, dtype=torch.float32).detach().reshape(())
-
-    def group_norms(self) -> Tensor:
-        """As of `Update.group_norms`."""
-        dist.all_reduce(self._squares)
-        return self._squares.sqrt()
-
-    def _begin(self) -> None:
-        """Before the first loss of a step."""
-
-    def gradient_bytes(self) -> int:
-        """As of `Update.gradient_bytes`."""
-        return 0
-
-    def written(self) -> None:
-        """As of `Update.written`."""
-
-    def _wrap(self, adamw: torch.optim.AdamW, **options: Any) -> Any:
-        """DeepSpeed's optimizer."""
-        raise NotImplementedError
-
-    def _flat(self) -> list[Tensor]:
-        """The flattened parts that torch's AdamW steps on."""
-        raise NotImplementedError
-
-    def _parts(self, parameter: nn.Parameter) -> tuple[FlatPart, dict[str, Tensor]]:
-        """What this rank holds of a parameter and of its moments."""
-        raise NotImplementedError
-
-    def _gradients(self) -> list[list[Tensor]]:
-        """What this rank holds of the summed gradients, by group."""
-        raise NotImplementedError
-
-
-class _Stage2(_ZeroUpdate):
-    _contiguous = True  # where it is not, each rank reduces all gradients whole
-
-    def _wrap(self, adamw: torch.optim.AdamW, **options: Any) -> Any:
-        from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
-
-        return DeepSpeedZeroOptimizer(
-            adamw, optimizer_params={}, gradient_average=False, check_grad_overflow=False, **options
-        )
-
-    def _flat(self) -> list[Tensor]:
-        return list(self._zero.single_partition_of_fp32_groups)
-
-    def _parts(self, parameter: nn.Parameter) -> tuple[FlatPart, dict[str, Tensor]]:
-        found = parameter._hp_mapping  # type: ignore[attr-defined]
-        if found is None:
-            empty = FlatPart(parameter.detach().new_empty(0), 0, parameter.shape)
-            return empty, {"step": self._adamw.state[self._flat()[0]]["step"], "exp_avg": empty, "exp_avg_sq": empty}
-        state = self._adamw.state[self._flat()[found.param_group_index]]
-        start, (at, count) = found.lp_fragment_address.start, _address(found.hp_fragment_address)
-
-        def part(flat: Tensor) -> FlatPart:
-            return FlatPart(flat.detach()[at : at + count], start, parameter.shape)
-
-        moments = {key: part(state[key]) for key in ("exp_avg", "exp_avg_sq")}
-        return part(self._flat()[found.param_group_index]), {"step": state["step"], **moments}
-
-    def _gradients(self) -> list[list[Tensor]]:
-        return [list(self._zero.averaged_gradients[i]) for i in range(len(self._adamw.param_groups))]
-
-    def written(self) -> None:
-        """As of `Update.written`: gathers the weights."""
-        self._zero.update_lp_params()
-
-
-class _Stage3(_ZeroUpdate):
-    def _wrap(self, adamw: torch.optim.AdamW, **options: Any) -> Any:
-        from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
-
-        offloads = [module.zero_offload for module in self._modules]
-
-        class Optimizer(DeepSpeedZeroOptimizer_Stage3):
-            """Uses the hooks that are there instead of others."""
-
-            def initialize_ds_offload(self, **unused: Any) -> "_Offloads":
-                return _Offloads(offloads, options["dp_process_group"])
-
-        self._scale = float(dist.get_world_size())  # DeepSpeed divides by it
-        return Optimizer(nn.ModuleList(self._modules), adamw, ds_config=None, **options)
-
-    def _flat(self) -> list[Tensor]:
-        return list(self._zero.fp32_partitioned_groups_flat)
-
-    def _parts(self, parameter: nn.Parameter) -> tuple[FlatPart, dict[str, Tensor]]:
-        held = part_of(parameter)
-        assert held is not None
-        position = self._zero.grad_position[self._zero.get_param_id(parameter)]
-        flat = self._flat()[position[0]]
-
-        def part(flat: Tensor) -> FlatPart:
-            return FlatPart(flat.detach()[position[1] :][: len(held.own)], held.start, held.shape)
-
-        state = self._adamw.state[flat]
-        moments = {key: part(state[key]) for key in ("exp_avg", "exp_avg_sq")}
-        return part(flat), {"step": state["step"], **moments}
-
-    def _begin(self) -> None:
-        # The first loss overwrites the gradients of the step before only of parameters that it reaches.
-        self._zero.grad_partitions_flat_buffer.zero_()
-
-    def _gradients(self) -> list[list[Tensor]]:
-        found: list[list[Tensor]] = [[] for _ in self._adamw.param_groups]
-        for i, gradients in self._zero.averaged_gradients.items():
-            found[self._zero.sub_group_to_group_id[i]] += gradients
-        return found
-
-    def gradient_bytes(self) -> int:
-        """As of `Update.gradient_bytes`: DeepSpeed keeps the memory of this rank's part."""
-        return int(self._zero.grad_partitions_flat_buffer.nbytes)
-
-    def written(self) -> None:
-        """As of `Update.written`: hands the weights over to what is gathered."""
-        self._zero.parameter_offload.partition_all_parameters()
-        for held, flat in zip(self._zero.fp16_partitioned_groups_flat, self._flat(), strict=True):
-            held.copy_(flat.detach())
-
-
-class _Offloads:
-    """The hooks of several modules as DeepSpeed's optimizer takes those of one."""
-
-    persistent_parameters: tuple[nn.Parameter, ...] = ()
-
-    def __init__(self, offloads: Sequence[Any], group: Any) -> None:
-        self._offloads, self.dp_process_group = offloads, group
-
-    def get_param_coordinator(self) -> Any:
-        """Of the first module; the optimizer resets a counter of its log there."""
-        return self._offloads[0].get_param_coordinator()
-
-    def partition_all_parameters(self) -> None:
-        """Releases what is gathered."""
-        for offload in self._offloads:
-            offload.partition_all_parameters()
-
-    def release_backward_leftovers(self) -> None:
-        """Releases what blocks whose inputs have no gradient have kept."""
-        for offload in self._offloads:
-            offload.release_backward_leftovers()
-
-
-def _numel(parameter: nn.Parameter) -> int:
-    part = part_of(parameter)
-    return parameter.numel() if part is None else part.numel()
-
-
-def _square(gradients: Sequence[Tensor]) -> Tensor:
-    norms = torch._foreach_norm([gradient.flatten() for gradient in gradients])
-    return torch.stack(list(norms)).square().sum()
-
-
-def _address(fragment: Any) -> tuple[int, int]:
-    return fragment.start, fragment.numel

@@ -57,7 +57,10 @@ class OptimizerConfig(Config):
 
 
 def check_steps(config: OptimizerConfig, parallel: ParallelConfig, where: str) -> None:
-    """UserError unless the strategy can step by this AdamW; where: the table of the optimizer in the run file."""
+    """UserError unless the strategy can step by this AdamW.
+
+    config, parallel: settings. where: the table of `config` in the run file.
+    """
     asked = {"adam": config.adam != "torch", "offload": "moments" in config.offload}
     if parallel.strategy == DEEPSPEED and any(asked.values()):
         key = next(name for name, there in asked.items() if there)
