@@ -109,7 +109,7 @@ def draw(model: WorldModel, names: Collection[str]) -> None:
     parameters = dict(model.backbone.transformer.named_parameters())
     with torch.no_grad():
         for name in names:
-            local(parameters[name].detach()).normal_(0.0, 0.02)
+            local(parameters[name]).normal_(0.0, 0.02)
 
 
 def model_of(config: RunConfig, asked: Asked, source: Source, parallel: Parallel) -> WorldModel:

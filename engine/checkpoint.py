@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from phys4d.engine import integrity
 from phys4d.engine.checkpoint_reader import TensorReader
 from phys4d.engine.distributed.collectives import on_all_ranks
+from phys4d.engine.distributed.flat import detached
 from phys4d.engine.distributed.watchdog import peer_is_gone
 from phys4d.engine.errors import FaultElsewhere, UserError
 from phys4d.engine.integrity import Digest
@@ -218,15 +219,15 @@ def load_weights(path: Path, modules: Mapping[str, nn.Module]) -> None:
     stored = _stored_shapes(path)
     names = {name.split(".", 1)[1] for name in stored if name.startswith("model.")}
     kind = "ema" if any(name.startswith("ema.") for name in stored) else "model"
-    parameters = named_parameters(modules)
+    parts = {name: detached(parameter) for name, parameter in named_parameters(modules).items()}
     wanted = {f"{kind}.{name}": name for name in names if name.split(".", 1)[0] in modules}
     if not wanted:
         raise UserError(f"{path}: holds no weights for {', '.join(modules)}: is it of another stage?")
     for key, name in sorted(wanted.items()):
-        if name not in parameters or tuple(parameters[name].shape) != stored[key]:
-            has = f"{list(parameters[name].shape)}" if name in parameters else "no such parameter"
+        if name not in parts or tuple(parts[name].shape) != stored[key]:
+            has = f"{list(parts[name].shape)}" if name in parts else "no such parameter"
             raise UserError(f"{path}: does not fit: {name!r} is {list(stored[key])}, this model has {has}")
-    _read(path, {key: parameters[name].detach() for key, name in wanted.items()})
+    _read(path, {key: parts[name] for key, name in wanted.items()})
 
 
 def named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:

@@ -66,6 +66,7 @@ OPTIONAL = {
     "diffusers": Optional(("diffusers",), "video diffusion transformers", _extra("train")),
     "transformers": Optional(("transformers",), "text encoders and teachers", _extra("train")),
     "peft": Optional(("peft",), "LoRA", _extra("train")),
+    "deepspeed": Optional(("deepspeed",), "ZeRO, a strategy of training on several processes", _extra("deepspeed")),
     "tensorboard": Optional(("tensorboard",), "tracking of runs", _extra("train")),
     "wandb": Optional(("wandb",), "tracking of runs by Weights & Biases", _extra("wandb")),
 }

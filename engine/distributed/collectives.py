@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from phys4d.engine.distributed.flat import FlatPart, part_of
 from phys4d.engine.errors import FaultElsewhere, UserError
 
 T = TypeVar("T")
@@ -61,10 +62,23 @@ def leave_group() -> None:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this rank holds, sharing memory; the tensor itself unless it is sharded."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    """The part of a tensor that this rank holds, sharing memory; the tensor itself unless it is divided."""
+    if isinstance(tensor, DTensor):
+        return tensor.to_local()
+    part = tensor if isinstance(tensor, FlatPart) else part_of(tensor)
+    return tensor if part is None else part.own
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole tensor, gathered from all ranks if it is sharded (then a collective)."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    """The whole tensor, without gradient where it is gathered from all ranks (then a collective).
+
+    tensor: of a parameter divided by ZeRO-3 the parameter itself, since what is detached from it has lost its part.
+    """
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor()
+    if (part := part_of(tensor)) is None:
+        return tensor
+    held = tensor.ds_tensor  # type: ignore[attr-defined]
+    whole = held.new_empty(len(held) * dist.get_world_size())
+    dist.all_gather_into_tensor(whole, held)
+    return whole[: part.numel()].view(part.shape)

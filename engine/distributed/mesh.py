@@ -1,13 +1,17 @@
 """The table [parallel] of a run file: over which ranks weights, clips and the tokens of a clip are divided."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from phys4d.engine.config import Config
 from phys4d.engine.errors import UserError
 from phys4d.engine.resume import REGROUPED
+
+FSDP: Final = "fsdp"
+DEEPSPEED: Final = "deepspeed"
+_OF_FSDP = ("replicate", "context", "reshard_after_forward")  # what DeepSpeed is not asked for
 
 
 class ParallelConfig(Config):
@@ -25,6 +29,10 @@ class ParallelConfig(Config):
     reshard_after_forward: whether the gathered weights of a block are released after its forward pass and gathered
         again for its backward pass; "auto" keeps them where all gathered weights take at most a tenth of a device's
         memory.
+    strategy: what divides weights and optimizer state: "fsdp" (FSDP2), or "deepspeed" (ZeRO), which knows neither
+        `replicate`, `context` nor `reshard_after_forward`.
+    zero_stage: with "deepspeed": 2 divides gradients and moments, 3 (the default) also the weights, frozen ones
+        included.
     """
 
     replicate: Annotated[int, REGROUPED] = Field(1, ge=1)
@@ -32,6 +40,17 @@ class ParallelConfig(Config):
     context: Annotated[int, REGROUPED] = Field(1, ge=1)
     context_method: Annotated[Literal["auto", "ulysses", "ring"], REGROUPED] = "auto"
     reshard_after_forward: Annotated[Literal["auto", "always", "never"], REGROUPED] = "auto"
+    strategy: Annotated[Literal["fsdp", "deepspeed"], REGROUPED] = FSDP
+    zero_stage: Annotated[Literal[2, 3] | None, REGROUPED] = None
+
+    @model_validator(mode="after")
+    def _strategy_serves(self) -> Self:
+        if self.strategy == FSDP and self.zero_stage is not None:
+            raise ValueError(f'zero_stage = {self.zero_stage} is for strategy = "deepspeed": remove it')
+        for name in _OF_FSDP if self.strategy == DEEPSPEED else ():
+            if (value := getattr(self, name)) != (default := type(self).model_fields[name].default):
+                raise ValueError(f'{name}: expected {default!r} with strategy = "deepspeed", not {value!r}')
+        return self
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from phys4d.engine.distributed import environment
 from phys4d.engine.distributed.collectives import full, leave_group, on_all_ranks
 from phys4d.engine.distributed.meeting import meet
 from phys4d.engine.distributed.mesh import MeshShape, ParallelConfig, mesh_shape
-from phys4d.engine.distributed.sharding import kept_gathered, reshard_by_memory, shard_weights
+from phys4d.engine.distributed.strategy import Strategy, strategy
 from phys4d.engine.distributed.watchdog import MEETING, Timeouts, Watchdog
 from phys4d.engine.errors import RankLost, UserError
 
@@ -39,6 +39,7 @@ class Parallel:
         data_rank, data_size: which part of a global batch is this rank's; equal within a context group.
         context: the ranks that divide the tokens of this rank's clips; None where each rank holds all of them.
         share: weight, in a sum over all ranks, of a mean over this rank's clips: 1 / world_size.
+        strategy: how weights, gradients and optimizer state are divided.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Parallel:
         self.shape = MeshShape(shard=world_size)
         self.context: dist.ProcessGroup | None = None
         self._weights: DeviceMesh | None = None
+        self.strategy: Strategy = strategy(self.config, None, device)
 
     @classmethod
     def alone(cls, device: torch.device | None = None) -> Self:
@@ -111,8 +113,11 @@ class Parallel:
         shape = mesh_shape(config, self.world_size)
         arranged = self._weights is not None and shape == self.shape
         self.config, self.shape = config, shape
-        if self.world_size == 1 or arranged:
-            return
+        if self.world_size > 1 and not arranged:
+            self._make_mesh(shape)
+        self.strategy = strategy(config, self._weights, self.device)
+
+    def _make_mesh(self, shape: MeshShape) -> None:
         kind, sharded = self.device.type, shape.shard * shape.context
         if shape.replicate > 1:
             self._weights = init_device_mesh(kind, (shape.replicate, sharded), mesh_dim_names=("replicate", "weights"))
@@ -158,23 +163,19 @@ class Parallel:
             self._watchdog.passed()
 
     def shard(self, module: M, blocks: Sequence[nn.Module] = ()) -> M:
-        """Shards a module's parameters over the ranks (FSDP2); one process alone leaves it as it is.
+        """Divides a module's parameters over the ranks as the strategy does; one process alone leaves it as it is.
 
-        See `sharding.shard_weights`; gradients are sums over the ranks. Only `module(...)` gathers weights; calling
-        other methods does not.
+        Gradients are sums over the ranks. Only `module(...)` gathers weights; calling other methods does not.
 
         module: all ranks must hold equal weights, or none (on meta).
         blocks: submodules that are gathered one at a time (transformer blocks); the rest is gathered with the root.
         """
-        if self._weights is not None:
-            asked = self.config.reshard_after_forward
-            reshard = reshard_by_memory(module, self.device) if asked == "auto" else asked == "always"
-            shard_weights(module, blocks, self._weights, reshard=reshard)
+        self.strategy.shard(module, blocks)
         return module
 
     def gathered(self, module: nn.Module) -> AbstractContextManager[None]:
         """Context in which a module's weights stay gathered between evaluations without gradients, if they fit."""
-        return kept_gathered(module, self.device)
+        return self.strategy.gathered(module)
 
     def local(self, batch: Sequence[T]) -> Sequence[T]:
         """This rank's contiguous part of a global batch. Raises UserError if the batch does not divide evenly."""

@@ -1,20 +1,60 @@
 """Weights sharded over ranks by FSDP2: what is gathered when, and weights that stay gathered for a while."""
 
+import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from phys4d.engine.distributed.flat import part_of
+from phys4d.engine.distributed.sharded_update import Groups, ShardedUpdate
 
 # What a transformer returns is often a view; the warning is for callers that would write into it.
 warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(.*\) returned a view tensor")
 
 _TRAINING, _ROLLOUT = 0.1, 0.25  # shares of a device's memory that gathered weights may take
+
+
+class FullySharded:
+    """FSDP2 over a mesh, or HSDP over one of two dimensions; without a mesh every process holds all; see
+    `strategy.Strategy`.
+
+    mesh: of the ranks that share weights; device: of this rank; reshard: `parallel.reshard_after_forward`.
+    """
+
+    def __init__(self, mesh: DeviceMesh | None, device: torch.device, reshard: str) -> None:
+        self._mesh, self._device, self._reshard = mesh, device, reshard
+
+    def shard(self, module: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        """As of `shard_weights`."""
+        if self._mesh is not None:
+            asked = self._reshard
+            reshard = not fits_training(module, self._device) if asked == "auto" else asked == "always"
+            shard_weights(module, blocks, self._mesh, reshard=reshard)
+
+    def holds(self, parameter: nn.Parameter) -> bool:
+        """Whether the parameter is sharded, or there is one process."""
+        return self._mesh is None or isinstance(parameter, DTensor)
+
+    def gathered(self, module: nn.Module) -> AbstractContextManager[None]:
+        """As of `kept_gathered`."""
+        return kept_gathered(module, self._device)
+
+    def update(
+        self, modules: Sequence[nn.Module], named: Mapping[str, nn.Parameter], groups: Groups, adam: Callable[..., Any],
+        betas: tuple[float, float], weight_decay: float,
+    ) -> ShardedUpdate:  # fmt: skip
+        """Over this rank's rows."""
+        return ShardedUpdate(modules, named, groups, adam(named, groups, betas, weight_decay))
 
 
 def shard_weights(module: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh, *, reshard: bool) -> None:
@@ -45,12 +85,6 @@ def sharded_parts(module: nn.Module) -> list[FSDPModule]:
     return [part for part in module.modules() if isinstance(part, FSDPModule)]
 
 
-def synchronise_gradients(module: nn.Module, on: bool) -> None:
-    """Whether the next backward pass sums gradients over the ranks, or only adds them up on each."""
-    if isinstance(module, FSDPModule):
-        module.set_requires_gradient_sync(on)
-
-
 @contextmanager
 def kept_gathered(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Within it, weights stay gathered from one evaluation to the next, if they fit; for evaluations without gradients.
@@ -59,7 +93,7 @@ def kept_gathered(module: nn.Module, device: torch.device) -> Iterator[None]:
     if they take at most a quarter of the device's memory.
     """
     parts = sharded_parts(module)
-    if not parts or not stays_gathered(gathered_bytes(module), device_memory(device)):
+    if not parts or not fits_rollout(module, device):
         yield
         return
     before = [(part, _reshards(part)) for part in parts]
@@ -78,14 +112,24 @@ def _reshards(part: FSDPModule) -> bool:
     return group is not None and group.post_forward_mesh_info is not None
 
 
-def reshard_by_memory(module: nn.Module, device: torch.device) -> bool:
-    """Whether a block's weights are released after its forward pass when nothing is asked for."""
-    return gathers_again(gathered_bytes(module), device_memory(device))
+def fits_training(module: nn.Module, device: torch.device) -> bool:
+    """Whether all weights of a module stay gathered from the forward to the backward pass when nothing is asked for."""
+    return not gathers_again(gathered_bytes(module), device_memory(device))
+
+
+def fits_rollout(module: nn.Module, device: torch.device) -> bool:
+    """Whether all weights of a module stay gathered between evaluations without gradients."""
+    return stays_gathered(gathered_bytes(module), device_memory(device))
 
 
 def gathers_again(gathered: int, memory: int) -> bool:
     """Whether blocks are gathered again for the backward pass; both in bytes: all weights, and a device's memory."""
-    return gathered > _TRAINING * memory
+    return gathered > kept_for_backward(memory)
+
+
+def kept_for_backward(memory: int) -> int:
+    """Bytes that weights may take which stay gathered from the forward to the backward pass."""
+    return int(_TRAINING * memory)
 
 
 def stays_gathered(gathered: int, memory: int) -> bool:
@@ -95,7 +139,13 @@ def stays_gathered(gathered: int, memory: int) -> bool:
 
 def gathered_bytes(module: nn.Module) -> int:
     """Bytes of all parameters of a module, whole, on any device."""
-    return sum(p.numel() * p.element_size() for p in module.parameters())
+    return sum(math.prod(whole_shape(p)) * p.element_size() for p in module.parameters())
+
+
+def whole_shape(parameter: Tensor) -> torch.Size:
+    """The shape of a parameter before it was divided."""
+    part = part_of(parameter)
+    return parameter.shape if part is None else part.shape
 
 
 def device_memory(device: torch.device) -> int:
@@ -118,14 +168,14 @@ def materialise(module: nn.Module, device: torch.device) -> None:
     module._apply(moved)
 
 
-def own_rows(parameter: Tensor) -> slice:
-    """The rows (of dimension 0) of a whole parameter that this rank holds; all of them unless it is sharded."""
-    from torch.distributed.tensor import DTensor
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
+def own_elements(parameter: Tensor) -> slice:
+    """The elements of a whole parameter, flattened, that this rank holds; all of them unless it is divided."""
+    if (part := part_of(parameter)) is not None:
+        return slice(part.start, part.start + len(part.own))
     if not isinstance(parameter, DTensor):
-        return slice(0, len(parameter) if parameter.dim() else 1)
+        return slice(0, parameter.numel())
     shape, offset = compute_local_shape_and_global_offset(
         parameter.shape, parameter.device_mesh, parameter.placements
     )
-    return slice(offset[0], offset[0] + shape[0])
+    row = math.prod(parameter.shape[1:])
+    return slice(offset[0] * row, (offset[0] + shape[0]) * row)

@@ -2,7 +2,7 @@
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,16 +11,14 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from phys4d.engine.distributed.collectives import local
+from phys4d.engine.distributed.flat import FlatPart
+from phys4d.engine.distributed.sharded_update import Groups
 from phys4d.engine.errors import UserError
 
 AdamName = Literal["torch", "apex"]
 
 _FUSED = ("cpu", "cuda")  # device types for which torch has a fused AdamW, which can skip a step without a host sync
 _BUILD_APEX = "build it from the repository NVIDIA/apex (the package named apex in the index is unrelated)"
-
-Groups = Sequence[Mapping[str, Any]]
-"""[{"params": names of parameters, "lr_scale": float}, ...]"""
-
 
 class Adam:
     """torch's AdamW, fused where the device has it, over plain tensors: no operator goes through DTensor's dispatch.
@@ -159,7 +157,9 @@ def host_copy(tensor: Tensor, *, pin: bool) -> Tensor:
 
 
 def sharded_as(tensor: Tensor, part: Tensor) -> Tensor:
-    """A tensor of which this rank holds `part`, on whatever device, sharded as another one of equal shape."""
+    """A tensor of which this rank holds `part`, on whatever device, divided as another one of equal shape."""
+    if isinstance(tensor, FlatPart):
+        return FlatPart(part, tensor.start, tensor.shape)
     if not isinstance(tensor, DTensor):
         return part
     return DTensor(part, tensor._spec, requires_grad=False)  # from_local would move it to the mesh's device

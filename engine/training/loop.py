@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from phys4d.engine import checkpoint
 from phys4d.engine.background_save import BackgroundSave
+from phys4d.engine.checkpoint import named_parameters
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import Interrupted, UserError, printable
@@ -93,11 +93,11 @@ def train(
     gradients of more than `loop.skip_limit` steps in a row are not finite, the checkpoint does not fit, or the disk is
     full or lacks, at the start, space for the coming checkpoints.
     """
-    state = Optimizer(optimizer, objective.modules(), objective.parameter_groups())
-    if parallel.world_size > 1:
-        alone = [name for name, value in state.parameters.items() if not isinstance(value, DTensor)]
-        if alone:  # gradients of unsharded parameters are not summed over the ranks
-            raise ValueError(f"{objective.name}: {alone[0]} is trained but was not given to Parallel.shard")
+    trained = {name: p for name, p in named_parameters(objective.modules()).items() if p.requires_grad}
+    alone = [name for name, parameter in trained.items() if not parallel.strategy.holds(parameter)]
+    if alone:
+        raise ValueError(f"{objective.name}: {alone[0]} is trained but was not given to Parallel.shard")
+    state = Optimizer(optimizer, objective.modules(), objective.parameter_groups(), parallel)
     check_decay(objective.name, loop, optimizer.decay_fraction)
     length = Length(loop, objective.name, run.clock, parallel)
     path, start = (checkpoint.latest(run.folder, objective.name) if resume else None) or (None, 0)
@@ -105,6 +105,7 @@ def train(
     if path is not None:
         found = path
         on_all_ranks(lambda: checkpoint.load(found, state.state()))
+        state.loaded()
 
     def check_room() -> None:
         if run.writes:  # rank 0; all ranks write to the disk of its folder
@@ -124,7 +125,7 @@ def _steps(
 ) -> None:  # fmt: skip
     window, total = Window(loop.spike), length.work(start)
     modules, groups = objective.modules().values(), objective.parameter_groups()
-    telemetry = Telemetry(objective.name, state.state, modules, groups, workload, run, parallel, length.horizon - start)
+    telemetry = Telemetry(objective.name, state, modules, groups, workload, run, parallel, length.horizon - start)
     profiler = Profiler(loop.profile, run.folder / "profile" / objective.name, parallel)
 
     def log(done: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""AdamW with warmup, linear decay, gradient clipping and averaged weights (EMA), on one process or under FSDP2."""
+"""AdamW with warmup, linear decay, gradient clipping and averaged weights (EMA), however the weights are divided."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 from phys4d.engine.checkpoint import named_parameters
 from phys4d.engine.config import Config
-from phys4d.engine.distributed.collectives import full, local
-from phys4d.engine.distributed.sharding import synchronise_gradients
+from phys4d.engine.distributed.mesh import DEEPSPEED, ParallelConfig
+from phys4d.engine.distributed.parallel import Parallel
+from phys4d.engine.distributed.strategy import Loss
+from phys4d.engine.errors import UserError
 from phys4d.engine.resume import FROM_HERE, REGROUPED
 from phys4d.engine.training.adam import ADAMS, AdamName, HostAdam
 from phys4d.engine.training.average import Average
 
 _LAST_RATE = 0.02
 
-Loss = Callable[[], Tensor]
-"""Evaluates a part of a step's clips: a scalar, the part's share of a loss that is a sum over all parts and ranks."""
 OptimizerStep = Callable[[Sequence[Loss]], Tensor]
 """Takes all parts of one optimizer step on this rank, evaluates them in turn and steps; returns the gradient norm."""
 
@@ -56,6 +56,19 @@ class OptimizerConfig(Config):
         return self
 
 
+def check_steps(config: OptimizerConfig, parallel: ParallelConfig, where: str) -> None:
+    """UserError unless the strategy can step by this AdamW.
+
+    config, parallel: settings. where: the table of `config` in the run file.
+    """
+    asked = {"adam": config.adam != "torch", "offload": "moments" in config.offload}
+    if parallel.strategy == DEEPSPEED and any(asked.values()):
+        key = next(name for name, there in asked.items() if there)
+        raise UserError(
+            f'{where}.{key}: expected torch\'s AdamW on the device with parallel.strategy = "deepspeed": remove it'
+        )
+
+
 def learning_rate(config: OptimizerConfig, steps: int, step: int) -> float:
     """The learning rate of step `step` (from 0) of `steps`; a pure function, so that a resume needs no state."""
     rate = config.learning_rate
@@ -74,12 +87,17 @@ class Optimizer:
     config: settings.
     modules: by name, as in the checkpoint.
     groups: [{"params": [...], "lr_scale": float}, ...].
+    parallel: whose strategy divided the modules; default: one process alone.
 
     Raises ValueError unless the groups contain exactly the trained parameters of `modules`.
     """
 
     def __init__(
-        self, config: OptimizerConfig, modules: Mapping[str, nn.Module], groups: Sequence[Mapping[str, Any]]
+        self,
+        config: OptimizerConfig,
+        modules: Mapping[str, nn.Module],
+        groups: Sequence[Mapping[str, Any]],
+        parallel: Parallel | None = None,
     ) -> None:
         self.config = config
         named = named_parameters(modules)
@@ -88,56 +106,40 @@ class Optimizer:
         if sorted(grouped) != sorted(map(id, self.parameters.values())):
             counts = f"{len(grouped)} parameters, modules train {len(self.parameters)}"
             raise ValueError(f"parameter_groups must hold what modules train, they hold {counts}")
-        self._roots = list(modules.values())
         names = {id(value): name for name, value in self.parameters.items()}
         by_name = [
             {"params": [names[id(p)] for p in group["params"]], "lr_scale": group.get("lr_scale", 1.0)}
             for group in groups
         ]
         adam = HostAdam if "moments" in config.offload else ADAMS[config.adam]
-        self.adam = adam(self.parameters, by_name, config.betas, config.weight_decay)
-        self.adam.set_rate(config.learning_rate)
-        self.average = Average(self.parameters, on_host="ema" in config.offload) if config.ema > 0 else None
+        self.update = (parallel or Parallel.alone()).strategy.update(
+            list(modules.values()), self.parameters, by_name, adam, config.betas, config.weight_decay
+        )
+        self.update.set_rate(config.learning_rate)
+        self.average = Average(self.update.weights, on_host="ema" in config.offload) if config.ema > 0 else None
         self._updates = torch.zeros((), dtype=torch.int64)
 
     def schedule(self, steps: int, step: int) -> float:
         """Sets the learning rate of step `step` of `steps` and returns it (before lr_scale of the groups)."""
         rate = learning_rate(self.config, steps, step)
-        self.adam.set_rate(rate)
+        self.update.set_rate(rate)
         return rate
 
     def optimizer_step(self, losses: Sequence[Loss]) -> Tensor:
         """Backward pass of each part in turn, gradient clipping, AdamW step, EMA; returns the gradient norm before
-        clipping, without a host sync.
+        clipping.
 
-        losses: the parts of this rank; all ranks must have equally many. Gradients are summed over the parts and, after
-            the last one, over the ranks.
+        losses: the parts of this rank; all ranks must have equally many. Gradients are summed over the parts and over
+            the ranks.
 
         A step whose gradient norm is not finite, on any rank, changes neither weights nor moments.
         """
-        for parameter in self.parameters.values():
-            parameter.grad = None
-        for number, loss in enumerate(losses):
-            for root in self._roots:
-                synchronise_gradients(root, number == len(losses) - 1)
-            loss().backward()
-        if len(losses) > 1:
-            self._check_summed()
-        norm = full(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm))
-        gradients = {name: value.grad for name, value in self.parameters.items()}
-        self.adam.step({n: None if g is None else local(g) for n, g in gradients.items()}, norm.isfinite())
+        norm = self.update.step(losses, self.config.clip_norm)
         if self.average is not None:
             count = self.updates
-            self.average.add(self.adam.weights, min(self.config.ema, (count + 1) / (count + 10)))
+            self.average.add(self.update.stepped, min(self.config.ema, (count + 1) / (count + 10)))
         self._updates += 1
         return norm
-
-    def _check_summed(self) -> None:
-        for root in self._roots:
-            trained = [parameter for parameter in root.parameters() if parameter.requires_grad]
-            if trained and all(parameter.grad is None for parameter in trained):
-                name = type(root).__name__
-                raise RuntimeError(f"{name} was not evaluated in the last micro-batch: its gradients are not summed")
 
     @property
     def updates(self) -> int:
@@ -145,16 +147,21 @@ class Optimizer:
         return int(self._updates)
 
     def state(self) -> dict[str, Tensor]:
-        """The state that a resumed run needs, by name; loading into these tensors restores it."""
+        """The state that a resumed run needs, by name; loading into these tensors restores it (`loaded`)."""
         state: dict[str, Tensor] = {"updates": self._updates}
-        for name, parameter in self.parameters.items():
-            state[f"model.{name}"] = parameter.detach()
-            for key, value in self.adam.moments[name].items():
-                state[f"optimizer.{name}.{key}"] = value
+        for name, value in self.update.weights.items():
+            state[f"model.{name}"] = value
+            for key, moment in self.update.moments[name].items():
+                state[f"optimizer.{name}.{key}"] = moment
         averages = {} if self.average is None else self.average.weights
         return state | {f"ema.{name}": value for name, value in averages.items()}
 
+    def loaded(self) -> None:
+        """Takes over what was loaded into `state()`; a collective."""
+        self.update.written()
+
     def use_ema(self) -> None:
-        """Replaces the trained weights by their EMA, if there is one."""
+        """Replaces the trained weights by their EMA, if there is one; a collective."""
         if self.average is not None:
-            self.average.give(self.parameters)
+            self.average.give(self.update.weights)
+            self.update.written()

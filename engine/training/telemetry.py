@@ -15,10 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from phys4d.engine.distributed.collectives import full, local, on_all_ranks
+from phys4d.engine.distributed.collectives import local, on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.training.flops import FlopCount, device_peak
+from phys4d.engine.training.optimizer import Optimizer
 
 GIB = 1 << 30
 
@@ -58,7 +59,7 @@ class Telemetry:
     profiled: the first may do work that later ones do not. That step takes longer by the host's work of counting.
 
     stage: name of the stage.
-    state: gives what a checkpoint holds, by name, as `Optimizer.state`.
+    state: the optimizer, for what a checkpoint holds and the gradients of each group.
     modules: with trained parameters.
     groups: of parameters, as an objective gives them; those of one name count together.
     workload: what a step works on.
@@ -70,7 +71,7 @@ class Telemetry:
     def __init__(
         self,
         stage: str,
-        state: Callable[[], Mapping[str, Tensor]],
+        state: Optimizer,
         modules: Iterable[nn.Module],
         groups: Sequence[Mapping[str, Any]],
         workload: Workload,
@@ -81,9 +82,9 @@ class Telemetry:
         self._stage, self._run, self._parallel, self._workload = stage, run, parallel, workload
         self._state = state
         self._modules = list(modules) if workload.model is None else [workload.model]
-        self._groups: dict[str, list[nn.Parameter]] = {}
-        for i, group in enumerate(groups):
-            self._groups.setdefault(group.get("name", str(i)), []).extend(group["params"])
+        names = [group.get("name", str(i)) for i, group in enumerate(groups)]
+        self._groups = list(dict.fromkeys(names))
+        self._group_of = torch.tensor([self._groups.index(name) for name in names])  # of each group of parameters
         self._norms: list[Tensor] = []  # [groups] of each optimizer step since the last line
         self._before_count = min(1, steps - 1)  # steps
         self._count: FlopCount | None = None
@@ -107,16 +108,21 @@ class Telemetry:
     def noting(self, optimizer_step: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """`optimizer_step`, behind which the gradient norm of each group is noted, without a host sync.
 
-        optimizer_step: returns the norm of all gradients before clipping, which scales them alike, and leaves them.
+        optimizer_step: returns the norm of all gradients before clipping.
         """
 
         def noted(*arguments: Any) -> Tensor:
             norm = optimizer_step(*arguments)
-            groups = list(self._groups.values())
-            self._norms.append(norm.reshape(1) if len(groups) == 1 else _shares(groups, norm))
+            self._norms.append(norm.reshape(1) if len(self._groups) == 1 else self._group_norms(norm))
             return norm
 
         return noted
+
+    def _group_norms(self, norm: Tensor) -> Tensor:
+        """Norms of the gradients by the name of their group [names], scaled so that together they are `norm`."""
+        squares = self._state.update.group_norms().to(norm).square()
+        parts = squares.new_zeros(len(self._groups)).index_add_(0, self._group_of.to(squares.device), squares)
+        return parts.sqrt() * (norm / squares.sum().sqrt().clamp_min(torch.finfo(squares.dtype).tiny))
 
     def measured(self, seconds: float, steps: int) -> dict[str, float]:
         """What is logged of the steps since the previous call; a collective.
@@ -164,15 +170,14 @@ class Telemetry:
     def _memory(self) -> dict[str, float]:
         """GiB by kind, the largest over the ranks."""
         if not self._kept:
-            state = self._state()
+            state = self._state.state()
             weights = (t for module in self._modules for t in (*module.parameters(), *module.buffers()))
             self._kept = {
                 "parameters": _size(weights),
                 "moments": _size(t for name, t in state.items() if name.startswith("optimizer.")),
                 "ema": _size(t for name, t in state.items() if name.startswith("ema.")),
             }
-        trained = (p for group in self._groups.values() for p in group)
-        kinds = self._kept | {"gradients": _size(p.grad for p in trained if p.grad is not None)}
+        kinds = self._kept | {"gradients": self._state.update.gradient_bytes()}
         if (peak := _peak_memory(self._parallel.device)) is not None:
             kinds["peak"] = peak
         sizes = {f"memory.{name}": size / GIB for name, size in kinds.items()}
@@ -185,14 +190,6 @@ def _reduced(values: Mapping[str, float], op: Any) -> dict[str, float]:
     if dist.is_initialized():
         dist.all_reduce(reduced, op=op)
     return dict(zip(values, reduced.tolist(), strict=True))
-
-
-def _shares(groups: Sequence[Sequence[nn.Parameter]], norm: Tensor) -> Tensor:
-    """Norms of the groups' gradients [groups], scaled so that together they are `norm`."""
-    found = [full(nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])) for group in groups]
-    parts = torch.stack([part.to(norm) for part in found])
-    total = parts.square().sum().sqrt()
-    return parts * (norm / total.clamp_min(torch.finfo(parts.dtype).tiny))
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

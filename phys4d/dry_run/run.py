@@ -14,6 +14,7 @@ from phys4d.dry_run.prediction import MARGIN, predict
 from phys4d.dry_run.tables import assumptions, report
 from phys4d.engine.config import load_toml
 from phys4d.engine.costs.gpus import GPUS
+from phys4d.engine.distributed.mesh import FSDP
 from phys4d.engine.errors import UserError
 from phys4d.engine.output import write_file
 from phys4d.engine.run_folder.provenance import provenance
@@ -52,6 +53,8 @@ def dry_run(path: Path, overrides: Sequence[str], asked: Asked) -> dict[str, Any
     for stage in config.stages:
         if config.table(stage) is None:
             raise UserError(f"{stage}: missing: stages names {stage!r}, so the run file needs a table [{stage}]")
+    if config.parallel.strategy != FSDP:
+        raise UserError(f'parallel.strategy: "{config.parallel.strategy}": a dry run counts "{FSDP}" alone: set that')
     check_divided(config, asked.world_size)
     gpu, source = GPUS[asked.gpu], source_of(config, asked.model)
     size = parsed_clip(asked.clip) if asked.clip else clip_size(config.table(config.stages[0]).data)

@@ -1,6 +1,6 @@
 """The backbone's own weights: the dtype in which frozen ones are held, and reading each rank's part of them from files.
 
-No process holds more than its part of the weights and one tensor's rows on their way from the file. The model is built
+No process holds more than its part of the weights and that of one tensor on its way from the file. The model is built
 with its parameters on torch's meta device, adapted, sharded, and then filled.
 """
 
@@ -13,7 +13,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from phys4d.engine.distributed.collectives import local
-from phys4d.engine.distributed.sharding import own_rows
+from phys4d.engine.distributed.sharding import own_elements
 from phys4d.engine.errors import UserError
 from phys4d.models.diffusers_folder import WEIGHTS
 from phys4d.models.headers import Stored, read_weights
@@ -53,8 +53,8 @@ def absent_weights(module: nn.Module) -> list[str]:
     return [name for name, parameter in module.named_parameters() if parameter.is_meta]
 
 
-def read_own_rows(module: nn.Module, names: Collection[str], folder: Path) -> None:
-    """Fills parameters of a module with this rank's rows of the tensors in a diffusers folder, in their own dtype.
+def read_own_parts(module: nn.Module, names: Collection[str], folder: Path) -> None:
+    """Fills parameters of a module with this rank's part of the tensors in a diffusers folder, in their own dtype.
 
     names: of the parameters; the tensor has the same name, without the "base_layer" that peft puts in. folder: holds
     diffusion_pytorch_model.safetensors, or shards and their index. UserError if a file cannot be read.
@@ -64,23 +64,22 @@ def read_own_rows(module: nn.Module, names: Collection[str], folder: Path) -> No
     with torch.no_grad():
         for name in sorted(names, key=lambda name: (files[_stored_name(name)], stored[_stored_name(name)].begin)):
             key = _stored_name(name)
-            parameter = parameters[name].detach()
-            rows = own_rows(parameter)
-            local(parameter).copy_(_read_rows(files[key], stored[key], rows).view(local(parameter).shape))
+            held = local(parameters[name])
+            values = _read_elements(files[key], stored[key], own_elements(parameters[name]))
+            held.copy_(values.view(held.shape))
 
 
 def _stored_name(name: str) -> str:
     return name.replace(".base_layer.", ".")
 
 
-def _read_rows(path: Path, tensor: Stored, rows: slice) -> Tensor:
-    """Rows of a stored tensor, read without mapping the file, whose pages would count as this process's memory."""
-    shape = tensor.shape or (1,)
-    values = torch.empty((rows.stop - rows.start, *shape[1:]), dtype=_DTYPES[tensor.dtype])
+def _read_elements(path: Path, tensor: Stored, own: slice) -> Tensor:
+    """Elements of a stored tensor, read without mapping the file, whose pages would count as this process's memory."""
+    values = torch.empty(own.stop - own.start, dtype=_DTYPES[tensor.dtype])
     if not values.numel():
         return values
-    wanted = memoryview(values.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-    offset, done = tensor.begin + rows.start * (values[0].nbytes), 0
+    wanted = memoryview(values.view(torch.uint8).numpy())  # type: ignore[arg-type]
+    offset, done = tensor.begin + own.start * values.itemsize, 0
     try:
         with open(path, "rb", buffering=0) as file:
             while done < len(wanted):

@@ -67,9 +67,9 @@ def _gathered(model: WorldModel, *, whole: bool, kept: bool) -> dict[str, dict[s
     found: dict[str, dict[str, Tensor]] = {}
     for part, module in (("transformer", model.backbone.transformer), ("heads", model.heads)):
         found[part] = {}
-        for name, tensor in module.state_dict().items():
+        for name, tensor in module.state_dict(keep_vars=True).items():
             if whole or part == "heads" or ".lora_" in name:
-                tensor = full(tensor)
+                tensor = full(tensor).detach()
                 if kept:
                     found[part][name] = tensor.cpu()
     return found

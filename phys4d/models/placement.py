@@ -8,7 +8,7 @@ from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.distributed.sharding import materialise
 from phys4d.engine.training.activations import checkpoint_activations
 from phys4d.engine.training.compilation import compile_blocks
-from phys4d.models.base_weights import absent_weights, autocast_acts, hold_frozen_in_bf16, read_own_rows
+from phys4d.models.base_weights import absent_weights, autocast_acts, hold_frozen_in_bf16, read_own_parts
 from phys4d.models.world import WorldModel
 
 
@@ -50,4 +50,4 @@ def place(
 
 def _read(model: WorldModel, names: Collection[str]) -> None:
     assert model.weights is not None, names
-    read_own_rows(model.backbone.transformer, names, model.weights)
+    read_own_parts(model.backbone.transformer, names, model.weights)

@@ -18,11 +18,13 @@ from phys4d.clips import TRUTH
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.distributed.mesh import mesh_shape
 from phys4d.engine.distributed.parallel import own_device
+from phys4d.engine.distributed.strategy import check_strategy
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import MachineFault
 from phys4d.engine.run_folder.wandb_tracker import check_wandb
 from phys4d.engine.training.adam import check_adam
 from phys4d.engine.training.length import check_decay
+from phys4d.engine.training.optimizer import check_steps
 from phys4d.engine.training.schedule import check_order
 from phys4d.kernels.attention import explain
 from phys4d.models.card import CARD, base_of, read_card
@@ -80,10 +82,12 @@ def check_stages(config: RunConfig, world_size: int = 1) -> Start:
     """What `check` can refuse without the data: the model that the run starts from, and stages that do not follow each
     other, that ranks cannot share, or whose length or gate cannot be."""
     check_wandb(config.log)
+    check_strategy(config.parallel)
     for stage in config.stages:
         if config.table(stage) is None:
             raise UserError(f"{stage}: missing: stages names {stage!r}, so the run file needs a table [{stage}]")
         check_adam(config.table(stage).optimizer.adam, own_device(0, 0), f"{stage}.optimizer.adam")
+        check_steps(config.table(stage).optimizer, config.parallel, f"{stage}.optimizer")
         check_decay(stage, config.table(stage).loop, config.table(stage).optimizer.decay_fraction)
     check_gates(config)
     start = check_start(config.model, config.init)

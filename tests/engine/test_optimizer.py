@@ -79,7 +79,7 @@ def test_groups_scale_the_rate_and_frozen_parameters_stay() -> None:
     before = [parameter.detach().clone() for parameter in net.parameters()]
     group = {"params": list(net[2].parameters()), "lr_scale": 0.25}
     state = Optimizer(OptimizerConfig(learning_rate=1e-2, ema=0.9), {"net": net}, [group])
-    assert state.schedule(10, 0) == 1e-2 and state.adam._adam.param_groups[0]["lr"] == 2.5e-3
+    assert state.schedule(10, 0) == 1e-2 and state.update.adam._adam.param_groups[0]["lr"] == 2.5e-3
     state.optimizer_step([lambda: loss_of(net, 0)])
     assert [torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True)] == [
         True,

@@ -3,11 +3,14 @@
 python toy_training.py FOLDER [--resume] [--kill-at STEP]   SIGKILL itself in that step
 torchrun ... toy_training.py FOLDER --stop-rank R           also: a second run, in which only rank R gets a
                                                             SIGTERM, in step 3, and which is then resumed
+torchrun ... toy_training.py FOLDER --zero STAGE ...        divided by DeepSpeed instead of FSDP2
 """
 
 import argparse
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +23,7 @@ from phys4d.engine.checkpoint import named_parameters
 from phys4d.engine.config import Config
 from phys4d.engine.data.sampler import indices
 from phys4d.engine.distributed.collectives import full
+from phys4d.engine.distributed.mesh import ParallelConfig
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import Interrupted
 from phys4d.engine.random import normal
@@ -119,7 +123,7 @@ def run_toy(
 
 def weights(toy: Toy) -> dict[str, Tensor]:
     """All weights, whole, by name."""
-    return {name: full(value.detach()).clone() for name, value in named_parameters(toy.modules()).items()}
+    return {name: full(value).detach().clone() for name, value in named_parameters(toy.modules()).items()}
 
 
 def main() -> None:
@@ -128,12 +132,17 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--kill-at", type=int, default=-1)
     parser.add_argument("--stop-rank", type=int, default=-1)
+    parser.add_argument("--zero", type=int)
     options = parser.parse_args()
     torch.set_num_threads(1)
     parallel = Parallel.start()
+    if options.zero is not None:
+        parallel.arrange(ParallelConfig(strategy="deepspeed", zero_stage=options.zero))
 
     def stop(step: int) -> None:
         if step == options.kill_at:
+            while any(thread.name.startswith("checkpoint of step") for thread in threading.enumerate()):
+                time.sleep(0.01)  # until the checkpoint before is written
             os.kill(os.getpid(), signal.SIGKILL if options.stop_rank < 0 else signal.SIGTERM)
 
     toy = run_toy(options.folder, parallel, resume=options.resume, stop=stop)

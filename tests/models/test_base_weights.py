@@ -11,7 +11,7 @@ from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.distributed.sharding import materialise
 from phys4d.engine.errors import UserError
 from phys4d.models import base_weights
-from phys4d.models.base_weights import absent_weights, hold_frozen_in_bf16, read_own_rows, without_weights
+from phys4d.models.base_weights import absent_weights, hold_frozen_in_bf16, read_own_parts, without_weights
 from phys4d.models.config import ModelConfig
 from phys4d.models.lora import SUPERVISED, add_adapter
 from phys4d.models.placement import place
@@ -52,28 +52,28 @@ def test_weights_of_any_float_dtype_are_read_into_what_was_built_without(
     net = built()
     absent = absent_weights(net)
     materialise(net, torch.device("cpu"))
-    read_own_rows(net, absent, tmp_path)
+    read_own_parts(net, absent, tmp_path)
     layer = net.wrapped["base_layer"]
     assert torch.equal(layer.weight, stored["wrapped.weight"])
     assert torch.equal(layer.bias, stored["wrapped.bias"].float()) and layer.bias.dtype == torch.float32
     assert net.scale.item() == 3.0 and net.table.tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("rows", [slice(0, 2), slice(2, 4), slice(4, 5), slice(5, 5)])
-def test_a_rank_reads_its_rows_alone(
-    stored: dict[str, torch.Tensor], tmp_path: Path, rows: slice, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("own", [slice(0, 8), slice(8, 16), slice(16, 20), slice(20, 20), slice(7, 14)])
+def test_a_rank_reads_its_part_alone(
+    stored: dict[str, torch.Tensor], tmp_path: Path, own: slice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As FSDP2 divides five rows over three or more ranks."""
+    """As FSDP2 divides five rows of four over three or more ranks, and ZeRO-3 the elements over three."""
     asked: list[int] = []
     preadv = base_weights.os.preadv
     monkeypatch.setattr(
         base_weights.os, "preadv", lambda fd, buffers, at: asked.append(len(buffers[0])) or preadv(fd, buffers, at)
     )
-    monkeypatch.setattr(base_weights, "own_rows", lambda parameter: rows)
-    net = nn.ModuleDict({"wrapped": nn.Linear(4, rows.stop - rows.start, bias=False)})
-    read_own_rows(net, ["wrapped.weight"], tmp_path)
-    assert torch.equal(net["wrapped"].weight, stored["wrapped.weight"][rows])
-    assert sum(asked) == 16 * (rows.stop - rows.start)
+    monkeypatch.setattr(base_weights, "own_elements", lambda parameter: own)
+    net = nn.ModuleDict({"wrapped": nn.Linear(1, own.stop - own.start, bias=False)})
+    read_own_parts(net, ["wrapped.weight"], tmp_path)
+    assert torch.equal(net["wrapped"].weight.flatten(), stored["wrapped.weight"].flatten()[own])
+    assert sum(asked) == 4 * (own.stop - own.start)
 
 
 def test_a_file_that_ends_early_is_named(stored: dict[str, torch.Tensor], tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_file_that_ends_early_is_named(stored: dict[str, torch.Tensor], tmp_pa
     header = base_weights.read_weights(tmp_path, "diffusion_pytorch_model", "")[0]["wrapped.weight"]
     path.write_bytes(path.read_bytes()[: header.begin + 20])
     with pytest.raises(UserError, match="diffusion_pytorch_model.safetensors: ends within its tensors"):
-        base_weights._read_rows(path, header, slice(0, 5))
+        base_weights._read_elements(path, header, slice(0, 20))
 
 
 def world() -> WorldModel:

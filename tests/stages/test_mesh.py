@@ -1,5 +1,6 @@
-"""Every division of the work over ranks trains as one process does: FSDP2, HSDP, context parallel, and mixtures."""
+"""Every division of the work over ranks trains as one process does: FSDP2, HSDP, context parallel, mixtures, ZeRO."""
 
+import importlib.util
 import json
 import signal
 from collections.abc import Callable
@@ -19,9 +20,18 @@ MESHES = {
     "ring": (2, "{context=2, context_method='ring'}"),
     "hsdp x ulysses": (4, "{replicate=2, context=2}"),
     "fsdp x ring": (4, "{context=2, context_method='ring', reshard_after_forward='always'}"),
+    "zero-2": (2, "{strategy='deepspeed', zero_stage=2}"),
+    "zero-3": (2, "{strategy='deepspeed'}"),
 }
 SIZES = ("model.width=64",)  # two heads
 STEPS = 20
+
+
+def arranged(mesh: str) -> tuple[int, str]:
+    """Number of ranks and the table [parallel]; skips where the strategy's package is absent."""
+    if mesh.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip('deepspeed is absent: pip install "phys4d[deepspeed]"')
+    return MESHES[mesh]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +77,7 @@ CASES = [
 def test_losses_and_gradients_equal_those_of_one_process(
     train: Callable[..., dict[str, list[float]]], mesh: str, stage: str, checkpointing: str, micro_batch: int | None
 ) -> None:
-    ranks, table = MESHES[mesh]
+    ranks, table = arranged(mesh)
     common = (f"{stage}.batch=4", f"{stage}.loop={{steps={STEPS}, log_every=1}}")
     changes = [f"parallel={table}", f"checkpointing={checkpointing}"]
     if checkpointing == "full":
@@ -85,7 +95,7 @@ def test_reinforce_draws_and_rewards_the_same_samples(
     train: Callable[..., dict[str, list[float]]], tmp_path: Path, mesh: str
 ) -> None:
     """One update; later ones start from weights that AdamW's division has made differ."""
-    ranks, table = MESHES[mesh]
+    ranks, table = arranged(mesh)
     common = ("reinforce.group=3", "reinforce.conditions=4", "reinforce.flow_matching_batch=4")
     common += ("reinforce.loop={steps=1, log_every=1}", "reinforce.stochastic_steps=1")
     kept = {name: tmp_path / f"rewards-{name}" for name in ("one", "many")}

@@ -1,5 +1,6 @@
 """Two ranks (gloo, FSDP2) train every stage as one process does, and go on with each other's checkpoints."""
 
+import importlib.util
 import json
 import signal
 from collections.abc import Callable
@@ -141,16 +142,23 @@ def test_in_bf16_the_policy_that_is_trained_is_the_one_that_drew(train: Callable
 RELEASED = ["pretrain", "finetune", "reinforce"]
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+SPLIT = [("fp32", "{}"), *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+    ("bf16", "{}"), ("bf16", "{strategy='deepspeed'}"), ("fp32", "{strategy='deepspeed', zero_stage=2}")
+))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("precision", "table"), SPLIT)
 def test_a_released_folder_trains_on_two_ranks_as_on_one(
-    session: Session, write_released_run: WriteRun, tmp_path: Path, precision: str
+    session: Session, write_released_run: WriteRun, tmp_path: Path, precision: str, table: str
 ) -> None:
     """All three phases over the published layout, each evaluated by all ranks. Heads and adapters start equal on every
     rank, so the first losses of a stage agree to rounding; AdamW then amplifies it."""
+    if "deepspeed" in table and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip('deepspeed is absent: pip install "phys4d[deepspeed]"')
     logs, tables = [], []
     for ranks in (1, 2):
         run = write_released_run(tmp_path / f"{ranks}.toml", tmp_path / f"{ranks}", RELEASED)
-        changes = ("--set", f"precision={precision}", "--set", "evaluate.failures=0")
+        changes = ("--set", f"precision={precision}", "--set", "evaluate.failures=0", "--set", f"parallel={table}")
         ended = session("train", run, *changes, ranks=ranks)
         assert ended["codes"] == [0] * ranks, ended["errors"]
         lines = [json.loads(line) for line in (tmp_path / f"{ranks}" / "metrics.jsonl").read_text().splitlines()]
