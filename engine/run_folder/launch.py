@@ -26,7 +26,9 @@ def agents(parallel: Parallel) -> list[str]:
 def started_again(folder: Path, launch: Sequence[str], parallel: Parallel) -> bool:
     """Whether the run in `folder` was last opened by processes of the same launch; a collective, equal on all ranks.
 
+    folder: run folder.
     launch: what `agents` returned.
+    parallel: the ranks of this start.
     """
     return parallel.any(bool(launch) and not _recorded(folder).isdisjoint(launch))
 
