@@ -26,6 +26,8 @@ KINDS = ("one rank", "all ranks", "one rank while it saves", "SIGTERM", "SIGUSR1
 EACH = 5  # kills of each kind on two ranks
 SIZES = (2, 1, 3)  # ranks of the sessions of a run that changes their number
 RESIZED = 6  # kills of such runs
+MOST = 5  # kills of one run
+SHARE = 0.4  # of the whole run, within which a session is killed
 SAVING = 0.1  # seconds within which the signal comes after a checkpoint is begun
 SEED = 2026
 
@@ -59,8 +61,8 @@ class Chaos:
         while True:
             kind, ranks = next(plan, ("none", 2))
             resume = ["--resume"] if (folder / "config.toml").exists() else []
-            left = whole * (1 - len(logged(folder)) / (steps + 1))
-            hit = {} if kind == "none" else {"chaos": self.hit(kind, ranks, left)}
+            left = 1 - len(logged(folder)) / (steps + 1)
+            hit = {} if kind == "none" else {"chaos": self.hit(kind, ranks, whole * min(left, SHARE))}
             begun = time.monotonic()
             ended = self._session("train", run, *words, *resume, ranks=ranks, **hit)
             taken = time.monotonic() - begun
@@ -155,7 +157,7 @@ def test_two_ranks_end_bit_identical(
     chaos, runs = Chaos(session, draw, say), 0
     while chaos.kills < len(kinds):
         file, folder = run(f"run-{runs}")
-        plan = ((kinds[chaos.kills], 2) for _ in kinds if chaos.kills < len(kinds))
+        plan = ((kinds[chaos.kills], 2) for _ in range(MOST) if chaos.kills < len(kinds))
         chaos.survive(file, folder, words, plan, seconds, sum(STEPS.values()))
         assert_same(folder, whole)
         runs += 1
