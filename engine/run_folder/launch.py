@@ -2,7 +2,7 @@
 
 A launch is known by torchrun's agents, the parents of its processes: if one of those that recorded themselves in the
 run folder is the parent of a process of this start, too, then torchrun has started the processes again. Its count of
-restarts (TORCHELASTIC_RESTART_COUNT) does not tell: it stays 0 on machines whose own processes did not fail, and it
+restarts (TORCHELASTIC_RESTART_COUNT) does not serve: it stays 0 on machines whose own processes did not fail, and it
 rises after a start that refused the run folder.
 """
 
@@ -26,7 +26,9 @@ def agents(parallel: Parallel) -> list[str]:
 def started_again(folder: Path, launch: Sequence[str], parallel: Parallel) -> bool:
     """Whether the run in `folder` was last opened by processes of the same launch; a collective, equal on all ranks.
 
+    folder: run folder.
     launch: what `agents` returned.
+    parallel: the ranks of this start.
     """
     return parallel.any(bool(launch) and not _recorded(folder).isdisjoint(launch))
 

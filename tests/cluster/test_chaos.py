@@ -3,7 +3,6 @@
 `make chaos` prints each kill: the signal, its ranks, the instant, how each rank ended, and from where the run goes on.
 """
 
-import json
 import random
 import signal
 import time
@@ -16,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from phys4d.engine import integrity
+from phys4d.engine.run_folder.metrics import read_metrics
 from tests.engine.reproducible import reproducible
 
 pytestmark = pytest.mark.slow
@@ -26,6 +26,8 @@ KINDS = ("one rank", "all ranks", "one rank while it saves", "SIGTERM", "SIGUSR1
 EACH = 5  # kills of each kind on two ranks
 SIZES = (2, 1, 3)  # ranks of the sessions of a run that changes their number
 RESIZED = 6  # kills of such runs
+MOST = 5  # kills of one run
+SHARE = 0.4  # of the whole run, within which a session is killed
 SAVING = 0.1  # seconds within which the signal comes after a checkpoint is begun
 SEED = 2026
 
@@ -38,7 +40,7 @@ class Chaos:
         self.kills = 0
 
     def hit(self, kind: str, ranks: int, seconds: float) -> dict[str, Any]:
-        """A signal of this kind within a session that would take so many seconds."""
+        """A signal of this kind within a session that will take about so many seconds."""
         one = [self._draw.randrange(ranks)]
         wanted = {"signal": int(signal.SIGKILL), "ranks": one, "after": self._draw.uniform(0, seconds)}
         if kind.startswith("SIG"):
@@ -46,17 +48,21 @@ class Chaos:
         if kind == "all ranks":
             wanted["ranks"] = list(range(ranks))
         if kind == "one rank while it saves":
-            wanted |= {"after": self._draw.uniform(0, SAVING), "save": self._draw.randrange(1, 7)}
+            wanted |= {"after": self._draw.uniform(0, SAVING), "save": self._draw.randrange(1, 5)}
         return wanted
 
-    def survive(self, run: Path, folder: Path, words: list[str], plan: Iterator[tuple[str, int]], whole: float) -> None:
-        """Runs and resumes a run to its end; plan: kind of the next kill, and number of ranks; whole: seconds of the
-        whole run.
+    def survive(
+        self, run: Path, folder: Path, words: list[str], plan: Iterator[tuple[str, int]], whole: float, steps: int
+    ) -> None:
+        """Runs and resumes a run to its end.
+
+        plan: kind of the next kill, and number of ranks. whole, steps: seconds and steps of the whole run.
         """
         while True:
             kind, ranks = next(plan, ("none", 2))
             resume = ["--resume"] if (folder / "config.toml").exists() else []
-            hit = {} if kind == "none" else {"chaos": self.hit(kind, ranks, whole)}
+            left = 1 - len(logged(folder)) / (steps + 1)
+            hit = {} if kind == "none" else {"chaos": self.hit(kind, ranks, whole * min(left, SHARE))}
             begun = time.monotonic()
             ended = self._session("train", run, *words, *resume, ranks=ranks, **hit)
             taken = time.monotonic() - begun
@@ -102,7 +108,7 @@ def assert_readable(folder: Path) -> None:
 
 def logged(folder: Path) -> list[dict[str, Any]]:
     """The lines of training without what depends on the clock."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines, _ = read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else ([], 0)
     return [reproducible(line) for line in lines if "grad_norm" in line]
 
 
@@ -151,8 +157,8 @@ def test_two_ranks_end_bit_identical(
     chaos, runs = Chaos(session, draw, say), 0
     while chaos.kills < len(kinds):
         file, folder = run(f"run-{runs}")
-        plan = ((kinds[chaos.kills], 2) for _ in kinds if chaos.kills < len(kinds))
-        chaos.survive(file, folder, words, plan, seconds)
+        plan = ((kinds[chaos.kills], 2) for _ in range(MOST) if chaos.kills < len(kinds))
+        chaos.survive(file, folder, words, plan, seconds, sum(STEPS.values()))
         assert_same(folder, whole)
         runs += 1
     say(f"{chaos.kills} kills over {runs} runs on two ranks: every run as the whole one, to the bit")
@@ -186,7 +192,7 @@ def test_two_one_and_three_ranks_take_the_same_steps(
 
     while chaos.kills < RESIZED:
         file, folder = run(f"run-{runs}")
-        chaos.survive(file, folder, words, plan(), seconds)
+        chaos.survive(file, folder, words, plan(), seconds, len(expected))
         found = logged(folder)
         assert [line["step"] for line in found] == [line["step"] for line in expected] == list(range(1, 21))
         for name in ("loss", "clean_mse", "grad_norm"):
