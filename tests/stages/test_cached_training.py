@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from phys4d.engine.distributed.parallel import Parallel
 from phys4d.models.interface import from_bytes
 from phys4d.models.wan.codec import WanCodec
 from phys4d.models.wan.text import UMT5Encoder
+from phys4d.models.world import WorldModel
+from phys4d.stages import handover
 from tests.stages.conftest import RELEASED
 
 ALONE = Parallel.alone()
@@ -174,6 +177,29 @@ def test_a_run_with_caches_needs_no_weights_of_the_text_encoder(
     assert f"{wan}/text_encoder/model.safetensors: no such file" in capsys.readouterr().err
     assert main(run) == 0
     assert (tmp_path / "run" / "evaluation" / "pretrain.json").exists()
+
+
+def test_a_model_is_released_when_its_stage_ends(
+    write_run: Callable[..., Path], tiny_cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So are its codec and text encoder, where they were read: nothing else refers to them."""
+    models: list[weakref.ref[WorldModel]] = []
+    made, finish, ends = WorldModel.__init__, handover.finish, []
+
+    def noted(self: WorldModel, *arguments: Any) -> None:
+        made(self, *arguments)
+        models.append(weakref.ref(self))
+
+    def finished(*arguments: Any) -> None:
+        ends.append([model() for model in models])
+        finish(*arguments)
+
+    monkeypatch.setattr(WorldModel, "__init__", noted)
+    monkeypatch.setattr(handover, "finish", finished)
+    run = write_run(tmp_path / "run.toml", tmp_path / "out", tiny_cached, ["backbone", "pretrain"])
+    run.write_text(run.read_text().partition("[evaluate]")[0])
+    assert main(["train", str(run)]) == 0
+    assert ends == [[None], [None, None]]
 
 
 @pytest.mark.slow
