@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from phys4d.caches.lookup import find_cache
-from phys4d.caches.packing import padded
+from phys4d.caches.packing import stacked
 from phys4d.caches.source import Source
 from phys4d.cli import main
 from phys4d.clips import Clips
@@ -54,7 +54,7 @@ def test_a_cache_holds_what_the_encoders_give(cached: Path, released: Path) -> N
         video = from_bytes(torch.from_numpy(data[index].video[None]))
         assert sample.latents.dtype == torch.float32 and torch.equal(sample.latents, codec.encode(video)[0])
         assert sample.text.dtype == torch.bfloat16 and sample.text.shape == (4, 32)
-        assert torch.equal(padded(sample.text, 512), text([sample.meta["caption"]])[0])
+        assert torch.equal(stacked([sample.text], (512, 32), "cpu"), text([sample.meta["caption"]]))
 
 
 @pytest.fixture
@@ -93,7 +93,9 @@ def test_a_stage_from_a_cache_is_the_stage_without_to_the_bit(
         monkeypatch.setattr(WanCodec, "vae", property(lambda self: pytest.fail("the autoencoder was read")))
     arguments = released_run(tmp_path / "run", cached, [stage], before[stage], "finetune.batch=4")
     assert main(arguments) == 0
-    assert f"{stage}: latents and text from {cached / 'cache'} (fp32)\n" in capsys.readouterr().err
+    said = f"latents and text from {cached / 'cache'} (fp32)"
+    assert f"{stage}: {said}\n" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "provenance.json").read_text())["latents"] == {stage: said}
     assert equal(tmp_path / "run" / f"model-{stage}", without / f"model-{stage}")
 
 
