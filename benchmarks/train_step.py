@@ -6,7 +6,8 @@
 Nothing is downloaded: the model is built from what is known of the published one, its weights are drawn on the device,
 and clips are noise of that size. The stage runs through the engine as in a run. Beside what is measured stands what
 `phys4d train --dry-run` predicts for this GPU. With --cached clips arrive as latents and text tokens, as from a cache,
-and neither the video autoencoder nor the text encoder is there. On several GPUs: under torchrun, with the mesh of the
+and neither the video autoencoder nor the text encoder is there; not for stages that decode what they generate. On
+several GPUs: under torchrun, with the mesh of the
 run file.
 """
 
@@ -16,7 +17,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Collection
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,13 @@ from phys4d.engine.config import load_toml
 from phys4d.engine.costs.gpus import GPUS
 from phys4d.engine.distributed.collectives import local
 from phys4d.engine.distributed.parallel import Parallel
-from phys4d.engine.errors import UserError
 from phys4d.engine.run_folder.provenance import provenance
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.training.loop import LoopConfig, train
 from phys4d.engine.training.profiler import ProfileConfig
 from phys4d.engine.training.telemetry import Wait, Workload
+from phys4d.models.interface import latent_shape
 from phys4d.models.placement import place
-from phys4d.models.spec import Parts
 from phys4d.models.world import WorldModel
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig
@@ -74,34 +74,9 @@ class ClipsOfNoise(ClipsWithoutValues):
             return value.fill_(True) if value.dtype == torch.bool else value.float().uniform_(1, 2).to(value.dtype)
 
         values = {field.name: getattr(empty, field.name) for field in fields(empty)}
-        values |= {name: filled(values[name]) for name in ("video", "text", "intrinsics")}
+        given = (name for name in ("video", "text", "intrinsics", "latents") if values[name] is not None)
+        values |= {name: filled(values[name]) for name in given}
         return Batch(**values | {"arrays": {name: filled(array) for name, array in empty.arrays.items()}})
-
-
-class NoiseLatents(nn.Module):
-    """In place of a codec: latents of noise for clips of any content."""
-
-    def __init__(self, channels: int, strides: tuple[int, int]) -> None:
-        super().__init__()
-        self.channels, (self.temporal_stride, self.spatial_stride) = channels, strides
-
-    def encode(self, video: Tensor) -> Tensor:
-        """video [B, 3, T, H, W]."""
-        batch, _, frames, height, width = video.shape
-        shape = 1 + (frames - 1) // self.temporal_stride, height // self.spatial_stride, width // self.spatial_stride
-        return torch.randn(batch, self.channels, *shape, device=video.device)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """UserError: a stage that decodes what it generates needs the codec."""
-        raise UserError("--cached: this stage decodes latents: leave it out")
-
-
-class NoiseText(nn.Module):
-    """In place of a text encoder: tokens of noise."""
-
-    def __init__(self, tokens: int, width: int) -> None:
-        super().__init__()
-        self.tokens, self.width = tokens, width
 
 
 def draw(model: WorldModel, names: Collection[str]) -> None:
@@ -112,39 +87,33 @@ def draw(model: WorldModel, names: Collection[str]) -> None:
             local(parameters[name]).normal_(0.0, 0.02)
 
 
-def model_of(config: RunConfig, asked: Asked, source: Source, parallel: Parallel) -> WorldModel:
-    """The stage's model with random weights, sharded over the ranks."""
-    model = stage_model(config, asked.stage, source, asked.size, source.bare.layers)
+def clips_for(model: WorldModel, arrays: tuple[str, ...], asked: Asked) -> ClipsOfNoise:
+    """Clips for a model that is not yet on its device."""
+    latents = latent_shape(model.codec, asked.size) if asked.cached else None
+    return ClipsOfNoise(asked.size, arrays, (model.text.tokens, model.text.width), latents)
+
+
+def put(model: WorldModel, config: RunConfig, parallel: Parallel, asked: Asked) -> None:
+    """Shards the model over the ranks and draws its weights; with latents given, without codec and text encoder."""
+    if asked.cached:
+        nothing: Any = nn.Identity()
+        model.codec = model.text = nothing
     model.use_attention(config.model.attention, parallel)
     place(model, parallel, checkpointing=config.checkpointing, compiled=config.compile, fill=draw)
     with torch.no_grad():
         for part in (model.codec, model.text):
             for parameter in part.parameters() if isinstance(part, nn.Module) else ():
                 parameter.normal_(0.0, 0.02)
-    return model
-
-
-def with_latents(source: Source) -> Source:
-    """The same without codec and text encoder, whose results are given."""
-
-    def build(layers: int, taps: tuple[int, ...], seed: int) -> Parts:
-        parts = source.bare.build(layers, taps, seed)
-        codec, text = parts.codec, parts.text
-        latents: Any = NoiseLatents(codec.channels, (codec.temporal_stride, codec.spatial_stride))
-        tokens: Any = NoiseText(text.tokens, text.width)
-        return replace(parts, codec=latents, text=tokens)
-
-    return replace(source, bare=replace(source.bare, build=build))
 
 
 def measure(path: Path, overrides: list[str], name: str | None, asked: Asked, parallel: Parallel) -> dict[str, Any]:
     """Runs the steps; the figures of this rank's log, which are those of all ranks."""
-    config = load_toml(path, RunConfig, overrides)
+    config = load_toml(path, RunConfig, [*overrides, *(['cache="required"'] if asked.cached else [])])
     parallel.arrange(config.parallel)
     source, spec, table = source_of(config, name), STAGES[asked.stage], config.table(asked.stage)
-    source = with_latents(source) if asked.cached else source
-    model = model_of(config, asked, source, parallel)
-    clips: Any = ClipsOfNoise(asked.size, spec.arrays(table), (model.text.tokens, model.text.width))
+    model = stage_model(config, asked.stage, source, asked.size, source.bare.layers)
+    clips: Any = clips_for(model, spec.arrays(table), asked)
+    put(model, config, parallel, asked)
     objective = spec.objective(table, model, parallel, config.seed, clips)
     count, tokens = spec.samples(table), math.prod(model.grid.tokens)
     timed = WARM_UP + asked.steps

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from phys4d.bad_clips import Place, Read, Replacing, most_bad, too_many
 from phys4d.caches.captions import EncodedCaptions
-from phys4d.caches.packing import padded
+from phys4d.caches.packing import stacked
 from phys4d.caches.read import EncodedSample, LatentCache
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
 from phys4d.engine.data.sampler import indices
@@ -179,28 +179,29 @@ class Clips:
         video = torch.from_numpy(np.stack([s.video for s in samples]))
         arrays = {n: torch.from_numpy(np.stack([s.arrays[n] for s in samples])) for n in samples[0].arrays}
         intrinsics = torch.tensor(np.stack([s.meta["intrinsics"] for s in samples]), dtype=torch.float32)
-        latents = [s.latents.float() for s in samples if isinstance(s, EncodedSample)]
-        text = torch.stack([self._text(s) for s in samples])
+        text, latents = self._encodings(samples, device)
         return Batch(
             video=from_bytes(video.to(device)),
-            text=text.to(device),
+            text=text,
             arrays={name: array.to(device) for name, array in arrays.items()},
             intrinsics=intrinsics.to(device),
             rng_keys=rng_keys,
-            latents=torch.stack(latents).to(device) if latents else None,
+            latents=latents,
         )
 
-    def _text(self, sample: Sample) -> Tensor:
-        """Tokens [L, D] of a clip's caption."""
-        if isinstance(sample, EncodedSample):
-            return padded(sample.text, self.text.tokens)
-        return self._captions[sample.meta["caption"]]
+    def _encodings(self, samples: Sequence[Sample], device: torch.device | str) -> tuple[Tensor, Tensor | None]:
+        """Tokens [B, L, D] of the captions, and latents [B, C, T', H', W'] where a cache has them."""
+        if self.encoded is None:
+            return torch.stack([self._captions[s.meta["caption"]] for s in samples]).to(device), None
+        cached, card = [s for s in samples if isinstance(s, EncodedSample)], self.encoded.card
+        latents = stacked([s.latents for s in cached], card.latents, device)
+        return stacked([s.text for s in cached], card.text, device), latents
 
     def _check_caption(self, sample: Sample) -> None:
         """Raises ClipFault for a caption that the text encoder does not take; those in a cache it has taken."""
         try:
-            if not isinstance(sample, EncodedSample):
-                self._text(sample)
+            if self.encoded is None:
+                self._captions[sample.meta["caption"]]
         except ValueError as error:
             what = f"clip {sample.key}: {error}"
             raise ClipFault(self.folder, sample.key, what, "write this dataset again") from None

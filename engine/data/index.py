@@ -65,6 +65,7 @@ def read_index(folder: Path, digests: tuple[str, ...] = ()) -> pa.Table:
 
 def _read(path: Path, schema: pa.Schema) -> pa.Table:
     """Strings are read as dictionaries, so that a long one that all rows repeat is unpacked once."""
+    further = schema.names[len(SCHEMA) :]
     with open(open_regular(path), "rb") as source:
         size = source.seek(0, 2)
         if size > INDEX_BYTES:
@@ -73,15 +74,14 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
         _check_claims(path, metadata, size)
         leaves = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
         source.seek(0)
-        file = pq.ParquetFile(
-            source, metadata=metadata, read_dictionary=[leaf for leaf in leaves if _TEXTS.fullmatch(leaf)]
-        )
+        texts = [leaf for leaf in leaves if _TEXTS.fullmatch(leaf) or leaf in further]
+        file = pq.ParquetFile(source, metadata=metadata, read_dictionary=texts)
         if missing := [name for name in schema.names if name not in file.schema_arrow.names]:
             raise UserError(f"{path}: has no column {', '.join(missing)}: this is no index of clips")
         table = file.read(columns=schema.names, use_threads=False)
     if table.nbytes > _most_unpacked(size):
         raise UserError(f"{path}: unpacks to {table.nbytes} bytes, at most {_most_unpacked(size)} are read")
-    for name in ("key", "shard", *schema.names[len(SCHEMA) :]):
+    for name in ("key", "shard", *further):
         if fault := _long(table.column(name), name):
             raise UserError(f"{path}: {fault}")
     members = table.column("members").combine_chunks()
@@ -137,6 +137,7 @@ def _fault(table: pa.Table, digests: tuple[str, ...]) -> str | None:
     small = pc.and_(positive, pc.less_equal(pixels, PICTURE_PIXELS))
     video = pc.multiply(pc.multiply(pixels, 3.0), frames.cast(pa.float64()))
     fps = table.column("fps")
+    hexadecimal = "expected 64 hexadecimal digits"
     checks = [
         (pc.match_substring_regex(table.column("key"), KEY), "key", "expected 1 to 80 letters, digits, '_' or '-'"),
         (pc.match_substring_regex(table.column("shard"), SHARD), "shard", "expected the name of a file in the dataset"),
@@ -144,7 +145,7 @@ def _fault(table: pa.Table, digests: tuple[str, ...]) -> str | None:
         (small, "height", f"expected height and width of 1 to {PICTURE_PIXELS} pixels together"),
         (pc.less_equal(video, VIDEO_BYTES), "frames", f"frames of more than {VIDEO_BYTES} bytes"),
         (pc.and_(pc.greater(fps, 0), pc.less(fps, 1e6)), "fps", "expected more than 0 and less than 1e6"),
-        *((pc.match_substring_regex(table.column(name), _SHA256), name, "expected 64 digits") for name in digests),
+        *((pc.match_substring_regex(table.column(name), _SHA256), name, hexadecimal) for name in digests),
     ]
     for right, name, expected in checks:
         if (row := pc.index(right, False).as_py()) >= 0:

@@ -27,6 +27,17 @@ def command(data: Path, latents: Path | None, source: Source) -> str:
     return f"`phys4d data encode {data} --model {source.name}{'' if latents is None else f' --out {latents}'}`"
 
 
+def folder_of(data: Path, latents: Path | None) -> Path:
+    """Where the cache of a table's dataset is, or would be."""
+    return data / FOLDER if latents is None else latents
+
+
+def is_read(data: Path, latents: Path | None, mode: str) -> bool:
+    """Whether a table reads a cache, which then must be there; arguments as of `find_cache`."""
+    asked = mode == "required" or latents is not None
+    return mode != "off" and (asked or folder_of(data, latents).exists())
+
+
 def find_cache(data: Path, latents: Path | None, mode: str, source: Source) -> LatentCache | None:
     """The cache that a table of a run file reads, None where every step encodes its clips.
 
@@ -34,10 +45,9 @@ def find_cache(data: Path, latents: Path | None, mode: str, source: Source) -> L
 
     UserError where a cache is asked for and is not there, and as of `LatentCache`.
     """
-    folder = data / FOLDER if latents is None else latents
-    if mode == "off" or (mode == "auto" and latents is None and not folder.exists()):
+    if not is_read(data, latents, mode):
         return None
-    advice = command(data, latents, source)
+    folder, advice = folder_of(data, latents), command(data, latents, source)
     if not folder.exists():
         raise UserError(f"{folder}: no such cache: {advice} writes it")
     return LatentCache(folder, ClipDataset(data, arrays=()), source.kind, source.origin(), advice)

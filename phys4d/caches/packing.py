@@ -1,10 +1,11 @@
 """Tensors of a cache as bytes: one safetensors buffer each, in bf16 where that loses nothing or is asked for."""
 
+from collections.abc import Sequence
+
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn.functional import pad
 
 from phys4d.caches.card import Dtype
 
@@ -46,6 +47,12 @@ def trimmed(tokens: Tensor) -> Tensor:
     return tokens[: int(used[-1]) + 1 if len(used) else 0]
 
 
-def padded(tokens: Tensor, length: int) -> Tensor:
-    """The inverse of `trimmed` in fp32: [length, D]."""
-    return pad(tokens.float(), (0, 0, 0, length - len(tokens)))
+def stacked(parts: Sequence[Tensor], shape: Sequence[int], device: torch.device | str) -> Tensor:
+    """fp32 [len(parts), *shape] on a device; a part with fewer rows than `shape` has zeros behind them (`trimmed`).
+
+    parts: fp32 or bf16 on the CPU, of which only their own bytes are copied to the device.
+    """
+    whole = torch.zeros(len(parts), *shape, device=device)
+    for row, part in zip(whole, parts, strict=True):
+        row[: len(part)] = part.to(device)
+    return whole

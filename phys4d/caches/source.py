@@ -37,6 +37,11 @@ class Source:
         if (spec := MODELS[self.kind].encoders) is not None:
             spec.check(self.base)
 
+    def compare_downloaded(self) -> None:
+        """Raises UserError for weights that are not what was published, as far as the Hub's client left digests."""
+        if self.base is not None:
+            check_downloaded(self.base)
+
     def origin(self) -> Mapping[str, str]:
         """What latents and tokens depend on, as of `models.spec.Encoders`. UserError where a file cannot be read."""
         return self._spec().origin(self.base)
@@ -67,7 +72,6 @@ def source_of(name: str) -> Source:
         kinds = ", ".join([*(f"a folder of {spec.title}" for spec in published()), *without_weights])
         raise UserError(f"--model {name}: expected a model folder that a stage wrote, {kinds}")
     spec.outline(ModelConfig(kind=spec.kind), folder)
-    check_downloaded(folder)
     return _checked(Source(spec.kind, folder))
 
 

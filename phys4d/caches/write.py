@@ -5,6 +5,7 @@ kill, and rank 0 makes the index of all. So the bytes do not depend on the numbe
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from phys4d.engine.output import OutputFolder
 from phys4d.engine.progress import progress
 from phys4d.engine.run_folder.provenance import provenance
 from phys4d.engine.storage import replace_text, sync, without_links
-from phys4d.models.interface import Codec, TextEncoder, check_size, encode_clips, from_bytes
+from phys4d.models.interface import Codec, TextEncoder, check_size, encode_clips, from_bytes, latent_shape
 
 _PARTS = 64  # a dataset has at least so many shards, if it has so many clips
 _CLIPS = 256  # of a shard at most; a kill loses the shard that is being written
@@ -105,18 +106,16 @@ def _fault(plan: Plan, partial: Path, parallel: Parallel) -> UserError | None:
 
 def _plan(folder: Path, model: Source, device: torch.device, dtype: Dtype, on_bad: OnBad) -> Plan:
     data = ClipDataset(folder, arrays=(), required=REQUIRED)
-    frames, height, width = data.size()
     codec, text = model.encoders()
     for part in (codec, text):
         if isinstance(part, torch.nn.Module):
             part.to(device)
-    times, space = codec.temporal_stride, codec.spatial_stride
     try:
-        check_size((frames, height, width), (times, space, space))
+        check_size(data.size(), (codec.temporal_stride, codec.spatial_stride, codec.spatial_stride))
     except ValueError as error:
         raise UserError(f"{folder}: clips of {error}") from None
-    latents = (codec.channels, (frames - 1) // times + 1, height // space, width // space)
-    each = 4 * (latents[0] * latents[1] * latents[2] * latents[3] + text.tokens * text.width)
+    latents = latent_shape(codec, data.size())
+    each = 4 * (math.prod(latents) + text.tokens * text.width)
     size = max(1, min(_CLIPS, -(-len(data) // _PARTS), _BYTES // each))
     shards = [range(start, min(start + size, len(data))) for start in range(0, len(data), size)]
     return Plan(data, sources(data).to_pylist(), codec, text, device, dtype, on_bad, latents, shards)

@@ -190,6 +190,7 @@ def _encode(options: argparse.Namespace) -> int:
     keeps(f"{out}: finished shards are kept: the same command goes on from there")
     with Parallel.start() as parallel:
         model = on_all_ranks(lambda: source_of(options.model))
+        parallel.on_rank_zero(model.compare_downloaded)
         card = encode_dataset(options.folder, out, model, parallel, dtype=options.dtype, on_bad=options.on_bad)
     if card is not None:
         left_out = f", {len(card.bad)} left out: {', '.join(sorted(card.bad))}" if card.bad else ""

@@ -24,13 +24,17 @@ class BatchWithoutValues(Batch):
 class ClipsWithoutValues:
     """As `phys4d.clips.Clips`, of any size.
 
-    size: (frames, height, width). arrays: names of the stored arrays. text: (tokens, channels) of a caption.
+    size: (frames, height, width). arrays: names of the stored arrays. text: (tokens, channels) of a caption. latents:
+    [C, T', H', W'] of a clip in a cache, None without one.
     """
 
     latest: tuple[str, ...] = ()
 
-    def __init__(self, size: tuple[int, int, int], arrays: tuple[str, ...], text: tuple[int, int]) -> None:
-        self.size, self.arrays, self.text = size, arrays, text
+    def __init__(
+        self, size: tuple[int, int, int], arrays: tuple[str, ...], text: tuple[int, int],
+        latents: tuple[int, ...] | None = None,
+    ) -> None:  # fmt: skip
+        self.size, self.arrays, self.text, self.latents = size, arrays, text, latents
 
     def fetch(self, *place: object) -> None:
         """Nothing to read."""
@@ -47,10 +51,11 @@ class ClipsWithoutValues:
             rule = ARRAYS.get(name, ArrayRule("uint8"))
             arrays[name] = torch.empty(count, *rule.shape(self.size), dtype=getattr(torch, rule.dtype))
         return BatchWithoutValues(
-            video=torch.empty(count, 3, frames, height, width),
+            video=torch.empty(count, 3, frames if pixels or self.latents is None else 0, height, width),
             text=torch.empty(count, *self.text),
             arrays=arrays,
             intrinsics=torch.empty(count, frames, 3, 3),
             rng_keys=[(seed, stage, step, place) for place in places],
             share=parallel.share,
+            latents=None if self.latents is None else torch.empty(count, *self.latents),
         )

@@ -10,8 +10,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from phys4d.caches.lookup import is_read
 from phys4d.dry_run.model import Source, hold_in_bf16, stage_model
-from phys4d.dry_run.step import ROLLOUT, TRAINING, Counted, OneRank, count_step, group_without_ranks
+from phys4d.dry_run.step import CODEC, ROLLOUT, TRAINING, Counted, OneRank, count_step, group_without_ranks
 from phys4d.engine.costs.counting import Figures
 from phys4d.engine.costs.gpus import GIB, GPU, HOST, LINKS, MEMORY, link, seconds
 from phys4d.engine.costs.sharded import FP32, Sharding, own_numbers
@@ -79,12 +80,13 @@ def predict(
     trained = [p for part in parts for p in part.module.parameters() if p.requires_grad]
     own = sum(own_numbers(p, transformer.ranks) for p in trained)
     offload = table.optimizer.offload
+    sums = counted.figures.sums
     memory = {
         "parameters": sum(part.held(p) for part in parts for p in part.module.parameters()),
         "moments": 0 if "moments" in offload else 2 * FP32 * own,
         "EMA": FP32 * own if table.optimizer.ema > 0 and "ema" not in offload else 0,
-        "codec": _whole(model.codec),
-        "text encoder": _whole(model.text),
+        "codec": _whole(model.codec) if sums[CODEC] else 0,
+        "text encoder": 0 if is_read(table.data, table.latents, config.cache) else _whole(model.text),
     }
     gathered = {phase: sum(part.gathered(rollout=phase == ROLLOUT) for part in parts) for phase in (ROLLOUT, TRAINING)}
     gathered[TRAINING] += max(part.gradients_on_their_way() for part in parts)
@@ -93,7 +95,6 @@ def predict(
     )
     memory |= {"gathered": gathered[phase], "gradients": gradients, "activations": live - gradients}
 
-    sums = counted.figures.sums
     sent = Counter({kind.removeprefix("sent: "): n for kind, n in sums.items() if kind.startswith("sent: ")})
     exposed = sum(sent.values()) / link(gpu, shape, "context")
     for name, part in (("transformer", transformer), ("heads", heads)):

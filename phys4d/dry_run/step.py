@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from phys4d.caches.lookup import is_read
 from phys4d.clips import Batch
 from phys4d.dry_run.clips import ClipsWithoutValues
 from phys4d.dry_run.model import hold_in_bf16
@@ -27,12 +28,15 @@ from phys4d.engine.distributed.mesh import ParallelConfig, mesh_shape
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.training.activations import checkpoint_activations
 from phys4d.engine.training.optimizer import Loss
+from phys4d.models.interface import latent_shape
 from phys4d.models.lora import active_names
 from phys4d.models.world import WorldModel
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig
 
 ROLLOUT, TRAINING = "rollout", "training"
+CODEC = "codec"
+"""In sums: evaluations of the codec, whose weights are read at the first one."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,8 @@ def count_step(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     without_values(model, mode)
     spec, text = STAGES[stage], (model.text.tokens, model.text.width)
-    clips: Any = ClipsWithoutValues(size, spec.arrays(table), text)
+    cached = is_read(table.data, table.latents, config.cache)
+    clips: Any = ClipsWithoutValues(size, spec.arrays(table), text, latent_shape(model.codec, size) if cached else None)
     objective = spec.objective(table, model, parallel, config.seed, clips)
     objective.leave_out_values()
 
@@ -153,6 +158,8 @@ class Once:
         self.count, self.call, self.known, self.transformer = count, call, known, transformer
 
     def __call__(self, *tensors: Tensor) -> Any:
+        if self.transformer is None:
+            self.count.note(CODEC)
         kind: tuple[Any, ...] = (getattr(self.call, "__name__", ""),)
         if self.transformer is not None:
             if torch.is_grad_enabled():

@@ -74,6 +74,12 @@ def from_bytes(video: Tensor) -> Tensor:
     return video.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
+def latent_shape(codec: Codec, size: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """[C, T', H', W'] of the latents of a clip of `size`, (frames, height, width), which the codec takes."""
+    (frames, height, width), space = size, codec.spatial_stride
+    return codec.channels, (frames - 1) // codec.temporal_stride + 1, height // space, width // space
+
+
 def encode_clips(codec: Codec, video: Tensor) -> Tensor:
     """Video [B, 3, T, H, W] -> latents [B, C, T', H', W'], contiguous as those of a cache, since sums over them are
     rounded in the order of memory. Clips are encoded one by one: those beside a clip do not change its bits."""

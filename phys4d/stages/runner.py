@@ -86,13 +86,14 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
 
 
 def _clips(stage: str, config: RunConfig, run: Run, loaded: Loaded, given: Path | None) -> Clips:
-    """What a stage trains on, read from a cache where there is one; a line on rank 0 says so."""
+    """What a stage trains on, read from a cache where there is one; a line on rank 0 and provenance.json say so."""
     table, model = config.table(stage), loaded.model
     source = Source(model.config.kind, None if given is None else loaded.base)
     cache = find_cache(table.data, table.latents, config.cache, source)
+    said = line(table.data, table.latents, config.cache, source, cache)
     if run.writes:
-        said = line(table.data, table.latents, config.cache, source, cache)
         print(printable(f"{stage}: {said}"), file=sys.stderr)
+    run.record(latents={**(run.recorded("latents") or {}), stage: said})
     arrays = STAGES[stage].arrays(table)
     return Clips(table.data, arrays, model.text, model.grid, on_bad=table.on_bad, encoded=cache)
 

@@ -5,12 +5,7 @@ from pathlib import Path
 import pytest
 
 from phys4d.benchmarks import train_step
-from phys4d.dry_run.model import source_of
-from phys4d.dry_run.prediction import predict
-from phys4d.engine.config import load_toml
-from phys4d.engine.costs.gpus import GPUS
 from phys4d.engine.distributed.parallel import Parallel
-from phys4d.stages.run_file import RunConfig
 
 SIZE = (5, 32, 32)
 RUN = """
@@ -39,13 +34,3 @@ def test_the_steps_of_a_stage_are_timed_and_their_largest_costs_named(run_toml: 
     assert len(found["loss"]) == 7 and len(found["costs"]) == 10 and found["predicted"] is None
     text = train_step.report(found)
     assert "latents given, 2 in a step, 1 x cpu" in text and f"| {found['costs'][4]['name']} |" in text
-
-
-def test_a_prediction_with_latents_leaves_out_the_codec(run_toml: Path) -> None:
-    config = load_toml(run_toml, RunConfig)
-    source = source_of(config, None)
-    whole, given = (
-        predict(config, "finetune", one, SIZE, 1, GPUS["h100"]) for one in (source, train_step.with_latents(source))
-    )
-    assert given.model_flops <= whole.model_flops and given.memory["text encoder"] == 0
-    assert given.memory["parameters"] == whole.memory["parameters"]

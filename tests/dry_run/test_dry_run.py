@@ -140,3 +140,37 @@ def test_what_cannot_be_predicted_is_refused_in_one_line(
 
 def test_a_clip_is_frames_height_and_width() -> None:
     assert run.parsed_clip("121x704x1280") == (121, 704, 1280)
+
+
+def with_and_without_caches(
+    run_file: Callable[..., RunConfig], released: Path, stage: str, **table: int
+) -> tuple[Prediction, Prediction]:
+    """A stage that encodes its clips, and the same from caches."""
+
+    def predicted(mode: str) -> Prediction:
+        config = run_file(**{stage: table}, model={"kind": "wan", "taps": (0, 2)}, init=released, cache=mode)
+        return predict(config, stage, source_of(config, None), SIZE, 1, GPUS["h100"])
+
+    return predicted("off"), predicted("required")
+
+
+def test_pretraining_from_caches_takes_neither_codec_nor_text_encoder(
+    run_file: Callable[..., RunConfig], released: Path
+) -> None:
+    without, cached = with_and_without_caches(run_file, released, "pretrain", batch=2)
+    assert without.memory["codec"] > 0 and without.memory["text encoder"] > 0
+    assert cached.memory["codec"] == cached.memory["text encoder"] == 0
+    assert cached.model_flops < without.model_flops and cached.seconds < without.seconds
+    assert cached.memory["activations"] <= without.memory["activations"]
+    assert all(cached.memory[kind] == without.memory[kind] for kind in ("parameters", "moments"))
+
+
+@pytest.mark.slow
+def test_reinforcement_from_caches_decodes_and_encodes_nothing(
+    run_file: Callable[..., RunConfig], released: Path
+) -> None:
+    table = {"conditions": 1, "group": 2, "flow_matching_batch": 1, "steps": 2, "stochastic_steps": 1}
+    without, cached = with_and_without_caches(run_file, released, "reinforce", **table)
+    assert cached.memory["codec"] == without.memory["codec"] > 0 == cached.memory["text encoder"]
+    of_two = with_and_without_caches(run_file, released, "pretrain", batch=2)  # the condition, and a clip of the step
+    assert without.model_flops - cached.model_flops == of_two[0].model_flops - of_two[1].model_flops

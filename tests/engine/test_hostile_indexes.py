@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from phys4d.engine.data.dataset import ClipDataset
+from phys4d.engine.data.index import read_index
 from phys4d.engine.data.shards import SCHEMA
 from phys4d.engine.errors import UserError
 
@@ -115,3 +116,25 @@ def test_an_index_of_more_rows_than_its_bytes_can_hold(write_dataset: Write) -> 
     pq.write_table(pa.Table.from_pylist([row] * 50_000, SCHEMA), folder / "index.parquet", compression="zstd")
     with pytest.raises(UserError, match=r"index\.parquet: claims 50000 clips in \d+ bytes"):
         ClipDataset(folder)
+
+
+def test_a_further_column_of_digests(write_dataset: Write) -> None:
+    folder = write_dataset({})
+    table = pq.read_table(folder / "index.parquet")
+    count = table.num_rows
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array(["0" * 100_000]))
+    columns = {
+        "has no column source": None,
+        "source: has the type int64, expected strings": pa.array(range(count)),
+        "source: a text of more than 255 bytes": long,
+        f"row {count}: source: expected 64 hexadecimal digits, got '0a'": pa.array(["0a" * 32] * (count - 1) + ["0a"]),
+        "source: a row has none": pa.array(["0a" * 32] * (count - 1) + [None]),
+    }
+    for fault, column in columns.items():
+        changed = table if column is None else table.append_column("source", column)
+        pq.write_table(changed, folder / "index.parquet")
+        with pytest.raises(UserError, match=f"index.parquet: {fault}"):
+            read_index(folder, ("source",))
+        assert len(ClipDataset(folder)) == count
+    pq.write_table(table.append_column("source", pa.array(["0a" * 32] * count)), folder / "index.parquet")
+    assert read_index(folder, ("source",)).column("source").to_pylist() == ["0a" * 32] * count

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from phys4d.engine.errors import UserError
 from phys4d.models.headers import Stored, check_fits, read_header, read_weights
+from phys4d.models.weights_digest import weights_digest
 
 
 def sound(path: Path) -> bytes:
@@ -102,3 +103,30 @@ def test_tensors_that_a_model_cannot_take_are_named(stored: dict[str, Stored], l
     check_fits({"a": Stored("BF16", (2, 3))}, {"a": Path("f")}, {"a": (2, 3)}, "the net")
     with pytest.raises(UserError, match=f"^{re.escape(line)}$"):
         check_fits(stored, dict.fromkeys(stored, Path("f")), {"a": (2, 3)}, "the net")
+
+
+def test_a_digest_of_weights_sees_every_tensor_and_not_the_files(tmp_path: Path) -> None:
+    """Values, dtypes, shapes and names count, and how the tensors are divided over files does not."""
+    tensors = {"a": torch.randn(70, 30), "b": torch.randn(4).bfloat16(), "c": torch.zeros(())}
+
+    def digest(name: str, *parts: dict[str, torch.Tensor]) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        where = {key: f"model-{number}.safetensors" for number, part in enumerate(parts) for key in part}
+        for number, part in enumerate(parts):
+            save_file(part, folder / ("model.safetensors" if len(parts) == 1 else f"model-{number}.safetensors"))
+        if len(parts) > 1:
+            (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+        return weights_digest(folder, "model", "expected a model")
+
+    whole = digest("whole", tensors)
+    divided = digest("divided", {"c": tensors["c"], "a": tensors["a"]}, {"b": tensors["b"]})
+    assert divided == whole and len(whole) == 64
+    others = {
+        "value": tensors | {"b": tensors["b"] + 1}, "scaled": tensors | {"a": tensors["a"] * 1.001},
+        "dtype": tensors | {"a": tensors["a"].half()}, "shape": tensors | {"a": tensors["a"].reshape(30, 70)},
+        "name": {"d": tensors["a"], "b": tensors["b"], "c": tensors["c"]}, "fewer": {"a": tensors["a"]},
+    }  # fmt: skip
+    assert len({whole, *(digest(name, changed) for name, changed in others.items())}) == 1 + len(others)
+    with pytest.raises(UserError, match="no such file"):
+        weights_digest(tmp_path, "model", "expected a model")

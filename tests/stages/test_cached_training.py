@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from phys4d.caches.lookup import find_cache
-from phys4d.caches.packing import padded
+from phys4d.caches.packing import stacked
 from phys4d.caches.source import Source
 from phys4d.cli import main
 from phys4d.clips import Clips
@@ -22,6 +23,8 @@ from phys4d.engine.distributed.parallel import Parallel
 from phys4d.models.interface import from_bytes
 from phys4d.models.wan.codec import WanCodec
 from phys4d.models.wan.text import UMT5Encoder
+from phys4d.models.world import WorldModel
+from phys4d.stages import handover
 from tests.stages.conftest import RELEASED
 
 ALONE = Parallel.alone()
@@ -51,7 +54,7 @@ def test_a_cache_holds_what_the_encoders_give(cached: Path, released: Path) -> N
         video = from_bytes(torch.from_numpy(data[index].video[None]))
         assert sample.latents.dtype == torch.float32 and torch.equal(sample.latents, codec.encode(video)[0])
         assert sample.text.dtype == torch.bfloat16 and sample.text.shape == (4, 32)
-        assert torch.equal(padded(sample.text, 512), text([sample.meta["caption"]])[0])
+        assert torch.equal(stacked([sample.text], (512, 32), "cpu"), text([sample.meta["caption"]]))
 
 
 @pytest.fixture
@@ -90,7 +93,9 @@ def test_a_stage_from_a_cache_is_the_stage_without_to_the_bit(
         monkeypatch.setattr(WanCodec, "vae", property(lambda self: pytest.fail("the autoencoder was read")))
     arguments = released_run(tmp_path / "run", cached, [stage], before[stage], "finetune.batch=4")
     assert main(arguments) == 0
-    assert f"{stage}: latents and text from {cached / 'cache'} (fp32)\n" in capsys.readouterr().err
+    said = f"latents and text from {cached / 'cache'} (fp32)"
+    assert f"{stage}: {said}\n" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "provenance.json").read_text())["latents"] == {stage: said}
     assert equal(tmp_path / "run" / f"model-{stage}", without / f"model-{stage}")
 
 
@@ -174,6 +179,29 @@ def test_a_run_with_caches_needs_no_weights_of_the_text_encoder(
     assert f"{wan}/text_encoder/model.safetensors: no such file" in capsys.readouterr().err
     assert main(run) == 0
     assert (tmp_path / "run" / "evaluation" / "pretrain.json").exists()
+
+
+def test_a_model_is_released_when_its_stage_ends(
+    write_run: Callable[..., Path], tiny_cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So are its codec and text encoder, where they were read: nothing else refers to them."""
+    models: list[weakref.ref[WorldModel]] = []
+    made, finish, ends = WorldModel.__init__, handover.finish, []
+
+    def noted(self: WorldModel, *arguments: Any) -> None:
+        made(self, *arguments)
+        models.append(weakref.ref(self))
+
+    def finished(*arguments: Any) -> None:
+        ends.append([model() for model in models])
+        finish(*arguments)
+
+    monkeypatch.setattr(WorldModel, "__init__", noted)
+    monkeypatch.setattr(handover, "finish", finished)
+    run = write_run(tmp_path / "run.toml", tmp_path / "out", tiny_cached, ["backbone", "pretrain"])
+    run.write_text(run.read_text().partition("[evaluate]")[0])
+    assert main(["train", str(run)]) == 0
+    assert ends == [[None], [None, None]]
 
 
 @pytest.mark.slow

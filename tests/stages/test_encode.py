@@ -14,7 +14,7 @@ import torch
 
 from phys4d.caches import write
 from phys4d.caches.lookup import find_cache
-from phys4d.caches.packing import packed, padded, trimmed, unpacked
+from phys4d.caches.packing import packed, stacked, trimmed, unpacked
 from phys4d.caches.read import LatentCache
 from phys4d.caches.source import Source
 from phys4d.caches.write import encode_dataset
@@ -36,7 +36,7 @@ def test_packing_loses_nothing_and_trims_zeros_alone() -> None:
     assert rounded.dtype == torch.bfloat16 and torch.equal(rounded, values.bfloat16())
     assert unpacked("text", packed("text", values.bfloat16().float(), "fp32")).dtype == torch.bfloat16
     tokens = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
-    assert trimmed(tokens).shape == (2, 2) and torch.equal(padded(trimmed(tokens), 4), tokens)
+    assert trimmed(tokens).shape == (2, 2) and torch.equal(stacked([trimmed(tokens)], (4, 2), "cpu")[0], tokens)
     assert trimmed(torch.zeros(4, 2)).shape == (0, 2)
     with pytest.raises(ValueError, match="not finite"):
         packed("latents", torch.tensor([float("nan")]), "fp32")
