@@ -15,6 +15,7 @@ from torch import Tensor
 
 from phys4d.bad_clips import Place, Read, Replacing, most_bad, too_many
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
+from phys4d.engine.data.decoders.interface import VideoDecoder
 from phys4d.engine.data.sampler import indices
 from phys4d.engine.data.schema import REQUIRED
 from phys4d.engine.data.stream import stream
@@ -137,6 +138,10 @@ class Clips:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def decode_by(self, decoder: VideoDecoder) -> None:
+        """Sets the decoder of the videos; clips that it leaves on a GPU are not kept in memory."""
+        self.dataset.decoder = decoder
+
     def sample(self, index: int) -> Sample:
         """One decoded clip."""
         if (kept := self._cache.get(index)) is not None:
@@ -144,7 +149,7 @@ class Clips:
         sample = self.dataset[index]
         size = sample.video.nbytes + sum(a.nbytes for a in sample.arrays.values())
         with self._lock:
-            if index not in self._cache and size <= self._room:
+            if index not in self._cache and size <= self._room and isinstance(sample.video, np.ndarray):
                 self._room -= size
                 self._cache[index] = sample
         return sample
@@ -161,12 +166,12 @@ class Clips:
     def _collate(
         self, samples: Sequence[Sample], rng_keys: list[tuple[int | str, ...]], device: torch.device | str
     ) -> Batch:
-        video = torch.from_numpy(np.stack([s.video for s in samples]))
+        video = torch.stack([torch.as_tensor(s.video, device=device) for s in samples])
         arrays = {n: torch.from_numpy(np.stack([s.arrays[n] for s in samples])) for n in samples[0].arrays}
         intrinsics = torch.tensor(np.stack([s.meta["intrinsics"] for s in samples]), dtype=torch.float32)
         text = torch.stack([self._encode(s.meta["caption"]) for s in samples])
         return Batch(
-            video=video.to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1,
+            video=video.permute(0, 4, 1, 2, 3).float() / 127.5 - 1,
             text=text.to(device),
             arrays={name: array.to(device) for name, array in arrays.items()},
             intrinsics=intrinsics.to(device),
@@ -200,7 +205,7 @@ class Clips:
         following, ahead = self._ahead.pop(order, (-1, iter(())))
         if following != step:
             batches = (self._places(size, parallel, seed, stage, s) for s in count(step))
-            ahead = stream(self._source, batches, prefetch=1)
+            ahead = stream(self._source, batches, threads=self.dataset.decoder.together, prefetch=1)
         with self.waited:
             reads = next(ahead)
         self._ahead[order] = step + 1, ahead

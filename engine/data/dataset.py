@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from phys4d.engine.data import blob, clip_json, schema
+from phys4d.engine.data.decoders.interface import Request, Unservable, VideoDecoder, decode
+from phys4d.engine.data.decoders.probe import frame_count
+from phys4d.engine.data.decoders.pyav import PyAVDecoder
 from phys4d.engine.data.index import read_index
 from phys4d.engine.data.open_files import OpenFiles
-from phys4d.engine.data.video import PyAVDecoder, frame_count
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import reading
 from phys4d.engine.progress import progress
@@ -37,13 +39,13 @@ class Sample:
     """One clip.
 
     key: key of the clip in its dataset.
-    video: RGB uint8 [T, H, W, 3].
+    video: RGB uint8 [T, H, W, 3]: an array, or a tensor on the GPU of the dataset's decoder.
     arrays: requested truth arrays by name.
     meta: parsed json.
     """
 
     key: str
-    video: np.ndarray
+    video: Any
     arrays: dict[str, np.ndarray]
     meta: dict[str, Any]
 
@@ -57,6 +59,8 @@ class ClipDataset:
     arrays: names to read from the `.truth` blob; None reads all arrays of a clip (none for a video-only clip).
     required: fields that the json of every clip must have.
 
+    The attribute `decoder` decodes the videos; it is PyAV unless it is set (`decoders.choice.choose`).
+
     What is read is what was written: the SHA-256 of each member is compared with that in the index, and the clip with
     `schema`.
 
@@ -69,7 +73,7 @@ class ClipDataset:
     ) -> None:
         self.folder, self.arrays = Path(folder), None if arrays is None else tuple(arrays)
         self.required = tuple(required)
-        self._decoder = PyAVDecoder()
+        self.decoder: VideoDecoder = PyAVDecoder()
         self._index = read_index(self.folder)
         self._files = OpenFiles()
 
@@ -82,12 +86,19 @@ class ClipDataset:
         with reading(self.folder / row["shard"]):
             return Sample(row["key"], self._video(row), self._arrays(row), self._meta(row))
 
-    def _video(self, row: dict[str, Any]) -> np.ndarray:
+    def _video(self, row: dict[str, Any]) -> Any:
         try:
             size = (row["height"], row["width"])
-            return self._decoder.decode(self.member(row, "mp4"), 0, row["frames"], size)
+            return decode(self.decoder, Request(self.member(row, "mp4"), row["frames"], stored=size))
+        except Unservable as reason:
+            raise self.unserved(row, self.decoder, str(reason)) from None
         except ValueError as error:
             raise self._fault(row, "mp4", str(error)) from None
+
+    def unserved(self, row: dict[str, Any], decoder: VideoDecoder, reason: str) -> UserError:
+        """The error for a sound clip that a decoder does not serve; such a clip is never skipped."""
+        where = f"{self.folder}/{row['shard']}: clip {row['key']}"
+        return UserError(f'decoder = "{decoder.name}": {where}: {reason}: set decoder = "auto"')
 
     def size(self) -> tuple[int, int, int]:
         """(frames, height, width) of every clip, from the index. Raises UserError if there are no clips or sizes

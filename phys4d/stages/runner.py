@@ -3,10 +3,13 @@
 import math
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from phys4d.clips import Clips, clip_size
+from phys4d.engine.data.dataset import ClipFault
+from phys4d.engine.data.decoders.choice import choose, explain
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError, printable
@@ -58,6 +61,7 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
     place(loaded.model, parallel, checkpointing=config.checkpointing, compiled=config.compile)
     on_all_ranks(lambda: run.record(attention=_attention(loaded.model, parallel)))
     objective = spec.objective(table, loaded.model, parallel, config.seed)
+    on_all_ranks(lambda: choose_decoder(objective.clips, config, run, parallel))
     note_skips(objective.clips, stage, run)
     clips = spec.samples(table)
     amounts = {"clips": clips, "tokens": clips * math.prod(loaded.model.grid.tokens)}
@@ -80,6 +84,20 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
         print(printable(f"{stage}: {objective.clips.skipped_line()}"), file=sys.stderr)
     base = None if spec.owns_backbone else loaded.base
     model_folder.save(loaded.model, config.output(stage), stage=stage, base=base, parallel=parallel)
+
+
+def choose_decoder(clips: Clips, config: RunConfig, run: Run, parallel: Parallel) -> None:
+    """Sets the decoder of a stage's clips; prints and records which one its first sound clip gets, and why."""
+    decoder = choose(config.decoder, parallel.device)
+    clips.decode_by(decoder)
+    line = decoder.name
+    for index in range(len(clips)):
+        with suppress(ClipFault, ValueError):  # a bad clip is reported when it is read
+            line = explain(decoder, clips.dataset.member(clips.dataset.row(index), "mp4"))
+            break
+    if run.writes and line != run.recorded("decoder"):
+        print(printable(f"decoder: {line}"), file=sys.stderr)
+    run.record(decoder=line)
 
 
 def note_skips(clips: Clips, stage: str, run: Run) -> None:

@@ -176,7 +176,7 @@ def test_a_fault_of_the_machine_is_not_one_of_the_data(
 def test_a_lack_of_memory_is_the_machines(write_dataset: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_dataset({})
 
-    def full(*arguments: object) -> None:
+    def full(*arguments: object, **named: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr("phys4d.engine.data.dataset.PyAVDecoder.decode", full)

@@ -12,7 +12,8 @@ import pytest
 
 from phys4d.cli import main
 from phys4d.engine.data.dataset import ClipDataset, verify
-from phys4d.engine.data.video import PyAVDecoder, encode_mp4
+from phys4d.engine.data.decoders.pyav import PyAVDecoder
+from phys4d.engine.data.video import encode_mp4
 from phys4d.importers.videos import dataset
 from phys4d.importers.videos.container import check_frames, frame_times, is_cut_off
 

@@ -13,9 +13,10 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from phys4d.engine.config import Config
+from phys4d.engine.data.decoders.pyav import PyAVDecoder
 from phys4d.engine.data.schema import check_clip
 from phys4d.engine.data.shards import ShardWriter
-from phys4d.engine.data.video import PyAVDecoder, encode_mp4
+from phys4d.engine.data.video import encode_mp4
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import reading
 from phys4d.engine.progress import progress

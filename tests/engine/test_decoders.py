@@ -1,0 +1,414 @@
+"""One suite for all decoders: exact frames, right colours, and every video that cannot be shown right is refused."""
+
+import functools
+import io
+import pickle
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+
+import av
+import numpy as np
+import pytest
+import torch
+from av.video.reformatter import Colorspace
+
+from phys4d.engine.data.decoders import choice, colours, orientation, pixels
+from phys4d.engine.data.decoders.interface import Request, Unservable, VideoDecoder, decode
+from phys4d.engine.data.decoders.probe import Video, probe
+from phys4d.engine.data.decoders.pyav import PyAVDecoder
+from phys4d.engine.errors import UserError
+from phys4d.engine.limits import VIDEO_BYTES
+from tests.engine import video_clips
+from tests.engine.video_clips import FRAMES, HEIGHT, UPRIGHT, WIDTH, numbers
+
+REFUSED = {
+    "pyav": {},
+    "dali": {
+        "h264": "DALI decodes h264 on a GPU only",
+        "hevc": "DALI decodes hevc on a GPU only",
+        "av1": "DALI decodes av1 on a GPU only",
+        "edit list": "its edit list hides 5 frames, which DALI would show",
+        "BT.2020": "DALI converts colours by BT.601, which can be corrected to BT.709 only",
+    },
+    "torchcodec": {
+        "edit list": "its edit list hides (5|10) frames, which torchcodec would show",
+        "mirrored": "it is mirrored, which torchcodec does not show",
+        "full range": "its are of full range",
+        "mjpeg": "its are of full range",
+    },
+}
+"""What each decoder refuses on the CPU: words of a clip's name, and the reason. It serves all other clips."""
+MEAN, MOST = {"pyav": 0, "torchcodec": 3, "dali": 1.25}, {"pyav": 0, "torchcodec": 8, "dali": 16}
+"""Levels by which the frames of each decoder differ from PyAV's at most, on average and in any pixel. DALI interpolates
+colour differences where swscale repeats them; torchcodec is too dark at 10 bits, and equal at 8."""
+
+
+@pytest.fixture(scope="session")
+def clips() -> dict[str, bytes]:
+    return video_clips.clips()
+
+
+@pytest.fixture(params=REFUSED)
+def decoder(request: pytest.FixtureRequest) -> VideoDecoder:
+    if (reason := choice.absence(request.param)) is not None:
+        pytest.skip(reason)
+    return choice.choose(request.param)
+
+
+def upright(name: str) -> Callable[[np.ndarray], np.ndarray]:
+    return next((turn for word, turn in UPRIGHT.items() if word in name), lambda frame: frame)
+
+
+def shown(name: str) -> list[int]:
+    return list(range(5, 25)) if "edit list" in name else list(range(FRAMES))
+
+
+def refusal(decoder: VideoDecoder, name: str) -> str | None:
+    return next((reason for word, reason in REFUSED[decoder.name].items() if word in name), None)
+
+
+def test_every_decoder_shows_the_frames_of_a_player_or_refuses(
+    decoder: VideoDecoder, clips: dict[str, bytes]
+) -> None:
+    for name, data in clips.items():
+        frames = shown(name)
+        whole = Request(data, len(frames))
+        if (reason := refusal(decoder, name)) is not None:
+            with pytest.raises(Unservable, match=reason):
+                decode(decoder, whole)
+            continue
+        assert decoder.refusal(probe(data)) is None, name
+        for start, count, stride in ((0, len(frames), 1), (7, 5, 1), (1, 4, 3), (13, 1, 1)):
+            request = Request(data, count, start, stride)
+            got, expected = decode(decoder, request), decode(PyAVDecoder(), request)
+            assert numbers(got, upright(name)) == frames[start : start + count * stride : stride], name
+            error = np.abs(got.astype(int) - expected)
+            assert error.mean() <= MEAN[decoder.name] and error.max() <= MOST[decoder.name], name
+
+
+def test_frames_that_are_not_there_are_an_error(decoder: VideoDecoder, clips: dict[str, bytes]) -> None:
+    data = clips["vp9"]
+    for start, count, stride in ((FRAMES - 3, 4, 1), (0, 2, FRAMES), (FRAMES, 1, 1), (-1, 1, 1), (0, 0, 1)):
+        with pytest.raises(ValueError, match=f"holds {FRAMES} frames, expected frames"):
+            decode(decoder, Request(data, count, start, stride))
+    assert numbers(decode(decoder, Request(data, 3, FRAMES - 3))) == [FRAMES - 3, FRAMES - 2, FRAMES - 1]
+
+
+@pytest.mark.parametrize("kind", ["vp9", "h264 with B-frames"])
+def test_a_bad_video_is_an_error_and_leaves_the_others(
+    decoder: VideoDecoder, clips: dict[str, bytes], kind: str
+) -> None:
+    if refusal(decoder, kind) is not None:
+        kind = "vp9"
+    damaged, sound = video_clips.bad(clips[kind]), Request(clips["vp9"], 3, 4)
+    results = decoder.decode_many([sound, *(Request(data, FRAMES) for data in damaged.values()), sound])
+    assert numbers(results[0]) == numbers(results[-1]) == [4, 5, 6]
+    for name, result in zip(damaged, results[1:-1], strict=True):
+        assert isinstance(result, ValueError) and not isinstance(result, Unservable), name
+        assert str(result).startswith(("cannot be decoded", "holds no video stream", "is cut off", "only")), name
+    assert numbers(decode(decoder, sound)) == [4, 5, 6]
+
+
+def test_what_is_larger_than_the_index_says_is_refused_before_a_frame_is_decoded(
+    decoder: VideoDecoder, clips: dict[str, bytes]
+) -> None:
+    for name in ("vp9", "vp9 quarter turn"):
+        with pytest.raises(ValueError, match="is (64x96|96x64), the index says 32x48"):
+            decode(decoder, Request(clips[name], 3, stored=(32, 48)))
+    right = decode(decoder, Request(clips["vp9 quarter turn"], 3, stored=(WIDTH, HEIGHT)))
+    assert right.shape == (3, WIDTH, HEIGHT, 3)
+    with pytest.raises(ValueError, match="is 96x64, the index says 64x96"):
+        decode(decoder, Request(clips["vp9 quarter turn"], 3, stored=(HEIGHT, WIDTH)))
+
+
+def test_more_bytes_than_the_limit_are_not_allocated() -> None:
+    with pytest.raises(ValueError, match=f"would take {30000 * 3 * 8192 * 8192} bytes as RGB, at most {VIDEO_BYTES}"):
+        Request(b"", 30000).check_bytes((8192, 8192))
+    Request(b"", 49).check_bytes((1080, 1920))
+
+
+@pytest.mark.parametrize("name", ["vp9", "vp9 quarter turn", "vp9 BT.709"])
+@pytest.mark.parametrize("size", [(40, 60), (64, 64), (80, 120), (30, 60)])
+def test_frames_are_cut_and_resized_as_by_our_own_filter(
+    decoder: VideoDecoder, clips: dict[str, bytes], name: str, size: tuple[int, int]
+) -> None:
+    stored = decode(decoder, Request(clips[name], 3, 5))
+    smaller = decode(decoder, Request(clips[name], 3, 5, size=size))
+    assert np.abs(smaller.astype(int) - pixels.resized(stored, size)).max() <= 1
+
+
+def test_frames_are_normalised_as_by_our_own_code(decoder: VideoDecoder, clips: dict[str, bytes]) -> None:
+    for size in (None, (40, 60)):
+        request = Request(clips["vp9 three quarters"], 3, 5, 2, size=size)
+        levels, unit = decode(decoder, request), decode(decoder, request, normalised=True)
+        assert unit.dtype == np.float32 and unit.shape == (3, 3, *levels.shape[1:3])
+        assert np.abs(unit - pixels.normalised(levels)).max() < 1e-6
+
+
+def test_the_resizing_filter_by_hand() -> None:
+    """Halving weighs four pixels along each axis by 1, 3, 3, 1 eighths; the part is centred."""
+    frames = np.zeros((1, 4, 8, 3), np.uint8)
+    frames[0, :, 3] = 80
+    assert pixels.centred((4, 8), (2, 2)) == (0, 2, 4, 6)
+    assert pixels.centred((8, 4), (2, 2)) == (2, 0, 6, 4)
+    assert pixels.resized(frames, (2, 2))[0, :, :, 0].tolist() == [[30, 10], [30, 10]]
+    assert pixels.normalised(frames)[:, 0, 0, 3] == pytest.approx(80 / 127.5 - 1)
+
+
+YCC = [(126, 128, 128), (90, 110, 150), (160, 150, 110), (60, 140, 120), (200, 120, 135)]
+"""Y, Cb, Cr in levels of limited range, inside the range of RGB by every matrix."""
+WEIGHTS = {"BT.601": (6, (0.299, 0.114)), "BT.709": (1, (0.2126, 0.0722)), "BT.2020": (9, (0.2627, 0.0593))}
+
+
+def rgb_of(weights: tuple[float, float], full: bool) -> np.ndarray:
+    """The colours of `YCC` by the formulas of ITU-R BT.601, BT.709 and BT.2020: [5, 3] in levels."""
+    levels = np.array(YCC, float)
+    luma, chroma = (levels[:, :1] - (0 if full else 16)) / (255 if full else 219), (levels[:, 1:] - 128)
+    ycc = np.concatenate([luma, chroma / (255 if full else 224)], axis=1)
+    return np.clip(255 * ycc @ colours.to_rgb(weights).T, 0, 255)
+
+
+@functools.cache
+def solid(matrix: int, full: bool, codec: str, bits: int) -> bytes:
+    """A lossless video of one colour of `YCC` a frame, written as Y, Cb and Cr."""
+    planes = []
+    for y, cb, cr in YCC:
+        area = [(y, HEIGHT * WIDTH), (cb, HEIGHT * WIDTH // 4), (cr, HEIGHT * WIDTH // 4)]
+        picture = np.concatenate([np.full(count, level) for level, count in area]).reshape(HEIGHT * 3 // 2, WIDTH)
+        planes.append(picture.astype(np.uint8))
+    options = {"lossless": "1", "cpu-used": "8"} if codec == "libvpx-vp9" else {"qp": "0"}
+    frames = np.stack(planes)
+    if bits == 10:
+        frames = frames.astype(np.uint16) * 4
+    pixel_format = "yuv420p" if bits == 8 else "yuv420p10le"
+    data = video_clips.encoded(frames, codec, pixel_format, matrix=matrix, full=full, **options)
+    assert probe(data).bits == bits and probe(data).matrix == matrix and probe(data).full_range == full
+    return data
+
+
+@pytest.mark.parametrize("matrix", WEIGHTS)
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(("codec", "bits"), [("libvpx-vp9", 8), ("libx264", 8), ("libx264", 10)])
+def test_colours_are_those_of_the_standard_by_the_tagged_matrix_and_range(
+    decoder: VideoDecoder, matrix: str, full: bool, codec: str, bits: int
+) -> None:
+    number, weights = WEIGHTS[matrix]
+    request = Request(solid(number, full, codec, bits), len(YCC))
+    refused = {
+        "pyav": False,
+        "torchcodec": full,
+        "dali": codec == "libx264" or matrix == "BT.2020",
+    }
+    if refused[decoder.name]:
+        with pytest.raises(Unservable):
+            decode(decoder, request)
+        return
+    middle = decode(decoder, request)[:, HEIGHT // 2, WIDTH // 2]
+    exact = {"pyav": bits == 10, "torchcodec": False, "dali": True}[decoder.name]
+    assert np.abs(middle - rgb_of(weights, full)).max() <= (1 if exact else 3)  # another matrix: 9 and more
+
+
+def by_filter(data: bytes, matrix: str, full: bool, flags: str) -> np.ndarray:
+    """FFmpeg's own conversion, by its filter `scale` with matrix and range named."""
+    graph = av.filter.Graph()
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.video[0]
+        reach = "full" if full else "limited"
+        chain = [
+            graph.add_buffer(template=stream),
+            graph.add("scale", f"in_color_matrix={matrix}:in_range={reach}:out_range=full:flags={flags}"),
+            graph.add("format", "rgb24"),
+            graph.add("buffersink"),
+        ]
+        for before, after in pairwise(chain):
+            before.link_to(after)
+        graph.configure()
+        out = []
+        for frame in container.decode(stream):
+            graph.push(frame)
+            out.append(graph.pull().to_ndarray(format="rgb24"))
+    return np.stack(out)
+
+
+@pytest.mark.parametrize(
+    ("name", "matrix", "full"),
+    [("vp9", "bt601", False), ("vp9 BT.709", "bt709", False), ("vp9 BT.2020", "bt2020", False),
+     ("vp9 full range", "bt601", True), ("h264 10 bits", "bt601", False), ("h264 4:4:4", "bt601", False)],
+)  # fmt: skip
+def test_pyav_converts_as_ffmpeg_itself(clips: dict[str, bytes], name: str, matrix: str, full: bool) -> None:
+    flags = "bilinear+full_chroma_int" if "10 bits" in name else "bilinear"
+    decoded = decode(PyAVDecoder(), Request(clips[name], FRAMES))
+    assert np.abs(decoded.astype(int) - by_filter(clips[name], matrix, full, flags)).max() <= 2
+
+
+def test_a_bt709_video_with_colours_that_dali_cuts_off_is_refused() -> None:
+    if (reason := choice.absence("dali")) is not None:
+        pytest.skip(reason)
+    green = np.zeros((3, HEIGHT, WIDTH, 3), np.uint8)
+    green[:, :, : WIDTH // 2] = (20, 235, 20)
+    right = video_clips.encoded(green, "libvpx-vp9", matrix=Colorspace.ITU709, crf="4", b="0")
+    with pytest.raises(Unservable, match=r"cuts off saturated colours of BT\.709, up to 4\d % of the pixels"):
+        decode(choice.choose("dali"), Request(right, 3))
+    assert decode(choice.choose("dali"), Request(video_clips.encoded(green, "libvpx-vp9", crf="4", b="0"), 3)).any()
+
+
+def test_the_correction_to_bt709_is_exact_where_no_colour_is_cut_off() -> None:
+    levels = np.stack(np.meshgrid(*[np.arange(0, 256, 15.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    as_601 = levels @ (colours.to_rgb(colours.BT601) @ np.linalg.inv(colours.to_rgb(colours.BT709))).T
+    cut = np.clip(np.rint(as_601), 0, 255)
+    error = np.abs(cut @ colours.CORRECTION.T - levels).max(1)
+    inside = ((as_601 >= 0) & (as_601 <= 255)).all(1)
+    suspect = ((cut.max(1) == 255) | (cut.min(1) == 0)) & (np.ptp(cut, axis=1) > colours.SATURATED)
+    assert error[inside].max() <= 0.6 and error.max() == pytest.approx(37, abs=0.5)
+    assert inside.mean() > 0.8 and error[~suspect].max() <= 5.5
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_an_mp4s_headers_say_the_turn_of_its_frames(clips: dict[str, bytes], degrees: int, mirrored: bool) -> None:
+    data = video_clips.turned(clips["vp9"], degrees, mirrored=mirrored)
+    plain = decode(PyAVDecoder(), Request(clips["vp9"], 1))
+    turn = orientation.of_mp4(data)
+    assert turn is not None and turn.mirrored == mirrored
+    assert np.array_equal(turn.apply(plain), decode(PyAVDecoder(), Request(data, 1)))
+
+
+GPU = torch.device("cuda", 0)
+SERVED = Video("h264", "yuv420p", 8, 6, False, (480, 720), tuple(range(49)), 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, None),
+        ({"codec": "hevc"}, None),
+        ({"codec": "av1", "matrix": 1}, None),
+        ({"codec": "vp9", "matrix": 2}, None),
+        ({"codec": "mjpeg"}, "DALI does not decode mjpeg on a GPU"),
+        ({"codec": "prores"}, "DALI does not decode prores on a GPU"),
+        ({"pixel_format": "yuv444p"}, "DALI takes 4:2:0 with 8 bits (yuv420p), it is yuv444p"),
+        ({"pixel_format": "yuv420p10le", "bits": 10}, "DALI takes 4:2:0 with 8 bits (yuv420p), it is yuv420p10le"),
+        ({"matrix": 9}, "DALI converts colours by BT.601, which can be corrected to BT.709 only"),
+        ({"full_range": True}, "DALI on a GPU takes colours of limited range, its are of full range"),
+        ({"hidden": 2}, "its edit list hides 2 frames, which DALI would show"),
+        ({"codec": "hevc", "stored": (128, 720)}, "it is 128x720, the GPU decodes hevc from 144x144 on"),
+    ],
+)
+def test_what_dali_serves_on_a_gpu(change: dict, reason: str | None) -> None:
+    """Decided from headers, so that it needs neither a GPU nor DALI."""
+    from phys4d.engine.data.decoders.dali import DaliDecoder
+
+    found = DaliDecoder(GPU).refusal(Video(**{**SERVED.__dict__, **change}))
+    assert found == reason if reason is None or found is None else found.startswith(reason)
+
+
+def test_many_threads_share_a_decoder(decoder: VideoDecoder, clips: dict[str, bytes]) -> None:
+    """With clips of several kinds among them, so that runs of different graphs are waiting at the same time."""
+    found: dict[int, object] = {}
+
+    def read(place: int) -> None:
+        data = (clips["vp9"], clips["vp9 BT.709"], b"bad")[place % 3]
+        size = (40, 60) if place % 2 else None
+        (result,) = decoder.decode_many([Request(data, 2, place, size=size)], normalised=place % 4 == 1)
+        found[place] = result
+
+    threads = [threading.Thread(target=read, args=(place,)) for place in range(18)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(found) == list(range(18))
+    for place, result in found.items():
+        if place % 3 == 2:
+            assert isinstance(result, ValueError)
+        elif place % 2 == 0:
+            assert numbers(result) == [place, place + 1]
+
+
+def test_a_decoder_can_be_pickled(decoder: VideoDecoder, clips: dict[str, bytes]) -> None:
+    decode(decoder, Request(clips["vp9"], 1))
+    again = pickle.loads(pickle.dumps(decoder))
+    assert numbers(decode(again, Request(clips["vp9"], 2, 3))) == [3, 4]
+
+
+def test_dali_in_a_forked_process_is_an_error_and_does_not_wait(
+    clips: dict[str, bytes], in_child: Callable[[Callable[[], None]], int]
+) -> None:
+    if (reason := choice.absence("dali")) is not None:
+        pytest.skip(reason)
+    dali, request = choice.choose("dali"), Request(clips["vp9"], 1)
+    decode(dali, request)
+
+    def forked() -> None:
+        with pytest.raises(RuntimeError, match="DALI ran before this process was forked"):
+            decode(dali, request)
+        with pytest.raises(RuntimeError, match="DALI ran before this process was forked"):
+            decode(choice.choose("dali"), request)
+
+    assert in_child(forked) == 0
+
+
+def test_a_lack_of_memory_is_not_the_clips_fault(
+    clips: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (reason := choice.absence("dali")) is not None:
+        pytest.skip(reason)
+    from phys4d.engine.data.decoders import dali_graph
+
+    decoder, request = choice.choose("dali"), Request(clips["vp9"], 1)
+    with monkeypatch.context() as full:
+
+        def failing(*arguments: object) -> None:
+            raise RuntimeError("Critical error in pipeline: encountered:\n\nCUDA allocation failed: out of memory")
+
+        full.setattr(dali_graph.Graph, "run", failing)
+        with pytest.raises(MemoryError, match="DALI: out of memory while decoding"):
+            decode(decoder, request)
+    assert numbers(decode(decoder, request)) == [0]
+
+
+class Half:
+    """Serves VP9 and nothing else."""
+
+    name, version, together = "half", "1", 3
+
+    def refusal(self, video: Video) -> str | None:
+        return None if video.codec == "vp9" else f"half does not decode {video.codec}"
+
+    def decode_many(self, requests, *, normalised=False):
+        served = [Unservable(reason) if (reason := self.refusal(probe(r.data))) else None for r in requests]
+        return [no or np.full((r.count, 1, 1, 3), 7, np.uint8) for r, no in zip(requests, served, strict=True)]
+
+
+def test_the_reference_decodes_what_the_preferred_one_does_not_serve(
+    clips: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = choice.BestDecoder(Half(), PyAVDecoder())
+    names = ("vp9", "h264 with B-frames", "vp9", "h264 long group", "hevc")
+    results = best.decode_many([Request(clips[name], 2) for name in names])
+    assert [result.shape[1] for result in results] == [1, 64, 1, 64, 64]
+    assert capsys.readouterr().err.splitlines() == [
+        f"decoder: pyav for clips that half does not serve: half does not decode {codec}" for codec in ("h264", "hevc")
+    ]
+    assert choice.explain(best, clips["vp9"]) == "half 1 (vp9, yuv420p, BT.601, limited range)"
+    expected = f"pyav {av.__version__} (hevc, yuv420p, BT.601, limited range); not half: half does not decode hevc"
+    assert choice.explain(best, clips["hevc"]) == expected
+    assert best.together == 3
+
+
+def test_the_choice_of_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(choice.choose("auto"), PyAVDecoder) and isinstance(choice.choose("pyav"), PyAVDecoder)
+
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(choice.importlib, "import_module", absent)
+    line = "decoder = \"dali\": dali is not installed (No module named 'nvidia.dali'): pip install 'phys4d[dali]', "
+    with pytest.raises(UserError) as caught:
+        choice.choose("dali")
+    assert str(caught.value) == line + 'or set "auto"'
+    assert isinstance(choice.choose("auto", GPU), PyAVDecoder)
+    monkeypatch.setattr(choice.importlib, "import_module", lambda name: None)
+    best = choice.choose("auto", GPU)
+    assert isinstance(best, choice.BestDecoder) and best.preferred.name == "dali" and best.preferred.device == GPU
