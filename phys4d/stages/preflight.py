@@ -108,7 +108,7 @@ def check_data(
     uses: Mapping[str, DatasetUse], start: Start, *, every: bool = False, decoder: VideoDecoder | None = None
 ) -> tuple[int, int, int]:
     """Looks at every dataset that a run reads, and returns the clips' size (frames, height, width); keys of `uses` are
-    those of the run file. UserError with one line.
+    those of the run file, `start` is what it starts from. UserError with one line.
 
     Every clip is looked at as far as that needs no decoding, of more than ten thousand the first and the last in each
     shard; some are decoded (`dataset_checks`), with `every` all. What is found later costs no finished step.

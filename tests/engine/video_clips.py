@@ -21,8 +21,10 @@ BITS, BLOCK = 6, 16  # of the number, and pixels of a block that shows one
 QUIET = {"libx265": {"x265-params": "log-level=none"}, "libsvtav1": {"svtav1-params": "enable-overlays=0"}}
 
 
-def numbered(frames: int = FRAMES) -> np.ndarray:
-    """RGB uint8 [frames, 64, 96, 3]: a slow wave of pale colours, and the number in black and white blocks above."""
+def numbered(frames: int = FRAMES, scale: int = 1) -> np.ndarray:
+    """RGB uint8 [frames, 64 * scale, 96 * scale, 3]: a slow wave of pale colours, and the number in black and white
+    blocks above.
+    """
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     shown = np.stack(
         [
@@ -35,14 +37,14 @@ def numbered(frames: int = FRAMES) -> np.ndarray:
     for t in range(frames):
         for bit in range(BITS):
             shown[t, :BLOCK, bit * BLOCK : (bit + 1) * BLOCK] = 235 if t >> bit & 1 else 16
-    return shown.astype(np.uint8)
+    return shown.astype(np.uint8).repeat(scale, axis=1).repeat(scale, axis=2)
 
 
-def numbers(frames: Any, turn: Callable[[np.ndarray], np.ndarray] = lambda frame: frame) -> list[int]:
-    """The number that each frame shows; turn: puts a frame upright."""
+def numbers(frames: Any, turn: Callable[[np.ndarray], np.ndarray] = lambda frame: frame, scale: int = 1) -> list[int]:
+    """The number that each frame shows; turn: puts a frame upright; scale: as in `numbered`."""
     found = []
     for frame in np.asarray(frames):
-        upright = turn(frame)
+        upright = turn(frame)[::scale, ::scale]
         grey = [upright[4 : BLOCK - 4, b * BLOCK + 4 : (b + 1) * BLOCK - 4].mean() for b in range(BITS)]
         found.append(sum((level > 126) << bit for bit, level in enumerate(grey)))
     return found
@@ -71,7 +73,8 @@ def encoded(
         stream = out.add_stream(codec, rate=24)
         if times is not None:
             stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
-        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, pixels
+        height, width = frames.shape[1:3] if frames.ndim == 4 else (HEIGHT, WIDTH)
+        stream.height, stream.width, stream.pix_fmt = height, width, pixels
         context = stream.codec_context
         context.gop_size, context.thread_count = group, 1
         context.options = {**QUIET.get(codec, {}), **options}
@@ -147,9 +150,9 @@ UPRIGHT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 VP9 = {"codec": "libvpx-vp9", "crf": "8", "b": "0", "cpu-used": "8"}
 
 
-def clips() -> dict[str, bytes]:
+def clips(scale: int = 1) -> dict[str, bytes]:
     """The sound videos, by what is special about them. Each holds the frames of `numbered`; edit lists hide some."""
-    frames = numbered()
+    frames = numbered(scale=scale)
     vp9, h264 = partial(encoded, frames, **VP9), partial(encoded, frames, crf="8")
     plain, b_frames = vp9(), h264(bf="3")
     made = {
@@ -187,12 +190,12 @@ def bad(data: bytes) -> dict[str, bytes]:
     """Videos that no decoder may return a frame of, made from a sound one."""
     start = data.index(b"mdat") + 4
     broken = bytearray(data)
-    broken[start + 200 : start + 1200] = bytes(1000)
+    broken[start : start + 1500] = bytes(1500)
     return {
         "zero bytes": b"",
         "no video": b"hello, this is no video " * 30,
         "cut in the middle": data[: len(data) // 2],
         "cut in the last frame": remuxed(data, lambda stream: None, {"movflags": "faststart"})[:-20],
-        "zeros inside": bytes(broken),
+        "zeros in the first frame": bytes(broken),
         "audio only": audio(),
     }

@@ -38,7 +38,7 @@ _MODULES = {"pyav": "av", "dali": "nvidia.dali", "torchcodec": "torchcodec.decod
 INSTALL = {
     "pyav": "pip install 'phys4d[train]'",
     "dali": "pip install 'phys4d[dali]'",
-    "torchcodec": "pip install torchcodec (of the release for your torch), and FFmpeg's libraries",
+    "torchcodec": "pip install 'phys4d[torchcodec]', and FFmpeg's libraries",
 }
 
 

@@ -91,7 +91,7 @@ class DaliDecoder:
         try:
             self._run(kind, batch)
         except BaseException as error:
-            for ticket in batch:  # of other threads: they must not wait for it
+            for ticket in batch:  # other threads wait for them
                 if ticket.result is None:
                     ticket.result = error
             raise
@@ -129,7 +129,7 @@ class _Ticket:
         self.result: Any = None
 
     def prepare(self, decoder: DaliDecoder) -> None:
-        """Reads the headers; an error of theirs is the result."""
+        """Reads the headers; what is wrong with them is the result."""
         request = self.request
         try:
             video = probe(request.data, request.stored)

@@ -77,7 +77,7 @@ class VideoDecoder(Protocol):
     def decode_many(self, requests: Sequence[Request], *, normalised: bool = False) -> list[Frames | ValueError]:
         """The frames of each request, in order, or what is wrong with its clip.
 
-        normalised: as fp32 [3, T, H, W] in [-1, 1] (level / 127.5 - 1).
+        requests: any number. normalised: as fp32 [3, T, H, W] in [-1, 1] (level / 127.5 - 1).
 
         An error is `Unservable` if the clip is sound and this decoder does not serve it. The number of frames and their
         size are always those of the request. Raises MemoryError if the machine lacks memory.
