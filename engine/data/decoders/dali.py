@@ -20,6 +20,7 @@ _ON_CPU = frozenset({"vp8", "vp9", "mjpeg"})
 _ON_GPU = {"h264": (16, 48), "hevc": (144, 144), "vp8": (16, 48), "vp9": (128, 128), "av1": (128, 128)}
 _BT601, _BT709 = frozenset({2, 5, 6}), 1  # 2: not said, which FFmpeg takes for BT.601
 _420 = frozenset({"yuv420p", "yuvj420p"})
+_NO_CODEC = "not supported on this GPU"  # in DALI's error for a codec that this generation of GPUs lacks
 _used: set[int] = set()  # ids of processes that have run a DALI pipeline
 
 
@@ -40,6 +41,7 @@ class DaliDecoder:
         self.device = device
         self.version = _version()
         self._graphs: dict[Kind, Graph] = {}
+        self._unsupported: dict[str, str] = {}  # by codec, what DALI said
         self._waiting: list[_Ticket] = []
         self._queue, self._running = threading.Lock(), threading.Lock()
 
@@ -53,6 +55,8 @@ class DaliDecoder:
             if video.codec in _ON_GPU:
                 return f"DALI decodes {video.codec} on a GPU only"
             return f"DALI does not decode {video.codec}" + (" on a GPU" if on_gpu else "")
+        if video.codec in self._unsupported:
+            return self._unsupported[video.codec]
         if video.pixel_format not in _420:
             return f"DALI takes 4:2:0 with 8 bits (yuv420p), it is {video.pixel_format}"
         if video.matrix not in _BT601 and video.matrix != _BT709:
@@ -103,14 +107,22 @@ class DaliDecoder:
             results = graph.run(jobs)
         except RuntimeError as error:
             del self._graphs[kind]  # an error leaves a pipeline that must not be used again
+            reason = _reason(error)
             if len(batch) == 1:
-                batch[0].result = judged(batch[0].request, self.name, _reason(error))
+                batch[0].result = self._failed(batch[0], reason)
                 return
             for ticket in batch:  # the error does not say which clip it is of
                 self._run(kind, [ticket])
             return
         for ticket, decoded in zip(batch, results, strict=True):
             ticket.take(decoded)
+
+    def _failed(self, ticket: "_Ticket", reason: str) -> ValueError:
+        if _NO_CODEC not in reason or ticket.job is None:
+            return judged(ticket.request, self.name, reason)
+        codec = ticket.job.video.codec
+        self._unsupported[codec] = f"this GPU does not decode {codec}"
+        return Unservable(self._unsupported[codec])
 
     def _graph(self, kind: Kind) -> Graph:
         if kind not in self._graphs:
@@ -142,7 +154,7 @@ class _Ticket:
                 raise ValueError(other_size(shown, request.stored))
             request.check_bytes(shown)
             self.kind = self.kind._replace(bt709=video.matrix == _BT709)
-            self.job = Job(request, turn, video.stored)
+            self.job = Job(request, video, turn)
         except ValueError as error:
             self.result = error
 
@@ -150,7 +162,7 @@ class _Ticket:
         """Sets the frames as the result if they are as many and as large as requested, and their colours right."""
         assert self.job is not None
         request, frames = self.request, decoded.frames
-        height, width = self.job.turn.size(self.job.stored) if request.size is None else request.size
+        height, width = self.job.turn.size(self.job.video.stored) if request.size is None else request.size
         count = request.count
         expected = (3, count, height, width) if self.normalised else (count, height, width, 3)
         if decoded.suspect > MOST_SUSPECT:

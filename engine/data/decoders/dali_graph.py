@@ -15,6 +15,7 @@ import torch
 from phys4d.engine.data.decoders import colours, pixels
 from phys4d.engine.data.decoders.interface import Request
 from phys4d.engine.data.decoders.orientation import Turn
+from phys4d.engine.data.decoders.probe import Video
 
 BATCH = 8
 """Clips that one run decodes at most; each holds its frames in the device's memory until they are handed over."""
@@ -41,18 +42,18 @@ class Decoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """A request with what its headers say: how its frames are turned, and the (height, width) of its stored pixels."""
+    """A request with what its headers say, and how its frames are turned."""
 
     request: Request
+    video: Video
     turn: Turn
-    stored: tuple[int, int]
 
     def inputs(self) -> dict[str, np.ndarray]:
         """What the graph needs of this clip, by the name of its input. Sizes are those of the stored pixels, which are
         turned after the graph."""
-        request = self.request
-        size = self.stored if request.size is None else self.turn.size(request.size)
-        top, left, bottom, right = pixels.centred(self.stored, size)
+        request, stored = self.request, self.video.stored
+        size = stored if request.size is None else self.turn.size(request.size)
+        top, left, bottom, right = pixels.centred(stored, size)
         return {
             "encoded": np.frombuffer(request.data, np.uint8),
             "start": np.array(request.start, _INT),

@@ -31,7 +31,7 @@ class Video:
     codec: FFmpeg's name of it. pixel_format: FFmpeg's name. bits: of a colour channel. matrix: of its colours, by
     `MATRICES` (2: not said). full_range: whether black is 0 and white the largest number. stored: (height, width) of
     the stored pixels, before they are turned. times: presentation times of the frames that a player shows, ascending.
-    hidden: packets that an edit list leaves out.
+    hidden: packets that are not shown, because an edit list leaves them out, or they are empty or without a time.
     """
 
     codec: str
@@ -61,10 +61,11 @@ def probe(data: bytes, size: Size | None = None) -> Video:
         times: list[int] = []
         hidden = 0
         for packet in container.demux(stream):
-            hidden += bool(packet.size and packet.is_discard)
             if is_shown(packet):
                 times.append(shown_time(packet))
                 check_count(times)
+            elif packet.size or packet.dts is not None:  # else it is what PyAV ends a stream with
+                hidden += 1
         context = stream.codec_context
         pixels: Any = context.format
         if pixels is None:
