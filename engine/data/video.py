@@ -2,6 +2,7 @@
 
 import io
 from fractions import Fraction
+from typing import Literal
 
 import av
 import numpy as np
@@ -12,21 +13,31 @@ _CRF = 8  # x264's quality, 0 is best
 _SMPTE170M = 6  # BT.601 in H.264's tables of primaries, transfer and matrix
 
 
-def encode_mp4(frames: np.ndarray, fps: float, *, pixel_format: str = "yuv444p") -> bytes:
+PixelFormat = Literal["yuv444p", "yuv420p"]
+
+
+def checked_pixel_format(name: PixelFormat, size: tuple[int, int]) -> PixelFormat:
+    """The name. Raises ValueError if frames of this (height, width) cannot be stored in that format."""
+    if name == "yuv420p" and (size[0] % 2 or size[1] % 2):
+        raise ValueError(f"yuv420p needs even height and width, got {size[0]}x{size[1]}")
+    return name
+
+
+def encode_mp4(frames: np.ndarray, fps: float, *, pixel_format: PixelFormat = "yuv444p") -> bytes:
     """Encodes RGB frames; equal input gives equal bytes (one thread, no dates, no version tags).
 
     Colours are stored and tagged as BT.601, limited range, the one matrix that all decoders apply correctly.
 
     frames: uint8 [T, H, W, 3], RGB.
     fps: frames per second.
-    pixel_format: "yuv444p" keeps colour at full resolution; "yuv420p" plays in every player and needs even H and W.
+    pixel_format: "yuv444p" keeps colour at full resolution; "yuv420p" plays in every player, is decoded by GPUs (DALI),
+        and needs even H and W.
 
     Raises ValueError for another dtype or shape.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
         raise ValueError(f"expected RGB frames uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}")
-    if pixel_format == "yuv420p" and (frames.shape[1] % 2 or frames.shape[2] % 2):
-        raise ValueError(f"yuv420p needs even height and width, got {frames.shape[1]}x{frames.shape[2]}")
+    checked_pixel_format(pixel_format, frames.shape[1:3])
     target = io.BytesIO()
     with av.open(target, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))

@@ -12,7 +12,7 @@ from phys4d.engine.data.decoders.pyav import PyAVDecoder
 from phys4d.engine.errors import UserError
 
 GPU = torch.device("cuda", 0)
-SERVED = Video("h264", "yuv420p", 8, 6, False, (480, 720), tuple(range(49)), 0)
+SERVED = Video("mp4", "h264", "yuv420p", 8, 6, False, (480, 720), tuple(range(49)), 0)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,7 @@ SERVED = Video("h264", "yuv420p", 8, 6, False, (480, 720), tuple(range(49)), 0)
         ({"codec": "hevc"}, None),
         ({"codec": "av1", "matrix": 1}, None),
         ({"codec": "vp9", "matrix": 2}, None),
+        ({"container": "mpegts"}, "DALI is given mp4, mov, webm and mkv only, it is mpegts"),
         ({"codec": "mjpeg"}, "DALI does not decode mjpeg on a GPU"),
         ({"codec": "prores"}, "DALI does not decode prores on a GPU"),
         ({"pixel_format": "yuv444p"}, "DALI takes 4:2:0 with 8 bits (yuv420p), it is yuv444p"),

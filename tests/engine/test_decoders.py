@@ -102,6 +102,14 @@ def test_what_is_larger_than_the_index_says_is_refused_before_a_frame_is_decoded
         decode(decoder, Request(clips["vp9 quarter turn"], 3, stored=(HEIGHT, WIDTH)))
 
 
+def test_a_video_that_changes_its_size_is_refused(decoder: VideoDecoder, clips: dict[str, bytes]) -> None:
+    larger = video_clips.encoded(video_clips.numbered(scale=2), **video_clips.VP9)
+    data = video_clips.joined(clips["vp9"], larger)
+    assert numbers(decode(decoder, Request(data, 3, FRAMES - 3))) == [FRAMES - 3, FRAMES - 2, FRAMES - 1]
+    with pytest.raises(ValueError, match="changes its size between frames"):
+        decode(decoder, Request(data, 6, FRAMES - 3))
+
+
 def test_more_bytes_than_the_limit_are_not_allocated() -> None:
     with pytest.raises(ValueError, match=f"would take {30000 * 3 * 8192 * 8192} bytes as RGB, at most {VIDEO_BYTES}"):
         Request(b"", 30000).check_bytes((8192, 8192))

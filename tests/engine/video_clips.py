@@ -121,6 +121,23 @@ def edited(data: bytes, *, first: int, shown: int, fps: int = 24) -> bytes:
     return data[:at] + entry + data[at + 8 :]
 
 
+def joined(first: bytes, then: bytes) -> bytes:
+    """An mp4 with the packets of two clips of `FRAMES` frames, as if they were one, whatever their sizes."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="mp4") as out:
+        stream = None
+        for number, data in enumerate((first, then)):
+            with av.open(io.BytesIO(data)) as source:
+                if stream is None:
+                    stream = out.add_stream_from_template(source.streams.video[0])
+                for packet in source.demux(source.streams.video[0]):
+                    if packet.dts is not None:
+                        packet.pts = packet.dts = packet.pts + number * FRAMES * packet.duration
+                        packet.stream = stream
+                        out.mux(packet)
+    return target.getvalue()
+
+
 def audio() -> bytes:
     """An mp4 without a video stream."""
     target = io.BytesIO()

@@ -13,7 +13,7 @@ from phys4d.engine.data.decoders.colours import MOST_SUSPECT
 from phys4d.engine.data.decoders.dali_graph import BATCH, Decoded, Graph, Job, Kind
 from phys4d.engine.data.decoders.interface import Frames, Request, Unservable
 from phys4d.engine.data.decoders.judging import judged
-from phys4d.engine.data.decoders.probe import Video, other_size, probe
+from phys4d.engine.data.decoders.probe import SIGNED, Video, other_size, probe
 
 _ON_CPU = frozenset({"vp8", "vp9", "mjpeg"})
 # Smallest (height, width) of NVDEC, by codec.
@@ -51,6 +51,8 @@ class DaliDecoder:
     def refusal(self, video: Video) -> str | None:
         """Why DALI does not decode a video, or not with the colours and frames that a player shows."""
         on_gpu = self.device.type == "cuda"
+        if video.container not in SIGNED:
+            return f"DALI is given mp4, mov, webm and mkv only, it is {video.container}"
         if video.codec not in (_ON_GPU if on_gpu else _ON_CPU):
             if video.codec in _ON_GPU:
                 return f"DALI decodes {video.codec} on a GPU only"

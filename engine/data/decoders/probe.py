@@ -16,6 +16,8 @@ from phys4d.engine.limits import FRAMES, PICTURE_PIXELS
 Size = tuple[int, int]
 
 _HDR = {16: "PQ", 18: "HLG"}  # transfer numbers in H.264's table
+SIGNED = frozenset({"mp4", "matroska"})
+"""Containers that every FFmpeg recognises by their first bytes, so that no other one takes the file for a playlist."""
 MATRICES = {1: "BT.709", 4: "FCC", 5: "BT.601", 6: "BT.601", 7: "SMPTE 240M", 9: "BT.2020", 10: "BT.2020 constant"}
 """Colour matrices by their numbers in H.264's table; FFmpeg converts a video without one (2) by BT.601."""
 _FULL_RANGE = 2
@@ -28,12 +30,14 @@ _BLOCK = 64  # pixels: codecs store sides as multiples of at most this
 class Video:
     """What the headers and packets of a file say of its first video stream.
 
-    codec: FFmpeg's name of it. pixel_format: FFmpeg's name. bits: of a colour channel. matrix: of its colours, by
+    container: "mp4" or "matroska" (webm too), if FFmpeg takes it for that and its first bytes say so; else FFmpeg's
+    name of the format. codec, pixel_format: FFmpeg's names. bits: of a colour channel. matrix: of its colours, by
     `MATRICES` (2: not said). full_range: whether black is 0 and white the largest number. stored: (height, width) of
     the stored pixels, before they are turned. times: presentation times of the frames that a player shows, ascending.
     hidden: packets that are not shown, because an edit list leaves them out, or they are empty or without a time.
     """
 
+    container: str
     codec: str
     pixel_format: str
     bits: int
@@ -71,6 +75,7 @@ def probe(data: bytes, size: Size | None = None) -> Video:
         if pixels is None:
             raise ValueError("cannot be decoded: its pixel format is not known")
         return Video(
+            container=_container(data, container.format.name),
             codec=context.codec.canonical_name,
             pixel_format=pixels.name,
             bits=max(component.bits for component in pixels.components),
@@ -80,6 +85,12 @@ def probe(data: bytes, size: Size | None = None) -> Video:
             times=tuple(sorted(times)),
             hidden=hidden,
         )
+
+
+def _container(data: bytes, name: str) -> str:
+    if "mp4" in name and data[4:8] == b"ftyp":
+        return "mp4"
+    return "matroska" if "matroska" in name and data[:4] == b"\x1a\x45\xdf\xa3" else name
 
 
 def frame_count(data: bytes) -> int:

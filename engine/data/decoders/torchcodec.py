@@ -9,7 +9,7 @@ import numpy as np
 from phys4d.engine.data.decoders import orientation, pixels
 from phys4d.engine.data.decoders.interface import Frames, Request, Unservable
 from phys4d.engine.data.decoders.judging import judged
-from phys4d.engine.data.decoders.probe import Video, other_size, probe
+from phys4d.engine.data.decoders.probe import SIGNED, Video, other_size, probe
 
 
 class TorchcodecDecoder:
@@ -31,6 +31,8 @@ class TorchcodecDecoder:
 
     def refusal(self, video: Video) -> str | None:
         """Why torchcodec does not show a video as a player does."""
+        if video.container not in SIGNED:
+            return f"torchcodec is given mp4, mov, webm and mkv only, it is {video.container}"
         if video.full_range:
             return "torchcodec takes colours of limited range, its are of full range"
         if video.hidden:
