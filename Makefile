@@ -8,6 +8,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TRITON ?= triton==3.7.1
+# DALI with what it imports: on a CPU it needs neither nvImageCodec nor nvCOMP, which it names as dependencies.
+DALI ?= nvidia-dali-cuda130==2.4.0 "astunparse>=1.6" "gast>=0.3.3" optree packaging "six>=1.16"
 VENV := .venv
 BIN := $(VENV)/bin
 # Bytecode is left to the first import: compiling all of it costs a minute. It is always kept: the tests start many
@@ -135,6 +137,7 @@ $(VENV)/.torch:
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py CMakeLists.txt $(NATIVE)
 	@echo "phys4d: installing phys4d and what it needs"
 	@$(PIP) --no-build-isolation -e ".[train,sim,newton,teachers,dev]"
+	@$(PIP) --no-deps $(DALI)
 	@$(BIN)/python -c "from phys4d.kernels import native; print('phys4d: native kernels', native.status()[1])"
 	@touch $@
 

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from phys4d.engine.data import blob, dataset, schema, video
+from phys4d.engine.data import blob, dataset, schema
 from phys4d.engine.data.dataset import ClipDataset
+from phys4d.engine.data.decoders import probe
 
 CHECKS: Sequence[tuple[Any, str]] = (
     (schema, "check_header"),
     (schema, "check_values"),
     (dataset.clip_json, "check_meta"),
-    (video, "check_tables"),
+    (probe, "check_tables"),
     (blob, "_check_chunk"),
     (blob, "_check_bools"),
     (blob, "check_rule"),

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from phys4d.batch import Batch
 from phys4d.benchmarks import results
-from phys4d.clips import Batch
 from phys4d.dry_run.clips import ClipsWithoutValues
 from phys4d.dry_run.model import Source, source_of, stage_model
 from phys4d.dry_run.prediction import Prediction, predict

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -14,75 +14,23 @@ import torch
 from torch import Tensor
 
 from phys4d.bad_clips import Place, Read, Replacing, most_bad, too_many
+from phys4d.batch import Batch
 from phys4d.caches.captions import EncodedCaptions
 from phys4d.caches.packing import stacked
 from phys4d.caches.read import EncodedSample, LatentCache
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
+from phys4d.engine.data.decoders.interface import VideoDecoder
 from phys4d.engine.data.sampler import indices
 from phys4d.engine.data.schema import REQUIRED
 from phys4d.engine.data.stream import stream
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError, printable
-from phys4d.engine.random import normal, uniform
 from phys4d.engine.training.telemetry import Wait
-from phys4d.models.interface import Codec, Grid, TextEncoder, encode_clips, from_bytes
+from phys4d.models.interface import Grid, TextEncoder, from_bytes
 
 TRUTH = ("depth", "motion", "depth_valid", "flow_valid", "dz_valid", "visible", "moving")
 PSEUDO = ("depth", "motion", "depth_valid", "flow_valid", "dz_valid")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Clips of one step on one rank.
-
-    video: [B, 3, T, H, W] fp32 in [-1, 1]; [B, 3, 0, H, W] where latents are there and pixels were not asked for. text:
-    [B, L, D] tokens of the captions. arrays: the stored arrays by name (depth, motion, masks), with a batch dimension.
-    intrinsics: [B, T, 3, 3] in pixels. rng_keys: one key per clip for its random numbers, which depends on seed, stage,
-    step and place in the global batch only. latents: [B, C, T', H', W'] fp32 from a cache, None without one. share:
-    weight, in a sum over all batches and ranks of a step, of a mean over these clips.
-    """
-
-    video: Tensor
-    text: Tensor
-    arrays: dict[str, Tensor]
-    intrinsics: Tensor
-    rng_keys: list[tuple[int | str, ...]]
-    share: float = 1.0
-    latents: Tensor | None = None
-
-    def encoded(self, codec: Codec) -> Tensor:
-        """Latents of the clips [B, C, T', H', W']: those of the cache, or computed by the codec."""
-        return encode_clips(codec, self.video) if self.latents is None else self.latents
-
-    def take(self, which: Sequence[int], rng_keys: list[tuple[int | str, ...]] | None = None) -> "Batch":
-        """The clips at these positions, which may repeat; rng_keys: of each, default their own."""
-        index = torch.tensor(which, device=self.video.device)
-        return replace(
-            self,
-            video=self.video[index],
-            text=self.text[index],
-            arrays={name: array[index] for name, array in self.arrays.items()},
-            intrinsics=self.intrinsics[index],
-            latents=None if self.latents is None else self.latents[index],
-            rng_keys=[self.rng_keys[i] for i in which] if rng_keys is None else rng_keys,
-            share=self.share * len(which) / len(self.rng_keys),
-        )
-
-    def split(self, size: int | None) -> list["Batch"]:
-        """Micro-batches of `size` clips in order, the last with what is left; None: one of all clips, as it is."""
-        count = len(self.rng_keys)
-        if size is None or size >= count:
-            return [self]
-        return [self.take(range(start, min(start + size, count))) for start in range(0, count, size)]
-
-    def normal_like(self, latents: Tensor, use: str) -> Tensor:
-        """White noise shaped as latents [B, ...], clip by clip from its own key."""
-        return torch.stack([normal(latents.shape[1:], *key, use) for key in self.rng_keys]).to(latents)
-
-    def uniform(self, use: str) -> Tensor:
-        """One uniform number per clip, [B]."""
-        return torch.stack([uniform((), *key, use) for key in self.rng_keys]).to(self.video.device)
 
 
 def clip_size(folder: Path) -> tuple[int, int, int]:
@@ -151,6 +99,10 @@ class Clips:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def decode_by(self, decoder: VideoDecoder) -> None:
+        """Sets the decoder of the videos; clips that it leaves on a GPU are not kept in memory."""
+        self.dataset.decoder = decoder
+
     def sample(self, index: int, *, pixels: bool = True) -> Sample:
         """One decoded clip; with a cache an `EncodedSample`, whose video is there if `pixels` is set."""
         if (kept := self._cache.get((index, pixels))) is not None:
@@ -159,7 +111,8 @@ class Clips:
         if self.encoded is not None:
             sample = self.encoded.read(index, sample)
         with self._lock:
-            if (index, pixels) not in self._cache and sample.nbytes <= self._room:
+            kept_in_memory = isinstance(sample.video, np.ndarray) and sample.nbytes <= self._room
+            if (index, pixels) not in self._cache and kept_in_memory:
                 self._room -= sample.nbytes
                 self._cache[index, pixels] = sample
         return sample
@@ -176,12 +129,12 @@ class Clips:
     def _collate(
         self, samples: Sequence[Sample], rng_keys: list[tuple[int | str, ...]], device: torch.device | str
     ) -> Batch:
-        video = torch.from_numpy(np.stack([s.video for s in samples]))
+        video = torch.stack([torch.as_tensor(s.video, device=device) for s in samples])
         arrays = {n: torch.from_numpy(np.stack([s.arrays[n] for s in samples])) for n in samples[0].arrays}
         intrinsics = torch.tensor(np.stack([s.meta["intrinsics"] for s in samples]), dtype=torch.float32)
         text, latents = self._encodings(samples, device)
         return Batch(
-            video=from_bytes(video.to(device)),
+            video=from_bytes(video),
             text=text,
             arrays={name: array.to(device) for name, array in arrays.items()},
             intrinsics=intrinsics.to(device),
@@ -215,7 +168,7 @@ class Clips:
         following, ahead = self._ahead.pop(order, (-1, iter(())))
         if following != step:
             batches = (self._places(size, parallel, seed, stage, s) for s in count(step))
-            ahead = stream(source, batches, prefetch=1)
+            ahead = stream(source, batches, threads=self.dataset.decoder.together, prefetch=1)
         with self.waited:
             reads = next(ahead)
         self._ahead[order] = step + 1, ahead

@@ -63,6 +63,10 @@ OPTIONAL = {
         _extra("teachers"),
     ),
     "av": Optional(("av",), "video encoding and decoding", _extra("train")),
+    "dali": Optional(
+        ("nvidia-dali-cuda130", "nvidia-dali-cuda120"), "video decoding on GPUs", _extra("dali")
+    ),
+    "torchcodec": Optional(("torchcodec",), "video decoding", _extra("torchcodec")),
     "diffusers": Optional(("diffusers",), "video diffusion transformers", _extra("train")),
     "transformers": Optional(("transformers",), "text encoders and teachers", _extra("train")),
     "peft": Optional(("peft",), "LoRA", _extra("train")),

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from phys4d.engine.data import blob, clip_json, schema
+from phys4d.engine.data.decoders.interface import Request, Unservable, VideoDecoder, decode
+from phys4d.engine.data.decoders.probe import frame_count
+from phys4d.engine.data.decoders.pyav import PyAVDecoder
 from phys4d.engine.data.index import read_index
 from phys4d.engine.data.open_files import OpenFiles
-from phys4d.engine.data.video import PyAVDecoder, frame_count
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import reading
-from phys4d.engine.progress import progress
 
 _HEAD = 1 << 14  # bytes of an array blob that hold the header of ordinary clips
 
@@ -39,13 +40,14 @@ class Sample:
     """One clip.
 
     key: key of the clip in its dataset.
-    video: RGB uint8 [T, H, W, 3]; of a clip that was read without it, [0, H, W, 3].
+    video: RGB uint8 [T, H, W, 3]: an array, or a tensor on the GPU of the dataset's decoder; of a clip that was read
+        without it, an array [0, H, W, 3].
     arrays: requested truth arrays by name.
     meta: parsed json.
     """
 
     key: str
-    video: np.ndarray
+    video: Any
     arrays: dict[str, np.ndarray]
     meta: dict[str, Any]
 
@@ -64,6 +66,8 @@ class ClipDataset:
     arrays: names to read from the `.truth` blob; None reads all arrays of a clip (none for a video-only clip).
     required: fields that the json of every clip must have.
 
+    The attribute `decoder` decodes the videos; it is PyAV unless it is set (`decoders.choice.choose`).
+
     What is read is what was written: the SHA-256 of each member is compared with that in the index, and the clip with
     `schema`.
 
@@ -76,7 +80,7 @@ class ClipDataset:
     ) -> None:
         self.folder, self.arrays = Path(folder), None if arrays is None else tuple(arrays)
         self.required = tuple(required)
-        self._decoder = PyAVDecoder()
+        self.decoder: VideoDecoder = PyAVDecoder()
         self._index = read_index(self.folder)
         self._files = OpenFiles()
 
@@ -94,12 +98,19 @@ class ClipDataset:
             frames = self._video(row) if video else np.empty((0, row["height"], row["width"], 3), np.uint8)
             return Sample(row["key"], frames, self._arrays(row), self._meta(row))
 
-    def _video(self, row: dict[str, Any]) -> np.ndarray:
+    def _video(self, row: dict[str, Any]) -> Any:
         try:
             size = (row["height"], row["width"])
-            return self._decoder.decode(self.member(row, "mp4"), 0, row["frames"], size)
+            return decode(self.decoder, Request(self.member(row, "mp4"), row["frames"], stored=size))
+        except Unservable as reason:
+            raise self.unserved(row, self.decoder, str(reason)) from None
         except ValueError as error:
             raise self._fault(row, "mp4", str(error)) from None
+
+    def unserved(self, row: dict[str, Any], decoder: VideoDecoder, reason: str) -> UserError:
+        """The error for a sound clip that a decoder does not serve; such a clip is never skipped."""
+        where = f"{self.folder}/{row['shard']}: clip {row['key']}"
+        return UserError(f'decoder = "{decoder.name}": {where}: {reason}: set decoder = "auto"')
 
     def size(self) -> tuple[int, int, int]:
         """(frames, height, width) of every clip, from the index. Raises UserError if there are no clips or sizes
@@ -253,45 +264,3 @@ class ClipDataset:
 def clip_size(row: dict[str, Any]) -> tuple[int, int, int]:
     """(frames, height, width) of a row of the index."""
     return row["frames"], row["height"], row["width"]
-
-
-def verify(folder: Path) -> list[str]:
-    """Reads a whole dataset and returns one line for each problem, with shard, key and member; [] if it is sound.
-
-    Checked: size and sha256 of every member; that each mp4 holds and decodes to the frames and size in the index; that
-        arrays and json are as `schema` says, with all required fields. Raises UserError if the index cannot be used,
-        and MachineFault if the machine failed; then the dataset may be sound.
-    """
-    dataset = ClipDataset(folder, required=schema.REQUIRED)
-    problems: list[str] = []
-    with progress("verify", total=len(dataset), unit="clips") as bar:
-        for index in range(len(dataset)):
-            problems += _verify_clip(dataset, index)
-            bar.advance(1, problems=len(problems))
-    return problems
-
-
-def _verify_clip(dataset: ClipDataset, index: int) -> list[str]:
-    row = dataset.row(index)
-    where = f"{row['shard']}: clip {row['key']}:"
-    problems: list[str] = []
-    for name in row["members"]:
-        try:
-            data = dataset.member(row, name)
-        except ClipFault as error:
-            problems.append(error.brief)
-            continue
-        if name == "mp4":
-            try:
-                with reading(dataset.folder / row["shard"]):
-                    count = frame_count(data)
-                if count != row["frames"]:
-                    problems.append(f"{where} mp4 holds {count} frames, the index says {row['frames']}")
-            except ValueError as error:
-                problems.append(f"{where} mp4 {error}")
-    if not problems:
-        try:
-            dataset[index]
-        except ClipFault as error:
-            problems.append(error.brief)
-    return problems

@@ -1,4 +1,4 @@
-"""Counts that an mp4's tables claim, read from its boxes before FFmpeg allocates memory for them (ISO/IEC 14496-12)."""
+"""Boxes of an mp4 (ISO/IEC 14496-12), and the counts that its tables claim, read before FFmpeg allocates memory."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ def check_tables(data: bytes) -> None:
         of frames, so the claims are not bounded by the size of the file.
     """
     fragments = 0
-    for kind, start, end in _boxes(data, 0, len(data)):
+    for kind, start, end in boxes(data):
         most, claimed = FRAMES, 0
         if kind == b"stsz" or kind == b"stz2":
             claimed = _number(data, start + 8, end)
@@ -29,6 +29,11 @@ def check_tables(data: bytes) -> None:
         if claimed > most:
             what = "entries in its edit list" if kind == b"elst" else "frames"
             raise ValueError(f"claims {claimed} {what}, at most {most} are read")
+
+
+def boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, first byte after the header and end of every box of an mp4, of those that hold no boxes."""
+    return _boxes(data, 0, len(data))
 
 
 def _boxes(data: bytes, at: int, end: int, depth: int = 0) -> Iterator[tuple[bytes, int, int]]:

@@ -35,8 +35,16 @@ def add_simulate(commands: Commands) -> None:
     simulate.add_argument(
         "--workers", type=int, default=2, help="processes; the bytes do not depend on it (default: 2)"
     )
+    _add_pixel_format(simulate)
     simulate.add_argument("--no-truth", action="store_true", help="write videos and captions only")
     simulate.set_defaults(command=_simulate)
+
+
+def _add_pixel_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pixel-format", choices=("yuv444p", "yuv420p"), default="yuv444p",
+        help="of the mp4: yuv444p keeps all colour (default), GPUs decode yuv420p only",
+    )  # fmt: skip
 
 
 def _simulate(options: argparse.Namespace) -> int:
@@ -51,6 +59,7 @@ def _simulate(options: argparse.Namespace) -> int:
     values = {
         "clips": options.clips, "size": (int(height), int(width)), "frames": options.frames, "fps": options.fps,
         "seed": options.seed, "truth": not options.no_truth, "camera": options.camera, "looks": options.looks,
+        "pixel_format": options.pixel_format,
     }  # fmt: skip
     if options.family:
         values["families"] = tuple(options.family)
@@ -142,6 +151,7 @@ def add_data(commands: Commands) -> None:
     videos.add_argument("--every", type=float, metavar="SECONDS", help="a clip each so many seconds (default: one)")
     videos.add_argument("--fov", type=float, metavar="DEGREES", help="assumed across the width (default: 60)")
     videos.add_argument("--caption", metavar="TEXT", help="of videos without a .txt beside them (default: empty)")
+    _add_pixel_format(videos)
     cores = len(os.sched_getaffinity(0))
     videos.add_argument("--workers", type=int, default=cores, help="threads, one video each (default: one per core)")
     videos.set_defaults(command=_import_videos)
@@ -166,7 +176,7 @@ def add_data(commands: Commands) -> None:
 def _verify(options: argparse.Namespace) -> int:
     from phys4d.caches.card import CARD
     from phys4d.caches.verify import verify_cache
-    from phys4d.engine.data.dataset import verify
+    from phys4d.engine.data.verify import verify
 
     is_cache = (options.folder / CARD).is_file()
     problems = verify_cache(options.folder) if is_cache else verify(options.folder)

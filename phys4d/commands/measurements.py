@@ -27,6 +27,12 @@ def add_bench(commands: Commands) -> None:
         if kind == "attention":
             kernels.add_argument("--tune", action="store_true", help="write the table of this GPU's fastest backends")
         kernels.set_defaults(command=_bench_kernels, kind=kind, tune=False)
+    data = subjects.add_parser("data", help="video decoding: PyAV, DALI and torchcodec, those that are here")
+    data.add_argument("--device", choices=("cpu", "cuda"), help="where DALI decodes; default: cuda where there is one")
+    data.add_argument("--quick", action="store_true", help="few clips and rounds: a minute")
+    data.add_argument("--case", action="append", metavar="NAME", help="one kind of clips; repeat for several")
+    data.add_argument("--out", type=Path, help="write data.json and data.md to this folder")
+    data.set_defaults(command=_bench_data)
     stages = subjects.add_parser(
         "train", help="step time, samples/s and peak memory of every stage of a finished demo"
     )
@@ -48,6 +54,13 @@ def _bench_kernels(options: argparse.Namespace) -> int:
         options.kind, device=options.device, quick=options.quick, names=options.case, backends=options.backend,
         out=options.out, tune=options.tune,
     )  # fmt: skip
+    return 0
+
+
+def _bench_data(options: argparse.Namespace) -> int:
+    from phys4d.benchmarks.decoding import bench
+
+    bench(options.device, options.quick, options.case, options.out)
     return 0
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from phys4d.clips import Batch
+from phys4d.batch import Batch
 from phys4d.engine.data.schema import ARRAYS, ArrayRule
 from phys4d.engine.distributed.parallel import Parallel
 

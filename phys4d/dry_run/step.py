@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from phys4d.batch import Batch
 from phys4d.caches.lookup import is_read
-from phys4d.clips import Batch
 from phys4d.dry_run.clips import ClipsWithoutValues
 from phys4d.dry_run.model import hold_in_bf16
 from phys4d.engine.costs.counting import Count, Figures, Place, watch_blocks, watch_gradients

@@ -9,9 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from phys4d.batch import Batch
 from phys4d.caches.lookup import Latents
 from phys4d.caches.read import LatentCache
-from phys4d.clips import TRUTH, Batch, Clips
+from phys4d.clips import TRUTH, Clips
 from phys4d.engine.config import Config
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel

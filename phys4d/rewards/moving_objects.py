@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from phys4d.clips import Batch
+from phys4d.batch import Batch
 from phys4d.rewards.moving_points import score as points_score
 from phys4d.rewards.spec import Generated, RewardSpec
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from phys4d.clips import Batch
+from phys4d.batch import Batch
 from phys4d.rewards.moving_chamfer import moving_chamfer
 from phys4d.rewards.spec import Generated, RewardSpec
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from phys4d.clips import Batch
+from phys4d.batch import Batch
 
 
 @dataclass(frozen=True)

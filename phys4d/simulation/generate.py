@@ -13,7 +13,6 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread, Timer
 from types import FrameType
-from typing import Literal
 
 import mujoco
 from pydantic import Field, ValidationInfo, field_validator
@@ -73,7 +72,7 @@ class SimulateConfig(Config):
     truth: bool = True
     camera: CameraMotion = "static"
     looks: Looks = "varied"
-    pixel_format: Literal["yuv444p", "yuv420p"] = "yuv444p"
+    pixel_format: video.PixelFormat = "yuv444p"
 
     @field_validator("fps")
     @classmethod
@@ -81,6 +80,11 @@ class SimulateConfig(Config):
         if STEPS_PER_SECOND % fps:
             raise ValueError(f"expected a divisor of {STEPS_PER_SECOND}, the simulator's steps per second")
         return fps
+
+    @field_validator("pixel_format")
+    @classmethod
+    def _even_sides(cls, name: video.PixelFormat, field: ValidationInfo) -> video.PixelFormat:
+        return video.checked_pixel_format(name, field.data["size"]) if "size" in field.data else name
 
     @field_validator("categories", "families")
     @classmethod

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from phys4d.bad_clips import OnBad
-from phys4d.clips import Batch
+from phys4d.batch import Batch
 from phys4d.engine.config import Config
 from phys4d.engine.resume import REGROUPED, Movable
 from phys4d.engine.training.loop import LoopConfig, OptimizerConfig, OptimizerStep

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from phys4d.bad_clips import most_bad, too_many
 from phys4d.engine.data.dataset import ClipDataset, ClipFault
+from phys4d.engine.data.decoders.interface import VideoDecoder
+from phys4d.engine.data.decoders.probe import probe
 from phys4d.engine.data.schema import REQUIRED
 from phys4d.engine.errors import UserError
 
@@ -35,12 +37,19 @@ class DatasetUse:
         return not self.skips and (not self.scenes or index < self.scenes)
 
 
-def check_clips(uses: Mapping[str, DatasetUse], check_caption: Callable[[str], object], *, every: bool) -> None:
+def check_clips(
+    uses: Mapping[str, DatasetUse],
+    check_caption: Callable[[str], object],
+    *,
+    every: bool,
+    decoder: VideoDecoder | None = None,
+) -> None:
     """Looks at the clips of one dataset.
 
     uses: of this dataset, by key of the run file.
     check_caption: raises ValueError for a caption that the model does not take.
     every: read and decode every clip, instead of `WHOLE` of them.
+    decoder: the one that the run file names, which must serve them; None if it names none.
 
     Raises UserError that names the first bad clip that ends the run; where bad clips are skipped, if more of those
     looked at are bad than may be (`bad_clips.most_bad`).
@@ -55,6 +64,8 @@ def check_clips(uses: Mapping[str, DatasetUse], check_caption: Callable[[str], o
     for index in looked:
         try:
             _check_clip(uses, dataset, index, check_caption, whole=index in whole)
+            if decoder is not None and index in whole:
+                _check_served(dataset, index, decoder)
         except (ClipFault, _Unusable) as fault:
             if any(use.ends_at(index) for use in uses.values()):
                 raise
@@ -97,3 +108,10 @@ def _check_clip(
         )
     if whole:
         dataset[index]
+
+
+def _check_served(dataset: ClipDataset, index: int, decoder: VideoDecoder) -> None:
+    """Raises UserError if the decoder does not serve a clip that is sound."""
+    row = dataset.row(index)
+    if (reason := decoder.refusal(probe(dataset.member(row, "mp4")))) is not None:
+        raise dataset.unserved(row, decoder, reason)

@@ -16,6 +16,8 @@ from phys4d.caches.lookup import find_cache
 from phys4d.caches.source import Source
 from phys4d.clips import TRUTH
 from phys4d.engine.data.dataset import ClipDataset
+from phys4d.engine.data.decoders.choice import choose
+from phys4d.engine.data.decoders.interface import VideoDecoder
 from phys4d.engine.distributed.mesh import mesh_shape
 from phys4d.engine.distributed.parallel import own_device
 from phys4d.engine.distributed.strategy import check_strategy
@@ -74,7 +76,9 @@ def check(config: RunConfig, world_size: int = 1) -> None:
         )
     if config.evaluate is not None:
         uses["evaluate.data"] = DatasetUse(config.evaluate.data, EVALUATED, config.evaluate.scenes)
-    _check_attention(config, start, check_data(uses, start, every=config.check_clips == "all"))
+    decoder = None if config.decoder == "auto" else choose(config.decoder, own_device(0, 0))
+    size = check_data(uses, start, every=config.check_clips == "all", decoder=decoder)
+    _check_attention(config, start, size)
     _check_caches(config, start)
 
 
@@ -110,12 +114,15 @@ def check_divided(config: RunConfig, world_size: int) -> None:
                 )
 
 
-def check_data(uses: Mapping[str, DatasetUse], start: Start, *, every: bool = False) -> tuple[int, int, int]:
+def check_data(
+    uses: Mapping[str, DatasetUse], start: Start, *, every: bool = False, decoder: VideoDecoder | None = None
+) -> tuple[int, int, int]:
     """Looks at every dataset that a run reads, and returns the clips' size (frames, height, width); keys of `uses` are
-    those of the run file. UserError with one line.
+    those of the run file, `start` is what it starts from. UserError with one line.
 
     Every clip is looked at as far as that needs no decoding, of more than ten thousand the first and the last in each
     shard; some are decoded (`dataset_checks`), with `every` all. What is found later costs no finished step.
+    decoder: the one that the run file names, None if it names none.
     """
     expected = start.size
     for key, use in uses.items():
@@ -134,7 +141,8 @@ def check_data(uses: Mapping[str, DatasetUse], start: Start, *, every: bool = Fa
             raise UserError(f"{key}: {use.data}: {len(dataset)} clips, {use.scenes} are asked for: simulate more")
     for data in dict.fromkeys(use.data for use in uses.values()):
         same = {key: use for key, use in uses.items() if use.data == data}
-        check_clips(same, MODELS[start.kind].check_caption, every=every)
+        trained = any(not use.scenes for use in same.values())  # an evaluation always uses PyAV
+        check_clips(same, MODELS[start.kind].check_caption, every=every, decoder=decoder if trained else None)
     assert expected is not None, "no dataset"
     return expected
 

@@ -7,7 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from phys4d.clips import Batch, Clips
+from phys4d.batch import Batch
+from phys4d.clips import Clips
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.training.loop import Loss, OptimizerStep
 from phys4d.models.flow import noised

@@ -8,6 +8,7 @@ from pydantic import Field, create_model
 from phys4d.caches.lookup import CacheMode, Latents
 from phys4d.engine import toml_text
 from phys4d.engine.config import Config
+from phys4d.engine.data.decoders.choice import DecoderName
 from phys4d.engine.distributed.mesh import ParallelConfig
 from phys4d.engine.distributed.watchdog import Timeouts
 from phys4d.engine.resume import FROM_HERE, MOVED, REGROUPED, SAME_WEIGHTS, Movable, OnResume
@@ -49,6 +50,8 @@ class RunSettings(Config):
         it, or "all". The rest is checked when it is read.
     cache: "auto" reads latents and tokens from the cache of a dataset where there is one; "required" refuses a dataset
         without; "off" encodes the clips in every step.
+    decoder: what decodes the clips of the stages: "auto" takes DALI on a GPU, where it is installed, for the clips that
+        it serves, and PyAV otherwise; "dali", "pyav" and "torchcodec" take no other. Evaluations always use PyAV.
     model: how the model is made and sampled.
     parallel: how several processes divide the work.
     checkpointing: which activations of the transformer's blocks are kept for the backward pass: "none" computes none
@@ -66,6 +69,7 @@ class RunSettings(Config):
     init: Annotated[Path | None, MOVED] = None
     check_clips: Annotated[Literal["some", "all"], SAME_WEIGHTS] = "some"
     cache: CacheMode = "auto"
+    decoder: Annotated[DecoderName, FROM_HERE] = "auto"
     model: ModelConfig = ModelConfig()
     parallel: ParallelConfig = ParallelConfig()
     checkpointing: Annotated[str, SAME_WEIGHTS] = Field("none", pattern=f"^({MODES})$")

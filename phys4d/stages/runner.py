@@ -3,12 +3,15 @@
 import math
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from phys4d.caches.lookup import find_cache, line
 from phys4d.caches.source import Source
 from phys4d.clips import Clips, clip_size
+from phys4d.engine.data.dataset import ClipFault
+from phys4d.engine.data.decoders.choice import choose, explain
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError, printable
@@ -61,6 +64,7 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
     on_all_ranks(lambda: run.record(attention=_attention(loaded.model, parallel)))
     clips = on_all_ranks(lambda: _clips(stage, config, run, loaded, given))
     objective = spec.objective(table, loaded.model, parallel, config.seed, clips)
+    on_all_ranks(lambda: choose_decoder(objective.clips, config, run, parallel))
     note_skips(objective.clips, stage, run)
     count = spec.samples(table)
     amounts = {"clips": count, "tokens": count * math.prod(loaded.model.grid.tokens)}
@@ -96,6 +100,20 @@ def _clips(stage: str, config: RunConfig, run: Run, loaded: Loaded, given: Path 
     run.record(latents={**(run.recorded("latents") or {}), stage: said})
     arrays = STAGES[stage].arrays(table)
     return Clips(table.data, arrays, model.text, model.grid, on_bad=table.on_bad, encoded=cache)
+
+
+def choose_decoder(clips: Clips, config: RunConfig, run: Run, parallel: Parallel) -> None:
+    """Sets the decoder of a stage's clips; prints and records which one its first sound clip gets, and why."""
+    decoder = choose(config.decoder, parallel.device)
+    clips.decode_by(decoder)
+    line = decoder.name
+    for index in range(len(clips)):
+        with suppress(ClipFault, ValueError):  # a bad clip is reported when it is read
+            line = explain(decoder, clips.dataset.member(clips.dataset.row(index), "mp4"))
+            break
+    if run.writes and clips.encoded is None and line != run.recorded("decoder"):
+        print(printable(f"decoder: {line}"), file=sys.stderr)
+    run.record(decoder=line)
 
 
 def note_skips(clips: Clips, stage: str, run: Run) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from phys4d.clips import Batch
+from phys4d.batch import Batch
 from phys4d.dry_run.clips import ClipsWithoutValues
 from phys4d.engine.config import build
 from phys4d.engine.costs.memory import Peak, uncollected

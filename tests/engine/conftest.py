@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from phys4d.engine.data import blob
+from phys4d.engine.data.decoders import choice
+from phys4d.engine.data.decoders.interface import VideoDecoder
 from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.data.video import encode_mp4
+from tests.engine import video_clips
 
 torch.set_num_threads(1)
 FRAMES, HEIGHT, WIDTH, FPS = 5, 16, 24, 12.0
@@ -100,3 +103,17 @@ def toy(toy_program: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def clips() -> dict[str, bytes]:
+    """Small videos by what is special about them."""
+    return video_clips.clips()
+
+
+@pytest.fixture(params=list(choice.DECODERS))
+def decoder(request: pytest.FixtureRequest) -> VideoDecoder:
+    """Every decoder in turn, on the CPU; skipped where its library is absent."""
+    if (reason := choice.absence(request.param)) is not None:
+        pytest.skip(reason)
+    return choice.choose(request.param)

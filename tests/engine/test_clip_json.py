@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from phys4d.engine.data.clip_json import parse
-from phys4d.engine.data.dataset import ClipDataset, verify
+from phys4d.engine.data.dataset import ClipDataset
+from phys4d.engine.data.verify import verify
 from phys4d.engine.errors import UserError
 
 K = [[60, 0, 24], [0, 60.5, 24], [0, 0, 1]]

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from phys4d.engine.data import blob
-from phys4d.engine.data.dataset import ClipDataset, verify
+from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.data.stream import stream
+from phys4d.engine.data.verify import verify
 from phys4d.engine.data.video import encode_mp4
 from phys4d.engine.errors import UserError
 

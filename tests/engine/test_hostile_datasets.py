@@ -15,11 +15,15 @@ import numpy as np
 import pytest
 
 from phys4d.cli import main
-from phys4d.engine.data import blob, shards, video
-from phys4d.engine.data.dataset import ClipDataset, verify
+from phys4d.engine.data import blob, shards
+from phys4d.engine.data.dataset import ClipDataset
+from phys4d.engine.data.decoders import pyav
+from phys4d.engine.data.decoders.probe import frame_count
+from phys4d.engine.data.decoders.pyav import PyAVDecoder
 from phys4d.engine.data.mp4_boxes import check_tables
 from phys4d.engine.data.shards import ShardWriter
-from phys4d.engine.data.video import PyAVDecoder, encode_mp4, frame_count
+from phys4d.engine.data.verify import verify
+from phys4d.engine.data.video import encode_mp4
 from phys4d.engine.errors import UserError
 
 Write = Callable[[dict[int, dict[str, bytes]]], Path]
@@ -140,8 +144,8 @@ def test_a_video_of_another_size_is_refused_before_it_is_decoded(
 ) -> None:
     folder = write_dataset({0: {"mp4": encode_mp4(np.zeros((5, 512, 512, 3), np.uint8), 12)}})
     decoded: list[object] = []
-    real = video._frames
-    monkeypatch.setattr(video, "_frames", lambda *given, **names: decoded.append(given) or real(*given, **names))
+    real = pyav._Picked.read
+    monkeypatch.setattr(pyav._Picked, "read", lambda *given: decoded.append(given) or real(*given))
     with pytest.raises(UserError, match="clip-0: mp4 is 512x512, the index says 16x24"):
         ClipDataset(folder)[0]
     assert not decoded
@@ -160,7 +164,7 @@ def test_a_video_whose_header_understates_its_frames() -> None:
 
 def test_the_decoder_itself_takes_no_larger_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """For streams whose header says another size than their frames have."""
-    monkeypatch.setattr(video, "_stream", lambda container, size=None: container.streams.video[0])
+    monkeypatch.setattr(pyav, "video_stream", lambda container, size=None: container.streams.video[0])
     with pytest.raises(ValueError, match="cannot be decoded"):
         PyAVDecoder().decode(encode_mp4(np.zeros((3, 512, 512, 3), np.uint8), 12), 0, 3, (16, 24))
 

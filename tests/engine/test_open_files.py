@@ -13,9 +13,10 @@ import pytest
 
 from phys4d.cli import main
 from phys4d.engine.data import open_files as open_files_module
-from phys4d.engine.data.dataset import ClipDataset, verify
+from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.data.open_files import OPEN_FILES, OpenFiles
 from phys4d.engine.data.shards import ShardWriter
+from phys4d.engine.data.verify import verify
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import MachineFault
 
@@ -176,7 +177,7 @@ def test_a_fault_of_the_machine_is_not_one_of_the_data(
 def test_a_lack_of_memory_is_the_machines(write_dataset: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_dataset({})
 
-    def full(*arguments: object) -> None:
+    def full(*arguments: object, **named: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr("phys4d.engine.data.dataset.PyAVDecoder.decode", full)

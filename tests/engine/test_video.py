@@ -3,8 +3,7 @@
 import gc
 import io
 import signal
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from fractions import Fraction
 
 import av
@@ -12,7 +11,10 @@ import numpy as np
 import pytest
 from av.video.stream import VideoStream
 
-from phys4d.engine.data.video import PyAVDecoder, encode_mp4, frame_count
+from phys4d.engine.data.decoders.probe import frame_count
+from phys4d.engine.data.decoders.pyav import PyAVDecoder
+from phys4d.engine.data.video import encode_mp4
+from tests.engine.video_clips import edited, remuxed
 
 
 def pattern(frames: int, height: int = 32, width: int = 40) -> np.ndarray:
@@ -91,32 +93,6 @@ def test_what_is_no_video_is_an_error() -> None:
             PyAVDecoder().decode(data, 0, 1)
         with pytest.raises(ValueError, match="cannot be decoded"):
             frame_count(data)
-
-
-def edited(data: bytes, *, first: int, shown: int, fps: int = 24) -> bytes:
-    """The mp4 with an edit list that shows `shown` frames from `first` on, as `ffmpeg -ss -t -c copy` leaves it."""
-    at = data.index(b"elst") + 12
-    entries, _, media_time = struct.unpack(">IIi", data[at - 4 : at + 8])
-    assert entries == 1
-    timescale = struct.unpack(">I", data[(moved := data.index(b"mdhd") + 16) : moved + 4])[0]
-    entry = struct.pack(">Ii", shown * 1000 // fps, media_time + first * timescale // fps)
-    return data[:at] + entry + data[at + 8 :]
-
-
-def remuxed(data: bytes, change: Callable[[VideoStream], None], options: Mapping[str, str] | None = None) -> bytes:
-    """The same packets in another mp4, whose stream is changed before its header is written."""
-    target = io.BytesIO()
-    with (
-        av.open(io.BytesIO(data)) as source,
-        av.open(target, "w", format="mp4", options=dict(options or {})) as container,
-    ):
-        stream = container.add_stream_from_template(source.streams.video[0])
-        change(stream)
-        for packet in source.demux(source.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = stream
-                container.mux(packet)
-    return target.getvalue()
 
 
 def encoded(frames: np.ndarray, change: Callable[[VideoStream], None] = lambda stream: None, **x264: str) -> bytes:
@@ -210,7 +186,7 @@ def test_a_lack_of_memory_is_not_the_clips_fault(
     def full(*arguments: object, **named: object) -> None:
         raise av.error.MemoryError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr("phys4d.engine.data.video.av.open", full)
+    monkeypatch.setattr("phys4d.engine.data.decoders.probe.av.open", full)
     for read in (frame_count, lambda data: PyAVDecoder().decode(data, 0, 1)):
         with pytest.raises(MemoryError, match="out of memory while decoding"):
             read(clip[1])

@@ -11,10 +11,14 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 
 from phys4d.cli import main
 from phys4d.clips import PSEUDO, Clips
-from phys4d.engine.data.dataset import ClipDataset, Sample, verify
+from phys4d.engine.data.dataset import ClipDataset, Sample
+from phys4d.engine.data.decoders.dali import DaliDecoder
+from phys4d.engine.data.decoders.probe import probe
+from phys4d.engine.data.verify import verify
 from phys4d.engine.data.video import encode_mp4
 from phys4d.models.tiny.words import WordEncoder
 from phys4d.teachers.dis import DISFlow
@@ -210,3 +214,15 @@ def test_an_imported_dataset_can_be_shown_labelled_and_read_by_a_stage(folder: P
     assert batch.video.shape == (1, 3, 5, 24, 32) and batch.arrays["depth"].unique().tolist() == [2.0]
     provenance = clips.dataset.meta(0)["provenance"]
     assert provenance["file"] == "a.mp4" and provenance["labels"]["depth"]["name"] == "floor"
+
+
+def test_clips_that_a_gpu_decodes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "a.mp4").write_bytes(encode_mp4(counting(24), 24))
+    clips = imported(folder, tmp_path / "clips", "--pixel-format", "yuv420p", size="48x64")
+    found = probe(clips.member(clips.row(0), "mp4"))
+    assert found.pixel_format == "yuv420p" and DaliDecoder(torch.device("cuda")).refusal(found) is None
+    capsys.readouterr()
+    odd = ["--out", str(tmp_path / "odd"), "--frames", "5", "--size", "33x64", "--pixel-format", "yuv420p"]
+    for command in (["data", "import", str(folder)], ["simulate", "--clips", "1"]):
+        assert main([*command, *odd]) == 2
+        assert "pixel_format: yuv420p needs even height and width, got 33x64" in capsys.readouterr().err

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from phys4d.cli import main
-from phys4d.engine.data.dataset import ClipDataset, verify
-from phys4d.engine.data.video import PyAVDecoder, encode_mp4
+from phys4d.engine.data.dataset import ClipDataset
+from phys4d.engine.data.decoders.pyav import PyAVDecoder
+from phys4d.engine.data.verify import verify
+from phys4d.engine.data.video import encode_mp4
 from phys4d.importers.videos import dataset
 from phys4d.importers.videos.container import check_frames, frame_times, is_cut_off
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from phys4d.engine.config import build
-from phys4d.engine.data.dataset import ClipDataset, verify
+from phys4d.engine.data.dataset import ClipDataset
+from phys4d.engine.data.verify import verify
 from phys4d.engine.errors import UserError
 from phys4d.simulation.caption import stated_velocities
 from phys4d.simulation.categories import CATEGORIES, FAMILIES

@@ -5,7 +5,7 @@ FFmpeg goes on after damage and fills what it cannot decode with copies or grey.
 
 from fractions import Fraction
 
-from phys4d.engine.data.video import ffmpeg_errors, limit_frames, opened
+from phys4d.engine.data.decoders.probe import ffmpeg_errors, is_shown, limit_frames, opened
 
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")  # those that an mp4 or mov may begin with
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of webm and mkv
@@ -23,7 +23,7 @@ def frame_times(data: bytes) -> list[Fraction]:
             raise ValueError("holds no video stream")
         stream = container.streams.video[0]
         packets = container.demux(stream)
-        stamps = sorted(p.pts for p in packets if p.pts is not None and p.size and not p.is_discard)
+        stamps = sorted(p.pts for p in packets if is_shown(p) and p.pts is not None)
         base = stream.time_base
     if base is None:
         raise ValueError("does not say when its frames are shown")

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from phys4d.engine.config import Config
+from phys4d.engine.data.decoders.pyav import PyAVDecoder
 from phys4d.engine.data.schema import check_clip
 from phys4d.engine.data.shards import ShardWriter
-from phys4d.engine.data.video import PyAVDecoder, encode_mp4
+from phys4d.engine.data.video import PixelFormat, checked_pixel_format, encode_mp4
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import reading
 from phys4d.engine.progress import progress
@@ -31,7 +32,7 @@ class VideosConfig(Config):
     """What a clip is. frames: of each. size: (height, width) in pixels, or text such as "480x832". fps: frames per
     second. every: seconds from the beginning of a clip to that of the next in the same video; None: one clip per video.
     fov: degrees that the camera is assumed to see across the width of the video. caption: of videos without a text
-    file.
+    file. pixel_format: of the mp4 that is written, see `engine.data.video.encode_mp4`.
     """
 
     frames: int = Field(ge=2)
@@ -40,6 +41,12 @@ class VideosConfig(Config):
     every: float | None = Field(None, gt=0)
     fov: float = Field(60.0, gt=0, lt=180)
     caption: str = ""
+    pixel_format: PixelFormat = "yuv444p"
+
+    @field_validator("pixel_format")
+    @classmethod
+    def _even_sides(cls, name: PixelFormat, field: ValidationInfo) -> PixelFormat:
+        return checked_pixel_format(name, field.data["size"]) if "size" in field.data else name
 
     @field_validator("size", mode="before")
     @classmethod
@@ -196,7 +203,8 @@ class _Source:
             },
         }
         check_clip({}, meta, (config.frames, *config.size))
-        members = {"mp4": encode_mp4(frames, config.fps), "json": json.dumps(meta, separators=(",", ":")).encode()}
+        mp4 = encode_mp4(frames, config.fps, pixel_format=config.pixel_format)
+        members = {"mp4": mp4, "json": json.dumps(meta, separators=(",", ":")).encode()}
         return _Clip(members, self.caption)
 
     def _frames(self, indices: list[int]) -> tuple[np.ndarray, Framing]:

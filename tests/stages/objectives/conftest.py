@@ -11,7 +11,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from phys4d.clips import Batch
+from phys4d.batch import Batch
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.training.loop import LoopConfig, OptimizerConfig
 from phys4d.models import backbone as models_backbone
