@@ -127,6 +127,10 @@ def test_the_command_prints_tables_and_writes_all_figures(
             ["--dry-run", "--world-size", "2", "--clip", "5x32x32", "--set", "model.kind=wan"],
             "init: names no folder: name one, or the published model: --model wan2.2-ti2v-5b",
         ),
+        (
+            ["--dry-run", "--world-size", "2", "--clip", "5x32x32", "--set", 'parallel.strategy="deepspeed"'],
+            'parallel.strategy: "deepspeed": a dry run counts "fsdp" alone: set that',
+        ),
     ],
 )
 def test_what_cannot_be_predicted_is_refused_in_one_line(

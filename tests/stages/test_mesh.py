@@ -80,7 +80,7 @@ def test_losses_and_gradients_equal_those_of_one_process(
     ranks, table = arranged(mesh)
     common = (f"{stage}.batch=4", f"{stage}.loop={{steps={STEPS}, log_every=1}}")
     changes = [f"parallel={table}", f"checkpointing={checkpointing}"]
-    if checkpointing == "full":
+    if checkpointing == "full" and not mesh.startswith("zero"):  # which keeps moments on the device
         changes.append(f'{stage}.optimizer.offload=["moments"]')
     changes += [] if micro_batch is None else [f"{stage}.micro_batch={micro_batch}"]
     one, many = train(stage, "one", *common), train(stage, "many", *common, *changes, ranks=ranks)

@@ -1,5 +1,6 @@
 """A fault of a run file or of its data ends in one line and exit code 2, before anything starts."""
 
+import importlib.machinery
 import importlib.util
 import json
 import shutil
@@ -51,6 +52,23 @@ def test_weights_and_biases_without_its_package(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else find(name))
     line = 'log.wandb: wandb is not installed: pip install "phys4d[wandb]", or remove the key'
     assert refused(clips, 'log.wandb={project="p"}') == line
+    assert not (tmp_path / "out").exists()
+
+
+def test_deepspeed_without_its_package_and_with_moments_in_host_memory(
+    refused: Refused, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, there = importlib.util.find_spec, [None]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: there[0] if name == "deepspeed" else find(name))
+    changes = 'parallel.strategy="deepspeed"', 'finetune.optimizer.offload=["moments"]'
+    assert refused(clips, *changes) == (
+        'parallel.strategy: "deepspeed" needs the package deepspeed, which is not installed: '
+        'pip install "phys4d[deepspeed]", or set "fsdp"'
+    )
+    there[0] = importlib.machinery.ModuleSpec("deepspeed", None)
+    ours = "expected torch's AdamW on the device"
+    line = f'finetune.optimizer.offload: {ours} with parallel.strategy = "deepspeed": remove it'
+    assert refused(clips, *changes) == line
     assert not (tmp_path / "out").exists()
 
 
