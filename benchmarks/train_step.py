@@ -186,6 +186,7 @@ def report(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    """The command."""
     parser = argparse.ArgumentParser(prog="python -m phys4d.benchmarks.train_step")
     parser.add_argument("run", type=Path)
     parser.add_argument("--model")

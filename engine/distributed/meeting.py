@@ -1,9 +1,9 @@
 """How the ranks of one start find each other at a store that may hold what an earlier start left.
 
-torchrun keeps its store when it starts the ranks again, and does not count every start on every machine, so neither the
-store nor the environment distinguishes one start from the next: ranks that read the addresses of their dead
-predecessors would wait for them for ever. Here rank 0 draws a name for the start and gives it to each rank that asks
-for it, and everything else is kept under that name.
+torchrun keeps its store when it starts the ranks again, and does not count every start on every machine. So neither the
+store nor the environment distinguishes one start from the next, and ranks that read the addresses of their dead
+predecessors would wait for them for ever. Here rank 0 draws a name for the start and gives it to each rank that asks,
+and everything else is kept under that name.
 """
 
 import time

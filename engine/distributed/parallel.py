@@ -1,7 +1,7 @@
 """One process or many: the process group, the mesh of its ranks, and the few collectives that a training loop needs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
@@ -17,7 +17,8 @@ from phys4d.engine.distributed.meeting import meet
 from phys4d.engine.distributed.mesh import MeshShape, ParallelConfig, mesh_shape
 from phys4d.engine.distributed.strategy import Strategy, strategy
 from phys4d.engine.distributed.watchdog import MEETING, Timeouts, Watchdog
-from phys4d.engine.errors import RankLost, UserError
+from phys4d.engine.errors import RankLost, Stopped, UserError
+from phys4d.engine.signals import deferred
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -246,8 +247,11 @@ class Parallel:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes; raises RankLost in place of the error of a collective whose peer is gone."""
-        lost = None if error is None or self._watchdog is None else self._watchdog.lost(error)
+        """Closes; raises RankLost in place of the error of a collective whose peer is gone, also if a signal comes."""
+        lost = None
+        if error is not None and self._watchdog is not None:
+            with suppress(Stopped), deferred():  # torchrun sends SIGTERM when a node is gone
+                lost = self._watchdog.lost(error)
         self.close()
         if lost is not None:
             raise RankLost(lost) from error

@@ -17,9 +17,7 @@ import pytest
 from phys4d.cli import main
 from phys4d.engine.data import blob, shards
 from phys4d.engine.data.dataset import ClipDataset
-from phys4d.engine.data.decoders import pyav
-from phys4d.engine.data.decoders.probe import frame_count
-from phys4d.engine.data.decoders.pyav import PyAVDecoder
+from phys4d.engine.data.decoders import probe, pyav
 from phys4d.engine.data.mp4_boxes import check_tables
 from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.data.verify import verify
@@ -159,21 +157,21 @@ def test_a_video_whose_header_understates_its_frames() -> None:
     assert struct.unpack_from(">HH", data, at) == (256, 256)
     struct.pack_into(">HH", data, at, 24, 16)
     with pytest.raises(ValueError, match=r"is 256x256, the index says 16x24|cannot be decoded"):
-        PyAVDecoder().decode(bytes(data), 0, 3, (16, 24))
+        pyav.PyAVDecoder().decode(bytes(data), 0, 3, (16, 24))
 
 
 def test_the_decoder_itself_takes_no_larger_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """For streams whose header says another size than their frames have."""
     monkeypatch.setattr(pyav, "video_stream", lambda container, size=None: container.streams.video[0])
     with pytest.raises(ValueError, match="cannot be decoded"):
-        PyAVDecoder().decode(encode_mp4(np.zeros((3, 512, 512, 3), np.uint8), 12), 0, 3, (16, 24))
+        pyav.PyAVDecoder().decode(encode_mp4(np.zeros((3, 512, 512, 3), np.uint8), 12), 0, 3, (16, 24))
 
 
 def test_a_codec_that_is_not_known() -> None:
     data = bytearray(encode_mp4(np.zeros((3, 16, 16, 3), np.uint8), 12))
     at = data.index(b"avc1", data.index(b"stsd"))
     data[at : at + 4] = b"\0zzz"
-    for read in (frame_count, lambda data: PyAVDecoder().decode(data, 0, 1)):
+    for read in (frame_count, lambda data: pyav.PyAVDecoder().decode(data, 0, 1)):
         with pytest.raises(ValueError, match="codec that is not known"):
             read(bytes(data))
 
@@ -206,7 +204,7 @@ def test_the_tables_of_an_mp4_are_looked_at_before_ffmpeg_reads_them(data: bytes
     if not fault:
         check_tables(data)
         return
-    for read in (check_tables, frame_count, lambda data: PyAVDecoder().decode(data, 0, 1)):
+    for read in (check_tables, frame_count, lambda data: pyav.PyAVDecoder().decode(data, 0, 1)):
         with pytest.raises(ValueError, match=fault):
             read(data)
 
@@ -218,7 +216,7 @@ def test_text_that_names_other_files_is_no_video(tmp_path: Path, monkeypatch: py
     pictures = b"YUV4MPEG2 W2 H2 F24:1 Ip A1:1 C420jpeg\nFRAME\n" + bytes(6)
     for data in (b"ffconcat version 1.0\nfile real.mp4\n", pictures):
         with pytest.raises(ValueError, match="cannot be decoded"):
-            frame_count(data)
+            probe.frame_count(data)
 
 
 def test_only_regular_files_are_opened(write_dataset: Write, tmp_path: Path) -> None:

@@ -1,8 +1,15 @@
 """Which rank the watchdog names, from the last signs of life of all; tests/stages/test_hangs.py runs its threads."""
 
-import pytest
+import os
+import signal
 
-from phys4d.engine.distributed.watchdog import MEETING, Sign, judge
+import pytest
+import torch
+
+from phys4d.engine.distributed.parallel import Parallel
+from phys4d.engine.distributed.watchdog import MEETING, Sign, Timeouts, judge
+from phys4d.engine.errors import RankLost
+from phys4d.engine.signals import Stopping
 
 NOW, SILENCE = 1000.0, 120.0
 
@@ -45,3 +52,23 @@ def test_other_ranks_judge_the_silence_of_rank_0_alone() -> None:
     assert judge(2, {0: sign(6, over=5), 2: sign(7, over=5)}, NOW, SILENCE) is None
     line = "rank 0 gave no sign of life for 120 s, last seen during step 6"
     assert judge(2, {0: sign(6, ago=130), 2: sign(7)}, NOW, SILENCE) == line
+
+
+class Terminated:
+    """A watchdog that gets a SIGTERM from torchrun while it finds out which rank is gone."""
+
+    timeouts = Timeouts()
+
+    def lost(self, error: BaseException) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "rank 0 ended during step 3"
+
+    def stop(self) -> None:
+        pass
+
+
+def test_a_signal_does_not_hide_which_rank_is_gone() -> None:
+    parallel = Parallel(1, 2, torch.device("cpu"), watchdog=Terminated())  # type: ignore[arg-type]
+    with Stopping() as stopping, pytest.raises(RankLost, match="rank 0 ended during step 3"), parallel:
+        raise RuntimeError("Connection closed by peer")
+    assert stopping.received is signal.SIGTERM
