@@ -61,7 +61,7 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
     place(loaded.model, parallel, checkpointing=config.checkpointing, compiled=config.compile)
     on_all_ranks(lambda: run.record(attention=_attention(loaded.model, parallel)))
     objective = spec.objective(table, loaded.model, parallel, config.seed)
-    on_all_ranks(lambda: choose_decoder(objective.clips, config, run, parallel))
+    on_all_ranks(lambda: choose_decoder(stage, objective.clips, config, run, parallel))
     note_skips(objective.clips, stage, run)
     clips = spec.samples(table)
     amounts = {"clips": clips, "tokens": clips * math.prod(loaded.model.grid.tokens)}
@@ -86,7 +86,7 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
     model_folder.save(loaded.model, config.output(stage), stage=stage, base=base, parallel=parallel)
 
 
-def choose_decoder(clips: Clips, config: RunConfig, run: Run, parallel: Parallel) -> None:
+def choose_decoder(stage: str, clips: Clips, config: RunConfig, run: Run, parallel: Parallel) -> None:
     """Sets the decoder of a stage's clips; prints and records which one its first sound clip gets, and why."""
     decoder = choose(config.decoder, parallel.device)
     clips.decode_by(decoder)
@@ -96,7 +96,7 @@ def choose_decoder(clips: Clips, config: RunConfig, run: Run, parallel: Parallel
             line = explain(decoder, clips.dataset.member(clips.dataset.row(index), "mp4"))
             break
     if run.writes and line != run.recorded("decoder"):
-        print(printable(f"decoder: {line}"), file=sys.stderr)
+        print(printable(f"{stage}: decoder: {line}"), file=sys.stderr)
     run.record(decoder=line)
 
 
