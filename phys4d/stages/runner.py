@@ -64,7 +64,7 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
     on_all_ranks(lambda: run.record(attention=_attention(loaded.model, parallel)))
     clips = on_all_ranks(lambda: _clips(stage, config, run, loaded, given))
     objective = spec.objective(table, loaded.model, parallel, config.seed, clips)
-    on_all_ranks(lambda: choose_decoder(objective.clips, config, run, parallel))
+    on_all_ranks(lambda: choose_decoder(stage, objective.clips, config, run, parallel))
     note_skips(objective.clips, stage, run)
     count = spec.samples(table)
     amounts = {"clips": count, "tokens": count * math.prod(loaded.model.grid.tokens)}
@@ -102,7 +102,7 @@ def _clips(stage: str, config: RunConfig, run: Run, loaded: Loaded, given: Path 
     return Clips(table.data, arrays, model.text, model.grid, on_bad=table.on_bad, encoded=cache)
 
 
-def choose_decoder(clips: Clips, config: RunConfig, run: Run, parallel: Parallel) -> None:
+def choose_decoder(stage: str, clips: Clips, config: RunConfig, run: Run, parallel: Parallel) -> None:
     """Sets the decoder of a stage's clips; prints and records which one its first sound clip gets, and why."""
     decoder = choose(config.decoder, parallel.device)
     clips.decode_by(decoder)
@@ -112,7 +112,7 @@ def choose_decoder(clips: Clips, config: RunConfig, run: Run, parallel: Parallel
             line = explain(decoder, clips.dataset.member(clips.dataset.row(index), "mp4"))
             break
     if run.writes and clips.encoded is None and line != run.recorded("decoder"):
-        print(printable(f"decoder: {line}"), file=sys.stderr)
+        print(printable(f"{stage}: decoder: {line}"), file=sys.stderr)
     run.record(decoder=line)
 
 

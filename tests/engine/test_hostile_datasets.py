@@ -171,7 +171,7 @@ def test_a_codec_that_is_not_known() -> None:
     data = bytearray(encode_mp4(np.zeros((3, 16, 16, 3), np.uint8), 12))
     at = data.index(b"avc1", data.index(b"stsd"))
     data[at : at + 4] = b"\0zzz"
-    for read in (frame_count, lambda data: pyav.PyAVDecoder().decode(data, 0, 1)):
+    for read in (probe.frame_count, lambda data: pyav.PyAVDecoder().decode(data, 0, 1)):
         with pytest.raises(ValueError, match="codec that is not known"):
             read(bytes(data))
 
@@ -204,7 +204,7 @@ def test_the_tables_of_an_mp4_are_looked_at_before_ffmpeg_reads_them(data: bytes
     if not fault:
         check_tables(data)
         return
-    for read in (check_tables, frame_count, lambda data: pyav.PyAVDecoder().decode(data, 0, 1)):
+    for read in (check_tables, probe.frame_count, lambda data: pyav.PyAVDecoder().decode(data, 0, 1)):
         with pytest.raises(ValueError, match=fault):
             read(data)
 

@@ -95,6 +95,6 @@ def test_a_run_prints_and_records_its_decoder_once(
     line = "dali 9 (h264, yuv444p, BT.601, limited range)"
     assert main(["train", str(run), "--set", "decoder=dali"]) == 0
     printed = capsys.readouterr().err
-    assert printed.count("decoder: ") == 1 and f"decoder: {line}\n" in printed
+    assert printed.count("decoder: ") == 1 and f"backbone: decoder: {line}\n" in printed
     assert json.loads((tmp_path / "out" / "provenance.json").read_text())["decoder"] == line
     assert picky.batches
