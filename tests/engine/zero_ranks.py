@@ -11,6 +11,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from phys4d.engine.distributed import zero
 from phys4d.engine.distributed.collectives import full, local
 from phys4d.engine.distributed.mesh import ParallelConfig
 from phys4d.engine.distributed.parallel import Parallel
@@ -79,6 +80,7 @@ def check(rank: int, stage: int, port: int) -> None:
     os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{RANKS}", "LOCAL_WORLD_SIZE": f"{RANKS}"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
     torch.set_num_threads(1)
+    zero.kept_for_backward = lambda memory: 0  # weights are released behind each block
     alone = modules()
     divided = copy.deepcopy(alone)
     frozen = alone["net"].blocks[1].layers["base"].weight
