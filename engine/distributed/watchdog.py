@@ -178,10 +178,12 @@ class Watchdog:
             if self._stop.is_set():
                 return
             self._print_stack()
-            if says:
-                signals.say_end(verdict)
             if self.rank == 0:  # the store may end with it: the others read the verdict first
                 time.sleep(3 * _BEAT)
+            elif not says:  # rank 0 speaks first: torchrun stops all ranks when one of them ends
+                time.sleep(5 * _BEAT)
+            if says:
+                signals.say_end(verdict)
             signals.end_now()
 
     def _exchange(self) -> str | None:

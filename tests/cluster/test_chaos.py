@@ -3,6 +3,7 @@
 `make chaos` prints each kill: the signal, its ranks, the instant, how each rank ended, and from where the run goes on.
 """
 
+import itertools
 import random
 import signal
 import time
@@ -25,7 +26,7 @@ STEPS = {"backbone": 12, "pretrain": 12, "finetune": 12, "reinforce": 4}
 KINDS = ("one rank", "all ranks", "one rank while it saves", "SIGTERM", "SIGUSR1")
 EACH = 5  # kills of each kind on two ranks
 SIZES = (2, 1, 3)  # ranks of the sessions of a run that changes their number
-RESIZED = 6  # kills of such runs
+RESIZED = (*KINDS, "one rank while it saves")  # kills of such runs
 MOST = 5  # kills of one run
 SHARE = 0.4  # of the whole run, within which a session is killed
 SAVING = 0.1  # seconds within which the signal comes after a checkpoint is begun
@@ -182,17 +183,13 @@ def test_two_one_and_three_ranks_take_the_same_steps(
     assert ended["codes"] == [0], ended["errors"]
     expected = logged(whole)
     draw = random.Random(SEED)
-    chaos, runs, sessions = Chaos(session, draw, say), 0, 0
-
-    def plan() -> Iterator[tuple[str, int]]:
-        nonlocal sessions
-        while chaos.kills < RESIZED:
-            sessions += 1
-            yield draw.choice(KINDS), SIZES[(sessions - 1) % len(SIZES)]
-
-    while chaos.kills < RESIZED:
+    kinds = draw.sample(RESIZED, len(RESIZED))
+    chaos, runs = Chaos(session, draw, say), 0
+    while chaos.kills < len(kinds):
         file, folder = run(f"run-{runs}")
-        chaos.survive(file, folder, words, plan(), seconds, len(expected))
+        sizes = itertools.cycle(SIZES)
+        plan = ((kinds[chaos.kills], next(sizes)) for _ in kinds if chaos.kills < len(kinds))
+        chaos.survive(file, folder, words, plan, seconds, len(expected))
         found = logged(folder)
         assert [line["step"] for line in found] == [line["step"] for line in expected] == list(range(1, 21))
         for name in ("loss", "clean_mse", "grad_norm"):
