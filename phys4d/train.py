@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from phys4d.engine import checkpoint
 from phys4d.engine.config import load_toml
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
@@ -123,9 +122,8 @@ def _evaluate(config: RunConfig, stage: str, run: Run, parallel: Parallel) -> No
     begun, results = time.perf_counter(), config.folder / "evaluation"
     with parallel.at(f"the evaluation of {stage}"):
         if evaluate_stage(config.output(stage), _settings(config), results, stage, parallel, config.cache):
-            found = checkpoint.latest(config.folder, stage)
-            took = {"evaluation.seconds": time.perf_counter() - begun}
-            on_all_ranks(lambda: run.log(stage, 0 if found is None else found[1], took))
+            took = {**(run.recorded("evaluation_seconds") or {}), stage: round(time.perf_counter() - begun, 2)}
+            on_all_ranks(lambda: run.record(evaluation_seconds=took))
 
 
 def _settings(config: RunConfig) -> EvaluateConfig:

@@ -40,7 +40,7 @@ class Average:
             if name not in self._copies:
                 self._copies[name] = torch.empty_like(shard, device="cpu", pin_memory=self._pins)
             self._copies[name].copy_(shard, non_blocking=True)
-        torch.accelerator.synchronize()
+        torch.zeros((), device=shard.device).cpu()  # waits for what this stream was given before
         return [self._copies[name] for name in shards]
 
     def give(self, parameters: Mapping[str, Tensor]) -> None:

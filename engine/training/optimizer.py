@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from phys4d.engine.checkpoint import named_parameters
 from phys4d.engine.config import Config
+from phys4d.engine.distributed.collectives import local
 from phys4d.engine.distributed.mesh import DEEPSPEED, ParallelConfig
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.distributed.strategy import Loss
@@ -116,7 +117,10 @@ class Optimizer:
             list(modules.values()), self.parameters, by_name, adam, config.betas, config.weight_decay
         )
         self.update.set_rate(config.learning_rate)
-        self.average = Average(self.update.weights, on_host="ema" in config.offload) if config.ema > 0 else None
+        on_host = "ema" in config.offload
+        self.average = Average(self.update.weights, on_host=on_host) if config.ema > 0 else None
+        on_device = {name: local(value) for name, value in self.update.weights.items()}
+        self._averaged = self.update.stepped if on_host else on_device
         self._updates = torch.zeros((), dtype=torch.int64)
 
     def schedule(self, steps: int, step: int) -> float:
@@ -137,7 +141,7 @@ class Optimizer:
         norm = self.update.step(losses, self.config.clip_norm)
         if self.average is not None:
             count = self.updates
-            self.average.add(self.update.stepped, min(self.config.ema, (count + 1) / (count + 10)))
+            self.average.add(self._averaged, min(self.config.ema, (count + 1) / (count + 10)))
         self._updates += 1
         return norm
 

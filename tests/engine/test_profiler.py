@@ -28,7 +28,7 @@ def test_a_profile_holds_the_steps_asked_for_and_no_others(tmp_path: Path, capsy
     assert written == [f"steps-2-3.rank0.{name}" for name in ("costs.json", "table.txt", "trace.json.gz")]
     costs = json.loads((folder / "profile" / "two" / written[0]).read_text())
     shares = [cost["share"] for cost in costs]
-    assert 0.9 < sum(shares) < 1 + 1e-9 and shares == sorted(shares, reverse=True)
+    assert 0.5 < sum(shares) < 1 + 1e-9 and shares == sorted(shares, reverse=True)  # the largest 40 of them
     assert {"aten::addmm"} <= {cost["name"] for cost in costs} and not any("step" in cost["name"] for cost in costs)
     line = f"profile of steps 2 to 3: {folder / 'profile' / 'two'}; most of the time: {costs[0]['name']} "
     assert line in capsys.readouterr().err

@@ -49,9 +49,11 @@ def test_every_stage_and_its_evaluation_on_a_device(
     """Numbers differ by rounding alone: torch picks other CPU kernels for what it takes to be another device."""
     torch.set_num_threads(1)
     runs = {name: write_run(tmp_path / f"{name}.toml", tmp_path / name, clips, STAGES) for name in ("cpu", "device")}
-    averaged, offload = "finetune.optimizer.ema=0.5", 'finetune.optimizer.offload=["moments", "ema"]'
-    on_device("train", runs["device"], "--set", averaged, "--set", offload)
-    assert main(["train", str(runs["cpu"]), "--set", averaged]) == 0
+    averaged = [word for stage in STAGES for word in ("--set", f"{stage}.optimizer.ema=0.5")]
+    kept = {"pretrain": '["moments"]', "finetune": '["moments", "ema"]', "reinforce": '["ema"]'}
+    offload = [word for stage, what in kept.items() for word in ("--set", f"{stage}.optimizer.offload={what}")]
+    on_device("train", runs["device"], *averaged, *offload)
+    assert main(["train", str(runs["cpu"]), *averaged]) == 0
     ours, theirs = logged(tmp_path / "device"), logged(tmp_path / "cpu")
     assert [(line["stage"], line["step"]) for line in ours] == [(line["stage"], line["step"]) for line in theirs]
     for here, there in zip(ours, theirs, strict=True):

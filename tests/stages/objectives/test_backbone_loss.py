@@ -48,7 +48,7 @@ def test_the_loss_is_the_squared_error_of_the_velocity_at_shifted_sigmas(
 def test_sigma_is_at_least_two_percent(
     objective: Callable[..., Any], source: Any, minimised: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("phys4d.clips.uniform", lambda shape, *key: torch.zeros(shape))
+    monkeypatch.setattr("phys4d.batch.uniform", lambda shape, *key: torch.zeros(shape))
     seen = []
     stage = objective(backbone, batch=2)
     predict = stage.model.predict

@@ -90,7 +90,7 @@ def test_the_geometry_terms_of_two_clips_are_those_of_the_first(
 def test_sigma_is_at_least_two_percent(
     objective: Callable[..., Any], minimised: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("phys4d.clips.uniform", lambda shape, *key: torch.zeros(shape))
+    monkeypatch.setattr("phys4d.batch.uniform", lambda shape, *key: torch.zeros(shape))
     seen: list[list[float]] = []
     stage = objective(finetune, batch=2)
     predict = stage.model.predict

@@ -126,7 +126,7 @@ def test_all_clips_of_an_update_are_read_before_a_weight_changes(
 def test_flow_matching_takes_no_sigma_below_two_percent(
     objective: Callable[..., Any], source: Any, world: WorldModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("phys4d.clips.uniform", lambda shape, *key: torch.zeros(shape))
+    monkeypatch.setattr("phys4d.batch.uniform", lambda shape, *key: torch.zeros(shape))
     seen: list[list[float]] = []
     predict = world.predict
     monkeypatch.setattr(world, "predict", lambda *given: seen.append(given[1].tolist()) or predict(*given))
