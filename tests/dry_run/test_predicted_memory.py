@@ -31,11 +31,15 @@ def check(prediction: Prediction, measured: tuple[int, int]) -> None:
     assert step == pytest.approx(measured[1], rel=0.02)
 
 
-SOME = [("none", 4), ("full", 1)]
-OTHERS = [pytest.param(*case, marks=pytest.mark.slow) for case in (("none", 1), ("full", 4))]
+CASES = [("none", 4), ("full", 1), ("none", 1), ("full", 4)]
 
 
-@pytest.mark.parametrize(("checkpointing", "batch"), [*SOME, *OTHERS])
+def only(*quick: tuple[str, int]) -> list[Any]:
+    """All cases; those but `quick` are slow."""
+    return [case if case in quick else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
+
+
+@pytest.mark.parametrize(("checkpointing", "batch"), only(("none", 4)))
 def test_finetuning_of_a_new_model_takes_what_was_predicted(
     run_file: Callable[..., RunConfig], measured: Callable[..., int], checkpointing: str, batch: int
 ) -> None:
@@ -44,7 +48,7 @@ def test_finetuning_of_a_new_model_takes_what_was_predicted(
     check(predicted(config, "finetune", SMALL), measured(config, "finetune", SMALL))
 
 
-@pytest.mark.parametrize(("checkpointing", "batch"), [*SOME, *OTHERS])
+@pytest.mark.parametrize(("checkpointing", "batch"), only(("full", 1)))
 def test_finetuning_of_a_released_model_takes_what_was_predicted(
     run_file: Callable[..., RunConfig], measured: Callable[..., int], released: Path, checkpointing: str, batch: int
 ) -> None:
@@ -59,7 +63,7 @@ def test_finetuning_of_a_released_model_takes_what_was_predicted(
     ("stage", "tables"),
     [
         ("backbone", {"backbone": {"batch": 4, "micro_batch": 2, "optimizer": {"learning_rate": 1e-4, "ema": 0.9}}}),
-        ("pretrain", {"pretrain": {"batch": 2}}),
+        pytest.param("pretrain", {"pretrain": {"batch": 2}}, marks=pytest.mark.slow),
         pytest.param(
             "reinforce",
             {"finetune": {}, "reinforce": {"conditions": 1, "group": 4, "micro_batch": 2}},
