@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from phys4d.engine import checkpoint
 from phys4d.engine.config import Config, build
@@ -16,6 +15,7 @@ from phys4d.engine.run_folder.clock import Clock
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.training.length import Length, LoopConfig, check_decay, in_steps, shown
 from phys4d.engine.training.loop import OptimizerConfig, train
+from tests.engine.one_weight import OneWeight
 
 ALONE = Parallel(0, 1, torch.device("cpu"), None)
 STEP = 10.0  # seconds
@@ -91,20 +91,14 @@ def test_the_ranks_agree_on_the_end(tmp_path: Path, now: list[float]) -> None:
         assert length.over and ranks.asked[-1]
 
 
-class Timed:
+class Timed(OneWeight):
     """An objective on one weight, each step of which takes ten seconds of the patched clock."""
 
     name = "timed"
 
     def __init__(self, now: list[float]) -> None:
-        self.now, self.net = now, nn.Linear(1, 1, bias=False)
-        nn.init.ones_(self.net.weight)
-
-    def modules(self) -> dict[str, nn.Module]:
-        return {"net": self.net}
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self.net.parameters()), "lr_scale": 1.0}]
+        super().__init__()
+        self.now = now
 
     def update(self, step: int, optimizer_step: Any) -> dict[str, torch.Tensor | float]:
         if self.now[0] < 0:

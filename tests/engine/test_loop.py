@@ -23,6 +23,7 @@ from phys4d.engine.errors import Interrupted, Stopped, UserError
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.signals import SIGNALS
 from phys4d.engine.training.loop import LoopConfig, OptimizerConfig, train
+from tests.engine.one_weight import OneWeight
 from tests.engine.reproducible import reproducible
 
 ALONE = Parallel.alone()
@@ -145,20 +146,14 @@ def test_a_signal_in_the_last_step_is_not_forgotten(toy: ModuleType, tmp_path: P
         toy.run_toy(tmp_path / "run", ALONE, resume=False, stop=stop)
 
 
-class Scripted:
+class Scripted(OneWeight):
     """An objective on one weight whose losses, and number of optimizer steps, a test dictates."""
 
     name = "scripted"
 
     def __init__(self, losses: list[list[float]]) -> None:
-        self.losses, self.net = losses, nn.Linear(1, 1, bias=False)
-        nn.init.ones_(self.net.weight)
-
-    def modules(self) -> dict[str, nn.Module]:
-        return {"net": self.net}
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self.net.parameters()), "lr_scale": 1.0}]
+        super().__init__()
+        self.losses = losses
 
     def update(self, step: int, optimizer_step: Any) -> dict[str, torch.Tensor | float]:
         for slope in self.losses[step]:

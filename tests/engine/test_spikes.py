@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.training.loop import LoopConfig, OptimizerConfig, train
 from phys4d.engine.training.spikes import COURSE, FEWEST, Course
+from tests.engine.one_weight import OneWeight
 
 STEPS, PLANTED = 60, 47
 NOISES: dict[str, Callable[[random.Random], float]] = {
@@ -64,20 +64,14 @@ def test_an_even_course_needs_half_as_much_again_and_a_short_one_has_no_spikes()
     assert not any(off.judge(step, 1.0 if step < 50 else 1e9) for step in range(60))
 
 
-class Noisy:
+class Noisy(OneWeight):
     """One weight; losses with noise, and an outlier planted in one step."""
 
     name = "noisy"
 
     def __init__(self) -> None:
-        self.net, self.draw = nn.Linear(1, 1, bias=False), random.Random(1)
-        nn.init.ones_(self.net.weight)
-
-    def modules(self) -> dict[str, nn.Module]:
-        return {"net": self.net}
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self.net.parameters()), "lr_scale": 1.0}]
+        super().__init__()
+        self.draw = random.Random(1)
 
     def update(self, step: int, optimizer_step: Any) -> dict[str, torch.Tensor | float]:
         scale, self.step = self.draw.gauss(1.0, 0.1) * (30.0 if step == PLANTED else 1.0), step
