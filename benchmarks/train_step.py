@@ -65,9 +65,11 @@ class ClipsOfNoise(ClipsWithoutValues):
 
     waited = Wait()
     skipped: dict[str, str] = {}
+    drawn = 0
 
     def batch(self, size: int, parallel: Parallel, *place: Any, **options: Any) -> Batch:
         empty = super().batch(size, parallel, *place, **options)
+        self.drawn += size
 
         def filled(value: Tensor) -> Tensor:
             value = torch.empty_like(value, device=parallel.device)
@@ -125,7 +127,9 @@ def measure(path: Path, overrides: list[str], name: str | None, asked: Asked, pa
             torch.distributed.broadcast_object_list(shared)
         folder = Path(shared[0]) / "run"
         with Run.create(folder, config.model_copy(update={"folder": folder}), resume=False) as run:
-            workload = Workload({"clips": count, "tokens": count * tokens}, clips.waited, model)
+            workload = Workload(
+                lambda: {"clips": clips.drawn, "tokens": clips.drawn * tokens}, clips.waited, model
+            )
             train(
                 objective, optimizer=table.optimizer, loop=loop, run=run, parallel=parallel,
                 resume=False, workload=workload,

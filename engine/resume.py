@@ -47,9 +47,12 @@ MOVED = OnResume("another place, the same content", anytime=True)
 
 _REPAIRED = "other files than at the start of the run, from the next step on"
 
-Movable = Annotated[Path, OnResume(MOVED.effect, anytime=True, repaired=_REPAIRED)]
-"""A path to data whose content the run records at its start (`Run.create(identities=...)`). The data may be moved, or
-repaired at the same path (a damaged clip written again)."""
+DATA = OnResume(MOVED.effect, anytime=True, repaired=_REPAIRED)
+"""Of data whose content the run records at its start (`Run.create(identities=...)`). It may be moved, or repaired at
+the same path (a damaged clip written again)."""
+
+Movable = Annotated[Path, DATA]
+"""A path to such data."""
 
 
 class Change(NamedTuple):
@@ -159,7 +162,7 @@ def _mark(schema: type[BaseModel], key: str) -> OnResume | None:
 def _value(config: Any, key: str) -> Any:
     for part in key.split("."):
         config = getattr(config, part, None)
-    return config
+    return ", ".join(map(str, config)) if isinstance(config, tuple) else config
 
 
 def _shown(value: Any) -> str:

@@ -1,9 +1,10 @@
 """Clips that cannot be used: a run stops at them, or replaces each by another, the same one in every run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
+
+import numpy as np
 
 from phys4d.engine.data.dataset import ClipFault, Sample
 from phys4d.engine.errors import UserError
@@ -13,8 +14,11 @@ from phys4d.engine.resume import FROM_HERE
 OnBad = Annotated[Literal["stop", "skip"], FROM_HERE]
 """What a stage does at a clip that cannot be used: it stops and names the clip, or takes another one in its place."""
 
+MaxBad = Annotated[float, FROM_HERE]
+"""Largest share of a stage's clips that "skip" replaces; one clip is always replaced."""
+
 MOST_BAD = 0.05
-"""Largest share of a dataset's clips that "skip" replaces; one clip is always replaced."""
+"""Default of `MaxBad`."""
 
 _DRAWS = 32
 
@@ -27,65 +31,85 @@ class Place:
     index: int
     key: tuple[int | str, ...]
 
-    def replacements(self, count: int) -> Iterator[int]:
-        """Indices of the clips that replace this one, in the order in which they are tried, of `count` clips."""
+    def replacements(self, alike: Sequence[int] | np.ndarray) -> Iterator[int]:
+        """Indices of the clips that replace this one, in the order in which they are tried; alike: those that can."""
         for draw in bits(_DRAWS, *self.key, "replacement"):
-            yield int(draw % count)
+            yield int(alike[int(draw % len(alike))])
 
 
 @dataclass(frozen=True)
 class Read:
-    """A clip in its place, and the faults of those that were to be there."""
+    """A clip in its place: its index, and the faults of those that were to be there."""
 
     place: Place
+    index: int
     sample: Sample
     faults: tuple[ClipFault, ...] = ()
 
 
-def most_bad(count: int) -> int:
-    """How many bad clips a dataset of `count` clips may have."""
-    return max(1, int(MOST_BAD * count))
+def most_bad(count: int, share: float = MOST_BAD) -> int:
+    """How many bad clips there may be of `count` clips."""
+    return max(1, int(share * count))
 
 
-def too_many(folder: Path, bad: int, count: int, first: str) -> UserError:
-    """The error for a dataset with more bad clips than `most_bad`; first: the fault of one of them."""
+def too_many(name: object, bad: int, count: int, first: str, share: float = MOST_BAD) -> UserError:
+    """The error for more bad clips than `most_bad`.
+
+    name: of the datasets. first: the fault of one of them.
+    """
     return UserError(
-        f"{folder}: {bad} of {count} clips cannot be used, at most {most_bad(count)} are skipped; one is {first}: see "
-        f"`phys4d data verify {folder}`"
+        f"{name}: {bad} of {count} clips cannot be used, at most {most_bad(count, share)} are skipped (max_bad = "
+        f"{share:g}); one is {first}: see `phys4d data verify`"
     )
 
 
 class Replacing:
     """Clips by place; a clip that cannot be used is replaced if `on_bad` is "skip".
 
+    name: of the datasets, for messages.
     read: reads the clip of an index; its ClipFault means that the clip cannot be used.
     count: number of clips.
+    alike: the clips that can replace that of an index, itself among them; default: all.
+    max_bad: as of `MaxBad`.
     """
 
     def __init__(
-        self, folder: Path, read: Callable[[int], Sample], count: int, on_bad: Literal["stop", "skip"]
+        self,
+        name: object,
+        read: Callable[[int], Sample],
+        count: int,
+        on_bad: Literal["stop", "skip"],
+        alike: Callable[[int], Sequence[int] | np.ndarray] | None = None,
+        max_bad: float = MOST_BAD,
     ) -> None:
-        self.folder, self._read, self._count, self.on_bad = folder, read, count, on_bad
+        self._name, self._read, self._count, self.on_bad = name, read, count, on_bad
+        self._alike = alike if alike is not None else lambda index: range(count)
+        self._max_bad = max_bad
         self._faults: dict[int, ClipFault] = {}
+
+    def _tried(self, place: Place) -> Iterator[int]:
+        """Indices of the clips that may stand in this place, in the order in which they are tried."""
+        yield place.index
+        if self.on_bad == "skip":
+            yield from place.replacements(self._alike(place.index))
 
     def __getitem__(self, place: Place) -> Read:
         faults: list[ClipFault] = []
-        for index in (place.index, *(place.replacements(self._count) if self.on_bad == "skip" else ())):
+        for index in self._tried(place):
             try:
                 if (known := self._faults.get(index)) is not None:
                     raise known
-                return Read(place, self._read(index), tuple(faults))
+                return Read(place, index, self._read(index), tuple(faults))
             except ClipFault as fault:
                 if self.on_bad == "stop":
                     raise
                 self._faults[index] = fault
                 faults.append(fault)
-        raise too_many(self.folder, len(self._faults), self._count, faults[0].brief)
+        raise too_many(self._name, len(self._faults), self._count, faults[0].brief, self._max_bad)
 
     def refuse(self, read: Read, fault: ClipFault) -> Read:
         """Replaces a clip that was read but cannot be used after all. Raises the fault if `on_bad` is "stop"."""
         if self.on_bad == "stop":
             raise fault
-        used = next(i for i in (read.place.index, *read.place.replacements(self._count)) if i not in self._faults)
-        self._faults[used] = fault
+        self._faults[read.index] = fault
         return self[read.place]

@@ -1,6 +1,8 @@
 """Batches of clips for a stage: which clips a step sees, read ahead of it, in memory once decoded, as tensors."""
 
+import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,21 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phys4d.bad_clips import Place, Read, Replacing, most_bad, too_many
+from phys4d.bad_clips import MOST_BAD, Place, Read, Replacing, most_bad, too_many
 from phys4d.batch import Batch
 from phys4d.caches.captions import EncodedCaptions
 from phys4d.caches.packing import stacked
 from phys4d.caches.read import EncodedSample, LatentCache
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
 from phys4d.engine.data.decoders.interface import VideoDecoder
-from phys4d.engine.data.sampler import indices
-from phys4d.engine.data.schema import REQUIRED
+from phys4d.engine.data.decoders.pyav import PyAVDecoder
+from phys4d.engine.data.sampler import Course
 from phys4d.engine.data.stream import stream
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError, printable
 from phys4d.engine.training.telemetry import Wait
-from phys4d.models.interface import Grid, TextEncoder, from_bytes
+from phys4d.mixture import Bucket, Mixture, Part
+from phys4d.models.interface import Grid, TextEncoder, check_size, from_bytes
 
 TRUTH = ("depth", "motion", "depth_valid", "flow_valid", "dz_valid", "visible", "moving")
 PSEUDO = ("depth", "motion", "depth_valid", "flow_valid", "dz_valid")
@@ -39,29 +42,32 @@ def clip_size(folder: Path) -> tuple[int, int, int]:
 
 
 class Clips:
-    """A dataset as an endless, ordered source of batches.
+    """Datasets as an endless, ordered source of batches.
 
-    The clips of the next step are decoded while a step runs.
+    The clips of the next step are decoded while a step runs. All clips of a batch have one size.
 
-    folder: dataset folder.
+    data: folder of a dataset, or the parts of a mixture.
     arrays: names of the arrays that every clip must have.
     text: encodes the captions.
-    grid: of the model, whose clips must have its size; None: any size.
+    grid: of the model, which must take the clips' sizes; None: any size.
     cache_bytes: decoded clips that stay in memory, per rank.
     text_bytes: encoded captions that stay on the text encoder's device, per rank.
-    encoded: cache of latents and tokens, from which they are read instead of being computed; `text` is then not called.
-    on_bad: whether a clip that cannot be used stops the run or is replaced; which clip replaces it depends on seed,
-        stage, step and place in the global batch only. The run ends if more than `bad_clips.MOST_BAD` are bad.
+    encoded: cache of the dataset in `data`; in a mixture each part has its own. Latents and tokens are read from caches
+        instead of being computed if every part has one; `text` is then not called.
+    on_bad: whether a clip that cannot be used stops the run or is replaced by one of its size; which one depends on
+        seed, stage, step and place in the global batch only.
+    max_bad: the run ends if more clips are bad (`bad_clips.most_bad`).
 
-    The attribute `skipped` holds what is wrong with each clip that was replaced on any rank, by key, on rank 0;
-    `on_skip` is called there with step, key and fault of each, once; `earlier` gives those of earlier sessions.
-    `latest` holds the keys of the latest batch of this rank; `waited` adds up the time in which `batch` and `fetch`
-    waited for clips to be read and decoded.
+    The attribute `skipped` holds what is wrong with each clip that was replaced on any rank, by name, on rank 0;
+    `on_skip` is called there with step, name and fault of each, once; `earlier` gives those of earlier sessions.
+    `latest` holds the names of the latest batch of this rank, which are keys, with their folder where there are several
+    datasets. `drawn` and `tokens` count the clips of all batches over all ranks, by stage, and the model's tokens in
+    them; `waited` adds up the time in which `batch` and `fetch` waited for clips to be read and decoded.
     """
 
     def __init__(
         self,
-        folder: Path,
+        data: Path | Sequence[Part],
         arrays: Collection[str],
         text: TextEncoder,
         grid: Grid | None = None,
@@ -69,47 +75,62 @@ class Clips:
         text_bytes: int = 256 << 20,
         on_bad: Literal["stop", "skip"] = "stop",
         encoded: LatentCache | None = None,
+        max_bad: float = MOST_BAD,
     ) -> None:
-        self.folder, self.text, self.on_bad, self.encoded = folder, text, on_bad, encoded
-        self.dataset = ClipDataset(folder, arrays=arrays, required=REQUIRED)
+        self.text, self.on_bad, self._max_bad = text, on_bad, max_bad
+        self.mixture = Mixture([Part(data, cache=encoded)] if isinstance(data, Path) else data, arrays)
+        self.name, self.cached = self.mixture.name, self.mixture.cached
         self.skipped: dict[str, str] = {}
-        self._reported: set[str] = set()  # keys that this rank has reported
+        self._reported: set[str] = set()  # names of clips that this rank has reported
         self.on_skip: Callable[[int, str, str], None] = self._print_skip
         self.earlier: Callable[[], dict[str, str]] = dict
         self.latest: tuple[str, ...] = ()
         self.waited = Wait()
+        self.drawn, self.tokens = Counter[str](), Counter[str]()
+        self._threads = PyAVDecoder().together
         self._room = cache_bytes
         self._cache: dict[tuple[int, bool], Sample] = {}
         self._lock = Lock()  # of the two above: threads that read ahead use them too
         self._sources = {  # by whether pixels are decoded; without a cache they always are
-            pixels: Replacing(folder, partial(self.sample, pixels=pixels), len(self.dataset), on_bad)
-            for pixels in (True, encoded is None)
+            pixels: Replacing(
+                self.name, partial(self.sample, pixels=pixels), len(self), on_bad, self.mixture.alike, max_bad
+            )
+            for pixels in (True, not self.cached)
         }
+        self._courses: dict[tuple[int, str], Course] = {}  # by seed and stage
         self._ahead: dict[tuple[Any, ...], tuple[int, Iterator[list[Read]]]] = {}  # by order: next step, its reader
         self._fetched: dict[tuple[Any, ...], list[Read]] = {}  # by order and step
         self._captions = EncodedCaptions(text, text_bytes)
-        self.size = self.dataset.size()
-        expected = self.size if grid is None else (grid.frames, grid.height, grid.width)
-        if self.size != expected:
-            raise UserError(
-                f"{folder}: clips of {self.size} (frames, height, width): this model takes {expected}: "
-                "simulate at that size or train another model"
-            )
+        self._stride = (1, 1, 1) if grid is None else grid.token_stride
+        for bucket in self.mixture.buckets if grid is not None else ():
+            try:
+                check_size(bucket[:3], self._stride)
+            except ValueError as error:
+                raise UserError(f"{self.name}: clips of {bucket}: {error}: simulate at that size") from None
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.mixture)
 
     def decode_by(self, decoder: VideoDecoder) -> None:
         """Sets the decoder of the videos; clips that it leaves on a GPU are not kept in memory."""
-        self.dataset.decoder = decoder
+        self._threads = decoder.together
+        self.mixture.decode_by(decoder)
+
+    def course(self, seed: int, stage: str) -> Course:
+        """The order in which `batch` draws clips for a stage."""
+        if (seed, stage) not in self._courses:
+            self._courses[seed, stage] = Course(self.mixture.order(seed))
+        return self._courses[seed, stage]
+
+    def bucket(self, seed: int, stage: str, step: int, size: int) -> Bucket:
+        """What the clips of a step's global batch have in common; arguments as of `batch`."""
+        return self.mixture.buckets[self.mixture.bucket[self.course(seed, stage).batch(step, size)[0]]]
 
     def sample(self, index: int, *, pixels: bool = True) -> Sample:
-        """One decoded clip; with a cache an `EncodedSample`, whose video is there if `pixels` is set."""
+        """One decoded clip; with caches an `EncodedSample`, whose video is there if `pixels` is set."""
         if (kept := self._cache.get((index, pixels))) is not None:
             return kept
-        sample = self.dataset.read(index, video=pixels)
-        if self.encoded is not None:
-            sample = self.encoded.read(index, sample)
+        sample = self.mixture.read(index, pixels=pixels)
         with self._lock:
             kept_in_memory = isinstance(sample.video, np.ndarray) and sample.nbytes <= self._room
             if (index, pixels) not in self._cache and kept_in_memory:
@@ -121,9 +142,9 @@ class Clips:
         self, which: Sequence[int], rng_keys: list[tuple[int | str, ...]], device: torch.device | str = "cpu"
     ) -> Batch:
         """The clips at these indices as a batch on a device; UserError for one that cannot be read or used."""
-        samples = [self.sample(i) for i in which]
-        for sample in samples:
-            self._check_caption(sample)
+        samples = [self.sample(index) for index in which]
+        for index, sample in zip(which, samples, strict=True):
+            self._check_caption(index, sample)
         return self._collate(samples, rng_keys, device)
 
     def _collate(
@@ -144,31 +165,33 @@ class Clips:
 
     def _encodings(self, samples: Sequence[Sample], device: torch.device | str) -> tuple[Tensor, Tensor | None]:
         """Tokens [B, L, D] of the captions, and latents [B, C, T', H', W'] where a cache has them."""
-        if self.encoded is None:
+        cached = [s for s in samples if isinstance(s, EncodedSample)]
+        if not cached:
             return torch.stack([self._captions[s.meta["caption"]] for s in samples]).to(device), None
-        cached, card = [s for s in samples if isinstance(s, EncodedSample)], self.encoded.card
-        latents = stacked([s.latents for s in cached], card.latents, device)
-        return stacked([s.text for s in cached], card.text, device), latents
+        latents = stacked([s.latents for s in cached], cached[0].latents.shape, device)
+        cache = self.mixture.parts[0].cache
+        assert cache is not None
+        return stacked([s.text for s in cached], cache.card.text, device), latents
 
-    def _check_caption(self, sample: Sample) -> None:
+    def _check_caption(self, index: int, sample: Sample) -> None:
         """Raises ClipFault for a caption that the text encoder does not take; those in a cache it has taken."""
         try:
-            if self.encoded is None:
+            if not self.cached:
                 self._captions[sample.meta["caption"]]
         except ValueError as error:
-            what = f"clip {sample.key}: {error}"
-            raise ClipFault(self.folder, sample.key, what, "write this dataset again") from None
+            folder, what = self.mixture.place(index)[0].folder, f"clip {sample.key}: {error}"
+            raise ClipFault(folder, sample.key, what, "write this dataset again") from None
 
     def _read(self, size: int, parallel: Parallel, seed: int, stage: str, step: int, pixels: bool) -> list[Read]:
         """This rank's clips of a step; those of the following step are decoded from then on, by threads."""
-        source = self._sources[pixels or self.encoded is None]
+        source = self._sources[pixels or not self.cached]
         order = (size, parallel.data_rank, parallel.data_size, seed, stage)
         if (fetched := self._fetched.pop((*order, step), None)) is not None:
             return fetched
         following, ahead = self._ahead.pop(order, (-1, iter(())))
         if following != step:
             batches = (self._places(size, parallel, seed, stage, s) for s in count(step))
-            ahead = stream(source, batches, threads=self.dataset.decoder.together, prefetch=1)
+            ahead = stream(source, batches, threads=self._threads, prefetch=1)
         with self.waited:
             reads = next(ahead)
         self._ahead[order] = step + 1, ahead
@@ -178,14 +201,14 @@ class Clips:
         """The clip, or the one that replaces it if its caption cannot be encoded."""
         while True:
             try:
-                self._check_caption(read.sample)
+                self._check_caption(read.index, read.sample)
                 return read
             except ClipFault as fault:
                 read = source.refuse(read, fault)
 
     def _places(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> Sequence[Place]:
         """This rank's places in the global batch of a step."""
-        order = indices(seed, step, size, len(self))
+        order = self.course(seed, stage).batch(step, size)
         return parallel.local([Place(index, (seed, stage, step, place)) for place, index in enumerate(order)])
 
     def fetch(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> None:
@@ -211,23 +234,37 @@ class Clips:
 
         def load() -> Batch:
             reads.extend(self._read(size, parallel, seed, stage, step, pixels))
-            keys = ", ".join(read.sample.key for read in reads)
             try:
                 keyed = [place.key for place in places]
                 batch = self._collate([read.sample for read in reads], keyed, parallel.device)
                 return replace(batch, share=parallel.share)
             except (TypeError, ValueError, KeyError, IndexError) as error:
-                raise UserError(f"{self.folder}: clips {keys}: cannot be put together ({error})") from error
+                names = ", ".join(map(self._name, reads))
+                raise UserError(f"{self.name}: clips {names}: cannot be put together ({error})") from error
 
         batch = on_all_ranks(load)
-        self.latest = tuple(read.sample.key for read in reads)
+        self.latest = tuple(map(self._name, reads))
+        self.drawn[stage] += size
+        self.tokens[stage] += size * self._tokens(reads[0])
         if self.on_bad == "skip":
             self._note(reads, parallel, step if update is None else update)
         return batch
 
+    def _name(self, of: Read | ClipFault) -> str:
+        """What a clip is called: its key, with its folder where there are several datasets."""
+        folder = of.folder if isinstance(of, ClipFault) else self.mixture.place(of.index)[0].folder
+        key = of.key if isinstance(of, ClipFault) else of.sample.key
+        return key if len(self.mixture.parts) == 1 else f"{folder}/{key}"
+
+    def _tokens(self, read: Read) -> int:
+        bucket = self.mixture.buckets[self.mixture.bucket[read.index]]
+        grid = Grid(bucket.frames, bucket.height, bucket.width, self._stride)
+        return math.prod(grid.tokens)
+
     def _note(self, reads: list[Read], parallel: Parallel, step: int) -> None:
         """Reports the clips that were replaced, and raises UserError, on all ranks, if they are too many."""
-        found = {f.key: f.brief for read in reads for f in read.faults if f.key not in self._reported}
+        faults = {self._name(fault): fault for read in reads for fault in read.faults}
+        found = {name: f"{fault.folder}/{fault.brief}" for name, fault in faults.items() if name not in self._reported}
         if not parallel.any(bool(found)):
             return
         self._reported |= found.keys()
@@ -236,12 +273,12 @@ class Clips:
         def report() -> None:
             if gathered is not None and not self.skipped:
                 self.skipped.update(self.earlier())
-            for key, brief in sorted(item for rank in gathered or () for item in rank.items()):
-                if key not in self.skipped:
-                    self.skipped[key] = brief
-                    self.on_skip(step, key, brief)
-            if len(self.skipped) > most_bad(len(self)):
-                raise too_many(self.folder, len(self.skipped), len(self), brief)
+            for name, fault in sorted(item for rank in gathered or () for item in rank.items()):
+                if name not in self.skipped:
+                    self.skipped[name] = fault
+                    self.on_skip(step, name, fault)
+            if len(self.skipped) > most_bad(len(self), self._max_bad):
+                raise too_many(self.name, len(self.skipped), len(self), fault, self._max_bad)
 
         on_all_ranks(report)
 
@@ -249,5 +286,5 @@ class Clips:
         """One line about the clips that were replaced."""
         return f"{len(self.skipped)} of {len(self)} clips skipped: {', '.join(sorted(self.skipped))}"
 
-    def _print_skip(self, step: int, key: str, brief: str) -> None:
-        print(printable(f"skipped at step {step + 1}: {self.folder}/{brief}"), file=sys.stderr)
+    def _print_skip(self, step: int, name: str, fault: str) -> None:
+        print(printable(f"skipped at step {step + 1}: {fault}"), file=sys.stderr)

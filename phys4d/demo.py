@@ -96,7 +96,10 @@ def placed(run: RunConfig, folder: Path) -> RunConfig:
     """The run with its folder and its data below `folder`."""
 
     def below(value: Any) -> Any:
-        return None if value is None else value.model_copy(update={"data": folder / value.data})
+        if value is None or not isinstance(value.data, tuple):
+            return None if value is None else value.model_copy(update={"data": folder / value.data})
+        parts = tuple(part.model_copy(update={"folder": folder / part.folder}) for part in value.data)
+        return value.model_copy(update={"data": parts})
 
     tables = (*STAGES, "evaluate")
     return run.model_copy(update={"folder": folder, **{name: below(run.table(name)) for name in tables}})

@@ -26,13 +26,13 @@ _HEAD = 1 << 14  # bytes of an array blob that hold the header of ordinary clips
 class ClipFault(UserError):
     """A clip that cannot be read, or is not as `schema` says.
 
-    key: of the clip.
+    folder: of the dataset. key: of the clip.
     brief: the message without the folder and the advice.
     """
 
     def __init__(self, folder: Path, key: str, brief: str, advice: str = "") -> None:
         super().__init__(f"{folder}/{brief}: {advice or f'see `phys4d data verify {folder}`'}")
-        self.key, self.brief = key, brief
+        self.folder, self.key, self.brief = folder, key, brief
 
 
 @dataclass(frozen=True)
@@ -116,17 +116,29 @@ class ClipDataset:
         """(frames, height, width) of every clip, from the index. Raises UserError if there are no clips or sizes
         differ.
         """
-        columns = [self._index.column(name).to_pylist() for name in ("key", "frames", "height", "width")]
-        sizes = [(frames, height, width) for _, frames, height, width in zip(*columns, strict=True)]
+        sizes = self.sizes()
         if not sizes:
             raise UserError(f"{self.folder}: holds no clips: simulate or label some first")
-        for key, size in zip(columns[0], sizes, strict=True):
-            if size != sizes[0]:
-                raise UserError(
-                    f"{self.folder}: clip {key}: {size} frames, height, width beside clips of {sizes[0]}: "
-                    "a dataset holds clips of one size"
-                )
-        return sizes[0]
+        if len(sizes) > 1:
+            first, other = list(sizes.items())[:2]
+            raise UserError(
+                f"{self.folder}: clip {self.row(other[1])['key']}: {other[0]} frames, height, width beside clips of "
+                f"{first[0]}: clips of one size are needed here"
+            )
+        return next(iter(sizes))
+
+    def sizes(self, some: np.ndarray | None = None) -> dict[tuple[int, int, int], int]:
+        """The sizes (frames, height, width) that there are, each with the index of its first clip, in that order.
+
+        some: int64 indices of clips in ascending order; None: all.
+        """
+        table = self._index.select(["frames", "height", "width"])
+        indices = range(len(self)) if some is None else some.tolist()
+        columns = (table if some is None else table.take(pa.array(some))).to_pydict().values()
+        found: dict[tuple[int, int, int], int] = {}
+        for index, *size in zip(indices, *columns, strict=True):
+            found.setdefault((size[0], size[1], size[2]), index)
+        return found
 
     def probe(self, index: int) -> dict[str, Any]:
         """Checks clip `index` as far as possible without decoding and returns its json.
@@ -164,6 +176,13 @@ class ClipDataset:
     def keys(self) -> pa.Array:
         """The keys of all clips, in order."""
         return self._index.column("key").combine_chunks()
+
+    def column(self, name: str) -> pa.Array:
+        """A column of the index over all clips, in order. UserError if it has none of that name."""
+        if name not in self._index.column_names:
+            there = ", ".join(column for column in self._index.column_names if column != "members")
+            raise UserError(f"{self.folder}: its index has no column {name}, only {there}")
+        return self._index.column(name).combine_chunks()
 
     def digests(self, name: str) -> pa.Array:
         """SHA-256 of the member `name` of every clip, in order. Raises UserError if a clip lacks it or has it twice."""

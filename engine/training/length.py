@@ -70,13 +70,16 @@ class LoopConfig(Config):
         return self
 
 
-def in_steps(loop: LoopConfig, samples: int) -> LoopConfig:
+def in_steps(loop: LoopConfig, samples: int, start: int = 0, seen: int = 0) -> LoopConfig:
     """The settings with `steps` set, also where the length is given in samples; unchanged for hours.
 
     loop: settings.
     samples: clips of one step over all ranks.
+    start, seen: steps and clips of earlier sessions, whose steps may have had another size.
     """
-    return loop if loop.samples is None else loop.model_copy(update={"steps": math.ceil(loop.samples / samples)})
+    if loop.samples is None:
+        return loop
+    return loop.model_copy(update={"steps": start + math.ceil(max(0, loop.samples - seen) / samples)})
 
 
 def shown(loop: LoopConfig, samples: int) -> str:

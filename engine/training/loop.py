@@ -16,9 +16,10 @@ from phys4d.engine.errors import Interrupted, UserError, printable
 from phys4d.engine.progress import Bar, progress
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.signals import deferred
-from phys4d.engine.training.length import Length, LoopConfig, check_decay
+from phys4d.engine.training.length import Length, LoopConfig, check_decay, in_steps
 from phys4d.engine.training.optimizer import Loss, Optimizer, OptimizerConfig, OptimizerStep
 from phys4d.engine.training.profiler import Profiler
+from phys4d.engine.training.sample_order import SampleOrder
 from phys4d.engine.training.telemetry import Telemetry, Workload
 from phys4d.engine.training.window import Window
 
@@ -29,7 +30,7 @@ class Objective(Protocol):
     """The objective of a stage.
 
     All its randomness must be a function of `step` and sample indices (`phys4d.engine.random`), since a checkpoint
-    contains only parameters, optimizer state and EMA.
+    contains only parameters, optimizer state, EMA and the order of samples (`Workload.order`).
     """
 
     @property
@@ -82,7 +83,7 @@ def train(
         the end the modules contain the EMA weights if `optimizer.ema` > 0.
 
     objective: losses and modules.
-    optimizer, loop: settings, global; a length in samples is given in steps (`length.in_steps`).
+    optimizer, loop: settings, global.
     run: run folder; for a length in hours its clock must count for the stage (`Clock.stage`).
     parallel: ranks and device.
     resume: continue from the latest checkpoint of the stage.
@@ -98,14 +99,18 @@ def train(
     if alone:
         raise ValueError(f"{objective.name}: {alone[0]} is trained but was not given to Parallel.shard")
     state = Optimizer(optimizer, objective.modules(), objective.parameter_groups(), parallel)
+    workload = workload or Workload()
+    order = workload.order
     check_decay(objective.name, loop, optimizer.decay_fraction)
-    length = Length(loop, objective.name, run.clock, parallel)
     path, start = (checkpoint.latest(run.folder, objective.name) if resume else None) or (None, 0)
-    on_all_ranks(lambda: length.begin(start, path))
     if path is not None:
-        found = path
-        on_all_ranks(lambda: checkpoint.load(found, state.state()))
+        found, position = path, order.state(0)
+        on_all_ranks(lambda: checkpoint.load(found, state.state() | _named(position)))
         state.loaded()
+        on_all_ranks(lambda: _go_on(order, start, position, found))
+    loop = in_steps(loop, order.samples(start + 1) - order.samples(start), start, order.samples(start))
+    length = Length(loop, objective.name, run.clock, parallel)
+    on_all_ranks(lambda: length.begin(start, path))
 
     def check_room() -> None:
         if run.writes:  # rank 0; all ranks write to the disk of its folder
@@ -115,8 +120,19 @@ def train(
     on_all_ranks(check_room)
     run.resume_at(objective.name, start)
     if not length.over:
-        _steps(objective, state, loop, length, run, parallel, start, workload or Workload())
+        _steps(objective, state, loop, length, run, parallel, start, workload)
     state.use_ema()
+
+
+def _named(position: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"order.{name}": value for name, value in position.items()}
+
+
+def _go_on(order: SampleOrder, step: int, position: dict[str, Tensor], path: Path) -> None:
+    try:
+        order.resume(step, position)
+    except ValueError as error:
+        raise UserError(f"{path}: does not fit: is of other clips than this run ({error})") from None
 
 
 def _steps(
@@ -158,7 +174,8 @@ def _steps(
         with parallel.at(f"saving step {done} of {objective.name}"):
             on_all_ranks(run.sync)
             # The clock last: a later kill loses only the time from here on.
-            path = background.start(done, state.state(), then=lambda: on_all_ranks(run.clock.save))
+            whole = state.state() | _named(workload.order.state(done))
+            path = background.start(done, whole, then=lambda: on_all_ranks(run.clock.save))
             if wait or not loop.save_in_background:
                 background.finish()
         return path
@@ -167,7 +184,7 @@ def _steps(
         """One step; whether a rank has received a signal."""
         limit = parallel.timeouts.step if step > start else None  # kernels are compiled in the first
         here = parallel.at(f"step {step + 1} of {objective.name}", limit)
-        with here, telemetry.step(profiled=profiler.records(step + 1)), profiler.step(step + 1):
+        with here, telemetry.step(step, profiled=profiler.records(step + 1)), profiler.step(step + 1):
             optimizer_step = window.noting(telemetry.noting(state.optimizer_step))
             window.add(step + 1, objective.update(step, optimizer_step), objective.samples())
             length.passed(step + 1)

@@ -6,7 +6,7 @@ Nothing here waits for the device between log lines.
 import math
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.run_folder.run import Run
 from phys4d.engine.training.flops import FlopCount, device_peak
 from phys4d.engine.training.optimizer import Optimizer
+from phys4d.engine.training.sample_order import SampleOrder, Uncounted
 
 GIB = 1 << 30
 
@@ -42,21 +43,25 @@ class Wait:
 class Workload:
     """What a step of a stage works on.
 
-    amounts: how much a step works on over all ranks, by name: {"clips": 8, "tokens": 65536}; logged per second.
+    amounts: how much the steps of this session have worked on so far, over all ranks, by name: {"clips": 8, "tokens":
+        65536} after the first; logged per second.
     waited: of this rank, for data.
     model: the module whose parameters take memory; None: the modules of the objective.
+    order: of the samples.
     """
 
-    amounts: Mapping[str, float] = field(default_factory=dict)
+    amounts: Callable[[], Mapping[str, float]] = dict
     waited: Wait = field(default_factory=Wait)
     model: nn.Module | None = None
+    order: SampleOrder = field(default_factory=Uncounted)
 
 
 class Telemetry:
     """Measures the steps of one stage in this session.
 
-    FLOPs are counted once, in the second step of the session (the only one, if there is one), or the next that is not
-    profiled: the first may do work that later ones do not. That step takes longer by the host's work of counting.
+    FLOPs are counted once for each kind of step (`SampleOrder.kind`), from the second step of the session on (the only
+    one, if there is one), in the first of its kind that is not profiled: the first step may do work that later ones do
+    not. Such a step takes longer by the host's work of counting.
 
     stage: name of the stage.
     state: the optimizer, for what a checkpoint holds and the gradients of each group.
@@ -87,23 +92,26 @@ class Telemetry:
         self._group_of = torch.tensor([self._groups.index(name) for name in names])  # of each group of parameters
         self._norms: list[Tensor] = []  # [groups] of each optimizer step since the last line
         self._before_count = min(1, steps - 1)  # steps
-        self._count: FlopCount | None = None
+        self._counts: dict[Hashable, FlopCount] = {}  # by kind of step
+        self._since: list[Hashable] = []  # kinds of the steps since the last line
         self._peak = device_peak(parallel.device)
-        self._flops: dict[str, float] = {}
+        self._flops: dict[Hashable, dict[str, float]] = {}  # means over the ranks
+        self._amounts = dict(workload.amounts())
         self._kept: dict[str, int] = {}  # bytes of what has one size throughout the stage
         self._waited = workload.waited.seconds
 
-    def step(self, *, profiled: bool) -> AbstractContextManager[None]:
-        """Context of the next step; profiled: whether its time is recorded."""
+    def step(self, step: int, *, profiled: bool) -> AbstractContextManager[None]:
+        """Context of the next step; step: its number, from 0; profiled: whether its time is recorded."""
         self._before_count -= 1
-        counts = self._before_count < 0 and self._count is None and not profiled
-        return self._counting() if counts else nullcontext()
+        self._since.append(kind := self._workload.order.kind(step))
+        counts = self._before_count < 0 and kind not in self._counts and not profiled
+        return self._counting(kind) if counts else nullcontext()
 
     @contextmanager
-    def _counting(self) -> Iterator[None]:
+    def _counting(self, kind: Hashable) -> Iterator[None]:
         with FlopCount() as count:
             yield
-        self._count = count
+        self._counts[kind] = count
 
     def noting(self, optimizer_step: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """`optimizer_step`, behind which the gradient norm of each group is noted, without a host sync.
@@ -130,19 +138,23 @@ class Telemetry:
         seconds: of one step.
         steps: since the previous call.
         """
-        found = {f"speed.{name}": amount / seconds for name, amount in self._workload.amounts.items()}
+        amounts, earlier = dict(self._workload.amounts()), self._amounts
+        found = {f"speed.{name}": (total - earlier.get(name, 0)) / (steps * seconds) for name, total in amounts.items()}
         waited = self._workload.waited.seconds
         own = {"loader.seconds": (waited - self._waited) / steps}
-        self._waited = waited
-        if self._count is not None and not self._flops:
-            own |= {"model": float(self._count.model), "hardware": float(self._count.hardware)}
+        self._waited, self._amounts = waited, amounts
+        new = [kind for kind in self._counts if kind not in self._flops]
+        for i, kind in enumerate(new):
+            own |= {f"model {i}": float(self._counts[kind].model), f"hardware {i}": float(self._counts[kind].hardware)}
         means = {name: total / self._parallel.world_size for name, total in _reduced(own, dist.ReduceOp.SUM).items()}
         found |= {"loader.seconds": means["loader.seconds"], "loader.share": means["loader.seconds"] / seconds}
-        if "model" in means:
-            self._flops = {name: means[name] for name in ("model", "hardware")}
+        for i, kind in enumerate(new):
+            self._flops[kind] = {name: means[f"{name} {i}"] for name in ("model", "hardware")}
+        if new:
             on_all_ranks(self._record)
-        if self._flops:
-            found |= self._achieved(seconds)
+        kinds, self._since = self._since, []
+        if kinds and all(kind in self._flops for kind in kinds):
+            found |= self._achieved(kinds, seconds)
         return found | self._gradient_norms() | self._memory()
 
     def _gradient_norms(self) -> dict[str, float]:
@@ -153,8 +165,10 @@ class Telemetry:
         means = [sum(finite) / len(finite) if finite else math.nan for finite in of_groups]
         return {f"grad_norm.{name}": mean for name, mean in zip(self._groups, means, strict=False)}
 
-    def _achieved(self, seconds: float) -> dict[str, float]:
-        rates = {name: flops / seconds / 1e12 for name, flops in self._flops.items()}
+    def _achieved(self, kinds: Sequence[Hashable], seconds: float) -> dict[str, float]:
+        """Rates over steps of these kinds, of so many seconds each."""
+        flops = {name: sum(self._flops[kind][name] for kind in kinds) / len(kinds) for name in ("model", "hardware")}
+        rates = {name: mean / seconds / 1e12 for name, mean in flops.items()}
         found = {"speed.tflops": rates["model"]}
         if self._peak.tflops is not None:
             found |= {"speed.mfu": rates["model"] / self._peak.tflops}
@@ -162,10 +176,11 @@ class Telemetry:
         return found
 
     def _record(self) -> None:
-        """FLOPs of a step, and the peak or why there is none, into provenance.json."""
+        """FLOPs of a step, the most of all kinds of steps, and the peak or why there is none, into provenance.json."""
         counted = self._run.recorded("flops_per_step_and_rank") or {}
+        most = max(self._flops.values(), key=lambda flops: flops["hardware"])
         peak = {"bf16_tflops": self._peak.tflops, "reason": self._peak.reason}
-        self._run.record(flops_per_step_and_rank=counted | {self._stage: self._flops}, peak=peak)
+        self._run.record(flops_per_step_and_rank=counted | {self._stage: most}, peak=peak)
 
     def _memory(self) -> dict[str, float]:
         """GiB by kind, the largest over the ranks."""

@@ -1,7 +1,8 @@
 """Where a run finds the cache of a dataset."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from phys4d.caches.read import LatentCache
 from phys4d.caches.source import Source
@@ -36,6 +37,11 @@ def is_read(data: Path, latents: Path | None, mode: str) -> bool:
     """Whether a table reads a cache, which then must be there; arguments as of `find_cache`."""
     asked = mode == "required" or latents is not None
     return mode != "off" and (asked or folder_of(data, latents).exists())
+
+
+def all_read(data: Iterable[Any], mode: str) -> bool:
+    """Whether all of some datasets with a `folder` and `latents` read a cache."""
+    return all(is_read(part.folder, part.latents, mode) for part in data)
 
 
 def find_cache(data: Path, latents: Path | None, mode: str, source: Source) -> LatentCache | None:

@@ -10,13 +10,14 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from phys4d.caches.lookup import is_read
+from phys4d.caches.lookup import all_read
 from phys4d.dry_run.model import Source, hold_in_bf16, stage_model
 from phys4d.dry_run.step import CODEC, ROLLOUT, TRAINING, Counted, OneRank, count_step, group_without_ranks
 from phys4d.engine.costs.counting import Figures
 from phys4d.engine.costs.gpus import GIB, GPU, HOST, LINKS, MEMORY, link, seconds
 from phys4d.engine.costs.sharded import FP32, Sharding, own_numbers
 from phys4d.engine.distributed.mesh import mesh_shape
+from phys4d.stages.data import data_of
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig
 
@@ -86,7 +87,7 @@ def predict(
         "moments": 0 if "moments" in offload else 2 * FP32 * own,
         "EMA": FP32 * own if table.optimizer.ema > 0 and "ema" not in offload else 0,
         "codec": _whole(model.codec) if sums[CODEC] else 0,
-        "text encoder": 0 if is_read(table.data, table.latents, config.cache) else _whole(model.text),
+        "text encoder": 0 if all_read(data_of(table), config.cache) else _whole(model.text),
     }
     gathered = {phase: sum(part.gathered(rollout=phase == ROLLOUT) for part in parts) for phase in (ROLLOUT, TRAINING)}
     gathered[TRAINING] += max(part.gradients_on_their_way() for part in parts)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phys4d.clips import clip_size
 from phys4d.dry_run.knobs import knobs
 from phys4d.dry_run.model import source_of
 from phys4d.dry_run.prediction import MARGIN, predict
@@ -18,6 +17,7 @@ from phys4d.engine.distributed.mesh import FSDP
 from phys4d.engine.errors import UserError
 from phys4d.engine.output import write_file
 from phys4d.engine.run_folder.provenance import provenance
+from phys4d.stages.data import largest
 from phys4d.stages.preflight import check_divided
 from phys4d.stages.run_file import RunConfig
 
@@ -57,7 +57,7 @@ def dry_run(path: Path, overrides: Sequence[str], asked: Asked) -> dict[str, Any
         raise UserError(f'parallel.strategy: "{config.parallel.strategy}": a dry run counts "{FSDP}" alone: set that')
     check_divided(config, asked.world_size)
     gpu, source = GPUS[asked.gpu], source_of(config, asked.model)
-    size = parsed_clip(asked.clip) if asked.clip else clip_size(config.table(config.stages[0]).data)
+    size = parsed_clip(asked.clip) if asked.clip else largest(config.table(config.stages[0]).data)
     stages, ways = [], []
     for stage in config.stages:
         prediction = predict(config, stage, source, size, asked.world_size, gpu)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from phys4d.batch import Batch
-from phys4d.caches.lookup import is_read
+from phys4d.caches.lookup import all_read
 from phys4d.dry_run.clips import ClipsWithoutValues
 from phys4d.dry_run.model import hold_in_bf16
 from phys4d.engine.costs.counting import Count, Figures, Place, watch_blocks, watch_gradients
@@ -31,6 +31,7 @@ from phys4d.engine.training.optimizer import Loss
 from phys4d.models.interface import latent_shape
 from phys4d.models.lora import active_names
 from phys4d.models.world import WorldModel
+from phys4d.stages.data import data_of
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig
 
@@ -111,7 +112,7 @@ def count_step(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     without_values(model, mode)
     spec, text = STAGES[stage], (model.text.tokens, model.text.width)
-    cached = is_read(table.data, table.latents, config.cache)
+    cached = all_read(data_of(table), config.cache)
     clips: Any = ClipsWithoutValues(size, spec.arrays(table), text, latent_shape(model.codec, size) if cached else None)
     objective = spec.objective(table, model, parallel, config.seed, clips)
     objective.leave_out_values()

@@ -12,7 +12,7 @@ from torch import Tensor
 from phys4d.batch import Batch
 from phys4d.caches.lookup import Latents
 from phys4d.caches.read import LatentCache
-from phys4d.clips import TRUTH, Clips
+from phys4d.clips import TRUTH, Clips, clip_size
 from phys4d.engine.config import Config
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
@@ -103,7 +103,12 @@ def evaluate(
 
 
 def _clips(config: EvaluateConfig, model: WorldModel, cache: LatentCache | None) -> Clips:
-    clips = Clips(config.data, (*TRUTH, "instance"), model.text, model.grid, encoded=cache)
+    clips, grid = Clips(config.data, (*TRUTH, "instance"), model.text, encoded=cache), model.grid
+    if (size := clip_size(config.data)) != (grid.frames, grid.height, grid.width):
+        raise UserError(
+            f"{config.data}: clips of {size} (frames, height, width), this model is evaluated on clips of "
+            f"{(grid.frames, grid.height, grid.width)}: simulate at that size"
+        )
     if len(clips) < config.scenes:
         raise UserError(
             f"{config.data}: {len(clips)} clips, {config.scenes} are to be evaluated: "

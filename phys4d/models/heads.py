@@ -1,6 +1,7 @@
 """Depth and motion heads: from the backbone's hidden tokens, and the latents it was given, to metres and pixels."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
@@ -62,6 +63,16 @@ class TimestepModulation(nn.Module):
         return F.layer_norm(hidden, hidden.shape[-1:]) * (1 + scale) + shift
 
 
+def _rows(hidden: Sequence[Tensor], noisy: Tensor) -> tuple[int, int]:
+    """Rows and columns of tokens: a token is a square of latents in one latent frame.
+
+    hidden: tapped tokens [B, T' h w, C]. noisy: the latents [B, C, T', H', W'].
+    """
+    frames, height, width = noisy.shape[2:]
+    side = math.isqrt(frames * height * width // hidden[0].shape[1])
+    return height // side, width // side
+
+
 class LinearHead(nn.Module):
     """One linear map from the last tapped tokens to all pixels of each token (the paper authors' released head)."""
 
@@ -79,7 +90,8 @@ class LinearHead(nn.Module):
 
     def forward(self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor, begins: bool = True) -> Tensor:
         """Tapped tokens, noisy latents (not used), sigma [B], as in `ConvHead` -> [B, T, channels, H, W]."""
-        (_, h, w), (st, sh, sw) = self.grid.tokens, self.grid.token_stride
+        st, sh, sw = self.grid.token_stride
+        h, w = _rows(hidden, noisy)
         y = self.project(self.modulation(hidden[-1], sigma)).view(len(sigma), -1, h, w, st, self.channels, sh, sw)
         y = y.permute(0, 1, 4, 5, 2, 6, 3, 7).reshape(len(y), -1, self.channels, h * sh, w * sw)
         return y[:, st - 1 if begins else 0 :]
@@ -140,16 +152,24 @@ class ConvHead(nn.Module):
         hidden, noisy, sigma: as above. begins: whether the latent frames are those from the first on, which holds one
         video frame, or later ones.
         """
-        (_, h, w), st = self.grid.tokens, self.grid.token_stride[0]
+        (h, w), st = _rows(hidden, noisy), self.grid.token_stride[0]
         layers = zip(self.projections, self.modulations, hidden, strict=True)
         tokens = torch.stack([project(modulate(x, sigma)) for project, modulate, x in layers]).sum(0)
-        tokens = self._frames(tokens.view(len(noisy), -1, h, w, st, 2 * self.width), begins) + self.place
+        tokens = self._frames(tokens.view(len(noisy), -1, h, w, st, 2 * self.width), begins) + self._places(h, w)
         edges = self._frames(self.edges(noisy).permute(0, 2, 3, 4, 1).unflatten(-1, (st, self.width)), begins)
         y, batch = tokens.permute(0, 3, 1, 2), len(noisy)
         for k, (convolution, refine) in enumerate(zip(self.doubling[:-1], self.refining, strict=True)):
             y = F.pixel_shuffle(F.gelu(convolution(y)), 2)
             y = refine(y + edges.permute(0, 3, 1, 2) if k == 0 else y)
         return F.pixel_shuffle(self.doubling[-1](y), 2).unflatten(0, (batch, -1))
+
+    def _places(self, h: int, w: int) -> Tensor:
+        """The embedding of places [h, w, channels]: as it is trained at the size of `grid`, elsewhere interpolated, so
+        that a place keeps its share of the image's height and width."""
+        if self.place.shape[:2] == (h, w):
+            return self.place
+        image = self.place.permute(2, 0, 1)[None]
+        return F.interpolate(image, (h, w), mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
 
     def _frames(self, groups: Tensor, begins: bool) -> Tensor:
         """[B, T', H, W, frames per group, C] -> [B T, H, W, C]; a clip's first group holds one frame, its last."""
@@ -161,7 +181,8 @@ class GeometryHeads(nn.Module):
     """The depth head and the motion head over the same tapped tokens.
 
     config: shape and output scale; hidden: channels of a token; taps: how many layers are tapped; latents: channels of
-    the codec; grid: sizes of a clip. The initial weights depend on `seed` and on each parameter's name alone.
+    the codec; grid: sizes of a clip; others are taken, too. The initial weights depend on `seed` and on each
+    parameter's name alone.
 
     Attribute group: a process group whose ranks each compute the latent frames of their part, since their activations
     are the largest of all; depth and motion are then gathered on every rank. None: each rank computes all frames.
@@ -189,7 +210,7 @@ class GeometryHeads(nn.Module):
 
     def _frames(self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """What both heads give for all frames of a clip: [B, T, 1, H, W] and [B, T, 3, H, W]."""
-        count, stride = self.grid.tokens[0], self.grid.token_stride[0]
+        count, stride = noisy.shape[2], self.grid.token_stride[0]
         if self.group is None or count < dist.get_world_size(self.group):
             return self.depth(hidden, noisy, sigma), self.motion(hidden, noisy, sigma)
         parts = Parts(count, dist.get_rank(self.group), dist.get_world_size(self.group), self.group)

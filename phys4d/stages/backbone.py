@@ -1,39 +1,19 @@
 """Stage `backbone`: flow-matching pretraining of the tiny model, since no pretrained weights of it exist."""
 
 from functools import partial
-from typing import Annotated
 
-from pydantic import Field
 from torch import Tensor, nn
 
-from phys4d.bad_clips import OnBad
 from phys4d.batch import Batch
-from phys4d.engine.config import Config
-from phys4d.engine.resume import REGROUPED, Movable
-from phys4d.engine.training.loop import LoopConfig, OptimizerConfig, OptimizerStep
+from phys4d.engine.training.loop import OptimizerStep
 from phys4d.models.flow import noised
 from phys4d.models.world import WorldModel
+from phys4d.stages.config import SupervisedConfig
 from phys4d.stages.spec import NEW, Shares, StageObjective, StageSpec
 
 
-class BackboneConfig(Config):
-    """The table [backbone].
-
-    data: dataset folder; its clips are used for video and caption only.
-    on_bad: "stop" ends the stage at a clip that cannot be used and names it; "skip" takes another one in its place.
-    batch: clips per step over all ranks.
-    micro_batch: clips evaluated together on one rank, to which gradients are summed; default: all of this rank's. Lower
-        it if memory does not suffice.
-    optimizer: learning rate, schedule, clipping and averaging.
-    loop: steps, and intervals of logs and checkpoints.
-    """
-
-    data: Movable
-    on_bad: OnBad = "stop"
-    batch: int = Field(8, ge=1)
-    micro_batch: Annotated[int | None, REGROUPED] = Field(None, ge=1)
-    optimizer: OptimizerConfig
-    loop: LoopConfig
+class BackboneConfig(SupervisedConfig):
+    """The table [backbone]; of its clips video and caption are used."""
 
 
 class BackboneObjective(StageObjective):

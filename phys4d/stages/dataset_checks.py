@@ -1,15 +1,16 @@
 """What can be refused of a dataset's clips before a run starts: all of them by what they say, some by their content."""
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from phys4d.bad_clips import most_bad, too_many
+from phys4d.bad_clips import MOST_BAD, most_bad, too_many
 from phys4d.engine.data.dataset import ClipDataset, ClipFault
 from phys4d.engine.data.decoders.interface import VideoDecoder
 from phys4d.engine.data.decoders.probe import probe
 from phys4d.engine.data.schema import REQUIRED
 from phys4d.engine.errors import UserError
+from phys4d.mixture import chosen
 
 EVERY = 10_000
 """Clips of a dataset that are looked at without decoding; of more, the first and last of each shard. Each costs a few
@@ -23,7 +24,8 @@ class DatasetUse:
     """A dataset that a run reads.
 
     data: its folder. arrays: that every clip must have. scenes: how many clips are read, from the first on; 0: all, in
-    any order. static_camera: whether its cameras must stand still. skips: whether bad clips are skipped.
+    any order. static_camera: whether its cameras must stand still. skips: whether bad clips are skipped. max_bad,
+    where: as in the table of the stage.
     """
 
     data: Path
@@ -31,6 +33,8 @@ class DatasetUse:
     scenes: int = 0
     static_camera: bool = False
     skips: bool = False
+    max_bad: float = MOST_BAD
+    where: Mapping[str, Sequence[str | int | float]] = field(default_factory=dict)
 
     def ends_at(self, index: int) -> bool:
         """Whether a bad clip at this index ends the run."""
@@ -56,10 +60,11 @@ def check_clips(
     """
     use = next(iter(uses.values()))
     dataset = ClipDataset(use.data, arrays={name for use in uses.values() for name in use.arrays})
-    count = len(dataset)
+    some = sorted({int(index) for use in uses.values() for index in chosen(dataset, use.where)})
+    count = len(some)
     spread = range(count) if count <= WHOLE else [i * (count - 1) // (WHOLE - 1) for i in range(WHOLE)]
-    whole = set(range(count) if every else spread)
-    looked = range(count) if every or count <= EVERY else sorted({*dataset.shard_edges(), *whole})
+    whole = {some[i] for i in (range(count) if every else spread)}
+    looked = some if every or count <= EVERY else sorted({*dataset.shard_edges(), *whole})
     bad: list[ClipFault | _Unusable] = []
     for index in looked:
         try:
@@ -70,8 +75,9 @@ def check_clips(
             if any(use.ends_at(index) for use in uses.values()):
                 raise
             bad.append(fault)
-    if len(bad) > most_bad(count):
-        raise too_many(use.data, len(bad), count, bad[0].brief)
+    share = min(use.max_bad for use in uses.values())
+    if len(bad) > most_bad(count, share):
+        raise too_many(use.data, len(bad), count, bad[0].brief, share)
 
 
 class _Unusable(UserError):

@@ -7,48 +7,34 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from phys4d.bad_clips import OnBad
 from phys4d.batch import Batch
 from phys4d.clips import TRUTH
-from phys4d.engine.config import Config
-from phys4d.engine.resume import FROM_HERE, REGROUPED, Movable
-from phys4d.engine.training.loop import LoopConfig, OptimizerConfig, OptimizerStep
+from phys4d.engine.resume import FROM_HERE
+from phys4d.engine.training.loop import OptimizerStep
 from phys4d.models.flow import noised
 from phys4d.models.lora import SUPERVISED, add_adapter
 from phys4d.models.world import WorldModel
+from phys4d.stages.config import SupervisedConfig
 from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss, near_probe
 from phys4d.stages.spec import Shares, StageObjective, StageSpec, by_depth
 
 
-class FinetuneConfig(Config):
+class FinetuneConfig(SupervisedConfig):
     """The table [finetune].
 
-    data: folder of a simulated dataset with truth.
-    on_bad: "stop" ends the stage at a clip that cannot be used and names it; "skip" takes another one in its place.
-    batch: clips per step over all ranks.
-    micro_batch: clips evaluated together on one rank, to which gradients are summed; default: all of this rank's. Lower
-        it if memory does not suffice.
     rank: of the LoRA; alpha is equal to it.
     diffusion: weight of the diffusion loss beside the geometry loss.
     heads_lr_scale: the heads' learning rate over the LoRA's, which is `optimizer.learning_rate`.
     layer_decay: factor of the LoRA's learning rate from each block to the one before it (BEiT, Bao et al. 2021); 1: one
         rate for all.
     weights: of the terms of the geometry loss.
-    optimizer: learning rate, schedule, clipping and averaging.
-    loop: steps, and intervals of logs and checkpoints.
     """
 
-    data: Movable
-    on_bad: OnBad = "stop"
-    batch: int = Field(8, ge=1)
-    micro_batch: Annotated[int | None, REGROUPED] = Field(None, ge=1)
     rank: int = Field(16, ge=1)
     diffusion: float = Field(5.0, ge=0)
     heads_lr_scale: Annotated[float, FROM_HERE] = Field(2.0, ge=0)
     layer_decay: Annotated[float, FROM_HERE] = Field(1.0, gt=0, le=1)
     weights: GeometryWeights = GeometryWeights(warp=0.5)
-    optimizer: OptimizerConfig
-    loop: LoopConfig
 
 
 class FinetuneObjective(StageObjective):

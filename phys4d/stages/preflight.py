@@ -6,7 +6,7 @@ decoded (`dataset_checks.WHOLE`), or all with `check_clips = "all"`.
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,12 +29,14 @@ from phys4d.engine.training.length import check_decay
 from phys4d.engine.training.optimizer import check_steps
 from phys4d.engine.training.schedule import check_order
 from phys4d.kernels.attention import explain
+from phys4d.mixture import chosen
 from phys4d.models.card import CARD, base_of, read_card
 from phys4d.models.config import ModelConfig
 from phys4d.models.interface import Grid, check_size
 from phys4d.models.preflight import check_model, check_new, check_released
 from phys4d.models.registry import MODELS
 from phys4d.models.spec import Outline
+from phys4d.stages.data import data_of
 from phys4d.stages.dataset_checks import DatasetUse, check_clips
 from phys4d.stages.gates import check_gates
 from phys4d.stages.registry import STAGES
@@ -71,14 +73,16 @@ def check(config: RunConfig, world_size: int = 1) -> None:
     uses = {}
     for stage in config.stages:
         table, spec = config.table(stage), STAGES[stage]
-        uses[f"{stage}.data"] = DatasetUse(
-            table.data, spec.arrays(table), static_camera=spec.static_camera(table), skips=table.on_bad == "skip"
-        )
+        still, skips = spec.static_camera(table), table.on_bad == "skip"
+        for i, part in enumerate(table.data):
+            key = f"{stage}.data" if len(table.data) == 1 else f"{stage}.data.{i}"
+            uses[key] = DatasetUse(part.folder, spec.arrays(table), 0, still, skips, table.max_bad, part.where)
     if config.evaluate is not None:
         uses["evaluate.data"] = DatasetUse(config.evaluate.data, EVALUATED, config.evaluate.scenes)
     decoder = None if config.decoder == "auto" else choose(config.decoder, own_device(0, 0))
-    size = check_data(uses, start, every=config.check_clips == "all", decoder=decoder)
-    _check_attention(config, start, size)
+    sizes = check_data(uses, start, every=config.check_clips == "all", decoder=decoder)
+    for size in sizes:
+        _check_attention(config, start, size)
     _check_caches(config, start)
 
 
@@ -116,35 +120,44 @@ def check_divided(config: RunConfig, world_size: int) -> None:
 
 def check_data(
     uses: Mapping[str, DatasetUse], start: Start, *, every: bool = False, decoder: VideoDecoder | None = None
-) -> tuple[int, int, int]:
-    """Looks at every dataset that a run reads, and returns the clips' size (frames, height, width); keys of `uses` are
-    those of the run file, `start` is what it starts from. UserError with one line.
+) -> list[tuple[int, int, int]]:
+    """Looks at every dataset that a run reads, and returns the sizes (frames, height, width) of its clips; keys of
+    `uses` are those of the run file, `start` is what it starts from. UserError with one line.
 
     Every clip is looked at as far as that needs no decoding, of more than ten thousand the first and the last in each
     shard; some are decoded (`dataset_checks`), with `every` all. What is found later costs no finished step.
     decoder: the one that the run file names, None if it names none.
     """
-    expected = start.size
+    trained_on: dict[tuple[int, int, int], None] = {} if start.size is None else {start.size: None}
     for key, use in uses.items():
         if not (use.data / "index.parquet").is_file():
             raise UserError(f"{key}: {use.data} holds no index.parquet: simulate or label a dataset there first")
         dataset = ClipDataset(use.data, arrays=use.arrays)
-        size = dataset.size()
-        if expected is None:
+        sizes = dataset.sizes(chosen(dataset, use.where))
+        for size in sizes:
             check_clip_size(key, use.data, size, start)
-            expected = size
-        if size != expected:
-            raise UserError(
-                f"{key}: {use.data}: clips of {_shown(size)}, the run takes {_shown(expected)}: simulate at that size"
-            )
-        if len(dataset) < max(1, use.scenes):
-            raise UserError(f"{key}: {use.data}: {len(dataset)} clips, {use.scenes} are asked for: simulate more")
+        if use.scenes:
+            _check_evaluated(key, use, dataset, sizes, start.size or max(trained_on, key=math.prod))
+        else:
+            trained_on |= dict.fromkeys(sizes)
     for data in dict.fromkeys(use.data for use in uses.values()):
         same = {key: use for key, use in uses.items() if use.data == data}
         trained = any(not use.scenes for use in same.values())  # an evaluation always uses PyAV
         check_clips(same, MODELS[start.kind].check_caption, every=every, decoder=decoder if trained else None)
-    assert expected is not None, "no dataset"
-    return expected
+    return list(trained_on)
+
+
+def _check_evaluated(
+    key: str, use: DatasetUse, dataset: ClipDataset, sizes: Collection[tuple[int, int, int]],
+    expected: tuple[int, int, int],
+) -> None:  # fmt: skip
+    """UserError unless a dataset has enough clips to evaluate a model of this size on, all of it."""
+    if other := [size for size in sizes if size != expected]:
+        raise UserError(
+            f"{key}: {use.data}: clips of {_shown(other[0])}, the run takes {_shown(expected)}: simulate at that size"
+        )
+    if len(dataset) < use.scenes:
+        raise UserError(f"{key}: {use.data}: {len(dataset)} clips, {use.scenes} are asked for: simulate more")
 
 
 def check_start(model: ModelConfig, init: Path | None) -> Start:
@@ -172,7 +185,8 @@ def _check_caches(config: RunConfig, start: Start) -> None:
     for name in (*config.stages, *(() if config.evaluate is None else ("evaluate",))):
         table = config.table(name)
         try:
-            cached &= find_cache(table.data, table.latents, config.cache, source) is not None
+            for part in data_of(table):
+                cached &= find_cache(part.folder, part.latents, config.cache, source) is not None
         except MachineFault:
             raise
         except UserError as error:

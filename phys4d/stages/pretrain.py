@@ -1,45 +1,29 @@
 """Stage `pretrain`: the transformer is frozen, the depth and motion heads learn from the teachers' pseudo-labels."""
 
 from functools import partial
-from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from phys4d.bad_clips import OnBad
 from phys4d.batch import Batch
 from phys4d.clips import PSEUDO
-from phys4d.engine.config import Config
-from phys4d.engine.resume import REGROUPED, Movable
-from phys4d.engine.training.loop import LoopConfig, OptimizerConfig, OptimizerStep
+from phys4d.engine.training.loop import OptimizerStep
 from phys4d.models.world import WorldModel
+from phys4d.stages.config import SupervisedConfig
 from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss, near_probe
 from phys4d.stages.spec import RELEASED, Shares, StageObjective, StageSpec
 
 
-class PretrainConfig(Config):
+class PretrainConfig(SupervisedConfig):
     """The table [pretrain].
 
-    data: folder of a pseudo-labelled dataset.
-    on_bad: "stop" ends the stage at a clip that cannot be used and names it; "skip" takes another one in its place.
-    batch: clips per step over all ranks.
-    micro_batch: clips evaluated together on one rank, to which gradients are summed; default: all of this rank's. Lower
-        it if memory does not suffice.
     moving_pixels: length of the pseudo flow, in pixels per frame, above which a pixel counts as moving; also where that
         flow is not valid, since it fails its check mostly at the borders of what moves.
     weights: of the terms of the geometry loss.
-    optimizer: learning rate, schedule, clipping and averaging.
-    loop: steps, and intervals of logs and checkpoints.
     """
 
-    data: Movable
-    on_bad: OnBad = "stop"
-    batch: int = Field(8, ge=1)
-    micro_batch: Annotated[int | None, REGROUPED] = Field(None, ge=1)
     moving_pixels: float = Field(0.3, gt=0)
     weights: GeometryWeights = GeometryWeights()
-    optimizer: OptimizerConfig
-    loop: LoopConfig
 
 
 class PretrainObjective(StageObjective):

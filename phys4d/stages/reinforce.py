@@ -19,7 +19,7 @@ from phys4d.rewards.spec import Generated
 from phys4d.stages.flow_sde import Transition, gaussian_kl, log_probability, rollout, sigmas, step_distribution
 from phys4d.stages.ppo import check_replay, clipped_policy_loss, group_advantages, shuffled
 from phys4d.stages.reinforce_config import ReinforceConfig
-from phys4d.stages.spec import Panel, Shares, StageObjective, StageSpec
+from phys4d.stages.spec import Drawn, Panel, Shares, StageObjective, StageSpec
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,13 @@ class ReinforceObjective(StageObjective):
     def parameter_groups(self) -> list[dict]:
         trained = [p for p in self.model.backbone.transformer.parameters() if p.requires_grad]
         return [{"name": "adapter", "params": trained, "lr_scale": 1.0}]
+
+    def batches(self, step: int) -> Sequence[Drawn]:
+        """The conditions, and the clips of the diffusion loss for each drawn step."""
+        count = self.config.stochastic_steps if self.config.flow_matching > 0 else 0
+        size = self.config.flow_matching_batch
+        matching = [Drawn(self._matching, self._draw(step, k), size) for k in range(count)]
+        return [Drawn(self.name, step, self.config.conditions), *matching]
 
     def leave_out_values(self) -> None:
         """Leaves out the check of replays, and gives every sample the reward 0."""

@@ -4,11 +4,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from phys4d.bad_clips import OnBad
-from phys4d.engine.config import Config
-from phys4d.engine.resume import REGROUPED, Movable
-from phys4d.engine.training.loop import LoopConfig, OptimizerConfig
+from phys4d.engine.resume import FROM_HERE
 from phys4d.rewards.registry import REWARDS
+from phys4d.stages.config import StageConfig
 from phys4d.stages.flow_sde import Sampler
 
 if TYPE_CHECKING:
@@ -17,16 +15,12 @@ else:
     RewardName = Literal[tuple(REWARDS)]
 
 
-class ReinforceConfig(Config):
+class ReinforceConfig(StageConfig):
     """The table [reinforce].
 
-    data: folder of a simulated dataset with truth.
-    on_bad: "stop" ends the stage at a clip that cannot be used and names it; "skip" takes another one in its place.
     rank: of the policy's LoRA; alpha is equal to it.
     conditions: clips per update over all ranks, each of which gives a first frame and a caption.
     group: samples drawn for each of them; advantages are normalised within this group.
-    micro_batch: samples, or clips of the diffusion loss, evaluated together on one rank, in rollouts, rewards and
-        training; default: all of this rank's. Lower it if memory does not suffice.
     steps: denoising steps of a sample.
     stochastic_steps: the first so many of them are drawn, and trained on.
     noise_level: of the drawn steps, without unit; for "cps" from above 0 to 1.
@@ -42,16 +36,11 @@ class ReinforceConfig(Config):
     kl: weight of the KL divergence to the fine-tuned reference.
     flow_matching: weight of the diffusion loss on simulated clips, which keeps the generator on the data.
     flow_matching_batch: clips of that loss per optimizer step over all ranks.
-    optimizer: learning rate, schedule, clipping and averaging.
-    loop: updates, and intervals of logs and checkpoints.
     """
 
-    data: Movable
-    on_bad: OnBad = "stop"
     rank: int = Field(16, ge=1)
-    conditions: int = Field(4, ge=1)
+    conditions: Annotated[int, FROM_HERE] = Field(4, ge=1)
     group: int = Field(6, ge=2)
-    micro_batch: Annotated[int | None, REGROUPED] = Field(None, ge=1)
     steps: int = Field(6, ge=2)
     stochastic_steps: int = Field(3, ge=1)
     noise_level: float = Field(0.7, gt=0)
@@ -64,9 +53,7 @@ class ReinforceConfig(Config):
     shuffled_advantages: bool = False
     kl: float = Field(0.01, ge=0)
     flow_matching: float = Field(1.0, ge=0)
-    flow_matching_batch: int = Field(6, ge=1)
-    optimizer: OptimizerConfig
-    loop: LoopConfig
+    flow_matching_batch: Annotated[int, FROM_HERE] = Field(6, ge=1)
 
     @model_validator(mode="after")
     def _steps_can_be_drawn(self) -> Self:

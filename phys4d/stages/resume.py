@@ -1,15 +1,14 @@
 """What a run folder records so that --resume can tell whether settings and files may have changed."""
 
-import hashlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from phys4d.engine import checkpoint
 from phys4d.engine.errors import UserError
 from phys4d.engine.resume import digest
 from phys4d.engine.run_folder.run import Run
+from phys4d.stages.data import data_of, identity
 from phys4d.stages.handover import shown_files
 from phys4d.stages.rerun import Again, again, set_aside
 from phys4d.stages.run_file import RunConfig
@@ -59,11 +58,7 @@ def identities(config: RunConfig) -> dict[str, str]:
     """Digests of what the run reads, by key of the run file: each dataset's index, which holds the hashes of its
     clips, and the files of `init`."""
     tables = {name: config.table(name) for name in (*config.stages, "evaluate")}
-    found = {f"{name}.data": _index(table.data) for name, table in tables.items() if table is not None}
+    found = {f"{name}.data": identity(data_of(table)) for name, table in tables.items() if table is not None}
     if config.init is not None:
         found["init"] = digest(shown_files(config.init), config.init)
     return found
-
-
-def _index(folder: Path) -> str:
-    return hashlib.sha256((folder / "index.parquet").read_bytes()).hexdigest()

@@ -1,7 +1,7 @@
 """What a training stage is to the rest of the program: one `StageSpec`, listed in `phys4d.stages.registry`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,13 +10,25 @@ from torch import Tensor, nn
 
 from phys4d.clips import Clips
 from phys4d.engine.config import Config
+from phys4d.engine.data.sampler import Course
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.training.loop import OptimizerStep
 from phys4d.models.backbone import Backbone
 from phys4d.models.world import WorldModel
+from phys4d.stages.data import with_caches
 
 NEW = ""  # in `StageSpec.takes`: a new model with random weights
 RELEASED = "released"  # in `StageSpec.takes`: a pretrained backbone in the diffusers folder layout
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A global batch of a step. name: of the order it is drawn in. number: of the batch in it, from 0. size: in clips.
+    """
+
+    name: str
+    number: int
+    size: int
 
 
 class StageObjective(ABC):
@@ -33,7 +45,8 @@ class StageObjective(ABC):
     ) -> None:
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
         if clips is None:
-            clips = Clips(config.data, self.arrays(config), model.text, model.grid, on_bad=config.on_bad)
+            data = with_caches(config.data)
+            clips = Clips(data, self.arrays(config), model.text, model.grid, on_bad=config.on_bad)
         self.clips = clips
 
     @staticmethod
@@ -63,8 +76,48 @@ class StageObjective(ABC):
         return
 
     def samples(self) -> Sequence[str]:
-        """Keys of the clips of the latest step on this rank."""
+        """Names of the clips of the latest step on this rank."""
         return self.clips.latest
+
+    def batches(self, step: int) -> Sequence[Drawn]:
+        """The batches of clips that a step draws, the one that its samples are counted by first."""
+        return [Drawn(self.name, step, self.config.batch)]
+
+
+class ClipOrder:
+    """The `engine.training.sample_order.SampleOrder` of a stage.
+
+    objective: the stage. each: samples for each clip of a step's first batch.
+    """
+
+    def __init__(self, objective: StageObjective, each: int) -> None:
+        self._objective, self._each = objective, each
+
+    def _course(self, drawn: Drawn) -> Course:
+        return self._objective.clips.course(self._objective.seed, drawn.name)
+
+    def state(self, step: int) -> dict[str, Tensor]:
+        """How many clips of each bucket of each pool were drawn (`engine.data.sampler.Order`), by the order's name."""
+        first = {drawn.name: drawn for drawn in reversed(self._objective.batches(step))}
+        return {
+            name: torch.from_numpy(self._course(drawn).state(drawn.number, drawn.size).copy())
+            for name, drawn in first.items()
+        }
+
+    def samples(self, step: int) -> int:
+        """Clips that were drawn before a step, each as often as samples are made of it."""
+        return self._each * int(self.state(step)[self._objective.name].sum())
+
+    def resume(self, step: int, state: Mapping[str, Tensor]) -> None:
+        """Goes on from what `state` gave. ValueError if it is of other datasets."""
+        for drawn in reversed(self._objective.batches(step)):
+            self._course(drawn).resume(drawn.number, state[drawn.name].numpy())
+
+    def kind(self, step: int) -> Hashable:
+        """The buckets of a step's batches, and how large these are."""
+        clips = self._objective.clips
+        drawn = self._objective.batches(step)
+        return tuple((clips.bucket(self._objective.seed, one.name, one.number, one.size), one.size) for one in drawn)
 
 
 def by_depth(name: str, backbone: Backbone, decay: float) -> list[dict[str, Any]]:

@@ -14,14 +14,21 @@ from torch import nn
 from phys4d.engine.training import telemetry as module
 from phys4d.engine.training.flops import Peak
 from phys4d.engine.training.loop import LoopConfig
-from phys4d.engine.training.telemetry import Workload
+from phys4d.engine.training.sample_order import Uncounted
+from phys4d.engine.training.telemetry import Wait, Workload
 from tests.engine.two_layers import BATCH, WIDTH, Settings, Two, run_two
 
 PRODUCT = 2 * BATCH * WIDTH * WIDTH
 
 
 def test_rates_waits_and_memory(tmp_path: Path) -> None:
-    lines, two = run_two(tmp_path / "run", workload=Workload({"clips": 8, "tokens": 512}))
+    waited = Wait()  # a quarter of a second in each step
+
+    def amounts() -> dict[str, float]:
+        steps = round(waited.seconds / 0.25)
+        return {"clips": 8 * steps, "tokens": 512 * steps}
+
+    lines, two = run_two(tmp_path / "run", workload=Workload(amounts, waited))
     for line in lines:
         assert line["speed.clips"] == pytest.approx(8 / line["seconds"])
         assert line["speed.tokens"] == pytest.approx(512 / line["seconds"])
@@ -49,6 +56,24 @@ def test_flops_are_those_of_a_later_step_and_no_mfu_is_logged_on_a_cpu(tmp_path:
     facts = json.loads((tmp_path / "run" / "provenance.json").read_text())
     assert facts["flops_per_step_and_rank"] == {"two": {"model": flops, "hardware": flops}}
     assert facts["peak"]["bf16_tflops"] is None and "cpu" in facts["peak"]["reason"]
+
+
+class OddSteps(Uncounted):
+    """Steps of two kinds in turn."""
+
+    def kind(self, step: int) -> int:
+        return step % 2
+
+
+def test_flops_of_steps_of_two_kinds_are_counted_apart(tmp_path: Path) -> None:
+    """Every second step draws twice as many samples; a line of both kinds has their mean."""
+    settings = Settings(loop=LoopConfig(steps=8, log_every=2))
+    lines, _ = run_two(tmp_path / "run", settings, Workload(order=OddSteps()), odd=2)
+    last = 2 * BATCH * WIDTH
+    flops = (2 * PRODUCT + last) + (PRODUCT + last) + (PRODUCT + 2 * last)
+    assert "speed.tflops" not in lines[0]  # its first step was not counted
+    for line in lines[1:]:
+        assert line["speed.tflops"] == pytest.approx(1.5 * flops / line["seconds"] / 1e12)
 
 
 def test_counts_that_were_damaged_are_set_aside(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from phys4d.engine.checkpoint import named_parameters
 from phys4d.engine.config import Config
-from phys4d.engine.data.sampler import indices
+from phys4d.engine.data.sampler import Course, Order
 from phys4d.engine.distributed.collectives import full
 from phys4d.engine.distributed.mesh import ParallelConfig
 from phys4d.engine.distributed.parallel import Parallel
@@ -87,7 +87,7 @@ class Toy:
 
     def update(self, step: int, optimizer_step: OptimizerStep) -> dict[str, Tensor | float]:
         self.stop(step)
-        self.drawn = self.parallel.local(indices(0, step, BATCH, SAMPLES))
+        self.drawn = self.parallel.local(Course(Order(0, [0] * SAMPLES)).batch(step, BATCH))
         places = self.parallel.local(range(BATCH))
         losses: list[Tensor] = []
 

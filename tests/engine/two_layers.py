@@ -18,15 +18,17 @@ BATCH, WIDTH = 4, 8
 
 
 class Two:
-    """A frozen layer before a trained one and a trained scale; the first step of a session evaluates more."""
+    """A frozen layer before a trained one and a trained scale; the first step of a session evaluates more, and every
+    second one `odd` times as many samples."""
 
     name = "two"
 
-    def __init__(self, workload: Workload, extra: bool = True) -> None:
+    def __init__(self, workload: Workload, extra: bool = True, odd: int = 1) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.frozen, self.net, self.scale = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 1)
         self.frozen.requires_grad_(False)
+        self.odd = odd
         self.workload, self.extra, self.gradients = workload, extra, [Tensor()]
 
     def modules(self) -> dict[str, nn.Module]:
@@ -37,6 +39,7 @@ class Two:
 
     def update(self, step: int, optimizer_step: Any) -> dict[str, Tensor | float]:
         x = torch.arange(BATCH * WIDTH).view(BATCH, WIDTH) / 10 + step
+        x = x.repeat(self.odd if step % 2 else 1, 1)
         if self.extra:
             self.frozen(x)
             self.extra = False
@@ -57,9 +60,11 @@ class Settings(Config):
     loop: LoopConfig = LoopConfig(steps=4, log_every=1)
 
 
-def run_two(folder: Path, settings: Settings | None = None, workload: Workload | None = None) -> tuple[list, Two]:
+def run_two(
+    folder: Path, settings: Settings | None = None, workload: Workload | None = None, odd: int = 1
+) -> tuple[list, Two]:
     settings, workload = settings or Settings(), workload or Workload()
-    two = Two(workload)
+    two = Two(workload, odd=odd)
     with Run.create(folder, settings, resume=folder.exists()) as run:
         train(
             two, optimizer=settings.optimizer, loop=settings.loop, run=run, parallel=ALONE, resume=True,

@@ -212,7 +212,7 @@ def test_an_imported_dataset_can_be_shown_labelled_and_read_by_a_stage(folder: P
     clips = Clips(tmp_path / "labelled", PSEUDO, WordEncoder())
     batch = clips.collate([0], [(0,)])
     assert batch.video.shape == (1, 3, 5, 24, 32) and batch.arrays["depth"].unique().tolist() == [2.0]
-    provenance = clips.dataset.meta(0)["provenance"]
+    provenance = clips.mixture.datasets[0].meta(0)["provenance"]
     assert provenance["file"] == "a.mp4" and provenance["labels"]["depth"]["name"] == "floor"
 
 

@@ -13,7 +13,7 @@ from phys4d.bad_clips import Place, Replacing, most_bad
 from phys4d.clips import TRUTH, Clips
 from phys4d.engine.data import blob, video
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
-from phys4d.engine.data.sampler import indices
+from phys4d.engine.data.sampler import Course, Order
 from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.data.verify import verify
 from phys4d.engine.distributed.parallel import Parallel
@@ -128,7 +128,7 @@ def test_a_bad_clip_is_replaced_by_the_same_one_in_any_run(hundred: Callable[...
     taken = {}
     for step in range(10):
         source.batch(10, ALONE, 3, "finetune", step)
-        order = indices(3, step, 10, 100)
+        order = Course(Order(3, [0] * 100)).batch(step, 10)
         for place, (index, key) in enumerate(zip(order, source.latest, strict=True)):
             assert (key == f"clip{index}") == (index not in BAD)
             taken[step, place] = key
@@ -156,15 +156,15 @@ class Pair(Parallel):
 
 def test_replacements_depend_on_the_place_and_end(hundred: Callable[..., Path]) -> None:
     places = [Place(0, (seed, "finetune", step, place)) for seed in (0, 1) for step in (0, 1) for place in (0, 1)]
-    drawn = [tuple(place.replacements(100)) for place in places]
-    assert len(set(drawn)) == len(places) and drawn[0] == tuple(places[0].replacements(100))
+    drawn = [tuple(place.replacements(range(100))) for place in places]
+    assert len(set(drawn)) == len(places) and drawn[0] == tuple(places[0].replacements(range(100)))
     read: list[int] = []
 
     def none(index: int) -> Sample:
         read.append(index)
         raise ClipFault(Path("data"), f"clip{index}", f"clip clip{index}: it is bad")
 
-    with pytest.raises(UserError, match=r"^data: \d+ of 100 clips cannot be used, at most 5 are skipped; one is clip "):
+    with pytest.raises(UserError, match=r"^data: \d+ of 100 clips cannot be used, at most 5 are .*; one is clip "):
         Replacing(Path("data"), none, 100, "skip")[places[0]]
     assert read == list(dict.fromkeys([0, *drawn[0]]))  # each is read once
     assert [most_bad(count) for count in (1, 8, 19, 40, 1000)] == [1, 1, 1, 2, 50]
@@ -173,11 +173,16 @@ def test_replacements_depend_on_the_place_and_end(hundred: Callable[..., Path]) 
 def test_more_bad_clips_than_stated_end_the_run(hundred: Callable[..., Path], refused: Callable[..., str]) -> None:
     data = hundred(FAULTS["caption that is a number"][0], bad=tuple(range(20, 26)))
     line = refused(data, "backbone.on_bad=skip", stages=["backbone"])
-    assert line.startswith(f"{data}: 6 of 100 clips cannot be used, at most 5 are skipped; one is shard-000000.tar: ")
+    said = f"{data}: 6 of 100 clips cannot be used, at most 5 are skipped (max_bad = 0.05); one is shard-000000.tar: "
+    assert line.startswith(said)
     source = Clips(data, (), WordEncoder(), on_bad="skip")
     with pytest.raises(UserError, match="6 of 100 clips cannot be used, at most 5 are skipped"):
         for step in range(10):
             source.batch(10, ALONE, 0, "backbone", step)
+    more = Clips(data, (), WordEncoder(), on_bad="skip", max_bad=0.06)
+    for step in range(10):
+        more.batch(10, ALONE, 0, "backbone", step)
+    assert len(more.skipped) == 6
 
 
 def test_a_caption_that_the_encoder_does_not_take_is_skipped(hundred: Callable[..., Path]) -> None:
@@ -202,7 +207,7 @@ def test_a_run_loses_nothing_or_skips_and_counts(
     run = write_run(tmp_path / "run.toml", tmp_path / "out", data, ["backbone"])
     steps = ("--set", "backbone.batch=20", "--set", "backbone.loop.steps=5")
     stopped = session("train", run, *steps, ranks=ranks)
-    order = [index for step in range(5) for index in indices(0, step, 20, 100)]
+    order = [index for step in range(5) for index in Course(Order(0, [0] * 100)).batch(step, 20)]
     first = min(order.index(clip) for clip in BAD)
     assert stopped["codes"] == [2] * ranks
     assert f"clip clip{order[first]}: mp4 holds 4 frames" in "".join(stopped["errors"])

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from phys4d.clips import Clips
-from phys4d.engine.data.sampler import indices
+from phys4d.engine.data.dataset import ClipDataset
+from phys4d.engine.data.sampler import Course, Order
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.models.tiny.words import WordEncoder
 
@@ -32,13 +33,13 @@ def test_the_wait_for_clips_is_counted(clips: Path, monkeypatch: pytest.MonkeyPa
     """Decoding is held back until the clock of the wait, advanced by hand, has passed seven seconds."""
     source, clock = Clips(clips, ("depth",), WordEncoder(), cache_bytes=0), [0.0]
     monkeypatch.setattr("phys4d.engine.training.telemetry.time.perf_counter", lambda: clock[0])
-    decode = type(source.dataset).read
+    decode = ClipDataset.read
 
-    def late(dataset: object, index: int, *, video: bool) -> object:
+    def late(dataset: ClipDataset, index: int, *, video: bool) -> object:
         clock[0] = 7.0
-        return decode(source.dataset, index, video=video)
+        return decode(dataset, index, video=video)
 
-    monkeypatch.setattr(type(source.dataset), "read", late)
+    monkeypatch.setattr(ClipDataset, "read", late)
     source.batch(2, ALONE, 3, "finetune", 0)
     assert source.waited.seconds == 7.0
 
@@ -46,21 +47,21 @@ def test_the_wait_for_clips_is_counted(clips: Path, monkeypatch: pytest.MonkeyPa
 def test_the_next_steps_clips_are_decoded_while_a_step_runs(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Clips(clips, ("depth",), WordEncoder(), cache_bytes=0)
     read, enough, wanted = [], threading.Event(), [4]
-    decode = type(source.dataset).read
+    decode = ClipDataset.read
 
-    def noted(dataset: object, index: int, *, video: bool) -> object:
+    def noted(dataset: ClipDataset, index: int, *, video: bool) -> object:
         assert threading.current_thread() is not threading.main_thread()
         read.append(index)
         if len(read) == wanted[0]:
             enough.set()
-        return decode(source.dataset, index, video=video)
+        return decode(dataset, index, video=video)
 
-    monkeypatch.setattr(type(source.dataset), "read", noted)
+    monkeypatch.setattr(ClipDataset, "read", noted)
     for step in range(3):
         batch = source.batch(2, ALONE, 3, "finetune", step)
         assert batch.rng_keys == [(3, "finetune", step, place) for place in range(2)]
         assert enough.wait(20)  # before the next call of `batch`
-        assert sorted(read) == sorted(i for s in range(step + 2) for i in indices(3, s, 2, 8))
+        assert sorted(read) == sorted(i for s in range(step + 2) for i in Course(Order(3, [0] * 8)).batch(s, 2))
         enough.clear()
         wanted[0] += 2
 
@@ -82,7 +83,7 @@ def test_a_caption_is_encoded_once_and_as_if_alone(clips: Path) -> None:
     for step in range(6):
         batch = source.batch(4, ALONE, 0, "backbone", step)
     assert sorted(text.asked) == sorted(f"a square slides {seed}" for seed in range(8))
-    captions = [f"a square slides {i}" for i in indices(0, 5, 4, 8)]
+    captions = [f"a square slides {i}" for i in Course(Order(0, [0] * 8)).batch(5, 4)]
     assert torch.equal(batch.text, WordEncoder()(captions))
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from phys4d.cli import main
 from phys4d.engine import checkpoint
 from phys4d.engine.data.dataset import ClipDataset
-from phys4d.engine.data.sampler import indices
+from phys4d.engine.data.sampler import Course, Order
 from phys4d.engine.errors import UserError
 from phys4d.models import folder as model_folder
 from phys4d.models.config import ModelConfig
@@ -265,7 +265,7 @@ def test_a_clip_that_turns_out_bad_costs_no_finished_step(
     """Its first bytes are those of a video, and it is not among the clips that are decoded before the run. On two
     ranks, both end, and the one that read it says so."""
     count = 2 * WHOLE
-    bad = indices(0, 3, 2, count)[1]  # the second clip of the fourth step's batch
+    bad = Course(Order(0, [0] * count)).batch(3, 2)[1]  # the second clip of the fourth step's batch
     sound = write_clips(tmp_path / "sound", count=count)
     member = ClipDataset(sound).row(bad)["members"]["mp4"]
     good = (sound / "shard-000000.tar").read_bytes()[member["offset"] :][: member["size"]]

@@ -1,0 +1,134 @@
+"""Several datasets as one sequence of clips: which of their clips take part, in which buckets, in which order."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from phys4d.caches.read import LatentCache
+from phys4d.engine.data.dataset import ClipDataset, Sample
+from phys4d.engine.data.decoders.interface import VideoDecoder
+from phys4d.engine.data.sampler import Order
+from phys4d.engine.data.schema import REQUIRED
+from phys4d.engine.errors import UserError
+
+_BUCKET = ("frames", "height", "width", "fps")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One dataset of a mixture.
+
+    folder: of the dataset.
+    weight: share of the drawn clips that come from it, beside the weights of the other parts; None: its number of
+        clips, so that all clips are drawn equally often.
+    where: column of its index -> values, of which a clip that takes part has one.
+    cache: from which its latents and tokens are read.
+    """
+
+    folder: Path
+    weight: float | None = None
+    where: Mapping[str, Sequence[str | int | float]] = field(default_factory=dict)
+    cache: LatentCache | None = None
+
+
+class Bucket(NamedTuple):
+    """What the clips of one batch have in common; fps in frames a second."""
+
+    frames: int
+    height: int
+    width: int
+    fps: float
+
+    def __str__(self) -> str:
+        return f"{self.frames}x{self.height}x{self.width} at {self.fps:g} fps"
+
+
+class Mixture:
+    """The clips of some datasets, by an index over all that take part, in the order of the parts.
+
+    parts: the datasets, one or more; either all have a weight, or none has. Latents are read if all have a cache.
+    arrays: names of the arrays that every clip must have.
+
+    Attributes: datasets, of each part. buckets: those that there are, in ascending order. bucket: number of the bucket
+    of each clip, int64 [clips].
+
+    UserError where a dataset cannot be read, or no clip of it takes part.
+    """
+
+    def __init__(self, parts: Sequence[Part], arrays: Collection[str]) -> None:
+        self.parts = tuple(parts)
+        self.datasets = [ClipDataset(part.folder, arrays=arrays, required=REQUIRED) for part in parts]
+        self.name = ", ".join(str(part.folder) for part in parts)
+        self.cached = all(part.cache is not None for part in parts)
+        taking_part = [chosen(dataset, part.where) for dataset, part in zip(self.datasets, parts, strict=True)]
+        self._own = np.concatenate(taking_part)  # index of each clip in its dataset
+        self._part = np.repeat(np.arange(len(parts)), [len(some) for some in taking_part])
+        rows = [row for dataset, some in zip(self.datasets, taking_part, strict=True) for row in _buckets(dataset, some)]
+        self.buckets = sorted(set(rows))
+        number = {bucket: i for i, bucket in enumerate(self.buckets)}
+        self.bucket = np.array([number[row] for row in rows], np.int64)
+        self._alike = [np.flatnonzero(self.bucket == i) for i in range(len(self.buckets))]
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+    def order(self, seed: int) -> Order:
+        """The order in which clips are drawn: one pool of all clips, or with weights one of each part."""
+        if any(part.weight is None for part in self.parts):
+            return Order(seed, self.bucket)
+        return Order(seed, self.bucket, self._part, [part.weight or 0.0 for part in self.parts])
+
+    def alike(self, index: int) -> np.ndarray:
+        """The clips in the bucket of a clip, int64."""
+        return self._alike[self.bucket[index]]
+
+    def place(self, index: int) -> tuple[ClipDataset, int]:
+        """The dataset of a clip, and its index in it."""
+        return self.datasets[self._part[index]], int(self._own[index])
+
+    def read(self, index: int, *, pixels: bool) -> Sample:
+        """A clip; where latents are read an `EncodedSample`, whose video is there if `pixels` is set. As
+        `ClipDataset.read`, whose errors it raises."""
+        dataset, own = self.place(index)
+        sample = dataset.read(own, video=pixels or not self.cached)
+        cache = self.parts[self._part[index]].cache
+        return sample if cache is None or not self.cached else cache.read(own, sample)
+
+    def decode_by(self, decoder: VideoDecoder) -> None:
+        """Sets the decoder of the videos."""
+        for dataset in self.datasets:
+            dataset.decoder = decoder
+
+    def counts(self) -> dict[Bucket, int]:
+        """The number of clips in each bucket."""
+        return dict(Counter(self.buckets[i] for i in self.bucket.tolist()))
+
+
+def chosen(dataset: ClipDataset, where: Mapping[str, Sequence[str | int | float]]) -> np.ndarray:
+    """Indices of the clips that have one of the values in each of the columns. UserError if there is none."""
+    mask = pa.array(np.ones(len(dataset), bool))
+    for name, values in where.items():
+        column = dataset.column(name)
+        if isinstance(column, pa.ChunkedArray):
+            column = column.combine_chunks()
+        try:
+            mask = pc.and_(mask, pc.is_in(column, pa.array(list(values)).cast(column.type)))
+        except pa.ArrowException:
+            raise UserError(f"{dataset.folder}: where.{name}: {list(values)}: expected {column.type} values") from None
+    found = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
+    if not len(found):
+        what = " and ".join(f"{name} of {', '.join(map(str, values))}" for name, values in where.items())
+        none = f"no clip has {what}" if where else "holds no clips: simulate or label some first"
+        raise UserError(f"{dataset.folder}: {none}")
+    return found
+
+
+def _buckets(dataset: ClipDataset, some: np.ndarray) -> list[Bucket]:
+    columns = [dataset.column(name).take(pa.array(some)).to_pylist() for name in _BUCKET]
+    return [Bucket(*row) for row in zip(*columns, strict=True)]
