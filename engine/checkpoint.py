@@ -24,7 +24,7 @@ from phys4d.engine.distributed.flat import detached
 from phys4d.engine.distributed.watchdog import peer_is_gone
 from phys4d.engine.errors import FaultElsewhere, UserError
 from phys4d.engine.integrity import Digest
-from phys4d.engine.storage import disk_fault, replace_text
+from phys4d.engine.storage import check_stopped, disk_fault, replace_text
 
 _CARD = "checkpoint.json"
 
@@ -72,6 +72,7 @@ def save(
         files = _digests(partial, group)
         on_all_ranks(lambda: _finish(partial, path, stage, step, keep, keep_every, files), group)
     except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
+        check_stopped(error)
         if peer_is_gone(error):
             raise
         if _rank() != 0:  # torch raises an error of one rank on all ranks
@@ -247,6 +248,7 @@ def _read(path: Path, state: Mapping[str, Tensor]) -> None:
         with _quiet():
             dcp.load(dict(state), storage_reader=TensorReader(path), no_dist=not dist.is_initialized())
     except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
+        check_stopped(error)
         if peer_is_gone(error):
             raise
         reason = str(error).strip().splitlines()[-1]

@@ -83,6 +83,13 @@ def disk_fault(error: BaseException) -> str | None:
     return None
 
 
+def check_stopped(error: BaseException) -> None:
+    """Raises the exception of a signal (`Stopped`) that torch wrapped in its own, from this rank or another."""
+    for failure in _gathered(error):
+        if isinstance(failure, KeyboardInterrupt):
+            raise failure from None
+
+
 def _gathered(error: BaseException) -> list[BaseException]:
     """The errors of single ranks in torch's CheckpointException."""
     return [failure for failure, _ in getattr(error, "failures", {}).values()]

@@ -69,7 +69,8 @@ class Mixture:
         taking_part = [chosen(dataset, part.where) for dataset, part in zip(self.datasets, parts, strict=True)]
         self._own = np.concatenate(taking_part)  # index of each clip in its dataset
         self._part = np.repeat(np.arange(len(parts)), [len(some) for some in taking_part])
-        rows = [row for dataset, some in zip(self.datasets, taking_part, strict=True) for row in _buckets(dataset, some)]
+        both = zip(self.datasets, taking_part, strict=True)
+        rows = [row for dataset, some in both for row in _buckets(dataset, some)]
         self.buckets = sorted(set(rows))
         number = {bucket: i for i, bucket in enumerate(self.buckets)}
         self.bucket = np.array([number[row] for row in rows], np.int64)

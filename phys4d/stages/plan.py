@@ -22,8 +22,8 @@ def scarce(config: RunConfig, stage: str) -> Iterator[str]:
 
 
 def plan(config: RunConfig) -> Iterator[str]:
-    """One line for each stage of a run, and for what its data lacks, such as "finetune: 125 steps of 8 clips (1000 samples), from model-pretrain of
-    this run, gate warp_l1 < 0.03"."""
+    """One line for each stage of a run, such as "finetune: 125 steps of 8 clips (1000 samples), from model-pretrain of
+    this run, gate warp_l1 < 0.03", and those of `scarce`."""
     given: str | Path | None = config.init
     for stage in config.stages:
         table = config.table(stage)

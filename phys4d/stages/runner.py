@@ -47,8 +47,8 @@ def execute(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool, af
         table = config.table(stage)
         if run.writes and table.loop.samples is not None:
             print(f"{stage}: {shown(table.loop, STAGES[stage].samples(table))}", file=sys.stderr)
-        for line in scarce(config, stage) if run.writes else ():
-            print(printable(line), file=sys.stderr)
+        for lack in scarce(config, stage) if run.writes else ():
+            print(printable(lack), file=sys.stderr)
         with run.clock.stage(stage), parallel.at(f"the start or the end of {stage}"):
             run_stage(stage, config, run, parallel, given, resume=resume)
             on_all_ranks(lambda: handover.finish(run, config, stage))

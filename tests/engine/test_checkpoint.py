@@ -15,7 +15,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 
 from phys4d.engine import checkpoint, integrity
-from phys4d.engine.errors import UserError
+from phys4d.engine.errors import Stopped, UserError
 
 
 def state(value: float) -> dict[str, Tensor]:
@@ -223,3 +223,24 @@ def test_room_that_is_short_names_the_largest_keep_that_fits(
         checkpoint.check_room(tmp_path, "a", one, writes=9, keep=4)
     sizes = f"they take 20.0 MiB, {4 * free}.0 MiB are free"
     assert str(caught.value) == f"{tmp_path}: no space left for the checkpoints of a: {sizes}: {advice}"
+
+
+@pytest.mark.parametrize("action", ["save", "load"])
+def test_a_signal_meanwhile_is_no_fault_of_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    """torch wraps whatever is raised in it, as if it were one."""
+    state = {"x": torch.ones(3)}
+    checkpoint.save(tmp_path, "a", 1, state)
+
+    def stopped(*given: Any, **options: Any) -> None:
+        raise Stopped("SIGTERM")
+
+    monkeypatch.setattr(dcp.FileSystemWriter, "write_data", stopped)
+    monkeypatch.setattr(dcp.FileSystemReader, "read_data", stopped)
+    with pytest.raises(Stopped, match="^SIGTERM$"):
+        if action == "save":
+            checkpoint.save(tmp_path, "a", 2, state)
+        else:
+            checkpoint.load(checkpoint.path_of(tmp_path, "a", 1), state)
+    assert checkpoint.latest(tmp_path, "a") == (tmp_path / "checkpoint-a-1", 1)

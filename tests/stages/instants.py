@@ -8,6 +8,7 @@ from typing import Any
 
 import phys4d.evaluate.run
 import phys4d.train
+from phys4d.clips import Clips
 from phys4d.engine import checkpoint
 
 
@@ -69,3 +70,16 @@ def record_batches(folder: Path, rank: int, seconds: float) -> None:
         return measure(model, config, clips, scenes, *given)
 
     phys4d.evaluate.run._measure = recorded
+
+
+def record_drawn(folder: Path, rank: int) -> None:
+    """The names of the clips of every batch are written down, a file each."""
+    batch = Clips.batch
+
+    def recorded(self: Clips, size: int, place: Any, seed: int, stage: str, step: int, *more: Any, **how: Any) -> Any:
+        drawn = batch(self, size, place, seed, stage, step, *more, **how)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{stage}-{step}-{rank}").write_text("\n".join(self.latest))
+        return drawn
+
+    Clips.batch = recorded  # type: ignore[method-assign]

@@ -18,6 +18,7 @@ poison: {"rank": 1, "step": 3, "factor": 1e3}: in this step of `backbone` the pi
 by it; without "factor" none is a number.
 record: rewards, conditions and noise keys of `reinforce` go there.
 chaos: {"signal": 9, "ranks": [0, 1], "after": 2.5}: these ranks get the signal at that instant (instants.py).
+drawn: the names of the clips of every batch go to this folder, in files <order>-<step>-<rank>.
 measured: the scenes of each batch that a rank evaluates go to this folder; rank 1 takes "seconds" longer for each.
 """
 
@@ -48,7 +49,7 @@ from phys4d.stages.backbone import BackboneObjective
 from phys4d.stages.registry import STAGES
 from phys4d.stages.reinforce import ReinforceObjective
 from tests.stages.crashes import RankLogs
-from tests.stages.instants import Instant, record_batches, wait_for_saves
+from tests.stages.instants import Instant, record_batches, record_drawn, wait_for_saves
 
 
 def die() -> None:
@@ -209,6 +210,8 @@ def child(
         fill_disk(**fill)
     if record := request.get("record"):
         record_rewards(Path(record), rank)
+    if drawn := request.get("drawn"):
+        record_drawn(Path(drawn), rank)
     if chaos is not None:
         chaos.arrange(rank)
     if measured := request.get("measured"):
