@@ -64,7 +64,6 @@ class ClipsOfNoise(ClipsWithoutValues):
     """Clips with values: random numbers above 1, and masks that are all set."""
 
     waited = Wait()
-    skipped: dict[str, str] = {}
     drawn = 0
 
     def batch(self, size: int, parallel: Parallel, *place: Any, **options: Any) -> Batch:

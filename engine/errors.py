@@ -24,6 +24,12 @@ class UserError(Exception):
         super().__init__(printable(message))
 
 
+class Stuck(UserError):
+    """A thread of this process waits for what may never come (a disk that does not answer), so that the process cannot
+    end in order: the command line leaves it at once, after the message.
+    """
+
+
 class FaultElsewhere(UserError):
     """Another rank raised UserError or OSError and prints it; this rank ends without a message."""
 

@@ -1,13 +1,16 @@
 """Clips that cannot be used: a run stops at them, or replaces each by another, the same one in every run."""
 
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
 
 from phys4d.engine.data.dataset import ClipFault, Sample
-from phys4d.engine.errors import UserError
+from phys4d.engine.distributed.collectives import on_all_ranks
+from phys4d.engine.distributed.parallel import Parallel
+from phys4d.engine.errors import UserError, printable
 from phys4d.engine.random import bits
 from phys4d.engine.resume import FROM_HERE
 
@@ -113,3 +116,50 @@ class Replacing:
             raise fault
         self._faults[read.index] = fault
         return self[read.place]
+
+
+class Skips:
+    """The clips that a stage has replaced.
+
+    name, count: of the datasets and their clips. max_bad: as of `MaxBad`.
+
+    The attribute `clips` holds what is wrong with each clip that was replaced on any rank, by name, on rank 0;
+    `on_skip` is called there with step, name and fault of each, once; `earlier` gives those of earlier sessions.
+    """
+
+    def __init__(self, name: str, count: int, max_bad: float) -> None:
+        self._name, self._count, self._max_bad = name, count, max_bad
+        self.clips: dict[str, str] = {}
+        self._reported: set[str] = set()  # names of clips that this rank has reported
+        self.on_skip: Callable[[int, str, str], None] = self._print
+        self.earlier: Callable[[], dict[str, str]] = dict
+
+    def note(self, faults: Mapping[str, ClipFault], parallel: Parallel, step: int) -> None:
+        """Reports clips that this rank replaced in a step, and raises UserError, on all ranks, if they are too many; a
+        collective.
+
+        faults: by the clips' names.
+        """
+        found = {name: f"{fault.folder}/{fault.brief}" for name, fault in faults.items() if name not in self._reported}
+        if not parallel.any(bool(found)):
+            return
+        self._reported |= found.keys()
+        gathered = parallel.gather(found)
+
+        def report() -> None:
+            if gathered is not None and not self.clips:
+                self.clips.update(self.earlier())
+            for name, fault in sorted(item for rank in gathered or () for item in rank.items()):
+                if name not in self.clips:
+                    self.clips[name] = fault
+                    self.on_skip(step, name, fault)
+            if len(self.clips) > most_bad(self._count, self._max_bad):
+                raise too_many(self._name, len(self.clips), self._count, fault, self._max_bad)
+
+        on_all_ranks(report)
+
+    def __str__(self) -> str:
+        return f"{len(self.clips)} of {self._count} clips skipped: {', '.join(sorted(self.clips))}"
+
+    def _print(self, step: int, name: str, fault: str) -> None:
+        print(printable(f"skipped at step {step + 1}: {fault}"), file=sys.stderr)

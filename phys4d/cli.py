@@ -7,6 +7,7 @@ signal and nothing is kept. Signals are SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIG
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from contextlib import suppress
 from phys4d import __version__
 from phys4d.commands import datasets, measurements, runs
 from phys4d.engine.distributed import environment
-from phys4d.engine.errors import FaultElsewhere, GateNotReached, Interrupted, RankLost, UserError, printable
+from phys4d.engine.errors import FaultElsewhere, GateNotReached, Interrupted, RankLost, Stuck, UserError, printable
 from phys4d.engine.faults import fault_line
 from phys4d.engine.paths import expanded_options
 from phys4d.engine.signals import Stopping, exit_code, stopped_line
@@ -33,7 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             finally:
                 stopping.end()
         except (Exception, KeyboardInterrupt) as error:
-            return _ended(error, stopping)
+            code = _ended(error, stopping)
+            if isinstance(error, Stuck) and arguments is None:
+                sys.stderr.flush()
+                os._exit(code)
+            return code
 
 
 def _ended(error: BaseException, stopping: Stopping) -> int:

@@ -1,39 +1,46 @@
 """Batches of clips for a stage: which clips a step sees, read ahead of it, in memory once decoded, as tensors."""
 
 import math
-import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from phys4d.bad_clips import MOST_BAD, Place, Read, Replacing, most_bad, too_many
+from phys4d.bad_clips import MOST_BAD, Place, Read, Replacing, Skips
 from phys4d.batch import Batch
 from phys4d.caches.captions import EncodedCaptions
 from phys4d.caches.packing import stacked
-from phys4d.caches.read import EncodedSample, LatentCache
+from phys4d.caches.read import LatentCache
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
 from phys4d.engine.data.decoders.interface import VideoDecoder
 from phys4d.engine.data.decoders.pyav import PyAVDecoder
 from phys4d.engine.data.sampler import Course
-from phys4d.engine.data.stream import stream
+from phys4d.engine.data.stream import Late, stream
+from phys4d.engine.data.transfer import Copied, Transfer
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
-from phys4d.engine.errors import UserError, printable
+from phys4d.engine.errors import Stuck, UserError
 from phys4d.engine.training.telemetry import Wait
+from phys4d.host_batch import ARRAY, INTRINSICS, LATENTS, TEXT, VIDEO, on_host
 from phys4d.mixture import Bucket, Mixture, Part
 from phys4d.models.interface import Grid, TextEncoder, check_size, from_bytes
 
 TRUTH = ("depth", "motion", "depth_valid", "flow_valid", "dz_valid", "visible", "moving")
 PSEUDO = ("depth", "motion", "depth_valid", "flow_valid", "dz_valid")
+
+
+class _Loaded(NamedTuple):
+    """A batch that is read: its clips, and their tensors (`on_host`) on their way to the device."""
+
+    reads: list[Read]
+    copied: Copied
 
 
 def clip_size(folder: Path) -> tuple[int, int, int]:
@@ -58,11 +65,12 @@ class Clips:
         seed, stage, step and place in the global batch only.
     max_bad: the run ends if more clips are bad (`bad_clips.most_bad`).
 
-    The attribute `skipped` holds what is wrong with each clip that was replaced on any rank, by name, on rank 0;
-    `on_skip` is called there with step, name and fault of each, once; `earlier` gives those of earlier sessions.
-    `latest` holds the names of the latest batch of this rank, which are keys, with their folder where there are several
-    datasets. `drawn` and `tokens` count the clips of all batches over all ranks, by stage, and the model's tokens in
-    them; `waited` adds up the time in which `batch` and `fetch` waited for clips to be read and decoded.
+    The attribute `skips` holds the clips that were replaced. `latest` holds the names of the latest batch of this rank,
+    which are keys, with their folder where there are several datasets. `drawn` and `tokens` count the clips of all
+    batches over all ranks, by stage, and the model's tokens in them; `waited` adds up the time in which `batch` and
+    `fetch` waited for clips to be read and decoded.
+
+    Two batches of each order are in memory, the one in use and the one that is read meanwhile, beside `cache_bytes`.
     """
 
     def __init__(
@@ -77,13 +85,10 @@ class Clips:
         encoded: LatentCache | None = None,
         max_bad: float = MOST_BAD,
     ) -> None:
-        self.text, self.on_bad, self._max_bad = text, on_bad, max_bad
+        self.text, self.on_bad = text, on_bad
         self.mixture = Mixture([Part(data, cache=encoded)] if isinstance(data, Path) else data, arrays)
         self.name, self.cached = self.mixture.name, self.mixture.cached
-        self.skipped: dict[str, str] = {}
-        self._reported: set[str] = set()  # names of clips that this rank has reported
-        self.on_skip: Callable[[int, str, str], None] = self._print_skip
-        self.earlier: Callable[[], dict[str, str]] = dict
+        self.skips = Skips(self.name, len(self), max_bad)
         self.latest: tuple[str, ...] = ()
         self.waited = Wait()
         self.drawn, self.tokens = Counter[str](), Counter[str]()
@@ -97,9 +102,10 @@ class Clips:
             )
             for pixels in (True, not self.cached)
         }
+        self._transfers: dict[torch.device, Transfer] = {}
         self._courses: dict[tuple[int, str], Course] = {}  # by seed and stage
-        self._ahead: dict[tuple[Any, ...], tuple[int, Iterator[list[Read]]]] = {}  # by order: next step, its reader
-        self._fetched: dict[tuple[Any, ...], list[Read]] = {}  # by order and step
+        self._ahead: dict[tuple[Any, ...], tuple[int, Iterator[_Loaded]]] = {}  # by order: next step, its reader
+        self._fetched: dict[tuple[Any, ...], _Loaded] = {}  # by order and step
         self._captions = EncodedCaptions(text, text_bytes)
         self._stride = (1, 1, 1) if grid is None else grid.token_stride
         for bucket in self.mixture.buckets if grid is not None else ():
@@ -145,33 +151,31 @@ class Clips:
         samples = [self.sample(index) for index in which]
         for index, sample in zip(which, samples, strict=True):
             self._check_caption(index, sample)
-        return self._collate(samples, rng_keys, device)
+        return self._batch(samples, Transfer(device).start(on_host(samples)), rng_keys, torch.device(device))
 
-    def _collate(
-        self, samples: Sequence[Sample], rng_keys: list[tuple[int | str, ...]], device: torch.device | str
+    def _batch(
+        self, samples: Sequence[Sample], copied: Copied, rng_keys: list[tuple[int | str, ...]], device: torch.device
     ) -> Batch:
-        video = torch.stack([torch.as_tensor(s.video, device=device) for s in samples])
-        arrays = {n: torch.from_numpy(np.stack([s.arrays[n] for s in samples])) for n in samples[0].arrays}
-        intrinsics = torch.tensor(np.stack([s.meta["intrinsics"] for s in samples]), dtype=torch.float32)
-        text, latents = self._encodings(samples, device)
+        """Samples whose tensors (`on_host`) are on the device, or on their way."""
+        tensors = copied.ready()
+        if (video := tensors.get(VIDEO)) is None:  # decoded on the device
+            video = torch.stack([torch.as_tensor(sample.video, device=device) for sample in samples])
+        latents = None
+        if self.cached:
+            cache = self.mixture.parts[0].cache
+            assert cache is not None
+            latents = torch.stack([tensors[f"{LATENTS} {i}"].float() for i in range(len(samples))])
+            text = stacked([tensors[f"{TEXT} {i}"] for i in range(len(samples))], cache.card.text, device)
+        else:
+            text = torch.stack([self._captions[sample.meta["caption"]] for sample in samples]).to(device)
         return Batch(
             video=from_bytes(video),
             text=text,
-            arrays={name: array.to(device) for name, array in arrays.items()},
-            intrinsics=intrinsics.to(device),
+            arrays={name: tensors[f"{ARRAY} {name}"] for name in samples[0].arrays},
+            intrinsics=tensors[INTRINSICS],
             rng_keys=rng_keys,
             latents=latents,
         )
-
-    def _encodings(self, samples: Sequence[Sample], device: torch.device | str) -> tuple[Tensor, Tensor | None]:
-        """Tokens [B, L, D] of the captions, and latents [B, C, T', H', W'] where a cache has them."""
-        cached = [s for s in samples if isinstance(s, EncodedSample)]
-        if not cached:
-            return torch.stack([self._captions[s.meta["caption"]] for s in samples]).to(device), None
-        latents = stacked([s.latents for s in cached], cached[0].latents.shape, device)
-        cache = self.mixture.parts[0].cache
-        assert cache is not None
-        return stacked([s.text for s in cached], cache.card.text, device), latents
 
     def _check_caption(self, index: int, sample: Sample) -> None:
         """Raises ClipFault for a caption that the text encoder does not take; those in a cache it has taken."""
@@ -182,20 +186,44 @@ class Clips:
             folder, what = self.mixture.place(index)[0].folder, f"clip {sample.key}: {error}"
             raise ClipFault(folder, sample.key, what, "write this dataset again") from None
 
-    def _read(self, size: int, parallel: Parallel, seed: int, stage: str, step: int, pixels: bool) -> list[Read]:
-        """This rank's clips of a step; those of the following step are decoded from then on, by threads."""
+    def _read(self, size: int, parallel: Parallel, seed: int, stage: str, step: int, pixels: bool) -> _Loaded:
+        """This rank's clips of a step; those of the following step are decoded, put together and copied to the device
+        from then on, by threads."""
         source = self._sources[pixels or not self.cached]
         order = (size, parallel.data_rank, parallel.data_size, seed, stage)
         if (fetched := self._fetched.pop((*order, step), None)) is not None:
             return fetched
         following, ahead = self._ahead.pop(order, (-1, iter(())))
+        transfer = self._transfer(parallel.device)
         if following != step:
             batches = (self._places(size, parallel, seed, stage, s) for s in count(step))
-            ahead = stream(source, batches, threads=self._threads, prefetch=1)
-        with self.waited:
-            reads = next(ahead)
+
+            def collate(reads: list[Read]) -> _Loaded:
+                return _Loaded(reads, transfer.start(on_host([read.sample for read in reads])))
+
+            ahead = stream(source, batches, collate, threads=self._threads, prefetch=1, limit=parallel.timeouts.step)
+        try:
+            with self.waited:
+                loaded = next(ahead)
+        except Late as late:
+            raise self._late(late.missing, parallel.timeouts.step) from None
         self._ahead[order] = step + 1, ahead
-        return [self._with_caption(read, source) for read in reads]
+        reads = [self._with_caption(read, source) for read in loaded.reads]
+        if all(one is other for one, other in zip(reads, loaded.reads, strict=True)):
+            return loaded
+        return _Loaded(reads, transfer.start(on_host([read.sample for read in reads])))
+
+    def _transfer(self, device: torch.device) -> Transfer:
+        if device not in self._transfers:
+            self._transfers[device] = Transfer(device)
+        return self._transfers[device]
+
+    def _late(self, missing: Sequence[Place], seconds: float) -> Stuck:
+        dataset, own = self.mixture.place(missing[0].index)
+        row = dataset.row(own)
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        late = f"{dataset.folder}/{row['shard']}: clip {row['key']}{more}: not read in {seconds:g} s (timeouts.step)"
+        return Stuck(f"{late}: check the disk or its connection, then --resume")
 
     def _with_caption(self, read: Read, source: Replacing) -> Read:
         """The clip, or the one that replaces it if its caption cannot be encoded."""
@@ -213,8 +241,8 @@ class Clips:
 
     def fetch(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> None:
         """Reads the clips of a later call of `batch`, whose errors it raises, and keeps them for it."""
-        reads = on_all_ranks(lambda: self._read(size, parallel, seed, stage, step, False))
-        self._fetched[(size, parallel.data_rank, parallel.data_size, seed, stage, step)] = reads
+        loaded = on_all_ranks(lambda: self._read(size, parallel, seed, stage, step, False))
+        self._fetched[(size, parallel.data_rank, parallel.data_size, seed, stage, step)] = loaded
 
     def batch(
         self, size: int, parallel: Parallel, seed: int, stage: str, step: int, update: int | None = None, *,
@@ -233,21 +261,19 @@ class Clips:
         reads: list[Read] = []
 
         def load() -> Batch:
-            reads.extend(self._read(size, parallel, seed, stage, step, pixels))
-            try:
-                keyed = [place.key for place in places]
-                batch = self._collate([read.sample for read in reads], keyed, parallel.device)
-                return replace(batch, share=parallel.share)
-            except (TypeError, ValueError, KeyError, IndexError) as error:
-                names = ", ".join(map(self._name, reads))
-                raise UserError(f"{self.name}: clips {names}: cannot be put together ({error})") from error
+            loaded = self._read(size, parallel, seed, stage, step, pixels)
+            reads.extend(loaded.reads)
+            keyed = [place.key for place in places]
+            batch = self._batch([read.sample for read in reads], loaded.copied, keyed, parallel.device)
+            return replace(batch, share=parallel.share)
 
         batch = on_all_ranks(load)
         self.latest = tuple(map(self._name, reads))
         self.drawn[stage] += size
         self.tokens[stage] += size * self._tokens(reads[0])
         if self.on_bad == "skip":
-            self._note(reads, parallel, step if update is None else update)
+            faults = {self._name(fault): fault for read in reads for fault in read.faults}
+            self.skips.note(faults, parallel, step if update is None else update)
         return batch
 
     def _name(self, of: Read | ClipFault) -> str:
@@ -260,31 +286,3 @@ class Clips:
         bucket = self.mixture.buckets[self.mixture.bucket[read.index]]
         grid = Grid(bucket.frames, bucket.height, bucket.width, self._stride)
         return math.prod(grid.tokens)
-
-    def _note(self, reads: list[Read], parallel: Parallel, step: int) -> None:
-        """Reports the clips that were replaced, and raises UserError, on all ranks, if they are too many."""
-        faults = {self._name(fault): fault for read in reads for fault in read.faults}
-        found = {name: f"{fault.folder}/{fault.brief}" for name, fault in faults.items() if name not in self._reported}
-        if not parallel.any(bool(found)):
-            return
-        self._reported |= found.keys()
-        gathered = parallel.gather(found)
-
-        def report() -> None:
-            if gathered is not None and not self.skipped:
-                self.skipped.update(self.earlier())
-            for name, fault in sorted(item for rank in gathered or () for item in rank.items()):
-                if name not in self.skipped:
-                    self.skipped[name] = fault
-                    self.on_skip(step, name, fault)
-            if len(self.skipped) > most_bad(len(self), self._max_bad):
-                raise too_many(self.name, len(self.skipped), len(self), fault, self._max_bad)
-
-        on_all_ranks(report)
-
-    def skipped_line(self) -> str:
-        """One line about the clips that were replaced."""
-        return f"{len(self.skipped)} of {len(self)} clips skipped: {', '.join(sorted(self.skipped))}"
-
-    def _print_skip(self, step: int, name: str, fault: str) -> None:
-        print(printable(f"skipped at step {step + 1}: {fault}"), file=sys.stderr)

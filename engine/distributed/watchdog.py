@@ -35,7 +35,8 @@ _LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe",
 class Timeouts(Config):
     """Time limits of a run on several processes, in seconds; they end it so that --resume goes on.
 
-    step: of a training step, but for the first of a session, in which kernels are compiled.
+    step: of a training step, but for the first of a session, in which kernels are compiled; and, on one process too, of
+        the wait for its clips.
     other: of everything else between two points at which the ranks meet: start, loading, the first step, saving, a clip
         of the evaluation. Work of rank 0 alone (export, report) has no limit.
     silence: without a sign of life of a rank that has started, whatever it does.

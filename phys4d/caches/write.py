@@ -156,7 +156,7 @@ def _write_own(plan: Plan, partial: Path, parallel: Parallel) -> None:
     own = range(parallel.rank, len(plan.shards), parallel.world_size)
     left = [number for number in own if not _rows_of(partial, number).exists()]
     clips = [index for number in left for index in plan.shards[number]]
-    read = stream(_Reading(plan.data), ([index] for index in clips))
+    read: Iterator[list[Sample | ClipFault]] = stream(_Reading(plan.data), ([index] for index in clips))
     title = "encode" if parallel.world_size == 1 else f"encode, rank 0 of {parallel.world_size}"
     with progress(title, total=sum(len(plan.shards[number]) for number in own), unit="clips") as bar:
         bar.advance(sum(len(plan.shards[number]) for number in own) - len(clips))

@@ -92,8 +92,8 @@ def run_stage(stage: str, config: RunConfig, run: Run, parallel: Parallel, given
         if clips.latest and not isinstance(error, UserError):
             error.add_note(f"{stage}: the latest clips were {', '.join(clips.latest)}")
         raise
-    if clips.skipped:
-        print(printable(f"{stage}: {clips.skipped_line()}"), file=sys.stderr)
+    if clips.skips.clips:
+        print(printable(f"{stage}: {clips.skips}"), file=sys.stderr)
     base = None if spec.owns_backbone else loaded.base
     model_folder.save(loaded.model, config.output(stage), stage=stage, base=base, parallel=parallel)
 
@@ -136,8 +136,8 @@ def note_skips(clips: Clips, stage: str, run: Run) -> None:
         print(printable(f"{stage}: step {step + 1}: skipped {fault}"), file=sys.stderr)
         run.note(stage, step + 1, skipped_clip=name, fault=fault)
 
-    clips.on_skip = skipped
-    clips.earlier = lambda: {entry[SKIPPED]: entry["fault"] for entry in run.noted(stage, SKIPPED)}
+    clips.skips.on_skip = skipped
+    clips.skips.earlier = lambda: {entry[SKIPPED]: entry["fault"] for entry in run.noted(stage, SKIPPED)}
 
 
 def _attention(model: WorldModel, parallel: Parallel) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def test_a_bad_clip_is_replaced_by_the_same_one_in_any_run(hundred: Callable[...
         for place, (index, key) in enumerate(zip(order, source.latest, strict=True)):
             assert (key == f"clip{index}") == (index not in BAD)
             taken[step, place] = key
-    assert sorted(source.skipped) == [f"clip{clip}" for clip in BAD]
+    assert sorted(source.skips.clips) == [f"clip{clip}" for clip in BAD]
     again = Clips(data, TRUTH, WordEncoder(), on_bad="skip")
     for step in (9, 4):  # another order of asking, as after a resume, and the parts of two ranks
         for rank in range(2):
@@ -182,14 +182,14 @@ def test_more_bad_clips_than_stated_end_the_run(hundred: Callable[..., Path], re
     more = Clips(data, (), WordEncoder(), on_bad="skip", max_bad=0.06)
     for step in range(10):
         more.batch(10, ALONE, 0, "backbone", step)
-    assert len(more.skipped) == 6
+    assert len(more.skips.clips) == 6
 
 
 def test_a_caption_that_the_encoder_does_not_take_is_skipped(hundred: Callable[..., Path]) -> None:
     data = hundred(meta_with(caption="a " * 40))
     source = Clips(data, (), WordEncoder(), on_bad="skip")
     batch = source.batch(100, ALONE, 0, "backbone", 0)
-    assert sorted(source.skipped) == [f"clip{clip}" for clip in BAD] and len(batch.text) == 100
+    assert sorted(source.skips.clips) == [f"clip{clip}" for clip in BAD] and len(batch.text) == 100
     with pytest.raises(UserError, match=f"{data}/clip clip.*: caption of 40 words: this encoder takes 32"):
         Clips(data, (), WordEncoder()).batch(100, ALONE, 0, "backbone", 0)
 

@@ -1,7 +1,9 @@
 """Batches of clips: read ahead of the step that takes them, the same in any order of asking, captions encoded once."""
 
+import subprocess
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,40 @@ def test_encoded_captions_keep_to_their_room(clips: Path) -> None:
     for which in ([0, 1, 2], [0], [3], [0, 2, 3], [1]):  # 1 is the one that was used least lately when 3 comes
         source.collate(which, [(0, place) for place in which])
     assert text.asked == [f"a square slides {i}" for i in (0, 1, 2, 3, 1)]
+
+
+HELD = """
+import sys, time
+from phys4d.engine.data.dataset import ClipDataset
+read = ClipDataset.read
+
+def held(dataset, index, *, video=True):
+    if index == 3:
+        time.sleep(1000)
+    return read(dataset, index, video=video)
+
+def main():
+    from phys4d import cli
+    from phys4d.stages import runner
+    trained = runner.train
+    def train(*given, **options):
+        ClipDataset.read = held  # behind the checks before the run
+        trained(*given, **options)
+    runner.train = train
+    sys.exit(cli.main())
+
+main()
+"""
+
+
+def test_a_disk_that_does_not_answer_ends_the_process_with_the_clip(
+    clips: Path, write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The thread that reads it cannot be ended, and is not waited for."""
+    run = write_run(tmp_path / "run.toml", tmp_path / "out", clips, ["backbone"])
+    words = ["train", str(run), "--set", "timeouts.step=2", "--set", "backbone.loop.steps=20"]
+    ended = subprocess.run([sys.executable, "-c", HELD, *words], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2, ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith(f"phys4d: error: {clips}/shard-000000.tar: clip clip3: not read in 2 s (timeouts.step): ")
+    assert list((tmp_path / "out").glob("checkpoint-backbone-*"))

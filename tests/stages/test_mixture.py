@@ -90,8 +90,9 @@ def test_a_bad_clip_is_replaced_by_one_of_its_size(
     clips = Clips([Part(bad), Part(two[1])], (), WordEncoder(), on_bad="skip")
     for step in range(20):
         clips.batch(2, ALONE, 0, "pretrain", step)
-    assert list(clips.skipped) == [f"{bad}/clip1"] and clips.skipped[f"{bad}/clip1"].startswith(f"{bad}/shard-000000")
-    assert clips.skipped_line() == f"1 of 10 clips skipped: {bad}/clip1"
+    assert list(clips.skips.clips) == [f"{bad}/clip1"]
+    assert clips.skips.clips[f"{bad}/clip1"].startswith(f"{bad}/shard-000000.tar: clip clip1: mp4 ")
+    assert str(clips.skips) == f"1 of 10 clips skipped: {bad}/clip1"
 
 
 STAGES = ["backbone", "pretrain", "finetune", "reinforce"]

@@ -77,7 +77,7 @@ def test_a_clip_that_is_not_served_is_never_skipped(clips: Path, picky: Picky) -
     source.decode_by(picky)
     with pytest.raises(UserError, match=r'decoder = "dali": .*clip clip\d: its edit list .*: set decoder = "auto"'):
         source.batch(2, Parallel.alone(), 0, "backbone", 0)
-    assert not source.skipped
+    assert not source.skips.clips
 
 
 def test_the_clips_are_those_of_the_chosen_decoder(clips: Path, picky: Picky) -> None:
