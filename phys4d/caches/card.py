@@ -11,7 +11,7 @@ from phys4d.engine.errors import UserError
 from phys4d.engine.limits import FRAMES, WIDTH
 
 CARD = "cache.json"
-FORMAT = 1
+FORMAT = 2
 """Version of the files and of how a clip becomes latents: pixels / 127.5 - 1, one clip at a time."""
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
 Dtype = Literal["fp32", "bf16"]
@@ -25,31 +25,45 @@ class BadClip(Config):
     fault: str
 
 
+class EncodedSize(Config):
+    """What clips of one size become. frames, height, width: of the clips. latents: shape [C, T', H', W']."""
+
+    frames: int = Field(ge=1, le=FRAMES)
+    height: int = Field(ge=1, le=WIDTH)
+    width: int = Field(ge=1, le=WIDTH)
+    latents: tuple[Size, Size, Size, Size]
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(frames, height, width)."""
+        return self.frames, self.height, self.width
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self.latents))
+
+
 class CacheCard(Config):
     """The contents of cache.json.
 
     format: see `FORMAT`. kind: of the model. origin: digests of codec, text encoder and tokenizer
-    (`models.spec.Encoders`). frames, height, width: of the clips. latents: shape [C, T', H', W'] of a clip's latents.
-    text: tokens of a caption with the padding, and channels of a token. dtype: of what is stored. bad: clips that are
-    left out, by key. provenance: versions, revision, date and machine.
+    (`models.spec.Encoders`). sizes: that the clips have. text: tokens of a caption with the padding,
+    and channels of a token. dtype: of what is stored. bad: clips that are left out, by key. provenance: versions,
+    revision, date and machine.
     """
 
     format: int
     kind: str
     origin: dict[str, str]
-    frames: int = Field(ge=1, le=FRAMES)
-    height: int = Field(ge=1, le=WIDTH)
-    width: int = Field(ge=1, le=WIDTH)
-    latents: tuple[Size, Size, Size, Size]
+    sizes: tuple[EncodedSize, ...]
     text: tuple[Size, Size]
     dtype: Dtype
     bad: dict[str, BadClip]
     provenance: dict[str, object]
 
     @property
-    def size(self) -> tuple[int, int, int]:
-        """(frames, height, width) of the clips."""
-        return self.frames, self.height, self.width
+    def latents(self) -> dict[tuple[int, int, int], tuple[int, ...]]:
+        """Shape [C, T', H', W'] of the latents of a clip of each size (frames, height, width)."""
+        return {one.size: one.latents for one in self.sizes}
 
 
 def read_card(folder: Path) -> CacheCard:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from phys4d.caches.card import CacheCard, read_card
 from phys4d.caches.packing import LATENTS, TEXT, unpacked
-from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
+from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample, clip_size
 from phys4d.engine.data.index import read_index
 from phys4d.engine.errors import UserError
 
@@ -75,9 +75,9 @@ class LatentCache:
         for part, digest in self.card.origin.items():
             if origin.get(part, digest) != digest:
                 raise self._stale(f"was computed by another {part} ({digest}; this model's: {origin[part]})")
-        if self.card.size != self._data.size():
-            shown = "x".join(map(str, self.card.size)), "x".join(map(str, self._data.size()))
-            raise self._stale(f"is of clips of {shown[0]}, those of {self._data.folder} are {shown[1]}")
+        if self.card.latents.keys() != (sizes := self._data.sizes()).keys():
+            held, there = (", ".join("x".join(map(str, size)) for size in some) for some in (self.card.latents, sizes))
+            raise self._stale(f"is of clips of {held}, those of {self._data.folder} are {there}")
 
     def _placed(self) -> np.ndarray:
         """int64 [clips]: the row of each clip of the dataset, -1 for one that could not be encoded."""
@@ -127,14 +127,15 @@ def read_tensor(entries: ClipDataset, row: dict[str, Any], name: str, card: Cach
     data = entries.member(row, name)
     try:
         tensor = unpacked(name, data)
-        _check_shape(name, tuple(tensor.shape), card)
+        _check_shape(name, tuple(tensor.shape), card, clip_size(row))
         return tensor
     except ValueError as error:
         raise ClipFault(entries.folder, row["key"], f"{row['shard']}: clip {row['key']}: {name} {error}") from None
 
 
-def _check_shape(name: str, shape: tuple[int, ...], card: CacheCard) -> None:
-    """Raises ValueError for another shape than that in the card, or more tokens."""
-    expected = card.latents if name == LATENTS else (min(shape[0] if shape else 0, card.text[0]), card.text[1])
+def _check_shape(name: str, shape: tuple[int, ...], card: CacheCard, size: tuple[int, int, int]) -> None:
+    """Raises ValueError for another shape than that in the card for clips of this size, or more tokens."""
+    tokens = min(shape[0] if shape else 0, card.text[0]), card.text[1]
+    expected = card.latents.get(size, ()) if name == LATENTS else tokens
     if shape != expected:
         raise ValueError(f"is {list(shape)}, expected {list(expected)}")

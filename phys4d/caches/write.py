@@ -18,7 +18,7 @@ import torch
 
 from phys4d.bad_clips import OnBad, most_bad, too_many
 from phys4d.caches.captions import EncodedCaptions
-from phys4d.caches.card import CARD, FORMAT, BadClip, CacheCard, Dtype
+from phys4d.caches.card import CARD, FORMAT, BadClip, CacheCard, Dtype, EncodedSize
 from phys4d.caches.packing import LATENTS, TEXT, packed, trimmed
 from phys4d.caches.read import SOURCE, sources
 from phys4d.caches.source import Source
@@ -46,7 +46,7 @@ _RECIPE, _FAULT = "recipe.json", "fault"
 @dataclass(frozen=True)
 class Plan:
     """What a cache is made of. data: the dataset; source: the column `SOURCE` of its clips; codec, text: on `device`;
-    dtype, on_bad: see `encode_dataset`; latents: shape [C, T', H', W'] of a clip's; shards: the clips of each.
+    dtype, on_bad: see `encode_dataset`; sizes: of the clips and their latents; shards: the clips of each.
     """
 
     data: ClipDataset
@@ -56,7 +56,7 @@ class Plan:
     device: torch.device
     dtype: Dtype
     on_bad: OnBad
-    latents: tuple[int, int, int, int]
+    sizes: tuple[EncodedSize, ...]
     shards: list[range]
 
 
@@ -110,15 +110,23 @@ def _plan(folder: Path, model: Source, device: torch.device, dtype: Dtype, on_ba
     for part in (codec, text):
         if isinstance(part, torch.nn.Module):
             part.to(device)
-    try:
-        check_size(data.size(), (codec.temporal_stride, codec.spatial_stride, codec.spatial_stride))
-    except ValueError as error:
-        raise UserError(f"{folder}: clips of {error}") from None
-    latents = latent_shape(codec, data.size())
-    each = 4 * (math.prod(latents) + text.tokens * text.width)
+    if not len(data):
+        raise UserError(f"{folder}: holds no clips: simulate or label some first")
+    sizes = tuple(_encoded_size(folder, codec, size) for size in data.sizes())
+    largest = max((math.prod(size.latents) for size in sizes), default=0)
+    each = 4 * (largest + text.tokens * text.width)
     size = max(1, min(_CLIPS, -(-len(data) // _PARTS), _BYTES // each))
     shards = [range(start, min(start + size, len(data))) for start in range(0, len(data), size)]
-    return Plan(data, sources(data).to_pylist(), codec, text, device, dtype, on_bad, latents, shards)
+    return Plan(data, sources(data).to_pylist(), codec, text, device, dtype, on_bad, sizes, shards)
+
+
+def _encoded_size(folder: Path, codec: Codec, size: tuple[int, int, int]) -> EncodedSize:
+    try:
+        check_size(size, (codec.temporal_stride, codec.spatial_stride, codec.spatial_stride))
+    except ValueError as error:
+        raise UserError(f"{folder}: clips of {error}") from None
+    frames, height, width = size
+    return EncodedSize(frames=frames, height=height, width=width, latents=latent_shape(codec, size))
 
 
 def _recipe(plan: Plan, model: Source) -> str:
@@ -242,15 +250,11 @@ def _finish(plan: Plan, model: Source, place: OutputFolder) -> CacheCard:
     if len(faults) > most_bad(len(plan.data)):
         raise too_many(plan.data.folder, len(faults), len(plan.data), next(iter(faults.values())))
     of_key = dict(zip(plan.data.keys().to_pylist(), plan.source, strict=True)) if faults else {}
-    frames, height, width = plan.data.size()
     card = CacheCard(
         format=FORMAT,
         kind=model.kind,
         origin=dict(model.origin()),
-        frames=frames,
-        height=height,
-        width=width,
-        latents=plan.latents,
+        sizes=plan.sizes,
         text=(plan.text.tokens, plan.text.width),
         dtype=plan.dtype,
         bad={key: BadClip(source=of_key[key], fault=fault) for key, fault in faults.items()},

@@ -204,7 +204,7 @@ def _encode(options: argparse.Namespace) -> int:
         card = encode_dataset(options.folder, out, model, parallel, dtype=options.dtype, on_bad=options.on_bad)
     if card is not None:
         left_out = f", {len(card.bad)} left out: {', '.join(sorted(card.bad))}" if card.bad else ""
-        shape = "x".join(map(str, card.latents))
+        shape = ", ".join(map(str, card.sizes))
         print(printable(f"{out}: latents of {shape} and text of all clips of {options.folder}{left_out}"))
     return 0
 

@@ -45,7 +45,7 @@ def equal(first: Path, second: Path) -> bool:
 def test_a_cache_holds_what_the_encoders_give(cached: Path, released: Path) -> None:
     """Clip by clip, in fp32; the tokens of UMT5, which computes in bf16, in bf16, up to the caption's length."""
     cache = find_cache(cached, None, "required", Source("wan", released))
-    assert cache is not None and cache.card.latents == (8, 2, 4, 4) and cache.card.text == (512, 32)
+    assert cache is not None and cache.card.latents == {(5, 64, 64): (8, 2, 4, 4)} and cache.card.text == (512, 32)
     codec, text = WanCodec(released / "vae"), UMT5Encoder(released / "text_encoder", released / "tokenizer")
     data = ClipDataset(cached, arrays=())
     for index in (0, 5):

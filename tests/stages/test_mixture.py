@@ -13,7 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from phys4d.caches.read import LatentCache
+from phys4d.caches.source import source_of
+from phys4d.cli import main
 from phys4d.clips import Clips
+from phys4d.engine.data.dataset import ClipDataset
+from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.mixture import Mixture, Part
@@ -93,6 +98,28 @@ def test_a_bad_clip_is_replaced_by_one_of_its_size(
     assert list(clips.skips.clips) == [f"{bad}/clip1"]
     assert clips.skips.clips[f"{bad}/clip1"].startswith(f"{bad}/shard-000000.tar: clip clip1: mp4 ")
     assert str(clips.skips) == f"1 of 10 clips skipped: {bad}/clip1"
+
+
+def test_a_dataset_of_two_sizes_is_cached_whole(
+    two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ShardWriter(tmp_path / "both") as writer:
+        for folder in two:
+            one = ClipDataset(folder, arrays=())
+            for row in map(one.row, range(len(one))):
+                members = {name: one.member(row, name) for name in row["members"]}
+                key = f"{folder.name}-{row['key']}"
+                writer.add(key, members, row["frames"], row["fps"], row["height"], row["width"])
+    assert main(["data", "encode", str(tmp_path / "both"), "--model", "tiny"]) == 0
+    assert "latents of 192x2x4x4, 192x2x8x8 and text" in capsys.readouterr().out
+    source = source_of("tiny")
+    (codec, text), data = source.encoders(), tmp_path / "both"
+    cache = LatentCache(data / "cache", ClipDataset(data, arrays=()), source.kind, source.origin(), "encode")
+    cached, plain = Clips(data, ("depth",), text, encoded=cache), Clips(data, ("depth",), text)
+    for step in range(6):
+        one, other = (clips.batch(2, ALONE, 0, "finetune", step) for clips in (cached, plain))
+        assert one.video.shape[2] == 0 and torch.equal(one.encoded(codec), other.encoded(codec))
+        assert torch.equal(one.text, other.text) and torch.equal(one.arrays["depth"], other.arrays["depth"])
 
 
 STAGES = ["backbone", "pretrain", "finetune", "reinforce"]
