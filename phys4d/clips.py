@@ -164,7 +164,7 @@ class Clips:
         if self.cached:
             cache = self.mixture.parts[0].cache
             assert cache is not None
-            latents = torch.stack([tensors[f"{LATENTS} {i}"].float() for i in range(len(samples))])
+            latents = tensors[LATENTS].float()
             text = stacked([tensors[f"{TEXT} {i}"] for i in range(len(samples))], cache.card.text, device)
         else:
             text = torch.stack([self._captions[sample.meta["caption"]] for sample in samples]).to(device)

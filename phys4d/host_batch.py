@@ -17,8 +17,8 @@ def on_host(samples: Sequence[Sample]) -> dict[str, Tensor]:
     """The tensors of a batch by name.
 
     "video": uint8 [B, T, H, W, 3], absent where a decoder left it on a device. "array depth" and so on: of each stored
-    array. "intrinsics": fp32 [B, T, 3, 3]. "latents 0", "text 0" and so on: of each clip of a cache, in the dtype of
-    the cache, the text without the zeros behind it.
+    array. "intrinsics": fp32 [B, T, 3, 3]. "latents": [B, C, T', H', W'] of a cache, fp32 or bf16. "text 0" and so on:
+    tokens of each clip of a cache, without the zeros behind them.
 
     Raises UserError for clips that cannot be put together.
     """
@@ -30,10 +30,18 @@ def on_host(samples: Sequence[Sample]) -> dict[str, Tensor]:
         tensors[INTRINSICS] = torch.tensor(np.stack([s.meta["intrinsics"] for s in samples]), dtype=torch.float32)
         if all(isinstance(sample.video, np.ndarray) for sample in samples):
             tensors[VIDEO] = torch.from_numpy(np.stack([sample.video for sample in samples]))
-        for i, sample in enumerate(samples):
-            if isinstance(sample, EncodedSample):
-                tensors |= {f"{LATENTS} {i}": sample.latents, f"{TEXT} {i}": sample.text}
-        return tensors
+        encoded = [sample for sample in samples if isinstance(sample, EncodedSample)]
+        if encoded:
+            tensors[LATENTS] = _stacked([sample.latents for sample in encoded])
+        return tensors | {f"{TEXT} {i}": sample.text for i, sample in enumerate(encoded)}
     except (TypeError, ValueError, KeyError, IndexError) as error:
         keys = ", ".join(sample.key for sample in samples)
         raise UserError(f"clips {keys}: cannot be put together ({error})") from error
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """As torch.stack, without torch's threads, which would wait for those of the training thread."""
+    if len({part.dtype for part in parts}) > 1:
+        parts = [part.float() for part in parts]
+    dtype = parts[0].dtype
+    return torch.from_numpy(np.stack([part.contiguous().view(torch.uint8).numpy() for part in parts])).view(dtype)

@@ -40,6 +40,7 @@ MAGIC = b"P4BLOB01"
 _PREFIX = struct.Struct("<8sII")
 _DTYPES = ("bool", "uint8", "int16", "uint16", "int32", "int64", "float16", "float32", "float64")
 _BLOCK_BYTES = 1 << 18  # fixed: blosc2's own choice may depend on the machine, and the bytes must not
+blosc2.set_releasegil(True)  # threads decompress beside training, which the lock would hold up for milliseconds
 # Header of a blosc2 chunk: versions of the format and codec, flags, typesize, the three sizes, filters and their data.
 _CHUNK = struct.Struct("<4B3i6sBB8s")
 _LAST_BUILT_IN = 4  # of the filters: none, shuffle, bitshuffle, delta, truncation of precision

@@ -4,6 +4,7 @@ import base64
 import struct
 import zlib
 
+import blosc2
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
@@ -212,3 +213,7 @@ def test_what_cannot_be_stored_is_refused_by_name() -> None:
     for arrays, quantise, message in faults:
         with pytest.raises(ValueError, match=message):
             encode(arrays, quantise)
+
+
+def test_decompression_leaves_the_interpreter_to_other_threads() -> None:
+    assert blosc2.set_releasegil(True)  # the state before
