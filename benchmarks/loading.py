@@ -115,16 +115,16 @@ def wait(folder: Path, cache: Path, arrays: tuple[str, ...], steps: int) -> dict
     source = source_of("tiny")
     found = find_cache(folder, cache, "required", source)
     clips = Clips(folder, arrays, source.encoders()[1], encoded=found, cache_bytes=0)
-    waits, lengths = [], []
+    waits, lengths, latents = [], [], 0
     for step in range(steps + 2):
         begun, before = time.perf_counter(), clips.waited.seconds
         batch: Batch = clips.batch(BATCH, Parallel.alone(), 0, "loading", step)
         assert batch.latents is not None
+        latents = batch.latents[0].nbytes
         time.sleep(STEP)
         if step >= 2:
             waits.append(clips.waited.seconds - before)
             lengths.append(time.perf_counter() - begun)
-    latents = batch.latents[0].nbytes
     return {
         "wait_ms": 1e3 * statistics.mean(waits), "wait_ms_most": 1e3 * max(waits),
         "step_ms": 1e3 * statistics.mean(lengths), "share": sum(waits) / sum(lengths), "latents_mb": latents / 1e6,

@@ -90,7 +90,7 @@ class OutputFolder:
         """Moves the finished files to the output folder, the file named `last` as the last one.
 
         last: name of the file that makes the output complete.
-        unpublished: names of files that only the writer needs; removed when the output is complete.
+        unpublished: names of files and folders that only the writer needs; removed when the output is complete.
 
         Raises UserError if the system does not move them; the files then stay, and the message names their path.
         """
@@ -101,8 +101,11 @@ class OutputFolder:
                 shutil.rmtree(partial, ignore_errors=True)
             else:
                 os.rename(partial, self.folder)
-                for name in unpublished:
-                    (self.folder / name).unlink(missing_ok=True)
+                for path in map(self.folder.joinpath, unpublished):
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink(missing_ok=True)
                 sync(self.folder.parent)
             sync(self.folder)
         except OSError as error:

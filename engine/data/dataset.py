@@ -185,13 +185,18 @@ class ClipDataset:
         return self._index.column(name).combine_chunks()
 
     def digests(self, name: str) -> pa.Array:
-        """SHA-256 of the member `name` of every clip, in order. Raises UserError if a clip lacks it or has it twice."""
+        """SHA-256 of the member `name` of every clip, in order; 64 zeros for a clip without it, whose reading fails.
+
+        Raises ClipFault if a clip has it twice.
+        """
         members = self._index.column("members").combine_chunks()
         every, wanted = members.flatten(), pc.equal(members.flatten().field("name"), name)
-        counted = pc.value_counts(pc.list_parent_indices(members).filter(wanted))
-        if len(counted) != len(self) or not pc.all(pc.equal(counted.field("counts"), 1)).as_py():
-            raise UserError(f"{self.folder}: a clip has no {name}, or two: copy the dataset again")
-        return every.field("sha256").filter(wanted)
+        having = pc.list_parent_indices(members).filter(wanted)
+        if pc.count_distinct(having).as_py() < len(having):
+            index = next(entry["values"] for entry in pc.value_counts(having).to_pylist() if entry["counts"] > 1)
+            raise self._fault(self.row(index), name, "is in the index twice")
+        own = pc.index_in(pa.array(range(len(self)), having.type), value_set=having)
+        return pc.fill_null(every.field("sha256").filter(wanted).take(own), "0" * 64)
 
     def shard_edges(self) -> list[int]:
         """Indices of the first and the last clip of each shard; reading the last one detects a truncated shard."""

@@ -75,6 +75,12 @@ def _simulate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _cores() -> int:
+    """Cores of this machine that each of its ranks can have."""
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, len(os.sched_getaffinity(0)) // (max(1, int(ranks)) if ranks.isdigit() else 1))
+
+
 def add_label(commands: Commands) -> None:
     """Adds `label`."""
     label = commands.add_parser("label", help="pseudo-label videos with depth and flow teachers")
@@ -96,20 +102,36 @@ def add_label(commands: Commands) -> None:
         help="change another setting of a teacher, such as depth.batch=2 or flow.preset=fast",
     )  # fmt: skip
     label.add_argument(
-        "--workers", type=int, default=len(os.sched_getaffinity(0)),
-        help="threads; the bytes do not depend on it (default: one per core)",
+        "--on-bad", default="stop", choices=("stop", "skip"),
+        help="stop (default) at a clip that cannot be read or labelled, or leave it out, up to one in twenty",
+    )  # fmt: skip
+    label.add_argument(
+        "--workers", type=int, default=_cores(),
+        help="threads of each rank; the bytes do not depend on it (default: the machine's cores over its ranks)",
     )  # fmt: skip
     label.set_defaults(command=_label)
 
 
 def _label(options: argparse.Namespace) -> int:
-    from phys4d.teachers.label import label_dataset
+    from phys4d.engine.distributed.collectives import on_all_ranks
+    from phys4d.engine.distributed.parallel import Parallel
+    from phys4d.teachers.label import LEFT_OUT, label_dataset
     from phys4d.teachers.registry import choose
 
     folders = {"scenes": options.scenes, "weights": options.weights}
     settings = {"steps": options.steps, "seed": options.seed}
-    depth, flow = choose(options.teacher, options.flow, folders, settings, options.changes)
-    label_dataset(options.videos, options.out, depth, flow, workers=options.workers)
+    with Parallel.start() as parallel:
+        depth, flow = on_all_ranks(
+            lambda: choose(options.teacher, options.flow, folders, settings, options.changes)
+        )
+        done = label_dataset(
+            options.videos, options.out, depth, flow, workers=options.workers, parallel=parallel, on_bad=options.on_bad
+        )
+    if done is not None:
+        for fault in done.bad.values():
+            print(printable(f"left out: {fault}"))
+        left_out = f", {len(done.bad)} left out: see {LEFT_OUT} in it" if done.bad else ""
+        print(printable(f"{options.out}: {len(done.rows)} clips labelled by {depth.title} and {flow.title}{left_out}"))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ class DepthAnything:
         return {
             "name": self.title,
             "folder": self.folder.name,
+            "versions": {"torch": torch.__version__, "transformers": version("transformers")},
             "weights_sha256": self.digest,
             "settings": {**self.config.model_dump(), **head, "preprocessing": self.preprocessing},
             "device": self.device.type,

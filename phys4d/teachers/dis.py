@@ -1,15 +1,14 @@
 """Optical flow without weights: OpenCV's DIS (Kroeger et al. 2016), with a forward-backward check."""
 
 import threading
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import cv2
 import numpy as np
-import torch
 
 from phys4d.engine.config import Config
-from phys4d.kernels.geometry import forward_backward_mask
+from phys4d.teachers.both_ways import both_ways
 from phys4d.teachers.interface import TeacherSpec
 
 _PRESETS = {
@@ -46,21 +45,17 @@ class DISFlow:
 
     def provenance(self) -> dict[str, Any]:
         settings = {**self.config.model_dump(), "finest_scale": 0, "enlarged_below": _SMALL}
-        return {"name": self.title, "opencv": cv2.__version__, "settings": settings, "training": "none"}
+        return {"name": self.title, "versions": {"opencv": cv2.__version__}, "settings": settings, "training": "none"}
 
     def label(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """video uint8 [T, H, W, 3] RGB -> flow float32 [2, T-1, H, W] pixels, valid bool [T-1, H, W]."""
-        frames = [_grey(frame) for frame in video]
-        pairs = list(pairwise(frames))
-        size = video.shape[1:3]
-        if not pairs:
-            return np.zeros((2, 0, *size), np.float32), np.zeros((0, *size), bool)
-        forward = np.stack([self._flow(first, second, size) for first, second in pairs])
-        backward = np.stack([self._flow(second, first, size) for first, second in pairs])
+        frames, size = [_grey(frame) for frame in video], video.shape[1:3]
         scale = frames[0].shape[0] / size[0]
-        accepted = 0.5 / scale**2
-        valid = forward_backward_mask(torch.from_numpy(forward), torch.from_numpy(backward), absolute=accepted)
-        return np.ascontiguousarray(forward.transpose(1, 0, 2, 3)), valid.numpy()
+
+        def between(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
+            return np.stack([self._flow(*pair, size) for pair in zip(first, second, strict=True)])
+
+        return both_ways(frames, size, between, scale)
 
     def _flow(self, first: np.ndarray, second: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         if not hasattr(self._thread, "dis"):  # one object per thread: OpenCV's object keeps buffers between calls

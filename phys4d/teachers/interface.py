@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -69,6 +69,20 @@ class FlowTeacher(Teacher, Protocol):
         ...
 
 
+@runtime_checkable
+class TrainedTeacher(Protocol):
+    """What a teacher that `prepare` trains has besides: it is trained once, for all ranks and also after a kill."""
+
+    def trained(self) -> bytes:
+        """The weights as a safetensors buffer, with all that their training depended on in its metadata."""
+        ...
+
+    def restore(self, data: bytes) -> bool:
+        """Takes up what `trained` returned in another process, in place of `prepare`. False, with nothing changed, for
+        a teacher of other settings or scenes, or damaged data."""
+        ...
+
+
 @dataclass(frozen=True)
 class TeacherSpec:
     """The entry `SPEC` of a teacher's file.
@@ -84,5 +98,9 @@ class TeacherSpec:
 
 
 def default_device() -> torch.device:
-    """The accelerator that torch finds (CUDA, or another type), else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    """The current accelerator (CUDA, or another type) with its index, which other threads would not know; else the CPU.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return torch.device("cpu")
+    return torch.device(accelerator.type, torch.accelerator.current_device_index())

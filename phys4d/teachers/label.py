@@ -1,27 +1,38 @@
 """Pseudo-labels for a dataset of videos. The teachers see the pixels of a clip and never its truth."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
 from phys4d import __version__
+from phys4d.bad_clips import OnBad
 from phys4d.engine.data import blob
-from phys4d.engine.data.dataset import ClipDataset, Sample
+from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
+from phys4d.engine.data.rank_shards import RankShards, Row, Written, divided
 from phys4d.engine.data.schema import REQUIRED, check_clip
-from phys4d.engine.data.shards import INDEX, ShardWriter
+from phys4d.engine.data.shards import INDEX, SCHEMA, write_member
+from phys4d.engine.data.stream import stream
+from phys4d.engine.distributed.collectives import on_all_ranks
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.engine.integrity import digest
-from phys4d.engine.progress import progress
 from phys4d.engine.signals import keeps
 from phys4d.importers.videos.files import VIDEOS
 from phys4d.kernels.geometry import sample_depth
-from phys4d.teachers.interface import DepthTeacher, FlowTeacher
+from phys4d.left_out import limit
+from phys4d.teachers.interface import DepthTeacher, FlowTeacher, Teacher, TrainedTeacher
 from phys4d.teachers.scenes import refuse_shared
 
+LEFT_OUT = "left-out.json"
+"""In a labelled dataset some of whose clips are left out: the fault of each, by key."""
+
+_AHEAD = 2  # clips for each thread that are read and labelled ahead of the one that is written
+_LABEL_BYTES = 4  # of a pixel's labels, compressed; about
 # Fields of a clip's json that its label keeps. The objects and their tracks are truth, so they are left out.
 _KEPT = (
     "caption",
@@ -36,46 +47,88 @@ _KEPT = (
 )
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What labels are made of. videos: the dataset; depth, flow: the teachers; workers: threads."""
+
+    videos: ClipDataset
+    depth: DepthTeacher
+    flow: FlowTeacher
+    workers: int
+
+    @property
+    def teachers(self) -> dict[str, Teacher]:
+        """Both by kind."""
+        return {"depth": self.depth, "flow": self.flow}
+
+    def provenance(self) -> dict[str, Any]:
+        """The record of the prepared teachers beside each label."""
+        return {"phys4d": __version__} | {kind: teacher.provenance() for kind, teacher in self.teachers.items()}
+
+    def labels(self, clips: Sequence[int]) -> "Iterable[_Labelled | ClipFault]":
+        """The labels of these clips, computed ahead; the fault of a clip that has none."""
+        source = _Labelling(self, self.provenance())
+        each, ahead = ([index] for index in clips), _AHEAD * self.workers
+        batches: Iterator[list[_Labelled | ClipFault]]
+        batches = stream(source, each, threads=self.workers, prefetch=ahead)
+        for (labelled,) in batches:
+            yield labelled
+
+
 def label_dataset(
-    videos: Path, out: Path, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher, *, workers: int = 1
-) -> None:
+    videos: Path,
+    out: Path,
+    depth_teacher: DepthTeacher,
+    flow_teacher: FlowTeacher,
+    *,
+    workers: int = 1,
+    parallel: Parallel | None = None,
+    on_bad: OnBad = "stop",
+) -> Written | None:
     """Writes a dataset with the videos of another one and pseudo-labels in place of truth.
 
     Everything that can be refused is refused before `out` is made; `out` is made before a teacher is trained or loaded.
-    Finished clips are kept when the process is stopped or killed, and the same call goes on after them if the teachers
-    have the same weights then.
+    Finished shards are kept when a process is stopped or killed, and the same call goes on after them, on any number of
+    ranks, if the teachers have the same weights then; a trained teacher is not trained again.
 
     Args:
         videos: dataset folder; its `.truth` members, where there are any, are not opened.
         out: new dataset folder: the same mp4 bytes, arrays depth, motion, depth_valid, flow_valid and dz_valid, and a
-            json that names the teachers, their settings and their weights.
+            json that names the teachers, their settings and their weights. On a file system that all ranks share.
         depth_teacher: must give metric depth. Not yet prepared, as flow_teacher.
         flow_teacher: gives (du, dv); dz is the pseudo depth at t + 1, sampled where the flow ends, minus the pseudo
             depth at t.
-        workers: threads; the bytes written do not depend on their number.
+        workers: threads of each rank; the bytes written do not depend on their number.
+        parallel: ranks, each of which labels clips of its own; None for this process alone.
+        on_bad: "skip" leaves out clips that cannot be read or labelled, up to `bad_clips.MOST_BAD` of them.
+
+    Returns what was written, on rank 0.
 
     Raises:
         UserError: a teacher without metric depth, a clip that a teacher is trained on, or a dataset that cannot be read
             or written.
     """
+    parallel = parallel or Parallel.alone()
+    plan = on_all_ranks(lambda: _plan(videos, depth_teacher, flow_teacher, workers))
+    parallel.on_rank_zero(lambda: _refuse_shared(plan))
+    with RankShards(out, parallel) as output:
+        count, keys = len(plan.videos), plan.videos.keys()
+        output.begin(_shards(plan.videos), limit(videos, count, on_bad), lambda: _prepared(plan, output, parallel))
+        keeps(f"{out}: finished shards are kept: the same command goes on from there")
+        output.write("label", plan.labels, _Writing(plan), lambda index: keys[index].as_py())
+        return output.finish(SCHEMA, lambda written: {LEFT_OUT: _record(written)} if written.bad else {})
+
+
+def _plan(videos: Path, depth: DepthTeacher, flow: FlowTeacher, workers: int) -> Plan:
     if workers < 1:
         raise UserError(f"--workers {workers}: expected 1 or more")
-    if depth_teacher.depth_kind != "metric":
+    if depth.depth_kind != "metric":
         raise UserError(
-            f"depth teacher {depth_teacher.title}: gives {depth_teacher.depth_kind}, motion in metres needs metric "
+            f"depth teacher {depth.title}: gives {depth.depth_kind}, motion in metres needs metric "
             "depth: use weights with a metric head, such as the Metric-Indoor or Metric-Outdoor ones of Depth Anything"
         )
     _refuse_plain_videos(videos)
-    dataset = ClipDataset(videos, arrays=(), required=REQUIRED)
-    for teacher in (depth_teacher, flow_teacher):
-        refuse_shared(dataset, teacher.title, teacher.scenes)
-    with ShardWriter(out, later=True) as writer:
-        depth_teacher.prepare()
-        flow_teacher.prepare()
-        provenance = {"depth": depth_teacher.provenance(), "flow": flow_teacher.provenance()}
-        writer.begin(json.dumps({"label": provenance, "videos": digest(videos / INDEX).sha256, "phys4d": __version__}))
-        keeps(f"{out}: finished clips are kept: the same command goes on from there")
-        _label(dataset, writer, depth_teacher, flow_teacher, provenance, workers)
+    return Plan(ClipDataset(videos, arrays=(), required=REQUIRED), depth, flow, workers)
 
 
 def _refuse_plain_videos(folder: Path) -> None:
@@ -86,37 +139,94 @@ def _refuse_plain_videos(folder: Path) -> None:
         )
 
 
-def _label(
-    dataset: ClipDataset, writer: ShardWriter, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher,
-    provenance: dict[str, Any], workers: int,
-) -> None:  # fmt: skip
-    def members(index: int) -> dict[str, bytes]:
-        sample = dataset[index]
-        arrays = pseudo_labels(sample.video, depth_teacher, flow_teacher)
-        meta = _meta(sample, provenance)
+def _refuse_shared(plan: Plan) -> None:
+    for teacher in plan.teachers.values():
+        refuse_shared(plan.videos, teacher.title, teacher.scenes)
+
+
+def _shards(videos: ClipDataset) -> list[range]:
+    if not len(videos):
+        return []
+    row = videos.row(0)
+    pixels = row["frames"] * row["height"] * row["width"]
+    return divided(len(videos), _LABEL_BYTES * pixels + sum(member["size"] for member in row["members"].values()))
+
+
+def _prepared(plan: Plan, output: RankShards, parallel: Parallel) -> tuple[str, Mapping[str, bytes]]:
+    """Prepares both teachers; returns the recipe, and the weights of those that are trained, by file.
+
+    Rank 0 trains them; the other ranks, and rank 0 of a call that goes on, take up the weights that it left.
+    """
+    kept: dict[str, bytes] = {}
+    for kind, teacher in plan.teachers.items():
+        if not isinstance(teacher, TrainedTeacher):
+            teacher.prepare()
+            continue
+        file = output.notes / f"{kind}-teacher.safetensors"
+        if not (file.is_file() and teacher.restore(file.read_bytes())):
+            if parallel.rank != 0:
+                raise UserError(f"{file}: rank {parallel.rank} cannot take it up: give all ranks the same settings")
+            teacher.prepare()
+        kept[file.name] = teacher.trained()
+    recipe = {"label": plan.provenance(), "videos": digest(plan.videos.folder / INDEX).sha256}
+    return json.dumps(recipe, sort_keys=True), kept
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """The members of a labelled clip, by name."""
+
+    members: dict[str, bytes]
+
+
+class _Labelling:
+    """Labelled clips by index; a clip that cannot be read or labelled is its fault."""
+
+    def __init__(self, plan: Plan, provenance: Mapping[str, Any]) -> None:
+        self._plan, self._provenance = plan, provenance
+
+    def __getitem__(self, index: int) -> _Labelled | ClipFault:
+        try:
+            return self._labelled(index)
+        except ClipFault as fault:
+            return fault
+
+    def _labelled(self, index: int) -> _Labelled:
+        plan, sample = self._plan, self._plan.videos[index]
+        arrays = pseudo_labels(sample.video, plan.depth, plan.flow)
+        meta = _meta(sample, self._provenance)
+        row = plan.videos.row(index)
         try:
             check_clip(arrays, meta, sample.video.shape[:3])
         except ValueError as error:
-            titles = f"{depth_teacher.title}, {flow_teacher.title}"
-            raise UserError(f"{dataset.folder}: clip {sample.key}: its labels by {titles} are wrong: {error}") from None
-        return {
-            "mp4": dataset.member(dataset.row(index), "mp4"),  # a second encoding would change pixels
-            "truth": blob.encode(arrays, blob.QUANTISATION),
-            "json": json.dumps(meta, sort_keys=True).encode(),
-        }
+            titles = " and ".join(teacher.title for teacher in plan.teachers.values())
+            what = f"{row['shard']}: clip {sample.key}: its labels by {titles} are wrong: {error}"
+            raise ClipFault(plan.videos.folder, sample.key, what, "look at this clip, or use another teacher") from None
+        return _Labelled(
+            {
+                "mp4": plan.videos.member(row, "mp4"),  # a second encoding would change pixels
+                "truth": blob.encode(arrays, blob.QUANTISATION),
+                "json": json.dumps(meta, sort_keys=True).encode(),
+            }
+        )
 
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        progress("label", total=len(dataset), unit="clips") as bar,
-    ):
-        # A few clips at a time: labels wait in memory until they are written in order.
-        bar.advance(writer.kept)
-        for first in range(writer.kept, len(dataset), 4 * workers):
-            clips = range(first, min(first + 4 * workers, len(dataset)))
-            for index, made in zip(clips, pool.map(members, clips), strict=True):
-                row = dataset.row(index)
-                writer.add(row["key"], made, row["frames"], row["fps"], row["height"], row["width"])
-                bar.advance(1)
+
+class _Writing:
+    """Appends a labelled clip to a shard."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def __call__(self, shard: BinaryIO, index: int, labelled: _Labelled) -> Row:
+        row = self._plan.videos.row(index)
+        members = [
+            write_member(shard, f"{row['key']}.{name}", name, data) for name, data in labelled.members.items()
+        ]
+        return {name: row[name] for name in SCHEMA.names} | {"members": members}
+
+
+def _record(written: Written) -> str:
+    return json.dumps(written.bad, indent=1) + "\n"
 
 
 def pseudo_labels(video: np.ndarray, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher) -> dict[str, np.ndarray]:
@@ -141,7 +251,7 @@ def pseudo_labels(video: np.ndarray, depth_teacher: DepthTeacher, flow_teacher: 
     }
 
 
-def _meta(sample: Sample, provenance: dict[str, Any]) -> dict[str, Any]:
+def _meta(sample: Sample, provenance: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: sample.meta[name] for name in _KEPT if name in sample.meta}
     origin = sample.meta.get("provenance", {})
-    return {**kept, "depth_kind": "metric", "provenance": {**origin, "labels": provenance}}
+    return {**kept, "depth_kind": "metric", "provenance": {**origin, "labels": dict(provenance)}}

@@ -19,7 +19,9 @@ DEPTH_TEACHERS = {
 }
 FLOW_TEACHERS = {
     "dis": "phys4d.teachers.dis",
+    "raft": "phys4d.teachers.raft",
 }
+_EXTRAS = {"torchvision": "raft"}  # where a module is not of the extra [teachers]
 _KINDS = {"depth": ("--teacher", DEPTH_TEACHERS), "flow": ("--flow", FLOW_TEACHERS)}
 
 
@@ -69,7 +71,7 @@ def _make(kind: str, name: str, folders: dict[str, Path], settings: dict[str, An
 def teacher_spec(kind: str, name: str) -> "TeacherSpec":
     """The entry of the teacher of this name; kind: "depth" or "flow".
 
-    UserError where there is none, or where it needs a package that is not installed.
+    UserError where there is none, or where it needs a package that is not installed or does not load.
     """
     option, modules = _KINDS[kind]
     if name not in modules:
@@ -79,7 +81,11 @@ def teacher_spec(kind: str, name: str) -> "TeacherSpec":
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("phys4d"):
             raise
-        raise UserError(f"{option} {name}: needs the module {error.name}: pip install 'phys4d[teachers]'") from None
+        extra = _EXTRAS.get(error.name, "teachers")
+        raise UserError(f"{option} {name}: needs the module {error.name}: pip install 'phys4d[{extra}]'") from None
+    except RuntimeError as error:  # of a package that is built for another version of torch
+        reason = " ".join(str(error).split())
+        raise UserError(f"{option} {name}: a package does not load ({reason}): install it for this torch") from None
 
 
 def _parsed(change: str) -> tuple[str, str, Any]:

@@ -5,13 +5,16 @@ training clips come from the simulator that made the labelled clips. For any oth
 """
 
 import hashlib
+import json
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from torch import Tensor
 
 from phys4d.engine.config import Config
@@ -95,11 +98,8 @@ class SmallDepth:
                 bar.advance(1, **({"loss": loss.item()} if step % 20 == 0 else {}))
         self.network.eval().requires_grad_(False)
 
-    def provenance(self) -> dict[str, Any]:
-        weights = hashlib.sha256(repr((self.mean, self.deviation)).encode())
-        for name, tensor in sorted(self.network.state_dict().items()):
-            weights.update(name.encode())
-            weights.update(tensor.cpu().numpy().tobytes())
+    def _origin(self) -> dict[str, Any]:
+        """What the weights depend on."""
         names = "\n".join(sorted(self.scenes))
         training = {
             "folder": self.dataset.folder.name,
@@ -108,11 +108,37 @@ class SmallDepth:
         }
         return {
             "name": self.title,
-            "weights_sha256": weights.hexdigest(),
+            "versions": {"torch": torch.__version__},
             "settings": self.config.model_dump(),
             "device": self.device.type,
             "training": training,
         }
+
+    def trained(self) -> bytes:
+        scale = {"scale": torch.tensor((self.mean, self.deviation), dtype=torch.float64)}
+        weights = {f"network.{name}": value.cpu() for name, value in self.network.state_dict().items()}
+        return safetensors.torch.save(scale | weights, {"origin": json.dumps(self._origin(), sort_keys=True)})
+
+    def restore(self, data: bytes) -> bool:
+        try:
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            if json.loads(header["__metadata__"]["origin"]) != self._origin():
+                return False
+            tensors = safetensors.torch.load(data)
+            network = DepthUNet(self.config.width)
+            self.mean, self.deviation = tensors.pop("scale").tolist()
+            network.load_state_dict({name.removeprefix("network."): value for name, value in tensors.items()})
+        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError):
+            return False
+        self.network = network.to(self.device).eval().requires_grad_(False)
+        return True
+
+    def provenance(self) -> dict[str, Any]:
+        weights = hashlib.sha256(repr((self.mean, self.deviation)).encode())
+        for name, tensor in sorted(self.network.state_dict().items()):
+            weights.update(name.encode())
+            weights.update(tensor.cpu().numpy().tobytes())
+        return self._origin() | {"weights_sha256": weights.hexdigest()}
 
     def label(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """video uint8 [T, H, W, 3] RGB -> depth float32 [T, H, W] metres, valid bool [T, H, W] (everywhere)."""

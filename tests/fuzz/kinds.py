@@ -20,10 +20,13 @@ import numpy as np
 
 from tests.fuzz.mutations import damaged, json_text, malicious, toml_text
 from tests.fuzz.run_kinds import (
+    build_cache,
     build_checkpoint,
     build_model,
     build_run,
     in_any_file,
+    in_cache,
+    read_cache,
     read_checkpoint,
     read_model,
     read_run_folder,
@@ -277,6 +280,7 @@ KINDS: dict[str, Kind] = {
     "truth": Kind(dataset, in_member("truth", blob_with_checksums), read_dataset),
     "mp4": Kind(dataset, in_member("mp4", damaged), read_dataset),
     "json": Kind(dataset, in_member("json", json_text), read_dataset),
+    "cache": Kind(build_cache, in_cache, read_cache, covered=True),
     "run file": Kind(lambda: {"run.toml": RUN}, in_file(".toml", toml_text), read_run),
     "card": Kind(build_card, in_file(".json", json_text), read_the_card),
     "weights": Kind(build_weights, in_file(".safetensors", header_of_weights), read_weights_header),

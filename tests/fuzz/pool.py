@@ -26,6 +26,13 @@ class Counts:
     peak: float = 0.0
     seconds: float = 0.0
 
+    def note(self, kind: str, seed: int, got: dict[str, Any], covered: bool) -> None:
+        """Counts what reading one input led to; covered: nothing may be read changed."""
+        self.outcomes[kind, got["outcome"]] += 1
+        self.peak, self.seconds = max(self.peak, got["peak"]), max(self.seconds, got["seconds"])
+        if got["outcome"] in ("traceback", "crash", "hang") or (got["outcome"] == "changed" and covered):
+            self.worst.append(f"{kind} {seed}: {got['outcome']}: {got['detail']}")
+
     def table(self) -> str:
         names = ("same", "refused", "changed", "traceback", "crash", "hang")
         lines = [f"{'kind':10}" + "".join(f"{name:>10}" for name in names)]
@@ -89,9 +96,5 @@ def run(requests: Iterable[tuple[str, int]], covered: Iterable[str], workers: in
 
     with ThreadPoolExecutor(workers) as pool:
         for kind, seed, got in (one for part in pool.map(share, range(workers)) for one in part):
-            counts.outcomes[kind, got["outcome"]] += 1
-            counts.peak, counts.seconds = max(counts.peak, got["peak"]), max(counts.seconds, got["seconds"])
-            wrong = got["outcome"] == "changed" and kind in forbidden
-            if wrong or got["outcome"] in ("traceback", "crash", "hang"):
-                counts.worst.append(f"{kind} {seed}: {got['outcome']}: {got['detail']}")
+            counts.note(kind, seed, got, kind in forbidden)
     return counts

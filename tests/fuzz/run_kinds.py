@@ -1,9 +1,12 @@
-"""Kinds of files that a run writes and reads again: checkpoints, model folders, and what describes the run."""
+"""Kinds of files that a run writes and reads again: caches, checkpoints, model folders, and what describes the run."""
 
+import json
 from functools import cache
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+
+import numpy as np
 
 from tests.fuzz.mutations import damaged, json_text
 
@@ -79,6 +82,57 @@ def read_model(folder: Path) -> dict[str, str]:
 
     model = model_folder.load(folder / "model").model
     return {"model": digest(*(p.detach().numpy() for _, p in sorted(model.named_parameters())))}
+
+
+@cache
+def build_cache() -> Case:
+    """A dataset of three clips, and the latents and tokens of its clips."""
+    from phys4d.caches.source import Source
+    from phys4d.caches.write import encode_dataset
+    from phys4d.engine.data.shards import ShardWriter
+    from phys4d.engine.data.video import encode_mp4
+    from phys4d.engine.distributed.parallel import Parallel
+
+    frames = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3)).astype(np.uint8)
+    meta = {"caption": "a ball falls", "intrinsics": [[[20, 0, 8], [0, 20, 8], [0, 0, 1]]] * 5}
+    with TemporaryDirectory() as name:
+        data = Path(name) / "data"
+        with ShardWriter(data) as writer:
+            for clip in range(3):
+                members = {"mp4": encode_mp4(np.roll(frames, clip, 2), 24), "json": json.dumps(meta).encode()}
+                writer.add(f"clip{clip}", members, 5, 24, 16, 16)
+        encode_dataset(data, data / "cache", Source("tiny", None), Parallel.alone())
+        return files(Path(name))
+
+
+def in_cache(case: Case, draw: Random) -> Case:
+    """Damages a file of the cache, or gives a JSON file of it other values; each kind of file as often."""
+    ending = draw.choice((".tar", ".parquet", ".json"))
+    return case | in_any_file({path: case[path] for path in case if "/cache/" in path and path.endswith(ending)}, draw)
+
+
+def read_cache(folder: Path) -> dict[str, str]:
+    """Latents and tokens of each clip that can be read, as training reads them."""
+    from phys4d.caches.lookup import find_cache
+    from phys4d.caches.source import Source
+    from phys4d.caches.verify import verify_cache
+    from phys4d.engine.data.dataset import ClipDataset
+    from phys4d.engine.errors import UserError
+    from tests.fuzz.kinds import digest
+
+    data, source, read = folder / "data", Source("tiny", None), {}
+    cache = find_cache(data, None, "required", source)
+    assert cache is not None
+    verify_cache(data / "cache")
+    clips = ClipDataset(data, arrays=())
+    for index in range(len(clips)):
+        try:
+            sample = cache.read(index, clips.read(index, video=False))
+        except UserError as error:
+            assert str(error).isprintable(), error
+            continue
+        read[sample.key] = digest(sample.latents.float().numpy(), sample.text.float().numpy())
+    return read
 
 
 @cache

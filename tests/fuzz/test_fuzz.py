@@ -3,10 +3,15 @@
 One input again: `echo '{"kind": "mp4", "seed": 7}' | python -m tests.fuzz.worker`.
 """
 
+from itertools import count
+from typing import Any
+
 import pytest
 
+from phys4d.engine.data import dataset
 from tests.fuzz.kinds import KINDS, QUICK
 from tests.fuzz.pool import Counts, run
+from tests.fuzz.worker import answer
 
 EACH = 260  # inputs of a kind in the slow suite
 MOST_MIB = 2048
@@ -31,8 +36,43 @@ def test_a_few_mutated_datasets() -> None:
 @pytest.mark.slow
 def test_thousands_of_mutated_files() -> None:
     kinds = tuple(KINDS)
+    print(f"seeds 0 to {EACH - 1} of each kind")
     counts = run(inputs(kinds, EACH), [kind for kind in kinds if KINDS[kind].covered])
     check(counts)
     assert sum(counts.outcomes.values()) >= 3000
     for kind in kinds:  # the mutations are neither all harmless nor all too coarse to get anywhere
         assert counts.outcomes[kind, "refused"] > EACH // 20
+
+
+class Unchecked(str):
+    """A digest that is equal to every other one."""
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+class NoDigest:
+    """hashlib with digests that find nothing."""
+
+    def __init__(self, data: bytes) -> None: ...
+
+    sha256: Any = property(lambda self: NoDigest)
+
+    def hexdigest(self) -> str:
+        return Unchecked()
+
+
+def test_readers_that_compare_no_digest_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted fault: a reader that takes what a shard holds; one wrong frame or word is enough."""
+    sound, counts = Counts(), Counts()
+    for seed in range(20):
+        sound.note("shard", seed, answer("shard", seed), covered=True)
+    check(sound)
+    monkeypatch.setattr(dataset, "hashlib", NoDigest(b""))
+    for seed in count():
+        counts.note("shard", seed, answer("shard", seed), covered=True)
+        if counts.worst:
+            break
+    with pytest.raises(AssertionError, match="shard .*: changed: clip"):
+        check(counts)
+    assert seed < 100

@@ -70,7 +70,7 @@ def test_the_base_needs_torch_triton_and_numpy_only(wheel):
     base = {re.split(r"[<>=]", line)[0] for line in lines if "extra ==" not in line}
     assert base == {"torch", "triton", "numpy"}
     extras = set(metadata.get_all("Provides-Extra") or [])
-    optional = {"flash", "xformers", "natten", "newton", "teachers", "wandb", "dali", "torchcodec", "deepspeed"}
+    optional = {"flash", "xformers", "natten", "newton", "teachers", "raft", "wandb", "dali", "torchcodec", "deepspeed"}
     assert {"train", "sim", "eval", "dev"} | optional == extras
     (entry,) = [name for name in wheel.namelist() if name.endswith("/entry_points.txt")]
     assert "phys4d = phys4d.cli:main" in wheel.read(entry).decode()

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from phys4d.cli import main
+from phys4d.engine.data.rank_shards import NOTES
 from phys4d.engine.data.shards import JOURNAL
 from tests.stages.crashes import killed_at
 
 pytestmark = pytest.mark.slow
+LEFT = (".lock", JOURNAL, NOTES)
 
 
 def sweep(action: Callable[[Path], list[str]], result: Callable[[Path], object], root: Path, every: int = 1) -> int:
@@ -54,7 +56,7 @@ def _ends(command: list[str]) -> None:
 
 def dataset(folder: Path) -> dict[str, bytes]:
     """The files of a dataset, but for what a kill behind the last rename leaves of its writer."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in (".lock", JOURNAL)}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in LEFT}
 
 
 @pytest.fixture

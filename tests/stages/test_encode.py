@@ -21,6 +21,7 @@ from phys4d.caches.write import encode_dataset
 from phys4d.cli import main
 from phys4d.clips import Clips
 from phys4d.engine.data.dataset import ClipDataset, ClipFault
+from phys4d.engine.data.rank_shards import NOTES
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.models.interface import encode_clips
@@ -204,7 +205,7 @@ def test_two_ranks_and_a_kill_write_the_bytes_of_one_rank(
     whole = session("data", "encode", data, "--model", "tiny", "--out", tmp_path / "one")
     assert whole["codes"] == [0], whole["errors"]
     command = [sys.executable, "-m", "phys4d", "data", "encode", str(data), "--model", "tiny", "--out"]
-    partial = tmp_path / ".killed.partial"
+    partial = tmp_path / ".killed.partial" / NOTES
     with subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and len(list(partial.glob("shard-*.json"))) < 4:
             time.sleep(0.002)

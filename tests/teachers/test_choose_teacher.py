@@ -11,6 +11,9 @@ from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.data.verify import verify
 from phys4d.engine.errors import UserError
 from phys4d.teachers.registry import DEPTH_TEACHERS, FLOW_TEACHERS, teacher_spec
+from tests.teachers.stand_in_torchvision import stand_in
+
+__all__ = ["stand_in"]
 
 Write = Callable[..., Path]
 Save = Callable[[Path, str], None]
@@ -68,7 +71,7 @@ def test_what_a_teacher_does_not_take_is_refused_before_anything_is_written(
     anything = (*start, "--teacher", "depth-anything")
     cases = {
         (*start, "--teacher", "nonesuch"): "--teacher nonesuch: expected one of small, depth-anything",
-        (*start, "--scenes", scenes, "--flow", "raft"): "--flow raft: expected one of dis",
+        (*start, "--scenes", scenes, "--flow", "nonesuch"): "--flow nonesuch: expected one of dis, raft",
         start: "--teacher small: needs --scenes DIR",
         anything: "--teacher depth-anything: needs --weights DIR",
         (*start, "--scenes", scenes, "--weights", weights): "--weights: --teacher small does not take it: it takes "
@@ -120,7 +123,7 @@ def test_a_teacher_whose_package_is_absent_names_the_extra(monkeypatch: pytest.M
         teacher_spec("flow", "other")
 
 
-def test_every_registered_teacher_describes_itself() -> None:
+def test_every_registered_teacher_describes_itself(stand_in: None) -> None:
     for kind, names in (("depth", DEPTH_TEACHERS), ("flow", FLOW_TEACHERS)):
         for name in names:
             spec = teacher_spec(kind, name)
