@@ -33,8 +33,11 @@ ARRAY_BYTES_SPARE = 1 * MIB
 INDEX_BYTES = 1 * GIB
 INDEX_SPARE_ROWS = 1000
 """An index has at most as many rows as its file has bytes, and these: a digest of each clip alone takes 32 bytes."""
-INDEX_UNPACKED_RATIO, INDEX_UNPACKED_SPARE = 16, 64 * MIB
-"""Unpacked columns: at most this multiple of the file's bytes, and these bytes more."""
+INDEX_UNPACKED_RATIO, INDEX_UNPACKED_SPARE = 32, 64 * MIB
+"""Unpacked columns: at most this multiple of the file's bytes, and these bytes more. The digests of a clip's mp4
+and json take 64 bytes of a packed row; all else in the row is below 32 times that, however well it packs."""
+INDEX_CAPTION_BYTES, INDEX_TEXT_BYTES = 1024, 255
+"""A caption, and any other text of a row: longer captions are cut in the index, and whole in the json."""
 CLIP_MEMBERS = 16
 """Members of one clip."""
 

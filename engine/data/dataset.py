@@ -1,21 +1,19 @@
 """Reads a dataset: clips by index through the byte offsets of the parquet index, from any thread or process."""
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from phys4d.engine.data import blob, clip_json, schema
+from phys4d.engine.data.clip_index import ClipIndex
 from phys4d.engine.data.decoders.interface import Request, Unservable, VideoDecoder, decode
 from phys4d.engine.data.decoders.probe import frame_count
 from phys4d.engine.data.decoders.pyav import PyAVDecoder
-from phys4d.engine.data.index import read_index
 from phys4d.engine.data.open_files import OpenFiles
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import reading
@@ -57,7 +55,7 @@ class Sample:
         return self.video.nbytes + sum(array.nbytes for array in self.arrays.values())
 
 
-class ClipDataset:
+class ClipDataset(ClipIndex):
     """Random access to the clips of a dataset folder.
 
     One object may be used by many threads, after a fork, or pickled; a few dozen shards are open at a time.
@@ -65,6 +63,7 @@ class ClipDataset:
     folder: written by `ShardWriter`.
     arrays: names to read from the `.truth` blob; None reads all arrays of a clip (none for a video-only clip).
     required: fields that the json of every clip must have.
+    where: column -> allowed values, which choose the clips that are there (`ClipIndex`).
 
     The attribute `decoder` decodes the videos; it is PyAV unless it is set (`decoders.choice.choose`).
 
@@ -76,16 +75,18 @@ class ClipDataset:
     """
 
     def __init__(
-        self, folder: Path, *, arrays: Collection[str] | None = None, required: Collection[str] = ()
+        self,
+        folder: Path,
+        *,
+        arrays: Collection[str] | None = None,
+        required: Collection[str] = (),
+        where: Mapping[str, Collection[Any]] | None = None,
     ) -> None:
-        self.folder, self.arrays = Path(folder), None if arrays is None else tuple(arrays)
+        super().__init__(folder, where)
+        self.arrays = None if arrays is None else tuple(arrays)
         self.required = tuple(required)
         self.decoder: VideoDecoder = PyAVDecoder()
-        self._index = read_index(self.folder)
         self._files = OpenFiles()
-
-    def __len__(self) -> int:
-        return self._index.num_rows
 
     def __getitem__(self, index: int) -> Sample:
         """Reads and decodes clip `index`. Raises UserError that names shard, key and member if that is impossible."""
@@ -111,22 +112,6 @@ class ClipDataset:
         """The error for a sound clip that a decoder does not serve; such a clip is never skipped."""
         where = f"{self.folder}/{row['shard']}: clip {row['key']}"
         return UserError(f'decoder = "{decoder.name}": {where}: {reason}: set decoder = "auto"')
-
-    def size(self) -> tuple[int, int, int]:
-        """(frames, height, width) of every clip, from the index. Raises UserError if there are no clips or sizes
-        differ.
-        """
-        columns = [self._index.column(name).to_pylist() for name in ("key", "frames", "height", "width")]
-        sizes = [(frames, height, width) for _, frames, height, width in zip(*columns, strict=True)]
-        if not sizes:
-            raise UserError(f"{self.folder}: holds no clips: simulate or label some first")
-        for key, size in zip(columns[0], sizes, strict=True):
-            if size != sizes[0]:
-                raise UserError(
-                    f"{self.folder}: clip {key}: {size} frames, height, width beside clips of {sizes[0]}: "
-                    "a dataset holds clips of one size"
-                )
-        return sizes[0]
 
     def probe(self, index: int) -> dict[str, Any]:
         """Checks clip `index` as far as possible without decoding and returns its json.
@@ -160,39 +145,6 @@ class ClipDataset:
 
     def _reads_truth(self, row: dict[str, Any]) -> bool:
         return self.arrays != () and (self.arrays is not None or "truth" in row["members"])
-
-    def keys(self) -> pa.Array:
-        """The keys of all clips, in order."""
-        return self._index.column("key").combine_chunks()
-
-    def digests(self, name: str) -> pa.Array:
-        """SHA-256 of the member `name` of every clip, in order. Raises UserError if a clip lacks it or has it twice."""
-        members = self._index.column("members").combine_chunks()
-        every, wanted = members.flatten(), pc.equal(members.flatten().field("name"), name)
-        counted = pc.value_counts(pc.list_parent_indices(members).filter(wanted))
-        if len(counted) != len(self) or not pc.all(pc.equal(counted.field("counts"), 1)).as_py():
-            raise UserError(f"{self.folder}: a clip has no {name}, or two: copy the dataset again")
-        return every.field("sha256").filter(wanted)
-
-    def shard_edges(self) -> list[int]:
-        """Indices of the first and the last clip of each shard; reading the last one detects a truncated shard."""
-        shards = self._index.column("shard").to_pylist()
-        last = len(shards) - 1
-        return [
-            i
-            for i, shard in enumerate(shards)
-            if i in (0, last) or shards[i - 1] != shard or shards[i + 1] != shard
-        ]
-
-    def row(self, index: int) -> dict[str, Any]:
-        """The index entry of clip `index`: key, shard, frames, fps, height, width, members {name: {offset, size,
-        sha256}}.
-        """
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self.folder}: clip {index} of {len(self)}")
-        row = self._index.slice(index, 1).to_pylist()[0]
-        row["members"] = {member["name"]: member for member in row["members"]}
-        return row
 
     def meta(self, index: int) -> dict[str, Any]:
         """The parsed json of clip `index`. Raises UserError if a known field has the wrong type."""

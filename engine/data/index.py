@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from phys4d.engine.data.columns import TEXTS
 from phys4d.engine.data.open_files import open_regular
 from phys4d.engine.data.shards import INDEX, SCHEMA
 from phys4d.engine.errors import UserError
@@ -18,6 +19,7 @@ from phys4d.engine.limits import (
     FRAMES,
     INDEX_BYTES,
     INDEX_SPARE_ROWS,
+    INDEX_TEXT_BYTES,
     INDEX_UNPACKED_RATIO,
     INDEX_UNPACKED_SPARE,
     MEMBER_BYTES,
@@ -25,23 +27,26 @@ from phys4d.engine.limits import (
     VIDEO_BYTES,
 )
 
-_TEXTS = re.compile(r"key|shard|members\.list\.\w+\.(name|sha256)")
+_STRINGS = re.compile(r"key|shard|members\.list\.\w+\.(name|sha256)")
 KEY, SHARD = r"^[A-Za-z0-9_-]{1,80}$", r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,250}$"
 _NAME, _SHA256 = r"^[a-z0-9]{1,16}$", r"^[0-9a-f]{64}$"
 
 
-def read_index(folder: Path, digests: tuple[str, ...] = ()) -> pa.Table:
-    """The rows of a dataset's index, one clip each, with the columns of `SCHEMA`.
+def read_index(folder: Path, digests: tuple[str, ...] = (), texts: tuple[str, ...] = ()) -> pa.Table:
+    """The rows of a dataset's index, one clip each, with the columns of `SCHEMA` and further ones.
 
     digests: names of further columns, of 64 hexadecimal digits each.
+    texts: names of further columns, from `columns.TEXTS`. An index of an earlier version lacks them: they are then
+        empty, and only the json of each clip says what it shows.
 
     Checked for every row: key and shard are plain names (a shard lies in the folder), numbers of frames and pixels are
-        positive and within `engine.limits`, offsets and sizes are not negative, digests have the form of SHA-256.
+        positive and within `engine.limits`, offsets and sizes are not negative, digests have the form of SHA-256, texts
+        are not longer than `columns.TEXTS` says.
 
     Raises UserError if the folder is no dataset, or for an index that is damaged, exceeds a limit or is wrong;
     MachineFault if the machine failed.
     """
-    path, schema = folder / INDEX, pa.schema([*SCHEMA, *((name, pa.string()) for name in digests)])
+    path, schema = folder / INDEX, pa.schema([*SCHEMA, *((name, pa.string()) for name in (*digests, *texts))])
     with reading(folder):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such dataset: make one with `phys4d simulate --out {folder} --clips N`")
@@ -51,7 +56,7 @@ def read_index(folder: Path, digests: tuple[str, ...] = ()) -> pa.Table:
         if (folder / MANIFEST).exists():
             check(folder, "copy the dataset again")
         try:
-            table = _read(path, schema)
+            table = _read(path, schema, texts)
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 if error.errno not in ABSENT:
@@ -63,8 +68,11 @@ def read_index(folder: Path, digests: tuple[str, ...] = ()) -> pa.Table:
     return table
 
 
-def _read(path: Path, schema: pa.Schema) -> pa.Table:
-    """Strings are read as dictionaries, so that a long one that all rows repeat is unpacked once."""
+def _read(path: Path, schema: pa.Schema, texts: tuple[str, ...]) -> pa.Table:
+    """Strings are read as dictionaries, so that a long one that all rows repeat is unpacked once.
+
+    texts: columns of `schema` that are empty if the file lacks them.
+    """
     further = schema.names[len(SCHEMA) :]
     with open(open_regular(path), "rb") as source:
         size = source.seek(0, 2)
@@ -74,13 +82,16 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
         _check_claims(path, metadata, size)
         leaves = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
         source.seek(0)
-        texts = [leaf for leaf in leaves if _TEXTS.fullmatch(leaf) or leaf in further]
-        file = pq.ParquetFile(source, metadata=metadata, read_dictionary=texts)
-        if missing := [name for name in schema.names if name not in file.schema_arrow.names]:
-            raise UserError(f"{path}: has no column {', '.join(missing)}: this is no index of clips")
-        table = file.read(columns=schema.names, use_threads=False)
+        strings = [leaf for leaf in leaves if _STRINGS.fullmatch(leaf) or leaf in further]
+        file = pq.ParquetFile(source, metadata=metadata, read_dictionary=strings)
+        missing = [name for name in schema.names if name not in file.schema_arrow.names]
+        if required := [name for name in missing if name not in texts]:
+            raise UserError(f"{path}: has no column {', '.join(required)}: this is no index of clips")
+        table = file.read(columns=[name for name in schema.names if name not in missing], use_threads=False)
     if table.nbytes > _most_unpacked(size):
         raise UserError(f"{path}: unpacks to {table.nbytes} bytes, at most {_most_unpacked(size)} are read")
+    for name in missing:
+        table = table.append_column(name, pa.repeat(pa.scalar(""), table.num_rows).dictionary_encode())
     for name in ("key", "shard", *further):
         if fault := _long(table.column(name), name):
             raise UserError(f"{path}: {fault}")
@@ -119,8 +130,8 @@ def _long(column: Any, name: str) -> str | None:
         values = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
         if not pa.types.is_string(values.type):
             return f"{name}: has the type {values.type}, expected strings: this is no index of clips"
-        if (pc.max(pc.binary_length(values)).as_py() or 0) > 255:
-            return f"{name}: a text of more than 255 bytes: this is no index of clips"
+        if (pc.max(pc.binary_length(values)).as_py() or 0) > (most := TEXTS.get(name, INDEX_TEXT_BYTES)):
+            return f"{name}: a text of more than {most} bytes: this is no index of clips"
     return None
 
 
