@@ -1,7 +1,6 @@
 """The index of a dataset in memory: which clips there are, and what the index says of them."""
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -9,21 +8,22 @@ import pyarrow.compute as pc
 
 from phys4d.engine.data.columns import NUMBERS, TEXTS, check_where, chosen
 from phys4d.engine.data.index import read_index
+from phys4d.engine.data.location import Location, parse_location
 from phys4d.engine.errors import UserError
 
 
 class ClipIndex:
     """The clips of a dataset by number.
 
-    folder: of the dataset.
+    folder: of the dataset: local, or a URL that `location.parse_location` accepts.
     where: column -> allowed values: only the clips that have one of them in every column are there. Columns are
         caption, category, family, source (texts), frames, fps, height and width (numbers).
 
     Raises UserError if the index cannot be read or used, or no clip is chosen.
     """
 
-    def __init__(self, folder: Path, where: Mapping[str, Collection[Any]] | None = None) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Location | str, where: Mapping[str, Collection[Any]] | None = None) -> None:
+        self.folder = parse_location(folder)
         self._index, self._kept = self._rows(where or {})
 
     def _rows(self, where: Mapping[str, Collection[Any]]) -> tuple[pa.Table, pa.ChunkedArray | None]:

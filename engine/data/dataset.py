@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from phys4d.engine.data.clip_index import ClipIndex
 from phys4d.engine.data.decoders.interface import Request, Unservable, VideoDecoder, decode
 from phys4d.engine.data.decoders.probe import frame_count
 from phys4d.engine.data.decoders.pyav import PyAVDecoder
+from phys4d.engine.data.location import Location, Remote
 from phys4d.engine.data.open_files import OpenFiles
+from phys4d.engine.data.remote_files import RemoteFiles
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import reading
 
@@ -28,7 +30,7 @@ class ClipFault(UserError):
     brief: the message without the folder and the advice.
     """
 
-    def __init__(self, folder: Path, key: str, brief: str, advice: str = "") -> None:
+    def __init__(self, folder: Location, key: str, brief: str, advice: str = "") -> None:
         super().__init__(f"{folder}/{brief}: {advice or f'see `phys4d data verify {folder}`'}")
         self.key, self.brief = key, brief
 
@@ -55,12 +57,21 @@ class Sample:
         return self.video.nbytes + sum(array.nbytes for array in self.arrays.values())
 
 
+class _Files(Protocol):
+    """Files read by position: `OpenFiles` or `RemoteFiles`."""
+
+    def size(self, path: Any) -> int: ...
+
+    def read(self, path: Any, size: int, offset: int) -> bytes: ...
+
+
 class ClipDataset(ClipIndex):
     """Random access to the clips of a dataset folder.
 
     One object may be used by many threads, after a fork, or pickled; a few dozen shards are open at a time.
 
-    folder: written by `ShardWriter`.
+    folder: written by `ShardWriter`; local, or a URL, of which only the bytes of the members that are used are read
+        (`remote_files`).
     arrays: names to read from the `.truth` blob; None reads all arrays of a clip (none for a video-only clip).
     required: fields that the json of every clip must have.
     where: column -> allowed values, which choose the clips that are there (`ClipIndex`).
@@ -76,7 +87,7 @@ class ClipDataset(ClipIndex):
 
     def __init__(
         self,
-        folder: Path,
+        folder: Location | str,
         *,
         arrays: Collection[str] | None = None,
         required: Collection[str] = (),
@@ -86,7 +97,7 @@ class ClipDataset(ClipIndex):
         self.arrays = None if arrays is None else tuple(arrays)
         self.required = tuple(required)
         self.decoder: VideoDecoder = PyAVDecoder()
-        self._files = OpenFiles()
+        self._files: _Files = RemoteFiles() if isinstance(self.folder, Remote) else OpenFiles()
 
     def __getitem__(self, index: int) -> Sample:
         """Reads and decodes clip `index`. Raises UserError that names shard, key and member if that is impossible."""
@@ -195,11 +206,11 @@ class ClipDataset(ClipIndex):
             raise self._fault(row, "truth", str(error)) from None
 
     @contextmanager
-    def _shard(self, row: dict[str, Any]) -> Iterator[Path]:
-        """Context with the path of a clip's shard; converts errors to those of the clip or of the machine."""
+    def _shard(self, row: dict[str, Any]) -> Iterator[Location]:
+        """Context with the place of a clip's shard; converts errors to those of the clip or of the machine."""
         path = self.folder / row["shard"]
         try:
-            with reading(path):
+            with reading(path if isinstance(path, Path) else f"{path}: clip {row['key']}"):
                 yield path
         except OSError as error:
             what = f"{row['shard']}: clip {row['key']}: the shard cannot be opened ({error.strerror})"

@@ -1,15 +1,14 @@
 """Reads a whole dataset and says what is wrong with it."""
 
-from pathlib import Path
-
 from phys4d.engine.data import schema
 from phys4d.engine.data.dataset import ClipDataset, ClipFault
 from phys4d.engine.data.decoders.probe import frame_count
+from phys4d.engine.data.location import Location
 from phys4d.engine.faults import reading
 from phys4d.engine.progress import progress
 
 
-def verify(folder: Path) -> list[str]:
+def verify(folder: Location) -> list[str]:
     """Reads a whole dataset and returns one line for each problem, with shard, key and member; [] if it is sound.
 
     Checked: size and sha256 of every member; that each mp4 holds and decodes to the frames and size in the index; that

@@ -45,10 +45,12 @@ _RECIPE, _FAULT = "recipe.json", "fault"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a cache is made of. data: the dataset; source: the column `SOURCE` of its clips; codec, text: on `device`;
-    dtype, on_bad: see `encode_dataset`; latents: shape [C, T', H', W'] of a clip's; shards: the clips of each.
+    """What a cache is made of. folder, data: the dataset; source: the column `SOURCE` of its clips; codec, text: on
+    `device`; dtype, on_bad: see `encode_dataset`; latents: shape [C, T', H', W'] of a clip's; shards: the clips of
+    each.
     """
 
+    folder: Path
     data: ClipDataset
     source: list[str]
     codec: Codec
@@ -118,13 +120,13 @@ def _plan(folder: Path, model: Source, device: torch.device, dtype: Dtype, on_ba
     each = 4 * (math.prod(latents) + text.tokens * text.width)
     size = max(1, min(_CLIPS, -(-len(data) // _PARTS), _BYTES // each))
     shards = [range(start, min(start + size, len(data))) for start in range(0, len(data), size)]
-    return Plan(data, sources(data).to_pylist(), codec, text, device, dtype, on_bad, latents, shards)
+    return Plan(folder, data, sources(data).to_pylist(), codec, text, device, dtype, on_bad, latents, shards)
 
 
 def _recipe(plan: Plan, model: Source) -> str:
     """Everything that the bytes depend on."""
     made = {"format": FORMAT, "kind": model.kind, "origin": dict(model.origin()), "dtype": plan.dtype}
-    made |= {"on_bad": plan.on_bad, "clips": digests(plan.data.folder, [INDEX])[INDEX].sha256}
+    made |= {"on_bad": plan.on_bad, "clips": digests(plan.folder, [INDEX])[INDEX].sha256}
     return json.dumps(made | {"torch": torch.__version__, "device": plan.device.type}, sort_keys=True)
 
 
@@ -240,7 +242,7 @@ def _finish(plan: Plan, model: Source, place: OutputFolder) -> CacheCard:
     rows = [row for part in written for row in part["rows"]]
     faults = {key: fault for part in written for key, fault in part["bad"].items()}
     if len(faults) > most_bad(len(plan.data)):
-        raise too_many(plan.data.folder, len(faults), len(plan.data), next(iter(faults.values())))
+        raise too_many(plan.folder, len(faults), len(plan.data), next(iter(faults.values())))
     of_key = dict(zip(plan.data.keys().to_pylist(), plan.source, strict=True)) if faults else {}
     frames, height, width = plan.data.size()
     card = CacheCard(

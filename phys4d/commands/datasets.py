@@ -6,6 +6,7 @@ from pathlib import Path
 
 from phys4d.commands import Commands
 from phys4d.engine.errors import UserError, printable
+from phys4d.engine.paths import given_location
 from phys4d.engine.signals import keeps
 from phys4d.teachers.registry import DEPTH_TEACHERS, FLOW_TEACHERS
 
@@ -119,7 +120,7 @@ def add_data(commands: Commands) -> None:
         required=True, metavar="action"
     )
     verify = data.add_parser("verify", help="check every byte of a dataset, or of its cache")
-    verify.add_argument("folder", type=Path)
+    verify.add_argument("folder", help="a folder, or its URL (s3, gs, https)")
     verify.set_defaults(command=_verify)
     encode = data.add_parser("encode", help="compute latents and text embeddings of all clips once, for training")
     encode.add_argument("folder", type=Path)
@@ -178,14 +179,15 @@ def _verify(options: argparse.Namespace) -> int:
     from phys4d.caches.verify import verify_cache
     from phys4d.engine.data.verify import verify
 
-    is_cache = (options.folder / CARD).is_file()
-    problems = verify_cache(options.folder) if is_cache else verify(options.folder)
+    folder = given_location(options.folder)
+    is_cache = isinstance(folder, Path) and (folder / CARD).is_file()
+    problems = verify_cache(folder) if isinstance(folder, Path) and is_cache else verify(folder)
     for problem in problems:
         print(printable(problem))
     if problems:
         what = "cache" if is_cache else "dataset"
-        raise UserError(f"{options.folder}: {len(problems)} problems: write this {what} again")
-    print(printable(f"{options.folder}: all clips are whole"))
+        raise UserError(f"{folder}: {len(problems)} problems: write this {what} again")
+    print(printable(f"{folder}: all clips are whole"))
     return 0
 
 
