@@ -41,6 +41,10 @@ INDEX_CAPTION_BYTES, INDEX_TEXT_BYTES = 1024, 255
 CLIP_MEMBERS = 16
 """Members of one clip."""
 
+# Tars that another program wrote.
+TAR_TEXT_BYTES = 64 * KIB
+"""An extended header: the name of a file and what else does not fit the plain one."""
+
 # Text files.
 JSON_BYTES, JSON_DEPTH = 8 * MIB, 32
 """One JSON document that a person or another program has written: bytes, and lists and objects inside each other."""

@@ -1,12 +1,14 @@
 """The columns of an index by which clips are chosen and mixed: texts that a clip's json states, and its size."""
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from phys4d.engine import json_text
+from phys4d.engine.data import clip_json
 from phys4d.engine.limits import INDEX_CAPTION_BYTES, INDEX_TEXT_BYTES
 
 TEXTS: Mapping[str, int] = {
@@ -35,7 +37,8 @@ def texts_of(members: Mapping[str, bytes]) -> dict[str, str]:
         meta = {}
     stated = dict(meta) if isinstance(meta, dict) else {}
     if "txt" in members:
-        stated.setdefault("caption", members["txt"].decode("utf-8-sig", "replace").strip())
+        with suppress(ValueError):
+            stated.setdefault("caption", clip_json.caption(members["txt"]))
     if isinstance(provenance := stated.get("provenance"), dict):
         origins = (provenance[name] for name in _ORIGINS if isinstance(provenance.get(name), str))
         stated.setdefault("source", next(origins, ""))

@@ -184,10 +184,20 @@ class ClipDataset(ClipIndex):
         return data
 
     def _meta(self, row: dict[str, Any]) -> dict[str, Any]:
+        text = "txt" in row["members"]
         try:
-            return clip_json.parse(self.member(row, "json"), clip_size(row), self.required)
+            data = b"{}" if text and "json" not in row["members"] else self.member(row, "json")
+            meta = clip_json.parse(data, clip_size(row), () if text else self.required)
         except ValueError as error:
             raise self._fault(row, "json", str(error)) from None
+        if text and "caption" not in meta:
+            try:
+                meta["caption"] = clip_json.caption(self.member(row, "txt"))
+            except ValueError as error:
+                raise self._fault(row, "txt", str(error)) from None
+        if missing := [name for name in self.required if name not in meta]:
+            raise self._fault(row, "json", f"has no {', '.join(missing)}")
+        return meta
 
     def _arrays(self, row: dict[str, Any]) -> dict[str, np.ndarray]:
         if not self._reads_truth(row):

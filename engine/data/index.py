@@ -32,8 +32,8 @@ from phys4d.engine.limits import (
 )
 
 _STRINGS = re.compile(r"key|shard|members\.list\.\w+\.(name|sha256)")
-KEY, SHARD = r"^[A-Za-z0-9_-]{1,80}$", r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,250}$"
-_NAME, _SHA256 = r"^[a-z0-9]{1,16}$", r"^[0-9a-f]{64}$"
+KEY, SHARD, MEMBER = r"^[A-Za-z0-9_-]{1,80}$", r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,250}$", r"^[a-z0-9]{1,16}$"
+_SHA256 = r"^[0-9a-f]{64}$"
 
 
 def read_index(folder: Location, digests: tuple[str, ...] = (), texts: tuple[str, ...] = ()) -> pa.Table:
@@ -221,7 +221,7 @@ def _member_fault(members: pa.ListArray) -> str | None:
     right = pc.and_(pc.greater_equal(offset, 0), pc.and_(pc.greater_equal(size, 0), pc.less_equal(size, MEMBER_BYTES)))
     if not pc.all(pc.and_(right, pc.less(offset, 1 << 62))).as_py():
         return f"members: an offset below 0, or a size not from 0 to {MEMBER_BYTES}"
-    if not pc.all(pc.match_substring_regex(fields["name"], _NAME)).as_py():
+    if not pc.all(pc.match_substring_regex(fields["name"], MEMBER)).as_py():
         return "members: name: expected 1 to 16 small letters and digits"
     if not pc.all(pc.match_substring_regex(fields["sha256"], _SHA256)).as_py():
         return "members: sha256: expected 64 hexadecimal digits"

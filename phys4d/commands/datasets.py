@@ -119,9 +119,14 @@ def add_data(commands: Commands) -> None:
     data = commands.add_parser("data", help="check datasets, look at them, import clips").add_subparsers(
         required=True, metavar="action"
     )
+    cores = len(os.sched_getaffinity(0))
     verify = data.add_parser("verify", help="check every byte of a dataset, or of its cache")
     verify.add_argument("folder", help="a folder, or its URL (s3, gs, https)")
     verify.set_defaults(command=_verify)
+    index = data.add_parser("index", help="make the index of WebDataset tars of mp4, json and txt files")
+    index.add_argument("folder", type=Path, help="with the tars; index.parquet is written there")
+    index.add_argument("--workers", type=int, default=cores, help="threads, one clip each (default: one per core)")
+    index.set_defaults(command=_index)
     encode = data.add_parser("encode", help="compute latents and text embeddings of all clips once, for training")
     encode.add_argument("folder", type=Path)
     encode.add_argument(
@@ -153,7 +158,6 @@ def add_data(commands: Commands) -> None:
     videos.add_argument("--fov", type=float, metavar="DEGREES", help="assumed across the width (default: 60)")
     videos.add_argument("--caption", metavar="TEXT", help="of videos without a .txt beside them (default: empty)")
     _add_pixel_format(videos)
-    cores = len(os.sched_getaffinity(0))
     videos.add_argument("--workers", type=int, default=cores, help="threads, one video each (default: one per core)")
     videos.set_defaults(command=_import_videos)
     replicator = data.add_parser(
@@ -188,6 +192,19 @@ def _verify(options: argparse.Namespace) -> int:
         what = "cache" if is_cache else "dataset"
         raise UserError(f"{folder}: {len(problems)} problems: write this {what} again")
     print(printable(f"{folder}: all clips are whole"))
+    return 0
+
+
+def _index(options: argparse.Namespace) -> int:
+    from phys4d.engine.data.tar_index import index_tars
+
+    done = index_tars(options.folder, workers=options.workers)
+    for line in done.lines:
+        print(printable(line))
+    if done.ignored:
+        print(printable(f"{done.ignored} files are no members of a clip, such as {done.first_ignored}"))
+    left_out = f", {len(done.lines)} left out" if done.lines else ""
+    print(printable(f"{options.folder}: index of {done.clips} clips in {done.shards} tars{left_out}"))
     return 0
 
 
