@@ -100,6 +100,13 @@ class ClipIndex:
                 )
         return sizes[0]
 
+    def member_bytes(self) -> dict[str, int]:
+        """Bytes of all members together, by their names."""
+        members = self._index.column("members").combine_chunks().flatten()
+        table = pa.table({"name": members.field("name"), "size": members.field("size")})
+        sums = table.group_by("name").aggregate([("size", "sum")]).sort_by("name")
+        return dict(zip(sums.column("name").to_pylist(), sums.column("size_sum").to_pylist(), strict=True))
+
     def shard_edges(self) -> list[int]:
         """Indices of the first and the last clip of each shard; reading the last one detects a truncated shard."""
         shards = self._index.column("shard").to_pylist()
