@@ -50,6 +50,24 @@ def _cut(value: Any, most: int) -> str:
     return value.encode("utf-8", "replace")[:most].decode("utf-8", "ignore") if isinstance(value, str) else ""
 
 
+def parse_where(texts: Collection[str]) -> dict[str, list[Any]]:
+    """`where` of texts such as "category=fluid,rigid", one for each column. Raises ValueError."""
+    where: dict[str, list[Any]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not equals:
+            raise ValueError(f"where {text}: expected COLUMN=VALUE,VALUE, such as category=fluid,rigid")
+        parts = values.split(",")
+        if name in NUMBERS:
+            try:
+                where.setdefault(name, []).extend(float(part) for part in parts)
+            except ValueError:
+                raise ValueError(f"where {text}: {name}: expected numbers") from None
+        else:
+            where.setdefault(name, []).extend(parts)
+    return where
+
+
 def check_where(where: Mapping[str, Collection[Any]]) -> None:
     """Raises ValueError for a column that is not one of `TEXTS` or `NUMBERS`, or values of another type."""
     for name, values in where.items():

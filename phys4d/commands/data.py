@@ -25,6 +25,19 @@ def add_data(commands: Commands) -> None:
     stats.add_argument("folder", help="a folder, or its URL (s3, gs, https)")
     stats.add_argument("--out", type=Path, metavar="PICTURE", help="histograms, too: a .png or .jpg")
     stats.set_defaults(command=_stats)
+    again = data.add_parser("repack", help="copy a dataset with another size, rate, codec or shards; labels follow")
+    again.add_argument("folder", help="a folder, or its URL (s3, gs, https)")
+    again.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
+    again.add_argument("--size", metavar="HxW", help="pixels, or one number; the centre is kept, resized")
+    again.add_argument("--fps", type=float, help="fewer than the clips have; not for clips with motion")
+    again.add_argument("--codec", choices=("h264", "vp9"), help="of the mp4, which is encoded anew")
+    again.add_argument("--shard-bytes", type=int, help="of a shard (default: 1 GiB)")
+    again.add_argument(
+        "--where", action="append", default=[], metavar="COLUMN=A,B",
+        help="only clips with one of these values, such as category=fluid,rigid; repeat for several columns",
+    )  # fmt: skip
+    again.add_argument("--workers", type=int, default=cores, help="threads, one clip each (default: one per core)")
+    again.set_defaults(command=_repack)
     index = data.add_parser("index", help="make the index of WebDataset tars of mp4, json and txt files")
     index.add_argument("folder", type=Path, help="with the tars; index.parquet is written there")
     index.add_argument("--workers", type=int, default=cores, help="threads, one clip each (default: one per core)")
@@ -113,6 +126,23 @@ def _stats(options: argparse.Namespace) -> int:
         print(printable(line))
     if options.out is not None:
         histograms(found.counts, f"{folder}: {found.clips} clips, {found.seconds / 3600:.2f} h", options.out)
+    return 0
+
+
+def _repack(options: argparse.Namespace) -> int:
+    from phys4d.engine.config import build
+    from phys4d.engine.data.columns import parse_where
+    from phys4d.engine.data.repack import RepackConfig, repack
+
+    given = {name: getattr(options, name) for name in ("size", "fps", "codec", "shard_bytes")}
+    values = {name: value for name, value in given.items() if value is not None}
+    try:
+        values["where"] = parse_where(options.where)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+    folder = given_location(options.folder)
+    count = repack(folder, options.out, build(RepackConfig, values, "data repack"), workers=options.workers)
+    print(printable(f"{options.out}: {count} clips of {folder}"))
     return 0
 
 

@@ -1,5 +1,5 @@
 """Plain video files (mp4, mov, webm, mkv) become a dataset of clips without truth: docs/your-own-clips.md.
 
 `files` finds videos and captions, `container` checks a file and reads its frame times, `sampling` picks frames by time,
-`framing` resizes them and makes the intrinsics, `dataset` writes the clips.
+`engine.data.framing` resizes them and makes the intrinsics, `dataset` writes the clips.
 """

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from phys4d.engine.config import Config
 from phys4d.engine.data.decoders.pyav import PyAVDecoder
+from phys4d.engine.data.framing import Framing, parse_size
 from phys4d.engine.data.schema import check_clip
 from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.data.video import PixelFormat, checked_pixel_format, encode_mp4
@@ -22,7 +23,6 @@ from phys4d.engine.faults import reading
 from phys4d.engine.progress import progress
 from phys4d.importers.videos.container import check_frames, frame_times
 from phys4d.importers.videos.files import VIDEOS, find_videos, read_caption
-from phys4d.importers.videos.framing import Framing
 from phys4d.importers.videos.sampling import clip_starts, most_repeated, repeated, shown_frames
 
 _CHUNK = 256 << 20  # bytes of source frames that one thread holds
@@ -51,13 +51,7 @@ class VideosConfig(Config):
     @field_validator("size", mode="before")
     @classmethod
     def _from_text(cls, size: Any) -> Any:
-        if not isinstance(size, str):
-            return size
-        height, cross, width = size.partition("x")
-        width = width if cross else height
-        if not (height.isdecimal() and width.isdecimal() and min(int(height), int(width)) > 0):
-            raise ValueError("expected HEIGHTxWIDTH in pixels, such as 480x832")
-        return int(height), int(width)
+        return parse_size(size) if isinstance(size, str) else size
 
 
 @dataclass
