@@ -51,6 +51,9 @@ JSON_BYTES, JSON_DEPTH = 8 * MIB, 32
 TOML_BYTES, TOML_DEPTH = 256 * KIB, 32
 """A run file: bytes, and tables and arrays inside each other, or parts of one dotted key."""
 
+CAPTIONS_BYTES = 512 * MIB
+"""A table or list of captions of many videos."""
+
 # Models.
 WIDTH, LAYERS, SETTING = 16_384, 512, 1 << 22
 """What a model's configuration may ask for: channels of a token, blocks, and any other whole number."""

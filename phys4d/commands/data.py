@@ -71,7 +71,13 @@ def add_data(commands: Commands) -> None:
     videos.add_argument("--fps", type=float, help="of the clips: frames are picked by their time (default: 24)")
     videos.add_argument("--every", type=float, metavar="SECONDS", help="a clip each so many seconds (default: one)")
     videos.add_argument("--fov", type=float, metavar="DEGREES", help="assumed across the width (default: 60)")
-    videos.add_argument("--caption", metavar="TEXT", help="of videos without a .txt beside them (default: empty)")
+    videos.add_argument("--caption", metavar="TEXT", help="of videos without one (default: empty)")
+    videos.add_argument(
+        "--captions", type=Path, metavar="FILE",
+        help="a csv, jsonl or json with a row for each video, or prompts.txt beside videos.txt (default: found)",
+    )  # fmt: skip
+    videos.add_argument("--video-column", metavar="NAME", help="of that table (default: file_name, video, path, ...)")
+    videos.add_argument("--caption-column", metavar="NAME", help="of that table (default: caption, text or prompt)")
     add_pixel_format(videos)
     videos.add_argument("--workers", type=int, default=cores, help="threads, one video each (default: one per core)")
     videos.set_defaults(command=_import_videos)
