@@ -31,6 +31,7 @@ class RepackConfig(Config):
     size: (height, width) in pixels, or text such as "480x832": the largest centred part of that aspect ratio, resized.
     fps: frames per second, not more than a clip has.
     codec: of the mp4, which is encoded anew.
+    fov: degrees that the camera of a clip without intrinsics is assumed to see across the width of its picture.
     shard_bytes: size of a shard.
     where: column -> allowed values: only these clips are copied.
     """
@@ -38,6 +39,7 @@ class RepackConfig(Config):
     size: tuple[int, int] | None = None
     fps: float | None = Field(None, ge=0.1, le=1000)
     codec: VideoCodec | None = None
+    fov: float | None = Field(None, gt=0, lt=180)
     shard_bytes: int = Field(1 << 30, ge=1)
     where: dict[str, list[str | float]] = {}
 
@@ -100,6 +102,7 @@ class _Copy:
         self.framing = Framing(self.source[1:], config.size or self.source[1:])
         self.resizes = self.framing.size != self.framing.source
         self.frames = self._picked_frames()
+        self.assumes = config.fov is not None and "intrinsics" not in dataset.meta(index)
         self.picks = len(self.frames) < self.source[0] or self._fps() != self.row["fps"]
 
     def _fps(self) -> float:
@@ -119,6 +122,7 @@ class _Copy:
         try:
             if self.resizes or self.picks:
                 self._check_members(members)
+            if self.resizes or self.picks or self.assumes:
                 members |= self._labels(members)
             if self.resizes or self.picks or self.config.codec is not None:
                 members["mp4"] = self._video(members["mp4"])
@@ -133,6 +137,12 @@ class _Copy:
     def _labels(self, members: dict[str, bytes]) -> dict[str, bytes]:
         sample = self.dataset.read(self.index, video=False)
         arrays, meta = sample.arrays, sample.meta
+        provenance = meta.get("provenance")
+        provenance = dict(provenance) if isinstance(provenance, dict) else {}
+        if self.assumes and self.config.fov is not None:
+            matrix = Framing(self.source[1:], self.source[1:]).intrinsics(self.config.fov)
+            meta = meta | {"intrinsics": [matrix] * self.source[0]}
+            provenance["assumed"] = {"horizontal_fov_degrees": self.config.fov, "what": "intrinsics: none were given"}
         if "depth" in arrays and meta.get("depth_kind", "metric") != "metric":
             raise ValueError(f"holds depth of the kind {meta['depth_kind']!r}: only metres can follow a change of size")
         if self.picks:
@@ -140,16 +150,15 @@ class _Copy:
             meta = resampling.picked_meta(meta, self.frames, self._fps())
         if self.resizes:
             arrays, meta = resampling.resized(arrays, self.framing), resampling.resized_meta(meta, self.framing)
-        provenance = meta.get("provenance")
         box = [round(edge, 3) for edge in self.framing.box]
         change = {"size": self.source[1:], "box": box, "fps": self.row["fps"], "frames": self.source[0]}
-        meta["provenance"] = (provenance if isinstance(provenance, dict) else {}) | {"repacked_from": change}
+        meta = meta | {"provenance": provenance | {"repacked_from": change}}
         size = (len(self.frames), *self.framing.size)
         schema.check_header({n: {"dtype": a.dtype.name, "shape": list(a.shape)} for n, a in arrays.items()}, size)
         schema.check_values(arrays, ())
         schema.check_meta(meta, size)
         done = {"json": json.dumps(meta, separators=(",", ":")).encode()}
-        if "truth" in members:
+        if "truth" in members and (self.resizes or self.picks):
             rules = {name: rule for name, rule in blob.QUANTISATION.items() if name in arrays}
             done["truth"] = blob.encode(arrays, rules)
         return done

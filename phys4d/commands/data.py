@@ -31,6 +31,7 @@ def add_data(commands: Commands) -> None:
     again.add_argument("--size", metavar="HxW", help="pixels, or one number; the centre is kept, resized")
     again.add_argument("--fps", type=float, help="fewer than the clips have; not for clips with motion")
     again.add_argument("--codec", choices=("h264", "vp9"), help="of the mp4, which is encoded anew")
+    again.add_argument("--fov", type=float, metavar="DEGREES", help="assumed across the width, where no camera is")
     again.add_argument("--shard-bytes", type=int, help="of a shard (default: 1 GiB)")
     again.add_argument(
         "--where", action="append", default=[], metavar="COLUMN=A,B",
@@ -140,7 +141,7 @@ def _repack(options: argparse.Namespace) -> int:
     from phys4d.engine.data.columns import parse_where
     from phys4d.engine.data.repack import RepackConfig, repack
 
-    given = {name: getattr(options, name) for name in ("size", "fps", "codec", "shard_bytes")}
+    given = {name: getattr(options, name) for name in ("size", "fps", "codec", "fov", "shard_bytes")}
     values = {name: value for name, value in given.items() if value is not None}
     try:
         values["where"] = parse_where(options.where)

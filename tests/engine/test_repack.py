@@ -244,6 +244,21 @@ def test_what_has_no_rule_is_refused(tmp_path: Path, change: dict[str, Any]) -> 
             repack(tmp_path / f"{number}", tmp_path / "out", RepackConfig(**change))
 
 
+def test_an_assumed_camera_for_clips_without_one(scene: Path, tmp_path: Path) -> None:
+    mp4 = encode_mp4(np.zeros((FRAMES, HEIGHT, WIDTH, 3), np.uint8), 24)
+    with ShardWriter(tmp_path / "bare") as writer:
+        writer.add("a", {"mp4": mp4, "txt": b"a plane", "jpg": b"x"}, FRAMES, 24, HEIGHT, WIDTH)
+        writer.add("b", {"mp4": mp4, "json": json.dumps(META).encode()}, FRAMES, 24, HEIGHT, WIDTH)
+    assert main(["data", "repack", str(tmp_path / "bare"), "--out", str(tmp_path / "out"), "--fov", "90"]) == 0
+    source, copy = ClipDataset(tmp_path / "bare"), ClipDataset(tmp_path / "out", required=REQUIRED)
+    meta = copy.meta(0)
+    np.testing.assert_allclose(meta["intrinsics"], [[[20, 0, 20], [0, 20, 12], [0, 0, 1]]] * FRAMES, rtol=1e-12)
+    assert meta["caption"] == "a plane" and meta["provenance"]["assumed"]["horizontal_fov_degrees"] == 90
+    assert copy.member(copy.row(0), "jpg") == b"x" and copy.member(copy.row(0), "mp4") == mp4
+    assert copy.member(copy.row(1), "json") == source.member(source.row(1), "json")
+    assert verify(tmp_path / "out") == []
+
+
 def test_it_goes_on_after_it_was_stopped(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, made, real = RepackConfig(size=(12, 20)), [], repacking._Copy.made
 
