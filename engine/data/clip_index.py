@@ -60,20 +60,29 @@ class ClipIndex:
 
         name: caption, category, family, source, frames, fps, height, width, key or shard.
 
-        Texts are read from the index at each call. A caption is cut to `columns.TEXTS`; texts that the json of a clip
-        does not state, or an index of an earlier version lacks, are "".
+        Texts are read from the index at each call: `texts` reads several at once.
 
         Raises UserError for another name, or if the index was replaced since the dataset was opened.
         """
         if name in TEXTS:
-            index = read_index(self.folder, texts=(name,))
-            index = index if self._kept is None or len(self._kept) != len(index) else index.filter(self._kept)
-            if not index.column("key").equals(self._index.column("key")):
-                raise UserError(f"{self.folder}: the dataset was replaced while it was read: start again")
-            return index.column(name).combine_chunks()
+            return self.texts((name,)).column(name).combine_chunks()
         if name not in (*NUMBERS, "key", "shard"):
             raise UserError(f"{self.folder}: no column {name!r}: expected {', '.join((*TEXTS, *NUMBERS))}, key, shard")
         return self._index.column(name).combine_chunks()
+
+    def texts(self, names: Collection[str] = tuple(TEXTS)) -> pa.Table:
+        """Columns of text, a row for each clip, by name.
+
+        A caption is cut to `columns.TEXTS`. A text that the json of a clip does not state, or an index of an earlier
+        version lacks, is "".
+
+        Raises UserError if the index was replaced since the dataset was opened.
+        """
+        index = read_index(self.folder, texts=tuple(names))
+        index = index if self._kept is None or len(self._kept) != len(index) else index.filter(self._kept)
+        if not index.column("key").equals(self._index.column("key")):
+            raise UserError(f"{self.folder}: the dataset was replaced while it was read: start again")
+        return index.select(list(names))
 
     def digests(self, name: str) -> pa.Array:
         """SHA-256 of the member `name` of every clip, in order. Raises UserError if a clip lacks it or has it twice."""

@@ -10,6 +10,7 @@ from phys4d.engine.errors import UserError
 SCHEMES = ("s3", "gs", "gcs", "https", "http", "memory")
 """Schemes of URLs that are opened, besides file://; memory:// is the memory of this process, for tests."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(?:://|::)")
+_SCHEME_OF_PATH = re.compile(r"(\w+):/(?!/)")
 _REFUSED = re.compile(r"[\x00-\x20\x7f?#\\]|::")
 
 
@@ -47,9 +48,11 @@ Location = Path | Remote
 def parse_location(text: str | Path | Remote) -> Location:
     """The location that a text names: a URL of one of `SCHEMES`, a file:// URL or a path.
 
-    Raises UserError for a URL of another scheme, one without a bucket or server, or with a password, a query or
-        characters that a URL cannot hold.
+    Raises UserError for a URL of another scheme or one that was made a path, without a bucket or server, or
+        with a password, a query or characters that a URL cannot hold.
     """
+    if isinstance(text, Path) and (match := _SCHEME_OF_PATH.match(str(text))) and match[1] in SCHEMES:
+        raise UserError(f"{text}: is a URL that was made a path: give it as text")
     if not isinstance(text, str):
         return text
     match = _SCHEME.match(text)

@@ -16,6 +16,7 @@ from phys4d.engine.data.decoders.probe import probe
 from phys4d.engine.data.framing import Framing, parse_size
 from phys4d.engine.data.index import index_digest
 from phys4d.engine.data.location import Location
+from phys4d.engine.data.read_once import ReadOnce
 from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.data.video import PixelFormat, VideoCodec, encode_mp4
 from phys4d.engine.errors import UserError
@@ -61,7 +62,7 @@ def repack(folder: Location, out: Path, config: RepackConfig, *, workers: int = 
     """
     if workers < 1:
         raise UserError(f"--workers {workers}: expected 1 or more")
-    dataset = ClipDataset(folder, where=config.where)
+    dataset = ReadOnce(folder, where=config.where)
     recipe = {"repack": config.model_dump(mode="json"), "clips": index_digest(folder)}
     keeps(f"{out}: finished clips are kept: the same command goes on from there")
 

@@ -65,10 +65,11 @@ def statistics(index: ClipIndex) -> Statistics:
         "frames a second": _values(fps),
         "seconds of a clip": _ranges(seconds.to_numpy(), whole=False),
     }
+    texts = index.texts()
     for name in ("category", "family", "source"):
-        if (values := _values(index.column(name))) != [("not stated", len(index))]:
+        if (values := _values(texts.column(name).combine_chunks())) != [("not stated", len(index))]:
             found.counts[name] = values
-    captions = index.column("caption")
+    captions = texts.column("caption").combine_chunks()
     lengths = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(captions)))
     words = np.where(pc.equal(pc.utf8_trim_whitespace(captions), "").to_numpy(zero_copy_only=False), 0, lengths)
     longest = pc.max(pc.binary_length(captions)).as_py()

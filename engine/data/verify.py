@@ -1,13 +1,11 @@
 """Reads a whole dataset and says what is wrong with it."""
 
-import threading
-from typing import Any
-
 from phys4d.engine.data import schema
-from phys4d.engine.data.columns import TEXTS, texts_of
+from phys4d.engine.data.columns import texts_of
 from phys4d.engine.data.dataset import ClipDataset, ClipFault
 from phys4d.engine.data.decoders.probe import frame_count
 from phys4d.engine.data.location import Location
+from phys4d.engine.data.read_once import ReadOnce
 from phys4d.engine.data.stream import stream
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import reading
@@ -27,7 +25,7 @@ def verify(folder: Location, *, workers: int = 1) -> list[str]:
     """
     if workers < 1:
         raise UserError(f"--workers {workers}: expected 1 or more")
-    dataset = _ReadOnce(folder, required=schema.REQUIRED)
+    dataset = ReadOnce(folder, required=schema.REQUIRED)
     problems: list[str] = []
     checked = stream(_Checked(dataset), ([index] for index in range(len(dataset))), threads=workers, prefetch=workers)
     with progress("verify", total=len(dataset), unit="clips") as bar:
@@ -37,28 +35,12 @@ def verify(folder: Location, *, workers: int = 1) -> list[str]:
     return problems
 
 
-class _ReadOnce(ClipDataset):
-    """A dataset that keeps the members of the last clip of each thread."""
-
-    def __init__(self, folder: Location, **options: Any) -> None:
-        super().__init__(folder, **options)
-        self._latest = threading.local()
-
-    def member(self, row: dict[str, Any], name: str, most: int | None = None) -> bytes:
-        kept: tuple[str, dict[str, bytes]] = getattr(self._latest, "members", ("", {}))
-        if kept[0] != row["key"]:
-            kept = self._latest.members = (row["key"], {})
-        if name not in kept[1]:
-            kept[1][name] = super().member(row, name)
-        return kept[1][name][:most]
-
-
 class _Checked:
     """The problems of clips by their index."""
 
     def __init__(self, dataset: ClipDataset) -> None:
         self.dataset = dataset
-        columns = {name: dataset.column(name).to_pylist() for name in TEXTS}
+        columns = dataset.texts().to_pydict()
         # An index of an earlier version has none of them.
         self._texts = columns if any(any(values) for values in columns.values()) else {}
 

@@ -60,7 +60,7 @@ def add_data(commands: Commands) -> None:
     )  # fmt: skip
     encode.set_defaults(command=_encode)
     sheet = data.add_parser("sheet", help="one picture of a dataset's clips, with the truth beside them")
-    sheet.add_argument("folder", type=Path)
+    sheet.add_argument("folder", help="a folder, or its URL (s3, gs, https)")
     sheet.add_argument("--out", type=Path, required=True, metavar="PICTURE", help="a .png or .jpg")
     sheet.add_argument("--clips", type=int, default=36, help="the first so many (default: 36)")
     sheet.set_defaults(command=_sheet)
@@ -189,7 +189,7 @@ def _encode(options: argparse.Namespace) -> int:
 def _sheet(options: argparse.Namespace) -> int:
     from phys4d.report.sheet import contact_sheet
 
-    count = contact_sheet(options.folder, options.out, clips=options.clips)
+    count = contact_sheet(given_location(options.folder), options.out, clips=options.clips)
     print(printable(f"{options.out}: {count} clips"))
     return 0
 

@@ -52,11 +52,12 @@ def test_an_entry_of_a_remote_folder() -> None:
         ("s3://", "names no bucket or server"),
         ("file://host/clips", "expected file:/// and an absolute path"),
         ("https://me:secret@host/clips", "https://...@host/clips: a name or password in a URL would be printed"),
+        (Path("s3://bucket/clips"), "s3:/bucket/clips: is a URL that was made a path"),
         ("https://host/clips?token=x", r"holds '\?'"),
         ("s3://bucket/a\nb", "holds '.n', which"),
     ],
 )
-def test_a_url_that_is_refused(text: str, fault: str) -> None:
+def test_a_url_that_is_refused(text: str | Path, fault: str) -> None:
     with pytest.raises(UserError, match=fault) as caught:
         parse_location(text)
     assert "secret" not in str(caught.value)
