@@ -3,7 +3,6 @@
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from phys4d.engine.errors import UserError
 from phys4d.engine.storage import disk_fault
@@ -11,6 +10,7 @@ from phys4d.engine.storage import disk_fault
 # Error numbers of a missing file or an impossible name, which are not errors of the machine.
 ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL})
 _CHECK = "check the disk or its connection (dmesg), then run the same command again"
+_REMOTE = "check the URL and the network, then run the same command again"
 _ADVICE = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "close other programs or raise fs.file-max",
@@ -22,15 +22,21 @@ _ADVICE = {
 }
 
 
-class MachineFault(UserError):
-    """The machine or a file system failed while accessing a file; the file's content may be sound.
+class RemoteError(OSError):
+    """A server or object store could not be reached, or did not answer as it should."""
 
-    The message names the file, the system's error and what to do.
+
+class MachineFault(UserError):
+    """The machine, a file system or a server failed while accessing a file; the file's content may be sound.
+
+    The message names the file (`path`: its path or URL, and more), the system's error and what to do.
     """
 
-    def __init__(self, path: Path, error: OSError) -> None:
-        what = f"{path}: {error.strerror}: the fault is in this machine or its file system, not in the data"
-        super().__init__(f"{what}: {_ADVICE.get(error.errno or 0, _CHECK)}")
+    def __init__(self, path: object, error: OSError) -> None:
+        what, advice = "in this machine or its file system", _ADVICE.get(error.errno or 0, _CHECK)
+        if isinstance(error, RemoteError):
+            what, advice = "in the server or the connection to it", _REMOTE
+        super().__init__(f"{path}: {error.strerror}: the fault is {what}, not in the data: {advice}")
 
 
 def fault_line(error: OSError) -> str | None:
@@ -44,8 +50,10 @@ def fault_line(error: OSError) -> str | None:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Context that converts errors of the machine while `path` is read to MachineFault; other errors pass."""
+def reading(path: object) -> Iterator[None]:
+    """Context that converts errors of the machine or of a server while `path` is read to MachineFault, whose message
+    begins with it; other errors pass.
+    """
     try:
         yield
     except MemoryError:

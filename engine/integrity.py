@@ -18,7 +18,7 @@ from phys4d.engine.storage import replace_text, sync
 
 MANIFEST = "manifest.json"
 _THREADS = 8
-_LARGEST = 64 << 20  # bytes of a manifest: half a million files
+LARGEST_MANIFEST = 64 << 20  # bytes of a manifest: half a million files
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -91,12 +91,19 @@ def read_manifest(folder: Path, advice: str) -> dict[str, Digest]:
     path = folder / MANIFEST
     try:
         with reading(path), open(path, "rb") as file:
-            text = file.read(_LARGEST + 1)
+            text = file.read(LARGEST_MANIFEST + 1)
     except OSError as error:
         raise Damaged(f"{path}: cannot be read ({error.strerror})", advice) from None
+    return parse_manifest(text, path, advice)
+
+
+def parse_manifest(text: bytes, path: object, advice: str) -> dict[str, Digest]:
+    """The digests in a manifest, whose content is `text` or its beginning of `LARGEST_MANIFEST` + 1 bytes. Raises
+    Damaged, which names `path` and ends in `advice`, for one that is no manifest.
+    """
     try:
-        if len(text) > _LARGEST:
-            raise ValueError(f"more than {_LARGEST >> 20} MiB")
+        if len(text) > LARGEST_MANIFEST:
+            raise ValueError(f"more than {LARGEST_MANIFEST >> 20} MiB")
         return _parsed(json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         why = " ".join(str(error).split())

@@ -33,16 +33,26 @@ ARRAY_BYTES_SPARE = 1 * MIB
 INDEX_BYTES = 1 * GIB
 INDEX_SPARE_ROWS = 1000
 """An index has at most as many rows as its file has bytes, and these: a digest of each clip alone takes 32 bytes."""
-INDEX_UNPACKED_RATIO, INDEX_UNPACKED_SPARE = 16, 64 * MIB
-"""Unpacked columns: at most this multiple of the file's bytes, and these bytes more."""
+INDEX_UNPACKED_RATIO, INDEX_UNPACKED_SPARE = 32, 64 * MIB
+"""Unpacked columns: at most this multiple of the file's bytes, and these bytes more. The digests of a clip's mp4
+and json take 64 bytes of a packed row; all else in the row is below 32 times that, however well it packs."""
+INDEX_CAPTION_BYTES, INDEX_TEXT_BYTES = 1024, 255
+"""A caption, and any other text of a row: longer captions are cut in the index, and whole in the json."""
 CLIP_MEMBERS = 16
 """Members of one clip."""
+
+# Tars that another program wrote.
+TAR_TEXT_BYTES = 64 * KIB
+"""An extended header: the name of a file and what else does not fit the plain one."""
 
 # Text files.
 JSON_BYTES, JSON_DEPTH = 8 * MIB, 32
 """One JSON document that a person or another program has written: bytes, and lists and objects inside each other."""
 TOML_BYTES, TOML_DEPTH = 256 * KIB, 32
 """A run file: bytes, and tables and arrays inside each other, or parts of one dotted key."""
+
+CAPTIONS_BYTES = 512 * MIB
+"""A table or list of captions of many videos."""
 
 # Models.
 WIDTH, LAYERS, SETTING = 16_384, 512, 1 << 22

@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+from phys4d.engine.data.location import Location, parse_location
 from phys4d.engine.errors import UserError
 
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([^}]*)\})")
@@ -33,6 +34,15 @@ def expanded(path: Path) -> Path:
         return Path(filled).expanduser()
     except RuntimeError:
         raise ValueError("the home folder of this user is not known: write the path out") from None
+
+
+def given_location(text: str) -> Location:
+    """The location that a user gives: a URL, or a path with ~ and environment variables. Raises UserError."""
+    where = parse_location(text)
+    try:
+        return expanded(where) if isinstance(where, Path) else where
+    except ValueError as error:
+        raise UserError(f"{text}: {error}") from None
 
 
 def expanded_options(options: argparse.Namespace) -> None:

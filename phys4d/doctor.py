@@ -72,6 +72,8 @@ OPTIONAL = {
     "peft": Optional(("peft",), "LoRA", _extra("train")),
     "deepspeed": Optional(("deepspeed",), "ZeRO, a strategy of training on several processes", _extra("deepspeed")),
     "tensorboard": Optional(("tensorboard",), "tracking of runs", _extra("train")),
+    "s3fs": Optional(("s3fs",), "datasets in S3", _extra("remote")),
+    "gcsfs": Optional(("gcsfs",), "datasets in Google Cloud Storage", _extra("remote")),
     "wandb": Optional(("wandb",), "tracking of runs by Weights & Biases", _extra("wandb")),
 }
 

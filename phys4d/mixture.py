@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from phys4d.caches.read import LatentCache
+from phys4d.engine.data import columns
+from phys4d.engine.data.columns import TEXTS, check_where
 from phys4d.engine.data.dataset import ClipDataset, Sample
 from phys4d.engine.data.decoders.interface import VideoDecoder
 from phys4d.engine.data.sampler import Order
@@ -113,23 +114,20 @@ class Mixture:
 
 def chosen(dataset: ClipDataset, where: Mapping[str, Sequence[str | int | float]]) -> np.ndarray:
     """Indices of the clips that have one of the values in each of the columns. UserError if there is none."""
-    mask = pa.array(np.ones(len(dataset), bool))
-    for name, values in where.items():
-        column = dataset.column(name)
-        if isinstance(column, pa.ChunkedArray):
-            column = column.combine_chunks()
-        try:
-            mask = pc.and_(mask, pc.is_in(column, pa.array(list(values)).cast(column.type)))
-        except pa.ArrowException:
-            raise UserError(f"{dataset.folder}: where.{name}: {list(values)}: expected {column.type} values") from None
-    found = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
-    if not len(found):
-        what = " and ".join(f"{name} of {', '.join(map(str, values))}" for name, values in where.items())
-        none = f"no clip has {what}" if where else "holds no clips: simulate or label some first"
-        raise UserError(f"{dataset.folder}: {none}")
-    return found
+    if not len(dataset):
+        raise UserError(f"{dataset.folder}: holds no clips: simulate or label some first")
+    if not where:
+        return np.arange(len(dataset))
+    try:
+        check_where(where)
+        texts = dataset.texts([name for name in where if name in TEXTS])
+        numbers = {name: dataset.column(name) for name in where if name not in TEXTS}
+        table = pa.table({name: texts.column(name) for name in texts.column_names} | numbers)
+        return np.flatnonzero(columns.chosen(table, where).to_numpy())
+    except ValueError as error:
+        raise UserError(f"{dataset.folder}: {error}") from None
 
 
 def _buckets(dataset: ClipDataset, some: np.ndarray) -> list[Bucket]:
-    columns = [dataset.column(name).take(pa.array(some)).to_pylist() for name in _BUCKET]
-    return [Bucket(*row) for row in zip(*columns, strict=True)]
+    sizes = [dataset.column(name).take(pa.array(some)).to_pylist() for name in _BUCKET]
+    return [Bucket(*row) for row in zip(*sizes, strict=True)]

@@ -7,6 +7,14 @@ from phys4d.engine import json_text
 from phys4d.engine.data.schema import Size, check_meta
 
 
+def caption(data: bytes) -> str:
+    """The caption in a text beside a clip: UTF-8, without space around it. Raises ValueError for other bytes."""
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 text (byte {error.start})") from None
+
+
 def parse(data: bytes, size: Size, required: Collection[str] = ()) -> dict[str, Any]:
     """The parsed json of a clip, with fields as `schema.FIELDS` says.
 

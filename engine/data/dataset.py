@@ -1,22 +1,22 @@
 """Reads a dataset: clips by index through the byte offsets of the parquet index, from any thread or process."""
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from phys4d.engine.data import blob, clip_json, schema
+from phys4d.engine.data.clip_index import ClipIndex
 from phys4d.engine.data.decoders.interface import Request, Unservable, VideoDecoder, decode
 from phys4d.engine.data.decoders.probe import frame_count
 from phys4d.engine.data.decoders.pyav import PyAVDecoder
-from phys4d.engine.data.index import read_index
+from phys4d.engine.data.location import Location, Remote
 from phys4d.engine.data.open_files import OpenFiles
+from phys4d.engine.data.remote_files import RemoteFiles
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import reading
 
@@ -30,7 +30,7 @@ class ClipFault(UserError):
     brief: the message without the folder and the advice.
     """
 
-    def __init__(self, folder: Path, key: str, brief: str, advice: str = "") -> None:
+    def __init__(self, folder: Location, key: str, brief: str, advice: str = "") -> None:
         super().__init__(f"{folder}/{brief}: {advice or f'see `phys4d data verify {folder}`'}")
         self.folder, self.key, self.brief = folder, key, brief
 
@@ -57,14 +57,24 @@ class Sample:
         return self.video.nbytes + sum(array.nbytes for array in self.arrays.values())
 
 
-class ClipDataset:
+class _Files(Protocol):
+    """Files read by position: `OpenFiles` or `RemoteFiles`."""
+
+    def size(self, path: Any) -> int: ...
+
+    def read(self, path: Any, size: int, offset: int) -> bytes: ...
+
+
+class ClipDataset(ClipIndex):
     """Random access to the clips of a dataset folder.
 
     One object may be used by many threads, after a fork, or pickled; a few dozen shards are open at a time.
 
-    folder: written by `ShardWriter`.
+    folder: written by `ShardWriter`; local, or a URL, of which only the bytes of the members that are used are read
+        (`remote_files`).
     arrays: names to read from the `.truth` blob; None reads all arrays of a clip (none for a video-only clip).
     required: fields that the json of every clip must have.
+    where: column -> allowed values, which choose the clips that are there (`ClipIndex`).
 
     The attribute `decoder` decodes the videos; it is PyAV unless it is set (`decoders.choice.choose`).
 
@@ -76,16 +86,18 @@ class ClipDataset:
     """
 
     def __init__(
-        self, folder: Path, *, arrays: Collection[str] | None = None, required: Collection[str] = ()
+        self,
+        folder: Location | str,
+        *,
+        arrays: Collection[str] | None = None,
+        required: Collection[str] = (),
+        where: Mapping[str, Collection[Any]] | None = None,
     ) -> None:
-        self.folder, self.arrays = Path(folder), None if arrays is None else tuple(arrays)
+        super().__init__(folder, where)
+        self.arrays = None if arrays is None else tuple(arrays)
         self.required = tuple(required)
         self.decoder: VideoDecoder = PyAVDecoder()
-        self._index = read_index(self.folder)
-        self._files = OpenFiles()
-
-    def __len__(self) -> int:
-        return self._index.num_rows
+        self._files: _Files = RemoteFiles() if isinstance(self.folder, Remote) else OpenFiles()
 
     def __getitem__(self, index: int) -> Sample:
         """Reads and decodes clip `index`. Raises UserError that names shard, key and member if that is impossible."""
@@ -111,34 +123,6 @@ class ClipDataset:
         """The error for a sound clip that a decoder does not serve; such a clip is never skipped."""
         where = f"{self.folder}/{row['shard']}: clip {row['key']}"
         return UserError(f'decoder = "{decoder.name}": {where}: {reason}: set decoder = "auto"')
-
-    def size(self) -> tuple[int, int, int]:
-        """(frames, height, width) of every clip, from the index. Raises UserError if there are no clips or sizes
-        differ.
-        """
-        sizes = self.sizes()
-        if not sizes:
-            raise UserError(f"{self.folder}: holds no clips: simulate or label some first")
-        if len(sizes) > 1:
-            first, other = list(sizes.items())[:2]
-            raise UserError(
-                f"{self.folder}: clip {self.row(other[1])['key']}: {other[0]} frames, height, width beside clips of "
-                f"{first[0]}: clips of one size are needed here"
-            )
-        return next(iter(sizes))
-
-    def sizes(self, some: np.ndarray | None = None) -> dict[tuple[int, int, int], int]:
-        """The sizes (frames, height, width) that there are, each with the index of its first clip, in that order.
-
-        some: int64 indices of clips in ascending order; None: all.
-        """
-        table = self._index.select(["frames", "height", "width"])
-        indices = range(len(self)) if some is None else some.tolist()
-        columns = (table if some is None else table.take(pa.array(some))).to_pydict().values()
-        found: dict[tuple[int, int, int], int] = {}
-        for index, *size in zip(indices, *columns, strict=True):
-            found.setdefault((size[0], size[1], size[2]), index)
-        return found
 
     def probe(self, index: int) -> dict[str, Any]:
         """Checks clip `index` as far as possible without decoding and returns its json.
@@ -173,51 +157,6 @@ class ClipDataset:
     def _reads_truth(self, row: dict[str, Any]) -> bool:
         return self.arrays != () and (self.arrays is not None or "truth" in row["members"])
 
-    def keys(self) -> pa.Array:
-        """The keys of all clips, in order."""
-        return self._index.column("key").combine_chunks()
-
-    def column(self, name: str) -> pa.Array:
-        """A column of the index over all clips, in order. UserError if it has none of that name."""
-        if name not in self._index.column_names:
-            there = ", ".join(column for column in self._index.column_names if column != "members")
-            raise UserError(f"{self.folder}: its index has no column {name}, only {there}")
-        return self._index.column(name).combine_chunks()
-
-    def digests(self, name: str) -> pa.Array:
-        """SHA-256 of the member `name` of every clip, in order; 64 zeros for a clip without it, whose reading fails.
-
-        Raises ClipFault if a clip has it twice.
-        """
-        members = self._index.column("members").combine_chunks()
-        every, wanted = members.flatten(), pc.equal(members.flatten().field("name"), name)
-        having = pc.list_parent_indices(members).filter(wanted)
-        if pc.count_distinct(having).as_py() < len(having):
-            index = next(entry["values"] for entry in pc.value_counts(having).to_pylist() if entry["counts"] > 1)
-            raise self._fault(self.row(index), name, "is in the index twice")
-        own = pc.index_in(pa.array(range(len(self)), having.type), value_set=having)
-        return pc.fill_null(every.field("sha256").filter(wanted).take(own), "0" * 64)
-
-    def shard_edges(self) -> list[int]:
-        """Indices of the first and the last clip of each shard; reading the last one detects a truncated shard."""
-        shards = self._index.column("shard").to_pylist()
-        last = len(shards) - 1
-        return [
-            i
-            for i, shard in enumerate(shards)
-            if i in (0, last) or shards[i - 1] != shard or shards[i + 1] != shard
-        ]
-
-    def row(self, index: int) -> dict[str, Any]:
-        """The index entry of clip `index`: key, shard, frames, fps, height, width, members {name: {offset, size,
-        sha256}}.
-        """
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self.folder}: clip {index} of {len(self)}")
-        row = self._index.slice(index, 1).to_pylist()[0]
-        row["members"] = {member["name"]: member for member in row["members"]}
-        return row
-
     def meta(self, index: int) -> dict[str, Any]:
         """The parsed json of clip `index`. Raises UserError if a known field has the wrong type."""
         return self._meta(self.row(index))
@@ -245,10 +184,20 @@ class ClipDataset:
         return data
 
     def _meta(self, row: dict[str, Any]) -> dict[str, Any]:
+        text = "txt" in row["members"]
         try:
-            return clip_json.parse(self.member(row, "json"), clip_size(row), self.required)
+            data = b"{}" if text and "json" not in row["members"] else self.member(row, "json")
+            meta = clip_json.parse(data, clip_size(row), () if text else self.required)
         except ValueError as error:
             raise self._fault(row, "json", str(error)) from None
+        if text and "caption" not in meta:
+            try:
+                meta["caption"] = clip_json.caption(self.member(row, "txt"))
+            except ValueError as error:
+                raise self._fault(row, "txt", str(error)) from None
+        if missing := [name for name in self.required if name not in meta]:
+            raise self._fault(row, "json", f"has no {', '.join(missing)}")
+        return meta
 
     def _arrays(self, row: dict[str, Any]) -> dict[str, np.ndarray]:
         if not self._reads_truth(row):
@@ -267,11 +216,11 @@ class ClipDataset:
             raise self._fault(row, "truth", str(error)) from None
 
     @contextmanager
-    def _shard(self, row: dict[str, Any]) -> Iterator[Path]:
-        """Context with the path of a clip's shard; converts errors to those of the clip or of the machine."""
+    def _shard(self, row: dict[str, Any]) -> Iterator[Location]:
+        """Context with the place of a clip's shard; converts errors to those of the clip or of the machine."""
         path = self.folder / row["shard"]
         try:
-            with reading(path):
+            with reading(path if isinstance(path, Path) else f"{path}: clip {row['key']}"):
                 yield path
         except OSError as error:
             what = f"{row['shard']}: clip {row['key']}: the shard cannot be opened ({error.strerror})"

@@ -1,23 +1,29 @@
 """Reads index.parquet within limits: what it claims is checked before columns are unpacked, what it says before use."""
 
+import hashlib
+import io
+import os
 import re
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from phys4d.engine.data.columns import TEXTS
+from phys4d.engine.data.location import Location, Remote
 from phys4d.engine.data.open_files import open_regular
+from phys4d.engine.data.remote_files import RemoteFiles
 from phys4d.engine.data.shards import INDEX, SCHEMA
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import ABSENT, reading
-from phys4d.engine.integrity import MANIFEST, check
+from phys4d.engine.integrity import LARGEST_MANIFEST, MANIFEST, check, parse_manifest
 from phys4d.engine.limits import (
     CLIP_MEMBERS,
     FRAMES,
     INDEX_BYTES,
     INDEX_SPARE_ROWS,
+    INDEX_TEXT_BYTES,
     INDEX_UNPACKED_RATIO,
     INDEX_UNPACKED_SPARE,
     MEMBER_BYTES,
@@ -25,33 +31,30 @@ from phys4d.engine.limits import (
     VIDEO_BYTES,
 )
 
-_TEXTS = re.compile(r"key|shard|members\.list\.\w+\.(name|sha256)")
-KEY, SHARD = r"^[A-Za-z0-9_-]{1,80}$", r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,250}$"
-_NAME, _SHA256 = r"^[a-z0-9]{1,16}$", r"^[0-9a-f]{64}$"
+_STRINGS = re.compile(r"key|shard|members\.list\.\w+\.(name|sha256)")
+KEY, SHARD, MEMBER = r"^[A-Za-z0-9_-]{1,80}$", r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,250}$", r"^[a-z0-9]{1,16}$"
+_SHA256 = r"^[0-9a-f]{64}$"
 
 
-def read_index(folder: Path, digests: tuple[str, ...] = ()) -> pa.Table:
-    """The rows of a dataset's index, one clip each, with the columns of `SCHEMA`.
+def read_index(folder: Location, digests: tuple[str, ...] = (), texts: tuple[str, ...] = ()) -> pa.Table:
+    """The rows of a dataset's index, one clip each, with the columns of `SCHEMA` and further ones.
 
     digests: names of further columns, of 64 hexadecimal digits each.
+    texts: names of further columns, from `columns.TEXTS`. An index of an earlier version lacks them: they are then
+        empty, and only the json of each clip says what it shows.
 
     Checked for every row: key and shard are plain names (a shard lies in the folder), numbers of frames and pixels are
-        positive and within `engine.limits`, offsets and sizes are not negative, digests have the form of SHA-256.
+        positive and within `engine.limits`, offsets and sizes are not negative, digests have the form of SHA-256, texts
+        are not longer than `columns.TEXTS` says.
 
     Raises UserError if the folder is no dataset, or for an index that is damaged, exceeds a limit or is wrong;
     MachineFault if the machine failed.
     """
-    path, schema = folder / INDEX, pa.schema([*SCHEMA, *((name, pa.string()) for name in digests)])
-    with reading(folder):
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such dataset: make one with `phys4d simulate --out {folder} --clips N`")
+    path, schema = folder / INDEX, pa.schema([*SCHEMA, *((name, pa.string()) for name in (*digests, *texts))])
     with reading(path):
-        if not path.is_file():
-            raise UserError(f"{folder}: no {INDEX} in it: this is no dataset, or its writing was cut off")
-        if (folder / MANIFEST).exists():
-            check(folder, "copy the dataset again")
         try:
-            table = _read(path, schema)
+            with _opened(folder) as source:
+                table = _read(path, source, schema, texts)
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 if error.errno not in ABSENT:
@@ -63,24 +66,75 @@ def read_index(folder: Path, digests: tuple[str, ...] = ()) -> pa.Table:
     return table
 
 
-def _read(path: Path, schema: pa.Schema) -> pa.Table:
-    """Strings are read as dictionaries, so that a long one that all rows repeat is unpacked once."""
+def index_digest(folder: Location) -> str:
+    """The SHA-256 of a dataset's index. Raises as `read_index`."""
+    with reading(folder / INDEX), _opened(folder) as source:
+        return hashlib.sha256(source.read()).hexdigest()
+
+
+def _opened(folder: Location) -> BinaryIO:
+    """The index of a dataset, whose digest is compared with that in the manifest if there is one."""
+    path, advice = folder / INDEX, "copy the dataset again"
+    if isinstance(folder, Remote):
+        return io.BytesIO(_fetched(folder, advice))
+    with reading(folder):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such dataset: make one with `phys4d simulate --out {folder} --clips N`")
+    if not (folder / INDEX).is_file():
+        raise UserError(f"{folder}: no {INDEX} in it: this is no dataset, or its writing was cut off")
+    if (folder / MANIFEST).exists():
+        check(folder, advice)
+    source = open(open_regular(folder / INDEX), "rb")  # noqa: SIM115 (closed by the caller)
+    if (size := os.fstat(source.fileno()).st_size) > INDEX_BYTES:
+        source.close()
+        raise _too_long(path, size)
+    return source
+
+
+def _fetched(folder: Remote, advice: str) -> bytes:
+    """The bytes of a remote index."""
+    files, path, manifest = RemoteFiles(), folder / INDEX, folder / MANIFEST
+    try:
+        if (size := files.size(path)) > INDEX_BYTES:
+            raise _too_long(path, size)
+        data = files.read(path, size, 0)
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no {INDEX} there: this is no dataset, or its writing was cut off") from None
+    try:
+        text = files.read(manifest, min(files.size(manifest), LARGEST_MANIFEST + 1), 0)
+    except FileNotFoundError:
+        return data
+    expected = parse_manifest(text, manifest, advice).get(INDEX)
+    if expected is not None and expected != (len(data), hashlib.sha256(data).hexdigest()):
+        raise UserError(f"{path}: is damaged, its SHA-256 is not that in {MANIFEST}: {advice}")
+    return data
+
+
+def _too_long(path: Location, size: int) -> UserError:
+    return UserError(f"{path}: has {size} bytes, at most {INDEX_BYTES} are read: split the dataset")
+
+
+def _read(path: Location, source: BinaryIO, schema: pa.Schema, texts: tuple[str, ...]) -> pa.Table:
+    """Strings are read as dictionaries, so that a long one that all rows repeat is unpacked once.
+
+    texts: columns of `schema` that are empty if the file lacks them.
+    """
     further = schema.names[len(SCHEMA) :]
-    with open(open_regular(path), "rb") as source:
-        size = source.seek(0, 2)
-        if size > INDEX_BYTES:
-            raise UserError(f"{path}: has {size} bytes, at most {INDEX_BYTES} are read: split the dataset")
-        metadata = pq.read_metadata(source)
-        _check_claims(path, metadata, size)
-        leaves = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
-        source.seek(0)
-        texts = [leaf for leaf in leaves if _TEXTS.fullmatch(leaf) or leaf in further]
-        file = pq.ParquetFile(source, metadata=metadata, read_dictionary=texts)
-        if missing := [name for name in schema.names if name not in file.schema_arrow.names]:
-            raise UserError(f"{path}: has no column {', '.join(missing)}: this is no index of clips")
-        table = file.read(columns=schema.names, use_threads=False)
+    size = source.seek(0, 2)
+    metadata = pq.read_metadata(source)
+    _check_claims(path, metadata, size)
+    leaves = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
+    source.seek(0)
+    strings = [leaf for leaf in leaves if _STRINGS.fullmatch(leaf) or leaf in further]
+    file = pq.ParquetFile(source, metadata=metadata, read_dictionary=strings)
+    missing = [name for name in schema.names if name not in file.schema_arrow.names]
+    if required := [name for name in missing if name not in texts]:
+        raise UserError(f"{path}: has no column {', '.join(required)}: this is no index of clips")
+    table = file.read(columns=[name for name in schema.names if name not in missing], use_threads=False)
     if table.nbytes > _most_unpacked(size):
         raise UserError(f"{path}: unpacks to {table.nbytes} bytes, at most {_most_unpacked(size)} are read")
+    for name in missing:
+        table = table.append_column(name, pa.repeat(pa.scalar(""), table.num_rows).dictionary_encode())
     for name in ("key", "shard", *further):
         if fault := _long(table.column(name), name):
             raise UserError(f"{path}: {fault}")
@@ -96,7 +150,7 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
         raise UserError(f"{path}: has a column of another type: {_first_line(error)}") from None
 
 
-def _check_claims(path: Path, metadata: Any, size: int) -> None:
+def _check_claims(path: Location, metadata: Any, size: int) -> None:
     """Raises UserError if the footer claims more than a file of `size` bytes can honestly hold."""
     rows = metadata.num_rows
     if rows > size + INDEX_SPARE_ROWS:
@@ -119,8 +173,8 @@ def _long(column: Any, name: str) -> str | None:
         values = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
         if not pa.types.is_string(values.type):
             return f"{name}: has the type {values.type}, expected strings: this is no index of clips"
-        if (pc.max(pc.binary_length(values)).as_py() or 0) > 255:
-            return f"{name}: a text of more than 255 bytes: this is no index of clips"
+        if (pc.max(pc.binary_length(values)).as_py() or 0) > (most := TEXTS.get(name, INDEX_TEXT_BYTES)):
+            return f"{name}: a text of more than {most} bytes: this is no index of clips"
     return None
 
 
@@ -167,7 +221,7 @@ def _member_fault(members: pa.ListArray) -> str | None:
     right = pc.and_(pc.greater_equal(offset, 0), pc.and_(pc.greater_equal(size, 0), pc.less_equal(size, MEMBER_BYTES)))
     if not pc.all(pc.and_(right, pc.less(offset, 1 << 62))).as_py():
         return f"members: an offset below 0, or a size not from 0 to {MEMBER_BYTES}"
-    if not pc.all(pc.match_substring_regex(fields["name"], _NAME)).as_py():
+    if not pc.all(pc.match_substring_regex(fields["name"], MEMBER)).as_py():
         return "members: name: expected 1 to 16 small letters and digits"
     if not pc.all(pc.match_substring_regex(fields["sha256"], _SHA256)).as_py():
         return "members: sha256: expected 64 hexadecimal digits"

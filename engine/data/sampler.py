@@ -11,7 +11,7 @@ from phys4d.engine.random import bits
 
 @lru_cache(maxsize=4)
 def order(seed: int, epoch: int, n: int, pool: int = 0) -> np.ndarray:
-    """The permutation of 0..n-1 in which an epoch visits the samples of a pool: int64 [n], read-only."""
+    """The permutation of 0..n-1 in which an epoch visits the samples: int64 [n], read-only; pools of a seed differ."""
     permutation = np.argsort(bits(n, "order", seed, epoch, n, *([pool] if pool else [])), kind="stable")
     permutation.setflags(write=False)
     return permutation

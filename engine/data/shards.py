@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from phys4d.engine.data.columns import TEXTS, texts_of
 from phys4d.engine.errors import UserError
 from phys4d.engine.integrity import digests, write_manifest
 from phys4d.engine.output import OutputFolder
@@ -38,6 +39,8 @@ SCHEMA = pa.schema(
         ("members", pa.list_(_MEMBER)),
     ]
 )
+WRITTEN = pa.schema([*SCHEMA, *((name, pa.string()) for name in TEXTS)])
+"""The columns of an index that `ShardWriter` writes: those that every index has, and the texts of `columns.TEXTS`."""
 _BLOCK = 512
 LOCK = ".lock"
 JOURNAL = "journal.jsonl"
@@ -100,6 +103,7 @@ class ShardWriter:
 
     def _go_on(self) -> None:
         """Removes what a killed writer left after its last complete clip; starts the journal."""
+        self._rows = [dict.fromkeys(TEXTS, "") | row for row in self._rows]  # of a writer that did not note them
         self._keys = {row["key"] for row in self._rows}
         shards = sorted({row["shard"] for row in self._rows})
         for stale in self.partial.iterdir():
@@ -126,7 +130,8 @@ class ShardWriter:
         """Adds one clip.
 
         key: 1 to 80 letters, digits, "_" or "-", unique in the dataset.
-        members: extension ("mp4", "truth", "json") -> bytes.
+        members: extension ("mp4", "truth", "json") -> bytes. What the json says of caption, category, family and source
+            is written to the index, too (`columns.texts_of`).
         frames, fps, height, width: of the mp4, for the index.
 
         Raises ValueError for an invalid or repeated key or an invalid extension.
@@ -152,6 +157,7 @@ class ShardWriter:
             "height": height,
             "width": width,
             "members": placed,
+            **texts_of(members),
         }
         if self.recipe is not None:
             self._note(row)
@@ -191,7 +197,7 @@ class ShardWriter:
             self._finish_shard()
             fresh = self.partial / f"{INDEX}.new"
             with open(fresh, "wb", opener=without_links) as file:
-                pq.write_table(pa.Table.from_pylist(self._rows, SCHEMA), file, compression="zstd")
+                pq.write_table(pa.Table.from_pylist(self._rows, WRITTEN), file, compression="zstd")
             sync(fresh)
             os.rename(fresh, self.partial / INDEX)
             write_manifest(self.partial, digests(self.partial, [INDEX]))

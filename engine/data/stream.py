@@ -7,7 +7,7 @@ training thread.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 K = TypeVar("K")
 K_in = TypeVar("K_in", contravariant=True)
@@ -30,15 +30,29 @@ class Late(Exception, Generic[K]):
         self.missing = missing
 
 
+@overload
+def stream(
+    dataset: Source[K, V], index_batches: Iterable[Sequence[K]], *, threads: int = ..., prefetch: int = ...,
+    limit: float | None = ...,
+) -> Iterator[list[V]]: ...  # fmt: skip
+
+
+@overload
+def stream(
+    dataset: Source[K, V], index_batches: Iterable[Sequence[K]], collate: Callable[[list[V]], B], *,
+    threads: int = ..., prefetch: int = ..., limit: float | None = ...,
+) -> Iterator[B]: ...  # fmt: skip
+
+
 def stream(
     dataset: Source[K, V],
     index_batches: Iterable[Sequence[K]],
-    collate: Callable[[list[V]], B] = list,  # type: ignore[assignment]
+    collate: Callable[[list[V]], Any] = list,
     *,
     threads: int = 2,
     prefetch: int = 2,
     limit: float | None = None,
-) -> Iterator[B]:
+) -> Iterator[Any]:
     """Yields the batches of indices, read and put together, in order, with up to `prefetch` of them made ahead.
 
     An error in reading a clip, or in `collate`, is raised when its batch is due. At most prefetch + 1 batches are held.
@@ -50,12 +64,12 @@ def stream(
     prefetch: batches made ahead on this rank.
     limit: seconds that are waited for a batch which is due; then Late is raised.
     """
-    pending: deque[tuple[Sequence[K], list[Future[V]], Future[B]]] = deque()
+    pending: deque[tuple[Sequence[K], list[Future[V]], Future[Any]]] = deque()
 
-    def joined(samples: list[Future[V]]) -> B:
+    def joined(samples: list[Future[V]]) -> Any:
         return collate([sample.result() for sample in samples])
 
-    def due() -> B:
+    def due() -> Any:
         indices, samples, batch = pending.popleft()
         try:
             return batch.result(limit)

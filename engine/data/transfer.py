@@ -9,7 +9,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Copied:
-    """Tensors on their way to a device. stream: of the copies, None where there was nothing to wait for."""
+    """Tensors on their way to a device. tensors: there. stream, done: of the copies, None where there was nothing to
+    wait for."""
 
     tensors: dict[str, Tensor]
     stream: torch.cuda.Stream | None = None

@@ -1,8 +1,8 @@
-"""Encodes clips as mp4 (H.264), with equal bytes in every run; `decoders/` holds what decodes them."""
+"""Encodes clips as mp4 (H.264 or VP9), with equal bytes in every run; `decoders/` holds what decodes them."""
 
 import io
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -14,6 +14,12 @@ _SMPTE170M = 6  # BT.601 in H.264's tables of primaries, transfer and matrix
 
 
 PixelFormat = Literal["yuv444p", "yuv420p"]
+VideoCodec = Literal["h264", "vp9"]
+_ENCODERS = {
+    # without cpu-independent, mbtree's assembly reads uninitialised memory
+    "h264": ("libx264", {"preset": "medium", "x264-params": "cpu-independent=1"}),
+    "vp9": ("libvpx-vp9", {"b": "0", "deadline": "good", "cpu-used": "4", "auto-alt-ref": "0", "row-mt": "0"}),
+}
 
 
 def checked_pixel_format(name: PixelFormat, size: tuple[int, int]) -> PixelFormat:
@@ -23,7 +29,9 @@ def checked_pixel_format(name: PixelFormat, size: tuple[int, int]) -> PixelForma
     return name
 
 
-def encode_mp4(frames: np.ndarray, fps: float, *, pixel_format: PixelFormat = "yuv444p") -> bytes:
+def encode_mp4(
+    frames: np.ndarray, fps: float, *, pixel_format: PixelFormat = "yuv444p", codec: VideoCodec = "h264"
+) -> bytes:
     """Encodes RGB frames; equal input gives equal bytes (one thread, no dates, no version tags).
 
     Colours are stored and tagged as BT.601, limited range, the one matrix that all decoders apply correctly.
@@ -32,6 +40,7 @@ def encode_mp4(frames: np.ndarray, fps: float, *, pixel_format: PixelFormat = "y
     fps: frames per second.
     pixel_format: "yuv444p" keeps colour at full resolution; "yuv420p" plays in every player, is decoded by GPUs (DALI),
         and needs even H and W.
+    codec: of the stream; H.264 is what every player and browser shows.
 
     Raises ValueError for another dtype or shape.
     """
@@ -40,12 +49,12 @@ def encode_mp4(frames: np.ndarray, fps: float, *, pixel_format: PixelFormat = "y
     checked_pixel_format(pixel_format, frames.shape[1:3])
     target = io.BytesIO()
     with av.open(target, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        encoder, options = _ENCODERS[codec]
+        stream: Any = container.add_stream(encoder, rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixel_format
         context = stream.codec_context
         context.thread_count, context.gop_size = 1, _KEYFRAME_EVERY
-        context.options = {"crf": str(_CRF), "preset": "medium", "flags": "+bitexact"}
-        context.options |= {"x264-params": "cpu-independent=1"}  # else mbtree's assembly reads uninitialised memory
+        context.options = {"crf": str(_CRF), "flags": "+bitexact"} | options
         context.colorspace = context.color_primaries = context.color_trc = _SMPTE170M
         context.color_range = ColorRange.MPEG
         for rgb in frames:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,10 +34,11 @@ _TEXT_BYTES = 1 << 30  # of captions that stay encoded on the device
 
 @dataclass(frozen=True)
 class Plan:
-    """What a cache is made of. data: the dataset; source: the column `SOURCE` of its clips; codec, text: on `device`;
-    dtype: see `encode_dataset`; sizes: of the clips and their latents; shards: the clips of each.
+    """What a cache is made of. folder, data: the dataset; source: the column `SOURCE` of its clips; codec, text: on
+    `device`; dtype: see `encode_dataset`; sizes: of the clips and their latents; shards: the clips of each.
     """
 
+    folder: Path
     data: ClipDataset
     source: list[str]
     codec: Codec
@@ -49,8 +50,7 @@ class Plan:
 
     def read(self, clips: Sequence[int]) -> Iterable[Sample | ClipFault]:
         """These clips, read ahead; the fault of one that cannot be read."""
-        batches: Iterator[list[Sample | ClipFault]] = stream(_Reading(self.data), ([index] for index in clips))
-        for (sample,) in batches:
+        for (sample,) in stream(_Reading(self.data), ([index] for index in clips)):
             yield sample
 
 
@@ -93,7 +93,7 @@ def _plan(folder: Path, model: Source, device: torch.device, dtype: Dtype) -> Pl
     sizes = tuple(_encoded_size(folder, codec, size) for size in data.sizes())
     largest = max(math.prod(size.latents) for size in sizes)
     shards = divided(len(data), 4 * (largest + text.tokens * text.width))
-    return Plan(data, sources(data).to_pylist(), codec, text, device, dtype, sizes, shards)
+    return Plan(folder, data, sources(data).to_pylist(), codec, text, device, dtype, sizes, shards)
 
 
 def _encoded_size(folder: Path, codec: Codec, size: tuple[int, int, int]) -> EncodedSize:
@@ -108,7 +108,7 @@ def _encoded_size(folder: Path, codec: Codec, size: tuple[int, int, int]) -> Enc
 def _recipe(plan: Plan, model: Source) -> str:
     """Everything that the bytes depend on."""
     made = {"format": FORMAT, "kind": model.kind, "origin": dict(model.origin()), "dtype": plan.dtype}
-    made |= {"clips": digests(plan.data.folder, [INDEX])[INDEX].sha256}
+    made |= {"clips": digests(plan.folder, [INDEX])[INDEX].sha256}
     return json.dumps(made | {"torch": torch.__version__, "device": plan.device.type}, sort_keys=True)
 
 

@@ -1,4 +1,4 @@
-"""`phys4d simulate`, `label` and `data`: commands that write or check a dataset."""
+"""`phys4d simulate` and `label`: commands that make a dataset."""
 
 import argparse
 import os
@@ -35,12 +35,13 @@ def add_simulate(commands: Commands) -> None:
     simulate.add_argument(
         "--workers", type=int, default=2, help="processes; the bytes do not depend on it (default: 2)"
     )
-    _add_pixel_format(simulate)
+    add_pixel_format(simulate)
     simulate.add_argument("--no-truth", action="store_true", help="write videos and captions only")
     simulate.set_defaults(command=_simulate)
 
 
-def _add_pixel_format(parser: argparse.ArgumentParser) -> None:
+def add_pixel_format(parser: argparse.ArgumentParser) -> None:
+    """Adds the option for the chroma format of clips."""
     parser.add_argument(
         "--pixel-format", choices=("yuv444p", "yuv420p"), default="yuv444p",
         help="of the mp4: yuv444p keeps all colour (default), GPUs decode yuv420p only",
@@ -132,139 +133,4 @@ def _label(options: argparse.Namespace) -> int:
             print(printable(f"left out: {fault}"))
         left_out = f", {len(done.bad)} left out: see {LEFT_OUT} in it" if done.bad else ""
         print(printable(f"{options.out}: {len(done.rows)} clips labelled by {depth.title} and {flow.title}{left_out}"))
-    return 0
-
-
-def add_data(commands: Commands) -> None:
-    """Adds `data` with its actions."""
-    data = commands.add_parser("data", help="check datasets, look at them, import clips").add_subparsers(
-        required=True, metavar="action"
-    )
-    verify = data.add_parser("verify", help="check every byte of a dataset, or of its cache")
-    verify.add_argument("folder", type=Path)
-    verify.set_defaults(command=_verify)
-    encode = data.add_parser("encode", help="compute latents and text embeddings of all clips once, for training")
-    encode.add_argument("folder", type=Path)
-    encode.add_argument(
-        "--model", required=True, metavar="FOLDER",
-        help="whose codec and text encoder: a model folder, a released folder, or tiny",
-    )  # fmt: skip
-    encode.add_argument("--out", type=Path, metavar="CACHE", help="the folder to write (default: cache in the dataset)")
-    encode.add_argument(
-        "--dtype", default="fp32", choices=("fp32", "bf16"),
-        help="fp32 (default): training is the same to the bit; bf16: rounded, half the bytes",
-    )  # fmt: skip
-    encode.add_argument(
-        "--on-bad", default="stop", choices=("stop", "skip"),
-        help="stop (default) at a clip that cannot be encoded, or leave it out, for stages with on_bad = skip",
-    )  # fmt: skip
-    encode.set_defaults(command=_encode)
-    sheet = data.add_parser("sheet", help="one picture of a dataset's clips, with the truth beside them")
-    sheet.add_argument("folder", type=Path)
-    sheet.add_argument("--out", type=Path, required=True, metavar="PICTURE", help="a .png or .jpg")
-    sheet.add_argument("--clips", type=int, default=36, help="the first so many (default: 36)")
-    sheet.set_defaults(command=_sheet)
-    videos = data.add_parser("import", help="video files (mp4, mov, webm, mkv): docs/your-own-clips.md")
-    videos.add_argument("folder", type=Path, help="searched with all folders in it")
-    videos.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
-    videos.add_argument("--frames", type=int, required=True, help="of each clip")
-    videos.add_argument("--size", required=True, metavar="HxW", help="pixels, or one number; the centre is kept")
-    videos.add_argument("--fps", type=float, help="of the clips: frames are picked by their time (default: 24)")
-    videos.add_argument("--every", type=float, metavar="SECONDS", help="a clip each so many seconds (default: one)")
-    videos.add_argument("--fov", type=float, metavar="DEGREES", help="assumed across the width (default: 60)")
-    videos.add_argument("--caption", metavar="TEXT", help="of videos without a .txt beside them (default: empty)")
-    _add_pixel_format(videos)
-    cores = len(os.sched_getaffinity(0))
-    videos.add_argument("--workers", type=int, default=cores, help="threads, one video each (default: one per core)")
-    videos.set_defaults(command=_import_videos)
-    replicator = data.add_parser(
-        "import-replicator", help="clips that writers of NVIDIA Omniverse Replicator (Isaac Sim) left"
-    )
-    replicator.add_argument("folder", type=Path, help="what a writer wrote, or a folder of such folders")
-    replicator.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
-    replicator.add_argument(
-        "--fps", type=float, default=24.0, help="of the recordings, which do not say it (default: 24)"
-    )
-    replicator.add_argument(
-        "--caption", action="append", default=[], metavar="TEXT", help="one for all clips, or repeated for each"
-    )
-    replicator.add_argument(
-        "--depth-unit", choices=("metres", "centimetres", "millimetres"),
-        help="of the recorded distances (default: metres, refused where camera or range speak against it)",
-    )  # fmt: skip
-    replicator.set_defaults(command=_import_replicator)
-
-
-def _verify(options: argparse.Namespace) -> int:
-    from phys4d.caches.card import CARD
-    from phys4d.caches.verify import verify_cache
-    from phys4d.engine.data.verify import verify
-
-    is_cache = (options.folder / CARD).is_file()
-    problems = verify_cache(options.folder) if is_cache else verify(options.folder)
-    for problem in problems:
-        print(printable(problem))
-    if problems:
-        what = "cache" if is_cache else "dataset"
-        raise UserError(f"{options.folder}: {len(problems)} problems: write this {what} again")
-    print(printable(f"{options.folder}: all clips are whole"))
-    return 0
-
-
-def _encode(options: argparse.Namespace) -> int:
-    from phys4d.caches.lookup import FOLDER
-    from phys4d.caches.source import source_of
-    from phys4d.caches.write import encode_dataset
-    from phys4d.engine.distributed.collectives import on_all_ranks
-    from phys4d.engine.distributed.parallel import Parallel
-
-    out = options.out if options.out is not None else options.folder / FOLDER
-    keeps(f"{out}: finished shards are kept: the same command goes on from there")
-    with Parallel.start() as parallel:
-        model = on_all_ranks(lambda: source_of(options.model))
-        parallel.on_rank_zero(model.compare_downloaded)
-        card = encode_dataset(options.folder, out, model, parallel, dtype=options.dtype, on_bad=options.on_bad)
-    if card is not None:
-        left_out = f", {len(card.bad)} left out: {', '.join(sorted(card.bad))}" if card.bad else ""
-        shape = ", ".join(map(str, card.sizes))
-        print(printable(f"{out}: latents of {shape} and text of all clips of {options.folder}{left_out}"))
-    return 0
-
-
-def _sheet(options: argparse.Namespace) -> int:
-    from phys4d.report.sheet import contact_sheet
-
-    count = contact_sheet(options.folder, options.out, clips=options.clips)
-    print(printable(f"{options.out}: {count} clips"))
-    return 0
-
-
-def _import_videos(options: argparse.Namespace) -> int:
-    from phys4d.engine.config import build
-    from phys4d.importers.videos.dataset import VideosConfig, import_videos
-
-    given = {name: getattr(options, name) for name in VideosConfig.model_fields}
-    config = build(VideosConfig, {name: value for name, value in given.items() if value is not None}, "data import")
-    done = import_videos(options.folder, options.out, config, workers=options.workers)
-    for line in done.lines:
-        print(printable(line))
-    if not done.clips:
-        raise UserError(f"{options.folder}: not one clip could be made of its {len(done.lines)} files, see above")
-    left_out = f", {len(done.lines)} files left out in whole or in part" if done.lines else ""
-    captions = f", {done.without_caption} without a caption" if done.without_caption else ""
-    print(printable(f"{options.out}: {done.clips} clips of {done.videos} videos{left_out}{captions}"))
-    return 0
-
-
-def _import_replicator(options: argparse.Namespace) -> int:
-    from phys4d.importers.replicator.dataset import import_replicator
-
-    done = import_replicator(
-        options.folder, options.out, fps=options.fps, captions=options.caption, depth_unit=options.depth_unit
-    )
-    print(printable(f"{options.out}: {done.clips} clips, depth from {done.nearest:.4g} to {done.farthest:.4g} m"))
-    for name, count in (("motion_vectors", done.without_vectors), ("segmentation", done.without_segmentation)):
-        if count:
-            what = f"{count} without {name}: see docs/import-replicator.md for what is then not known"
-            print(printable(f"{options.out}: {what}"))
     return 0

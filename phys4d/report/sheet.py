@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from phys4d.engine.data.dataset import ClipDataset, Sample
+from phys4d.engine.data.location import Location
 from phys4d.engine.errors import UserError
 from phys4d.engine.output import check_file, write_file
 from phys4d.report.colours import MISSING, flow, sequential
@@ -23,13 +24,13 @@ INSTANCES = np.array(
 )  # fmt: skip
 
 
-def contact_sheet(dataset: Path, out: Path, *, clips: int = 36) -> int:
+def contact_sheet(dataset: Location, out: Path, *, clips: int = 36) -> int:
     """Writes a PNG or JPEG of the first `clips` clips and returns their number.
 
     For each clip: frames from first to last, then depth, motion, visibility in the next frame and instances of the
         middle frame; unknown values are grey.
 
-    dataset: dataset folder.
+    dataset: dataset folder, or its URL.
     out: path that ends in .png, .jpg or .jpeg.
     clips: number of clips.
 

@@ -1,7 +1,7 @@
 """Pseudo-labels for a dataset of videos. The teachers see the pixels of a clip and never its truth."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -49,8 +49,9 @@ _KEPT = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What labels are made of. videos: the dataset; depth, flow: the teachers; workers: threads."""
+    """What labels are made of. folder, videos: the dataset; depth, flow: the teachers; workers: threads."""
 
+    folder: Path
     videos: ClipDataset
     depth: DepthTeacher
     flow: FlowTeacher
@@ -69,9 +70,7 @@ class Plan:
         """The labels of these clips, computed ahead; the fault of a clip that has none."""
         source = _Labelling(self, self.provenance())
         each, ahead = ([index] for index in clips), _AHEAD * self.workers
-        batches: Iterator[list[_Labelled | ClipFault]]
-        batches = stream(source, each, threads=self.workers, prefetch=ahead)
-        for (labelled,) in batches:
+        for (labelled,) in stream(source, each, threads=self.workers, prefetch=ahead):
             yield labelled
 
 
@@ -128,7 +127,7 @@ def _plan(videos: Path, depth: DepthTeacher, flow: FlowTeacher, workers: int) ->
             "depth: use weights with a metric head, such as the Metric-Indoor or Metric-Outdoor ones of Depth Anything"
         )
     _refuse_plain_videos(videos)
-    return Plan(ClipDataset(videos, arrays=(), required=REQUIRED), depth, flow, workers)
+    return Plan(videos, ClipDataset(videos, arrays=(), required=REQUIRED), depth, flow, workers)
 
 
 def _refuse_plain_videos(folder: Path) -> None:
@@ -168,7 +167,7 @@ def _prepared(plan: Plan, output: RankShards, parallel: Parallel) -> tuple[str, 
                 raise UserError(f"{file}: rank {parallel.rank} cannot take it up: give all ranks the same settings")
             teacher.prepare()
         kept[file.name] = teacher.trained()
-    recipe = {"label": plan.provenance(), "videos": digest(plan.videos.folder / INDEX).sha256}
+    recipe = {"label": plan.provenance(), "videos": digest(plan.folder / INDEX).sha256}
     return json.dumps(recipe, sort_keys=True), kept
 
 

@@ -62,7 +62,7 @@ def test_weights_say_how_many_clips_come_from_each_dataset(two: tuple[Path, Path
 
 
 def test_columns_choose_the_clips_that_take_part(two: tuple[Path, Path]) -> None:
-    mixture = Mixture([Part(two[0], where={"key": ["clip1", "clip4"]}), Part(two[1], where={"height": [32]})], ())
+    mixture = Mixture([Part(two[0], where={"caption": [f"a square slides {k}" for k in (1, 4)]}), Part(two[1], where={"height": [32]})], ())
     assert [mixture.place(i) for i in range(len(mixture))] == [
         *((mixture.datasets[0], k) for k in (1, 4)), *((mixture.datasets[1], k) for k in range(LARGE))
     ]  # fmt: skip
@@ -72,9 +72,9 @@ def test_columns_choose_the_clips_that_take_part(two: tuple[Path, Path]) -> None
 @pytest.mark.parametrize(
     ("where", "said"),
     [
-        ({"colour": ["red"]}, "its index has no column colour, only key, "),
-        ({"key": ["clip77"]}, "no clip has key of clip77"),
-        ({"height": ["tall"]}, "where.height: ['tall']: expected int32 values"),
+        ({"colour": ["red"]}, "where: no column 'colour': expected caption, "),
+        ({"caption": ["a cup falls"]}, "where: no clip has caption 'a cup falls': there are 'a square slides 0', "),
+        ({"height": ["tall"]}, "where: height: expected numbers, got 'tall'"),
     ],
 )
 def test_a_choice_that_cannot_be_made_is_refused(two: tuple[Path, Path], where: dict[str, Any], said: str) -> None:

@@ -1,9 +1,12 @@
 """docs/your-own-clips.md: every command of the page, in its order, at the size of a test."""
 
+import io
 import json
 import re
 import shlex
-from collections.abc import Callable
+import shutil
+import tarfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 from phys4d.cli import main
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.data.video import encode_mp4
+from tests.engine.servers import web_server
 
 PAGE = Path(__file__).parents[2] / "docs" / "your-own-clips.md"
 # Sizes of the page -> sizes of a test, in commands and run files.
@@ -30,6 +34,8 @@ SMALLER = {
     "steps = 150": "steps = 2",
     "scenes = 20": "scenes = 2",
     "scenes = 64": "scenes = 2",
+    "--frames 49 --size 480x832 --captions": "--frames 5 --size 64x64 --captions",
+    "--size 240x416": "--size 32x32",
 }
 DEMO = [
     f"simulate.{name}={{families=['fall'], clips={count}, seed={seed}, size=[32, 32], frames=5, fps=8, truth={truth}}}"
@@ -51,10 +57,12 @@ def blocks(letter: str) -> list[tuple[str, str]]:
     return re.findall(r"```(sh|toml)\n(.*?)```", section, re.DOTALL)
 
 
-def follow(letter: str) -> list[str]:
+def follow(letter: str, replaced: Mapping[str, str] = {}) -> list[str]:
     """Writes the run files and runs the commands of a section in the working directory; returns the commands."""
     done = []
     for kind, text in blocks(letter):
+        for there, here in replaced.items():
+            text = text.replace(there, here)
         if kind == "toml":
             name = text.splitlines()[0].removeprefix("# ")
             Path(name).write_text(text)
@@ -115,3 +123,32 @@ def test_road_b_on_a_laptop(my_videos: Path) -> None:
     assert len(ClipDataset(Path("data/small-labelled"))) == 6
     assert list(json.loads(Path("runs/laptop/summary.json").read_text())["stages"]) == ["pretrain"]
     assert Path("runs/laptop/report.html").stat().st_size > 10_000
+
+
+def test_section_c_on_other_layouts(my_videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree("my-videos", "theirs")
+    Path("theirs/cup.txt").unlink()
+    rows = [("cup.mp4", "fluid"), ("cars.mov", "rigid"), ("park/ball.mkv", "soft")]
+    table = [f"{name},short,a long text of {name},{category}" for name, category in rows]
+    heads = {"metadata.csv": "file_name,text,extra,category", "train.csv": "path,text,long_text,category"}
+    for file, head in heads.items():
+        Path("theirs", file).write_text("\n".join([head, *table]) + "\n")
+    Path("shards").mkdir()
+    with tarfile.open("shards/000000.tar", "w") as tar:
+        for name, data in (("a.mp4", Path("theirs/cup.mp4").read_bytes()), ("a.txt", b"a red ball falls")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    with web_server(my_videos / "data" / "theirs") as server:
+        commands = follow("C", {"https://example.com/clips": server.url})
+    assert [line.split()[2] for line in commands] == [
+        "import", "import", "verify", "stats", "repack", "index", "repack", "stats", "verify", "repack",
+    ]  # fmt: skip
+    made = {name: ClipDataset(Path("data", name)) for name in ("theirs", "long", "copy")}
+    captions = {name: dataset.column("caption").to_pylist() for name, dataset in made.items()}
+    assert captions["theirs"] == captions["copy"] == ["short"] * 3
+    assert captions["long"][0] == "a long text of cars.mov"
+    small, tars = ClipDataset(Path("data/small")), ClipDataset(Path("data/from-tars"))
+    assert small.size() == (5, 32, 32) and small.column("category").to_pylist() == ["rigid", "fluid"]
+    assert tars.meta(0)["caption"] == "a red ball falls" and len(tars.meta(0)["intrinsics"]) == 60
+    assert Path("stats.png").stat().st_size > 5000

@@ -104,6 +104,19 @@ def frame_count(data: bytes) -> int:
         return len(times)
 
 
+def frame_rate(data: bytes) -> float:
+    """Frames per second of an encoded clip, the mean over its frames; errors as in `probe`."""
+    with ffmpeg_errors(), opened(data) as container:
+        stream = video_stream(container)
+        times = sorted(shown_time(packet) for packet in container.demux(stream) if is_shown(packet))
+        if len(times) < 2 or times[0] == times[-1] or stream.time_base is None:
+            rate = stream.average_rate or stream.guessed_rate
+            if rate is None or rate <= 0:
+                raise ValueError("does not say how many frames a second it has")
+            return float(rate)
+        return float((len(times) - 1) / ((times[-1] - times[0]) * stream.time_base))
+
+
 def is_shown(packet: av.Packet) -> bool:
     """Whether a packet holds a frame that a player shows; an edit list marks packets that are not shown."""
     return packet.pts is not None and packet.size > 0 and not packet.is_discard

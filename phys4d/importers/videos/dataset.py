@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -14,15 +14,16 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from phys4d.engine.config import Config
 from phys4d.engine.data.decoders.pyav import PyAVDecoder
+from phys4d.engine.data.framing import Framing, parse_size
 from phys4d.engine.data.schema import check_clip
 from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.data.video import PixelFormat, checked_pixel_format, encode_mp4
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import reading
 from phys4d.engine.progress import progress
+from phys4d.importers.videos.captions import Listed, read_lists
 from phys4d.importers.videos.container import check_frames, frame_times
 from phys4d.importers.videos.files import VIDEOS, find_videos, read_caption
-from phys4d.importers.videos.framing import Framing
 from phys4d.importers.videos.sampling import clip_starts, most_repeated, repeated, shown_frames
 
 _CHUNK = 256 << 20  # bytes of source frames that one thread holds
@@ -31,8 +32,9 @@ _CHUNK = 256 << 20  # bytes of source frames that one thread holds
 class VideosConfig(Config):
     """What a clip is. frames: of each. size: (height, width) in pixels, or text such as "480x832". fps: frames per
     second. every: seconds from the beginning of a clip to that of the next in the same video; None: one clip per video.
-    fov: degrees that the camera is assumed to see across the width of the video. caption: of videos without a text
-    file. pixel_format: of the mp4 that is written, see `engine.data.video.encode_mp4`.
+    fov: degrees that the camera is assumed to see across the width of the video. caption: of videos without one.
+    captions, video_column, caption_column: a list of captions and its columns, see `captions.read_lists`.
+    pixel_format: of the mp4 that is written, see `engine.data.video.encode_mp4`.
     """
 
     frames: int = Field(ge=2)
@@ -41,6 +43,9 @@ class VideosConfig(Config):
     every: float | None = Field(None, gt=0)
     fov: float = Field(60.0, gt=0, lt=180)
     caption: str = ""
+    captions: Path | None = None
+    video_column: str | None = None
+    caption_column: str | None = None
     pixel_format: PixelFormat = "yuv444p"
 
     @field_validator("pixel_format")
@@ -51,13 +56,7 @@ class VideosConfig(Config):
     @field_validator("size", mode="before")
     @classmethod
     def _from_text(cls, size: Any) -> Any:
-        if not isinstance(size, str):
-            return size
-        height, cross, width = size.partition("x")
-        width = width if cross else height
-        if not (height.isdecimal() and width.isdecimal() and min(int(height), int(width)) > 0):
-            raise ValueError("expected HEIGHTxWIDTH in pixels, such as 480x832")
-        return int(height), int(width)
+        return parse_size(size) if isinstance(size, str) else size
 
 
 @dataclass
@@ -99,11 +98,18 @@ def import_videos(folder: Path, out: Path, config: VideosConfig, *, workers: int
     if workers < 1:
         raise UserError(f"--workers {workers}: expected 1 or more")
     found, done = find_videos(folder), Imported()
+    columns = {"video_column": config.video_column, "caption_column": config.caption_column}
+    listed = read_lists(folder, found.videos, found.others, config.captions, **columns)
+    done.lines += listed.lines
     for path in found.others:
-        done.lines.append(f"{path}: is no video: expected {', '.join(VIDEOS)}")
+        if path not in listed.files:
+            done.lines.append(f"{path}: is no video: expected {', '.join(VIDEOS)}")
+    videos = [path for path in found.videos if listed.of(path) is not None]
+    lists = ", ".join(sorted(path.name for path in listed.files))
+    done.lines += [f"{path}: is not listed in {lists}" for path in found.videos if path not in set(videos)]
     try:
         with ShardWriter(out) as writer:
-            _write(folder, found.videos, writer, config, workers, done)
+            _write(folder, videos, listed, writer, config, workers, done)
             if not done.clips:
                 raise _NothingTaken
     except _NothingTaken:
@@ -112,10 +118,11 @@ def import_videos(folder: Path, out: Path, config: VideosConfig, *, workers: int
 
 
 def _write(
-    folder: Path, videos: list[Path], writer: ShardWriter, config: VideosConfig, workers: int, done: Imported
-) -> None:
+    folder: Path, videos: list[Path], listed: Listed, writer: ShardWriter, config: VideosConfig, workers: int,
+    done: Imported,
+) -> None:  # fmt: skip
     def clips_of(path: Path) -> tuple[list[_Clip], str | None]:
-        return _clips_of(path, path.relative_to(folder).as_posix(), config)
+        return _clips_of(path, path.relative_to(folder).as_posix(), config, listed.of(path) or {})
 
     with ThreadPoolExecutor(workers) as pool, progress("import", total=len(videos), unit="videos") as bar:
         # A few videos at a time: clips wait in memory until they are written in order.
@@ -132,13 +139,16 @@ def _write(
                 bar.advance(1, clips=done.clips)
 
 
-def _clips_of(path: Path, name: str, config: VideosConfig) -> tuple[list[_Clip], str | None]:
+def _clips_of(
+    path: Path, name: str, config: VideosConfig, texts: Mapping[str, str]
+) -> tuple[list[_Clip], str | None]:
     """The clips of one video, and a line on what is not taken of it. Raises MachineFault where it cannot be read."""
     try:
         with reading(path):
             data = path.read_bytes()
-            caption = read_caption(path)
-            source = _Source(name, data, config, config.caption if caption is None else caption)
+            caption = texts.get("caption") or read_caption(path)
+            texts = {**texts, "caption": config.caption if caption is None else caption}
+            source = _Source(name, data, config, texts)
             clips = list(source.clips())
     except OSError as error:
         return [], f"{path}: cannot be read: {error.strerror}"
@@ -156,8 +166,8 @@ def _clips_of(path: Path, name: str, config: VideosConfig) -> tuple[list[_Clip],
 class _Source:
     """One video file that is whole as far as it is used. Raises ValueError where it is not, or is too short."""
 
-    def __init__(self, name: str, data: bytes, config: VideosConfig, caption: str) -> None:
-        self.name, self.data, self.config, self.caption = name, data, config, caption
+    def __init__(self, name: str, data: bytes, config: VideosConfig, texts: Mapping[str, str]) -> None:
+        self.name, self.data, self.config, self.texts = name, data, config, texts
         self.fps = Fraction(config.fps).limit_denominator(1001)  # as the encoder stores it
         self.times = frame_times(data)
         every = None if config.every is None else Fraction(config.every).limit_denominator(1000)
@@ -183,7 +193,7 @@ class _Source:
         frames, framing = self._frames(indices)
         config, seconds = self.config, self.times[-1] - self.times[0]
         meta = {
-            "caption": self.caption,
+            **self.texts,
             "fps": config.fps,
             "frames": config.frames,
             "height": config.size[0],
@@ -205,7 +215,7 @@ class _Source:
         check_clip({}, meta, (config.frames, *config.size))
         mp4 = encode_mp4(frames, config.fps, pixel_format=config.pixel_format)
         members = {"mp4": mp4, "json": json.dumps(meta, separators=(",", ":")).encode()}
-        return _Clip(members, self.caption)
+        return _Clip(members, self.texts["caption"])
 
     def _frames(self, indices: list[int]) -> tuple[np.ndarray, Framing]:
         """These frames of the video, ascending, as the clip shows them: uint8 [T, H, W, 3]."""

@@ -30,17 +30,24 @@ def find_videos(folder: Path) -> Found:
     videos = [path for path in files if path.suffix.lower() in VIDEOS]
     if not videos:
         raise UserError(f"{folder}: holds no video: expected files that end in {', '.join(VIDEOS)}")
-    known = {*videos, *(path.with_suffix(CAPTION) for path in videos)}
+    known = {*videos, *(path for video in videos for path in caption_files(video))}
     return Found(videos, [path for path in files if path not in known])
 
 
+def caption_files(video: Path) -> list[Path]:
+    """Where the text of a video may be."""
+    beside = video.with_suffix(CAPTION)
+    return [beside, video.parent.parent / "labels" / beside.name] if video.parent.name == "videos" else [beside]
+
+
 def read_caption(video: Path) -> str | None:
-    """The text beside a video (clip.txt beside clip.mp4) in one line, or None where there is none.
+    """The text of a video in one line, or None where there is none: clip.txt beside clip.mp4, or labels/clip.txt for
+    videos/clip.mp4.
 
     Raises ValueError for text that is not UTF-8.
     """
-    file = video.with_suffix(CAPTION)
-    if not file.is_file():
+    file = next((path for path in caption_files(video) if path.is_file()), None)
+    if file is None:
         return None
     try:
         return " ".join(file.read_bytes().decode("utf-8-sig").split())

@@ -1,10 +1,19 @@
-"""From the frame of a video to that of a clip: the centre, resized, and the intrinsics of an assumed camera."""
+"""From the frame of a video to another size: the centre, resized, and the intrinsics of an assumed camera."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) of a text such as "480x832", or of one number. Raises ValueError."""
+    height, cross, width = text.partition("x")
+    width = width if cross else height
+    if not (height.isdecimal() and width.isdecimal() and min(int(height), int(width)) > 0):
+        raise ValueError("expected HEIGHTxWIDTH in pixels, such as 480x832")
+    return int(height), int(width)
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,14 @@ class Framing:
         height, width = (side / self.scale for side in self.size)
         left, top = (self.source[1] - width) / 2, (self.source[0] - height) / 2
         return left, top, left + width, top + height
+
+    def centres(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the centres of the clip's pixels are in the source: float64 [h] from above and [w] from the left, in
+        source pixels, whose centres are at i + 0.5.
+        """
+        left, top, _, _ = self.box
+        rows, columns = (np.arange(side) + 0.5 for side in self.size)
+        return top + rows / self.scale, left + columns / self.scale
 
     def apply(self, frame: np.ndarray) -> np.ndarray:
         """uint8 [H, W, 3] of the source -> uint8 [h, w, 3] of the clip, bicubic, filtered where it is reduced."""
