@@ -117,7 +117,7 @@ def _within(samples: Sequence[tuple[float, float]], start: float, end: float) ->
 
 
 def _read(run: "subprocess.Popen[str]", title: str, lines: list[str], done: list[float]) -> None:
-    """Takes up what the command prints; done: the share of the work that it has told."""
+    """Takes up what the command prints; done: the latest share of the work that it stated."""
     assert run.stderr is not None
     for line in run.stderr:
         lines.append(line)

@@ -42,6 +42,8 @@ def public_nodes(tree: ast.Module, names: set[str] | None) -> Iterator[Documente
     for node in tree.body:
         if not isinstance(node, Documented) or node.name.startswith("_"):
             continue
+        if any(ast.unparse(decorator) == "overload" for decorator in node.decorator_list):  # the function says it
+            continue
         if names is not None and node.name not in names:
             continue
         yield node
