@@ -6,13 +6,29 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, ValidationError, field_validator
 
 from phys4d.engine import toml_text
+from phys4d.engine.data.location import Location, Remote
 from phys4d.engine.errors import UserError
-from phys4d.engine.paths import expanded
+from phys4d.engine.paths import expanded, given_location
+
+
+def _location(value: Any) -> Location:
+    if isinstance(value, Path | Remote):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("expected a folder or a URL in quotes")
+    try:
+        return given_location(value)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+
+
+Place = Annotated[Location, PlainValidator(_location), PlainSerializer(str)]
+"""A folder, or the URL of one (`engine.data.location`)."""
 
 
 class Config(BaseModel):

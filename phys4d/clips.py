@@ -21,6 +21,7 @@ from phys4d.caches.read import LatentCache
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
 from phys4d.engine.data.decoders.interface import VideoDecoder
 from phys4d.engine.data.decoders.pyav import PyAVDecoder
+from phys4d.engine.data.location import Location
 from phys4d.engine.data.sampler import Course
 from phys4d.engine.data.stream import Late, stream
 from phys4d.engine.data.transfer import Copied, Transfer
@@ -75,7 +76,7 @@ class Clips:
 
     def __init__(
         self,
-        data: Path | Sequence[Part],
+        data: Location | Sequence[Part],
         arrays: Collection[str],
         text: TextEncoder,
         grid: Grid | None = None,
@@ -86,7 +87,7 @@ class Clips:
         max_bad: float = MOST_BAD,
     ) -> None:
         self.text, self.on_bad = text, on_bad
-        self.mixture = Mixture([Part(data, cache=encoded)] if isinstance(data, Path) else data, arrays)
+        self.mixture = Mixture([Part(data, cache=encoded)] if isinstance(data, Location) else data, arrays)
         self.name, self.cached = self.mixture.name, self.mixture.cached
         self.skips = Skips(self.name, len(self), max_bad)
         self.latest: tuple[str, ...] = ()

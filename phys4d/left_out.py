@@ -1,13 +1,13 @@
 """Clips that a command leaves out of what it writes, because they cannot be used, and how many these may be."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from phys4d.bad_clips import OnBad, most_bad, too_many
+from phys4d.engine.data.location import Location
 from phys4d.engine.data.rank_shards import Limit
 
 
-def limit(folder: Path, count: int, on_bad: OnBad) -> Limit | None:
+def limit(folder: Location, count: int, on_bad: OnBad) -> Limit | None:
     """The limit of training (`bad_clips.most_bad`) for a command that reads `count` clips; None for "stop".
 
     Raises UserError, which names one of the clips, where more are left out.

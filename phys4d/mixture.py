@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from phys4d.engine.data import columns
 from phys4d.engine.data.columns import TEXTS, check_where
 from phys4d.engine.data.dataset import ClipDataset, Sample
 from phys4d.engine.data.decoders.interface import VideoDecoder
+from phys4d.engine.data.location import Location
 from phys4d.engine.data.sampler import Order
 from phys4d.engine.data.schema import REQUIRED
 from phys4d.engine.errors import UserError
@@ -25,14 +25,14 @@ _BUCKET = ("frames", "height", "width", "fps")
 class Part:
     """One dataset of a mixture.
 
-    folder: of the dataset.
+    folder: of the dataset, local or behind a URL.
     weight: share of the drawn clips that come from it, beside the weights of the other parts; None: its number of
         clips, so that all clips are drawn equally often.
     where: column of its index -> values, of which a clip that takes part has one.
     cache: from which its latents and tokens are read.
     """
 
-    folder: Path
+    folder: Location
     weight: float | None = None
     where: Mapping[str, Sequence[str | int | float]] = field(default_factory=dict)
     cache: LatentCache | None = None

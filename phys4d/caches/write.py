@@ -17,14 +17,15 @@ from phys4d.caches.packing import LATENTS, TEXT, packed, trimmed
 from phys4d.caches.read import SOURCE, sources
 from phys4d.caches.source import Source
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
+from phys4d.engine.data.index import index_digest
+from phys4d.engine.data.location import Location
 from phys4d.engine.data.rank_shards import RankShards, Row, Written, divided
 from phys4d.engine.data.schema import REQUIRED
-from phys4d.engine.data.shards import INDEX, SCHEMA, write_member
+from phys4d.engine.data.shards import SCHEMA, write_member
 from phys4d.engine.data.stream import stream
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
-from phys4d.engine.integrity import digests
 from phys4d.engine.run_folder.provenance import provenance
 from phys4d.left_out import limit
 from phys4d.models.interface import Codec, TextEncoder, check_size, encode_clips, from_bytes, latent_shape
@@ -34,11 +35,10 @@ _TEXT_BYTES = 1 << 30  # of captions that stay encoded on the device
 
 @dataclass(frozen=True)
 class Plan:
-    """What a cache is made of. folder, data: the dataset; source: the column `SOURCE` of its clips; codec, text: on
+    """What a cache is made of. data: the dataset; source: the column `SOURCE` of its clips; codec, text: on
     `device`; dtype: see `encode_dataset`; sizes: of the clips and their latents; shards: the clips of each.
     """
 
-    folder: Path
     data: ClipDataset
     source: list[str]
     codec: Codec
@@ -55,7 +55,7 @@ class Plan:
 
 
 def encode_dataset(
-    folder: Path, out: Path, model: Source, parallel: Parallel, *, dtype: Dtype = "fp32", on_bad: OnBad = "stop"
+    folder: Location, out: Path, model: Source, parallel: Parallel, *, dtype: Dtype = "fp32", on_bad: OnBad = "stop"
 ) -> CacheCard | None:
     """Writes the cache of a dataset to `out`, which must not exist or be empty; its card on rank 0, None elsewhere.
 
@@ -82,7 +82,7 @@ def encode_dataset(
     return card[0] if card else None
 
 
-def _plan(folder: Path, model: Source, device: torch.device, dtype: Dtype) -> Plan:
+def _plan(folder: Location, model: Source, device: torch.device, dtype: Dtype) -> Plan:
     data = ClipDataset(folder, arrays=(), required=REQUIRED)
     codec, text = model.encoders()
     for part in (codec, text):
@@ -93,10 +93,10 @@ def _plan(folder: Path, model: Source, device: torch.device, dtype: Dtype) -> Pl
     sizes = tuple(_encoded_size(folder, codec, size) for size in data.sizes())
     largest = max(math.prod(size.latents) for size in sizes)
     shards = divided(len(data), 4 * (largest + text.tokens * text.width))
-    return Plan(folder, data, sources(data).to_pylist(), codec, text, device, dtype, sizes, shards)
+    return Plan(data, sources(data).to_pylist(), codec, text, device, dtype, sizes, shards)
 
 
-def _encoded_size(folder: Path, codec: Codec, size: tuple[int, int, int]) -> EncodedSize:
+def _encoded_size(folder: Location, codec: Codec, size: tuple[int, int, int]) -> EncodedSize:
     try:
         check_size(size, (codec.temporal_stride, codec.spatial_stride, codec.spatial_stride))
     except ValueError as error:
@@ -108,7 +108,7 @@ def _encoded_size(folder: Path, codec: Codec, size: tuple[int, int, int]) -> Enc
 def _recipe(plan: Plan, model: Source) -> str:
     """Everything that the bytes depend on."""
     made = {"format": FORMAT, "kind": model.kind, "origin": dict(model.origin()), "dtype": plan.dtype}
-    made |= {"clips": digests(plan.folder, [INDEX])[INDEX].sha256}
+    made |= {"clips": index_digest(plan.data.folder)}
     return json.dumps(made | {"torch": torch.__version__, "device": plan.device.type}, sort_keys=True)
 
 

@@ -44,7 +44,7 @@ def add_data(commands: Commands) -> None:
     index.add_argument("--workers", type=int, default=cores, help="threads, one clip each (default: one per core)")
     index.set_defaults(command=_index)
     encode = data.add_parser("encode", help="compute latents and text embeddings of all clips once, for training")
-    encode.add_argument("folder", type=Path)
+    encode.add_argument("folder", help="a folder, or its URL (s3, gs, https)")
     encode.add_argument(
         "--model", required=True, metavar="FOLDER",
         help="whose codec and text encoder: a model folder, a released folder, or tiny",
@@ -173,16 +173,19 @@ def _encode(options: argparse.Namespace) -> int:
     from phys4d.engine.distributed.collectives import on_all_ranks
     from phys4d.engine.distributed.parallel import Parallel
 
-    out = options.out if options.out is not None else options.folder / FOLDER
+    folder = given_location(options.folder)
+    if options.out is None and not isinstance(folder, Path):
+        raise UserError(f"{folder}: name the folder of its cache: --out CACHE")
+    out = options.out if options.out is not None else Path(str(folder)) / FOLDER
     keeps(f"{out}: finished shards are kept: the same command goes on from there")
     with Parallel.start() as parallel:
         model = on_all_ranks(lambda: source_of(options.model))
         parallel.on_rank_zero(model.compare_downloaded)
-        card = encode_dataset(options.folder, out, model, parallel, dtype=options.dtype, on_bad=options.on_bad)
+        card = encode_dataset(folder, out, model, parallel, dtype=options.dtype, on_bad=options.on_bad)
     if card is not None:
         left_out = f", {len(card.bad)} left out: {', '.join(sorted(card.bad))}" if card.bad else ""
         shape = ", ".join(map(str, card.sizes))
-        print(printable(f"{out}: latents of {shape} and text of all clips of {options.folder}{left_out}"))
+        print(printable(f"{out}: latents of {shape} and text of all clips of {folder}{left_out}"))
     return 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from phys4d.commands import Commands
 from phys4d.engine.errors import UserError, printable
+from phys4d.engine.paths import given_location
 from phys4d.engine.signals import keeps
 from phys4d.teachers.registry import DEPTH_TEACHERS, FLOW_TEACHERS
 
@@ -85,7 +86,9 @@ def _cores() -> int:
 def add_label(commands: Commands) -> None:
     """Adds `label`."""
     label = commands.add_parser("label", help="pseudo-label videos with depth and flow teachers")
-    label.add_argument("--videos", type=Path, required=True, help="the dataset to label; its truth is never read")
+    label.add_argument(
+        "--videos", required=True, metavar="FOLDER", help="the dataset to label, or its URL; its truth is never read"
+    )
     label.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
     label.add_argument(
         "--teacher", default="small", metavar="NAME",
@@ -121,12 +124,13 @@ def _label(options: argparse.Namespace) -> int:
 
     folders = {"scenes": options.scenes, "weights": options.weights}
     settings = {"steps": options.steps, "seed": options.seed}
+    videos = given_location(options.videos)
     with Parallel.start() as parallel:
         depth, flow = on_all_ranks(
             lambda: choose(options.teacher, options.flow, folders, settings, options.changes)
         )
         done = label_dataset(
-            options.videos, options.out, depth, flow, workers=options.workers, parallel=parallel, on_bad=options.on_bad
+            videos, options.out, depth, flow, workers=options.workers, parallel=parallel, on_bad=options.on_bad
         )
     if done is not None:
         for fault in done.bad.values():

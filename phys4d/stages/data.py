@@ -4,14 +4,15 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, Field, WrapSerializer
+from pydantic import AfterValidator, Discriminator, Field, Tag, WrapSerializer
 
 from phys4d.caches.lookup import Latents
 from phys4d.caches.read import LatentCache
-from phys4d.engine.config import Config
+from phys4d.engine.config import Config, Place
+from phys4d.engine.data.index import index_digest
+from phys4d.engine.data.location import Location
 from phys4d.engine.errors import UserError
 from phys4d.engine.resume import DATA
 from phys4d.mixture import Mixture, Part
@@ -22,7 +23,7 @@ Value = str | int | float
 class DataPart(Config):
     """One of the datasets in `data = [{ folder = "a", weight = 2 }, { folder = "b", weight = 1 }]`.
 
-    folder: of the dataset.
+    folder: of the dataset, or its URL.
     weight: share of the clips that come from it, beside the weights of the others; either all have one or none;
         default: its number of clips, so that all clips are drawn equally often.
     where: column of its index -> values; clips that have none of them take no part:
@@ -30,7 +31,7 @@ class DataPart(Config):
     latents: folder of its cache, as `latents` of the stage for one dataset.
     """
 
-    folder: Path
+    folder: Place
     weight: float | None = Field(None, gt=0, allow_inf_nan=False)
     where: dict[str, tuple[Value, ...]] = {}
     latents: Latents = None
@@ -39,9 +40,9 @@ class DataPart(Config):
         return str(self.folder)
 
 
-def _parts(value: Path | tuple[DataPart, ...]) -> tuple[DataPart, ...]:
+def _parts(value: Location | tuple[DataPart, ...]) -> tuple[DataPart, ...]:
     """A folder as the only part; ValueError for parts that do not go together."""
-    parts = (DataPart(folder=value),) if isinstance(value, Path) else value
+    parts = value if isinstance(value, tuple) else (DataPart(folder=value),)
     if not parts:
         raise ValueError("expected a folder or an array of datasets")
     if len({part.weight is None for part in parts}) > 1:
@@ -57,14 +58,22 @@ def _shortest(parts: tuple[DataPart, ...], write: Callable[[Any], Any]) -> Any:
 if TYPE_CHECKING:
     Data = tuple[DataPart, ...]
 else:
-    Data = Annotated[Path | tuple[DataPart, ...], AfterValidator(_parts), WrapSerializer(_shortest), DATA]
+    Data = Annotated[
+        Annotated[
+            Annotated[tuple[DataPart, ...], Tag("parts")] | Annotated[Place, Tag("folder")],
+            Discriminator(lambda value: "parts" if isinstance(value, list | tuple) else "folder"),
+        ],
+        AfterValidator(_parts),
+        WrapSerializer(_shortest),
+        DATA,
+    ]
 """A folder, or an array of tables `DataPart`; a tuple of parts once it is read."""
 
 
 def data_of(table: Any) -> tuple[DataPart, ...]:
     """The datasets that a table of the run file names, of a stage or of the evaluation, with the cache that `latents`
     of the table names. UserError where that is given beside several datasets."""
-    data = (DataPart(folder=table.data),) if isinstance(table.data, Path) else table.data
+    data = table.data if isinstance(table.data, tuple) else (DataPart(folder=table.data),)
     if table.latents is None:
         return data
     if len(data) > 1:
@@ -87,7 +96,7 @@ def largest(parts: tuple[DataPart, ...]) -> tuple[int, int, int]:
 def identity(parts: tuple[DataPart, ...]) -> str:
     """A digest of the clips and of how they are drawn: of each index, which holds the hashes of its clips, and of
     weights and columns."""
-    indexes = [hashlib.sha256((part.folder / "index.parquet").read_bytes()).hexdigest() for part in parts]
+    indexes = [index_digest(part.folder) for part in parts]
     if len(parts) == 1 and not parts[0].where:
         return indexes[0]
     how = [part.model_dump(mode="json", include={"weight", "where"}) for part in parts]

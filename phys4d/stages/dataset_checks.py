@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from phys4d.bad_clips import MOST_BAD, most_bad, too_many
 from phys4d.engine.data.dataset import ClipDataset, ClipFault
 from phys4d.engine.data.decoders.interface import VideoDecoder
 from phys4d.engine.data.decoders.probe import probe
+from phys4d.engine.data.location import Location
 from phys4d.engine.data.schema import REQUIRED
 from phys4d.engine.errors import UserError
 from phys4d.mixture import chosen
@@ -28,7 +28,7 @@ class DatasetUse:
     where: as in the table of the stage.
     """
 
-    data: Path
+    data: Location
     arrays: Collection[str]
     scenes: int = 0
     static_camera: bool = False

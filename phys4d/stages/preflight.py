@@ -130,7 +130,7 @@ def check_data(
     """
     trained_on: dict[tuple[int, int, int], None] = {} if start.size is None else {start.size: None}
     for key, use in uses.items():
-        if not (use.data / "index.parquet").is_file():
+        if isinstance(use.data, Path) and not (use.data / "index.parquet").is_file():
             raise UserError(f"{key}: {use.data} holds no index.parquet: simulate or label a dataset there first")
         dataset = ClipDataset(use.data, arrays=use.arrays)
         sizes = dataset.sizes(chosen(dataset, use.where))

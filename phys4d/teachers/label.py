@@ -13,6 +13,8 @@ from phys4d import __version__
 from phys4d.bad_clips import OnBad
 from phys4d.engine.data import blob
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
+from phys4d.engine.data.index import index_digest
+from phys4d.engine.data.location import Location
 from phys4d.engine.data.rank_shards import RankShards, Row, Written, divided
 from phys4d.engine.data.schema import REQUIRED, check_clip
 from phys4d.engine.data.shards import INDEX, SCHEMA, write_member
@@ -20,7 +22,6 @@ from phys4d.engine.data.stream import stream
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
-from phys4d.engine.integrity import digest
 from phys4d.engine.signals import keeps
 from phys4d.importers.videos.files import VIDEOS
 from phys4d.kernels.geometry import sample_depth
@@ -49,9 +50,8 @@ _KEPT = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What labels are made of. folder, videos: the dataset; depth, flow: the teachers; workers: threads."""
+    """What labels are made of. videos: the dataset; depth, flow: the teachers; workers: threads."""
 
-    folder: Path
     videos: ClipDataset
     depth: DepthTeacher
     flow: FlowTeacher
@@ -75,7 +75,7 @@ class Plan:
 
 
 def label_dataset(
-    videos: Path,
+    videos: Location,
     out: Path,
     depth_teacher: DepthTeacher,
     flow_teacher: FlowTeacher,
@@ -91,7 +91,7 @@ def label_dataset(
     ranks, if the teachers have the same weights then; a trained teacher is not trained again.
 
     Args:
-        videos: dataset folder; its `.truth` members, where there are any, are not opened.
+        videos: dataset folder, or its URL; its `.truth` members, where there are any, are not opened.
         out: new dataset folder: the same mp4 bytes, arrays depth, motion, depth_valid, flow_valid and dz_valid, and a
             json that names the teachers, their settings and their weights. On a file system that all ranks share.
         depth_teacher: must give metric depth. Not yet prepared, as flow_teacher.
@@ -118,7 +118,7 @@ def label_dataset(
         return output.finish(SCHEMA, lambda written: {LEFT_OUT: _record(written)} if written.bad else {})
 
 
-def _plan(videos: Path, depth: DepthTeacher, flow: FlowTeacher, workers: int) -> Plan:
+def _plan(videos: Location, depth: DepthTeacher, flow: FlowTeacher, workers: int) -> Plan:
     if workers < 1:
         raise UserError(f"--workers {workers}: expected 1 or more")
     if depth.depth_kind != "metric":
@@ -126,8 +126,9 @@ def _plan(videos: Path, depth: DepthTeacher, flow: FlowTeacher, workers: int) ->
             f"depth teacher {depth.title}: gives {depth.depth_kind}, motion in metres needs metric "
             "depth: use weights with a metric head, such as the Metric-Indoor or Metric-Outdoor ones of Depth Anything"
         )
-    _refuse_plain_videos(videos)
-    return Plan(videos, ClipDataset(videos, arrays=(), required=REQUIRED), depth, flow, workers)
+    if isinstance(videos, Path):
+        _refuse_plain_videos(videos)
+    return Plan(ClipDataset(videos, arrays=(), required=REQUIRED), depth, flow, workers)
 
 
 def _refuse_plain_videos(folder: Path) -> None:
@@ -167,7 +168,7 @@ def _prepared(plan: Plan, output: RankShards, parallel: Parallel) -> tuple[str, 
                 raise UserError(f"{file}: rank {parallel.rank} cannot take it up: give all ranks the same settings")
             teacher.prepare()
         kept[file.name] = teacher.trained()
-    recipe = {"label": plan.provenance(), "videos": digest(plan.folder / INDEX).sha256}
+    recipe = {"label": plan.provenance(), "videos": index_digest(plan.videos.folder)}
     return json.dumps(recipe, sort_keys=True), kept
 
 

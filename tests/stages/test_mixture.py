@@ -24,6 +24,7 @@ from phys4d.engine.errors import UserError
 from phys4d.mixture import Mixture, Part
 from phys4d.models.interface import Grid
 from phys4d.models.tiny.words import WordEncoder
+from tests.engine.servers import web_server
 
 ALONE = Parallel.alone()
 SMALL, LARGE = 6, 4  # clips
@@ -198,6 +199,24 @@ def test_other_ranks_and_batches_continue_the_same_order(
     batches = drawn(tmp_path / "drawn", "backbone")
     check_epochs(batches, two, 60)
     assert [len(batch) for batch in batches[:12]] == [4, 4, 4, 4, 2, 2, 2, 2, 6, 6, 6, 6] and len(batches[-1]) == 1
+
+
+def test_a_stage_trains_on_a_dataset_behind_a_url_as_on_a_folder(
+    write_run: Callable[..., Path], two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = []
+    with web_server(two[0].parent) as server:
+        for name, place in (("local", str(two[0])), ("remote", f"{server.url}/small")):
+            run = write_run(tmp_path / f"{name}.toml", tmp_path / name, two[0], ["backbone"])
+            run.write_text(run.read_text().partition("[evaluate]")[0])
+            words = ["--set", f'backbone.data="{place}"']
+            assert main(["train", str(run), *words]) == 0, capsys.readouterr().err
+            (file,) = (tmp_path / name / "model-backbone" / "transformer").glob("*.safetensors")
+            weights.append(load_file(file))
+            assert f'data = "{place}"' in (tmp_path / name / "config.toml").read_text()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert main(["train", str(tmp_path / "remote.toml"), "--set", 'backbone.data="ftp://host/x"', "--dry-run"]) == 2
+    assert "backbone.data: ftp://host/x: ftp is not read: expected a folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow

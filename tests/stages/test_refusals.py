@@ -138,13 +138,13 @@ def test_pixels_that_do_not_fill_tokens(refused: Refused, write_clips: WriteRun,
     assert refused(data) == f"backbone.data: {data}: clips of 12x16 pixels: sides must be multiples of 8 and 8"
 
 
-def test_clips_of_mixed_size(refused: Refused, write_clips: WriteRun, clips: Path, tmp_path: Path) -> None:
+def test_clips_that_the_model_is_not_evaluated_on(refused: Refused, write_clips: WriteRun, tmp_path: Path) -> None:
+    """Stages may mix sizes; an evaluation is of the largest that the first stage trains on."""
     data = write_clips(tmp_path / "data", crop={6: (5, 8)})
-    sizes = "(5, 8, 16) frames, height, width beside clips of (5, 16, 16)"
-    assert refused(data) == f"{data}: clip clip6: {sizes}: a dataset holds clips of one size"
-    other = write_clips(tmp_path / "other", crop=dict.fromkeys(range(8), (5, 8)))
     sizes = "clips of 5 frames of 8x16 pixels, the run takes 5 frames of 16x16 pixels"
-    assert refused(clips, f"finetune.data={other}") == f"finetune.data: {other}: {sizes}: simulate at that size"
+    assert refused(data) == f"evaluate.data: {data}: {sizes}: simulate at that size"
+    other = write_clips(tmp_path / "other", crop=dict.fromkeys(range(8), (5, 8)))
+    assert refused(data, f"evaluate.data={other}") == f"evaluate.data: {other}: {sizes}: simulate at that size"
     assert not (tmp_path / "out").exists()
 
 
