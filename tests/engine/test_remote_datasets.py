@@ -66,8 +66,11 @@ def test_from_threads_forks_and_pickles(local: Path, served: Served, in_child: C
     with ThreadPoolExecutor(4) as pool:
         assert all(map(equal, pool.map(dataset.__getitem__, [*range(6)] * 3), expected * 3))
 
+    connections = transports._client()
+
     def reads() -> None:
         assert equal(dataset[2], expected[2])
+        assert transports._client() is not connections  # two processes on one socket would take each other's answers
 
     assert in_child(reads) == 0
     assert equal(pickle.loads(pickle.dumps(dataset))[1], expected[1])
