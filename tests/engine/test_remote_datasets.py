@@ -198,8 +198,8 @@ def test_an_absent_library_is_named(url: str, name: str, monkeypatch: pytest.Mon
 
 
 def test_an_object_store(local: Path, monkeypatch: pytest.MonkeyPatch, in_child: Child) -> None:
-    moto = pytest.importorskip("moto.server", reason="no moto[server], an object store for tests")
-    s3fs = pytest.importorskip("s3fs", reason="no s3fs: pip install 'phys4d[remote]'")
+    absent = "needs an object store for tests: pip install s3fs 'moto[s3]' flask flask-cors"
+    moto, s3fs = (pytest.importorskip(name, reason=absent) for name in ("moto.server", "s3fs"))
     store = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     store.start()
     try:
