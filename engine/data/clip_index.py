@@ -20,12 +20,14 @@ class ClipIndex:
     where: column -> allowed values: only the clips that have one of them in every column are there. Columns are
         caption, category, family, source (texts), frames, fps, height and width (numbers).
 
+    The attribute `kept` is which of the rows of the index are there: bool [rows], None for all.
+
     Raises UserError if the index cannot be read or used, or no clip is chosen.
     """
 
     def __init__(self, folder: Location | str, where: Mapping[str, Collection[Any]] | None = None) -> None:
         self.folder = parse_location(folder)
-        self._index, self._kept = self._rows(where or {})
+        self._index, self.kept = self._rows(where or {})
 
     def _rows(self, where: Mapping[str, Collection[Any]]) -> tuple[pa.Table, pa.ChunkedArray | None]:
         """The rows of the clips that are there, and which of all rows these are; None: all."""
@@ -80,7 +82,7 @@ class ClipIndex:
         Raises UserError if the index was replaced since the dataset was opened.
         """
         index = read_index(self.folder, texts=tuple(names))
-        index = index if self._kept is None or len(self._kept) != len(index) else index.filter(self._kept)
+        index = index if self.kept is None or len(self.kept) != len(index) else index.filter(self.kept)
         if not index.column("key").equals(self._index.column("key")):
             raise UserError(f"{self.folder}: the dataset was replaced while it was read: start again")
         return index.select(list(names))

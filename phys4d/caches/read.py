@@ -75,26 +75,31 @@ class LatentCache:
         for part, digest in self.card.origin.items():
             if origin.get(part, digest) != digest:
                 raise self._stale(f"was computed by another {part} ({digest}; this model's: {origin[part]})")
-        if self.card.latents.keys() != (sizes := self._data.sizes()).keys():
-            held, there = (", ".join("x".join(map(str, size)) for size in some) for some in (self.card.latents, sizes))
-            raise self._stale(f"is of clips of {held}, those of {self._data.folder} are {there}")
 
     def _placed(self) -> np.ndarray:
-        """int64 [clips]: the row of each clip of the dataset, -1 for one that could not be encoded."""
-        table, bad = read_index(self.folder, (SOURCE,)), self.card.bad
-        keys, source = self._data.keys(), sources(self._data)
+        """int64 [clips]: the row of each clip of the dataset, -1 for one that could not be encoded.
+
+        A cache is of all clips of a dataset; of one whose clips are chosen (`where`), it is compared with all of them.
+        """
+        kept, table, bad = self._data.kept, read_index(self.folder, (SOURCE,)), self.card.bad
+        data = self._data if kept is None else ClipDataset(self._data.folder, arrays=())
+        if self.card.latents.keys() != (sizes := data.sizes()).keys():
+            held, here = (", ".join("x".join(map(str, size)) for size in some) for some in (self.card.latents, sizes))
+            raise self._stale(f"is of clips of {held}, those of {data.folder} are {here}")
+        keys, source = data.keys(), sources(data)
         there = pc.invert(pc.is_in(keys, pa.array(list(bad), pa.string())))
-        self._compare(keys.filter(there), source.filter(there), table)
+        self._compare(keys.filter(there), source.filter(there), table, len(data))
         for index in np.flatnonzero(~there.to_numpy(zero_copy_only=False)) if bad else ():
             if bad[keys[index].as_py()].source != source[index].as_py():
                 raise self._stale(f"could not encode clip {keys[index].as_py()}, which has changed since")
         inside = there.to_numpy(zero_copy_only=False)
-        return np.where(inside, np.cumsum(inside) - 1, -1)
+        place = np.where(inside, np.cumsum(inside) - 1, -1)
+        return place if kept is None else place[kept.to_numpy()]
 
-    def _compare(self, keys: pa.Array, source: pa.Array, table: pa.Table) -> None:
+    def _compare(self, keys: pa.Array, source: pa.Array, table: pa.Table, count: int) -> None:
         name, own = self._data.folder, table.column("key").combine_chunks()
         if len(keys) != len(own):
-            raise self._stale(f"is of {len(own) + len(self.card.bad)} clips, {name} holds {len(self._data)}")
+            raise self._stale(f"is of {len(own) + len(self.card.bad)} clips, {name} holds {count}")
         if (index := pc.index(pc.equal(keys, own), False).as_py()) >= 0:
             raise self._stale(f"has clip {own[index].as_py()} where {name} has {keys[index].as_py()}")
         column = table.column(SOURCE).combine_chunks()

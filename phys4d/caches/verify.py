@@ -8,25 +8,46 @@ from phys4d.caches.card import read_card
 from phys4d.caches.packing import LATENTS, TEXT
 from phys4d.caches.read import read_tensor
 from phys4d.engine.data.dataset import ClipDataset, ClipFault
+from phys4d.engine.data.stream import stream
+from phys4d.engine.errors import UserError
 from phys4d.engine.progress import progress
 
 
-def verify_cache(folder: Path) -> list[str]:
-    """One line for each problem, with shard and key; [] if the cache is sound.
+def verify_cache(folder: Path, *, workers: int = 1) -> list[str]:
+    """One line for each problem, with shard and key, in the order of the clips; [] if the cache is sound.
 
     Checked: size and SHA-256 of card, index and every member; dtype and shape of every tensor, and that its values are
     finite. Raises UserError if card or index cannot be used, and MachineFault if the machine failed.
+
+    folder: of the cache. workers: threads, each of which holds one clip in memory.
     """
-    card, entries = read_card(folder), ClipDataset(folder, arrays=())
+    if workers < 1:
+        raise UserError(f"--workers {workers}: expected 1 or more")
+    checked = _Checked(folder)
     problems: list[str] = []
-    with progress("verify", total=len(entries), unit="clips") as bar:
-        for index in range(len(entries)):
-            row = entries.row(index)
-            for name in (LATENTS, TEXT):
-                try:
-                    if not torch.isfinite(read_tensor(entries, row, name, card)).all():
-                        problems.append(f"{row['shard']}: clip {row['key']}: {name} are not finite")
-                except ClipFault as fault:
-                    problems.append(fault.brief)
+    found = stream(checked, ([index] for index in range(len(checked))), threads=workers, prefetch=workers)
+    with progress("verify", total=len(checked), unit="clips") as bar:
+        for (lines,) in found:
+            problems += lines
             bar.advance(1, problems=len(problems))
     return problems
+
+
+class _Checked:
+    """The problems of clips by their index."""
+
+    def __init__(self, folder: Path) -> None:
+        self.card, self.entries = read_card(folder), ClipDataset(folder, arrays=())
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> list[str]:
+        row, problems = self.entries.row(index), []
+        for name in (LATENTS, TEXT):
+            try:
+                if not torch.isfinite(read_tensor(self.entries, row, name, self.card)).all():
+                    problems.append(f"{row['shard']}: clip {row['key']}: {name} are not finite")
+            except ClipFault as fault:
+                problems.append(fault.brief)
+        return problems

@@ -108,7 +108,7 @@ def _verify(options: argparse.Namespace) -> int:
     folder = given_location(options.folder)
     is_cache = isinstance(folder, Path) and (folder / CARD).is_file()
     if isinstance(folder, Path) and is_cache:
-        problems = verify_cache(folder)
+        problems = verify_cache(folder, workers=options.workers)
     else:
         problems = verify(folder, workers=options.workers)
     for problem in problems:

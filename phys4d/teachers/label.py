@@ -12,12 +12,13 @@ import torch
 from phys4d import __version__
 from phys4d.bad_clips import OnBad
 from phys4d.engine.data import blob
+from phys4d.engine.data.columns import texts_of
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
 from phys4d.engine.data.index import index_digest
 from phys4d.engine.data.location import Location
 from phys4d.engine.data.rank_shards import RankShards, Row, Written, divided
 from phys4d.engine.data.schema import REQUIRED, check_clip
-from phys4d.engine.data.shards import INDEX, SCHEMA, write_member
+from phys4d.engine.data.shards import INDEX, SCHEMA, WRITTEN, write_member
 from phys4d.engine.data.stream import stream
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
@@ -115,7 +116,7 @@ def label_dataset(
         output.begin(_shards(plan.videos), limit(videos, count, on_bad), lambda: _prepared(plan, output, parallel))
         keeps(f"{out}: finished shards are kept: the same command goes on from there")
         output.write("label", plan.labels, _Writing(plan), lambda index: keys[index].as_py())
-        return output.finish(SCHEMA, lambda written: {LEFT_OUT: _record(written)} if written.bad else {})
+        return output.finish(WRITTEN, lambda written: {LEFT_OUT: _record(written)} if written.bad else {})
 
 
 def _plan(videos: Location, depth: DepthTeacher, flow: FlowTeacher, workers: int) -> Plan:
@@ -222,7 +223,7 @@ class _Writing:
         members = [
             write_member(shard, f"{row['key']}.{name}", name, data) for name, data in labelled.members.items()
         ]
-        return {name: row[name] for name in SCHEMA.names} | {"members": members}
+        return {name: row[name] for name in SCHEMA.names} | {"members": members} | texts_of(labelled.members)
 
 
 def _record(written: Written) -> str:

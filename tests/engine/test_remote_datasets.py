@@ -66,8 +66,11 @@ def test_from_threads_forks_and_pickles(local: Path, served: Served, in_child: C
     with ThreadPoolExecutor(4) as pool:
         assert all(map(equal, pool.map(dataset.__getitem__, [*range(6)] * 3), expected * 3))
 
+    connections = transports._client()
+
     def reads() -> None:
         assert equal(dataset[2], expected[2])
+        assert transports._client() is not connections  # two processes on one socket would take each other's answers
 
     assert in_child(reads) == 0
     assert equal(pickle.loads(pickle.dumps(dataset))[1], expected[1])
@@ -195,8 +198,8 @@ def test_an_absent_library_is_named(url: str, name: str, monkeypatch: pytest.Mon
 
 
 def test_an_object_store(local: Path, monkeypatch: pytest.MonkeyPatch, in_child: Child) -> None:
-    moto = pytest.importorskip("moto.server", reason="no moto[server], an object store for tests")
-    s3fs = pytest.importorskip("s3fs", reason="no s3fs: pip install 'phys4d[remote]'")
+    absent = "needs an object store for tests: pip install s3fs 'moto[s3]' flask flask-cors"
+    moto, s3fs = (pytest.importorskip(name, reason=absent) for name in ("moto.server", "s3fs"))
     store = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     store.start()
     try:

@@ -44,7 +44,7 @@ def read_checkpoint(folder: Path) -> dict[str, str]:
 
     from phys4d.engine import checkpoint
     from phys4d.engine.errors import UserError
-    from tests.fuzz.dataset_kinds import digest
+    from tests.fuzz.kinds import digest
 
     read = {}
     for step in (1, 2):
@@ -78,7 +78,7 @@ def build_model() -> Case:
 def read_model(folder: Path) -> dict[str, str]:
     """All weights of the model."""
     from phys4d.models import folder as model_folder
-    from tests.fuzz.dataset_kinds import digest
+    from tests.fuzz.kinds import digest
 
     model = model_folder.load(folder / "model").model
     return {"model": digest(*(p.detach().numpy() for _, p in sorted(model.named_parameters())))}
@@ -118,7 +118,7 @@ def read_cache(folder: Path) -> dict[str, str]:
     from phys4d.caches.verify import verify_cache
     from phys4d.engine.data.dataset import ClipDataset
     from phys4d.engine.errors import UserError
-    from tests.fuzz.dataset_kinds import digest
+    from tests.fuzz.kinds import digest
 
     data, source, read = folder / "data", Source("tiny", None), {}
     cache = find_cache(data, None, "required", source)

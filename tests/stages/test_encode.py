@@ -178,6 +178,16 @@ def test_a_damaged_cache_is_named(tiny_cached: Path, tmp_path: Path, capsys: pyt
         find_cache(tiny_cached, folder, "auto", TINY)
 
 
+def test_a_cache_serves_chosen_clips_of_its_dataset(tiny_cached: Path) -> None:
+    folder, every = tiny_cached / "cache", ClipDataset(tiny_cached, arrays=())
+    where = {"caption": ["a square slides 6", "a square slides 2", "a square slides 7"]}
+    chosen = ClipDataset(tiny_cached, arrays=(), where=where)
+    assert chosen.keys().to_pylist() == ["clip2", "clip6", "clip7"]
+    whole, part = (LatentCache(folder, data, "tiny", {}, "advice") for data in (every, chosen))
+    for index, number in enumerate((2, 6, 7)):
+        assert torch.equal(part.read(index, chosen[index]).latents, whole.read(number, every[number]).latents)
+
+
 def test_clips_that_cannot_be_encoded_are_left_out_and_replaced_as_without_a_cache(
     write_clips: Callable[..., Path], tmp_path: Path
 ) -> None:

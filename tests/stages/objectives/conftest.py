@@ -177,8 +177,8 @@ def objective(world: WorldModel, source: Source, monkeypatch: pytest.MonkeyPatch
     """Makes a stage's objective over that model and those clips."""
 
     def make(stage: ModuleType, parallel: Parallel | None = None, **settings: Any) -> Any:
-        def clips(folder: Any, arrays: tuple[str, ...], *rest: Any, on_bad: str) -> Source:
-            assert folder == tmp_path
+        def clips(parts: Any, arrays: tuple[str, ...], *rest: Any, on_bad: str) -> Source:
+            assert [part.folder for part in parts] == [tmp_path]
             source.names = tuple(arrays)
             return source
 
