@@ -55,14 +55,17 @@ def most_bad(count: int, share: float = MOST_BAD) -> int:
     return max(1, int(share * count))
 
 
-def too_many(name: object, bad: int, count: int, first: str, share: float = MOST_BAD) -> UserError:
+def too_many(name: object, bad: int, count: int, first: str, share: float | None = None) -> UserError:
     """The error for more bad clips than `most_bad`.
 
-    name: of the datasets. first: the fault of one of them.
+    name: of the datasets. first: the fault of one of them. share: the `max_bad` of a stage; None for a command, which
+        has no such setting.
     """
+    most = most_bad(count) if share is None else most_bad(count, share)
+    setting = "" if share is None else f" (max_bad = {share:g})"
     return UserError(
-        f"{name}: {bad} of {count} clips cannot be used, at most {most_bad(count, share)} are skipped (max_bad = "
-        f"{share:g}); one is {first}: see `phys4d data verify`"
+        f"{name}: {bad} of {count} clips cannot be used, at most {most} are skipped{setting}; one is {first}: see "
+        "`phys4d data verify`"
     )
 
 

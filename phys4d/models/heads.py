@@ -210,9 +210,9 @@ class GeometryHeads(nn.Module):
 
     def _frames(self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """What both heads give for all frames of a clip: [B, T, 1, H, W] and [B, T, 3, H, W]."""
-        count, stride = noisy.shape[2], self.grid.token_stride[0]
-        if self.group is None or count < dist.get_world_size(self.group):
+        if self.group is None or noisy.shape[2] < dist.get_world_size(self.group):
             return self.depth(hidden, noisy, sigma), self.motion(hidden, noisy, sigma)
+        count, stride = noisy.shape[2], self.grid.token_stride[0]
         parts = Parts(count, dist.get_rank(self.group), dist.get_world_size(self.group), self.group)
         own, begins = parts.own, parts.own.start == 0
         hidden = tuple(x.unflatten(1, (count, -1))[:, own].flatten(1, 2) for x in hidden)

@@ -91,3 +91,26 @@ def test_untrained_heads_draw_a_flat_wall_that_stands_still(kind: str, low: floa
     assert low < y.square().mean().sqrt().item() < high
     for channel, scale in enumerate((3.0, 3.0, 0.1)):
         assert low < (motion[:, channel] / scale).square().mean().sqrt().item() < high, channel
+
+
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+def test_clips_of_another_size_are_read_by_the_same_weights(kind: str) -> None:
+    """Away from the edges, frames twice as high and wide with the same tokens everywhere give the same as at the size
+    of the heads; what is learned about places is interpolated."""
+    grid = Grid(5, 64, 64, (4, 8, 8))
+    heads = GeometryHeads(HeadConfig(kind=kind, width=8), 32, 1, 5, grid)
+    token, latent, sigma = torch.randn(32), torch.randn(5), torch.tensor([0.1])
+
+    def read(side: int) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = token.expand(1, 2 * side * side, 32)
+        return heads((hidden,), latent.view(1, 5, 1, 1, 1).expand(1, 5, 2, 2 * side, 2 * side), sigma)
+
+    for small, large in zip(read(8), read(16), strict=True):
+        assert large.shape[-2:] == (128, 128)
+        torch.testing.assert_close(large[..., 24:40, 24:40], small[..., 24:40, 24:40], rtol=1e-4, atol=1e-4)
+    if kind == "conv":
+        with torch.no_grad():
+            heads.depth.place.copy_(torch.linspace(-1, 1, 8).view(8, 1, 1).expand_as(heads.depth.place))
+        small, large = (heads.depth._places(side, side)[:, 0, 0] for side in (8, 16))
+        assert torch.equal(small, heads.depth.place[:, 0, 0])
+        torch.testing.assert_close(large[4:12].view(4, 2).mean(1), small[2:6], atol=0.01, rtol=0)

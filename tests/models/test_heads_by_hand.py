@@ -63,7 +63,7 @@ def test_the_linear_head_reads_the_last_tapped_layer() -> None:
     """A token's outputs are its frames x channels x rows x columns; the first token frame keeps its last frame."""
     head = randomised(LinearHead(6, 2, 5, 3, GRID, 8))
     hidden, sigma = (numbers(2, 12, 6), numbers(2, 12, 6, seed=7)), torch.tensor([0.05, 0.7])
-    out = head(hidden, torch.zeros(0), sigma)
+    out = head(hidden, torch.zeros(2, 5, 2, 4, 6), sigma)  # of the latents, the sizes alone
     values = modulated(head.modulation, hidden[1], sigma) @ head.project.weight.T + head.project.bias
     assert out.shape == (2, 5, 3, 16, 24)
     for frame in range(5):

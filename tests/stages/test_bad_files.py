@@ -18,6 +18,7 @@ from phys4d.engine.data.shards import ShardWriter
 from phys4d.engine.data.verify import verify
 from phys4d.engine.data.video import encode_mp4
 from phys4d.engine.distributed.parallel import Parallel
+from phys4d.engine.errors import UserError
 from phys4d.teachers.label import label_dataset
 from tests.engine import video_clips
 from tests.engine.test_hostile_datasets import with_header
@@ -158,5 +159,5 @@ def test_a_member_that_the_index_has_twice(tmp_path: Path) -> None:
     rows[1]["members"].append(rows[0]["members"][0])
     pq.write_table(pa.Table.from_pylist(rows, table.schema), index)
     (tmp_path / "data" / "manifest.json").unlink()
-    with pytest.raises(ClipFault, match="shard-000000.tar: clip clip1: mp4 is in the index twice"):
+    with pytest.raises(UserError, match="shard-000000.tar: clip clip1: mp4 is in the index twice"):
         READERS["encode"](tmp_path / "data", tmp_path / "out")
