@@ -117,7 +117,7 @@ def _within(samples: Sequence[tuple[float, float]], start: float, end: float) ->
 
 
 def _read(run: "subprocess.Popen[str]", title: str, lines: list[str], done: list[float]) -> None:
-    """Takes up what the command prints; done: the latest share of the work that it stated."""
+    """Takes up what the command prints; done: the share of the work that is done."""
     assert run.stderr is not None
     for line in run.stderr:
         lines.append(line)
@@ -177,7 +177,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as place:
-        found: dict[str, Any] = {"rows": measure(Path(place), options.clips), "provenance": provenance()}
-    print(table(found["rows"]))
+        rows = measure(Path(place), options.clips)
+    print(table(rows))
     if options.out is not None:
-        results.write(options.out / "ten-thousand-clips.json", found)
+        results.write(options.out / "ten-thousand-clips.json", {"rows": rows, "provenance": provenance()})

@@ -23,7 +23,7 @@ from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.engine.integrity import digests, write_manifest
 from phys4d.engine.output import OutputFolder
-from phys4d.engine.progress import progress
+from phys4d.engine.progress import Bar, progress
 from phys4d.engine.storage import replace_bytes, replace_text, sync, without_links
 
 T = TypeVar("T")
@@ -195,17 +195,11 @@ class RankShards:
         ranks = self.parallel.world_size
         with progress(title if ranks == 1 else f"{title}, rank 0 of {ranks}", total=total, unit="clips") as bar:
             bar.advance(total - len(clips))
-
-            def made() -> Iterator[T | ClipFault]:
-                for item in items(clips):
-                    yield item
-                    bar.advance(1)
-
-            taken, bad = made(), dict[str, str]()
+            taken, bad = iter(items(clips)), dict[str, str]()
             for number in left:
                 if (self.notes / _FAULT).exists():
                     return
-                self._write_shard(number, taken, add, key, bad)
+                self._write_shard(number, taken, add, key, bad, bar)
 
     def _write_shard(
         self,
@@ -214,6 +208,7 @@ class RankShards:
         add: Callable[[BinaryIO, int, T], Row],
         key: Callable[[int], str],
         bad: dict[str, str],
+        bar: Bar,
     ) -> None:
         """Writes one shard and then its rows, whose file says that it is whole; bad: faults of this rank's clips."""
         name, rows, here = _name(number), list[Row](), dict[str, str]()
@@ -230,6 +225,7 @@ class RankShards:
                         raise
                     here[key(index)] = bad[key(index)] = fault.brief
                     self._limit(bad)
+                bar.advance(1)
             end_shard(shard)
         if here:
             replace_text(self.notes / _LEFT_OUT, next(iter(here)))

@@ -76,11 +76,13 @@ def build_model() -> Case:
 
 
 def read_model(folder: Path) -> dict[str, str]:
-    """All weights of the model."""
+    """All weights of the model, on its device."""
+    from phys4d.engine.distributed.parallel import Parallel
     from phys4d.models import folder as model_folder
+    from phys4d.models.placement import place
     from tests.fuzz.kinds import digest
 
-    model = model_folder.load(folder / "model").model
+    model = place(model_folder.load(folder / "model").model, Parallel.alone())
     return {"model": digest(*(p.detach().numpy() for _, p in sorted(model.named_parameters())))}
 
 

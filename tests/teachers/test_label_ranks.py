@@ -102,7 +102,9 @@ def test_bad_clips_are_left_out_named_and_limited(
     assert main([*words, "--videos", str(two), "--on-bad", "skip"]) == 2
     assert "begun with other settings" in capsys.readouterr().err
     assert main([*words, "--videos", str(one), "--on-bad", "skip"]) == 0
-    printed = capsys.readouterr().out.splitlines()
+    captured = capsys.readouterr()
+    assert "label: 30/30 clips" in captured.err
+    printed = captured.out.splitlines()
     assert printed[0].startswith(f"left out: {fault}")
     assert printed[1] == (
         f"{tmp_path}/out: 29 clips labelled by small depth network and DIS, 1 left out: see {LEFT_OUT} in it"
