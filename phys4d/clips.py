@@ -58,7 +58,7 @@ class Clips:
     arrays: names of the arrays that every clip must have.
     text: encodes the captions.
     grid: of the model, which must take the clips' sizes; None: any size.
-    cache_bytes: decoded clips that stay in memory, per rank.
+    cache_bytes: decoded clips that stay in memory, per rank; none if all of them, as large as the first, have no room.
     text_bytes: encoded captions that stay on the text encoder's device, per rank.
     encoded: cache of the dataset in `data`; in a mixture each part has its own. Latents and tokens are read from caches
         instead of being computed if every part has one; `text` is then not called.
@@ -95,6 +95,7 @@ class Clips:
         self.drawn, self.tokens = Counter[str](), Counter[str]()
         self._threads = PyAVDecoder().together
         self._room = cache_bytes
+        self._keeps: bool | None = None  # whether all clips have room, by the first one
         self._cache: dict[tuple[int, bool], Sample] = {}
         self._lock = Lock()  # of the two above: threads that read ahead use them too
         self._sources = {  # by whether pixels are decoded; without a cache they always are
@@ -139,7 +140,9 @@ class Clips:
             return kept
         sample = self.mixture.read(index, pixels=pixels)
         with self._lock:
-            kept_in_memory = isinstance(sample.video, np.ndarray) and sample.nbytes <= self._room
+            if self._keeps is None:
+                self._keeps = len(self) * sample.nbytes <= self._room
+            kept_in_memory = self._keeps and isinstance(sample.video, np.ndarray) and sample.nbytes <= self._room
             if (index, pixels) not in self._cache and kept_in_memory:
                 self._room -= sample.nbytes
                 self._cache[index, pixels] = sample
@@ -238,7 +241,7 @@ class Clips:
     def _places(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> Sequence[Place]:
         """This rank's places in the global batch of a step."""
         order = self.course(seed, stage).batch(step, size)
-        return parallel.local([Place(index, (seed, stage, step, place)) for place, index in enumerate(order)])
+        return [Place(index, (seed, stage, step, place)) for place, index in parallel.local(list(enumerate(order)))]
 
     def fetch(self, size: int, parallel: Parallel, seed: int, stage: str, step: int) -> None:
         """Reads the clips of a later call of `batch`, whose errors it raises, and keeps them for it."""

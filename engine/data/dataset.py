@@ -97,6 +97,7 @@ class ClipDataset(ClipIndex):
         self.arrays = None if arrays is None else tuple(arrays)
         self.required = tuple(required)
         self.decoder: VideoDecoder = PyAVDecoder()
+        self._paths: dict[str, Location] = {}  # of the shards that were read
         self._files: _Files = RemoteFiles() if isinstance(self.folder, Remote) else OpenFiles()
 
     def __getitem__(self, index: int) -> Sample:
@@ -218,7 +219,8 @@ class ClipDataset(ClipIndex):
     @contextmanager
     def _shard(self, row: dict[str, Any]) -> Iterator[Location]:
         """Context with the place of a clip's shard; converts errors to those of the clip or of the machine."""
-        path = self.folder / row["shard"]
+        if (path := self._paths.get(row["shard"])) is None:
+            path = self._paths[row["shard"]] = self.folder / row["shard"]
         try:
             with reading(path if isinstance(path, Path) else f"{path}: clip {row['key']}"):
                 yield path

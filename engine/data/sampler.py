@@ -66,6 +66,7 @@ class Order:
         self.counts = np.zeros(shape, np.int64)  # samples of each bucket of each pool
         np.add.at(self.counts, (pool, self._bucket), 1)
         self.start = np.zeros(shape, np.int64)
+        self._places = [(int(p), int(b)) for p, b in np.argwhere(self.counts)]
         self._epoch = lru_cache(maxsize=2 * len(self.rates) + 2)(self._visit)
 
     def _visit(self, pool: int, epoch: int) -> _Epoch:
@@ -93,7 +94,7 @@ class Order:
         if size < 1 or state.shape != self.start.shape or (state < 0).any() or state[self.counts == 0].any():
             raise ValueError(f"expected size >= 1 and a state of {self.start.shape}, got {size} and {state.tolist()}")
         state = state.copy()
-        heads = {(p, b): self._head(p, b, int(state[p, b])) for p, b in np.argwhere(self.counts).tolist()}
+        heads = {place: self._head(*place, int(state[place])) for place in self._places}
         _, first = min(((due, place) for place, (due, _) in heads.items()), key=lambda head: (head[0], head[1]))
         own = [place for place in heads if place[1] == first[1]]
         samples = []

@@ -79,6 +79,14 @@ def test_any_order_of_asking_gives_the_same_clips(clips: Path) -> None:
             assert torch.equal(got.video, batches[step].video) and torch.equal(got.text, batches[step].text)
 
 
+@pytest.mark.parametrize("short", [0, 1])
+def test_clips_stay_in_memory_where_all_of_them_fit(clips: Path, short: int) -> None:
+    room = 8 * Clips(clips, ("depth",), WordEncoder()).sample(0).nbytes
+    source = Clips(clips, ("depth",), WordEncoder(), cache_bytes=room - short)
+    first = [source.sample(index) for index in range(8)]
+    assert all((source.sample(index) is first[index]) == (not short) for index in range(8))
+
+
 def test_a_caption_is_encoded_once_and_as_if_alone(clips: Path) -> None:
     text = Counted()
     source = Clips(clips, (), text)
