@@ -34,6 +34,7 @@ from phys4d.mixture import Bucket, Mixture, Part
 from phys4d.models.interface import Grid, TextEncoder, check_size, from_bytes
 
 TRUTH = ("depth", "motion", "depth_valid", "flow_valid", "dz_valid", "visible", "moving")
+_AHEAD = 2  # batches, so that one late read keeps no step waiting
 PSEUDO = ("depth", "motion", "depth_valid", "flow_valid", "dz_valid")
 
 
@@ -52,7 +53,7 @@ def clip_size(folder: Path) -> tuple[int, int, int]:
 class Clips:
     """Datasets as an endless, ordered source of batches.
 
-    The clips of the next step are decoded while a step runs. All clips of a batch have one size.
+    The clips of the next two steps are read while a step runs. All clips of a batch have one size.
 
     data: folder of a dataset, or the parts of a mixture.
     arrays: names of the arrays that every clip must have.
@@ -71,7 +72,7 @@ class Clips:
     batches over all ranks, by stage, and the model's tokens in them; `waited` adds up the time in which `batch` and
     `fetch` waited for clips to be read and decoded.
 
-    Two batches of each order are in memory, the one in use and the one that is read meanwhile, beside `cache_bytes`.
+    Three batches of each order are in memory, the one in use and two that are read meanwhile, beside `cache_bytes`.
     """
 
     def __init__(
@@ -191,7 +192,7 @@ class Clips:
             raise ClipFault(folder, sample.key, what, "write this dataset again") from None
 
     def _read(self, size: int, parallel: Parallel, seed: int, stage: str, step: int, pixels: bool) -> _Loaded:
-        """This rank's clips of a step; those of the following step are decoded, put together and copied to the device
+        """This rank's clips of a step; those of the following steps are decoded, put together and copied to the device
         from then on, by threads."""
         source = self._sources[pixels or not self.cached]
         order = (size, parallel.data_rank, parallel.data_size, seed, stage)
@@ -205,7 +206,7 @@ class Clips:
             def collate(reads: list[Read]) -> _Loaded:
                 return _Loaded(reads, transfer.start(on_host([read.sample for read in reads])))
 
-            ahead = stream(source, batches, collate, threads=self._threads, prefetch=1, limit=parallel.timeouts.step)
+            ahead = stream(source, batches, collate, threads=self._threads, prefetch=_AHEAD, limit=parallel.timeouts.step)
         try:
             with self.waited:
                 loaded = next(ahead)

@@ -48,7 +48,7 @@ def test_the_wait_for_clips_is_counted(clips: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_next_steps_clips_are_decoded_while_a_step_runs(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Clips(clips, ("depth",), WordEncoder(), cache_bytes=0)
-    read, enough, wanted = [], threading.Event(), [4]
+    read, enough, wanted = [], threading.Event(), [6]
     decode = ClipDataset.read
 
     def noted(dataset: ClipDataset, index: int, *, video: bool) -> object:
@@ -63,7 +63,7 @@ def test_the_next_steps_clips_are_decoded_while_a_step_runs(clips: Path, monkeyp
         batch = source.batch(2, ALONE, 3, "finetune", step)
         assert batch.rng_keys == [(3, "finetune", step, place) for place in range(2)]
         assert enough.wait(20)  # before the next call of `batch`
-        assert sorted(read) == sorted(i for s in range(step + 2) for i in Course(Order(3, [0] * 8)).batch(s, 2))
+        assert sorted(read) == sorted(i for s in range(step + 3) for i in Course(Order(3, [0] * 8)).batch(s, 2))
         enough.clear()
         wanted[0] += 2
 
