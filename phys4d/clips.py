@@ -34,7 +34,7 @@ from phys4d.mixture import Bucket, Mixture, Part
 from phys4d.models.interface import Grid, TextEncoder, check_size, from_bytes
 
 TRUTH = ("depth", "motion", "depth_valid", "flow_valid", "dz_valid", "visible", "moving")
-_AHEAD = 2  # batches, so that one late read keeps no step waiting
+_AHEAD = 2  # batches: one late read keeps no step waiting
 PSEUDO = ("depth", "motion", "depth_valid", "flow_valid", "dz_valid")
 
 
@@ -206,12 +206,13 @@ class Clips:
             def collate(reads: list[Read]) -> _Loaded:
                 return _Loaded(reads, transfer.start(on_host([read.sample for read in reads])))
 
-            ahead = stream(source, batches, collate, threads=self._threads, prefetch=_AHEAD, limit=parallel.timeouts.step)
+            late = parallel.timeouts.step
+            ahead = stream(source, batches, collate, threads=self._threads, prefetch=_AHEAD, limit=late)
         try:
             with self.waited:
                 loaded = next(ahead)
-        except Late as late:
-            raise self._late(late.missing, parallel.timeouts.step) from None
+        except Late as unread:
+            raise self._late(unread.missing, parallel.timeouts.step) from None
         self._ahead[order] = step + 1, ahead
         reads = [self._with_caption(read, source) for read in loaded.reads]
         if all(one is other for one, other in zip(reads, loaded.reads, strict=True)):
