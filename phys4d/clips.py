@@ -81,7 +81,7 @@ class Clips:
         arrays: Collection[str],
         text: TextEncoder,
         grid: Grid | None = None,
-        cache_bytes: int = 2 << 30,
+        cache_bytes: int = 512 << 20,
         text_bytes: int = 256 << 20,
         on_bad: Literal["stop", "skip"] = "stop",
         encoded: LatentCache | None = None,
