@@ -109,10 +109,12 @@ def watched(words: Sequence[str], title: str) -> dict[str, Any]:
 
 
 def _within(samples: Sequence[tuple[float, float]], start: float, end: float) -> float:
-    """The largest of the memories in that part of the work; of all later ones where no sample fell into it."""
+    """The largest of the memories in that part of the work; of all later ones where no sample fell into it, and of all
+    where the command shows no progress."""
     return max(
         [memory for share, memory in samples if start <= share < end]
         or [memory for share, memory in samples if share >= start]
+        or [memory for _, memory in samples]
     )
 
 
@@ -138,6 +140,7 @@ def measure(root: Path, count: int) -> list[dict[str, Any]]:
     write_clips(scenes, 2, truth=True)
     commands = {
         "verify": (["data", "verify", clips], "verify"),
+        "stats": (["data", "stats", clips], "stats"),
         "label": (
             ["label", "--videos", clips, "--out", labelled, "--scenes", scenes, "--steps", 5, "--set",
              "depth.width=4", "--set", "flow.preset=ultrafast", "--workers", 2], "label",
