@@ -1,6 +1,6 @@
 """Batches that a thread copies to the GPU beside what runs there: whole when they are used, and not waited for."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -15,16 +15,14 @@ def test_a_batch_is_whole_when_it_is_used_and_its_memory_is_not_used_anew() -> N
     busy = torch.randn(4096, 4096, device="cuda:0")
     for _ in range(20):
         host = {name: torch.randint(0, 255, (64 << 20,), dtype=torch.uint8, generator=draw) for name in "ab"}
-        found = []
-        thread = threading.Thread(target=lambda host=host: found.append(transfer.start(host)))
-        for _ in range(8):
-            busy = busy @ busy
-            busy /= busy.norm()
-        thread.start()
-        thread.join()
-        tensors = found[0].ready()
+        with ThreadPoolExecutor(1) as pool:
+            copied = pool.submit(transfer.start, host)
+            for _ in range(8):
+                busy = busy @ busy
+                busy /= busy.norm()
+            tensors = copied.result().ready()
         sums = {name: tensor.long().sum() for name, tensor in tensors.items()}
-        del tensors, found  # the next copies may take their memory before these sums are computed
+        del tensors, copied  # the next copies may take their memory before these sums are computed
         for name, total in sums.items():
             assert int(total) == int(host[name].long().sum())
 
