@@ -6,7 +6,7 @@ copies what a finished demo measured to benchmarks/results/demo/ and draws docs/
 """
 
 import argparse
-import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,17 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def keep(demo: Path) -> None:
-    """Copies the results of a finished demo to benchmarks/results/demo/ and draws the README's picture."""
+    """Copies the results of a finished demo to benchmarks/results/demo/ and draws the README's picture.
+
+    Wherever the demo's folder was, its files name it runs/demo.
+    """
     from phys4d.report.readme_picture import picture
 
     folder = results.COMMITTED / "demo"
     folder.mkdir(parents=True, exist_ok=True)
+    place = tomllib.loads((demo / "config.toml").read_text())["folder"]
     for name in FILES:
-        shutil.copyfile(demo / name, folder / name)
+        (folder / name).write_text((demo / name).read_text().replace(place, "runs/demo"))
     picture(demo, PICTURE)
 
 
