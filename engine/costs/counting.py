@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from phys4d.engine.costs.memory import Peak, moved_bytes
+from phys4d.engine.costs.memory import Peak, moved_bytes, tensors_in
 from phys4d.engine.training.flops import formula_of, model_flops, name_of
 
 T = TypeVar("T")
@@ -136,7 +135,7 @@ class Count(Peak):
         kind = _NO_PRODUCT
         backward = "backward" in name
         if flops:
-            result = next(t for t in tree_leaves(made) if isinstance(t, Tensor))
+            result = next(tensors_in(made))
             kind = f"matmul {str(result.dtype).removeprefix('torch.')}"
             if "attention" in name:
                 kind = "attention backward" if backward else "attention"
@@ -149,7 +148,7 @@ class Count(Peak):
 
 def exchanged(name: str, args: Any, ranks: int) -> int:
     """Bytes that one rank of `ranks` sends, or receives, in a collective of torch's dispatcher with these arguments."""
-    sizes = [t.numel() * t.element_size() for t in tree_leaves(args) if isinstance(t, Tensor)]
+    sizes = [t.numel() * t.element_size() for t in tensors_in(args)]
     if "alltoall" in name:
         return sizes[0] * (ranks - 1) // ranks
     if "allgather" in name:

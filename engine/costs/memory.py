@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 class Peak(TorchDispatchMode):
@@ -31,9 +30,8 @@ class Peak(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor):
-                self.count(tensor)
+        for tensor in tensors_in(made):
+            self.count(tensor)
         return made
 
     def count(self, tensor: Tensor) -> None:
@@ -62,6 +60,15 @@ class Peak(TorchDispatchMode):
         self.live -= size
 
 
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Tensors among an operator's inputs or outputs, which are tensors, other values, and lists or tuples of these."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors_in(part)
+
+
 class Moved(TorchDispatchMode):
     """Sums the bytes of inputs and outputs of every operator that is no view."""
 
@@ -80,8 +87,7 @@ def moved_bytes(function: Any, args: Any, kwargs: Any, made: Any) -> int:
 
     function: the operator. args, kwargs: its inputs. made: its result.
     """
-    outputs = [t for t in tree_leaves(made) if isinstance(t, Tensor)]
-    inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    outputs, inputs = list(tensors_in(made)), [*tensors_in(args), *tensors_in(list((kwargs or {}).values()))]
     known = {t.untyped_storage()._cdata for t in inputs}
     if function._schema.is_mutable or any(t.untyped_storage()._cdata not in known for t in outputs):
         return sum(t.numel() * t.element_size() for t in (*inputs, *outputs))

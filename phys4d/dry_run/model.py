@@ -63,8 +63,9 @@ def fewer_blocks(source: Source, layers: int) -> tuple[int, ...]:
 
 
 def stage_model(config: RunConfig, stage: str, source: Source, size: tuple[int, int, int], layers: int) -> WorldModel:
-    """The model of a stage with so many blocks, adapted as by this stage and those before it in the run file, without
-    values, not yet sharded. UserError for a size that it does not take.
+    """The model of a stage with so many blocks, adapted as by this stage and those before it in the run file, not yet
+    sharded; the backbone has no values, the trained weights their initial ones. UserError for a size that it does not
+    take.
 
     config, source: of the run. size: (frames, height, width) of a clip. layers: number of blocks.
     """

@@ -17,6 +17,7 @@ from phys4d.engine.costs.counting import Figures
 from phys4d.engine.costs.gpus import GIB, GPU, HOST, LINKS, MEMORY, link, seconds
 from phys4d.engine.costs.sharded import FP32, Sharding, own_numbers
 from phys4d.engine.distributed.mesh import mesh_shape
+from phys4d.models.initial import nothing_drawn
 from phys4d.stages.data import data_of
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig
@@ -64,6 +65,7 @@ class Prediction:
         return asdict(self) | {"total": self.total, "fits": self.fits}
 
 
+@nothing_drawn()
 def predict(
     config: RunConfig, stage: str, source: Source, size: tuple[int, int, int], world_size: int, gpu: GPU
 ) -> Prediction:

@@ -129,6 +129,8 @@ def count_step(
     backbone.forward = Once(count, backbone.forward, {}, backbone.transformer)  # type: ignore[method-assign,assignment]
     for name in ("encode", "decode"):
         setattr(model.codec, name, Once(count, getattr(model.codec, name), codec))
+    for module in model.codec.chunked:
+        module.forward = Chunk(count, module.forward)  # type: ignore[method-assign,assignment]
 
     alike = mock.patch.object(torch, "equal", lambda *tensors: True)  # tables are compared: no values are there
     with mode, alike, uncollected(), count, warnings.catch_warnings():
@@ -177,12 +179,48 @@ class Once:
         return made
 
 
+@dataclass(frozen=True)
+class Plain:
+    """A value that holds no tensor."""
+
+    value: Any
+
+
+class Chunk:
+    """A codec's evaluation of one chunk of a clip, run once for all chunks whose tensors have the same shapes.
+
+    What the next chunk needs of this one is in lists among its inputs, which it changes.
+    """
+
+    def __init__(self, count: Count, call: Callable[..., Any]) -> None:
+        self.count, self.call = count, call
+        self.known: dict[Any, Any] = {}
+
+    def __call__(self, *tensors: Tensor, **others: Any) -> Any:
+        lists = [value for value in others.values() if isinstance(value, list)]
+        key = repr((_shapes(tensors), [(name, _shapes(value)) for name, value in others.items()]))
+        if key in self.known:
+            like, figures, above = self.known[key]
+            self.count.replay(figures, above)
+            with self.count.paused():
+                made, *after = _empty(like)
+        else:
+            made, figures, above = self.count.measured(lambda: self.call(*tensors, **others))
+            after = lists
+            self.known[key] = _shapes((made, *lists)), figures, above
+        for given, filled in zip(lists, after, strict=True):
+            given[:] = filled
+        return made
+
+
 def _shapes(value: Any) -> Any:
     """The value with (shape, strides, dtype) in place of tensors; strides decide on copies later on."""
     if isinstance(value, Tensor):
         return value.shape, value.stride(), value.dtype
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [_shapes(part) for part in value]
+    if not dataclasses.is_dataclass(value):
+        return Plain(value)
     parts = {field.name: _shapes(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return type(value), parts
 
@@ -190,6 +228,8 @@ def _shapes(value: Any) -> Any:
 def _empty(like: Any) -> Any:
     if isinstance(like, list):
         return tuple(_empty(part) for part in like)
+    if isinstance(like, Plain):
+        return like.value
     if isinstance(like[0], torch.Size):
         return torch.empty_strided(like[0], like[1], dtype=like[2])
     return like[0](**{name: _empty(part) for name, part in like[1].items()})

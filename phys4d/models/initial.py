@@ -5,6 +5,9 @@ on torch's generators, or on the order in which modules are built.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +15,17 @@ from torch import Tensor, nn
 from phys4d.engine.random import uniform
 
 LAYERS = (nn.Linear, nn.Conv2d, nn.Conv3d)
+_DRAWN = ContextVar("_DRAWN", default=True)
+
+
+@contextmanager
+def nothing_drawn() -> Iterator[None]:
+    """Within it parameters keep what their memory holds: for models that are counted, not run."""
+    token = _DRAWN.set(False)
+    try:
+        yield
+    finally:
+        _DRAWN.reset(token)
 
 
 @torch.no_grad()
@@ -30,4 +44,5 @@ def draw_layers(module: nn.Module, *key: int | str) -> None:
 @torch.no_grad()
 def draw_uniform(parameter: Tensor, bound: float, *key: int | str) -> None:
     """Fills a parameter with numbers uniform in [-bound, bound), a function of the key alone."""
-    parameter.copy_((2 * uniform(parameter.shape, *key) - 1) * bound)
+    if _DRAWN.get():
+        parameter.copy_((2 * uniform(parameter.shape, *key) - 1) * bound)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,17 @@ class Grid:
 
 
 class Codec(Protocol):
-    """Between video and latents. Frames come as 1 + k * temporal_stride; any other count is refused."""
+    """Between video and latents. Frames come as 1 + k * temporal_stride; any other count is refused.
+
+    chunked: its modules that are evaluated chunk by chunk of a clip, if any.
+    """
 
     channels: int
     temporal_stride: int
     spatial_stride: int
+
+    @property
+    def chunked(self) -> tuple[nn.Module, ...]: ...
 
     def encode(self, video: Tensor) -> Tensor:
         """[B, 3, T, H, W] in [-1, 1] -> normalised latents [B, C, T', H', W']; ValueError for sizes it cannot take."""

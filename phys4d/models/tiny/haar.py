@@ -31,6 +31,7 @@ class HaarCodec(nn.Module):
 
     channels = 192
     temporal_stride = 4
+    chunked = ()
     spatial_stride = 4
 
     def __init__(self) -> None:

@@ -1,6 +1,7 @@
 """Wan2.2-TI2V-5B, and folders of its kind, from their configurations alone: modules without values."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,14 @@ def bare(settings: Settings, source: Path | None) -> Bare:
         text = read_json(source / "text_encoder" / "config.json")
         shift = published_shift(source)
 
+    encoder = cache(lambda: TextWithoutValues(text))
+
     def build(layers: int, taps: tuple[int, ...], seed: int) -> Parts:
         with without_weights():
             network = WanTransformer3DModel.from_config(transformer | {"num_layers": layers})
             codec = WanCodec(vae)
             codec._modules["vae"] = AutoencoderKLWan.from_config(vae).eval().requires_grad_(False)
-        return Parts(WanBackbone(network, taps), codec, TextWithoutValues(text))
+        return Parts(WanBackbone(network, taps), codec, encoder())
 
     patch = transformer.get("patch_size", [1, 2, 2])
     strides = vae.get("scale_factor_temporal", 4), *[vae.get("scale_factor_spatial", 8)] * 2

@@ -49,6 +49,11 @@ class WanCodec(nn.Module):
             self._modules["vae"] = vae.to(self.mean.device).eval().requires_grad_(False)
         return self._modules["vae"]
 
+    @property
+    def chunked(self) -> tuple[nn.Module, ...]:
+        """Modules that are evaluated chunk by chunk of a clip."""
+        return self.vae.encoder, self.vae.decoder
+
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
         """[B, 3, 1 + 4k, H, W] in [-1, 1] -> the posterior's mode, normalised; ValueError where the autoencoder would
