@@ -32,10 +32,10 @@ from phys4d.caches.lookup import find_cache
 from phys4d.caches.source import source_of
 from phys4d.caches.write import encode_dataset
 from phys4d.clips import TRUTH, Clips
-from phys4d.engine.data import blob
+from phys4d.engine.data.clip import blob
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.data.decoders.interface import Request
-from phys4d.engine.data.shards import ShardWriter
+from phys4d.engine.data.files.shards import ShardWriter
 from phys4d.engine.data.stream import stream
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.run_folder.provenance import provenance

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from phys4d.engine.data import blob, dataset, schema
+from phys4d.engine.data import dataset
+from phys4d.engine.data.clip import blob, schema
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.data.decoders import probe
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from phys4d.benchmarks import results
-from phys4d.engine.data import blob, video
+from phys4d.engine.data.clip import blob, video
 from phys4d.engine.run_folder.provenance import provenance
 from phys4d.simulation.categories import CATEGORIES
 from phys4d.simulation.clip import measure, render

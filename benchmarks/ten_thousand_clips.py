@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from phys4d.benchmarks import results
-from phys4d.engine.data import blob
-from phys4d.engine.data.shards import ShardWriter
-from phys4d.engine.data.video import encode_mp4
+from phys4d.engine.data.clip import blob
+from phys4d.engine.data.clip.video import encode_mp4
+from phys4d.engine.data.files.shards import ShardWriter
 from phys4d.engine.run_folder.provenance import provenance
 
 FRAMES, SIZE, ENCODINGS, BATCH = 5, 32, 16, 100

@@ -11,8 +11,8 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, ValidationError, field_validator
 
 from phys4d.engine import toml_text
-from phys4d.engine.data.location import Location, Remote
 from phys4d.engine.errors import UserError
+from phys4d.engine.location import Location, Remote
 from phys4d.engine.paths import expanded, given_location
 
 
@@ -28,7 +28,7 @@ def _location(value: Any) -> Location:
 
 
 Place = Annotated[Location, PlainValidator(_location), PlainSerializer(str)]
-"""A folder, or the URL of one (`engine.data.location`)."""
+"""A folder, or the URL of one (`engine.location`)."""
 
 
 class Config(BaseModel):

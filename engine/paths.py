@@ -5,8 +5,8 @@ import os
 import re
 from pathlib import Path
 
-from phys4d.engine.data.location import Location, parse_location
 from phys4d.engine.errors import UserError
+from phys4d.engine.location import Location, parse_location
 
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([^}]*)\})")
 

@@ -21,13 +21,13 @@ from phys4d.caches.read import LatentCache
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
 from phys4d.engine.data.decoders.interface import VideoDecoder
 from phys4d.engine.data.decoders.pyav import PyAVDecoder
-from phys4d.engine.data.location import Location
 from phys4d.engine.data.sampler import Course
 from phys4d.engine.data.stream import Late, stream
 from phys4d.engine.data.transfer import Copied, Transfer
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import Stuck, UserError
+from phys4d.engine.location import Location
 from phys4d.engine.training.telemetry import Wait
 from phys4d.host_batch import ARRAY, INTRINSICS, LATENTS, TEXT, VIDEO, on_host
 from phys4d.mixture import Bucket, Mixture, Part

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from phys4d.bad_clips import OnBad, most_bad, too_many
-from phys4d.engine.data.location import Location
-from phys4d.engine.data.rank_shards import Limit
+from phys4d.engine.data.tools.rank_shards import Limit
+from phys4d.engine.location import Location
 
 
 def limit(folder: Location, count: int, on_bad: OnBad) -> Limit | None:

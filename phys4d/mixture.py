@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from phys4d.caches.read import LatentCache
-from phys4d.engine.data import columns
-from phys4d.engine.data.columns import TEXTS, check_where
+from phys4d.engine.data.clip.schema import REQUIRED
 from phys4d.engine.data.dataset import ClipDataset, Sample
 from phys4d.engine.data.decoders.interface import VideoDecoder
-from phys4d.engine.data.location import Location
+from phys4d.engine.data.files import columns
+from phys4d.engine.data.files.columns import TEXTS, check_where
 from phys4d.engine.data.sampler import Order
-from phys4d.engine.data.schema import REQUIRED
 from phys4d.engine.errors import UserError
+from phys4d.engine.location import Location
 
 _BUCKET = ("frames", "height", "width", "fps")
 

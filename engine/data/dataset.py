@@ -9,16 +9,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from phys4d.engine.data import blob, clip_json, schema
-from phys4d.engine.data.clip_index import ClipIndex
+from phys4d.engine.data.access.open_files import OpenFiles
+from phys4d.engine.data.access.remote_files import RemoteFiles
+from phys4d.engine.data.clip import blob, clip_json, schema
 from phys4d.engine.data.decoders.interface import Request, Unservable, VideoDecoder, decode
 from phys4d.engine.data.decoders.probe import frame_count
 from phys4d.engine.data.decoders.pyav import PyAVDecoder
-from phys4d.engine.data.location import Location, Remote
-from phys4d.engine.data.open_files import OpenFiles
-from phys4d.engine.data.remote_files import RemoteFiles
+from phys4d.engine.data.files.clip_index import ClipIndex
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import reading
+from phys4d.engine.location import Location, Remote
 
 _HEAD = 1 << 14  # bytes of an array blob that hold the header of ordinary clips
 

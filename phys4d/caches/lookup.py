@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from phys4d.caches.read import LatentCache
 from phys4d.caches.source import Source
 from phys4d.engine.data.dataset import ClipDataset
-from phys4d.engine.data.location import Location, Remote
 from phys4d.engine.errors import UserError
+from phys4d.engine.location import Location, Remote
 from phys4d.engine.resume import OnResume
 
 FOLDER = "cache"

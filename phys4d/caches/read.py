@@ -13,7 +13,7 @@ from torch import Tensor
 from phys4d.caches.card import CacheCard, read_card
 from phys4d.caches.packing import LATENTS, TEXT, unpacked
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample, clip_size
-from phys4d.engine.data.index import read_index
+from phys4d.engine.data.files.index import read_index
 from phys4d.engine.errors import UserError
 
 SOURCE = "source"

@@ -16,16 +16,16 @@ from phys4d.caches.card import CARD, FORMAT, BadClip, CacheCard, Dtype, EncodedS
 from phys4d.caches.packing import LATENTS, TEXT, packed, trimmed
 from phys4d.caches.read import SOURCE, sources
 from phys4d.caches.source import Source
+from phys4d.engine.data.clip.schema import REQUIRED
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
-from phys4d.engine.data.index import index_digest
-from phys4d.engine.data.location import Location
-from phys4d.engine.data.rank_shards import RankShards, Row, Written, divided
-from phys4d.engine.data.schema import REQUIRED
-from phys4d.engine.data.shards import SCHEMA, write_member
+from phys4d.engine.data.files.index import index_digest
+from phys4d.engine.data.files.shards import SCHEMA, write_member
 from phys4d.engine.data.stream import stream
+from phys4d.engine.data.tools.rank_shards import RankShards, Row, Written, divided
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
+from phys4d.engine.location import Location
 from phys4d.engine.run_folder.provenance import provenance
 from phys4d.left_out import limit
 from phys4d.models.interface import Codec, TextEncoder, check_size, encode_clips, from_bytes, latent_shape

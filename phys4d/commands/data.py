@@ -103,7 +103,7 @@ def add_data(commands: Commands) -> None:
 def _verify(options: argparse.Namespace) -> int:
     from phys4d.caches.card import CARD
     from phys4d.caches.verify import verify_cache
-    from phys4d.engine.data.verify import verify
+    from phys4d.engine.data.tools.verify import verify
 
     folder = given_location(options.folder)
     is_cache = isinstance(folder, Path) and (folder / CARD).is_file()
@@ -121,8 +121,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    from phys4d.engine.data.clip_index import ClipIndex
-    from phys4d.engine.data.statistics import statistics
+    from phys4d.engine.data.files.clip_index import ClipIndex
+    from phys4d.engine.data.tools.statistics import statistics
     from phys4d.report.histograms import check_picture, histograms
 
     if options.out is not None:
@@ -138,8 +138,8 @@ def _stats(options: argparse.Namespace) -> int:
 
 def _repack(options: argparse.Namespace) -> int:
     from phys4d.engine.config import build
-    from phys4d.engine.data.columns import parse_where
-    from phys4d.engine.data.repack import RepackConfig, repack
+    from phys4d.engine.data.files.columns import parse_where
+    from phys4d.engine.data.tools.repack import RepackConfig, repack
 
     given = {name: getattr(options, name) for name in ("size", "fps", "codec", "fov", "shard_bytes")}
     values = {name: value for name, value in given.items() if value is not None}
@@ -154,7 +154,7 @@ def _repack(options: argparse.Namespace) -> int:
 
 
 def _index(options: argparse.Namespace) -> int:
-    from phys4d.engine.data.tar_index import index_tars
+    from phys4d.engine.data.tools.tar_index import index_tars
 
     done = index_tars(options.folder, workers=options.workers)
     for line in done.lines:

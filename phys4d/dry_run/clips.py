@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from phys4d.batch import Batch
-from phys4d.engine.data.schema import ARRAYS, ArrayRule
+from phys4d.engine.data.clip.schema import ARRAYS, ArrayRule
 from phys4d.engine.distributed.parallel import Parallel
 
 

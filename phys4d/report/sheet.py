@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from phys4d.engine.data.dataset import ClipDataset, Sample
-from phys4d.engine.data.location import Location
 from phys4d.engine.errors import UserError
+from phys4d.engine.location import Location
 from phys4d.engine.output import check_file, write_file
 from phys4d.report.colours import MISSING, flow, sequential
 

@@ -19,8 +19,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from phys4d import __version__
 from phys4d.engine.config import Config
-from phys4d.engine.data import blob, schema, video
-from phys4d.engine.data.shards import ShardWriter, kept_rows
+from phys4d.engine.data.clip import blob, schema, video
+from phys4d.engine.data.files.shards import ShardWriter, kept_rows
 from phys4d.engine.output import OutputFolder
 from phys4d.engine.progress import progress
 from phys4d.engine.signals import blocked
@@ -59,7 +59,7 @@ class SimulateConfig(Config):
     camera: "static", or "moving" along a path that the caption states.
     looks: "varied" samples floors, walls, lights and soft shadows; "plain" is a checkered floor, a bare wall and one
         white light with sharp shadows.
-    pixel_format: chroma format of the mp4, see `engine.data.video.encode_mp4`.
+    pixel_format: chroma format of the mp4, see `engine.data.clip.video.encode_mp4`.
     """
 
     categories: tuple[str, ...] = Field(("rigid",), min_length=1)

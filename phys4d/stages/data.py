@@ -11,9 +11,9 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, WrapSerializer
 from phys4d.caches.lookup import Latents
 from phys4d.caches.read import LatentCache
 from phys4d.engine.config import Config, Place
-from phys4d.engine.data.index import index_digest
-from phys4d.engine.data.location import Location
+from phys4d.engine.data.files.index import index_digest
 from phys4d.engine.errors import UserError
+from phys4d.engine.location import Location
 from phys4d.engine.resume import DATA
 from phys4d.mixture import Mixture, Part
 

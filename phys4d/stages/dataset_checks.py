@@ -4,12 +4,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from phys4d.bad_clips import MOST_BAD, most_bad, too_many
+from phys4d.engine.data.clip.schema import REQUIRED
 from phys4d.engine.data.dataset import ClipDataset, ClipFault
 from phys4d.engine.data.decoders.interface import VideoDecoder
 from phys4d.engine.data.decoders.probe import probe
-from phys4d.engine.data.location import Location
-from phys4d.engine.data.schema import REQUIRED
 from phys4d.engine.errors import UserError
+from phys4d.engine.location import Location
 from phys4d.mixture import chosen
 
 EVERY = 10_000

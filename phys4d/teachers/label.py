@@ -11,18 +11,18 @@ import torch
 
 from phys4d import __version__
 from phys4d.bad_clips import OnBad
-from phys4d.engine.data import blob
-from phys4d.engine.data.columns import texts_of
+from phys4d.engine.data.clip import blob
+from phys4d.engine.data.clip.schema import REQUIRED, check_clip
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
-from phys4d.engine.data.index import index_digest
-from phys4d.engine.data.location import Location
-from phys4d.engine.data.rank_shards import RankShards, Row, Written, divided
-from phys4d.engine.data.schema import REQUIRED, check_clip
-from phys4d.engine.data.shards import INDEX, SCHEMA, WRITTEN, write_member
+from phys4d.engine.data.files.columns import texts_of
+from phys4d.engine.data.files.index import index_digest
+from phys4d.engine.data.files.shards import INDEX, SCHEMA, WRITTEN, write_member
 from phys4d.engine.data.stream import stream
+from phys4d.engine.data.tools.rank_shards import RankShards, Row, Written, divided
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
+from phys4d.engine.location import Location
 from phys4d.engine.signals import keeps
 from phys4d.importers.videos.files import VIDEOS
 from phys4d.kernels.geometry import sample_depth

@@ -6,7 +6,7 @@ import pytest
 
 from phys4d.benchmarks import ten_thousand_clips
 from phys4d.engine.data.dataset import ClipDataset
-from phys4d.engine.data.verify import verify
+from phys4d.engine.data.tools.verify import verify
 
 
 @pytest.mark.slow

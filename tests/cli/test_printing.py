@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from phys4d.cli import main
-from phys4d.engine.data.shards import ShardWriter
-from phys4d.engine.data.video import encode_mp4
+from phys4d.engine.data.clip.video import encode_mp4
+from phys4d.engine.data.files.shards import ShardWriter
 
 RUN = """folder = "{out}"
 stages = ["backbone"]

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from phys4d.engine.data import blob
+from phys4d.engine.data.clip import blob
+from phys4d.engine.data.clip.video import encode_mp4
 from phys4d.engine.data.decoders import choice
 from phys4d.engine.data.decoders.interface import VideoDecoder
-from phys4d.engine.data.shards import ShardWriter
-from phys4d.engine.data.video import encode_mp4
-from tests.engine import video_clips
+from phys4d.engine.data.files.shards import ShardWriter
+from tests.engine.data import video_clips
 
 torch.set_num_threads(1)
 FRAMES, HEIGHT, WIDTH, FPS = 5, 16, 24, 12.0

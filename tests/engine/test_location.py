@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from phys4d.engine.data.location import Location, Remote, parse_location
 from phys4d.engine.errors import UserError
+from phys4d.engine.location import Location, Remote, parse_location
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_url_that_is_refused(text: str | Path, fault: str) -> None:
 
 def test_a_scheme_is_refused_before_a_library_is_imported() -> None:
     code = (
-        "import sys\nfrom phys4d.engine.data.location import parse_location\n"
+        "import sys\nfrom phys4d.engine.location import parse_location\n"
         "try:\n    parse_location('github://a:b@c/d')\nexcept Exception as error:\n    print(error)\n"
         "print([name for name in ('fsspec', 'httpx', 's3fs') if name in sys.modules])"
     )

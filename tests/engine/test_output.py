@@ -10,7 +10,7 @@ import pytest
 
 from phys4d.engine import output
 from phys4d.engine.data.dataset import ClipDataset
-from phys4d.engine.data.shards import INDEX, ShardWriter, kept_rows
+from phys4d.engine.data.files.shards import INDEX, ShardWriter, kept_rows
 from phys4d.engine.errors import UserError
 from phys4d.engine.integrity import MANIFEST
 from phys4d.engine.output import OutputFolder, check_file, check_folder, write_file

@@ -45,7 +45,7 @@ def header_of_tar(data: bytes, draw: Random) -> bytes:
 
 def read_tars(folder: Path) -> dict[str, str]:
     """Every clip of the index that is made of them."""
-    from phys4d.engine.data.tar_index import index_tars
+    from phys4d.engine.data.tools.tar_index import index_tars
     from tests.fuzz.kinds import read_dataset
 
     index_tars(folder)

@@ -66,8 +66,8 @@ FRAMES, HEIGHT, WIDTH = 4, 16, 24
 @cache
 def members() -> dict[str, bytes]:
     """The members of one clip."""
-    from phys4d.engine.data import blob
-    from phys4d.engine.data.video import encode_mp4
+    from phys4d.engine.data.clip import blob
+    from phys4d.engine.data.clip.video import encode_mp4
 
     draw = np.random.default_rng(0)
     depth = draw.uniform(1, 9, (FRAMES, HEIGHT, WIDTH)).astype(np.float32)
@@ -90,7 +90,7 @@ def members() -> dict[str, bytes]:
 
 def dataset(**changed: bytes) -> Case:
     """A dataset of three clips in two shards; `changed`: other members of the second one, whose digests are right."""
-    from phys4d.engine.data.shards import ShardWriter
+    from phys4d.engine.data.files.shards import ShardWriter
 
     with TemporaryDirectory() as folder:
         room = sum(map(len, members().values())) * 2 + 8192

@@ -91,8 +91,8 @@ def build_cache() -> Case:
     """A dataset of three clips, and the latents and tokens of its clips."""
     from phys4d.caches.source import Source
     from phys4d.caches.write import encode_dataset
-    from phys4d.engine.data.shards import ShardWriter
-    from phys4d.engine.data.video import encode_mp4
+    from phys4d.engine.data.clip.video import encode_mp4
+    from phys4d.engine.data.files.shards import ShardWriter
     from phys4d.engine.distributed.parallel import Parallel
 
     frames = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3)).astype(np.uint8)

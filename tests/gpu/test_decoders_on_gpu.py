@@ -14,11 +14,11 @@ from phys4d.engine.data.decoders import choice, pixels  # noqa: E402
 from phys4d.engine.data.decoders.interface import Request, Unservable, decode  # noqa: E402
 from phys4d.engine.data.decoders.probe import probe  # noqa: E402
 from phys4d.engine.data.decoders.pyav import PyAVDecoder  # noqa: E402
-from phys4d.engine.data.shards import ShardWriter  # noqa: E402
+from phys4d.engine.data.files.shards import ShardWriter  # noqa: E402
 from phys4d.engine.distributed.parallel import Parallel  # noqa: E402
 from phys4d.models.tiny.words import WordEncoder  # noqa: E402
-from tests.engine import video_clips  # noqa: E402
-from tests.engine.video_clips import FRAMES, UPRIGHT, numbers  # noqa: E402
+from tests.engine.data import video_clips  # noqa: E402
+from tests.engine.data.video_clips import FRAMES, UPRIGHT, numbers  # noqa: E402
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 DEVICE = torch.device("cuda", 0)

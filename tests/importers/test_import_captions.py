@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from phys4d.cli import main
+from phys4d.engine.data.clip.video import encode_mp4
 from phys4d.engine.data.dataset import ClipDataset
-from phys4d.engine.data.video import encode_mp4
 
 Layout = Callable[[Path], object]
 NAMES = ("a.mp4", "b.mp4", "c.mp4")

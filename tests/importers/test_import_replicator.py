@@ -11,9 +11,9 @@ from PIL import Image
 
 from phys4d.cli import main
 from phys4d.clips import TRUTH, Clips
-from phys4d.engine.data import blob
+from phys4d.engine.data.clip import blob
 from phys4d.engine.data.dataset import ClipDataset, Sample
-from phys4d.engine.data.verify import verify
+from phys4d.engine.data.tools.verify import verify
 from phys4d.engine.errors import UserError
 from phys4d.importers.replicator.dataset import import_replicator
 from phys4d.models.tiny.words import WordEncoder

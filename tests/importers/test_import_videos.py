@@ -15,11 +15,11 @@ import torch
 
 from phys4d.cli import main
 from phys4d.clips import PSEUDO, Clips
+from phys4d.engine.data.clip.video import encode_mp4
 from phys4d.engine.data.dataset import ClipDataset, Sample
 from phys4d.engine.data.decoders.dali import DaliDecoder
 from phys4d.engine.data.decoders.probe import probe
-from phys4d.engine.data.verify import verify
-from phys4d.engine.data.video import encode_mp4
+from phys4d.engine.data.tools.verify import verify
 from phys4d.models.tiny.words import WordEncoder
 from phys4d.teachers.dis import DISFlow
 from phys4d.teachers.label import label_dataset

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from phys4d.cli import main
+from phys4d.engine.data.clip.video import encode_mp4
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.data.decoders.pyav import PyAVDecoder
-from phys4d.engine.data.verify import verify
-from phys4d.engine.data.video import encode_mp4
+from phys4d.engine.data.tools.verify import verify
 from phys4d.importers.videos import dataset
 from phys4d.importers.videos.container import check_frames, frame_times, is_cut_off
 
@@ -167,7 +167,7 @@ def test_options_and_folders_are_checked_before_anything_is_read(
 def test_a_kill_halfway_leaves_nothing_that_looks_whole(folder: Path, tmp_path: Path) -> None:
     program = """
 import os, signal, sys
-from phys4d.engine.data.shards import ShardWriter
+from phys4d.engine.data.files.shards import ShardWriter
 add = ShardWriter.add
 def last(self, *arguments):
     add(self, *arguments)

@@ -9,7 +9,7 @@ import pytest
 
 from phys4d.engine.config import build
 from phys4d.engine.data.dataset import ClipDataset
-from phys4d.engine.data.verify import verify
+from phys4d.engine.data.tools.verify import verify
 from phys4d.engine.errors import UserError
 from phys4d.simulation.caption import stated_velocities
 from phys4d.simulation.categories import CATEGORIES, FAMILIES
@@ -116,7 +116,7 @@ def test_without_truth_a_clip_is_its_video_alone() -> None:
 
 
 def test_in_nearly_all_clips_much_of_the_picture_moves() -> None:
-    from phys4d.engine.data import blob
+    from phys4d.engine.data.clip import blob
 
     config = SimulateConfig(clips=12, seed=1, families=("fall", "collision"))
     share = [

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from phys4d.engine.data.shards import JOURNAL, partial_folder
-from phys4d.engine.data.verify import verify
+from phys4d.engine.data.files.shards import JOURNAL, partial_folder
+from phys4d.engine.data.tools.verify import verify
 from phys4d.simulation.summary import Summary
 
 SMALL = ["--clips", "7", "--size", "24", "--frames", "13", "--seed", "3", "--family", "fall", "--family", "collision"]

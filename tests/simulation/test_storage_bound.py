@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from phys4d.engine.data import blob
+from phys4d.engine.data.clip import blob
 from phys4d.simulation.clip import measure
 from phys4d.simulation.generate import SimulateConfig, sample_scene
 from phys4d.simulation.rendering.raster import Rasteriser

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from phys4d.engine.data import blob
+from phys4d.engine.data.clip import blob
 from phys4d.kernels.geometry import depth_losses, flow_loss, scene_flow_loss, warp_consistency, warp_residual
 from phys4d.simulation.clip import Truth, measure
 from phys4d.simulation.generate import SimulateConfig, detail, sample_scene

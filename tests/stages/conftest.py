@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from phys4d.cli import main
-from phys4d.engine.data import blob, video
-from phys4d.engine.data.shards import ShardWriter
+from phys4d.engine.data.clip import blob, video
+from phys4d.engine.data.files.shards import ShardWriter
 
 torch.set_num_threads(1)  # as in sessions.py: weights are compared bit by bit, and sums depend on it
 STAGES = ["backbone", "pretrain", "finetune", "reinforce"]

@@ -11,11 +11,11 @@ import torch
 
 from phys4d.bad_clips import Place, Replacing, most_bad
 from phys4d.clips import TRUTH, Clips
-from phys4d.engine.data import blob, video
+from phys4d.engine.data.clip import blob, video
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
+from phys4d.engine.data.files.shards import ShardWriter
 from phys4d.engine.data.sampler import Course, Order
-from phys4d.engine.data.shards import ShardWriter
-from phys4d.engine.data.verify import verify
+from phys4d.engine.data.tools.verify import verify
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.models.tiny.words import WordEncoder

@@ -12,16 +12,16 @@ import pytest
 
 from phys4d.caches.source import Source
 from phys4d.caches.write import encode_dataset
-from phys4d.engine.data import blob
+from phys4d.engine.data.clip import blob
+from phys4d.engine.data.clip.video import encode_mp4
 from phys4d.engine.data.dataset import ClipDataset, ClipFault
-from phys4d.engine.data.shards import ShardWriter
-from phys4d.engine.data.verify import verify
-from phys4d.engine.data.video import encode_mp4
+from phys4d.engine.data.files.shards import ShardWriter
+from phys4d.engine.data.tools.verify import verify
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.teachers.label import label_dataset
-from tests.engine import video_clips
-from tests.engine.test_hostile_datasets import with_header
+from tests.engine.data import video_clips
+from tests.engine.data.test_hostile_datasets import with_header
 from tests.teachers.test_label import Ramp, Shift
 
 FRAMES, SIZE = 5, 16

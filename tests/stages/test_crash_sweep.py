@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from phys4d.cli import main
-from phys4d.engine.data.rank_shards import NOTES
-from phys4d.engine.data.shards import JOURNAL
+from phys4d.engine.data.files.shards import JOURNAL
+from phys4d.engine.data.tools.rank_shards import NOTES
 from tests.stages.crashes import killed_at
 
 pytestmark = pytest.mark.slow

@@ -21,7 +21,7 @@ from phys4d.caches.write import encode_dataset
 from phys4d.cli import main
 from phys4d.clips import Clips
 from phys4d.engine.data.dataset import ClipDataset, ClipFault
-from phys4d.engine.data.rank_shards import NOTES
+from phys4d.engine.data.tools.rank_shards import NOTES
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.models.interface import encode_clips

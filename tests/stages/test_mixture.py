@@ -18,7 +18,7 @@ from phys4d.caches.source import source_of
 from phys4d.cli import main
 from phys4d.clips import Clips
 from phys4d.engine.data.dataset import ClipDataset
-from phys4d.engine.data.shards import ShardWriter
+from phys4d.engine.data.files.shards import ShardWriter
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.mixture import Mixture, Part

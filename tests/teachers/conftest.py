@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phys4d.engine.data import blob
-from phys4d.engine.data.shards import ShardWriter
-from phys4d.engine.data.video import encode_mp4
+from phys4d.engine.data.clip import blob
+from phys4d.engine.data.clip.video import encode_mp4
+from phys4d.engine.data.files.shards import ShardWriter
 
 FRAMES, SIZE, FOCAL = 5, 32, 40.0
 

@@ -8,7 +8,7 @@ import pytest
 
 from phys4d.cli import main
 from phys4d.engine.data.dataset import ClipDataset
-from phys4d.engine.data.verify import verify
+from phys4d.engine.data.tools.verify import verify
 from phys4d.engine.errors import UserError
 from phys4d.teachers.registry import DEPTH_TEACHERS, FLOW_TEACHERS, teacher_spec
 from tests.teachers.stand_in_torchvision import stand_in

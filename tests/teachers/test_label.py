@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from phys4d.engine.data.dataset import ClipDataset
-from phys4d.engine.data.verify import verify
+from phys4d.engine.data.tools.verify import verify
 from phys4d.engine.errors import UserError
 from phys4d.teachers.dis import DISFlow
 from phys4d.teachers.label import label_dataset, pseudo_labels

@@ -16,9 +16,9 @@ import torch
 from phys4d.cli import main
 from phys4d.commands.datasets import _cores
 from phys4d.engine.data.dataset import ClipDataset, ClipFault
-from phys4d.engine.data.rank_shards import NOTES, RankShards, divided
-from phys4d.engine.data.shards import ShardWriter
-from phys4d.engine.data.verify import verify
+from phys4d.engine.data.files.shards import ShardWriter
+from phys4d.engine.data.tools.rank_shards import NOTES, RankShards, divided
+from phys4d.engine.data.tools.verify import verify
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.teachers.interface import default_device

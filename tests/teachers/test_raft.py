@@ -17,7 +17,7 @@ from torch import Tensor
 
 from phys4d.cli import main
 from phys4d.engine.data.dataset import ClipDataset
-from phys4d.engine.data.verify import verify
+from phys4d.engine.data.tools.verify import verify
 from phys4d.engine.errors import UserError
 from phys4d.teachers.both_ways import both_ways
 from phys4d.teachers.registry import FLOW_TEACHERS, teacher_spec

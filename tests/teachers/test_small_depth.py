@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from phys4d.engine.data import blob
+from phys4d.engine.data.clip import blob
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.errors import UserError
 from phys4d.teachers.depth_unet import DepthUNet

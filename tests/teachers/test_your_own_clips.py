@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from phys4d.cli import main
+from phys4d.engine.data.clip.video import encode_mp4
 from phys4d.engine.data.dataset import ClipDataset
-from phys4d.engine.data.video import encode_mp4
 from tests.engine.servers import web_server
 
 PAGE = Path(__file__).parents[2] / "docs" / "your-own-clips.md"

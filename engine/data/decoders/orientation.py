@@ -7,8 +7,8 @@ from typing import Any
 import av
 import numpy as np
 
+from phys4d.engine.data.clip.mp4_boxes import boxes
 from phys4d.engine.data.decoders.probe import ffmpeg_errors, limit_frames, opened, video_stream
-from phys4d.engine.data.mp4_boxes import boxes
 
 Matrix = tuple[float, float, float, float]
 """(a, b, c, d) of a display matrix: x' = a x + c y, y' = b x + d y."""

@@ -10,7 +10,7 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from phys4d.engine.data.mp4_boxes import check_tables
+from phys4d.engine.data.clip.mp4_boxes import check_tables
 from phys4d.engine.limits import FRAMES, PICTURE_PIXELS
 
 Size = tuple[int, int]

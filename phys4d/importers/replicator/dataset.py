@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from phys4d.engine.data import blob, schema, video
-from phys4d.engine.data.shards import ShardWriter
+from phys4d.engine.data.clip import blob, schema, video
+from phys4d.engine.data.files.shards import ShardWriter
 from phys4d.engine.errors import UserError
 from phys4d.engine.progress import progress
 from phys4d.importers.replicator.agreement import NO_EVIDENCE, WINDOW, WINDOW_STRIDE, count_at_rest, evidence

@@ -13,11 +13,11 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
 from phys4d.engine.config import Config
+from phys4d.engine.data.clip.schema import check_clip
+from phys4d.engine.data.clip.video import PixelFormat, checked_pixel_format, encode_mp4
 from phys4d.engine.data.decoders.pyav import PyAVDecoder
-from phys4d.engine.data.framing import Framing, parse_size
-from phys4d.engine.data.schema import check_clip
-from phys4d.engine.data.shards import ShardWriter
-from phys4d.engine.data.video import PixelFormat, checked_pixel_format, encode_mp4
+from phys4d.engine.data.files.shards import ShardWriter
+from phys4d.engine.data.tools.framing import Framing, parse_size
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import reading
 from phys4d.engine.progress import progress
@@ -34,7 +34,7 @@ class VideosConfig(Config):
     second. every: seconds from the beginning of a clip to that of the next in the same video; None: one clip per video.
     fov: degrees that the camera is assumed to see across the width of the video. caption: of videos without one.
     captions, video_column, caption_column: a list of captions and its columns, see `captions.read_lists`.
-    pixel_format: of the mp4 that is written, see `engine.data.video.encode_mp4`.
+    pixel_format: of the mp4 that is written, see `engine.data.clip.video.encode_mp4`.
     """
 
     frames: int = Field(ge=2)

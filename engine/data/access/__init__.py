@@ -1,0 +1,1 @@
+"""How bytes are read: a bounded pool of open files, and servers."""

@@ -1,0 +1,1 @@
+"""What a clip holds: arrays, json and video, and how each is written."""

@@ -1,0 +1,1 @@
+"""The files of a dataset: shards and their index."""

@@ -1,0 +1,293 @@
+"""Writes a dataset: WebDataset-compatible tar shards and one parquet index; the dataset appears complete or not at all.
+"""
+
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import tarfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from phys4d.engine.data.files.columns import TEXTS, texts_of
+from phys4d.engine.errors import UserError
+from phys4d.engine.integrity import digests, write_manifest
+from phys4d.engine.output import OutputFolder
+from phys4d.engine.storage import sync, without_links
+
+INDEX = "index.parquet"
+_MEMBER = pa.struct(
+    [("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("sha256", pa.string())]
+)
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.string()),
+        ("frames", pa.int32()),
+        ("fps", pa.float64()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("members", pa.list_(_MEMBER)),
+    ]
+)
+WRITTEN = pa.schema([*SCHEMA, *((name, pa.string()) for name in TEXTS)])
+"""The columns of an index that `ShardWriter` writes: those that every index has, and the texts of `columns.TEXTS`."""
+_BLOCK = 512
+LOCK = ".lock"
+JOURNAL = "journal.jsonl"
+
+
+class ShardWriter:
+    """Context manager that writes clips into tar shards of about `shard_bytes`, and an index at the end.
+
+    Files are written to a hidden folder (`OutputFolder.partial`) and moved to `folder` when the block ends without an
+    exception; otherwise they are removed. The bytes depend only on the added clips and their order.
+
+    folder: dataset folder, new or empty.
+    shard_bytes: size of a shard.
+    recipe: a line that contains everything the clips depend on. With a recipe, clips written before an exception or a
+        kill are kept, and the next writer with the same recipe continues after the `kept` complete clips.
+    later: the recipe is not known yet, and given to `begin` before the first clip; the folder is locked until then.
+
+    Raises UserError if `folder` is not empty or cannot be written, another process is writing it, or kept clips have
+    another recipe.
+    """
+
+    def __init__(
+        self, folder: Path, *, shard_bytes: int = 1 << 30, recipe: str | None = None, later: bool = False
+    ) -> None:
+        self.folder, self.shard_bytes, self.recipe = Path(folder), shard_bytes, recipe
+        self._begun = not later
+        self.place = OutputFolder.of(self.folder)
+        self.partial = self.place.partial
+        self._rows: list[dict[str, Any]] = []
+        self._keys: set[str] = set()
+        self._shard: BinaryIO | None = None
+        self._shards = 0
+
+    def __enter__(self) -> Self:
+        self.place.prepare()
+        self._lock = acquire(self.place)
+        try:
+            self.place.undo_publish()
+            if self._begun:
+                self.begin(self.recipe)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        return self
+
+    def begin(self, recipe: str | None) -> None:
+        """Sets the recipe, and takes up the clips that were kept with the same one. Raises as the constructor does."""
+        self.recipe = recipe
+        if recipe is not None:
+            self._rows = kept_rows(self.folder, recipe)
+        elif (self.partial / INDEX).exists():
+            raise UserError(f"{self.partial}: holds a whole dataset that was not moved: move it or remove it")
+        self._go_on()
+        self._begun = True
+
+    @property
+    def kept(self) -> int:
+        """Number of clips written so far, including kept ones."""
+        return len(self._rows)
+
+    def _go_on(self) -> None:
+        """Removes what a killed writer left after its last complete clip; starts the journal."""
+        self._rows = [dict.fromkeys(TEXTS, "") | row for row in self._rows]  # of a writer that did not note them
+        self._keys = {row["key"] for row in self._rows}
+        shards = sorted({row["shard"] for row in self._rows})
+        for stale in self.partial.iterdir():
+            if stale.name not in (LOCK, *shards):
+                stale.unlink()
+        if self._rows:
+            last = self._rows[-1]["members"][-1]
+            self._shard = open(self.partial / shards[-1], "r+b", opener=without_links)  # noqa: SIM115
+            self._shard.truncate(last["offset"] + _padded(last["size"]))
+            self._shard.seek(0, os.SEEK_END)
+        self._shards = len(shards)
+        if self.recipe is not None:
+            fresh = self.partial / f"{JOURNAL}.new"
+            with open(fresh, "w", opener=without_links) as journal:
+                journal.writelines(_line(entry) for entry in [self.recipe, *self._rows])
+                journal.flush()
+                os.fsync(journal.fileno())
+            os.rename(fresh, self.partial / JOURNAL)
+            sync(self.partial)
+
+    def add(
+        self, key: str, members: Mapping[str, bytes], frames: int, fps: float, height: int, width: int
+    ) -> None:
+        """Adds one clip.
+
+        key: 1 to 80 letters, digits, "_" or "-", unique in the dataset.
+        members: extension ("mp4", "truth", "json") -> bytes. What the json says of caption, category, family and source
+            is written to the index, too (`columns.texts_of`).
+        frames, fps, height, width: of the mp4, for the index.
+
+        Raises ValueError for an invalid or repeated key or an invalid extension.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,80}", key) or key in self._keys:
+            raise ValueError(f"key {key!r}: expected a new key of 1 to 80 letters, digits, '_' or '-'")
+        if not members or not all(re.fullmatch(r"[a-z0-9]{1,16}", name) for name in members):
+            raise ValueError(f"clip {key!r}: expected members named like 'mp4', got {list(members)}")
+        room = sum(_BLOCK + _padded(len(data)) for data in members.values())
+        if self._shard is not None and self._shard.tell() + room > self.shard_bytes:
+            self._finish_shard()
+        if self._shard is None:
+            path = self.partial / f"shard-{self._shards:06d}.tar"
+            self._shard = open(path, "wb", opener=without_links)  # noqa: SIM115
+            self._shards += 1
+        placed = [self._write(f"{key}.{name}", name, data) for name, data in members.items()]
+        self._keys.add(key)
+        row = {
+            "key": key,
+            "shard": f"shard-{self._shards - 1:06d}.tar",
+            "frames": frames,
+            "fps": float(fps),
+            "height": height,
+            "width": width,
+            "members": placed,
+            **texts_of(members),
+        }
+        if self.recipe is not None:
+            self._note(row)
+        self._rows.append(row)
+
+    def _note(self, row: dict[str, Any]) -> None:
+        """Appends a line to the journal, after the clip's bytes are on the disk."""
+        assert self._shard is not None
+        self._shard.flush()
+        os.fsync(self._shard.fileno())
+        with open(self.partial / JOURNAL, "a", opener=without_links) as journal:
+            journal.write(_line(row))
+            journal.flush()
+            os.fsync(journal.fileno())
+
+    def _write(self, file_name: str, name: str, data: bytes) -> dict[str, Any]:
+        assert self._shard is not None
+        return write_member(self._shard, file_name, name, data)
+
+    def _finish_shard(self) -> None:
+        if self._shard is not None:
+            end_shard(self._shard)
+            self._shard.close()
+            self._shard = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is not None:
+                if self._shard is not None:
+                    self._shard.close()
+                kept = bool(self._rows) if self._begun else (self.partial / JOURNAL).exists()
+                if not kept or (self._begun and self.recipe is None):
+                    shutil.rmtree(self.partial)
+                return
+            self._finish_shard()
+            fresh = self.partial / f"{INDEX}.new"
+            with open(fresh, "wb", opener=without_links) as file:
+                pq.write_table(pa.Table.from_pylist(self._rows, WRITTEN), file, compression="zstd")
+            sync(fresh)
+            os.rename(fresh, self.partial / INDEX)
+            write_manifest(self.partial, digests(self.partial, [INDEX]))
+            sync(self.partial)
+            self.place.publish(INDEX, (JOURNAL, LOCK))
+        finally:
+            os.close(self._lock)
+
+
+def acquire(place: OutputFolder) -> int:
+    """The descriptor of the locked lock file of a prepared folder; a descriptor that is closed releases it.
+
+    Another writer may finish between `prepare` and the lock; then the file that is locked is not the one in place.
+
+    Raises UserError if another process holds the lock, or has finished.
+    """
+    path, lock = place.partial / LOCK, -1
+    try:
+        lock = without_links(str(path), os.O_RDWR | os.O_CREAT)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock), os.stat(path)) and not place.is_occupied():
+            return lock
+    except BlockingIOError:
+        os.close(lock)
+        raise UserError(f"{place.given}: another process is writing this dataset: wait for it") from None
+    except FileNotFoundError:
+        pass
+    if lock >= 0:
+        os.close(lock)
+    raise UserError(f"{place.given}: another process has just written this dataset: choose another folder")
+
+
+def write_member(shard: BinaryIO, file_name: str, name: str, data: bytes) -> dict[str, Any]:
+    """Appends a file to a tar shard, and returns its entry for the index.
+
+    shard: open for writing. file_name: in the tar. name: of the member in the index. data: its content.
+    """
+    info = tarfile.TarInfo(file_name)  # mtime, uid and gid are 0 and names empty by default
+    info.size, info.mode = len(data), 0o644
+    shard.write(info.tobuf(tarfile.USTAR_FORMAT))
+    offset = shard.tell()
+    shard.write(data)
+    shard.write(bytes(_padded(len(data)) - len(data)))
+    return {"name": name, "offset": offset, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def end_shard(shard: BinaryIO) -> None:
+    """Writes the end of a tar file and syncs it to the disk."""
+    shard.write(bytes(2 * _BLOCK))
+    shard.flush()
+    os.fsync(shard.fileno())
+
+
+def partial_folder(folder: Path) -> Path:
+    """The hidden folder of a dataset that is being written."""
+    return OutputFolder.of(folder).partial
+
+
+def kept_rows(folder: Path, recipe: str) -> list[dict[str, Any]]:
+    """Index rows of the complete clips in an unfinished dataset.
+
+    folder: dataset folder.
+    recipe: of the writer.
+
+    The journal ends for this at its first damaged line: the clips from there on are made again.
+
+    Raises UserError if the dataset was begun with another recipe.
+    """
+    journal = partial_folder(folder) / JOURNAL
+    if not journal.exists():
+        return []
+    lines = [_entry(line) for line in journal.read_bytes().split(b"\n")[:-1]]
+    kept = list(itertools.takewhile(lambda entry: entry is not None, lines))
+    if lines and (not kept or kept[0] != recipe):
+        begun = f"begun with other settings ({kept[0]})" if kept else f"{journal.name} of its beginning is damaged"
+        raise UserError(f"{folder}: {begun}: give the same ones again, or remove {journal.parent}")
+    return kept[1:]
+
+
+def _line(entry: Any) -> str:
+    """A line of the journal: JSON and its CRC-32."""
+    text = json.dumps(entry)
+    return f"{text}\t{zlib.crc32(text.encode()):08x}\n"
+
+
+def _entry(line: bytes) -> Any:
+    """The entry of a line without its end; None for one that is damaged."""
+    text, _, checksum = line.rpartition(b"\t")
+    return json.loads(text) if b"%08x" % zlib.crc32(text) == checksum else None
+
+
+def _padded(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK

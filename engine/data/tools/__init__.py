@@ -1,0 +1,1 @@
+"""What is done with whole datasets: checks, counts, copies, writing by ranks."""
