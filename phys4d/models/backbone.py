@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from phys4d.models.flow import schedule, shifted
 from phys4d.models.interface import Prediction
 
 if TYPE_CHECKING:  # a torch built without distributed has no such name
     from torch.distributed import ProcessGroup
 
 Precision = Literal["fp32", "bf16"]
+_LEAST_SIGMA = 0.02  # in training: below it velocity is nearly all rounding
 
 
 class Backbone(nn.Module, ABC):
@@ -96,6 +98,15 @@ class Backbone(nn.Module, ABC):
         """The loss that trains generation, a scalar: mean squared error of the predicted velocity to noise - clean over
         the latent frames after the first; clean and noise are [B, C, T', H', W']."""
         return F.mse_loss(prediction.velocity[:, :, 1:], (noise - clean)[:, :, 1:])
+
+    def sigmas(self, steps: int, shift: float) -> Tensor:
+        """Noise levels of sampling in so many steps, fp32 [steps + 1] on the CPU, from 1 to 0, as this model was
+        published; here `flow.schedule`."""
+        return schedule(steps, shift)
+
+    def training_sigma(self, u: Tensor, shift: float) -> Tensor:
+        """Uniform u [B] -> noise levels [B] to train generation at: those that sampling visits, from 0.02."""
+        return shifted(u, shift).clamp_min(_LEAST_SIGMA)
 
     def whole(self, k: int, tokens: Tensor) -> Tensor:
         """The output of block k as taps need it: all tokens, where the block may hold a part of them."""

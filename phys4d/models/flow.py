@@ -1,6 +1,6 @@
 """Rectified flow: x_sigma = (1 - sigma) data + sigma noise, velocity = noise - data, first latent frame kept clean."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -43,15 +43,14 @@ def schedule(steps: int, shift: float) -> Tensor:
 
 @torch.no_grad()
 def sample(
-    predict: Callable[[Tensor, Tensor], Prediction], first: Tensor, noise: Tensor, steps: int, shift: float
+    predict: Callable[[Tensor, Tensor], Prediction], first: Tensor, noise: Tensor, sigmas: Sequence[float]
 ) -> Tensor:
     """Euler from noise [B, C, T', H', W'] to data under `predict(noisy, sigma [B])`.
 
-    first: [B, C, 1, H', W'], the clean first latent frame, held; steps, shift: see `schedule`.
+    first: [B, C, 1, H', W'], the clean first latent frame, held; sigmas: from 1 to 0, as `Backbone.sigmas`.
     """
-    sigmas = schedule(steps, shift)
     latents = keep_first(noise, first)
     for now, following in pairwise(sigmas):
-        velocity = predict(latents, now.expand(len(latents)).to(latents.device)).velocity
-        latents = keep_first(latents + (following - now).item() * velocity, first)
+        velocity = predict(latents, latents.new_full((len(latents),), now)).velocity
+        latents = keep_first(latents + (following - now) * velocity, first)
     return latents

@@ -9,14 +9,12 @@ from torch import Tensor, nn
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.models.config import ModelConfig, ResolvedConfig
-from phys4d.models.flow import noised, sample, shifted
+from phys4d.models.flow import noised, sample
 from phys4d.models.heads import GeometryHeads
 from phys4d.models.interface import Grid, Prediction
 from phys4d.models.lora import POLICY, without
 from phys4d.models.registry import MODELS
 from phys4d.models.spec import Parts
-
-_LEAST_SIGMA = 0.02  # in training: below it velocity is nearly all rounding
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,12 @@ class WorldModel(nn.Module):
         return Geometry(*self.heads(hidden, noisy, sigma))
 
     def training_sigma(self, u: Tensor) -> Tensor:
-        """Uniform u [B] -> noise levels [B] to train generation at: those that sampling visits, from 0.02."""
-        return shifted(u, self.config.sampling_shift).clamp_min(_LEAST_SIGMA)
+        """Uniform u [B] -> noise levels [B] to train generation at."""
+        return self.backbone.training_sigma(u, self.config.sampling_shift)
+
+    def sigmas(self, steps: int) -> tuple[float, ...]:
+        """Noise levels of sampling in so many steps, from 1 to 0."""
+        return tuple(self.backbone.sigmas(steps, self.config.sampling_shift).tolist())
 
     def generate(self, first: Tensor, text: Tensor, noise: Tensor) -> Tensor:
         """Clean latents from a first latent frame [B, C, 1, H', W'], text [B, L, D] and noise [B, C, T', H', W']."""
@@ -83,7 +85,7 @@ class WorldModel(nn.Module):
         def predict(noisy: Tensor, sigma: Tensor) -> Prediction:
             return self.predict(noisy, sigma, text)
 
-        return sample(predict, first, noise, self.config.sampling_steps, self.config.sampling_shift)
+        return sample(predict, first, noise, self.sigmas(self.config.sampling_steps))
 
 
 def create_model(config: ModelConfig, frames: int, height: int, width: int, seed: int) -> WorldModel:

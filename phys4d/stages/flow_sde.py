@@ -26,15 +26,15 @@ The clean first latent frame is given, not drawn: it is in neither the log-proba
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from phys4d.models.flow import keep_first, schedule
+from phys4d.models.flow import keep_first
 from phys4d.models.interface import Prediction
 
 Sampler = Literal["flow_sde", "cps"]
@@ -81,34 +81,26 @@ def gaussian_kl(mean: Tensor, reference: Tensor, deviation: float, dimensions: f
     return squared * (dimensions / (2 * deviation**2))
 
 
-@cache
-def sigmas(steps: int, shift: float) -> tuple[float, ...]:
-    """The noise levels of a rollout, from 1 to 0."""
-    return tuple(schedule(steps, shift).tolist())
-
-
 @torch.no_grad()
 def rollout(
     predict: Callable[[Tensor, Tensor], Prediction],
     first: Tensor,
     noise: Callable[[str], Tensor],
     *,
-    steps: int,
-    shift: float,
+    sigmas: Sequence[float],
     stochastic_steps: int,
     noise_level: float,
     sampler: Sampler,
     dimensions: float,
 ) -> tuple[Tensor, list[Transition]]:
-    """Samples with the first `stochastic_steps` of `steps` drawn, the rest deterministic: latents and the drawn steps.
+    """Samples with the first `stochastic_steps` drawn, the rest deterministic: latents and the drawn steps.
 
-    first [B, C, 1, H', W']; noise(use) gives white noise [B, C, T', H', W'] for each use.
+    sigmas: noise levels from 1 to 0, as `Backbone.sigmas`. first [B, C, 1, H', W']; noise(use) gives white
+    noise [B, C, T', H', W'] for each use.
     """
-    levels = sigmas(steps, shift)
     latents = keep_first(noise("start"), first)
     transitions = []
-    for k in range(steps):
-        sigma, following = levels[k], levels[k + 1]
+    for k, (sigma, following) in enumerate(pairwise(sigmas)):
         velocity = predict(latents, latents.new_full((len(latents),), sigma)).velocity
         if k < stochastic_steps:
             mean, deviation = step_distribution(velocity, latents, sigma, following, noise_level, sampler)

@@ -16,7 +16,7 @@ from phys4d.models.lora import POLICY, add_adapter, without
 from phys4d.models.world import WorldModel
 from phys4d.rewards.registry import REWARDS
 from phys4d.rewards.spec import Generated
-from phys4d.stages.flow_sde import Transition, gaussian_kl, log_probability, rollout, sigmas, step_distribution
+from phys4d.stages.flow_sde import Transition, gaussian_kl, log_probability, rollout, step_distribution
 from phys4d.stages.ppo import check_replay, clipped_policy_loss, group_advantages, shuffled
 from phys4d.stages.reinforce_config import ReinforceConfig
 from phys4d.stages.spec import Drawn, Panel, Shares, StageObjective, StageSpec
@@ -46,6 +46,7 @@ class ReinforceObjective(StageObjective):
         super().__init__(config, model, parallel, seed, clips)
         self._ratio_checked = False
         self._score = REWARDS[config.reward].score
+        self._sigmas = model.sigmas(config.steps)
         self._matching = f"{self.name} flow matching"
 
     @staticmethod
@@ -77,7 +78,6 @@ class ReinforceObjective(StageObjective):
         """Leaves out the check of replays, and gives every sample the reward 0."""
         self._ratio_checked = True
         self._score = lambda generated, true: generated.depth.new_zeros(len(generated.depth))
-        sigmas(self.config.steps, self.model.config.sampling_shift)  # kept from here on
 
     def update(self, step: int, optimizer_step: OptimizerStep) -> dict[str, Tensor | float]:
         config, logged = self.config, Shares()
@@ -136,8 +136,7 @@ class ReinforceObjective(StageObjective):
             lambda noisy, sigma: self.model.predict(noisy, sigma, batch.text),
             clean[:, :, :1],
             lambda use: self._noise(batch, clean, use),
-            steps=config.steps,
-            shift=self.model.config.sampling_shift,
+            sigmas=self._sigmas,
             stochastic_steps=config.stochastic_steps,
             noise_level=config.noise_level,
             sampler=config.sampler,

@@ -40,7 +40,7 @@ def test_the_sampler_takes_the_schedules_sigmas_and_their_steps() -> None:
         return Prediction(sigma.view(-1, 1, 1, 1, 1).expand_as(noisy), noisy, ())
 
     first = torch.full((2, 1, 1, 1, 1), 8.0)
-    out = sample(predict, first, torch.full((2, 1, 2, 1, 1), 5.0), steps=2, shift=3.0)
+    out = sample(predict, first, torch.full((2, 1, 2, 1, 1), 5.0), schedule(2, 3.0).tolist())
     assert seen == [[1.0, 1.0], [0.75, 0.75]]
     assert out.flatten().tolist() == [8.0, 5 - 0.25 - 0.5625] * 2
 
@@ -60,7 +60,7 @@ def test_sampler_recovers_data_from_the_exact_velocity() -> None:
     def exact(noisy: torch.Tensor, sigma: torch.Tensor) -> Prediction:
         return Prediction(noise - clean, clean, ())
 
-    out = sample(exact, clean[:, :, :1], noise, steps=7, shift=3.0)
+    out = sample(exact, clean[:, :, :1], noise, schedule(7, 3.0).tolist())
     torch.testing.assert_close(out, clean, atol=1e-5, rtol=0)
 
 

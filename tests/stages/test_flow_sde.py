@@ -27,7 +27,7 @@ def spreads(sampler: Sampler, spread: float) -> list[float]:
     _, transitions = rollout(
         predict, torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64),
         lambda use: torch.randn(1, 1, 400_001, 1, 1, generator=draw, dtype=torch.float64),
-        steps=4, shift=3.0, stochastic_steps=3, noise_level=0.7, sampler=sampler, dimensions=1.0,
+        sigmas=SIGMAS, stochastic_steps=3, noise_level=0.7, sampler=sampler, dimensions=1.0,
     )  # fmt: skip
     exact = [math.hypot((1 - s) * spread, s) for s in SIGMAS[1:4]]
     return [float(t.after[:, :, 1:].std()) / e for t, e in zip(transitions, exact, strict=True)]
@@ -95,7 +95,7 @@ def test_a_drawn_steps_log_probability_is_that_of_its_gaussian(sampler: Sampler)
     _, (t,) = rollout(
         lambda noisy, sigma: Prediction(0.4 * noisy - 0.1, noisy, ()),
         torch.randn(2, 4, 1, 2, 2, generator=draw, dtype=torch.float64), noises.__getitem__,
-        steps=4, shift=3.0, stochastic_steps=1, noise_level=0.7, sampler=sampler, dimensions=drawn,
+        sigmas=SIGMAS, stochastic_steps=1, noise_level=0.7, sampler=sampler, dimensions=drawn,
     )  # fmt: skip
     x, v = t.before, 0.4 * t.before - 0.1
     if sampler == "cps":  # sigma 1 to 0.9
@@ -140,8 +140,7 @@ def test_rollout_replays_to_the_same_log_probability_and_holds_the_first_frame(s
         predict,
         first,
         noises.__getitem__,
-        steps=4,
-        shift=3.0,
+        sigmas=SIGMAS,
         stochastic_steps=2,
         noise_level=0.7,
         sampler=sampler,

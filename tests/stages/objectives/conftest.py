@@ -68,6 +68,8 @@ class Backbone(nn.Module):
     width = 1
     lora_targets = ("slope",)
     diffusion_loss = models_backbone.Backbone.diffusion_loss
+    sigmas = models_backbone.Backbone.sigmas
+    training_sigma = models_backbone.Backbone.training_sigma
     patch = (1, 1, 1)
 
     def __init__(self) -> None:
