@@ -93,10 +93,10 @@ def rollout(
     sampler: Sampler,
     dimensions: float,
 ) -> tuple[Tensor, list[Transition]]:
-    """Samples with the first `stochastic_steps` drawn, the rest deterministic: latents and the drawn steps.
+    """Samples at the noise levels `sigmas`, from 1 to 0, with the first `stochastic_steps` drawn, the rest
+    deterministic: latents and the drawn steps.
 
-    sigmas: noise levels from 1 to 0, as `Backbone.sigmas`. first [B, C, 1, H', W']; noise(use) gives white
-    noise [B, C, T', H', W'] for each use.
+    first [B, C, 1, H', W']; noise(use) gives white noise [B, C, T', H', W'] for each use.
     """
     latents = keep_first(noise("start"), first)
     transitions = []
