@@ -76,6 +76,10 @@ def test_flops_of_steps_of_two_kinds_are_counted_apart(tmp_path: Path) -> None:
         assert line["speed.tflops"] == pytest.approx(1.5 * flops / line["seconds"] / 1e12)
 
 
+def test_steps_that_are_not_counted_one_by_one() -> None:
+    assert (Uncounted().samples(4), Uncounted(3).samples(4)) == (4, 12)
+
+
 def test_counts_that_were_damaged_are_set_aside(tmp_path: Path) -> None:
     run_two(tmp_path / "run", Settings(loop=LoopConfig(steps=2, checkpoint_every=1)))
     shutil.rmtree(tmp_path / "run" / "checkpoint-two-2")

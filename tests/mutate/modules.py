@@ -2,6 +2,7 @@
 
 STAGES, MODELS = "tests/stages", "tests/models"
 OBJECTIVES, GEOMETRY = f"{STAGES}/objectives", "tests/kernels/geometry"
+DATA = "tests/engine/data"
 WAN, ATTENTION, ELEMENTWISE = f"{MODELS}/wan", "tests/kernels/attention", "tests/kernels/elementwise"
 
 MODULES: dict[str, tuple[str, ...]] = {
@@ -76,6 +77,9 @@ MODULES: dict[str, tuple[str, ...]] = {
     "kernels/attention/flops.py": (f"{ATTENTION}/test_attention_flops.py",),
     "engine/training/flops.py": ("tests/engine/test_flops.py",),
     "engine/training/telemetry.py": ("tests/engine/test_training_telemetry.py",),
+    "engine/data/sampler.py": (f"{DATA}/test_sampler.py",),
+    "engine/data/stream.py": (f"{DATA}/test_stream.py",),
+    "engine/training/sample_order.py": ("tests/engine/test_training_telemetry.py",),
     "kernels/attention/varlen.py": (f"{ATTENTION}/test_attention_varlen.py",),
 }  # fmt: skip
 

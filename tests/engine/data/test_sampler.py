@@ -111,15 +111,24 @@ def test_a_course_remembers_the_latest_steps_and_refuses_earlier_ones() -> None:
     assert later.batch(64, 3) == batches[64] and later.batch(61, 3) == batches[61]
     with pytest.raises(ValueError, match="step 59 lies before step 60"):
         later.batch(59, 3)
-    with pytest.raises(ValueError, match="a state of"):
-        later.resume(3, np.zeros((1, 3), np.int64))
+    for bad in (np.zeros((1, 3), np.int64), np.array([[2, -1]])):
+        with pytest.raises(ValueError, match="a state of"):
+            later.resume(3, bad)
+
+
+def test_a_course_whose_batches_change_their_size() -> None:
+    course = Course(Order(0, [0] * 10))
+    two, three = course.batch(0, 2), course.batch(1, 3)
+    assert course.state(2, 3).sum() == 5  # from the latest step that is known
+    four = course.batch(1, 4)
+    assert four[:3] == three and len({*two, *four}) == 6 and course.batch(2, 4)[:1] == order(0, 0, 10)[6:7].tolist()
 
 
 def test_epochs_seeds_and_pools_differ_and_are_pinned() -> None:
     orders = [order(seed, epoch, 20, pool) for seed in (0, 1) for epoch in (0, 1) for pool in (0, 1)]
     assert len({tuple(each) for each in orders}) == 8
     assert order(0, 0, 10).tolist() == [6, 3, 5, 8, 9, 1, 2, 0, 7, 4]  # another platform or numpy must give the same
-    assert order(0, 0, 10).dtype == np.int64
+    assert order(0, 0, 10).dtype == np.int64 and not order(0, 0, 10).flags.writeable
 
 
 def test_an_order_is_uniform() -> None:
@@ -128,7 +137,8 @@ def test_an_order_is_uniform() -> None:
 
 
 @pytest.mark.parametrize(
-    ("buckets", "pools", "rates"), [([], None, [1.0]), ([0, 0], [0, 1], [1.0]), ([0], None, [0.0]), ([0, 1], [0], [1])]
+    ("buckets", "pools", "rates"),
+    [([], None, [1.0]), ([0, 0], [0, 1], [1.0]), ([0], None, [0.0]), ([0, 0], [0, 1], [1.0, 0.0]), ([0, 1], [0], [1])],
 )
 def test_nothing_to_draw_from_is_refused(buckets: list[int], pools: list[int] | None, rates: list[float]) -> None:
     with pytest.raises(ValueError, match="no samples|expected a pool for each sample and a rate above 0"):

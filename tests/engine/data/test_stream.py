@@ -64,3 +64,15 @@ def test_what_is_not_read_in_time_is_named() -> None:
         next(ahead)
     assert caught.value.missing == [7] and time.monotonic() - begun < 10
     numbers.held.set()
+
+
+def test_what_was_not_begun_is_not_read_after_the_end() -> None:
+    numbers = Numbers()
+    ahead = stream(numbers, [[0, 1], [7, 2, 3, 4]], threads=1, prefetch=1)
+    assert next(ahead) == [0, 10]
+    ahead.close()  # while 7 is read
+    numbers.held.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("clips"):
+            thread.join(20)
+    assert not numbers.read & {2, 3, 4}
