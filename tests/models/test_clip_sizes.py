@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from phys4d.models.interface import Grid, check_clip, check_size
+from phys4d.models.interface import Grid, check_clip, check_size, from_bytes, latent_shape
+from phys4d.models.tiny.haar import HaarCodec
 
 
 @pytest.mark.parametrize(
@@ -15,6 +16,18 @@ from phys4d.models.interface import Grid, check_clip, check_size
 )  # fmt: skip
 def test_the_first_token_frame_holds_one_frame(size: tuple, stride: tuple, tokens: tuple) -> None:
     assert Grid(*size, stride).tokens == tokens
+
+
+def test_bytes_become_numbers_between_minus_1_and_1() -> None:
+    video = torch.tensor([0, 255, 51], dtype=torch.uint8).expand(2, 4, 5, 6, 3)
+    numbers = from_bytes(video)
+    assert numbers.shape == (2, 3, 4, 5, 6) and numbers.dtype == torch.float32
+    torch.testing.assert_close(numbers[1, :, 3, 4, 5], torch.tensor([-1, 1, -0.6]))
+
+
+def test_the_shape_of_latents() -> None:
+    codec = HaarCodec()
+    assert latent_shape(codec, (9, 16, 24)) == (192, 3, 4, 6) == codec.encode(torch.zeros(1, 3, 9, 16, 24)).shape[1:]
 
 
 @pytest.mark.parametrize("size", [(1, 8, 16), (5, 8, 16), (13, 24, 16), (5, 16, 32)])

@@ -10,7 +10,7 @@ from torch import nn
 from phys4d.engine.random import uniform
 from phys4d.models.config import ModelConfig
 from phys4d.models.heads import GeometryHeads, HeadConfig
-from phys4d.models.initial import draw_layers, draw_uniform
+from phys4d.models.initial import draw_layers, draw_uniform, nothing_drawn
 from phys4d.models.interface import Grid
 from phys4d.models.lora import add_adapter
 from phys4d.models.wan.backbone import WanBackbone
@@ -101,3 +101,13 @@ def test_two_adapters_do_not_share_their_a_and_begin_without_effect() -> None:
         assert 0.9 * bound < a.abs().max() <= bound
         assert all(a.shape != b.shape or not torch.equal(a, b) for b in seen[:i])
     assert all((tensor == 0).all() for key, tensor in weights.items() if ".lora_B." in key)
+
+
+def test_nothing_is_drawn_for_models_that_are_counted() -> None:
+    layer = nn.Linear(3, 4)
+    given = layer.weight.detach().clone()
+    with nothing_drawn():
+        draw_layers(layer, 0)
+    assert torch.equal(layer.weight, given)
+    draw_layers(layer, 0)
+    assert not torch.equal(layer.weight, given)

@@ -27,7 +27,9 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "phys4d/models/config.py": (f"{MODELS}/test_model_settings.py",),
     "phys4d/models/initial.py": (f"{MODELS}/test_initial.py",),
-    "phys4d/models/backbone.py": (f"{MODELS}/test_backbone.py", f"{MODELS}/tiny/test_diffusion_loss.py"),
+    "phys4d/models/backbone.py": (
+        f"{MODELS}/test_backbone.py", f"{MODELS}/tiny/test_diffusion_loss.py", f"{OBJECTIVES}/test_backbone_loss.py",
+    ),
     "phys4d/models/tiny/backbone.py": (
         f"{MODELS}/tiny/test_diffusion_loss.py", f"{MODELS}/tiny/test_tiny_transformer.py",
         f"{MODELS}/test_flow_matching.py",
