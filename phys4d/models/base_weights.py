@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from phys4d.engine.distributed.collectives import local
 from phys4d.engine.distributed.sharding import own_elements
 from phys4d.engine.errors import UserError
-from phys4d.models.diffusers_folder import WEIGHTS
+from phys4d.models.diffusers_folder import weights_name
 from phys4d.models.headers import Stored, read_weights
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -57,9 +57,10 @@ def read_own_parts(module: nn.Module, names: Collection[str], folder: Path) -> N
     """Fills parameters of a module with this rank's part of the tensors in a diffusers folder, in their own dtype.
 
     names: of the parameters; the tensor has the same name, without the "base_layer" that peft puts in. folder: holds
-    diffusion_pytorch_model.safetensors, or shards and their index. UserError if a file cannot be read.
+    diffusion_pytorch_model.safetensors or model.safetensors, or shards and their index. UserError if a file cannot be
+    read.
     """
-    stored, files = read_weights(folder, WEIGHTS, "weights in the diffusers layout")
+    stored, files = read_weights(folder, weights_name(folder), "weights in the diffusers layout")
     parameters = dict(module.named_parameters())
     with torch.no_grad():
         for name in sorted(names, key=lambda name: (files[_stored_name(name)], stored[_stored_name(name)].begin)):

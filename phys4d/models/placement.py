@@ -11,6 +11,8 @@ from phys4d.engine.training.compilation import compile_blocks
 from phys4d.models.base_weights import absent_weights, autocast_acts, hold_frozen_in_bf16, read_own_parts
 from phys4d.models.world import WorldModel
 
+_ATTENTION = [torch.ops.phys4d.attention.default, torch.ops.phys4d.attention_packed.default]
+
 
 def place(
     model: WorldModel,
@@ -38,7 +40,7 @@ def place(
     if compiled:
         compile_blocks(backbone.blocks, checkpointing)
     if not (compiled and checkpointing == "selective"):
-        checkpoint_activations(backbone.blocks, checkpointing, [torch.ops.phys4d.attention.default])
+        checkpoint_activations(backbone.blocks, checkpointing, _ATTENTION)
     absent = absent_weights(transformer)
     parallel.shard(transformer, list(backbone.blocks))
     parallel.shard(model.heads)

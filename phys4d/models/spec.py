@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from phys4d.models.backbone import Backbone
 from phys4d.models.interface import Codec, TextEncoder
 
+Size = tuple[int, int, int]
+
 
 class Settings(Protocol):
     """The keys of the run file's table [model] that decide on the size of a new model."""
@@ -27,7 +29,8 @@ class Outline:
 
     transformer: on torch's meta device; layers: its blocks; width: channels of a hidden token; heads: of its
     self-attention; channels: of the latents; token_stride: frames, rows and columns of pixels under one token; steps,
-    shift: how it is sampled by default.
+    shift: how it is sampled by default; shift_of: the shift of clips of a size (frames, height, width), where it
+    depends on it.
     """
 
     transformer: nn.Module
@@ -38,6 +41,7 @@ class Outline:
     token_stride: tuple[int, int, int]
     steps: int
     shift: float
+    shift_of: Callable[[Size], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,9 @@ class Parts:
 class Bare:
     """A model that is built without values, to be counted.
 
-    layers: its blocks; token_stride, steps, shift: as in `Outline`; build: backbone, codec and text encoder with so
-    many blocks and these taps, all parameters on torch's meta device or drawn from a seed.
+    layers: its blocks; token_stride, steps, shift, shift_of: as in `Outline`; build: backbone, codec and text encoder
+    with so many blocks and these taps, all parameters on torch's meta device or drawn from a seed; period: after how
+    many blocks they are alike again, of which `layers` is a multiple and `build` gets one.
     """
 
     layers: int
@@ -67,6 +72,13 @@ class Bare:
     steps: int
     shift: float
     build: Callable[[int, tuple[int, ...], int], Parts]
+    shift_of: Callable[[Size], float] | None = None
+    period: int = 1
+
+
+def default_shift(model: Outline | Bare, size: Size) -> float:
+    """How far sigmas of clips of a size (frames, height, width) are moved towards noise, where a run names no shift."""
+    return model.shift if model.shift_of is None else model.shift_of(size)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from phys4d.models.heads import GeometryHeads
 from phys4d.models.interface import Grid, Prediction
 from phys4d.models.lora import POLICY, without
 from phys4d.models.registry import MODELS
-from phys4d.models.spec import Parts
+from phys4d.models.spec import Parts, default_shift
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,6 @@ def create_model(config: ModelConfig, frames: int, height: int, width: int, seed
     assert spec.create is not None, config.kind
     outline = spec.outline(config, None)
     grid = Grid(frames, height, width, outline.token_stride)
-    resolved = config.resolved(outline.steps, outline.shift)
+    resolved = config.resolved(outline.steps, default_shift(outline, (frames, height, width)))
     with torch.random.fork_rng(devices=[]):  # torch draws weights too when modules are made; they are replaced
         return WorldModel(resolved, grid, spec.create(config, config.taps, seed), seed)

@@ -8,12 +8,12 @@ from phys4d.engine.errors import UserError
 from phys4d.models.base_weights import without_weights
 from phys4d.models.diffusers_folder import class_name
 from phys4d.models.headers import holds_weights, read_json
+from phys4d.models.origin import origin
 from phys4d.models.spec import Encoders, ModelSpec, Outline, Parts, Settings
 from phys4d.models.wan.backbone import WanBackbone
 from phys4d.models.wan.bare import PUBLISHED, bare
 from phys4d.models.wan.codec import WanCodec
 from phys4d.models.wan.lora_names import diffusers_names
-from phys4d.models.wan.origin import origin
 from phys4d.models.wan.published import check_released, check_text_encoder
 from phys4d.models.wan.schedule import STEPS
 from phys4d.models.wan.text import UMT5Encoder
