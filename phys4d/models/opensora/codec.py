@@ -41,10 +41,11 @@ class OpenSoraVAE(nn.Module):
 
         image, temporal = (table.get(part) or {} for part in ("vae_2d", "vae_temporal"))
         self.spatial_vae: Any = nn.Module()
-        self.spatial_vae.module = AutoencoderKL(**_IMAGE_VAE | {k: image[k] for k in _IMAGE_VAE if k in image})
+        settings = _IMAGE_VAE | {k: image[k] for k in _IMAGE_VAE if k in image}
+        self.spatial_vae.module = AutoencoderKL(**settings)
         known = ("filters", "blocks", "widths", "halves", "groups")
         self.temporal_vae = TemporalVAE(**{k: temporal[k] for k in known if k in temporal})
-        channels = self.spatial_vae.module.config.latent_channels
+        channels = settings["latent_channels"]
         self.scale: Tensor
         self.shift: Tensor
         for name in ("scale", "shift"):

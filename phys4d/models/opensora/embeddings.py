@@ -12,10 +12,10 @@ def places(rows: int, columns: int, width: int, pixels: tuple[int, int], square:
     """Sines and cosines of the places of one frame's tokens, fp32 [rows * columns, width].
 
     A frame of any size spans the same coordinates, 0 to round(sqrt(rows * columns)) along each axis, over its size
-    relative to `square` pixels a side. The first half of the channels tells the column, the second the row
+    relative to `square` pixels a side. The first half of the channels is the column's, the second the row's
     (`PositionEmbedding2D` of the public opensora/models/layers/blocks.py).
 
-    pixels: height and width of a frame.
+    pixels: height and width of a frame; device: of the result.
     """
     scale = math.sqrt(pixels[0] * pixels[1]) / square
     base = round(math.sqrt(rows * columns))

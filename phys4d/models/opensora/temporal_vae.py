@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class CausalConv(nn.Module):
     """A 3D convolution whose output frame depends on no later input frame; zeros stand before the first frame.
 
-    kernel: of time, height and width alike, odd. stride: of time.
+    channels, out, bias: as of nn.Conv3d. kernel: of time, height and width alike, odd. stride: of time.
     """
 
     def __init__(self, channels: int, out: int, kernel: int, *, stride: int = 1, bias: bool = True) -> None:
@@ -77,7 +77,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The reverse of `Encoder`, from latents: each doubling of frames is a convolution to twice the channels."""
+    """The reverse of `Encoder`, from latents; a doubling of frames is a convolution to twice the channels."""
 
     def __init__(
         self, channels: int, latents: int, filters: int, blocks: int, widths: Sequence[int], doubles: Sequence[bool],

@@ -39,7 +39,7 @@ class SelfAttention(nn.Module):
         self.normed = normed
 
     def forward(self, x: Tensor, grid: Grid, rope: Rope | None, backend: str) -> Tensor:
-        """Tokens [B, T' H' W', width] -> the same shape; rope: of time."""
+        """Tokens x [B, T' H' W', width] of a grid (T', H', W') -> the same shape; rope turns over time."""
         norm = QKNorm("rms", self.q_norm.weight, self.k_norm.weight, epsilon=EPSILON) if self.normed else None
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
         pattern = Temporal() if self.temporal else Spatial()
@@ -80,7 +80,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, text: Tensor, lengths: Tensor, modulation: Tensor, grid: Grid, rope: Rope | None
     ) -> Tensor:
-        """Tokens [B, T' H' W', width] in (T', H', W') order -> the same.
+        """Tokens x [B, T' H' W', width] in the order of grid, (T', H', W') -> the same.
 
         text: [B, L, width]; lengths: [B] of its tokens. modulation: [B or B T', 6, width], of each clip or each frame.
         rope: of time; None for blocks that attend within frames.
@@ -151,7 +151,8 @@ class STDiT3(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
     autocast. A clean frame's tokens are normed once in the last layer; the public code norms them twice there, in an
     output that nothing reads. Settings are those of the published config.json, where STDiT3-XL/2 is:
 
-    hidden_size: channels of a token; depth: pairs of blocks; num_heads: of attention; in_channels: of the latents;
+    hidden_size: channels of a token; depth: pairs of blocks; num_heads: of attention; mlp_ratio: channels within an MLP
+    over those of a token; in_channels: of the latents; patch_size: latent frames, rows and columns under a token;
     caption_channels, model_max_length: width and number of text tokens; pred_sigma: whether the output has, beside the
     velocity, as many channels more, which sampling does not read; qk_norm: whether queries and keys are normed;
     input_sq_size: pixels a side of a square at which places have their nominal coordinates.
