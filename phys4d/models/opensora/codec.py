@@ -63,6 +63,9 @@ class OpenSoraCodec(nn.Module):
     longer clips by 17 and begins each chunk with a latent of one frame: 51 frames are 15 latents there. Clips here are
     1 + 4k frames of 1 + k latents, so such sizes cannot be had.
 
+    Convolutions over time see no later frame, but the norms between them are over all frames of a chunk: the latent of
+    a clip's first frame is not that of the frame alone.
+
     It computes in fp32. Means of the latents' distributions are taken, where the public code draws. Weights are read
     when it is first used, onto the device that it was moved to.
 

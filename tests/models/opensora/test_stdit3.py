@@ -1,27 +1,13 @@
 """STDiT3 against its equations in fp64, and the names and numbers of its published weights."""
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 import torch
 from torch import Tensor
 
 from phys4d.models.opensora.transformer import STDiT3
+from tests.models.opensora import equations
 
 PAIRS, HEADS = 2, 2
-
-
-@pytest.fixture(scope="module")
-def equations() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("opensora_equations", Path(__file__).with_name("equations.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def small() -> STDiT3:
@@ -36,7 +22,7 @@ def small() -> STDiT3:
 
 
 @pytest.mark.parametrize("noised", [None, [[False, True, True], [True, True, False]]])
-def test_output_and_all_gradients_are_those_of_the_equations(equations: ModuleType, noised: object) -> None:
+def test_output_and_all_gradients_are_those_of_the_equations(noised: object) -> None:
     """Each of two clips has its own timestep, frames a second and length of its caption; frames are not square."""
     model = small()
     x = torch.randn(2, 4, 3, 4, 8, dtype=torch.float64)
