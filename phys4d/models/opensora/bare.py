@@ -51,7 +51,7 @@ def strides(transformer: STDiT3) -> tuple[int, int, int]:
 
 
 def bare(settings: Settings, source: Path | None) -> Bare:
-    """Of a folder that holds config.json of transformer/, vae/ and text_encoder/, or, for None, of the released model."""
+    """Of a folder with config.json of transformer/, vae/ and text_encoder/, or, for None, of the released model."""
     table: dict[str, Any] = {}
     vae: dict[str, Any] = {}
     text = TEXT

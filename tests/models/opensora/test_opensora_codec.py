@@ -87,6 +87,8 @@ def test_the_published_sizes_are_the_defaults() -> None:
     counts = [sum(p.numel() for p in part.parameters()) for part in (vae.temporal_vae, vae.spatial_vae)]
     assert counts == [309_687_144, 83_653_863]
     assert {name.split(".")[0] for name in vae.state_dict()} == {"spatial_vae", "temporal_vae", "scale", "shift"}
-    names = ("encoder.conv_blocks.1.conv.bias", "decoder.conv_blocks.2.conv.weight", "encoder.res_blocks.3.norm2.bias",
-             "decoder.block_res_blocks.3.0.conv1.conv.weight", "encoder.block_res_blocks.1.0.conv3.conv.weight")  # fmt: skip
+    names = (
+        "encoder.conv_blocks.1.conv.bias", "decoder.conv_blocks.2.conv.weight", "encoder.res_blocks.3.norm2.bias",
+        "decoder.block_res_blocks.3.0.conv1.conv.weight", "encoder.block_res_blocks.1.0.conv3.conv.weight",
+    )  # fmt: skip
     assert all(f"temporal_vae.{name}" in vae.state_dict() for name in names)

@@ -138,7 +138,7 @@ FAULTS: list[tuple[Change, str]] = [
         lambda root: (root / "transformer/model.safetensors").rename(root / "transformer/ema.pt"),
         "transformer/diffusion_pytorch_model.safetensors: no such file: there is ema.pt",
     ),
-    (setting(VAE, architectures=["AutoencoderKL"]), "vae/config.json: architectures: expected VideoAutoencoderPipeline"),
+    (setting(VAE, architectures=["AutoencoderKL"]), "vae/config.json: architectures: expected VideoAutoenc"),
     (setting(VAE, micro_frame_size=33), "vae/config.json: micro_frame_size: 33: only 17 is taken"),
     (setting(VAE, scale=[1.0]), "vae/config.json: builds no model (scale: expected 4 numbers, one for each channel, "),
     (setting(VAE, vae_temporal={"filters": 8, "blocks": 1, "groups": 4, "halves": [True] * 3}), "8 frames to a latent"),
