@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -85,6 +85,22 @@ class Encoders:
     check: Callable[[Path | None], object] = lambda folder: None
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How a model is sampled where nothing else is asked for, beside its steps and shift (`Outline`).
+
+    solver: a name in `phys4d.generate.solvers`. guidance: scale of classifier-free guidance, 1 for none. size: (frames,
+    height, width) of the published clips; None where the model folder alone says it. scheduler: from the shift,
+    diffusers' scheduler of that solver as it was published, whose timesteps the transformer is given; None: the solver
+    visits `Backbone.sigmas`.
+    """
+
+    solver: str = "euler"
+    guidance: float = 1.0
+    size: tuple[int, int, int] | None = None
+    scheduler: Callable[[float], Any] | None = None
+
+
 def _as_they_are(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
@@ -105,6 +121,7 @@ class ModelSpec:
     bare: a model without values, from the configurations in such a folder alone; for None, the published model of the
         name `released`, or a new one. None for a kind whose runs cannot be counted.
     encoders: its codec and text encoder alone; None for a kind whose latents and tokens cannot be cached.
+    sampling: how a model of such a folder is sampled; None for a new one.
     rename_lora: tensors of a LoRA file at this path, from key names that other programs use to those of the
         transformer's modules. ValueError where they are not of this kind of model.
     """
@@ -119,4 +136,5 @@ class ModelSpec:
     bare: Callable[[Settings, Path | None], Bare] | None = None
     released: str | None = None
     encoders: Encoders | None = None
+    sampling: Callable[[Path | None], Sampling] = lambda folder: Sampling()
     rename_lora: Callable[[Path, dict[str, Tensor]], dict[str, Tensor]] = _as_they_are

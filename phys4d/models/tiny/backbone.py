@@ -7,6 +7,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from phys4d.engine.random import normal
+from phys4d.models.flow import schedule
 from phys4d.models.initial import draw_layers
 from phys4d.models.interface import Prediction
 from phys4d.models.tiny.copying import CopyGate
@@ -34,6 +35,9 @@ class TinyBackbone(WanBackbone):
     def interpret(self, output: Tensor, noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         clean = self.gate(output, noisy[:, :, :1])
         return (noisy - clean) / sigma.view(-1, 1, 1, 1, 1), clean
+
+    def sigmas(self, steps: int, shift: float) -> Tensor:
+        return schedule(steps, shift)
 
     def diffusion_loss(self, prediction: Prediction, clean: Tensor, noise: Tensor) -> Tensor:
         """Mean squared error of the pixels, weighted 1, plus 3 where the true clip differs from its first frame, plus 3

@@ -1,7 +1,7 @@
 """The backbone on diffusers' WanTransformer3DModel: Wan2.2-TI2V as released."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +13,7 @@ from phys4d.kernels.attention import explain
 from phys4d.kernels.attention.parts import Parts
 from phys4d.kernels.integrate.diffusers import accelerate, gathered
 from phys4d.models.backbone import Backbone, autocast
+from phys4d.models.wan.schedule import SCHEDULER, published_sigmas
 
 if TYPE_CHECKING:  # a torch built without distributed has no such name
     from torch.distributed import ProcessGroup
@@ -27,13 +28,18 @@ class WanBackbone(Backbone):
 
     Attention, norm and rotation of queries and keys, and gate, residual, norm and modulation between the layers are
     computed by `phys4d.kernels`; time is embedded once for each frame.
+
+    scheduler: the table of the published scheduler_config.json, whose noise levels sampling visits.
     """
 
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
     full_precision = ("condition_embedder",)
 
-    def __init__(self, transformer: WanTransformer3DModel, taps: tuple[int, ...]) -> None:
+    def __init__(
+        self, transformer: WanTransformer3DModel, taps: tuple[int, ...], scheduler: Mapping[str, Any] = SCHEDULER
+    ) -> None:
         super().__init__(transformer, taps)
+        self.scheduler = scheduler
         config = transformer.config
         self.patch = tuple(config.patch_size)
         self.width = config.num_attention_heads * config.attention_head_dim
@@ -56,6 +62,9 @@ class WanBackbone(Backbone):
 
     def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         return self.transformer(noisy, self.token_timesteps(noisy.shape, sigma), text, return_dict=False)[0]
+
+    def sigmas(self, steps: int, shift: float) -> Tensor:
+        return published_sigmas(self.scheduler, steps, shift)
 
     def use_attention(
         self, backend: str, group: "ProcessGroup | None" = None, context: Literal["auto", "ulysses", "ring"] = "auto"

@@ -15,7 +15,7 @@ from phys4d.models.wan.codec import WanCodec
 from phys4d.models.wan.lora_names import diffusers_names
 from phys4d.models.wan.origin import origin
 from phys4d.models.wan.published import check_released, check_text_encoder
-from phys4d.models.wan.schedule import STEPS
+from phys4d.models.wan.schedule import STEPS, published_sampling, published_scheduler
 from phys4d.models.wan.text import UMT5Encoder
 
 
@@ -61,7 +61,8 @@ ENCODERS = Encoders(_encoders, origin, _check_text)
 
 def _load(folder: Path, taps: tuple[int, ...]) -> Parts:
     weights = folder / "transformer"
-    return Parts(WanBackbone(build_transformer(weights), taps), *_encoders(folder), weights)
+    backbone = WanBackbone(build_transformer(weights), taps, published_scheduler(folder))
+    return Parts(backbone, *_encoders(folder), weights)
 
 
 SPEC = ModelSpec(
@@ -73,5 +74,6 @@ SPEC = ModelSpec(
     encoders=ENCODERS,
     recognises=lambda folder: class_name(folder / "transformer") == WanTransformer3DModel.__name__,
     released=PUBLISHED,
+    sampling=published_sampling,
     rename_lora=diffusers_names,
 )
