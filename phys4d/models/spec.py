@@ -78,11 +78,13 @@ class Encoders:
         "tokenizer"), equal for equal parts: a digest of weights and configuration. A part whose weights are not there
         is left out. UserError where a file cannot be read.
     check: UserError unless the weights of both are there, which `ModelSpec.outline` does not ask of the text encoder.
+    check_prompt: ValueError for a prompt of more tokens than such a text encoder takes, which would be cut off.
     """
 
     build: Callable[[Path | None], tuple[Codec, TextEncoder]]
     origin: Callable[[Path | None], Mapping[str, str]]
     check: Callable[[Path | None], object] = lambda folder: None
+    check_prompt: Callable[[Any, str], object] = lambda encoder, prompt: None
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def published_shift(folder: Path) -> float:
     return float(shift)
 
 
-def _check_spacing(path: Path, config: dict[str, Any]) -> None:
+def _check_spacing(path: Path, config: Mapping[str, Any]) -> None:
     """UserError where sigmas are not the shifted uniform ones of 1000 timesteps."""
     if config.get("num_train_timesteps", 1000) != 1000:
         raise UserError(f"{path}: num_train_timesteps: {config['num_train_timesteps']}: only 1000 is taken")

@@ -56,7 +56,7 @@ def _check_text(folder: Path | None) -> None:
     check_text_encoder(folder / "text_encoder")
 
 
-ENCODERS = Encoders(_encoders, origin, _check_text)
+ENCODERS = Encoders(_encoders, origin, _check_text, UMT5Encoder.check)
 
 
 def _load(folder: Path, taps: tuple[int, ...]) -> Parts:
