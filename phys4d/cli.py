@@ -88,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     for add in (
         runs.add_demo, datasets.add_simulate, datasets.add_label, data.add_data, runs.add_train, runs.add_evaluate,
-        generation.add_generate, measurements.add_bench, measurements.add_doctor,
+        generation.add_generate, generation.add_export, measurements.add_bench, measurements.add_doctor,
     ):  # fmt: skip
         add(commands)
     return parser

@@ -84,6 +84,28 @@ def _generate(options: argparse.Namespace) -> int:
     return 0
 
 
+def add_export(commands: Commands) -> None:
+    """Adds `export`."""
+    export = commands.add_parser("export", help="a model for diffusers, peft or ComfyUI")
+    export.add_argument("model", type=Path, help="a run folder or a model folder")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
+    how = export.add_mutually_exclusive_group()
+    how.add_argument("--merged", action="store_true", help="the LoRA added to the transformer's weights")
+    how.add_argument("--lora-only", action="store_true", help="the LoRA without the model that it belongs to")
+    how.add_argument("--layout", choices=("diffusers", "comfyui"), default="diffusers", help="comfyui: the LoRA alone")
+    export.set_defaults(command=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from phys4d.export.run import What, export
+
+    what: What = "merged" if options.merged else "lora" if options.lora_only else "whole"
+    if options.layout == "comfyui":
+        what = "comfyui"
+    print(printable(export(options.model, options.out, what)))
+    return 0
+
+
 def _check_options(options: argparse.Namespace) -> None:
     """Raises UserError for options that are out of range or exclude each other; milliseconds."""
     alone = {"--image": options.image, "--prompt": options.prompt}
@@ -94,7 +116,8 @@ def _check_options(options: argparse.Namespace) -> None:
     ranges = {
         "--frames": (options.frames, 1, _MOST_PIXELS), "--steps": (options.steps, 1, 1000),
         "--shift": (options.shift, 0.01, 100), "--guidance": (options.guidance, 1, 100), "--fov": (options.fov, 1, 179),
-        "--fps": (options.fps, 0.1, 1000), "--points": (options.points, 0, 1 << 26), "--seed": (options.seed, 0, 1 << 62)
+        "--fps": (options.fps, 0.1, 1000), "--points": (options.points, 0, 1 << 26),
+        "--seed": (options.seed, 0, 1 << 62),
     }  # fmt: skip
     for name, (value, least, most) in ranges.items():
         if value is not None and not least <= value <= most:

@@ -12,7 +12,7 @@ from phys4d.models.spec import Encoders, ModelSpec, Outline, Parts, Settings
 from phys4d.models.wan.backbone import WanBackbone
 from phys4d.models.wan.bare import PUBLISHED, bare
 from phys4d.models.wan.codec import WanCodec
-from phys4d.models.wan.lora_names import diffusers_names
+from phys4d.models.wan.lora_names import diffusers_names, original_name
 from phys4d.models.wan.origin import origin
 from phys4d.models.wan.published import check_released, check_text_encoder
 from phys4d.models.wan.schedule import STEPS, published_sampling, published_scheduler
@@ -76,4 +76,5 @@ SPEC = ModelSpec(
     released=PUBLISHED,
     sampling=published_sampling,
     rename_lora=diffusers_names,
+    comfyui_name=original_name,
 )
