@@ -28,7 +28,7 @@ from phys4d.engine.distributed.mesh import ParallelConfig, mesh_shape
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.training.activations import checkpoint_activations
 from phys4d.engine.training.optimizer import Loss
-from phys4d.models.interface import latent_shape
+from phys4d.models.interface import cached_shape
 from phys4d.models.lora import active_names
 from phys4d.models.world import WorldModel
 from phys4d.stages.data import data_of
@@ -113,7 +113,7 @@ def count_step(
     without_values(model, mode)
     spec, text = STAGES[stage], (model.text.tokens, model.text.width)
     cached = all_read(data_of(table), config.cache)
-    clips: Any = ClipsWithoutValues(size, spec.arrays(table), text, latent_shape(model.codec, size) if cached else None)
+    clips: Any = ClipsWithoutValues(size, spec.arrays(table), text, cached_shape(model.codec, size) if cached else None)
     objective = spec.objective(table, model, parallel, config.seed, clips)
     objective.leave_out_values()
 

@@ -54,7 +54,7 @@ class WanBackbone(Backbone):
         steps[:, : h * w] = 0
         return steps
 
-    def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+    def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor, first: Tensor | None) -> Tensor:
         return self.transformer(noisy, self.token_timesteps(noisy.shape, sigma), text, return_dict=False)[0]
 
     def use_attention(
