@@ -1,8 +1,9 @@
 """The backbone of a world model: what every video diffusion transformer must offer to stages, adapters and heads."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -143,3 +144,14 @@ def autocast(device_type: str, *, enabled: bool) -> AbstractContextManager[Any]:
     if not enabled and not torch.amp.is_autocast_available(device_type):
         return nullcontext()
     return torch.autocast(device_type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
+def in_full_precision(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, computed in the dtype of its inputs and weights even under autocast."""
+
+    @wraps(forward)
+    def without_autocast(timestep: Tensor, *inputs: Any, **options: Any) -> Any:
+        with autocast(timestep.device.type, enabled=False):
+            return forward(timestep, *inputs, **options)
+
+    return without_autocast

@@ -44,6 +44,7 @@ class Grid:
 class Codec(Protocol):
     """Between video and latents. Frames come as 1 + k * temporal_stride; any other count is refused.
 
+    channels: of the latents. temporal_stride, spatial_stride: frames, and rows or columns of pixels, of one latent.
     chunked: its modules that are evaluated chunk by chunk of a clip, if any. image_apart: whether a clip's first frame
     is encoded a second time, on its own, for a model that was conditioned on an image; the clip's first latent frame
     is another where the frames behind it have a part in it.

@@ -1,8 +1,7 @@
 """The backbone on diffusers' WanTransformer3DModel: Wan2.2-TI2V as released."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from phys4d.kernels.attention import explain
 from phys4d.kernels.attention.parts import Parts
 from phys4d.kernels.integrate.diffusers import accelerate, gathered
-from phys4d.models.backbone import Backbone, autocast
+from phys4d.models.backbone import Backbone, in_full_precision
 
 if TYPE_CHECKING:  # a torch built without distributed has no such name
     from torch.distributed import ProcessGroup
@@ -38,7 +37,7 @@ class WanBackbone(Backbone):
         self.patch = tuple(config.patch_size)
         self.width = config.num_attention_heads * config.attention_head_dim
         embedder = transformer.condition_embedder
-        embedder.forward = _in_full_precision(embedder.forward)
+        embedder.forward = in_full_precision(embedder.forward)
         self.accelerated = accelerate(transformer, timestep_per="frame")
         self._group: ProcessGroup | None = None
         self._grid: tuple[int, int, int]  # of the tokens in the current evaluation
@@ -79,14 +78,3 @@ class WanBackbone(Backbone):
         backend = self.accelerated.backend
         chosen = {name: str(explain(q, k, k, backend=backend)) for name, k in (("self", q), ("cross", text))}
         return chosen | {"left": self.accelerated.left}
-
-
-def _in_full_precision(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, computed in the dtype of its inputs and weights even under autocast."""
-
-    @wraps(forward)
-    def without_autocast(timestep: Tensor, *inputs: Any, **options: Any) -> Any:
-        with autocast(timestep.device.type, enabled=False):
-            return forward(timestep, *inputs, **options)
-
-    return without_autocast
