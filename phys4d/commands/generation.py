@@ -17,7 +17,7 @@ def add_generate(commands: Commands) -> None:
     generate.add_argument("--model", type=Path, required=True, help="of a run, of a stage, or a published model")
     generate.add_argument("--lora", type=Path, metavar="DIR", help="one more LoRA, such as MODEL/adapters/NAME")
     what = generate.add_argument_group("what is generated")
-    what.add_argument("--image", type=Path, help="the first frame")
+    what.add_argument("--image", type=Path, help="the first frame, for a model that reads one")
     what.add_argument("--prompt", help="what happens")
     what.add_argument("--batch", type=Path, metavar="JSONL", help="a line for each clip: image, prompt, seed, ...")
     what.add_argument("--negative", default="", help="what guidance leads away from (default: empty)")
@@ -55,7 +55,7 @@ def _generate(options: argparse.Namespace) -> int:
     from phys4d.engine.output import check_folder
     from phys4d.generate.opening import open_model
     from phys4d.generate.request import Request, read_requests
-    from phys4d.generate.run import Wanted, generate
+    from phys4d.generate.run import Options, generate
     from phys4d.generate.writing import Written
 
     try:
@@ -63,7 +63,7 @@ def _generate(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(f"--size {options.size}: {error}") from None
     names = ("model", "lora", "frames", "steps", "solver", "shift", "precision", "fov", "crop", "offload", "vae_tiling")
-    wanted = Wanted(size=size, **{name: getattr(options, name) for name in names})
+    wanted = Options(size=size, **{name: getattr(options, name) for name in names})
     device = _device(options.device)
     opened = open_model(options.model, options.lora, options.frames, size)
     defaults: dict[str, Any] = {"negative": options.negative, "seed": options.seed}
@@ -75,7 +75,9 @@ def _generate(options: argparse.Namespace) -> int:
     else:
         from phys4d.engine.config import build
 
-        values = {"image": options.image, "prompt": options.prompt, "name": "clip", **defaults}
+        values = {"prompt": options.prompt, "name": "clip", **defaults}
+        if options.image is not None:
+            values["image"] = options.image
         places = [(build(Request, values, "generate"), options.out)]
     done = generate(opened, wanted, places, Written(options.fps, options.frames_png, options.points), device)
     there = f", {done.there} were there already" if done.there else ""
@@ -111,8 +113,8 @@ def _check_options(options: argparse.Namespace) -> None:
     alone = {"--image": options.image, "--prompt": options.prompt}
     if options.batch is not None and (given := [name for name, value in alone.items() if value is not None]):
         raise UserError(f"{given[0]}: not with --batch, whose lines say it")
-    if options.batch is None and (absent := [name for name, value in alone.items() if value is None]):
-        raise UserError(f"{absent[0]}: is needed, or --batch with a line for each clip")
+    if options.batch is None and options.prompt is None:
+        raise UserError("--prompt: is needed, or --batch with a line for each clip")
     ranges = {
         "--frames": (options.frames, 1, _MOST_PIXELS), "--steps": (options.steps, 1, 1000),
         "--shift": (options.shift, 0.01, 100), "--guidance": (options.guidance, 1, 100), "--fov": (options.fov, 1, 179),

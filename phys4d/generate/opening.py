@@ -16,7 +16,7 @@ from phys4d.models.interface import check_size
 from phys4d.models.lora import POLICY, adapter_names, load_adapter
 from phys4d.models.lora_file import read_lora
 from phys4d.models.registry import MODELS, published
-from phys4d.models.spec import ModelSpec, Sampling
+from phys4d.models.spec import ModelSpec, Outline, Sampling
 from phys4d.models.world import WorldModel
 from phys4d.stages.origin import last_model
 
@@ -38,6 +38,11 @@ class Opened:
     size: Size
     has_heads: bool
     identity: dict[str, str]
+
+    @property
+    def reads_image(self) -> bool:
+        """Whether a first frame is given: held among the latents, or read beside them."""
+        return self.model.backbone.held > 0 or self.model.codec.image_apart
 
     @property
     def spec(self) -> ModelSpec:
@@ -86,7 +91,7 @@ def open_model(path: Path, lora: Path | None, frames: int | None, size: tuple[in
         unused = HeadConfig(kind="linear", width=8)
         loaded = model_folder.released(folder, ModelConfig(kind=spec.kind, taps=(0,), heads=unused), wanted)
     model = loaded.model
-    _check_size(model, wanted)
+    _check_size(model, wanted, spec.outline(model.config, loaded.base))
     identity = {"model": folder.resolve().name}
     if (folder / MANIFEST).is_file():
         identity["model_sha256"] = digest_of(folder / MANIFEST)
@@ -112,11 +117,12 @@ def _size(own: Size | None, frames: int | None, size: tuple[int, int] | None) ->
     return (frames or own[0], *(size or own[1:])) if own else (frames, *size)  # type: ignore[misc, return-value]
 
 
-def _check_size(model: WorldModel, size: Size) -> None:
+def _check_size(model: WorldModel, size: Size, outline: Outline) -> None:
     """Raises UserError unless the codec takes the frames, and the transformer's patches the sides."""
-    _, height, width = model.grid.token_stride
+    _, height, width = outline.token_stride
     try:
         check_size(size, (model.codec.temporal_stride, height, width))
+        outline.check_size(size)
     except ValueError as error:
         raise UserError(f"--frames {size[0]} --size {size[1]}x{size[2]}: {error}") from None
 

@@ -19,12 +19,12 @@ from phys4d.engine.limits import CAPTIONS_BYTES, PICTURE_PIXELS
 class Request(Config):
     """One clip, a line of a jsonl file: what is left out is that of the command.
 
-    image: the first frame; a relative path is relative to the jsonl file. prompt: what happens. negative: what the
-    guidance leads away from. seed: of the noise. guidance: scale of classifier-free guidance, 1 for none. name: of the
-    clip's folder in the output folder; default: the number of the line, 0001 for the first.
+    image: the first frame, if the model reads one; a relative path is relative to the jsonl file. prompt: what happens.
+    negative: what the guidance leads away from. seed: of the noise. guidance: scale of classifier-free guidance, 1 for
+    none. name: of the clip's folder in the output folder; default: the number of the line, 0001 for the first.
     """
 
-    image: Path
+    image: Path | None = None
     prompt: str
     negative: str = ""
     seed: int = Field(0, ge=0)
@@ -34,9 +34,9 @@ class Request(Config):
 
 @dataclass(frozen=True)
 class FirstFrame:
-    """A picture as the first frame of a clip: uint8 [H, W, 3], and intrinsics [3, 3] in its pixels."""
+    """A picture as the first frame of a clip, uint8 [H, W, 3] or None, and intrinsics [3, 3] in pixels of the clip."""
 
-    picture: np.ndarray
+    picture: np.ndarray | None
     intrinsics: list[list[float]]
 
 
@@ -64,7 +64,7 @@ def read_requests(path: Path, defaults: Mapping[str, Any]) -> list[Request]:
         if not isinstance(values, dict):
             raise UserError(f'{where}: expected an object, such as {{"image": "first.png", "prompt": "a ball falls"}}')
         request = build(Request, {**defaults, "name": f"{number:04d}", **values}, where)
-        if not request.image.is_absolute():
+        if request.image is not None and not request.image.is_absolute():
             request = request.model_copy(update={"image": path.parent / request.image})
         if request.name in requests:
             raise UserError(f"{where}: name: {request.name} is that of an earlier line")
@@ -74,14 +74,16 @@ def read_requests(path: Path, defaults: Mapping[str, Any]) -> list[Request]:
     return list(requests.values())
 
 
-def first_frame(path: Path, size: tuple[int, int], fov: float, *, crop: bool) -> FirstFrame:
+def first_frame(path: Path | None, size: tuple[int, int], fov: float, *, crop: bool) -> FirstFrame:
     """The picture in a file, resized to (height, width).
 
-    path: any format that Pillow reads; turned as its EXIF tag says. size: (height, width) of the clip. fov: degrees
-    across the width of the picture. crop: keep the centre of a picture of another aspect.
+    path: any format that Pillow reads; turned as its EXIF tag says; None for no picture. size: (height, width) of the
+    clip. fov: degrees across the width of the picture. crop: keep the centre of a picture of another aspect.
 
     Raises UserError for a file that is no picture, and for another aspect without `crop`.
     """
+    if path is None:
+        return FirstFrame(None, Framing(size, size).intrinsics(fov))
     try:
         with Image.open(path) as image:
             if image.width * image.height > PICTURE_PIXELS:

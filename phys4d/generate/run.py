@@ -18,7 +18,7 @@ from phys4d.models.backbone import Precision
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Options:
     """The options of the command; None: the model's own.
 
     model: a run folder, a model folder, or that of a published model. lora: folder of one more LoRA. size: (height,
@@ -50,7 +50,7 @@ class Generated:
 
 
 def generate(
-    opened: Opened, wanted: Wanted, places: Sequence[tuple[Request, Path]], written: Written, device: torch.device
+    opened: Opened, wanted: Options, places: Sequence[tuple[Request, Path]], written: Written, device: torch.device
 ) -> Generated:
     """Generates clips that are not there yet, each in its own folder.
 
@@ -63,6 +63,10 @@ def generate(
     frames, records = {}, {}
     check_prompts(opened, [request for request, _ in places])
     for request, folder in places:
+        if opened.reads_image and request.image is None:
+            raise UserError(f"{request.name}: image: is needed, the first frame from which this model goes on")
+        if not opened.reads_image and request.image is not None:
+            raise UserError(f"{request.name}: image: this model reads no first frame: leave it out")
         records[folder] = _record(opened, wanted, settings, request)
         if not is_written(folder, records[folder]):
             if OutputFolder.of(folder).is_occupied():
@@ -91,7 +95,7 @@ def _generate(
             write_clip(folder, clip, frames[folder].intrinsics, records[folder], written)
 
 
-def _settings(opened: Opened, wanted: Wanted, device: torch.device) -> Settings:
+def _settings(opened: Opened, wanted: Options, device: torch.device) -> Settings:
     config = opened.model.config
     precision: Precision = "fp32" if device.type == "cpu" else "bf16"
     return Settings(
@@ -105,11 +109,12 @@ def _settings(opened: Opened, wanted: Wanted, device: torch.device) -> Settings:
     )
 
 
-def _record(opened: Opened, wanted: Wanted, settings: Settings, request: Request) -> dict[str, Any]:
+def _record(opened: Opened, wanted: Options, settings: Settings, request: Request) -> dict[str, Any]:
     """What a clip is made of, for its clip.json: equal records give equal clips on one machine."""
     frames, height, width = opened.size
+    image = None if request.image is None else digest_of(request.image)
     return {
-        **opened.identity, "image_sha256": digest_of(request.image), "prompt": request.prompt,
+        **opened.identity, "image_sha256": image, "prompt": request.prompt,
         "negative": request.negative, "seed": request.seed, "guidance": request.guidance, "frames": frames,
         "height": height, "width": width, "solver": settings.solver, "steps": settings.steps, "shift": settings.shift,
         "precision": settings.precision, "fov": wanted.fov, "vae_tiling": settings.vae_tiling,

@@ -128,22 +128,25 @@ class Sampler:
                 module.to("cpu")
 
     @torch.no_grad()
-    def first_latents(self, frames: Sequence[FirstFrame]) -> list[Tensor]:
-        """Latents [1, C, 1, H', W'] of each first frame, on the CPU."""
+    def first_latents(self, frames: Sequence[FirstFrame]) -> list[Tensor | None]:
+        """Latents [1, C, 1, H', W'] of each first frame, on the CPU; None where there is no picture."""
         codec = self.model.codec
         with self._resident(codec):
-            pictures = (torch.tensor(frame.picture)[None, None].to(self.settings.device) for frame in frames)
-            return [codec.encode(from_bytes(picture).contiguous()).cpu() for picture in pictures]
+            return [None if frame.picture is None else self._encoded(frame.picture) for frame in frames]
+
+    def _encoded(self, picture: np.ndarray) -> Tensor:
+        video = from_bytes(torch.tensor(picture)[None, None].to(self.settings.device))
+        return self.model.codec.encode(video.contiguous()).cpu()
 
     @torch.no_grad()
-    def clip(self, request: Request, first: Tensor, texts: dict[str, Tensor], bar: Bar) -> Clip:
+    def clip(self, request: Request, first: Tensor | None, texts: dict[str, Tensor], bar: Bar) -> Clip:
         """One clip.
 
-        request: its prompts, seed and guidance. first: [1, C, 1, H', W'] latents of its first frame. texts: tokens of
-        its prompts (`encoded_texts`). bar: advanced by one for each step.
+        request: its prompts, seed and guidance. first: of `first_latents`. texts: tokens of its prompts
+        (`encoded_texts`). bar: advanced by one for each step.
         """
         device, codec = self.settings.device, self.model.codec
-        first, text = first.to(device), texts[request.prompt].to(device)
+        first, text = None if first is None else first.to(device), texts[request.prompt].to(device)
         shape = (1, *latent_shape(codec, self.opened.size))
         noise, probe = (normal(shape, request.seed, "generate", use).to(device) for use in ("start", "probe"))
         streamed = self.settings.offload == "blocks"
@@ -152,17 +155,18 @@ class Sampler:
             if request.guidance > 1:
                 away = texts[request.negative].to(device)
                 predict = guided(predict, self._predict(away, first, None), request.guidance)
-            latents = solve(predict, first, noise, self._solver())
-            geometry = self.model.read_geometry(latents, text, probe) if self.opened.has_heads else None
+            held = noise[:, :, :0] if first is None else first[:, :, : self.model.backbone.held]
+            latents = solve(predict, held, noise, self._solver())
+            geometry = self.model.read_geometry(latents, text, probe, first=first) if self.opened.has_heads else None
         with self._resident(codec):
             video = as_bytes(codec.decode(latents)[0].clamp(-1, 1))
         if geometry is None:
             return Clip(video, None, None)
         return Clip(video, geometry.depth[0].float().cpu().numpy(), geometry.motion[0].float().cpu().numpy())
 
-    def _predict(self, text: Tensor, first: Tensor, bar: Bar | None) -> Predict:
+    def _predict(self, text: Tensor, first: Tensor | None, bar: Bar | None) -> Predict:
         def predict(noisy: Tensor, sigma: Tensor) -> Any:
-            prediction = self.model.predict(noisy, sigma, text)
+            prediction = self.model.predict(noisy, sigma, text, first)
             if bar is not None:
                 bar.advance()
             return prediction

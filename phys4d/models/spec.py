@@ -27,7 +27,8 @@ class Outline:
 
     transformer: on torch's meta device; layers: its blocks; width: channels of a hidden token; heads: of its
     self-attention; channels: of the latents; token_stride: frames, rows and columns of pixels under one token; steps,
-    shift: how it is sampled by default.
+    shift: how it is sampled by default; check_size: ValueError for clips (frames, height, width) that fit token_stride
+    and are not taken all the same.
     """
 
     transformer: nn.Module
@@ -38,6 +39,7 @@ class Outline:
     token_stride: tuple[int, int, int]
     steps: int
     shift: float
+    check_size: Callable[[tuple[int, int, int]], object] = lambda size: None
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class Parts:
 class Bare:
     """A model that is built without values, to be counted.
 
-    layers: its blocks; token_stride, steps, shift: as in `Outline`; build: backbone, codec and text encoder with so
-    many blocks and these taps, all parameters on torch's meta device or drawn from a seed.
+    layers: its blocks; token_stride, steps, shift, check_size: as in `Outline`; build: backbone, codec and text encoder
+    with so many blocks and these taps, all parameters on torch's meta device or drawn from a seed.
     """
 
     layers: int
@@ -67,6 +69,7 @@ class Bare:
     steps: int
     shift: float
     build: Callable[[int, tuple[int, ...], int], Parts]
+    check_size: Callable[[tuple[int, int, int]], object] = lambda size: None
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def gaussian(deviation: float) -> Any:
 def exact(noise: Tensor, steps: int, name: str) -> float:
     """Error of the standard deviation 0.5 that the data have, from noise of deviation 1."""
     chosen = solver(name, Sampling(), steps, 1.0, lambda steps: schedule(steps, 1.0).tolist())
-    found = solve(gaussian(0.5), 0.5 * noise[:, :, :1], noise, chosen)
+    found = solve(gaussian(0.5), noise[:, :, :0], noise, chosen)
     return (found - 0.5 * noise).abs().max().item() / noise.abs().max().item()
 
 

@@ -27,7 +27,7 @@ class TinyBackbone(WanBackbone):
         super().__init__(transformer, taps)
         self.gate = CopyGate()
 
-    def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+    def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor, first: Tensor | None) -> Tensor:
         timesteps = self.token_timesteps(noisy.shape, sigma)
         inputs = torch.cat([noisy, noisy[:, :, :1].expand_as(noisy)], 1)
         return self.transformer(inputs, timesteps, text, return_dict=False)[0]
@@ -39,7 +39,7 @@ class TinyBackbone(WanBackbone):
     def sigmas(self, steps: int, shift: float) -> Tensor:
         return schedule(steps, shift)
 
-    def diffusion_loss(self, prediction: Prediction, clean: Tensor, noise: Tensor) -> Tensor:
+    def diffusion_loss(self, prediction: Prediction, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """Mean squared error of the pixels, weighted 1, plus 3 where the true clip differs from its first frame, plus 3
         where the predicted one does; unweighted, most of a small clip is a still background and the loss is blind to
         what moves."""

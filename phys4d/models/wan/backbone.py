@@ -1,8 +1,7 @@
 """The backbone on diffusers' WanTransformer3DModel: Wan2.2-TI2V as released."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from phys4d.kernels.attention import explain
 from phys4d.kernels.attention.parts import Parts
 from phys4d.kernels.integrate.diffusers import accelerate, gathered
-from phys4d.models.backbone import Backbone, autocast
+from phys4d.models.backbone import Backbone, in_full_precision
 from phys4d.models.wan.schedule import SCHEDULER, published_sigmas
 
 if TYPE_CHECKING:  # a torch built without distributed has no such name
@@ -29,7 +28,7 @@ class WanBackbone(Backbone):
     Attention, norm and rotation of queries and keys, and gate, residual, norm and modulation between the layers are
     computed by `phys4d.kernels`; time is embedded once for each frame.
 
-    scheduler: the table of the published scheduler_config.json, whose noise levels sampling visits.
+    transformer, taps: as of `Backbone`. scheduler: the table of the published scheduler_config.json, whose noise levels sampling visits.
     """
 
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
@@ -44,7 +43,7 @@ class WanBackbone(Backbone):
         self.patch = tuple(config.patch_size)
         self.width = config.num_attention_heads * config.attention_head_dim
         embedder = transformer.condition_embedder
-        embedder.forward = _in_full_precision(embedder.forward)
+        embedder.forward = in_full_precision(embedder.forward)
         self.accelerated = accelerate(transformer, timestep_per="frame")
         self._group: ProcessGroup | None = None
         self._grid: tuple[int, int, int]  # of the tokens in the current evaluation
@@ -60,7 +59,7 @@ class WanBackbone(Backbone):
         steps[:, : h * w] = 0
         return steps
 
-    def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+    def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor, first: Tensor | None) -> Tensor:
         return self.transformer(noisy, self.token_timesteps(noisy.shape, sigma), text, return_dict=False)[0]
 
     def sigmas(self, steps: int, shift: float) -> Tensor:
@@ -88,14 +87,3 @@ class WanBackbone(Backbone):
         backend = self.accelerated.backend
         chosen = {name: str(explain(q, k, k, backend=backend)) for name, k in (("self", q), ("cross", text))}
         return chosen | {"left": self.accelerated.left}
-
-
-def _in_full_precision(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, computed in the dtype of its inputs and weights even under autocast."""
-
-    @wraps(forward)
-    def without_autocast(timestep: Tensor, *inputs: Any, **options: Any) -> Any:
-        with autocast(timestep.device.type, enabled=False):
-            return forward(timestep, *inputs, **options)
-
-    return without_autocast

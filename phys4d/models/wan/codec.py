@@ -20,6 +20,8 @@ class WanCodec(nn.Module):
     source: its folder, or, for a codec whose weights are set and not read, the table of its config.json.
     """
 
+    image_apart = False
+
     def __init__(self, source: Path | dict[str, Any]) -> None:
         super().__init__()
         from diffusers import AutoencoderKLWan

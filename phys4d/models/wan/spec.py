@@ -1,5 +1,6 @@
 """Wan2.2-TI2V-5B as a kind of model."""
 
+from functools import partial
 from pathlib import Path
 
 from diffusers import WanTransformer3DModel
@@ -8,13 +9,13 @@ from phys4d.engine.errors import UserError
 from phys4d.models.base_weights import without_weights
 from phys4d.models.diffusers_folder import class_name
 from phys4d.models.headers import holds_weights, read_json
+from phys4d.models.origin import origin
 from phys4d.models.spec import Encoders, ModelSpec, Outline, Parts, Settings
 from phys4d.models.wan.backbone import WanBackbone
 from phys4d.models.wan.bare import PUBLISHED, bare
 from phys4d.models.wan.codec import WanCodec
 from phys4d.models.wan.lora_names import diffusers_names, original_name
-from phys4d.models.wan.origin import origin
-from phys4d.models.wan.published import check_released, check_text_encoder
+from phys4d.models.wan.published import LAYOUT, check_released, check_text_encoder
 from phys4d.models.wan.schedule import STEPS, published_sampling, published_scheduler
 from phys4d.models.wan.text import UMT5Encoder
 
@@ -56,7 +57,7 @@ def _check_text(folder: Path | None) -> None:
     check_text_encoder(folder / "text_encoder")
 
 
-ENCODERS = Encoders(_encoders, origin, _check_text, UMT5Encoder.check)
+ENCODERS = Encoders(_encoders, partial(origin, LAYOUT), _check_text, UMT5Encoder.check)
 
 
 def _load(folder: Path, taps: tuple[int, ...]) -> Parts:
