@@ -12,7 +12,7 @@ from phys4d.engine.output import OutputFolder
 from phys4d.engine.progress import progress
 from phys4d.generate.opening import Opened, digest_of
 from phys4d.generate.request import FirstFrame, Request, first_frame
-from phys4d.generate.sampling import Offload, Sampler, Settings, check_prompts, encoded_texts
+from phys4d.generate.sampling import Offload, Sampler, Settings, check_prompts, encoded_texts, tiling
 from phys4d.generate.writing import Written, is_written, write_clip
 from phys4d.models.backbone import Precision
 
@@ -61,6 +61,8 @@ def generate(
     """
     settings = _settings(opened, wanted, device)
     frames, records = {}, {}
+    if settings.vae_tiling:
+        tiling(opened)
     check_prompts(opened, [request for request, _ in places])
     for request, folder in places:
         if opened.reads_image and request.image is None:

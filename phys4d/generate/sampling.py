@@ -1,6 +1,6 @@
 """From requests to clips: texts encoded, latents sampled, depth and motion read, video decoded, each where it fits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -68,6 +68,13 @@ def check_prompts(opened: Opened, requests: Sequence[Request]) -> None:
                 raise UserError(f"{request.name}: {what}: {error}") from None
 
 
+def tiling(opened: Opened) -> Callable[[], object]:
+    """The function of the codec that makes it decode in tiles. Raises UserError where there is none."""
+    if (tile := getattr(opened.model.codec, "use_tiling", None)) is None:
+        raise UserError(f"--vae-tiling: the codec of {opened.source.kind} has none")
+    return tile
+
+
 @torch.no_grad()
 def encoded_texts(source: Source, texts: Sequence[str], device: torch.device) -> dict[str, Tensor]:
     """Tokens [1, L, D] of each text, fp32 on the CPU; the encoder's memory is given back.
@@ -91,18 +98,12 @@ class Sampler:
         self.model = opened.model.eval()
         self.model.backbone.precision = settings.precision
         if settings.vae_tiling:
-            self._tile()
+            tiling(opened)()
         start = settings.device if settings.offload == "none" else torch.device("cpu")
         self.model.use_attention("auto", Parallel.alone(start))
         place(self.model, Parallel.alone(start))
         if settings.offload == "blocks":
             self._stream_blocks()
-
-    def _tile(self) -> None:
-        tile = getattr(self.model.codec, "use_tiling", None)
-        if tile is None:
-            raise UserError(f"--vae-tiling: the codec of {self.opened.source.kind} has none")
-        tile()
 
     def _stream_blocks(self) -> None:
         """The weights of each block are copied to the device before it is evaluated, and freed behind it."""

@@ -12,7 +12,9 @@ from phys4d.models.cogvideox.bare import PUBLISHED, bare
 from phys4d.models.cogvideox.codec import CogVideoXCodec
 from phys4d.models.cogvideox.process import Process
 from phys4d.models.cogvideox.published import (
+    GUIDANCE,
     LAYOUT,
+    SIZE,
     STEPS,
     check_released,
     check_text_encoder,
@@ -24,7 +26,7 @@ from phys4d.models.cogvideox.text import T5Encoder
 from phys4d.models.diffusers_folder import class_name
 from phys4d.models.headers import holds_weights, read_json
 from phys4d.models.origin import origin
-from phys4d.models.spec import Encoders, ModelSpec, Outline, Parts, Settings
+from phys4d.models.spec import Encoders, ModelSpec, Outline, Parts, Sampling, Settings
 
 
 def _outline(settings: Settings, folder: Path | None) -> Outline:
@@ -67,7 +69,12 @@ def _check_text(folder: Path | None) -> None:
     check_text_encoder(folder / "text_encoder")
 
 
-ENCODERS = Encoders(_encoders, partial(origin, LAYOUT), _check_text)
+def _check_prompt(encoder: T5Encoder, prompt: str) -> None:
+    if (count := len(encoder.tokenizer(prompt).input_ids)) > encoder.tokens:
+        raise ValueError(f"{count} tokens, the text encoder takes {encoder.tokens}: shorten it")
+
+
+ENCODERS = Encoders(_encoders, partial(origin, LAYOUT), _check_text, _check_prompt)
 
 
 def _load(folder: Path, taps: tuple[int, ...]) -> Parts:
@@ -85,4 +92,5 @@ SPEC = ModelSpec(
     encoders=ENCODERS,
     recognises=lambda folder: class_name(folder / "transformer") == CogVideoXTransformer3DModel.__name__,
     released=PUBLISHED,
+    sampling=lambda folder: Sampling("euler", GUIDANCE, SIZE),
 )

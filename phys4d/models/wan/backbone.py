@@ -28,7 +28,8 @@ class WanBackbone(Backbone):
     Attention, norm and rotation of queries and keys, and gate, residual, norm and modulation between the layers are
     computed by `phys4d.kernels`; time is embedded once for each frame.
 
-    transformer, taps: as of `Backbone`. scheduler: the table of the published scheduler_config.json, whose noise levels sampling visits.
+    transformer, taps: as of `Backbone`. scheduler: the table of the published scheduler_config.json, whose noise levels
+    sampling visits.
     """
 
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
