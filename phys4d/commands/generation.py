@@ -40,12 +40,16 @@ def add_generate(commands: Commands) -> None:
     )  # fmt: skip
     where.add_argument("--vae-tiling", action="store_true", help="decode in tiles, blended where they meet")
     out = generate.add_argument_group("what is written")
-    out.add_argument("--out", type=Path, required=True, metavar="DIR", help="one clip: its folder; --batch: of folders")
+    out.add_argument("--out", type=Path, metavar="DIR", help="one clip: its folder; --batch: of folders")
     out.add_argument("--fps", type=float, default=24.0, help="of the videos (default: 24)")
     out.add_argument("--frames-png", action="store_true", help="also every frame")
     out.add_argument(
         "--points", type=int, default=100_000, metavar="N", help="most points of a frame's PLY, 0: none (default: 1e5)"
     )
+    generate.add_argument(
+        "--dry-run", action="store_true",
+        help="count the memory that a clip takes, without weights or a GPU; --model may be a published model's name",
+    )  # fmt: skip
     generate.set_defaults(command=_generate)
 
 
@@ -62,6 +66,8 @@ def _generate(options: argparse.Namespace) -> int:
         size = None if options.size is None else parse_size(options.size)
     except ValueError as error:
         raise UserError(f"--size {options.size}: {error}") from None
+    if options.dry_run:
+        return _count(options, size)
     names = ("model", "lora", "frames", "steps", "solver", "shift", "precision", "fov", "crop", "offload", "vae_tiling")
     wanted = Options(size=size, **{name: getattr(options, name) for name in names})
     device = _device(options.device)
@@ -83,6 +89,19 @@ def _generate(options: argparse.Namespace) -> int:
     there = f", {done.there} were there already" if done.there else ""
     what = "video, depth and motion" if done.geometry else "video alone: a published model has no heads"
     print(printable(f"{options.out}: {done.written} clips ({what}){there}"))
+    return 0
+
+
+def _count(options: argparse.Namespace, size: tuple[int, int] | None) -> int:
+    from phys4d.generate.memory import count_memory
+    from phys4d.models.backbone import Precision
+
+    precision: Precision = options.precision or "bf16"
+    clip, memory = count_memory(str(options.model), options.frames, size, precision, tiled=options.vae_tiling)
+    tiles = ", decoded in tiles" if options.vae_tiling else ""
+    print(printable(f"{options.model}: one clip of {clip[0]}x{clip[1]}x{clip[2]}, {precision}{tiles}"))
+    for line in memory.lines():
+        print(line)
     return 0
 
 
@@ -113,7 +132,13 @@ def _check_options(options: argparse.Namespace) -> None:
     alone = {"--image": options.image, "--prompt": options.prompt}
     if options.batch is not None and (given := [name for name, value in alone.items() if value is not None]):
         raise UserError(f"{given[0]}: not with --batch, whose lines say it")
-    if options.batch is None and options.prompt is None:
+    if options.dry_run:
+        alone |= {"--batch": options.batch, "--out": options.out, "--lora": options.lora}
+        if given := [name for name, value in alone.items() if value is not None]:
+            raise UserError(f"{given[0]}: not with --dry-run, which generates nothing")
+    elif options.out is None:
+        raise UserError("--out: is needed, the folder to write")
+    elif options.batch is None and options.prompt is None:
         raise UserError("--prompt: is needed, or --batch with a line for each clip")
     ranges = {
         "--frames": (options.frames, 1, _MOST_PIXELS), "--steps": (options.steps, 1, 1000),

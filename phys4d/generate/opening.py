@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from phys4d.models import folder as model_folder
 from phys4d.models.card import CARD, read_card
 from phys4d.models.config import ModelConfig
 from phys4d.models.heads import HeadConfig
-from phys4d.models.interface import check_size
+from phys4d.models.interface import Codec, check_size
 from phys4d.models.lora import POLICY, adapter_names, load_adapter
 from phys4d.models.lora_file import read_lora
 from phys4d.models.registry import MODELS, published
@@ -83,11 +84,11 @@ def open_model(path: Path, lora: Path | None, frames: int | None, size: tuple[in
     folder = model_of(path)
     if (folder / CARD).is_file():
         card = read_card(folder)
-        spec, wanted = MODELS[card.model.kind], _size(card.size, frames, size)
+        spec, wanted = MODELS[card.model.kind], wanted_size(card.size, frames, size)
         loaded = model_folder.load(folder)
     else:
         spec = kind_of(folder)
-        wanted = _size(spec.sampling(folder).size, frames, size)
+        wanted = wanted_size(spec.sampling(folder).size, frames, size)
         unused = HeadConfig(kind="linear", width=8)
         loaded = model_folder.released(folder, ModelConfig(kind=spec.kind, taps=(0,), heads=unused), wanted)
     model = loaded.model
@@ -102,6 +103,13 @@ def open_model(path: Path, lora: Path | None, frames: int | None, size: tuple[in
     return Opened(model, source, sampling, wanted, loaded.stage != "released", identity)
 
 
+def tiling(codec: Codec) -> Callable[[], object]:
+    """The function of a codec that makes it decode in tiles. Raises UserError where it has none."""
+    if (tile := getattr(codec, "use_tiling", None)) is None:
+        raise UserError(f"--vae-tiling: {type(codec).__name__} decodes whole frames alone")
+    return tile
+
+
 def digest_of(file: Path) -> str:
     """sha256 of a file, 32 hex digits. Raises UserError where it cannot be read."""
     try:
@@ -111,7 +119,8 @@ def digest_of(file: Path) -> str:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
 
 
-def _size(own: Size | None, frames: int | None, size: tuple[int, int] | None) -> Size:
+def wanted_size(own: Size | None, frames: int | None, size: tuple[int, int] | None) -> Size:
+    """The size asked for, with the model's own frames or (height, width) for None. Raises UserError without one."""
     if own is None and (frames is None or size is None):
         raise UserError("--frames and --size: this model has no size of its own: give both")
     return (frames or own[0], *(size or own[1:])) if own else (frames, *size)  # type: ignore[misc, return-value]

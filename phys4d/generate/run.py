@@ -10,9 +10,9 @@ import torch
 from phys4d.engine.errors import UserError
 from phys4d.engine.output import OutputFolder
 from phys4d.engine.progress import progress
-from phys4d.generate.opening import Opened, digest_of
+from phys4d.generate.opening import Opened, digest_of, tiling
 from phys4d.generate.request import FirstFrame, Request, first_frame
-from phys4d.generate.sampling import Offload, Sampler, Settings, check_prompts, encoded_texts, tiling
+from phys4d.generate.sampling import Offload, Sampler, Settings, check_prompts, encoded_texts
 from phys4d.generate.writing import Written, is_written, write_clip
 from phys4d.models.backbone import Precision
 
@@ -62,7 +62,7 @@ def generate(
     settings = _settings(opened, wanted, device)
     frames, records = {}, {}
     if settings.vae_tiling:
-        tiling(opened)
+        tiling(opened.model.codec)
     check_prompts(opened, [request for request, _ in places])
     for request, folder in places:
         if opened.reads_image and request.image is None:

@@ -1,6 +1,6 @@
 """From requests to clips: texts encoded, latents sampled, depth and motion read, video decoded, each where it fits."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from phys4d.engine.errors import UserError
 from phys4d.engine.progress import Bar
 from phys4d.engine.random import normal
 from phys4d.evaluate.run import as_bytes
-from phys4d.generate.opening import Opened
+from phys4d.generate.opening import Opened, tiling
 from phys4d.generate.request import FirstFrame, Request
 from phys4d.generate.solvers import solve, solver
 from phys4d.models.backbone import Precision
@@ -68,13 +68,6 @@ def check_prompts(opened: Opened, requests: Sequence[Request]) -> None:
                 raise UserError(f"{request.name}: {what}: {error}") from None
 
 
-def tiling(opened: Opened) -> Callable[[], object]:
-    """The function of the codec that makes it decode in tiles. Raises UserError where there is none."""
-    if (tile := getattr(opened.model.codec, "use_tiling", None)) is None:
-        raise UserError(f"--vae-tiling: the codec of {opened.source.kind} has none")
-    return tile
-
-
 @torch.no_grad()
 def encoded_texts(source: Source, texts: Sequence[str], device: torch.device) -> dict[str, Tensor]:
     """Tokens [1, L, D] of each text, fp32 on the CPU; the encoder's memory is given back.
@@ -98,7 +91,7 @@ class Sampler:
         self.model = opened.model.eval()
         self.model.backbone.precision = settings.precision
         if settings.vae_tiling:
-            tiling(opened)()
+            tiling(self.model.codec)()
         start = settings.device if settings.offload == "none" else torch.device("cpu")
         self.model.use_attention("auto", Parallel.alone(start))
         place(self.model, Parallel.alone(start))

@@ -45,8 +45,9 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
         (("--device", "cuda:7"), "--device cuda:7: is not there"),
         (("--device", "meta"), "--device meta: computes nothing"),
         (("--batch", "x.jsonl"), "--image: not with --batch"),
+        (("--dry-run",), "--image: not with --dry-run"),
         (("--lora", "nowhere"), "--lora nowhere: no such folder"),
-        (("--vae-tiling",), "--vae-tiling: the codec of tiny has none"),
+        (("--vae-tiling",), "--vae-tiling: HaarCodec decodes whole frames alone"),
     ],
 )
 def test_options_that_do_not_fit_the_model(
