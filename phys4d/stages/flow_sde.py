@@ -97,8 +97,10 @@ def rollout(
 ) -> tuple[Tensor, list[Transition]]:
     """Samples with the first `stochastic_steps` drawn, the rest deterministic: latents and the drawn steps.
 
-    sigmas: noise levels from 1 to 0, as `Backbone.sigmas`. first [B, C, held, H', W'] are the latent frames that are
-    held clean, `Backbone.held` of them; noise(use) gives white noise [B, C, T', H', W'] for each use.
+    predict: evaluates the model, from noisy latents and sigma [B]. first: [B, C, held, H', W'], the latent frames that
+    are held clean, `Backbone.held` of them. noise: gives white noise [B, C, T', H', W'] for each use. sigmas: noise
+    levels from 1 to 0, as `Backbone.sigmas`. noise_level, sampler: as of `step_distribution`. dimensions: as of
+    `log_probability`.
     """
     latents = keep_first(noise("start"), first)
     transitions = []

@@ -14,7 +14,6 @@ from phys4d.models.cogvideox.backbone import CogVideoXBackbone
 from phys4d.models.cogvideox.codec import CogVideoXCodec
 from phys4d.models.cogvideox.process import BETAS, SNR_SHIFT, Process
 from phys4d.models.cogvideox.published import STEPS, TAKEN, published_noise, size_check, token_stride
-from phys4d.models.cogvideox.text import TOKENS
 from phys4d.models.diffusers_folder import read_config
 from phys4d.models.headers import read_json
 from phys4d.models.spec import Bare, Parts, Settings
@@ -39,13 +38,11 @@ TEXT: dict[str, Any] = {
 class TextWithoutValues(nn.Module):
     """In place of the text encoder: its weights without values, and tokens of zeros."""
 
-    tokens = TOKENS
-
-    def __init__(self, table: dict[str, Any]) -> None:
+    def __init__(self, table: dict[str, Any], tokens: int) -> None:
         super().__init__()
         from transformers import T5Config, T5EncoderModel
 
-        self.width = table["d_model"]
+        self.width, self.tokens = table["d_model"], tokens
         dtype = getattr(torch, table.get("dtype") or table.get("torch_dtype") or "float32")
         with without_weights():
             self.model = T5EncoderModel(T5Config.from_dict(table)).to(dtype)
@@ -67,7 +64,7 @@ def bare(settings: Settings, source: Path | None) -> Bare:
     with torch.device("meta"):  # for the defaults of what the configurations leave out
         whole = dict(CogVideoXTransformer3DModel.from_config(transformer | {"num_layers": 1}).config)
         whole_vae = dict(AutoencoderKLCogVideoX.from_config(vae).config)
-    encoder = cache(lambda: TextWithoutValues(text))
+    encoder = cache(lambda: TextWithoutValues(text, whole["max_text_seq_length"]))
 
     def build(layers: int, taps: tuple[int, ...], seed: int) -> Parts:
         with without_weights():

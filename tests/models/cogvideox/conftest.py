@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.stages.conftest import session  # noqa: F401 (a fixture)
+
 SCHEDULER = {  # of the published CogVideoX-5B
     "_class_name": "CogVideoXDDIMScheduler", "_diffusers_version": "0.30.0.dev0", "beta_end": 0.012,
     "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": False, "clip_sample_range": 1.0,

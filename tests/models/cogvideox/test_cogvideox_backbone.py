@@ -187,7 +187,7 @@ def test_the_image_is_asked_for_where_it_is_read(model: WorldModel, cogvideox: P
 
 
 def test_bf16_keeps_time_exact_and_results_close(model: WorldModel, cogvideox: Path) -> None:
-    data, noise, first, text = given(model)
+    data, _, first, text = given(model)
     sigma = torch.tensor([0.5, 0.9])
     seen: list[torch.dtype] = []
     lowered = loaded(cogvideox)
