@@ -73,6 +73,7 @@ def stage_model(config: RunConfig, stage: str, source: Source, size: tuple[int, 
     taps = source.config.taps if layers == bare.layers else fewer_blocks(source, layers)
     try:
         check_size(size, bare.token_stride)
+        bare.check_size(size)
     except ValueError as error:
         raise UserError(f"clips of {error}") from None
     resolved = source.config.resolved(bare.steps, default_shift(bare, size))

@@ -12,21 +12,21 @@ from phys4d.models.weights_digest import weights_digest
 _DESCRIPTIVE = ("_diffusers_version", "_name_or_path", "transformers_version")  # keys of config.json without effect
 
 
-def origin(folder: Path | None) -> dict[str, str]:
-    """A digest of each part of a released folder, as of `models.spec.Encoders`; the text encoder's weights may be
-    absent."""
-    assert folder is not None, "released models have weights"
-    parts = {"codec": _part(folder / "vae"), "tokenizer": _tokenizer(folder / "tokenizer")}
+def origin(layout: str, folder: Path | None) -> dict[str, str]:
+    """A digest of each part of a folder in the diffusers layout, as of `models.spec.Encoders`; the text encoder's
+    weights may be absent. layout: what is expected, for messages."""
+    assert folder is not None, "a released model has weights"
+    parts = {"codec": _part(folder / "vae", layout), "tokenizer": _tokenizer(folder / "tokenizer")}
     if holds_weights(folder / "text_encoder"):
-        parts["text encoder"] = _part(folder / "text_encoder")
+        parts["text encoder"] = _part(folder / "text_encoder", layout)
     return parts
 
 
-def _part(folder: Path) -> str:
+def _part(folder: Path, layout: str) -> str:
     """Of configuration and weights, 16 hex digits each."""
     config = {key: value for key, value in read_json(folder / "config.json").items() if key not in _DESCRIPTIVE}
     text = json.dumps(config, sort_keys=True)
-    weights = weights_digest(folder, weights_name(folder), "weights of a released model")
+    weights = weights_digest(folder, weights_name(folder), layout)
     return f"{hashlib.sha256(text.encode()).hexdigest()[:16]} {weights[:16]}"
 
 

@@ -28,7 +28,8 @@ def place(
     checkpointing: which activations are kept for backward passes, as of `checkpoint_activations`. compiled: whether the
     transformer's blocks are compiled.
 
-    fill: gives the parameters of the transformer with these names, which had no values, their own; default: reads them.
+    fill: gives parameters and buffers of the transformer with these names their values, which they have not had;
+    default: reads them.
 
     Codec and text encoder are frozen and whole on every rank. Call it when adapters are there, requires_grad and the
     backbone's precision are set. UserError if weights cannot be read.

@@ -47,7 +47,6 @@ class OpenSoraBackbone(Backbone):
         "attn.qkv", "attn.proj", "cross_attn.q_linear", "cross_attn.kv_linear", "cross_attn.proj", "mlp.fc1", "mlp.fc2"
     )  # fmt: skip
     full_precision = ("t_embedder", "fps_embedder", "t_block")
-    held = 1
 
     def __init__(self, transformer: STDiT3, taps: tuple[int, ...]) -> None:
         super().__init__(transformer, taps)

@@ -74,6 +74,7 @@ class OpenSoraCodec(nn.Module):
 
     temporal_stride = 4
     spatial_stride = 8
+    image_apart = False
 
     def __init__(self, source: Path | dict[str, Any]) -> None:
         super().__init__()

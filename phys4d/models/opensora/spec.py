@@ -1,5 +1,6 @@
 """Open-Sora 1.2 as a kind of model."""
 
+from functools import partial
 from pathlib import Path
 
 from phys4d.engine.errors import UserError
@@ -8,7 +9,7 @@ from phys4d.models.headers import holds_weights, read_json
 from phys4d.models.opensora.backbone import STEPS, OpenSoraBackbone, published_shift
 from phys4d.models.opensora.bare import PUBLISHED, bare, strides
 from phys4d.models.opensora.codec import OpenSoraCodec
-from phys4d.models.opensora.published import check_released, check_text_encoder, class_of, settings_of
+from phys4d.models.opensora.published import LAYOUT, check_released, check_text_encoder, class_of, settings_of
 from phys4d.models.opensora.text import T5Encoder
 from phys4d.models.opensora.transformer import STDiT3
 from phys4d.models.origin import origin
@@ -43,7 +44,7 @@ def _check_text(folder: Path | None) -> None:
     check_text_encoder(folder / "text_encoder")
 
 
-ENCODERS = Encoders(_encoders, origin, _check_text)
+ENCODERS = Encoders(_encoders, partial(origin, LAYOUT), _check_text)
 
 
 def _load(folder: Path, taps: tuple[int, ...]) -> Parts:

@@ -14,7 +14,6 @@ from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.models import folder
 from phys4d.models.config import ModelConfig
-from phys4d.models.flow import noised
 from phys4d.models.lora import add_adapter
 from phys4d.models.opensora.backbone import OpenSoraBackbone, published_shift
 from phys4d.models.opensora.published import check_released
@@ -48,7 +47,7 @@ def test_it_predicts_generates_and_reads_geometry(model: WorldModel) -> None:
     assert torch.equal(text[1], model.text(["a ball"])[0])
     noise, sigma = torch.randn_like(clean), torch.tensor([0.9, 0.2])
     with torch.no_grad():
-        prediction = model.predict(noised(clean, noise, sigma), sigma, text)
+        prediction = model.predict(model.noised(clean, noise, sigma), sigma, text)
         drawn = model.generate(clean[:, :, :1], text, noise)
         geometry = model.read_geometry(clean, text, noise)
     assert (prediction.velocity[:, :, 0] == 0).all() and torch.equal(drawn[:, :, 0], clean[:, :, 0])
@@ -60,7 +59,7 @@ def test_what_a_folder_says_of_itself(opensora: Path) -> None:
     assert (outline.layers, outline.width, outline.heads, outline.channels) == (4, 48, 2, 4)
     assert outline.token_stride == (4, 16, 16) and outline.steps == 30
     assert all(tensor.is_meta for tensor in outline.transformer.state_dict().values())
-    assert set(origin(opensora)) == {"codec", "tokenizer", "text encoder"}
+    assert set(origin("layout", opensora)) == {"codec", "tokenizer", "text encoder"}
 
 
 def test_the_shift_is_that_of_the_clips_size_unless_the_run_names_one(opensora: Path) -> None:
