@@ -117,6 +117,17 @@ def without(file: str, name: str) -> Change:
     return lambda root: save_file({k: t for k, t in load_file(root / file).items() if k != name}, root / file)
 
 
+def transformer_of(**values: int) -> Change:
+    """A whole transformer of other settings in place of the one that is there."""
+
+    def change(root: Path) -> None:
+        settings = {"hidden_size": 16, "depth": 1, "num_heads": 2, "caption_channels": 32} | values
+        save_file(STDiT3(**settings).state_dict(), root / "transformer/model.safetensors")
+        setting(TRANSFORMER, **settings)(root)
+
+    return change
+
+
 TRANSFORMER, VAE, TEXT = "transformer/config.json", "vae/config.json", "text_encoder/config.json"
 FAULTS: list[tuple[Change, str]] = [
     (lambda root: shutil.rmtree(root), "{root}: no such folder: expected the folders of Open-Sora 1.2 ("),
@@ -137,6 +148,8 @@ FAULTS: list[tuple[Change, str]] = [
         lambda root: (root / "transformer/model.safetensors").rename(root / "transformer/ema.pt"),
         "transformer/diffusion_pytorch_model.safetensors: no such file: there is ema.pt",
     ),
+    (transformer_of(in_channels=8), "{root}: the transformer takes 8 channels, the vae has 4: of one model?"),
+    (transformer_of(caption_channels=24), "tokens of 32 numbers, the transformer takes 24: are they of one model?"),
     (setting(VAE, architectures=["AutoencoderKL"]), "vae/config.json: architectures: expected VideoAutoenc"),
     (setting(VAE, micro_frame_size=33), "vae/config.json: micro_frame_size: 33: only 17 is taken"),
     (setting(VAE, scale=[1.0]), "vae/config.json: builds no model (scale: expected 4 numbers, one for each channel, "),
