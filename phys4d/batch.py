@@ -17,7 +17,7 @@ class Batch:
     video: [B, 3, T, H, W] fp32 in [-1, 1]; [B, 3, 0, H, W] where latents are there and pixels were not asked for. text:
     [B, L, D] tokens of the captions. arrays: the stored arrays by name (depth, motion, masks), with a batch dimension.
     intrinsics: [B, T, 3, 3] in pixels. rng_keys: one key per clip for its random numbers, which depends on seed, stage,
-    step and place in the global batch only. latents: [B, C, T', H', W'] fp32 from a cache, None without one. share:
+    step and place in the global batch only. latents: fp32 of a cache (`encode_for_cache`), None without one. share:
     weight, in a sum over all batches and ranks of a step, of a mean over these clips.
     """
 
@@ -31,7 +31,16 @@ class Batch:
 
     def encoded(self, codec: Codec) -> Tensor:
         """Latents of the clips [B, C, T', H', W']: those of the cache, or computed by the codec."""
-        return encode_clips(codec, self.video) if self.latents is None else self.latents
+        if self.latents is None:
+            return encode_clips(codec, self.video)
+        return self.latents[:, :, :-1].contiguous() if codec.image_apart else self.latents
+
+    def first(self, codec: Codec, clean: Tensor) -> Tensor:
+        """The clean latent of the first frame [B, C, 1, H', W'], on which generation is conditioned; clean: of
+        `encoded`."""
+        if not codec.image_apart:
+            return clean[:, :, :1]
+        return encode_clips(codec, self.video[:, :, :1]) if self.latents is None else self.latents[:, :, -1:]
 
     def take(self, which: Sequence[int], rng_keys: list[tuple[int | str, ...]] | None = None) -> "Batch":
         """The clips at these positions, which may repeat; rng_keys: of each, default their own."""

@@ -98,3 +98,55 @@ def write_released() -> Callable[..., Path]:
 def released(write_released: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Such a folder, in the published dtypes; tests do not change it."""
     return write_released(tmp_path_factory.mktemp("released") / "wan")
+
+
+@pytest.fixture(scope="session")
+def write_opensora() -> Callable[[Path], Path]:
+    """Writes a folder of Open-Sora 1.2 as its parts are published, small, random weights.
+
+    Two pairs of blocks with two heads of 24 channels; latents are 4 x 8 x 8 pixels with 4 channels, so clips of 1 + 4 k
+    frames and sides of multiples of 16.
+    """
+
+    def write(root: Path) -> Path:
+        from safetensors.torch import save_file
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+        from phys4d.models.opensora.codec import OpenSoraVAE
+        from phys4d.models.opensora.transformer import STDiT3
+
+        settings = {"hidden_size": 48, "depth": 2, "num_heads": 2, "caption_channels": 32, "input_size": [None] * 3}
+        vae = {
+            "micro_frame_size": 17, "shift": [-0.1, 0.34, 0.27, 0.98], "scale": [0.85, 0.32, 0.33, 0.6],
+            "vae_2d": {"type": "VideoAutoencoderKL", "block_out_channels": [8] * 4, "layers_per_block": 1,
+                       "norm_num_groups": 4},
+            "vae_temporal": {"type": "VAE_Temporal_SD", "filters": 8, "blocks": 1, "groups": 4},
+        }  # fmt: skip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            taken = {key: value for key, value in settings.items() if key != "input_size"}
+            parts = {"transformer": STDiT3(**taken), "vae": OpenSoraVAE(vae)}
+            encoder = T5EncoderModel(T5Config(vocab_size=16, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2))
+        for (name, module), table in zip(parts.items(), (settings, vae), strict=True):
+            (root / name).mkdir(parents=True)
+            save_file(module.state_dict(), root / name / "model.safetensors")
+            published = {"transformer": "STDiT3", "vae": "VideoAutoencoderPipeline"}[name]
+            config = {"architectures": [published], "model_type": published, "torch_dtype": "float32", **table}
+            (root / name / "config.json").write_text(json.dumps(config, indent=2))
+        encoder.to(torch.bfloat16).save_pretrained(root / "text_encoder")
+        words = ["<pad>", "</s>", "<unk>", "a", "red", "ball", "falls"]
+        tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+        ).save_pretrained(root / "tokenizer")
+        return root
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def opensora(write_opensora: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a folder; tests do not change it."""
+    return write_opensora(tmp_path_factory.mktemp("released") / "opensora")

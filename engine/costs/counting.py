@@ -170,8 +170,9 @@ def watch_blocks(count: Count, blocks: Sequence[nn.Module]) -> None:
 
         def behind(module: Any, args: Any, made: Any, k: int = k) -> None:
             count.place = "behind", k
-            if isinstance(made, Tensor) and made.requires_grad:
-                made.register_hook(lambda gradient: backward(k))
+            tokens = made[0] if isinstance(made, tuple) else made  # of a block with text tokens beside the video's
+            if isinstance(tokens, Tensor) and tokens.requires_grad:
+                tokens.register_hook(lambda gradient: backward(k))
 
         def backward(k: int) -> None:
             count.place = "backward", k

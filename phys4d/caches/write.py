@@ -28,7 +28,7 @@ from phys4d.engine.errors import UserError
 from phys4d.engine.location import Location
 from phys4d.engine.run_folder.provenance import provenance
 from phys4d.left_out import limit
-from phys4d.models.interface import Codec, TextEncoder, check_size, encode_clips, from_bytes, latent_shape
+from phys4d.models.interface import Codec, TextEncoder, cached_shape, check_size, encode_for_cache, from_bytes
 
 _TEXT_BYTES = 1 << 30  # of captions that stay encoded on the device
 
@@ -102,7 +102,7 @@ def _encoded_size(folder: Location, codec: Codec, size: tuple[int, int, int]) ->
     except ValueError as error:
         raise UserError(f"{folder}: clips of {error}") from None
     frames, height, width = size
-    return EncodedSize(frames=frames, height=height, width=width, latents=latent_shape(codec, size))
+    return EncodedSize(frames=frames, height=height, width=width, latents=cached_shape(codec, size))
 
 
 def _recipe(plan: Plan, model: Source) -> str:
@@ -140,7 +140,7 @@ class _Encoding:
         try:
             text = packed(TEXT, trimmed(self._captions[caption]), plan.dtype) if caption not in self._texts else None
             video = from_bytes(torch.from_numpy(sample.video[None]).to(plan.device))
-            latents = packed(LATENTS, encode_clips(plan.codec, video)[0], plan.dtype)
+            latents = packed(LATENTS, encode_for_cache(plan.codec, video)[0], plan.dtype)
         except ValueError as error:
             what = f"clip {sample.key}: {error}"
             raise ClipFault(plan.data.folder, sample.key, what, "write this dataset again") from None

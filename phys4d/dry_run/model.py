@@ -12,7 +12,7 @@ from phys4d.models.card import CARD, base_of, read_card
 from phys4d.models.config import ModelConfig
 from phys4d.models.interface import Grid, check_size
 from phys4d.models.registry import MODELS, published
-from phys4d.models.spec import Bare, ModelSpec
+from phys4d.models.spec import Bare, ModelSpec, default_shift
 from phys4d.models.world import WorldModel
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig
@@ -73,9 +73,10 @@ def stage_model(config: RunConfig, stage: str, source: Source, size: tuple[int, 
     taps = source.config.taps if layers == bare.layers else fewer_blocks(source, layers)
     try:
         check_size(size, bare.token_stride)
+        bare.check_size(size)
     except ValueError as error:
         raise UserError(f"clips of {error}") from None
-    resolved = source.config.resolved(bare.steps, bare.shift)
+    resolved = source.config.resolved(bare.steps, default_shift(bare, size))
     with torch.random.fork_rng(devices=[]):
         parts = bare.build(layers, taps, config.seed)
         model = WorldModel(resolved, Grid(*size, bare.token_stride), parts, config.seed).requires_grad_(False)

@@ -133,9 +133,9 @@ def _counted(
     config: RunConfig, stage: str, source: Source, size: tuple[int, int, int], parallel: OneRank
 ) -> Counted:
     """The step with all blocks, from those with few."""
-    layers, every = source.bare.layers, 1
+    layers, every = source.bare.layers, source.bare.period
     if config.checkpointing.startswith("every_"):
-        every = int(config.checkpointing.removeprefix("every_"))
+        every = math.lcm(every, int(config.checkpointing.removeprefix("every_")))
     few = every * -(-max(3, len(source.config.taps) + 1) // every)
 
     def with_blocks(count: int) -> Counted:

@@ -28,7 +28,7 @@ from phys4d.engine.distributed.mesh import ParallelConfig, mesh_shape
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.training.activations import checkpoint_activations
 from phys4d.engine.training.optimizer import Loss
-from phys4d.models.interface import latent_shape
+from phys4d.models.interface import cached_shape
 from phys4d.models.lora import active_names
 from phys4d.models.world import WorldModel
 from phys4d.stages.data import data_of
@@ -113,7 +113,7 @@ def count_step(
     without_values(model, mode)
     spec, text = STAGES[stage], (model.text.tokens, model.text.width)
     cached = all_read(data_of(table), config.cache)
-    clips: Any = ClipsWithoutValues(size, spec.arrays(table), text, latent_shape(model.codec, size) if cached else None)
+    clips: Any = ClipsWithoutValues(size, spec.arrays(table), text, cached_shape(model.codec, size) if cached else None)
     objective = spec.objective(table, model, parallel, config.seed, clips)
     objective.leave_out_values()
 
@@ -189,7 +189,7 @@ class Plain:
 class Chunk:
     """A codec's evaluation of one chunk of a clip, run once for all chunks whose tensors have the same shapes.
 
-    What the next chunk needs of this one is in lists among its inputs, which it changes.
+    What the next chunk needs of this one is in lists among its inputs, which it changes, or in what it returns.
     """
 
     def __init__(self, count: Count, call: Callable[..., Any]) -> None:
@@ -217,6 +217,8 @@ def _shapes(value: Any) -> Any:
     """The value with (shape, strides, dtype) in place of tensors; strides decide on copies later on."""
     if isinstance(value, Tensor):
         return value.shape, value.stride(), value.dtype
+    if isinstance(value, dict):
+        return {name: _shapes(part) for name, part in value.items()}
     if isinstance(value, tuple | list):
         return [_shapes(part) for part in value]
     if not dataclasses.is_dataclass(value):
@@ -228,6 +230,8 @@ def _shapes(value: Any) -> Any:
 def _empty(like: Any) -> Any:
     if isinstance(like, list):
         return tuple(_empty(part) for part in like)
+    if isinstance(like, dict):
+        return {name: _empty(part) for name, part in like.items()}
     if isinstance(like, Plain):
         return like.value
     if isinstance(like[0], torch.Size):

@@ -127,22 +127,25 @@ def _measure(
     part = Evaluation(reader, model.backbone.precision)
     _keep_truth(part, clips, batch, scenes, shown)
     clean = batch.encoded(model.codec)
-    geometry = model.read_geometry(clean, batch.text, batch.normal_like(clean, "probe"))
+    first = batch.first(model.codec, clean)
+    geometry = model.read_geometry(clean, batch.text, batch.normal_like(clean, "probe"), first=first)
     part.add("model", geometry_metrics(geometry.depth, geometry.motion, batch.arrays))
     for i in shown:
         part.show(i, read_depth=geometry.depth, read_motion=geometry.motion)
-    _generate(model, config, batch, clean, part, shown)
+    _generate(model, config, batch, first, clean, part, shown)
     _baselines(model, batch, geometry, part)
     return part
 
 
 def _generate(
-    model: WorldModel, config: EvaluateConfig, batch: Batch, clean: Tensor, part: Evaluation, shown: list[int]
-) -> None:
+    model: WorldModel, config: EvaluateConfig, batch: Batch, first: Tensor, clean: Tensor, part: Evaluation,
+    shown: list[int],
+) -> None:  # fmt: skip
     numbers = []
     for s in range(config.samples):
-        latents = model.generate(clean[:, :, :1], batch.text, batch.normal_like(clean, f"sample {s}"))
-        geometry = model.read_geometry(latents, batch.text, batch.normal_like(clean, f"sample {s} probe"))
+        latents = model.generate(first, batch.text, batch.normal_like(clean, f"sample {s}"))
+        probe = batch.normal_like(clean, f"sample {s} probe")
+        geometry = model.read_geometry(latents, batch.text, probe, first=first)
         video = model.codec.decode(latents).clamp(-1, 1)
         numbers.append(score(video, geometry.depth, geometry.motion, batch))
         for i in shown if s == 0 else ():
@@ -181,7 +184,8 @@ def _baselines(model: WorldModel, batch: Batch, read: Geometry, part: Evaluation
     part.add("zero_motion", {"epe": figures["epe_zero"], "epe_moving": figures["epe_zero_moving"]})
     still = batch.video[:, :, :1].expand_as(batch.video)
     clean = model.codec.encode(still)
-    seen = model.read_geometry(clean, batch.text, batch.normal_like(clean, "static probe"))
+    noise, first = batch.normal_like(clean, "static probe"), batch.first(model.codec, clean)
+    seen = model.read_geometry(clean, batch.text, noise, first=first)
     part.add("static_video", score(still, seen.depth, seen.motion, batch))
     part.add("true_video", without_psnr(score(batch.video, read.depth, read.motion, batch)))
     exact = {name: figures[name] for name in ("absrel", "delta1", "epe", "epe_moving", "warp_l1")}

@@ -1,8 +1,9 @@
 """The backbone of a world model: what every video diffusion transformer must offer to stages, adapters and heads."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -20,7 +21,7 @@ _LEAST_SIGMA = 0.02  # in training: below it velocity is nearly all rounding
 
 
 class Backbone(nn.Module, ABC):
-    """A diffusion transformer in the coordinates of rectified flow, conditioned on a clean first latent frame and text.
+    """A diffusion transformer in the coordinates of rectified flow, conditioned on the first frame and text.
 
     A subclass says how its transformer is evaluated (`evaluate`) and what its output means (`interpret`), which modules
     are its blocks, and how attention is computed. A transformer trained under another process (DDPM, v-prediction)
@@ -31,15 +32,20 @@ class Backbone(nn.Module, ABC):
         transformer: the module that is trained, adapted, sharded and saved, a diffusers model.
         taps: indices of the blocks whose output tokens are returned. ValueError for a block that does not exist.
 
+    Attribute held: how many latent frames at the beginning the model was trained to be given clean, in their places
+    among the noisy ones: 1, or 0 for a model that draws all frames. Held frames are in no loss, no log-probability and
+    no KL. A model that reads the first frame besides, or in place of that, takes `first` in `evaluate`.
+
     Attribute precision: "bf16" computes the transformer's matrix products and attention in bfloat16, from trained
     weights in fp32, whose gradients are fp32, and frozen ones that `placement.place` holds in bf16. What conditions it
-    on time (timesteps, their embedding and modulation) and the RoPE tables stay in fp32, and so do the returned
-    tensors: a rounded timestep of 701.3 would be 700.
+    on time (timesteps and their embedding, and the modulation where the model was published so) and the RoPE tables
+    stay in fp32, and so do the returned tensors: a rounded timestep of 701.3 would be 700.
     """
 
     transformer: Any  # an nn.Module that diffusers saves (ModelMixin) and peft adapts (PeftAdapterMixin)
     lora_targets: ClassVar[tuple[str, ...]]  # linear modules that an adapter acts on, by the end of their path
     full_precision: ClassVar[tuple[str, ...]] = ()  # modules computed in fp32 whatever the precision, by their path
+    held: int = 1
     patch: tuple[int, int, int]  # latent frames, rows and columns in one token
     width: int  # channels of a hidden token
 
@@ -55,8 +61,9 @@ class Backbone(nn.Module, ABC):
             self.blocks[k].register_forward_hook(self._keep(k))
 
     def _keep(self, k: int) -> Any:
-        def hook(module: nn.Module, args: object, output: Tensor) -> None:
-            self._hidden[k] = self.whole(k, output).float()
+        def hook(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            tokens = output[0] if isinstance(output, tuple) else output
+            self._hidden[k] = self.whole(k, tokens).float()
 
         return hook
 
@@ -64,40 +71,43 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer's blocks in order: the units of sharding and activation checkpointing. The output of each is
-        hidden tokens [B, tokens, width] in (T', H', W') order."""
+        the video's hidden tokens [B, tokens, width] in (T', H', W') order, or a tuple with these in front."""
 
     @abstractmethod
-    def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
-        """The transformer's output, from noisy [B, C, T', H', W'], sigma [B], text [B, L, D]; called under autocast
-        where the precision is "bf16"."""
+    def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor, first: Tensor | None) -> Tensor:
+        """The transformer's output, from the arguments of `forward`; called under autocast where the precision is
+        "bf16". ValueError for a `first` of None where the model reads it."""
 
     def interpret(self, output: Tensor, noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """(velocity, clean), both [B, C, T', H', W'], from the output of `evaluate` in fp32; here that is the velocity.
 
-        The first frame of velocity is 0, that of clean is the given one.
+        In frames that are held clean, velocity is 0 and clean is the given one.
         """
-        velocity = torch.cat([torch.zeros_like(noisy[:, :, :1]), output[:, :, 1:]], 2)
+        velocity = torch.cat([torch.zeros_like(noisy[:, :, : self.held]), output[:, :, self.held :]], 2)
         return velocity, noisy - sigma.view(-1, 1, 1, 1, 1) * velocity
 
-    def forward(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Prediction:
+    def forward(self, noisy: Tensor, sigma: Tensor, text: Tensor, first: Tensor | None = None) -> Prediction:
         """One evaluation.
 
         Args:
-            noisy: [B, C, T', H', W'] fp32 latents at noise level sigma, the first latent frame clean.
+            noisy: [B, C, T', H', W'] fp32 latents at noise level sigma, the first `held` latent frames clean.
             sigma: [B] fp32 in (0, 1].
             text: [B, L, D] fp32 tokens of the text encoder.
+            first: [B, C, 1, H', W'] fp32, the clean latent of the first frame (`Batch.first`); None for a model that
+                reads it nowhere but in its place among `noisy`.
         """
         with autocast(noisy.device.type, enabled=self.precision == "bf16"):
-            output = self.evaluate(noisy, sigma, text).float()
+            output = self.evaluate(noisy, sigma, text, first).float()
         velocity, clean = self.interpret(output, noisy, sigma)
         hidden = tuple(self._hidden[k] for k in self.taps)
         self._hidden.clear()
         return Prediction(velocity, clean, hidden)
 
-    def diffusion_loss(self, prediction: Prediction, clean: Tensor, noise: Tensor) -> Tensor:
+    def diffusion_loss(self, prediction: Prediction, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """The loss that trains generation, a scalar: mean squared error of the predicted velocity to noise - clean over
-        the latent frames after the first; clean and noise are [B, C, T', H', W']."""
-        return F.mse_loss(prediction.velocity[:, :, 1:], (noise - clean)[:, :, 1:])
+        the latent frames that are not held; clean and noise are [B, C, T', H', W'], sigma [B] that of the prediction.
+        """
+        return F.mse_loss(prediction.velocity[:, :, self.held :], (noise - clean)[:, :, self.held :])
 
     def sigmas(self, steps: int, shift: float) -> Tensor:
         """Noise levels of sampling in so many steps, fp32 [steps + 1] on the CPU, from 1 to 0, as this model was
@@ -134,3 +144,14 @@ def autocast(device_type: str, *, enabled: bool) -> AbstractContextManager[Any]:
     if not enabled and not torch.amp.is_autocast_available(device_type):
         return nullcontext()
     return torch.autocast(device_type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
+def in_full_precision(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, computed in the dtype of its inputs and weights even under autocast."""
+
+    @wraps(forward)
+    def without_autocast(timestep: Tensor, *inputs: Any, **options: Any) -> Any:
+        with autocast(timestep.device.type, enabled=False):
+            return forward(timestep, *inputs, **options)
+
+    return without_autocast

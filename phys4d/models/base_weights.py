@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from phys4d.engine.distributed.collectives import local
 from phys4d.engine.distributed.sharding import own_elements
 from phys4d.engine.errors import UserError
-from phys4d.models.diffusers_folder import WEIGHTS
+from phys4d.models.diffusers_folder import weights_name
 from phys4d.models.headers import Stored, read_weights
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -49,18 +49,23 @@ def autocast_acts(device: torch.device) -> bool:
 
 
 def absent_weights(module: nn.Module) -> list[str]:
-    """Names of the parameters on meta, which hold no values."""
-    return [name for name, parameter in module.named_parameters() if parameter.is_meta]
+    """Names of the parameters on meta, which hold no values, and beside such of the buffers that are stored with them:
+    those have the values that their class computes, and the stored ones may have been learned."""
+    absent = [name for name, parameter in module.named_parameters() if parameter.is_meta]
+    parameters = dict(module.named_parameters())
+    return absent and [*absent, *(name for name in module.state_dict() if name not in parameters)]
 
 
 def read_own_parts(module: nn.Module, names: Collection[str], folder: Path) -> None:
-    """Fills parameters of a module with this rank's part of the tensors in a diffusers folder, in their own dtype.
+    """Fills parameters of a module with this rank's part of the tensors in a diffusers folder, in their own dtype; its
+    buffers with the whole tensors.
 
-    names: of the parameters; the tensor has the same name, without the "base_layer" that peft puts in. folder: holds
-    diffusion_pytorch_model.safetensors, or shards and their index. UserError if a file cannot be read.
+    names: of parameters and buffers; the tensor has the same name, without the "base_layer" that peft puts in. folder:
+    holds diffusion_pytorch_model.safetensors or model.safetensors, or shards and their index. UserError if a file
+    cannot be read.
     """
-    stored, files = read_weights(folder, WEIGHTS, "weights in the diffusers layout")
-    parameters = dict(module.named_parameters())
+    stored, files = read_weights(folder, weights_name(folder), "weights in the diffusers layout")
+    parameters = dict(module.named_parameters()) | dict(module.named_buffers())
     with torch.no_grad():
         for name in sorted(names, key=lambda name: (files[_stored_name(name)], stored[_stored_name(name)].begin)):
             key = _stored_name(name)

@@ -61,10 +61,18 @@ def check_numbers(path: Path, config: dict[str, Any]) -> None:
                 raise UserError(f"{path}: {key}: {str(number)[:12]}, at most {most} is taken: download it again")
 
 
+def weights_name(folder: Path) -> str:
+    """Name of the files of weights in a folder: transformers' where only that is there, and else diffusers'."""
+    names = [f"model.safetensors{end}" for end in ("", ".index.json")]
+    others = [f"{WEIGHTS}.safetensors{end}" for end in ("", ".index.json")]
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return "model" if there.intersection(names) and not there.intersection(others) else WEIGHTS
+
+
 def check_stored(folder: Path, module: nn.Module, layout: str) -> None:
     """UserError unless a folder stores every tensor of a module on the meta device, whole and with its shape."""
     what = f"{type(module).__name__} of its config.json"
-    check_fits(*read_weights(folder, WEIGHTS, layout), shapes_of(module), what)
+    check_fits(*read_weights(folder, weights_name(folder), layout), shapes_of(module), what)
 
 
 def check_t5_encoder(

@@ -1,4 +1,4 @@
-"""Rectified flow: x_sigma = (1 - sigma) data + sigma noise, velocity = noise - data, first latent frame kept clean."""
+"""Rectified flow: x_sigma = (1 - sigma) data + sigma noise, velocity = noise - data, leading frames held clean."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -15,14 +15,14 @@ def expand(sigma: Tensor) -> Tensor:
 
 
 def keep_first(latents: Tensor, first: Tensor) -> Tensor:
-    """Latents [B, C, T', H', W'] with frame 0 replaced by first [B, C, 1, H', W']."""
-    return torch.cat([first, latents[:, :, 1:]], 2)
+    """Latents [B, C, T', H', W'] with their first frames replaced by first [B, C, held, H', W'], which may be none."""
+    return torch.cat([first, latents[:, :, first.shape[2] :]], 2)
 
 
-def noised(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """The training input: the mixture at sigma [B], first latent frame clean, as it is given to the model."""
+def noised(clean: Tensor, noise: Tensor, sigma: Tensor, held: int) -> Tensor:
+    """The training input: the mixture at sigma [B], the first `held` latent frames clean (`Backbone.held`)."""
     s = expand(sigma)
-    return keep_first((1 - s) * clean + s * noise, clean[:, :, :1])
+    return keep_first((1 - s) * clean + s * noise, clean[:, :, :held])
 
 
 def shifted(u: Tensor, shift: float) -> Tensor:
@@ -47,7 +47,8 @@ def sample(
 ) -> Tensor:
     """Euler from noise [B, C, T', H', W'] to data under `predict(noisy, sigma [B])`.
 
-    first: [B, C, 1, H', W'], the clean first latent frame, held; sigmas: from 1 to 0, as `Backbone.sigmas`.
+    first: [B, C, held, H', W'], the latent frames that are held clean, `Backbone.held` of them; sigmas: from 1 to 0, as
+    `Backbone.sigmas`.
     """
     latents = keep_first(noise, first)
     for now, following in pairwise(sigmas):

@@ -30,6 +30,7 @@ from phys4d.models.interface import Grid
 from phys4d.models.lora import adapter_names, load_adapter, save_adapter
 from phys4d.models.preflight import HEADS, check_files, check_model
 from phys4d.models.registry import MODELS
+from phys4d.models.spec import default_shift
 from phys4d.models.world import WorldModel
 
 
@@ -162,7 +163,7 @@ def released(folder: Path, config: ModelConfig, size: tuple[int, int, int], *, s
     """
     outline = MODELS[config.kind].outline(config, folder)
     check_downloaded(folder)
-    resolved = config.resolved(outline.steps, outline.shift)
+    resolved = config.resolved(outline.steps, default_shift(outline, size))
     model = _assemble(resolved, folder, Grid(*size, outline.token_stride), seed=seed)
     return Loaded(model.requires_grad_(False), "released", folder)
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class Prediction:
     """One evaluation of the backbone on noisy latents.
 
-    velocity: [B, C, T', H', W'], noise minus data; zero on the clean first latent frame.
-    clean: [B, C, T', H', W'], the data that the velocity points to; the first latent frame is the given one.
+    velocity: [B, C, T', H', W'], noise minus data; zero on latent frames that are held clean.
+    clean: [B, C, T', H', W'], the data that the velocity points to; held latent frames are the given ones.
     hidden: one [B, tokens, width] tensor per tapped block, tokens in (T', H', W') order.
     """
 
@@ -44,12 +44,16 @@ class Grid:
 class Codec(Protocol):
     """Between video and latents. Frames come as 1 + k * temporal_stride; any other count is refused.
 
-    chunked: its modules that are evaluated chunk by chunk of a clip, if any.
+    channels: of the latents. temporal_stride, spatial_stride: frames, and rows or columns of pixels, of one latent.
+    chunked: its modules that are evaluated chunk by chunk of a clip, if any. image_apart: whether a clip's first frame
+    is encoded a second time, on its own, for a model that was conditioned on an image; the clip's first latent frame
+    is another where the frames behind it have a part in it.
     """
 
     channels: int
     temporal_stride: int
     spatial_stride: int
+    image_apart: bool
 
     @property
     def chunked(self) -> tuple[nn.Module, ...]: ...
@@ -71,7 +75,7 @@ class TextEncoder(Protocol):
     tokens: int
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
-        """Captions -> [B, tokens, width], zeros behind the last token."""
+        """Captions -> [B, tokens, width], behind the last token what the model was trained with."""
         ...
 
 
@@ -90,6 +94,18 @@ def encode_clips(codec: Codec, video: Tensor) -> Tensor:
     """Video [B, 3, T, H, W] -> latents [B, C, T', H', W'], contiguous as those of a cache, since sums over them are
     rounded in the order of memory. Clips are encoded one by one: those beside a clip do not change its bits."""
     return torch.cat([codec.encode(clip[None].contiguous()) for clip in video]).contiguous()
+
+
+def encode_for_cache(codec: Codec, video: Tensor) -> Tensor:
+    """What a cache holds of clips: their latents, and with `image_apart` that of the first frame behind them."""
+    latents = encode_clips(codec, video)
+    return torch.cat([latents, encode_clips(codec, video[:, :, :1])], 2) if codec.image_apart else latents
+
+
+def cached_shape(codec: Codec, size: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """The shape of one clip in `encode_for_cache`."""
+    channels, frames, height, width = latent_shape(codec, size)
+    return channels, frames + codec.image_apart, height, width
 
 
 def check_clip(video: Tensor, stride: tuple[int, int, int]) -> None:

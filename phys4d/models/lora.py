@@ -22,6 +22,7 @@ from phys4d.models.lora_file import (
     METADATA,
     PEFT_CONFIG,
     PEFT_WEIGHTS,
+    LoraLayer,
     Rename,
     check_fits_transformer,
     read_lora,
@@ -145,6 +146,14 @@ def load_adapter(transformer: Transformer, name: str, folder: Path, rename: Rena
     """
     path, layers = read_lora(folder, rename)
     check_fits_transformer(path, layers, transformer)
+    attach(transformer, name, layers)
+
+
+def attach(transformer: Transformer, name: str, layers: Mapping[str, LoraLayer]) -> None:
+    """Puts a LoRA beside the adapters there, frozen, with rank and scale of each module.
+
+    transformer: possibly with its own weights on meta. name: of the adapter. layers: by module, which fit.
+    """
     ranks = {module: len(layer.a) for module, layer in layers.items()}
     alphas = {module: layer.scale * ranks[module] for module, layer in layers.items()}
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))

@@ -11,6 +11,8 @@ from phys4d.engine.training.compilation import compile_blocks
 from phys4d.models.base_weights import absent_weights, autocast_acts, hold_frozen_in_bf16, read_own_parts
 from phys4d.models.world import WorldModel
 
+_ATTENTION = [torch.ops.phys4d.attention.default, torch.ops.phys4d.attention_packed.default]
+
 
 def place(
     model: WorldModel,
@@ -26,7 +28,8 @@ def place(
     checkpointing: which activations are kept for backward passes, as of `checkpoint_activations`. compiled: whether the
     transformer's blocks are compiled.
 
-    fill: gives the parameters of the transformer with these names, which had no values, their own; default: reads them.
+    fill: gives parameters and buffers of the transformer with these names their values, which they have not had;
+    default: reads them.
 
     Codec and text encoder are frozen and whole on every rank. Call it when adapters are there, requires_grad and the
     backbone's precision are set. UserError if weights cannot be read.
@@ -38,7 +41,7 @@ def place(
     if compiled:
         compile_blocks(backbone.blocks, checkpointing)
     if not (compiled and checkpointing == "selective"):
-        checkpoint_activations(backbone.blocks, checkpointing, [torch.ops.phys4d.attention.default])
+        checkpoint_activations(backbone.blocks, checkpointing, _ATTENTION)
     absent = absent_weights(transformer)
     parallel.shard(transformer, list(backbone.blocks))
     parallel.shard(model.heads)

@@ -6,7 +6,9 @@ from phys4d.models.spec import ModelSpec
 
 _MODULES = (
     "phys4d.models.tiny.spec",
+    "phys4d.models.cogvideox.spec",
     "phys4d.models.wan.spec",
+    "phys4d.models.opensora.spec",
 )
 _SPECS: list[ModelSpec] = [import_module(module).SPEC for module in _MODULES]
 MODELS = {spec.kind: spec for spec in _SPECS}

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from phys4d.models.backbone import Backbone
 from phys4d.models.interface import Codec, TextEncoder
+
+Size = tuple[int, int, int]
 
 
 class Settings(Protocol):
@@ -27,7 +29,8 @@ class Outline:
 
     transformer: on torch's meta device; layers: its blocks; width: channels of a hidden token; heads: of its
     self-attention; channels: of the latents; token_stride: frames, rows and columns of pixels under one token; steps,
-    shift: how it is sampled by default.
+    shift: how it is sampled by default; check_size: ValueError for clips (frames, height, width) that fit token_stride
+    and are not taken all the same; shift_of: the shift of clips of a size, where it depends on it.
     """
 
     transformer: nn.Module
@@ -38,6 +41,8 @@ class Outline:
     token_stride: tuple[int, int, int]
     steps: int
     shift: float
+    check_size: Callable[[Size], object] = lambda size: None
+    shift_of: Callable[[Size], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,9 @@ class Parts:
 class Bare:
     """A model that is built without values, to be counted.
 
-    layers: its blocks; token_stride, steps, shift: as in `Outline`; build: backbone, codec and text encoder with so
-    many blocks and these taps, all parameters on torch's meta device or drawn from a seed.
+    layers: its blocks; token_stride, steps, shift, check_size, shift_of: as in `Outline`; build: backbone, codec and
+    text encoder with so many blocks and these taps, all parameters on torch's meta device or drawn from a seed; period:
+    after how many blocks they are alike again, of which `layers` is a multiple and `build` gets one.
     """
 
     layers: int
@@ -67,6 +73,14 @@ class Bare:
     steps: int
     shift: float
     build: Callable[[int, tuple[int, ...], int], Parts]
+    check_size: Callable[[Size], object] = lambda size: None
+    shift_of: Callable[[Size], float] | None = None
+    period: int = 1
+
+
+def default_shift(model: Outline | Bare, size: Size) -> float:
+    """How far sigmas of clips of a size (frames, height, width) are moved towards noise, where a run names no shift."""
+    return model.shift if model.shift_of is None else model.shift_of(size)
 
 
 @dataclass(frozen=True)
@@ -78,11 +92,29 @@ class Encoders:
         "tokenizer"), equal for equal parts: a digest of weights and configuration. A part whose weights are not there
         is left out. UserError where a file cannot be read.
     check: UserError unless the weights of both are there, which `ModelSpec.outline` does not ask of the text encoder.
+    check_prompt: ValueError for a prompt of more tokens than such a text encoder takes, which would be cut off.
     """
 
     build: Callable[[Path | None], tuple[Codec, TextEncoder]]
     origin: Callable[[Path | None], Mapping[str, str]]
     check: Callable[[Path | None], object] = lambda folder: None
+    check_prompt: Callable[[Any, str], object] = lambda encoder, prompt: None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a model is sampled where nothing else is asked for, beside its steps and shift (`Outline`).
+
+    solver: a name in `phys4d.generate.solvers`. guidance: scale of classifier-free guidance, 1 for none. size: (frames,
+    height, width) of the published clips; None where the model folder alone says it. scheduler: from the shift,
+    diffusers' scheduler of that solver as it was published, whose timesteps the transformer is given; None: the solver
+    visits `Backbone.sigmas`.
+    """
+
+    solver: str = "euler"
+    guidance: float = 1.0
+    size: tuple[int, int, int] | None = None
+    scheduler: Callable[[float], Any] | None = None
 
 
 def _as_they_are(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -105,8 +137,11 @@ class ModelSpec:
     bare: a model without values, from the configurations in such a folder alone; for None, the published model of the
         name `released`, or a new one. None for a kind whose runs cannot be counted.
     encoders: its codec and text encoder alone; None for a kind whose latents and tokens cannot be cached.
+    sampling: how a model of such a folder is sampled; None for a new one.
     rename_lora: tensors of a LoRA file at this path, from key names that other programs use to those of the
         transformer's modules. ValueError where they are not of this kind of model.
+    comfyui_name: the name, in LoRA files for ComfyUI and musubi, of a module of the transformer. ValueError where it
+        has none; None for a kind for which no such layout is written.
     """
 
     kind: str
@@ -119,4 +154,6 @@ class ModelSpec:
     bare: Callable[[Settings, Path | None], Bare] | None = None
     released: str | None = None
     encoders: Encoders | None = None
+    sampling: Callable[[Path | None], Sampling] = lambda folder: Sampling()
     rename_lora: Callable[[Path, dict[str, Tensor]], dict[str, Tensor]] = _as_they_are
+    comfyui_name: Callable[[str], str] | None = None

@@ -14,7 +14,7 @@ from phys4d.models.heads import GeometryHeads
 from phys4d.models.interface import Grid, Prediction
 from phys4d.models.lora import POLICY, without
 from phys4d.models.registry import MODELS
-from phys4d.models.spec import Parts
+from phys4d.models.spec import Parts, default_shift
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,28 @@ class WorldModel(nn.Module):
         except ValueError as error:
             raise UserError(f"parallel.context: {error}") from None
 
-    def predict(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Prediction:
-        """One evaluation of the backbone with every adapter acting."""
-        return self.backbone(noisy, sigma, text)
+    def predict(self, noisy: Tensor, sigma: Tensor, text: Tensor, first: Tensor | None = None) -> Prediction:
+        """One evaluation of the backbone with every adapter acting; arguments as of `Backbone.forward`."""
+        return self.backbone(noisy, sigma, text, first)
+
+    def noised(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """Latents [B, C, T', H', W'] at noise level sigma [B], as the backbone takes them."""
+        return noised(clean, noise, sigma, self.backbone.held)
 
     def read_geometry(
-        self, clean: Tensor, text: Tensor, noise: Tensor, sigma: Tensor | None = None, *, drifted: bool = False
-    ) -> Geometry:
+        self, clean: Tensor, text: Tensor, noise: Tensor, sigma: Tensor | None = None, *, first: Tensor | None = None,
+        drifted: bool = False,
+    ) -> Geometry:  # fmt: skip
         """Depth and motion of clean latents [B, C, T', H', W'], noised to sigma [B] (default: the probe sigma).
 
-        text: [B, L, D] tokens; noise: as clean, standard normal; drifted: with the policy's adapter acting, which shows
-        how far it has bent the features; never for a reward.
+        text: [B, L, D] tokens; noise: as clean, standard normal; first: as of `Backbone.forward`; drifted: with the
+        policy's adapter acting, which shows how far it has bent the features; never for a reward.
         """
         if sigma is None:
             sigma = torch.full((len(clean),), self.config.probe_sigma, device=clean.device)
         with nullcontext() if drifted else without(self.backbone.transformer, POLICY):
-            noisy = noised(clean, noise, sigma)
-            hidden = self.backbone(noisy, sigma, text).hidden
+            noisy = self.noised(clean, noise, sigma)
+            hidden = self.backbone(noisy, sigma, text, first).hidden
         return Geometry(*self.heads(hidden, noisy, sigma))
 
     def training_sigma(self, u: Tensor) -> Tensor:
@@ -83,9 +88,9 @@ class WorldModel(nn.Module):
         """Clean latents from a first latent frame [B, C, 1, H', W'], text [B, L, D] and noise [B, C, T', H', W']."""
 
         def predict(noisy: Tensor, sigma: Tensor) -> Prediction:
-            return self.predict(noisy, sigma, text)
+            return self.predict(noisy, sigma, text, first)
 
-        return sample(predict, first, noise, self.sigmas(self.config.sampling_steps))
+        return sample(predict, first[:, :, : self.backbone.held], noise, self.sigmas(self.config.sampling_steps))
 
 
 def create_model(config: ModelConfig, frames: int, height: int, width: int, seed: int) -> WorldModel:
@@ -94,6 +99,6 @@ def create_model(config: ModelConfig, frames: int, height: int, width: int, seed
     assert spec.create is not None, config.kind
     outline = spec.outline(config, None)
     grid = Grid(frames, height, width, outline.token_stride)
-    resolved = config.resolved(outline.steps, outline.shift)
+    resolved = config.resolved(outline.steps, default_shift(outline, (frames, height, width)))
     with torch.random.fork_rng(devices=[]):  # torch draws weights too when modules are made; they are replaced
         return WorldModel(resolved, grid, spec.create(config, config.taps, seed), seed)

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from phys4d.batch import Batch
 from phys4d.engine.training.loop import OptimizerStep
-from phys4d.models.flow import noised
 from phys4d.models.world import WorldModel
 from phys4d.stages.config import SupervisedConfig
 from phys4d.stages.spec import NEW, Shares, StageObjective, StageSpec
@@ -43,12 +42,13 @@ class BackboneObjective(StageObjective):
         return logged.sums
 
     def _loss(self, batch: Batch, logged: Shares) -> Tensor:
-        clean = batch.encoded(self.model.codec)
+        model, clean = self.model, batch.encoded(self.model.codec)
         noise = batch.normal_like(clean, "noise")
-        sigma = self.model.training_sigma(batch.uniform("sigma"))
-        prediction = self.model.predict(noised(clean, noise, sigma), sigma, batch.text)
-        loss = self.model.backbone.diffusion_loss(prediction, clean, noise)
-        error = (prediction.clean - clean)[:, :, 1:].detach().square().mean()
+        sigma = model.training_sigma(batch.uniform("sigma"))
+        first = batch.first(model.codec, clean)
+        prediction = model.predict(model.noised(clean, noise, sigma), sigma, batch.text, first)
+        loss = model.backbone.diffusion_loss(prediction, clean, noise, sigma)
+        error = (prediction.clean - clean)[:, :, model.backbone.held :].detach().square().mean()
         logged.add(batch.share, loss=loss, clean_mse=error)
         return batch.share * loss
 

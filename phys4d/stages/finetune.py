@@ -11,7 +11,6 @@ from phys4d.batch import Batch
 from phys4d.clips import TRUTH
 from phys4d.engine.resume import FROM_HERE
 from phys4d.engine.training.loop import OptimizerStep
-from phys4d.models.flow import noised
 from phys4d.models.lora import SUPERVISED, add_adapter
 from phys4d.models.world import WorldModel
 from phys4d.stages.config import SupervisedConfig
@@ -95,9 +94,9 @@ class FinetuneObjective(StageObjective):
         sampled = model.training_sigma(u)
         read = [_is_read(int(place)) for *_, place in batch.rng_keys]
         sigma = torch.where(torch.tensor(read, device=u.device), near_probe(u, model.config.probe_sigma), sampled)
-        noisy = noised(clean, noise, sigma)
-        prediction = model.predict(noisy, sigma, batch.text)
-        diffusion = model.backbone.diffusion_loss(prediction, clean, noise)
+        noisy = model.noised(clean, noise, sigma)
+        prediction = model.predict(noisy, sigma, batch.text, batch.first(model.codec, clean))
+        diffusion = model.backbone.diffusion_loss(prediction, clean, noise, sigma)
         loss = self.config.diffusion * diffusion
         logged.add(batch.share, diffusion_loss=diffusion)
         if heads:

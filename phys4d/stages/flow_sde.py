@@ -22,7 +22,8 @@ and shift 3, the standard deviation of the latents behind each of the first thre
 `cps` keeps the proportion of noise exactly at any number of steps (s = 0). What it lacks on wide data is the spread of
 the data that the predicted mean does not have; more steps do not bring that back, as they do for Euler and `flow_sde`.
 
-The clean first latent frame is given, not drawn: it is in neither the log-probability nor the KL.
+Latent frames that are held clean (`Backbone.held`) are given, not drawn: they are in neither the log-probability nor
+the KL.
 """
 
 import math
@@ -65,19 +66,20 @@ def step_distribution(
     return mean, (eta2 * -dt) ** 0.5
 
 
-def log_probability(after: Tensor, mean: Tensor, deviation: float, dimensions: float) -> Tensor:
-    """[B]: the Gaussian's log density up to its constant, averaged over the drawn latents times `dimensions`.
+def log_probability(after: Tensor, mean: Tensor, deviation: float, dimensions: float, held: int) -> Tensor:
+    """[B]: the Gaussian's log density up to its constant, averaged over the drawn latents times `dimensions`; the first
+    `held` latent frames are not drawn.
 
     The sum over some 1e5 latents makes ratios explode, their mean makes them 1 within 1e-6, where no clip ever acts;
     `dimensions` sets the scale in between.
     """
-    squared = (after - mean)[:, :, 1:].square().mean((1, 2, 3, 4))
+    squared = (after - mean)[:, :, held:].square().mean((1, 2, 3, 4))
     return -squared * (dimensions / (2 * deviation**2))
 
 
-def gaussian_kl(mean: Tensor, reference: Tensor, deviation: float, dimensions: float) -> Tensor:
+def gaussian_kl(mean: Tensor, reference: Tensor, deviation: float, dimensions: float, held: int) -> Tensor:
     """[B]: KL between two steps of equal deviation, on the scale of `log_probability`."""
-    squared = (mean - reference)[:, :, 1:].square().mean((1, 2, 3, 4))
+    squared = (mean - reference)[:, :, held:].square().mean((1, 2, 3, 4))
     return squared * (dimensions / (2 * deviation**2))
 
 
@@ -93,10 +95,12 @@ def rollout(
     sampler: Sampler,
     dimensions: float,
 ) -> tuple[Tensor, list[Transition]]:
-    """Samples at the noise levels `sigmas`, from 1 to 0, with the first `stochastic_steps` drawn, the rest
-    deterministic: latents and the drawn steps.
+    """Samples with the first `stochastic_steps` drawn, the rest deterministic: latents and the drawn steps.
 
-    first [B, C, 1, H', W']; noise(use) gives white noise [B, C, T', H', W'] for each use.
+    predict: evaluates the model, from noisy latents and sigma [B]. first: [B, C, held, H', W'], the latent frames that
+    are held clean, `Backbone.held` of them. noise: gives white noise [B, C, T', H', W'] for each use. sigmas: noise
+    levels from 1 to 0, as `Backbone.sigmas`. noise_level, sampler: as of `step_distribution`. dimensions: as of
+    `log_probability`.
     """
     latents = keep_first(noise("start"), first)
     transitions = []
@@ -105,7 +109,7 @@ def rollout(
         if k < stochastic_steps:
             mean, deviation = step_distribution(velocity, latents, sigma, following, noise_level, sampler)
             after = keep_first(mean + deviation * noise(f"step {k}"), first)
-            logprob = log_probability(after, mean, deviation, dimensions)
+            logprob = log_probability(after, mean, deviation, dimensions, first.shape[2])
             transitions.append(Transition(latents, after, sigma, following, logprob))
         else:
             after = keep_first(latents + (following - sigma) * velocity, first)

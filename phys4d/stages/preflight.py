@@ -6,7 +6,7 @@ decoded (`dataset_checks.WHOLE`), or all with `check_clips = "all"`.
 
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,14 +51,15 @@ class Start:
     """What a run starts from.
 
     stage: that wrote the model, NEW or RELEASED where none did; kind: of its backbone; token_stride: frames, rows and
-    columns of pixels under one token; head_shape: (heads, channels of one) of its self-attention; size: (frames,
-    height, width) of its clips, None where they are not decided yet.
+    columns of pixels under one token; head_shape: (heads, channels of one) of its self-attention; check_size: as of
+    `Outline`; size: (frames, height, width) of its clips, None where they are not decided yet.
     """
 
     stage: str
     kind: str
     token_stride: tuple[int, int, int]
     head_shape: tuple[int, int]
+    check_size: Callable[[tuple[int, int, int]], object] = lambda size: None
     size: tuple[int, int, int] | None = None
 
 
@@ -166,9 +167,11 @@ def check_start(model: ModelConfig, init: Path | None) -> Start:
     if init is not None and (init / CARD).exists():
         outline = check_model(init)
         card = read_card(init)
-        return Start(card.stage, card.model.kind, outline.token_stride, _head_shape(outline), card.size)
-    outline = check_new(model) if init is None else check_released(init, model)
-    return Start(NEW if init is None else RELEASED, model.kind, outline.token_stride, _head_shape(outline))
+        stage, kind, size = card.stage, card.model.kind, card.size
+    else:
+        outline = check_new(model) if init is None else check_released(init, model)
+        stage, kind, size = NEW if init is None else RELEASED, model.kind, None
+    return Start(stage, kind, outline.token_stride, _head_shape(outline), outline.check_size, size)
 
 
 def _head_shape(outline: Outline) -> tuple[int, int]:
@@ -212,6 +215,7 @@ def check_clip_size(key: str, where: object, size: tuple[int, int, int], start: 
     the run file and the dataset, for the message."""
     try:
         check_size(size, start.token_stride)
+        start.check_size(size)
     except ValueError as error:
         raise UserError(f"{key}: {where}: clips of {error}") from None
 

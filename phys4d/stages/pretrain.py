@@ -53,9 +53,9 @@ class PretrainObjective(StageObjective):
         return logged.sums
 
     def _loss(self, batch: Batch, logged: Shares) -> Tensor:
-        clean = batch.encoded(self.model.codec)
-        sigma = near_probe(batch.uniform("sigma"), self.model.config.probe_sigma)
-        geometry = self.model.read_geometry(clean, batch.text, batch.normal_like(clean, "noise"), sigma)
+        model, clean = self.model, batch.encoded(self.model.codec)
+        sigma, first = near_probe(batch.uniform("sigma"), model.config.probe_sigma), batch.first(model.codec, clean)
+        geometry = model.read_geometry(clean, batch.text, batch.normal_like(clean, "noise"), sigma, first=first)
         moving = batch.arrays["motion"][:, :2].norm(dim=1) > self.config.moving_pixels
         loss, terms = geometry_loss(geometry.depth, geometry.motion, batch.arrays, moving, self.config.weights)
         logged.add(batch.share, loss=loss, **terms)

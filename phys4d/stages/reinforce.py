@@ -11,7 +11,6 @@ from phys4d.batch import Batch
 from phys4d.clips import Clips
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.training.loop import Loss, OptimizerStep
-from phys4d.models.flow import noised
 from phys4d.models.lora import POLICY, add_adapter, without
 from phys4d.models.world import WorldModel
 from phys4d.rewards.registry import REWARDS
@@ -27,11 +26,13 @@ class Samples:
     """Samples that are evaluated together: positions of their conditions, and what is needed of those.
 
     conditions: position of each sample's clip in the step's batch. clean: [B, C, T', H', W'] latents of these clips.
-    batch: the samples with their random numbers, of the clips nothing but the text.
+    first: [B, C, 1, H', W'], the clean latent of their first frame. batch: the samples with their random numbers, of
+    the clips nothing but the text.
     """
 
     conditions: list[int]
     clean: Tensor
+    first: Tensor
     batch: Batch
 
 
@@ -112,6 +113,7 @@ class ReinforceObjective(StageObjective):
         """
         g, count = self.config.group, len(conditions.rng_keys)
         clean = conditions.encoded(self.model.codec)
+        first = conditions.first(self.model.codec, clean)
         keys = [(*key, member) for key in conditions.rng_keys for member in range(g)]
         size = self.config.micro_batch or count * g
         parts = []
@@ -127,14 +129,14 @@ class ReinforceObjective(StageObjective):
                 rng_keys=[keys[i] for i in own],
                 share=conditions.share * len(own) / (count * g),
             )
-            parts.append(Samples([i // g for i in own], clean[index], batch))
+            parts.append(Samples([i // g for i in own], clean[index], first[index], batch))
         return parts
 
     def _rollout(self, samples: Samples) -> tuple[Tensor, list[Transition]]:
         config, batch, clean = self.config, samples.batch, samples.clean
         return rollout(
-            lambda noisy, sigma: self.model.predict(noisy, sigma, batch.text),
-            clean[:, :, :1],
+            lambda noisy, sigma: self.model.predict(noisy, sigma, batch.text, samples.first),
+            samples.first[:, :, : self.model.backbone.held],
             lambda use: self._noise(batch, clean, use),
             sigmas=self._sigmas,
             stochastic_steps=config.stochastic_steps,
@@ -151,7 +153,7 @@ class ReinforceObjective(StageObjective):
     def _check_replay(self, parts: list[Samples], drawn: list[list[Transition]]) -> None:
         """`check_replay` of every drawn step; once, since it costs one more evaluation of each."""
         ratios = [
-            [self._ratio(t, part.batch)[0].detach() for t in steps] for part, steps in zip(parts, drawn, strict=True)
+            [self._ratio(t, part)[0].detach() for t in steps] for part, steps in zip(parts, drawn, strict=True)
         ]
         check_replay([torch.cat(of_step) for of_step in zip(*ratios, strict=True)], self.parallel)
         self._ratio_checked = True
@@ -165,11 +167,13 @@ class ReinforceObjective(StageObjective):
         """
         batch = samples.batch
         noise = batch.normal_like(latents, "probe")
-        geometry = self.model.read_geometry(latents, batch.text, noise)
-        if first := [i for i, key in enumerate(batch.rng_keys) if key[-1] == 0]:
-            drifted = self.model.read_geometry(latents[first], batch.text[first], noise[first], drifted=True)
-            drift = (drifted.depth / geometry.depth[first]).log().abs().mean()
-            logged.add(self.parallel.share * len(first) / len(conditions.rng_keys), head_drift=drift)
+        geometry = self.model.read_geometry(latents, batch.text, noise, first=samples.first)
+        if own := [i for i, key in enumerate(batch.rng_keys) if key[-1] == 0]:
+            drifted = self.model.read_geometry(
+                latents[own], batch.text[own], noise[own], first=samples.first[own], drifted=True
+            )
+            drift = (drifted.depth / geometry.depth[own]).log().abs().mean()
+            logged.add(self.parallel.share * len(own) / len(conditions.rng_keys), head_drift=drift)
         video = self.model.codec.decode(latents).clamp(-1, 1)
         generated = Generated(video, geometry.depth, geometry.motion)
         return self._score(generated, conditions.take(samples.conditions, batch.rng_keys))
@@ -187,7 +191,7 @@ class ReinforceObjective(StageObjective):
         """One optimizer step on the drawn step k of all samples, and on clips of the diffusion loss."""
         ratios: list[Tensor] = []
         losses: list[Loss] = [
-            partial(self._policy_loss, transition, part.batch, advantage, ratios, logged)
+            partial(self._policy_loss, transition, part, advantage, ratios, logged)
             for transition, part, advantage in zip(transitions, parts, advantages, strict=True)
         ]
         if self.config.flow_matching > 0:
@@ -204,30 +208,31 @@ class ReinforceObjective(StageObjective):
         )
 
     def _policy_loss(
-        self, t: Transition, batch: Batch, advantage: Tensor, ratios: list[Tensor], logged: Shares
+        self, t: Transition, samples: Samples, advantage: Tensor, ratios: list[Tensor], logged: Shares
     ) -> Tensor:
-        config = self.config
-        ratio, mean, deviation = self._ratio(t, batch)
+        config, batch = self.config, samples.batch
+        ratio, mean, deviation = self._ratio(t, samples)
         ratios.append(ratio.detach())
         policy = clipped_policy_loss(ratio, advantage, config.clip)
         loss, kl = policy, ratio.new_zeros(())
         if config.kl > 0:
             with torch.no_grad(), without(self.model.backbone.transformer, POLICY):
-                reference, _ = self._step_mean(t, batch)
-            kl = gaussian_kl(mean, reference, deviation, config.dimensions).mean()
+                reference, _ = self._step_mean(t, samples)
+            kl = gaussian_kl(mean, reference, deviation, config.dimensions, self.model.backbone.held).mean()
             loss = loss + config.kl * kl
         logged.add(batch.share / config.stochastic_steps, policy_loss=policy, kl=kl)
         return batch.share * loss
 
-    def _ratio(self, t: Transition, batch: Batch) -> tuple[Tensor, Tensor, float]:
+    def _ratio(self, t: Transition, samples: Samples) -> tuple[Tensor, Tensor, float]:
         """The probability of a drawn step now over that when it was drawn [B], and the step's mean and deviation."""
-        mean, deviation = self._step_mean(t, batch)
-        logprob = log_probability(t.after, mean, deviation, self.config.dimensions)
+        mean, deviation = self._step_mean(t, samples)
+        held = self.model.backbone.held
+        logprob = log_probability(t.after, mean, deviation, self.config.dimensions, held)
         return torch.exp(logprob - t.logprob), mean, deviation
 
-    def _step_mean(self, t: Transition, batch: Batch) -> tuple[Tensor, float]:
+    def _step_mean(self, t: Transition, samples: Samples) -> tuple[Tensor, float]:
         sigma = t.before.new_full((len(t.before),), t.sigma)
-        velocity = self.model.predict(t.before, sigma, batch.text).velocity
+        velocity = self.model.predict(t.before, sigma, samples.batch.text, samples.first).velocity
         noise_level, sampler = self.config.noise_level, self.config.sampler
         return step_distribution(velocity, t.before, t.sigma, t.following, noise_level, sampler)
 
@@ -238,9 +243,10 @@ class ReinforceObjective(StageObjective):
     def _flow_matching(self, batch: Batch) -> Tensor:
         clean = batch.encoded(self.model.codec)
         noise = batch.normal_like(clean, "noise")
-        sigma = self.model.training_sigma(batch.uniform("sigma"))
-        prediction = self.model.predict(noised(clean, noise, sigma), sigma, batch.text)
-        return batch.share * self.config.flow_matching * self.model.backbone.diffusion_loss(prediction, clean, noise)
+        sigma, first = self.model.training_sigma(batch.uniform("sigma")), batch.first(self.model.codec, clean)
+        prediction = self.model.predict(self.model.noised(clean, noise, sigma), sigma, batch.text, first)
+        loss = self.model.backbone.diffusion_loss(prediction, clean, noise, sigma)
+        return batch.share * self.config.flow_matching * loss
 
 
 SPEC = StageSpec(

@@ -118,7 +118,7 @@ def test_the_command_prints_tables_and_writes_all_figures(
         (["--dry-run", "--world-size", "2", "--clip", "49x480"], "--clip 49x480: expected frames, height and width"),
         (["--dry-run", "--world-size", "2", "--clip", "6x32x32"], "clips of 6"),
         (["--dry-run", "--world-size", "8", "--clip", "5x32x32"], "finetune.batch: 4 does not divide over 8"),
-        (["--dry-run", "--world-size", "2", "--clip", "5x32x32", "--model", "x"], "--model x: expected wan2.2-ti2v-5b"),
+        (["--dry-run", "--world-size", "2", "--clip", "5x32x32", "--model", "x"], "--model x: expected cogvideox-5b, "),
         (
             ["--dry-run", "--world-size", "2", "--clip", "5x32x32", "--model", "wan2.2-ti2v-5b"],
             '--model wan2.2-ti2v-5b: is of the kind "wan"',

@@ -25,7 +25,7 @@ class TwoBlocks(Backbone):
     def blocks(self) -> Sequence[nn.Module]:
         return self.transformer
 
-    def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+    def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor, first: Tensor | None) -> Tensor:
         tokens = self.blocks[1](self.blocks[0](text))
         self.seen.append((torch.is_autocast_enabled("cpu"), tokens.dtype))
         return OUTPUT.to(tokens.dtype)
@@ -42,6 +42,24 @@ def test_the_output_is_the_velocity_and_clean_is_where_it_points() -> None:
     assert velocity.flatten().tolist() == [0, 2, -4, 0, 8, 4]
     assert clean.flatten().tolist() == [8, 3, 8, 8, 0, 0]
     assert [tokens.flatten().tolist() for tokens in hidden] == [[2, 2], [1, 1]]  # in the order of the taps
+
+
+def test_a_model_that_draws_all_frames_has_a_velocity_and_a_loss_in_all() -> None:
+    """clean = 8 - 0.5 x 9 and 8 - 0.25 x 9 on the first frames; the loss at noise = clean is the mean of squares."""
+    backbone = TwoBlocks(0)
+    backbone.held = 0
+    prediction = backbone(NOISY, torch.tensor([0.5, 0.25]), torch.ones(2, 1, 1))
+    assert prediction.velocity.flatten().tolist() == [9, 2, -4, 9, 8, 4]
+    assert prediction.clean.flatten().tolist() == [3.5, 3, 8, 5.75, 0, 0]
+    assert backbone.diffusion_loss(prediction, NOISY, NOISY, torch.ones(2)) == (81 + 4 + 16 + 81 + 64 + 16) / 6
+
+
+def test_a_block_may_give_other_tokens_behind_the_videos() -> None:
+    backbone = TwoBlocks(0)
+    backbone.blocks[0].register_forward_hook(lambda module, given, output: (output, 0 * output), prepend=True)
+    backbone.blocks[1].register_forward_pre_hook(lambda module, given: given[0][:1])
+    (hidden,) = backbone(NOISY, torch.ones(2), torch.ones(2, 1, 1)).hidden
+    assert hidden.tolist() == [[[1.0]], [[1.0]]]
 
 
 @pytest.mark.parametrize("taps", [(2,), (-1,), (0, 2)])

@@ -19,20 +19,21 @@ from phys4d.models.world import WorldModel, create_model
 
 
 class Net(nn.Module):
-    """A layer that peft has wrapped, a scalar, and a table that is not stored."""
+    """A layer that peft has wrapped, a scalar, a table that is not stored and one that is."""
 
     def __init__(self) -> None:
         super().__init__()
         self.wrapped = nn.ModuleDict({"base_layer": nn.Linear(4, 5)})
         self.scale = nn.Parameter(torch.zeros(()))
         self.register_buffer("table", torch.arange(3.0), persistent=False)
+        self.register_buffer("learned", torch.arange(2.0))
 
 
 @pytest.fixture
 def stored(tmp_path: Path) -> dict[str, torch.Tensor]:
     tensors = {
         "wrapped.weight": torch.randn(5, 4), "wrapped.bias": torch.randn(5).to(torch.bfloat16),
-        "scale": torch.tensor(3.0, dtype=torch.float16),
+        "scale": torch.tensor(3.0, dtype=torch.float16), "learned": torch.tensor([5.0, 6.0], dtype=torch.bfloat16),
     }  # fmt: skip
     save_file(tensors, tmp_path / "diffusion_pytorch_model.safetensors")
     return tensors
@@ -41,7 +42,7 @@ def stored(tmp_path: Path) -> dict[str, torch.Tensor]:
 def built() -> Net:
     with without_weights():
         net = Net()
-    assert absent_weights(net) == ["scale", "wrapped.base_layer.weight", "wrapped.base_layer.bias"]
+    assert absent_weights(net) == ["scale", "wrapped.base_layer.weight", "wrapped.base_layer.bias", "learned"]
     assert net.table.tolist() == [0, 1, 2]  # real
     return net
 
@@ -57,6 +58,7 @@ def test_weights_of_any_float_dtype_are_read_into_what_was_built_without(
     assert torch.equal(layer.weight, stored["wrapped.weight"])
     assert torch.equal(layer.bias, stored["wrapped.bias"].float()) and layer.bias.dtype == torch.float32
     assert net.scale.item() == 3.0 and net.table.tolist() == [0, 1, 2]
+    assert net.learned.tolist() == [5, 6] and absent_weights(net) == []
 
 
 @pytest.mark.parametrize("own", [slice(0, 8), slice(8, 16), slice(16, 20), slice(20, 20), slice(7, 14)])

@@ -12,7 +12,6 @@ from phys4d.engine.distributed.parallel import Parallel
 from phys4d.models import folder as model_folder
 from phys4d.models.backbone import Precision
 from phys4d.models.config import ModelConfig
-from phys4d.models.flow import noised
 from phys4d.models.lora import add_adapter
 from phys4d.models.placement import place
 from phys4d.models.wan.backbone import WanBackbone
@@ -62,7 +61,8 @@ def test_every_mixture_of_dtypes_trains(folders: dict[str, Path], kind: str, pre
     (geometry.depth.mean() + geometry.motion.square().mean()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.heads.parameters())
     add_adapter(transformer, "finetune", 2, 0, targets=WanBackbone.lora_targets)
-    loss = model.backbone.diffusion_loss(model.predict(noised(clean, noise, sigma), sigma, text), clean, noise)
+    prediction = model.predict(model.noised(clean, noise, sigma), sigma, text)
+    loss = model.backbone.diffusion_loss(prediction, clean, noise, sigma)
     loss.backward()
     grads = {name: p.grad for name, p in transformer.named_parameters() if "lora_B" in name}
     assert loss.dtype == torch.float32 and grads

@@ -1,5 +1,8 @@
 """Rectified flow: conventions, the sampler, and the tiny backbone's two ways of saying the same thing."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,7 +15,7 @@ from phys4d.models.world import WorldModel, create_model
 
 def test_first_latent_frame_stays_clean() -> None:
     clean, noise = torch.randn(2, 4, 3, 2, 2), torch.randn(2, 4, 3, 2, 2)
-    mixed = noised(clean, noise, torch.tensor([1.0, 0.25]))
+    mixed = noised(clean, noise, torch.tensor([1.0, 0.25]), held=1)
     assert torch.equal(mixed[:, :, 0], clean[:, :, 0])
     torch.testing.assert_close(mixed[0, :, 1:], noise[0, :, 1:])
     torch.testing.assert_close(mixed[1, :, 1:], 0.75 * clean[1, :, 1:] + 0.25 * noise[1, :, 1:])
@@ -49,7 +52,7 @@ def test_generation_takes_the_models_steps_and_shift() -> None:
     model = tiny(sampling_steps=3, sampling_shift=5.0)
     seen: list[float] = []
     predict = model.predict
-    model.predict = lambda noisy, sigma, text: seen.append(float(sigma[0])) or predict(noisy, sigma, text)
+    model.predict = lambda noisy, sigma, *given: seen.append(float(sigma[0])) or predict(noisy, sigma, *given)
     model.generate(torch.zeros(1, 192, 1, 4, 4), model.text(["a ball"]), torch.randn(1, 192, 2, 4, 4))
     assert seen == pytest.approx([1.0, 10 / 11, 5 / 7])  # 5 u / (1 + 4 u) at u = 1, 2/3, 1/3
 
@@ -72,7 +75,7 @@ def test_velocity_and_clean_agree_and_timesteps_are_per_token() -> None:
     model = tiny()
     clean = model.codec.encode(torch.rand(2, 3, 5, 16, 16) * 2 - 1)
     noise, sigma = torch.randn_like(clean), torch.tensor([0.9, 0.3])
-    noisy = noised(clean, noise, sigma)
+    noisy = model.noised(clean, noise, sigma)
     prediction = model.predict(noisy, sigma, model.text(["a red ball falls", "a blue box"]))
     s = sigma.view(-1, 1, 1, 1, 1)
     torch.testing.assert_close(noisy - s * prediction.velocity, prediction.clean, atol=1e-5, rtol=1e-5)
@@ -90,12 +93,12 @@ def test_loss_is_zero_on_the_truth_and_weighs_what_moves() -> None:
     video[:, :, 3:, 4:8, 4:8] = 0.9
     clean = model.codec.encode(video)
     truth = Prediction(torch.zeros_like(clean), clean, ())
-    assert model.backbone.diffusion_loss(truth, clean, clean) < 1e-10
+    assert model.backbone.diffusion_loss(truth, clean, clean, torch.ones(1)) < 1e-10
     still, moving = video.clone(), video.clone()
     still[:, :, 3, 12:, 12:] += 0.05
     moving[:, :, 3, 4:8, 4:8] += 0.05
     losses = [
-        float(model.backbone.diffusion_loss(Prediction(clean, model.codec.encode(v), ()), clean, clean))
+        float(model.backbone.diffusion_loss(Prediction(clean, model.codec.encode(v), ()), clean, clean, torch.ones(1)))
         for v in (still, moving)
     ]
     assert losses[1] > 4 * losses[0] > 0
@@ -105,4 +108,5 @@ def test_velocity_loss_ignores_the_given_frame() -> None:
     clean, noise = torch.randn(2, 192, 2, 4, 4), torch.randn(2, 192, 2, 4, 4)
     velocity = noise - clean
     velocity[:, :, 0] = 7
-    assert Backbone.diffusion_loss(None, Prediction(velocity, clean, ()), clean, noise) == 0  # type: ignore[arg-type]
+    backbone: Any = SimpleNamespace(held=1)
+    assert Backbone.diffusion_loss(backbone, Prediction(velocity, clean, ()), clean, noise, torch.ones(2)) == 0

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from phys4d.models.backbone import Precision
 from phys4d.models.config import ModelConfig
-from phys4d.models.flow import noised
 from phys4d.models.interface import Prediction
 from phys4d.models.world import create_model
 
@@ -35,7 +34,7 @@ def seen(precision: Precision) -> tuple[dict[str, Any], Prediction, dict[str, Te
         transformer.get_submodule(name).register_forward_hook(note(name), with_kwargs=True)
     draw = torch.Generator().manual_seed(0)
     clean, noise = torch.randn(2, 2, 192, 2, 4, 4, generator=draw)
-    prediction = model.predict(noised(clean, noise, SIGMA), SIGMA, model.text(["a ball", "a box falls"]))
+    prediction = model.predict(model.noised(clean, noise, SIGMA), SIGMA, model.text(["a ball", "a box falls"]))
     (prediction.clean - clean)[:, :, 1:].square().mean().backward()
     gradients = {name: p.grad for name, p in transformer.named_parameters() if p.grad is not None}
     return inputs, prediction, gradients

@@ -24,7 +24,7 @@ from phys4d.engine.data.dataset import ClipDataset, ClipFault
 from phys4d.engine.data.tools.rank_shards import NOTES
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
-from phys4d.models.interface import encode_clips
+from phys4d.models.interface import encode_for_cache
 
 ALONE = Parallel.alone()
 TINY = Source("tiny", None)
@@ -144,7 +144,7 @@ def test_an_encoder_that_is_stopped_goes_on_and_writes_the_same_bytes(
         encode_dataset(clips, out, TINY, ALONE, dtype="bf16")
     monkeypatch.setattr(write, "write_member", real)
     encoded: list[int] = []
-    monkeypatch.setattr(write, "encode_clips", lambda codec, video: (encoded.append(1), encode_clips(codec, video))[1])
+    monkeypatch.setattr(write, "encode_for_cache", lambda *given: (encoded.append(1), encode_for_cache(*given))[1])
     encode_dataset(clips, out, TINY, ALONE)
     assert len(encoded) == 8 - 4 and content(out) == content(tiny_cached / "cache")
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]

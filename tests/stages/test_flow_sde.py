@@ -109,32 +109,35 @@ def test_a_drawn_steps_log_probability_is_that_of_its_gaussian(sampler: Sampler)
     torch.testing.assert_close(t.after[:, :, 1:], (mean + deviation * noises["step 0"])[:, :, 1:])
 
 
-def test_log_probability_is_the_gaussians_up_to_its_constant_and_leaves_the_given_frame_out() -> None:
+@pytest.mark.parametrize("held", [0, 1])
+def test_log_probability_is_the_gaussians_up_to_its_constant_and_leaves_held_frames_out(held: int) -> None:
     mean, after = torch.randn(2, 3, 4, 3, 2, 2, dtype=torch.float64)
-    drawn = 4 * 2 * 2 * 2
+    drawn = 4 * (3 - held) * 2 * 2
     normal = torch.distributions.Normal(mean, 0.3)
-    reference = normal.log_prob(after)[:, :, 1:].sum((1, 2, 3, 4)) + drawn * math.log(0.3 * math.sqrt(2 * math.pi))
-    torch.testing.assert_close(log_probability(after, mean, 0.3, dimensions=drawn), reference)
-    after[:, :, 0] += 100
-    torch.testing.assert_close(log_probability(after, mean, 0.3, dimensions=drawn), reference)
+    reference = normal.log_prob(after)[:, :, held:].sum((1, 2, 3, 4)) + drawn * math.log(0.3 * math.sqrt(2 * math.pi))
+    torch.testing.assert_close(log_probability(after, mean, 0.3, dimensions=drawn, held=held), reference)
+    after[:, :, :held] += 100
+    torch.testing.assert_close(log_probability(after, mean, 0.3, dimensions=drawn, held=held), reference)
 
 
-def test_kl_is_the_gaussians() -> None:
+@pytest.mark.parametrize("held", [0, 1])
+def test_kl_is_the_gaussians(held: int) -> None:
     a, b = torch.randn(2, 3, 4, 3, 2, 2, dtype=torch.float64)
     normal = torch.distributions.Normal
-    reference = torch.distributions.kl_divergence(normal(a, 0.3), normal(b, 0.3))[:, :, 1:].sum((1, 2, 3, 4))
-    torch.testing.assert_close(gaussian_kl(a, b, 0.3, dimensions=4 * 2 * 2 * 2), reference)
+    reference = torch.distributions.kl_divergence(normal(a, 0.3), normal(b, 0.3))[:, :, held:].sum((1, 2, 3, 4))
+    torch.testing.assert_close(gaussian_kl(a, b, 0.3, dimensions=4 * (3 - held) * 2 * 2, held=held), reference)
 
 
+@pytest.mark.parametrize("held", [0, 1])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_rollout_replays_to_the_same_log_probability_and_holds_the_first_frame(sampler: Sampler) -> None:
+def test_rollout_replays_to_the_same_log_probability_and_holds_given_frames(sampler: Sampler, held: int) -> None:
     weight = torch.randn(4, 4) * 0.1
 
     def predict(noisy: torch.Tensor, sigma: torch.Tensor) -> Prediction:
         velocity = torch.einsum("bcthw,cd->bdthw", noisy, weight)
         return Prediction(velocity, noisy, ())
 
-    first = torch.randn(2, 4, 1, 2, 2)
+    first = torch.randn(2, 4, held, 2, 2)
     noises = {use: torch.randn(2, 4, 3, 2, 2) for use in ("start", "step 0", "step 1")}
     latents, transitions = rollout(
         predict,
@@ -146,9 +149,10 @@ def test_rollout_replays_to_the_same_log_probability_and_holds_the_first_frame(s
         sampler=sampler,
         dimensions=10,
     )
-    assert torch.equal(latents[:, :, :1], first) and len(transitions) == 2
+    assert torch.equal(latents[:, :, :held], first) and len(transitions) == 2
+    assert torch.equal(transitions[0].before[:, :, held:], noises["start"][:, :, held:])
     for t in transitions:
-        assert torch.equal(t.before[:, :, :1], first)
+        assert torch.equal(t.before[:, :, :held], first)
         velocity = predict(t.before, torch.full((2,), t.sigma)).velocity
         mean, deviation = step_distribution(velocity, t.before, t.sigma, t.following, 0.7, sampler)
-        assert torch.equal(log_probability(t.after, mean, deviation, 10), t.logprob)
+        assert torch.equal(log_probability(t.after, mean, deviation, 10, held), t.logprob)

@@ -7,6 +7,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from phys4d.engine.random import normal
+from phys4d.models.flow import schedule
 from phys4d.models.initial import draw_layers
 from phys4d.models.interface import Prediction
 from phys4d.models.tiny.copying import CopyGate
@@ -26,7 +27,7 @@ class TinyBackbone(WanBackbone):
         super().__init__(transformer, taps)
         self.gate = CopyGate()
 
-    def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+    def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor, first: Tensor | None) -> Tensor:
         timesteps = self.token_timesteps(noisy.shape, sigma)
         inputs = torch.cat([noisy, noisy[:, :, :1].expand_as(noisy)], 1)
         return self.transformer(inputs, timesteps, text, return_dict=False)[0]
@@ -35,7 +36,10 @@ class TinyBackbone(WanBackbone):
         clean = self.gate(output, noisy[:, :, :1])
         return (noisy - clean) / sigma.view(-1, 1, 1, 1, 1), clean
 
-    def diffusion_loss(self, prediction: Prediction, clean: Tensor, noise: Tensor) -> Tensor:
+    def sigmas(self, steps: int, shift: float) -> Tensor:
+        return schedule(steps, shift)
+
+    def diffusion_loss(self, prediction: Prediction, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """Mean squared error of the pixels, weighted 1, plus 3 where the true clip differs from its first frame, plus 3
         where the predicted one does; unweighted, most of a small clip is a still background and the loss is blind to
         what moves."""

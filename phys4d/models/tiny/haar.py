@@ -33,6 +33,7 @@ class HaarCodec(nn.Module):
     temporal_stride = 4
     chunked = ()
     spatial_stride = 4
+    image_apart = False
 
     def __init__(self) -> None:
         super().__init__()

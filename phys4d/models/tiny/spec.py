@@ -65,6 +65,7 @@ def _bare(settings: Settings, folder: Path | None) -> Bare:
 ENCODERS = Encoders(
     build=lambda folder: (HaarCodec(), WordEncoder()),
     origin=lambda folder: {"codec": "Haar 4x4x4", "text encoder": "words, 32 tokens of 64"},
+    check_prompt=WordEncoder.split,
 )
 
 SPEC = ModelSpec(

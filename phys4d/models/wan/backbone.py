@@ -1,8 +1,7 @@
 """The backbone on diffusers' WanTransformer3DModel: Wan2.2-TI2V as released."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 from phys4d.kernels.attention import explain
 from phys4d.kernels.attention.parts import Parts
 from phys4d.kernels.integrate.diffusers import accelerate, gathered
-from phys4d.models.backbone import Backbone, autocast
+from phys4d.models.backbone import Backbone, in_full_precision
+from phys4d.models.wan.schedule import SCHEDULER, published_sigmas
 
 if TYPE_CHECKING:  # a torch built without distributed has no such name
     from torch.distributed import ProcessGroup
@@ -27,18 +27,24 @@ class WanBackbone(Backbone):
 
     Attention, norm and rotation of queries and keys, and gate, residual, norm and modulation between the layers are
     computed by `phys4d.kernels`; time is embedded once for each frame.
+
+    transformer, taps: as of `Backbone`. scheduler: the table of the published scheduler_config.json, whose noise levels
+    sampling visits.
     """
 
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
     full_precision = ("condition_embedder",)
 
-    def __init__(self, transformer: WanTransformer3DModel, taps: tuple[int, ...]) -> None:
+    def __init__(
+        self, transformer: WanTransformer3DModel, taps: tuple[int, ...], scheduler: Mapping[str, Any] = SCHEDULER
+    ) -> None:
         super().__init__(transformer, taps)
+        self.scheduler = scheduler
         config = transformer.config
         self.patch = tuple(config.patch_size)
         self.width = config.num_attention_heads * config.attention_head_dim
         embedder = transformer.condition_embedder
-        embedder.forward = _in_full_precision(embedder.forward)
+        embedder.forward = in_full_precision(embedder.forward)
         self.accelerated = accelerate(transformer, timestep_per="frame")
         self._group: ProcessGroup | None = None
         self._grid: tuple[int, int, int]  # of the tokens in the current evaluation
@@ -54,8 +60,11 @@ class WanBackbone(Backbone):
         steps[:, : h * w] = 0
         return steps
 
-    def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+    def evaluate(self, noisy: Tensor, sigma: Tensor, text: Tensor, first: Tensor | None) -> Tensor:
         return self.transformer(noisy, self.token_timesteps(noisy.shape, sigma), text, return_dict=False)[0]
+
+    def sigmas(self, steps: int, shift: float) -> Tensor:
+        return published_sigmas(self.scheduler, steps, shift)
 
     def use_attention(
         self, backend: str, group: "ProcessGroup | None" = None, context: Literal["auto", "ulysses", "ring"] = "auto"
@@ -79,14 +88,3 @@ class WanBackbone(Backbone):
         backend = self.accelerated.backend
         chosen = {name: str(explain(q, k, k, backend=backend)) for name, k in (("self", q), ("cross", text))}
         return chosen | {"left": self.accelerated.left}
-
-
-def _in_full_precision(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, computed in the dtype of its inputs and weights even under autocast."""
-
-    @wraps(forward)
-    def without_autocast(timestep: Tensor, *inputs: Any, **options: Any) -> Any:
-        with autocast(timestep.device.type, enabled=False):
-            return forward(timestep, *inputs, **options)
-
-    return without_autocast

@@ -16,7 +16,7 @@ from phys4d.models.spec import Bare, Parts, Settings
 from phys4d.models.wan.backbone import WanBackbone
 from phys4d.models.wan.codec import WanCodec
 from phys4d.models.wan.published import TAKEN
-from phys4d.models.wan.schedule import SHIFT, STEPS, published_shift
+from phys4d.models.wan.schedule import SHIFT, STEPS, published_scheduler, published_shift
 
 PUBLISHED = "wan2.2-ti2v-5b"
 """The name of the released model, whose configurations are written here (huggingface.co/Wan-AI/
@@ -75,7 +75,7 @@ def bare(settings: Settings, source: Path | None) -> Bare:
             network = WanTransformer3DModel.from_config(transformer | {"num_layers": layers})
             codec = WanCodec(vae)
             codec._modules["vae"] = AutoencoderKLWan.from_config(vae).eval().requires_grad_(False)
-        return Parts(WanBackbone(network, taps), codec, encoder())
+        return Parts(WanBackbone(network, taps, published_scheduler(source)), codec, encoder())
 
     patch = transformer.get("patch_size", [1, 2, 2])
     strides = vae.get("scale_factor_temporal", 4), *[vae.get("scale_factor_spatial", 8)] * 2

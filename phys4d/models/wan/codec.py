@@ -17,8 +17,12 @@ class WanCodec(nn.Module):
     It computes in fp32, as published, also where its weights are stored in bf16. They are read when it is first used,
     onto the device that it was moved to.
 
+    It decodes one latent frame at a time, which is exact: what the convolutions need of earlier frames is kept.
+
     source: its folder, or, for a codec whose weights are set and not read, the table of its config.json.
     """
+
+    image_apart = False
 
     def __init__(self, source: Path | dict[str, Any]) -> None:
         super().__init__()
@@ -28,6 +32,7 @@ class WanCodec(nn.Module):
             table = source if isinstance(source, dict) else read_json(source / "config.json")
             config = AutoencoderKLWan.from_config(table).config
         self.source = source
+        self.tiled = False
         self.channels = config.z_dim
         self.temporal_stride = config.scale_factor_temporal
         self.spatial_stride = config.scale_factor_spatial
@@ -61,7 +66,18 @@ class WanCodec(nn.Module):
         check_clip(video, (self.temporal_stride, self.spatial_stride, self.spatial_stride))
         return (self.vae.encode(video).latent_dist.mode() - self.mean) / self.std
 
+    def use_tiling(self) -> None:
+        """From here on `decode` takes tiles of 256 x 256 pixels, 192 apart, and blends them where they overlap.
+
+        That is not exact: the middle block attends to the whole of a frame, of which a tile sees a part.
+        """
+        self.tiled = True
+
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents -> [B, 3, T, H, W], clamped to [-1, 1] by the autoencoder."""
-        return self.vae.decode(latents * self.std + self.mean).sample
+        self.vae.use_tiling = self.tiled
+        try:
+            return self.vae.decode(latents * self.std + self.mean).sample
+        finally:
+            self.vae.use_tiling = False

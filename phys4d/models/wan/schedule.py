@@ -1,13 +1,25 @@
-"""How a released model is sampled, read from scheduler/ of its folder: the shift of its sigmas."""
+"""How a released model is sampled, read from scheduler/ of its folder: noise levels, solver, guidance."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import diffusers
+from torch import Tensor
+
 from phys4d.engine.errors import UserError
 from phys4d.models.headers import read_json
+from phys4d.models.spec import Sampling
 
 STEPS = 50  # of diffusers' WanPipeline where nothing is asked for
+GUIDANCE = 5.0  # likewise
+SIZE = (121, 704, 1280)  # frames, height and width of the clips that Wan2.2-TI2V-5B was published with
 SHIFT = 5.0  # of Wan2.2-TI2V-5B, for a folder without scheduler/
+SCHEDULER: Mapping[str, Any] = {  # of Wan2.2-TI2V-5B, likewise
+    "_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction", "use_flow_sigmas": True,
+    "flow_shift": SHIFT,
+}  # fmt: skip
+_GUARD = 2e-6  # UniPC lowers a first sigma of 1 by 1e-6, since it takes the logarithm of 1 - sigma
 _EULER = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 _MULTISTEP = ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler")
 _OTHER_SPACINGS = (
@@ -19,13 +31,10 @@ _OTHER_SPACINGS = (
 def published_shift(folder: Path) -> float:
     """The shift of a released folder: `flow_shift` (UniPC, DPM-Solver) or `shift` (FlowMatchEuler) of its scheduler.
 
-    The published solver is not taken over: samples are drawn by Euler steps, at the same sigmas up to what
-    `flow.schedule` states. UserError for a scheduler that is none of rectified flow, or spaces sigmas in another way.
+    UserError for a scheduler that is none of rectified flow, or spaces sigmas in another way.
     """
     path = folder / "scheduler" / "scheduler_config.json"
-    if not path.parent.exists():
-        return SHIFT
-    config = read_json(path)
+    config = published_scheduler(folder)
     name = config.get("_class_name")
     if name in _EULER:
         shift = config.get("shift", 1.0)
@@ -42,10 +51,46 @@ def published_shift(folder: Path) -> float:
     return float(shift)
 
 
-def _check_spacing(path: Path, config: dict[str, Any]) -> None:
+def _check_spacing(path: Path, config: Mapping[str, Any]) -> None:
     """UserError where sigmas are not the shifted uniform ones of 1000 timesteps."""
     if config.get("num_train_timesteps", 1000) != 1000:
         raise UserError(f"{path}: num_train_timesteps: {config['num_train_timesteps']}: only 1000 is taken")
     for key in _OTHER_SPACINGS:
         if config.get(key):
             raise UserError(f"{path}: {key}: {config[key]!r}: only uniform sigmas with one shift are taken: unset it")
+
+
+def published_scheduler(folder: Path | None) -> Mapping[str, Any]:
+    """The table of scheduler/scheduler_config.json of a folder; that of Wan2.2-TI2V-5B where there is none."""
+    path = None if folder is None else folder / "scheduler"
+    return SCHEDULER if path is None or not path.exists() else read_json(path / "scheduler_config.json")
+
+
+def build_scheduler(config: Mapping[str, Any], shift: float) -> Any:
+    """diffusers' scheduler of this configuration, with another shift. A Heun scheduler becomes FlowMatchEuler, whose
+    noise levels are the same."""
+    euler = config["_class_name"] in _EULER
+    name = _EULER[0] if euler else config["_class_name"]
+    return getattr(diffusers, name).from_config(dict(config) | {"shift" if euler else "flow_shift": shift})
+
+
+def published_sigmas(config: Mapping[str, Any], steps: int, shift: float) -> Tensor:
+    """Noise levels of sampling, fp32 [steps + 1], those that the scheduler of a configuration visits, down to 0.
+
+    The first one is 1 where UniPC writes 0.999999, which it does for its logarithms alone; DPM-Solver's is 0.9998 at
+    shift 5.
+    """
+    scheduler = build_scheduler(config, shift)
+    scheduler.set_timesteps(steps)
+    sigmas: Tensor = scheduler.sigmas.clone()
+    if sigmas[0] > 1 - _GUARD:
+        sigmas[0] = 1
+    return sigmas
+
+
+def published_sampling(folder: Path | None) -> Sampling:
+    """Solver, guidance and size of the clips of a released folder, or of Wan2.2-TI2V-5B."""
+    config = published_scheduler(folder)
+    name = config["_class_name"]
+    solver = "euler" if name in _EULER else "unipc" if name.startswith("UniPC") else "dpm++"
+    return Sampling(solver, GUIDANCE, SIZE, None if solver == "euler" else lambda shift: build_scheduler(config, shift))

@@ -1,5 +1,6 @@
 """Wan2.2-TI2V-5B as a kind of model."""
 
+from functools import partial
 from pathlib import Path
 
 from diffusers import WanTransformer3DModel
@@ -8,14 +9,14 @@ from phys4d.engine.errors import UserError
 from phys4d.models.base_weights import without_weights
 from phys4d.models.diffusers_folder import class_name
 from phys4d.models.headers import holds_weights, read_json
+from phys4d.models.origin import origin
 from phys4d.models.spec import Encoders, ModelSpec, Outline, Parts, Settings
 from phys4d.models.wan.backbone import WanBackbone
 from phys4d.models.wan.bare import PUBLISHED, bare
 from phys4d.models.wan.codec import WanCodec
-from phys4d.models.wan.lora_names import diffusers_names
-from phys4d.models.wan.origin import origin
-from phys4d.models.wan.published import check_released, check_text_encoder
-from phys4d.models.wan.schedule import STEPS
+from phys4d.models.wan.lora_names import diffusers_names, original_name
+from phys4d.models.wan.published import LAYOUT, check_released, check_text_encoder
+from phys4d.models.wan.schedule import STEPS, published_sampling, published_scheduler
 from phys4d.models.wan.text import UMT5Encoder
 
 
@@ -56,12 +57,13 @@ def _check_text(folder: Path | None) -> None:
     check_text_encoder(folder / "text_encoder")
 
 
-ENCODERS = Encoders(_encoders, origin, _check_text)
+ENCODERS = Encoders(_encoders, partial(origin, LAYOUT), _check_text, UMT5Encoder.check)
 
 
 def _load(folder: Path, taps: tuple[int, ...]) -> Parts:
     weights = folder / "transformer"
-    return Parts(WanBackbone(build_transformer(weights), taps), *_encoders(folder), weights)
+    backbone = WanBackbone(build_transformer(weights), taps, published_scheduler(folder))
+    return Parts(backbone, *_encoders(folder), weights)
 
 
 SPEC = ModelSpec(
@@ -73,5 +75,7 @@ SPEC = ModelSpec(
     encoders=ENCODERS,
     recognises=lambda folder: class_name(folder / "transformer") == WanTransformer3DModel.__name__,
     released=PUBLISHED,
+    sampling=published_sampling,
     rename_lora=diffusers_names,
+    comfyui_name=original_name,
 )

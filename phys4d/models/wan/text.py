@@ -54,6 +54,13 @@ class UMT5Encoder(nn.Module):
             self._modules["model"] = model.to(self.place.device).eval().requires_grad_(False)
         return self._modules["model"]
 
+    def check(self, prompt: str) -> None:
+        """ValueError for a prompt of more than `tokens` tokens, the last of which ends the text."""
+        from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+
+        if (count := len(self.tokenizer(prompt_clean(prompt)).input_ids)) > self.tokens:
+            raise ValueError(f"{count} tokens, the text encoder takes {self.tokens}: shorten it")
+
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> Tensor:
         """Captions -> [B, 512, width] fp32 (what the transformer takes), zeros behind the last token."""

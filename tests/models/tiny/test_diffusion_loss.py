@@ -19,7 +19,7 @@ def gated(true: Tensor, drawn: Tensor) -> Tensor:
     tiny: Any = SimpleNamespace(gate=SimpleNamespace(codec=codec))
     clean, predicted = codec.encode(true), codec.encode(drawn)
     nothing = torch.zeros_like(clean)
-    return TinyBackbone.diffusion_loss(tiny, Prediction(nothing, predicted, ()), clean, nothing)
+    return TinyBackbone.diffusion_loss(tiny, Prediction(nothing, predicted, ()), clean, nothing, nothing)
 
 
 def clip() -> Tensor:
@@ -70,5 +70,6 @@ def test_the_velocity_is_noise_minus_data_after_the_first_latent_frame() -> None
     clean, noise, velocity = (
         torch.tensor(values).view(2, 1, 2, 1, 1) for values in ([9.0, 1, 9, -1], [7.0, 2, 7, 2], [5.0, 2, 5, 5])
     )
-    loss = Backbone.diffusion_loss(None, Prediction(velocity, velocity, ()), clean, noise)  # type: ignore[arg-type]
+    backbone: Any = SimpleNamespace(held=1)
+    loss = Backbone.diffusion_loss(backbone, Prediction(velocity, velocity, ()), clean, noise, torch.ones(2))
     assert float(loss) == (1 + 4) / 2

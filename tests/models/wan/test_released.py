@@ -10,7 +10,6 @@ import torch
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.models import folder
 from phys4d.models.config import ModelConfig
-from phys4d.models.flow import noised
 from phys4d.models.placement import place
 from phys4d.models.wan.backbone import WanBackbone
 from phys4d.models.wan.codec import WanCodec
@@ -39,7 +38,7 @@ def test_it_predicts_a_velocity_with_a_clean_first_frame(model: WorldModel) -> N
     text = model.text(CAPTIONS)
     assert text.shape == (2, 512, 32) and (text[0, 4:] == 0).all() and text[0, :4].abs().min() > 0
     with torch.no_grad():
-        prediction = model.predict(noised(clean, noise, sigma), sigma, text)
+        prediction = model.predict(model.noised(clean, noise, sigma), sigma, text)
         depth = model.read_geometry(clean, text, noise).depth
     assert (prediction.velocity[:, :, 0] == 0).all()
     assert depth.shape == (2, 5, 64, 96)

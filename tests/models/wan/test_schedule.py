@@ -7,12 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
 
 from phys4d.engine.errors import UserError
 from phys4d.models.config import ModelConfig
 from phys4d.models.flow import schedule, shifted
-from phys4d.models.wan.schedule import STEPS, published_shift
+from phys4d.models.wan.backbone import WanBackbone
+from phys4d.models.wan.schedule import GUIDANCE, STEPS, build_scheduler, published_sampling, published_shift
 from phys4d.models.world import create_model
 
 
@@ -86,18 +93,66 @@ def test_shifted_timesteps_are_those_that_diffusers_trains_on() -> None:
     torch.testing.assert_close(shifted(torch.arange(1000, 0, -1) / 1000, 5.0), theirs, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize(("steps", "most"), [(4, 0.0010), (10, 0.0024), (50, 0.0043)])
-def test_sampling_sigmas_are_unipcs_up_to_its_last_timestep(steps: int, most: float) -> None:
-    theirs = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
-    theirs.set_timesteps(steps)
-    ends_at_one = shifted(torch.linspace(1, 1e-3, steps + 1)[:-1], 5.0)
-    torch.testing.assert_close(theirs.sigmas[:-1], ends_at_one, rtol=0, atol=2e-6)  # it subtracts 1e-6 from the first
-    off = (schedule(steps, 5.0) - theirs.sigmas).abs().max()
-    assert most - 0.0002 < off < most
-    if steps == 50:
-        euler = FlowMatchEulerDiscreteScheduler(shift=5.0)
-        euler.set_timesteps(steps)
-        assert 0.068 < (schedule(steps, 5.0) - euler.sigmas).abs().max() < 0.069
+def backbone(**scheduler: Any) -> WanBackbone:
+    """A transformer whose weights are on meta, with the scheduler of a folder, or with none."""
+    with torch.device("meta"):
+        net = WanTransformer3DModel(
+            num_attention_heads=1, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=8, freq_dim=8,
+            ffn_dim=8, num_layers=1, rope_max_seq_len=8,
+        )  # fmt: skip
+    return WanBackbone(net, (0,), scheduler) if scheduler else WanBackbone(net, (0,))
+
+
+@pytest.mark.parametrize("shift", [3.0, 5.0])  # of Wan at 480p and at 720p; Wan2.2-TI2V-5B takes 5 at both
+@pytest.mark.parametrize("steps", [4, 10, 50])
+@pytest.mark.parametrize(
+    ("scheduler", "theirs"),
+    [
+        ({}, UniPCMultistepScheduler),
+        (unipc(flow_shift=1.0), UniPCMultistepScheduler),
+        (unipc(_class_name="DPMSolverMultistepScheduler"), DPMSolverMultistepScheduler),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, FlowMatchEulerDiscreteScheduler),
+        ({"_class_name": "FlowMatchHeunDiscreteScheduler"}, FlowMatchEulerDiscreteScheduler),
+    ],
+    ids=["published", "unipc", "dpm", "euler", "heun"],
+)
+def test_sampling_visits_the_sigmas_of_the_published_scheduler(
+    scheduler: dict[str, Any], theirs: type[Any], steps: int, shift: float
+) -> None:
+    if theirs is FlowMatchEulerDiscreteScheduler:
+        stock = theirs(shift=shift)
+    else:
+        stock = theirs(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
+    stock.set_timesteps(steps)
+    ours = backbone(**scheduler).sigmas(steps, shift)
+    assert ours.dtype == torch.float32 and ours.shape == (steps + 1,)
+    assert ours[1:].tolist() == stock.sigmas[1:].tolist()
+    assert ours[0] == (stock.sigmas[0] if theirs is DPMSolverMultistepScheduler else 1)  # UniPC's is 0.999999
+
+
+def test_three_steps_of_the_published_sigmas_by_hand() -> None:
+    """u = 1, 0.667, 0.334, and sigma = 5 u / (1 + 4 u)."""
+    by_hand = torch.tensor([1.0, 3.335 / 3.668, 1.67 / 2.336, 0.0])
+    torch.testing.assert_close(backbone().sigmas(3, 5.0), by_hand)
+
+
+def test_tiny_keeps_its_own_equal_steps() -> None:
+    tiny = create_model(ModelConfig(width=32, layers=1, taps=(0,)), 5, 16, 16, seed=0)
+    assert tiny.backbone.sigmas(4, 5.0).tolist() == schedule(4, 5.0).tolist()
+
+
+def test_the_published_solver_and_guidance(tmp_path: Path) -> None:
+    """A folder without a scheduler is sampled as the released model; the guidance is that of the stock pipeline."""
+    assert signature(WanPipeline.__call__).parameters["guidance_scale"].default == GUIDANCE
+    sampling = published_sampling(tmp_path)
+    assert (sampling.solver, sampling.guidance, sampling.size) == ("unipc", 5.0, (121, 704, 1280))
+    assert sampling.scheduler is not None
+    own = sampling.scheduler(3.0)
+    assert isinstance(own, UniPCMultistepScheduler) and own.config.flow_shift == 3.0
+    write(tmp_path, unipc(_class_name="DPMSolverMultistepScheduler", solver_order=3))
+    dpm = published_sampling(tmp_path)
+    assert dpm.solver == "dpm++" and dpm.scheduler is not None and dpm.scheduler(5.0).config.solver_order == 3
+    assert build_scheduler({"_class_name": "FlowMatchEulerDiscreteScheduler"}, 5.0).shift == 5.0
 
 
 def test_the_middle_of_four_steps_by_hand() -> None:

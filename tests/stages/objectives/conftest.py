@@ -31,6 +31,7 @@ class Doubling(nn.Module):
 
     channels = 3
     temporal_stride = spatial_stride = 1
+    image_apart = False
 
     def encode(self, video: Tensor) -> Tensor:
         return 2 * video
@@ -71,13 +72,14 @@ class Backbone(nn.Module):
     sigmas = models_backbone.Backbone.sigmas
     training_sigma = models_backbone.Backbone.training_sigma
     patch = (1, 1, 1)
+    held = 1
 
     def __init__(self) -> None:
         super().__init__()
         self.transformer = Transformer()
         self.precision = "fp32"
 
-    def forward(self, noisy: Tensor, sigma: Tensor, text: Tensor) -> Prediction:
+    def forward(self, noisy: Tensor, sigma: Tensor, text: Tensor, first: Tensor | None = None) -> Prediction:
         slope = self.transformer.base + self.transformer.adapters.slope()
         s = sigma.view(-1, 1, 1, 1, 1)
         velocity = slope * noisy + s + text.mean((1, 2)).view(-1, 1, 1, 1, 1)

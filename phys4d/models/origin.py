@@ -1,32 +1,33 @@
-"""What latents and tokens of a released Wan depend on: autoencoder, text encoder, tokenizer."""
+"""What latents and tokens of a released model depend on: autoencoder, text encoder, tokenizer."""
 
 import hashlib
 import json
 from pathlib import Path
 
 from phys4d.engine.errors import UserError
-from phys4d.models.diffusers_folder import WEIGHTS
+from phys4d.models.diffusers_folder import weights_name
 from phys4d.models.headers import holds_weights, read_json
-from phys4d.models.wan.published import LAYOUT
 from phys4d.models.weights_digest import weights_digest
 
 _DESCRIPTIVE = ("_diffusers_version", "_name_or_path", "transformers_version")  # keys of config.json without effect
 
 
-def origin(folder: Path | None) -> dict[str, str]:
-    """A digest of each part, as of `models.spec.Encoders`; the text encoder's weights may be absent."""
-    assert folder is not None, "Wan has weights"
-    parts = {"codec": _part(folder / "vae", WEIGHTS), "tokenizer": _tokenizer(folder / "tokenizer")}
+def origin(layout: str, folder: Path | None) -> dict[str, str]:
+    """A digest of each part of a folder in the diffusers layout, as of `models.spec.Encoders`; the text encoder's
+    weights may be absent. layout: what is expected, for messages."""
+    assert folder is not None, "a released model has weights"
+    parts = {"codec": _part(folder / "vae", layout), "tokenizer": _tokenizer(folder / "tokenizer")}
     if holds_weights(folder / "text_encoder"):
-        parts["text encoder"] = _part(folder / "text_encoder", "model")
+        parts["text encoder"] = _part(folder / "text_encoder", layout)
     return parts
 
 
-def _part(folder: Path, weights: str) -> str:
+def _part(folder: Path, layout: str) -> str:
     """Of configuration and weights, 16 hex digits each."""
     config = {key: value for key, value in read_json(folder / "config.json").items() if key not in _DESCRIPTIVE}
     text = json.dumps(config, sort_keys=True)
-    return f"{hashlib.sha256(text.encode()).hexdigest()[:16]} {weights_digest(folder, weights, LAYOUT)[:16]}"
+    weights = weights_digest(folder, weights_name(folder), layout)
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:16]} {weights[:16]}"
 
 
 def _tokenizer(folder: Path) -> str:

@@ -1,0 +1,1 @@
+"""Generates clips, with depth and motion, from a first frame and a prompt."""

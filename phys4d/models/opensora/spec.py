@@ -1,0 +1,73 @@
+"""Open-Sora 1.2 as a kind of model."""
+
+from functools import partial
+from pathlib import Path
+
+from phys4d.engine.errors import UserError
+from phys4d.models.base_weights import without_weights
+from phys4d.models.headers import holds_weights, read_json
+from phys4d.models.opensora.backbone import STEPS, OpenSoraBackbone, published_shift
+from phys4d.models.opensora.bare import PUBLISHED, bare, strides
+from phys4d.models.opensora.codec import OpenSoraCodec
+from phys4d.models.opensora.published import LAYOUT, check_released, check_text_encoder, class_of, settings_of
+from phys4d.models.opensora.text import T5Encoder
+from phys4d.models.opensora.transformer import STDiT3
+from phys4d.models.origin import origin
+from phys4d.models.spec import Encoders, ModelSpec, Outline, Parts, Settings
+
+
+def _outline(settings: Settings, folder: Path | None) -> Outline:
+    if folder is None:
+        raise UserError('model.kind: "opensora" without init: name the folder of the released model as init')
+    # A run that reads all tokens from caches needs no text encoder; `ENCODERS.check` asks for its weights.
+    transformer = check_released(folder, text_weights=holds_weights(folder / "text_encoder")).transformer
+    return Outline(
+        transformer=transformer,
+        layers=len(transformer.blocks),
+        width=transformer.config.hidden_size,
+        heads=transformer.config.num_heads,
+        channels=transformer.config.in_channels,
+        token_stride=strides(transformer),
+        steps=STEPS,
+        shift=1.0,
+        shift_of=published_shift,
+    )
+
+
+def _encoders(folder: Path | None) -> tuple[OpenSoraCodec, T5Encoder]:
+    assert folder is not None, "Open-Sora has weights"
+    return OpenSoraCodec(folder / "vae"), T5Encoder(folder / "text_encoder", folder / "tokenizer")
+
+
+def _check_text(folder: Path | None) -> None:
+    assert folder is not None, "Open-Sora has weights"
+    check_text_encoder(folder / "text_encoder")
+
+
+ENCODERS = Encoders(_encoders, partial(origin, LAYOUT), _check_text)
+
+
+def _load(folder: Path, taps: tuple[int, ...]) -> Parts:
+    weights = folder / "transformer"
+    with without_weights():  # in fp32, whatever they are stored in, since it is trained
+        transformer = STDiT3(**settings_of(read_json(weights / "config.json")))
+    return Parts(OpenSoraBackbone(transformer, taps), *_encoders(folder), weights)
+
+
+def _recognises(folder: Path) -> bool:
+    try:
+        return class_of(read_json(folder / "transformer" / "config.json")) == STDiT3.__name__
+    except UserError:
+        return False
+
+
+SPEC = ModelSpec(
+    kind="opensora",
+    title="Open-Sora 1.2",
+    outline=_outline,
+    bare=bare,
+    load=_load,
+    encoders=ENCODERS,
+    recognises=_recognises,
+    released=PUBLISHED,
+)
