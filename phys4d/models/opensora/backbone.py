@@ -18,7 +18,9 @@ if TYPE_CHECKING:  # a torch built without distributed has no such name
     from torch.distributed import ProcessGroup
 
 STEPS = 30
+GUIDANCE = 7.0
 FPS = 24.0
+SIZE = (33, 480, 848)  # 480p in whole tokens; the longest clip that the codec divides as the public code does
 _SQUARE = 512 * 512  # pixels of an image whose timesteps are not shifted
 _LEAST_SIGMA = 0.02  # in training: below it velocity is nearly all rounding
 
