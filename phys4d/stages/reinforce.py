@@ -15,6 +15,7 @@ from phys4d.models.lora import POLICY, add_adapter, without
 from phys4d.models.world import WorldModel
 from phys4d.rewards.registry import REWARDS
 from phys4d.rewards.spec import Generated
+from phys4d.stages.caption_dropout import captions
 from phys4d.stages.flow_sde import Transition, gaussian_kl, log_probability, rollout, step_distribution
 from phys4d.stages.ppo import check_replay, clipped_policy_loss, group_advantages, shuffled
 from phys4d.stages.reinforce_config import ReinforceConfig
@@ -244,7 +245,8 @@ class ReinforceObjective(StageObjective):
         clean = batch.encoded(self.model.codec)
         noise = batch.normal_like(clean, "noise")
         sigma, first = self.model.training_sigma(batch.uniform("sigma")), batch.first(self.model.codec, clean)
-        prediction = self.model.predict(self.model.noised(clean, noise, sigma), sigma, batch.text, first)
+        text = captions(batch, self.config.caption_dropout, self.model.backbone, self.clips)
+        prediction = self.model.predict(self.model.noised(clean, noise, sigma), sigma, text, first)
         loss = self.model.backbone.diffusion_loss(prediction, clean, noise, sigma)
         return batch.share * self.config.flow_matching * loss
 

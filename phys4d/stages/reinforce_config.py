@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from phys4d.engine.resume import FROM_HERE
 from phys4d.rewards.registry import REWARDS
+from phys4d.stages.caption_dropout import CaptionDropout
 from phys4d.stages.config import StageConfig
 from phys4d.stages.flow_sde import Sampler
 
@@ -36,6 +37,7 @@ class ReinforceConfig(StageConfig):
     kl: weight of the KL divergence to the fine-tuned reference.
     flow_matching: weight of the diffusion loss on simulated clips, which keeps the generator on the data.
     flow_matching_batch: clips of that loss per optimizer step over all ranks.
+    caption_dropout: share of the clips of that loss that are learnt without their caption.
     """
 
     rank: int = Field(16, ge=1)
@@ -54,6 +56,7 @@ class ReinforceConfig(StageConfig):
     kl: float = Field(0.01, ge=0)
     flow_matching: float = Field(1.0, ge=0)
     flow_matching_batch: Annotated[int, FROM_HERE] = Field(6, ge=1)
+    caption_dropout: CaptionDropout = 0.0
 
     @model_validator(mode="after")
     def _steps_can_be_drawn(self) -> Self:

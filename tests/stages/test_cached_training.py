@@ -99,6 +99,18 @@ def test_a_stage_from_a_cache_is_the_stage_without_to_the_bit(
     assert equal(tmp_path / "run" / f"model-{stage}", without / f"model-{stage}")
 
 
+def test_captions_are_dropped_where_the_text_encoder_is_used(
+    cached: Path, released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cache holds no tokens of an empty caption, which Wan was trained with."""
+    stages, change = ["pretrain", "finetune"], "finetune.caption_dropout=0.1"
+    arguments = released_run(tmp_path / "run", cached, stages, released, change)
+    assert main(arguments) == 2
+    line = "finetune.caption_dropout: 0.1: text is read from caches, which hold no tokens of an empty caption: set"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"phys4d: error: {line}")
+    assert main([*arguments, "--set", 'cache="off"', "--dry-run"]) == 0
+
+
 def test_pixels_are_read_for_a_reward_alone(cached: Path, released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Truth is read in any case; a batch with pixels is that of a reader without a cache."""
     encoder = UMT5Encoder(released / "text_encoder", released / "tokenizer")

@@ -32,6 +32,7 @@ loop = {{ steps = 30, log_every = 1 }}
 data = "{data}"
 batch = 2
 rank = 4
+caption_dropout = 0.5
 optimizer = {{ learning_rate = 1e-2 }}
 loop = {{ steps = 30, log_every = 1, checkpoint_every = 10, save_in_background = false }}
 

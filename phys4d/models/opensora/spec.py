@@ -71,4 +71,5 @@ SPEC = ModelSpec(
     recognises=_recognises,
     released=PUBLISHED,
     sampling=lambda folder: Sampling("euler", GUIDANCE, SIZE),
+    learned_no_caption=True,
 )

@@ -1,4 +1,4 @@
-"""Noise levels of every kind of model: from exactly 1 to 0, so that the first stochastic step is of its size."""
+"""What every kind of model owes: noise levels from exactly 1 to 0, and what stands for no caption."""
 
 from typing import Any
 
@@ -62,3 +62,9 @@ def test_the_first_stochastic_step_is_of_the_size_that_it_has_at_1(backbone: Bac
         assert deviation == pytest.approx(0.7, rel=1e-6), shift
         # mean: 1 - 0.49 / 2 + following - 1
         assert float(mean) == pytest.approx(following - 0.245, rel=1e-4), shift
+
+
+def test_the_kind_says_whether_no_caption_is_learned(backbone: Backbone) -> None:
+    """Preflight asks the kind, before there is a backbone."""
+    spec = next(spec for spec in MODELS.values() if type(backbone).__module__.startswith(f"phys4d.models.{spec.kind}."))
+    assert spec.learned_no_caption == (type(backbone).unconditional is not Backbone.unconditional)
