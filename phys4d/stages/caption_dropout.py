@@ -16,20 +16,24 @@ CaptionDropout = Annotated[float, FROM_HERE, Field(ge=0, le=1)]
 """The share of clips whose caption is replaced by what stands for no caption; published models take 0.1."""
 
 
+def no_caption(text: Tensor, backbone: Backbone, clips: Clips) -> Tensor:
+    """What stands for no caption beside tokens `text` [B, L, D]: `Backbone.unconditional`, or the encoder's [L, D]
+    tokens of an empty caption. clips: encode that."""
+    none = backbone.unconditional(text)
+    return clips.encoded_caption("").to(text) if none is None else none
+
+
 def captions(
     batch: Batch, dropout: float, backbone: Backbone, clips: Clips, kept: Sequence[bool] | None = None
 ) -> Tensor:
-    """Tokens [B, L, D] of a batch's captions, in a share of the clips those of no caption: `Backbone.unconditional`, or
-    the encoder's of an empty caption.
+    """Tokens [B, L, D] of a batch's captions, in a share of the clips those of `no_caption`.
 
     Which clips these are depends on the key of each alone. dropout: the share, at 0 nothing is drawn. clips: encode the
     empty caption. kept: clips that keep their caption, by place in the batch; default: none has to.
     """
     if dropout == 0:
         return batch.text
-    none = backbone.unconditional(batch.text)
-    if none is None:
-        none = clips.encoded_caption("").to(batch.text)
+    none = no_caption(batch.text, backbone, clips)
     dropped = batch.uniform("caption") < dropout
     if kept is not None:
         dropped = dropped & ~torch.tensor(kept, device=dropped.device)

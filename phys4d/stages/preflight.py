@@ -180,7 +180,7 @@ def _head_shape(outline: Outline) -> tuple[int, int]:
 
 def _check_caches(config: RunConfig, start: Start) -> None:
     """UserError for a cache of other clips or another model than the run has, where clips are without one for a text
-    encoder without weights, and where captions are dropped whose replacement no cache holds."""
+    encoder without weights, and where the tokens of an empty caption are needed that no cache holds."""
     base = config.init
     if base is not None and (base / CARD).exists():
         base = base_of(read_card(base), base)
@@ -194,12 +194,13 @@ def _check_caches(config: RunConfig, start: Start) -> None:
         except UserError as error:
             raise UserError(f"{name}.latents: {error}") from None
         cached &= None not in found
-        dropout = getattr(table, "caption_dropout", 0.0)
-        if dropout > 0 and None not in found and not MODELS[start.kind].learned_no_caption:
-            raise UserError(
-                f"{name}.caption_dropout: {dropout:g}: text is read from caches, which hold no tokens of an empty "
-                'caption: set it to 0, or cache = "off"'
-            )
+        for key, off in (("caption_dropout", 0), ("guidance", 1)):
+            value = getattr(table, key, off)
+            if value != off and None not in found and not MODELS[start.kind].learned_no_caption:
+                raise UserError(
+                    f"{name}.{key}: {value:g}: text is read from caches, which hold no tokens of an empty caption: set "
+                    f'it to {off}, or cache = "off"'
+                )
     if not cached:
         source.check()
 

@@ -27,6 +27,8 @@ class ReinforceConfig(StageConfig):
     noise_level: of the drawn steps, without unit; for "cps" from above 0 to 1.
     sampler: how steps are drawn, "flow_sde", or "cps", which keeps the proportion of noise at few steps (figures in
         `stages/flow_sde.py`).
+    guidance: scale of classifier-free guidance, 1 for none: the policy is the guided model, in rollouts, ratios and KL.
+        It doubles the evaluations, and what training keeps of them.
     shared_start: whether a group starts from the same noise (DanceGRPO, arXiv 2505.07818), so that its rewards differ
         by the trained steps alone.
     reward: a name in `phys4d.rewards.registry`.
@@ -47,6 +49,7 @@ class ReinforceConfig(StageConfig):
     stochastic_steps: int = Field(3, ge=1)
     noise_level: float = Field(0.7, gt=0)
     sampler: Sampler = "flow_sde"
+    guidance: float = Field(1.0, ge=1, le=100)
     shared_start: bool = True
     reward: RewardName = "changed"
     clip: float = Field(0.2, gt=0)

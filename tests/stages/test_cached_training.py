@@ -99,15 +99,15 @@ def test_a_stage_from_a_cache_is_the_stage_without_to_the_bit(
     assert equal(tmp_path / "run" / f"model-{stage}", without / f"model-{stage}")
 
 
-def test_captions_are_dropped_where_the_text_encoder_is_used(
-    cached: Path, released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("change", "off"), [("finetune.caption_dropout=0.1", 0), ("reinforce.guidance=4.5", 1)])
+def test_no_caption_is_had_where_the_text_encoder_is_used(
+    cached: Path, released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, off: int
 ) -> None:
     """A cache holds no tokens of an empty caption, which Wan was trained with."""
-    stages, change = ["pretrain", "finetune"], "finetune.caption_dropout=0.1"
-    arguments = released_run(tmp_path / "run", cached, stages, released, change)
+    arguments = released_run(tmp_path / "run", cached, ["pretrain", "finetune", "reinforce"], released, change)
     assert main(arguments) == 2
-    line = "finetune.caption_dropout: 0.1: text is read from caches, which hold no tokens of an empty caption: set"
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"phys4d: error: {line}")
+    line = f"{change.replace('=', ': ')}: text is read from caches, which hold no tokens of an empty caption: set it to"
+    assert capsys.readouterr().err.splitlines()[-1] == f'phys4d: error: {line} {off}, or cache = "off"'
     assert main([*arguments, "--set", 'cache="off"', "--dry-run"]) == 0
 
 

@@ -62,7 +62,7 @@ def test_a_share_of_the_clips_is_learnt_without_its_caption(
     """Half of eight clips, but those that the heads of `finetune` read; by the encoder's tokens or learned ones."""
     asked: list[str] = []
     monkeypatch.setattr(
-        world.backbone, "unconditional", lambda text: torch.full_like(text, NONE) if learned else None, raising=False
+        world.backbone, "unconditional", lambda text: torch.full_like(text, NONE) if learned else None
     )
     source.encoded_caption = lambda caption: asked.append(caption) or torch.full((3, 1), NONE)
     ((captions, text),) = given(stage, caption_dropout=SHARE, **({} if stage is reinforce else {"batch": 8}))

@@ -30,6 +30,7 @@ NUMBERS: list[tuple[type, str, float, float, float]] = [
     (ReinforceConfig, "caption_dropout", 0.0, 0, 1.1), (ReinforceConfig, "rank", 16, 1, 0),
     (ReinforceConfig, "conditions", 4, 1, 0), (ReinforceConfig, "group", 6, 2, 1), (ReinforceConfig, "steps", 6, 2, 1),
     (ReinforceConfig, "stochastic_steps", 3, 1, 0), (ReinforceConfig, "noise_level", 0.7, 0.01, 0),
+    (ReinforceConfig, "guidance", 1.0, 1, 0.9),
     (ReinforceConfig, "clip", 0.2, 0.01, 0), (ReinforceConfig, "dimensions", 1e4, 0.01, 0),
     (ReinforceConfig, "advantage_clip", 3.0, 0.01, 0), (ReinforceConfig, "kl", 0.01, 0, -0.1),
     (ReinforceConfig, "flow_matching", 1.0, 0, -0.1), (ReinforceConfig, "flow_matching_batch", 6, 1, 0),
