@@ -18,7 +18,7 @@ CaptionDropout = Annotated[float, FROM_HERE, Field(ge=0, le=1)]
 
 def no_caption(text: Tensor, backbone: Backbone, clips: Clips) -> Tensor:
     """What stands for no caption beside tokens `text` [B, L, D]: `Backbone.unconditional`, or the encoder's [L, D]
-    tokens of an empty caption. clips: encode that."""
+    tokens of an empty caption. backbone: of the model. clips: encode that caption."""
     none = backbone.unconditional(text)
     return clips.encoded_caption("").to(text) if none is None else none
 
@@ -28,8 +28,8 @@ def captions(
 ) -> Tensor:
     """Tokens [B, L, D] of a batch's captions, in a share of the clips those of `no_caption`.
 
-    Which clips these are depends on the key of each alone. dropout: the share, at 0 nothing is drawn. clips: encode the
-    empty caption. kept: clips that keep their caption, by place in the batch; default: none has to.
+    Which clips these are depends on the key of each alone. dropout: the share, at 0 none is drawn. backbone, clips: of
+    `no_caption`. kept: clips that keep their caption, by place in the batch; default: none has to.
     """
     if dropout == 0:
         return batch.text
