@@ -102,7 +102,6 @@ def test_the_policy_acts_and_its_adapter_is_trained(whole: Path) -> None:
     [
         ("pretrain", None, 5, ["depth_loss", "flow_loss"]),
         ("finetune", "pretrain", 5, ["depth_loss", "flow_loss", "diffusion_loss", "warp_loss"]),
-        ("reinforce", "finetune", 2, ["reward", "kl"]),
     ],
 )
 def test_losses_of_two_ranks_equal_those_of_one(
