@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from phys4d.bad_clips import MOST_BAD, Place, Read, Replacing, Skips
 from phys4d.batch import Batch
@@ -157,6 +158,10 @@ class Clips:
         for index, sample in zip(which, samples, strict=True):
             self._check_caption(index, sample)
         return self._batch(samples, Transfer(device).start(on_host(samples)), rng_keys, torch.device(device))
+
+    def encoded_caption(self, caption: str) -> Tensor:
+        """Tokens [L, D] by the text encoder, which must have weights."""
+        return self._captions[caption]
 
     def _batch(
         self, samples: Sequence[Sample], copied: Copied, rng_keys: list[tuple[int | str, ...]], device: torch.device

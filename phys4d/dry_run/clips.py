@@ -39,6 +39,10 @@ class ClipsWithoutValues:
     def fetch(self, *place: object) -> None:
         """Nothing to read."""
 
+    def encoded_caption(self, caption: str) -> Tensor:
+        """Tokens of any caption."""
+        return torch.empty(*self.text)
+
     def batch(
         self, size: int, parallel: Parallel, seed: int, stage: str, step: int, update: int | None = None, *,
         pixels: bool = False,

@@ -147,7 +147,7 @@ class Sampler:
         with self._resident(*(() if streamed else (self.model.backbone, self.model.heads))):
             predict = self._predict(text, first, bar)
             if request.guidance > 1:
-                away = texts[request.negative].to(device)
+                away = self._away(request, text, texts)
                 predict = guided(predict, self._predict(away, first, None), request.guidance)
             held = noise[:, :, :0] if first is None else first[:, :, : self.model.backbone.held]
             latents = solve(predict, held, noise, self._solver())
@@ -157,6 +157,11 @@ class Sampler:
         if geometry is None:
             return Clip(video, None, None)
         return Clip(video, geometry.depth[0].float().cpu().numpy(), geometry.motion[0].float().cpu().numpy())
+
+    def _away(self, request: Request, text: Tensor, texts: dict[str, Tensor]) -> Tensor:
+        """Tokens that the guidance leads away from; without a negative prompt what stands for no caption here."""
+        none = None if request.negative else self.model.backbone.unconditional(text)
+        return texts[request.negative].to(text) if none is None else none
 
     def _predict(self, text: Tensor, first: Tensor | None, bar: Bar | None) -> Predict:
         def predict(noisy: Tensor, sigma: Tensor) -> Any:

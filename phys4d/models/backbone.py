@@ -110,13 +110,18 @@ class Backbone(nn.Module, ABC):
         return F.mse_loss(prediction.velocity[:, :, self.held :], (noise - clean)[:, :, self.held :])
 
     def sigmas(self, steps: int, shift: float) -> Tensor:
-        """Noise levels of sampling in so many steps, fp32 [steps + 1] on the CPU, from 1 to 0, as this model was
-        published; here `flow.schedule`."""
+        """Noise levels of sampling in so many steps, fp32 [steps + 1] on the CPU, from exactly 1 to 0, as this
+        model was published (`flow.from_noise`); here `flow.schedule`."""
         return schedule(steps, shift)
 
     def training_sigma(self, u: Tensor, shift: float) -> Tensor:
         """Uniform u [B] -> noise levels [B] to train generation at: those that sampling visits, from 0.02."""
         return shifted(u, shift).clamp_min(_LEAST_SIGMA)
+
+    def unconditional(self, text: Tensor) -> Tensor | None:
+        """What stands for no caption in guidance, and where training drops captions: tokens [B, L, D] beside those of
+        the captions, `text`; here None, for a model that was trained with the tokens of an empty caption there."""
+        return None
 
     def whole(self, k: int, tokens: Tensor) -> Tensor:
         """The output of block k as taps need it: all tokens, where the block may hold a part of them."""

@@ -31,14 +31,20 @@ def shifted(u: Tensor, shift: float) -> Tensor:
 
 
 def schedule(steps: int, shift: float) -> Tensor:
-    """Sampling sigmas [steps + 1], from 1 to 0: uniform steps of u in [0, 1], then shifted.
+    """Sampling sigmas [steps + 1], from exactly 1 to 0: uniform steps of u in [0, 1], then shifted.
 
     diffusers' UniPC spaces u from 1 to 1/1000 and appends 0, since its table of
     timesteps ends at 1; sigma is continuous here, so u ends at 0 and the steps are equal. At 50 steps and shift 5 the
     sigmas differ by 0.0042 at most. FlowMatchEuler takes N - 1 equal steps of u from 1 to the shifted 1/1000, shifts
     them, and makes the last step from there (0.024) to 0: at 50 steps its sigmas differ by 0.068, at fewer by more.
     """
-    return shifted(torch.linspace(1, 0, steps + 1), shift)
+    return from_noise(shifted(torch.linspace(1, 0, steps + 1), shift))
+
+
+def from_noise(sigmas: Tensor) -> Tensor:
+    """The same levels with 1 as the first, which rounding, or a scheduler that takes the logarithm of 1 - sigma, sets
+    beside it: sampling begins with noise alone, and stochastic steps divide by 1 - sigma below 1."""
+    return torch.cat([torch.ones_like(sigmas[:1]), sigmas[1:]])
 
 
 @torch.no_grad()

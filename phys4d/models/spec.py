@@ -140,6 +140,7 @@ class ModelSpec:
     sampling: how a model of such a folder is sampled; None for a new one.
     rename_lora: tensors of a LoRA file at this path, from key names that other programs use to those of the
         transformer's modules. ValueError where they are not of this kind of model.
+    learned_no_caption: whether the backbone has learned what stands for no caption (`Backbone.unconditional`).
     comfyui_name: the name, in LoRA files for ComfyUI and musubi, of a module of the transformer. ValueError where it
         has none; None for a kind for which no such layout is written.
     """
@@ -156,4 +157,5 @@ class ModelSpec:
     encoders: Encoders | None = None
     sampling: Callable[[Path | None], Sampling] = lambda folder: Sampling()
     rename_lora: Callable[[Path, dict[str, Tensor]], dict[str, Tensor]] = _as_they_are
+    learned_no_caption: bool = False
     comfyui_name: Callable[[str], str] | None = None

@@ -7,12 +7,18 @@ from torch import Tensor, nn
 from phys4d.batch import Batch
 from phys4d.engine.training.loop import OptimizerStep
 from phys4d.models.world import WorldModel
+from phys4d.stages.caption_dropout import CaptionDropout, captions
 from phys4d.stages.config import SupervisedConfig
 from phys4d.stages.spec import NEW, Shares, StageObjective, StageSpec
 
 
 class BackboneConfig(SupervisedConfig):
-    """The table [backbone]; of its clips video and caption are used."""
+    """The table [backbone]; of its clips video and caption are used.
+
+    caption_dropout: share of the clips that are learnt without their caption.
+    """
+
+    caption_dropout: CaptionDropout = 0.0
 
 
 class BackboneObjective(StageObjective):
@@ -46,7 +52,8 @@ class BackboneObjective(StageObjective):
         noise = batch.normal_like(clean, "noise")
         sigma = model.training_sigma(batch.uniform("sigma"))
         first = batch.first(model.codec, clean)
-        prediction = model.predict(model.noised(clean, noise, sigma), sigma, batch.text, first)
+        text = captions(batch, self.config.caption_dropout, model.backbone, self.clips)
+        prediction = model.predict(model.noised(clean, noise, sigma), sigma, text, first)
         loss = model.backbone.diffusion_loss(prediction, clean, noise, sigma)
         error = (prediction.clean - clean)[:, :, model.backbone.held :].detach().square().mean()
         logged.add(batch.share, loss=loss, clean_mse=error)

@@ -13,6 +13,7 @@ from phys4d.engine.resume import FROM_HERE
 from phys4d.engine.training.loop import OptimizerStep
 from phys4d.models.lora import SUPERVISED, add_adapter
 from phys4d.models.world import WorldModel
+from phys4d.stages.caption_dropout import CaptionDropout, captions
 from phys4d.stages.config import SupervisedConfig
 from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss, near_probe
 from phys4d.stages.spec import Shares, StageObjective, StageSpec, by_depth
@@ -26,6 +27,7 @@ class FinetuneConfig(SupervisedConfig):
     heads_lr_scale: the heads' learning rate over the LoRA's, which is `optimizer.learning_rate`.
     layer_decay: factor of the LoRA's learning rate from each block to the one before it (BEiT, Bao et al. 2021); 1: one
         rate for all.
+    caption_dropout: share of the clips that are learnt without their caption, of those that the heads do not read.
     weights: of the terms of the geometry loss.
     """
 
@@ -33,6 +35,7 @@ class FinetuneConfig(SupervisedConfig):
     diffusion: float = Field(5.0, ge=0)
     heads_lr_scale: Annotated[float, FROM_HERE] = Field(2.0, ge=0)
     layer_decay: Annotated[float, FROM_HERE] = Field(1.0, gt=0, le=1)
+    caption_dropout: CaptionDropout = 0.0
     weights: GeometryWeights = GeometryWeights(warp=0.5)
 
 
@@ -95,7 +98,8 @@ class FinetuneObjective(StageObjective):
         read = [_is_read(int(place)) for *_, place in batch.rng_keys]
         sigma = torch.where(torch.tensor(read, device=u.device), near_probe(u, model.config.probe_sigma), sampled)
         noisy = model.noised(clean, noise, sigma)
-        prediction = model.predict(noisy, sigma, batch.text, batch.first(model.codec, clean))
+        text = captions(batch, self.config.caption_dropout, model.backbone, self.clips, read)
+        prediction = model.predict(noisy, sigma, text, batch.first(model.codec, clean))
         diffusion = model.backbone.diffusion_loss(prediction, clean, noise, sigma)
         loss = self.config.diffusion * diffusion
         logged.add(batch.share, diffusion_loss=diffusion)

@@ -179,8 +179,8 @@ def _head_shape(outline: Outline) -> tuple[int, int]:
 
 
 def _check_caches(config: RunConfig, start: Start) -> None:
-    """UserError for a cache of other clips or another model than the run has, and, where clips are without one, for a
-    text encoder without weights."""
+    """UserError for a cache of other clips or another model than the run has, where clips are without one for a text
+    encoder without weights, and where the tokens of an empty caption are needed that no cache holds."""
     base = config.init
     if base is not None and (base / CARD).exists():
         base = base_of(read_card(base), base)
@@ -188,12 +188,19 @@ def _check_caches(config: RunConfig, start: Start) -> None:
     for name in (*config.stages, *(() if config.evaluate is None else ("evaluate",))):
         table = config.table(name)
         try:
-            for part in data_of(table):
-                cached &= find_cache(part.folder, part.latents, config.cache, source) is not None
+            found = [find_cache(part.folder, part.latents, config.cache, source) for part in data_of(table)]
         except MachineFault:
             raise
         except UserError as error:
             raise UserError(f"{name}.latents: {error}") from None
+        cached &= None not in found
+        for key, off in (("caption_dropout", 0), ("guidance", 1)):
+            value = getattr(table, key, off)
+            if value != off and None not in found and not MODELS[start.kind].learned_no_caption:
+                raise UserError(
+                    f"{name}.{key}: {value:g}: text is read from caches, which hold no tokens of an empty caption: set "
+                    f'it to {off}, or cache = "off"'
+                )
     if not cached:
         source.check()
 

@@ -11,10 +11,12 @@ from phys4d.batch import Batch
 from phys4d.clips import Clips
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.training.loop import Loss, OptimizerStep
+from phys4d.models.guidance import Predict, guided
 from phys4d.models.lora import POLICY, add_adapter, without
 from phys4d.models.world import WorldModel
 from phys4d.rewards.registry import REWARDS
 from phys4d.rewards.spec import Generated
+from phys4d.stages.caption_dropout import captions, no_caption
 from phys4d.stages.flow_sde import Transition, gaussian_kl, log_probability, rollout, step_distribution
 from phys4d.stages.ppo import check_replay, clipped_policy_loss, group_advantages, shuffled
 from phys4d.stages.reinforce_config import ReinforceConfig
@@ -27,13 +29,14 @@ class Samples:
 
     conditions: position of each sample's clip in the step's batch. clean: [B, C, T', H', W'] latents of these clips.
     first: [B, C, 1, H', W'], the clean latent of their first frame. batch: the samples with their random numbers, of
-    the clips nothing but the text.
+    the clips nothing but the text. none: [B, L, D] tokens of no caption, None without guidance.
     """
 
     conditions: list[int]
     clean: Tensor
     first: Tensor
     batch: Batch
+    none: Tensor | None
 
 
 class ReinforceObjective(StageObjective):
@@ -129,13 +132,25 @@ class ReinforceObjective(StageObjective):
                 rng_keys=[keys[i] for i in own],
                 share=conditions.share * len(own) / (count * g),
             )
-            parts.append(Samples([i // g for i in own], clean[index], first[index], batch))
+            none = None
+            if self.config.guidance > 1:
+                none = no_caption(batch.text, self.model.backbone, self.clips).expand_as(batch.text)
+            parts.append(Samples([i // g for i in own], clean[index], first[index], batch, none))
         return parts
+
+    def _policy(self, samples: Samples) -> Predict:
+        """The model whose steps are drawn and trained: guided, where there is guidance."""
+
+        def predict(text: Tensor) -> Predict:
+            return lambda noisy, sigma: self.model.predict(noisy, sigma, text, samples.first)
+
+        towards = predict(samples.batch.text)
+        return towards if samples.none is None else guided(towards, predict(samples.none), self.config.guidance)
 
     def _rollout(self, samples: Samples) -> tuple[Tensor, list[Transition]]:
         config, batch, clean = self.config, samples.batch, samples.clean
         return rollout(
-            lambda noisy, sigma: self.model.predict(noisy, sigma, batch.text, samples.first),
+            self._policy(samples),
             samples.first[:, :, : self.model.backbone.held],
             lambda use: self._noise(batch, clean, use),
             sigmas=self._sigmas,
@@ -232,7 +247,7 @@ class ReinforceObjective(StageObjective):
 
     def _step_mean(self, t: Transition, samples: Samples) -> tuple[Tensor, float]:
         sigma = t.before.new_full((len(t.before),), t.sigma)
-        velocity = self.model.predict(t.before, sigma, samples.batch.text, samples.first).velocity
+        velocity = self._policy(samples)(t.before, sigma).velocity
         noise_level, sampler = self.config.noise_level, self.config.sampler
         return step_distribution(velocity, t.before, t.sigma, t.following, noise_level, sampler)
 
@@ -244,7 +259,8 @@ class ReinforceObjective(StageObjective):
         clean = batch.encoded(self.model.codec)
         noise = batch.normal_like(clean, "noise")
         sigma, first = self.model.training_sigma(batch.uniform("sigma")), batch.first(self.model.codec, clean)
-        prediction = self.model.predict(self.model.noised(clean, noise, sigma), sigma, batch.text, first)
+        text = captions(batch, self.config.caption_dropout, self.model.backbone, self.clips)
+        prediction = self.model.predict(self.model.noised(clean, noise, sigma), sigma, text, first)
         loss = self.model.backbone.diffusion_loss(prediction, clean, noise, sigma)
         return batch.share * self.config.flow_matching * loss
 

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from phys4d.engine.resume import FROM_HERE
 from phys4d.rewards.registry import REWARDS
+from phys4d.stages.caption_dropout import CaptionDropout
 from phys4d.stages.config import StageConfig
 from phys4d.stages.flow_sde import Sampler
 
@@ -26,6 +27,8 @@ class ReinforceConfig(StageConfig):
     noise_level: of the drawn steps, without unit; for "cps" from above 0 to 1.
     sampler: how steps are drawn, "flow_sde", or "cps", which keeps the proportion of noise at few steps (figures in
         `stages/flow_sde.py`).
+    guidance: scale of classifier-free guidance, 1 for none: the policy is the guided model, in rollouts, ratios and KL.
+        It doubles the evaluations, and what training keeps of them.
     shared_start: whether a group starts from the same noise (DanceGRPO, arXiv 2505.07818), so that its rewards differ
         by the trained steps alone.
     reward: a name in `phys4d.rewards.registry`.
@@ -36,6 +39,7 @@ class ReinforceConfig(StageConfig):
     kl: weight of the KL divergence to the fine-tuned reference.
     flow_matching: weight of the diffusion loss on simulated clips, which keeps the generator on the data.
     flow_matching_batch: clips of that loss per optimizer step over all ranks.
+    caption_dropout: share of the clips of that loss that are learnt without their caption.
     """
 
     rank: int = Field(16, ge=1)
@@ -45,6 +49,7 @@ class ReinforceConfig(StageConfig):
     stochastic_steps: int = Field(3, ge=1)
     noise_level: float = Field(0.7, gt=0)
     sampler: Sampler = "flow_sde"
+    guidance: float = Field(1.0, ge=1, le=100)
     shared_start: bool = True
     reward: RewardName = "changed"
     clip: float = Field(0.2, gt=0)
@@ -54,6 +59,7 @@ class ReinforceConfig(StageConfig):
     kl: float = Field(0.01, ge=0)
     flow_matching: float = Field(1.0, ge=0)
     flow_matching_batch: Annotated[int, FROM_HERE] = Field(6, ge=1)
+    caption_dropout: CaptionDropout = 0.0
 
     @model_validator(mode="after")
     def _steps_can_be_drawn(self) -> Self:

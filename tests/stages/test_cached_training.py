@@ -99,6 +99,18 @@ def test_a_stage_from_a_cache_is_the_stage_without_to_the_bit(
     assert equal(tmp_path / "run" / f"model-{stage}", without / f"model-{stage}")
 
 
+@pytest.mark.parametrize(("change", "off"), [("finetune.caption_dropout=0.1", 0), ("reinforce.guidance=4.5", 1)])
+def test_no_caption_is_had_where_the_text_encoder_is_used(
+    cached: Path, released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, off: int
+) -> None:
+    """A cache holds no tokens of an empty caption, which Wan was trained with."""
+    arguments = released_run(tmp_path / "run", cached, ["pretrain", "finetune", "reinforce"], released, change)
+    assert main(arguments) == 2
+    line = f"{change.replace('=', ': ')}: text is read from caches, which hold no tokens of an empty caption: set it to"
+    assert capsys.readouterr().err.splitlines()[-1] == f'phys4d: error: {line} {off}, or cache = "off"'
+    assert main([*arguments, "--set", 'cache="off"', "--dry-run"]) == 0
+
+
 def test_pixels_are_read_for_a_reward_alone(cached: Path, released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Truth is read in any case; a batch with pixels is that of a reader without a cache."""
     encoder = UMT5Encoder(released / "text_encoder", released / "tokenizer")

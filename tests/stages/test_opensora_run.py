@@ -32,6 +32,7 @@ loop = {{ steps = 30, log_every = 1 }}
 data = "{data}"
 batch = 2
 rank = 4
+caption_dropout = 0.5
 optimizer = {{ learning_rate = 1e-2 }}
 loop = {{ steps = 30, log_every = 1, checkpoint_every = 10, save_in_background = false }}
 
@@ -42,6 +43,7 @@ conditions = 2
 group = 2
 steps = 3
 stochastic_steps = 2
+guidance = 2.0
 flow_matching_batch = 2
 optimizer = {{ learning_rate = 1e-3 }}
 loop = {{ steps = 2, log_every = 1 }}
@@ -95,18 +97,24 @@ def test_the_policy_acts_and_its_adapter_is_trained(whole: Path) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize(
+    ("stage", "start", "steps", "names"),
+    [
+        ("pretrain", None, 5, ["depth_loss", "flow_loss"]),
+        ("finetune", "pretrain", 5, ["depth_loss", "flow_loss", "diffusion_loss", "warp_loss"]),
+    ],
+)
 def test_losses_of_two_ranks_equal_those_of_one(
-    session: Session, write: Any, whole: Path, tmp_path: Path, stage: str
-) -> None:
-    changes = [f'stages=["{stage}"]', f"{stage}.loop.steps=5"]
-    if stage == "finetune":
-        changes.append(f'init="{whole / "model-pretrain"}"')
+    session: Session, write: Any, whole: Path, tmp_path: Path, stage: str, start: str | None, steps: int,
+    names: list[str],
+) -> None:  # fmt: skip
+    changes = [f'stages=["{stage}"]', f"{stage}.loop.steps={steps}"]
+    if start is not None:
+        changes.append(f'init="{whole / f"model-{start}"}"')
     ended = session("train", write(tmp_path / "two"), *(w for change in changes for w in ("--set", change)), ranks=2)
     assert ended["codes"] == [0, 0], ended["errors"]
-    names = ("depth_loss", "flow_loss", *(["diffusion_loss", "warp_loss"] if stage == "finetune" else []))
     for name in names:
-        found, expected = (logged(folder, stage, name)[:5] for folder in (tmp_path / "two", whole))
+        found, expected = (logged(folder, stage, name)[:steps] for folder in (tmp_path / "two", whole))
         assert found == pytest.approx(expected, rel=1e-4), name
 
 

@@ -19,7 +19,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from phys4d.models.flow import expand
+from phys4d.models.flow import expand, from_noise
 
 TIMESTEPS = 1000
 BETAS = (0.00085, 0.012)  # of the first and the last timestep, linear in their square roots
@@ -67,7 +67,7 @@ class Process:
     def sigmas(self, steps: int, snr_shift: float) -> Tensor:
         """Noise levels of sampling, fp32 [steps + 1]: those of the trailing timesteps at this SNR shift, then 0."""
         visited = sigma_table(snr_shift, self.betas)[trailing_timesteps(steps)]
-        return torch.cat([visited, visited.new_zeros(1)]).float()
+        return from_noise(torch.cat([visited, visited.new_zeros(1)]).float())
 
     def training_sigma(self, u: Tensor, snr_shift: float) -> Tensor:
         """Uniform u [B] -> the sigma of a timestep at this SNR shift, each as likely as the other."""

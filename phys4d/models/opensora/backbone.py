@@ -18,7 +18,9 @@ if TYPE_CHECKING:  # a torch built without distributed has no such name
     from torch.distributed import ProcessGroup
 
 STEPS = 30
+GUIDANCE = 7.0
 FPS = 24.0
+SIZE = (33, 480, 848)  # 480p in whole tokens; the longest clip that the codec divides as the public code does
 _SQUARE = 512 * 512  # pixels of an image whose timesteps are not shifted
 _LEAST_SIGMA = 0.02  # in training: below it velocity is nearly all rounding
 
@@ -73,7 +75,10 @@ class OpenSoraBackbone(Backbone):
     def unconditional(self, text: Tensor) -> Tensor:
         """What stands for no caption beside these, in guidance and where training drops captions: the learned tokens,
         as many as each caption has, zeros behind them. text: [B, L, D]."""
-        null = self.transformer.y_embedder.y_embedding[: text.shape[1]].to(text)
+        learned = self.transformer.y_embedder.y_embedding
+        if hasattr(learned, "full_tensor"):  # sharded, and not gathered by an evaluation
+            learned = learned.full_tensor()
+        null = learned[: text.shape[1]].detach().to(text)
         behind = torch.arange(text.shape[1], device=text.device) >= lengths_of(text)[:, None]
         return null.expand(len(text), -1, -1).masked_fill(behind[..., None], 0.0)
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from phys4d.engine.errors import UserError
 from phys4d.models.base_weights import without_weights
 from phys4d.models.headers import holds_weights, read_json
-from phys4d.models.opensora.backbone import STEPS, OpenSoraBackbone, published_shift
+from phys4d.models.opensora.backbone import GUIDANCE, SIZE, STEPS, OpenSoraBackbone, published_shift
 from phys4d.models.opensora.bare import PUBLISHED, bare, strides
 from phys4d.models.opensora.codec import OpenSoraCodec
 from phys4d.models.opensora.published import LAYOUT, check_released, check_text_encoder, class_of, settings_of
 from phys4d.models.opensora.text import T5Encoder
 from phys4d.models.opensora.transformer import STDiT3
 from phys4d.models.origin import origin
-from phys4d.models.spec import Encoders, ModelSpec, Outline, Parts, Settings
+from phys4d.models.spec import Encoders, ModelSpec, Outline, Parts, Sampling, Settings
 
 
 def _outline(settings: Settings, folder: Path | None) -> Outline:
@@ -44,7 +44,7 @@ def _check_text(folder: Path | None) -> None:
     check_text_encoder(folder / "text_encoder")
 
 
-ENCODERS = Encoders(_encoders, partial(origin, LAYOUT), _check_text)
+ENCODERS = Encoders(_encoders, partial(origin, LAYOUT), _check_text, lambda encoder, prompt: encoder.check(prompt))
 
 
 def _load(folder: Path, taps: tuple[int, ...]) -> Parts:
@@ -70,4 +70,6 @@ SPEC = ModelSpec(
     encoders=ENCODERS,
     recognises=_recognises,
     released=PUBLISHED,
+    sampling=lambda folder: Sampling("euler", GUIDANCE, SIZE),
+    learned_no_caption=True,
 )

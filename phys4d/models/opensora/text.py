@@ -57,16 +57,25 @@ class T5Encoder(nn.Module):
             self._modules["model"] = model.to(self.place.device).eval().requires_grad_(False)
         return self._modules["model"]
 
+    def check(self, caption: str) -> None:
+        """ValueError for a caption that would be cut."""
+        if (count := len(self.tokenizer(_written(caption)).input_ids)) > self.tokens:
+            raise ValueError(f"{count} tokens, the text encoder takes {self.tokens}: shorten it")
+
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> Tensor:
         """Captions -> [B, 300, width] fp32, zeros behind the last token."""
         batch = self.tokenizer(
-            [caption.lower().strip() for caption in captions], padding="max_length", max_length=self.tokens,
+            [_written(caption) for caption in captions], padding="max_length", max_length=self.tokens,
             truncation=True, add_special_tokens=True, return_attention_mask=True, return_tensors="pt",
         )  # fmt: skip
         mask = batch.attention_mask.to(self.model.device)
         hidden = self.model(batch.input_ids.to(self.model.device), mask).last_hidden_state
         return hidden.float().masked_fill(mask[..., None] == 0, 0.0)
+
+
+def _written(caption: str) -> str:
+    return caption.lower().strip()
 
 
 def lengths_of(text: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import diffusers
 from torch import Tensor
 
 from phys4d.engine.errors import UserError
+from phys4d.models.flow import from_noise
 from phys4d.models.headers import read_json
 from phys4d.models.spec import Sampling
 
@@ -19,7 +20,6 @@ SCHEDULER: Mapping[str, Any] = {  # of Wan2.2-TI2V-5B, likewise
     "_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction", "use_flow_sigmas": True,
     "flow_shift": SHIFT,
 }  # fmt: skip
-_GUARD = 2e-6  # UniPC lowers a first sigma of 1 by 1e-6, since it takes the logarithm of 1 - sigma
 _EULER = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 _MULTISTEP = ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler")
 _OTHER_SPACINGS = (
@@ -77,15 +77,12 @@ def build_scheduler(config: Mapping[str, Any], shift: float) -> Any:
 def published_sigmas(config: Mapping[str, Any], steps: int, shift: float) -> Tensor:
     """Noise levels of sampling, fp32 [steps + 1], those that the scheduler of a configuration visits, down to 0.
 
-    The first one is 1 where UniPC writes 0.999999, which it does for its logarithms alone; DPM-Solver's is 0.9998 at
-    shift 5.
+    The first one is 1, where UniPC writes 0.999999 for its logarithms, and DPM-Solver 0.9998 at shift 5, the last entry
+    of its table of timesteps, both for latents that are noise alone.
     """
     scheduler = build_scheduler(config, shift)
     scheduler.set_timesteps(steps)
-    sigmas: Tensor = scheduler.sigmas.clone()
-    if sigmas[0] > 1 - _GUARD:
-        sigmas[0] = 1
-    return sigmas
+    return from_noise(scheduler.sigmas)
 
 
 def published_sampling(folder: Path | None) -> Sampling:

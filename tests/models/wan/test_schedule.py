@@ -127,7 +127,7 @@ def test_sampling_visits_the_sigmas_of_the_published_scheduler(
     ours = backbone(**scheduler).sigmas(steps, shift)
     assert ours.dtype == torch.float32 and ours.shape == (steps + 1,)
     assert ours[1:].tolist() == stock.sigmas[1:].tolist()
-    assert ours[0] == (stock.sigmas[0] if theirs is DPMSolverMultistepScheduler else 1)  # UniPC's is 0.999999
+    assert ours[0] == 1 and float(stock.sigmas[0]) == pytest.approx(1, abs=1e-3)
 
 
 def test_three_steps_of_the_published_sigmas_by_hand() -> None:

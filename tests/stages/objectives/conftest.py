@@ -23,6 +23,7 @@ from phys4d.models.world import WorldModel
 from phys4d.stages import spec
 
 SEED, FRAMES, SIDE = 5, 3, 2
+NO_CAPTION = -0.3  # token of an empty caption
 BASE, FINETUNED, POLICY = 0.3, 0.2, 0.1  # slopes of the velocity: the backbone's and what each adapter adds
 
 
@@ -71,6 +72,7 @@ class Backbone(nn.Module):
     diffusion_loss = models_backbone.Backbone.diffusion_loss
     sigmas = models_backbone.Backbone.sigmas
     training_sigma = models_backbone.Backbone.training_sigma
+    unconditional = models_backbone.Backbone.unconditional
     patch = (1, 1, 1)
     held = 1
 
@@ -117,6 +119,11 @@ class Source:
 
     def fetch(self, *place: Any) -> None:
         """Nothing to read."""
+
+    def encoded_caption(self, caption: str) -> Tensor:
+        """Tokens of the empty caption."""
+        assert caption == ""
+        return torch.full((3, 1), NO_CAPTION)
 
     def batch(
         self, size: int, parallel: Parallel, seed: int, stage: str, step: int, update: int | None = None, *,

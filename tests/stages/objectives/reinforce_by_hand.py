@@ -36,11 +36,15 @@ def step(x: Tensor, velocity: Tensor, k: int, sampler: str) -> tuple[Tensor, flo
     return x * (1 + eta2 * dt / (2 * now)) + velocity * (1 + eta2 * (1 - now) / (2 * now)) * dt, (-eta2 * dt) ** 0.5
 
 
-def velocity(x: Tensor, k: int, clip: int, slope: float) -> Tensor:
-    return slope * x + SIGMAS[k] + 0.05 * clip
+def velocity(x: Tensor, k: int, clip: int, slope: float, guidance: float = 1.0) -> Tensor:
+    """Of the guided model: both evaluations have the slope, the empty caption says -0.3."""
+    towards, away = (slope * x + SIGMAS[k] + text for text in (0.05 * clip, -0.3))
+    return away + guidance * (towards - away)
 
 
-def drawn(source: Any, sampler: str, shared_start: bool = True) -> tuple[list[list[tuple[Tensor, Tensor]]], Tensor]:
+def drawn(
+    source: Any, sampler: str, shared_start: bool = True, guidance: float = 1.0
+) -> tuple[list[list[tuple[Tensor, Tensor]]], Tensor]:
     """Per drawn step and sample: later latent frames before and after; and the latents at the end [4, 3, 3, 2, 2]."""
     steps: list[list[tuple[Tensor, Tensor]]] = [[], []]
     ends = []
@@ -48,11 +52,11 @@ def drawn(source: Any, sampler: str, shared_start: bool = True) -> tuple[list[li
         start = key[:-1] if shared_start else key
         x = normal(SHAPE, *start, "start").double()[:, 1:]
         for k in (0, 1):
-            mean, deviation = step(x, velocity(x, k, clip, POLICY), k, sampler)
+            mean, deviation = step(x, velocity(x, k, clip, POLICY, guidance), k, sampler)
             after = mean + deviation * normal(SHAPE, *key, f"step {k}").double()[:, 1:]
             steps[k].append((x, after))
             x = after
-        x = x - SIGMAS[2] * velocity(x, 2, clip, POLICY)
+        x = x - SIGMAS[2] * velocity(x, 2, clip, POLICY, guidance)
         ends.append(torch.cat([2 * source.video[clip, :, :1].double(), x], 1))
     return steps, torch.stack(ends)
 
@@ -71,14 +75,15 @@ def flow_matching(source: Any, draw: int, slope: float) -> float:
 
 
 def losses(
-    source: Any, steps: list[list[tuple[Tensor, Tensor]]], k: int, slope: float, sampler: str, advantages: list[float]
-) -> dict[str, float]:
+    source: Any, steps: list[list[tuple[Tensor, Tensor]]], k: int, slope: float, sampler: str, advantages: list[float],
+    guidance: float = 1.0,
+) -> dict[str, float]:  # fmt: skip
     """Policy loss, KL, flow matching and total of drawn step k once the policy has this slope."""
     policy, kl, ratios = [], [], []
     for (x, after), clip, advantage in zip(steps[k], CLIPS, advantages, strict=True):
-        before, deviation = step(x, velocity(x, k, clip, POLICY), k, sampler)
-        mean, _ = step(x, velocity(x, k, clip, slope), k, sampler)
-        reference, _ = step(x, velocity(x, k, clip, REFERENCE), k, sampler)
+        before, deviation = step(x, velocity(x, k, clip, POLICY, guidance), k, sampler)
+        mean, _ = step(x, velocity(x, k, clip, slope, guidance), k, sampler)
+        reference, _ = step(x, velocity(x, k, clip, REFERENCE, guidance), k, sampler)
         scale = 20.0 / (2 * deviation**2)
         ratio = math.exp(scale * float((after - before).square().mean() - (after - mean).square().mean()))
         policy.append(-min(ratio * advantage, min(max(ratio, 0.9), 1.1) * advantage))

@@ -47,12 +47,12 @@ def rewarded(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return kept
 
 
-@pytest.mark.parametrize("sampler", ["flow_sde", "cps"])
+@pytest.mark.parametrize(("sampler", "guidance"), [("flow_sde", 1.0), ("cps", 1.0), ("flow_sde", 3.0), ("cps", 1.5)])
 def test_an_update_by_hand(
-    objective: Callable[..., Any], source: Any, world: WorldModel, rewarded: list[Tensor], sampler: str
+    objective: Callable[..., Any], source: Any, world: WorldModel, rewarded: list[Tensor], sampler: str, guidance: float
 ) -> None:
     """After the first of two steps the policy's slope is moved: the second one's ratios are clipped or not."""
-    stage, seen = objective(reinforce, **SETTINGS, sampler=sampler), []
+    stage, seen = objective(reinforce, **SETTINGS, sampler=sampler, guidance=guidance), []
 
     def optimizer_step(parts: list[Callable[[], Tensor]]) -> Tensor:
         loss = torch.stack([part() for part in parts]).sum()
@@ -67,13 +67,14 @@ def test_an_update_by_hand(
     assert source.asked == [
         (2, SEED, "reinforce", STEP), *((2, SEED, "reinforce flow matching", 2 * STEP + k) for k in (0, 1))
     ]
-    steps, ends = drawn(source, sampler)
+    steps, ends = drawn(source, sampler, guidance=guidance)
     torch.testing.assert_close(rewarded[0].double(), ends, rtol=1e-5, atol=1e-5)
-    found = [losses(source, steps, k, POLICY + MOVE * k, sampler, ADVANTAGES) for k in (0, 1)]
+    found = [losses(source, steps, k, POLICY + MOVE * k, sampler, ADVANTAGES, guidance) for k in (0, 1)]
     assert 0 < found[1]["clipped"] < 1 and found[0]["ratio"] == 1
     for k, (loss, gradient) in enumerate(seen):
         assert loss == pytest.approx(found[k]["total"], rel=1e-4), k
-        near = [losses(source, steps, k, POLICY + MOVE * k + e, sampler, ADVANTAGES)["total"] for e in (-1e-5, 1e-5)]
+        slopes = [POLICY + MOVE * k + e for e in (-1e-5, 1e-5)]
+        near = [losses(source, steps, k, slope, sampler, ADVANTAGES, guidance)["total"] for slope in slopes]
         assert gradient == pytest.approx((near[1] - near[0]) / 2e-5, rel=1e-3), k
     mean = {name: (found[0][name] + found[1][name]) / 2 for name in found[0]}
     logged = {
