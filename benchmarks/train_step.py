@@ -39,7 +39,7 @@ from phys4d.engine.run_folder.run import Run
 from phys4d.engine.training.loop import LoopConfig, train
 from phys4d.engine.training.profiler import ProfileConfig
 from phys4d.engine.training.telemetry import Wait, Workload
-from phys4d.models.interface import latent_shape
+from phys4d.models.interface import cached_shape
 from phys4d.models.placement import place
 from phys4d.models.world import WorldModel
 from phys4d.stages.registry import STAGES
@@ -81,16 +81,17 @@ class ClipsOfNoise(ClipsWithoutValues):
 
 
 def draw(model: WorldModel, names: Collection[str]) -> None:
-    """Draws weights of the transformer where it lies, each rank its own part."""
-    parameters = dict(model.backbone.transformer.named_parameters())
+    """Draws weights and buffers of the transformer where it lies, each rank its own part."""
+    transformer = model.backbone.transformer
+    tensors = dict(transformer.named_parameters()) | dict(transformer.named_buffers())
     with torch.no_grad():
         for name in names:
-            local(parameters[name]).normal_(0.0, 0.02)
+            local(tensors[name]).normal_(0.0, 0.02)
 
 
 def clips_for(model: WorldModel, arrays: tuple[str, ...], asked: Asked) -> ClipsOfNoise:
     """Clips for a model that is not yet on its device."""
-    latents = latent_shape(model.codec, asked.size) if asked.cached else None
+    latents = cached_shape(model.codec, asked.size) if asked.cached else None
     return ClipsOfNoise(asked.size, arrays, (model.text.tokens, model.text.width), latents)
 
 
@@ -98,6 +99,7 @@ def put(model: WorldModel, config: RunConfig, parallel: Parallel, asked: Asked) 
     """Shards the model over the ranks and draws its weights; with latents given, without codec and text encoder."""
     if asked.cached:
         nothing: Any = nn.Identity()
+        nothing.image_apart = model.codec.image_apart
         model.codec = model.text = nothing
     model.use_attention(config.model.attention, parallel)
     place(model, parallel, checkpointing=config.checkpointing, compiled=config.compile, fill=draw)
