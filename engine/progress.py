@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from phys4d.engine.distributed import environment
+from phys4d.engine import environment
 
 _PLAIN_SECONDS = 10.0
 

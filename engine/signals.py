@@ -19,7 +19,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from phys4d.engine.distributed import environment
+from phys4d.engine import environment
 from phys4d.engine.errors import RankLost, Stopped
 
 GRACE, PATIENCE = 2.0, 5.0  # seconds

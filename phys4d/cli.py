@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from phys4d import __version__
 from phys4d.commands import data, datasets, generation, measurements, runs
-from phys4d.engine.distributed import environment
+from phys4d.engine import environment
 from phys4d.engine.errors import FaultElsewhere, GateNotReached, Interrupted, RankLost, Stuck, UserError, printable
 from phys4d.engine.faults import fault_line
 from phys4d.engine.paths import expanded_options

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from phys4d.engine.distributed import environment
+from phys4d.engine import environment
 from phys4d.engine.distributed.collectives import full, leave_group, on_all_ranks
 from phys4d.engine.distributed.meeting import meet
 from phys4d.engine.distributed.mesh import MeshShape, ParallelConfig, mesh_shape

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from phys4d.engine.distributed import environment
+from phys4d.engine import environment
 
 
 def provenance() -> dict[str, Any]:

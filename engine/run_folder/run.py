@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from phys4d.engine import environment
 from phys4d.engine.config import Config, dump_toml
-from phys4d.engine.distributed import environment
 from phys4d.engine.errors import UserError, printable
 from phys4d.engine.resume import Change, OnResume, accepted
 from phys4d.engine.run_folder.clock import Clock

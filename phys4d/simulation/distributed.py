@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from phys4d.engine.distributed import environment
+from phys4d.engine import environment
 from phys4d.engine.errors import UserError
 from phys4d.engine.output import OutputFolder
 

@@ -3,8 +3,8 @@
 import pytest
 
 from phys4d.cli import main
-from phys4d.engine.distributed import environment
-from phys4d.engine.distributed.environment import Place, place
+from phys4d.engine import environment
+from phys4d.engine.environment import Place, place
 from phys4d.engine.errors import UserError
 from phys4d.simulation.distributed import ProcessRank
 
