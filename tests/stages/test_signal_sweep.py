@@ -65,7 +65,8 @@ def sweep(command: Command, result: Result, out: Path) -> dict[int, int]:
         assert ended.code in codes and "Traceback" not in ended.errors, where
         codes[ended.code] += 1
         if ended.code:
-            assert ended.line.startswith(f"phys4d: stopped by {number.name}: "), where
+            causes = (f"phys4d: stopped by {number.name}: ", "phys4d: stopped by a signal in stage ")
+            assert ended.line.startswith(causes), where
             assert ended.line.endswith("is not kept") == (ended.code == 130), where
             assert Ended(command(out)).code == 0, where
         assert result(out) == expected, where
