@@ -6,7 +6,9 @@ DATA = "tests/engine/data"
 WAN, ATTENTION, ELEMENTWISE = f"{MODELS}/wan", "tests/kernels/attention", "tests/kernels/elementwise"
 
 MODULES: dict[str, tuple[str, ...]] = {
-    "phys4d/stages/spec.py": (f"{OBJECTIVES}/test_settings.py",),
+    "phys4d/stages/spec.py": (
+        f"{STAGES}/test_stage_spec.py", f"{STAGES}/test_layer_decay.py", f"{OBJECTIVES}/test_settings.py",
+    ),
     "phys4d/stages/geometry_loss.py": (f"{OBJECTIVES}/test_geometry_loss.py", f"{OBJECTIVES}/test_settings.py"),
     "phys4d/stages/backbone.py": (f"{OBJECTIVES}/test_backbone_loss.py", f"{OBJECTIVES}/test_settings.py"),
     "phys4d/stages/pretrain.py": (f"{OBJECTIVES}/test_pretrain_loss.py", f"{OBJECTIVES}/test_settings.py"),
