@@ -79,9 +79,12 @@ def test_losses_of_two_ranks_equal_those_of_one(train: Callable[..., Path], stag
             assert lines[1][f"memory.{kind}"] == pytest.approx(lines[0][f"memory.{kind}"] / 2, rel=0.1), kind
 
 
-@pytest.mark.parametrize(("drawn", "within"), [(1, 1e-4), pytest.param(2, 1e-3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("drawn", "within", "guidance"),
+    [(1, 1e-4, 1), pytest.param(2, 1e-3, 1, marks=pytest.mark.slow), pytest.param(1, 1e-4, 3, marks=pytest.mark.slow)],
+)
 def test_reinforce_on_two_ranks_is_that_of_one(
-    train: Callable[..., Path], tmp_path: Path, drawn: int, within: float
+    train: Callable[..., Path], tmp_path: Path, drawn: int, within: float, guidance: int
 ) -> None:
     """Each rank draws groups of its own; together they are the groups of one process, and teach the same.
 
@@ -90,7 +93,7 @@ def test_reinforce_on_two_ranks_is_that_of_one(
     of the rounding error, 3e-4, whoever trains. The first step is the sign of the gradient alone.
     """
     changes = ("reinforce.group=3", "reinforce.conditions=4", "reinforce.loop={steps=1, log_every=1}")
-    changes += (f"reinforce.stochastic_steps={drawn}",)
+    changes += (f"reinforce.stochastic_steps={drawn}", f"reinforce.guidance={guidance}")
     kept = {ranks: tmp_path / f"rewards-{ranks}" for ranks in (1, 2)}
     for folder in kept.values():
         folder.mkdir()
