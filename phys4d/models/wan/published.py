@@ -9,15 +9,13 @@ from phys4d.engine.errors import UserError
 from phys4d.models.diffusers_folder import (
     check_layout,
     check_stored,
-    check_t5_encoder,
-    check_tokenizer,
+    check_text,
     on_meta,
     read_config,
 )
 from phys4d.models.headers import read_json
 from phys4d.models.wan.schedule import published_shift
 
-PARTS = ("transformer", "vae", "text_encoder", "tokenizer")
 TAKEN = "Wan2.2-TI2V"
 LAYOUT = f"expected the diffusers layout of {TAKEN}-5B"
 
@@ -37,7 +35,7 @@ def check_released(folder: Path, *, text_weights: bool = True) -> Published:
     Looked at are class names, configurations, that every tensor they ask for is stored whole with its shape, and the
     tokenizer's files. text_weights: whether the text encoder's weights must be there.
     """
-    check_layout(folder, PARTS, LAYOUT)
+    check_layout(folder, LAYOUT)
     _check_index(folder / "model_index.json")
     transformer = check_transformer(folder / "transformer")
     vae = _check_vae(folder / "vae")
@@ -47,21 +45,8 @@ def check_released(folder: Path, *, text_weights: bool = True) -> Published:
             f"{folder}: the transformer takes {channels[0]} channels and gives {channels[1]}, the vae has "
             f"{channels[2]}: only text-to-video models with the first frame in the latents ({TAKEN}) are taken"
         )
-    width = check_text_encoder(folder / "text_encoder", weights=text_weights)
-    if width != transformer.config.text_dim:
-        raise UserError(
-            f"{folder}: the text encoder gives tokens of {width} numbers, the transformer takes "
-            f"{transformer.config.text_dim}: are they of one model?"
-        )
-    check_tokenizer(folder / "tokenizer", LAYOUT)
+    check_text(folder, "UMT5", transformer.config.text_dim, LAYOUT, weights=text_weights)
     return Published(transformer, vae, published_shift(folder))
-
-
-def check_text_encoder(folder: Path, *, weights: bool = True) -> int:
-    """Width of a token of the text encoder in a folder; UserError unless it is whole, `weights` among it."""
-    from transformers import UMT5Config, UMT5EncoderModel
-
-    return check_t5_encoder(folder, UMT5EncoderModel, UMT5Config, LAYOUT, weights=weights)
 
 
 def _check_index(path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from phys4d.engine.errors import UserError
 from phys4d.models.flow import from_noise
 from phys4d.models.headers import read_json
-from phys4d.models.spec import Sampling
+from phys4d.models.spec import Published, Sampling
 
 STEPS = 50  # of diffusers' WanPipeline where nothing is asked for
 GUIDANCE = 5.0  # likewise
@@ -60,9 +60,9 @@ def _check_spacing(path: Path, config: Mapping[str, Any]) -> None:
             raise UserError(f"{path}: {key}: {config[key]!r}: only uniform sigmas with one shift are taken: unset it")
 
 
-def published_scheduler(folder: Path | None) -> Mapping[str, Any]:
+def published_scheduler(source: Published) -> Mapping[str, Any]:
     """The table of scheduler/scheduler_config.json of a folder; that of Wan2.2-TI2V-5B where there is none."""
-    path = None if folder is None else folder / "scheduler"
+    path = source / "scheduler" if isinstance(source, Path) else None
     return SCHEDULER if path is None or not path.exists() else read_json(path / "scheduler_config.json")
 
 
@@ -85,9 +85,9 @@ def published_sigmas(config: Mapping[str, Any], steps: int, shift: float) -> Ten
     return from_noise(scheduler.sigmas)
 
 
-def published_sampling(folder: Path | None) -> Sampling:
+def published_sampling(source: Published) -> Sampling:
     """Solver, guidance and size of the clips of a released folder, or of Wan2.2-TI2V-5B."""
-    config = published_scheduler(folder)
+    config = published_scheduler(source)
     name = config["_class_name"]
     solver = "euler" if name in _EULER else "unipc" if name.startswith("UniPC") else "dpm++"
     return Sampling(solver, GUIDANCE, SIZE, None if solver == "euler" else lambda shift: build_scheduler(config, shift))
