@@ -68,12 +68,12 @@ def count_memory(
 
     What an operator takes inside (workspaces of convolutions) and the allocator's gaps are not seen.
     """
-    named = next((spec for spec in MODELS.values() if spec.released == model), None)
+    named = next((spec for spec in MODELS.values() if model in spec.released), None)
     folder = None if named is not None else model_of(Path(model))
     config, heads_of = ModelConfig(kind=named.kind if named else "tiny", taps=(0,)), None
     if folder is None:
         assert named is not None
-        own = named.sampling(None).size
+        own = named.sampling(model).size
     elif (folder / CARD).is_file():
         card = read_card(folder)
         config, own, heads_of, folder = card.model, card.size, card.model.heads, base_of(card, folder)
@@ -83,7 +83,7 @@ def count_memory(
     clip, spec = wanted_size(own, frames, size), MODELS[config.kind]
     if spec.bare is None:
         raise UserError(f'--dry-run: models of the kind "{spec.kind}" cannot be counted')
-    bare = spec.bare(config, folder)
+    bare = spec.bare(config, model if folder is None else folder)
     try:
         check_size(clip, bare.token_stride)
         bare.check_size(clip)
