@@ -18,7 +18,7 @@ from phys4d.models.card import CARD, base_of, read_card
 from phys4d.models.config import ModelConfig
 from phys4d.models.heads import GeometryHeads
 from phys4d.models.initial import nothing_drawn
-from phys4d.models.interface import Grid, check_size, latent_shape
+from phys4d.models.interface import Grid, check_size, first_frames, latent_shape
 from phys4d.models.registry import MODELS
 
 GIB = 1 << 30
@@ -120,8 +120,9 @@ def _counted(parts: Any, heads: nn.Module | None, clip: Size, precision: Precisi
         return peak.most
 
     with mode, torch.no_grad(), uncollected():
-        latents = torch.empty(1, *latent_shape(codec, clip))
-        first, sigma = latents[:, :, :1].clone(), torch.empty(1)
+        latents, sigma = torch.empty(1, *latent_shape(codec, clip)), torch.empty(1)
+        _, channels, frames, height, width = latents.shape
+        first = torch.empty(1, channels, first_frames(codec, (frames, height, width)), height, width)
         text = torch.empty(1, parts.text.tokens, parts.text.width)
 
         def read() -> Any:
