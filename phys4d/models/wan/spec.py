@@ -13,7 +13,7 @@ from phys4d.models.wan.backbone import WanBackbone
 from phys4d.models.wan.bare import PUBLISHED, bare
 from phys4d.models.wan.codec import WanCodec
 from phys4d.models.wan.lora_names import diffusers_names, original_name
-from phys4d.models.wan.published import LAYOUT, check_released
+from phys4d.models.wan.published import LAYOUT, Published, check_released
 from phys4d.models.wan.schedule import STEPS, published_sampling, published_scheduler
 from phys4d.models.wan.text import UMT5Encoder
 
@@ -21,7 +21,11 @@ from phys4d.models.wan.text import UMT5Encoder
 def _outline(settings: Settings, folder: Path | None) -> Outline:
     folder = given("wan", folder)
     # A run that reads all tokens from caches needs no text encoder; `Encoders.check` asks for its weights.
-    published = check_released(folder, text_weights=holds_weights(folder / "text_encoder"))
+    return outline_of(check_released(folder, text_weights=holds_weights(folder / "text_encoder")))
+
+
+def outline_of(published: Published) -> Outline:
+    """What a released folder is, from its modules without weights."""
     transformer, vae = published.transformer.config, published.vae.config
     t, h, w = transformer.patch_size
     temporal, spatial = vae.scale_factor_temporal, vae.scale_factor_spatial
