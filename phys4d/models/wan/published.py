@@ -56,7 +56,7 @@ def _check_index(path: Path) -> None:
     if index is not None and index.get("expand_timesteps") is not True:
         raise UserError(
             f"{path}: expand_timesteps: {index.get('expand_timesteps', 'absent')}: only models with one timestep per "
-            "token (Wan2.2-TI2V) are taken, Wan2.1's have one per clip"
+            'token (Wan2.2-TI2V) are taken: for Wan2.1, with one per clip, set model.kind = "wan21"'
         )
 
 
