@@ -121,26 +121,27 @@ def test_two_ranks_train_as_one_from_a_cache(
     """One rank encodes clips and images at each step; two read the cache, and each holds half of the weights."""
     data = shutil.copytree(clips, tmp_path / "data")
     assert main(["data", "encode", str(data), "--model", str(wan21)]) == 0
-    stage = ("--set", 'stages=["finetune"]', "--set", "evaluate.scenes=2")
-    model = ("--set", f'init="{wan21}"')
-    ended = session("train", write("one"), "--set", "cache=off", *stage, *model)
+    changes = ('stages=["pretrain","finetune"]', "pretrain.loop.steps=1", "finetune.caption_dropout=0")
+    stages = [word for change in (*changes, "evaluate.scenes=2") for word in ("--set", change)]
+    ended = session("train", write("one"), "--set", "cache=off", *stages)
     assert ended["codes"] == [0], ended["errors"]
-    ended = session("train", write("two", data), "--set", "cache=required", *stage, *model, ranks=2)
+    ended = session("train", write("two", data), "--set", "cache=required", *stages, ranks=2)
     assert ended["codes"] == [0, 0], ended["errors"]
-    for name in ("loss", "diffusion_loss"):
+    for name, count in (("loss", 4), ("diffusion_loss", 3)):
         one, two = (logged(tmp_path / run, name) for run in ("one", "two"))
-        assert len(one) == 3 and one == pytest.approx(two, rel=1e-5)
+        assert len(one) == count and one == pytest.approx(two, rel=1e-5)
 
 
+@pytest.mark.parametrize("wan21", [pytest.param("text", marks=pytest.mark.slow), "image"], indirect=True)
 def test_every_phase_learns_a_batch_by_heart(wan21: Path, clips: Path) -> None:
     """`reinforce` learns drawn steps: those of one sample become likelier, those of the other less so."""
     config = ModelConfig(kind="wan21", taps=(0, 2), heads=HeadConfig(width=8))
     model = place(folder.released(wan21, config, (FRAMES, SIDE, SIDE)).model, Parallel.alone())
     data = {"data": clips, "optimizer": {"learning_rate": 1e-3}, "loop": {"steps": 1}}
-    losses = repeated(model, "pretrain", data | {"batch": 2}, 25)
+    losses = repeated(model, "pretrain", data | {"batch": 2}, 30)
     assert losses[-1] < 0.7 * losses[0]
-    losses = repeated(model, "finetune", data | {"batch": 2, "rank": 8}, 30)
-    assert losses[-1] < 0.8 * losses[0]
+    losses = repeated(model, "finetune", data | {"batch": 2, "rank": 8}, 20)
+    assert losses[-1] < 0.85 * losses[0]
 
     settings = {"conditions": 1, "group": 2, "steps": 3, "stochastic_steps": 2, "flow_matching": 0.0, "rank": 8}
     made, optimizer = prepared(model, "reinforce", data | settings | {"kl": 0.0, "dimensions": 192.0})
@@ -186,7 +187,7 @@ def test_a_trained_model_is_read_again_and_gives_a_stock_pipeline_our_video(wan2
     after = video(stock)
     assert (after - before).abs().max() > 1e-3
     torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-4)
-    words = ["export", str(tmp_path / "model-finetune"), "--out", str(tmp_path / "merged"), "--merge"]
+    words = ["export", str(tmp_path / "model-finetune"), "--out", str(tmp_path / "merged"), "--merged"]
     assert main(words) == 0
     merged = WanTransformer3DModel.from_pretrained(tmp_path / "merged" / "transformer")
     torch.testing.assert_close(video(pipeline(wan21, merged)), expected, rtol=1e-4, atol=1e-4)
@@ -205,5 +206,5 @@ def test_generate_takes_a_first_frame_where_the_model_reads_one(
     assert main([*words, "--out", str(tmp_path / "out"), *(image if reads_image else [])]) == 0
     made = json.loads((tmp_path / "out" / "clip.json").read_text())["generation"]
     assert (made["solver"], made["guidance"], made["shift"], made["steps"]) == ("unipc", 5.0, 3.0, 2)
-    assert main([*words, "--dry-run"]) == 0
+    assert main(["generate", "--model", str(wan21), "--size", "32", "--frames", "5", "--dry-run"]) == 0
     assert "--offload parts" in capsys.readouterr().out
