@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +11,6 @@ from phys4d.engine.errors import UserError
 from phys4d.engine.limits import LAYERS, SETTING
 from phys4d.models.headers import check_fits, read_json, read_weights, text_is_pointer
 
-Family = Literal["T5", "UMT5"]  # of text encoders, as transformers names its classes
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer")
 WEIGHTS = "diffusion_pytorch_model"  # diffusers' name; transformers' is "model"
 
@@ -84,18 +83,18 @@ def check_stored(folder: Path, module: nn.Module, layout: str) -> None:
     check_fits(*read_weights(folder, weights_name(folder), layout), shapes_of(module), what)
 
 
-def t5_classes(family: Family) -> tuple[Any, Any]:
-    """transformers' configuration and encoder of a family."""
+def t5_classes(family: str) -> tuple[Any, Any]:
+    """transformers' configuration and encoder of a family of text encoders: "T5", with which their names begin."""
     import transformers
 
     return getattr(transformers, f"{family}Config"), getattr(transformers, f"{family}EncoderModel")
 
 
-def check_text(folder: Path, family: Family, width: int, layout: str, *, weights: bool = True) -> None:
+def check_text(folder: Path, family: str, width: int, layout: str, *, weights: bool = True) -> None:
     """UserError unless text_encoder/ and tokenizer/ of a folder are whole, and give tokens that a transformer takes.
 
-    family: of the text encoder. width: of the tokens. layout: what is expected, for the message. weights: whether those
-    of the text encoder must be there.
+    folder: of the model. family: as of `t5_classes`. width: of the tokens. layout: what is expected, for the message.
+    weights: whether those of the text encoder must be there.
     """
     held = check_t5_encoder(folder / "text_encoder", family, layout, weights=weights)
     if held != width:
@@ -106,10 +105,11 @@ def check_text(folder: Path, family: Family, width: int, layout: str, *, weights
     check_tokenizer(folder / "tokenizer", layout)
 
 
-def check_t5_encoder(folder: Path, family: Family, layout: str, *, weights: bool = True) -> int:
+def check_t5_encoder(folder: Path, family: str, layout: str, *, weights: bool = True) -> int:
     """Width of a token of the text encoder in a folder; UserError unless it is a whole one of this family.
 
-    layout: what is expected, for the message. weights: whether they must be there.
+    folder: of the encoder. family: as of `t5_classes`. layout: what is expected, for the message. weights: whether they
+    must be there.
     """
     config, encoder = t5_classes(family)
     path = folder / "config.json"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from phys4d.engine.errors import UserError
 from phys4d.models.base_weights import without_weights
-from phys4d.models.diffusers_folder import Family, check_t5_encoder, t5_classes
+from phys4d.models.diffusers_folder import check_t5_encoder, t5_classes
 from phys4d.models.headers import holds_weights
 from phys4d.models.interface import Codec
 from phys4d.models.origin import origin
@@ -21,7 +21,7 @@ TEXT_XXL: dict[str, Any] = {
     "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "feed_forward_proj": "gated-gelu",
     "dtype": "bfloat16",
 }  # fmt: skip
-"""The text encoder of Wan, CogVideoX and Open-Sora as published (T5 v1.1, UMT5), but for the size of its vocabulary."""
+"""The text encoder that the published models have in common, but for the size of its vocabulary."""
 _TOKENIZER_FAULTS = (Exception, ValueError, KeyError, TypeError, ImportError)  # `tokenizers` raises the first itself
 
 
@@ -34,7 +34,7 @@ class TextOfT5(nn.Module):
     text_encoder, tokenizer: their folders. tokens: of a caption.
     """
 
-    family: ClassVar[Family] = "T5"
+    family: ClassVar[str] = "T5"
 
     def __init__(self, text_encoder: Path, tokenizer: Path, tokens: int) -> None:
         super().__init__()
@@ -89,10 +89,10 @@ class TextOfT5(nn.Module):
         return hidden.float().masked_fill(mask[..., None] == 0, 0.0)
 
 
-def encoders_of(layout: str, family: Family, build: Callable[[Path], tuple[Codec, TextOfT5]]) -> Encoders:
+def encoders_of(layout: str, family: str, build: Callable[[Path], tuple[Codec, TextOfT5]]) -> Encoders:
     """`Encoders` of a kind whose models are folders with a text encoder of this family.
 
-    layout: what is expected, for messages. build: codec and text encoder of such a folder.
+    layout: what is expected, for messages. family: as of `t5_classes`. build: codec and text encoder of such a folder.
     """
 
     def of(folder: Path | None) -> Path:
@@ -110,10 +110,10 @@ def encoders_of(layout: str, family: Family, build: Callable[[Path], tuple[Codec
 class TextWithoutValues(nn.Module):
     """In place of a text encoder: its weights without values, and tokens of zeros.
 
-    family: of transformers' classes. table: config.json. tokens: of a caption.
+    family: as of `t5_classes`. table: config.json. tokens: of a caption.
     """
 
-    def __init__(self, family: Family, table: dict[str, Any], tokens: int) -> None:
+    def __init__(self, family: str, table: dict[str, Any], tokens: int) -> None:
         super().__init__()
         config, encoder = t5_classes(family)
         self.width, self.tokens = table["d_model"], tokens

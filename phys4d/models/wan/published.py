@@ -62,7 +62,7 @@ def _check_index(path: Path) -> None:
 
 def read_index(path: Path, taken: str) -> dict[str, Any] | None:
     """The table of model_index.json, None where there is none; UserError for a pipeline that is none of Wan with one
-    transformer. taken: what is expected, for the message."""
+    transformer. path: of the file. taken: what is expected, for the message."""
     experts = "two experts (Wan2.2-A14B): only models of one transformer, such as Wan2.2-TI2V-5B, are taken"
     if (path.parent / "transformer_2").is_dir():
         raise UserError(f"{path.parent / 'transformer_2'}: {experts}")

@@ -208,3 +208,17 @@ def test_generate_takes_a_first_frame_where_the_model_reads_one(
     assert (made["solver"], made["guidance"], made["shift"], made["steps"]) == ("unipc", 5.0, 3.0, 2)
     assert main(["generate", "--model", str(wan21), "--size", "32", "--frames", "5", "--dry-run"]) == 0
     assert "--offload parts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wan21", ["image"], indirect=True)
+def test_a_dry_run_counts_the_encoders_that_a_cache_saves(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Beside the weights of the autoencoder those of CLIP, and what encoding an image takes."""
+    found = {}
+    for cache in ("off", "required"):
+        out = tmp_path / f"{cache}.json"
+        changes = ('stages=["pretrain"]', f"cache={cache}")
+        words = ["train", str(write(cache)), *(word for change in changes for word in ("--set", change))]
+        assert main([*words, "--dry-run", "--world-size", "1", "--clip", "5x32x32", "--json", str(out)]) == 0
+        found[cache] = json.loads(out.read_text())["stages"][0]
+    assert found["off"]["memory"]["codec"] > 4 * 10_000 and found["required"]["memory"]["codec"] == 0
+    assert found["off"]["model_flops"] > found["required"]["model_flops"]
