@@ -17,7 +17,7 @@ from phys4d.models.preflight import check_released as check_any
 from phys4d.models.registry import MODELS
 from phys4d.models.spec import default_shift
 from phys4d.models.wan21.bare import TRANSFORMERS, bare
-from phys4d.models.wan21.image import ImageEncoder
+from phys4d.models.wan21.image import ImageEncoder, packed, packed_frames, unpacked
 from phys4d.models.wan21.published import check_released
 from phys4d.models.wan21.spec import SPEC
 
@@ -217,3 +217,15 @@ def test_a_cache_depends_on_the_image_encoder(wan21: Path, tmp_path: Path, chang
     before, after = encoders.origin(wan21), encoders.origin(root)
     assert set(before) == {"codec", "text encoder", "tokenizer", "image encoder", "image processor"}
     assert [name for name in before if before[name] != after[name]] == [part]
+
+
+@pytest.mark.parametrize(("tokens", "frames"), [((5, 16), 4), ((5, 12), 3), ((1, 1), 1), ((3, 32), 4)])
+def test_latents_and_tokens_come_back_as_they_were_packed(tokens: tuple[int, int], frames: int) -> None:
+    """Tokens fill frames of 2 x 2 x 6 = 24 numbers one after the other, so that each clip has its own in order."""
+    draw = torch.Generator().manual_seed(0)
+    latents, numbers = torch.randn(2, 2, 3, 2, 6, generator=draw), torch.randn(2, *tokens, generator=draw)
+    both = packed(latents, numbers)
+    assert packed_frames(tokens, (2, 3, 2, 6)) == frames and both.shape == (2, 2, 3 + frames, 2, 6)
+    found = unpacked(both, 3, tokens)
+    assert torch.equal(found[0], latents) and torch.equal(found[1], numbers)
+    assert torch.equal(both[:, :, 3].flatten(1)[:, : tokens[0] * tokens[1]], numbers.flatten(1)[:, :24])
