@@ -99,7 +99,7 @@ def put(model: WorldModel, config: RunConfig, parallel: Parallel, asked: Asked) 
     """Shards the model over the ranks and draws its weights; with latents given, without codec and text encoder."""
     if asked.cached:
         nothing: Any = nn.Identity()
-        nothing.image_apart = model.codec.image_apart
+        nothing.image_apart, nothing.temporal_stride = model.codec.image_apart, model.codec.temporal_stride
         model.codec = model.text = nothing
     model.use_attention(config.model.attention, parallel)
     place(model, parallel, checkpointing=config.checkpointing, compiled=config.compile, fill=draw)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from phys4d.engine.random import normal, uniform
-from phys4d.models.interface import Codec, encode_clips
+from phys4d.models.interface import Codec, encode_clips, encode_first
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,18 @@ class Batch:
         """Latents of the clips [B, C, T', H', W']: those of the cache, or computed by the codec."""
         if self.latents is None:
             return encode_clips(codec, self.video)
-        return self.latents[:, :, :-1].contiguous() if codec.image_apart else self.latents
+        if not codec.image_apart:
+            return self.latents
+        return self.latents[:, :, : (self.intrinsics.shape[1] - 1) // codec.temporal_stride + 1].contiguous()
 
     def first(self, codec: Codec, clean: Tensor) -> Tensor:
-        """The clean latent of the first frame [B, C, 1, H', W'], on which generation is conditioned; clean: of
-        `encoded`."""
+        """What generation is conditioned on of the first frame, [B, C, F, H', W']: its clean latent (F = 1), or what
+        the codec's `encode_image` gives; clean: of `encoded`."""
         if not codec.image_apart:
             return clean[:, :, :1]
-        return encode_clips(codec, self.video[:, :, :1]) if self.latents is None else self.latents[:, :, -1:]
+        if self.latents is not None:
+            return self.latents[:, :, clean.shape[2] :]
+        return encode_first(codec, self.video[:, :, :1], self.video.shape[2])
 
     def take(self, which: Sequence[int], rng_keys: list[tuple[int | str, ...]] | None = None) -> "Batch":
         """The clips at these positions, which may repeat; rng_keys: of each, default their own."""

@@ -1,7 +1,6 @@
 """The model of a run, from configurations alone, as a stage finds it."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from phys4d.models.card import CARD, base_of, read_card
 from phys4d.models.config import ModelConfig
 from phys4d.models.interface import Grid, check_size
 from phys4d.models.registry import MODELS, published
-from phys4d.models.spec import Bare, ModelSpec, default_shift
+from phys4d.models.spec import Bare, ModelSpec, Published, default_shift
 from phys4d.models.world import WorldModel
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig
@@ -32,24 +31,25 @@ def source_of(config: RunConfig, name: str | None) -> Source:
     """From the folder `init` of a run file, of which configurations are read and no weights, or, with the name of a
     published model, from what is known of that. UserError where there is neither."""
 
-    def source(spec: ModelSpec, table: ModelConfig, folder: Path | None) -> Source:
+    def source(spec: ModelSpec, table: ModelConfig, given: Published) -> Source:
         if spec.bare is None:
             raise UserError(f'model.kind: what a run of "{spec.kind}" takes cannot be counted: its SPEC has no `bare`')
-        return Source(table, spec.bare(table, folder))
+        return Source(table, spec.bare(table, given))
 
     if name is not None:
-        known = {spec.released: spec for spec in published() if spec.released is not None}
+        known = {released: spec for spec in published() for released in spec.released}
         if name not in known:
-            raise UserError(f"--model {name}: expected {', '.join(sorted(map(str, known)))}")
+            raise UserError(f"--model {name}: expected {', '.join(sorted(known))}")
         if known[name].kind != config.model.kind:
             raise UserError(f'--model {name}: is of the kind "{known[name].kind}": set model.kind to that')
-        return source(known[name], config.model, None)
+        return source(known[name], config.model, name)
     spec, table, folder = MODELS[config.model.kind], config.model, config.init
     if folder is not None and (folder / CARD).exists():
         card = read_card(folder)
         spec, table, folder = MODELS[card.model.kind], card.model, base_of(card, folder)
     if folder is None and spec.create is None:
-        raise UserError(f"init: names no folder: name one, or the published model: --model {spec.released}")
+        names = " or ".join(spec.released)
+        raise UserError(f"init: names no folder: name one, or the published model: --model {names}")
     if folder is not None and not (folder / "transformer" / "config.json").is_file():
         raise UserError(f"init: {folder} holds no transformer/config.json: copy the configurations, or name a --model")
     return source(spec, table, folder)

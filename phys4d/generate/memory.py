@@ -18,7 +18,7 @@ from phys4d.models.card import CARD, base_of, read_card
 from phys4d.models.config import ModelConfig
 from phys4d.models.heads import GeometryHeads
 from phys4d.models.initial import nothing_drawn
-from phys4d.models.interface import Grid, check_size, latent_shape
+from phys4d.models.interface import Grid, check_size, first_frames, latent_shape
 from phys4d.models.registry import MODELS
 
 GIB = 1 << 30
@@ -68,12 +68,12 @@ def count_memory(
 
     What an operator takes inside (workspaces of convolutions) and the allocator's gaps are not seen.
     """
-    named = next((spec for spec in MODELS.values() if spec.released == model), None)
+    named = next((spec for spec in MODELS.values() if model in spec.released), None)
     folder = None if named is not None else model_of(Path(model))
     config, heads_of = ModelConfig(kind=named.kind if named else "tiny", taps=(0,)), None
     if folder is None:
         assert named is not None
-        own = named.sampling(None).size
+        own = named.sampling(model).size
     elif (folder / CARD).is_file():
         card = read_card(folder)
         config, own, heads_of, folder = card.model, card.size, card.model.heads, base_of(card, folder)
@@ -83,7 +83,7 @@ def count_memory(
     clip, spec = wanted_size(own, frames, size), MODELS[config.kind]
     if spec.bare is None:
         raise UserError(f'--dry-run: models of the kind "{spec.kind}" cannot be counted')
-    bare = spec.bare(config, folder)
+    bare = spec.bare(config, model if folder is None else folder)
     try:
         check_size(clip, bare.token_stride)
         bare.check_size(clip)
@@ -120,8 +120,9 @@ def _counted(parts: Any, heads: nn.Module | None, clip: Size, precision: Precisi
         return peak.most
 
     with mode, torch.no_grad(), uncollected():
-        latents = torch.empty(1, *latent_shape(codec, clip))
-        first, sigma = latents[:, :, :1].clone(), torch.empty(1)
+        latents, sigma = torch.empty(1, *latent_shape(codec, clip)), torch.empty(1)
+        _, channels, frames, height, width = latents.shape
+        first = torch.empty(1, channels, first_frames(codec, (frames, height, width)), height, width)
         text = torch.empty(1, parts.text.tokens, parts.text.width)
 
         def read() -> Any:

@@ -20,7 +20,7 @@ from phys4d.generate.request import FirstFrame, Request
 from phys4d.generate.solvers import solve, solver
 from phys4d.models.backbone import Precision
 from phys4d.models.guidance import Predict, guided
-from phys4d.models.interface import from_bytes, latent_shape
+from phys4d.models.interface import encode_first, from_bytes, latent_shape
 from phys4d.models.placement import place
 
 Offload = Literal["none", "parts", "blocks"]
@@ -123,14 +123,14 @@ class Sampler:
 
     @torch.no_grad()
     def first_latents(self, frames: Sequence[FirstFrame]) -> list[Tensor | None]:
-        """Latents [1, C, 1, H', W'] of each first frame, on the CPU; None where there is no picture."""
+        """What the codec gives of each first frame, [1, C, F, H', W'], on the CPU; None where there is no picture."""
         codec = self.model.codec
         with self._resident(codec):
             return [None if frame.picture is None else self._encoded(frame.picture) for frame in frames]
 
     def _encoded(self, picture: np.ndarray) -> Tensor:
         video = from_bytes(torch.tensor(picture)[None, None].to(self.settings.device))
-        return self.model.codec.encode(video.contiguous()).cpu()
+        return encode_first(self.model.codec, video, self.opened.size[0]).cpu()
 
     @torch.no_grad()
     def clip(self, request: Request, first: Tensor | None, texts: dict[str, Tensor], bar: Bar) -> Clip:

@@ -93,8 +93,8 @@ class Backbone(nn.Module, ABC):
             noisy: [B, C, T', H', W'] fp32 latents at noise level sigma, the first `held` latent frames clean.
             sigma: [B] fp32 in (0, 1].
             text: [B, L, D] fp32 tokens of the text encoder.
-            first: [B, C, 1, H', W'] fp32, the clean latent of the first frame (`Batch.first`); None for a model that
-                reads it nowhere but in its place among `noisy`.
+            first: [B, C, F, H', W'] fp32, what the codec gives of the first frame (`interface.encode_first`): its clean
+                latent, or all that a model reads beside the noisy ones; None for a model that reads nothing beside.
         """
         with autocast(noisy.device.type, enabled=self.precision == "bf16"):
             output = self.evaluate(noisy, sigma, text, first).float()

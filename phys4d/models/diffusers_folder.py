@@ -11,10 +11,18 @@ from phys4d.engine.errors import UserError
 from phys4d.engine.limits import LAYERS, SETTING
 from phys4d.models.headers import check_fits, read_json, read_weights, text_is_pointer
 
+PARTS = ("transformer", "vae", "text_encoder", "tokenizer")
 WEIGHTS = "diffusion_pytorch_model"  # diffusers' name; transformers' is "model"
 
 
-def check_layout(folder: Path, parts: tuple[str, ...], layout: str) -> None:
+def given(kind: str, folder: Path | None) -> Path:
+    """The folder that `init` names; UserError where a run of a kind without new models names none."""
+    if folder is None:
+        raise UserError(f'model.kind: "{kind}" without init: name the folder of the released model as init')
+    return folder
+
+
+def check_layout(folder: Path, layout: str, parts: tuple[str, ...] = PARTS) -> None:
     """UserError unless `folder` has the sub-folders `parts`; layout: what is expected, for the message."""
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "no such folder"
@@ -75,14 +83,35 @@ def check_stored(folder: Path, module: nn.Module, layout: str) -> None:
     check_fits(*read_weights(folder, weights_name(folder), layout), shapes_of(module), what)
 
 
-def check_t5_encoder(
-    folder: Path, encoder: type[nn.Module], config: type[Any], layout: str, *, weights: bool = True
-) -> int:
-    """Width of a token of a text encoder of the T5 family; UserError unless the folder holds a whole one.
+def t5_classes(family: str) -> tuple[Any, Any]:
+    """transformers' configuration and encoder of a family of text encoders: "T5", with which their names begin."""
+    import transformers
 
-    encoder, config: classes of transformers; layout: what is expected, for the message; weights: whether they must be
-    there.
+    return getattr(transformers, f"{family}Config"), getattr(transformers, f"{family}EncoderModel")
+
+
+def check_text(folder: Path, family: str, width: int, layout: str, *, weights: bool = True) -> None:
+    """UserError unless text_encoder/ and tokenizer/ of a folder are whole, and give tokens that a transformer takes.
+
+    folder: of the model. family: as of `t5_classes`. width: of the tokens. layout: what is expected, for the message.
+    weights: whether those of the text encoder must be there.
     """
+    held = check_t5_encoder(folder / "text_encoder", family, layout, weights=weights)
+    if held != width:
+        raise UserError(
+            f"{folder}: the text encoder gives tokens of {held} numbers, the transformer takes {width}: "
+            "are they of one model?"
+        )
+    check_tokenizer(folder / "tokenizer", layout)
+
+
+def check_t5_encoder(folder: Path, family: str, layout: str, *, weights: bool = True) -> int:
+    """Width of a token of the text encoder in a folder; UserError unless it is a whole one of this family.
+
+    folder: of the encoder. family: as of `t5_classes`. layout: what is expected, for the message. weights: whether they
+    must be there.
+    """
+    config, encoder = t5_classes(family)
     path = folder / "config.json"
     table = read_json(path)
     names = table.get("architectures") or [table.get("model_type")]

@@ -46,8 +46,8 @@ class Codec(Protocol):
 
     channels: of the latents. temporal_stride, spatial_stride: frames, and rows or columns of pixels, of one latent.
     chunked: its modules that are evaluated chunk by chunk of a clip, if any. image_apart: whether a clip's first frame
-    is encoded a second time, on its own, for a model that was conditioned on an image; the clip's first latent frame
-    is another where the frames behind it have a part in it.
+    is encoded a second time (`encode_image`), for a model that was conditioned on an image beside the noisy latents.
+    Codecs derive from this class, and write `encode_image` and `image_frames` where that is more than its latent.
     """
 
     channels: int
@@ -65,6 +65,15 @@ class Codec(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents [B, C, T', H', W'] -> [B, 3, T, H, W]."""
         ...
+
+    def encode_image(self, image: Tensor, frames: int) -> Tensor:
+        """First frames [B, 3, 1, H, W] in [-1, 1] of clips of so many frames -> all that the model reads of them, as
+        [B, C, image_frames, H', W']; here their latents."""
+        return self.encode(image)
+
+    def image_frames(self, latents: tuple[int, int, int]) -> int:
+        """How many latent frames `encode_image` gives beside latents of this size (T', H', W'); here 1."""
+        return 1
 
 
 class TextEncoder(Protocol):
@@ -96,16 +105,31 @@ def encode_clips(codec: Codec, video: Tensor) -> Tensor:
     return torch.cat([codec.encode(clip[None].contiguous()) for clip in video]).contiguous()
 
 
+def encode_first(codec: Codec, image: Tensor, frames: int) -> Tensor:
+    """First frames [B, 3, 1, H, W] of clips of so many frames -> what generation is conditioned on (`first` of
+    `Backbone.forward`), one by one: their latents, or with `image_apart` what `encode_image` gives."""
+    if not codec.image_apart:
+        return encode_clips(codec, image)
+    return torch.cat([codec.encode_image(one[None].contiguous(), frames) for one in image]).contiguous()
+
+
 def encode_for_cache(codec: Codec, video: Tensor) -> Tensor:
-    """What a cache holds of clips: their latents, and with `image_apart` that of the first frame behind them."""
+    """What a cache holds of clips: their latents, and with `image_apart` what is read of the image behind them."""
     latents = encode_clips(codec, video)
-    return torch.cat([latents, encode_clips(codec, video[:, :, :1])], 2) if codec.image_apart else latents
+    first = (encode_first(codec, video[:, :, :1], video.shape[2]),) if codec.image_apart else ()
+    return torch.cat([latents, *first], 2)
+
+
+def first_frames(codec: Codec, latents: tuple[int, int, int]) -> int:
+    """How many latent frames `encode_first` gives beside latents of this size (T', H', W')."""
+    return codec.image_frames(latents) if codec.image_apart else 1
 
 
 def cached_shape(codec: Codec, size: tuple[int, int, int]) -> tuple[int, int, int, int]:
     """The shape of one clip in `encode_for_cache`."""
-    channels, frames, height, width = latent_shape(codec, size)
-    return channels, frames + codec.image_apart, height, width
+    channels, *latents = latent_shape(codec, size)
+    frames, height, width = latents
+    return channels, frames + (codec.image_frames((frames, height, width)) if codec.image_apart else 0), height, width
 
 
 def check_clip(video: Tensor, stride: tuple[int, int, int]) -> None:

@@ -1,4 +1,4 @@
-"""What latents and tokens of a released model depend on: autoencoder, text encoder, tokenizer."""
+"""What latents and tokens of a released model depend on: its autoencoder, its encoders of text and of images."""
 
 import hashlib
 import json
@@ -16,9 +16,12 @@ def origin(layout: str, folder: Path | None) -> dict[str, str]:
     """A digest of each part of a folder in the diffusers layout, as of `models.spec.Encoders`; the text encoder's
     weights may be absent. layout: what is expected, for messages."""
     assert folder is not None, "a released model has weights"
-    parts = {"codec": _part(folder / "vae", layout), "tokenizer": _tokenizer(folder / "tokenizer")}
-    if holds_weights(folder / "text_encoder"):
-        parts["text encoder"] = _part(folder / "text_encoder", layout)
+    parts = {"codec": _part(folder / "vae", layout), "tokenizer": _files(folder / "tokenizer")}
+    for name in ("text_encoder", "image_encoder"):
+        if holds_weights(folder / name):
+            parts[name.replace("_", " ")] = _part(folder / name, layout)
+    if (folder / "image_processor").is_dir():
+        parts["image processor"] = _files(folder / "image_processor")
     return parts
 
 
@@ -30,7 +33,7 @@ def _part(folder: Path, layout: str) -> str:
     return f"{hashlib.sha256(text.encode()).hexdigest()[:16]} {weights[:16]}"
 
 
-def _tokenizer(folder: Path) -> str:
+def _files(folder: Path) -> str:
     total = hashlib.sha256()
     try:
         for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):

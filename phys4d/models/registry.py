@@ -7,6 +7,7 @@ from phys4d.models.spec import ModelSpec
 _MODULES = (
     "phys4d.models.tiny.spec",
     "phys4d.models.cogvideox.spec",
+    "phys4d.models.wan21.spec",
     "phys4d.models.wan.spec",
     "phys4d.models.opensora.spec",
 )

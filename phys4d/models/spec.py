@@ -11,6 +11,8 @@ from phys4d.models.backbone import Backbone
 from phys4d.models.interface import Codec, TextEncoder
 
 Size = tuple[int, int, int]
+Published = Path | str | None
+"""A folder in the diffusers layout, or the name of a published model of a kind; None for neither."""
 
 
 class Settings(Protocol):
@@ -134,10 +136,11 @@ class ModelSpec:
     create: a new model with weights drawn from a seed; None where a model only starts from published weights.
     recognises: whether a folder looks like published weights of this kind.
     check_caption: ValueError for a caption that the text encoder cannot take whole.
-    bare: a model without values, from the configurations in such a folder alone; for None, the published model of the
-        name `released`, or a new one. None for a kind whose runs cannot be counted.
+    bare: a model without values, from the configurations in such a folder alone, or of one of the names `released`; for
+        None a new model, or the first of these. None for a kind whose runs cannot be counted.
+    released: names of published models, of which `bare` and `sampling` know without a folder.
     encoders: its codec and text encoder alone; None for a kind whose latents and tokens cannot be cached.
-    sampling: how a model of such a folder is sampled; None for a new one.
+    sampling: how a model of such a folder, or of one of the names `released`, is sampled; None for a new one.
     rename_lora: tensors of a LoRA file at this path, from key names that other programs use to those of the
         transformer's modules. ValueError where they are not of this kind of model.
     learned_no_caption: whether the backbone has learned what stands for no caption (`Backbone.unconditional`).
@@ -152,10 +155,10 @@ class ModelSpec:
     create: Callable[[Settings, tuple[int, ...], int], Parts] | None = None
     recognises: Callable[[Path], bool] = lambda folder: False
     check_caption: Callable[[str], object] = lambda caption: None
-    bare: Callable[[Settings, Path | None], Bare] | None = None
-    released: str | None = None
+    bare: Callable[[Settings, Published], Bare] | None = None
+    released: tuple[str, ...] = ()
     encoders: Encoders | None = None
-    sampling: Callable[[Path | None], Sampling] = lambda folder: Sampling()
+    sampling: Callable[[Published], Sampling] = lambda source: Sampling()
     rename_lora: Callable[[Path, dict[str, Tensor]], dict[str, Tensor]] = _as_they_are
     learned_no_caption: bool = False
     comfyui_name: Callable[[str], str] | None = None

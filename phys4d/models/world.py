@@ -85,7 +85,7 @@ class WorldModel(nn.Module):
         return tuple(self.backbone.sigmas(steps, self.config.sampling_shift).tolist())
 
     def generate(self, first: Tensor, text: Tensor, noise: Tensor) -> Tensor:
-        """Clean latents from a first latent frame [B, C, 1, H', W'], text [B, L, D] and noise [B, C, T', H', W']."""
+        """Clean latents from `first` as of `Backbone.forward`, text [B, L, D] and noise [B, C, T', H', W']."""
 
         def predict(noisy: Tensor, sigma: Tensor) -> Prediction:
             return self.predict(noisy, sigma, text, first)

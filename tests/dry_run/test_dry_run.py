@@ -128,6 +128,10 @@ def test_the_command_prints_tables_and_writes_all_figures(
             "init: names no folder: name one, or the published model: --model wan2.2-ti2v-5b",
         ),
         (
+            ["--dry-run", "--world-size", "2", "--clip", "5x32x32", "--set", "model.kind=cogvideox"],
+            "or the published model: --model cogvideox-5b or cogvideox-5b-i2v",
+        ),
+        (
             ["--dry-run", "--world-size", "2", "--clip", "5x32x32", "--set", 'parallel.strategy="deepspeed"'],
             'parallel.strategy: "deepspeed": a dry run counts "fsdp" alone: set that',
         ),

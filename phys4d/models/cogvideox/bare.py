@@ -1,13 +1,11 @@
 """CogVideoX-5B and -I2V, and folders of their kind, from their configurations alone: modules without values."""
 
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
-from torch import Tensor, nn
 
 from phys4d.models.base_weights import without_weights
 from phys4d.models.cogvideox.backbone import CogVideoXBackbone
@@ -16,11 +14,12 @@ from phys4d.models.cogvideox.process import BETAS, SNR_SHIFT, Process
 from phys4d.models.cogvideox.published import STEPS, TAKEN, published_noise, size_check, token_stride
 from phys4d.models.diffusers_folder import read_config
 from phys4d.models.headers import read_json
-from phys4d.models.spec import Bare, Parts, Settings
+from phys4d.models.spec import Bare, Parts, Published, Settings
+from phys4d.models.t5 import TEXT_XXL, TextWithoutValues
 
-PUBLISHED = "cogvideox-5b"
-"""The name of the released model, whose configurations are written here (huggingface.co/THUDM/CogVideoX-5b:
-transformer/, vae/ and text_encoder/config.json)."""
+PUBLISHED = (TEXT_TO_VIDEO, IMAGE) = ("cogvideox-5b", "cogvideox-5b-i2v")
+"""The names of the released models, whose configurations are written here (huggingface.co/THUDM/CogVideoX-5b and
+CogVideoX-5b-I2V: transformer/, vae/ and text_encoder/config.json)."""
 TRANSFORMER: dict[str, Any] = {
     "num_attention_heads": 48, "attention_head_dim": 64, "in_channels": 16, "out_channels": 16, "num_layers": 42,
     "time_embed_dim": 512, "text_embed_dim": 4096, "max_text_seq_length": 226, "patch_size": 2, "sample_width": 90,
@@ -29,34 +28,15 @@ TRANSFORMER: dict[str, Any] = {
 IMAGE_TO_VIDEO: dict[str, Any] = {"in_channels": 32, "use_learned_positional_embeddings": True}
 """What differs in CogVideoX-5B-I2V."""
 VAE: dict[str, Any] = {"latent_channels": 16, "scaling_factor": 0.7, "invert_scale_latents": False}
-TEXT: dict[str, Any] = {
-    "vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
-    "feed_forward_proj": "gated-gelu", "dtype": "bfloat16",
-}  # fmt: skip
+TEXT = TEXT_XXL | {"vocab_size": 32128}
 
 
-class TextWithoutValues(nn.Module):
-    """In place of the text encoder: its weights without values, and tokens of zeros."""
-
-    def __init__(self, table: dict[str, Any], tokens: int) -> None:
-        super().__init__()
-        from transformers import T5Config, T5EncoderModel
-
-        self.width, self.tokens = table["d_model"], tokens
-        dtype = getattr(torch, table.get("dtype") or table.get("torch_dtype") or "float32")
-        with without_weights():
-            self.model = T5EncoderModel(T5Config.from_dict(table)).to(dtype)
-        self.model.encoder.embed_tokens = self.model.shared  # one table; without values it was made twice
-
-    def __call__(self, captions: Sequence[str]) -> Tensor:
-        return torch.zeros(len(captions), self.tokens, self.width)
-
-
-def bare(settings: Settings, source: Path | None) -> Bare:
-    """Of a folder that holds config.json of transformer/, vae/ and text_encoder/, or, for None, of the released model.
-    """
+def bare(settings: Settings, source: Published) -> Bare:
+    """Of a folder that holds config.json of transformer/, vae/ and text_encoder/, or else of a released model."""
     transformer, vae, text, noise = TRANSFORMER, VAE, TEXT, (SNR_SHIFT, BETAS)
-    if source is not None:
+    if source == IMAGE:
+        transformer = TRANSFORMER | IMAGE_TO_VIDEO
+    elif isinstance(source, Path):
         transformer = read_config(source / "transformer" / "config.json", "CogVideoXTransformer3DModel", TAKEN)
         vae = read_config(source / "vae" / "config.json", "AutoencoderKLCogVideoX", TAKEN)
         text = read_json(source / "text_encoder" / "config.json")
@@ -64,7 +44,7 @@ def bare(settings: Settings, source: Path | None) -> Bare:
     with torch.device("meta"):  # for the defaults of what the configurations leave out
         whole = dict(CogVideoXTransformer3DModel.from_config(transformer | {"num_layers": 1}).config)
         whole_vae = dict(AutoencoderKLCogVideoX.from_config(vae).config)
-    encoder = cache(lambda: TextWithoutValues(text, whole["max_text_seq_length"]))
+    encoder = cache(lambda: TextWithoutValues("T5", text, whole["max_text_seq_length"]))
 
     def build(layers: int, taps: tuple[int, ...], seed: int) -> Parts:
         with without_weights():

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from phys4d.models.headers import read_json
-from phys4d.models.interface import check_clip
+from phys4d.models.interface import Codec, check_clip
 from phys4d.models.progress_bars import without_progress_bars
 
 FRAMES = 8  # of a clip, beyond the first: pairs of latent frames are decoded together
 
 
-class CogVideoXCodec(nn.Module):
+class CogVideoXCodec(nn.Module, Codec):
     """diffusers' AutoencoderKLCogVideoX (4x8x8), frozen; latents times its scaling factor.
 
     It computes in fp32, also where its weights are stored in bf16. They are read when it is first used, onto the device

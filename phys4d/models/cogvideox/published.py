@@ -13,15 +13,13 @@ from phys4d.models.cogvideox.process import BETAS, SNR_SHIFT, TIMESTEPS
 from phys4d.models.diffusers_folder import (
     check_layout,
     check_stored,
-    check_t5_encoder,
-    check_tokenizer,
+    check_text,
     on_meta,
     read_config,
 )
 from phys4d.models.headers import read_json
 from phys4d.models.interface import check_size
 
-PARTS = ("transformer", "vae", "text_encoder", "tokenizer")
 TAKEN = "CogVideoX-5B or CogVideoX-5B-I2V"
 LAYOUT = f"expected the diffusers layout of {TAKEN}"
 STEPS = 50  # of diffusers' CogVideoXPipeline where nothing is asked for
@@ -53,7 +51,7 @@ def check_released(folder: Path, *, text_weights: bool = True) -> Published:
     Looked at are class names, configurations, that every tensor they ask for is stored whole with its shape, the noise
     levels of the scheduler, and the tokenizer's files. text_weights: whether the text encoder's weights must be there.
     """
-    check_layout(folder, PARTS, LAYOUT)
+    check_layout(folder, LAYOUT)
     if (index := folder / "model_index.json").is_file() and read_json(index).get("_class_name") not in _PIPELINES:
         raise UserError(f"{index}: _class_name: {read_json(index).get('_class_name')}: only {TAKEN} is taken")
     transformer = check_transformer(folder / "transformer")
@@ -61,21 +59,8 @@ def check_released(folder: Path, *, text_weights: bool = True) -> Published:
     given, channels = transformer.config.out_channels, vae.config.latent_channels
     if given != channels:
         raise UserError(f"{folder}: the transformer gives {given} channels, the vae {channels}: are they of one model?")
-    width = check_text_encoder(folder / "text_encoder", weights=text_weights)
-    if width != transformer.config.text_embed_dim:
-        raise UserError(
-            f"{folder}: the text encoder gives tokens of {width} numbers, the transformer takes "
-            f"{transformer.config.text_embed_dim}: are they of one model?"
-        )
-    check_tokenizer(folder / "tokenizer", LAYOUT)
+    check_text(folder, "T5", transformer.config.text_embed_dim, LAYOUT, weights=text_weights)
     return Published(transformer, vae, *published_noise(folder))
-
-
-def check_text_encoder(folder: Path, *, weights: bool = True) -> int:
-    """Width of a token of the text encoder in a folder; UserError unless it is whole, `weights` among it."""
-    from transformers import T5Config, T5EncoderModel
-
-    return check_t5_encoder(folder, T5EncoderModel, T5Config, LAYOUT, weights=weights)
 
 
 def check_transformer(folder: Path) -> CogVideoXTransformer3DModel:

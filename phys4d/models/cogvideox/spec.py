@@ -1,11 +1,9 @@
 """CogVideoX-5B and CogVideoX-5B-I2V as a kind of model."""
 
-from functools import partial
 from pathlib import Path
 
 from diffusers import CogVideoXTransformer3DModel
 
-from phys4d.engine.errors import UserError
 from phys4d.models.base_weights import without_weights
 from phys4d.models.cogvideox.backbone import CogVideoXBackbone
 from phys4d.models.cogvideox.bare import PUBLISHED, bare
@@ -17,22 +15,20 @@ from phys4d.models.cogvideox.published import (
     SIZE,
     STEPS,
     check_released,
-    check_text_encoder,
     published_noise,
     size_check,
     token_stride,
 )
 from phys4d.models.cogvideox.text import T5Encoder
-from phys4d.models.diffusers_folder import class_name
+from phys4d.models.diffusers_folder import class_name, given
 from phys4d.models.headers import holds_weights, read_json
-from phys4d.models.origin import origin
-from phys4d.models.spec import Encoders, ModelSpec, Outline, Parts, Sampling, Settings
+from phys4d.models.spec import ModelSpec, Outline, Parts, Sampling, Settings
+from phys4d.models.t5 import encoders_of
 
 
 def _outline(settings: Settings, folder: Path | None) -> Outline:
-    if folder is None:
-        raise UserError('model.kind: "cogvideox" without init: name the folder of the released model as init')
-    # A run that reads all tokens from caches needs no text encoder; `ENCODERS.check` asks for its weights.
+    folder = given("cogvideox", folder)
+    # A run that reads all tokens from caches needs no text encoder; `Encoders.check` asks for its weights.
     published = check_released(folder, text_weights=holds_weights(folder / "text_encoder"))
     transformer, vae = published.transformer.config, published.vae.config
     return Outline(
@@ -55,26 +51,12 @@ def build_transformer(folder: Path) -> CogVideoXTransformer3DModel:
         return CogVideoXTransformer3DModel.from_config(read_json(folder / "config.json")).float()
 
 
-def _encoders(folder: Path | None) -> tuple[CogVideoXCodec, T5Encoder]:
-    assert folder is not None, "CogVideoX has weights"
+def _encoders(folder: Path) -> tuple[CogVideoXCodec, T5Encoder]:
     config = read_json(folder / "transformer" / "config.json")
     reads_image = config.get("in_channels", 16) > config.get("out_channels", 16)
     tokens = config.get("max_text_seq_length", 226)
     codec = CogVideoXCodec(folder / "vae", image_apart=reads_image)
     return codec, T5Encoder(folder / "text_encoder", folder / "tokenizer", tokens)
-
-
-def _check_text(folder: Path | None) -> None:
-    assert folder is not None, "CogVideoX has weights"
-    check_text_encoder(folder / "text_encoder")
-
-
-def _check_prompt(encoder: T5Encoder, prompt: str) -> None:
-    if (count := len(encoder.tokenizer(prompt).input_ids)) > encoder.tokens:
-        raise ValueError(f"{count} tokens, the text encoder takes {encoder.tokens}: shorten it")
-
-
-ENCODERS = Encoders(_encoders, partial(origin, LAYOUT), _check_text, _check_prompt)
 
 
 def _load(folder: Path, taps: tuple[int, ...]) -> Parts:
@@ -89,7 +71,7 @@ SPEC = ModelSpec(
     outline=_outline,
     bare=bare,
     load=_load,
-    encoders=ENCODERS,
+    encoders=encoders_of(LAYOUT, "T5", _encoders),
     recognises=lambda folder: class_name(folder / "transformer") == CogVideoXTransformer3DModel.__name__,
     released=PUBLISHED,
     sampling=lambda folder: Sampling("euler", GUIDANCE, SIZE),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from phys4d.models.base_weights import without_weights
 from phys4d.models.diffusers_folder import weights_name
 from phys4d.models.headers import read_json, read_weights
-from phys4d.models.interface import check_clip
+from phys4d.models.interface import Codec, check_clip
 from phys4d.models.opensora.temporal_vae import TemporalVAE
 
 CHUNK = 17  # frames that are encoded together, as published: 5 latents
@@ -55,7 +55,7 @@ class OpenSoraVAE(nn.Module):
             self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32).view(1, -1, 1, 1, 1))
 
 
-class OpenSoraCodec(nn.Module):
+class OpenSoraCodec(nn.Module, Codec):
     """Each frame by an image autoencoder (8 x 8 pixels), then chunks of frames by a causal one (4 frames to one
     latent, the first frame of a clip alone), frozen; latents normalised per channel.
 

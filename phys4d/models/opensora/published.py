@@ -18,8 +18,7 @@ from phys4d.models.diffusers_folder import (
     check_layout,
     check_numbers,
     check_stored,
-    check_t5_encoder,
-    check_tokenizer,
+    check_text,
     check_unquantised,
     on_meta,
 )
@@ -27,7 +26,6 @@ from phys4d.models.headers import read_json
 from phys4d.models.opensora.codec import CHUNK, OpenSoraVAE
 from phys4d.models.opensora.transformer import STDiT3
 
-PARTS = ("transformer", "vae", "text_encoder", "tokenizer")
 TAKEN = "Open-Sora 1.2"
 LAYOUT = f"expected the folders of {TAKEN} (OpenSora-STDiT-v3, OpenSora-VAE-v1.2, t5-v1_1-xxl)"
 SETTINGS = (
@@ -51,19 +49,13 @@ def check_released(folder: Path, *, text_weights: bool = True) -> Published:
     Looked at are class names, configurations, that every tensor they ask for is stored whole with its shape, and the
     tokenizer's files. text_weights: whether the text encoder's weights must be there.
     """
-    check_layout(folder, PARTS, LAYOUT)
+    check_layout(folder, LAYOUT)
     transformer = check_transformer(folder / "transformer")
     vae = _check_vae(folder / "vae")
     channels, latents = transformer.config.in_channels, len(vae.scale.flatten())
     if channels != latents:
         raise UserError(f"{folder}: the transformer takes {channels} channels, the vae has {latents}: of one model?")
-    width = check_text_encoder(folder / "text_encoder", weights=text_weights)
-    if width != transformer.config.caption_channels:
-        raise UserError(
-            f"{folder}: the text encoder gives tokens of {width} numbers, the transformer takes "
-            f"{transformer.config.caption_channels}: are they of one model?"
-        )
-    check_tokenizer(folder / "tokenizer", LAYOUT)
+    check_text(folder, "T5", transformer.config.caption_channels, LAYOUT, weights=text_weights)
     return Published(transformer, vae)
 
 
@@ -114,10 +106,3 @@ def _check_vae(folder: Path) -> OpenSoraVAE:
         raise UserError(f"{path}: vae_temporal: {vae.temporal_vae.stride} frames to a latent: only 4 are taken")
     check_stored(folder, vae, LAYOUT)
     return vae
-
-
-def check_text_encoder(folder: Path, *, weights: bool = True) -> int:
-    """Width of a token of the text encoder in a folder; UserError unless it is whole, `weights` among it."""
-    from transformers import T5Config, T5EncoderModel
-
-    return check_t5_encoder(folder, T5EncoderModel, T5Config, LAYOUT, weights=weights)

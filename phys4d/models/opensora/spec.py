@@ -1,25 +1,24 @@
 """Open-Sora 1.2 as a kind of model."""
 
-from functools import partial
 from pathlib import Path
 
 from phys4d.engine.errors import UserError
 from phys4d.models.base_weights import without_weights
+from phys4d.models.diffusers_folder import given
 from phys4d.models.headers import holds_weights, read_json
 from phys4d.models.opensora.backbone import GUIDANCE, SIZE, STEPS, OpenSoraBackbone, published_shift
 from phys4d.models.opensora.bare import PUBLISHED, bare, strides
 from phys4d.models.opensora.codec import OpenSoraCodec
-from phys4d.models.opensora.published import LAYOUT, check_released, check_text_encoder, class_of, settings_of
+from phys4d.models.opensora.published import LAYOUT, check_released, class_of, settings_of
 from phys4d.models.opensora.text import T5Encoder
 from phys4d.models.opensora.transformer import STDiT3
-from phys4d.models.origin import origin
-from phys4d.models.spec import Encoders, ModelSpec, Outline, Parts, Sampling, Settings
+from phys4d.models.spec import ModelSpec, Outline, Parts, Sampling, Settings
+from phys4d.models.t5 import encoders_of
 
 
 def _outline(settings: Settings, folder: Path | None) -> Outline:
-    if folder is None:
-        raise UserError('model.kind: "opensora" without init: name the folder of the released model as init')
-    # A run that reads all tokens from caches needs no text encoder; `ENCODERS.check` asks for its weights.
+    folder = given("opensora", folder)
+    # A run that reads all tokens from caches needs no text encoder; `Encoders.check` asks for its weights.
     transformer = check_released(folder, text_weights=holds_weights(folder / "text_encoder")).transformer
     return Outline(
         transformer=transformer,
@@ -34,17 +33,8 @@ def _outline(settings: Settings, folder: Path | None) -> Outline:
     )
 
 
-def _encoders(folder: Path | None) -> tuple[OpenSoraCodec, T5Encoder]:
-    assert folder is not None, "Open-Sora has weights"
+def _encoders(folder: Path) -> tuple[OpenSoraCodec, T5Encoder]:
     return OpenSoraCodec(folder / "vae"), T5Encoder(folder / "text_encoder", folder / "tokenizer")
-
-
-def _check_text(folder: Path | None) -> None:
-    assert folder is not None, "Open-Sora has weights"
-    check_text_encoder(folder / "text_encoder")
-
-
-ENCODERS = Encoders(_encoders, partial(origin, LAYOUT), _check_text, lambda encoder, prompt: encoder.check(prompt))
 
 
 def _load(folder: Path, taps: tuple[int, ...]) -> Parts:
@@ -67,9 +57,9 @@ SPEC = ModelSpec(
     outline=_outline,
     bare=bare,
     load=_load,
-    encoders=ENCODERS,
+    encoders=encoders_of(LAYOUT, "T5", _encoders),
     recognises=_recognises,
-    released=PUBLISHED,
+    released=(PUBLISHED,),
     sampling=lambda folder: Sampling("euler", GUIDANCE, SIZE),
     learned_no_caption=True,
 )

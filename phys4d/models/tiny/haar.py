@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from phys4d.models.interface import check_clip
+from phys4d.models.interface import Codec, check_clip
 
 
 def haar_matrix(size: int) -> Tensor:
@@ -23,7 +23,7 @@ def haar_matrix(size: int) -> Tensor:
     return basis
 
 
-class HaarCodec(nn.Module):
+class HaarCodec(nn.Module, Codec):
     """Blocks of 4 frames x 4 x 4 pixels to 64 coefficients a colour; frame 0 alone is repeated into a block of its own.
 
     Orthonormal, so white noise in latents is white noise in pixels, and distances are equal.

@@ -5,7 +5,7 @@ from pathlib import Path
 from diffusers import WanTransformer3DModel
 
 from phys4d.models.diffusers_folder import on_meta, read_config
-from phys4d.models.spec import Bare, Encoders, ModelSpec, Outline, Parts, Settings
+from phys4d.models.spec import Bare, Encoders, ModelSpec, Outline, Parts, Published, Settings
 from phys4d.models.tiny.backbone import PATCH, TinyBackbone, draw_transformer, tiny_transformer
 from phys4d.models.tiny.haar import HaarCodec
 from phys4d.models.tiny.words import WordEncoder
@@ -48,10 +48,10 @@ def _create(settings: Settings, taps: tuple[int, ...], seed: int) -> Parts:
     return Parts(TinyBackbone(transformer, taps), HaarCodec(), text)
 
 
-def _bare(settings: Settings, folder: Path | None) -> Bare:
+def _bare(settings: Settings, source: Published) -> Bare:
     width, layers = settings.width, settings.layers
-    if folder is not None:
-        config = read_config(folder / "transformer" / "config.json", "WanTransformer3DModel", "tiny")
+    if isinstance(source, Path):
+        config = read_config(source / "transformer" / "config.json", "WanTransformer3DModel", "tiny")
         width, layers = config["num_attention_heads"] * config["attention_head_dim"], config["num_layers"]
 
     def build(layers: int, taps: tuple[int, ...], seed: int) -> Parts:

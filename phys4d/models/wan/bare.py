@@ -1,22 +1,21 @@
 """Wan2.2-TI2V-5B, and folders of its kind, from their configurations alone: modules without values."""
 
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from torch import Tensor, nn
 
 from phys4d.models.base_weights import without_weights
 from phys4d.models.diffusers_folder import read_config
 from phys4d.models.headers import read_json
-from phys4d.models.spec import Bare, Parts, Settings
+from phys4d.models.spec import Bare, Parts, Published, Settings
+from phys4d.models.t5 import TEXT_XXL, TextWithoutValues
 from phys4d.models.wan.backbone import WanBackbone
 from phys4d.models.wan.codec import WanCodec
 from phys4d.models.wan.published import TAKEN
 from phys4d.models.wan.schedule import SHIFT, STEPS, published_scheduler, published_shift
+from phys4d.models.wan.text import TOKENS
 
 PUBLISHED = "wan2.2-ti2v-5b"
 """The name of the released model, whose configurations are written here (huggingface.co/Wan-AI/
@@ -33,42 +32,19 @@ VAE: dict[str, Any] = {
     "in_channels": 12, "out_channels": 12, "patch_size": 2, "scale_factor_temporal": 4, "scale_factor_spatial": 16,
     "latents_mean": [0.0] * 48, "latents_std": [1.0] * 48,
 }  # fmt: skip
-TEXT: dict[str, Any] = {
-    "vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
-    "feed_forward_proj": "gated-gelu", "dtype": "bfloat16",
-}  # fmt: skip
+TEXT = TEXT_XXL | {"vocab_size": 256384}
 
 
-class TextWithoutValues(nn.Module):
-    """In place of the text encoder: its weights without values, and tokens of zeros."""
-
-    tokens = 512
-
-    def __init__(self, table: dict[str, Any]) -> None:
-        super().__init__()
-        from transformers import UMT5Config, UMT5EncoderModel
-
-        self.width = table["d_model"]
-        dtype = getattr(torch, table.get("dtype") or table.get("torch_dtype") or "float32")
-        with without_weights():
-            self.model = UMT5EncoderModel(UMT5Config.from_dict(table)).to(dtype)
-        self.model.encoder.embed_tokens = self.model.shared  # one table; without values it was made twice
-
-    def __call__(self, captions: Sequence[str]) -> Tensor:
-        return torch.zeros(len(captions), self.tokens, self.width)
-
-
-def bare(settings: Settings, source: Path | None) -> Bare:
-    """Of a folder that holds config.json of transformer/, vae/ and text_encoder/, or, for None, of the released model.
-    """
+def bare(settings: Settings, source: Published) -> Bare:
+    """Of a folder that holds config.json of transformer/, vae/ and text_encoder/, or else of the released model."""
     transformer, vae, text, shift = TRANSFORMER, VAE, TEXT, SHIFT
-    if source is not None:
+    if isinstance(source, Path):
         transformer = read_config(source / "transformer" / "config.json", "WanTransformer3DModel", TAKEN)
         vae = read_config(source / "vae" / "config.json", "AutoencoderKLWan", TAKEN)
         text = read_json(source / "text_encoder" / "config.json")
         shift = published_shift(source)
 
-    encoder = cache(lambda: TextWithoutValues(text))
+    encoder = cache(lambda: TextWithoutValues("UMT5", text, TOKENS))
 
     def build(layers: int, taps: tuple[int, ...], seed: int) -> Parts:
         with without_weights():

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from phys4d.models.headers import read_json
-from phys4d.models.interface import check_clip
+from phys4d.models.interface import Codec, check_clip
 from phys4d.models.progress_bars import without_progress_bars
 
 
-class WanCodec(nn.Module):
+class WanCodec(nn.Module, Codec):
     """diffusers' AutoencoderKLWan (Wan2.1: 4x8x8; Wan2.2-TI2V: 4x16x16), frozen; latents normalised per channel.
 
     It computes in fp32, as published, also where its weights are stored in bf16. They are read when it is first used,

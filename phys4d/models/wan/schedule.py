@@ -10,7 +10,7 @@ from torch import Tensor
 from phys4d.engine.errors import UserError
 from phys4d.models.flow import from_noise
 from phys4d.models.headers import read_json
-from phys4d.models.spec import Sampling
+from phys4d.models.spec import Published, Sampling
 
 STEPS = 50  # of diffusers' WanPipeline where nothing is asked for
 GUIDANCE = 5.0  # likewise
@@ -28,13 +28,15 @@ _OTHER_SPACINGS = (
 )  # fmt: skip
 
 
-def published_shift(folder: Path) -> float:
+def published_shift(folder: Path, absent: Mapping[str, Any] = SCHEDULER) -> float:
     """The shift of a released folder: `flow_shift` (UniPC, DPM-Solver) or `shift` (FlowMatchEuler) of its scheduler.
 
     UserError for a scheduler that is none of rectified flow, or spaces sigmas in another way.
+
+    folder: of the model. absent: as of `published_scheduler`.
     """
     path = folder / "scheduler" / "scheduler_config.json"
-    config = published_scheduler(folder)
+    config = published_scheduler(folder, absent)
     name = config.get("_class_name")
     if name in _EULER:
         shift = config.get("shift", 1.0)
@@ -60,10 +62,10 @@ def _check_spacing(path: Path, config: Mapping[str, Any]) -> None:
             raise UserError(f"{path}: {key}: {config[key]!r}: only uniform sigmas with one shift are taken: unset it")
 
 
-def published_scheduler(folder: Path | None) -> Mapping[str, Any]:
-    """The table of scheduler/scheduler_config.json of a folder; that of Wan2.2-TI2V-5B where there is none."""
-    path = None if folder is None else folder / "scheduler"
-    return SCHEDULER if path is None or not path.exists() else read_json(path / "scheduler_config.json")
+def published_scheduler(source: Published, absent: Mapping[str, Any] = SCHEDULER) -> Mapping[str, Any]:
+    """The table of scheduler/scheduler_config.json of a folder, or `absent` where there is none."""
+    path = source / "scheduler" if isinstance(source, Path) else None
+    return absent if path is None or not path.exists() else read_json(path / "scheduler_config.json")
 
 
 def build_scheduler(config: Mapping[str, Any], shift: float) -> Any:
@@ -85,9 +87,12 @@ def published_sigmas(config: Mapping[str, Any], steps: int, shift: float) -> Ten
     return from_noise(scheduler.sigmas)
 
 
-def published_sampling(folder: Path | None) -> Sampling:
-    """Solver, guidance and size of the clips of a released folder, or of Wan2.2-TI2V-5B."""
-    config = published_scheduler(folder)
+def published_sampling(
+    source: Published, absent: Mapping[str, Any] = SCHEDULER, size: tuple[int, int, int] = SIZE
+) -> Sampling:
+    """Solver, guidance and size of the clips of a released model; source, absent: as of `published_scheduler`; size:
+    of its clips."""
+    config = published_scheduler(source, absent)
     name = config["_class_name"]
     solver = "euler" if name in _EULER else "unipc" if name.startswith("UniPC") else "dpm++"
-    return Sampling(solver, GUIDANCE, SIZE, None if solver == "euler" else lambda shift: build_scheduler(config, shift))
+    return Sampling(solver, GUIDANCE, size, None if solver == "euler" else lambda shift: build_scheduler(config, shift))

@@ -1,30 +1,31 @@
 """Wan2.2-TI2V-5B as a kind of model."""
 
-from functools import partial
 from pathlib import Path
 
 from diffusers import WanTransformer3DModel
 
-from phys4d.engine.errors import UserError
 from phys4d.models.base_weights import without_weights
-from phys4d.models.diffusers_folder import class_name
+from phys4d.models.diffusers_folder import class_name, given
 from phys4d.models.headers import holds_weights, read_json
-from phys4d.models.origin import origin
-from phys4d.models.spec import Encoders, ModelSpec, Outline, Parts, Settings
+from phys4d.models.spec import ModelSpec, Outline, Parts, Settings
+from phys4d.models.t5 import encoders_of
 from phys4d.models.wan.backbone import WanBackbone
 from phys4d.models.wan.bare import PUBLISHED, bare
 from phys4d.models.wan.codec import WanCodec
 from phys4d.models.wan.lora_names import diffusers_names, original_name
-from phys4d.models.wan.published import LAYOUT, check_released, check_text_encoder
+from phys4d.models.wan.published import LAYOUT, Published, check_released
 from phys4d.models.wan.schedule import STEPS, published_sampling, published_scheduler
 from phys4d.models.wan.text import UMT5Encoder
 
 
 def _outline(settings: Settings, folder: Path | None) -> Outline:
-    if folder is None:
-        raise UserError('model.kind: "wan" without init: name the folder of the released model as init')
-    # A run that reads all tokens from caches needs no text encoder; `ENCODERS.check` asks for its weights.
-    published = check_released(folder, text_weights=holds_weights(folder / "text_encoder"))
+    folder = given("wan", folder)
+    # A run that reads all tokens from caches needs no text encoder; `Encoders.check` asks for its weights.
+    return outline_of(check_released(folder, text_weights=holds_weights(folder / "text_encoder")))
+
+
+def outline_of(published: Published) -> Outline:
+    """What a released folder is, from its modules without weights."""
     transformer, vae = published.transformer.config, published.vae.config
     t, h, w = transformer.patch_size
     temporal, spatial = vae.scale_factor_temporal, vae.scale_factor_spatial
@@ -47,17 +48,8 @@ def build_transformer(folder: Path) -> WanTransformer3DModel:
         return WanTransformer3DModel.from_config(read_json(folder / "config.json"))
 
 
-def _encoders(folder: Path | None) -> tuple[WanCodec, UMT5Encoder]:
-    assert folder is not None, "Wan has weights"
+def _encoders(folder: Path) -> tuple[WanCodec, UMT5Encoder]:
     return WanCodec(folder / "vae"), UMT5Encoder(folder / "text_encoder", folder / "tokenizer")
-
-
-def _check_text(folder: Path | None) -> None:
-    assert folder is not None, "Wan has weights"
-    check_text_encoder(folder / "text_encoder")
-
-
-ENCODERS = Encoders(_encoders, partial(origin, LAYOUT), _check_text, UMT5Encoder.check)
 
 
 def _load(folder: Path, taps: tuple[int, ...]) -> Parts:
@@ -72,9 +64,9 @@ SPEC = ModelSpec(
     outline=_outline,
     bare=bare,
     load=_load,
-    encoders=ENCODERS,
+    encoders=encoders_of(LAYOUT, "UMT5", _encoders),
     recognises=lambda folder: class_name(folder / "transformer") == WanTransformer3DModel.__name__,
-    released=PUBLISHED,
+    released=(PUBLISHED,),
     sampling=published_sampling,
     rename_lora=diffusers_names,
     comfyui_name=original_name,

@@ -53,9 +53,9 @@ def test_the_conditioning_frame_is_encoded_as_an_image_with_a_cache_and_without(
     video = torch.rand(2, 3, 9, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     stored = encode_for_cache(codec, video)
     assert stored.shape[1:] == cached_shape(codec, (9, 16, 16))
-    nothing = torch.zeros(2, 1, 1)
+    nothing, intrinsics = torch.zeros(2, 1, 1), torch.zeros(2, 9, 3, 3)
     read, computed = (
-        Batch(pixels, nothing, {}, nothing, [(0,), (1,)], latents=latents)
+        Batch(pixels, nothing, {}, intrinsics, [(0,), (1,)], latents=latents)
         for pixels, latents in ((video[:, :, :0], stored), (video, None))
     )
     clean = computed.encoded(codec)

@@ -17,7 +17,7 @@ from phys4d.engine.config import build
 from phys4d.engine.costs.gpus import GPUS
 from phys4d.engine.errors import UserError
 from phys4d.models.cogvideox.bare import IMAGE_TO_VIDEO, TRANSFORMER, bare
-from phys4d.models.cogvideox.spec import ENCODERS, SPEC
+from phys4d.models.cogvideox.spec import SPEC
 from phys4d.models.config import ModelConfig
 from phys4d.models.preflight import check_released
 from phys4d.models.registry import MODELS
@@ -45,6 +45,19 @@ def test_the_published_model_is_known_without_a_folder() -> None:
     parts = found.build(2, (0, 1), 0)
     assert all(parameter.is_meta for parameter in parts.backbone.parameters())
     assert (parts.text.tokens, parts.text.width, parts.codec.channels) == (226, 4096, 16)
+
+
+def test_i2v_is_known_by_its_name() -> None:
+    """It reads an image beside the latents, and takes one size alone."""
+    assert SPEC.released == ("cogvideox-5b", "cogvideox-5b-i2v")
+    for name, channels in zip(SPEC.released, (16, 32), strict=True):
+        found = bare(MODEL, name)
+        parts = found.build(1, (0,), 0)
+        assert parts.backbone.transformer.config.in_channels == channels
+        assert parts.codec.image_apart == (channels == 32)
+        if channels == 32:
+            with pytest.raises(ValueError, match="480x720 alone"):
+                found.check_size((49, 480, 832))
 
 
 def setting(file: str, **values: Any) -> Change:
@@ -125,7 +138,7 @@ def test_a_whole_folder_is_recognised_and_says_what_it_is(cogvideox: Path) -> No
 def test_origins_change_with_the_parts_that_latents_depend_on(whole: Path, tmp_path: Path) -> None:
     root = shutil.copytree(whole, tmp_path / "cog")
     setting(VAE, scaling_factor=1.0)(root)
-    before, after = SPEC.encoders.origin(whole), ENCODERS.origin(root)  # type: ignore[union-attr]
+    before, after = (SPEC.encoders.origin(path) for path in (whole, root))  # type: ignore[union-attr]
     assert before["codec"] != after["codec"]
     assert {k: v for k, v in before.items() if k != "codec"} == {k: v for k, v in after.items() if k != "codec"}
 
