@@ -8,9 +8,9 @@ Both heads of each kind read one clip, in fp32, on torch's fake tensors, which h
     pretrain   forward and backward, gradients of the heads' weights
     finetune   forward and backward, gradients of the tapped tokens, too
 
-Counted is the most that exists at once beyond weights, tapped tokens and latents; depth and motion, and the gradients of
-everything, are in it. "whole" is what it would be without chunks (`phys4d.models.heads.chunks`). Temporary memory inside
-an operator, such as the workspace of a convolution, is not seen.
+Counted is the most that exists at once beyond weights, tapped tokens and latents; depth and motion, and the gradients
+of everything, are in it. "whole" is what it would be without chunks (`phys4d.models.heads.chunks`). Temporary memory
+inside an operator, such as the workspace of a convolution, is not seen.
 """
 
 import argparse
@@ -74,11 +74,11 @@ def count(case: Case, config: HeadConfig, pass_: str, *, chunked: bool = True) -
     noisy, sigma = torch.empty(1, case.latents, t, 2 * h, 2 * w), torch.empty(1)
     limit = chunks.PIXELS if chunked else 1 << 62
     given = [*heads.parameters(), *heads.buffers(), *hidden, noisy, sigma]
-    with mock.patch.object(chunks, "PIXELS", limit), uncollected(), Peak(given) as peak:
-        with torch.set_grad_enabled(pass_ != "read"):
-            depth, motion = heads(hidden, noisy, sigma)
-            if pass_ != "read":
-                torch.autograd.backward([depth.mean() + motion.mean()])
+    trained = torch.set_grad_enabled(pass_ != "read")
+    with trained, mock.patch.object(chunks, "PIXELS", limit), uncollected(), Peak(given) as peak:
+        depth, motion = heads(hidden, noisy, sigma)
+        if pass_ != "read":
+            torch.autograd.backward([depth.mean() + motion.mean()])
     return {"weights_m": sum(p.numel() for p in heads.parameters()) / 1e6, "gib": peak.most / GIB}
 
 

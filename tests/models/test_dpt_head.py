@@ -1,9 +1,5 @@
-"""The DPT head: its levels by hand, mixing over time, chunks and divided frames that change nothing, bounded memory."""
+"""The DPT head: its levels by hand, mixing over time, chunks and parts that change nothing, bounded memory."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -193,33 +189,6 @@ def test_frames_of_a_part_are_those_of_the_whole(kind: str) -> None:
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-4, msg=name)
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
-    """The folder of what two ranks found, and what one process found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    program = [str(Path(__file__).with_name("head_ranks.py")), str(folder)]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program],
-        env=os.environ | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"},
-        cwd=repository, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
-
-
-@Kind
-@pytest.mark.parametrize("how", ["divided", "sharded"])
-def test_two_ranks_give_what_one_does(kind: str, how: str, ranks: Path) -> None:
-    """Frames divided over a context group; or weights sharded by FSDP2, with chunks that are computed again."""
-    one, *both = (torch.load(ranks / f"{kind}-{name}.pt") for name in ("alone", f"{how}-0", f"{how}-1"))
-    for rank in both:
-        for name in ("depth", "motion"):
-            torch.testing.assert_close(rank[name], one[name])
-    for name, gradient in one["gradients"].items():  # every rank's loss is the whole loss: the sum is twice it
-        summed = both[0]["gradients"][name] + both[1]["gradients"][name]
-        torch.testing.assert_close(summed, 2 * gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()), msg=name)
-
-
 @pytest.mark.parametrize("kind", ["conv", "dpt"])
 def test_memory_hardly_grows_with_the_length_of_a_clip(kind: str) -> None:
     """Twelve latent frames instead of three, beside the result and its gradient: less than twice; without chunks, three
@@ -242,7 +211,7 @@ def test_memory_hardly_grows_with_the_length_of_a_clip(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["dpt", "conv"])
 def test_it_learns_a_tiny_target(kind: str) -> None:
-    """Depth of two clips that lies in one channel of the tokens: the error falls to less than half of the best constant's."""
+    """Depth of two clips that lies in one channel of tokens: the error falls to less than half of the best constant's."""
     torch.manual_seed(0)
     grid = Grid(5, 32, 32, (4, 8, 8))
     heads = GeometryHeads(HeadConfig(kind=kind, width=8), 16, 2, 5, grid)  # type: ignore[arg-type]

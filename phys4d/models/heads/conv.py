@@ -1,6 +1,7 @@
 """The convolutional head."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,11 +61,10 @@ class ConvHead(nn.Module):
         st, side, _ = self.grid.token_stride
         return in_chunks(self._frames_of, parts, own.start == 0, st * h * w * side**2)
 
-    def _frames_of(self, *parts: Tensor | bool) -> Tensor:
+    def _frames_of(self, *parts: Any) -> Tensor:
         """sigma [B, T'], latents [B, T', C, H', W'], tapped tokens [B, T', h w, C], and whether the first latent frame
         is a clip's first."""
         levels, latents, *hidden, begins = parts
-        assert isinstance(levels, Tensor) and isinstance(latents, Tensor) and isinstance(begins, bool)
         noisy, sigma, tapped = latents.transpose(1, 2), levels[:, 0], [x.flatten(1, 2) for x in hidden]
         (h, w), st = rows_of(tapped, noisy), self.grid.token_stride[0]
         layers = zip(self.projections, self.modulations, tapped, strict=True)

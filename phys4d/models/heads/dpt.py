@@ -104,7 +104,8 @@ class DPTHead(nn.Module):
 
     def _mixed(self, half: Tensor, whole: Tensor) -> Tensor:
         """What the two coarse levels take, [B, T', h, w, channels] each -> the same: fused at the tokens' size."""
-        (batch, count, h, w), place = whole.shape[:4], at_size(self.place, *whole.shape[2:4])
+        batch, _, h, w, _ = whole.shape
+        place = at_size(self.place, h, w)
         y = self.halving(_as_images(half + place))
         y = self.fusing[0](_as_images(self.temporal[0](_as_clips(y, batch))))
         y = F.interpolate(y, (h, w), mode="bilinear", align_corners=False)
