@@ -211,7 +211,7 @@ def test_memory_hardly_grows_with_the_length_of_a_clip(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["dpt", "conv"])
 def test_it_learns_a_tiny_target(kind: str) -> None:
-    """Depth of two clips that lies in one channel of tokens: the error falls to less than half of the best constant's."""
+    """Depth that lies in one channel of the tokens: the error falls to less than half of the best constant's."""
     torch.manual_seed(0)
     grid = Grid(5, 32, 32, (4, 8, 8))
     heads = GeometryHeads(HeadConfig(kind=kind, width=8), 16, 2, 5, grid)  # type: ignore[arg-type]
