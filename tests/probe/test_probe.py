@@ -14,12 +14,17 @@ import torch
 from PIL import Image
 
 from phys4d.cli import main
+from phys4d.engine.distributed.parallel import Parallel
+from phys4d.models import folder
 from phys4d.models.backbone import Backbone
+from phys4d.models.lora import add_adapter
+from phys4d.models.placement import place
 from phys4d.models.world import WorldModel
 from phys4d.probe import sweep as sweep_module
-from phys4d.probe.opening import Encoded, open_probed
+from phys4d.probe.opening import Encoded, encoded_clips, open_probed
 from phys4d.probe.results import best, tables
-from phys4d.probe.sweep import Settings, sweep
+from phys4d.probe.ridge import Ridge
+from phys4d.probe.sweep import Settings, features, sweep
 
 PAGE = Path(__file__).parents[2] / "docs" / "probe.md"
 CPU = torch.device("cpu")
@@ -35,10 +40,20 @@ def test_planted_knowledge_is_found(tiny_run: Path, labelled: Path, monkeypatch:
         tokens[1][:, 7:9] = clip.targets.values[0, :, 1:] if sigma == 0.4 else 0
         return tokens
 
+    fitted: list[torch.Tensor] = []
+    add = Ridge.add
+
+    def noted(self: Ridge, x: torch.Tensor, y: torch.Tensor) -> None:
+        fitted.append(y)
+        add(self, x, y)
+
     monkeypatch.setattr(sweep_module, "features", planted)
+    monkeypatch.setattr(Ridge, "add", noted)
     sets = ((0,), (1,), (2,), (3,), (1, 2))
     probed = open_probed(tiny_run, labelled, 8, sets)
     found = sweep(probed, Settings((0.1, 0.4), 1e-6, 0, "fp32", CPU))
+    clips = [encoded.targets.values[0] for encoded in encoded_clips(probed, 0, CPU) if not encoded.held_out]
+    assert torch.equal(torch.cat(fitted[::5]), torch.cat(clips).repeat(2, 1)) and len(fitted) == 5 * 2 * 6
     assert len(found.cells) == 10 and (found.fitted, found.held_out) == (6, 2)
     errors = {(cell.taps, cell.sigma): cell.errors for cell in found.cells}
     for taps, sigma, error in (((2,), 0.1, "depth"), ((1,), 0.4, "motion"), ((1, 2), 0.4, "moving")):
@@ -47,6 +62,45 @@ def test_planted_knowledge_is_found(tiny_run: Path, labelled: Path, monkeypatch:
     assert errors[(3,), 0.1]["depth"].mean > 0.7 * found.constant["depth"].mean
     assert best(found, "depth").sigma == 0.1 and best(found, "motion").sigma == 0.4
     assert "sigma 0.1" in tables(found) and "6 clips fitted, 2 held out" in tables(found)
+
+
+def test_the_first_clips_are_taken_and_every_fourth_is_held_out(tiny_run: Path, labelled: Path) -> None:
+    clips = encoded_clips(open_probed(tiny_run, labelled, 7, None), 0, CPU)
+    assert [clip.held_out for clip in clips] == [False, False, False, True, False, False, False]
+    others = encoded_clips(open_probed(tiny_run, labelled, 4, None), 1, CPU)
+    assert torch.equal(others[2].clean, clips[2].clean) and not torch.equal(others[2].noise, clips[2].noise)
+
+
+def test_features_are_normed_tokens_with_the_policy_off_and_other_adapters_on(
+    tiny_run: Path, labelled: Path, tmp_path: Path
+) -> None:
+    found = []
+    for adapters in ((), ("reinforce",), ("finetune",)):
+        path = tmp_path / "-".join(("model", *adapters))
+        model = folder.load(tiny_run / "model-backbone").model
+        place(model, Parallel.alone())
+        for name in adapters:
+            add_adapter(model.backbone.transformer, name, 4, 1, model.backbone.lora_targets)
+            for key, parameter in model.backbone.transformer.named_parameters():
+                if f"lora_B.{name}." in key:
+                    parameter.data.fill_(0.3)
+        folder.save(model, path, stage="finetune", base=tiny_run / "model-backbone")
+        probed = open_probed(path, labelled, 4, None)
+        clip = encoded_clips(probed, 0, CPU)[0]
+        place(probed.model, Parallel.alone())
+        probed.model.backbone.tap((0, 3))
+        with torch.no_grad():
+            tokens = features(probed.model, clip, 0.3, CPU)
+            level = torch.full((1,), 0.3)
+            noisy = probed.model.noised(clip.clean, clip.noise, level)
+            if not adapters:
+                hidden = probed.model.backbone(noisy, level, clip.text, clip.first).hidden
+                for x, y in zip(hidden, tokens.values(), strict=True):
+                    torch.testing.assert_close(y, torch.nn.functional.layer_norm(x[0], (32,)))
+        assert list(tokens) == [0, 3] and tokens[3].shape == (128, 32)
+        found.append(tokens)
+    for k in (0, 3):
+        assert torch.equal(found[1][k], found[0][k]) and not torch.allclose(found[2][k], found[0][k])
 
 
 def test_all_blocks_are_tapped_in_one_evaluation(
@@ -73,6 +127,7 @@ def test_all_blocks_are_tapped_in_one_evaluation(
     assert [(row["taps"], row["sigma"]) for row in rows] == [(str(k), s) for s in ("0.05", "0.3") for k in range(4)]
     assert [float(row["depth"]) for row in rows] == [cell["depth"] for cell in whole["cells"]]
     assert (whole["fitted"], whole["held_out"]) == (4, 1)
+    assert all(a["depth"] != b["depth"] for a, b in zip(rows[:4], rows[4:], strict=True))  # of two noise levels
     least = min(whole["cells"], key=lambda cell: cell["depth"])
     assert whole["best"]["depth"] == {"taps": [int(least["taps"])], "sigma": least["sigma"]}
     assert f"| {least['taps']} |" in printed and f"{least['depth']:.4f}" in printed
