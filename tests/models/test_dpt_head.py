@@ -160,7 +160,9 @@ def test_chunks_change_neither_values_nor_gradients(
 
     monkeypatch.setattr(chunks, "recomputed", noted)
     whole, weights = gradients(heads, batch)
-    assert not calls
+    assert not calls and len(whole) == (3 if kind == "linear" else 5)  # the last tap alone, or all and the latents
+    assert weights.keys() == {name for name, _ in heads.named_parameters()}
+    assert all(gradient.any() for gradient in (*whole, *weights.values()))
     monkeypatch.setattr(chunks, "PIXELS", limit * 4 * 32 * 48)
     parts, chunked = gradients(heads, batch)
     if kind != "linear":
