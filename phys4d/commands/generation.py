@@ -70,7 +70,7 @@ def _generate(options: argparse.Namespace) -> int:
         return _count(options, size)
     names = ("model", "lora", "frames", "steps", "solver", "shift", "precision", "fov", "crop", "offload", "vae_tiling")
     wanted = Options(size=size, **{name: getattr(options, name) for name in names})
-    device = _device(options.device)
+    device = chosen_device(options.device)
     opened = open_model(options.model, options.lora, options.frames, size)
     defaults: dict[str, Any] = {"negative": options.negative, "seed": options.seed}
     defaults["guidance"] = opened.sampling.guidance if options.guidance is None else options.guidance
@@ -151,7 +151,7 @@ def _check_options(options: argparse.Namespace) -> None:
             raise UserError(f"{name} {value}: expected {least} to {most}")
 
 
-def _device(name: str | None) -> Any:
+def chosen_device(name: str | None) -> Any:
     """The device of this name; UserError where there is none."""
     import torch
 

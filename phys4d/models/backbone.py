@@ -52,13 +52,18 @@ class Backbone(nn.Module, ABC):
     def __init__(self, transformer: nn.Module, taps: tuple[int, ...]) -> None:
         super().__init__()
         self.transformer = transformer
-        self.taps = taps
         self.precision: Precision = "fp32"
+        self._hidden: dict[int, Tensor] = {}
+        self._tapped: set[int] = set()
+        self.tap(taps)
+
+    def tap(self, taps: tuple[int, ...]) -> None:
+        """From here on the tokens of these blocks are returned. ValueError for a block that does not exist."""
         if bad := [k for k in taps if not 0 <= k < len(self.blocks)]:
             raise ValueError(f"taps {bad}: the transformer has blocks 0 to {len(self.blocks) - 1}")
-        self._hidden: dict[int, Tensor] = {}
-        for k in taps:
+        for k in set(taps) - self._tapped:
             self.blocks[k].register_forward_hook(self._keep(k))
+        self.taps, self._tapped = taps, self._tapped | set(taps)
 
     def _keep(self, k: int) -> Any:
         def hook(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:

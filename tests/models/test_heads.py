@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from phys4d.models.heads import ConvHead, GeometryHeads, HeadConfig, LinearHead, TimestepModulation
+from phys4d.models.heads.tokens import at_size
 from phys4d.models.interface import Grid
 
 GRID = Grid(9, 24, 16, (4, 8, 8))
 
 
-@pytest.mark.parametrize("kind", ["conv", "linear"])
+@pytest.mark.parametrize("kind", ["conv", "dpt", "linear"])
 def test_outputs_have_the_clips_size_and_depth_is_positive(kind: str) -> None:
     heads = GeometryHeads(HeadConfig(kind=kind), 32, 2, 5, GRID)
     hidden = (torch.randn(2, 18, 32), torch.randn(2, 18, 32))
@@ -59,7 +60,7 @@ def test_the_latents_reach_their_own_pixels_in_the_conv_head() -> None:
     assert (difference[:, : 40 - 18] == 0).all() and (difference[:, :, 24 + 18 :] == 0).all()
 
 
-@pytest.mark.parametrize("kind", ["conv", "linear"])
+@pytest.mark.parametrize("kind", ["conv", "dpt", "linear"])
 def test_the_heads_output_in_metres_and_pixels(kind: str) -> None:
     """y of the heads -> exp(mean + std y) metres; (du, dv) = pixels y, dz = metres y; the last frame has no motion."""
     config = HeadConfig(kind=kind, log_depth_mean=0.5, log_depth_std=0.2, motion_pixels=5.0, motion_metres=0.3)
@@ -93,11 +94,12 @@ def test_untrained_heads_draw_a_flat_wall_that_stands_still(kind: str, low: floa
         assert low < (motion[:, channel] / scale).square().mean().sqrt().item() < high, channel
 
 
-@pytest.mark.parametrize("kind", ["conv", "linear"])
+@pytest.mark.parametrize("kind", ["conv", "dpt", "linear"])
 def test_clips_of_another_size_are_read_by_the_same_weights(kind: str) -> None:
-    """Away from the edges, frames twice as high and wide with the same tokens everywhere give the same as at the size
-    of the heads; what is learned about places is interpolated."""
-    grid = Grid(5, 64, 64, (4, 8, 8))
+    """Away from the edges, larger frames with the same tokens everywhere give the same as at the size of the heads;
+    what is learned about places is interpolated."""
+    small_side, large_side, rim = (28, 32, 96) if kind == "dpt" else (8, 16, 24)  # as far as convolutions reach
+    grid = Grid(5, 8 * small_side, 8 * small_side, (4, 8, 8))
     heads = GeometryHeads(HeadConfig(kind=kind, width=8), 32, 1, 5, grid)
     token, latent, sigma = torch.randn(32), torch.randn(5), torch.tensor([0.1])
 
@@ -105,12 +107,14 @@ def test_clips_of_another_size_are_read_by_the_same_weights(kind: str) -> None:
         hidden = token.expand(1, 2 * side * side, 32)
         return heads((hidden,), latent.view(1, 5, 1, 1, 1).expand(1, 5, 2, 2 * side, 2 * side), sigma)
 
-    for small, large in zip(read(8), read(16), strict=True):
-        assert large.shape[-2:] == (128, 128)
-        torch.testing.assert_close(large[..., 24:40, 24:40], small[..., 24:40, 24:40], rtol=1e-4, atol=1e-4)
-    if kind == "conv":
-        with torch.no_grad():
-            heads.depth.place.copy_(torch.linspace(-1, 1, 8).view(8, 1, 1).expand_as(heads.depth.place))
-        small, large = (heads.depth._places(side, side)[:, 0, 0] for side in (8, 16))
-        assert torch.equal(small, heads.depth.place[:, 0, 0])
-        torch.testing.assert_close(large[4:12].view(4, 2).mean(1), small[2:6], atol=0.01, rtol=0)
+    for small, large in zip(read(small_side), read(large_side), strict=True):
+        assert large.shape[-2:] == (8 * large_side, 8 * large_side)
+        inner = slice(rim, 8 * small_side - rim)
+        torch.testing.assert_close(large[..., inner, inner], small[..., inner, inner], rtol=1e-4, atol=1e-4)
+
+
+def test_an_embedding_of_places_keeps_their_share_of_the_image() -> None:
+    place = torch.linspace(-1, 1, 8).view(8, 1, 1).expand(8, 8, 4)
+    small, large = (at_size(place, side, side)[:, 0, 0] for side in (8, 16))
+    assert torch.equal(small, place[:, 0, 0])
+    torch.testing.assert_close(large[4:12].view(4, 2).mean(1), small[2:6], atol=0.01, rtol=0)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def tiny(seed: int) -> dict[str, torch.Tensor]:
     return create_model(ModelConfig(width=32, layers=2, taps=(0, 1)), 5, 16, 16, seed=seed).state_dict()
 
 
-@pytest.mark.parametrize("draw", [lambda seed: heads("conv", seed), lambda seed: heads("linear", seed), adapters, tiny])
+@pytest.mark.parametrize("draw", [*(partial(heads, kind) for kind in ("conv", "dpt", "linear")), adapters, tiny])
 def test_they_depend_on_the_seed_alone(draw: Callable[[int], dict[str, torch.Tensor]]) -> None:
     torch.manual_seed(1)
     first = draw(0)

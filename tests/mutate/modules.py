@@ -3,6 +3,7 @@
 STAGES, MODELS = "tests/stages", "tests/models"
 OBJECTIVES, GEOMETRY = f"{STAGES}/objectives", "tests/kernels/geometry"
 DATA = "tests/engine/data"
+_HEAD_TESTS = ("heads_by_hand", "heads", "dpt_head")
 WAN, ATTENTION, ELEMENTWISE = f"{MODELS}/wan", "tests/kernels/attention", "tests/kernels/elementwise"
 
 MODULES: dict[str, tuple[str, ...]] = {
@@ -42,7 +43,12 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phys4d/models/wan/codec.py": (f"{WAN}/test_released.py",),
     "phys4d/models/wan/schedule.py": (f"{WAN}/test_schedule.py",),
     "phys4d/models/wan/text.py": (f"{WAN}/test_text.py", f"{WAN}/test_released.py"),
-    "phys4d/models/heads.py": (f"{MODELS}/test_heads_by_hand.py", f"{MODELS}/test_heads.py"),
+    **{
+        f"phys4d/models/heads/{name}.py": tuple(f"{MODELS}/test_{tests}.py" for tests in _HEAD_TESTS)
+        for name in (
+            "config", "modulation", "tokens", "residual", "linear", "conv", "temporal", "dpt", "chunks", "geometry",
+        )
+    },
     "phys4d/models/tiny/copying.py": (f"{MODELS}/tiny/test_copying.py",),
     "phys4d/models/tiny/haar.py": (f"{MODELS}/tiny/test_haar.py",),
     "phys4d/models/lora.py": (
