@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from phys4d.caches.lookup import find_cache
@@ -29,7 +30,7 @@ from phys4d.engine.training.length import check_decay
 from phys4d.engine.training.optimizer import check_steps
 from phys4d.engine.training.schedule import check_order
 from phys4d.kernels.attention import explain
-from phys4d.mixture import chosen
+from phys4d.mixture import chosen, expect_metric
 from phys4d.models.card import CARD, base_of, read_card
 from phys4d.models.config import ModelConfig
 from phys4d.models.interface import Grid, check_size
@@ -77,7 +78,10 @@ def check(config: RunConfig, world_size: int = 1) -> None:
         still, skips = spec.static_camera(table), table.on_bad == "skip"
         for i, part in enumerate(table.data):
             key = f"{stage}.data" if len(table.data) == 1 else f"{stage}.data.{i}"
-            uses[key] = DatasetUse(part.folder, spec.arrays(table), 0, still, skips, table.max_bad, part.where)
+            uses[key] = DatasetUse(
+                part.folder, spec.arrays(table), 0, still, skips, table.max_bad, part.where,
+                affine_depth=spec.objective.affine_depth,
+            )  # fmt: skip
     if config.evaluate is not None:
         uses["evaluate.data"] = DatasetUse(config.evaluate.data, EVALUATED, config.evaluate.scenes)
     decoder = None if config.decoder == "auto" else choose(config.decoder, own_device(0, 0))
@@ -134,7 +138,10 @@ def check_data(
         if isinstance(use.data, Path) and not (use.data / "index.parquet").is_file():
             raise UserError(f"{key}: {use.data} holds no index.parquet: simulate or label a dataset there first")
         dataset = ClipDataset(use.data, arrays=use.arrays)
-        sizes = dataset.sizes(chosen(dataset, use.where))
+        some = chosen(dataset, use.where)
+        if "depth" in use.arrays and not use.affine_depth:
+            _check_metric(key, dataset, some)
+        sizes = dataset.sizes(some)
         for size in sizes:
             check_clip_size(key, use.data, size, start)
         if use.scenes:
@@ -146,6 +153,13 @@ def check_data(
         trained = any(not use.scenes for use in same.values())  # an evaluation always uses PyAV
         check_clips(same, MODELS[start.kind].check_caption, every=every, decoder=decoder if trained else None)
     return list(trained_on)
+
+
+def _check_metric(key: str, dataset: ClipDataset, some: np.ndarray) -> None:
+    try:
+        expect_metric(dataset, some)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 def _check_evaluated(
