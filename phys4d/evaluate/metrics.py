@@ -16,8 +16,8 @@ from torch import Tensor
 from phys4d.kernels.geometry import chamfer, pack, unproject, warp_residual
 
 METRICS = (
-    "absrel", "absrel_aligned", "absrel_moving", "delta1", "epe", "epe_moving", "epe_zero", "epe_zero_moving", "warp_l1",
-    "warp_l1_moving", "chamfer_4d", "reward", "psnr_moving",
+    "absrel", "absrel_aligned", "absrel_moving", "delta1", "epe", "epe_moving", "epe_zero", "epe_zero_moving",
+    "warp_l1", "warp_l1_moving", "chamfer_4d", "reward", "psnr_moving",
 )  # fmt: skip
 """Names of all metrics of an evaluation (`geometry_metrics`, `evaluate.run.score`)."""
 
@@ -32,9 +32,10 @@ def absrel(depth: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
 
 
 def absrel_aligned(depth: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
-    """`absrel` after the disparity 1 / d of each clip is brought to the true one by the scale and shift of least squares
-    over its valid pixels, all frames together (Ranftl et al. 2020, section 6, with one fit per clip). Disparity that is
-    then below that of the farthest true pixel counts as that one. A scale below 0 is not taken: the shift alone is fitted.
+    """`absrel` after the disparity 1 / d of each clip is brought to the true one by the scale and shift of least
+    squares over its valid pixels, all frames together (Ranftl et al. 2020, section 6, with one fit per clip). Disparity
+    that is then below that of the farthest true pixel counts as that one. Instead of a scale below 0 the shift alone is
+    fitted.
 
     depth, truth: [B, T, H, W], metres, positive where valid.
     valid: bool [B, T, H, W].
@@ -91,9 +92,9 @@ def geometry_metrics(depth: Tensor, motion: Tensor, truth: Mapping[str, Tensor])
     motion: [B, 3, T-1, H, W], predicted.
     truth: stored arrays with a batch dimension: depth, motion, depth_valid, flow_valid, visible, moving.
 
-    Returns absrel, absrel_aligned, delta1 (valid pixels); epe (visible pixels with valid flow); warp_l1 (visible pixels);
-    absrel_moving, epe_moving, warp_l1_moving over surface points that move in the world; and the baselines epe_zero,
-    epe_zero_moving of zero flow.
+    Returns absrel, absrel_aligned, delta1 (valid pixels); epe (visible pixels with valid flow); warp_l1 (visible
+    pixels); absrel_moving, epe_moving, warp_l1_moving over surface points that move in the world; and the baselines
+    epe_zero, epe_zero_moving of zero flow.
     """
     moving, flow_mask = truth["moving"], truth["visible"] & truth["flow_valid"]
     still = torch.zeros_like(truth["motion"])

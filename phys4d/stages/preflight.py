@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from phys4d.caches.lookup import find_cache
 from phys4d.caches.source import Source
@@ -37,6 +38,7 @@ from phys4d.models.interface import Grid, check_size
 from phys4d.models.preflight import check_model, check_new, check_released
 from phys4d.models.registry import MODELS
 from phys4d.models.spec import Outline
+from phys4d.stages.adapter import AdapterConfig, check_adapter
 from phys4d.stages.data import data_of
 from phys4d.stages.dataset_checks import DatasetUse, check_clips
 from phys4d.stages.gates import check_gates
@@ -53,7 +55,8 @@ class Start:
 
     stage: that wrote the model, NEW or RELEASED where none did; kind: of its backbone; token_stride: frames, rows and
     columns of pixels under one token; head_shape: (heads, channels of one) of its self-attention; check_size: as of
-    `Outline`; size: (frames, height, width) of its clips, None where they are not decided yet.
+    `Outline`; size: (frames, height, width) of its clips, None where they are not decided yet. transformer: on torch's
+    meta device; blocks: their number.
     """
 
     stage: str
@@ -62,6 +65,8 @@ class Start:
     head_shape: tuple[int, int]
     check_size: Callable[[tuple[int, int, int]], object] = lambda size: None
     size: tuple[int, int, int] | None = None
+    transformer: nn.Module | None = None
+    blocks: int = 0
 
 
 def check(config: RunConfig, world_size: int = 1) -> None:
@@ -104,6 +109,9 @@ def check_stages(config: RunConfig, world_size: int = 1) -> Start:
         check_decay(stage, config.table(stage).loop, config.table(stage).optimizer.decay_fraction)
     check_gates(config)
     start = check_start(config.model, config.init)
+    for stage in config.stages:
+        if isinstance(table := config.table(stage), AdapterConfig) and start.transformer is not None:
+            check_adapter(stage, table, start.transformer, start.blocks)
     check_order(config.stages, {name: spec.takes for name, spec in STAGES.items()}, start.stage)
     check_divided(config, world_size)
     return start
@@ -185,7 +193,10 @@ def check_start(model: ModelConfig, init: Path | None) -> Start:
     else:
         outline = check_new(model) if init is None else check_released(init, model)
         stage, kind, size = NEW if init is None else RELEASED, model.kind, None
-    return Start(stage, kind, outline.token_stride, _head_shape(outline), outline.check_size, size)
+    return Start(
+        stage, kind, outline.token_stride, _head_shape(outline), outline.check_size, size, outline.transformer,
+        outline.layers,
+    )  # fmt: skip
 
 
 def _head_shape(outline: Outline) -> tuple[int, int]:

@@ -67,7 +67,8 @@ def test_aligned_depth_is_that_of_the_best_disparity_of_each_clip() -> None:
     disparity = 1 / truth[0].where(truth[0] > 0, 1)
     # up to scale and shift; (1, 0, 0) has the fit 0.625 p + 0.375, of depths 1 and 8/3; inverted: only the mean 7/12 is
     # left, which is a depth of 12/7
-    depth = 1 / torch.stack([3 * disparity + 0.7, torch.tensor([1, 1e-9, 1e-9, 1]).view(1, 1, 4), 2 - disparity, disparity])
+    edge = torch.tensor([1, 1e-9, 1e-9, 1]).view(1, 1, 4)
+    depth = 1 / torch.stack([3 * disparity + 0.7, edge, 2 - disparity, disparity])
     found = absrel_aligned(depth, truth, valid)
     inverted = (12 / 7 - 1 + 1 - 6 / 7 + 1 - 3 / 7) / 3
     assert found[:3].tolist() == pytest.approx([0, (1 / 3 + 1 / 3) / 3, inverted], abs=1e-7) and found[3].isnan()

@@ -1,4 +1,4 @@
-"""Labels of depth up to scale and shift in a run: mixed with metric ones, learnt from, and refused where metres count."""
+"""Labels of depth up to scale and shift in a run: mixed with metric ones, learnt from, refused where metres count."""
 
 import json
 from collections.abc import Callable
@@ -32,7 +32,7 @@ KIND = "affine_disparity"
 
 @pytest.fixture(scope="module")
 def affine(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The clips of `clips` with a disparity of a scale and shift of its own in each, and all other arrays as they are."""
+    """The clips of `clips` with disparity, of a scale and shift of its own in each, and all other arrays."""
     folder, dataset = tmp_path_factory.mktemp("affine") / "affine", ClipDataset(clips)
     with ShardWriter(folder) as writer:
         for index in range(len(dataset)):
@@ -88,7 +88,7 @@ def test_an_index_of_another_kind_than_the_json_is_refused(affine: Path, tmp_pat
 
 
 def test_metres_are_asked_for_in_one_line(affine: Path, clips: Path, refused: Callable[..., str]) -> None:
-    what = f"{affine}: clip aclip0: its depth is {KIND}, up to scale and shift, and metres are needed here: only pretrain"
+    what = f"{affine}: clip aclip0: its depth is {KIND}, up to scale and shift, and metres are needed here: only pr"
     for key in ("finetune.data", "reinforce.data", "evaluate.data"):
         assert refused(clips, f'{key}="{affine}"').startswith(f"{key}: {what}"), key
     mixed = f'finetune.data=[{{folder="{clips}"}}, {{folder="{affine}"}}]'

@@ -69,6 +69,7 @@ class Backbone(nn.Module):
 
     width = 1
     lora_targets = ("slope",)
+    blocks = ()
     diffusion_loss = models_backbone.Backbone.diffusion_loss
     sigmas = models_backbone.Backbone.sigmas
     training_sigma = models_backbone.Backbone.training_sigma

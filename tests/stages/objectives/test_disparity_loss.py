@@ -112,7 +112,7 @@ def test_clips_without_anything_to_learn_add_nothing() -> None:
     assert loss.item() == pytest.approx(by_hand(depth[1:], disparity[1:], valid[1:], weight[1:]) / 2)
     assert not depth.grad[0].any() and depth.grad[1].any() and depth.grad.isfinite().all()
     valid[1], disparity[1] = True, 7.0
-    assert float(disparity_loss(depth, disparity, valid, weight)) == 0
+    assert float(disparity_loss(depth.detach(), disparity, valid, weight)) == 0
 
 
 @pytest.mark.parametrize("affine", [(), (True, False), (False, True), (True, True)])
