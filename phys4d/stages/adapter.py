@@ -59,7 +59,7 @@ def adapter_of(stage: str, config: AdapterConfig, model: WorldModel) -> Adapter:
     rank = config.rank or default.rank
     alpha = config.alpha or rank * default.alpha / default.rank
     ends = config.targets or backbone.lora_targets
-    return Adapter(rank, alpha, ends if config.blocks is None else _in_blocks(backbone, ends, *config.blocks))
+    return Adapter(rank, alpha, ends if config.blocks is None else in_blocks(backbone, ends, *config.blocks))
 
 
 def check_adapter(stage: str, config: AdapterConfig, transformer: nn.Module, blocks: int) -> None:
@@ -76,7 +76,7 @@ def check_adapter(stage: str, config: AdapterConfig, transformer: nn.Module, blo
             raise UserError(f"{stage}.targets: no linear module is called {end!r}: there are {', '.join(inside)}")
 
 
-def _in_blocks(backbone: Backbone, ends: Sequence[str], first: int, last: int) -> tuple[str, ...]:
+def in_blocks(backbone: Backbone, ends: Sequence[str], first: int, last: int) -> tuple[str, ...]:
     """Paths in the transformer of the modules with these ends that lie in these blocks."""
     place = {id(module): path for path, module in backbone.transformer.named_modules()}
     blocks = list(backbone.blocks)[first : last + 1]
