@@ -147,8 +147,8 @@ class ModelSpec:
         name `released`, or a new one. None for a kind whose runs cannot be counted.
     encoders: its codec and text encoder alone; None for a kind whose latents and tokens cannot be cached.
     sampling: how a model of such a folder is sampled; None for a new one.
-    lora: rank and alpha of the adapters of `finetune` and `reinforce`; default: the rank that the paper's authors took
-        for Wan, and that alpha.
+    lora: rank and alpha of the adapters of `finetune` and `reinforce`; default: the rank of the paper's authors, and
+        that alpha.
     rename_lora: tensors of a LoRA file at this path, from key names that other programs use to those of the
         transformer's modules. ValueError where they are not of this kind of model.
     learned_no_caption: whether the backbone has learned what stands for no caption (`Backbone.unconditional`).

@@ -21,8 +21,8 @@ from phys4d.models.world import WorldModel
 
 
 class AdapterConfig(Config):
-    """The LoRA of a stage. What is left out is that of the kind of model: rank and alpha 32 for the published ones (the
-    authors' rank for Wan; they name no alpha), 16 for tiny, on the linear modules that docs/pretrained-models.md lists.
+    """The LoRA of a stage. What is left out is that of the kind of model: rank and alpha 32 for published ones (the
+    authors' rank; they name no alpha), 16 for tiny, on the linear modules that docs/pretrained-models.md lists.
 
     rank: of the two factors.
     alpha: the factors' product counts alpha / rank times; left out, as often as by default: once.
