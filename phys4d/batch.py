@@ -18,7 +18,8 @@ class Batch:
     [B, L, D] tokens of the captions. arrays: the stored arrays by name (depth, motion, masks), with a batch dimension.
     intrinsics: [B, T, 3, 3] in pixels. rng_keys: one key per clip for its random numbers, which depends on seed, stage,
     step and place in the global batch only. latents: fp32 of a cache (`encode_for_cache`), None without one. share:
-    weight, in a sum over all batches and ranks of a step, of a mean over these clips.
+    weight, in a sum over all batches and ranks of a step, of a mean over these clips. affine: of each clip whether its
+    depth is disparity up to scale and shift instead of metres; () where none of the dataset's is.
     """
 
     video: Tensor
@@ -28,6 +29,7 @@ class Batch:
     rng_keys: list[tuple[int | str, ...]]
     share: float = 1.0
     latents: Tensor | None = None
+    affine: tuple[bool, ...] = ()
 
     def encoded(self, codec: Codec) -> Tensor:
         """Latents of the clips [B, C, T', H', W']: those of the cache, or computed by the codec."""
@@ -58,6 +60,7 @@ class Batch:
             latents=None if self.latents is None else self.latents[index],
             rng_keys=[self.rng_keys[i] for i in which] if rng_keys is None else rng_keys,
             share=self.share * len(which) / len(self.rng_keys),
+            affine=tuple(self.affine[i] for i in which) if self.affine else (),
         )
 
     def split(self, size: int | None) -> list["Batch"]:

@@ -19,6 +19,7 @@ from phys4d.batch import Batch
 from phys4d.caches.captions import EncodedCaptions
 from phys4d.caches.packing import stacked
 from phys4d.caches.read import LatentCache
+from phys4d.engine.data.clip.schema import AFFINE, depth_kind
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
 from phys4d.engine.data.decoders.interface import VideoDecoder
 from phys4d.engine.data.decoders.pyav import PyAVDecoder
@@ -64,33 +65,28 @@ class Clips:
     text_bytes: encoded captions that stay on the text encoder's device, per rank.
     encoded: cache of the dataset in `data`; in a mixture each part has its own. Latents and tokens are read from caches
         instead of being computed if every part has one; `text` is then not called.
-    on_bad: whether a clip that cannot be used stops the run or is replaced by one of its size; which one depends on
-        seed, stage, step and place in the global batch only.
+    on_bad: whether a clip that cannot be used stops the run or is replaced by one of its size, chosen by seed, stage,
+        step and place in the global batch only.
     max_bad: the run ends if more clips are bad (`bad_clips.most_bad`).
+    affine_depth: as of `Mixture`.
 
-    The attribute `skips` holds the clips that were replaced. `latest` holds the names of the latest batch of this rank,
-    which are keys, with their folder where there are several datasets. `drawn` and `tokens` count the clips of all
-    batches over all ranks, by stage, and the model's tokens in them; `waited` adds up the time in which `batch` and
-    `fetch` waited for clips to be read and decoded.
+    Attributes: `skips` holds the clips that were replaced. `affine` is whether the depth of any clip is disparity up to
+    scale and shift. `latest` holds the names of the latest batch of this rank (keys, with their folder where there are
+    several datasets). `drawn` and `tokens` count the clips of all batches over all ranks, by stage, and the model's
+    tokens in them; `waited` adds up the time in which `batch` and `fetch` waited for clips to be read and decoded.
 
     Three batches of each order are in memory, the one in use and two that are read meanwhile, beside `cache_bytes`.
     """
 
     def __init__(
-        self,
-        data: Location | Sequence[Part],
-        arrays: Collection[str],
-        text: TextEncoder,
-        grid: Grid | None = None,
-        cache_bytes: int = 512 << 20,
-        text_bytes: int = 256 << 20,
-        on_bad: Literal["stop", "skip"] = "stop",
-        encoded: LatentCache | None = None,
-        max_bad: float = MOST_BAD,
-    ) -> None:
+        self, data: Location | Sequence[Part], arrays: Collection[str], text: TextEncoder, grid: Grid | None = None,
+        cache_bytes: int = 512 << 20, text_bytes: int = 256 << 20, on_bad: Literal["stop", "skip"] = "stop",
+        encoded: LatentCache | None = None, max_bad: float = MOST_BAD, affine_depth: bool = False,
+    ) -> None:  # fmt: skip
         self.text, self.on_bad = text, on_bad
-        self.mixture = Mixture([Part(data, cache=encoded)] if isinstance(data, Location) else data, arrays)
-        self.name, self.cached = self.mixture.name, self.mixture.cached
+        parts = [Part(data, cache=encoded)] if isinstance(data, Location) else data
+        self.mixture = Mixture(parts, arrays, affine_depth=affine_depth)
+        self.name, self.cached, self.affine = self.mixture.name, self.mixture.cached, bool(self.mixture.affine.any())
         self.skips = Skips(self.name, len(self), max_bad)
         self.latest: tuple[str, ...] = ()
         self.waited = Wait()
@@ -185,6 +181,7 @@ class Clips:
             intrinsics=tensors[INTRINSICS],
             rng_keys=rng_keys,
             latents=latents,
+            affine=tuple(depth_kind(sample.meta) == AFFINE for sample in samples) if self.affine else (),
         )
 
     def _check_caption(self, index: int, sample: Sample) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from phys4d.caches.read import LatentCache
-from phys4d.engine.data.clip.schema import REQUIRED
-from phys4d.engine.data.dataset import ClipDataset, Sample
+from phys4d.engine.data.clip.schema import AFFINE, REQUIRED, depth_kind
+from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
 from phys4d.engine.data.decoders.interface import VideoDecoder
 from phys4d.engine.data.files import columns
 from phys4d.engine.data.files.columns import TEXTS, check_where
@@ -55,14 +55,15 @@ class Mixture:
 
     parts: the datasets, one or more; either all have a weight, or none has. Latents are read if all have a cache.
     arrays: names of the arrays that every clip must have.
+    affine_depth: whether their depth may be disparity up to scale and shift.
 
     Attributes: datasets, of each part. buckets: those that there are, in ascending order. bucket: number of the bucket
-    of each clip, int64 [clips].
+    of each clip, int64 [clips]. affine: of each clip whether its depth is read and is such a disparity, bool [clips].
 
-    UserError where a dataset cannot be read, or no clip of it takes part.
+    UserError where a dataset cannot be read, no clip of it takes part, or its depth is of a kind that may not be.
     """
 
-    def __init__(self, parts: Sequence[Part], arrays: Collection[str]) -> None:
+    def __init__(self, parts: Sequence[Part], arrays: Collection[str], *, affine_depth: bool = False) -> None:
         self.parts = tuple(parts)
         self.datasets = [ClipDataset(part.folder, arrays=arrays, required=REQUIRED) for part in parts]
         self.name = ", ".join(str(part.folder) for part in parts)
@@ -70,7 +71,13 @@ class Mixture:
         taking_part = [chosen(dataset, part.where) for dataset, part in zip(self.datasets, parts, strict=True)]
         self._own = np.concatenate(taking_part)  # index of each clip in its dataset
         self._part = np.repeat(np.arange(len(parts)), [len(some) for some in taking_part])
-        both = zip(self.datasets, taking_part, strict=True)
+        both = list(zip(self.datasets, taking_part, strict=True))
+        self._reads_depth = "depth" in arrays
+        self.affine = np.zeros(len(self._own), bool)
+        if self._reads_depth:
+            self.affine = np.concatenate([affine_clips(dataset)[some] for dataset, some in both])
+            for dataset, some in both if not affine_depth else ():
+                expect_metric(dataset, some)
         rows = [row for dataset, some in both for row in _buckets(dataset, some)]
         self.buckets = sorted(set(rows))
         number = {bucket: i for i, bucket in enumerate(self.buckets)}
@@ -99,6 +106,9 @@ class Mixture:
         `ClipDataset.read`, whose errors it raises."""
         dataset, own = self.place(index)
         sample = dataset.read(own, video=pixels or not self.cached)
+        if self._reads_depth and (depth_kind(sample.meta) == AFFINE) != self.affine[index]:
+            what = f"clip {sample.key}: json depth_kind: is {depth_kind(sample.meta)}, the index says another"
+            raise ClipFault(dataset.folder, sample.key, what, "write this dataset again")
         cache = self.parts[self._part[index]].cache
         return sample if cache is None or not self.cached else cache.read(own, sample)
 
@@ -126,6 +136,21 @@ def chosen(dataset: ClipDataset, where: Mapping[str, Sequence[str | int | float]
         return np.flatnonzero(columns.chosen(table, where).to_numpy())
     except ValueError as error:
         raise UserError(f"{dataset.folder}: {error}") from None
+
+
+def affine_clips(dataset: ClipDataset) -> np.ndarray:
+    """Of each clip whether its index says that its depth is disparity up to scale and shift, bool [clips]."""
+    return np.array(dataset.column("depth_kind").to_pylist()) == AFFINE
+
+
+def expect_metric(dataset: ClipDataset, some: np.ndarray) -> None:
+    """UserError that names the first of these clips, int64 indices, whose depth is not in metres."""
+    if (affine := some[affine_clips(dataset)[some]]).size:
+        key = dataset.row(int(affine[0]))["key"]
+        raise UserError(
+            f"{dataset.folder}: clip {key}: its depth is {AFFINE}, up to scale and shift, and metres are needed here: "
+            "only pretrain learns from it: label these videos with a metric teacher"
+        )
 
 
 def _buckets(dataset: ClipDataset, some: np.ndarray) -> list[Bucket]:

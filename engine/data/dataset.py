@@ -109,7 +109,12 @@ class ClipDataset(ClipIndex):
         row = self.row(index)
         with reading(self.folder / row["shard"]):
             frames = self._video(row) if video else np.empty((0, row["height"], row["width"], 3), np.uint8)
-            return Sample(row["key"], frames, self._arrays(row), self._meta(row))
+            sample = Sample(row["key"], frames, self._arrays(row), self._meta(row))
+        try:
+            schema.check_depth(sample.arrays, sample.meta)
+        except ValueError as error:
+            raise self._fault(row, "truth", str(error)) from None
+        return sample
 
     def _video(self, row: dict[str, Any]) -> Any:
         try:

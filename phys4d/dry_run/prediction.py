@@ -142,7 +142,9 @@ def _counted(
         model = stage_model(config, stage, source, size, count)
         return count_step(config, stage, model, parallel, size, source.codec)
 
-    if few + every >= layers or layers % every:
+    tables = (config.table(name) for name in config.stages[: config.stages.index(stage) + 1])
+    uneven = any(getattr(table, "blocks", None) is not None for table in tables)  # blocks with and without adapters
+    if uneven or few + every >= layers or layers % every:
         return with_blocks(layers)
     return extended(with_blocks(few), with_blocks(few + every), (layers - few) // every)
 

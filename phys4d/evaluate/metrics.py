@@ -1,7 +1,8 @@
 """Definitions of the metrics: each is a function of prediction and truth, for every clip of a batch.
 
 All functions return one value for each clip, float [B], NaN for a clip without valid pixels; `ClipMean` ignores those.
-Depth is metric, and nothing is aligned: no scale, shift or rigid motion is fitted before comparing.
+Depth is metric, and nothing is aligned: no scale, shift or rigid motion is fitted before comparing, but in
+`absrel_aligned`, which is the figure of depth for a model that learned from labels up to scale and shift.
 """
 
 import math
@@ -15,8 +16,8 @@ from torch import Tensor
 from phys4d.kernels.geometry import chamfer, pack, unproject, warp_residual
 
 METRICS = (
-    "absrel", "absrel_moving", "delta1", "epe", "epe_moving", "epe_zero", "epe_zero_moving", "warp_l1",
-    "warp_l1_moving", "chamfer_4d", "reward", "psnr_moving",
+    "absrel", "absrel_aligned", "absrel_moving", "delta1", "epe", "epe_moving", "epe_zero", "epe_zero_moving",
+    "warp_l1", "warp_l1_moving", "chamfer_4d", "reward", "psnr_moving",
 )  # fmt: skip
 """Names of all metrics of an evaluation (`geometry_metrics`, `evaluate.run.score`)."""
 
@@ -28,6 +29,26 @@ def absrel(depth: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     valid: bool [B, T, H, W].
     """
     return _mean((depth - truth).abs() / torch.where(valid, truth, 1), valid)
+
+
+def absrel_aligned(depth: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """`absrel` after the disparity 1 / d of each clip is brought to the true one by the scale and shift of least
+    squares over its valid pixels, all frames together (Ranftl et al. 2020, section 6, with one fit per clip). Disparity
+    that is then below that of the farthest true pixel counts as that one. Instead of a scale below 0 the shift alone is
+    fitted.
+
+    depth, truth: [B, T, H, W], metres, positive where valid.
+    valid: bool [B, T, H, W].
+    """
+    aligned = torch.ones_like(depth)
+    for clip, seen in enumerate(valid):  # one after the other: they are in fp64
+        if not seen.any():
+            continue
+        p, d = 1 / depth[clip][seen].double(), 1 / truth[clip][seen].double()
+        off = p - p.mean()
+        scale = ((off * (d - d.mean())).sum() / off.square().sum().clamp_min(1e-12)).clamp_min(0)
+        aligned[clip][seen] = (1 / (scale * off + d.mean()).clamp_min(d.min())).to(depth.dtype)
+    return absrel(aligned, truth, valid)
 
 
 def delta1(depth: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
@@ -71,15 +92,16 @@ def geometry_metrics(depth: Tensor, motion: Tensor, truth: Mapping[str, Tensor])
     motion: [B, 3, T-1, H, W], predicted.
     truth: stored arrays with a batch dimension: depth, motion, depth_valid, flow_valid, visible, moving.
 
-    Returns absrel, delta1 (valid pixels); epe (visible pixels with valid flow); warp_l1 (visible pixels);
-    absrel_moving, epe_moving, warp_l1_moving over surface points that move in the world; and the baselines epe_zero,
-    epe_zero_moving of zero flow.
+    Returns absrel, absrel_aligned, delta1 (valid pixels); epe (visible pixels with valid flow); warp_l1 (visible
+    pixels); absrel_moving, epe_moving, warp_l1_moving over surface points that move in the world; and the baselines
+    epe_zero, epe_zero_moving of zero flow.
     """
     moving, flow_mask = truth["moving"], truth["visible"] & truth["flow_valid"]
     still = torch.zeros_like(truth["motion"])
     depth_moving = truth["depth_valid"][:, :-1] & moving
     return {
         "absrel": absrel(depth, truth["depth"], truth["depth_valid"]),
+        "absrel_aligned": absrel_aligned(depth, truth["depth"], truth["depth_valid"]),
         "absrel_moving": absrel(depth[:, :-1], truth["depth"][:, :-1], depth_moving),
         "delta1": delta1(depth, truth["depth"], truth["depth_valid"]),
         "epe": epe(motion, truth["motion"], flow_mask),

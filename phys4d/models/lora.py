@@ -33,16 +33,19 @@ SUPERVISED = "finetune"  # name of the adapter trained on simulator truth, toget
 POLICY = "reinforce"  # name of the adapter trained on rewards; off while depth and motion are read
 
 
-def add_adapter(transformer: Transformer, name: str, rank: int, seed: int, targets: Sequence[str]) -> None:
-    """Adds a trainable LoRA (alpha = rank, B = 0, so that nothing changes yet) beside those there, all of them active.
+def add_adapter(
+    transformer: Transformer, name: str, rank: int, seed: int, targets: Sequence[str], alpha: float | None = None
+) -> None:
+    """Adds a trainable LoRA (B = 0, so that nothing changes yet) beside those there, all of them active.
 
     transformer: it is changed in place. targets: the linear modules that the LoRA acts on, by the ends of their paths
-    (`Backbone.lora_targets`).
+    (`Backbone.lora_targets`). alpha: B A counts alpha / rank times; None: once.
 
     A is drawn as peft draws it, uniform within 1 / sqrt(inputs), from noise keyed by (seed, "lora", name, module): two
     adapters differ, and ranks agree. Everything else stops requiring gradients. ValueError where `name` is there.
     """
-    _inject(transformer, name, LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)))
+    alpha = _whole(rank if alpha is None else alpha)
+    _inject(transformer, name, LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets)))  # type: ignore[arg-type]
     for module, layer in _layers_of(transformer, name):
         a = layer.lora_A[name].weight
         nn.init.zeros_(layer.lora_B[name].weight)

@@ -119,6 +119,15 @@ class Sampling:
     scheduler: Callable[[float], Any] | None = None
 
 
+@dataclass(frozen=True)
+class LoraDefaults:
+    """The adapter of a stage whose table does not say: its modules are `Backbone.lora_targets`. rank: of its factors;
+    alpha: their product counts alpha / rank times."""
+
+    rank: int = 32
+    alpha: float = 32
+
+
 def _as_they_are(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
@@ -141,6 +150,8 @@ class ModelSpec:
     released: names of published models, of which `bare` and `sampling` know without a folder.
     encoders: its codec and text encoder alone; None for a kind whose latents and tokens cannot be cached.
     sampling: how a model of such a folder, or of one of the names `released`, is sampled; None for a new one.
+    lora: rank and alpha of the adapters of `finetune` and `reinforce`; default: the rank of the paper's authors, and
+        that alpha.
     rename_lora: tensors of a LoRA file at this path, from key names that other programs use to those of the
         transformer's modules. ValueError where they are not of this kind of model.
     learned_no_caption: whether the backbone has learned what stands for no caption (`Backbone.unconditional`).
@@ -159,6 +170,7 @@ class ModelSpec:
     released: tuple[str, ...] = ()
     encoders: Encoders | None = None
     sampling: Callable[[Published], Sampling] = lambda source: Sampling()
+    lora: LoraDefaults = LoraDefaults()
     rename_lora: Callable[[Path, dict[str, Tensor]], dict[str, Tensor]] = _as_they_are
     learned_no_caption: bool = False
     comfyui_name: Callable[[str], str] | None = None

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from phys4d.engine.data.clip.schema import AFFINE, depth_kind
 from phys4d.engine.data.dataset import ClipDataset, Sample
 from phys4d.engine.errors import UserError
 from phys4d.engine.location import Location
@@ -80,6 +81,8 @@ def _truth(sample: Sample, t: int) -> list[np.ndarray]:
     arrays, shown = sample.arrays, []
     if "depth" in arrays:
         depth, valid = arrays["depth"][t], arrays["depth_valid"][t]
+        if depth_kind(sample.meta) == AFFINE:
+            depth = -depth  # near is drawn as it is in metres
         low, high = (float(value) for value in np.quantile(depth[valid], (0.02, 0.98))) if valid.any() else (0.0, 1.0)
         shown.append(sequential(depth, low, high, name="viridis", valid=valid))
     if "motion" in arrays:

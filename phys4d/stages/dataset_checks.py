@@ -24,7 +24,8 @@ class DatasetUse:
     """A dataset that a run reads.
 
     data: its folder. arrays: that every clip must have. scenes: how many clips are read, from the first on; 0: all, in
-    any order. static_camera: whether its cameras must stand still. skips: whether bad clips are skipped. max_bad,
+    any order. static_camera: whether its cameras must stand still. affine_depth: whether its depth may be disparity up
+    to scale and shift. skips: whether bad clips are skipped. max_bad,
     where: as in the table of the stage.
     """
 
@@ -35,6 +36,7 @@ class DatasetUse:
     skips: bool = False
     max_bad: float = MOST_BAD
     where: Mapping[str, Sequence[str | int | float]] = field(default_factory=dict)
+    affine_depth: bool = False
 
     def ends_at(self, index: int) -> bool:
         """Whether a bad clip at this index ends the run."""

@@ -13,16 +13,17 @@ from phys4d.engine.resume import FROM_HERE
 from phys4d.engine.training.loop import OptimizerStep
 from phys4d.models.lora import SUPERVISED, add_adapter
 from phys4d.models.world import WorldModel
+from phys4d.stages.adapter import AdapterConfig, adapter_of
 from phys4d.stages.caption_dropout import CaptionDropout, captions
 from phys4d.stages.config import SupervisedConfig
 from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss, near_probe
 from phys4d.stages.spec import Shares, StageObjective, StageSpec, by_depth
 
 
-class FinetuneConfig(SupervisedConfig):
+class FinetuneConfig(AdapterConfig, SupervisedConfig):
     """The table [finetune].
 
-    rank: of the LoRA; alpha is equal to it.
+    rank, alpha, targets, blocks: of the LoRA, as in `AdapterConfig`.
     diffusion: weight of the diffusion loss beside the geometry loss.
     heads_lr_scale: the heads' learning rate over the LoRA's, which is `optimizer.learning_rate`.
     layer_decay: factor of the LoRA's learning rate from each block to the one before it (BEiT, Bao et al. 2021); 1: one
@@ -31,7 +32,6 @@ class FinetuneConfig(SupervisedConfig):
     weights: of the terms of the geometry loss.
     """
 
-    rank: int = Field(16, ge=1)
     diffusion: float = Field(5.0, ge=0)
     heads_lr_scale: Annotated[float, FROM_HERE] = Field(2.0, ge=0)
     layer_decay: Annotated[float, FROM_HERE] = Field(1.0, gt=0, le=1)
@@ -55,8 +55,8 @@ class FinetuneObjective(StageObjective):
     @staticmethod
     def prepare(model: WorldModel, config: FinetuneConfig, seed: int) -> None:
         """Adds the adapter `finetune`; trains it and the heads."""
-        backbone = model.backbone
-        add_adapter(backbone.transformer, SUPERVISED, config.rank, seed, backbone.lora_targets)
+        lora = adapter_of("finetune", config, model)
+        add_adapter(model.backbone.transformer, SUPERVISED, lora.rank, seed, lora.targets, lora.alpha)
         model.heads.requires_grad_(True)
 
     def modules(self) -> dict[str, nn.Module]:

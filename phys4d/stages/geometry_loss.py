@@ -1,6 +1,7 @@
 """The loss of the geometry heads against labels, pseudo or true, shared by `pretrain` and `finetune`."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from phys4d.engine.config import Config
 from phys4d.kernels.geometry import depth_loss, flow_loss, warp_consistency
+from phys4d.stages.disparity_loss import disparity_loss
 
 
 class GeometryWeights(Config):
@@ -38,25 +40,32 @@ def near_probe(u: Tensor, probe: float) -> Tensor:
 
 
 def geometry_loss(
-    depth: Tensor, motion: Tensor, labels: dict[str, Tensor], moving: Tensor, weights: GeometryWeights
-) -> tuple[Tensor, dict[str, Tensor]]:
+    depth: Tensor, motion: Tensor, labels: dict[str, Tensor], moving: Tensor, weights: GeometryWeights, *,
+    affine: Sequence[bool] = (), disparity: float = 0.0,
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
     """The weighted sum, and its terms for the log.
 
     depth [B, T, H, W] metres, motion [B, 3, T-1, H, W]; labels as stored (depth, motion, depth_valid, flow_valid,
     dz_valid, and visible where the warp term is on); moving: bool [B, T-1, H, W], pixels to weigh more;
-    weights: of the terms.
+    weights: of the terms. affine: of each clip whether its label is disparity up to scale and shift, which counts by
+    `disparity_loss` instead of the metric term, with the weight `disparity`; () for metric labels alone. Each term is
+    the mean over all clips, to which those of the other kind of label add 0.
     """
     moving = F.max_pool2d(moving.float(), 2 * weights.margin + 1, 1, weights.margin)
     moving_frames = torch.cat([moving, moving[:, -1:]], 1)
-    motion_weight = 1 + weights.moving_motion * moving
+    motion_weight, depth_weight = 1 + weights.moving_motion * moving, 1 + weights.moving_depth * moving_frames
+    valid = labels["depth_valid"]
+    is_affine = torch.tensor(affine, dtype=torch.bool, device=valid.device).view(-1, 1, 1, 1)
+    metric = valid & ~is_affine if affine else valid
     terms = {
-        "depth_loss": depth_loss(
-            depth, labels["depth"], labels["depth_valid"], weight=1 + weights.moving_depth * moving_frames
-        ),
+        "depth_loss": depth_loss(depth, labels["depth"], metric, weight=depth_weight),
         "flow_loss": flow_loss(motion[:, :2], labels["motion"][:, :2], labels["flow_valid"], weight=motion_weight),
         "dz_loss": flow_loss(motion[:, 2:], labels["motion"][:, 2:], labels["dz_valid"], weight=motion_weight),
     }
     total = weights.depth * terms["depth_loss"] + weights.flow * terms["flow_loss"] + weights.dz * terms["dz_loss"]
+    if affine:
+        terms["disparity_loss"] = disparity_loss(depth, labels["depth"], valid & is_affine, depth_weight)
+        total = total + disparity * terms["disparity_loss"]
     if weights.warp > 0:
         terms["warp_loss"] = warp_consistency(depth, motion, labels["visible"], weight=motion_weight)
         total = total + weights.warp * terms["warp_loss"]

@@ -10,7 +10,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import nn
 
 from phys4d.caches.lookup import find_cache
 from phys4d.caches.source import Source
@@ -29,13 +31,14 @@ from phys4d.engine.training.length import check_decay
 from phys4d.engine.training.optimizer import check_steps
 from phys4d.engine.training.schedule import check_order
 from phys4d.kernels.attention import explain
-from phys4d.mixture import chosen
+from phys4d.mixture import chosen, expect_metric
 from phys4d.models.card import CARD, base_of, read_card
 from phys4d.models.config import ModelConfig
 from phys4d.models.interface import Grid, check_size
 from phys4d.models.preflight import check_model, check_new, check_released
 from phys4d.models.registry import MODELS
 from phys4d.models.spec import Outline
+from phys4d.stages.adapter import AdapterConfig, check_adapter
 from phys4d.stages.data import data_of
 from phys4d.stages.dataset_checks import DatasetUse, check_clips
 from phys4d.stages.gates import check_gates
@@ -52,7 +55,8 @@ class Start:
 
     stage: that wrote the model, NEW or RELEASED where none did; kind: of its backbone; token_stride: frames, rows and
     columns of pixels under one token; head_shape: (heads, channels of one) of its self-attention; check_size: as of
-    `Outline`; size: (frames, height, width) of its clips, None where they are not decided yet.
+    `Outline`; size: (frames, height, width) of its clips, None where they are not decided yet. transformer: on torch's
+    meta device; blocks: their number.
     """
 
     stage: str
@@ -61,6 +65,8 @@ class Start:
     head_shape: tuple[int, int]
     check_size: Callable[[tuple[int, int, int]], object] = lambda size: None
     size: tuple[int, int, int] | None = None
+    transformer: nn.Module | None = None
+    blocks: int = 0
 
 
 def check(config: RunConfig, world_size: int = 1) -> None:
@@ -77,7 +83,10 @@ def check(config: RunConfig, world_size: int = 1) -> None:
         still, skips = spec.static_camera(table), table.on_bad == "skip"
         for i, part in enumerate(table.data):
             key = f"{stage}.data" if len(table.data) == 1 else f"{stage}.data.{i}"
-            uses[key] = DatasetUse(part.folder, spec.arrays(table), 0, still, skips, table.max_bad, part.where)
+            uses[key] = DatasetUse(
+                part.folder, spec.arrays(table), 0, still, skips, table.max_bad, part.where,
+                affine_depth=spec.objective.affine_depth,
+            )  # fmt: skip
     if config.evaluate is not None:
         uses["evaluate.data"] = DatasetUse(config.evaluate.data, EVALUATED, config.evaluate.scenes)
     decoder = None if config.decoder == "auto" else choose(config.decoder, own_device(0, 0))
@@ -100,6 +109,9 @@ def check_stages(config: RunConfig, world_size: int = 1) -> Start:
         check_decay(stage, config.table(stage).loop, config.table(stage).optimizer.decay_fraction)
     check_gates(config)
     start = check_start(config.model, config.init)
+    for stage in config.stages:
+        if isinstance(table := config.table(stage), AdapterConfig) and start.transformer is not None:
+            check_adapter(stage, table, start.transformer, start.blocks)
     check_order(config.stages, {name: spec.takes for name, spec in STAGES.items()}, start.stage)
     check_divided(config, world_size)
     return start
@@ -134,7 +146,10 @@ def check_data(
         if isinstance(use.data, Path) and not (use.data / "index.parquet").is_file():
             raise UserError(f"{key}: {use.data} holds no index.parquet: simulate or label a dataset there first")
         dataset = ClipDataset(use.data, arrays=use.arrays)
-        sizes = dataset.sizes(chosen(dataset, use.where))
+        some = chosen(dataset, use.where)
+        if "depth" in use.arrays and not use.affine_depth:
+            _check_metric(key, dataset, some)
+        sizes = dataset.sizes(some)
         for size in sizes:
             check_clip_size(key, use.data, size, start)
         if use.scenes:
@@ -146,6 +161,13 @@ def check_data(
         trained = any(not use.scenes for use in same.values())  # an evaluation always uses PyAV
         check_clips(same, MODELS[start.kind].check_caption, every=every, decoder=decoder if trained else None)
     return list(trained_on)
+
+
+def _check_metric(key: str, dataset: ClipDataset, some: np.ndarray) -> None:
+    try:
+        expect_metric(dataset, some)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 def _check_evaluated(
@@ -171,7 +193,10 @@ def check_start(model: ModelConfig, init: Path | None) -> Start:
     else:
         outline = check_new(model) if init is None else check_released(init, model)
         stage, kind, size = NEW if init is None else RELEASED, model.kind, None
-    return Start(stage, kind, outline.token_stride, _head_shape(outline), outline.check_size, size)
+    return Start(
+        stage, kind, outline.token_stride, _head_shape(outline), outline.check_size, size, outline.transformer,
+        outline.layers,
+    )  # fmt: skip
 
 
 def _head_shape(outline: Outline) -> tuple[int, int]:

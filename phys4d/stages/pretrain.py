@@ -1,4 +1,9 @@
-"""Stage `pretrain`: the transformer is frozen, the depth and motion heads learn from the teachers' pseudo-labels."""
+"""Stage `pretrain`: the transformer is frozen, the depth and motion heads learn from the teachers' pseudo-labels.
+
+Labels may be metres, or disparity up to one positive scale and one shift for each clip, also both in one batch. The
+depth head gives metres all the same: of a run without metric labels only their ratios mean something, up to that shift,
+until `finetune` learns from metric truth.
+"""
 
 from functools import partial
 
@@ -19,10 +24,13 @@ class PretrainConfig(SupervisedConfig):
 
     moving_pixels: length of the pseudo flow, in pixels per frame, above which a pixel counts as moving; also where that
         flow is not valid, since it fails its check mostly at the borders of what moves.
+    disparity: weight of the loss of depth where labels are disparity up to scale and shift (`disparity_loss`), in place
+        of `weights.depth`, which is that of metric labels.
     weights: of the terms of the geometry loss.
     """
 
     moving_pixels: float = Field(0.3, gt=0)
+    disparity: float = Field(2.0, ge=0)
     weights: GeometryWeights = GeometryWeights()
 
 
@@ -30,6 +38,7 @@ class PretrainObjective(StageObjective):
     """Minimises the geometry loss over the heads; sigma is drawn around the probe, where the heads are read."""
 
     name = "pretrain"
+    affine_depth = True
 
     @staticmethod
     def arrays(config: PretrainConfig) -> tuple[str, ...]:
@@ -57,7 +66,10 @@ class PretrainObjective(StageObjective):
         sigma, first = near_probe(batch.uniform("sigma"), model.config.probe_sigma), batch.first(model.codec, clean)
         geometry = model.read_geometry(clean, batch.text, batch.normal_like(clean, "noise"), sigma, first=first)
         moving = batch.arrays["motion"][:, :2].norm(dim=1) > self.config.moving_pixels
-        loss, terms = geometry_loss(geometry.depth, geometry.motion, batch.arrays, moving, self.config.weights)
+        loss, terms = geometry_loss(
+            geometry.depth, geometry.motion, batch.arrays, moving, self.config.weights, affine=batch.affine,
+            disparity=self.config.disparity,
+        )  # fmt: skip
         logged.add(batch.share, loss=loss, **terms)
         return batch.share * loss
 
@@ -69,5 +81,5 @@ SPEC = StageSpec(
     takes=("backbone", RELEASED),
     arrays=PretrainObjective.arrays,
     summary="taught frozen features depth and motion from pseudo-labels",
-    parts=("depth_loss", "flow_loss", "dz_loss", "grad_norm"),
+    parts=("depth_loss", "disparity_loss", "flow_loss", "dz_loss", "grad_norm"),
 )

@@ -16,6 +16,7 @@ from phys4d.models.lora import POLICY, add_adapter, without
 from phys4d.models.world import WorldModel
 from phys4d.rewards.registry import REWARDS
 from phys4d.rewards.spec import Generated
+from phys4d.stages.adapter import adapter_of
 from phys4d.stages.caption_dropout import captions, no_caption
 from phys4d.stages.flow_sde import Transition, gaussian_kl, log_probability, rollout, step_distribution
 from phys4d.stages.ppo import check_replay, clipped_policy_loss, group_advantages, shuffled
@@ -60,8 +61,8 @@ class ReinforceObjective(StageObjective):
     @staticmethod
     def prepare(model: WorldModel, config: ReinforceConfig, seed: int) -> None:
         """Adds the adapter `reinforce` over the frozen `finetune`; trains it, and nothing else."""
-        backbone = model.backbone
-        add_adapter(backbone.transformer, POLICY, config.rank, seed, backbone.lora_targets)
+        lora = adapter_of("reinforce", config, model)
+        add_adapter(model.backbone.transformer, POLICY, lora.rank, seed, lora.targets, lora.alpha)
         model.heads.requires_grad_(False)
 
     def modules(self) -> dict[str, nn.Module]:

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from phys4d.engine.resume import FROM_HERE
 from phys4d.rewards.registry import REWARDS
+from phys4d.stages.adapter import AdapterConfig
 from phys4d.stages.caption_dropout import CaptionDropout
 from phys4d.stages.config import StageConfig
 from phys4d.stages.flow_sde import Sampler
@@ -16,10 +17,10 @@ else:
     RewardName = Literal[tuple(REWARDS)]
 
 
-class ReinforceConfig(StageConfig):
+class ReinforceConfig(AdapterConfig, StageConfig):
     """The table [reinforce].
 
-    rank: of the policy's LoRA; alpha is equal to it.
+    rank, alpha, targets, blocks: of the policy's LoRA, as in `AdapterConfig`.
     conditions: clips per update over all ranks, each of which gives a first frame and a caption.
     group: samples drawn for each of them; advantages are normalised within this group.
     steps: denoising steps of a sample.
@@ -42,7 +43,6 @@ class ReinforceConfig(StageConfig):
     caption_dropout: share of the clips of that loss that are learnt without their caption.
     """
 
-    rank: int = Field(16, ge=1)
     conditions: Annotated[int, FROM_HERE] = Field(4, ge=1)
     group: int = Field(6, ge=2)
     steps: int = Field(6, ge=2)

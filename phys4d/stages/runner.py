@@ -111,7 +111,10 @@ def _clips(stage: str, config: RunConfig, run: Run, loaded: Loaded, given: Path 
         print(printable(f"{stage}: {said}"), file=sys.stderr)
     run.record(latents={**(run.recorded("latents") or {}), stage: said})
     parts, arrays = with_caches(data, caches), STAGES[stage].arrays(table)
-    return Clips(parts, arrays, model.text, model.grid, on_bad=table.on_bad, max_bad=table.max_bad)
+    return Clips(
+        parts, arrays, model.text, model.grid, on_bad=table.on_bad, max_bad=table.max_bad,
+        affine_depth=STAGES[stage].objective.affine_depth,
+    )  # fmt: skip
 
 
 def choose_decoder(stage: str, clips: Clips, config: RunConfig, run: Run, parallel: Parallel) -> None:

@@ -34,11 +34,13 @@ class Drawn:
 class StageObjective(ABC):
     """An `engine.training.loop.Objective` over a world model, made from the stage's own table of the run file.
 
-    name: of the stage. config: its table. model: the world model. parallel: the ranks. seed: of all random numbers.
+    name: of the stage. affine_depth: whether it learns from depth that is disparity up to scale and shift, too. config:
+    its table. model: the world model. parallel: the ranks. seed: of all random numbers.
     clips: what it trains on, by default the clips of the folder `data` of its table.
     """
 
     name: ClassVar[str]
+    affine_depth: ClassVar[bool] = False
 
     def __init__(
         self, config: Any, model: WorldModel, parallel: Parallel, seed: int, clips: Clips | None = None
@@ -46,7 +48,9 @@ class StageObjective(ABC):
         self.config, self.model, self.parallel, self.seed = config, model, parallel, seed
         if clips is None:
             data = with_caches(config.data)
-            clips = Clips(data, self.arrays(config), model.text, model.grid, on_bad=config.on_bad)
+            clips = Clips(
+                data, self.arrays(config), model.text, model.grid, on_bad=config.on_bad, affine_depth=self.affine_depth
+            )
         self.clips = clips
 
     @staticmethod

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from phys4d.engine import json_text
 from phys4d.engine.config import Config
+from phys4d.engine.data.clip.schema import METRIC
 from phys4d.engine.errors import UserError
 from phys4d.models.progress_bars import without_progress_bars
 from phys4d.teachers.interface import DepthKind, TeacherSpec, default_device
@@ -31,7 +32,8 @@ class DepthAnythingConfig(Config):
 
 
 class DepthAnything:
-    """Labels each frame by itself, without temporal smoothing, on torch's accelerator where there is one.
+    """Labels each frame by itself, without temporal smoothing, on torch's accelerator where there is one. A relative
+    model's disparity has a scale and a shift of its own in every frame.
 
     One thread at a time uses the network, so memory on the device does not grow with the number of threads.
 
@@ -103,7 +105,7 @@ class DepthAnything:
 
     def label(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """video uint8 [T, H, W, 3] RGB -> [T, H, W] float32, metres or disparity by `depth_kind`, and valid
-        bool [T, H, W]: finite and above 0."""
+        bool [T, H, W]: finite, and metres above 0. Disparity 0 is the farthest that the network knows."""
         size, parts = (video.shape[1], video.shape[2]), []
         with self._one_thread, torch.no_grad():
             for frames in torch.from_numpy(video).split(self.config.batch):
@@ -111,7 +113,7 @@ class DepthAnything:
                 resized = F.interpolate(predicted[:, None], size, mode="bilinear", align_corners=False)
                 parts.append(resized[:, 0].cpu())
         depth = torch.cat(parts)
-        valid = depth.isfinite() & (depth > 0)
+        valid = depth.isfinite() & (depth > 0 if self.depth_kind == METRIC else depth >= 0)
         return torch.where(valid, depth, 0).numpy(), valid.numpy()
 
     def _prepared(self, frames: Tensor) -> Tensor:

@@ -46,13 +46,15 @@ class DepthTeacher(Teacher, Protocol):
 
     @property
     def depth_kind(self) -> DepthKind:
-        """ "metric" (metres) or "affine_disparity" (1/z up to scale and shift). Known before `prepare`."""
+        """ "metric" (metres) or "affine_disparity" (1/z up to one positive scale and one shift for each clip, not
+        negative; a teacher that labels frame by frame gives each frame its own). Known before `prepare`."""
         ...
 
     def label(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Depth of one clip. Several threads call this method of one object at the same time.
 
-        video: uint8 [T, H, W, 3] RGB. Returns depth float32 [T, H, W] and valid bool [T, H, W].
+        video: uint8 [T, H, W, 3] RGB. Returns depth float32 [T, H, W], of the kind `depth_kind`, and valid bool
+        [T, H, W].
         """
         ...
 

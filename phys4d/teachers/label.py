@@ -12,7 +12,7 @@ import torch
 from phys4d import __version__
 from phys4d.bad_clips import OnBad
 from phys4d.engine.data.clip import blob
-from phys4d.engine.data.clip.schema import REQUIRED, check_clip
+from phys4d.engine.data.clip.schema import METRIC, REQUIRED, check_clip
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
 from phys4d.engine.data.files.columns import texts_of
 from phys4d.engine.data.files.index import index_digest
@@ -27,7 +27,7 @@ from phys4d.engine.signals import keeps
 from phys4d.importers.videos.files import VIDEOS
 from phys4d.kernels.geometry import sample_depth
 from phys4d.left_out import limit
-from phys4d.teachers.interface import DepthTeacher, FlowTeacher, Teacher, TrainedTeacher
+from phys4d.teachers.interface import DepthKind, DepthTeacher, FlowTeacher, Teacher, TrainedTeacher
 from phys4d.teachers.scenes import refuse_shared
 
 LEFT_OUT = "left-out.json"
@@ -95,9 +95,10 @@ def label_dataset(
         videos: dataset folder, or its URL; its `.truth` members, where there are any, are not opened.
         out: new dataset folder: the same mp4 bytes, arrays depth, motion, depth_valid, flow_valid and dz_valid, and a
             json that names the teachers, their settings and their weights. On a file system that all ranks share.
-        depth_teacher: must give metric depth. Not yet prepared, as flow_teacher.
-        flow_teacher: gives (du, dv); dz is the pseudo depth at t + 1, sampled where the flow ends, minus the pseudo
-            depth at t.
+        depth_teacher: gives metric depth, or disparity up to scale and shift, which the json of each clip then states.
+            Not yet prepared, as flow_teacher.
+        flow_teacher: gives (du, dv); dz is the metric pseudo depth at t + 1, sampled where the flow ends, minus that at
+            t. Of disparity no dz follows.
         workers: threads of each rank; the bytes written do not depend on their number.
         parallel: ranks, each of which labels clips of its own; None for this process alone.
         on_bad: "skip" leaves out clips that cannot be read or labelled, up to `bad_clips.MOST_BAD` of them.
@@ -105,8 +106,7 @@ def label_dataset(
     Returns what was written, on rank 0.
 
     Raises:
-        UserError: a teacher without metric depth, a clip that a teacher is trained on, or a dataset that cannot be read
-            or written.
+        UserError: a clip that a teacher is trained on, or a dataset that cannot be read or written.
     """
     parallel = parallel or Parallel.alone()
     plan = on_all_ranks(lambda: _plan(videos, depth_teacher, flow_teacher, workers))
@@ -122,11 +122,6 @@ def label_dataset(
 def _plan(videos: Location, depth: DepthTeacher, flow: FlowTeacher, workers: int) -> Plan:
     if workers < 1:
         raise UserError(f"--workers {workers}: expected 1 or more")
-    if depth.depth_kind != "metric":
-        raise UserError(
-            f"depth teacher {depth.title}: gives {depth.depth_kind}, motion in metres needs metric "
-            "depth: use weights with a metric head, such as the Metric-Indoor or Metric-Outdoor ones of Depth Anything"
-        )
     if isinstance(videos, Path):
         _refuse_plain_videos(videos)
     return Plan(ClipDataset(videos, arrays=(), required=REQUIRED), depth, flow, workers)
@@ -195,7 +190,7 @@ class _Labelling:
     def _labelled(self, index: int) -> _Labelled:
         plan, sample = self._plan, self._plan.videos[index]
         arrays = pseudo_labels(sample.video, plan.depth, plan.flow)
-        meta = _meta(sample, self._provenance)
+        meta = _meta(sample, plan.depth.depth_kind, self._provenance)
         row = plan.videos.row(index)
         try:
             check_clip(arrays, meta, sample.video.shape[:3])
@@ -206,7 +201,7 @@ class _Labelling:
         return _Labelled(
             {
                 "mp4": plan.videos.member(row, "mp4"),  # a second encoding would change pixels
-                "truth": blob.encode(arrays, blob.QUANTISATION),
+                "truth": blob.encode(arrays, blob.quantisation(arrays, plan.depth.depth_kind)),
                 "json": json.dumps(meta, sort_keys=True).encode(),
             }
         )
@@ -233,16 +228,18 @@ def _record(written: Written) -> str:
 def pseudo_labels(video: np.ndarray, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher) -> dict[str, np.ndarray]:
     """The arrays of one clip, from its pixels alone.
 
-    video: uint8 [T, H, W, 3] RGB. depth_teacher, flow_teacher: prepared. Returns depth float32 [T, H, W] metres, motion
-    float32 [3, T-1, H, W] (du px, dv px, dz m; dz 0 where not valid), depth_valid bool [T, H, W], flow_valid and
-    dz_valid bool [T-1, H, W].
+    video: uint8 [T, H, W, 3] RGB. depth_teacher, flow_teacher: prepared. Returns depth float32 [T, H, W], metres or
+    disparity by the teacher's `depth_kind`, motion float32 [3, T-1, H, W] (du px, dv px, dz m; dz 0 where not valid),
+    depth_valid bool [T, H, W], flow_valid and dz_valid bool [T-1, H, W], of which dz_valid is empty for disparity.
     """
     depth, depth_valid = depth_teacher.label(video)
     depth = np.where(depth_valid, depth, 0).astype(np.float32)
     flow, flow_valid = flow_teacher.label(video)
-    moved, inside = sample_depth(torch.from_numpy(depth[1:]), torch.from_numpy(flow))
-    dz_valid = inside.numpy() & flow_valid & depth_valid[:-1]
-    dz = np.where(dz_valid, moved.numpy() - depth[:-1], 0)
+    dz, dz_valid = np.zeros_like(flow[0]), np.zeros_like(flow_valid)
+    if depth_teacher.depth_kind == METRIC:
+        moved, inside = sample_depth(torch.from_numpy(depth[1:]), torch.from_numpy(flow))
+        dz_valid = inside.numpy() & flow_valid & depth_valid[:-1]
+        dz = np.where(dz_valid, moved.numpy() - depth[:-1], 0)
     return {
         "depth": depth,
         "motion": np.concatenate((flow, dz[None])).astype(np.float32),
@@ -252,7 +249,7 @@ def pseudo_labels(video: np.ndarray, depth_teacher: DepthTeacher, flow_teacher: 
     }
 
 
-def _meta(sample: Sample, provenance: Mapping[str, Any]) -> dict[str, Any]:
+def _meta(sample: Sample, depth_kind: DepthKind, provenance: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: sample.meta[name] for name in _KEPT if name in sample.meta}
     origin = sample.meta.get("provenance", {})
-    return {**kept, "depth_kind": "metric", "provenance": {**origin, "labels": dict(provenance)}}
+    return {**kept, "depth_kind": depth_kind, "provenance": {**origin, "labels": dict(provenance)}}

@@ -23,6 +23,7 @@ from phys4d.engine.errors import UserError
 from phys4d.engine.progress import progress
 from phys4d.engine.random import generator
 from phys4d.kernels.geometry import depth_loss
+from phys4d.mixture import expect_metric
 from phys4d.teachers.depth_unet import DepthUNet
 from phys4d.teachers.interface import DepthKind, TeacherSpec, default_device
 from phys4d.teachers.scenes import all_identities
@@ -67,6 +68,7 @@ class SmallDepth:
                     f"{scenes}: clip {row['key']} has no true depth: simulate the teacher's scenes with truth"
                 )
         self.dataset[0]  # raises where its truth holds no depth
+        expect_metric(self.dataset, np.arange(len(self.dataset)))
         self.scenes = all_identities(self.dataset)
         self._one_thread = threading.Lock()
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from phys4d.evaluate.metrics import (
     ClipMean,
     absrel,
+    absrel_aligned,
     cloud_chamfer_4d,
     delta1,
     epe,
@@ -40,7 +41,7 @@ def plane_truth(clips: int = 2) -> dict[str, Tensor]:
 def test_truth_is_perfect_and_zero_flow_is_the_mean_length() -> None:
     truth = plane_truth()
     figures = geometry_metrics(truth["depth"], truth["motion"], truth)
-    for name in ("absrel", "absrel_moving", "epe", "epe_moving", "warp_l1", "warp_l1_moving"):
+    for name in ("absrel", "absrel_aligned", "absrel_moving", "epe", "epe_moving", "warp_l1", "warp_l1_moving"):
         assert figures[name].abs().max() < 1e-12, name
     assert figures["delta1"].tolist() == [1, 1]
     length = truth["motion"][:, :2].norm(dim=1)
@@ -57,6 +58,24 @@ def test_depth_figures_by_hand() -> None:
     assert delta1(depth, truth, valid).item() == pytest.approx(1 / 3)
     assert delta1(truth * 1.249, truth, valid).item() == 1
     assert delta1(truth / 1.249, truth, valid).item() == 1
+
+
+def test_aligned_depth_is_that_of_the_best_disparity_of_each_clip() -> None:
+    truth = torch.tensor([1.0, 2.0, 4.0, 0.0], dtype=torch.float64).view(1, 1, 1, 4).expand(4, 1, 1, 4)
+    valid = (truth > 0).clone()
+    valid[3] = False
+    disparity = 1 / truth[0].where(truth[0] > 0, 1)
+    # up to scale and shift; (1, 0, 0) has the fit 0.625 p + 0.375, of depths 1 and 8/3; inverted: only the mean 7/12 is
+    # left, which is a depth of 12/7
+    edge = torch.tensor([1, 1e-9, 1e-9, 1]).view(1, 1, 4)
+    depth = 1 / torch.stack([3 * disparity + 0.7, edge, 2 - disparity, disparity])
+    found = absrel_aligned(depth, truth, valid)
+    inverted = (12 / 7 - 1 + 1 - 6 / 7 + 1 - 3 / 7) / 3
+    assert found[:3].tolist() == pytest.approx([0, (1 / 3 + 1 / 3) / 3, inverted], abs=1e-7) and found[3].isnan()
+    # the fit (0.5, 0.5, -0.1...) would be behind the camera: never farther than what is farthest
+    far = torch.tensor([1.0, 10, 10, 10], dtype=torch.float64).view(1, 1, 1, 4)
+    read = 1 / torch.tensor([0.6, 0.5, 0.5, 1e-3], dtype=torch.float64).view(1, 1, 1, 4)
+    assert absrel_aligned(read, far, far > 0).item() < 1
 
 
 def test_epe_is_the_length_on_the_mask_and_ignores_dz() -> None:

@@ -9,6 +9,7 @@ from phys4d.models.backbone import Backbone
 from phys4d.models.config import ModelConfig
 from phys4d.models.registry import MODELS
 from phys4d.models.wan.backbone import WanBackbone
+from phys4d.stages.adapter import in_blocks
 from phys4d.stages.flow_sde import step_distribution
 
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
@@ -42,6 +43,19 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
         assert isinstance(found, WanBackbone)
         found.scheduler = SCHEDULERS[request.param]
     return found
+
+
+def test_the_modules_of_an_adapter_lie_in_blocks(backbone: Backbone) -> None:
+    """Each is in one block, and `blocks` of a stage chooses it with that block."""
+    own = {id(m): path for path, m in backbone.transformer.named_modules()}
+    every = {path for path in own.values() if any(path.endswith(f".{end}") for end in backbone.lora_targets)}
+    count, found = len(backbone.blocks), []
+    for k, block in enumerate(backbone.blocks):
+        paths = in_blocks(backbone, backbone.lora_targets, k, k)
+        assert paths and all(path.startswith(f"{own[id(block)]}.") for path in paths)
+        found += paths
+    assert set(found) == every and len(found) == len(every)
+    assert set(in_blocks(backbone, backbone.lora_targets, 0, count - 1)) == every
 
 
 @pytest.mark.parametrize("steps", [4, 10, 30])

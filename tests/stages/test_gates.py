@@ -100,7 +100,7 @@ def test_all_ranks_end_at_a_gate_and_after_the_same_step(
 
 def test_a_gate_on_a_metric_that_there_will_not_be(refused: Refused, clips: Path) -> None:
     line = refused(clips, 'finetune.gate={warp = "< 1"}')
-    assert line.startswith("finetune.gate: warp: no such metric: expected one of absrel, absrel_moving, delta1, ")
+    assert line.startswith("finetune.gate: warp: no such metric: expected one of absrel, absrel_aligned, absrel_mov")
     assert "warp_l1, " in line and ", train.loss, " in line
     line = refused(clips, 'backbone.gate.warp_l1="< 1"')
     no = "backbone is not evaluated, its model reads no depth and motion"

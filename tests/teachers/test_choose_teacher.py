@@ -57,13 +57,27 @@ def test_depth_anything_labels_with_local_weights(
     assert labels["flow"] == json.loads(json.dumps(labels["flow"])) and labels["flow"]["settings"]["preset"] == "fast"
 
 
+def test_a_relative_model_writes_disparity(
+    write_clips: Write, save_depth_anything: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_depth_anything(tmp_path / "relative", "relative")
+    videos, out = write_clips("videos", 2, 1, truth=False), tmp_path / "out"
+    words = ["label", "--videos", videos, "--out", out, "--teacher", "depth-anything", "--weights"]
+    assert main([*map(str, words), str(tmp_path / "relative")]) == 0
+    sample = ClipDataset(out)[0]
+    assert sample.meta["depth_kind"] == "affine_disparity" and not sample.arrays["dz_valid"].any()
+    assert sample.meta["provenance"]["labels"]["depth"]["settings"]["depth_estimation_type"] == "relative"
+    capsys.readouterr()
+    assert main(["data", "verify", str(out)]) == 0 and main(["data", "stats", str(out)]) == 0
+    assert "kind of depth\n  affine_disparity          1  100.0%" in capsys.readouterr().out
+
+
 def test_what_a_teacher_does_not_take_is_refused_before_anything_is_written(
     write_clips: Write, save_depth_anything: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     videos, scenes = write_clips("videos", 2, 1, truth=False), write_clips("scenes", 1, 1)
-    weights, relative = tmp_path / "weights", tmp_path / "relative"
+    weights = tmp_path / "weights"
     save_depth_anything(weights, "metric")
-    save_depth_anything(relative, "relative")
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "a.MP4").touch()
     before = sorted(tmp_path.iterdir())
@@ -94,8 +108,6 @@ def test_what_a_teacher_does_not_take_is_refused_before_anything_is_written(
         (*anything, "--weights", tmp_path / "gone"): "gone: no config.json, preprocessor_config.json, "
         "model.safetensors in the folder",
         (*anything, "--weights", scenes): "no config.json",
-        (*anything, "--weights", relative): "gives affine_disparity, motion in metres needs metric depth: use weights "
-        "with a metric head, such as the Metric-Indoor",
         ("--videos", tmp_path / "gone", "--out", tmp_path / "out", "--scenes", scenes): "gone: no such dataset",
         ("--videos", tmp_path / "plain", "--out", tmp_path / "out", "--scenes", scenes): "plain: holds video files and "
         "no dataset: import them first, with `phys4d data import",

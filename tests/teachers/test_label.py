@@ -148,11 +148,38 @@ def test_clips_that_a_teacher_was_trained_on_are_refused(write_clips: Write, tmp
     assert not (tmp_path / "labels").exists()
 
 
-def test_a_teacher_without_metres_is_refused(write_clips: Write, tmp_path: Path) -> None:
-    teacher = Ramp()
-    teacher.depth_kind = "affine_disparity"
-    with pytest.raises(UserError, match="needs metric depth"):
-        label_dataset(write_clips("videos", 2, 1), tmp_path / "labels", teacher, Shift())  # type: ignore[arg-type]
+class Nearness(Ramp):
+    """Disparity from 0, which is a value as any other, to thousands; with `wrong` also below 0."""
+
+    depth_kind = "affine_disparity"
+
+    def __init__(self, wrong: bool = False) -> None:
+        self.wrong = wrong
+
+    def label(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        disparity = (20 * video.mean(-1) - 20 * video.mean(-1).min() - self.wrong).astype(np.float32)
+        return disparity, np.ones(disparity.shape, bool)
+
+
+def test_disparity_up_to_scale_and_shift_is_labelled_as_such(write_clips: Write, tmp_path: Path) -> None:
+    label_dataset(write_clips("videos", 2, 2, truth=False), tmp_path / "labels", Nearness(), Shift())
+    labelled = ClipDataset(tmp_path / "labels")
+    assert verify(labelled.folder) == [] and labelled.column("depth_kind").to_pylist() == ["affine_disparity"] * 2
+    sample = labelled[0]
+    assert sample.meta["depth_kind"] == "affine_disparity"
+    expected, arrays = Nearness().label(sample.video)[0], sample.arrays
+    assert expected.min() == 0 and arrays["depth_valid"].all() and arrays["depth"][expected == 0].max() == 0
+    assert np.abs(arrays["depth"] - expected).max() <= 1.01e-5 * expected.max()
+    np.testing.assert_allclose(arrays["motion"][0], 1, atol=1e-4)
+    assert arrays["flow_valid"].all() and not arrays["dz_valid"].any() and not arrays["motion"][2].any()
+    with pytest.raises(UserError, match=r"its labels by ramp and shift are wrong: array 'depth': .* the lowest -1:"):
+        label_dataset(tmp_path / "videos", tmp_path / "wrong", Nearness(wrong=True), Shift())
+
+
+def test_a_teacher_does_not_learn_from_disparity(write_clips: Write, tmp_path: Path) -> None:
+    label_dataset(write_clips("videos", 2, 1, truth=False), tmp_path / "labels", Nearness(), Shift())
+    with pytest.raises(UserError, match="labels: clip clip000000: its depth is affine_disparity, .* metres are needed"):
+        small_teacher(tmp_path / "labels")
 
 
 def test_a_clip_of_one_frame_has_no_motion() -> None:

@@ -25,12 +25,13 @@ from phys4d.engine.data.clip.quantisation import (
     dequantise,
     encode_array,
     error_bound,
+    quantisation,
 )
 from phys4d.engine.limits import ARRAY_BYTES, ARRAY_DIMENSIONS, ARRAYS, BLOB_HEADER_BYTES
 
 __all__ = [
     "QUANTISATION", "Absolute", "Quantisation", "Relative", "check_names", "decode", "encode", "error_bound", "header",
-    "header_end",
+    "header_end", "quantisation",
 ]  # fmt: skip
 
 Entries = Mapping[str, Mapping[str, Any]]

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from phys4d.engine.data.clip.schema import AFFINE
+
 _TOP = 65535
 _KINDS = ("inverse16", "relative16", "linear16", "linear32")
 _NORMAL, _INFINITE = 0x00800000, 0x7F800000  # float32 bits of the smallest normal number and of infinity
@@ -34,8 +36,23 @@ class Absolute:
 
 Quantisation = Relative | Absolute
 
-# Largest errors of a dataset's truth: 0.02 % of depth, 1/256 px of du and dv, 0.1 mm of dz.
+# Largest errors of a dataset's truth: 0.02 % of depth in metres, 1/256 px of du and dv, 0.1 mm of dz.
 QUANTISATION: Mapping[str, Quantisation] = {"depth": Relative(2e-4), "motion": Absolute((1 / 256, 1 / 256, 1e-4))}
+
+_DISPARITY = 1e-5  # of a clip's largest disparity; half a step of 16 bits is 0.8e-5 of it
+
+
+def quantisation(arrays: Mapping[str, np.ndarray], depth_kind: str) -> Mapping[str, Quantisation]:
+    """Those of `QUANTISATION` for the arrays of a clip. Disparity up to scale and shift, of which a relative error
+    means nothing, is kept within 0.001 % of the clip's largest.
+
+    arrays: of the clip. depth_kind: one of `schema.DEPTH_KINDS`.
+    """
+    rules = {name: rule for name, rule in QUANTISATION.items() if name in arrays}
+    if "depth" in rules and depth_kind == AFFINE:
+        depth = arrays["depth"]
+        rules["depth"] = Absolute((_DISPARITY * float(depth.max(initial=0)) or 1.0,) * len(depth))
+    return rules
 
 
 def encode_array(name: str, array: np.ndarray, wanted: Quantisation) -> tuple[np.ndarray, dict[str, Any] | None]:

@@ -18,6 +18,10 @@ Size = tuple[int, int, int]
 REQUIRED = ("caption", "intrinsics")
 """Fields that every clip's json must have."""
 
+METRIC, AFFINE = DEPTH_KINDS = ("metric", "affine_disparity")
+"""Kinds of `depth`: metres along the optical axis, of a clip that does not state another kind; or disparity, 1 / metres
+up to one positive scale and one shift for the clip, of which no metres follow."""
+
 FOCAL = (1e-3, 1e7)
 """Focal lengths in pixels."""
 FAR = 1e7
@@ -42,7 +46,7 @@ class ArrayRule:
 
 
 ARRAYS: Mapping[str, ArrayRule] = {
-    "depth": ArrayRule("float32", finite=True),  # metres along the optical axis; >= 0, > 0 where depth_valid
+    "depth": ArrayRule("float32", finite=True),  # of its kind (`DEPTH_KINDS`); >= 0, in metres > 0 where depth_valid
     "motion": ArrayRule("float32", frames=-1, channels=3, finite=True),  # (du px, dv px, dz m) from t to t + 1
     "depth_valid": ArrayRule("bool"),
     "flow_valid": ArrayRule("bool", frames=-1),
@@ -66,6 +70,7 @@ def check_clip(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any], size: 
     check_header(described, size)
     check_values(arrays, ())
     check_meta(meta, size, REQUIRED)
+    check_depth(arrays, meta)
 
 
 def check_header(entries: Mapping[str, Mapping[str, Any]], size: Size) -> None:
@@ -102,12 +107,28 @@ def check_values(arrays: Mapping[str, np.ndarray], finite: Collection[str]) -> N
             if not (math.isfinite(low) and math.isfinite(high)):
                 count = np.count_nonzero(~np.isfinite(array))
                 raise ValueError(f"array {name!r}: {count} values are not finite")
+
+
+def depth_kind(meta: Mapping[str, Any]) -> str:
+    """One of `DEPTH_KINDS`, from the checked json of a clip."""
+    return meta.get("depth_kind", METRIC)
+
+
+def check_depth(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+    """Checks depth, and motion in depth, by the kind that the json states. Raises ValueError that names the array.
+
+    arrays: some or all arrays of a clip, with checked dtypes and shapes. meta: its checked json.
+    """
+    metric = depth_kind(meta) == METRIC
+    if not metric and "dz_valid" in arrays and (count := np.count_nonzero(arrays["dz_valid"])):
+        raise ValueError(f"array 'dz_valid': {count} pixels are valid, but of {AFFINE} no dz in metres follows")
     if (depth := arrays.get("depth")) is None:
         return
-    lowest = depth.min(initial=math.inf)
+    lowest, unit = depth.min(initial=math.inf), " m" if metric else ""
     if lowest < 0:
-        raise ValueError(f"array 'depth': {np.count_nonzero(depth < 0)} values are negative, the lowest {lowest:.4g} m")
-    if lowest > 0 or (valid := arrays.get("depth_valid")) is None:
+        count = np.count_nonzero(depth < 0)
+        raise ValueError(f"array 'depth': {count} values are negative, the lowest {lowest:.4g}{unit}")
+    if not metric or lowest > 0 or (valid := arrays.get("depth_valid")) is None:
         return
     for t, (frame, seen) in enumerate(zip(depth, valid, strict=True)):  # by frame: that stays in the processor's cache
         if (count := np.count_nonzero((frame == 0) & seen)) > 0:
@@ -138,6 +159,10 @@ def _text_fault(value: Any, size: Size) -> str | None:
     except UnicodeEncodeError as error:
         return f"character {error.start} is half of a surrogate pair"
     return None
+
+
+def _depth_kind_fault(value: Any, size: Size) -> str | None:
+    return None if value in DEPTH_KINDS else f"expected {' or '.join(DEPTH_KINDS)}, got {value!r:.40}"
 
 
 def _at_rest(value: Any, frames: int, n: int) -> list[list[float]] | None:
@@ -236,7 +261,7 @@ FIELDS: Mapping[str, Callable[[Any, Size], str | None]] = {
     "caption": _text_fault,
     "category": _text_fault,
     "family": _text_fault,
-    "depth_kind": _text_fault,
+    "depth_kind": _depth_kind_fault,
     "intrinsics": _intrinsics_fault,  # [T, 3, 3], pixels
     "camera_to_world": _poses_fault,  # [T, 4, 4], metres
     "fps": _positive_fault,

@@ -16,6 +16,7 @@ TEXTS: Mapping[str, int] = {
     "category": INDEX_TEXT_BYTES,
     "family": INDEX_TEXT_BYTES,
     "source": INDEX_TEXT_BYTES,
+    "depth_kind": INDEX_TEXT_BYTES,
 }
 """Columns of text, which may be empty, each with the most bytes of one of its values."""
 NUMBERS = ("frames", "fps", "height", "width")
@@ -26,8 +27,8 @@ _SHOWN = 20  # values that a message lists
 def texts_of(members: Mapping[str, bytes]) -> dict[str, str]:
     """The texts of a clip for the index, each cut to the bytes that `TEXTS` allows; "" for one that is not stated.
 
-    members: extension -> bytes. `caption`, `category`, `family` and `source` are fields of the json; a caption may be
-        the member "txt" instead, and a source the file, recording or program that its provenance names.
+    members: extension -> bytes. `caption`, `category`, `family`, `source` and `depth_kind` are fields of the json; a
+        caption may be the member "txt" instead, and a source the file, recording or program that its provenance names.
 
     A json that cannot be read states nothing here; reading the clip reports it.
     """

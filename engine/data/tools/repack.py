@@ -145,13 +145,13 @@ class _Copy:
             matrix = Framing(self.source[1:], self.source[1:]).intrinsics(self.config.fov)
             meta = meta | {"intrinsics": [matrix] * self.source[0]}
             provenance["assumed"] = {"horizontal_fov_degrees": self.config.fov, "what": "intrinsics: none were given"}
-        if "depth" in arrays and meta.get("depth_kind", "metric") != "metric":
-            raise ValueError(f"holds depth of the kind {meta['depth_kind']!r}: only metres can follow a change of size")
+        kind = schema.depth_kind(meta)
         if self.picks:
             arrays = resampling.picked(arrays, self.frames)
             meta = resampling.picked_meta(meta, self.frames, self._fps())
         if self.resizes:
-            arrays, meta = resampling.resized(arrays, self.framing), resampling.resized_meta(meta, self.framing)
+            arrays = resampling.resized(arrays, self.framing, kind)
+            meta = resampling.resized_meta(meta, self.framing)
         box = [round(edge, 3) for edge in self.framing.box]
         change = {"size": self.source[1:], "box": box, "fps": self.row["fps"], "frames": self.source[0]}
         meta = meta | {"provenance": provenance | {"repacked_from": change}}
@@ -159,10 +159,10 @@ class _Copy:
         schema.check_header({n: {"dtype": a.dtype.name, "shape": list(a.shape)} for n, a in arrays.items()}, size)
         schema.check_values(arrays, ())
         schema.check_meta(meta, size)
+        schema.check_depth(arrays, meta)
         done = {"json": json.dumps(meta, separators=(",", ":")).encode()}
         if "truth" in members and (self.resizes or self.picks):
-            rules = {name: rule for name, rule in blob.QUANTISATION.items() if name in arrays}
-            done["truth"] = blob.encode(arrays, rules)
+            done["truth"] = blob.encode(arrays, blob.quantisation(arrays, kind))
         return done
 
     def _video(self, data: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
 Masks, instances and motion are taken from the nearest pixel, since a mean of two surfaces lies on neither; du and dv
 are scaled. Depth is interpolated as inverse depth, which is linear in the picture of a plane, where the four pixels
-around a place are of one surface; elsewhere it is that of the nearest pixel.
+around a place are of one surface; elsewhere, and where it is disparity up to scale and shift, it is that of the nearest
+pixel.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,17 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from phys4d.engine.data.clip.schema import ARRAYS
+from phys4d.engine.data.clip.schema import ARRAYS, METRIC
 from phys4d.engine.data.tools.framing import Framing
 
 _ONE_SURFACE = 1.1  # largest ratio of the depths of four neighbours of one surface
 
 
-def resized(arrays: Mapping[str, np.ndarray], framing: Framing) -> dict[str, np.ndarray]:
+def resized(
+    arrays: Mapping[str, np.ndarray], framing: Framing, depth_kind: str = METRIC
+) -> dict[str, np.ndarray]:
     """The arrays of a clip as `framing` shows it.
 
     arrays: as `schema.ARRAYS` says, with the height and width of `framing.source`.
     framing: the part of the picture and its new size.
+    depth_kind: of the clip.
 
     Raises ValueError for an array without a rule.
     """
@@ -31,7 +35,7 @@ def resized(arrays: Mapping[str, np.ndarray], framing: Framing) -> dict[str, np.
     done = {name: np.ascontiguousarray(array[..., nearest[0], nearest[1]]) for name, array in arrays.items()}
     if "motion" in done:
         done["motion"][:2] *= np.float32(framing.scale)
-    if "depth" in done:
+    if "depth" in done and depth_kind == METRIC:
         valid = arrays.get("depth_valid", arrays["depth"] > 0)
         for t, depth in enumerate(arrays["depth"]):
             instance = arrays["instance"][t] if "instance" in arrays else None

@@ -66,9 +66,9 @@ def statistics(index: ClipIndex) -> Statistics:
         "seconds of a clip": _ranges(seconds.to_numpy(), whole=False),
     }
     texts = index.texts()
-    for name in ("category", "family", "source"):
+    for name in ("category", "family", "source", "depth_kind"):
         if (values := _values(texts.column(name).combine_chunks())) != [("not stated", len(index))]:
-            found.counts[name] = values
+            found.counts[name.replace("depth_kind", "kind of depth")] = values
     captions = texts.column("caption").combine_chunks()
     lengths = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(captions)))
     words = np.where(pc.equal(pc.utf8_trim_whitespace(captions), "").to_numpy(zero_copy_only=False), 0, lengths)

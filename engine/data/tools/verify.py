@@ -41,8 +41,10 @@ class _Checked:
     def __init__(self, dataset: ClipDataset) -> None:
         self.dataset = dataset
         columns = dataset.texts().to_pydict()
-        # An index of an earlier version has none of them.
-        self._texts = columns if any(any(values) for values in columns.values()) else {}
+        # An index of an earlier version has none of them, or no kind of depth.
+        stated = any(any(values) for values in columns.values())
+        some = {name: values for name, values in columns.items() if name != "depth_kind" or any(values)}
+        self._texts = some if stated else {}
 
     def __getitem__(self, index: int) -> list[str]:
         dataset, row = self.dataset, self.dataset.row(index)

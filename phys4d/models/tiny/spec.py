@@ -5,7 +5,7 @@ from pathlib import Path
 from diffusers import WanTransformer3DModel
 
 from phys4d.models.diffusers_folder import on_meta, read_config
-from phys4d.models.spec import Bare, Encoders, ModelSpec, Outline, Parts, Published, Settings
+from phys4d.models.spec import Bare, Encoders, LoraDefaults, ModelSpec, Outline, Parts, Published, Settings
 from phys4d.models.tiny.backbone import PATCH, TinyBackbone, draw_transformer, tiny_transformer
 from phys4d.models.tiny.haar import HaarCodec
 from phys4d.models.tiny.words import WordEncoder
@@ -77,4 +77,5 @@ SPEC = ModelSpec(
     create=_create,
     check_caption=WordEncoder().split,
     encoders=ENCODERS,
+    lora=LoraDefaults(16, 16),
 )

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from phys4d.engine.data.clip.clip_json import parse
+from phys4d.engine.data.clip.schema import check_depth
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.data.tools.verify import verify
 from phys4d.engine.errors import UserError
@@ -66,6 +68,8 @@ def test_any_text_is_a_caption(caption: str) -> None:
         ("height", -16, "expected a positive number, got -16"),
         ("width", [24], "expected a positive number, got a list"),
         ("provenance", "me", "expected an object, got text"),
+        ("depth_kind", "relative", "expected metric or affine_disparity, got 'relative'"),
+        ("depth_kind", ["metric"], "expected metric or affine_disparity, got ['metric']"),
     ],
 )
 def test_a_field_of_another_type_is_named(name: str, value: Any, fault: str) -> None:
@@ -102,3 +106,29 @@ def test_reading_probing_and_verifying_name_folder_clip_and_field(
             read(3)
         assert str(caught.value) == f"{folder}/{brief}: see `phys4d data verify {folder}`"
     assert verify(folder) == [brief]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "fault"),
+    [
+        ("metric", {"depth": 0.0}, "array 'depth': 1 pixels of frame 1 are 0 m, but valid in 'depth_valid'"),
+        ("metric", {"depth": -0.5}, "array 'depth': 1 values are negative, the lowest -0.5 m"),
+        ("metric", {"dz_valid": True}, None),
+        ("affine_disparity", {"depth": 0.0}, None),
+        ("affine_disparity", {"depth": -0.5}, "array 'depth': 1 values are negative, the lowest -0.5"),
+        ("affine_disparity", {"dz_valid": True}, "array 'dz_valid': 1 pixels are valid, but of affine_disparity no dz"),
+    ],
+)
+def test_depth_is_checked_by_its_kind(kind: str, change: dict[str, Any], fault: str | None) -> None:
+    arrays = {"depth": np.ones((2, 3, 4), np.float32), "depth_valid": np.ones((2, 3, 4), bool)}
+    arrays["dz_valid"] = np.zeros((2, 3, 4), bool)
+    for name, value in change.items():
+        arrays[name][1, 2, 3] = value
+    stated: list[dict[str, Any]] = [{"depth_kind": kind}, *([{}] if kind == "metric" else [])]
+    for meta in stated:
+        if fault is None:
+            check_depth(arrays, meta)
+            continue
+        with pytest.raises(ValueError) as caught:
+            check_depth(arrays, meta)
+        assert str(caught.value).startswith(fault)

@@ -16,8 +16,11 @@ from phys4d.engine.errors import UserError
 
 STATED: list[dict[str, Any]] = [
     {"caption": "a ball", "category": "rigid", "family": "fall", "provenance": {"source": "phys4d.simulation"}},
-    {"caption": "water", "category": "fluid", "provenance": {"source": "video", "file": "sea/wave.mp4"}},
-    {"caption": "é" * 600, "category": "fluid", "source": "web"},
+    {
+        "caption": "water", "category": "fluid", "depth_kind": "metric",
+        "provenance": {"source": "video", "file": "sea/wave.mp4"},
+    },
+    {"caption": "é" * 600, "category": "fluid", "source": "web", "depth_kind": "affine_disparity"},
     {"caption": 3, "category": None, "family": "\ud800x"},
 ]
 
@@ -38,10 +41,11 @@ def test_the_writer_takes_the_texts_from_the_json(folder: Path) -> None:
         "category": ["rigid", "fluid", "fluid", "", ""],
         "family": ["fall", "", "", "?x", ""],
         "source": ["phys4d.simulation", "sea/wave.mp4", "web", "", ""],
+        "depth_kind": ["", "metric", "affine_disparity", "", ""],
     }
     assert dataset.column("fps").to_pylist() == [24, 24.5, 25, 25.5, 26]
     assert dataset.column("key").to_pylist() == [f"c{number}" for number in range(5)]
-    with pytest.raises(UserError, match=r"clips: no column 'members': expected caption, category, family, source, fr"):
+    with pytest.raises(UserError, match=r"clips: no column 'members': expected caption, category, family, source, de"):
         dataset.column("members")
 
 
@@ -53,6 +57,7 @@ def test_the_writer_takes_the_texts_from_the_json(folder: Path) -> None:
         ({"fps": [24.5, 26]}, ["c1", "c4"]),
         ({"height": [16], "width": [24]}, ["c0", "c1", "c2", "c3", "c4"]),
         ({"source": [""]}, ["c3", "c4"]),
+        ({"depth_kind": ["affine_disparity"]}, ["c2"]),
     ],
 )
 def test_only_the_clips_of_the_allowed_values_are_there(folder: Path, where: dict[str, Any], keys: list[str]) -> None:
@@ -68,7 +73,7 @@ def test_only_the_clips_of_the_allowed_values_are_there(folder: Path, where: dic
 @pytest.mark.parametrize(
     ("where", "fault"),
     [
-        ({"colour": ["red"]}, "no column 'colour': expected caption, category, family, source, frames, fps, height"),
+        ({"colour": ["red"]}, "no column 'colour': expected caption, category, family, source, depth_kind, frames"),
         ({"category": "fluid"}, "category: expected a list of values, got 'fluid'"),
         ({"category": [3]}, "category: expected texts, got 3"),
         ({"frames": ["5"]}, "frames: expected numbers, got '5'"),

@@ -118,6 +118,24 @@ def test_depth_is_not_mixed_across_an_edge() -> None:
     assert set(np.unique(done["depth"])) == {np.float32(1.0), np.float32(1.05)}
 
 
+def test_disparity_is_that_of_the_nearest_pixel(tmp_path: Path) -> None:
+    """Up to a shift, neither its ratios nor its inverse mean anything."""
+    disparity = np.arange(FRAMES * HEIGHT * WIDTH, dtype=np.float32).reshape(FRAMES, HEIGHT, WIDTH)
+    arrays = {"depth": disparity, "depth_valid": np.ones(disparity.shape, bool)}
+    meta = json.dumps(META | {"depth_kind": "affine_disparity"}).encode()
+    mp4 = encode_mp4(np.zeros((FRAMES, HEIGHT, WIDTH, 3), np.uint8), 24)
+    with ShardWriter(tmp_path / "scene") as writer:
+        truth = blob.encode(arrays, blob.quantisation(arrays, "affine_disparity"))
+        writer.add("a", {"mp4": mp4, "json": meta, "truth": truth}, FRAMES, 24, HEIGHT, WIDTH)
+    for size, change in (((12, 20), np.s_[:, 1::2, 1::2]), ((24, 24), np.s_[..., 8:32])):
+        out = tmp_path / f"{size[1]}"
+        repack(tmp_path / "scene", out, RepackConfig(size=size))
+        assert verify(out) == [] and ClipDataset(out).column("depth_kind").to_pylist() == ["affine_disparity"]
+        found = ClipDataset(out)[0]
+        assert found.meta["depth_kind"] == "affine_disparity"
+        np.testing.assert_allclose(found.arrays["depth"], disparity[change], atol=2e-5 * disparity.max())
+
+
 @pytest.fixture
 def scene(tmp_path: Path) -> Path:
     """A dataset of three clips of the plane, the last without motion, and one of another category."""
@@ -233,10 +251,6 @@ def test_what_has_no_rule_is_refused(tmp_path: Path, change: dict[str, Any]) -> 
         "holds the array 'heat', of which is not known how it follows": {"truth": blob.encode({"heat": np.zeros(3)})},
         "holds jpg, of which is not known how it follows": {"jpg": b"x"},
     }
-    if "size" in change:
-        disparity = {"truth": blob.encode({"depth": np.ones((FRAMES, HEIGHT, WIDTH), np.float32)}),
-                     "json": json.dumps(META | {"depth_kind": "affine_disparity"}).encode()}  # fmt: skip
-        clips["holds depth of the kind 'affine_disparity'"] = disparity
     for number, (fault, members) in enumerate(clips.items()):
         with ShardWriter(tmp_path / f"{number}") as writer:
             writer.add("a", {"mp4": mp4, "json": json.dumps(META).encode()} | members, FRAMES, 24, HEIGHT, WIDTH)

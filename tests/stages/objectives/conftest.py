@@ -20,7 +20,7 @@ from phys4d.models.heads import HeadConfig
 from phys4d.models.interface import Grid, Prediction
 from phys4d.models.spec import Parts
 from phys4d.models.world import WorldModel
-from phys4d.stages import spec
+from phys4d.stages import pretrain, spec
 
 SEED, FRAMES, SIDE = 5, 3, 2
 NO_CAPTION = -0.3  # token of an empty caption
@@ -69,6 +69,7 @@ class Backbone(nn.Module):
 
     width = 1
     lora_targets = ("slope",)
+    blocks = ()
     diffusion_loss = models_backbone.Backbone.diffusion_loss
     sigmas = models_backbone.Backbone.sigmas
     training_sigma = models_backbone.Backbone.training_sigma
@@ -116,6 +117,7 @@ class Source:
     arrays: dict[str, Tensor]
     names: tuple[str, ...] = ()
     asked: list[tuple[Any, ...]] = field(default_factory=list)
+    affine: tuple[bool, ...] = ()
 
     def fetch(self, *place: Any) -> None:
         """Nothing to read."""
@@ -139,6 +141,7 @@ class Source:
             intrinsics=torch.eye(3).expand(len(places), FRAMES, 3, 3),
             rng_keys=[(seed, stage, step, place) for place in places],
             share=parallel.share,
+            affine=tuple(self.affine[place] for place in chosen) if self.affine else (),
         )
 
 
@@ -188,8 +191,8 @@ def objective(world: WorldModel, source: Source, monkeypatch: pytest.MonkeyPatch
     """Makes a stage's objective over that model and those clips."""
 
     def make(stage: ModuleType, parallel: Parallel | None = None, **settings: Any) -> Any:
-        def clips(parts: Any, arrays: tuple[str, ...], *rest: Any, on_bad: str) -> Source:
-            assert [part.folder for part in parts] == [tmp_path]
+        def clips(parts: Any, arrays: tuple[str, ...], *rest: Any, on_bad: str, affine_depth: bool) -> Source:
+            assert [part.folder for part in parts] == [tmp_path] and affine_depth == (stage is pretrain)
             source.names = tuple(arrays)
             return source
 

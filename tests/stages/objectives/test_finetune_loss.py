@@ -145,7 +145,7 @@ def test_it_trains_its_adapter_and_the_heads(
     monkeypatch.setattr(finetune, "add_adapter", add_adapter)
     world.requires_grad_(False)
     stage.prepare(world, stage.config, SEED)
-    assert added == [(transformer, "finetune", 7, SEED, ("slope",))]
+    assert added == [(transformer, "finetune", 7, SEED, ("slope",), 7.0)]
     trained = {name for name, p in world.named_parameters() if p.requires_grad}
     assert trained == {"backbone.transformer.adapters.finetune", "heads.near", "heads.shift"}
     assert stage.modules() == {"transformer": transformer, "heads": world.heads}

@@ -277,7 +277,7 @@ def test_it_trains_its_adapter_and_nothing_else(
 
     monkeypatch.setattr(reinforce, "add_adapter", add_adapter)
     stage.prepare(world, stage.config, SEED)
-    assert added == [(transformer, "reinforce", 7, SEED, ("slope",))]
+    assert added == [(transformer, "reinforce", 7, SEED, ("slope",), 7.0)]
     assert {n for n, p in world.named_parameters() if p.requires_grad} == {"backbone.transformer.adapters.reinforce"}
     assert stage.modules() == {"transformer": transformer}
     (group,) = stage.parameter_groups()

@@ -18,16 +18,18 @@ REST: dict[str, Any] = {
     "data": Path("clips"), "optimizer": OptimizerConfig(learning_rate=1e-3), "loop": LoopConfig(steps=1)
 }  # fmt: skip
 # Config, setting, its default, the least (or, of what must be above 0, little) that it takes, what it refuses.
-NUMBERS: list[tuple[type, str, float, float, float]] = [
+NUMBERS: list[tuple[type, str, float | None, float, float]] = [
     (GeometryWeights, "depth", 2.0, 0, -0.1), (GeometryWeights, "flow", 0.3, 0, -0.1),
     (GeometryWeights, "dz", 3.0, 0, -0.1), (GeometryWeights, "warp", 0.0, 0, -0.1),
     (GeometryWeights, "moving_depth", 8.0, 0, -0.1), (GeometryWeights, "moving_motion", 16.0, 0, -0.1),
     (GeometryWeights, "margin", 2, 0, -1), (BackboneConfig, "batch", 8, 1, 0), (PretrainConfig, "batch", 8, 1, 0),
     (PretrainConfig, "moving_pixels", 0.3, 0.01, 0), (FinetuneConfig, "batch", 8, 1, 0),
-    (FinetuneConfig, "rank", 16, 1, 0), (FinetuneConfig, "diffusion", 5.0, 0, -0.1),
+    (FinetuneConfig, "rank", None, 1, 0), (FinetuneConfig, "alpha", None, 0.01, 0),
+    (FinetuneConfig, "diffusion", 5.0, 0, -0.1),
     (FinetuneConfig, "heads_lr_scale", 2.0, 0, -0.1), (FinetuneConfig, "layer_decay", 1.0, 0.01, 0),
     (BackboneConfig, "caption_dropout", 0.0, 0, -0.1), (FinetuneConfig, "caption_dropout", 0.0, 0, -0.1),
-    (ReinforceConfig, "caption_dropout", 0.0, 0, 1.1), (ReinforceConfig, "rank", 16, 1, 0),
+    (ReinforceConfig, "caption_dropout", 0.0, 0, 1.1), (ReinforceConfig, "rank", None, 1, 0),
+    (ReinforceConfig, "alpha", None, 0.01, -1), (PretrainConfig, "disparity", 2.0, 0, -0.1),
     (ReinforceConfig, "conditions", 4, 1, 0), (ReinforceConfig, "group", 6, 2, 1), (ReinforceConfig, "steps", 6, 2, 1),
     (ReinforceConfig, "stochastic_steps", 3, 1, 0), (ReinforceConfig, "noise_level", 0.7, 0.01, 0),
     (ReinforceConfig, "guidance", 1.0, 1, 0.9),
@@ -48,7 +50,7 @@ def given(config: type, **settings: Any) -> Any:
     ("config", "name", "default", "least", "refused"), NUMBERS, ids=lambda x: x if isinstance(x, str) else ""
 )
 def test_a_number_has_its_default_and_its_range(
-    config: type, name: str, default: float, least: float, refused: float
+    config: type, name: str, default: float | None, least: float, refused: float
 ) -> None:
     assert getattr(given(config), name) == default
     assert getattr(given(config, **{name: least}), name) == least
