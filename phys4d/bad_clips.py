@@ -1,5 +1,5 @@
-"""Clips that cannot be used: a run stops at them, or replaces each by another, the same one in every run; a command that
-writes a dataset leaves them out."""
+"""Clips that cannot be used: a run stops at them, or replaces each by another, the same one in every run; a command
+leaves them out of what it writes."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -34,7 +34,8 @@ def both_ways(
     if len(frames) < 2:
         return no_flow(size)
     first, second = frames[:-1], frames[1:]
-    return confirmed(*(torch.from_numpy(between(*pair)) for pair in ((first, second), (second, first))), scale)
+    forward, backward = torch.from_numpy(between(first, second)), torch.from_numpy(between(second, first))
+    return confirmed(forward, backward, scale)
 
 
 def no_flow(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

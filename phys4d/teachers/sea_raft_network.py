@@ -36,9 +36,7 @@ class SEARAFT(nn.Module):
         self.init_conv = nn.Conv2d(2 * _WIDTH, 2 * _WIDTH, 3, padding=1)
         self.upsample_weight = _two_convolutions(STRIDE**2 * 9, last=1)
         self.flow_head = _two_convolutions(6, last=3)
-        self.update_block = nn.ModuleDict(
-            {"encoder": _Motion(), "refine": nn.ModuleList(_ConvNeXt(3 * _WIDTH) for _ in range(2))}
-        )
+        self.update_block = _Update()
 
     def forward(self, first: Tensor, second: Tensor, updates: int) -> tuple[Tensor, Tensor]:
         """Flow from the first frames to the second.
@@ -54,9 +52,7 @@ class SEARAFT(nn.Module):
         pyramid = _correlations(self.fnet(first), self.fnet(second))
         flow, mixture = self.flow_head(state).split((2, 4), dim=1)
         for _ in range(updates):
-            motion = self.update_block["encoder"](flow, _around(pyramid, flow))
-            for block in self.update_block["refine"]:
-                state = block(torch.cat((state, context, motion), dim=1))
+            state = self.update_block(state, context, flow, _around(pyramid, flow))
             change, mixture = self.flow_head(state).split((2, 4), dim=1)
             flow = flow + change
         weights = (0.25 * self.upsample_weight(state)).unflatten(1, (9, STRIDE, STRIDE)).softmax(dim=1)
@@ -115,17 +111,19 @@ class _Features(nn.Module):
     def __init__(self, channels: int, blocks: tuple[int, int, int]) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(channels, _STAGES[0], 7, 2, 3), nn.BatchNorm2d(_STAGES[0])
-        before = _STAGES[0]
-        for number, (count, width) in enumerate(zip(blocks, _STAGES, strict=True), 1):
-            first = _Residual(before, width, 1 if number == 1 else 2)
-            rest = (_Residual(width, width, 1) for _ in range(count - 1))
-            self.add_module(f"layer{number}", nn.Sequential(first, *rest))
-            before = width
-        self.final_conv = nn.Conv2d(before, 2 * _WIDTH, 1)
+        one, two, three = _STAGES
+        self.layer1 = _stage(blocks[0], one, one, stride=1)
+        self.layer2 = _stage(blocks[1], one, two, stride=2)
+        self.layer3 = _stage(blocks[2], two, three, stride=2)
+        self.final_conv = nn.Conv2d(three, 2 * _WIDTH, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
         features = self.bn1(self.conv1(frames)).relu()
         return self.final_conv(self.layer3(self.layer2(self.layer1(features))))
+
+
+def _stage(blocks: int, before: int, width: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(_Residual(before, width, stride), *(_Residual(width, width, 1) for _ in range(blocks - 1)))
 
 
 class _Residual(nn.Module):
@@ -141,6 +139,19 @@ class _Residual(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         changed = self.bn2(self.conv2(self.bn1(self.conv1(features)).relu())).relu()
         return (self.downsample(features) + changed).relu()
+
+
+class _Update(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = _Motion()
+        self.refine = nn.ModuleList(_ConvNeXt(3 * _WIDTH) for _ in range(2))
+
+    def forward(self, state: Tensor, context: Tensor, flow: Tensor, products: Tensor) -> Tensor:
+        motion = self.encoder(flow, products)
+        for block in self.refine:
+            state = block(torch.cat((state, context, motion), dim=1))
+        return state
 
 
 class _Motion(nn.Module):

@@ -84,7 +84,7 @@ class _Head(nn.Module):
         self.motion_modules = nn.ModuleList(
             nn.ModuleDict({"temporal_transformer": _Motion(channels)}) for channels in (three, four, features, features)
         )
-        reduced = {
+        reduced: dict[str, nn.Module] = {
             f"layer{level}_rn": nn.Conv2d(channels, features, 3, padding=1, bias=False)
             for level, channels in enumerate(size.channels, 1)
         }
@@ -114,7 +114,7 @@ class _Head(nn.Module):
         return self.scratch["output_conv2"](_resized(path, [side * PATCH // 4 for side in one.shape[2:]]))
 
     def _moved(self, number: int, level: Tensor) -> Tensor:
-        return self.motion_modules[number]["temporal_transformer"](level)
+        return self.motion_modules[number].get_submodule("temporal_transformer")(level)
 
 
 def _resized(values: Tensor, size: "list[int] | torch.Size") -> Tensor:
@@ -167,9 +167,8 @@ class _MotionBlock(nn.Module):
     def forward(self, places: Tensor) -> Tensor:
         for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
             places = places + attention(norm(places))
-        net = self.ff["net"]
-        hidden, gate = net["0"]["proj"](self.ff_norm(places)).chunk(2, dim=-1)
-        return places + net["2"](hidden * F.gelu(gate))
+        hidden, gate = self.ff.get_submodule("net.0.proj")(self.ff_norm(places)).chunk(2, dim=-1)
+        return places + self.ff.get_submodule("net.2")(hidden * F.gelu(gate))
 
 
 class _FrameAttention(nn.Module):
@@ -184,7 +183,7 @@ class _FrameAttention(nn.Module):
         self.pos_encoder.register_buffer("pe", torch.stack((angles.sin(), angles.cos()), dim=2).flatten(1)[None])
 
     def forward(self, places: Tensor) -> Tensor:
-        placed = places + self.pos_encoder.pe[:, : places.shape[1]]
+        placed = places + self.pos_encoder.get_buffer("pe")[:, : places.shape[1]]
         q, k, v = (
             make(placed).unflatten(2, (_HEADS, -1)).transpose(1, 2) for make in (self.to_q, self.to_k, self.to_v)
         )
