@@ -1,4 +1,5 @@
-"""Clips that cannot be used: a run stops at them, or replaces each by another, the same one in every run."""
+"""Clips that cannot be used: a run stops at them, or replaces each by another, the same one in every run; a command
+leaves them out of what it writes."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,9 +9,11 @@ from typing import Annotated, Literal
 import numpy as np
 
 from phys4d.engine.data.dataset import ClipFault, Sample
+from phys4d.engine.data.tools.rank_shards import Limit
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError, printable
+from phys4d.engine.location import Location
 from phys4d.engine.random import bits
 from phys4d.engine.resume import FROM_HERE
 
@@ -67,6 +70,21 @@ def too_many(name: object, bad: int, count: int, first: str, share: float | None
         f"{name}: {bad} of {count} clips cannot be used, at most {most} are skipped{setting}; one is {first}: see "
         "`phys4d data verify`"
     )
+
+
+def limit(folder: Location, count: int, on_bad: Literal["stop", "skip"]) -> Limit | None:
+    """The limit of training (`most_bad`) for a command that leaves bad clips out of what it writes; None for "stop".
+
+    folder, count: of the dataset that it reads, and its clips. on_bad: of the command.
+
+    The limit raises UserError, which names one of the clips, where more are left out.
+    """
+
+    def check(bad: Mapping[str, str]) -> None:
+        if len(bad) > most_bad(count):
+            raise too_many(folder, len(bad), count, next(iter(bad.values())))
+
+    return None if on_bad == "stop" else check
 
 
 class Replacing:

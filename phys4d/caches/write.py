@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import torch
 
-from phys4d.bad_clips import OnBad
+from phys4d.bad_clips import OnBad, limit
 from phys4d.caches.captions import EncodedCaptions
 from phys4d.caches.card import CARD, FORMAT, BadClip, CacheCard, Dtype, EncodedSize
 from phys4d.caches.packing import LATENTS, TEXT, packed, trimmed
@@ -27,7 +27,6 @@ from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.engine.location import Location
 from phys4d.engine.run_folder.provenance import provenance
-from phys4d.left_out import limit
 from phys4d.models.interface import Codec, TextEncoder, cached_shape, check_size, encode_for_cache, from_bytes
 
 _TEXT_BYTES = 1 << 30  # of captions that stay encoded on the device

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from phys4d.kernels.geometry import forward_backward_mask
 
@@ -31,9 +32,23 @@ def both_ways(
     not valid.
     """
     if len(frames) < 2:
-        return np.zeros((2, 0, *size), np.float32), np.zeros((0, *size), bool)
+        return no_flow(size)
     first, second = frames[:-1], frames[1:]
     forward, backward = torch.from_numpy(between(first, second)), torch.from_numpy(between(second, first))
+    return confirmed(forward, backward, scale)
+
+
+def no_flow(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The flow of a clip of one frame, as `both_ways` returns it. size: height and width of the clip."""
+    return np.zeros((2, 0, *size), np.float32), np.zeros((0, *size), bool)
+
+
+def confirmed(forward: Tensor, backward: Tensor, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Flow, and where the flow back returns to its start.
+
+    forward, backward: float32 [N, 2, height, width] in pixels of the clip, at least one. scale: as of `both_ways`, and
+    so is what is returned.
+    """
     finite = forward.isfinite().all(dim=1)
     forward = torch.where(finite[:, None], forward, 0)
     checked = [  # one frame at a time, so that its intermediate values are those of one frame

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from phys4d import __version__
-from phys4d.bad_clips import OnBad
+from phys4d.bad_clips import OnBad, limit
 from phys4d.engine.data.clip import blob
 from phys4d.engine.data.clip.schema import METRIC, REQUIRED, check_clip
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample
@@ -26,7 +26,6 @@ from phys4d.engine.location import Location
 from phys4d.engine.signals import keeps
 from phys4d.importers.videos.files import VIDEOS
 from phys4d.kernels.geometry import sample_depth
-from phys4d.left_out import limit
 from phys4d.teachers.interface import DepthKind, DepthTeacher, FlowTeacher, Teacher, TrainedTeacher
 from phys4d.teachers.scenes import refuse_shared
 

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 DEPTH_TEACHERS = {
     "small": "phys4d.teachers.small_depth",
     "depth-anything": "phys4d.teachers.depth_anything",
+    "video-depth-anything": "phys4d.teachers.video_depth_anything",
 }
 FLOW_TEACHERS = {
     "dis": "phys4d.teachers.dis",
     "raft": "phys4d.teachers.raft",
+    "sea-raft": "phys4d.teachers.sea_raft",
 }
 _EXTRAS = {"torchvision": "raft"}  # where a module is not of the extra [teachers]
 _KINDS = {"depth": ("--teacher", DEPTH_TEACHERS), "flow": ("--flow", FLOW_TEACHERS)}

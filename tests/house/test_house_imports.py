@@ -16,7 +16,7 @@ SOURCES = ("kernels", "engine", "benchmarks", "phys4d")
 LINKS = ("kernels", "engine", "benchmarks")
 # The folders and modules of the subject, lowest first: each may import those before it, and the kernels and the engine.
 ORDER = (
-    "recipes", "models", "batch", "bad_clips", "left_out", "caches", "host_batch", "mixture", "clips", "rewards",
+    "recipes", "models", "batch", "bad_clips", "caches", "host_batch", "mixture", "clips", "rewards",
     "simulation", "importers", "teachers", "evaluate", "stages", "report", "generate", "probe", "export", "dry_run",
     "train", "demo", "doctor", "benchmarks", "commands", "cli", "__main__",
 )  # fmt: skip

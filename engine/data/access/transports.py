@@ -1,6 +1,7 @@
 """One request to a web server or object store, and its errors as those of a local file."""
 
 import errno
+import logging
 import os
 import re
 import time
@@ -134,6 +135,8 @@ class FsspecTransport:
         except MemoryError:
             raise
         except Exception as error:  # each library has errors of its own for a connection that failed
+            if getattr(error, "code", None) == 401 or (type(error) is OSError and str(error).startswith("Forbidden")):
+                raise PermissionError(errno.EACCES, f"Permission denied ({_line(error)})", url) from None  # of gcsfs
             raise Transient(_line(error)) from None
 
     def _files(self, url: str) -> Any:
@@ -142,6 +145,8 @@ class FsspecTransport:
             try:
                 import fsspec
 
+                if self.scheme in _GOOGLE:  # it prints a traceback of each error that is raised here as one line
+                    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
                 options = {"config_kwargs": _S3} if self.scheme == "s3" else {}
                 _made.setdefault(key, fsspec.filesystem(self.scheme, skip_instance_cache=True, **options))
             except ImportError as error:
@@ -149,6 +154,7 @@ class FsspecTransport:
         return _made[key]
 
 
+_GOOGLE = ("gs", "gcs")
 _S3 = {"connect_timeout": _CONNECT, "read_timeout": _SILENCE, "retries": {"max_attempts": 1}}
 
 
