@@ -1,6 +1,6 @@
 """The shapes on which every kernel is compiled, tested and timed, named by the models that they come from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -67,6 +67,10 @@ ATTENTION = (
     ),
     AttentionCase("wan-window", "Wan2.2 grid, window of 12 %", Window(15, 11, 20), 1, (31, 22, 40), 24, 128),
 )
+
+# The same layers with scores from int8 products, which backend "int8" computes forward alone.
+INT8 = tuple(replace(case, name=f"{case.name}-int8") for case in ATTENTION if isinstance(case.pattern, Full))
+
 
 def _every_pattern(*dims: int, suffix: str = "") -> tuple[AttentionCase, ...]:
     return tuple(

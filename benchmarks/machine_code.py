@@ -29,17 +29,18 @@ import torch
 import triton
 
 from phys4d.benchmarks import launches, results
-from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, FLOAT32, NORM_ROPE, REACH, VARIETY
+from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, FLOAT32, INT8, NORM_ROPE, REACH, VARIETY
 from phys4d.benchmarks.compile_only import CompileOnlyDriver
 from phys4d.benchmarks.occupancy import occupancy
 from phys4d.benchmarks.sass import instruction_counts, mnemonics
 
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}  # bytes of a program
+INTEGER_PRODUCTS = {80: "IMMA", 86: "IMMA", 89: "IMMA", 90: "IGMMA", 100: "IMMA", 120: "IMMA"}
 PRODUCTS = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: r"UTC\w*MMA", 120: "HMMA"}
 # Modules whose kernels multiply no matrices.
 MATRIXLESS = (
     "norm_rope", "adaptive_norm", "warp", "depth", "flow", "scene_flow", "flow_warp", "splat", "chamfer", "curve",
-    "tree",
+    "tree", "int8.sums", "int8.quantise",
 )  # fmt: skip
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
@@ -53,6 +54,7 @@ class Kernel:
         shared_memory: bytes per program; tensor_memory: columns per program; warps: per program.
         programs_per_sm, warps_per_sm, limit: the occupancy of one SM.
         products, older_products: tensor core instructions of this architecture, and of sm_80 (HMMA).
+        integer_products: tensor core instructions that multiply int8.
         narrow: accesses of global memory that move a single 16-bit number.
         instructions: of `sass.instruction_counts`.
         seconds: of compiling.
@@ -74,6 +76,7 @@ class Kernel:
     limit: str
     products: int
     older_products: int
+    integer_products: int
     narrow: int
     instructions: dict[str, Any]
     seconds: float
@@ -89,9 +92,11 @@ class Kernel:
         # Heads of more than 128 lanes use tiles of 32 rows, which only the older tensor core instruction can multiply.
         older = self.older_products and self.options.get("D", 0) > 128
         module, name = self.kernel.split(".")
-        alone = name == "delta" or module in MATRIXLESS
+        alone = name == "delta" or module in MATRIXLESS or self.kernel in MATRIXLESS
         if not self.products and not older and not alone and self.options.get("PRECISION") != "ieee":
             found.append("no tensor core instruction")
+        if self.kernel == "int8.forward" and not self.integer_products:
+            found.append("no tensor core instruction of integers")
         if self.narrow:
             found.append(f"{self.narrow} global accesses of single 16-bit numbers")
         return found
@@ -151,6 +156,7 @@ def _inspect(case: str, name: str, arch: int, options: dict[str, Any], kernel: A
     return Kernel(
         case, name, arch, shown, used("REG"), used("STACK"), count("LDL|STL"), shared, columns, warps, held.programs,
         held.warps, held.limit, count(PRODUCTS[arch]), count("HMMA"),
+        count(INTEGER_PRODUCTS[arch]),
         len(re.findall(r"(?:ld|st)\.global[\w:.]*\.[bu]16", kernel.asm["ptx"])), instruction_counts(code),
         round(seconds, 2),
     )  # fmt: skip
@@ -167,6 +173,9 @@ def compile_case(name: str, arch: int) -> list[Kernel]:
         return list(_compiled(arch, name, lambda: launches.attention(attention[name], dtype)))
     if name in elementwise:
         return list(_compiled(arch, name, lambda: launches.norm_rope(elementwise[name], torch.bfloat16)))
+    integer = {case.name: case for case in INT8}
+    if name in integer:
+        return list(_compiled(arch, name, lambda: launches.int8_attention(integer[name], torch.bfloat16)))
     adaptive = {case.name: case for case in ADAPTIVE_NORM}
     return list(_compiled(arch, name, lambda: launches.adaptive_norm(adaptive[name], torch.bfloat16)))
 
@@ -196,7 +205,7 @@ def of_cases(kernels: list[dict[str, Any]], cases: Iterable[Any]) -> list[dict[s
 
 def main() -> None:
     """Compiles and prints every kernel; exit code 1 where one fails the check."""
-    names = [case.name for case in (*ATTENTION, *NORM_ROPE, *ADAPTIVE_NORM)]
+    names = [case.name for case in (*ATTENTION, *INT8, *NORM_ROPE, *ADAPTIVE_NORM)]
     parser = argparse.ArgumentParser(
         prog="python -m phys4d.benchmarks.machine_code", description=(__doc__ or "").split("\n")[0]
     )
