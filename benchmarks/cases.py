@@ -49,6 +49,10 @@ class AttentionCase:
         """FLOPs of the products that the result needs: two products forward, five backward."""
         return self.pairs * self.dim * (4 if part == "forward" else 10)
 
+    def int8_ms(self, tflops: float) -> float:
+        """Milliseconds of forward's products where the scores' run on int8, at twice the rate of 16 bits."""
+        return self.flops("forward") / 2 * (1 + 1 / 2) / tflops / 1e9
+
     def bytes(self, part: Literal["forward", "backward"]) -> int:
         """Bytes of q, k, v, out, or backward of q, k, v, dout and three gradients, each read or written once."""
         return self.batch * self.tokens * self.heads * self.dim * 2 * (4 if part == "forward" else 7)

@@ -35,7 +35,6 @@ from phys4d.benchmarks.occupancy import occupancy
 from phys4d.benchmarks.sass import instruction_counts, mnemonics
 
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}  # bytes of a program
-INTEGER_PRODUCTS = {80: "IMMA", 86: "IMMA", 89: "IMMA", 90: "IGMMA", 100: "IMMA", 120: "IMMA"}
 PRODUCTS = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: r"UTC\w*MMA", 120: "HMMA"}
 # Modules whose kernels multiply no matrices.
 MATRIXLESS = (
@@ -54,7 +53,6 @@ class Kernel:
         shared_memory: bytes per program; tensor_memory: columns per program; warps: per program.
         programs_per_sm, warps_per_sm, limit: the occupancy of one SM.
         products, older_products: tensor core instructions of this architecture, and of sm_80 (HMMA).
-        integer_products: tensor core instructions that multiply int8.
         narrow: accesses of global memory that move a single 16-bit number.
         instructions: of `sass.instruction_counts`.
         seconds: of compiling.
@@ -76,7 +74,6 @@ class Kernel:
     limit: str
     products: int
     older_products: int
-    integer_products: int
     narrow: int
     instructions: dict[str, Any]
     seconds: float
@@ -95,7 +92,7 @@ class Kernel:
         alone = name == "delta" or module in MATRIXLESS or self.kernel in MATRIXLESS
         if not self.products and not older and not alone and self.options.get("PRECISION") != "ieee":
             found.append("no tensor core instruction")
-        if self.kernel == "int8.forward" and not self.integer_products:
+        if self.kernel == "int8.forward" and self.instructions["tensor_core"] <= self.products:  # IMMA, IGMMA
             found.append("no tensor core instruction of integers")
         if self.narrow:
             found.append(f"{self.narrow} global accesses of single 16-bit numbers")
@@ -156,7 +153,6 @@ def _inspect(case: str, name: str, arch: int, options: dict[str, Any], kernel: A
     return Kernel(
         case, name, arch, shown, used("REG"), used("STACK"), count("LDL|STL"), shared, columns, warps, held.programs,
         held.warps, held.limit, count(PRODUCTS[arch]), count("HMMA"),
-        count(INTEGER_PRODUCTS[arch]),
         len(re.findall(r"(?:ld|st)\.global[\w:.]*\.[bu]16", kernel.asm["ptx"])), instruction_counts(code),
         round(seconds, 2),
     )  # fmt: skip
