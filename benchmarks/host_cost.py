@@ -6,8 +6,8 @@ Operators are called on tensors of a few numbers, with Triton kernels compiled f
 includes Python, torch's dispatcher, autograd, the allocation of results and Triton's work before a launch; it does not
 include the launch in the CUDA driver (some microseconds), nor the difference between CUDA's allocator and the CPU's.
 "as registered" calls the same operator through the gradient that torch registers for it. "eager" computes the same with
-torch's own operators, whose kernels do run; on so few numbers that time is negligible. `check_cost` adds what the checks
-of a call take, which are a part of that.
+torch's own operators, whose kernels do run; on so few numbers that time is negligible. `check_cost` adds what the
+checks of a call take, which are a part of that.
 """
 
 import argparse

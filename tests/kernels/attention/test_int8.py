@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from phys4d.kernels.attention import (
     Full,
@@ -14,7 +15,7 @@ from phys4d.kernels.attention import (
     measured,
 )
 from phys4d.kernels.attention.api import choose
-from phys4d.kernels.attention.backends import BACKENDS, int8
+from phys4d.kernels.attention.backends import BACKENDS
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.int8 import int8_op
 from phys4d.kernels.attention.int8_reference import int8_attention_reference, quantised
@@ -163,6 +164,13 @@ def test_operator_rules():
         assert torch.equal(compiled(q, k, v), attention(q, k, v, backend="int8"))
 
 
+def test_its_work_is_counted():
+    q, k, v = inputs(queries=20, keys=9)
+    with FlopCounterMode(display=False) as counter:
+        attention(q, k, v, backend="int8")
+    assert counter.get_total_flops() == 4 * 2 * 4 * 20 * 9 * 64
+
+
 def test_its_operator_called_in_training_raises_in_backward():
     q, k, v = inputs(queries=5, keys=5)
     with pytest.raises(RuntimeError, match="autograd"):
@@ -173,7 +181,7 @@ def test_its_operator_called_in_training_raises_in_backward():
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize(
     ("dim", "padded"),
-    [(64, True), pytest.param(64, False, marks=pytest.mark.slow), pytest.param(128, True, marks=pytest.mark.slow), (128, False)],
+    [(64, True), (128, False), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((64, False), (128, True)))],
 )
 def test_the_kernels_give_the_definition(dtype, dim, padded, device):
     """Up to the rounding of weights to the values' dtype: the rest of its error is the definition's."""
@@ -219,7 +227,3 @@ def test_clips_without_keys_give_zero_and_numbers_that_are_not_finite_spread(dev
     found = attention(q, k, v, backend="int8")
     assert found[0, 128:, 0].isnan().all() and found[0, :128].isfinite().all() and found[0, :, 1:].isfinite().all()
 
-
-def test_names_its_dtypes_and_widths():
-    assert int8.APPROXIMATE == BACKENDS["int8"].approximate
-    assert [name for name, backend in BACKENDS.items() if backend.approximate] == ["int8"]

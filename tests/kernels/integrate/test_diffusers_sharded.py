@@ -3,7 +3,6 @@
 import copy
 
 import pytest
-import torch
 import torch.distributed as dist
 
 from phys4d.kernels.integrate.diffusers import accelerate, kit, registered_families
