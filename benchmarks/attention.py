@@ -97,7 +97,7 @@ def peers(
     refused: dict[str, str] = {}
 
     for name, backend in BACKENDS.items():
-        reason = backend.refusal(call)
+        reason = refusal(name, call)
         if reason is None and name == "reference" and case.pairs > 1 << 30:
             reason = "it would keep every score in memory"
         if reason is None and name == "sdpa-math" and case.pairs > 1 << 33:
@@ -127,6 +127,18 @@ def peers(
     if wanted is not None:
         found = {name: attend for name, attend in found.items() if name in wanted}
     return found, refused
+
+
+def refusal(name: str, call: Call) -> str | None:
+    """Why a backend cannot compute the call; one that approximates has no gradient and is asked without."""
+    backend = BACKENDS[name]
+    with torch.set_grad_enabled(backend.approximate is None):
+        return backend.refusal(call)
+
+
+def approximate(name: str) -> bool:
+    """Whether this is a backend that approximates, forward alone."""
+    return name in BACKENDS and BACKENDS[name].approximate is not None
 
 
 def by_backend(case: AttentionCase, backend: str) -> Attend:
@@ -174,10 +186,12 @@ def measure(case: AttentionCase, device: torch.device, effort: Effort) -> list[d
     truth = sampled_truth(case, *inputs, queries=queries)
 
     def maker(name: str) -> Callable[[], Runner]:
+        if approximate(name):
+            return lambda: _forward_runner(attends[name], inputs, queries, truth)
         return lambda: _runner(attends[name], inputs, dout, queries, truth, name.endswith("-deterministic"))
 
     def needed(part: Any, name: str) -> Needed:
-        return Needed(case.flops(part), case.bytes(part), floor_ms(case, part, device))
+        return Needed(case.flops(part), case.bytes(part), floor_ms(case, part, device, approximate(name)))
 
     makers = {name: maker(name) for name in attends}
     return rows + compare(case.name, makers, device, effort=effort, needed=needed)
@@ -202,6 +216,16 @@ def _runner(attend: Attend, inputs: list[Tensor], dout: Tensor, queries: Tensor,
     return Runner({"forward": lambda: attend(*inputs), "backward": both}, verdict)
 
 
+def _forward_runner(attend: Attend, inputs: list[Tensor], queries: Tensor, truth: Tensor) -> Runner:
+    """Of a backend without a gradient."""
+
+    def verdict() -> tuple[float, bool]:
+        first, second = attend(*inputs), attend(*inputs)
+        return float((first[:, queries].double() - truth).abs().max()), torch.equal(first, second)
+
+    return Runner({"forward": lambda: attend(*inputs)}, verdict)
+
+
 def sampled_truth(case: AttentionCase, q: Tensor, k: Tensor, v: Tensor, *weights: Tensor, queries: Tensor) -> Tensor:
     """The output of the chosen queries in float64, [B, n, heads, D], computed for one clip and head at a time."""
     if case.lanes is not None:
@@ -223,10 +247,16 @@ def sampled_truth(case: AttentionCase, q: Tensor, k: Tensor, v: Tensor, *weights
     return out
 
 
-def floor_ms(case: AttentionCase, part: Any, device: torch.device) -> float | None:
-    """Milliseconds of the products or of the bytes, whichever takes longer, at the rates that this GPU sustains."""
+def floor_ms(case: AttentionCase, part: Any, device: torch.device, int8: bool = False) -> float | None:
+    """Milliseconds of the products or of the bytes, whichever takes longer, at the rates that this GPU sustains.
+
+    int8: with scores from int8 products, which are taken to run at twice the rate.
+    """
     rates = sustained(device)
-    return max(case.flops(part) / rates[0] / 1e9, case.bytes(part) / rates[1] / 1e9) if rates else None
+    if rates is None:
+        return None
+    products = case.int8_ms(rates[0]) if int8 else case.flops(part) / rates[0] / 1e9
+    return max(products, case.bytes(part) / rates[1] / 1e9)
 
 
 def cases(names: list[str] | None, device: torch.device) -> list[AttentionCase]:

@@ -1,6 +1,6 @@
 """The shapes on which every kernel is compiled, tested and timed, named by the models that they come from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -49,6 +49,10 @@ class AttentionCase:
         """FLOPs of the products that the result needs: two products forward, five backward."""
         return self.pairs * self.dim * (4 if part == "forward" else 10)
 
+    def int8_ms(self, tflops: float) -> float:
+        """Milliseconds of forward's products where the scores' run on int8, at twice the rate of 16 bits."""
+        return self.flops("forward") / 2 * (1 + 1 / 2) / tflops / 1e9
+
     def bytes(self, part: Literal["forward", "backward"]) -> int:
         """Bytes of q, k, v, out, or backward of q, k, v, dout and three gradients, each read or written once."""
         return self.batch * self.tokens * self.heads * self.dim * 2 * (4 if part == "forward" else 7)
@@ -67,6 +71,10 @@ ATTENTION = (
     ),
     AttentionCase("wan-window", "Wan2.2 grid, window of 12 %", Window(15, 11, 20), 1, (31, 22, 40), 24, 128),
 )
+
+# The same layers with scores from int8 products, which backend "int8" computes forward alone.
+INT8 = tuple(replace(case, name=f"{case.name}-int8") for case in ATTENTION if isinstance(case.pattern, Full))
+
 
 def _every_pattern(*dims: int, suffix: str = "") -> tuple[AttentionCase, ...]:
     return tuple(

@@ -4,10 +4,11 @@
                                                 [--out DIR]
 
 DIR is a cache folder: the tests are fetched there by git, at the tag of the installed diffusers, unless it has them (a
-folder with `tests/` of a checkout alone will do). Run are the files that name a class of a registered family. They run
+folder with `tests/` of a checkout alone will do). Run are the files that name a class of a registered family. Each runs
 three times, each in a process of its own: stock, with every transformer accelerated at the end of its constructor, and
 at its first call. A test that passes stock must pass in both; those that do not are listed, and the exit code is 1.
 Without an accelerator, tests that are marked as needing one run on the CPU; those that fail there stock do not count.
+--out holds what was found after each file; files that it holds of the same revisions and versions are not run again.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from phys4d.kernels.integrate.diffusers import registered_families
 REPOSITORY = "https://github.com/huggingface/diffusers"
 FOLDER = "tests/models/transformers"
 PREFIX = "test_models_transformer_"
-LIMIT = 2 * 3600  # seconds of one run of pytest
+LIMIT = 3600  # seconds of one run of pytest, of one file
 
 
 class Unavailable(Exception):
@@ -89,7 +90,10 @@ def run(source: Path, files: list[str], mode: str) -> dict[str, Any]:
         }  # fmt: skip
         command = [sys.executable, "-m", "pytest", "-q", "-p", "phys4d.benchmarks.diffusers_plugin"]
         command += ["-p", "no:cacheprovider", "-W", "ignore", "--tb=line", *files]
-        done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, timeout=LIMIT)
+        try:
+            done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            raise Unavailable(f"pytest {' '.join(files)}, {mode}: not done in {LIMIT} seconds") from None
         if done.returncode not in (0, 1) or not found.exists():
             raise Unavailable(f"pytest {' '.join(files)}, {mode}: {(done.stdout + done.stderr)[-2000:]}")
         return dict(json.loads(found.read_text()))
@@ -98,6 +102,15 @@ def run(source: Path, files: list[str], mode: str) -> dict[str, Any]:
 def _roots() -> list[Path]:
     """Folders of this package that a process started elsewhere needs on its path."""
     return [Path(__file__).parent.parent] if (Path(__file__).parent.parent / "phys4d").is_dir() else []
+
+
+def kept(file: Path, source: dict[str, Any], origin: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of an earlier run of the same tests by the same revision and versions; none where there was no such run."""
+    found = json.loads(file.read_text()) if file.exists() else None
+    if found is None or found["source"] != source or str(origin["git_revision"]).endswith("-dirty"):
+        return []
+    same = ("git_revision", "torch", "triton", "diffusers", "python", "cpu", "gpus")
+    return found["rows"] if all(found["provenance"][name] == origin[name] for name in same) else []
 
 
 def compare(family: str, file: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -135,10 +148,11 @@ def summary(result: dict[str, Any]) -> str:
     names = "".join(f"\n- {line}" for line in failing)
     found = f"Newly failing:\n{names}" if failing else "No test that passes stock fails accelerated."
     tag = "" if source["revision"] == f"v{origin['diffusers']}" else ", which is not the tag of that version"
+    without = f" It has none of {', '.join(source['without tests'])}." if source["without tests"] else ""
     limits = f" Run with pytest's options {source['pytest_options']}." if source["pytest_options"] else ""
     return (
         f"{table(result['rows'])}\n\n{found}\n\nDiffusers {origin['diffusers']}, its tests at commit "
-        f"{source['commit'][:12]}{tag}; {results.version(origin)}.{limits} "
+        f"{source['commit'][:12]}{tag}; {results.version(origin)}.{limits}{without} "
         "Skipped: packages or accounts that were not there."
     )
 
@@ -157,28 +171,34 @@ def main() -> int:
     parser.add_argument("--families", nargs="+", metavar="NAME", help="wan, ltx, ...; all by default")
     parser.add_argument("--out", type=Path, help="folder for diffusers-tests.json")
     options = parser.parse_args()
+    classes = [family.name for family in registered_families()]
+    origin, file = provenance(), options.out and options.out / "diffusers-tests.json"
     try:
         commit = fetch(options.source, options.repository, options.revision)
-        files = files_of_families(options.source, [family.name for family in registered_families()])
+        files = files_of_families(options.source, classes)
         if unknown := set(options.families or files) - set(files):
             raise Unavailable(f"--families {' '.join(sorted(unknown))}: expected some of {', '.join(files)}")
-        files = {name: file for name, file in files.items() if name in (options.families or files)}
-        found = {mode: run(options.source, list(files.values()), mode) for mode in MODES}
-        rows = [compare(name, file, found) for name, file in files.items()]
-    except Unavailable as why:
-        print(f"phys4d: {why}", file=sys.stderr)
-        return 2
-    print(table(rows))
-    failing = newly_failing(rows)
-    print("\n".join(["newly failing:", *failing] if failing else ["none newly failing"]))
-    if options.out is not None:
         source = {
             "repository": place(options.repository), "revision": options.revision, "commit": commit,
             "pytest_options": os.environ.get("PYTEST_ADDOPTS", ""),
+            "without tests": [name for name in classes if not files_of_families(options.source, [name])],
         }  # fmt: skip
-        results.write(
-            options.out / "diffusers-tests.json", {"rows": rows, "source": source, "provenance": provenance()}
-        )
+        rows = {row["family"]: row for row in (kept(file, source, origin) if file else [])}
+        for name in options.families or files:
+            if name not in rows:
+                found = {mode: run(options.source, [files[name]], mode) for mode in MODES}
+                rows[name] = compare(name, files[name], found)
+                print(table([rows[name]]).splitlines()[-1], flush=True)
+            if file:
+                results.write(
+                    file, {"rows": [rows[name] for name in sorted(rows)], "source": source, "provenance": origin}
+                )
+    except Unavailable as why:
+        print(f"phys4d: {why}", file=sys.stderr)
+        return 2
+    print(table([rows[name] for name in sorted(rows)]))
+    failing = newly_failing([rows[name] for name in sorted(rows)])
+    print("\n".join(["newly failing:", *failing] if failing else ["none newly failing"]))
     return 1 if failing else 0
 
 

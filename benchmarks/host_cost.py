@@ -6,7 +6,8 @@ Operators are called on tensors of a few numbers, with Triton kernels compiled f
 includes Python, torch's dispatcher, autograd, the allocation of results and Triton's work before a launch; it does not
 include the launch in the CUDA driver (some microseconds), nor the difference between CUDA's allocator and the CPU's.
 "as registered" calls the same operator through the gradient that torch registers for it. "eager" computes the same with
-torch's own operators, whose kernels do run; on so few numbers that time is negligible.
+torch's own operators, whose kernels do run; on so few numbers that time is negligible. `check_cost` adds what the
+checks of a call take, which are a part of that.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phys4d.benchmarks import results
+from phys4d.benchmarks import check_cost, results
 from phys4d.benchmarks.compile_only import CompileOnlyDriver
 from phys4d.benchmarks.timing import Timing
 from phys4d.engine.run_folder.provenance import provenance
@@ -205,7 +206,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def summary(result: dict[str, Any]) -> str:
     """The table of the page, with machine and versions."""
     origin = results.origin(result["provenance"])
-    return f"{table(result['rows'])}\n\nWithout gradients, forward, backward; one thread; {origin}."
+    checks = f"\n\n{check_cost.table(result['checks'])}" if "checks" in result else ""  # older results have none
+    return f"{table(result['rows'])}{checks}\n\nWithout gradients, forward, backward; one thread; {origin}."
 
 
 def main() -> None:
@@ -215,12 +217,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for host-cost.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    checks = check_cost.measure(**({"calls": 5, "rounds": 2} if options.quick else {"calls": 1000, "rounds": 25}))
+    print(check_cost.table(checks))
     driver = without_launches()
     effort = {"calls": 5, "rounds": 2} if options.quick else {"calls": 200, "rounds": 15}
     rows = [row for case in cases() for row in measure(case, driver, **effort)]
     print(table(rows))
     if options.out is not None:
-        results.write(options.out / "host-cost.json", {"rows": rows, "provenance": provenance()})
+        results.write(options.out / "host-cost.json", {"rows": rows, "checks": checks, "provenance": provenance()})
 
 
 if __name__ == "__main__":

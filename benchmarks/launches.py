@@ -33,6 +33,14 @@ def attention(case: Any, dtype: torch.dtype) -> None:
     ops.backward(q, k, v, out, lse, torch.empty_like(out), None, *rest)
 
 
+def int8_attention(case: Any, dtype: torch.dtype) -> None:
+    """Forward of an `AttentionCase` with scores from int8 products."""
+    from phys4d.kernels.attention import int8
+
+    q = torch.empty(case.batch, case.tokens, case.heads, case.dim, dtype=dtype, device="meta")
+    int8.forward(q, q, q, None, case.dim**-0.5)
+
+
 def norm_rope(case: Any, dtype: torch.dtype) -> None:
     """Forward and backward of a `NormRopeCase`, without and with the weights' gradients."""
     from phys4d.kernels.elementwise import Rope

@@ -29,7 +29,7 @@ import torch
 import triton
 
 from phys4d.benchmarks import launches, results
-from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, FLOAT32, NORM_ROPE, REACH, VARIETY
+from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, FLOAT32, INT8, NORM_ROPE, REACH, VARIETY
 from phys4d.benchmarks.compile_only import CompileOnlyDriver
 from phys4d.benchmarks.occupancy import occupancy
 from phys4d.benchmarks.sass import instruction_counts, mnemonics
@@ -39,7 +39,7 @@ PRODUCTS = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: r"UTC\w*MMA", 
 # Modules whose kernels multiply no matrices.
 MATRIXLESS = (
     "norm_rope", "adaptive_norm", "warp", "depth", "flow", "scene_flow", "flow_warp", "splat", "chamfer", "curve",
-    "tree",
+    "tree", "int8.sums", "int8.quantise",
 )  # fmt: skip
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
@@ -89,9 +89,11 @@ class Kernel:
         # Heads of more than 128 lanes use tiles of 32 rows, which only the older tensor core instruction can multiply.
         older = self.older_products and self.options.get("D", 0) > 128
         module, name = self.kernel.split(".")
-        alone = name == "delta" or module in MATRIXLESS
+        alone = name == "delta" or module in MATRIXLESS or self.kernel in MATRIXLESS
         if not self.products and not older and not alone and self.options.get("PRECISION") != "ieee":
             found.append("no tensor core instruction")
+        if self.kernel == "int8.forward" and self.instructions["tensor_core"] <= self.products:  # IMMA, IGMMA
+            found.append("no tensor core instruction of integers")
         if self.narrow:
             found.append(f"{self.narrow} global accesses of single 16-bit numbers")
         return found
@@ -167,6 +169,9 @@ def compile_case(name: str, arch: int) -> list[Kernel]:
         return list(_compiled(arch, name, lambda: launches.attention(attention[name], dtype)))
     if name in elementwise:
         return list(_compiled(arch, name, lambda: launches.norm_rope(elementwise[name], torch.bfloat16)))
+    integer = {case.name: case for case in INT8}
+    if name in integer:
+        return list(_compiled(arch, name, lambda: launches.int8_attention(integer[name], torch.bfloat16)))
     adaptive = {case.name: case for case in ADAPTIVE_NORM}
     return list(_compiled(arch, name, lambda: launches.adaptive_norm(adaptive[name], torch.bfloat16)))
 
@@ -196,7 +201,7 @@ def of_cases(kernels: list[dict[str, Any]], cases: Iterable[Any]) -> list[dict[s
 
 def main() -> None:
     """Compiles and prints every kernel; exit code 1 where one fails the check."""
-    names = [case.name for case in (*ATTENTION, *NORM_ROPE, *ADAPTIVE_NORM)]
+    names = [case.name for case in (*ATTENTION, *INT8, *NORM_ROPE, *ADAPTIVE_NORM)]
     parser = argparse.ArgumentParser(
         prog="python -m phys4d.benchmarks.machine_code", description=(__doc__ or "").split("\n")[0]
     )

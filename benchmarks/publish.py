@@ -22,6 +22,7 @@ from phys4d.benchmarks import (
     geometry_predictions,
     head_memory,
     host_cost,
+    int8_error,
     losses,
     machine_code,
     model_memory,
@@ -34,7 +35,7 @@ from phys4d.benchmarks import (
     tree_visits,
     warping,
 )
-from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, NORM_ROPE
+from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, INT8, NORM_ROPE
 from phys4d.benchmarks.gpu_run import plan as run_plan
 from phys4d.benchmarks.gpu_run import tables
 from phys4d.dry_run import tables as dry_run
@@ -78,7 +79,7 @@ def _attention_predictions(kernels: Kernels) -> str:
 
 
 def _attention_code(kernels: Kernels) -> str:
-    return machine_code.table(machine_code.of_cases(kernels, ATTENTION))
+    return machine_code.table(machine_code.of_cases(kernels, (*ATTENTION, *INT8)))
 
 
 def _elementwise_predictions(kernels: Kernels) -> str:
@@ -97,6 +98,7 @@ PARTS = (
     Part(ATTENTION_PAGE, "measured", (), tables.measured("attention")),
     Part(ATTENTION_PAGE, "predictions", (MACHINE_CODE,), _attention_predictions),
     Part(ATTENTION_PAGE, "machine code", (MACHINE_CODE,), _attention_code),
+    Part(ATTENTION_PAGE, "int8 error", ("int8-error.json",), int8_error.summary),
     Part(ELEMENTWISE_PAGE, "measured", (), tables.measured("elementwise")),
     Part(ELEMENTWISE_PAGE, "measured blocks", (), tables.measured("blocks")),
     Part(ELEMENTWISE_PAGE, "predictions", (MACHINE_CODE,), _elementwise_predictions),

@@ -18,7 +18,7 @@ def instruction_counts(code: str) -> dict[str, Any]:
     """Instructions by kind, of the text that nvdisasm prints.
 
     Returns:
-        tensor_core: matrix products (HMMA, HGMMA, UTC*MMA).
+        tensor_core: matrix products (HMMA, HGMMA, IMMA, IGMMA, UTC*MMA).
         global_loads, global_stores: between global memory and registers, {bytes that one thread moves: count}.
         async_copies: from global into shared memory without registers between, {bytes: count}.
         tma_loads, tma_stores: tiles moved by the tensor memory accelerator.

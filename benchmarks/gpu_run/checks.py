@@ -19,6 +19,7 @@ from phys4d.benchmarks.cases import (
     ATTENTION,
     DTYPE,
     GEOMETRY,
+    INT8,
     NORM_ROPE,
     VARIETY,
     AdaptiveNormCase,
@@ -37,6 +38,7 @@ Rows = list[dict[str, Any]]
 APART = {torch.bfloat16: 0.02, torch.float16: 0.003, torch.float32: 1e-4}
 PEER_HEADS = 2  # the peer computes these: one with a mask of all pairs would take too much memory for all heads
 TINY = 1e-6
+INT8_ERROR = 0.03  # of scores from int8 products of normal numbers; docs/attention-kernels.md has about half of it
 GEOMETRY_SLACK = 1e-4  # float32 sums of millions of pixels
 
 
@@ -63,6 +65,8 @@ def every() -> Iterator[Check]:
     """All checks, the most important first."""
     for case in ATTENTION:
         yield _of_attention(case, DTYPE, case.name, 4.0, True)
+    for case in INT8:
+        yield Check(case.name, 4, 2.0, partial(of_int8, case))
     for norm in NORM_ROPE:
         yield Check(norm.name, 3, 1.5, partial(of_norm_rope, norm))
     for adaptive in ADAPTIVE_NORM:
@@ -115,6 +119,22 @@ def of_attention(case: AttentionCase, dtype: torch.dtype, device: torch.device) 
     for name, mine, other in zip("qkv", first[1:], own[1:], strict=True):
         rows.append(_row(f"gradient of {name}", _error(mine[:, :, some], other), APART[dtype]))
     return [*rows, _flag("finite", whole), _flag("two runs are bit-equal", same)]
+
+
+def of_int8(case: AttentionCase, device: torch.device) -> Rows:
+    """Attention with scores from int8 products beside float64 on sampled queries."""
+    if device.type == "cpu":
+        case = tiny(case)
+    generator = torch.Generator(device=device).manual_seed(0)
+    shape = (case.batch, case.tokens, case.heads, case.dim)
+    q, k, v = (torch.randn(shape, generator=generator, device=device, dtype=DTYPE) for _ in range(3))
+    first, second = (attention.by_backend(case, "int8")(q, k, v) for _ in range(2))
+    queries = torch.randperm(case.tokens, generator=generator, device=device)[:64].sort().values
+    some = slice(0, PEER_HEADS)
+    truth = attention.sampled_truth(case, *(t[:, :, some] for t in (q, k, v)), queries=queries)
+    rows = [_row("out", _error(first[:, queries][:, :, some], truth), INT8_ERROR)]
+    whole = bool(first.isfinite().all())
+    return [*rows, _flag("finite", whole), _flag("two runs are bit-equal", torch.equal(first, second))]
 
 
 def of_norm_rope(case: NormRopeCase, device: torch.device) -> Rows:

@@ -44,35 +44,37 @@ class Call:
 
     def __post_init__(self) -> None:
         q, k, v = self.q, self.k, self.v
-        if q.dtype not in FLOATING:
+        dtype, device = q.dtype, q.device
+        if dtype not in FLOATING:
             expect_dtypes("attention", q=q)
         for name, tensor in (("q", q), ("k", k), ("v", v)):
             if tensor.ndim != 4:
                 raise ValueError(f"{name}: expected [B, S, heads, D], got {list(tensor.shape)}")
-            if tensor.dtype != q.dtype or tensor.device != q.device:
+            if tensor.dtype != dtype or tensor.device != device:
                 raise ValueError(
-                    f"{name}: expected q's floating dtype and device ({q.dtype} on {q.device}), "
+                    f"{name}: expected q's floating dtype and device ({dtype} on {device}), "
                     f"got {tensor.dtype} on {tensor.device}"
                 )
             if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
                 raise ValueError(f"{name}: the last dimension must be contiguous, its stride is {tensor.stride(-1)}")
-        if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        clips, queries, heads, dim = q.shape  # read once: each reading makes an object
+        key_clips, keys, kv_heads, key_dim = k.shape
+        if (key_clips, keys, kv_heads) != tuple(v.shape[:3]) or clips != key_clips or dim != key_dim:
             raise ValueError(
                 "q [B, S_q, heads, D], k [B, S_k, kv_heads, D] and v [B, S_k, kv_heads, D_v] do not fit: "
                 f"got {list(q.shape)}, {list(k.shape)}, {list(v.shape)}"
             )
-        if q.shape[2] != k.shape[2] and (not k.shape[2] or q.shape[2] % k.shape[2]):
-            raise ValueError(f"heads: {q.shape[2]} of the queries do not divide over {k.shape[2]} of keys and values")
-        if k.shape[1] == 0:
+        if heads != kv_heads and (not kv_heads or heads % kv_heads):
+            raise ValueError(f"heads: {heads} of the queries do not divide over {kv_heads} of keys and values")
+        if keys == 0:
             raise ValueError("k: no keys")
         lengths = self.key_lengths
         if lengths is not None and (
-            lengths.shape != (q.shape[0],) or lengths.is_floating_point() or lengths.dtype == torch.bool
+            lengths.shape != (clips,) or lengths.is_floating_point() or lengths.dtype == torch.bool
         ):
-            raise ValueError(f"key_lengths: expected {q.shape[0]} integers, got {lengths.dtype} {list(lengths.shape)}")
-        if lengths is not None and lengths.device != q.device:
-            raise ValueError(f"key_lengths: expected on {q.device} as q is, got on {lengths.device}")
-        queries, keys = q.shape[1], k.shape[1]
+            raise ValueError(f"key_lengths: expected {clips} integers, got {lengths.dtype} {list(lengths.shape)}")
+        if lengths is not None and lengths.device != device:
+            raise ValueError(f"key_lengths: expected on {device} as q is, got on {lengths.device}")
         if self.parts is not None:
             self.parts.check(queries, keys)
             queries = keys = self.parts.count

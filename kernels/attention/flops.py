@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from phys4d.kernels.attention import ops
+from phys4d.kernels.attention import int8, ops
 from phys4d.kernels.attention.call import Call
 from phys4d.kernels.attention.patterns import Grid, Pattern, Text
 from phys4d.kernels.attention.qk_transform import NO_TRANSFORM
@@ -55,6 +55,12 @@ def backward_flops(q: Shape, k: Shape, v: Shape, out: Shape, lse: Shape, dout: S
                    *rest: Any, out_shape: Any = None) -> int:  # fmt: skip
     """FLOPs of the backward operator: scores, dq and dk over D channels; gradients of weights and dv over D_v."""
     return 2 * _pairs(q, k, pattern, sizes, text, text_first) * (3 * q[3] + 2 * v[3])
+
+
+@register_flop_formula(int8.int8_op._opoverload.overloadpacket)
+def int8_flops(q: Shape, k: Shape, *rest: Any, out_shape: Any = None) -> int:
+    """Operations of the int8 operator, half of them on int8."""
+    return 4 * q[0] * q[2] * q[1] * k[1] * q[3]
 
 
 def shown_to_counters(run: Run) -> Run:

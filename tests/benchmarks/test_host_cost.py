@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from phys4d.benchmarks import host_cost, results
+from phys4d.benchmarks import check_cost, host_cost, results
 
 
 @pytest.mark.slow
@@ -13,7 +13,9 @@ def test_a_quick_run_launches_our_kernels_in_every_call_but_torchs_own():
     command = [sys.executable, "-m", "phys4d.benchmarks.host_cost", "--quick"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()[2:]
+    output = done.stdout.splitlines()
+    found, lines = output[2 : 2 + len(check_cost.checks())], output[4 + len(check_cost.checks()) :]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in found] == list(check_cost.checks())
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines] == [case.name for case in host_cost.cases()]
     for line in lines:
         _, launches, *times = line.strip("| ").split(" | ")
@@ -26,6 +28,14 @@ def test_the_committed_result_covers_every_case_way_and_part():
     assert {(row["case"], row["way"], row["part"]) for row in rows} == {
         (case.name, way, part) for case in host_cost.cases() for way in host_cost.WAYS for part in host_cost.PARTS
     }
+
+
+def test_every_check_passes_what_it_looks_at():
+    for check in check_cost.checks().values():
+        check()
+    rows = check_cost.measure(calls=1, rounds=2)
+    assert [row["check"] for row in rows] == list(check_cost.checks()) and all(row["us"] > 0 for row in rows)
+    assert len(check_cost.table(rows).splitlines()) == 2 + len(rows)
 
 
 @pytest.mark.parametrize("case", host_cost.cases("auto"), ids=lambda case: case.name)

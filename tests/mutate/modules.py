@@ -84,6 +84,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         f"{ATTENTION}/test_attention.py", f"{ATTENTION}/test_attention_reach.py",
         f"{ATTENTION}/test_context_parallel.py",
     ),
+    "kernels/attention/int8_reference.py": (f"{ATTENTION}/test_int8.py",),
     "kernels/attention/flops.py": (f"{ATTENTION}/test_attention_flops.py",),
     "engine/training/flops.py": ("tests/engine/test_flops.py",),
     "engine/training/telemetry.py": ("tests/engine/test_training_telemetry.py",),

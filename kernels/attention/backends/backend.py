@@ -21,6 +21,7 @@ class Backend:
         unmeasured: why "auto" does not take it, where nothing was measured, although it could serve; None if it does.
         varies: why, with deterministic algorithms on ("warn" or "required"), two runs may differ; None if they are
             bit-equal.
+        approximate: why its error is not that of the dtype; such a backend serves only where it is asked for by name.
         dispatched: whether its products pass torch's dispatcher, where FLOP counters see them (`flops.py`).
     """
 
@@ -30,6 +31,7 @@ class Backend:
     run: Callable[[Call], tuple[Tensor, Tensor | None]]
     unmeasured: Callable[[Call], str | None] = lambda call: None
     varies: Callable[[Call], str | None] = lambda call: None
+    approximate: str | None = None
     dispatched: bool = True
 
     def refusal(self, call: Call, *, by_name: bool = True) -> str | None:
@@ -39,6 +41,8 @@ class Backend:
         is left out of "auto" (not `by_name`).
         """
         reason = self.limits(call)
+        if not by_name and self.approximate is not None:
+            return reason or self.approximate
         asked = determinism()
         if reason is not None or asked == "off" or (by_name and asked == "warn"):
             return reason

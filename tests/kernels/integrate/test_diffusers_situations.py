@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -76,47 +75,6 @@ def test_forward_mode_derivatives_are_the_models_own(name, models):
     with accelerate(model) as accelerated:
         assert torch.equal(tangent(), truth)
         assert "forward-mode" in next(iter(accelerated.passed.values()))
-
-
-@pytest.fixture(scope="module")
-def mesh():
-    """One rank, without a network."""
-    assert not dist.is_initialized()
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield dist.device_mesh.init_device_mesh("cpu", (1,))
-    dist.destroy_process_group()
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("order", kit.ORDERS)
-def test_fsdp_of_every_leaf(name, order, models, mesh):
-    """Each layer sharded by itself: weights are DTensors, but inside of the layer's own call."""
-    from torch.distributed.fsdp import fully_shard
-
-    def sharded(model):
-        for layer in [m for m in model.modules() if not list(m.children()) and list(m.parameters())]:
-            fully_shard(layer, mesh=mesh)
-        return fully_shard(model, mesh=mesh)
-
-    (stock, call), (model, _) = copy.deepcopy(models[name]), copy.deepcopy(models[name])
-    if order == "before":
-        accelerated = accelerate(model)
-        sharded(model)
-    else:
-        sharded(model)
-        accelerated = accelerate(model)
-    sharded(stock)
-    assert accelerated.swapped
-    outs = []
-    for each in (stock, model):
-        outs.append(each(**call)[0])
-        outs[-1].square().sum().backward()
-    assert (outs[1] - outs[0]).abs().max() <= 1e-5 * outs[0].abs().max()
-    for (path, one), two in zip(model.named_parameters(), stock.parameters(), strict=True):
-        if two.grad is not None:
-            found, truth = one.grad.full_tensor(), two.grad.full_tensor()
-            assert (found - truth).abs().max() <= 1e-4 * max(truth.abs().max(), 1e-2), path
-    assert not accelerated.passed
 
 
 def test_hooks_added_after_compilation_are_seen_as_torch_sees_them(models):

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from phys4d.kernels.attention import attention
+
 PAGE = Path(__file__).parents[3] / "docs" / "use-the-attention.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
-def test_there_are_six_of_about_ten_lines():
-    assert len(EXAMPLES) == 6
+def test_there_are_seven_of_about_ten_lines():
+    assert len(EXAMPLES) == 7
     for example in EXAMPLES:
         assert len([line for line in example.splitlines() if line.strip()]) <= 10
 
@@ -92,3 +94,11 @@ def test_shared_heads_causal_sequences_and_masks():
     assert names["y"].shape == (2, 256, 4, 8) and names["z"].shape == (300, 4, 8)
     names["y"].sum().backward()
     assert bias.grad.abs().sum() > 0
+
+
+def test_scores_from_int8_products():
+    q, k, v = torch.randn(3, 1, 70, 2, 64)
+    names: dict = {"q": q, "k": k, "v": v, "attention": attention}
+    exec(EXAMPLES[6], {"torch": torch}, names)
+    truth = attention(q, k, v)
+    assert 1e-3 < (names["y"] - truth).norm() / truth.norm() < 0.04
