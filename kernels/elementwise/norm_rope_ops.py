@@ -18,6 +18,7 @@ from phys4d.kernels.dispatch import (
     with_rows,
 )
 from phys4d.kernels.elementwise import norm_rope_kernels as kernels
+from phys4d.kernels.elementwise import norm_rope_native as native
 from phys4d.kernels.elementwise.norm_rope_reference import norm_rope_backward_reference, norm_rope_reference
 from phys4d.kernels.elementwise.rope import Rope
 
@@ -69,10 +70,17 @@ def _by_definition(
     rope = rope_of(layout, time, height, width)
     sizes: Any = tuple(grid)
     dx, *rest = norm_rope_backward_reference(x, dy, weight, bias, kind, epsilon, rope, sizes, begin)
+    dx = dx.clone() if dx is dy else dx  # no result is an argument
     exact = torch.promote_types(dy.dtype, torch.float32)
     wanted = weight_gradient and weight is not None
     dweight, dbias = (t if wanted and t is not None else dx.new_empty(0, dtype=exact) for t in rest)
     return dx, dweight, dbias
+
+
+def _defined(x: Tensor, *rest: Any) -> Tensor:
+    """What `forward` gives, in plain torch."""
+    y = norm_rope_reference(x, *rest).contiguous()
+    return y.clone() if y is x else y  # no result is an argument
 
 
 def forward(
@@ -83,7 +91,7 @@ def forward(
     if not float32_kernel_serves(x):
         sizes: Any = tuple(grid)
         rope = rope_of(layout, time, height, width)
-        return norm_rope_reference(x, weight, bias, kind, epsilon, rope, sizes, begin).contiguous()
+        return _defined(x, weight, bias, kind, epsilon, rope, sizes, begin)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if not y.numel():
         return y
@@ -184,8 +192,15 @@ call = low_overhead_call(_op, _setup, _backward)
 
 @cpu_kernel(_op)
 def _(x, weight, bias, kind, epsilon, time, height, width, layout, grid, begin):  # type: ignore[no-untyped-def]
-    rope = rope_of(layout, time, height, width)
-    return norm_rope_reference(x, weight, bias, kind, epsilon, rope, grid, begin).contiguous()
+    if native.serves(x):
+        return native.forward(x, weight, bias, kind, epsilon, [time, height, width], layout, grid, begin)
+    return _defined(x, weight, bias, kind, epsilon, rope_of(layout, time, height, width), grid, begin)
 
 
-cpu_kernel(_backward_op)(_by_definition)
+@cpu_kernel(_backward_op)
+def _(x, dy, weight, bias, kind, epsilon, time, height, width, layout, grid, begin, weight_gradient):  # type: ignore[no-untyped-def]
+    if native.serves(dy):
+        tables, wanted = [time, height, width], weight_gradient and weight is not None
+        return native.backward(x, dy, weight, bias, kind, epsilon, tables, layout, grid, begin, wanted)
+    rest = kind, epsilon, time, height, width, layout, grid, begin, weight_gradient
+    return _by_definition(x, dy, weight, bias, *rest)
