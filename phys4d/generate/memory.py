@@ -108,7 +108,7 @@ def _counted(parts: Any, heads: nn.Module | None, clip: Size, precision: Precisi
     modules = [module for module in (backbone, codec, heads) if isinstance(module, nn.Module)]
     weights = {id(module): _bytes(module) for module in modules}
     block = max(_bytes(block) for block in backbone.blocks)
-    mode = FakeTensorMode()
+    mode = FakeTensorMode(allow_non_fake_inputs=True)  # a backbone may hold tables of noise levels
     for module in modules:
         without_values(module.requires_grad_(False), mode)
     known = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]

@@ -50,3 +50,8 @@ def test_a_clip_is_that_of_the_world_model(
     line = [*words[:4], "ball " * 20, *words[5:-1], str(tmp_path / "long"), *(image if reads_image else [])]
     assert main(line) == 2
     assert "clip: prompt: 2" in (error := capsys.readouterr().err) and "takes 10" in error
+
+
+def test_the_memory_of_a_clip_is_counted(cogvideox: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--model", str(cogvideox), "--size", "32", "--frames", "9", "--dry-run"]) == 0
+    assert "--offload parts" in capsys.readouterr().out
