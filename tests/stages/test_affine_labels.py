@@ -112,6 +112,26 @@ def test_a_run_learns_from_both_kinds(
     assert 0 < means["absrel_aligned"] < means["absrel"]
 
 
+@pytest.mark.slow
+def test_two_ranks_with_a_kind_each_are_one(
+    session: Callable[..., dict[str, Any]], write_run: Callable[..., Path], affine: Path, clips: Path, tmp_path: Path
+) -> None:
+    """Batches of two clips, so that a rank often has none of one kind; both log the same terms."""
+    logged = []
+    for ranks in (1, 2):
+        run = write_run(tmp_path / f"{ranks}.toml", tmp_path / f"{ranks}", clips, ["backbone", "pretrain"])
+        run.write_text(run.read_text().partition("[reinforce]")[0].replace("steps = 3", "steps = 6"))
+        data = f'pretrain.data=[{{folder="{clips}"}}, {{folder="{affine}"}}]'
+        ended = session("train", run, "--set", data, ranks=ranks)
+        assert ended["codes"] == [0] * ranks
+        lines = map(json.loads, (tmp_path / f"{ranks}" / "metrics.jsonl").read_text().splitlines())
+        terms = ("loss", "depth_loss", "disparity_loss", "flow_loss")
+        trained = [line for line in lines if line.get("stage") == "pretrain" and "loss" in line]
+        logged.append([[line[term] for term in terms] for line in trained])
+    assert len(logged[0]) == 6 and any(one > 0 and other > 0 for _, one, other, _ in logged[0])  # one of each
+    np.testing.assert_allclose(logged[1], logged[0], rtol=1e-4, atol=1e-6)
+
+
 def test_relative_depth_gets_better_without_any_metric_label(affine: Path, clips: Path) -> None:
     """Of clips with labels up to scale and shift alone: depth behind the best scale and shift of each clip, against the
     metric truth. Metres are not learnt."""
