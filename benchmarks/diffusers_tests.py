@@ -148,7 +148,8 @@ def summary(result: dict[str, Any]) -> str:
     names = "".join(f"\n- {line}" for line in failing)
     found = f"Newly failing:\n{names}" if failing else "No test that passes stock fails accelerated."
     tag = "" if source["revision"] == f"v{origin['diffusers']}" else ", which is not the tag of that version"
-    without = f" It has none of {', '.join(source['without tests'])}." if source["without tests"] else ""
+    untested = source.get("without tests")  # absent from older results
+    without = f" It has none of {', '.join(untested)}." if untested else ""
     limits = f" Run with pytest's options {source['pytest_options']}." if source["pytest_options"] else ""
     return (
         f"{table(result['rows'])}\n\n{found}\n\nDiffusers {origin['diffusers']}, its tests at commit "

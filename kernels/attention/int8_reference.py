@@ -62,12 +62,15 @@ def int8_attention_reference(
     keys = keys - mean
     if key_lengths is not None:
         keys = keys.where(there, 0)
-    made = []
-    for x, block in ((q.to(exact), QUERIES), (keys, KEYS)):
-        integers, scales = quantised(x, block)
-        made.append(integers * _for_tokens(scales, block, x.shape[1]))
-    out, _ = attention_reference(*made, values, key_lengths=key_lengths, scale=scale)
+    queries, keys = _rounded(q.to(exact), QUERIES), _rounded(keys, KEYS)
+    out, _ = attention_reference(queries, keys, values, key_lengths=key_lengths, scale=scale)
     return out.to(q.dtype)
+
+
+def _rounded(x: Tensor, block: int) -> Tensor:
+    """x [B, S, heads, D] as int8 with scales for blocks hold it."""
+    integers, scales = quantised(x, block)
+    return integers * _for_tokens(scales, block, x.shape[1])
 
 
 def _for_tokens(of_blocks: Tensor, block: int, tokens: int) -> Tensor:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from phys4d.benchmarks import launches, machine_code, results
-from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, FLOAT32, NORM_ROPE, REACH, VARIETY
+from phys4d.benchmarks.cases import ADAPTIVE_NORM, ATTENTION, FLOAT32, INT8, NORM_ROPE, REACH, VARIETY
 
 CASES = [case.name for case in (*ATTENTION, *NORM_ROPE)]
 ADAPTIVE = [case.name for case in ADAPTIVE_NORM]
@@ -50,6 +50,19 @@ def test_gate_residual_norm_and_modulation_compile_without_spills(tmp_path, arch
     whole = {(case, f"adaptive_norm.{name}") for case in ADAPTIVE for name in ("forward", "backward", "collect")}
     assert whole - made == {("wan-adaptive-tokens", "adaptive_norm.collect")}  # a sum of one token is a gradient
     assert all(kernel["stack"] == kernel["spills"] == kernel["narrow"] == 0 for kernel in kernels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["80", "90", "100"])
+def test_scores_from_int8_products_compile_onto_tensor_cores_of_integers(tmp_path, arch):
+    run, kernels = compiled(tmp_path, "--arch", arch, "--case", *(case.name for case in INT8))
+    assert run.returncode == 0, run.stdout
+    made = {(kernel["case"], kernel["kernel"]) for kernel in kernels}
+    assert made == {(case.name, f"int8.{name}") for case in INT8 for name in ("sums", "quantise", "forward")}
+    found = next(kernel for kernel in kernels if kernel["kernel"] == "int8.forward")
+    assert not machine_code.Kernel(**found).faults()
+    found["instructions"] |= {"tensor_core": found["products"]}  # as without products of integers
+    assert machine_code.Kernel(**found).faults() == ["no tensor core instruction of integers"]
 
 
 FAMILIES = {
