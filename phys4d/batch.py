@@ -1,6 +1,7 @@
 """Clips of one step on one rank, as tensors."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
@@ -72,7 +73,9 @@ class Batch:
 
     def normal_like(self, latents: Tensor, use: str) -> Tensor:
         """White noise shaped as latents [B, ...], clip by clip from its own key."""
-        return torch.stack([normal(latents.shape[1:], *key, use) for key in self.rng_keys]).to(latents)
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy lets other threads run
+            drawn = pool.map(lambda key: normal(latents.shape[1:], *key, use), self.rng_keys)
+            return torch.stack(list(drawn)).to(latents)
 
     def uniform(self, use: str) -> Tensor:
         """One uniform number per clip, [B]."""

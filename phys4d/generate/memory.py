@@ -126,7 +126,7 @@ def _counted(parts: Any, heads: nn.Module | None, clip: Size, precision: Precisi
         text = torch.empty(1, parts.text.tokens, parts.text.width)
 
         def read() -> Any:
-            hidden = backbone(latents, sigma, text, first).hidden
+            hidden = backbone.hidden(latents, sigma, text, first)
             return None if heads is None else heads(hidden, latents, sigma)
 
         evaluate, reading = most(lambda: backbone(latents, sigma, text, first)), most(read)

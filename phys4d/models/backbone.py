@@ -101,12 +101,22 @@ class Backbone(nn.Module, ABC):
             first: [B, C, F, H', W'] fp32, what the codec gives of the first frame (`interface.encode_first`): its clean
                 latent, or all that a model reads beside the noisy ones; None for a model that reads nothing beside.
         """
+        output, hidden = self._evaluated(noisy, sigma, text, first)
+        velocity, clean = self.interpret(output, noisy, sigma)
+        return Prediction(velocity, clean, hidden)
+
+    def hidden(self, noisy: Tensor, sigma: Tensor, text: Tensor, first: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The tapped tokens [B, tokens, width] of one evaluation, which is not interpreted; arguments as of `forward`."""
+        return self._evaluated(noisy, sigma, text, first)[1]
+
+    def _evaluated(
+        self, noisy: Tensor, sigma: Tensor, text: Tensor, first: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         with autocast(noisy.device.type, enabled=self.precision == "bf16"):
             output = self.evaluate(noisy, sigma, text, first).float()
-        velocity, clean = self.interpret(output, noisy, sigma)
         hidden = tuple(self._hidden[k] for k in self.taps)
         self._hidden.clear()
-        return Prediction(velocity, clean, hidden)
+        return output, hidden
 
     def diffusion_loss(self, prediction: Prediction, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """The loss that trains generation, a scalar: mean squared error of the predicted velocity to noise - clean over

@@ -73,7 +73,7 @@ class WorldModel(nn.Module):
             sigma = torch.full((len(clean),), self.config.probe_sigma, device=clean.device)
         with nullcontext() if drifted else without(self.backbone.transformer, POLICY):
             noisy = self.noised(clean, noise, sigma)
-            hidden = self.backbone(noisy, sigma, text, first).hidden
+            hidden = self.backbone.hidden(noisy, sigma, text, first)
         return Geometry(*self.heads(hidden, noisy, sigma))
 
     def training_sigma(self, u: Tensor) -> Tensor:

@@ -48,9 +48,8 @@ class WordEncoder:
         """Captions -> [B, tokens, width] fp32, zeros behind the last token."""
         out = torch.zeros(len(captions), self.tokens, self.width)
         for row, caption in zip(out, captions, strict=True):
-            words = self.split(caption)
-            for i, word in enumerate(words):
-                row[i] = self._embed(word) + self._position[i]
-                if i:
-                    row[i] += 0.5 * self._embed(words[i - 1])
+            if words := self.split(caption):
+                embedded = torch.stack([self._embed(word) for word in words])
+                row[: len(words)] = embedded + self._position[: len(words)]
+                row[1 : len(words)] += 0.5 * embedded[:-1]
         return out

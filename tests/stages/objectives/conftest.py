@@ -89,6 +89,9 @@ class Backbone(nn.Module):
         velocity = torch.cat([torch.zeros_like(velocity[:, :, :1]), velocity[:, :, 1:]], 2)
         return Prediction(velocity, noisy - s * velocity, (slope.expand(len(noisy), 1, 1),))
 
+    def hidden(self, noisy: Tensor, sigma: Tensor, text: Tensor, first: Tensor | None = None) -> tuple[Tensor, ...]:
+        return self(noisy, sigma, text, first).hidden
+
 
 class Heads(nn.Module):
     """depth = near (1 + |first channel| + sigma + slope); motion = shift tanh(noisy)."""
