@@ -19,14 +19,14 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
+from phys4d.benchmarks.attention_truth import rope_of, sampled_truth, text_of
 from phys4d.benchmarks.cases import ATTENTION, DTYPE, AttentionCase
 from phys4d.benchmarks.comparison import Effort, Needed, Runner, compare, refused, sustained
 from phys4d.benchmarks.timing import Prepared, compiled, on_gpu
-from phys4d.kernels.attention import Full, Temporal, Window, attention, measured
+from phys4d.kernels.attention import Temporal, Window, attention, measured
 from phys4d.kernels.attention.backends import BACKENDS, dense_rows
-from phys4d.kernels.attention.backends.flex import mask_mod
 from phys4d.kernels.attention.call import Call
-from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope_reference
+from phys4d.kernels.elementwise import QKNorm
 
 Attend = Callable[..., Tensor]  # of q, k, v and, where the case has a norm, the weights of queries and of keys
 # Backends whose kernels differ under deterministic algorithms: these are raced in both modes.
@@ -57,7 +57,7 @@ def naive(case: AttentionCase) -> Attend:
 
     def attend(q: Tensor, k: Tensor, v: Tensor, *weights: Tensor) -> Tensor:
         if case.lanes is not None:
-            table = _rope(case, q.device).tables[0].repeat_interleave(case.grid[1] * case.grid[2], dim=0)
+            table = rope_of(case, q.device).tables[0].repeat_interleave(case.grid[1] * case.grid[2], dim=0)
             q, k = (
                 _turned(F.rms_norm(t, (case.dim,), weight, 1e-6), table)
                 for t, weight in zip((q, k), weights, strict=True)
@@ -75,17 +75,12 @@ def _turned(x: Tensor, table: Tensor) -> Tensor:
     return turned.flatten(-2).to(x.dtype)
 
 
-def _rope(case: AttentionCase, device: torch.device) -> Rope:
-    assert case.lanes is not None and sum(case.lanes[1:]) == 0, "the naive form rotates by time only"
-    return Rope.make(case.grid, case.lanes, device=device)
-
-
 def _prepared(case: AttentionCase, device: torch.device, weights: Sequence[Tensor]) -> dict[str, Any]:
     """The norm and rotation of a case as arguments of `attention`; empty for a case without them."""
     if case.lanes is None:
         return {}
     q_weight, k_weight = weights
-    return {"qk_norm": QKNorm("rms", q_weight, k_weight), "rope": _rope(case, device)}
+    return {"qk_norm": QKNorm("rms", q_weight, k_weight), "rope": rope_of(case, device)}
 
 
 def peers(
@@ -144,7 +139,7 @@ def approximate(name: str) -> bool:
 def by_backend(case: AttentionCase, backend: str) -> Attend:
     """`attention` of the case with this backend."""
     return lambda q, k, v, *weights: attention(  # type: ignore[no-any-return]
-        q, k, v, grid=case.grid, pattern=case.pattern, text=_text(case), backend=backend,
+        q, k, v, grid=case.grid, pattern=case.pattern, text=text_of(case), backend=backend,
         **_prepared(case, q.device, weights),
     )  # fmt: skip
 
@@ -226,27 +221,6 @@ def _forward_runner(attend: Attend, inputs: list[Tensor], queries: Tensor, truth
     return Runner({"forward": lambda: attend(*inputs)}, verdict)
 
 
-def sampled_truth(case: AttentionCase, q: Tensor, k: Tensor, v: Tensor, *weights: Tensor, queries: Tensor) -> Tensor:
-    """The output of the chosen queries in float64, [B, n, heads, D], computed for one clip and head at a time."""
-    if case.lanes is not None:
-        q, k = (
-            norm_rope_reference(t.double(), weight, None, "rms", 1e-6, _rope(case, t.device), case.grid, 0)
-            for t, weight in zip((q, k), weights, strict=True)
-        )
-    visible = None
-    if not isinstance(case.pattern, Full):
-        keys = torch.arange(case.tokens, device=q.device)
-        visible = mask_mod(case.pattern, case.grid, _text(case))(None, None, queries[:, None], keys)  # type: ignore[arg-type]
-    out = torch.empty((len(q), len(queries), *q.shape[2:]), dtype=torch.float64, device=q.device)
-    for clip in range(len(q)):
-        for head in range(q.shape[2]):
-            scores = q[clip, queries, head].double() @ k[clip, :, head].double().T * case.dim**-0.5
-            if visible is not None:
-                scores = scores.masked_fill(~visible, -torch.inf)
-            out[clip, :, head] = scores.softmax(-1) @ v[clip, :, head].double()
-    return out
-
-
 def floor_ms(case: AttentionCase, part: Any, device: torch.device, int8: bool = False) -> float | None:
     """Milliseconds of the products or of the bytes, whichever takes longer, at the rates that this GPU sustains.
 
@@ -306,9 +280,5 @@ def _shape(case: AttentionCase, training: bool) -> Call:
     return dataclasses.replace(_call(case, q, q, q), **prepared)
 
 
-def _text(case: AttentionCase) -> Any:
-    return (case.words, "first") if case.words else None
-
-
 def _call(case: AttentionCase, q: Tensor, k: Tensor, v: Tensor) -> Call:
-    return Call(q, k, v, case.grid, case.pattern, _text(case), None, None, False)
+    return Call(q, k, v, case.grid, case.pattern, text_of(case), None, None, False)

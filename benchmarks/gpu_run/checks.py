@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from phys4d.benchmarks import adaptive_norm, attention, geometry
+from phys4d.benchmarks.attention_truth import sampled_truth
 from phys4d.benchmarks.cases import (
     ADAPTIVE_NORM,
     ATTENTION,
@@ -113,7 +114,7 @@ def of_attention(case: AttentionCase, dtype: torch.dtype, device: torch.device) 
     del second
     own = outcome("sdpa", some)
     queries = torch.randperm(case.tokens, generator=generator, device=device)[:64].sort().values
-    truth = attention.sampled_truth(case, *(t[:, :, some] for t in (q, k, v)), *weights, queries=queries)
+    truth = sampled_truth(case, *(t[:, :, some] for t in (q, k, v)), *weights, queries=queries)
     limit = 2 * _error(own[0][:, queries], truth) + TINY
     rows = [_row("out", _error(first[0][:, queries][:, :, some], truth), limit)]
     for name, mine, other in zip("qkv", first[1:], own[1:], strict=True):
@@ -131,7 +132,7 @@ def of_int8(case: AttentionCase, device: torch.device) -> Rows:
     first, second = (attention.by_backend(case, "int8")(q, k, v) for _ in range(2))
     queries = torch.randperm(case.tokens, generator=generator, device=device)[:64].sort().values
     some = slice(0, PEER_HEADS)
-    truth = attention.sampled_truth(case, *(t[:, :, some] for t in (q, k, v)), queries=queries)
+    truth = sampled_truth(case, *(t[:, :, some] for t in (q, k, v)), queries=queries)
     rows = [_row("out", _error(first[:, queries][:, :, some], truth), INT8_ERROR)]
     whole = bool(first.isfinite().all())
     return [*rows, _flag("finite", whole), _flag("two runs are bit-equal", torch.equal(first, second))]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from phys4d.benchmarks import attention as bench
+from phys4d.benchmarks.attention_truth import sampled_truth
 from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE
 from phys4d.benchmarks.run import table
 from phys4d.benchmarks.timing import Timing, flushes, interleaved
@@ -50,7 +51,7 @@ def test_the_sampled_truth_is_the_definition(pattern) -> None:
     truth, _ = attention_reference(
         q.double(), k.double(), v.double(), grid=case.grid, pattern=pattern, text=(3, "first")
     )
-    found = bench.sampled_truth(case, q, k, v, queries=queries)
+    found = sampled_truth(case, q, k, v, queries=queries)
     torch.testing.assert_close(found, truth[:, queries], rtol=0, atol=1e-12)
 
 
@@ -64,7 +65,7 @@ def test_norm_and_rotation_by_hand_are_those_of_the_kernels_and_the_truth(compil
     if not compiled:
         attends.pop("flex")
     queries = torch.arange(0, case.tokens, 7)
-    truth = bench.sampled_truth(case, q, k, v, *weights, queries=queries)
+    truth = sampled_truth(case, q, k, v, *weights, queries=queries)
     assert {"naive", "auto", "sdpa", "reference"} <= attends.keys()
     for name, attend in attends.items():
         error = (attend(q, k, v, *weights)[:, queries] - truth).abs().max()

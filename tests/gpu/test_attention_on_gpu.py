@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from phys4d.benchmarks.attention import sampled_truth
+from phys4d.benchmarks.attention_truth import sampled_truth
 from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE
 from phys4d.kernels.attention import Full, Spatial, Temporal, Window, attention, attention_reference
 from phys4d.kernels.elementwise import QKNorm, Rope, norm_rope, norm_rope_reference

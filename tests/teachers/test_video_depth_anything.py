@@ -163,14 +163,16 @@ def test_the_command_line(
     assert main(words) == 2
     assert "--teacher video-depth-anything: needs --weights DIR" in capsys.readouterr().err
     words += ["--set", "depth.resolution=28"]
-    made(tmp_path / "relative", RELATIVE)
-    assert main([*words, "--weights", str(tmp_path / "relative")]) == 2
-    assert "Video Depth Anything: gives affine_disparity" in capsys.readouterr().err
-    made(tmp_path / "metric", METRIC)
-    assert main([*words, "--weights", str(tmp_path / "metric"), "--set", "depth.resolution=30"]) == 2
+    for name in (METRIC, RELATIVE):
+        made(tmp_path / name, name)
+    assert main([*words, "--weights", str(tmp_path / METRIC), "--set", "depth.resolution=30"]) == 2
     assert "resolution" in capsys.readouterr().err and not (tmp_path / "out").exists()
-    assert main([*words, "--weights", str(tmp_path / "metric")]) == 0
-    assert verify(tmp_path / "out") == []
-    record = ClipDataset(tmp_path / "out").meta(0)["provenance"]["labels"]["depth"]
-    assert record["name"] == "Video Depth Anything" and len(record["weights_sha256"]) == 64
+    for name, kind in ((METRIC, "metric"), (RELATIVE, "affine_disparity")):
+        words[4] = str(tmp_path / kind)
+        assert main([*words, "--weights", str(tmp_path / name)]) == 0
+        assert verify(Path(words[4])) == []
+        meta = ClipDataset(Path(words[4])).meta(0)
+        record = meta["provenance"]["labels"]["depth"]
+        assert record["name"] == "Video Depth Anything" and len(record["weights_sha256"]) == 64
+        assert meta["depth_kind"] == record["kind"] == kind
 
