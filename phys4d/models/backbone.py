@@ -106,7 +106,7 @@ class Backbone(nn.Module, ABC):
         return Prediction(velocity, clean, hidden)
 
     def hidden(self, noisy: Tensor, sigma: Tensor, text: Tensor, first: Tensor | None = None) -> tuple[Tensor, ...]:
-        """The tapped tokens [B, tokens, width] of one evaluation, not interpreted; arguments as of `forward`."""
+        """The tapped tokens [B, tokens, width] of an evaluation that is not interpreted; arguments of `forward`."""
         return self._evaluated(noisy, sigma, text, first)[1]
 
     def _evaluated(
