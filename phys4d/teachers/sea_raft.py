@@ -1,4 +1,4 @@
-"""Optical flow of SEA-RAFT (arXiv 2405.14793) from a local file of its published weights."""
+"""Optical flow of SEA-RAFT (ECCV 2024, arXiv 2405.14793) from a local file of its published weights."""
 
 import threading
 from pathlib import Path

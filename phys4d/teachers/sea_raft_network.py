@@ -3,7 +3,7 @@
 A first flow comes from the features of both frames together; each update looks up correlations around where the flow
 ends. Beside the flow each pixel has a mixture of two Laplace distributions of its error.
 
-Source: Wang, Lipson and Deng, SEA-RAFT, ECCV 2024; core/raft.py, extractor.py, update.py, corr.py.
+Source: SEA-RAFT, ECCV 2024, arXiv 2405.14793; core/raft.py, extractor.py, update.py, corr.py.
 """
 
 import math

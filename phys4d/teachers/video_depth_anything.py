@@ -113,12 +113,7 @@ def resized(height: int, width: int, resolution: int) -> tuple[int, int]:
     if ratio > _WIDEST:
         resolution = max(1, round(int(resolution * _WIDE / ratio) / PATCH)) * PATCH
     scale = max(resolution / height, resolution / width)
-    sides = [scale * side for side in (height, width)]
-    rounded = [int(np.round(side / PATCH) * PATCH) for side in sides]
-    rows, columns = (
-        side if side >= resolution else int(np.ceil(exact / PATCH) * PATCH)
-        for side, exact in zip(rounded, sides, strict=True)
-    )
+    rows, columns = (round(scale * side / PATCH) * PATCH for side in (height, width))
     return rows, columns
 
 
