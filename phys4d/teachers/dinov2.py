@@ -45,7 +45,7 @@ class DINOv2(nn.Module):
         for number, block in enumerate(self.blocks):
             tokens = block(tokens)
             if number in after:
-                found.append(self.norm(tokens)[:, 1:].mT.unflatten(2, size))
+                found.append(self.norm(tokens)[:, 1:].mT.unflatten(2, size).contiguous())
         return found
 
     def _positions(self, rows: int, columns: int) -> Tensor:
