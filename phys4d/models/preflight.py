@@ -62,16 +62,18 @@ def check_files(folder: Path, *, hashed: bool) -> None:
 def check_released(folder: Path, model: ModelConfig) -> Outline:
     """What the released model in a folder is; UserError, one line, unless it is whole and of the kind asked for."""
     asked = MODELS[model.kind]
-    spec = asked if asked.title else next((spec for spec in published() if spec.recognises(folder)), None)
-    if spec is None:
+    found = next((spec for spec in published() if spec.recognises(folder)), None)
+    if asked.title and (found is None or asked.recognises(folder)):
+        found = asked
+    if found is None:
         titles = ", ".join(f"{spec.title}" for spec in published())
         raise UserError(f"{folder}: is no model folder that a stage wrote, and no published model ({titles})")
-    outline = spec.outline(model, folder)
-    if spec is not asked:
+    if found is not asked:
         raise UserError(
-            f'model.kind: "{model.kind}", but {folder} is a released model of the kind of {spec.title}: '
-            f'set model.kind = "{spec.kind}"'
+            f'model.kind: "{model.kind}", but {folder} is a released model of the kind of {found.title}: '
+            f'set model.kind = "{found.kind}"'
         )
+    outline = asked.outline(model, folder)
     check_taps(model.taps, outline, "model.taps")
     return outline
 

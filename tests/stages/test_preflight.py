@@ -49,11 +49,14 @@ def test_a_pointer_in_the_place_of_weights(refused: Refused, released: Path, tmp
 
 def test_a_model_of_another_family(refused: Refused, tmp_path: Path) -> None:
     for part in ("transformer", "vae", "text_encoder", "tokenizer"):
-        (tmp_path / "cog" / part).mkdir(parents=True)
-    config = tmp_path / "cog" / "transformer" / "config.json"
-    config.write_text(json.dumps({"_class_name": "CogVideoXTransformer3DModel", "num_layers": 30, "patch_size": 2}))
-    expected = "expected WanTransformer3DModel, got CogVideoXTransformer3DModel: only Wan2.2-TI2V is taken"
-    assert refused(tmp_path / "cog", "model.kind=wan") == f"{config}: _class_name: {expected}"
+        (tmp_path / "other" / part).mkdir(parents=True)
+    config = tmp_path / "other" / "transformer" / "config.json"
+    config.write_text(json.dumps({"_class_name": "LTXVideoTransformer3DModel", "num_layers": 30, "patch_size": 2}))
+    expected = "expected WanTransformer3DModel, got LTXVideoTransformer3DModel: only Wan2.2-TI2V is taken"
+    assert refused(tmp_path / "other", "model.kind=wan") == f"{config}: _class_name: {expected}"
+    config.write_text(json.dumps({"_class_name": "CogVideoXTransformer3DModel"}))
+    expected = f"{tmp_path / 'other'} is a released model of the kind of CogVideoX-5B: set model.kind = \"cogvideox\""
+    assert refused(tmp_path / "other", "model.kind=wan") == f'model.kind: "wan", but {expected}'
 
 
 def test_a_kind_that_init_does_not_hold(refused: Refused, released: Path) -> None:
