@@ -92,7 +92,8 @@ def peers(
     refused: dict[str, str] = {}
 
     for name, backend in BACKENDS.items():
-        reason = refusal(name, call)
+        with torch.set_grad_enabled(not approximate(name)):
+            reason = backend.refusal(call)
         if reason is None and name == "reference" and case.pairs > 1 << 30:
             reason = "it would keep every score in memory"
         if reason is None and name == "sdpa-math" and case.pairs > 1 << 33:
@@ -124,15 +125,8 @@ def peers(
     return found, refused
 
 
-def refusal(name: str, call: Call) -> str | None:
-    """Why a backend cannot compute the call; one that approximates has no gradient and is asked without."""
-    backend = BACKENDS[name]
-    with torch.set_grad_enabled(backend.approximate is None):
-        return backend.refusal(call)
-
-
 def approximate(name: str) -> bool:
-    """Whether this is a backend that approximates, forward alone."""
+    """Whether this is a backend that approximates, which has no gradient."""
     return name in BACKENDS and BACKENDS[name].approximate is not None
 
 
@@ -181,9 +175,7 @@ def measure(case: AttentionCase, device: torch.device, effort: Effort) -> list[d
     truth = sampled_truth(case, *inputs, queries=queries)
 
     def maker(name: str) -> Callable[[], Runner]:
-        if approximate(name):
-            return lambda: _forward_runner(attends[name], inputs, queries, truth)
-        return lambda: _runner(attends[name], inputs, dout, queries, truth, name.endswith("-deterministic"))
+        return lambda: _runner(name, attends[name], inputs, dout, queries, truth)
 
     def needed(part: Any, name: str) -> Needed:
         return Needed(case.flops(part), case.bytes(part), floor_ms(case, part, device, approximate(name)))
@@ -192,33 +184,27 @@ def measure(case: AttentionCase, device: torch.device, effort: Effort) -> list[d
     return rows + compare(case.name, makers, device, effort=effort, needed=needed)
 
 
-def _runner(attend: Attend, inputs: list[Tensor], dout: Tensor, queries: Tensor, truth: Tensor, exact: bool) -> Runner:
-    """exact: whether the backward pass runs under deterministic algorithms."""
+def _runner(
+    name: str, attend: Attend, inputs: list[Tensor], dout: Tensor, queries: Tensor, truth: Tensor
+) -> Runner:  # fmt: skip
     leaves = [t.detach().requires_grad_() for t in inputs]
 
-    def backward(out: Tensor) -> tuple[Tensor, ...]:
+    def gradients(out: Tensor) -> tuple[Tensor, ...]:
         if not out.requires_grad:
             raise RuntimeError("its result has no gradient")
-        with deterministic_mode() if exact else contextlib.nullcontext():
+        with deterministic_mode() if name.endswith("-deterministic") else contextlib.nullcontext():
             return torch.autograd.grad(out, leaves, dout)
 
-    both = Prepared(lambda: attend(*leaves), backward)
+    both = Prepared(lambda: attend(*leaves), gradients)
 
     def verdict() -> tuple[float, bool]:
         error = float((attend(*inputs)[:, queries].double() - truth).abs().max())
+        if approximate(name):
+            return error, torch.equal(attend(*inputs), attend(*inputs))
         return error, all(torch.equal(a, b) for a, b in zip(both(), both(), strict=True))
 
-    return Runner({"forward": lambda: attend(*inputs), "backward": both}, verdict)
-
-
-def _forward_runner(attend: Attend, inputs: list[Tensor], queries: Tensor, truth: Tensor) -> Runner:
-    """Of a backend without a gradient."""
-
-    def verdict() -> tuple[float, bool]:
-        first, second = attend(*inputs), attend(*inputs)
-        return float((first[:, queries].double() - truth).abs().max()), torch.equal(first, second)
-
-    return Runner({"forward": lambda: attend(*inputs)}, verdict)
+    backward = {} if approximate(name) else {"backward": both}
+    return Runner({"forward": lambda: attend(*inputs), **backward}, verdict)
 
 
 def floor_ms(case: AttentionCase, part: Any, device: torch.device, int8: bool = False) -> float | None:

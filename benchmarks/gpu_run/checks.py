@@ -67,7 +67,8 @@ def every() -> Iterator[Check]:
     for case in ATTENTION:
         yield _of_attention(case, DTYPE, case.name, 4.0, True)
     for case in INT8:
-        yield Check(case.name, 4, 2.0, partial(of_int8, case))
+        first = next(other for other in INT8 if other.dim == case.dim)
+        yield Check(case.name, 4, 2.0, partial(of_int8, case), case is first)
     for norm in NORM_ROPE:
         yield Check(norm.name, 3, 1.5, partial(of_norm_rope, norm))
     for adaptive in ADAPTIVE_NORM:

@@ -8,6 +8,7 @@ import torch
 from phys4d.benchmarks import attention as bench
 from phys4d.benchmarks.attention_truth import sampled_truth
 from phys4d.benchmarks.cases import ATTENTION, NORM_ROPE
+from phys4d.benchmarks.comparison import Effort
 from phys4d.benchmarks.run import table
 from phys4d.benchmarks.timing import Timing, flushes, interleaved
 from phys4d.cli import main
@@ -135,3 +136,14 @@ def test_what_cannot_be_measured_is_refused_with_a_line(arguments, message, caps
     except SystemExit as stop:
         assert stop.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_backend_that_approximates_is_timed_forward_alone():
+    case = bench.small(next(case for case in ATTENTION if case.dim == 64))
+    effort = Effort(rounds=1, seconds=0.1, warm_up=1, wanted=("int8", "sdpa"))
+    rows = bench.measure(case, torch.device("cpu"), effort)
+    assert {(row["backend"], row["part"]) for row in rows} == {
+        ("int8", "forward"), ("sdpa", "forward"), ("sdpa", "backward")
+    }  # fmt: skip
+    errors = {row["backend"]: row["error"] for row in rows}
+    assert errors["sdpa"] < errors["int8"] < 0.05 and all(row["deterministic"] for row in rows)
