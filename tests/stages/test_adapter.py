@@ -125,7 +125,7 @@ def test_what_a_model_cannot_have_is_refused_before_anything_starts(clips: Path,
         assert refused(clips, f'{key}.targets=["to_v", "to_qkv"]').startswith(f"{key}.targets: {start}")
         assert refused(clips, f"{key}.blocks=[1, 2]") == f"{key}.blocks: [1, 2]: the transformer has blocks 0 to 1"
     assert "finetune.blocks: expected [first, last], from 0 on, got [1, 0]" in refused(clips, "finetune.blocks=[1, 0]")
-    assert "reinforce.alpha: expected a number above 0, got 0" in refused(clips, "reinforce.alpha=0")
+    assert "reinforce.alpha: expected a number above 0.0, got 0" in refused(clips, "reinforce.alpha=0")
     with pytest.raises(ValidationError):
         AdapterConfig(blocks=(-1, 2))
     with pytest.raises(UserError, match=r"finetune.blocks: \[2, 4\]: the transformer has blocks 0 to 3"):

@@ -58,5 +58,6 @@ def test_a_stage_reads_the_clips_of_its_table_unless_it_is_given_others(monkeypa
     monkeypatch.setattr(spec, "Clips", lambda *arguments, **options: (arguments, options))
     model: Any = SimpleNamespace(text="text", grid="grid")
     config, alone, given = SimpleNamespace(data="folder", on_bad="skip"), spec.Parallel.alone(), object()
-    assert Stage(config, model, alone, 0).clips == ((["folder"], ("depth",), "text", "grid"), {"on_bad": "skip"})
+    options = {"on_bad": "skip", "affine_depth": False}
+    assert Stage(config, model, alone, 0).clips == ((["folder"], ("depth",), "text", "grid"), options)
     assert Stage(config, model, alone, 0, given).clips is given  # type: ignore[arg-type]
