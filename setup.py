@@ -10,6 +10,7 @@ PHYS4D_NATIVE chooses:
 The reason is also stored beside the kernels, where `phys4d doctor` reads it.
 """
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -115,6 +116,14 @@ def build_native(choice: str, build: Path) -> tuple[Path | None, str]:
         return None, f"not built: {fault}"
 
 
+def sources_digest() -> str:
+    """SHA-256 of the native sources, which `kernels/native/__init__.py` compares before it loads what was built."""
+    digest = hashlib.sha256()
+    for file in sorted((ROOT / NATIVE / "src").iterdir()):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
 class NativeBuild(build_ext):
     """Runs CMake once and puts _C.so and the record of the build beside kernels/native/__init__.py."""
 
@@ -132,7 +141,7 @@ class NativeBuild(build_ext):
         (target / "_C.so").unlink(missing_ok=True)
         if library is not None:
             shutil.copyfile(library, target / "_C.so")
-        (target / "_build.json").write_text(json.dumps({"outcome": outcome}) + "\n")
+        (target / "_build.json").write_text(json.dumps({"outcome": outcome, "sources": sources_digest()}) + "\n")
         print(f"phys4d: native kernels {outcome}", flush=True)
 
     def get_outputs(self) -> list[str]:

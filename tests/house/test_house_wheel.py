@@ -110,7 +110,7 @@ def test_a_build_that_was_asked_for_by_name_must_succeed(source):
 def test_with_a_compiler_the_wheel_carries_the_kernels(source, tmp_path):
     wheel = build_wheel(source, tmp_path, PHYS4D_NATIVE="cpu")
     assert "phys4d/kernels/native/_C.so" in wheel.namelist()
-    assert json.loads(wheel.read("phys4d/kernels/native/_build.json")) == {"outcome": "built for CPU"}
+    assert json.loads(wheel.read("phys4d/kernels/native/_build.json"))["outcome"] == "built for CPU"
     wheel.extractall(tmp_path / "site")
     code = (
         "import torch; from phys4d.kernels.geometry import nearest; x = torch.randn(9, 3); "
