@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
-from phys4d.engine.distributed.parallel import leave_group
+from phys4d.engine.distributed.collectives import leave_group
 from phys4d.kernels.attention import attention
 
 

@@ -94,7 +94,7 @@ def test_cross_attention_with_shared_keys_counts_as_torch_does() -> None:
     k, v = torch.randn(2, 10, 2, 8, requires_grad=True), torch.randn(2, 10, 2, 16, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         operator(q, k, v, Full(), None, None).sum().backward()
-    shapes = [tuple(t.transpose(1, 2).shape) for t in (q, k, v)]
+    shapes = (2, 4, 6, 8), (2, 4, 10, 8), (2, 4, 10, 16)  # heads of keys repeated: torch 2.11 knows no shared ones
     assert counts(counter)[FORWARD] == sdpa_flop_count(*shapes)
     assert counts(counter)[BACKWARD] == sdpa_backward_flop_count((2, 4, 6, 16), *shapes)
 
@@ -154,7 +154,7 @@ def test_every_operator_with_products_has_a_formula() -> None:
     ours = {name.split("::")[1].split(".")[0] for name in torch._C._dispatch_get_all_op_names() if "phys4d::" in name}
     counted = {name for name in ours if getattr(torch.ops.phys4d, name) in flop_registry}
     assert counted == {name for name in ours if name.startswith("attention")}
-    assert len(counted) == 4
+    assert len(counted) == 5
 
 
 def test_ranks_count_their_share(tmp_path: Path) -> None:
