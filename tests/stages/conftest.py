@@ -15,6 +15,7 @@ import torch
 from phys4d.cli import main
 from phys4d.engine.data.clip import blob, video
 from phys4d.engine.data.files.shards import ShardWriter
+from tests.stages.released_run import run_text
 
 torch.set_num_threads(1)  # as in sessions.py: weights are compared bit by bit, and sums depend on it
 STAGES = ["backbone", "pretrain", "finetune", "reinforce"]
@@ -67,50 +68,6 @@ shown = 2
 batch = 2
 """
 FRAMES, SIZE = 5, 16
-
-
-RELEASED = """
-folder = "{folder}"
-stages = {stages}
-init = "{init}"
-
-[model]
-kind = "wan"
-taps = [0, 2]
-heads = {{ width = 8 }}
-sampling_steps = 2
-
-[pretrain]
-data = "{data}"
-batch = 2
-optimizer = {{ learning_rate = 1e-3 }}
-loop = {{ steps = 2, log_every = 1 }}
-
-[finetune]
-data = "{data}"
-batch = 2
-rank = 2
-optimizer = {{ learning_rate = 1e-3 }}
-loop = {{ steps = 2, log_every = 1 }}
-
-[reinforce]
-data = "{data}"
-rank = 2
-conditions = 2
-group = 2
-steps = 3
-stochastic_steps = 2
-flow_matching_batch = 2
-optimizer = {{ learning_rate = 1e-3 }}
-loop = {{ steps = 2, log_every = 1 }}
-
-[evaluate]
-data = "{data}"
-scenes = 3
-samples = 1
-shown = 2
-batch = 1
-"""
 
 
 def enlarged(array: np.ndarray, axes: tuple[int, int], by: int) -> np.ndarray:
@@ -228,8 +185,8 @@ def write_released_run(released: Path, large_clips: Path) -> Callable[..., Path]
     """Writes a run file of these stages, from the released folder or another model, on the large clips."""
 
     def write(path: Path, folder: Path, stages: list[str], init: Path | None = None) -> Path:
-        text = RELEASED.format(folder=folder, data=large_clips, stages=json.dumps(stages), init=init or released)
-        path.write_text(text)
+        table = {"scenes": 3, "shown": 2, "batch": 1}
+        path.write_text(run_text(folder, init or released, large_clips, stages=stages, evaluate=table))
         return path
 
     return write

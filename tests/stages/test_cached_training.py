@@ -25,7 +25,7 @@ from phys4d.models.wan.codec import WanCodec
 from phys4d.models.wan.text import UMT5Encoder
 from phys4d.models.world import WorldModel
 from phys4d.stages import handover
-from tests.stages.conftest import RELEASED
+from tests.stages.released_run import run_text
 
 ALONE = Parallel.alone()
 
@@ -66,9 +66,8 @@ def no_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def released_run(folder: Path, data: Path, stages: list[str], init: Path, *more: str) -> list[str]:
     """The arguments of `phys4d train` for stages of the small Wan, 5 steps each but those of reinforce."""
-    text = RELEASED.format(folder=folder, data=data, stages=json.dumps(stages), init=init).partition("[evaluate]")[0]
     path = folder.with_suffix(".toml")
-    path.write_text(text)
+    path.write_text(run_text(folder, init, data, stages=stages))
     steps = [f"{stage}.loop.steps=5" for stage in ("pretrain", "finetune")]
     return ["train", str(path), *(word for change in (*steps, *more) for word in ("--set", change))]
 

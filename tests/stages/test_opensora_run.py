@@ -10,54 +10,26 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.stages.released_run import run_text
+
 Session = Callable[..., dict[str, Any]]
-RUN = """
-folder = "{folder}"
-stages = ["pretrain", "finetune", "reinforce"]
-init = "{init}"
-
-[model]
-kind = "opensora"
-taps = [0, 3]
-heads = {{ width = 8 }}
-sampling_steps = 2
-
-[pretrain]
-data = "{data}"
-batch = 2
-optimizer = {{ learning_rate = 1e-2 }}
-loop = {{ steps = 30, log_every = 1 }}
-
-[finetune]
-data = "{data}"
-batch = 2
-rank = 4
-caption_dropout = 0.5
-optimizer = {{ learning_rate = 1e-2 }}
-loop = {{ steps = 30, log_every = 1, checkpoint_every = 10, save_in_background = false }}
-
-[reinforce]
-data = "{data}"
-rank = 2
-conditions = 2
-group = 2
-steps = 3
-stochastic_steps = 2
-guidance = 2.0
-flow_matching_batch = 2
-optimizer = {{ learning_rate = 1e-3 }}
-loop = {{ steps = 2, log_every = 1 }}
-"""
+FAST = {"learning_rate": 1e-2}
+KEPT = {"checkpoint_every": 10, "save_in_background": False}
+CHANGES: dict[str, Any] = {
+    "pretrain": {"optimizer": FAST, "loop": {"steps": 30}},
+    "finetune": {"rank": 4, "caption_dropout": 0.5, "optimizer": FAST, "loop": {"steps": 30, **KEPT}},
+    "reinforce": {"guidance": 2.0},
+}
 
 
 @pytest.fixture(scope="module")
 def write(write_clips: Callable[..., Path], opensora: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Writes the run file above for two clips of 5 frames and 32 x 32 pixels, which are one batch."""
+    """Writes a run file with `CHANGES` for two clips of 5 frames and 32 x 32 pixels, which are one batch."""
     data = write_clips(tmp_path_factory.mktemp("opensora") / "data", scale=2, count=2)
 
     def write(folder: Path) -> Path:
         path = folder.with_suffix(".toml")
-        path.write_text(RUN.format(folder=folder, init=opensora, data=data))
+        path.write_text(run_text(folder, opensora, data, kind="opensora", last_tap=3, **CHANGES))
         return path
 
     return write

@@ -27,50 +27,9 @@ from phys4d.models.world import WorldModel
 from phys4d.stages.registry import STAGES
 from phys4d.stages.spec import Shares
 from tests.stages.conftest import enlarged, sliding_square
+from tests.stages.released_run import run_text
 
 FRAMES, SIDE = 9, 32
-RUN = """
-folder = "{folder}"
-stages = ["pretrain", "finetune", "reinforce"]
-init = "{init}"
-
-[model]
-kind = "cogvideox"
-taps = [0, 2]
-heads = {{ width = 8 }}
-sampling_steps = 2
-
-[pretrain]
-data = "{data}"
-batch = 2
-optimizer = {{ learning_rate = 1e-3 }}
-loop = {{ steps = 2, log_every = 1 }}
-
-[finetune]
-data = "{data}"
-batch = 2
-rank = 2
-optimizer = {{ learning_rate = 1e-3 }}
-loop = {{ steps = 3, log_every = 1, checkpoint_every = 1 }}
-
-[reinforce]
-data = "{data}"
-rank = 2
-conditions = 2
-group = 2
-steps = 3
-stochastic_steps = 2
-flow_matching_batch = 2
-optimizer = {{ learning_rate = 1e-3 }}
-loop = {{ steps = 1, log_every = 1 }}
-
-[evaluate]
-data = "{data}"
-scenes = 2
-samples = 1
-shown = 1
-batch = 2
-"""
 
 
 def longer(array: np.ndarray, axis: int, length: int) -> np.ndarray:
@@ -111,7 +70,12 @@ def nine_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write(nine_frames: Path, cogvideox: Path, tmp_path: Path) -> Callable[..., Path]:
     def made(name: str, data: Path = nine_frames) -> Path:
         run = tmp_path / f"{name}.toml"
-        run.write_text(RUN.format(folder=tmp_path / name, init=cogvideox, data=data))
+        longer_finetune = {"loop": {"steps": 3, "checkpoint_every": 1}}
+        text = run_text(
+            tmp_path / name, cogvideox, data, kind="cogvideox", evaluate={}, finetune=longer_finetune,
+            reinforce={"loop": {"steps": 1}},
+        )  # fmt: skip
+        run.write_text(text)
         return run
 
     return made

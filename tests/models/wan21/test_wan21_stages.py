@@ -11,7 +11,6 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 from PIL import Image
-from safetensors.torch import load_file
 
 from phys4d.cli import main
 from phys4d.engine.distributed.parallel import Parallel
@@ -21,54 +20,12 @@ from phys4d.models.heads import HeadConfig
 from phys4d.models.lora import add_adapter
 from phys4d.models.placement import place
 from phys4d.stages.spec import Shares
-from tests.models.cogvideox.test_cogvideox_stages import prepared, repeated
+from tests.models.cogvideox.test_cogvideox_stages import prepared, repeated, weights
 from tests.models.wan21.test_wan21_backbone import pipeline
+from tests.stages.released_run import run_text
 
 FRAMES, SIDE = 5, 32
-RUN = """
-folder = "{folder}"
-stages = ["pretrain", "finetune", "reinforce"]
-init = "{init}"
-
-[model]
-kind = "wan21"
-taps = [0, 2]
-heads = {{ width = 8 }}
-sampling_steps = 2
-
-[pretrain]
-data = "{data}"
-batch = 2
-optimizer = {{ learning_rate = 1e-3 }}
-loop = {{ steps = 2, log_every = 1 }}
-
-[finetune]
-data = "{data}"
-batch = 2
-rank = 2
-caption_dropout = 0.5
-optimizer = {{ learning_rate = 1e-3 }}
-loop = {{ steps = 3, log_every = 1, checkpoint_every = 1 }}
-
-[reinforce]
-data = "{data}"
-rank = 2
-conditions = 2
-group = 2
-steps = 3
-stochastic_steps = 2
-guidance = 2.0
-flow_matching_batch = 2
-optimizer = {{ learning_rate = 1e-3 }}
-loop = {{ steps = 1, log_every = 1 }}
-
-[evaluate]
-data = "{data}"
-scenes = 2
-samples = 1
-shown = 1
-batch = 2
-"""
+GUIDED = {"guidance": 2.0, "loop": {"steps": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +38,11 @@ def clips(write_clips: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
 def write(clips: Path, wan21: Path, tmp_path: Path) -> Callable[..., Path]:
     def made(name: str, data: Path = clips) -> Path:
         run = tmp_path / f"{name}.toml"
-        run.write_text(RUN.format(folder=tmp_path / name, init=wan21, data=data))
+        text = run_text(
+            tmp_path / name, wan21, data, kind="wan21", evaluate={}, reinforce=GUIDED,
+            finetune={"caption_dropout": 0.5, "loop": {"steps": 3, "checkpoint_every": 1}},
+        )  # fmt: skip
+        run.write_text(text)
         return run
 
     return made
@@ -90,11 +51,6 @@ def write(clips: Path, wan21: Path, tmp_path: Path) -> Callable[..., Path]:
 def logged(run: Path, name: str) -> list[float]:
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [line[name] for line in lines if name in line]
-
-
-def weights(root: Path) -> dict[str, torch.Tensor]:
-    files = [path for path in sorted(root.rglob("*.safetensors")) if "model-" in str(path)]
-    return {f"{path.relative_to(root)}:{name}": t for path in files for name, t in sorted(load_file(path).items())}
 
 
 @pytest.mark.slow
