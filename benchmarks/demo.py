@@ -54,7 +54,8 @@ def keep(demo: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     place = tomllib.loads((demo / "config.toml").read_text())["folder"]
     for name in FILES:
-        (folder / name).write_text((demo / name).read_text().replace(place, "runs/demo"))
+        text = (demo / name).read_text().replace(str(demo.resolve()), "runs/demo")
+        (folder / name).write_text(text.replace(place, "runs/demo"))
     picture(demo, PICTURE)
 
 

@@ -110,9 +110,6 @@ def encoded_clips(probed: Probed, seed: int, device: torch.device) -> list[Encod
     clips = Clips(probed.data, ARRAYS, model.text, encoded=cache)
     done = []
     for k in range(probed.clips):
-        kind = clips.sample(k).meta.get("depth_kind", "metric")
-        if kind != "metric":
-            raise UserError(f"{probed.data}: clip {clips.sample(k).key}: depth is {kind}: a probe needs metres")
         batch = clips.collate([k], [(seed, "probe", k)], device)
         clean = batch.encoded(model.codec)
         noise, first = batch.normal_like(clean, "noise"), batch.first(model.codec, clean)

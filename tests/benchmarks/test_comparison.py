@@ -153,7 +153,7 @@ def test_peers_under_deterministic_algorithms_are_rivals_of_their_own(monkeypatc
     backend = attention.BACKENDS["sdpa"]
 
     class Watched:
-        refusal = staticmethod(backend.refusal)
+        refusal, approximate = staticmethod(backend.refusal), None
 
         @staticmethod
         def run(call):

@@ -170,7 +170,7 @@ def assert_one_line(printed: str, words: str) -> None:
 
 DATASETS: dict[str, tuple[dict[str, Any], str]] = {
     "few": ({"count": 3}, "3 clips: a probe needs 4 or more"),
-    "disparity": ({"meta": {"depth_kind": "affine_disparity"}}, "clip clip0: depth is affine_disparity: a probe needs"),
+    "disparity": ({"meta": {"depth_kind": "affine_disparity"}}, "clip clip0: its depth is affine_disparity"),
     "unlabelled": ({"without": ("motion",)}, "motion"),
 }
 

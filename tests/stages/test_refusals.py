@@ -129,7 +129,7 @@ def test_frames_that_the_codec_would_drop(
     assert refused(data, "model.kind=wan", stages=["pretrain"], init=wan) == f"pretrain.data: {data}: {takes}"
     shutil.rmtree(wan / "vae")
     expected = "no vae: expected the diffusers layout of Wan2.2-TI2V-5B"
-    assert refused(data, stages=["pretrain"], init=wan) == f"{wan}: {expected}"
+    assert refused(data, "model.kind=wan", stages=["pretrain"], init=wan) == f"{wan}: {expected}"
     assert not (tmp_path / "out").exists()
 
 

@@ -175,10 +175,9 @@ def test_what_is_not_a_whole_model_of_this_kind_is_one_line(
 
 
 def test_a_folder_of_another_kind_is_named(opensora: Path) -> None:
-    with pytest.raises(UserError, match='set model.kind = "opensora"'):
-        check_any(opensora, ModelConfig(kind="tiny"))
-    with pytest.raises(UserError, match="_class_name: expected WanTransformer3DModel"):
-        check_any(opensora, ModelConfig(kind="wan"))
+    for kind in ("tiny", "wan"):
+        with pytest.raises(UserError, match='set model.kind = "opensora"'):
+            check_any(opensora, ModelConfig(kind=kind))
     with pytest.raises(UserError, match='"opensora" without init'):
         MODELS["opensora"].outline(CONFIG, None)
 

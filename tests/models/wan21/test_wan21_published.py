@@ -108,7 +108,7 @@ def test_each_wan_is_taken_for_what_it_is(wan21: Path, released: Path, tmp_path:
     assert check_any(wan21, CONFIG).channels == 4
     with pytest.raises(UserError, match='for Wan2.1, with one per clip, set model.kind = "wan21"'):
         check_any(wan21, ModelConfig(kind="wan", taps=(0,)))
-    with pytest.raises(UserError, match='one timestep for each clip: set model.kind = "wan"'):
+    with pytest.raises(UserError, match='model.kind: "wan21", but .*: set model.kind = "wan"'):
         check_any(released, CONFIG)
 
 
