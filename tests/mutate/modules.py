@@ -10,9 +10,14 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phys4d/stages/spec.py": (
         f"{STAGES}/test_stage_spec.py", f"{STAGES}/test_layer_decay.py", f"{OBJECTIVES}/test_settings.py",
     ),
-    "phys4d/stages/geometry_loss.py": (f"{OBJECTIVES}/test_geometry_loss.py", f"{OBJECTIVES}/test_settings.py"),
+    "phys4d/stages/geometry_loss.py": (
+        f"{OBJECTIVES}/test_geometry_loss.py", f"{OBJECTIVES}/test_settings.py", f"{OBJECTIVES}/test_disparity_loss.py",
+    ),
+    "phys4d/stages/disparity_loss.py": (f"{OBJECTIVES}/test_disparity_loss.py",),
     "phys4d/stages/backbone.py": (f"{OBJECTIVES}/test_backbone_loss.py", f"{OBJECTIVES}/test_settings.py"),
-    "phys4d/stages/pretrain.py": (f"{OBJECTIVES}/test_pretrain_loss.py", f"{OBJECTIVES}/test_settings.py"),
+    "phys4d/stages/pretrain.py": (
+        f"{OBJECTIVES}/test_pretrain_loss.py", f"{OBJECTIVES}/test_settings.py", f"{OBJECTIVES}/test_disparity_loss.py",
+    ),
     "phys4d/stages/finetune.py": (f"{OBJECTIVES}/test_finetune_loss.py", f"{OBJECTIVES}/test_settings.py"),
     "phys4d/stages/flow_sde.py": (f"{STAGES}/test_flow_sde.py", f"{OBJECTIVES}/test_reinforce_loss.py"),
     "phys4d/stages/reinforce.py": (
