@@ -27,6 +27,7 @@ from phys4d.benchmarks import (
     machine_code,
     model_memory,
     phases,
+    physics_iq,
     policy,
     predictions,
     results,
@@ -132,6 +133,7 @@ PARTS = (
     Part(SIMULATION_PAGE, "speed", ("simulation/speed.json",), simulation.speed_table),
     Part(SIMULATION_PAGE, "workers", ("simulation/workers.json",), simulation.workers_table),
     Part(SIMULATION_PAGE, "dropped", ("simulation/dropped.json",), simulation.dropped_table),
+    Part("docs/physics-iq.md", "physics-iq", ("physics-iq.json",), physics_iq.summary),
     Part(POLICY_PAGE, "policy", ("policy/summary.json",), policy.table),
     Part(POLICY_PAGE, "rewards", ("policy/summary.json",), policy.forms_table),
 )

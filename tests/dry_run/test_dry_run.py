@@ -114,6 +114,8 @@ def test_the_command_prints_tables_and_writes_all_figures(
     ("arguments", "line"),
     [
         (["--world-size", "2"], "--world-size: only with --dry-run"),
+        (["--dry-run", "--gpu", "h100"], "--gpu: only with --dry-run --world-size N, for N GPUs"),
+        (["--model", "x"], "--model: only with --dry-run --world-size N, for N GPUs"),
         (["--dry-run", "--world-size", "0"], "--world-size: only with --dry-run, and at least 1"),
         (["--dry-run", "--world-size", "2", "--clip", "49x480"], "--clip 49x480: expected frames, height and width"),
         (["--dry-run", "--world-size", "2", "--clip", "6x32x32"], "clips of 6"),
