@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from phys4d.commands import Commands
+from phys4d.engine.environment import Place, place
 from phys4d.engine.errors import UserError, printable
 from phys4d.engine.signals import keeps
 
@@ -20,6 +21,10 @@ def add_generate(commands: Commands) -> None:
     what.add_argument("--image", type=Path, help="the first frame, for a model that reads one")
     what.add_argument("--prompt", help="what happens")
     what.add_argument("--batch", type=Path, metavar="JSONL", help="a line for each clip: image, prompt, seed, ...")
+    what.add_argument("--suite", choices=("physics-iq",), help="all clips of a benchmark, five seconds each")
+    what.add_argument("--benchmark", type=Path, metavar="DIR", help="--suite: its folder, with switch-frames")
+    what.add_argument("--descriptions", type=Path, metavar="CSV", help="--suite: default: the benchmark's own")
+    what.add_argument("--runs", type=int, default=1, help="--suite: clips of each view, by other seeds (default: 1)")
     what.add_argument("--negative", default="", help="what guidance leads away from (default: empty)")
     what.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     what.add_argument("--frames", type=int, help="default: the model's own")
@@ -58,6 +63,7 @@ def _generate(options: argparse.Namespace) -> int:
     from phys4d.engine.data.tools.framing import parse_size
     from phys4d.engine.output import check_folder
     from phys4d.generate.opening import open_model
+    from phys4d.generate.physics_iq import Asked, asked_for, copy_videos, kept_frames
     from phys4d.generate.request import Request, read_requests
     from phys4d.generate.run import Options, generate
     from phys4d.generate.writing import Written
@@ -69,12 +75,21 @@ def _generate(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _count(options, size)
     names = ("model", "lora", "frames", "steps", "solver", "shift", "precision", "fov", "crop", "offload", "vae_tiling")
-    wanted = Options(size=size, **{name: getattr(options, name) for name in names})
-    device = chosen_device(options.device)
     opened = open_model(options.model, options.lora, options.frames, size)
+    kept = None if options.suite is None else kept_frames(options.fps, opened.size[0])
+    wanted = Options(size=size, kept=kept, **{name: getattr(options, name) for name in names})
+    here = place() if options.suite is not None else Place()
+    device = chosen_device(options.device, here)
     defaults: dict[str, Any] = {"negative": options.negative, "seed": options.seed}
     defaults["guidance"] = opened.sampling.guidance if options.guidance is None else options.guidance
-    if options.batch is not None:
+    asked: list[Asked] = []
+    if options.suite is not None:
+        where, text, image = options.benchmark, options.descriptions, opened.reads_image
+        asked = asked_for(where, text, options.out, options.runs, defaults, here, image=image)
+        places = [(clip.request, clip.folder) for clip in asked]
+        check_folder(options.out)
+        keeps(f"{options.out}: finished clips are kept: the same command goes on from there")
+    elif options.batch is not None:
         places = [(request, options.out / request.name) for request in read_requests(options.batch, defaults)]
         check_folder(options.out)
         keeps(f"{options.out}: finished clips are kept: the same command goes on from there")
@@ -86,6 +101,7 @@ def _generate(options: argparse.Namespace) -> int:
             values["image"] = options.image
         places = [(build(Request, values, "generate"), options.out)]
     done = generate(opened, wanted, places, Written(options.fps, options.frames_png, options.points), device)
+    copy_videos(asked)
     there = f", {done.there} were there already" if done.there else ""
     what = "video, depth and motion" if done.geometry else "video alone: a published model has no heads"
     print(printable(f"{options.out}: {done.written} clips ({what}){there}"))
@@ -130,35 +146,43 @@ def _export(options: argparse.Namespace) -> int:
 def _check_options(options: argparse.Namespace) -> None:
     """Raises UserError for options that are out of range or exclude each other; milliseconds."""
     alone = {"--image": options.image, "--prompt": options.prompt}
-    if options.batch is not None and (given := [name for name, value in alone.items() if value is not None]):
+    given = [name for name, value in alone.items() if value is not None]
+    if options.batch is not None and given:
         raise UserError(f"{given[0]}: not with --batch, whose lines say it")
+    if options.suite is not None:
+        if given or options.batch is not None:
+            raise UserError(f"{(*given, '--batch')[0]}: not with --suite, whose benchmark says it")
+        if options.benchmark is None or options.dry_run:
+            raise UserError(f"--suite {options.suite}: expected --benchmark, its folder, and no --dry-run")
+    elif options.benchmark is not None or options.descriptions is not None or options.runs != 1:
+        raise UserError("--benchmark, --descriptions, --runs: belong to --suite physics-iq")
     if options.dry_run:
         alone |= {"--batch": options.batch, "--out": options.out, "--lora": options.lora}
         if given := [name for name, value in alone.items() if value is not None]:
             raise UserError(f"{given[0]}: not with --dry-run, which generates nothing")
     elif options.out is None:
         raise UserError("--out: is needed, the folder to write")
-    elif options.batch is None and options.prompt is None:
+    elif options.batch is None and options.suite is None and options.prompt is None:
         raise UserError("--prompt: is needed, or --batch with a line for each clip")
     ranges = {
         "--frames": (options.frames, 1, _MOST_PIXELS), "--steps": (options.steps, 1, 1000),
         "--shift": (options.shift, 0.01, 100), "--guidance": (options.guidance, 1, 100), "--fov": (options.fov, 1, 179),
         "--fps": (options.fps, 0.1, 1000), "--points": (options.points, 0, 1 << 26),
-        "--seed": (options.seed, 0, 1 << 62),
+        "--seed": (options.seed, 0, 1 << 62), "--runs": (options.runs, 1, 1000),
     }  # fmt: skip
     for name, (value, least, most) in ranges.items():
         if value is not None and not least <= value <= most:
             raise UserError(f"{name} {value}: expected {least} to {most}")
 
 
-def chosen_device(name: str | None) -> Any:
-    """The device of this name; UserError where there is none."""
+def chosen_device(name: str | None, here: Place | None = None) -> Any:
+    """The device of this name, or the accelerator of this process; UserError where there is none."""
     import torch
 
     from phys4d.engine.distributed.parallel import own_device
 
     if name is None:
-        return own_device(0, 0)
+        return own_device(0, 0) if here is None else own_device(here.rank, here.local_rank)
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -23,7 +23,8 @@ class Options:
 
     model: a run folder, a model folder, or that of a published model. lora: folder of one more LoRA. size: (height,
     width). frames: of a clip. steps, solver, shift: of sampling. precision: None: bf16 on an accelerator, else fp32.
-    fov: degrees across the picture. crop: take pictures of another aspect. offload, vae_tiling: as in `Settings`.
+    fov: degrees across the picture. crop: take pictures of another aspect. offload, vae_tiling: as in `Settings`. kept:
+    how many frames of a clip are written, from the first; None: all.
     """
 
     model: Path
@@ -38,6 +39,7 @@ class Options:
     crop: bool = False
     offload: Offload = "none"
     vae_tiling: bool = False
+    kept: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,13 @@ def generate(
             frames[folder] = first_frame(request.image, opened.size[1:], wanted.fov, crop=wanted.crop)
     missing = [(request, folder) for request, folder in places if folder in frames]
     if missing:
-        _generate(opened, settings, missing, frames, records, written)
+        _generate(opened, settings, missing, frames, records, written, wanted.kept)
     return Generated(len(missing), len(places) - len(missing), opened.has_heads)
 
 
 def _generate(
     opened: Opened, settings: Settings, missing: Sequence[tuple[Request, Path]], frames: dict[Path, FirstFrame],
-    records: dict[Path, Any], written: Written,
+    records: dict[Path, Any], written: Written, kept: int | None,
 ) -> None:  # fmt: skip
     texts = [request.prompt for request, _ in missing]
     texts += [request.negative for request, _ in missing if request.guidance > 1]
@@ -93,7 +95,7 @@ def _generate(
     latents = sampler.first_latents([frames[folder] for _, folder in missing])
     with progress("generate", total=settings.steps * len(missing)) as bar:
         for (request, folder), first in zip(missing, latents, strict=True):
-            clip = sampler.clip(request, first, tokens, bar)
+            clip = sampler.clip(request, first, tokens, bar).first(kept)
             write_clip(folder, clip, frames[folder].intrinsics, records[folder], written)
 
 
@@ -120,4 +122,5 @@ def _record(opened: Opened, wanted: Options, settings: Settings, request: Reques
         "negative": request.negative, "seed": request.seed, "guidance": request.guidance, "frames": frames,
         "height": height, "width": width, "solver": settings.solver, "steps": settings.steps, "shift": settings.shift,
         "precision": settings.precision, "fov": wanted.fov, "vae_tiling": settings.vae_tiling,
+        **({} if wanted.kept is None else {"kept": wanted.kept}),
     }  # fmt: skip

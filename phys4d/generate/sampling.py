@@ -54,6 +54,14 @@ class Clip:
     depth: np.ndarray | None
     motion: np.ndarray | None
 
+    def first(self, frames: int | None) -> "Clip":
+        """The first frames of it; None: all."""
+        if frames is None:
+            return self
+        depth = None if self.depth is None else self.depth[:frames]
+        motion = None if self.motion is None else self.motion[:, : frames - 1]
+        return Clip(self.video[:frames], depth, motion)
+
 
 def check_prompts(opened: Opened, requests: Sequence[Request]) -> None:
     """Raises UserError that names the clip, for a prompt that the text encoder would cut off."""
