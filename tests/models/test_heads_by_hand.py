@@ -114,7 +114,7 @@ def test_channels_halve_with_every_doubling_down_to_eight(side: int, width: int,
 
 @pytest.mark.parametrize(("rows", "columns"), [(8, 16), (2, 2), (12, 12)])
 def test_tokens_that_it_cannot_double_into_are_refused(rows: int, columns: int) -> None:
-    with pytest.raises(ValueError, match="needs a square of 4, 8, 16"):
+    with pytest.raises(ValueError, match=r"needs a square of 4, 8, 16, \.\.\. pixels"):
         ConvHead(6, 1, 5, 1, Grid(5, 2 * rows, 2 * columns, (4, rows, columns)), 8)
 
 

@@ -4,7 +4,8 @@ STAGES, MODELS = "tests/stages", "tests/models"
 OBJECTIVES, GEOMETRY = f"{STAGES}/objectives", "tests/kernels/geometry"
 DATA = "tests/engine/data"
 _HEAD_TESTS = ("heads_by_hand", "heads", "dpt_head")
-WAN, ATTENTION, ELEMENTWISE = f"{MODELS}/wan", "tests/kernels/attention", "tests/kernels/elementwise"
+WAN, WAN21, COGVIDEOX, OPENSORA = (f"{MODELS}/{kind}" for kind in ("wan", "wan21", "cogvideox", "opensora"))
+ATTENTION, ELEMENTWISE = "tests/kernels/attention", "tests/kernels/elementwise"
 
 MODULES: dict[str, tuple[str, ...]] = {
     "phys4d/stages/spec.py": (
@@ -13,21 +14,36 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phys4d/stages/geometry_loss.py": (
         f"{OBJECTIVES}/test_geometry_loss.py", f"{OBJECTIVES}/test_settings.py", f"{OBJECTIVES}/test_disparity_loss.py",
     ),
+    "phys4d/stages/config.py": (f"{OBJECTIVES}/test_settings.py",),
+    "phys4d/stages/adapter.py": (f"{STAGES}/test_adapter.py", f"{OBJECTIVES}/test_settings.py"),
+    "phys4d/stages/data.py": (f"{STAGES}/test_stage_data.py",),
+    "phys4d/mixture.py": (f"{STAGES}/test_mixture.py", f"{STAGES}/test_affine_labels.py"),
+    "phys4d/batch.py": (f"{OBJECTIVES}/test_batch.py",),
+    "phys4d/stages/caption_dropout.py": (
+        f"{OBJECTIVES}/test_caption_dropout.py", f"{OBJECTIVES}/test_settings.py",
+    ),
     "phys4d/stages/disparity_loss.py": (f"{OBJECTIVES}/test_disparity_loss.py",),
     "phys4d/stages/backbone.py": (f"{OBJECTIVES}/test_backbone_loss.py", f"{OBJECTIVES}/test_settings.py"),
     "phys4d/stages/pretrain.py": (
         f"{OBJECTIVES}/test_pretrain_loss.py", f"{OBJECTIVES}/test_settings.py", f"{OBJECTIVES}/test_disparity_loss.py",
     ),
-    "phys4d/stages/finetune.py": (f"{OBJECTIVES}/test_finetune_loss.py", f"{OBJECTIVES}/test_settings.py"),
+    "phys4d/stages/finetune.py": (
+        f"{OBJECTIVES}/test_finetune_loss.py", f"{OBJECTIVES}/test_settings.py",
+        f"{OBJECTIVES}/test_micro_batches.py::test_all_ranks_call_the_heads_in_the_same_micro_batches",
+    ),
     "phys4d/stages/flow_sde.py": (f"{STAGES}/test_flow_sde.py", f"{OBJECTIVES}/test_reinforce_loss.py"),
+    "phys4d/stages/ppo.py": (f"{STAGES}/test_policy.py", f"{OBJECTIVES}/test_reinforce_loss.py"),
+    "phys4d/stages/reinforce_config.py": (f"{OBJECTIVES}/test_settings.py", f"{OBJECTIVES}/test_reinforce_loss.py"),
     "phys4d/stages/reinforce.py": (
-        f"{OBJECTIVES}/test_reinforce_loss.py", f"{STAGES}/test_policy.py", f"{OBJECTIVES}/test_settings.py",
+        f"{OBJECTIVES}/test_reinforce_batches.py", f"{OBJECTIVES}/test_reinforce_loss.py",
+        f"{OBJECTIVES}/test_settings.py",
     ),
     "phys4d/rewards/moving_chamfer.py": (
         "tests/rewards/test_reward_by_hand.py", "tests/rewards/test_moving_chamfer.py",
     ),
     "phys4d/rewards/spec.py": ("tests/rewards/test_reward_by_hand.py",),
     "phys4d/rewards/all_points.py": ("tests/rewards/test_reward_by_hand.py",),
+    "phys4d/models/guidance.py": (f"{OBJECTIVES}/test_reinforce_loss.py",),
     "phys4d/models/flow.py": (f"{MODELS}/test_flow_matching.py",),
     "phys4d/models/world.py": (
         f"{OBJECTIVES}/test_backbone_loss.py", f"{OBJECTIVES}/test_pretrain_loss.py",
@@ -48,6 +64,19 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phys4d/models/wan/codec.py": (f"{WAN}/test_released.py",),
     "phys4d/models/wan/schedule.py": (f"{WAN}/test_schedule.py",),
     "phys4d/models/wan/text.py": (f"{WAN}/test_text.py", f"{WAN}/test_released.py"),
+    "phys4d/models/wan21/backbone.py": (f"{WAN21}/test_wan21_backbone.py",),
+    "phys4d/models/wan21/image.py": (f"{WAN21}/test_wan21_published.py", f"{WAN21}/test_wan21_backbone.py"),
+    "phys4d/models/wan21/codec.py": (f"{WAN21}/test_wan21_backbone.py",),
+    "phys4d/models/wan21/schedule.py": (f"{WAN21}/test_wan21_published.py",),
+    "phys4d/models/cogvideox/process.py": (f"{COGVIDEOX}/test_process.py",),
+    "phys4d/models/cogvideox/backbone.py": (f"{COGVIDEOX}/test_cogvideox_backbone.py",),
+    "phys4d/models/cogvideox/codec.py": (f"{COGVIDEOX}/test_codec_and_text.py",),
+    "phys4d/models/opensora/backbone.py": (f"{OPENSORA}/test_opensora_backbone.py",),
+    "phys4d/models/opensora/embeddings.py": (f"{OPENSORA}/test_stdit3.py",),
+    "phys4d/models/opensora/transformer.py": (f"{OPENSORA}/test_stdit3.py", f"{OPENSORA}/test_opensora_backbone.py"),
+    "phys4d/models/opensora/codec.py": (f"{OPENSORA}/test_opensora_codec.py",),
+    "phys4d/models/opensora/temporal_vae.py": (f"{OPENSORA}/test_opensora_codec.py",),
+    "phys4d/models/opensora/text.py": (f"{OPENSORA}/test_opensora_backbone.py", f"{OPENSORA}/test_opensora_folder.py"),
     **{
         f"phys4d/models/heads/{name}.py": tuple(f"{MODELS}/test_{tests}.py" for tests in _HEAD_TESTS)
         for name in (
