@@ -15,9 +15,30 @@ MODULES: dict[str, tuple[str, ...]] = {
         f"{OBJECTIVES}/test_geometry_loss.py", f"{OBJECTIVES}/test_settings.py", f"{OBJECTIVES}/test_disparity_loss.py",
     ),
     "phys4d/stages/config.py": (f"{OBJECTIVES}/test_settings.py",),
-    "phys4d/stages/adapter.py": (f"{STAGES}/test_adapter.py", f"{OBJECTIVES}/test_settings.py"),
+    "phys4d/stages/adapter.py": (
+        *(
+            f"{STAGES}/test_adapter.py::test_{name}"
+            for name in (
+                "published_models_have_the_authors_rank_and_tiny_its_own", "the_factors_count_alpha_over_rank_times",
+                "blocks_outside_the_range_carry_no_adapter", "what_a_model_cannot_have_is_refused",
+            )
+        ),
+        f"{OBJECTIVES}/test_settings.py",
+    ),
     "phys4d/stages/data.py": (f"{STAGES}/test_stage_data.py",),
-    "phys4d/mixture.py": (f"{STAGES}/test_mixture.py", f"{STAGES}/test_affine_labels.py"),
+    "phys4d/mixture.py": (
+        *(
+            f"{STAGES}/test_mixture.py::test_{name}"
+            for name in (
+                "a_batch_holds_clips_of_one_size_and_all_are_drawn_equally_often",
+                "weights_say_how_many_clips_come_from_each_dataset", "columns_choose_the_clips_that_take_part",
+                "a_choice_that_cannot_be_made_is_refused", "a_bad_clip_is_replaced_by_one_of_its_size",
+                "a_dataset_of_two_sizes_is_cached_whole",
+            )
+        ),
+        f"{STAGES}/test_affine_labels.py::test_a_batch_says_of_each_clip_what_its_depth_is",
+        f"{STAGES}/test_affine_labels.py::test_an_index_of_another_kind_than_the_json_is_refused",
+    ),
     "phys4d/batch.py": (f"{OBJECTIVES}/test_batch.py",),
     "phys4d/stages/caption_dropout.py": (
         f"{OBJECTIVES}/test_caption_dropout.py", f"{OBJECTIVES}/test_settings.py",

@@ -35,7 +35,7 @@ NUMBERS: list[tuple[type, str, float | None, float, float]] = [
     (ReinforceConfig, "guidance", 1.0, 1, 0.9),
     (ReinforceConfig, "clip", 0.2, 0.01, 0), (ReinforceConfig, "dimensions", 1e4, 0.01, 0),
     (ReinforceConfig, "advantage_clip", 3.0, 0.01, 0), (ReinforceConfig, "kl", 0.01, 0, -0.1),
-    (BackboneConfig, "max_bad", 0.01, 0, -0.1), (BackboneConfig, "micro_batch", None, 1, 0),
+    (BackboneConfig, "max_bad", 0.05, 0, -0.1), (BackboneConfig, "micro_batch", None, 1, 0),
     (ReinforceConfig, "flow_matching", 1.0, 0, -0.1), (ReinforceConfig, "flow_matching_batch", 6, 1, 0),
 ]  # fmt: skip
 
