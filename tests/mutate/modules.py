@@ -3,7 +3,17 @@
 STAGES, MODELS = "tests/stages", "tests/models"
 OBJECTIVES, GEOMETRY = f"{STAGES}/objectives", "tests/kernels/geometry"
 DATA = "tests/engine/data"
-_HEAD_TESTS = ("heads_by_hand", "heads", "dpt_head")
+HEAD_TESTS = (
+    f"{MODELS}/test_heads_by_hand.py", f"{MODELS}/test_heads.py",
+    *(
+        f"{MODELS}/test_dpt_head.py::test_{name}"
+        for name in (
+            "the_deepest_taps_are_on_the_coarsest_levels", "attention_over_time_by_hand", "the_levels_by_hand",
+            "channels_halve_down_to_eight_at_the_strides_of_every_codec", "tokens_that_it_cannot_double_into_are_refused",
+            "a_frame_reaches_other_frames_in_the_dpt_head_alone", "frames_of_a_part_are_those_of_the_whole",
+        )
+    ),
+)  # fmt: skip
 WAN, WAN21, COGVIDEOX, OPENSORA = (f"{MODELS}/{kind}" for kind in ("wan", "wan21", "cogvideox", "opensora"))
 ATTENTION, ELEMENTWISE = "tests/kernels/attention", "tests/kernels/elementwise"
 
@@ -98,11 +108,10 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phys4d/models/opensora/codec.py": (f"{OPENSORA}/test_opensora_codec.py",),
     "phys4d/models/opensora/temporal_vae.py": (f"{OPENSORA}/test_opensora_codec.py",),
     "phys4d/models/opensora/text.py": (f"{OPENSORA}/test_opensora_backbone.py", f"{OPENSORA}/test_opensora_folder.py"),
+    "phys4d/models/heads/chunks.py": (f"{MODELS}/test_dpt_head.py",),  # its memory too
     **{
-        f"phys4d/models/heads/{name}.py": tuple(f"{MODELS}/test_{tests}.py" for tests in _HEAD_TESTS)
-        for name in (
-            "config", "modulation", "tokens", "residual", "linear", "conv", "temporal", "dpt", "chunks", "geometry",
-        )
+        f"phys4d/models/heads/{name}.py": HEAD_TESTS
+        for name in ("config", "modulation", "tokens", "residual", "linear", "conv", "temporal", "dpt", "geometry")
     },
     "phys4d/models/tiny/copying.py": (f"{MODELS}/tiny/test_copying.py",),
     "phys4d/models/tiny/haar.py": (f"{MODELS}/tiny/test_haar.py",),
