@@ -3,17 +3,8 @@
 STAGES, MODELS = "tests/stages", "tests/models"
 OBJECTIVES, GEOMETRY = f"{STAGES}/objectives", "tests/kernels/geometry"
 DATA = "tests/engine/data"
-HEAD_TESTS = (
-    f"{MODELS}/test_heads_by_hand.py", f"{MODELS}/test_heads.py",
-    *(
-        f"{MODELS}/test_dpt_head.py::test_{name}"
-        for name in (
-            "the_deepest_taps_are_on_the_coarsest_levels", "attention_over_time_by_hand", "the_levels_by_hand",
-            "channels_halve_down_to_eight_at_the_strides_of_every_codec", "tokens_that_it_cannot_double_into_are_refused",
-            "a_frame_reaches_other_frames_in_the_dpt_head_alone", "frames_of_a_part_are_those_of_the_whole",
-        )
-    ),
-)  # fmt: skip
+HEAD_TESTS = (f"{MODELS}/test_heads_by_hand.py", f"{MODELS}/test_heads.py")
+PARTS = "test_frames_of_a_part_are_those_of_the_whole"
 WAN, WAN21, COGVIDEOX, OPENSORA = (f"{MODELS}/{kind}" for kind in ("wan", "wan21", "cogvideox", "opensora"))
 ATTENTION, ELEMENTWISE = "tests/kernels/attention", "tests/kernels/elementwise"
 
@@ -102,10 +93,21 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "phys4d/models/wan/schedule.py": (f"{WAN}/test_schedule.py",),
     "phys4d/models/wan/text.py": (f"{WAN}/test_text.py", f"{WAN}/test_released.py"),
-    "phys4d/models/wan21/backbone.py": (f"{WAN21}/test_wan21_backbone.py",),
-    "phys4d/models/wan21/image.py": (f"{WAN21}/test_wan21_published.py", f"{WAN21}/test_wan21_backbone.py"),
-    "phys4d/models/wan21/codec.py": (f"{WAN21}/test_wan21_backbone.py",),
-    "phys4d/models/wan21/schedule.py": (f"{WAN21}/test_wan21_published.py",),
+    "phys4d/models/wan21/backbone.py": tuple(
+        f"{WAN21}/test_wan21_backbone.py::test_{name}"
+        for name in (
+            "prediction_loss_and_gradients_are_those_of_diffusers", "bf16_keeps_time_in_fp32", "the_attention_is_ours",
+            "what_is_read_of_the_first_frame_is_what_the_stock_pipeline_reads",
+        )
+    ),
+    "phys4d/models/wan21/image.py": (
+        f"{WAN21}/test_wan21_published.py::test_latents_and_tokens_come_back_as_they_were_packed",
+        f"{WAN21}/test_wan21_backbone.py::test_what_is_read_of_the_first_frame_is_what_the_stock_pipeline_reads",
+    ),
+    "phys4d/models/wan21/codec.py": (
+        f"{WAN21}/test_wan21_backbone.py::test_what_is_read_of_the_first_frame_is_what_the_stock_pipeline_reads",
+    ),
+    "phys4d/models/wan21/schedule.py": (f"{WAN21}/test_wan21_schedule.py",),
     "phys4d/models/cogvideox/process.py": (f"{COGVIDEOX}/test_process.py",),
     "phys4d/models/cogvideox/backbone.py": (f"{COGVIDEOX}/test_cogvideox_backbone.py",),
     "phys4d/models/cogvideox/codec.py": (f"{COGVIDEOX}/test_codec_and_text.py",),
@@ -115,10 +117,13 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phys4d/models/opensora/codec.py": (f"{OPENSORA}/test_opensora_codec.py",),
     "phys4d/models/opensora/temporal_vae.py": (f"{OPENSORA}/test_opensora_codec.py",),
     "phys4d/models/opensora/text.py": (f"{OPENSORA}/test_opensora_backbone.py", f"{OPENSORA}/test_opensora_folder.py"),
-    "phys4d/models/heads/chunks.py": (f"{MODELS}/test_dpt_head.py",),  # its memory too
     **{
-        f"phys4d/models/heads/{name}.py": HEAD_TESTS
-        for name in ("config", "modulation", "tokens", "residual", "linear", "conv", "temporal", "dpt", "geometry")
+        f"phys4d/models/heads/{name}.py": (*HEAD_TESTS, f"{MODELS}/test_dpt_head.py::{PARTS}")
+        for name in ("config", "modulation", "tokens", "residual", "linear")
+    },
+    **{
+        f"phys4d/models/heads/{name}.py": (*HEAD_TESTS, f"{MODELS}/test_dpt_head.py")
+        for name in ("conv", "temporal", "dpt", "chunks", "geometry")
     },
     "phys4d/models/tiny/copying.py": (f"{MODELS}/tiny/test_copying.py",),
     "phys4d/models/tiny/haar.py": (f"{MODELS}/tiny/test_haar.py",),
