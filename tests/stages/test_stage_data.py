@@ -86,7 +86,11 @@ def test_the_digest_changes_with_clips_weights_and_columns_and_not_with_caches(
     where = {"weight": None, "where": {"frames": [5]}}
     text = json.dumps([[index[a]], [where]], sort_keys=True)  # written down in every run folder
     assert identity((DataPart(folder=a, where={"frames": (5,)}),)) == hashlib.sha256(text.encode()).hexdigest()
-    both = {(u, v): identity((DataPart(folder=a, weight=u), DataPart(folder=b, weight=v))) for u in (1, 2) for v in (1, 2)}
+    columns: list[tuple[str, tuple[int, ...]]] = [("frames", (5,)), ("height", (16, 32))]
+    first, last = (DataPart(folder=a, where=dict(some)) for some in (columns, reversed(columns)))
+    assert identity((first,)) == identity((last,))  # in whatever order columns are named
+    pairs = ((u, v) for u in (1, 2) for v in (1, 2))
+    both = {(u, v): identity((DataPart(folder=a, weight=u), DataPart(folder=b, weight=v))) for u, v in pairs}
     assert len(set(both.values())) == 4
     text = json.dumps([[index[a], index[b]], [{"weight": w, "where": {}} for w in (1.0, 2.0)]], sort_keys=True)
     assert both[1, 2] == hashlib.sha256(text.encode()).hexdigest()
