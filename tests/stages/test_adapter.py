@@ -81,6 +81,8 @@ def test_blocks_outside_the_range_carry_no_adapter(names: tuple[str, ...]) -> No
         assert adapted(model.backbone.transformer, name) == inside and len(inside) == 2 * 10
     added(only := tiny(), blocks=(3, 3), targets=("attn2.to_q", "ffn.net.2"))
     assert adapted(only.backbone.transformer) == {"blocks.3.attn2.to_q", "blocks.3.ffn.net.2"}
+    added(only := tiny(), blocks=(0, 0), targets=("attn2.to_q",))
+    assert adapted(only.backbone.transformer) == {"blocks.0.attn2.to_q"}
 
 
 def test_learning_rates_by_depth_are_those_of_the_blocks() -> None:
