@@ -5,8 +5,7 @@ OBJECTIVES, GEOMETRY = f"{STAGES}/objectives", "tests/kernels/geometry"
 DATA = "tests/engine/data"
 HEAD_TESTS = (f"{MODELS}/test_heads_by_hand.py", f"{MODELS}/test_heads.py")
 PARTS = "test_frames_of_a_part_are_those_of_the_whole"
-WAN, WAN21 = f"{MODELS}/wan", f"{MODELS}/wan21"
-ATTENTION, ELEMENTWISE = "tests/kernels/attention", "tests/kernels/elementwise"
+WAN, ATTENTION, ELEMENTWISE = f"{MODELS}/wan", "tests/kernels/attention", "tests/kernels/elementwise"
 
 MODULES: dict[str, tuple[str, ...]] = {
     "phys4d/stages/spec.py": (
@@ -95,21 +94,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "phys4d/models/wan/schedule.py": (f"{WAN}/test_schedule.py",),
     "phys4d/models/wan/text.py": (f"{WAN}/test_text.py", f"{WAN}/test_released.py"),
-    "phys4d/models/wan21/backbone.py": tuple(
-        f"{WAN21}/test_wan21_backbone.py::test_{name}"
-        for name in (
-            "prediction_loss_and_gradients_are_those_of_diffusers", "bf16_keeps_time_in_fp32", "the_attention_is_ours",
-            "what_is_read_of_the_first_frame_is_what_the_stock_pipeline_reads",
-        )
-    ),
-    "phys4d/models/wan21/image.py": (
-        f"{WAN21}/test_wan21_published.py::test_latents_and_tokens_come_back_as_they_were_packed",
-        f"{WAN21}/test_wan21_backbone.py::test_what_is_read_of_the_first_frame_is_what_the_stock_pipeline_reads",
-    ),
-    "phys4d/models/wan21/codec.py": (
-        f"{WAN21}/test_wan21_backbone.py::test_what_is_read_of_the_first_frame_is_what_the_stock_pipeline_reads",
-    ),
-    "phys4d/models/wan21/schedule.py": (f"{WAN21}/test_wan21_schedule.py",),
+    "phys4d/models/wan21/schedule.py": (f"{MODELS}/wan21/test_wan21_schedule.py",),
     **{
         f"phys4d/models/heads/{name}.py": (*HEAD_TESTS, f"{MODELS}/test_dpt_head.py::{PARTS}")
         for name in ("config", "modulation", "tokens", "residual", "linear")
