@@ -3,8 +3,7 @@
 STAGES, MODELS = "tests/stages", "tests/models"
 OBJECTIVES, GEOMETRY = f"{STAGES}/objectives", "tests/kernels/geometry"
 DATA = "tests/engine/data"
-HEAD_TESTS = (f"{MODELS}/test_heads_by_hand.py", f"{MODELS}/test_heads.py")
-PARTS = "test_frames_of_a_part_are_those_of_the_whole"
+_HEAD_TESTS = ("heads_by_hand", "heads", "dpt_head")
 WAN, ATTENTION, ELEMENTWISE = f"{MODELS}/wan", "tests/kernels/attention", "tests/kernels/elementwise"
 
 MODULES: dict[str, tuple[str, ...]] = {
@@ -96,12 +95,10 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phys4d/models/wan/text.py": (f"{WAN}/test_text.py", f"{WAN}/test_released.py"),
     "phys4d/models/wan21/schedule.py": (f"{MODELS}/wan21/test_wan21_schedule.py",),
     **{
-        f"phys4d/models/heads/{name}.py": (*HEAD_TESTS, f"{MODELS}/test_dpt_head.py::{PARTS}")
-        for name in ("config", "modulation", "tokens", "residual", "linear")
-    },
-    **{
-        f"phys4d/models/heads/{name}.py": (*HEAD_TESTS, f"{MODELS}/test_dpt_head.py")
-        for name in ("conv", "temporal", "dpt", "chunks", "geometry")
+        f"phys4d/models/heads/{name}.py": tuple(f"{MODELS}/test_{tests}.py" for tests in _HEAD_TESTS)
+        for name in (
+            "config", "modulation", "tokens", "residual", "linear", "conv", "temporal", "dpt", "chunks", "geometry",
+        )
     },
     "phys4d/models/tiny/copying.py": (f"{MODELS}/tiny/test_copying.py",),
     "phys4d/models/tiny/haar.py": (f"{MODELS}/tiny/test_haar.py",),
