@@ -92,6 +92,7 @@ $(MATRIX)/%/.installed:
 	@touch $@
 
 mutate: venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutate --named
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutate
 
 # On a machine with a GPU and torch, triton, numpy, pytest and hypothesis in PYTHON. Most of the tests' time is compiling:

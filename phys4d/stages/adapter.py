@@ -6,6 +6,7 @@ it as a choice of blocks: `blocks` restricts the adapter to a range of them, and
 noise level. Which blocks these are for high noise is not known; the default is all of them.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,7 +73,7 @@ def check_adapter(stage: str, config: AdapterConfig, transformer: nn.Module, blo
     paths = _adapted(transformer) if config.targets is not None else []
     for end in config.targets or ():
         if not any(_ends(path, [end]) for path in paths):
-            inside = dict.fromkeys(path.partition(".0.")[2] for path in paths if ".0." in path)
+            inside = dict.fromkeys(found[1] for path in paths if (found := re.match(r"\w+\.0\.(.+)", path)))
             raise UserError(f"{stage}.targets: no linear module is called {end!r}: there are {', '.join(inside)}")
 
 

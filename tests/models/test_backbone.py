@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from phys4d.models.backbone import Backbone, autocast
+from phys4d.models.backbone import Backbone, autocast, in_full_precision
 
 NOISY = torch.tensor([[8.0, 4, 6], [8, 2, 1]]).view(2, 1, 3, 1, 1)  # two clips of three latent frames
 OUTPUT = torch.tensor([[9.0, 2, -4], [9, 8, 4]]).view(2, 1, 3, 1, 1)
@@ -66,6 +66,28 @@ def test_a_block_may_give_other_tokens_behind_the_videos() -> None:
 def test_a_tap_of_no_block_is_refused(taps: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=rf"taps \[{taps[-1]}\]: the transformer has blocks 0 to 1"):
         TwoBlocks(*taps)
+
+
+def test_the_tapped_tokens_alone_are_those_of_a_whole_evaluation() -> None:
+    hidden = TwoBlocks(1, 0).hidden(NOISY, torch.ones(2), torch.ones(2, 1, 1))
+    assert [tokens.flatten().tolist() for tokens in hidden] == [[2, 2], [1, 1]]
+
+
+def test_a_block_is_read_once_however_often_it_is_tapped() -> None:
+    backbone = TwoBlocks(0)
+    for taps in ((1,), (0, 1), (1,)):
+        backbone.tap(taps)
+    assert [len(block._forward_hooks) for block in backbone.blocks] == [1, 1]
+    (hidden,) = backbone(NOISY, torch.ones(2), torch.ones(2, 1, 1)).hidden
+    assert hidden.flatten().tolist() == [2, 2]
+
+
+def test_what_is_kept_in_full_precision_is_so_under_autocast() -> None:
+    """1 + 2^-9 is 1 in bf16."""
+    fine, one = torch.tensor([[1 + 2.0**-9]]), torch.ones(1, 1)
+    with autocast("cpu", enabled=True):
+        found = [forward(fine, one) for forward in (torch.matmul, in_full_precision(torch.matmul))]
+    assert [(f.dtype, f.item()) for f in found] == [(torch.bfloat16, 1), (torch.float32, 1 + 2.0**-9)]
 
 
 def test_precision_says_whether_the_transformer_is_evaluated_in_bf16() -> None:

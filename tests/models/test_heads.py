@@ -116,5 +116,5 @@ def test_clips_of_another_size_are_read_by_the_same_weights(kind: str) -> None:
 def test_an_embedding_of_places_keeps_their_share_of_the_image() -> None:
     place = torch.linspace(-1, 1, 8).view(8, 1, 1).expand(8, 8, 4)
     small, large = (at_size(place, side, side)[:, 0, 0] for side in (8, 16))
-    assert torch.equal(small, place[:, 0, 0])
+    assert torch.equal(small, place[:, 0, 0]) and at_size(place, 8, 8) is place
     torch.testing.assert_close(large[4:12].view(4, 2).mean(1), small[2:6], atol=0.01, rtol=0)

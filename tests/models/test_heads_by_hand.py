@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
-from phys4d.models.heads import ConvHead, GeometryHeads, HeadConfig, LinearHead, ResidualUnit, TimestepModulation
+from phys4d.models.heads import (
+    ConvHead,
+    DPTHead,
+    GeometryHeads,
+    HeadConfig,
+    LinearHead,
+    ResidualUnit,
+    TimestepModulation,
+)
 from phys4d.models.interface import Grid
 
 GRID = Grid(5, 16, 24, (4, 8, 8))  # 2 x 2 x 3 tokens
@@ -114,25 +122,25 @@ def test_channels_halve_with_every_doubling_down_to_eight(side: int, width: int,
 
 @pytest.mark.parametrize(("rows", "columns"), [(8, 16), (2, 2), (12, 12)])
 def test_tokens_that_it_cannot_double_into_are_refused(rows: int, columns: int) -> None:
-    with pytest.raises(ValueError, match="needs a square of 4, 8, 16"):
+    with pytest.raises(ValueError, match=r"needs a square of 4, 8, 16, \.\.\. pixels"):
         ConvHead(6, 1, 5, 1, Grid(5, 2 * rows, 2 * columns, (4, rows, columns)), 8)
 
 
 def test_the_first_weights_of_the_last_layer_are_small() -> None:
-    """Linear: Xavier's uniform range times 0.01, no bias. Conv: a tenth of torch's 1 / sqrt(inputs)."""
+    """Linear: Xavier's uniform range times 0.01, no bias. Conv and DPT: a tenth of torch's 1 / sqrt(inputs)."""
     heads = GeometryHeads(HeadConfig(kind="linear"), 96, 1, 5, GRID)
     assert isinstance(heads.depth, LinearHead) and isinstance(heads.motion, LinearHead)
     for head, channels in ((heads.depth, 1), (heads.motion, 3)):
         bound = 0.01 * math.sqrt(6 / (96 + 256 * channels))
         assert 0.98 * bound < head.project.weight.abs().max() <= bound and (head.project.bias == 0).all()
-    heads = GeometryHeads(HeadConfig(width=48), 32, 1, 5, GRID)
-    assert isinstance(heads.depth, ConvHead) and isinstance(heads.motion, ConvHead)
-    for head, channels in ((heads.depth, 1), (heads.motion, 3)):
-        assert head.doubling[-1].out_channels == 4 * channels
-        bound = 0.1 / math.sqrt(24 * 9)
-        assert 0.97 * bound < head.doubling[-1].weight.abs().max() <= bound
-        assert 0 < head.doubling[-1].bias.abs().max() <= bound
-        assert head.doubling[0].weight.abs().max() > 0.97 / math.sqrt(96 * 9)
+    for kind, type_ in (("conv", ConvHead), ("dpt", DPTHead)):
+        heads = GeometryHeads(HeadConfig(kind=kind, width=48), 32, 1, 5, GRID)  # type: ignore[arg-type]
+        for head, channels in ((heads.depth, 1), (heads.motion, 3)):
+            assert isinstance(head, type_) and head.doubling[-1].out_channels == 4 * channels
+            bound = 0.1 / math.sqrt(24 * 9)
+            assert 0.97 * bound < head.doubling[-1].weight.abs().max() <= bound
+            assert 0 < head.doubling[-1].bias.abs().max() <= bound
+            assert head.doubling[0].weight.abs().max() > 0.97 / math.sqrt(96 * 9)
 
 
 def test_the_seed_is_0_where_none_is_given() -> None:

@@ -1,6 +1,7 @@
 """python -m tests.mutate: plants small faults in the numerical code and runs the fast tests that should notice.
 
-Exit code 1 where a survivor is not explained in survivors.toml, or more than 5 % of the mutants survive.
+Exit code 1 where a survivor is not explained in survivors.toml, or more than 5 % of the mutants survive; with --named,
+where a fault of named.toml survives.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from tests.mutate.modules import MODULES
 from tests.mutate.mutations import Mutant, mutants
+from tests.mutate.named import run_named
 from tests.mutate.report import Found, reasons, table, verdict, write
 from tests.mutate.server import SURVIVED, outcomes, warm
 
@@ -20,6 +22,9 @@ ROOT = Path(__file__).parents[2]
 def main(arguments: list[str] | None = None) -> int:
     """Runs the mutants of the modules asked for."""
     options = _options().parse_args(arguments)
+    if options.named:
+        warm()
+        return 1 if run_named(ROOT) else 0
     modules = [name for name in MODULES if not options.module or any(part in name for part in options.module)]
     if not modules:
         print(f"--module {' '.join(options.module)}: no such module in tests/mutate/modules.py", file=sys.stderr)
@@ -48,6 +53,7 @@ def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.mutate", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--module", action="append", help="part of a module's path; may be given several times")
     parser.add_argument("--budget", type=float, default=float("inf"), metavar="MINUTES", help="then stop")
+    parser.add_argument("--named", action="store_true", help="run the faults of named.toml in place of mutants")
     parser.add_argument("--list", action="store_true", help="print the mutants, run none")
     parser.add_argument("--sample", type=int, metavar="N", help="run N mutants drawn from all modules")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")

@@ -13,21 +13,58 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phys4d/stages/geometry_loss.py": (
         f"{OBJECTIVES}/test_geometry_loss.py", f"{OBJECTIVES}/test_settings.py", f"{OBJECTIVES}/test_disparity_loss.py",
     ),
+    "phys4d/stages/config.py": (f"{OBJECTIVES}/test_settings.py",),
+    "phys4d/stages/adapter.py": (
+        *(
+            f"{STAGES}/test_adapter.py::test_{name}"
+            for name in (
+                "published_models_have_the_authors_rank_and_tiny_its_own", "the_factors_count_alpha_over_rank_times",
+                "blocks_outside_the_range_carry_no_adapter", "what_a_model_cannot_have_is_refused",
+            )
+        ),
+        f"{OBJECTIVES}/test_settings.py",
+    ),
+    "phys4d/stages/data.py": (f"{STAGES}/test_stage_data.py",),
+    "phys4d/mixture.py": (
+        *(
+            f"{STAGES}/test_mixture.py::test_{name}"
+            for name in (
+                "a_batch_holds_clips_of_one_size_and_all_are_drawn_equally_often",
+                "weights_say_how_many_clips_come_from_each_dataset", "columns_choose_the_clips_that_take_part",
+                "a_choice_that_cannot_be_made_is_refused", "a_bad_clip_is_replaced_by_one_of_its_size",
+                "latents_are_read_where_all_parts_have_them_and_pixels_where_they_are_needed",
+            )
+        ),
+        f"{STAGES}/test_affine_labels.py::test_a_batch_says_of_each_clip_what_its_depth_is",
+        f"{STAGES}/test_affine_labels.py::test_a_mixture_asks_for_metres_unless_it_is_allowed_not_to",
+        f"{STAGES}/test_affine_labels.py::test_an_index_of_another_kind_than_the_json_is_refused",
+    ),
+    "phys4d/batch.py": (f"{OBJECTIVES}/test_batch.py",),
+    "phys4d/stages/caption_dropout.py": (
+        f"{OBJECTIVES}/test_caption_dropout.py", f"{OBJECTIVES}/test_settings.py",
+    ),
     "phys4d/stages/disparity_loss.py": (f"{OBJECTIVES}/test_disparity_loss.py",),
     "phys4d/stages/backbone.py": (f"{OBJECTIVES}/test_backbone_loss.py", f"{OBJECTIVES}/test_settings.py"),
     "phys4d/stages/pretrain.py": (
         f"{OBJECTIVES}/test_pretrain_loss.py", f"{OBJECTIVES}/test_settings.py", f"{OBJECTIVES}/test_disparity_loss.py",
     ),
-    "phys4d/stages/finetune.py": (f"{OBJECTIVES}/test_finetune_loss.py", f"{OBJECTIVES}/test_settings.py"),
+    "phys4d/stages/finetune.py": (
+        f"{OBJECTIVES}/test_finetune_loss.py", f"{OBJECTIVES}/test_settings.py",
+        f"{OBJECTIVES}/test_micro_batches.py::test_all_ranks_call_the_heads_in_the_same_micro_batches",
+    ),
     "phys4d/stages/flow_sde.py": (f"{STAGES}/test_flow_sde.py", f"{OBJECTIVES}/test_reinforce_loss.py"),
+    "phys4d/stages/ppo.py": (f"{STAGES}/test_policy.py", f"{OBJECTIVES}/test_reinforce_loss.py"),
+    "phys4d/stages/reinforce_config.py": (f"{OBJECTIVES}/test_settings.py", f"{OBJECTIVES}/test_reinforce_loss.py"),
     "phys4d/stages/reinforce.py": (
-        f"{OBJECTIVES}/test_reinforce_loss.py", f"{STAGES}/test_policy.py", f"{OBJECTIVES}/test_settings.py",
+        f"{OBJECTIVES}/test_reinforce_batches.py", f"{OBJECTIVES}/test_reinforce_loss.py",
+        f"{OBJECTIVES}/test_settings.py",
     ),
     "phys4d/rewards/moving_chamfer.py": (
         "tests/rewards/test_reward_by_hand.py", "tests/rewards/test_moving_chamfer.py",
     ),
     "phys4d/rewards/spec.py": ("tests/rewards/test_reward_by_hand.py",),
     "phys4d/rewards/all_points.py": ("tests/rewards/test_reward_by_hand.py",),
+    "phys4d/models/guidance.py": (f"{MODELS}/test_guidance.py",),
     "phys4d/models/flow.py": (f"{MODELS}/test_flow_matching.py",),
     "phys4d/models/world.py": (
         f"{OBJECTIVES}/test_backbone_loss.py", f"{OBJECTIVES}/test_pretrain_loss.py",
@@ -45,9 +82,18 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phys4d/models/tiny/spec.py": (f"{MODELS}/tiny/test_tiny_transformer.py",),
     "phys4d/models/tiny/words.py": (f"{MODELS}/tiny/test_words.py",),
     "phys4d/models/wan/backbone.py": (f"{WAN}/test_wan_backbone.py", f"{MODELS}/test_precision.py"),
-    "phys4d/models/wan/codec.py": (f"{WAN}/test_released.py",),
+    "phys4d/models/wan/codec.py": tuple(
+        f"{WAN}/test_released.py::test_{name}"
+        for name in (
+            "tiles_are_for_decoding_alone_and_where_they_were_asked_for",
+            "sizes_that_the_autoencoder_would_cut_are_refused",
+            "latents_are_normalised_as_the_autoencoder_says", "the_codec_is_frozen_and_its_normalisation_is_not_saved",
+            "every_channel_has_its_own_mean_and_deviation_both_ways",
+        )
+    ),
     "phys4d/models/wan/schedule.py": (f"{WAN}/test_schedule.py",),
     "phys4d/models/wan/text.py": (f"{WAN}/test_text.py", f"{WAN}/test_released.py"),
+    "phys4d/models/wan21/schedule.py": (f"{MODELS}/wan21/test_wan21_schedule.py",),
     **{
         f"phys4d/models/heads/{name}.py": tuple(f"{MODELS}/test_{tests}.py" for tests in _HEAD_TESTS)
         for name in (

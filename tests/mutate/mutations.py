@@ -8,6 +8,7 @@ import ast
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 _OPERATORS: dict[type, type] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
@@ -31,6 +32,13 @@ _GUARDS = ("strict",)
 _HINTS = ("annotation", "returns", "decorator_list")
 
 
+class Fault(Protocol):
+    """Something wrong that can be planted in a module."""
+
+    def planted(self, source: str) -> ast.Module:
+        """The syntax tree of the module `source` with it."""
+
+
 @dataclass(frozen=True)
 class Mutant:
     """One fault: its number within the module, line and column (from 1), the line, and what becomes of what there."""
@@ -40,6 +48,9 @@ class Mutant:
     column: int
     text: str
     change: str
+
+    def planted(self, source: str) -> ast.Module:
+        return mutated(source, self.number)
 
 
 def mutants(source: str) -> list[Mutant]:

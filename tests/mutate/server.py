@@ -22,9 +22,10 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import TypeVar
 
 from tests.mutate.modules import dotted
-from tests.mutate.mutations import Mutant, mutated
+from tests.mutate.mutations import Fault
 
 LIBRARIES = (
     "numpy", "torch", "torch.distributed.checkpoint.state_dict", "torch.utils.tensorboard", "triton", "hypothesis",
@@ -43,6 +44,7 @@ ENTRIES = (
 OPTIONS = ("-x", "-q", *("-p", "no:cacheprovider"), *("-p", "no:unraisableexception"), *("-p", "no:threadexception"))
 SECONDS = 60  # of processor time that a mutant's tests may take; on the clock five times as long
 SURVIVED, KILLED, NO_TESTS = 0, 1, 5
+F = TypeVar("F", bound=Fault)
 
 
 class _Changed(SourceFileLoader):
@@ -96,10 +98,10 @@ def warm() -> None:
         pytest.main([*OPTIONS, "-c", os.devnull, empty])  # so that pytest's own modules are there
 
 
-def outcomes(root: Path, module: str, tests: Sequence[str], chosen: Sequence[Mutant]) -> Iterator[tuple[Mutant, int]]:
-    """Each mutant with 0 where the tests pass and another number where they fail; first the module as it is.
+def outcomes(root: Path, module: str, tests: Sequence[str], chosen: Sequence[F]) -> Iterator[tuple[F, int]]:
+    """Each fault with 0 where the tests pass and another number where they fail; first the module as it is.
 
-    RuntimeError where the tests fail without a mutant, or are none.
+    RuntimeError where the tests fail without a fault, or are none.
     """
     source = (root / module).read_text()
     read, write = os.pipe()
@@ -112,26 +114,26 @@ def outcomes(root: Path, module: str, tests: Sequence[str], chosen: Sequence[Mut
     os.close(write)
     try:
         with os.fdopen(read) as answers:
-            for mutant, line in zip([None, *chosen], answers, strict=False):
+            for fault, line in zip([None, *chosen], answers, strict=False):
                 code = json.loads(line)
-                if mutant is not None:
-                    yield mutant, code
+                if fault is not None:
+                    yield fault, code
                 elif code != SURVIVED:
-                    raise RuntimeError(f"{module}: its tests end with {code} without a mutant: {' '.join(tests)}")
-    finally:  # it ends with the mutant at hand, when it finds its answers unread
+                    raise RuntimeError(f"{module}: its tests end with {code} without a fault: {' '.join(tests)}")
+    finally:  # it ends with the fault at hand, when it finds its answers unread
         os.waitpid(server, 0)
 
 
 def _serve(
-    root: Path, module: str, tests: Sequence[str], chosen: Sequence[Mutant | None], source: str, answers: object
+    root: Path, module: str, tests: Sequence[str], chosen: Sequence[Fault | None], source: str, answers: object
 ) -> None:
-    """Imports what does not depend on the module, then forks a child per mutant."""
+    """Imports what does not depend on the module, then forks a child per fault."""
     for name in independent(root, dotted(module)):
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # children neither scan nor copy what is here
-    for mutant in chosen:
-        tree = ast.parse(source) if mutant is None else mutated(source, mutant.number)
+    for fault in chosen:
+        tree = ast.parse(source) if fault is None else fault.planted(source)
         print(json.dumps(_child(dotted(module), tree, tests)), file=answers)  # type: ignore[call-overload]
 
 

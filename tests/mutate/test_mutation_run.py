@@ -1,4 +1,4 @@
-"""A sample of the mutants, run as developers run all of them."""
+"""A sample of the mutants and the named faults, run as developers run all of them."""
 
 import json
 import subprocess
@@ -22,3 +22,13 @@ def test_every_survivor_of_a_sample_is_explained(repository: Path, tmp_path: Pat
     assert sum(module["run"] for module in modules) == SAMPLE
     assert "| all | 40 | 40 |" in (tmp_path / "mutants.md").read_text()
     assert subprocess.run(status, cwd=repository, capture_output=True, text=True).stdout == before
+
+
+@pytest.mark.slow
+def test_every_named_fault_is_noticed(repository: Path) -> None:
+    """Those that passed all tests once: signs, weights and terms of losses, masks, initial weights, the shift."""
+    command = [sys.executable, "-m", "tests.mutate", "--named"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and "SURVIVED" not in done.stdout, done.stdout + done.stderr
+    assert len(lines) >= 9 and all(line.startswith("noticed: ") for line in lines)

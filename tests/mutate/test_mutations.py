@@ -1,5 +1,6 @@
 """The mutator on a module of a few lines: which faults it plants, which it does not, and that the tests see them."""
 
+import ast
 import importlib.util
 import sys
 from pathlib import Path
@@ -7,6 +8,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+from tests.mutate.modules import MODULES
+from tests.mutate.named import Named, named
 
 HERE = Path(__file__).parent
 TOY = (HERE / "toy.txt").read_text()
@@ -92,3 +96,15 @@ def test_what_becomes_of_an_expression(source: str, changes: list[str] | None) -
 def test_a_number_beyond_the_last_is_refused() -> None:
     with pytest.raises(IndexError, match="13"):
         mutations.mutated(TOY, 13)
+
+
+def test_every_named_fault_is_one_of_the_code_as_it_is(repository: Path) -> None:
+    """Each changes the syntax tree of its module; a text that is not there once is refused by name."""
+    faults = named()
+    assert len(faults) >= 9 and all(fault.file in MODULES for fault in faults)
+    for fault in faults:
+        source = (repository / fault.file).read_text()
+        assert ast.dump(fault.planted(source)) != ast.dump(ast.parse(source)), fault.name
+    for source in ("x = 1\n", "y = y = 2\n"):
+        with pytest.raises(ValueError, match=r"named.toml: a sign: f.py has 'y' . times: expected once"):
+            Named("a sign", "f.py", "y", "-y").planted(source)

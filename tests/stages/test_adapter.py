@@ -81,6 +81,8 @@ def test_blocks_outside_the_range_carry_no_adapter(names: tuple[str, ...]) -> No
         assert adapted(model.backbone.transformer, name) == inside and len(inside) == 2 * 10
     added(only := tiny(), blocks=(3, 3), targets=("attn2.to_q", "ffn.net.2"))
     assert adapted(only.backbone.transformer) == {"blocks.3.attn2.to_q", "blocks.3.ffn.net.2"}
+    added(only := tiny(), blocks=(0, 0), targets=("attn2.to_q",))
+    assert adapted(only.backbone.transformer) == {"blocks.0.attn2.to_q"}
 
 
 def test_learning_rates_by_depth_are_those_of_the_blocks() -> None:
@@ -126,10 +128,27 @@ def test_what_a_model_cannot_have_is_refused_before_anything_starts(clips: Path,
         assert refused(clips, f"{key}.blocks=[1, 2]") == f"{key}.blocks: [1, 2]: the transformer has blocks 0 to 1"
     assert "finetune.blocks: expected [first, last], from 0 on, got [1, 0]" in refused(clips, "finetune.blocks=[1, 0]")
     assert "reinforce.alpha: expected a number above 0.0, got 0" in refused(clips, "reinforce.alpha=0")
-    with pytest.raises(ValidationError):
-        AdapterConfig(blocks=(-1, 2))
+
+
+def test_what_a_model_cannot_have_is_refused() -> None:
+    for blocks in ((-1, 2), (2, 1)):
+        with pytest.raises(ValidationError, match=r"blocks\n.*expected \[first, last\], from 0 on"):
+            AdapterConfig(blocks=blocks)
+    for table in ({"targets": ()}, {"alpha": float("inf")}, {"alpha": float("nan")}):
+        with pytest.raises(ValidationError, match=next(iter(table))):
+            AdapterConfig(**table)
+    model = tiny()
     with pytest.raises(UserError, match=r"finetune.blocks: \[2, 4\]: the transformer has blocks 0 to 3"):
-        adapter_of("finetune", AdapterConfig(blocks=(2, 4)), tiny())
+        adapter_of("finetune", AdapterConfig(blocks=(2, 4)), model)
+    assert {path.split(".")[1] for path in adapter_of("finetune", AdapterConfig(blocks=(3, 3)), model).targets} == {"3"}
+    added(model)
+    for end in ("to_qkv", "to_q.base_layer", "lora_A.finetune"):  # with a LoRA on it, too
+        with pytest.raises(UserError) as caught:
+            adapter_of("reinforce", AdapterConfig(targets=("to_v", end)), model)
+        assert str(caught.value) == (
+            f"reinforce.targets: no linear module is called {end!r}: there are attn1.to_q, attn1.to_k, attn1.to_v, "
+            "attn1.to_out.0, attn2.to_q, attn2.to_k, attn2.to_v, attn2.to_out.0, ffn.net.0.proj, ffn.net.2"
+        )
 
 
 def test_a_run_with_all_of_it_and_what_a_resumed_one_may_not_change(

@@ -21,7 +21,7 @@ from phys4d.engine.data.tools.verify import verify
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.evaluate.metrics import absrel, absrel_aligned
-from phys4d.mixture import Part
+from phys4d.mixture import Mixture, Part
 from phys4d.models.tiny.words import WordEncoder
 from phys4d.stages.pretrain import PretrainConfig, PretrainObjective
 from tests.stages.test_evaluation import tiny
@@ -85,6 +85,16 @@ def test_an_index_of_another_kind_than_the_json_is_refused(affine: Path, tmp_pat
     with pytest.raises(UserError, match=rf"unstated/.*json depth_kind: is {KIND}, the index says another: write this"):
         Clips(folder, TRUTH, WordEncoder()).batch(2, ALONE, 0, "finetune", 0)
     assert Clips(folder, (), WordEncoder()).batch(2, ALONE, 0, "backbone", 0).affine == ()  # depth is not read
+
+
+def test_a_mixture_asks_for_metres_unless_it_is_allowed_not_to(affine: Path, clips: Path) -> None:
+    """The first clip that takes part is named."""
+    parts = [Part(clips), Part(affine, where={"caption": ["a square slides 3", "a square slides 5"]})]
+    with pytest.raises(UserError, match=f"{affine}: clip aclip3: its depth is {KIND}"):
+        Mixture(parts, TRUTH)
+    allowed = Mixture(parts, TRUTH, affine_depth=True)
+    assert allowed.affine.tolist() == [False] * 8 + [True] * 2 and len(allowed) == 10
+    assert not Mixture(parts, ()).affine.any()
 
 
 def test_metres_are_asked_for_in_one_line(affine: Path, clips: Path, refused: Callable[..., str]) -> None:

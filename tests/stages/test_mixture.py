@@ -71,6 +71,26 @@ def test_columns_choose_the_clips_that_take_part(two: tuple[Path, Path]) -> None
     assert np.array_equal(mixture.alike(0), [0, 1]) and mixture.read(1, pixels=False).key == "clip4"
 
 
+class Cache:
+    """In place of a cache: says which clip it was asked for, and whether its pixels were read."""
+
+    @staticmethod
+    def read(own: int, sample: Any) -> Any:
+        return own, len(sample.video) > 0
+
+
+def test_latents_are_read_where_all_parts_have_them_and_pixels_where_they_are_needed(two: tuple[Path, Path]) -> None:
+    cache: Any = Cache()
+    cached = Mixture([Part(two[0], cache=cache), Part(two[1], cache=cache)], ())
+    found: Any = [cached.read(SMALL + 1, pixels=pixels) for pixels in (False, True)]
+    assert cached.cached and found == [(1, False), (1, True)]
+    half = Mixture([Part(two[0], cache=cache), Part(two[1])], ())
+    assert not half.cached
+    for pixels in (False, True):
+        sample = half.read(1, pixels=pixels)
+        assert sample.key == "clip1" and len(sample.video) == 5
+
+
 @pytest.mark.parametrize(
     ("where", "said"),
     [

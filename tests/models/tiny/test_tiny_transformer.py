@@ -1,6 +1,7 @@
 """The tiny transformer: its sizes, and the distributions that its weights are drawn from."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +32,20 @@ def test_what_a_new_model_says_of_itself() -> None:
     assert (outline.layers, outline.width, outline.channels) == (3, 96, 3 * 4 * 4 * 4)
     assert f"{outline.token_stride}" == "(4, 8, 8)" and (outline.steps, outline.shift) == (10, 3.0)
     assert all(parameter.is_meta for parameter in outline.transformer.parameters())
+
+
+@pytest.mark.parametrize("from_folder", [False, True])
+def test_what_it_says_without_values_and_with_which_adapter(from_folder: bool, tmp_path: Path) -> None:
+    """A folder's transformer has 2 heads of 32 channels and one layer, whatever the settings are."""
+    if from_folder:
+        tiny_transformer(64, 1).save_config(tmp_path / "transformer")
+    assert SPEC.bare is not None
+    bare = SPEC.bare(ModelConfig(width=96, layers=3), tmp_path if from_folder else None)
+    assert (bare.layers, bare.period) == ((1, 1) if from_folder else (3, 1))
+    assert (bare.token_stride, bare.steps, bare.shift) == ((4, 8, 8), 10, 3.0)
+    backbone = bare.build(2, (1,), 0).backbone
+    assert (len(backbone.blocks), backbone.width, backbone.taps) == (2, 64 if from_folder else 96, (1,))
+    assert (SPEC.lora.rank, SPEC.lora.alpha) == (16, 16)
 
 
 def test_it_sees_the_first_frames_latents_beside_those_of_every_frame() -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -84,6 +85,28 @@ def test_the_codec_is_frozen_and_its_normalisation_is_not_saved(wan: Path) -> No
     codec = WanCodec(wan / "vae")
     assert not any(parameter.requires_grad for parameter in codec.vae.parameters())
     assert {name.split(".")[0] for name in codec.state_dict()} == {"vae"} and codec.mean.shape == (1, 8, 1, 1, 1)
+
+
+def test_tiles_are_for_decoding_alone_and_where_they_were_asked_for(wan: Path) -> None:
+    codec, seen = WanCodec(json.loads((wan / "vae" / "config.json").read_text())), []
+
+    class Vae(torch.nn.Module):
+        use_tiling = False
+
+        def decode(self, latents: torch.Tensor) -> SimpleNamespace:
+            seen.append(self.use_tiling)
+            if latents.isnan().any():
+                raise MemoryError
+            return SimpleNamespace(sample=latents)
+
+    codec._modules["vae"] = Vae()
+    latents = torch.ones(1, 8, 1, 2, 2)
+    torch.testing.assert_close(codec.decode(latents), 2.0 * latents + 0.1)  # deviation and mean of the folder
+    codec.use_tiling()
+    codec.decode(latents)
+    with pytest.raises(MemoryError):
+        codec.decode(latents * torch.nan)
+    assert seen == [False, True, True] and not codec.vae.use_tiling and not codec.image_apart
 
 
 @pytest.mark.parametrize(("shape", "what"), [((10, 32, 32), "10 frames"), ((5, 40, 32), "40x32 pixels")])

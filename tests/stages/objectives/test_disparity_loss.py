@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phys4d.models.world import WorldModel
 from phys4d.stages import pretrain
-from phys4d.stages.disparity_loss import FLAT, disparity_loss
+from phys4d.stages.disparity_loss import disparity_loss
 from phys4d.stages.geometry_loss import GeometryWeights, geometry_loss
 
 SHAPE = (2, 3, 4, 5)
@@ -51,6 +51,7 @@ def by_hand(depth: Tensor, disparity: Tensor, valid: Tensor, weight: Tensor) -> 
         ((1.0, 0.0, 0.0), (1, 1, 1), 1 - 5 / math.sqrt(28)),  # cov 5/9, variances 14/9 and 2/9
         ((1.0, 0.0, 0.0), (0, 3, 1), 0.0),  # constant where it counts: nothing to learn
         ((1.0, 0.0, 1.0), (1, 2, 1), 1 - 0.125 / math.sqrt(1.1875 * 0.25)),  # means 2.25 and 0.5
+        ((1.0, 0.0, 1.0), (0.1, 0.2, 0.1), 1 - 0.125 / math.sqrt(1.1875 * 0.25)),  # weights that sum to less than 1
     ],
 )
 def test_three_pixels_in_numbers(disparity: Any, weight: Any, loss: float) -> None:
@@ -98,9 +99,16 @@ def test_a_constant_prediction_has_a_finite_gradient_towards_the_label() -> None
     depth = row(2, 2, 2, 2).requires_grad_(True)
     loss = disparity_loss(depth, row(0, 1, 2, 3), torch.ones(1, 1, 1, 4, dtype=torch.bool), row(1, 1, 1, 1))
     loss.backward()
-    # d(1 - cov / (FLAT mean_p std_d)) / dz = off_d / 4 / (FLAT / 2 std_d) / z^2: what is nearer must come nearer
-    expected = [off / 4 / (FLAT / 2 * math.sqrt(1.25)) / 4 for off in (-1.5, -0.5, 0.5, 1.5)]
+    # d(1 - cov / (0.01 mean_p std_d)) / dz = off_d / 4 / (0.01 / 2 std_d) / z^2: what is nearer must come nearer
+    expected = [off / 4 / (0.01 / 2 * math.sqrt(1.25)) / 4 for off in (-1.5, -0.5, 0.5, 1.5)]
     assert loss.item() == 1 and depth.grad.flatten().tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("off", "loss"), [(1.5e-3, 2.0), (0.7e-3, 0.0)])
+def test_a_label_is_constant_below_a_hundred_thousandth_of_its_mean(off: float, loss: float) -> None:
+    """Of mean 100, with deviations to either side of 100 / 10^5; the depths are in the label's order, so inverted."""
+    label, both = row(100 - off, 100 + off), torch.ones(1, 1, 1, 2, dtype=torch.bool)
+    assert float(disparity_loss(row(1, 2), label, both, row(1, 1))) == pytest.approx(loss, abs=1e-6)
 
 
 def test_clips_without_anything_to_learn_add_nothing() -> None:
@@ -147,6 +155,8 @@ def test_a_mixed_batch_is_the_mean_over_clips_of_each_clips_own_loss(
     assert float(terms.get("disparity_loss", 0)) == pytest.approx(disparity, rel=1e-5)
     expected = 1.5 * metric + 1.25 * disparity + 0.7 * hand["flow"] + 2.5 * hand["dz"]
     assert float(total) == pytest.approx(expected, rel=1e-5)
+    unweighted, _ = geometry_loss(depth, motion, labels, moving, GeometryWeights(**weights, **rest), affine=affine)
+    assert float(unweighted) == pytest.approx(expected - 1.25 * disparity, rel=1e-5)
 
 
 def test_pretrain_takes_the_kind_of_each_clip(

@@ -35,6 +35,7 @@ NUMBERS: list[tuple[type, str, float | None, float, float]] = [
     (ReinforceConfig, "guidance", 1.0, 1, 0.9),
     (ReinforceConfig, "clip", 0.2, 0.01, 0), (ReinforceConfig, "dimensions", 1e4, 0.01, 0),
     (ReinforceConfig, "advantage_clip", 3.0, 0.01, 0), (ReinforceConfig, "kl", 0.01, 0, -0.1),
+    (BackboneConfig, "max_bad", 0.05, 0, -0.1), (BackboneConfig, "micro_batch", None, 1, 0),
     (ReinforceConfig, "flow_matching", 1.0, 0, -0.1), (ReinforceConfig, "flow_matching_batch", 6, 1, 0),
 ]  # fmt: skip
 
@@ -56,6 +57,20 @@ def test_a_number_has_its_default_and_its_range(
     assert getattr(given(config, **{name: least}), name) == least
     with pytest.raises(ValidationError, match=name):
         given(config, **{name: refused})
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "most"),
+    [
+        (BackboneConfig, "caption_dropout", 1.0), (FinetuneConfig, "caption_dropout", 1.0),
+        (ReinforceConfig, "caption_dropout", 1.0), (FinetuneConfig, "layer_decay", 1.0),
+        (ReinforceConfig, "guidance", 100.0), (PretrainConfig, "max_bad", 1.0),
+    ],
+)  # fmt: skip
+def test_a_number_has_a_most_where_more_has_no_meaning(config: type, name: str, most: float) -> None:
+    assert getattr(given(config, **{name: most}), name) == most
+    with pytest.raises(ValidationError, match=name):
+        given(config, **{name: 1.01 * most})
 
 
 def test_what_is_no_number() -> None:
