@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from phys4d.cli import main
-from phys4d.engine.data.files.shards import JOURNAL
+from phys4d.engine.data.files.journal import JOURNAL
 from phys4d.engine.data.tools.rank_shards import NOTES
 from tests.stages.crashes import killed_at
 
