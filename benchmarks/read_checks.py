@@ -1,6 +1,6 @@
 """What the checks of a dataset's reader cost.
 
-    python -m phys4d.benchmarks.read_checks DATASET ... [--pairs 400] [--out DIR]
+    python -m phys4d.benchmarks.read_checks DATASET ... [--seconds 30] [--out DIR]
 
 Reads each clip with all checks and without any, in turn, and states the median times and the median ratio of the two
 reads of a pair. Without checks, all is left out that is computed only to refuse a clip: SHA-256 and CRC-32, the schema,
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,17 +75,20 @@ def seconds(read: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def measure(folder: Path, pairs: int) -> dict[str, Any]:
+def measure(folder: Path, limit: float) -> dict[str, Any]:
     """Milliseconds of a read with and without checks, medians, and the quartiles of the ratio of a pair, minus 1.
 
     folder: dataset folder.
-    pairs: of reads, over its clips in turn.
+    limit: processor seconds, in which pairs of reads go over its clips in turn; two pairs at least.
     """
     clips = ClipDataset(folder)
     row = clips.row(0)
     clips[0]
     times: list[tuple[float, float]] = []
-    for number in range(pairs):
+    began = time.process_time()
+    for number in count():
+        if number >= 2 and time.process_time() - began > limit:
+            break
         read = partial(clips.__getitem__, number % len(clips))
         checked_first = (number + number // len(clips)) % 2 == 0  # what is read second finds the file in memory
         first = seconds(read) if checked_first else 0.0
@@ -94,7 +98,8 @@ def measure(folder: Path, pairs: int) -> dict[str, Any]:
     checked, bare = (1000 * statistics.median(column) for column in zip(*times, strict=True))
     low, cost, high = (ratio - 1 for ratio in statistics.quantiles([a / b for a, b in times]))
     size = {name: row[name] for name in ("frames", "height", "width")}
-    return size | {"clips": len(clips), "pairs": pairs, "checked": checked, "bare": bare, "cost": [low, cost, high]}
+    counts = {"clips": len(clips), "pairs": len(times)}
+    return size | counts | {"checked": checked, "bare": bare, "cost": [low, cost, high]}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -112,10 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, prints a table and writes it on request."""
     parser = argparse.ArgumentParser(prog="python -m phys4d.benchmarks.read_checks")
     parser.add_argument("datasets", nargs="+", metavar="DATASET", type=Path)
-    parser.add_argument("--pairs", type=int, default=400)
+    parser.add_argument("--seconds", type=float, default=30.0, help="processor time for each dataset (default: 30)")
     parser.add_argument("--out", type=Path, help="a folder for read-checks.json")
     options = parser.parse_args(arguments)
-    found = {"rows": [measure(folder, options.pairs) for folder in options.datasets], "provenance": provenance()}
+    found = {"rows": [measure(folder, options.seconds) for folder in options.datasets], "provenance": provenance()}
     print(table(found))
     if options.out is not None:
         results.write(options.out / "read-checks.json", found)
