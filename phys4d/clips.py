@@ -155,14 +155,6 @@ class Clips:
             self._check_caption(index, sample)
         return self._batch(samples, Transfer(device).start(on_host(samples)), rng_keys, torch.device(device))
 
-    def fault(self, index: int) -> ClipFault | None:
-        """What keeps a clip from being used, by reading it; None if nothing does."""
-        try:
-            self._check_caption(index, self.sample(index))
-        except ClipFault as fault:
-            return fault
-        return None
-
     def encoded_caption(self, caption: str) -> Tensor:
         """Tokens [L, D] by the text encoder, which must have weights."""
         return self._captions[caption]

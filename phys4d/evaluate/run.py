@@ -17,6 +17,7 @@ from phys4d.caches.lookup import Latents
 from phys4d.caches.read import LatentCache
 from phys4d.clips import TRUTH, Clips, clip_size
 from phys4d.engine.config import Config
+from phys4d.engine.data.dataset import ClipFault
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError, printable
@@ -130,7 +131,7 @@ def _left_out(clips: Clips, asked: Sequence[int], parallel: Parallel) -> dict[in
     rank reads its share of all. UserError on all ranks if they are too many.
     """
     own = asked[parallel.data_rank :: parallel.data_size]
-    faults = on_all_ranks(lambda: {scene: fault.brief for scene in own if (fault := clips.fault(scene)) is not None})
+    faults = on_all_ranks(lambda: {scene: fault.brief for scene in own if (fault := _fault(clips, scene)) is not None})
     [sums] = parallel.sums([{str(scene): float(scene in faults) for scene in asked}])
     known = {scene: text for rank in parallel.gather(faults) or () for scene, text in rank.items()}
     left_out = {scene: known.get(scene, "") for scene in asked if sums[str(scene)]}
@@ -143,6 +144,15 @@ def _left_out(clips: Clips, asked: Sequence[int], parallel: Parallel) -> dict[in
 
     parallel.on_rank_zero(check)
     return left_out
+
+
+def _fault(clips: Clips, scene: int) -> ClipFault | None:
+    """What keeps a scene from being used, by reading it; None if nothing does."""
+    try:
+        clips.collate([scene], [(scene,)])
+    except ClipFault as fault:
+        return fault
+    return None
 
 
 def _measure(
