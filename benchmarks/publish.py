@@ -30,6 +30,7 @@ from phys4d.benchmarks import (
     physics_iq,
     policy,
     predictions,
+    read_checks,
     results,
     simulation,
     train,
@@ -48,6 +49,7 @@ ATTENTION_PAGE, ELEMENTWISE_PAGE = "docs/attention-kernels.md", "docs/elementwis
 MODELS_PAGE = "docs/pretrained-models.md"
 GEOMETRY_PAGE, SIMULATION_PAGE, POLICY_PAGE = "docs/geometry-kernels.md", "docs/simulation.md", "docs/policy-study.md"
 CLUSTER_PAGE = "docs/from-a-laptop-to-a-cluster.md"
+DATA_PAGE = "engine/data/README.md"
 RUN_PAGE, WAYS_PAGE, USE_PAGE = "docs/gpu-run.md", "docs/ways-into-a-model.md", "docs/use-the-attention.md"
 ELEMENTWISE = (*NORM_ROPE, *ADAPTIVE_NORM)
 MACHINE_CODE, GEOMETRY_CODE = "machine-code.json", "machine-code-geometry.json"
@@ -133,7 +135,11 @@ PARTS = (
     Part(SIMULATION_PAGE, "speed", ("simulation/speed.json",), simulation.speed_table),
     Part(SIMULATION_PAGE, "workers", ("simulation/workers.json",), simulation.workers_table),
     Part(SIMULATION_PAGE, "dropped", ("simulation/dropped.json",), simulation.dropped_table),
+<<<<<<< HEAD
     Part("docs/physics-iq.md", "physics-iq", ("physics-iq.json",), physics_iq.summary),
+=======
+    Part(DATA_PAGE, "read checks", ("read-checks.json",), read_checks.table),
+>>>>>>> readcost
     Part(POLICY_PAGE, "policy", ("policy/summary.json",), policy.table),
     Part(POLICY_PAGE, "rewards", ("policy/summary.json",), policy.forms_table),
 )

@@ -1,7 +1,10 @@
-"""What the checks of a dataset's reader cost: python -m phys4d.benchmarks.read_checks DATASET
+"""What the checks of a dataset's reader cost.
 
-Reads clips with all checks and without any, in turn, and prints the median times and their ratio. Without checks, what
-is compared or looked at only to refuse a clip is left out: digests, the schema, the tables of mp4s, headers of chunks.
+    python -m phys4d.benchmarks.read_checks DATASET ... [--seconds 30] [--out DIR]
+
+Reads each clip with all checks and without any, in turn, and states the median times and the median ratio of the two
+reads of a pair. Without checks, all is left out that is computed only to refuse a clip: SHA-256 and CRC-32, the schema,
+the depth of JSON, the tables of mp4s, the entries of a blob, headers of chunks, bytes of masks, signs of depths.
 """
 
 import argparse
@@ -11,33 +14,43 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+from phys4d.benchmarks import results
+from phys4d.engine import json_text
 from phys4d.engine.data import dataset
 from phys4d.engine.data.clip import blob, schema
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.data.decoders import probe
+from phys4d.engine.run_folder.provenance import provenance
 
-CHECKS: Sequence[tuple[Any, str]] = (
-    (schema, "check_header"),
-    (schema, "check_values"),
-    (dataset.clip_json, "check_meta"),
-    (probe, "check_tables"),
-    (blob, "_check_chunk"),
-    (blob, "_check_bools"),
-    (blob, "check_rule"),
+CHECKS: Sequence[tuple[Any, str, object]] = (
+    (schema, "check_header", None),
+    (schema, "check_values", None),
+    (schema, "check_depth", None),
+    (dataset.clip_json, "check_meta", None),
+    (json_text, "_depth", 0),
+    (probe, "check_tables", None),
+    (blob, "_check_entry", None),
+    (blob, "_check_chunk", None),
+    (blob, "_check_bools", None),
+    (blob, "least_sign", 1),
+    (blob, "always_finite", True),
 )
+"""Module and name of each function that only checks, and what stands for its result."""
 
 
-class _AnyDigest:
-    """In place of SHA-256: equal to the digest of the index, without reading the data."""
+class _Any:
+    """Equal to every digest, and takes the place of what computes one, without reading the data."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes = b"") -> None:
         pass
 
-    def hexdigest(self) -> "_AnyDigest":
+    def hexdigest(self) -> "_Any":
         return self
 
     def __ne__(self, other: object) -> bool:
@@ -48,9 +61,10 @@ class _AnyDigest:
 def unchecked() -> Iterator[None]:
     """Context in which clips are read without checks."""
     with ExitStack() as stack:
-        for module, name in CHECKS:
-            stack.enter_context(patch.object(module, name, lambda *arguments: None))
-        stack.enter_context(patch.object(dataset.hashlib, "sha256", _AnyDigest))
+        for module, name, result in CHECKS:
+            stack.enter_context(patch.object(module, name, lambda *arguments, result=result: result))
+        stack.enter_context(patch.object(dataset.hashlib, "sha256", _Any))
+        stack.enter_context(patch.object(blob, "zlib", SimpleNamespace(crc32=_Any)))
         yield
 
 
@@ -61,34 +75,55 @@ def seconds(read: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def measure(folder: Path, repeats: int) -> tuple[float, float, float]:
-    """Median seconds of a read with and without checks, and the median ratio of the two reads of a pair, minus 1.
+def measure(folder: Path, limit: float) -> dict[str, Any]:
+    """Milliseconds of a read with and without checks, medians, and the quartiles of the ratio of a pair, minus 1.
 
     folder: dataset folder.
-    repeats: pairs of reads, over its clips in turn.
+    limit: processor seconds, in which pairs of reads go over its clips in turn; two pairs at least.
     """
     clips = ClipDataset(folder)
+    row = clips.row(0)
     clips[0]
-    pairs: list[tuple[float, float]] = []
-    for number in range(repeats):
+    times: list[tuple[float, float]] = []
+    began = time.process_time()
+    for number in count():
+        if number >= 2 and time.process_time() - began > limit:
+            break
         read = partial(clips.__getitem__, number % len(clips))
-        checked_first = number % 2 == 0  # either order: what is read second finds the file in memory
+        checked_first = (number + number // len(clips)) % 2 == 0  # what is read second finds the file in memory
         first = seconds(read) if checked_first else 0.0
         with unchecked():
             bare = seconds(read)
-        pairs.append((first if checked_first else seconds(read), bare))
-    checked, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return checked, bare, statistics.median(a / b for a, b in pairs) - 1
+        times.append((first if checked_first else seconds(read), bare))
+    checked, bare = (1000 * statistics.median(column) for column in zip(*times, strict=True))
+    low, cost, high = (ratio - 1 for ratio in statistics.quantiles([a / b for a, b in times]))
+    size = {name: row[name] for name in ("frames", "height", "width")}
+    counts = {"clips": len(clips), "pairs": len(times)}
+    return size | counts | {"checked": checked, "bare": bare, "cost": [low, cost, high]}
+
+
+def table(found: dict[str, Any]) -> str:
+    """One line for each dataset. found: "rows" of `measure` and their "provenance"."""
+    lines = ["| clips | ms with all checks | ms without | cost: median (quartiles of the pairs) |", "|---|---|---|---|"]
+    for row in found["rows"]:
+        low, cost, high = (f"{100 * value:.1f}" for value in row["cost"])
+        what = f"{row['clips']} of {row['frames']} frames of {row['height']} x {row['width']}"
+        times = f"{row['checked']:.2f} | {row['bare']:.2f}"
+        lines.append(f"| {what} | {times} | {cost} % ({low} to {high}; {row['pairs']}) |")
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures and prints one line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("dataset", type=Path)
-    parser.add_argument("--repeats", type=int, default=100)
+    """Measures, prints a table and writes it on request."""
+    parser = argparse.ArgumentParser(prog="python -m phys4d.benchmarks.read_checks")
+    parser.add_argument("datasets", nargs="+", metavar="DATASET", type=Path)
+    parser.add_argument("--seconds", type=float, default=30.0, help="processor time for each dataset (default: 30)")
+    parser.add_argument("--out", type=Path, help="a folder for read-checks.json")
     options = parser.parse_args(arguments)
-    checked, bare, cost = measure(options.dataset, options.repeats)
-    print(f"{1000 * checked:.2f} ms a clip with all checks, {1000 * bare:.2f} ms without: {100 * cost:+.2f} %")
+    found = {"rows": [measure(folder, options.seconds) for folder in options.datasets], "provenance": provenance()}
+    print(table(found))
+    if options.out is not None:
+        results.write(options.out / "read-checks.json", found)
     return 0
 
 

@@ -38,8 +38,9 @@ def _depth(data: bytes) -> int:
     """How many lists and objects lie inside each other, up to one more than is read; by replacing the innermost ones
     until none is left, which is fast since documents are shallow.
     """
-    # Every second part between quotes is a text, unless a text has a quote in it.
-    bare = b"".join(data.split(b'"')[::2]) if b'\\"' not in data else _TEXTS.sub(b"", data)
+    # Every second part between quotes is a text, unless a text has a quote in it. One byte is found faster than two.
+    quoted = b"\\" in data and b'\\"' in data
+    bare = _TEXTS.sub(b"", data) if quoted else b"".join(data.split(b'"')[::2])
     brackets = bare.translate(None, _NO_BRACKETS)
     depth = 0
     while brackets and depth <= JSON_DEPTH:

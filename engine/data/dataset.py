@@ -109,9 +109,10 @@ class ClipDataset(ClipIndex):
         row = self.row(index)
         with reading(self.folder / row["shard"]):
             frames = self._video(row) if video else np.empty((0, row["height"], row["width"], 3), np.uint8)
-            sample = Sample(row["key"], frames, self._arrays(row), self._meta(row))
+            signs = {"depth": -1}
+            sample = Sample(row["key"], frames, self._arrays(row, signs), self._meta(row))
         try:
-            schema.check_depth(sample.arrays, sample.meta)
+            schema.check_depth(sample.arrays, sample.meta, signs["depth"])
         except ValueError as error:
             raise self._fault(row, "truth", str(error)) from None
         return sample
@@ -205,7 +206,8 @@ class ClipDataset(ClipIndex):
             raise self._fault(row, "json", f"has no {', '.join(missing)}")
         return meta
 
-    def _arrays(self, row: dict[str, Any]) -> dict[str, np.ndarray]:
+    def _arrays(self, row: dict[str, Any], signs: dict[str, int]) -> dict[str, np.ndarray]:
+        """The arrays; signs: see `blob.decode`."""
         if not self._reads_truth(row):
             return {}
         finite: list[str] = []
@@ -215,7 +217,7 @@ class ClipDataset(ClipIndex):
             finite.extend(name for name, entry in entries.items() if entry.get("quantisation"))
 
         try:
-            arrays = blob.decode(self.member(row, "truth"), self.arrays, check)
+            arrays = blob.decode(self.member(row, "truth"), self.arrays, check, signs)
             schema.check_values(arrays, finite)
             return arrays
         except ValueError as error:

@@ -98,6 +98,10 @@ def add_evaluate(commands: Commands) -> None:
     evaluate.add_argument("--scenes", type=int, default=40, help="how many of them (default: 40)")
     evaluate.add_argument("--samples", type=int, default=4, help="generated clips a scene (default: 4)")
     evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument(
+        "--on-bad", choices=("stop", "skip"), default="stop",
+        help="stop (default) at a clip that cannot be read, or leave such scenes out",
+    )  # fmt: skip
     evaluate.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
     evaluate.add_argument("--out", type=Path, help="also write the table as JSON, with the figures of every scene")
     suite = evaluate.add_argument_group("videos of any model, by a public benchmark")
@@ -127,7 +131,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     if options.out is not None:
         check_file(options.out)
-    values = {name: getattr(options, name) for name in ("data", "scenes", "samples", "seed", "precision")}
+    values = {name: getattr(options, name) for name in ("data", "scenes", "samples", "seed", "on_bad", "precision")}
     config = build(EvaluateConfig, values, "evaluate")
     with Parallel.start() as parallel:
         table = evaluate_folder(options.model, config, parallel)

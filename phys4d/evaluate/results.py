@@ -25,10 +25,11 @@ class Evaluation:
     reader: digest of the weights that depth and motion are read with (`reader_digest`). Metrics of generated clips that
         depend on these weights are comparable only between models with the same reader.
     precision: that the transformer was evaluated in.
+    left_out: scenes that could not be read, each with what is wrong with it; those that were are numbered with them.
     """
 
-    def __init__(self, reader: str, precision: str) -> None:
-        self.reader, self.precision = reader, precision
+    def __init__(self, reader: str, precision: str, left_out: Mapping[int, str] | None = None) -> None:
+        self.reader, self.precision, self.left_out = reader, precision, dict(left_out or {})
         self.figures: dict[str, list[Figures]] = defaultdict(list)
         self.shown: dict[str, list[np.ndarray]] = defaultdict(list)
         self.truth: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -51,15 +52,18 @@ class Evaluation:
                 kept[name] += arrays
 
     def table(self) -> dict[str, Any]:
-        """The content of the json file: means over scenes with `<name>_se`, baselines, metrics of every scene, reader
-        and precision.
+        """The content of the json file: means over scenes with `<name>_se`, baselines, metrics of every scene (None
+        where there is none, as of those that are left out), reader, precision, and what is wrong with those left out.
         """
         rows = {row: _with_errors(parts) for row, parts in self.figures.items()}
         scenes: dict[str, list[float | None]] = defaultdict(list)
         for part in self.figures["model"]:
             for name, values in part.items():
                 scenes[name] += [None if math.isnan(v) else v for v in values.double().tolist()]
-        stated = {"reader": self.reader, "precision": self.precision}
+        for scene in sorted(self.left_out):  # figures of a scene stay at its number
+            for numbers in scenes.values():
+                numbers.insert(scene, None)
+        stated = {"reader": self.reader, "precision": self.precision, "left_out": list(self.left_out.values())}
         return {"means": rows.pop("model"), "baselines": rows, "scenes": scenes} | stated
 
 

@@ -1,19 +1,23 @@
 """Evaluates a model on held-out clips: geometry read from true clips, and clips generated from their first frames."""
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from phys4d.bad_clips import most_bad, too_many
 from phys4d.batch import Batch
 from phys4d.caches.lookup import Latents
 from phys4d.caches.read import LatentCache
 from phys4d.clips import TRUTH, Clips, clip_size
 from phys4d.engine.config import Config
+from phys4d.engine.data.dataset import ClipFault
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError, printable
@@ -40,6 +44,7 @@ class EvaluateConfig(Config):
     failures: number of further scenes in the report, those with the lowest reward after the last stage.
     batch: scenes evaluated together on one rank.
     seed: of the noise.
+    on_bad: "stop" ends the evaluation at a clip that cannot be used; "skip" leaves such scenes out and states them.
     precision: of the transformer's matrix products, as in a run file; None: in a run that of the run, else "fp32".
     """
 
@@ -51,6 +56,7 @@ class EvaluateConfig(Config):
     failures: int = Field(2, ge=0)
     batch: int = Field(10, ge=1)
     seed: int = Field(0, ge=0)
+    on_bad: Literal["stop", "skip"] = "stop"
     precision: Precision | None = None
 
 
@@ -70,7 +76,8 @@ def evaluate(
     scenes: if given, only these scenes, and the arrays of all of them are kept.
     cache: of the clips, from which latents and text are read.
 
-    Raises UserError if the data does not fit the model or has too few clips.
+    Raises UserError if the data does not fit the model or has too few clips, or more of them are left out than
+    `bad_clips.most_bad`.
     """
     reader = reader_digest(model)
     model.backbone.precision = precision = config.precision or "fp32"
@@ -78,7 +85,9 @@ def evaluate(
     place(model.eval(), parallel)
     clips = on_all_ranks(lambda: _clips(config, model, cache))
     asked = range(config.scenes) if scenes is None else scenes
-    kept = range(config.shown) if scenes is None else scenes
+    left_out = _left_out(clips, asked, parallel) if scenes is None and config.on_bad == "skip" else {}
+    asked = [scene for scene in asked if scene not in left_out]
+    kept = asked[: config.shown] if scenes is None else scenes
     batches = [list(asked[start : start + config.batch]) for start in range(0, len(asked), config.batch)]
     own: dict[int, Evaluation] = {}
     gathered_weights = parallel.gathered(model.backbone.transformer)
@@ -96,7 +105,7 @@ def evaluate(
     if gathered is None:
         return None
     parts = {number: part for rank in gathered for number, part in rank.items()}
-    whole = Evaluation(reader, precision)
+    whole = Evaluation(reader, precision, left_out)
     for number in sorted(parts):
         whole.extend(parts[number])
     return whole
@@ -115,6 +124,35 @@ def _clips(config: EvaluateConfig, model: WorldModel, cache: LatentCache | None)
             f"set evaluate.scenes (--scenes) to {len(clips)} or less"
         )
     return clips
+
+
+def _left_out(clips: Clips, asked: Sequence[int], parallel: Parallel) -> dict[int, str]:
+    """The scenes that cannot be used, each with what is wrong with it (on rank 0; elsewhere the text is empty); each
+    rank reads its share of all. UserError on all ranks if they are too many.
+    """
+    own = asked[parallel.data_rank :: parallel.data_size]
+    faults = on_all_ranks(lambda: {scene: fault.brief for scene in own if (fault := _fault(clips, scene)) is not None})
+    [sums] = parallel.sums([{str(scene): float(scene in faults) for scene in asked}])
+    known = {scene: text for rank in parallel.gather(faults) or () for scene, text in rank.items()}
+    left_out = {scene: known.get(scene, "") for scene in asked if sums[str(scene)]}
+
+    def check() -> None:
+        if len(left_out) > most_bad(len(asked)):
+            raise too_many(clips.name, len(left_out), len(asked), next(iter(left_out.values())))
+        for fault in left_out.values():
+            print(printable(f"left out of the evaluation: {clips.name}/{fault}"), file=sys.stderr)
+
+    parallel.on_rank_zero(check)
+    return left_out
+
+
+def _fault(clips: Clips, scene: int) -> ClipFault | None:
+    """What keeps a scene from being used, by reading it; None if nothing does."""
+    try:
+        clips.collate([scene], [(scene,)])
+    except ClipFault as fault:
+        return fault
+    return None
 
 
 def _measure(

@@ -17,9 +17,10 @@ def text_table(table: Mapping[str, Any]) -> str:
         cells = [_cell(figures, metric.key, metric.decimals) for figures in rows.values()]
         lines.append([metric.key, metric.unit, "higher" if metric.more_is_better else "lower", *cells])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    scenes = len(next(iter(table["scenes"].values())))
+    scenes = len(next(iter(table["scenes"].values()))) - (left_out := len(table["left_out"]))
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*text, "", f"means over {scenes} scenes ± standard errors"])
+    more = f"; {left_out} that cannot be read are left out" if left_out else ""
+    return "\n".join([*text, "", f"means over {scenes} scenes ± standard errors{more}"])
 
 
 def _cell(figures: Mapping[str, float], key: str, decimals: int) -> str:

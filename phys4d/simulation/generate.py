@@ -1,10 +1,11 @@
-"""Writes a dataset of simulated clips; the bytes do not depend on the number of processes or machines."""
+"""Writes a dataset of simulated clips; the clips' bytes do not depend on the number of processes or machines."""
 
 import json
 import os
 import signal
+import sys
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -20,13 +21,14 @@ from pydantic import Field, ValidationInfo, field_validator
 from phys4d import __version__
 from phys4d.engine.config import Config
 from phys4d.engine.data.clip import blob, schema, video
-from phys4d.engine.data.files.shards import ShardWriter, kept_rows
+from phys4d.engine.data.files.journal import kept_rows, ranks_that_wrote
+from phys4d.engine.data.files.shards import ShardWriter
 from phys4d.engine.output import OutputFolder
 from phys4d.engine.progress import progress
 from phys4d.engine.signals import blocked
 from phys4d.simulation.categories import CATEGORIES, FAMILIES
 from phys4d.simulation.clip import measure, render
-from phys4d.simulation.distributed import ClipExchange, ProcessRank
+from phys4d.simulation.distributed import ProcessRank, RankFiles
 from phys4d.simulation.metadata import clip_metadata
 from phys4d.simulation.rejection_sampling import CameraMotion, Looks, SampledScene, sample_usable_scene
 from phys4d.simulation.rendering.raster import Rasteriser
@@ -107,47 +109,62 @@ class SimulateConfig(Config):
 def simulate(config: SimulateConfig, out: Path, *, workers: int, process_rank: ProcessRank | None = None) -> Summary:
     """Simulates `config.clips` clips into the dataset folder `out`, which must not exist or be empty.
 
-    The bytes depend on the config only. Finished clips are kept when a process is stopped or killed, and the same call
-    resumes after them.
+    Each rank writes its clips to shards of its own, and rank 0 the index of all, in the order of the clips. The bytes
+    of clips and that order depend on the config only, with one rank those of the files too; with several, the number of
+    ranks decides which shard holds a clip. Finished clips are kept when a process is stopped or killed, and the same
+    call, by any number of ranks, resumes after them.
 
     out: dataset folder; with several ranks, on a file system that all of them share.
     workers: worker processes of this rank.
     process_rank: this rank among those that share the work; default: as started by torchrun or srun.
 
-    Returns counts of the clips that this call wrote; empty on all ranks but 0. Raises UserError if the folder is not
-    empty, was begun with another config, or the machine has no headless OpenGL.
+    Returns counts of the clips that this call wrote, on rank 0 those of all ranks. Raises UserError if the folder is
+    not empty, was begun with another config, the machine has no headless OpenGL, or rank 0 has waited in vain for
+    another rank.
     """
-    process_rank, recipe = process_rank or ProcessRank.from_environment(), _recipe(config)
-    exchange, summary = ClipExchange(out, recipe), Summary()
-    if process_rank.rank:
-        if OutputFolder.of(out).is_occupied():
-            return summary  # complete, or rank 0 raises that the folder is not empty
-        kept = len(kept_rows(out, recipe))
-        own = [
-            index
-            for index in range(kept, config.clips)
-            if process_rank.owns(index) and not exchange.contains(key(index))
-        ]
-        with exchange.alive(process_rank.rank):
-            for index, members in zip(own, _in_order(config, workers, own), strict=True):
-                exchange.put(key(index), members)
-        return summary
+    here, recipe, summary = process_rank or ProcessRank.from_environment(), _recipe(config), Summary()
+    if here.rank and OutputFolder.of(out).is_occupied():
+        return summary  # complete, or rank 0 raises that the folder is not empty
     height, width = config.size
-    with ShardWriter(out, recipe=recipe) as writer, progress("simulate", total=config.clips, unit="clips") as bar:
-        bar.advance(writer.kept)
-        rest = range(writer.kept, config.clips)
-        own_clips = _in_order(config, workers, [index for index in rest if process_rank.owns(index)])
-        for index in rest:
-            owner = process_rank.owner(index)
-            members = next(own_clips) if process_rank.owns(index) else exchange.wait_for(key(index), owner)
-            writer.add(key(index), members, config.frames, config.fps, height, width)
-            if not process_rank.owns(index):
-                exchange.remove(key(index))
-            summary.count(json.loads(members["json"]))
-            bar.advance(1)
-        own_clips.close()
-    exchange.close()
+    files, several = RankFiles(out, recipe, here), here.world_size > 1
+    title = f"simulate, rank {here.rank} of {here.world_size}" if several else "simulate"
+    with ShardWriter(out, recipe=recipe, rank=here.rank, ranks=here.world_size) as writer, files.alive():
+        there = {row["key"] for row in (*kept_rows(out, recipe, here.rank), *files.rows())}
+        share = range(here.rank, config.clips, here.world_size)
+        own = [index for index in share if key(index) not in there]
+        with progress(title, total=len(share), unit="clips") as bar:
+            bar.advance(len(share) - len(own))
+            for index, members in zip(own, _in_order(config, workers, own), strict=True):
+                writer.add(key(index), members, config.frames, config.fps, height, width)
+                summary.count(json.loads(members["json"]))
+                bar.advance(1)
+        if here.rank == 0:
+            _take_others(config, files, writer, there, summary)
+    if here.rank:
+        files.end(summary.counts())
+        ended = "all its clips are written; rank 0 makes the index when those of all are there"
+        print(f"{title}: {ended}", file=sys.stderr)
     return summary
+
+
+def _take_others(
+    config: SimulateConfig, files: RankFiles, writer: ShardWriter, there: Collection[str], summary: Summary
+) -> None:
+    """Waits for the other ranks, and gives rank 0's writer the rows of their clips and `summary` their counts; there:
+    keys of the clips of earlier sessions.
+    """
+    for rank in ranks_that_wrote(files.out):
+        if rank >= files.here.world_size:  # of an earlier session with more ranks
+            with ShardWriter(files.out, recipe=files.recipe, rank=rank, ranks=rank + 1):
+                pass  # ends its last shard
+    others = range(1, files.here.world_size)
+    awaited = {
+        rank: [name for index in range(rank, config.clips, files.here.world_size) if (name := key(index)) not in there]
+        for rank in others
+    }
+    for counts in files.wait(awaited):
+        summary.add(counts)
+    writer.merge(files.rows())
 
 
 def _recipe(config: SimulateConfig) -> str:

@@ -1,6 +1,7 @@
 """Counts of accepted and rejected scenes of a dataset."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,20 @@ class Summary:
             self.dropped[category, reason] += number
         for reason, number in provenance["redrawn"].items():
             self.redrawn[category, reason] += number
+
+    def counts(self) -> dict[str, list[list[str | int]]]:
+        """The counts as lists, for `add` in another process."""
+        return {
+            "clips": [[category, number] for category, number in self.clips.items()],
+            "dropped": [[*key, number] for key, number in self.dropped.items()],
+            "redrawn": [[*key, number] for key, number in self.redrawn.items()],
+        }
+
+    def add(self, counts: Mapping[str, list[list[Any]]]) -> None:
+        """Adds the counts of another process."""
+        self.clips.update(dict(counts["clips"]))
+        for kept, added in ((self.dropped, counts["dropped"]), (self.redrawn, counts["redrawn"])):
+            kept.update({(category, reason): number for category, reason, number in added})
 
     def lines(self) -> list[str]:
         """One line of text for each category."""

@@ -88,7 +88,8 @@ def check(config: RunConfig, world_size: int = 1) -> None:
                 affine_depth=spec.objective.affine_depth,
             )  # fmt: skip
     if config.evaluate is not None:
-        uses["evaluate.data"] = DatasetUse(config.evaluate.data, EVALUATED, config.evaluate.scenes)
+        skips = config.evaluate.on_bad == "skip"
+        uses["evaluate.data"] = DatasetUse(config.evaluate.data, EVALUATED, config.evaluate.scenes, skips=skips)
     decoder = None if config.decoder == "auto" else choose(config.decoder, own_device(0, 0))
     sizes = check_data(uses, start, every=config.check_clips == "all", decoder=decoder)
     for size in sizes:

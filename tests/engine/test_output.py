@@ -10,11 +10,12 @@ import pytest
 
 from phys4d.engine import output
 from phys4d.engine.data.dataset import ClipDataset
-from phys4d.engine.data.files.shards import INDEX, ShardWriter, kept_rows
+from phys4d.engine.data.files.journal import kept_rows
+from phys4d.engine.data.files.shards import INDEX, ShardWriter
 from phys4d.engine.errors import UserError
 from phys4d.engine.integrity import MANIFEST
 from phys4d.engine.output import OutputFolder, check_file, check_folder, write_file
-from phys4d.simulation.distributed import ClipExchange
+from phys4d.simulation.distributed import ProcessRank, RankFiles
 
 InChild = Callable[[Callable[[], None]], int]
 SHARDS = [f"shard-{number:06d}.tar" for number in range(4)]
@@ -199,21 +200,24 @@ def test_what_was_begun_before_the_folder_existed_is_not_forgotten(tmp_path: Pat
     assert holds_all(out)
 
 
-def test_machines_find_each_other_in_every_kind_of_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folders of unfinished files and of clips that wait do not make a place taken."""
+def test_ranks_find_each_other_in_every_kind_of_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of ranks that write do not make a place taken, and none stays but shards, index and manifest."""
     (tmp_path / "scratch").mkdir()
     (tmp_path / "data").symlink_to("scratch")
     monkeypatch.chdir(tmp_path / "scratch")
-    first, second = (ClipExchange(out, "seed 1") for out in (tmp_path / "data", Path(".")))
-    second.put("c0", {"json": b"{}"})
+    second = RankFiles(Path("."), "seed 1", ProcessRank(1, 2))
+    with ShardWriter(Path("."), recipe="seed 1", rank=1, ranks=2) as writer, second.alive():
+        writer.add("c0001", {"json": b"{}"}, 1, 24, 2, 2)
+    second.end("its notes")
     assert not OutputFolder.of(Path(".")).is_occupied()
-    with ShardWriter(tmp_path / "data", recipe="seed 1") as writer:
+    first = RankFiles(tmp_path / "data", "seed 1", ProcessRank(0, 2))
+    with ShardWriter(tmp_path / "data", recipe="seed 1", ranks=2) as writer:
         assert not OutputFolder.of(tmp_path / "data").is_occupied()
-        writer.add("c0", first.wait_for("c0", 1), 1, 24, 2, 2)
-        first.remove("c0")
+        writer.add("c0000", {"json": b"{}"}, 1, 24, 2, 2)
+        assert first.wait({1: ["c0001"]}) == ["its notes"]
+        writer.merge(first.rows())
     assert OutputFolder.of(tmp_path / "data").is_occupied()
-    first.close()
-    assert names(tmp_path / "scratch") == [INDEX, MANIFEST, SHARDS[0]]
+    assert names(tmp_path / "scratch") == [INDEX, MANIFEST, SHARDS[0], "shard-1-000000.tar"]
 
 
 @pytest.mark.parametrize("check", [lambda path: ShardWriter(path).__enter__(), check_folder, check_file])

@@ -9,6 +9,7 @@ def test_a_line_per_metric_and_a_column_per_row() -> None:
         "baselines": {"static_video": {"reward": -1.5}, "truth": {"absrel": 0.0}},
         "scenes": {"absrel": [0.04, 0.06]},
         "reader": "0123",
+        "left_out": [],
     }
     lines = text_table(table).splitlines()
     assert lines[0].split() == ["metric", "unit", "better", "model", "static", "video", "truth"]
@@ -19,3 +20,6 @@ def test_a_line_per_metric_and_a_column_per_row() -> None:
     columns = [line.index("−1.5000") for line in lines if "−1.5000" in line]
     assert columns == [lines[0].index("static video")]
     assert lines[-1] == "means over 2 scenes ± standard errors"
+    table |= {"scenes": {"absrel": [0.04, None, 0.06]}, "left_out": ["shard-000000.tar: clip clip000001: mp4 ..."]}
+    last = "means over 2 scenes ± standard errors; 1 that cannot be read are left out"
+    assert text_table(table).splitlines()[-1] == last

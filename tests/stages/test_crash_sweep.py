@@ -12,19 +12,27 @@ import pytest
 import torch
 
 from phys4d.cli import main
-from phys4d.engine.data.files.shards import JOURNAL
+from phys4d.engine.data.files.journal import JOURNAL
 from phys4d.engine.data.tools.rank_shards import NOTES
+from phys4d.models import folder as model_folder
+from phys4d.models.config import ModelConfig
+from phys4d.models.heads import HeadConfig
+from phys4d.models.world import create_model
 from tests.stages.crashes import killed_at
 
 pytestmark = pytest.mark.slow
 LEFT = (".lock", JOURNAL, NOTES)
 
 
-def sweep(action: Callable[[Path], list[str]], result: Callable[[Path], object], root: Path, every: int = 1) -> int:
+def sweep(
+    action: Callable[[Path], list[str]], result: Callable[[Path], object], root: Path, every: int = 1,
+    last: str = "index.parquet",
+) -> int:  # fmt: skip
     """Kills the command before each operation number 0, every, 2 every ...; it must then end as without a kill.
 
     action: output folder -> the command; it is asked again before it goes on.
     result: output folder -> what is compared.
+    last: the file with which a folder is whole, and then refused as one that exists.
 
     Returns the number of kills.
     """
@@ -39,7 +47,7 @@ def sweep(action: Callable[[Path], list[str]], result: Callable[[Path], object],
         if not killed_at(moment, partial(_ends, action(out)), root):
             break
         kills += 1
-        whole_already = (out / "index.parquet").exists()  # a dataset is then refused as one that exists
+        whole_already = (out / last).exists()
         assert main(action(out)) == (2 if whole_already else 0), moment
         assert result(out) == expected, moment
         for path in root.iterdir():  # also hidden leftovers
@@ -132,3 +140,14 @@ def test_label(tmp_path: Path) -> None:
         return ["label", "--videos", str(tmp_path / "videos"), "--out", str(out), *teacher]
 
     assert sweep(command, dataset, tmp_path / "disk") > 15
+
+
+def test_export(tmp_path: Path) -> None:
+    config = ModelConfig(width=32, layers=2, taps=(0, 1), heads=HeadConfig(width=8), sampling_steps=2)
+    model_folder.save(create_model(config, 5, 16, 16, seed=0), tmp_path / "model", stage="pretrain", base=None)
+
+    def files(out: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    command = ["export", str(tmp_path / "model"), "--out"]
+    assert sweep(lambda out: [*command, str(out)], files, tmp_path / "disk", last="README.md") > 5

@@ -1,6 +1,7 @@
 """What stands beside the model's figures, and that ranks share an evaluation without changing it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 from phys4d.engine import integrity
+from phys4d.engine.data.dataset import ClipDataset, ClipFault
 from phys4d.engine.distributed.parallel import Parallel
+from phys4d.engine.errors import UserError
 from phys4d.evaluate.results import record_digests
 from phys4d.evaluate.run import EvaluateConfig, evaluate, reader_digest
 from phys4d.models import folder as model_folder
@@ -70,14 +73,16 @@ def test_ranks_share_an_evaluation_and_its_figures_are_those_of_one(
     session: Callable[..., dict[str, Any]], write_run: Callable[..., Path], clips: Path, tmp_path: Path
 ) -> None:
     """Three batches over two ranks: the second has none left in the last round, and takes longer for each than a step
-    may. The stage's model is there already.
+    may. The stage's model is there already. The last scene, which the second rank looks at, is damaged.
     """
     (tmp_path / "scenes").mkdir()
+    held_out = damaged(clips, tmp_path / "held-out", 5)
     model_folder.save(tiny(), tmp_path / "model-backbone", stage="backbone", base=None)
     for ranks in (1, 2):
         model_folder.save(tiny(), tmp_path / f"{ranks}" / "model-pretrain", stage="pretrain", base=None)
         run = write_run(tmp_path / "run.toml", tmp_path / f"{ranks}", clips, ["pretrain"], tmp_path / "model-backbone")
-        changes = ("evaluate.scenes=5", "evaluate.batch=2", "evaluate.shown=4", "evaluate.samples=1")
+        changes = ("evaluate.scenes=6", f"evaluate.data={held_out}", "evaluate.on_bad=skip", "evaluate.batch=2")
+        changes += ("evaluate.shown=4", "evaluate.samples=1")
         changes += ("timeouts={step=1}",)
         slow = {"measured": str(tmp_path / "scenes"), "seconds": 1.2} if ranks == 2 else {}
         ended = session("train", run, *(word for change in changes for word in ("--set", change)), ranks=ranks, **slow)
@@ -92,7 +97,43 @@ def test_ranks_share_an_evaluation_and_its_figures_are_those_of_one(
         ours, theirs = (np.load(folder / f"{name}.npz") for folder in (two, one))
         for array in theirs.files:
             assert len(theirs[array]) == clips_kept and np.array_equal(ours[array], theirs[array]), (name, array)
-    assert len(json.loads((one / "pretrain.json").read_text())["scenes"]["reward"]) == 5
+    table = json.loads((one / "pretrain.json").read_text())
+    assert [reward is None for reward in table["scenes"]["reward"]] == 5 * [False] + [True]
+    assert len(table["left_out"]) == 1
+
+
+def damaged(clips: Path, folder: Path, *scenes: int) -> Path:
+    """A copy of a dataset with a changed byte in the mp4s of some scenes."""
+    shutil.copytree(clips, folder)
+    dataset = ClipDataset(folder)
+    for scene in scenes:
+        row = dataset.row(scene)
+        with open(folder / row["shard"], "r+b") as shard:
+            shard.seek(row["members"]["mp4"]["offset"] + 40)
+            shard.write(b"damaged")
+    return folder
+
+
+def test_a_scene_that_cannot_be_read_is_left_out_and_stated(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = damaged(clips, tmp_path / "data", 1)
+    config = EvaluateConfig(data=data, scenes=4, samples=1, batch=1, shown=2)
+    with pytest.raises(ClipFault, match="mp4 differs from the sha256"):
+        evaluate(tiny(), config, "tiny", ALONE)
+    whole = evaluate(tiny(), config.model_copy(update={"data": clips}), "tiny", ALONE).table()
+    result = evaluate(tiny(), config.model_copy(update={"on_bad": "skip"}), "tiny", ALONE)
+    table, key = result.table(), ClipDataset(clips).row(1)["key"]
+    [fault] = table["left_out"]
+    assert f"clip {key}: mp4 differs from the sha256" in fault and fault in capsys.readouterr().err
+    for name, figures in table["scenes"].items():
+        expected = whole["scenes"][name]
+        assert figures == [expected[0], None, *expected[2:]]
+    assert table["means"]["absrel"] == pytest.approx(np.mean([table["scenes"]["absrel"][scene] for scene in (0, 2, 3)]))
+    assert [str(shown) for shown in result.truth["keys"]] == [ClipDataset(clips).row(scene)["key"] for scene in (0, 2)]
+    more = damaged(clips, tmp_path / "more", 1, 3)
+    with pytest.raises(UserError, match="2 of 4 clips cannot be used, at most 1 are skipped; one is"):
+        evaluate(tiny(), config.model_copy(update={"data": more, "on_bad": "skip"}), "tiny", ALONE)
 
 
 def test_what_a_kill_left_beside_the_results_is_none_of_them(tmp_path: Path) -> None:

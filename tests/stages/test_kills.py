@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import phys4d.train
 from phys4d.cli import main
 from phys4d.engine.data.dataset import ClipDataset
-from phys4d.engine.data.files.shards import partial_folder
+from phys4d.engine.data.files.journal import partial_folder
 from phys4d.engine.data.tools.verify import verify
 from phys4d.models import folder as model_folder
 from phys4d.models.world import WorldModel

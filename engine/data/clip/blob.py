@@ -9,7 +9,7 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from typing import Any
 
 import blosc2
@@ -25,6 +25,7 @@ from phys4d.engine.data.clip.quantisation import (
     dequantise,
     encode_array,
     error_bound,
+    least_sign,
     quantisation,
 )
 from phys4d.engine.limits import ARRAY_BYTES, ARRAY_DIMENSIONS, ARRAYS, BLOB_HEADER_BYTES
@@ -40,12 +41,16 @@ Entries = Mapping[str, Mapping[str, Any]]
 MAGIC = b"P4BLOB01"
 _PREFIX = struct.Struct("<8sII")
 _DTYPES = ("bool", "uint8", "int16", "uint16", "int32", "int64", "float16", "float32", "float64")
+_ITEM = {name: np.dtype(name).itemsize for name in _DTYPES}
 _BLOCK_BYTES = 1 << 18  # fixed: blosc2's own choice may depend on the machine, and the bytes must not
 blosc2.set_releasegil(True)  # threads decompress beside training, which the lock would hold up for milliseconds
 # Header of a blosc2 chunk: versions of the format and codec, flags, typesize, the three sizes, filters and their data.
 _CHUNK = struct.Struct("<4B3i6sBB8s")
 _LAST_BUILT_IN = 4  # of the filters: none, shuffle, bitshuffle, delta, truncation of precision
 _LAST_CODEC = 5  # in the flags; 6 means one that is named elsewhere in the header
+_MASKS = 64  # most compressed masks that are remembered
+_masks: set[bytes] = set()
+"""Short compressed masks whose bytes were found to be true or false: those of masks that are the same everywhere."""
 
 
 def encode(arrays: Mapping[str, np.ndarray], quantise: Mapping[str, Quantisation] | None = None) -> bytes:
@@ -82,13 +87,17 @@ def encode(arrays: Mapping[str, np.ndarray], quantise: Mapping[str, Quantisation
 
 
 def decode(
-    data: bytes, names: Collection[str] | None = None, check: Callable[[Entries], object] = lambda entries: None
+    data: bytes,
+    names: Collection[str] | None = None,
+    check: Callable[[Entries], object] = lambda entries: None,
+    signs: MutableMapping[str, int] | None = None,
 ) -> dict[str, np.ndarray]:
     """Unpacks arrays in stored order.
 
     data: the blob.
     names: of the arrays; other arrays are not decompressed. None: all.
     check: called with the header's entries before anything is unpacked.
+    signs: gets `least_sign` for each of its names that is quantised.
 
     Raises ValueError if the data is not a blob, truncated or corrupt, or lacks one of the names.
     """
@@ -96,7 +105,7 @@ def decode(
     check(entries)
     check_names(entries, names)
     wanted = entries if names is None else {name: entries[name] for name in entries if name in names}
-    return {name: _unpack(data, start, entry) for name, entry in wanted.items()}
+    return {name: _unpack(data, start, entry, {} if signs is None else signs) for name, entry in wanted.items()}
 
 
 def check_names(entries: Collection[str], names: Collection[str] | None) -> None:
@@ -164,21 +173,20 @@ def _check_entry(name: str, entry: Mapping[str, Any], end: int) -> None:
     another type; end: bytes of all buffers.
     """
     shape, place = entry["shape"], (entry["offset"], entry["bytes"], entry["crc32"])
-    if any(type(number) is not int for number in (*shape, *place)):
+    if {*map(type, (*shape, *place))} != {int}:
         raise TypeError(f"array {name!r}: a number that is not whole")
-    if entry["dtype"] not in _DTYPES or any(size < 0 for size in shape) or len(shape) > ARRAY_DIMENSIONS:
+    if entry["dtype"] not in _DTYPES or min(shape, default=0) < 0 or len(shape) > ARRAY_DIMENSIONS:
         raise ValueError(f"array {name!r}: cannot read dtype {entry['dtype']} of shape {shape}")
     rule = entry.get("quantisation")
     if place[0] < 0 or place[1] < 0 or place[0] + place[1] > end:
         raise ValueError(f"is truncated: array {name!r} ends at byte {place[0] + place[1]} of {end}")
-    item = 4 if rule else 0
-    if (needed := math.prod(shape) * max(np.dtype(entry["dtype"]).itemsize, item)) > ARRAY_BYTES:
+    if (needed := math.prod(shape) * max(_ITEM[entry["dtype"]], 4 if rule else 0)) > ARRAY_BYTES:
         raise ValueError(f"array {name!r}: shape {shape} needs {needed} bytes, at most {ARRAY_BYTES} are read")
     if rule:
         check_rule(name, entry, rule)
 
 
-def _unpack(data: bytes, start: int, entry: Mapping[str, Any]) -> np.ndarray:
+def _unpack(data: bytes, start: int, entry: Mapping[str, Any], signs: MutableMapping[str, int]) -> np.ndarray:
     name, dtype, shape = entry["name"], np.dtype(entry["dtype"]), tuple(entry["shape"])
     buffer = data[start + entry["offset"] : start + entry["offset"] + entry["bytes"]]
     if zlib.crc32(buffer) != entry["crc32"]:
@@ -194,7 +202,9 @@ def _unpack(data: bytes, start: int, entry: Mapping[str, Any]) -> np.ndarray:
             raise ValueError(f"is corrupt: array {name!r} does not unpack ({error})") from None
         assert unpacked is None or unpacked == expected
     if dtype.kind == "b":
-        _check_bools(name, array)
+        _check_bools(name, buffer, array)
+    if name in signs and entry.get("quantisation"):
+        signs[name] = least_sign(array, entry["quantisation"])
     if not entry.get("quantisation"):
         return array
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
@@ -204,10 +214,20 @@ def _unpack(data: bytes, start: int, entry: Mapping[str, Any]) -> np.ndarray:
     return value
 
 
-def _check_bools(name: str, array: np.ndarray) -> None:
-    """Raises ValueError for bytes that are neither true nor false, whose use as bool is not defined."""
+def _check_bools(name: str, buffer: bytes, array: np.ndarray) -> None:
+    """Raises ValueError for bytes that are neither true nor false, whose use as bool is not defined.
+
+    buffer: the compressed array, of which the array is a function. A mask that is the same everywhere takes a few
+        bytes; most clips have some, and one that was found right is not looked at again.
+    """
+    if buffer in _masks:
+        return
     if array.size and array.view(np.uint8).max() > 1:
         raise ValueError(f"is corrupt: array {name!r} holds bytes that are neither true nor false")
+    if len(buffer) <= _CHUNK.size * 2 + array.size // 4096:
+        if len(_masks) >= _MASKS:
+            _masks.clear()
+        _masks.add(buffer)
 
 
 def _check_chunk(name: str, buffer: bytes, expected: int) -> None:

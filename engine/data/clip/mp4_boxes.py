@@ -1,9 +1,12 @@
 """Boxes of an mp4 (ISO/IEC 14496-12), and the counts that its tables claim, read before FFmpeg allocates memory."""
 
+import struct
 from collections.abc import Iterator
 
 from phys4d.engine.limits import EDITS, FRAMES
 
+_HEADER = struct.Struct(">I4s")  # size and kind of a box
+_ENTRY = struct.Struct(">I4x")  # of stts and ctts: the number of frames, and the time that they have
 _CONTAINERS = frozenset((b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf"))
 
 
@@ -20,7 +23,8 @@ def check_tables(data: bytes) -> None:
             claimed = _number(data, start + 8, end)
         elif kind in (b"stts", b"ctts"):
             entries = min(_number(data, start + 4, end), (end - start - 8) // 8)
-            claimed = sum(_number(data, start + 8 + 8 * entry, end) for entry in range(min(entries, FRAMES + 1)))
+            pairs = data[start + 8 : start + 8 + 8 * min(entries, FRAMES + 1)]
+            claimed = sum(count for (count,) in _ENTRY.iter_unpack(pairs))
         elif kind == b"trun":
             fragments += _number(data, start + 4, end)
             claimed = fragments
@@ -39,7 +43,7 @@ def boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 def _boxes(data: bytes, at: int, end: int, depth: int = 0) -> Iterator[tuple[bytes, int, int]]:
     """Kind, first byte after the header and end of every box; boxes that hold boxes are entered."""
     while at + 8 <= end:
-        size, kind, header = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8], 8
+        (size, kind), header = _HEADER.unpack_from(data, at), 8
         if size == 1:  # the size follows in 64 bits
             size, header = int.from_bytes(data[at + 8 : at + 16]), 16
         if size == 0:  # to the end of the file

@@ -162,7 +162,7 @@ def check_rule(name: str, entry: Mapping[str, Any], rule: Mapping[str, Any]) -> 
     keys = {"linear16": ("base", "zero", "step"), "linear32": ("step",)}.get(rule["kind"], ("low", "step"))
     numbers = [number for key in keys for number in (rule[key] if linear else (rule[key],))]
     kinds = (int,) if rule["kind"] == "relative16" else (int, float)
-    right = all(type(number) in kinds and abs(number) < _HUGE for number in numbers)
+    right = {*map(type, numbers)} <= {*kinds} and all(map(_HUGE.__gt__, map(abs, numbers)))
     if rule["kind"] == "relative16":
         right = right and all(0 <= number <= _INFINITE for number in numbers)
     if linear:
@@ -182,6 +182,21 @@ def always_finite(rule: Mapping[str, Any]) -> bool:
         return max(map(abs, rule["step"]), default=0) * 2.0**31 < _LARGEST
     rows = zip(rule["base"], rule["zero"], rule["step"], strict=True)
     return all(abs(base) + (abs(zero) + _TOP) * abs(step) < _LARGEST for base, zero, step in rows)
+
+
+def least_sign(code: np.ndarray, rule: Mapping[str, Any]) -> int:
+    """Sign of the smallest value, as far as the codes tell without decoding: 1 if all values are above 0, 0 if none is
+    below, -1 if only the values tell. The smallest code is looked for only where it decides.
+    """
+    if rule["kind"] == "linear32":
+        return -1
+    if rule["kind"] == "linear16":  # every row is monotonic in its codes, also as it is rounded
+        rows = zip(rule["base"], rule["zero"], rule["step"], strict=True)
+        lowest = min((base + (q - zero) * step for base, zero, step in rows for q in (0, _TOP)), default=0.0)
+        return 0 if lowest >= 0 else -1
+    first, last = rule["low"], rule["low"] + _TOP * rule["step"]  # bits, or 1 / value, which is 0 above _LARGEST
+    end = _INFINITE if rule["kind"] == "relative16" else _LARGEST
+    return 1 if 0 < first <= last < end and code.min(initial=_TOP) > 0 else 0
 
 
 def error_bound(entry: Mapping[str, Any], value: np.ndarray) -> np.ndarray:

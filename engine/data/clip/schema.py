@@ -114,21 +114,25 @@ def depth_kind(meta: Mapping[str, Any]) -> str:
     return meta.get("depth_kind", METRIC)
 
 
-def check_depth(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+def check_depth(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any], sign: int = -1) -> None:
     """Checks depth, and motion in depth, by the kind that the json states. Raises ValueError that names the array.
 
-    arrays: some or all arrays of a clip, with checked dtypes and shapes. meta: its checked json.
+    arrays: some or all arrays of a clip, with checked dtypes and shapes.
+    meta: its checked json.
+    sign: what is known of the smallest depth (`quantisation.least_sign`): 1 above 0, 0 not below, -1 nothing.
     """
     metric = depth_kind(meta) == METRIC
     if not metric and "dz_valid" in arrays and (count := np.count_nonzero(arrays["dz_valid"])):
         raise ValueError(f"array 'dz_valid': {count} pixels are valid, but of {AFFINE} no dz in metres follows")
     if (depth := arrays.get("depth")) is None:
         return
-    lowest, unit = depth.min(initial=math.inf), " m" if metric else ""
-    if lowest < 0:
-        count = np.count_nonzero(depth < 0)
-        raise ValueError(f"array 'depth': {count} values are negative, the lowest {lowest:.4g}{unit}")
-    if not metric or lowest > 0 or (valid := arrays.get("depth_valid")) is None:
+    if sign < 0:
+        lowest, unit = depth.min(initial=math.inf), " m" if metric else ""
+        if lowest < 0:
+            count = np.count_nonzero(depth < 0)
+            raise ValueError(f"array 'depth': {count} values are negative, the lowest {lowest:.4g}{unit}")
+        sign = int(lowest > 0)
+    if not metric or sign > 0 or (valid := arrays.get("depth_valid")) is None:
         return
     for t, (frame, seen) in enumerate(zip(depth, valid, strict=True)):  # by frame: that stays in the processor's cache
         if (count := np.count_nonzero((frame == 0) & seen)) > 0:
@@ -175,7 +179,7 @@ def _at_rest(value: Any, frames: int, n: int) -> list[list[float]] | None:
     if not (isinstance(matrix, list) and len(matrix) == n and all(isinstance(r, list) and len(r) == n for r in matrix)):
         return None
     numbers = [number for row in matrix for number in row]
-    return matrix if all(type(x) in (int, float) and abs(x) <= FAR for x in numbers) else None
+    return matrix if {*map(type, numbers)} <= {int, float} and all(map(FAR.__ge__, map(abs, numbers))) else None
 
 
 def _intrinsics_fault(value: Any, size: Size) -> str | None:
@@ -216,10 +220,10 @@ def _poses_fault(value: Any, size: Size) -> str | None:
 def _is_rotation(matrix: list[list[float]]) -> bool:
     """Whether the upper left 3 x 3 numbers are a rotation within `RIGID`."""
     (a, b, c, _), (d, e, f, _), (g, h, i, _), _ = matrix
-    columns = (a, d, g), (b, e, h), (c, f, i)
-    products = [sum(x * y for x, y in zip(p, q, strict=True)) - (p is q) for p in columns for q in columns]
+    lengths = a * a + d * d + g * g - 1, b * b + e * e + h * h - 1, c * c + f * f + i * i - 1
+    angles = a * b + d * e + g * h, a * c + d * f + g * i, b * c + e * f + h * i
     determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
-    return determinant > 0 and max(map(abs, products)) <= RIGID
+    return determinant > 0 and max(map(abs, lengths + angles)) <= RIGID
 
 
 def _matrices(value: Any, frames: int, n: int) -> tuple[np.ndarray | None, str]:

@@ -3,14 +3,11 @@
 
 import fcntl
 import hashlib
-import itertools
-import json
 import os
 import re
 import shutil
 import tarfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -19,6 +16,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phys4d.engine.data.files.columns import TEXTS, texts_of
+from phys4d.engine.data.files.journal import (
+    JOURNAL,
+    LOCK,
+    journal_name,
+    kept_rows,
+    line,
+    lock_name,
+    other_rank,
+    shard_name,
+)
 from phys4d.engine.errors import UserError
 from phys4d.engine.integrity import digests, write_manifest
 from phys4d.engine.output import OutputFolder
@@ -42,8 +49,6 @@ SCHEMA = pa.schema(
 WRITTEN = pa.schema([*SCHEMA, *((name, pa.string()) for name in TEXTS)])
 """The columns of an index that `ShardWriter` writes: those that every index has, and the texts of `columns.TEXTS`."""
 _BLOCK = 512
-LOCK = ".lock"
-JOURNAL = "journal.jsonl"
 
 
 class ShardWriter:
@@ -57,16 +62,20 @@ class ShardWriter:
     recipe: a line that contains everything the clips depend on. With a recipe, clips written before an exception or a
         kill are kept, and the next writer with the same recipe continues after the `kept` complete clips.
     later: the recipe is not known yet, and given to `begin` before the first clip; the folder is locked until then.
+    rank, ranks: of several that write one dataset with one recipe, each its own clips to its own shards. Their files
+        stay until rank 0 moves all, with the rows of the others (`merge`).
 
     Raises UserError if `folder` is not empty or cannot be written, another process is writing it, or kept clips have
     another recipe.
     """
 
     def __init__(
-        self, folder: Path, *, shard_bytes: int = 1 << 30, recipe: str | None = None, later: bool = False
-    ) -> None:
+        self, folder: Path, *, shard_bytes: int = 1 << 30, recipe: str | None = None, later: bool = False,
+        rank: int = 0, ranks: int = 1,
+    ) -> None:  # fmt: skip
         self.folder, self.shard_bytes, self.recipe = Path(folder), shard_bytes, recipe
-        self._begun = not later
+        self._begun, self._rank, self._ranks = not later, rank, ranks
+        self._journal, self._merged = journal_name(rank), list[dict[str, Any]]()
         self.place = OutputFolder.of(self.folder)
         self.partial = self.place.partial
         self._rows: list[dict[str, Any]] = []
@@ -76,9 +85,10 @@ class ShardWriter:
 
     def __enter__(self) -> Self:
         self.place.prepare()
-        self._lock = acquire(self.place)
+        self._lock = acquire(self.place, self._rank)
         try:
-            self.place.undo_publish()
+            if self._rank == 0:
+                self.place.undo_publish()
             if self._begun:
                 self.begin(self.recipe)
         except BaseException:
@@ -90,7 +100,7 @@ class ShardWriter:
         """Sets the recipe, and takes up the clips that were kept with the same one. Raises as the constructor does."""
         self.recipe = recipe
         if recipe is not None:
-            self._rows = kept_rows(self.folder, recipe)
+            self._rows = kept_rows(self.folder, recipe, self._rank)
         elif (self.partial / INDEX).exists():
             raise UserError(f"{self.partial}: holds a whole dataset that was not moved: move it or remove it")
         self._go_on()
@@ -107,7 +117,7 @@ class ShardWriter:
         self._keys = {row["key"] for row in self._rows}
         shards = sorted({row["shard"] for row in self._rows})
         for stale in self.partial.iterdir():
-            if stale.name not in (LOCK, *shards):
+            if (other_rank(stale.name) or 0) == self._rank and stale.name not in (lock_name(self._rank), *shards):
                 stale.unlink()
         if self._rows:
             last = self._rows[-1]["members"][-1]
@@ -116,12 +126,12 @@ class ShardWriter:
             self._shard.seek(0, os.SEEK_END)
         self._shards = len(shards)
         if self.recipe is not None:
-            fresh = self.partial / f"{JOURNAL}.new"
+            fresh = self.partial / f"{self._journal}.new"
             with open(fresh, "w", opener=without_links) as journal:
-                journal.writelines(_line(entry) for entry in [self.recipe, *self._rows])
+                journal.writelines(line(entry) for entry in [self.recipe, *self._rows])
                 journal.flush()
                 os.fsync(journal.fileno())
-            os.rename(fresh, self.partial / JOURNAL)
+            os.rename(fresh, self.partial / self._journal)
             sync(self.partial)
 
     def add(
@@ -144,14 +154,14 @@ class ShardWriter:
         if self._shard is not None and self._shard.tell() + room > self.shard_bytes:
             self._finish_shard()
         if self._shard is None:
-            path = self.partial / f"shard-{self._shards:06d}.tar"
+            path = self.partial / shard_name(self._rank, self._shards)
             self._shard = open(path, "wb", opener=without_links)  # noqa: SIM115
             self._shards += 1
         placed = [self._write(f"{key}.{name}", name, data) for name, data in members.items()]
         self._keys.add(key)
         row = {
             "key": key,
-            "shard": f"shard-{self._shards - 1:06d}.tar",
+            "shard": shard_name(self._rank, self._shards - 1),
             "frames": frames,
             "fps": float(fps),
             "height": height,
@@ -163,13 +173,17 @@ class ShardWriter:
             self._note(row)
         self._rows.append(row)
 
+    def merge(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Gives rank 0 the rows of clips that other ranks wrote; the index is then in the order of keys' numbers."""
+        self._merged = sorted([*rows, *self._rows], key=lambda row: (len(row["key"]), row["key"]))
+
     def _note(self, row: dict[str, Any]) -> None:
         """Appends a line to the journal, after the clip's bytes are on the disk."""
         assert self._shard is not None
         self._shard.flush()
         os.fsync(self._shard.fileno())
-        with open(self.partial / JOURNAL, "a", opener=without_links) as journal:
-            journal.write(_line(row))
+        with open(self.partial / self._journal, "a", opener=without_links) as journal:
+            journal.write(line(row))
             journal.flush()
             os.fsync(journal.fileno())
 
@@ -191,30 +205,34 @@ class ShardWriter:
                 if self._shard is not None:
                     self._shard.close()
                 kept = bool(self._rows) if self._begun else (self.partial / JOURNAL).exists()
+                kept = kept or self._ranks > 1 or any(other_rank(path.name) for path in self.partial.iterdir())
                 if not kept or (self._begun and self.recipe is None):
                     shutil.rmtree(self.partial)
                 return
             self._finish_shard()
+            if self._rank:
+                return
             fresh = self.partial / f"{INDEX}.new"
             with open(fresh, "wb", opener=without_links) as file:
-                pq.write_table(pa.Table.from_pylist(self._rows, WRITTEN), file, compression="zstd")
+                pq.write_table(pa.Table.from_pylist(self._merged or self._rows, WRITTEN), file, compression="zstd")
             sync(fresh)
             os.rename(fresh, self.partial / INDEX)
             write_manifest(self.partial, digests(self.partial, [INDEX]))
             sync(self.partial)
-            self.place.publish(INDEX, (JOURNAL, LOCK))
+            others = [name for name in os.listdir(self.partial) if other_rank(name) and not name.startswith("shard-")]
+            self.place.publish(INDEX, (JOURNAL, LOCK, *others))
         finally:
             os.close(self._lock)
 
 
-def acquire(place: OutputFolder) -> int:
-    """The descriptor of the locked lock file of a prepared folder; a descriptor that is closed releases it.
+def acquire(place: OutputFolder, rank: int = 0) -> int:
+    """The descriptor of a rank's locked lock file in a prepared folder; a descriptor that is closed releases it.
 
     Another writer may finish between `prepare` and the lock; then the file that is locked is not the one in place.
 
     Raises UserError if another process holds the lock, or has finished.
     """
-    path, lock = place.partial / LOCK, -1
+    path, lock = place.partial / lock_name(rank), -1
     try:
         lock = without_links(str(path), os.O_RDWR | os.O_CREAT)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -249,44 +267,6 @@ def end_shard(shard: BinaryIO) -> None:
     shard.write(bytes(2 * _BLOCK))
     shard.flush()
     os.fsync(shard.fileno())
-
-
-def partial_folder(folder: Path) -> Path:
-    """The hidden folder of a dataset that is being written."""
-    return OutputFolder.of(folder).partial
-
-
-def kept_rows(folder: Path, recipe: str) -> list[dict[str, Any]]:
-    """Index rows of the complete clips in an unfinished dataset.
-
-    folder: dataset folder.
-    recipe: of the writer.
-
-    The journal ends for this at its first damaged line: the clips from there on are made again.
-
-    Raises UserError if the dataset was begun with another recipe.
-    """
-    journal = partial_folder(folder) / JOURNAL
-    if not journal.exists():
-        return []
-    lines = [_entry(line) for line in journal.read_bytes().split(b"\n")[:-1]]
-    kept = list(itertools.takewhile(lambda entry: entry is not None, lines))
-    if lines and (not kept or kept[0] != recipe):
-        begun = f"begun with other settings ({kept[0]})" if kept else f"{journal.name} of its beginning is damaged"
-        raise UserError(f"{folder}: {begun}: give the same ones again, or remove {journal.parent}")
-    return kept[1:]
-
-
-def _line(entry: Any) -> str:
-    """A line of the journal: JSON and its CRC-32."""
-    text = json.dumps(entry)
-    return f"{text}\t{zlib.crc32(text.encode()):08x}\n"
-
-
-def _entry(line: bytes) -> Any:
-    """The entry of a line without its end; None for one that is damaged."""
-    text, _, checksum = line.rpartition(b"\t")
-    return json.loads(text) if b"%08x" % zlib.crc32(text) == checksum else None
 
 
 def _padded(size: int) -> int:

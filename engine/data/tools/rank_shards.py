@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phys4d.engine.data.dataset import ClipFault
-from phys4d.engine.data.files.shards import INDEX, LOCK, acquire, end_shard
+from phys4d.engine.data.files.journal import LOCK
+from phys4d.engine.data.files.shards import INDEX, acquire, end_shard
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError

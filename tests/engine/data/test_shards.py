@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.data.files import shards
-from phys4d.engine.data.files.shards import JOURNAL, ShardWriter
+from phys4d.engine.data.files.journal import JOURNAL
+from phys4d.engine.data.files.shards import ShardWriter
 from phys4d.engine.errors import UserError
 
 clips = st.lists(
