@@ -135,11 +135,8 @@ PARTS = (
     Part(SIMULATION_PAGE, "speed", ("simulation/speed.json",), simulation.speed_table),
     Part(SIMULATION_PAGE, "workers", ("simulation/workers.json",), simulation.workers_table),
     Part(SIMULATION_PAGE, "dropped", ("simulation/dropped.json",), simulation.dropped_table),
-<<<<<<< HEAD
     Part("docs/physics-iq.md", "physics-iq", ("physics-iq.json",), physics_iq.summary),
-=======
     Part(DATA_PAGE, "read checks", ("read-checks.json",), read_checks.table),
->>>>>>> readcost
     Part(POLICY_PAGE, "policy", ("policy/summary.json",), policy.table),
     Part(POLICY_PAGE, "rewards", ("policy/summary.json",), policy.forms_table),
 )

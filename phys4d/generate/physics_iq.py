@@ -42,8 +42,9 @@ def asked_for(
     """The clips of all runs that this process generates: of N processes, each takes every N-th.
 
     benchmark: its folder, with switch-frames. descriptions: file, if not the benchmark's own. out: gets the videos in
-    run-1, run-2 ..., and the clips in clips/run-1 ... runs: how many videos of each view, by other seeds of the noise. defaults: of `Request`; "seed" is that of the first view of run 1. place: of this process. image: whether
-    the model reads a first frame.
+    run-1, run-2 ..., and the clips in clips/run-1 ... runs: how many videos of each view, by other seeds of the noise.
+    defaults: of `Request`; "seed" is that of the first view of run 1. place: of this process. image: whether the model
+    reads a first frame.
 
     Raises UserError where a start frame or the descriptions are missing.
     """
