@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from phys4d.kernels.attention import Spatial, Temporal, explain
+from phys4d.kernels.integrate.diffusers import gathered
 from phys4d.models.backbone import Backbone
 from phys4d.models.flow import shifted
 from phys4d.models.opensora.codec import CHUNK, OpenSoraCodec
 from phys4d.models.opensora.text import lengths_of
-from phys4d.models.opensora.transformer import STDiT3
+from phys4d.models.opensora.transformer import STDiT3, by_frame
 
 if TYPE_CHECKING:  # a torch built without distributed has no such name
     from torch.distributed import ProcessGroup
@@ -89,10 +90,14 @@ class OpenSoraBackbone(Backbone):
     def use_attention(
         self, backend: str, group: "ProcessGroup | None" = None, context: Literal["auto", "ulysses", "ring"] = "auto"
     ) -> None:
-        if group is not None:
-            raise ValueError("opensora: its tokens are not divided over a process group: set context = 1")
+        self.transformer.group = group
         for block in self.transformer.blocks:
-            block.backend = backend
+            block.backend, block.context = backend, context
+
+    def whole(self, k: int, tokens: Tensor) -> Tensor:
+        assert self._grid is not None
+        parts = self.transformer.parts(self._grid)
+        return tokens if parts is None else by_frame(gathered, tokens, self._grid[0], parts)
 
     def explain_attention(self, tokens: int, text_tokens: int, device: torch.device) -> dict[str, Any]:
         heads = self.transformer.config.num_heads
