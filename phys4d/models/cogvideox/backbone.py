@@ -46,7 +46,8 @@ class CogVideoXBackbone(Backbone):
         super().__init__(transformer, taps)
         config = transformer.config
         self.patch = (1, config.patch_size, config.patch_size)
-        self.width = config.num_attention_heads * config.attention_head_dim
+        self.heads = config.num_attention_heads
+        self.width = self.heads * config.attention_head_dim
         self.reads_image = config.in_channels == 2 * config.out_channels
         self.process, self.image_scale = process or Process(), image_scale
         transformer.time_embedding.forward = in_full_precision(transformer.time_embedding.forward)
@@ -132,6 +133,6 @@ class CogVideoXBackbone(Backbone):
         config = self.transformer.config
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         head = torch.empty(config.attention_head_dim, dtype=dtype, device=device, requires_grad=True)
-        q = head.expand(1, tokens + text_tokens, config.num_attention_heads, -1)
+        q = head.expand(1, tokens + text_tokens, self.heads, -1)
         backend = self.accelerated.backend
         return {"joint": str(explain(q, q, q, backend=backend)), "left": self.accelerated.left}

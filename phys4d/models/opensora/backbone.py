@@ -54,6 +54,7 @@ class OpenSoraBackbone(Backbone):
     def __init__(self, transformer: STDiT3, taps: tuple[int, ...]) -> None:
         super().__init__(transformer, taps)
         self.patch, self.width = transformer.patch, transformer.config.hidden_size
+        self.heads = transformer.config.num_heads
         self.fps = FPS
         self._grid: tuple[int, int, int] | None = None  # of the tokens in the last evaluation
 
@@ -100,10 +101,9 @@ class OpenSoraBackbone(Backbone):
         return tokens if parts is None else by_frame(gathered, tokens, self._grid[0], parts)
 
     def explain_attention(self, tokens: int, text_tokens: int, device: torch.device) -> dict[str, Any]:
-        heads = self.transformer.config.num_heads
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        head = torch.empty(self.width // heads, dtype=dtype, device=device, requires_grad=True)
-        q, text = (head.expand(1, n, heads, -1) for n in (tokens, text_tokens))
+        head = torch.empty(self.width // self.heads, dtype=dtype, device=device, requires_grad=True)
+        q, text = (head.expand(1, n, self.heads, -1) for n in (tokens, text_tokens))
         backend = self.transformer.blocks[0].backend
         chosen: dict[str, Any] = {"cross": str(explain(q, text, text, key_lengths=[text_tokens], backend=backend))}
         known = self._grid is not None and math.prod(self._grid) == tokens

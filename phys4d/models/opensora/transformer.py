@@ -183,10 +183,10 @@ class STDiT3(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
     velocity, as many channels more, which sampling does not read; qk_norm: whether queries and keys are normed;
     input_sq_size: pixels a side of a square at which places have their nominal coordinates.
 
-    Attribute group: a process group whose ranks divide the places of each frame, from the first block to the last layer:
-    each holds all frames of its places. Over time, and to the caption, a rank attends alone; within frames attention
-    exchanges what it needs (Open-Sora's own sequence parallelism divides so, too). Every rank gets the whole output,
-    and its part of all gradients, as behind `DividedTokens`.
+    Attribute group: a process group whose ranks divide the places of each frame, from the first block to the last
+    layer: each holds all frames of its places. Over time, and to the caption, a rank attends alone; within frames
+    attention exchanges what it needs, as in the public code with sequence parallelism. Every rank gets the whole
+    output, and its part of all gradients, as with `DividedTokens`.
     """
 
     @register_to_config

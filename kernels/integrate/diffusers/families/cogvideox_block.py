@@ -41,8 +41,10 @@ class CogVideoXBlock(BlockForward):
             given = () if attention_kwargs is None else (attention_kwargs,)  # a ConsisIDBlock has no such argument
             return self.pass_on(why, hidden_states, encoder_hidden_states, temb, image_rotary_emb, *given)
         if self.setting.divided is not None:
-            given = (hidden_states, encoder_hidden_states, temb, image_rotary_emb, attention_kwargs or {})
-            return self.part(self.setting.divided, *given)
+            return self.part(
+                self.setting.divided, hidden_states, encoder_hidden_states, temb, image_rotary_emb,
+                attention_kwargs or {},
+            )  # fmt: skip
         text_tokens = encoder_hidden_states.shape[1]
         streams = rows_of(hidden_states), rows_of(encoder_hidden_states)
         _, (out, text_out), gates = self.between("norm1", streams, None, (None, None), temb)
