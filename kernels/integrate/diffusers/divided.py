@@ -47,35 +47,18 @@ class DividedTokens:
         assert self._parts is not None, "a block or an attention module was called outside of its transformer"
         return self._parts
 
-    def enter(self, block: Any, tokens: Tensor) -> Tensor:
-        """Tokens [B, S, C] at the input of a block: this rank's part of them."""
-        if block is not self.first:
-            return tokens
+    def enter(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, S, C] at the input of the first block: this rank's part of them."""
         self._parts = Parts.of(self.group, (tokens.shape[1], 1, 1), None)
         return own_part(tokens, self._parts)
 
-    def enter_joint(self, block: Any, video: Tensor, text: Tensor) -> Tensor:
-        """Tokens of video and text, [B, S, C] each, at the input of a block: this rank's part of text and video; behind
-        the first block `video` is that already."""
-        if block is not self.first:
-            return video
+    def enter_joint(self, video: Tensor, text: Tensor) -> Tensor:
+        """Tokens of video and text, [B, S, C] each, at the input of the first block: this rank's part of both."""
         self.text = text.shape[1]
         self._parts = Parts.of(self.group, (video.shape[1], 1, 1), (self.text, "first"))
         own = self._parts.own
         from_video = slice(max(0, own.start - self.text), max(0, own.stop - self.text))
         return torch.cat((text[:, own], video[:, from_video]), dim=1)
-
-    def leave(self, block: Any, tokens: Tensor) -> Tensor:
-        """Tokens at the output of a block: all of them behind the last one."""
-        return gathered(tokens, self.parts) if block is self.last else tokens
-
-    def leave_joint(self, block: Any, stream: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """What a block returns for video and text: all tokens of both behind the last one, before that the rank's part
-        of both, and the text as it came, of which only the length matters."""
-        if block is not self.last:
-            return stream, text
-        whole = gathered(stream, self.parts)
-        return whole[:, self.text :], whole[:, : self.text]
 
     def stream_rows(self, clips: int, device: torch.device) -> TokenRows:
         """Which of clips * 2 rows of modulation this rank's tokens take: of each clip the video's, then the text's."""

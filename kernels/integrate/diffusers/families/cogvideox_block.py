@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from phys4d.kernels.elementwise import TokenRows, adaptive_norm
 from phys4d.kernels.integrate.diffusers.blocks import BlockForward, block_refusal, rows_of
 from phys4d.kernels.integrate.diffusers.bypass import Known, known_forwards, not_plain, refusal, submodule, unfit
-from phys4d.kernels.integrate.diffusers.divided import DividedTokens
+from phys4d.kernels.integrate.diffusers.divided import DividedTokens, gathered
 from phys4d.kernels.integrate.diffusers.families.named import diffusers_class
 from phys4d.kernels.integrate.diffusers.setting import Setting
 
@@ -62,15 +62,19 @@ class CogVideoXBlock(BlockForward):
     def part(
         self, divided: DividedTokens, video: Tensor, text: Tensor, temb: Tensor, rotation: Any, options: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        """The same for this rank's part of the tokens of text and video."""
+        """The same for this rank's part of the tokens of text and video: behind the first block `video` is that part,
+        and so it is of what is returned but behind the last block."""
         block = self.module
-        stream = divided.enter_joint(block, video, text)
+        stream = divided.enter_joint(video, text) if self.enters else video
         rows = divided.stream_rows(len(temb), temb.device)
         stream, out, gate = self.between_joint("norm1", stream, None, None, temb, rows)
         out, _ = block.attn1(hidden_states=out, encoder_hidden_states=text, image_rotary_emb=rotation, **options)
         stream, out, gate = self.between_joint("norm2", stream, out, gate, temb, rows)
         stream, _ = adaptive_norm(stream, block.ff(out), gate=gate, norm=None, rows=rows)
-        return divided.leave_joint(block, stream, text)
+        if not self.leaves:
+            return stream, text  # as it came: of it only the length is read
+        whole = gathered(stream, divided.parts)
+        return whole[:, divided.text :], whole[:, : divided.text]
 
     def between_joint(
         self, name: str, x: Tensor, y: Tensor | None, gate: Tensor | None, temb: Tensor, rows: TokenRows
