@@ -14,7 +14,6 @@ from phys4d.dry_run.model import fewer_blocks, source_of
 from phys4d.dry_run.prediction import Prediction, predict
 from phys4d.engine.costs.gpus import GIB, GPUS
 from phys4d.stages.run_file import RunConfig
-from tests.models.cogvideox.conftest import write_cogvideox  # noqa: F401 (a fixture)
 
 SIZE = (5, 32, 32)
 TINY = {"width": 64, "layers": 4, "taps": (1, 3)}

@@ -70,6 +70,7 @@ def found(
     made = backbone(kind, heads)
     made.use_attention("auto", group, context)
     if compiled:
+        torch._dynamo.reset()  # one process compiles one model
         compile_blocks(made.blocks, checkpointing)
     checkpoint_activations(made.blocks, checkpointing, [])
     draw = torch.Generator().manual_seed(1)
