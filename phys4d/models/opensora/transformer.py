@@ -55,8 +55,8 @@ class SelfAttention(nn.Module):
     ) -> Tensor:
         """Tokens x [B, T' H' W', width] of a grid (T', H', W') -> the same shape; rope turns over time.
 
-        parts: the division of each frame's tokens over ranks, of which x has this rank's, its grid (T', own, 1);
-        context: how frames then exchange them. Over time nothing is exchanged.
+        backend: of attention. parts: the division of each frame's tokens over ranks, of which x has this rank's, its
+        grid (T', own, 1); context: how frames then exchange them. Over time nothing is exchanged.
         """
         norm = QKNorm("rms", self.q_norm.weight, self.k_norm.weight, epsilon=EPSILON) if self.normed else None
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))

@@ -150,7 +150,7 @@ def test_ranks_that_divide_a_clip_train_as_one(
         found = [line for line in logged(tmp_path / stage) if "grad_norm" in line]
         assert len(found) == len(steps) == {"pretrain": 2, "finetune": 3, "reinforce": 1}[stage]
         for ours, expected in zip(found, steps, strict=True):
-            names = ["reward", "reward_group_std", "kl", "ratio"]  # its loss is what is left of ratios near 1 of both signs
+            names = ["reward", "reward_group_std", "kl", "ratio"]  # its loss is a small rest of ratios
             if stage != "reinforce":
                 names = [name for name in expected if name.endswith("loss")]
             assert len(names) > 2, expected
