@@ -96,9 +96,9 @@ class OpenSoraBackbone(Backbone):
             block.backend, block.context = backend, context
 
     def whole(self, k: int, tokens: Tensor) -> Tensor:
-        assert self._grid is not None
-        parts = self.transformer.parts(self._grid)
-        return tokens if parts is None else by_frame(gathered, tokens, self._grid[0], parts)
+        if self._grid is None or (parts := self.transformer.parts(self._grid)) is None:
+            return tokens
+        return by_frame(gathered, tokens, self._grid[0], parts)
 
     def explain_attention(self, tokens: int, text_tokens: int, device: torch.device) -> dict[str, Any]:
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
