@@ -127,6 +127,7 @@ PARTS = (
     Part(CLUSTER_PAGE, "8 GPUs", ("dry-run/8.json",), dry_run.report),
     Part(CLUSTER_PAGE, "8 GPUs, long clips", ("dry-run/long-8.json",), dry_run.report),
     Part(CLUSTER_PAGE, "8 GPUs, CogVideoX-5B", ("dry-run/cogvideox-5b-8.json",), dry_run.report),
+    Part(CLUSTER_PAGE, "8 GPUs, CogVideoX-5B, long clips", ("dry-run/cogvideox-5b-long-8.json",), dry_run.report),
     Part(CLUSTER_PAGE, "8 GPUs, Open-Sora 1.2", ("dry-run/opensora-1.2-8.json",), dry_run.report),
     Part(CLUSTER_PAGE, "64 GPUs", ("dry-run/64.json",), dry_run.report),
     Part(CLUSTER_PAGE, "512 GPUs", ("dry-run/512.json",), dry_run.report),

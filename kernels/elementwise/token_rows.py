@@ -46,7 +46,8 @@ class TokenRows:
         if index.ndim != 2 or index.dtype.is_floating_point or index.dtype == torch.bool:
             raise ValueError(f"token rows: expected integers [B, S], got {index.dtype} {list(index.shape)}")
         flat = index.flatten()
-        readable = flat.device.type == "cpu" and flat.numel() and not is_fake(flat)
+        traced = torch.compiler.is_compiling() or is_fake(flat)
+        readable = flat.device.type == "cpu" and flat.numel() and not traced
         if readable and not 0 <= int(flat.min()) <= int(flat.max()) < rows:
             raise ValueError(f"token rows: expected 0 to {rows - 1}, got {int(flat.min())} to {int(flat.max())}")
         if flat.device.type != "cpu":

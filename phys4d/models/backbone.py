@@ -48,6 +48,7 @@ class Backbone(nn.Module, ABC):
     held: int = 1
     patch: tuple[int, int, int]  # latent frames, rows and columns in one token
     width: int  # channels of a hidden token
+    heads: int  # of its self-attention
 
     def __init__(self, transformer: nn.Module, taps: tuple[int, ...]) -> None:
         super().__init__()

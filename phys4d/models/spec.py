@@ -155,6 +155,7 @@ class ModelSpec:
     rename_lora: tensors of a LoRA file at this path, from key names that other programs use to those of the
         transformer's modules. ValueError where they are not of this kind of model.
     learned_no_caption: whether the backbone has learned what stands for no caption (`Backbone.unconditional`).
+    divides_frames: whether ranks that divide the tokens of a clip divide those of each of its frames.
     comfyui_name: the name, in LoRA files for ComfyUI and musubi, of a module of the transformer. ValueError where it
         has none; None for a kind for which no such layout is written.
     """
@@ -173,4 +174,5 @@ class ModelSpec:
     lora: LoraDefaults = LoraDefaults()
     rename_lora: Callable[[Path, dict[str, Tensor]], dict[str, Tensor]] = _as_they_are
     learned_no_caption: bool = False
+    divides_frames: bool = False
     comfyui_name: Callable[[str], str] | None = None

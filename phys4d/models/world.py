@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.models.config import ModelConfig, ResolvedConfig
+from phys4d.models.division import check_division
 from phys4d.models.flow import noised, sample
 from phys4d.models.heads import GeometryHeads
 from phys4d.models.interface import Grid, Prediction
@@ -46,6 +47,9 @@ class WorldModel(nn.Module):
     def use_attention(self, backend: str, parallel: Parallel) -> None:
         """From here on attention is computed by this backend, and the tokens of a clip are divided over the context
         group of `parallel` where it has one. UserError where the backbone cannot divide them."""
+        if parallel.context is not None:
+            by_frame = MODELS[self.config.kind].divides_frames
+            check_division(parallel.config, self.backbone.heads, self.grid.tokens, by_frame)
         try:
             self.backbone.use_attention(backend, parallel.context, parallel.config.context_method)
             self.heads.group = parallel.context

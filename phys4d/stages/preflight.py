@@ -34,6 +34,7 @@ from phys4d.kernels.attention import explain
 from phys4d.mixture import chosen, expect_metric
 from phys4d.models.card import CARD, base_of, read_card
 from phys4d.models.config import ModelConfig
+from phys4d.models.division import check_division
 from phys4d.models.interface import Grid, check_size
 from phys4d.models.preflight import check_model, check_new, check_released
 from phys4d.models.registry import MODELS
@@ -232,11 +233,14 @@ def _check_caches(config: RunConfig, start: Start) -> None:
 
 
 def _check_attention(config: RunConfig, start: Start, size: tuple[int, int, int]) -> None:
-    """UserError unless the backend asked for can compute the self-attention of clips of this size on this machine."""
+    """UserError unless the backend asked for can compute the self-attention of clips of this size on this machine, and
+    so many ranks can divide their tokens."""
     heads, channels = start.head_shape
+    tokens = Grid(*size, start.token_stride).tokens
+    check_division(config.parallel, heads, tokens, MODELS[start.kind].divides_frames)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     head = torch.empty(channels, dtype=dtype, device=own_device(0, 0), requires_grad=True)
-    q = head.expand(1, math.prod(Grid(*size, start.token_stride).tokens), heads, channels)
+    q = head.expand(1, math.prod(tokens), heads, channels)
     try:
         explain(q, q, q, backend=config.model.attention)
     except ValueError as error:

@@ -20,6 +20,7 @@ from phys4d.models.placement import place
 from phys4d.models.world import WorldModel, create_model
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig
+from tests.models.cogvideox.conftest import write_cogvideox  # noqa: F401 (a fixture)
 
 Size = tuple[int, int, int]
 

@@ -50,6 +50,28 @@ def test_tokens_of_a_clip_are_divided_and_exchanged(run_file: Callable[..., RunC
     assert 0.5 < divided.model_flops / alone.model_flops < 1  # heads make 4 of 5 frames, the codec encodes all
 
 
+def test_places_of_frames_are_divided_and_exchanged_by_every_second_block(
+    run_file: Callable[..., RunConfig], opensora: Path
+) -> None:
+    """Four blocks on frames of four places in fp32, of which each of two ranks has two: only the two blocks that attend
+    within frames exchange, queries, keys, values and the result, there and back; 2 latent frames, 48 channels."""
+    table = {"kind": "opensora", "taps": (0, 3)}
+    config = run_file(finetune={"batch": 1}, model=table, init=opensora, parallel={"context": 2})
+    divided = _predicted(config, 2)
+    assert divided.sent["attention"] == 2 * 2 * 4 * (2 * 2 * 48 * 4) // 2
+    assert divided.sent["tokens and taps"] > 0
+
+
+def test_text_and_video_are_divided_and_exchanged_as_one_sequence(
+    run_file: Callable[..., RunConfig], write_cogvideox: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """12 tokens of video and 10 of text over two ranks; three blocks of 32 channels, in fp32."""
+    table, folder = {"kind": "cogvideox", "taps": (0, 2)}, write_cogvideox(tmp_path / "cogvideox")
+    config = run_file(finetune={"batch": 1}, model=table, init=folder, parallel={"context": 2})
+    divided = predict(config, "finetune", source_of(config, None), (9, 32, 32), 2, GPUS["h100"])
+    assert divided.sent["attention"] == 3 * 2 * 4 * (11 * 32 * 4) // 2
+
+
 def test_weights_and_moments_are_divided_over_shards_and_clips_over_all(
     run_file: Callable[..., RunConfig], alone: Prediction
 ) -> None:

@@ -28,6 +28,7 @@ STAND_INS = {
         ("wan2.2-5b-1-gpu", 1, (1, 1, 1)),
         ("wan2.2-5b-1-node", 8, (1, 8, 1)),
         ("cogvideox-5b", 8, (1, 8, 1)),
+        ("cogvideox-5b-long-clips", 8, (1, 1, 8)),
         ("opensora-1.2", 8, (1, 8, 1)),
         ("wan2.2-5b-8-nodes", 64, (8, 8, 1)),
         ("wan2.2-5b-long-clips", 8, (1, 1, 8)),

@@ -91,6 +91,30 @@ def test_losses_of_two_ranks_equal_those_of_one(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "start", "names"),
+    [
+        ("pretrain", None, ["depth_loss", "flow_loss", "grad_norm"]),
+        ("finetune", "pretrain", ["depth_loss", "flow_loss", "diffusion_loss", "warp_loss", "grad_norm"]),
+        ("reinforce", "finetune", ["reward", "kl", "ratio", "grad_norm"]),
+    ],
+)
+def test_ranks_that_divide_each_frame_train_as_one(
+    session: Session, write: Any, whole: Path, tmp_path: Path, stage: str, start: str | None, names: list[str]
+) -> None:
+    """Its four places over two ranks, with activations that are computed again; of `reinforce` one update."""
+    steps = 1 if stage == "reinforce" else 5
+    changes = [f'stages=["{stage}"]', f"{stage}.loop.steps={steps}", "parallel={context=2}", "checkpointing=full"]
+    if start is not None:
+        changes.append(f'init="{whole / f"model-{start}"}"')
+    ended = session("train", write(tmp_path / "two"), *(w for change in changes for w in ("--set", change)), ranks=2)
+    assert ended["codes"] == [0, 0], ended["errors"]
+    for name in names:
+        found, expected = (logged(folder, stage, name)[:steps] for folder in (tmp_path / "two", whole))
+        assert len(found) == steps and found == pytest.approx(expected, rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.slow
 def test_a_killed_run_that_is_resumed_is_the_uninterrupted_one(
     session: Session, write: Any, whole: Path, tmp_path: Path
 ) -> None:

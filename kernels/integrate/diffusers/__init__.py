@@ -20,12 +20,12 @@
 
 from phys4d.kernels.integrate.diffusers.accelerated import Accelerated, restore
 from phys4d.kernels.integrate.diffusers.dispatcher import backend_report, register_backend, unregister_backend
-from phys4d.kernels.integrate.diffusers.divided import gathered
+from phys4d.kernels.integrate.diffusers.divided import gathered, own_part
 from phys4d.kernels.integrate.diffusers.register import Family, register_family, registered_families
 from phys4d.kernels.integrate.diffusers.report import Report
 from phys4d.kernels.integrate.diffusers.swap import accelerate
 
 __all__ = [
-    "Accelerated", "Family", "Report", "accelerate", "backend_report", "gathered", "register_backend",
+    "Accelerated", "Family", "Report", "accelerate", "backend_report", "gathered", "own_part", "register_backend",
     "register_family", "registered_families", "restore", "unregister_backend",
 ]  # fmt: skip

@@ -27,6 +27,8 @@ class BlockForward(ForwardReplacement):
         norms: names of the block's norms that are bypassed where they may be.
         known: the classes of norms that may be bypassed.
         in_float32: whether the model calls its norms with the stream in float32.
+        enters, leaves: whether tokens are divided in front of this block, and gathered behind it. Known beforehand,
+            since torch.compile guards values and not which of two equal modules it was given.
         swaps: what of the block is computed here, for the report.
     """
 
@@ -37,6 +39,9 @@ class BlockForward(ForwardReplacement):
     def __init__(self, path: str, module: Any, setting: Setting, known: Known) -> None:
         super().__init__(path, module)
         self.setting, self.known = setting, known
+        divided = setting.divided
+        self.enters = divided is not None and module is divided.first
+        self.leaves = divided is not None and module is divided.last
 
     def own(self, *arguments: Any, **options: Any) -> Any:
         """What the block's class computes."""

@@ -24,16 +24,21 @@ if TYPE_CHECKING:  # a torch built without distributed has no such name
 class DividedTokens:
     """The division of one transformer's tokens in its current forward pass.
 
+    A model whose blocks take text beside the video's tokens divides both as one sequence, the text in front. From its
+    first to its last block a rank holds one stream of its part of that sequence; which of it is text, only the rows of
+    modulation and the rotation ask.
+
     Attributes:
         group: the process group. context: how attention exchanges tokens.
         first, last: the blocks in front of which tokens are divided, and behind which they are gathered.
-        parts: of the current pass; set by the first block.
+        parts: of the current pass; set by the first block. text: how many of its tokens, in front, are text.
     """
 
     def __init__(self, group: "ProcessGroup", blocks: Any, context: Context) -> None:
         self.group, self.context = group, context
         self.first, self.last = blocks[0], blocks[-1]
         self._parts: Parts | None = None
+        self.text = 0
         self._rows: dict[tuple[Any, ...], TokenRows] = {}
 
     @property
@@ -42,16 +47,28 @@ class DividedTokens:
         assert self._parts is not None, "a block or an attention module was called outside of its transformer"
         return self._parts
 
-    def enter(self, block: Any, tokens: Tensor) -> Tensor:
-        """Tokens [B, S, C] at the input of a block: this rank's part of them."""
-        if block is not self.first:
-            return tokens
+    def enter(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, S, C] at the input of the first block: this rank's part of them."""
         self._parts = Parts.of(self.group, (tokens.shape[1], 1, 1), None)
-        return _Divide.apply(tokens, self._parts)  # type: ignore[no-untyped-call]
+        return own_part(tokens, self._parts)
 
-    def leave(self, block: Any, tokens: Tensor) -> Tensor:
-        """Tokens at the output of a block: all of them behind the last one."""
-        return gathered(tokens, self.parts) if block is self.last else tokens
+    def enter_joint(self, video: Tensor, text: Tensor) -> Tensor:
+        """Tokens of video and text, [B, S, C] each, at the input of the first block: this rank's part of both."""
+        self.text = text.shape[1]
+        self._parts = Parts.of(self.group, (video.shape[1], 1, 1), (self.text, "first"))
+        own = self._parts.own
+        from_video = slice(max(0, own.start - self.text), max(0, own.stop - self.text))
+        return torch.cat((text[:, own], video[:, from_video]), dim=1)
+
+    def stream_rows(self, clips: int, device: torch.device) -> TokenRows:
+        """Which of clips * 2 rows of modulation this rank's tokens take: of each clip the video's, then the text's."""
+        parts = self.parts
+        key = (clips, "joint", self.text, parts.count, device)
+        if key not in self._rows:
+            is_text = torch.arange(parts.own.start, parts.own.stop, device=device) < self.text
+            index = is_text.long() + 2 * torch.arange(clips, device=device)[:, None]
+            self._rows[key] = TokenRows.of(index, 2 * clips)
+        return self._rows[key]
 
     def token_rows(self, clips: int, rows: int, device: torch.device) -> TokenRows:
         """Which of clips * rows rows of modulation this rank's tokens take, where `rows` divide a clip's tokens."""
@@ -62,6 +79,11 @@ class DividedTokens:
             index = own + rows * torch.arange(clips, device=device)[:, None]
             self._rows[key] = TokenRows.of(index, clips * rows)
         return self._rows[key]
+
+
+def own_part(tokens: Tensor, parts: Parts) -> Tensor:
+    """Tokens [B, S, C], equal on all ranks -> this rank's [B, S_r, C]; its gradient is that of this rank's alone."""
+    return _Divide.apply(tokens, parts)  # type: ignore[no-untyped-call]
 
 
 def gathered(tokens: Tensor, parts: Parts) -> Tensor:

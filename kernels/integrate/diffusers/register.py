@@ -33,7 +33,8 @@ class Family:
             block. None: the part "norm" is nothing in this family.
         timesteps: (path, model, setting) -> replacements that embed one timestep for each frame, or why they cannot be;
             None: `timestep_per="frame"` is nothing in this family.
-        divides: whether processors and blocks divide the tokens of `model.blocks` over `setting.divided`.
+        divides: the model's attribute with the blocks, in order, whose tokens processors and blocks divide over
+            `setting.divided`; "" where they do not.
         parts: what each part means, for people.
         examples: name -> () -> (a tiny random model, the arguments of one call), for tables and tests.
     """
@@ -42,7 +43,7 @@ class Family:
     attention: Attention
     blocks: Blocks | None = None
     timesteps: Callable[[str, Any, Setting], list[ForwardReplacement] | str] | None = None
-    divides: bool = False
+    divides: str = ""
     parts: Mapping[Part, str] = field(default_factory=dict)
     examples: Mapping[str, Example] = field(default_factory=dict)
 

@@ -50,9 +50,9 @@ def accelerate(
             those of one latent frame are equal. Time is then embedded once for each frame, and the modulation held as a
             row for each frame instead of one for each token (2 GB a block at 27,280 tokens). A broken promise fails an
             assertion.
-        group: process group over whose ranks the tokens of a Wan are divided between its first and its last block
-            (`divided.py`): every rank calls the model with the same arguments and gets the same result; gradients are
-            to be averaged over the group, as under data parallelism.
+        group: process group over whose ranks the tokens of a Wan, or text and video of a CogVideoX, are divided between
+            its first and its last block (`divided.py`): every rank calls the model with the same arguments and gets the
+            same result; gradients are to be averaged over the group, as under data parallelism.
         context: with a group how attention exchanges tokens: "auto", "ulysses" or "ring", as in `attention`.
         strict: refuse to leave any module of the model to its own code.
 
@@ -151,7 +151,7 @@ def _swap(
 ) -> None:  # fmt: skip
     setting = Setting(accelerated.backend, accelerated.passed, accelerated.called)
     if group is not None:
-        setting.divided = DividedTokens(group, transformer.blocks, context)
+        setting.divided = DividedTokens(group, getattr(transformer, family.divides), context)
     accelerated.hooks.append(_Hooks(setting))
     parallel = getattr(transformer, "_parallel_config", None) is not None
     if "attention" in accelerated.parts:

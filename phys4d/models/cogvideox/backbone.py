@@ -1,5 +1,6 @@
 """The backbone on diffusers' CogVideoXTransformer3DModel: CogVideoX-5B and CogVideoX-5B-I2V as released."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,7 +10,8 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from torch import Tensor, nn
 
 from phys4d.kernels.attention import explain
-from phys4d.kernels.integrate.diffusers import accelerate
+from phys4d.kernels.attention.parts import Parts
+from phys4d.kernels.integrate.diffusers import accelerate, gathered
 from phys4d.models.backbone import Backbone, in_full_precision
 from phys4d.models.cogvideox.process import Process, scale, velocity_of
 from phys4d.models.interface import Prediction
@@ -44,11 +46,14 @@ class CogVideoXBackbone(Backbone):
         super().__init__(transformer, taps)
         config = transformer.config
         self.patch = (1, config.patch_size, config.patch_size)
-        self.width = config.num_attention_heads * config.attention_head_dim
+        self.heads = config.num_attention_heads
+        self.width = self.heads * config.attention_head_dim
         self.reads_image = config.in_channels == 2 * config.out_channels
         self.process, self.image_scale = process or Process(), image_scale
         transformer.time_embedding.forward = in_full_precision(transformer.time_embedding.forward)
         self.accelerated = accelerate(transformer)
+        self._group: ProcessGroup | None = None
+        self._tokens = 0, 0  # of video and text in the current evaluation
         self._rotary: dict[Any, tuple[Tensor, Tensor]] = {}  # of the latest size
 
     @property
@@ -86,6 +91,7 @@ class CogVideoXBackbone(Backbone):
             image = torch.zeros_like(noisy)
             image[:, :, :1] = self.image_scale * first
             x = torch.cat([x, image], 1)
+        self._tokens = math.prod(n // p for n, p in zip(noisy.shape[2:], self.patch, strict=True)), text.shape[1]
         output = self.transformer(
             x.transpose(1, 2), text, self.process.timestep(sigma),
             image_rotary_emb=self.rotary(noisy.shape, noisy.device), return_dict=False,
@@ -113,15 +119,20 @@ class CogVideoXBackbone(Backbone):
     def use_attention(
         self, backend: str, group: "ProcessGroup | None" = None, context: Literal["auto", "ulysses", "ring"] = "auto"
     ) -> None:
-        if group is not None:
-            raise ValueError("cogvideox: its tokens, text among them, are not divided over a process group")
         self.accelerated.undo()
-        self.accelerated = accelerate(self.transformer, backend=backend)
+        self.accelerated = accelerate(self.transformer, backend=backend, group=group, context=context)
+        self._group = group
+
+    def whole(self, k: int, tokens: Tensor) -> Tensor:
+        if self._group is None or k == len(self.blocks) - 1:
+            return tokens
+        video, text = self._tokens
+        return gathered(tokens, Parts.of(self._group, (video, 1, 1), (text, "first")))[:, text:]
 
     def explain_attention(self, tokens: int, text_tokens: int, device: torch.device) -> dict[str, Any]:
         config = self.transformer.config
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         head = torch.empty(config.attention_head_dim, dtype=dtype, device=device, requires_grad=True)
-        q = head.expand(1, tokens + text_tokens, config.num_attention_heads, -1)
+        q = head.expand(1, tokens + text_tokens, self.heads, -1)
         backend = self.accelerated.backend
         return {"joint": str(explain(q, q, q, backend=backend)), "left": self.accelerated.left}

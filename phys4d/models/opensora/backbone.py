@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from phys4d.kernels.attention import Spatial, Temporal, explain
+from phys4d.kernels.integrate.diffusers import gathered
 from phys4d.models.backbone import Backbone
 from phys4d.models.flow import shifted
 from phys4d.models.opensora.codec import CHUNK, OpenSoraCodec
 from phys4d.models.opensora.text import lengths_of
-from phys4d.models.opensora.transformer import STDiT3
+from phys4d.models.opensora.transformer import STDiT3, by_frame
 
 if TYPE_CHECKING:  # a torch built without distributed has no such name
     from torch.distributed import ProcessGroup
@@ -53,6 +54,7 @@ class OpenSoraBackbone(Backbone):
     def __init__(self, transformer: STDiT3, taps: tuple[int, ...]) -> None:
         super().__init__(transformer, taps)
         self.patch, self.width = transformer.patch, transformer.config.hidden_size
+        self.heads = transformer.config.num_heads
         self.fps = FPS
         self._grid: tuple[int, int, int] | None = None  # of the tokens in the last evaluation
 
@@ -89,16 +91,19 @@ class OpenSoraBackbone(Backbone):
     def use_attention(
         self, backend: str, group: "ProcessGroup | None" = None, context: Literal["auto", "ulysses", "ring"] = "auto"
     ) -> None:
-        if group is not None:
-            raise ValueError("opensora: its tokens are not divided over a process group: set context = 1")
+        self.transformer.group = group
         for block in self.transformer.blocks:
-            block.backend = backend
+            block.backend, block.context = backend, context
+
+    def whole(self, k: int, tokens: Tensor) -> Tensor:
+        if self._grid is None or (parts := self.transformer.parts(self._grid)) is None:
+            return tokens
+        return by_frame(gathered, tokens, self._grid[0], parts)
 
     def explain_attention(self, tokens: int, text_tokens: int, device: torch.device) -> dict[str, Any]:
-        heads = self.transformer.config.num_heads
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        head = torch.empty(self.width // heads, dtype=dtype, device=device, requires_grad=True)
-        q, text = (head.expand(1, n, heads, -1) for n in (tokens, text_tokens))
+        head = torch.empty(self.width // self.heads, dtype=dtype, device=device, requires_grad=True)
+        q, text = (head.expand(1, n, self.heads, -1) for n in (tokens, text_tokens))
         backend = self.transformer.blocks[0].backend
         chosen: dict[str, Any] = {"cross": str(explain(q, text, text, key_lengths=[text_tokens], backend=backend))}
         known = self._grid is not None and math.prod(self._grid) == tokens

@@ -62,4 +62,5 @@ SPEC = ModelSpec(
     released=(PUBLISHED,),
     sampling=lambda folder: Sampling("euler", GUIDANCE, SIZE),
     learned_no_caption=True,
+    divides_frames=True,
 )

@@ -1,6 +1,7 @@
 """STDiT3, the transformer of Open-Sora 1.2, on our kernels, with the parameter names of its published weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +11,23 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from phys4d.kernels.attention import Spatial, Temporal, attention, attention_packed
+from phys4d.kernels.attention.context import Context
+from phys4d.kernels.attention.parts import Parts
 from phys4d.kernels.elementwise import QKNorm, Rope, adaptive_norm
+from phys4d.kernels.integrate.diffusers import gathered, own_part
 from phys4d.models.backbone import autocast
 from phys4d.models.opensora.embeddings import CaptionEmbedder, Mlp, NumberEmbedder, places
 
+if TYPE_CHECKING:  # a torch built without distributed has no such name
+    from torch.distributed import ProcessGroup
+
 EPSILON = 1e-6  # of all norms
 Grid = tuple[int, int, int]
+
+
+def by_frame(change: Callable[[Tensor, Parts], Tensor], x: Tensor, frames: int, parts: Parts) -> Tensor:
+    """Tokens [B, T' places, C] after `own_part` or `gathered` of each frame's places."""
+    return change(x.unflatten(1, (frames, -1)).flatten(0, 1), parts).unflatten(0, (len(x), -1)).flatten(1, 2)
 
 
 class HeadNorm(nn.Module):
@@ -38,13 +50,25 @@ class SelfAttention(nn.Module):
             self.q_norm, self.k_norm = HeadNorm(width // heads), HeadNorm(width // heads)
         self.normed = normed
 
-    def forward(self, x: Tensor, grid: Grid, rope: Rope | None, backend: str) -> Tensor:
-        """Tokens x [B, T' H' W', width] of a grid (T', H', W') -> the same shape; rope turns over time."""
+    def forward(
+        self, x: Tensor, grid: Grid, rope: Rope | None, backend: str, parts: Parts | None, context: Context
+    ) -> Tensor:
+        """Tokens x [B, T' H' W', width] of a grid (T', H', W') -> the same shape; rope turns over time.
+
+        backend: of attention. parts: the division of each frame's tokens over ranks, of which x has this rank's, its
+        grid (T', own, 1); context: how frames then exchange them. Over time nothing is exchanged.
+        """
         norm = QKNorm("rms", self.q_norm.weight, self.k_norm.weight, epsilon=EPSILON) if self.normed else None
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
-        pattern = Temporal() if self.temporal else Spatial()
-        rope = rope if self.temporal else None
-        out = attention_packed(qkv, grid=grid, pattern=pattern, qk_norm=norm, rope=rope, backend=backend)
+        if parts is None or self.temporal:
+            pattern = Temporal() if self.temporal else Spatial()
+            rope = rope if self.temporal else None
+            out = attention_packed(qkv, grid=grid, pattern=pattern, qk_norm=norm, rope=rope, backend=backend)
+        else:
+            frames = qkv.unflatten(1, (grid[0], -1)).flatten(0, 1)  # each a sequence of its own
+            across: dict[str, Any] = {"grid": (parts.count, 1, 1), "group": parts.group, "context": context}
+            out = attention(*frames.unbind(2), qk_norm=norm, backend=backend, **across)
+            out = out.unflatten(0, (len(x), -1)).flatten(1, 2)
         projected: Tensor = self.proj(out.flatten(2))
         return projected
 
@@ -76,19 +100,21 @@ class Block(nn.Module):
         self.mlp = Mlp(width, int(width * mlp_ratio), width)
         self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width**0.5)
         self.backend = "auto"
+        self.context: Context = "auto"
 
     def forward(
-        self, x: Tensor, text: Tensor, lengths: Tensor, modulation: Tensor, grid: Grid, rope: Rope | None
-    ) -> Tensor:
+        self, x: Tensor, text: Tensor, lengths: Tensor, modulation: Tensor, grid: Grid, rope: Rope | None,
+        parts: Parts | None = None,
+    ) -> Tensor:  # fmt: skip
         """Tokens x [B, T' H' W', width] in the order of grid, (T', H', W') -> the same.
 
         text: [B, L, width]; lengths: [B] of its tokens. modulation: [B or B T', 6, width], of each clip or each frame.
-        rope: of time; None for blocks that attend within frames.
+        rope: of time; None for blocks that attend within frames. parts: as in `SelfAttention`.
         """
         rows = modulation + self.scale_shift_table
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = rows.unbind(1)
         _, normed = adaptive_norm(x, epsilon=EPSILON, scale=scale, shift=shift)
-        y = self.attn(normed, grid, rope, self.backend)
+        y = self.attn(normed, grid, rope, self.backend, parts, self.context)
         x, _ = adaptive_norm(x, y, gate=gate, norm=None)
         y = self.cross_attn(x, text, lengths, self.backend)
         x, normed = adaptive_norm(x, y, epsilon=EPSILON, scale=mlp_scale, shift=mlp_shift)
@@ -156,6 +182,11 @@ class STDiT3(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
     caption_channels, model_max_length: width and number of text tokens; pred_sigma: whether the output has, beside the
     velocity, as many channels more, which sampling does not read; qk_norm: whether queries and keys are normed;
     input_sq_size: pixels a side of a square at which places have their nominal coordinates.
+
+    Attribute group: a process group whose ranks divide the places of each frame, from the first block to the last
+    layer: each holds all frames of its places. Over time, and to the caption, a rank attends alone; within frames
+    attention exchanges what it needs, as in the public code with sequence parallelism. Every rank gets the whole
+    output, and its part of all gradients, as with `DividedTokens`.
     """
 
     @register_to_config
@@ -178,6 +209,7 @@ class STDiT3(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
             raise ValueError(f"hidden_size {hidden_size}: needs a multiple of 4 and of two per head ({num_heads})")
         time, height, width = patch_size
         self.patch: Grid = (time, height, width)
+        self.group: ProcessGroup | None = None
         self.out_channels = in_channels * (2 if pred_sigma else 1)
         self.rope = TemporalRotation(hidden_size // num_heads)
         self.x_embedder = PatchEmbedder(in_channels, hidden_size, self.patch)
@@ -213,10 +245,19 @@ class STDiT3(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
         x = self.x_embedder(noisy)
         place = places(grid[1], grid[2], x.shape[-1], pixels, self.config.input_sq_size, x.device)
         x = (x.unflatten(1, (grid[0], -1)) + place.to(x.dtype)).flatten(1, 2)
-        rope = self.rope(grid, x.device, x.dtype)
+        held, parts = grid, self.parts(grid)
+        if parts is not None:
+            x = by_frame(own_part, x, grid[0], parts)
+            held = grid[0], x.shape[1] // grid[0], 1
+        rope = self.rope(held, x.device, x.dtype)
         for block in self.blocks:
-            x = block(x, text, lengths, modulation, grid, rope if block.attn.temporal else None)
-        return self._unpatched(self.final_layer(x, time), grid)
+            x = block(x, text, lengths, modulation, held, rope if block.attn.temporal else None, parts)
+        x = self.final_layer(x, time)
+        return self._unpatched(x if parts is None else by_frame(gathered, x, grid[0], parts), grid)
+
+    def parts(self, grid: Grid) -> Parts | None:
+        """How the ranks of `group` divide the places of each frame of a grid (T', H', W'); None without one."""
+        return None if self.group is None else Parts.of(self.group, (1, *grid[1:]), None)
 
     def _grid(self, noisy: Tensor) -> Grid:
         sizes = noisy.shape[2:]

@@ -42,7 +42,8 @@ class WanBackbone(Backbone):
         self.scheduler = scheduler
         config = transformer.config
         self.patch = tuple(config.patch_size)
-        self.width = config.num_attention_heads * config.attention_head_dim
+        self.heads = config.num_attention_heads
+        self.width = self.heads * config.attention_head_dim
         embedder = transformer.condition_embedder
         embedder.forward = in_full_precision(embedder.forward)
         self.accelerated = accelerate(transformer, timestep_per="frame")
@@ -84,7 +85,7 @@ class WanBackbone(Backbone):
         config = self.transformer.config
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         head = torch.empty(config.attention_head_dim, dtype=dtype, device=device, requires_grad=True)
-        q, text = (head.expand(1, n, config.num_attention_heads, -1) for n in (tokens, text_tokens))
+        q, text = (head.expand(1, n, self.heads, -1) for n in (tokens, text_tokens))
         backend = self.accelerated.backend
         chosen = {name: str(explain(q, k, k, backend=backend)) for name, k in (("self", q), ("cross", text))}
         return chosen | {"left": self.accelerated.left}

@@ -132,6 +132,32 @@ def test_two_ranks_train_as_one_from_a_cache(
     assert one["diffusion_loss"] == pytest.approx(two["diffusion_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("cogvideox", ["text", "image"], indirect=True)
+def test_ranks_that_divide_a_clip_train_as_one(
+    write: Callable[..., Path], session: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Twelve tokens of video and ten of text over two ranks, activations computed again; of `reinforce` one update."""
+    assert session("train", write("one"), "--set", "evaluate.scenes=2")["codes"] == [0]
+    one = logged(tmp_path / "one")
+    for stage, before in (("pretrain", None), ("finetune", "pretrain"), ("reinforce", "finetune")):
+        changes = [f'stages=["{stage}"]', "parallel={context=2}", "checkpointing=full", "evaluate.scenes=2"]
+        if before is not None:
+            changes.append(f'init="{tmp_path / "one" / f"model-{before}"}"')
+        ended = session("train", write(stage), *(w for change in changes for w in ("--set", change)), ranks=2)
+        assert ended["codes"] == [0, 0], ended["errors"]
+        steps = [line for line in one if line["stage"] == stage and "grad_norm" in line]
+        found = [line for line in logged(tmp_path / stage) if "grad_norm" in line]
+        assert len(found) == len(steps) == {"pretrain": 2, "finetune": 3, "reinforce": 1}[stage]
+        for ours, expected in zip(found, steps, strict=True):
+            names = ["reward", "reward_group_std", "kl", "ratio"]  # its loss is a small rest of ratios
+            if stage != "reinforce":
+                names = [name for name in expected if name.endswith("loss")]
+            assert len(names) > 2, expected
+            for name in (*names, "grad_norm"):
+                assert ours[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), (stage, name)
+
+
 def test_a_trained_model_is_read_again_and_its_adapter_gives_a_stock_transformer_our_output(
     cogvideox: Path, tmp_path: Path
 ) -> None:

@@ -30,7 +30,10 @@ from phys4d.kernels.integrate.diffusers.tiny_models import build
 
 
 class CogVideoXProcessor(Processor):
-    """Joint attention of text and video, with the norm of all tokens and the rotation of the video's."""
+    """Joint attention of text and video, with the norm of all tokens and the rotation of the video's.
+
+    Where tokens are divided, what comes for the video is this rank's part of text and video (`DividedTokens`).
+    """
 
     norms = ("norm_q", "norm_k")
     fused = False
@@ -48,14 +51,18 @@ class CogVideoXProcessor(Processor):
         if why or attention_mask is not None:
             return self.pass_on(why or "an attention mask", *arguments)
         rope: Any = None
-        grid = None
+        divided = self.setting.divided
+        count = hidden_states.shape[1] if divided is None else divided.parts.count - divided.text  # of the video
         if image_rotary_emb is not None:
-            grid = (hidden_states.shape[1], 1, 1)
-            rope = self.setting.rotation.table(image_rotary_emb, grid[0], hidden_states.device)
+            rope = self.setting.rotation.table(image_rotary_emb, count, hidden_states.device)
             if isinstance(rope, str):
                 return self.pass_on(rope, *arguments)
-        text_tokens = encoder_hidden_states.shape[1]
-        tokens = torch.cat((encoder_hidden_states, hidden_states), dim=1)
+        text_tokens, tokens = encoder_hidden_states.shape[1], hidden_states
+        across: dict[str, Any] = {}  # how attention goes across ranks
+        if divided is None:
+            tokens = torch.cat((encoder_hidden_states, hidden_states), dim=1)
+        else:
+            across = {"group": divided.group, "context": divided.context}
         if self.fused:
             projected = attn.to_qkv(tokens).chunk(3, dim=-1)
         else:
@@ -65,9 +72,12 @@ class CogVideoXProcessor(Processor):
         if norm is None:  # the model calls its norms with [B, heads, S, D]
             q, k = (called(m, x.transpose(1, 2)).transpose(1, 2) for m, x in ((attn.norm_q, q), (attn.norm_k, k)))
         out = attention(
-            q, k, v, grid=grid, text=(text_tokens, "first"), qk_norm=norm, rope=rope, backend=self.setting.backend
-        )
+            q, k, v, grid=(count, 1, 1), text=(text_tokens, "first"), qk_norm=norm, rope=rope,
+            backend=self.setting.backend, **across,
+        )  # fmt: skip
         out = after(attn, out, q.dtype)
+        if divided is not None:
+            return out, encoder_hidden_states
         return out[:, text_tokens:], out[:, :text_tokens]
 
 
@@ -121,6 +131,7 @@ COGVIDEOX = Family(
     "diffusers.CogVideoXTransformer3DModel",
     cogvideox,
     cogvideox_blocks(),
+    divides="transformer_blocks",
     parts={
         "attention": "norm per head of queries and keys, rotation of the video, joint attention of text and video",
         "norm": "gate, residual, norm and modulation of the blocks",
@@ -131,5 +142,6 @@ CONSISID = replace(
     COGVIDEOX,
     model="diffusers.ConsisIDTransformer3DModel",
     blocks=cogvideox_blocks("consisid_transformer_3d", "ConsisIDBlock"),
+    divides="",  # it adds the face to the video's tokens between its blocks
     examples={"consisid": partial(build, "consisid")},
 )

@@ -10,15 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from phys4d.kernels.elementwise import adaptive_norm
+from phys4d.kernels.elementwise import TokenRows, adaptive_norm
 from phys4d.kernels.integrate.diffusers.blocks import BlockForward, block_refusal, rows_of
 from phys4d.kernels.integrate.diffusers.bypass import Known, known_forwards, not_plain, refusal, submodule, unfit
+from phys4d.kernels.integrate.diffusers.divided import DividedTokens, gathered
 from phys4d.kernels.integrate.diffusers.families.named import diffusers_class
 from phys4d.kernels.integrate.diffusers.setting import Setting
 
 
 class CogVideoXBlock(BlockForward):
-    """A CogVideoXBlock's forward; video and text are two streams with rows of modulation of their own."""
+    """A CogVideoXBlock's forward; video and text are two streams with rows of modulation of their own.
+
+    Where tokens are divided, they are one stream, this rank's part of text and video, of which each token takes a row
+    of its kind.
+    """
 
     norms = ("norm1", "norm2")
 
@@ -35,6 +40,11 @@ class CogVideoXBlock(BlockForward):
         if why is not None:
             given = () if attention_kwargs is None else (attention_kwargs,)  # a ConsisIDBlock has no such argument
             return self.pass_on(why, hidden_states, encoder_hidden_states, temb, image_rotary_emb, *given)
+        if self.setting.divided is not None:
+            return self.part(
+                self.setting.divided, hidden_states, encoder_hidden_states, temb, image_rotary_emb,
+                attention_kwargs or {},
+            )  # fmt: skip
         text_tokens = encoder_hidden_states.shape[1]
         streams = rows_of(hidden_states), rows_of(encoder_hidden_states)
         _, (out, text_out), gates = self.between("norm1", streams, None, (None, None), temb)
@@ -48,6 +58,37 @@ class CogVideoXBlock(BlockForward):
             adaptive_norm(streams[0], out[:, text_tokens:], gate=gates[0], norm=None)[0],
             adaptive_norm(streams[1], out[:, :text_tokens], gate=gates[1], norm=None)[0],
         )
+
+    def part(
+        self, divided: DividedTokens, video: Tensor, text: Tensor, temb: Tensor, rotation: Any, options: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """The same for this rank's part of the tokens of text and video: behind the first block `video` is that part,
+        and so it is of what is returned but behind the last block."""
+        block = self.module
+        stream = divided.enter_joint(video, text) if self.enters else video
+        rows = divided.stream_rows(len(temb), temb.device)
+        stream, out, gate = self.between_joint("norm1", stream, None, None, temb, rows)
+        out, _ = block.attn1(hidden_states=out, encoder_hidden_states=text, image_rotary_emb=rotation, **options)
+        stream, out, gate = self.between_joint("norm2", stream, out, gate, temb, rows)
+        stream, _ = adaptive_norm(stream, block.ff(out), gate=gate, norm=None, rows=rows)
+        if not self.leaves:
+            return stream, text  # as it came: of it only the length is read
+        whole = gathered(stream, divided.parts)
+        return whole[:, divided.text :], whole[:, : divided.text]
+
+    def between_joint(
+        self, name: str, x: Tensor, y: Tensor | None, gate: Tensor | None, temb: Tensor, rows: TokenRows
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `between` for one stream x of text and video: the stream, what goes into the next layer, the next gate."""
+        zero = submodule(self.module, name)
+        if (why := self.bypass(zero, x.device)) is not None:
+            self.setting.pass_on(self.path, f"{name}: {why}")  # which refuses: the norm takes two streams
+        table = zero.linear(zero.silu(temb)).unflatten(1, (2, 3, -1)).flatten(0, 1)  # of a clip: video's, text's
+        shift, scale, following = table.unbind(1)
+        own = zero.norm._parameters
+        affine = {"weight": own["weight"], "bias": own["bias"], "epsilon": zero.norm.eps}
+        stream, out = adaptive_norm(x, y, gate=gate, **affine, scale=scale, shift=shift, rows=rows)
+        return stream, out, following
 
     def bypass(self, norm: Any, device: torch.device | None) -> str | None:
         """Of a CogVideoXLayerNormZero and the norm inside of it."""

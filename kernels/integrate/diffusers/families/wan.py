@@ -139,7 +139,7 @@ WAN = Family(
     wan_attention(),
     wan_blocks(),
     timesteps=wan_timesteps,
-    divides=True,
+    divides="blocks",
     parts=WAN_PARTS,
     examples={"wan": example, "wan-image": lambda: example(image=True)},
 )

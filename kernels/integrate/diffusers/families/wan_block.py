@@ -13,6 +13,7 @@ from torch import Tensor
 from phys4d.kernels.elementwise import adaptive_norm
 from phys4d.kernels.integrate.diffusers.blocks import BlockForward, block_refusal
 from phys4d.kernels.integrate.diffusers.bypass import known_forwards, unfit
+from phys4d.kernels.integrate.diffusers.divided import gathered
 from phys4d.kernels.integrate.diffusers.families.named import diffusers_class
 from phys4d.kernels.integrate.diffusers.forwards import ForwardReplacement, Place, innermost
 from phys4d.kernels.integrate.diffusers.setting import Setting
@@ -52,7 +53,7 @@ class WanBlock(BlockForward):
         exact = torch.promote_types(temb.dtype, torch.float32)
         divided, by_token = self.setting.divided, None
         if divided is not None:
-            hidden_states = divided.enter(block, hidden_states)
+            hidden_states = divided.enter(hidden_states) if self.enters else hidden_states
             if why := _odd_rows(temb, divided.parts.count):
                 self.setting.pass_on(self.path, why)
             if temb.ndim == 4:
@@ -66,7 +67,7 @@ class WanBlock(BlockForward):
         shift, scale, gate = (table[:, 3:] + rows[:, 3:].to(exact)).unbind(1)
         stream, out = self.normed("norm3", stream, out, scale=scale, shift=shift, rows=by_token)
         out, _ = adaptive_norm(stream, block.ffn(out), gate=gate, norm=None, rows=by_token)
-        return out if divided is None else divided.leave(block, out)
+        return gathered(out, divided.parts) if divided is not None and self.leaves else out
 
     def own(self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, *arguments: Any) -> Any:
         """What the block's class computes, which needs a row for every token or one for each clip."""

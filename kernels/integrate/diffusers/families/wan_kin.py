@@ -136,7 +136,7 @@ def vace_blocks(transformer: Any, setting: Setting) -> Callable[[str, Any], Bloc
     return replacement
 
 
-_KIN = replace(WAN, timesteps=None, divides=False)
+_KIN = replace(WAN, timesteps=None, divides="")
 VACE = replace(
     _KIN, model="diffusers.WanVACETransformer3DModel", blocks=vace_blocks,
     examples={"wan-vace": partial(build, "wan-vace")},
