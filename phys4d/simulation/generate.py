@@ -4,7 +4,7 @@ import json
 import os
 import signal
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -13,6 +13,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread, Timer
 from types import FrameType
+from typing import Any, Literal
 
 import mujoco
 from pydantic import Field, ValidationInfo, field_validator
@@ -21,6 +22,7 @@ from phys4d import __version__
 from phys4d.engine.config import Config
 from phys4d.engine.data.clip import blob, schema, video
 from phys4d.engine.data.files.shards import ShardWriter, kept_rows
+from phys4d.engine.errors import UserError
 from phys4d.engine.output import OutputFolder
 from phys4d.engine.progress import progress
 from phys4d.engine.signals import blocked
@@ -28,11 +30,20 @@ from phys4d.simulation.categories import CATEGORIES, FAMILIES
 from phys4d.simulation.clip import measure, render
 from phys4d.simulation.distributed import ClipExchange, ProcessRank
 from phys4d.simulation.metadata import clip_metadata
-from phys4d.simulation.rejection_sampling import CameraMotion, Looks, SampledScene, sample_usable_scene
+from phys4d.simulation.rejection_sampling import (
+    CameraMotion,
+    Looks,
+    NoUsableScene,
+    SampledScene,
+    sample_usable_scene,
+)  # fmt: skip
 from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.summary import Summary
 
 STEPS_PER_SECOND = 1200  # of the simulators; every frame is a whole number of steps
+
+PREFIX = "clip"  # of a clip's key
+REFUSED = "refused"  # in place of a clip's members: why there is no clip
 
 _SECONDS_TO_END = 5.0
 
@@ -60,6 +71,7 @@ class SimulateConfig(Config):
     looks: "varied" samples floors, walls, lights and soft shadows; "plain" is a checkered floor, a bare wall and one
         white light with sharp shadows.
     pixel_format: chroma format of the mp4, see `engine.data.clip.video.encode_mp4`.
+    on_refused: "stop" at a clip of which no sample is usable, or "skip" it and count it; the others keep their bytes.
     """
 
     categories: tuple[str, ...] = Field(("rigid",), min_length=1)
@@ -73,6 +85,7 @@ class SimulateConfig(Config):
     camera: CameraMotion = "static"
     looks: Looks = "varied"
     pixel_format: video.PixelFormat = "yuv444p"
+    on_refused: Literal["stop", "skip"] = "stop"
 
     @field_validator("fps")
     @classmethod
@@ -122,7 +135,7 @@ def simulate(config: SimulateConfig, out: Path, *, workers: int, process_rank: P
     if process_rank.rank:
         if OutputFolder.of(out).is_occupied():
             return summary  # complete, or rank 0 raises that the folder is not empty
-        kept = len(kept_rows(out, recipe))
+        kept = _next_index(kept_rows(out, recipe))
         own = [
             index
             for index in range(kept, config.clips)
@@ -134,25 +147,32 @@ def simulate(config: SimulateConfig, out: Path, *, workers: int, process_rank: P
         return summary
     height, width = config.size
     with ShardWriter(out, recipe=recipe) as writer, progress("simulate", total=config.clips, unit="clips") as bar:
-        bar.advance(writer.kept)
-        rest = range(writer.kept, config.clips)
+        rest = range(_next_index(writer.rows), config.clips)
+        bar.advance(rest.start)
         own_clips = _in_order(config, workers, [index for index in rest if process_rank.owns(index)])
         for index in rest:
             owner = process_rank.owner(index)
             members = next(own_clips) if process_rank.owns(index) else exchange.wait_for(key(index), owner)
-            writer.add(key(index), members, config.frames, config.fps, height, width)
+            if REFUSED in members:
+                summary.refuse(config.family(index), members[REFUSED].decode())
+            else:
+                writer.add(key(index), members, config.frames, config.fps, height, width)
+                summary.count(json.loads(members["json"]))
             if not process_rank.owns(index):
                 exchange.remove(key(index))
-            summary.count(json.loads(members["json"]))
             bar.advance(1)
         own_clips.close()
+        if not writer.rows:
+            raise UserError(f"simulate: no clip was usable: {'; '.join(summary.lines())}")
     exchange.close()
     return summary
 
 
 def _recipe(config: SimulateConfig) -> str:
     """One line that contains everything the bytes depend on."""
-    return json.dumps({"simulate": config.model_dump(mode="json"), **_versions()}, separators=(",", ":"))
+    # A run that stopped at a refused clip can go on with on_refused="skip".
+    settings = config.model_dump(mode="json", exclude={"on_refused"})
+    return json.dumps({"simulate": settings, **_versions()}, separators=(",", ":"))
 
 
 def _versions() -> dict[str, str | None]:
@@ -166,7 +186,22 @@ def _versions() -> dict[str, str | None]:
 
 def key(index: int) -> str:
     """The key of clip number `index` in the dataset."""
-    return f"clip{index:06d}"
+    return f"{PREFIX}{index:06d}"
+
+
+def _next_index(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Number of the clip after the last one of these index rows; clips between them were left out."""
+    return int(rows[-1]["key"].removeprefix(PREFIX)) + 1 if rows else 0
+
+
+def _clip_or_refusal(config: SimulateConfig, index: int) -> dict[str, bytes]:
+    """As `make_clip`, but with on_refused="skip" the only member REFUSED, the reason, if no sample is usable."""
+    try:
+        return make_clip(config, index)
+    except NoUsableScene as reason:
+        if config.on_refused == "stop":
+            raise
+        return {REFUSED: str(reason).encode()}
 
 
 def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
@@ -224,7 +259,7 @@ def _in_order(config: SimulateConfig, workers: int, indices: Sequence[int]) -> G
         try:
             for index in indices:
                 with blocked():  # submit may start a worker process
-                    waiting.append(pool.submit(make_clip, config, index))
+                    waiting.append(pool.submit(_clip_or_refusal, config, index))
                 if len(waiting) >= 8 * workers:
                     yield waiting.popleft().result()
             while waiting:

@@ -12,11 +12,20 @@ class Summary:
     clips: number of clips, by category.
     dropped: samples for which the simulator failed, by (category, reason).
     redrawn: samples whose event was not visible, by (category, reason).
+    refused: number of clips that were left out since no sample was usable, by family.
+    why: the reason for the last of them, by family.
     """
 
     clips: Counter[str] = field(default_factory=Counter)
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
     redrawn: Counter[tuple[str, str]] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    why: dict[str, str] = field(default_factory=dict)
+
+    def refuse(self, family: str, reason: str) -> None:
+        """Counts a clip of this family that was left out."""
+        self.refused[family] += 1
+        self.why[family] = reason
 
     def count(self, meta: dict[str, Any]) -> None:
         """Adds the counts of a clip, given its json."""
@@ -28,12 +37,15 @@ class Summary:
             self.redrawn[category, reason] += number
 
     def lines(self) -> list[str]:
-        """One line of text for each category."""
+        """One line of text for each category, and one for each family with clips that were left out."""
         return [
             f"{category}: {clips} clips"
             + _reasons("dropped", self.dropped, category)
             + _reasons("drawn again", self.redrawn, category)
             for category, clips in self.clips.items()
+        ] + [
+            f"{family}: {number} clip{'s' * (number > 1)} left out: {self.why[family]}"
+            for family, number in self.refused.items()
         ]
 
 

@@ -10,7 +10,7 @@ import re
 import shutil
 import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -100,6 +100,11 @@ class ShardWriter:
     def kept(self) -> int:
         """Number of clips written so far, including kept ones."""
         return len(self._rows)
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """Index rows of the clips written so far, including kept ones."""
+        return self._rows
 
     def _go_on(self) -> None:
         """Removes what a killed writer left after its last complete clip; starts the journal."""
