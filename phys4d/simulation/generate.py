@@ -30,13 +30,7 @@ from phys4d.simulation.categories import CATEGORIES, FAMILIES
 from phys4d.simulation.clip import measure, render
 from phys4d.simulation.distributed import ClipExchange, ProcessRank
 from phys4d.simulation.metadata import clip_metadata
-from phys4d.simulation.rejection_sampling import (
-    CameraMotion,
-    Looks,
-    NoUsableScene,
-    SampledScene,
-    sample_usable_scene,
-)  # fmt: skip
+from phys4d.simulation.rejection_sampling import CameraMotion, Looks, NoUsableScene, SampledScene, sample_usable_scene
 from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.summary import Summary
 
@@ -48,12 +42,7 @@ REFUSED = "refused"  # in place of a clip's members: why there is no clip
 _SECONDS_TO_END = 5.0
 
 # llvmpipe counts the threads in addition to the caller's.
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "LP_NUM_THREADS": "0",
-}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
 
 
 class SimulateConfig(Config):

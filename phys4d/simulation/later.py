@@ -26,9 +26,9 @@ BEFORE_END = (0.13, 0.2)  # range of the time that remains after the last releas
 RADIUS = (0.065, 0.1)  # range in metres of the bodies' size
 HOLDER_RADIUS, HOLDER_TOP = 0.008, 3.5  # metres
 GAP = 0.002  # metres between a holder and its body
-CLEAR = 0.05  # least distance in metres of a held body from everything else in the first frame
-PLACES = 200  # tried for one body
-NEAR_TARGET, SPREAD = 0.03, (0.42, 0.3)  # metres: places spread out from the first one to these, right and away
+CLEAR, CLEAR_AT_FIRST = 0.05, 0.12  # metres, see `Occupied.clear`
+PLACES = 300  # tried for one body
+NEAR_TARGET, SPREAD = 0.05, (0.5, 0.35)  # metres: places spread out from the first one to these, right and away
 WITHIN = 0.4  # metres from the middle of the room, level: subjects farther away are not followed
 HEIGHT = (0.35, 0.85)  # range in metres
 
@@ -54,11 +54,13 @@ class Occupied:
     solids: rigid things that do not move, but floor and wall.
     moving: shape, size and pose over time of rigid things that move.
     points: [N, 3], world metres, points of everything that is soft or small.
+    clear: metres, least distance of a held body: more if the scene is known in its first frame only.
     """
 
     solids: Sequence[Solid]
     moving: Sequence[tuple[Shape, tuple[float, ...], Track]]
     points: np.ndarray
+    clear: float = CLEAR
 
     def distance(self, places: np.ndarray) -> float:
         """A lower bound of the least distance in metres of places [M, 3] from everything at any time."""
@@ -118,7 +120,7 @@ def _place(
         pixel, depth = camera.project(0, place[None])
         margin = 1.1 * radius * camera.intrinsics[0, 0, 0] / depth[0]
         seen = (np.abs(pixel[0] - 0.5) + margin < 0.5).all() and depth[0] - radius > NEAREST
-        if seen and occupied.distance(place[None]) > radius + CLEAR:
+        if seen and occupied.distance(place[None]) > radius + occupied.clear:
             above = place + np.linspace(0, HOLDER_TOP - place[2], 30)[:, None] * np.array([0, 0, 1.0])
             if occupied.distance(above) > HOLDER_RADIUS + CLEAR:
                 return place

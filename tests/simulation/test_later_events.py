@@ -68,7 +68,7 @@ def test_a_held_body_rests_exactly_and_then_falls_freely(family: str) -> None:
         position = simulate_tracks(scene, frames, fps)[FIRST_BODY + len(scene.bodies)].position
     else:
         assert isinstance(scene, MujocoScene)
-        position = scene._run(frames, fps).geoms["later0"].position
+        position = scene._run(frames, fps).geoms[f"later{len(scene.later) - 1}"].position
     release = round(first.held_until * fps)
     assert (position[: release + 1] == position[0]).all()
     time = np.arange(frames - release) / fps
@@ -141,5 +141,6 @@ def test_every_family_can_be_drawn_at_the_lengths_at_which_backbones_train(famil
 
 def test_a_family_that_cannot_be_drawn_is_named_with_its_reasons(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(rejection_sampling, "ATTEMPTS", 3)
-    with pytest.raises(NoUsableScene, match=r"none of 3 scenes of family fall .*: too little moves \(3\): .*--on-refused skip"):
+    reasons = r"none of 3 scenes of family fall .*: too little moves \(3\): .*--on-refused skip"
+    with pytest.raises(NoUsableScene, match=reasons):
         sample_scene(SimulateConfig(families=("fall",), frames=2, seed=1), 0)

@@ -12,7 +12,9 @@ from phys4d.simulation import generate
 from phys4d.simulation.generate import SimulateConfig, simulate
 from phys4d.simulation.rejection_sampling import NoUsableScene, SampledScene
 
-CONFIG = SimulateConfig(families=("topple", "collision", "spin"), clips=5, size=(16, 16), frames=17, seed=6, looks="plain")
+CONFIG = SimulateConfig(
+    families=("topple", "collision", "spin"), clips=5, size=(16, 16), frames=17, seed=6, looks="plain"
+)
 SKIP = CONFIG.model_copy(update={"on_refused": "skip"})
 
 

@@ -107,7 +107,7 @@ def test_what_rolls_down_a_ramp_has_the_acceleration_of_rolling(
         most = GRAVITY * sin(slope) / (1 + inertia) - 0.1 * GRAVITY * cos(slope) * arm / (1 + inertia)
         within = 0.05 if shape == "cylinder" else 0.02
         # On a slippery plank a ball that is held back slips a little, and so gains more speed than one that rolls.
-        assert least * (1 - within) < acceleration < most * (1 + (0.04 if resists else within))
+        assert least * (1 - within) < acceleration < most * (1 + (0.05 if resists else within))
         off = (position - position[0]) @ np.cross(down, (0, 0, 1))
         assert np.abs(off).max() < aside
         tested += 1

@@ -54,7 +54,8 @@ def lift(rng: np.random.Generator) -> Scene:
     return shells.scene(
         rng, "lift", view, room, mjcf, {"cushion": (below, Gas("cushion", below.amount, litres * LITRE, PUMPING))},
         (shells.scene_object(below, "cushion"), object_from_body(load, "body")),
-        f"{article(below.name)} is inflated by {litres} litres of air per second for {PUMPING:.1f} s and lifts {article(load.name)}",
+        f"{article(below.name)} is inflated by {litres} litres of air per second for {PUMPING:.1f} s "
+        f"and lifts {article(load.name)}",
         rejection_reason,
     )  # fmt: skip
 
@@ -95,14 +96,15 @@ def push_apart(rng: np.random.Generator) -> Scene:
         return None if distance[-1] - distance[0] > APART else "little pushed"
 
     return shells.scene(
-        rng, "push_apart", view, room, mjcf, {"balloon": (balloon, Gas("balloon", balloon.amount, litres * LITRE, PUMPING))},
+        rng, "push_apart", view, room, mjcf,
+        {"balloon": (balloon, Gas("balloon", balloon.amount, litres * LITRE, PUMPING))},
         (
             shells.scene_object(balloon, "balloon"),
             object_from_body(bodies[0], "body1"),
             object_from_body(bodies[1], "body2"),
         ),
-        f"{article(balloon.name)} is inflated by {litres} litres of air per second for {PUMPING:.1f} s between {article(bodies[0].name)} "
-        f"and {article(bodies[1].name)} at rest and pushes them apart",
+        f"{article(balloon.name)} is inflated by {litres} litres of air per second for {PUMPING:.1f} s "
+        f"between {article(bodies[0].name)} and {article(bodies[1].name)} at rest and pushes them apart",
         rejection_reason,
     )  # fmt: skip
 
@@ -131,5 +133,6 @@ def deflate(rng: np.random.Generator) -> Scene:
     gas = Gas("balloon", balloon.amount, -litres * LITRE, LEAKING)
     return shells.scene(
         rng, "deflate", view, room, mjcf, {"balloon": (balloon, gas)}, (shells.scene_object(balloon, "balloon"),),
-        f"{article(balloon.name)} at rest lets out {litres} litres of air per second for {LEAKING:.1f} s and slumps", rejection_reason,
+        f"{article(balloon.name)} at rest lets out {litres} litres of air per second for {LEAKING:.1f} s and slumps",
+        rejection_reason,
     )  # fmt: skip

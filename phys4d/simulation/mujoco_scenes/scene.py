@@ -43,6 +43,7 @@ class MujocoScene(Scene):
     physics: parameters for the clip's json.
     penetration: metres, largest allowed penetration of a contact.
     closed: the energy that MuJoCo accounts for cannot grow, which is then checked.
+    endless: the event goes on for as long as a clip, which then has no later events.
     """
 
     category_name: str
@@ -56,6 +57,7 @@ class MujocoScene(Scene):
     physics: Mapping[str, Any] = field(default_factory=dict)
     penetration: float = 0.02
     closed: bool = True
+    endless: bool = False
 
     @property
     def category(self) -> str:
@@ -102,28 +104,43 @@ class MujocoScene(Scene):
 
     def lasting(self, seconds: float, rng: np.random.Generator) -> "MujocoScene":
         """See `Scene.lasting`."""
-        scene, times = self, later.release_times(seconds, rng)
-        for time in times:
-            rollout = scene._run(1, later.LOOK_AHEAD)
-            if not rollout.flexes and len(rollout.geoms) < MANY:
-                rollout = scene._run(int(times[-1] * later.LOOK_AHEAD) + 1, later.LOOK_AHEAD)
+        scene = before = self
+        times = () if self.endless else later.release_times(seconds, rng)
+        # The last one first: it has the most room, and it is the one that the end of the clip needs.
+        for time in reversed(times):
+            try:
+                rollout, followed = scene._looked_ahead(times[-1])
+            except Unusable:
+                scene = before  # it would hit a body that is still held
+                rollout, followed = scene._looked_ahead(times[-1])
             middle = self.surface(self.scene_objects[0], rollout, COARSE).vertices.mean(axis=1)
             subject = middle[min(int(time * later.LOOK_AHEAD), len(middle) - 1)]
-            found = later.sample(rng, time, self.view, caption(scene), subject, occupied(rollout))
+            found = later.sample(rng, time, self.view, caption(scene), subject, occupied(rollout, followed))
+            before = scene
             if found is not None:
                 scene = scene._with_later(*found)
         return scene
 
+    def _looked_ahead(self, seconds: float) -> tuple[Rollout, bool]:
+        """The first frame, or these seconds if they are simulated fast, and whether they are."""
+        rollout = self._run(1, later.LOOK_AHEAD)
+        followed = not rollout.flexes and len(rollout.geoms) < MANY
+        return (self._run(int(seconds * later.LOOK_AHEAD) + 1, later.LOOK_AHEAD) if followed else rollout), followed
+
     def _with_later(self, body: Body, holder: Prop) -> "MujocoScene":
         """The scene with one more later event."""
+        # Names are counted from the last one on, which is added first.
         name = later_name(len(self.later))
+        event = len(self.scene_objects) - len(self.later)
         return replace(
             self,
-            later=(*self.later, body),
+            later=(body, *self.later),
             props=(*self.props, holder),
-            scene_objects=(*self.scene_objects, object_from_body(body, name)),
+            scene_objects=(
+                *self.scene_objects[:event], object_from_body(body, name), *self.scene_objects[event:]
+            ),
             model=with_held_body(self.model, body, name, holder),
-        )
+        )  # fmt: skip
 
     def surface(self, scene_object: SceneObject, rollout: Rollout, detail: int) -> Surface:
         """The triangles of an object over time; subclasses override it for objects with their own mesh."""
@@ -162,7 +179,8 @@ class MujocoScene(Scene):
         """The scene's callback, then that of the holders."""
         if not self.later:
             return self.before_step
-        own, hold = self.before_step, Holding({later_name(n): body.held_until for n, body in enumerate(self.later)})
+        own = self.before_step
+        hold = Holding({later_name(n): body.held_until for n, body in enumerate(self.later[::-1])})
 
         def both(model: mujoco.MjModel, data: mujoco.MjData) -> None:
             if own is not None:

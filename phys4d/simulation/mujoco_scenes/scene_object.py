@@ -9,7 +9,7 @@ import numpy as np
 
 from phys4d.simulation import shapes
 from phys4d.simulation.body import Body, Colour, Shape
-from phys4d.simulation.later import Occupied
+from phys4d.simulation.later import CLEAR, CLEAR_AT_FIRST, Occupied
 from phys4d.simulation.mesh_sequence import Texture, Track
 from phys4d.simulation.mujoco_scenes.rollout import Rollout
 from phys4d.simulation.mujoco_scenes.subdivision import Subdivision
@@ -67,10 +67,11 @@ def object_from_body(body: Body, geom: str) -> SceneObject:
     )
 
 
-def occupied(rollout: Rollout) -> Occupied:
+def occupied(rollout: Rollout, followed: bool) -> Occupied:
     """Where everything but floor and wall is; flexes and small geoms as points.
 
     rollout: at least one frame.
+    followed: it has all frames until the last later event.
     """
     solids: list[Solid] = []
     moving: list[tuple[Shape, tuple[float, ...], Track]] = []
@@ -88,7 +89,7 @@ def occupied(rollout: Rollout) -> Occupied:
             moving.append((shape, size, track))
         else:
             solids.append(Solid(shape, size, (float(x), float(y), float(z)), (float(w), float(i), float(j), float(k))))
-    return Occupied(solids, moving, np.concatenate(points))
+    return Occupied(solids, moving, np.concatenate(points), CLEAR if followed else CLEAR_AT_FIRST)
 
 
 @dataclass(frozen=True)

@@ -33,13 +33,20 @@ class RigidScene(RigidBodies):
     def lasting(self, seconds: float, rng: np.random.Generator) -> "RigidScene":
         """See `Scene.lasting`."""
         scene, times = self, later.release_times(seconds, rng)
-        for time in times:
-            # Bodies that are let go earlier move, too.
-            tracks = simulate_tracks(scene, int(times[-1] * later.LOOK_AHEAD) + 1, later.LOOK_AHEAD)
+        frames = int(times[-1] * later.LOOK_AHEAD) + 1 if times else 0
+        tracks = simulate_tracks(scene, frames, later.LOOK_AHEAD) if times else {}
+        # The last one first: it has the most room, and it is the one that the end of the clip needs.
+        for time in reversed(times):
             subject = tracks[FIRST_BODY].position[int(time * later.LOOK_AHEAD)]
             found = later.sample(rng, time, self.view, caption(scene), subject, scene._occupied(tracks))
-            if found is not None:
-                scene = replace(scene, later=(*scene.later, found[0]), props=(*scene.props, found[1]))
+            if found is None:
+                continue
+            more = replace(scene, later=(found[0], *scene.later), props=(*scene.props, found[1]))
+            try:
+                tracks = simulate_tracks(more, frames, later.LOOK_AHEAD)
+            except Unusable:
+                continue  # it would hit a body that is still held
+            scene = more
         return scene
 
     def _occupied(self, tracks: dict[int, Track]) -> later.Occupied:
