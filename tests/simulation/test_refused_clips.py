@@ -82,3 +82,21 @@ def test_the_others_have_the_same_bytes_as_without_a_refusal(refusing: set[str],
 def test_no_clip_at_all_is_an_error(refusing: set[str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no clip was usable: collision: 1 clip left out"):
         simulate(SKIP.model_copy(update={"families": ("collision",), "clips": 1}), tmp_path / "none", workers=1)
+
+
+def test_a_run_goes_on_after_the_last_clip_whatever_was_left_out_before(refusing: set[str], tmp_path: Path) -> None:
+    made: list[int] = []
+    usual = generate._clip_or_refusal
+
+    def ended(config: SimulateConfig, index: int) -> dict[str, bytes]:
+        made.append(index)
+        if index == 3 and made.count(3) == 1:
+            raise KeyboardInterrupt
+        return usual(config, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "_clip_or_refusal", ended)
+        with pytest.raises(KeyboardInterrupt):
+            simulate(SKIP, tmp_path / "clips", workers=1)
+        simulate(SKIP, tmp_path / "clips", workers=1)
+    assert made == [0, 1, 2, 3, 3, 4] and numbers(tmp_path / "clips") == [0, 2, 3]
