@@ -37,6 +37,10 @@ def add_simulate(commands: Commands) -> None:
         "--workers", type=int, default=2, help="processes; the bytes do not depend on it (default: 2)"
     )
     add_pixel_format(simulate)
+    simulate.add_argument(
+        "--on-refused", choices=("stop", "skip"), default="stop",
+        help="at a clip of which no sample is usable: stop (default), or skip it, with a count at the end",
+    )  # fmt: skip
     simulate.add_argument("--no-truth", action="store_true", help="write videos and captions only")
     simulate.set_defaults(command=_simulate)
 
@@ -61,7 +65,7 @@ def _simulate(options: argparse.Namespace) -> int:
     values = {
         "clips": options.clips, "size": (int(height), int(width)), "frames": options.frames, "fps": options.fps,
         "seed": options.seed, "truth": not options.no_truth, "camera": options.camera, "looks": options.looks,
-        "pixel_format": options.pixel_format,
+        "pixel_format": options.pixel_format, "on_refused": options.on_refused,
     }  # fmt: skip
     if options.family:
         values["families"] = tuple(options.family)

@@ -7,6 +7,7 @@ import numpy as np
 
 from phys4d.simulation import shapes
 from phys4d.simulation.mesh_sequence import Texture, rotation
+from phys4d.simulation.scenery.materials import MATERIALS
 
 Shape = Literal["ball", "box", "cylinder", "capsule"]
 Colour = tuple[float, float, float]
@@ -71,6 +72,7 @@ class Body:
     topspin: initial turns per second about the level axis perpendicular to the velocity, in the sense of rolling;
         backspin is negative; rounded to tenths.
     rod: the rod that holds the body, or None; the velocity of a body on a rod is tangential to its circle.
+    held_until: seconds until which a holder keeps the body at rest, see `later`.
     """
 
     shape: Shape
@@ -88,6 +90,7 @@ class Body:
     turning: float = 0.0
     topspin: float = 0.0
     rod: Rod | None = None
+    held_until: float = 0.0
 
     @property
     def name(self) -> str:
@@ -96,6 +99,11 @@ class Body:
     @property
     def mass(self) -> float:
         return self.density * shapes.volume(self.shape, self.size)
+
+    @property
+    def rolling_friction(self) -> float:
+        """Lever arm in metres of the resistance to rolling on a floor, from its material."""
+        return MATERIALS[self.material].rolling_friction
 
     @property
     def resting(self) -> bool:

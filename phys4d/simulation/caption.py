@@ -11,6 +11,7 @@ are named from the floor up, bodies of a row in the order in which they fall.
 """
 
 import re
+from collections.abc import Sequence
 
 from phys4d.simulation.body import Body
 from phys4d.simulation.scene import Scene
@@ -23,9 +24,20 @@ CAMERA = "; the camera "
 
 
 def caption(scene: Scene) -> str:
-    """One English sentence about the event, followed by the camera's motion if the camera moves."""
+    """One English sentence about the event, followed by later events and the motion of the camera if it moves."""
     path = scene.view.path
-    return scene.sentence() + ("" if path is None else CAMERA + path.words())
+    return scene.sentence() + later_words(scene.later) + ("" if path is None else CAMERA + path.words())
+
+
+def later_words(bodies: Sequence[Body]) -> str:
+    """The later events in words, such as "; a pink clay ball on a holder is let go after 1.9 s, a red wood box after
+    4.1 s"; empty if there are none.
+    """
+    let_go = ("on a holder is let go ", *("" for _ in bodies[1:]))
+    parts = [
+        f"{article(body.name)} {how}after {body.held_until:.1f} s" for body, how in zip(bodies, let_go, strict=False)
+    ]
+    return "; " + ", ".join(parts) if parts else ""
 
 
 def article(name: str) -> str:

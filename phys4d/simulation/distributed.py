@@ -100,9 +100,11 @@ class RankFiles:
             ended.set()
             thread.join()
 
-    def end(self, notes: Any) -> None:
-        """States that this rank has written all its clips and ended its shards; notes: for rank 0, as JSON."""
-        replace_text(self._end(self.here.rank), json.dumps(notes))
+    def end(self, notes: Any, left_out: Collection[str] = ()) -> None:
+        """States that this rank has written all its clips and ended its shards; notes: for rank 0, as JSON. left_out:
+        keys of the clips that it could not draw.
+        """
+        replace_text(self._end(self.here.rank), json.dumps({"notes": notes, "left_out": list(left_out)}))
 
     def wait(self, keys: Mapping[int, Collection[str]]) -> list[Any]:
         """Waits until every other rank has ended and its clips are there; what they noted, in the order of ranks. Says
@@ -116,7 +118,8 @@ class RankFiles:
         said = -SAY
         while awaited:
             for rank in [rank for rank in awaited if self._end(rank).exists()]:
-                if {row["key"] for row in self.rows()} >= set(keys[rank]):  # else it ended in an earlier session
+                known = {row["key"] for row in self.rows()} | set(self._noted(rank)["left_out"])
+                if known >= set(keys[rank]):  # else it ended in an earlier session
                     del awaited[rank]
             for rank, other in awaited.items():
                 with suppress(FileNotFoundError):
@@ -136,7 +139,7 @@ class RankFiles:
                 print(printable(line), file=sys.stderr, flush=True)
             if awaited:
                 time.sleep(POLL)
-        return [json.loads(self._end(rank).read_bytes()) for rank in keys]
+        return [self._noted(rank)["notes"] for rank in keys]
 
     def _of(self, awaited: dict[int, _Awaited]) -> str:
         """Which ranks are awaited, the longest silent first."""
@@ -150,6 +153,9 @@ class RankFiles:
 
     def _sign(self, rank: int) -> Path:
         return self.folder / f"rank-{rank}.alive"
+
+    def _noted(self, rank: int) -> dict[str, Any]:
+        return dict(json.loads(self._end(rank).read_bytes()))
 
     def _end(self, rank: int) -> Path:
         return self.folder / f"rank-{rank}.done"

@@ -14,6 +14,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread, Timer
 from types import FrameType
+from typing import Any, Literal
 
 import mujoco
 from pydantic import Field, ValidationInfo, field_validator
@@ -23,6 +24,7 @@ from phys4d.engine.config import Config
 from phys4d.engine.data.clip import blob, schema, video
 from phys4d.engine.data.files.journal import kept_rows, ranks_that_wrote
 from phys4d.engine.data.files.shards import ShardWriter
+from phys4d.engine.errors import UserError
 from phys4d.engine.output import OutputFolder
 from phys4d.engine.progress import progress
 from phys4d.engine.signals import blocked
@@ -30,21 +32,19 @@ from phys4d.simulation.categories import CATEGORIES, FAMILIES
 from phys4d.simulation.clip import measure, render
 from phys4d.simulation.distributed import ProcessRank, RankFiles
 from phys4d.simulation.metadata import clip_metadata
-from phys4d.simulation.rejection_sampling import CameraMotion, Looks, SampledScene, sample_usable_scene
+from phys4d.simulation.rejection_sampling import CameraMotion, Looks, NoUsableScene, SampledScene, sample_usable_scene
 from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.summary import Summary
 
 STEPS_PER_SECOND = 1200  # of the simulators; every frame is a whole number of steps
 
+PREFIX = "clip"  # of a clip's key
+REFUSED = "refused"  # in place of a clip's members: why there is no clip
+
 _SECONDS_TO_END = 5.0
 
 # llvmpipe counts the threads in addition to the caller's.
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "LP_NUM_THREADS": "0",
-}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
 
 
 class SimulateConfig(Config):
@@ -62,6 +62,7 @@ class SimulateConfig(Config):
     looks: "varied" samples floors, walls, lights and soft shadows; "plain" is a checkered floor, a bare wall and one
         white light with sharp shadows.
     pixel_format: chroma format of the mp4, see `engine.data.clip.video.encode_mp4`.
+    on_refused: "stop" at a clip of which no sample is usable, or "skip" it and count it; the others keep their bytes.
     """
 
     categories: tuple[str, ...] = Field(("rigid",), min_length=1)
@@ -75,6 +76,7 @@ class SimulateConfig(Config):
     camera: CameraMotion = "static"
     looks: Looks = "varied"
     pixel_format: video.PixelFormat = "yuv444p"
+    on_refused: Literal["stop", "skip"] = "stop"
 
     @field_validator("fps")
     @classmethod
@@ -127,6 +129,7 @@ def simulate(config: SimulateConfig, out: Path, *, workers: int, process_rank: P
         return summary  # complete, or rank 0 raises that the folder is not empty
     height, width = config.size
     files, several = RankFiles(out, recipe, here), here.world_size > 1
+    refused: list[str] = []
     title = f"simulate, rank {here.rank} of {here.world_size}" if several else "simulate"
     with ShardWriter(out, recipe=recipe, rank=here.rank, ranks=here.world_size) as writer, files.alive():
         there = {row["key"] for row in (*kept_rows(out, recipe, here.rank), *files.rows())}
@@ -135,13 +138,19 @@ def simulate(config: SimulateConfig, out: Path, *, workers: int, process_rank: P
         with progress(title, total=len(share), unit="clips") as bar:
             bar.advance(len(share) - len(own))
             for index, members in zip(own, _in_order(config, workers, own), strict=True):
-                writer.add(key(index), members, config.frames, config.fps, height, width)
-                summary.count(json.loads(members["json"]))
+                if REFUSED in members:
+                    refused.append(key(index))
+                    summary.refuse(config.family(index), members[REFUSED].decode())
+                else:
+                    writer.add(key(index), members, config.frames, config.fps, height, width)
+                    summary.count(json.loads(members["json"]))
                 bar.advance(1)
         if here.rank == 0:
             _take_others(config, files, writer, there, summary)
+            if not writer.rows:
+                raise UserError(f"simulate: no clip was usable: {'; '.join(summary.lines())}")
     if here.rank:
-        files.end(summary.counts())
+        files.end(summary.counts(), refused)
         ended = "all its clips are written; rank 0 makes the index when those of all are there"
         print(f"{title}: {ended}", file=sys.stderr)
     return summary
@@ -169,7 +178,9 @@ def _take_others(
 
 def _recipe(config: SimulateConfig) -> str:
     """One line that contains everything the bytes depend on."""
-    return json.dumps({"simulate": config.model_dump(mode="json"), **_versions()}, separators=(",", ":"))
+    # A run that stopped at a refused clip can go on with on_refused="skip".
+    settings = config.model_dump(mode="json", exclude={"on_refused"})
+    return json.dumps({"simulate": settings, **_versions()}, separators=(",", ":"))
 
 
 def _versions() -> dict[str, str | None]:
@@ -183,7 +194,17 @@ def _versions() -> dict[str, str | None]:
 
 def key(index: int) -> str:
     """The key of clip number `index` in the dataset."""
-    return f"clip{index:06d}"
+    return f"{PREFIX}{index:06d}"
+
+
+def _clip_or_refusal(config: SimulateConfig, index: int) -> dict[str, bytes]:
+    """As `make_clip`, but with on_refused="skip" the only member REFUSED, the reason, if no sample is usable."""
+    try:
+        return make_clip(config, index)
+    except NoUsableScene as reason:
+        if config.on_refused == "stop":
+            raise
+        return {REFUSED: str(reason).encode()}
 
 
 def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
@@ -241,7 +262,7 @@ def _in_order(config: SimulateConfig, workers: int, indices: Sequence[int]) -> G
         try:
             for index in indices:
                 with blocked():  # submit may start a worker process
-                    waiting.append(pool.submit(make_clip, config, index))
+                    waiting.append(pool.submit(_clip_or_refusal, config, index))
                 if len(waiting) >= 8 * workers:
                     yield waiting.popleft().result()
             while waiting:

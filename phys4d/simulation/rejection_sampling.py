@@ -16,6 +16,11 @@ from phys4d.simulation.scenery.looks import varied
 
 ATTEMPTS = 100
 
+
+class NoUsableScene(UserError):
+    """All ATTEMPTS samples of a clip were rejected."""
+
+
 CameraMotion = Literal["static", "moving"]
 Looks = Literal["plain", "varied"]
 
@@ -50,16 +55,15 @@ def sample_usable_scene(
     camera: "static" or "moving".
     looks: "plain" or "varied".
 
-    Raises UserError if all ATTEMPTS samples are rejected.
+    Raises NoUsableScene if all ATTEMPTS samples are rejected.
     """
     dropped: Counter[str] = Counter()
     redrawn: Counter[str] = Counter()
     for attempt in range(ATTEMPTS):
-        scene = _sample_scene(family, seed, index, attempt, camera, looks)
-        if scene.badly_framed():
-            redrawn["badly framed"] += 1
-            continue
         try:
+            scene = _sample_scene(family, seed, index, attempt, camera, looks, frames / fps)
+            if scene.badly_framed():
+                raise Unusable("badly framed")
             meshes = scene.simulate(frames, fps, detail)
         except Unstable as reason:
             dropped[str(reason)] += 1
@@ -68,15 +72,20 @@ def sample_usable_scene(
         else:
             return SampledScene(scene, meshes, attempt, dict(dropped), dict(redrawn))
     counts = ", ".join(f"{reason} ({count})" for reason, count in (dropped + redrawn).items())
-    raise UserError(
-        f"simulate: {frames} frames at {fps} fps: none of {ATTEMPTS} scenes of family {family} was "
-        f"usable: {counts}: choose more frames or fewer frames per second"
+    raise NoUsableScene(
+        f"simulate: {frames} frames at {fps} fps: none of {ATTEMPTS} scenes of family {family} was usable for clip "
+        f"{index}: {counts}: leave it out with --on-refused skip, or choose other families with --family"
     )
 
 
-def _sample_scene(family: str, seed: int, index: int, attempt: int, camera: CameraMotion, looks: Looks) -> Scene:
-    """Samples one scene. Looks and camera use random generators of their own, so that they do not change the event."""
+def _sample_scene(
+    family: str, seed: int, index: int, attempt: int, camera: CameraMotion, looks: Looks, seconds: float
+) -> Scene:
+    """Samples one scene. Later events, looks and camera use random generators of their own, so that they do not change
+    the event.
+    """
     scene = FAMILIES[family](keyed_rng(seed, index, attempt))
+    scene = scene.lasting(seconds, keyed_rng(seed, index, attempt, "later"))
     if looks == "varied":
         scene = varied(scene, keyed_rng(seed, index, attempt, "looks"))
     if camera == "moving":

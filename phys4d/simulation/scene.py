@@ -101,6 +101,7 @@ class Scene(ABC):
 
     family: name of the family.
     props: static objects; their instances follow all others.
+    later: bodies of later events, see `later`; their instances follow those of the event.
     """
 
     family: str
@@ -108,6 +109,7 @@ class Scene(ABC):
     view: View
     light: Light
     props: tuple[Prop, ...] = ()
+    later: tuple[Body, ...] = ()
 
     @property
     @abstractmethod
@@ -132,6 +134,21 @@ class Scene(ABC):
 
         Raises Unusable if the event is not visible, Unstable if the simulator failed.
         """
+
+    @abstractmethod
+    def lasting(self, seconds: float, rng: np.random.Generator) -> "Scene":
+        """The scene with later events, so that something moves until the end of a long clip.
+
+        seconds: length of the clip.
+        rng: random generator of the later events.
+
+        Raises Unusable if there is no place for them.
+        """
+
+    def event_frames(self, frames: int, fps: float) -> int:
+        """Number of frames of a clip until its first later event."""
+        first = min((body.held_until for body in self.later), default=np.inf)
+        return int(min(frames, first * fps + 1))
 
     @abstractmethod
     def objects(self) -> list[dict[str, Any]]:

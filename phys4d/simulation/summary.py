@@ -13,11 +13,20 @@ class Summary:
     clips: number of clips, by category.
     dropped: samples for which the simulator failed, by (category, reason).
     redrawn: samples whose event was not visible, by (category, reason).
+    refused: number of clips that were left out since no sample was usable, by family.
+    why: the reason for the last of them, by family.
     """
 
     clips: Counter[str] = field(default_factory=Counter)
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
     redrawn: Counter[tuple[str, str]] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    why: dict[str, str] = field(default_factory=dict)
+
+    def refuse(self, family: str, reason: str) -> None:
+        """Counts a clip of this family that was left out."""
+        self.refused[family] += 1
+        self.why[family] = reason
 
     def count(self, meta: dict[str, Any]) -> None:
         """Adds the counts of a clip, given its json."""
@@ -34,6 +43,7 @@ class Summary:
             "clips": [[category, number] for category, number in self.clips.items()],
             "dropped": [[*key, number] for key, number in self.dropped.items()],
             "redrawn": [[*key, number] for key, number in self.redrawn.items()],
+            "refused": [[family, number, self.why[family]] for family, number in self.refused.items()],
         }
 
     def add(self, counts: Mapping[str, list[list[Any]]]) -> None:
@@ -41,14 +51,20 @@ class Summary:
         self.clips.update(dict(counts["clips"]))
         for kept, added in ((self.dropped, counts["dropped"]), (self.redrawn, counts["redrawn"])):
             kept.update({(category, reason): number for category, reason, number in added})
+        for family, number, reason in counts["refused"]:
+            self.refused[family] += number
+            self.why[family] = reason
 
     def lines(self) -> list[str]:
-        """One line of text for each category."""
+        """One line of text for each category, and one for each family with clips that were left out."""
         return [
             f"{category}: {clips} clips"
             + _reasons("dropped", self.dropped, category)
             + _reasons("drawn again", self.redrawn, category)
             for category, clips in self.clips.items()
+        ] + [
+            f"{family}: {number} clip{'s' * (number > 1)} left out: {self.why[family]}"
+            for family, number in self.refused.items()
         ]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from math import asin, pi, sin, sqrt
+from math import asin, cos, pi, sin, sqrt
 
 import mujoco
 import numpy as np
@@ -82,9 +82,16 @@ def mechanical_energy(scene: RigidScene, samples: int) -> list[float]:
     return energies
 
 
+# MuJoCo's friction cone is a pyramid: what a contact gives against sliding it does not give against rolling, so that
+# rolling friction is less than the lever arm says where friction makes a body roll, and not exactly against the motion.
+@pytest.mark.parametrize("resists, aside", [(False, 2e-3), (True, 5e-3)])
 @pytest.mark.parametrize("shape, inertia", [("ball", 2 / 5), ("cylinder", 1 / 2)])
-def test_what_rolls_down_a_ramp_has_the_acceleration_of_rolling(shape: str, inertia: float) -> None:
-    """g sin a / (1 + I / (m r^2)): 5/7 g sin a for a ball."""
+def test_what_rolls_down_a_ramp_has_the_acceleration_of_rolling(
+    shape: str, inertia: float, resists: bool, aside: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """g (sin a - cos a b / r) / (1 + I / (m r^2)) with the lever arm b of rolling friction: 5/7 g sin a for b = 0."""
+    if not resists:
+        monkeypatch.setattr(Body, "rolling_friction", 0.0)
     tested = 0
     for scene in scenes("ramp", "rolls down"):
         body = scene.bodies[0]
@@ -95,10 +102,14 @@ def test_what_rolls_down_a_ramp_has_the_acceleration_of_rolling(shape: str, iner
         time = np.arange(300) / FINE
         way = (position - position[0]) @ down
         acceleration = 2 * (way @ time**2) / (time**4).sum()
-        expected = GRAVITY * sin(asin(-down[2])) / (1 + inertia)
-        assert acceleration == pytest.approx(expected, rel=0.05 if shape == "cylinder" else 0.02)
+        slope, arm = asin(-down[2]), body.rolling_friction / body.size[0]
+        least = GRAVITY * (sin(slope) - cos(slope) * arm) / (1 + inertia)
+        most = GRAVITY * sin(slope) / (1 + inertia) - 0.1 * GRAVITY * cos(slope) * arm / (1 + inertia)
+        within = 0.05 if shape == "cylinder" else 0.02
+        # On a slippery plank a ball that is held back slips a little, and so gains more speed than one that rolls.
+        assert least * (1 - within) < acceleration < most * (1 + (0.05 if resists else within))
         off = (position - position[0]) @ np.cross(down, (0, 0, 1))
-        assert np.abs(off).max() < 2e-3
+        assert np.abs(off).max() < aside
         tested += 1
     assert tested >= 4
 
@@ -138,8 +149,13 @@ def test_a_pendulum_swings_in_its_period_on_a_stiff_rod() -> None:
     assert tested >= 5
 
 
-def test_spin_ends_in_rolling_at_the_speed_that_momentum_leaves() -> None:
-    """(5 v + 2 r w) / 7 for a ball, however rough the floor; and it does not hop."""
+@pytest.mark.parametrize("resists", [False, True])
+def test_spin_ends_in_rolling_at_the_speed_that_momentum_leaves(
+    resists: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(5 v + 2 r w) / 7 for a ball, however rough the floor, less what rolling friction takes; and it does not hop."""
+    if not resists:
+        monkeypatch.setattr(Body, "rolling_friction", 0.0)
     for scene in scenes("spin"):
         body = scene.bodies[0]
         if not body.topspin:
@@ -148,8 +164,12 @@ def test_spin_ends_in_rolling_at_the_speed_that_momentum_leaves() -> None:
         speed = np.linalg.norm(velocity)
         position = alone(body, scene, 1200).position
         rolling = (position[-1] - position[-121]) @ velocity / speed * 10
-        expected = (5 * speed + 2 * body.size[0] * 2 * pi * body.topspin) / 7
-        assert rolling == pytest.approx(expected, rel=0.03)
+        # A rolling ball loses 5/7 g b / r; it slips for a part of the 0.95 s.
+        radius = body.size[0]
+        expected = (5 * speed + 2 * radius * 2 * pi * body.topspin) / 7
+        lost = np.sign(expected) * 5 / 7 * GRAVITY * body.rolling_friction / radius * 0.95
+        slowest, fastest = sorted([expected - lost, expected - 0.3 * lost])
+        assert slowest - 0.03 * abs(expected) < rolling < fastest + 0.03 * abs(expected)
         assert np.abs(position[:, 2] - body.size[0]).max() < 2e-3
 
 

@@ -111,6 +111,11 @@ class ShardWriter:
         """Number of clips written so far, including kept ones."""
         return len(self._rows)
 
+    @property
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """Index rows of the clips written so far, including kept ones."""
+        return self._rows
+
     def _go_on(self) -> None:
         """Removes what a killed writer left after its last complete clip; starts the journal."""
         self._rows = [dict.fromkeys(TEXTS, "") | row for row in self._rows]  # of a writer that did not note them

@@ -98,6 +98,7 @@ def crank(rng: np.random.Generator) -> Scene:
         steps_per_second=1200,
         start=set_joint_state({}, _rates(theta, 2 * np.pi * rate, arm, rod)),
         rejection_reason=_moved,
+        endless=True,
         physics={"crank": arm, "rod": rod},
     )
 

@@ -78,6 +78,7 @@ def double_pendulum(rng: np.random.Generator) -> Scene:
         steps_per_second=1200,
         start=set_joint_state({"shoulder": shoulder, "elbow": elbow}),
         rejection_reason=_swung,
+        endless=True,
         physics={"lengths": list(lengths)},
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from phys4d.simulation.body import Body, Colour
 from phys4d.simulation.mesh_sequence import Texture, rotation
-from phys4d.simulation.mujoco_scenes.mjcf import GEOM_TYPE, Mjcf, pose, text
+from phys4d.simulation.mujoco_scenes.mjcf import GEOM_TYPE, Mjcf, contact_of, pose, text
 from phys4d.simulation.mujoco_scenes.rollout import StepCallback
 from phys4d.simulation.mujoco_scenes.scene_object import SceneObject
 from phys4d.simulation.scene import View
@@ -43,6 +43,11 @@ class PartMaterial:
     @property
     def name(self) -> str:
         return f"{self.colour} {self.material}"
+
+    @property
+    def rolling_friction(self) -> float:
+        """Lever arm in metres of the resistance to rolling."""
+        return MATERIALS[self.material].rolling_friction
 
     @property
     def texture(self) -> Texture:
@@ -80,7 +85,7 @@ def fixed_object(name: str, geoms: Sequence[str], rgb: Colour = GREY, texture: T
 
 
 def set_firm_contacts(model: Mjcf) -> None:
-    """Sets the stiffness of all contacts by CONTACT_TIME, with torsional friction."""
+    """Sets the stiffness of all contacts by CONTACT_TIME, with friction against spinning."""
     contact = {"solref": text(CONTACT_TIME, 1), "solimp": text(0.95, 0.99, 0.001, 0.5, 2), "condim": "4"}
     Xml.SubElement(model.section("default"), "geom", contact)
 
@@ -118,7 +123,7 @@ def add_geom(
     matter = (
         {}
         if material is None
-        else {"density": text(material.density), "friction": text(material.friction, 0.005, 0.0001)}
+        else {"density": text(material.density)} | contact_of(material)
     )
     geom = (
         {"type": GEOM_TYPE[shape], "size": text(*size)}

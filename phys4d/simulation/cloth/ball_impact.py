@@ -7,8 +7,7 @@ from phys4d.simulation.body import Body
 from phys4d.simulation.caption import article, motion
 from phys4d.simulation.cloth import fabric, rack
 from phys4d.simulation.mesh_sequence import rotation
-from phys4d.simulation.mujoco_scenes.flex import FIRM
-from phys4d.simulation.mujoco_scenes.mjcf import add_body, disable_contacts
+from phys4d.simulation.mujoco_scenes.mjcf import FIRM, add_body, disable_contacts
 from phys4d.simulation.mujoco_scenes.rollout import Rollout, StepCallback
 from phys4d.simulation.mujoco_scenes.scene_object import object_from_body
 from phys4d.simulation.scene import Scene

@@ -6,8 +6,7 @@ from phys4d.simulation.body import Shape
 from phys4d.simulation.caption import article
 from phys4d.simulation.cloth import fabric
 from phys4d.simulation.mesh_sequence import rotation
-from phys4d.simulation.mujoco_scenes.flex import FIRM
-from phys4d.simulation.mujoco_scenes.mjcf import add_body
+from phys4d.simulation.mujoco_scenes.mjcf import FIRM, add_body
 from phys4d.simulation.mujoco_scenes.rollout import Rollout
 from phys4d.simulation.mujoco_scenes.scene_object import object_from_body
 from phys4d.simulation.scene import Scene

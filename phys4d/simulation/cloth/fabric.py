@@ -182,12 +182,13 @@ def scene(
     start: StepCallback | None = None,
     wind: tuple[float, float, float] = (0.0, 0.0, 0.0),
     physics: Mapping[str, Any] | None = None,
+    endless: bool = False,
 ) -> MujocoScene:
-    """A scene with the flex "cloth" in air that moves with `wind` (m/s, world)."""
+    """A scene with the flex "cloth" in air that moves with `wind` (m/s, world); `endless` as in `MujocoScene`."""
     return MujocoScene(
         family=family, category_name="cloth", room=room, view=view, light=sampling.light(rng), props=props,
         scene_objects=scene_objects, model=mjcf.text(), caption=caption, steps_per_second=STEPS_PER_SECOND,
         rejection_reason=rejection_reason, start=start, before_step=AirDrag(wind),
         physics={"air_density": air_drag.DENSITY, "drag_coefficient": air_drag.DRAG, **(physics or {})},
-        penetration=PENETRATION, closed=not any(wind),
+        penetration=PENETRATION, closed=not any(wind), endless=endless,
     )  # fmt: skip

@@ -39,7 +39,7 @@ def sway(rng: np.random.Generator) -> Scene:
     return fabric.scene(
         rng, "sway", view, room, mjcf, (fabric.scene_object(cloth),),
         f"{article(cloth.name)} held {held} by a bar, pulled aside, swings from rest", _swings,
-        props=props, physics={"start_angle": angle},
+        props=props, physics={"start_angle": angle}, endless=True,
     )  # fmt: skip
 
 

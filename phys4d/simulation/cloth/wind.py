@@ -89,5 +89,5 @@ def _blown(
 
     return fabric.scene(
         rng, family, view, room, mjcf, (fabric.scene_object(cloth),), caption, rejection_reason,
-        props=props, wind=(x, y, z), physics={"wind": [x, y, z]},
+        props=props, wind=(x, y, z), physics={"wind": [x, y, z]}, endless=True,
     )  # fmt: skip

@@ -8,8 +8,7 @@ from phys4d.simulation.body import Prop, Shape
 from phys4d.simulation.caption import article
 from phys4d.simulation.deformable import deformation, soft_body
 from phys4d.simulation.mesh_sequence import Texture
-from phys4d.simulation.mujoco_scenes.flex import FIRM
-from phys4d.simulation.mujoco_scenes.mjcf import add_body
+from phys4d.simulation.mujoco_scenes.mjcf import FIRM, add_body
 from phys4d.simulation.mujoco_scenes.rollout import Rollout
 from phys4d.simulation.mujoco_scenes.scene_object import object_from_body
 from phys4d.simulation.scene import Scene

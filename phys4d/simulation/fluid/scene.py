@@ -75,6 +75,10 @@ class FluidScene(Scene):
         ]
         return any(is_cut_off(self, points) for points in outlines)
 
+    def lasting(self, seconds: float, rng: np.random.Generator) -> "FluidScene":
+        """See `Scene.lasting`."""
+        return self
+
     def simulate(self, frames: int, fps: float, detail: int) -> MeshSequence:
         """See `Scene.simulate`."""
         particle_motion = self.particle_motion(frames, fps)

@@ -42,7 +42,7 @@ def plough(rng: np.random.Generator) -> Scene:
     ball = _ball(rng, names[1], centre, wide, side, axes)
     model = granular_model(room, iterations=HEAP_ITERATIONS)
     grains_object = add_grains(model, rng, grains, cone @ turn + centre)
-    add_body(model.world, ball, "ball", condim="4")
+    add_body(model.world, ball, "ball")
     return GrainScene(
         family="plough",
         category_name="granular",

@@ -55,7 +55,7 @@ def plunge(rng: np.random.Generator) -> Scene:
     )  # fmt: skip
     model = granular_model(room, props)
     grains_object = add_grains(model, rng, grains, bed @ along + centre, without_rolling_friction=True)
-    add_body(model.world, body, BODY, condim="4")
+    add_body(model.world, body, BODY)
     return GrainScene(
         family="plunge",
         category_name="granular",

@@ -45,7 +45,7 @@ def shower(rng: np.random.Generator) -> Scene:
     places = places + stand + off + np.array([0, 0, 2 * below.position[2] + radius + rng.uniform(0.03, 0.07)])
     model = granular_model(room)
     grains_object = add_grains(model, rng, grains, places)
-    add_body(model.world, below, "below", condim="6")
+    add_body(model.world, below, "below")
     return GrainScene(
         family="shower",
         category_name="granular",

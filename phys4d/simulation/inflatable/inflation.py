@@ -7,15 +7,16 @@ from phys4d.simulation.caption import article
 from phys4d.simulation.inflatable import shell as shells
 from phys4d.simulation.inflatable.gas import Gas
 from phys4d.simulation.mesh_sequence import rotation
-from phys4d.simulation.mujoco_scenes.flex import FIRM
-from phys4d.simulation.mujoco_scenes.mjcf import add_body
+from phys4d.simulation.mujoco_scenes.mjcf import FIRM, add_body
 from phys4d.simulation.mujoco_scenes.rollout import Rollout
 from phys4d.simulation.mujoco_scenes.scene_object import object_from_body
 from phys4d.simulation.scene import GRAVITY, Scene
 from phys4d.simulation.scenery import poses, sampling
 
 LITRE = 1e-3  # m3
+PUMPING = 1.0  # seconds after which the pump stops, before the shell bursts
 LIFTED, APART, SLUMPED = 0.06, 0.07, 0.06  # metres, least displacements
+LEAKING = 0.9  # seconds that air flows out
 SLIPPED = 0.1  # metres above the floor at which the balloon has slipped out from between the bodies
 
 
@@ -51,9 +52,10 @@ def lift(rng: np.random.Generator) -> Scene:
         return None if rise[-1] - rise[0] > LIFTED else "little lifted"
 
     return shells.scene(
-        rng, "lift", view, room, mjcf, {"cushion": (below, Gas("cushion", below.amount, litres * LITRE))},
+        rng, "lift", view, room, mjcf, {"cushion": (below, Gas("cushion", below.amount, litres * LITRE, PUMPING))},
         (shells.scene_object(below, "cushion"), object_from_body(load, "body")),
-        f"{article(below.name)} is inflated by {litres} litres of air per second and lifts {article(load.name)}",
+        f"{article(below.name)} is inflated by {litres} litres of air per second for {PUMPING:.1f} s "
+        f"and lifts {article(load.name)}",
         rejection_reason,
     )  # fmt: skip
 
@@ -94,14 +96,15 @@ def push_apart(rng: np.random.Generator) -> Scene:
         return None if distance[-1] - distance[0] > APART else "little pushed"
 
     return shells.scene(
-        rng, "push_apart", view, room, mjcf, {"balloon": (balloon, Gas("balloon", balloon.amount, litres * LITRE))},
+        rng, "push_apart", view, room, mjcf,
+        {"balloon": (balloon, Gas("balloon", balloon.amount, litres * LITRE, PUMPING))},
         (
             shells.scene_object(balloon, "balloon"),
             object_from_body(bodies[0], "body1"),
             object_from_body(bodies[1], "body2"),
         ),
-        f"{article(balloon.name)} is inflated by {litres} litres of air per second between {article(bodies[0].name)} "
-        f"and {article(bodies[1].name)} at rest and pushes them apart",
+        f"{article(balloon.name)} is inflated by {litres} litres of air per second for {PUMPING:.1f} s "
+        f"between {article(bodies[0].name)} and {article(bodies[1].name)} at rest and pushes them apart",
         rejection_reason,
     )  # fmt: skip
 
@@ -127,8 +130,9 @@ def deflate(rng: np.random.Generator) -> Scene:
         top = rollout.flexes["balloon"][:, :, 2].max(axis=1)
         return None if top[0] - top[-1] > SLUMPED else "little slumped"
 
-    gas = Gas("balloon", balloon.amount, -litres * LITRE, until=0.9)
+    gas = Gas("balloon", balloon.amount, -litres * LITRE, LEAKING)
     return shells.scene(
         rng, "deflate", view, room, mjcf, {"balloon": (balloon, gas)}, (shells.scene_object(balloon, "balloon"),),
-        f"{article(balloon.name)} at rest lets out {litres} litres of air per second and slumps", rejection_reason,
+        f"{article(balloon.name)} at rest lets out {litres} litres of air per second for {LEAKING:.1f} s and slumps",
+        rejection_reason,
     )  # fmt: skip

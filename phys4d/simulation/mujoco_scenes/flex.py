@@ -7,8 +7,6 @@ import numpy as np
 
 from phys4d.simulation.mujoco_scenes.mjcf import Mjcf, text
 
-# Contact attributes of a rigid body among flexes: as stiff as steps of 1/240 s allow.
-FIRM = {"priority": "1", "solref": "0.01 1"}
 RADIUS = 0.004  # metres: contact radius around a flex's triangles
 
 

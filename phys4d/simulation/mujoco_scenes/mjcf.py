@@ -1,14 +1,17 @@
 """MuJoCo models in XML (MJCF): the room with its props, and elements that families add."""
 
 from collections.abc import Sequence
+from typing import Protocol
 from xml.etree import ElementTree as Xml
 
 import numpy as np
 
 from phys4d.simulation.body import Body, Prop
 from phys4d.simulation.scene import Room
-from phys4d.simulation.scenery.materials import FLOOR_FRICTION
+from phys4d.simulation.scenery.materials import FLOOR_FRICTION, round_contact
 
+# Contact attributes of a rigid body among flexes: as stiff as steps of 1/240 s allow.
+FIRM = {"priority": "1", "solref": "0.01 1"}
 GEOM_TYPE = {"ball": "sphere", "box": "box", "cylinder": "cylinder", "capsule": "capsule"}
 
 
@@ -29,11 +32,11 @@ class Mjcf:
         Xml.SubElement(option, "flag", autoreset="disable")
         Xml.SubElement(self.root, "size", memory="256M")
         self.world = Xml.SubElement(self.root, "worldbody")
-        ground = {"type": "plane", "size": "0 0 1", "friction": text(FLOOR_FRICTION, 0.005, 0.0001)}
+        ground = {"type": "plane", "size": "0 0 1", "friction": text(FLOOR_FRICTION, 0, 0)}
         Xml.SubElement(self.world, "geom", ground, name="floor")
         Xml.SubElement(self.world, "geom", ground, name="wall", pos=text(0, room.depth, 0), zaxis="0 -1 0")
         for number, prop in enumerate(props):
-            friction = text(prop.friction, 0.005, 0.0001)
+            friction = text(prop.friction, 0, 0)
             shape = {"type": GEOM_TYPE[prop.shape], "size": text(*prop.size), "friction": friction}
             Xml.SubElement(self.world, "geom", shape | pose(prop.position, prop.quaternion), name=f"prop{number}")
         self._sections: dict[str, Xml.Element] = {}
@@ -60,9 +63,51 @@ def add_body(parent: Xml.Element, body: Body, name: str, **geom: str) -> Xml.Ele
     element = Xml.SubElement(parent, "body", pose(body.position, body.quaternion), name=name)
     Xml.SubElement(element, "freejoint", name=name)
     shape = {"type": GEOM_TYPE[body.shape], "size": text(*body.size), "density": text(body.density)}
-    friction = {"friction": text(body.friction, 0.005, 0.0001)}
-    Xml.SubElement(element, "geom", shape | friction | geom, name=name)
+    Xml.SubElement(element, "geom", shape | contact_of(body) | geom, name=name)
     return element
+
+
+class HasFriction(Protocol):
+    """A body or part with the friction of its material."""
+
+    @property
+    def friction(self) -> float:
+        """Coulomb coefficient."""
+
+    @property
+    def rolling_friction(self) -> float:
+        """Metres, lever arm of the resistance to rolling."""
+
+
+def contact_of(body: HasFriction) -> dict[str, str]:
+    """MJCF attributes of a geom with the friction of a body's material: against sliding, spinning and rolling.
+
+    MuJoCo applies the larger coefficient of two geoms, and the last two from condim 6 on only.
+    """
+    return {"friction": text(*round_contact(body.friction, body.rolling_friction)), "condim": "6"}
+
+
+def later_name(number: int) -> str:
+    """Name of the body, joint and geom of later event number `number`."""
+    return f"later{number}"
+
+
+def with_held_body(model: str, body: Body, name: str, holder: Prop) -> str:
+    """An MJCF model with one more body, on a holder, for `holding.Holding`.
+
+    model: MJCF text.
+    body: the body.
+    name: of its body, joint and geom.
+    holder: what it hangs from.
+    """
+    root = Xml.fromstring(model)
+    world = root.find("worldbody")
+    assert world is not None
+    firm = FIRM if root.find("deformable") is not None else {}
+    add_body(world, body, name, **firm).set("gravcomp", "1")
+    shape = {"type": GEOM_TYPE[holder.shape], "size": text(*holder.size), "friction": text(holder.friction, 0, 0)}
+    Xml.SubElement(world, "geom", shape | pose(holder.position, holder.quaternion), name=f"{name} holder")
+    return Xml.tostring(root, encoding="unicode")
 
 
 def disable_contacts(mjcf: Mjcf, names: str) -> None:

@@ -1,7 +1,7 @@
 """Runs a MuJoCo model and records its motion; raises Unstable if the simulation fails."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mujoco
 import numpy as np
@@ -37,6 +37,12 @@ class Rollout:
     @property
     def frames(self) -> int:
         return len(self.energy)
+
+    def until(self, frames: int) -> "Rollout":
+        """Its first frames."""
+        geoms = {name: Track(t.position[:frames], t.quaternion[:frames]) for name, t in self.geoms.items()}
+        flexes = {name: vertices[:frames] for name, vertices in self.flexes.items()}
+        return replace(self, geoms=geoms, flexes=flexes, energy=self.energy[:frames], deepest=self.deepest[:frames])
 
 
 def run_model(
@@ -94,13 +100,18 @@ def run_model(
     )
 
 
-def _advance(model: mujoco.MjModel, data: mujoco.MjData, steps: int, before_step: StepCallback | None) -> None:
+def advance(model: mujoco.MjModel, data: mujoco.MjData, steps: int, before_step: StepCallback | None) -> None:
+    """Advances by `steps` steps, with a call of `before_step` before each."""
     if before_step is None:
         mujoco.mj_step(model, data, steps)
     else:
         for _ in range(steps):
             before_step(model, data)
             mujoco.mj_step(model, data)
+
+
+def _advance(model: mujoco.MjModel, data: mujoco.MjData, steps: int, before_step: StepCallback | None) -> None:
+    advance(model, data, steps, before_step)
     # mj_step leaves derived positions and inertia as they were before its last integration.
     mujoco.mj_kinematics(model, data)
     mujoco.mj_comPos(model, data)

@@ -1,19 +1,33 @@
 """A scene in MuJoCo: a model, its visible objects, and a check that the event of the caption happens."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import mujoco
 import numpy as np
 
+from phys4d.simulation import later
 from phys4d.simulation.assembly import InstanceMesh, assemble
+from phys4d.simulation.body import Body, Prop
+from phys4d.simulation.caption import caption
 from phys4d.simulation.mesh_sequence import MeshSequence
+from phys4d.simulation.mujoco_scenes.holding import Holding
+from phys4d.simulation.mujoco_scenes.mjcf import later_name, with_held_body
 from phys4d.simulation.mujoco_scenes.rollout import Rollout, StepCallback, check_energy, run_model
-from phys4d.simulation.mujoco_scenes.scene_object import SceneObject, Surface, surface_of_flex, surface_of_geoms
+from phys4d.simulation.mujoco_scenes.scene_object import (
+    SceneObject,
+    Surface,
+    object_from_body,
+    occupied,
+    surface_of_flex,
+    surface_of_geoms,
+)  # fmt: skip
 from phys4d.simulation.scene import FIRST_BODY, Scene, Unstable, Unusable
 from phys4d.simulation.screening import check_visible_motion, is_cut_off
 
 COARSE = 1  # mesh detail for the check of the first frame
+MANY = 100  # geoms: with more of them, or with a flex, the event is too slow to be simulated twice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +43,7 @@ class MujocoScene(Scene):
     physics: parameters for the clip's json.
     penetration: metres, largest allowed penetration of a contact.
     closed: the energy that MuJoCo accounts for cannot grow, which is then checked.
+    endless: the event goes on for as long as a clip, which then has no later events.
     """
 
     category_name: str
@@ -42,6 +57,7 @@ class MujocoScene(Scene):
     physics: Mapping[str, Any] = field(default_factory=dict)
     penetration: float = 0.02
     closed: bool = True
+    endless: bool = False
 
     @property
     def category(self) -> str:
@@ -67,7 +83,7 @@ class MujocoScene(Scene):
             raise Unstable("things pass into each other")
         if self.closed:
             check_energy(rollout.energy)
-        reason = self.rejection_reason(rollout)
+        reason = self.rejection_reason(rollout.until(self.event_frames(frames, fps)))
         if reason is not None:
             raise Unusable(reason)
         parts = [
@@ -85,6 +101,46 @@ class MujocoScene(Scene):
         ]
         check_visible_motion(self, meshes, dynamic, fps)
         return meshes
+
+    def lasting(self, seconds: float, rng: np.random.Generator) -> "MujocoScene":
+        """See `Scene.lasting`."""
+        scene = before = self
+        times = () if self.endless else later.release_times(seconds, rng)
+        # The last one first: it has the most room, and it is the one that the end of the clip needs.
+        for time in reversed(times):
+            try:
+                rollout, followed = scene._looked_ahead(times[-1])
+            except Unusable:
+                scene = before  # it would hit a body that is still held
+                rollout, followed = scene._looked_ahead(times[-1])
+            middle = self.surface(self.scene_objects[0], rollout, COARSE).vertices.mean(axis=1)
+            subject = middle[min(int(time * later.LOOK_AHEAD), len(middle) - 1)]
+            found = later.sample(rng, time, self.view, caption(scene), subject, occupied(rollout, followed))
+            before = scene
+            if found is not None:
+                scene = scene._with_later(*found)
+        return scene
+
+    def _looked_ahead(self, seconds: float) -> tuple[Rollout, bool]:
+        """The first frame, or these seconds if they are simulated fast, and whether they are."""
+        rollout = self._run(1, later.LOOK_AHEAD)
+        followed = not rollout.flexes and len(rollout.geoms) < MANY
+        return (self._run(int(seconds * later.LOOK_AHEAD) + 1, later.LOOK_AHEAD) if followed else rollout), followed
+
+    def _with_later(self, body: Body, holder: Prop) -> "MujocoScene":
+        """The scene with one more later event."""
+        # Names are counted from the last one on, which is added first.
+        name = later_name(len(self.later))
+        event = len(self.scene_objects) - len(self.later)
+        return replace(
+            self,
+            later=(body, *self.later),
+            props=(*self.props, holder),
+            scene_objects=(
+                *self.scene_objects[:event], object_from_body(body, name), *self.scene_objects[event:]
+            ),
+            model=with_held_body(self.model, body, name, holder),
+        )  # fmt: skip
 
     def surface(self, scene_object: SceneObject, rollout: Rollout, detail: int) -> Surface:
         """The triangles of an object over time; subclasses override it for objects with their own mesh."""
@@ -116,8 +172,22 @@ class MujocoScene(Scene):
             fps,
             steps_per_second=self.steps_per_second,
             start=self.start,
-            before_step=self.before_step,
+            before_step=self._before_step(),
         )
+
+    def _before_step(self) -> StepCallback | None:
+        """The scene's callback, then that of the holders."""
+        if not self.later:
+            return self.before_step
+        own = self.before_step
+        hold = Holding({later_name(n): body.held_until for n, body in enumerate(self.later[::-1])})
+
+        def both(model: mujoco.MjModel, data: mujoco.MjData) -> None:
+            if own is not None:
+                own(model, data)
+            hold(model, data)
+
+        return both
 
     def _surfaces(self, rollout: Rollout, detail: int) -> list[Surface]:
         return [self.surface(scene_object, rollout, detail) for scene_object in self.scene_objects]

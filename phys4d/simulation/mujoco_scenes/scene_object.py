@@ -8,18 +8,22 @@ import mujoco
 import numpy as np
 
 from phys4d.simulation import shapes
-from phys4d.simulation.body import Body, Colour
+from phys4d.simulation.body import Body, Colour, Shape
+from phys4d.simulation.later import CLEAR, CLEAR_AT_FIRST, Occupied
 from phys4d.simulation.mesh_sequence import Texture, Track
+from phys4d.simulation.mujoco_scenes.rollout import Rollout
 from phys4d.simulation.mujoco_scenes.subdivision import Subdivision
+from phys4d.simulation.particles.obstacles import Solid
 from phys4d.simulation.scenery.materials import MATERIALS
 
-SHAPES = {
+SHAPES: dict[mujoco.mjtGeom, Shape] = {
     mujoco.mjtGeom.mjGEOM_SPHERE: "ball",
     mujoco.mjtGeom.mjGEOM_BOX: "box",
     mujoco.mjtGeom.mjGEOM_CYLINDER: "cylinder",
     mujoco.mjtGeom.mjGEOM_CAPSULE: "capsule",
 }
 USUAL_DETAIL = 3
+SMALL = 0.03  # metres: smaller geoms, such as grains and links of a rope, are points for `occupied`
 SIZE_COUNT = {"ball": 1, "box": 3, "cylinder": 2, "capsule": 2}  # entries of MuJoCo's geom_size that a shape uses
 
 
@@ -56,11 +60,36 @@ def object_from_body(body: Body, geom: str) -> SceneObject:
     """A rigid body as a scene object, drawn as the geom of this name."""
     about = {
         "shape": body.shape, "material": body.material, "size": list(body.size), "mass": body.mass,
-        "friction": body.friction, "restitution": body.restitution,
+        "friction": body.friction, "rolling_friction": body.rolling_friction, "restitution": body.restitution,
     }  # fmt: skip
     return SceneObject(
         name=body.name, rgb=body.rgb, texture=MATERIALS[body.material].texture, geoms=(geom,), about=about
     )
+
+
+def occupied(rollout: Rollout, followed: bool) -> Occupied:
+    """Where everything but floor and wall is; flexes and small geoms as points.
+
+    rollout: at least one frame.
+    followed: it has all frames until the last later event.
+    """
+    solids: list[Solid] = []
+    moving: list[tuple[Shape, tuple[float, ...], Track]] = []
+    points = [np.empty((0, 3)), *(vertices.reshape(-1, 3) for vertices in rollout.flexes.values())]
+    for name, track in rollout.geoms.items():
+        geom = rollout.model.geom(name)
+        shape = SHAPES.get(mujoco.mjtGeom(int(geom.type[0])))
+        if shape is None:
+            continue  # floor and wall are planes
+        size = tuple(float(length) for length in geom.size[: SIZE_COUNT[shape]])
+        (x, y, z), (w, i, j, k) = track.position[0], track.quaternion[0]
+        if max(size) < SMALL:
+            points.append(track.position)
+        elif np.ptp(track.position, axis=0).max() > 0:
+            moving.append((shape, size, track))
+        else:
+            solids.append(Solid(shape, size, (float(x), float(y), float(z)), (float(w), float(i), float(j), float(k))))
+    return Occupied(solids, moving, np.concatenate(points), CLEAR if followed else CLEAR_AT_FIRST)
 
 
 @dataclass(frozen=True)

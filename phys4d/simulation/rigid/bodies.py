@@ -28,7 +28,12 @@ class RigidBodies(Scene):
         return "rigid"
 
     @property
+    def all_bodies(self) -> tuple[Body, ...]:
+        """The bodies of the event, then those of later events; instances FIRST_BODY, FIRST_BODY + 1, ..."""
+        return (*self.bodies, *self.later)
+
+    @property
     def rod_instances(self) -> dict[int, int]:
         """Index of a body on a rod -> instance of its rod; rods follow the bodies."""
         hanging = [number for number, body in enumerate(self.bodies) if body.rod is not None]
-        return {number: FIRST_BODY + len(self.bodies) + i for i, number in enumerate(hanging)}
+        return {number: FIRST_BODY + len(self.all_bodies) + i for i, number in enumerate(hanging)}

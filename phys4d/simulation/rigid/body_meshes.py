@@ -20,21 +20,36 @@ def body_meshes(scene: RigidBodies, tracks: dict[int, Track], detail: int = 3) -
     detail: subdivision level, see `shapes.mesh`.
     """
     frames = len(next(iter(tracks.values())).position)
-    parts = []
-    for number, body in enumerate(scene.bodies):
-        instance = FIRST_BODY + number
-        rest, faces = shapes.mesh(body.shape, body.size, detail)
-        texture, track = MATERIALS[body.material].texture, tracks[instance]
-        parts.append(InstanceMesh(track.apply(rest), faces, rest, instance, body.rgb, texture, track))
+    parts = [body_mesh(scene, number, tracks, detail) for number in range(len(scene.all_bodies))]
     for number, instance in scene.rod_instances.items():
-        rod = scene.bodies[number].rod
+        rod = scene.all_bodies[number].rod
         assert rod is not None
         rest, faces = shapes.mesh("cylinder", (rod.radius, rod.length / 2), detail)
-        track = _along(rod, tracks[FIRST_BODY + number])
+        track = along_rod(rod, tracks[FIRST_BODY + number])
         parts.append(InstanceMesh(track.apply(rest), faces, rest, instance, rod.rgb, Texture.PLAIN, track))
     return assemble(scene, parts, frames, detail)
 
 
-def _along(rod: Rod, body: Track) -> Track:
+def body_mesh(scene: RigidBodies, number: int, tracks: dict[int, Track], detail: int) -> InstanceMesh:
+    """The mesh of one body over time.
+
+    scene: the bodies.
+    number: index in `all_bodies`.
+    tracks: instance -> pose over time.
+    detail: subdivision level, see `shapes.mesh`.
+    """
+    body, instance = scene.all_bodies[number], FIRST_BODY + number
+    rest, faces = shapes.mesh(body.shape, body.size, detail)
+    track = tracks[instance]
+    texture = MATERIALS[body.material].texture
+    return InstanceMesh(track.apply(rest), faces, rest, instance, body.rgb, texture, track)
+
+
+def later_meshes(scene: RigidBodies, tracks: dict[int, Track], detail: int) -> list[InstanceMesh]:
+    """The meshes of the bodies of later events; parameters as for `body_mesh`."""
+    return [body_mesh(scene, len(scene.bodies) + n, tracks, detail) for n in range(len(scene.later))]
+
+
+def along_rod(rod: Rod, body: Track) -> Track:
     """Pose of the rod's middle: half of its length from the body's centre along the body's z axis."""
     return Track(body.position + rod.length / 2 * body.rotation()[:, :, 2], body.quaternion)

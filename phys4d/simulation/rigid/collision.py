@@ -11,7 +11,7 @@ from phys4d.simulation.shapes import half_height
 
 
 def collision(rng: np.random.Generator) -> RigidScene:
-    """Samples a scene: 70 % hit a resting body, 30 % meet a moving one; contact after 0.1 to 0.24 s."""
+    """Samples a scene: 70 % hit a resting body, 30 % meet a moving one; contact after 0.06 to 0.15 s."""
     view = sampling.view(rng)
     room, light = sampling.room(rng), sampling.light(rng)
     names = sampling.colours(rng, 2)
@@ -50,8 +50,8 @@ def _courses(
     across = np.array([-along[1], along[0]])
     off_centre = rng.uniform(-0.35, 0.35) * reach
     touching = across * off_centre - along * np.sqrt(reach**2 - off_centre**2)
-    time = rng.uniform(0.1, 0.24)
-    meet = np.array([rng.uniform(-0.1, 0.2) * side, rng.uniform(-0.15, 0.35)])
+    time = rng.uniform(0.06, 0.15)
+    meet = np.array([rng.uniform(0.02, 0.25) * side, rng.uniform(-0.15, 0.35)])
     places = (meet + touching - velocity[:2] * time, meet - other_velocity[:2] * time)
     return places, (velocity, other_velocity)
 

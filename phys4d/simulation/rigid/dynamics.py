@@ -9,9 +9,11 @@ import numpy as np
 
 from phys4d.simulation.body import Body
 from phys4d.simulation.mesh_sequence import Track, rotation
+from phys4d.simulation.mujoco_scenes.holding import Holding
+from phys4d.simulation.mujoco_scenes.rollout import advance
 from phys4d.simulation.rigid.bodies import RigidBodies
 from phys4d.simulation.scene import FIRST_BODY, Unstable
-from phys4d.simulation.scenery.materials import FLOOR_FRICTION
+from phys4d.simulation.scenery.materials import FLOOR_FRICTION, round_contact
 
 STEPS_PER_SECOND = 1200
 CONTACT_FREQUENCY = 300.0  # rad/s of the contact spring: about twelve steps per impact, penetration 1 cm at 4 m/s
@@ -38,7 +40,7 @@ def simulate_tracks(scene: RigidBodies, frames: int, fps: float) -> dict[int, Tr
     steps = STEPS_PER_SECOND / fps
     if steps != round(steps):
         raise ValueError(f"fps {fps}: expected a divisor of {STEPS_PER_SECOND}")
-    for number, body in enumerate(scene.bodies):
+    for number, body in enumerate(scene.all_bodies):
         linear, angular = scene.world_velocity(body)
         first = model.body_dofadr[1 + number]
         if body.rod is None:
@@ -46,14 +48,15 @@ def simulate_tracks(scene: RigidBodies, frames: int, fps: float) -> dict[int, Tr
             data.qvel[first + 3 : first + 6] = _rotate_back(body.quaternion, angular)
         else:
             data.qvel[first] = angular @ body.rod.axis
-    poses = np.empty((frames, len(scene.bodies), 7))
+    hold = Holding({f"body{n}": body.held_until for n, body in enumerate(scene.all_bodies) if body.held_until})
+    poses = np.empty((frames, len(scene.all_bodies), 7))
     warnings: list[str] = []
     # Without a handler MuJoCo writes a log file into the working directory.
     mujoco.set_mju_user_warning(warnings.append)
     try:
         for frame in range(frames):
             if frame:
-                mujoco.mj_step(model, data, round(steps))
+                advance(model, data, round(steps), hold if hold.until else None)
             mujoco.mj_kinematics(model, data)
             _refuse_warnings(data, warnings, frame)
             poses[frame, :, :3] = data.xpos[1:]
@@ -62,7 +65,7 @@ def simulate_tracks(scene: RigidBodies, frames: int, fps: float) -> dict[int, Tr
         mujoco.set_mju_user_warning(None)
     return {
         FIRST_BODY + number: Track(poses[:, number, :3].copy(), poses[:, number, 3:].copy())
-        for number in range(len(scene.bodies))
+        for number in range(len(scene.all_bodies))
     }
 
 
@@ -93,22 +96,24 @@ def to_mjcf(scene: RigidBodies) -> str:
         pose = {"pos": _text(*prop.position), "quat": _text(*prop.quaternion)}
         shape = {"type": GEOM_TYPE[prop.shape], "size": _text(*prop.size)}
         Xml.SubElement(world, "geom", passive | pose | shape, name=f"prop{number}")
-    for number, body in enumerate(scene.bodies):
+    for number, body in enumerate(scene.all_bodies):
         _add_body(world, number, body, passive)
     contact = Xml.SubElement(root, "contact")
-    for number, body in enumerate(scene.bodies):
+    for number, body in enumerate(scene.all_bodies):
         surfaces = {"floor": FLOOR_FRICTION, "wall": FLOOR_FRICTION}
         surfaces |= {f"prop{i}": prop.friction for i, prop in enumerate(scene.props)}
         for surface, friction in surfaces.items():
-            _pair(contact, surface, f"geom{number}", body.restitution, np.sqrt(body.friction * friction))
-    for (i, first), (j, second) in combinations(enumerate(scene.bodies), 2):
+            grip = np.sqrt(body.friction * friction)
+            _pair(contact, surface, f"geom{number}", body.restitution, grip, body.rolling_friction)
+    for (i, first), (j, second) in combinations(enumerate(scene.all_bodies), 2):
         restitution = np.sqrt(first.restitution * second.restitution)
         friction = np.sqrt(first.friction * second.friction)
-        _pair(contact, f"geom{i}", f"geom{j}", restitution, friction)
+        rolling = max(first.rolling_friction, second.rolling_friction)
+        _pair(contact, f"geom{i}", f"geom{j}", restitution, friction, rolling)
         for rod, other in ((i, j), (j, i)):
-            if scene.bodies[rod].rod is not None:
-                _pair(contact, f"rod{rod}", f"geom{other}", restitution, friction)
-    if any(body.turning or body.topspin for body in scene.bodies):
+            if scene.all_bodies[rod].rod is not None:
+                _pair(contact, f"rod{rod}", f"geom{other}", restitution, friction, rolling)
+    if any(body.turning or body.topspin for body in scene.all_bodies):
         option.set("cone", "elliptic")
         for pair in contact:
             # Negative numbers select MuJoCo's direct format (stiffness, damping); stiffness must not be 0.
@@ -120,6 +125,8 @@ def _add_body(world: Xml.Element, number: int, body: Body, passive: dict[str, st
     pose = {"pos": _text(*body.position), "quat": _text(*body.quaternion)}
     element = Xml.SubElement(world, "body", pose, name=f"body{number}")
     shape = {"type": GEOM_TYPE[body.shape], "size": _text(*body.size), "density": repr(float(body.density))}
+    if body.held_until:
+        element.set("gravcomp", "1")
     if body.rod is None:
         Xml.SubElement(element, "freejoint")
     else:
@@ -130,16 +137,22 @@ def _add_body(world: Xml.Element, number: int, body: Body, passive: dict[str, st
     Xml.SubElement(element, "geom", passive | shape, name=f"geom{number}")
 
 
-def _pair(contact: Xml.Element, first: str, second: str, restitution: float, friction: float) -> None:
-    """A contact pair whose spring and damper give this restitution."""
+def _pair(
+    contact: Xml.Element, first: str, second: str, restitution: float, friction: float, rolling: float
+) -> None:
+    """A contact pair whose spring and damper give this restitution.
+
+    rolling: metres, lever arm of the resistance to rolling; needs condim 6, or MuJoCo ignores it.
+    """
+    slide, spin, roll = round_contact(friction, rolling)
     damping = 2 * damping_ratio(restitution) * CONTACT_FREQUENCY
     Xml.SubElement(
         contact,
         "pair",
         geom1=first,
         geom2=second,
-        condim="4",
-        friction=_text(friction, friction, 0.005, 0.0001, 0.0001),
+        condim="6",
+        friction=_text(slide, slide, spin, roll, roll),
         solref=_text(-(CONTACT_FREQUENCY**2), -damping),
         solimp=_text(IMPEDANCE, IMPEDANCE, 0.001, 0.5, 2),
     )

@@ -10,7 +10,7 @@ from phys4d.simulation.scene import FIRST_BODY
 def objects(scene: RigidBodies) -> list[dict[str, Any]]:
     """The bodies, then their rods; metres, kg, m/s and rad/s."""
     return [
-        *(_moving(scene, body, FIRST_BODY + number) for number, body in enumerate(scene.bodies)),
+        *(_moving(scene, body, FIRST_BODY + number) for number, body in enumerate(scene.all_bodies)),
         *(_rod(scene, number, instance) for number, instance in scene.rod_instances.items()),
     ]
 
@@ -26,6 +26,7 @@ def _moving(scene: RigidBodies, body: Body, instance: int) -> dict[str, Any]:
         "size": list(body.size),
         "mass": body.mass,
         "friction": body.friction,
+        "rolling_friction": body.rolling_friction,
         "restitution": body.restitution,
         "dynamic": True,
         "linear_velocity": linear.tolist(),
@@ -35,7 +36,7 @@ def _moving(scene: RigidBodies, body: Body, instance: int) -> dict[str, Any]:
 
 def _rod(scene: RigidBodies, number: int, instance: int) -> dict[str, Any]:
     """A rod is part of its body: it rotates with the body about the pivot and has no mass."""
-    body = scene.bodies[number]
+    body = scene.all_bodies[number]
     assert body.rod is not None
     linear, angular = scene.world_velocity(body)
     return {

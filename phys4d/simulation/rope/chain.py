@@ -9,7 +9,7 @@ import numpy as np
 
 from phys4d.simulation.body import Body, Colour
 from phys4d.simulation.mesh_sequence import Texture
-from phys4d.simulation.mujoco_scenes.mjcf import GEOM_TYPE, Mjcf, pose, text
+from phys4d.simulation.mujoco_scenes.mjcf import GEOM_TYPE, Mjcf, contact_of, pose, text
 from phys4d.simulation.mujoco_scenes.scene_object import SceneObject
 from phys4d.simulation.scenery.materials import saturated
 
@@ -126,7 +126,7 @@ def attach_body(model: Mjcf, parent: Xml.Element, links: list[str], body: Body, 
     """
     element = Xml.SubElement(parent, "body", pos=text(0, 0, offset), name=name)
     shape = {"type": GEOM_TYPE[body.shape], "size": text(*body.size)}
-    matter = {"density": text(body.density), "friction": text(body.friction, 0.005, 0.0001)}
+    matter = {"density": text(body.density)} | contact_of(body)
     Xml.SubElement(element, "geom", shape | matter, name=name)
     for link in links[:4]:
         exclude_contact(model, link, name)

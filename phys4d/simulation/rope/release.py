@@ -63,6 +63,7 @@ def release(rng: np.random.Generator) -> Scene:
         ),
         steps_per_second=SWINGING_STEPS_PER_SECOND,
         rejection_reason=_swung,
+        endless=True,
         physics={"rope_length": length},
     )
 

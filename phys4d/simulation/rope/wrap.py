@@ -67,6 +67,7 @@ def wrap(rng: np.random.Generator) -> Scene:
         ),
         steps_per_second=SWINGING_STEPS_PER_SECOND,
         rejection_reason=_wound,
+        endless=True,
         physics={"rope_length": length},
     )
 

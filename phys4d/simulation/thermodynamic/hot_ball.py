@@ -11,6 +11,7 @@ from phys4d.simulation.body import Prop
 from phys4d.simulation.caption import article
 from phys4d.simulation.caption import motion as in_words
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture, Track
+from phys4d.simulation.rigid.body_meshes import later_meshes
 from phys4d.simulation.scene import FIRST_BODY, Scene, Unusable
 from phys4d.simulation.scenery import poses, sampling
 from phys4d.simulation.screening import check_visible_motion
@@ -38,7 +39,12 @@ HEATED = 750.0  # kelvin that some cell of the slab must reach
 
 @dataclass(frozen=True, kw_only=True)
 class HotBallScene(HotBodyScene):
-    """A hot ball and a cold slab; the slab is the first prop and has instance FIRST_BODY + 1."""
+    """A hot ball and a cold slab; the slab is the first prop, and its instance follows the bodies."""
+
+    @property
+    def slab_instance(self) -> int:
+        """The instance of the slab."""
+        return FIRST_BODY + len(self.all_bodies)
 
     def sentence(self) -> str:
         """The caption without the camera's motion."""
@@ -49,11 +55,14 @@ class HotBallScene(HotBodyScene):
 
     def simulate(self, frames: int, fps: float, detail: int) -> MeshSequence:
         """See `Scene.simulate`."""
-        track = self.tracks(frames, fps)[FIRST_BODY]
+        tracks = self.tracks(frames, fps)
+        track = tracks[FIRST_BODY]
         ball_heat, slab_heat = self.heat(track, fps)
         if slab_heat.max() < HEATED:
             raise Unusable("the slab stays cold")
-        parts = [self._ball(track, ball_heat, detail), self._slab(slab_heat)]
+        parts = [
+            self._ball(track, ball_heat, detail), *later_meshes(self, tracks, detail), self._slab(slab_heat)
+        ]  # fmt: skip
         meshes = assemble(replace(self, props=self.props[1:]), parts, frames, detail)
         check_visible_motion(self, meshes, [FIRST_BODY], fps)
         return meshes
@@ -62,7 +71,7 @@ class HotBallScene(HotBodyScene):
         """The ball, then the slab."""
         slab = self.props[0]
         about = {
-            "instance": FIRST_BODY + 1, "name": slab.name, "shape": "box", "colour": list(slab.rgb),
+            "instance": self.slab_instance, "name": slab.name, "shape": "box", "colour": list(slab.rgb),
             "size": list(slab.size), "position": list(slab.position), "quaternion": list(slab.quaternion),
             "friction": slab.friction, "dynamic": False, "initial_temperature": AMBIENT,
         }  # fmt: skip
@@ -120,7 +129,7 @@ class HotBallScene(HotBodyScene):
         rest, faces = gridded_box(slab.size, (*CELLS, 1))
         pose = Track(np.array([slab.position]), np.array([slab.quaternion]))
         colour = glowing(at_vertices(heat, rest, slab.size), slab.rgb)
-        return InstanceMesh(pose.apply(rest)[0], faces, rest, FIRST_BODY + 1, colour, Texture.GLOW)
+        return InstanceMesh(pose.apply(rest)[0], faces, rest, self.slab_instance, colour, Texture.GLOW)
 
 
 def at_vertices(heat: np.ndarray, rest: np.ndarray, half: tuple[float, ...]) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from phys4d.simulation.assembly import InstanceMesh, assemble
 from phys4d.simulation.body import Body
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture, rotation
+from phys4d.simulation.rigid.body_meshes import later_meshes
 from phys4d.simulation.scene import FIRST_BODY, Scene
 from phys4d.simulation.scenery import poses, sampling
 from phys4d.simulation.screening import check_visible_motion, is_cut_off
@@ -47,11 +48,12 @@ class HotBarScene(HotBodyScene):
 
     def simulate(self, frames: int, fps: float, detail: int) -> MeshSequence:
         """See `Scene.simulate`."""
-        track, bar = self.tracks(frames, fps)[FIRST_BODY], self.bodies[0]
+        tracks, bar = self.tracks(frames, fps), self.bodies[0]
+        track = tracks[FIRST_BODY]
         rest, faces = gridded_box(bar.size, (CELLS, 1, 1))
         colour = glowing(at_vertices(self.heat(frames, fps)[..., None], rest, bar.size), bar.rgb)
         part = InstanceMesh(track.apply(rest), faces, rest, FIRST_BODY, colour, Texture.GLOW, track)
-        meshes = assemble(self, [part], frames, detail)
+        meshes = assemble(self, [part, *later_meshes(self, tracks, detail)], frames, detail)
         check_visible_motion(self, meshes, [FIRST_BODY], fps)
         return meshes
 

@@ -101,6 +101,10 @@ class MeltingScene(Scene):
         """Whether the first frame cuts off the melting substance."""
         return any(is_cut_off(self, volume.outline()) for volume in self.volumes)
 
+    def lasting(self, seconds: float, rng: np.random.Generator) -> "MeltingScene":
+        """See `Scene.lasting`."""
+        return self
+
     def simulate(self, frames: int, fps: float, detail: int) -> MeshSequence:
         """See `Scene.simulate`."""
         melt = self.melt(frames, fps)

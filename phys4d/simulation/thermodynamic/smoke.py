@@ -48,6 +48,10 @@ class SmokeScene(RigidScene):
         state = motion(body, flying=True)
         return f"{article(body.name)} {state} {does} through smoke that rises from a hot burner"
 
+    def lasting(self, seconds: float, rng: np.random.Generator) -> "SmokeScene":
+        """The scene itself: the smoke rises to the end."""
+        return self
+
     def simulate(self, frames: int, fps: float, detail: int) -> MeshSequence:
         """See `Scene.simulate`."""
         meshes = super().simulate(frames, fps, detail)

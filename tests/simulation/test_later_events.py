@@ -1,0 +1,146 @@
+"""Long clips: an event is judged by itself, however long its clip is, and later events keep something moving."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pytest import MonkeyPatch
+
+from phys4d.simulation import later, rejection_sampling
+from phys4d.simulation.caption import caption
+from phys4d.simulation.categories import FAMILIES
+from phys4d.simulation.generate import SimulateConfig, sample_scene
+from phys4d.simulation.mesh_sequence import MeshSequence
+from phys4d.simulation.mujoco_scenes.scene import MujocoScene
+from phys4d.simulation.rejection_sampling import NoUsableScene, keyed_rng
+from phys4d.simulation.rigid.dynamics import simulate_tracks
+from phys4d.simulation.rigid.scene import RigidScene
+from phys4d.simulation.scene import FIRST_BODY, GRAVITY, Scene, Unusable
+from phys4d.simulation.screening import EVENT, best_mean, check_visible_motion
+
+LONG = {"25@24": (25, 24), "49@8": (49, 8), "81@16": (81, 16), "81@24": (81, 24), "121@24": (121, 24)}
+SLOW_TO_FALL = 1e-6  # metres by which a body may be off a free fall for each step of 1/1200 s
+
+
+def lasting(family: str, seconds: float, seed: int = 5) -> Scene:
+    """A scene of a family with its later events."""
+    scene = FAMILIES[family](keyed_rng("later", seed))
+    return scene.lasting(seconds, keyed_rng("later", seed, "later"))
+
+
+def test_a_short_clip_has_no_later_event_and_the_last_one_of_a_long_clip_is_in_its_last_quarter() -> None:
+    assert later.release_times(25 / 24, keyed_rng(1)) == ()
+    for seed in range(20):
+        for seconds in (81 / 24, 81 / 16, 121 / 24, 49 / 8):
+            times = later.release_times(seconds, keyed_rng(seed))
+            assert 0.75 * seconds < times[-1] < seconds - 0.3
+            assert all(round(time, 1) == time for time in times)
+            assert min(np.diff([0.0, *times])) > 1.0
+
+
+def test_the_best_mean_is_that_of_consecutive_frames() -> None:
+    share = np.array([0.0, 1.0, 2.0, 0.0, 0.0, 6.0])
+    assert best_mean(share, 2) == 3.0 and best_mean(share, 3) == 2.0
+    assert best_mean(share, 6.4) == 1.5 and best_mean(share, 100) == 1.5
+
+
+def test_the_length_of_a_clip_does_not_decide_whether_its_event_is_seen() -> None:
+    """A ball that falls at once and then rests: as a mean over five seconds it would hardly move."""
+    config = SimulateConfig(families=("fall",), frames=17, seed=3)
+    found = sample_scene(config, 0)
+    meshes = found.meshes
+    rest = np.repeat(meshes.vertices[-1:], 200, axis=0)
+    longer: MeshSequence = replace(meshes, vertices=np.concatenate([meshes.vertices, rest]))
+    check_visible_motion(found.scene, longer, [FIRST_BODY], config.fps)
+    still = replace(meshes, vertices=np.repeat(meshes.vertices[:1], 217, axis=0))
+    with pytest.raises(Unusable, match="too little moves"):
+        check_visible_motion(found.scene, still, [FIRST_BODY], config.fps)
+    assert round(EVENT * config.fps) < config.frames
+
+
+@pytest.mark.parametrize("family", ["spin", "seesaw"])
+def test_a_held_body_rests_exactly_and_then_falls_freely(family: str) -> None:
+    scene = lasting(family, 5.0)
+    assert len(scene.later) >= 1
+    fps, first = 60, scene.later[0]
+    frames = int((first.held_until + 0.1) * fps)
+    if isinstance(scene, RigidScene):
+        position = simulate_tracks(scene, frames, fps)[FIRST_BODY + len(scene.bodies)].position
+    else:
+        assert isinstance(scene, MujocoScene)
+        position = scene._run(frames, fps).geoms[f"later{len(scene.later) - 1}"].position
+    release = round(first.held_until * fps)
+    assert (position[: release + 1] == position[0]).all()
+    time = np.arange(frames - release) / fps
+    fallen = position[0, 2] - position[release:, 2]
+    assert fallen == pytest.approx(GRAVITY * time**2 / 2, abs=GRAVITY / 1200 * 0.1 + SLOW_TO_FALL)
+
+
+def test_the_caption_states_every_later_event_and_the_first_frame_shows_it() -> None:
+    scene = lasting("fall", 8.0)
+    text = caption(scene)
+    assert len(scene.later) == 3 and text.startswith(scene.sentence() + "; ")
+    for body in scene.later:
+        assert f"{body.name} " in text and f"after {body.held_until:.1f} s" in text
+        pixel, depth = scene.view.camera(1, 1, 1, 1.0).project(0, np.array([body.position]))
+        assert (np.abs(pixel - 0.5) < 0.5).all() and depth.min() > 0.5
+    assert len({body.colour for body in (*scene.later, *scene.bodies)}) == len(scene.later) + len(scene.bodies)
+    assert [prop.name for prop in scene.props].count("holder") == 3
+
+
+def test_later_events_leave_the_event_as_it_is() -> None:
+    short, long = (FAMILIES["topple"](keyed_rng("later", 5)), lasting("topple", 5.0))
+    assert isinstance(short, RigidScene) and isinstance(long, RigidScene)
+    assert short.bodies == long.bodies and short.sentence() == long.sentence()
+    frames = int(min(body.held_until for body in long.later) * 24)
+    before, after = simulate_tracks(short, frames, 24), simulate_tracks(long, frames, 24)
+    for number in range(len(short.bodies)):
+        assert before[FIRST_BODY + number].position == pytest.approx(after[FIRST_BODY + number].position, abs=1e-5)
+
+
+def test_a_held_body_that_is_touched_is_found_out() -> None:
+    scene = lasting("fall", 5.0)
+    assert isinstance(scene, RigidScene)
+    falling = scene.bodies[0]
+    below = replace(scene.later[0], position=(falling.position[0], falling.position[1], 0.15))
+    with pytest.raises(Unusable, match="a held body is touched"):
+        simulate_tracks(replace(scene, bodies=(falling,), later=(below,)), 49, 24)
+
+
+def moving_late(family: str, frames: int, fps: int, seed: int = 4242) -> bool:
+    """Whether something moves in the picture in the last quarter of a family's clip."""
+    found = sample_scene(SimulateConfig(families=(family,), frames=frames, fps=fps, seed=seed), 0)
+    if found.meshes.smoke is not None:
+        density = found.meshes.smoke.density
+        return bool(np.abs(density[-1] - density[3 * frames // 4]).max() > 0.05)
+    late = replace(found.scene.view.camera(frames, 1, 1, fps))
+    faces = found.meshes.faces[found.meshes.instance >= FIRST_BODY]
+    points = found.meshes.vertices[:, np.unique(faces)]
+    for t in range(3 * frames // 4, frames - 1):
+        pixel, _ = late.project(t + 1, points[t + 1])
+        moves = np.linalg.norm(points[t + 1] - points[t], axis=1) * fps > 0.024
+        if (moves & (np.abs(pixel - 0.5) < 0.5).all(axis=1)).sum() > 8:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("family", ["fall", "ramp", "hot_ball"])
+def test_something_moves_in_the_last_quarter_of_five_seconds(family: str) -> None:
+    assert moving_late(family, 121, 24)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", LONG)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_can_be_drawn_at_the_lengths_at_which_backbones_train(family: str, length: str) -> None:
+    frames, fps = LONG[length]
+    found = sample_scene(SimulateConfig(families=(family,), frames=frames, fps=fps, seed=4242), 0)
+    assert found.meshes.frames == frames
+    assert found.attempt < 10
+
+
+def test_a_family_that_cannot_be_drawn_is_named_with_its_reasons(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(rejection_sampling, "ATTEMPTS", 3)
+    reasons = r"none of 3 scenes of family fall .*: too little moves \(3\): .*--on-refused skip"
+    with pytest.raises(NoUsableScene, match=reasons):
+        sample_scene(SimulateConfig(families=("fall",), frames=2, seed=1), 0)
