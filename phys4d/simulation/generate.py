@@ -14,7 +14,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread, Timer
 from types import FrameType
-from typing import Any, Literal
+from typing import Literal
 
 import mujoco
 from pydantic import Field, ValidationInfo, field_validator
