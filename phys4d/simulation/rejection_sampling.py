@@ -11,7 +11,7 @@ from phys4d.engine.errors import UserError
 from phys4d.simulation.categories import FAMILIES
 from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.scene import Scene, Unstable, Unusable
-from phys4d.simulation.scenery import camera_path
+from phys4d.simulation.scenery.free_camera import check_camera_is_free, check_camera_keeps_off, with_free_path
 from phys4d.simulation.scenery.looks import varied
 
 ATTEMPTS = 100
@@ -55,12 +55,14 @@ def sample_usable_scene(
     dropped: Counter[str] = Counter()
     redrawn: Counter[str] = Counter()
     for attempt in range(ATTEMPTS):
-        scene = _sample_scene(family, seed, index, attempt, camera, looks)
+        scene = _sample_scene(family, seed, index, attempt, camera, looks, frames / fps)
         if scene.badly_framed():
             redrawn["badly framed"] += 1
             continue
         try:
+            check_camera_is_free(scene, scene.view.camera(frames, 1, 1, fps))
             meshes = scene.simulate(frames, fps, detail)
+            check_camera_keeps_off(meshes, scene.view.camera(frames, 1, 1, fps))
         except Unstable as reason:
             dropped[str(reason)] += 1
         except Unusable as reason:
@@ -74,14 +76,15 @@ def sample_usable_scene(
     )
 
 
-def _sample_scene(family: str, seed: int, index: int, attempt: int, camera: CameraMotion, looks: Looks) -> Scene:
+def _sample_scene(
+    family: str, seed: int, index: int, attempt: int, camera: CameraMotion, looks: Looks, seconds: float
+) -> Scene:
     """Samples one scene. Looks and camera use random generators of their own, so that they do not change the event."""
     scene = FAMILIES[family](keyed_rng(seed, index, attempt))
     if looks == "varied":
         scene = varied(scene, keyed_rng(seed, index, attempt, "looks"))
     if camera == "moving":
-        path = camera_path.sample(keyed_rng(seed, index, attempt, "camera"))
-        scene = replace(scene, view=replace(scene.view, path=path))
+        scene = with_free_path(scene, keyed_rng(seed, index, attempt, "camera"), seconds)
     return scene
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from phys4d.engine.errors import UserError
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
 from phys4d.simulation.rendering import shaders
-from phys4d.simulation.scene import Light
+from phys4d.simulation.scene import WALL, Light
 from phys4d.simulation.scenery.camera import Camera, look_at
 
 NEAR, FAR = 0.05, 30.0
@@ -103,6 +103,8 @@ class LoadedMeshes:
         position = [(self._position, "3f", "position")]
         self._face = array(raster._face, position, self._indices)
         self._cast = array(raster._cast, position, self._indices)
+        # A room's faces come first; walls and ceiling would shade everything inside.
+        self._first_caster = int(np.argmax(np.append(meshes.instance > WALL, True)))
         self._at: int | None = None
 
     def __enter__(self) -> "LoadedMeshes":
@@ -174,7 +176,8 @@ class LoadedMeshes:
         self._dress(t)
         raster._shadow_target.use()
         raster._shadow_target.clear(depth=1.0)
-        self._cast.render()
+        first = self._first_caster
+        self._cast.render(vertices=3 * (len(self.meshes.faces) - first), first=3 * first)
         raster._colour_target.use()
         raster._colour_target.clear(*BACKGROUND, 1.0, depth=1.0)
         raster._shadow_map.use(0)
