@@ -66,7 +66,7 @@ def simulated(points: int) -> tuple[Tensor, Tensor]:
     config = SimulateConfig(families=("collision",), size=(height, width), frames=9)
     found = sample_scene(config, 0)
     camera = found.scene.view.camera(config.frames, height, width, config.fps)
-    truth = measure(found.meshes, camera, Rasteriser(height, width))
+    truth = measure(found.meshes, camera)
     depth = torch.from_numpy(truth.depth[4]).float()[None, None]
     return _seen(depth, torch.from_numpy(camera.intrinsics[4]).float(), points)
 

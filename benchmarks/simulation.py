@@ -52,7 +52,7 @@ def speed(size: int, clips: int, category: str) -> dict[str, Any]:
         drawn = clock()
         frames = render(found.meshes, camera, found.scene.light, raster)
         shown = clock()
-        truth = measure(found.meshes, camera, raster).stored()
+        truth = measure(found.meshes, camera).stored()
         known = clock()
         video.encode_mp4(frames, FPS, pixel_format=config.pixel_format)
         blob.encode(truth, blob.QUANTISATION)

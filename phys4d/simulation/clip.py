@@ -10,7 +10,7 @@ from phys4d.simulation.scene import Light
 from phys4d.simulation.scenery.camera import Camera
 from phys4d.simulation.smoke.smoke_volume import CLEAR, SmokeVolume
 from phys4d.simulation.truth.surface import MOVING, Landing, Surface, SurfaceFinder, landing
-from phys4d.simulation.truth.visibility import TOLERANCE, Occlusion
+from phys4d.simulation.truth.visibility import TOLERANCE, visible
 
 
 @dataclass(frozen=True)
@@ -49,29 +49,24 @@ def render(meshes: MeshSequence, camera: Camera, light: Light, raster: Rasterise
     with raster.load(meshes) as loaded:
         video = loaded.pictures(camera, light)
         if meshes.smoke is not None:
+            finder = SurfaceFinder(meshes, camera)
             for t in range(meshes.frames):
-                opaque = surface(loaded.face_ids(t, camera), meshes, camera, t)
-                covered, brightness = meshes.smoke.opacity_and_brightness(t, camera, _depth(opaque, camera))
+                depth = np.full((camera.height, camera.width), np.inf)
+                for opaque in (finder.still, finder.surface(t)):
+                    depth[opaque.row, opaque.column] = opaque.depth
+                covered, brightness = meshes.smoke.opacity_and_brightness(t, camera, depth)
                 video[t] = meshes.smoke.composite(video[t], covered, brightness)
         return video
 
 
-def _depth(seen: Surface, camera: Camera) -> np.ndarray:
-    """Depth image float64 [H, W] in metres, inf if the pixel sees no surface."""
-    depth = np.full((camera.height, camera.width), np.inf)
-    depth[seen.row, seen.column] = seen.depth
-    return depth
-
-
-def measure(meshes: MeshSequence, camera: Camera, raster: Rasteriser) -> Truth:
+def measure(meshes: MeshSequence, camera: Camera) -> Truth:
     """Measures the truth of every frame; rays and distances are computed in float64."""
     frames, size = meshes.frames, (camera.height, camera.width)
     depth, instance = np.zeros((frames, *size)), np.zeros((frames, *size), dtype=np.uint8)
     motion = np.zeros((3, frames - 1, *size))
     flow_valid, seen_next, moving = (np.zeros((frames - 1, *size), dtype=bool) for _ in range(3))
-    finder = SurfaceFinder(meshes, camera, raster)
-    with raster.load(meshes) as loaded:
-        surfaces = [finder.surface(t, loaded) for t in range(frames)]
+    finder = SurfaceFinder(meshes, camera)
+    surfaces = [finder.surface(t) for t in range(frames)]
     still = finder.still
     at = (still.row, still.column)
     depth[:, *at], instance[:, *at] = still.depth, meshes.instance[still.face]
@@ -81,7 +76,6 @@ def measure(meshes: MeshSequence, camera: Camera, raster: Rasteriser) -> Truth:
     landed = landing(still, meshes, camera, 0)
     motion[:, :, still.row, still.column] = _change(still, landed)[:, None]
     flow_valid[:, still.row, still.column] = landed.ahead
-    occlusion = Occlusion(meshes, camera, finder)
     for t, seen in enumerate(surfaces[:-1]):
         at = (t, seen.row, seen.column)
         landed = landing(seen, meshes, camera, t)
@@ -89,7 +83,7 @@ def measure(meshes: MeshSequence, camera: Camera, raster: Rasteriser) -> Truth:
         flow_valid[at], moving[at] = landed.ahead, landed.displacement > MOVING
         # A point at rest before a camera at rest is hidden by whatever is nearer at its own pixel.
         seen_next[t] = flow_valid[t] & ~(depth[t + 1] < depth[t] * (1 - TOLERANCE))
-        seen_next[at] = occlusion.visible(seen, landed, t)
+        seen_next[at] = visible(landed, finder, t)
     depth_valid = instance > 0
     truth = Truth(depth, motion, depth_valid, flow_valid, flow_valid.copy(), seen_next, moving, instance)
     return truth if meshes.smoke is None else _truth_through_smoke(meshes.smoke, truth, camera)

@@ -13,9 +13,10 @@ from phys4d.simulation.particles.beads import RADIUS, beads
 from phys4d.simulation.particles.initial_particles import InitialParticles, InitialVolume, fill_volumes
 from phys4d.simulation.particles.obstacles import Obstacle, Solid, obstacles_from_room
 from phys4d.simulation.rejection_sampling import keyed_rng
-from phys4d.simulation.scene import FIRST_BODY, GRAVITY, Unusable
+from phys4d.simulation.scene import FIRST_BODY, GRAVITY, Room, Unusable
 
 WIDTH, DEPTH = 0.5, 0.2  # of a tank, metres inside
+ROOM = Room((0.5, 0.5, 0.5), (0.4, 0.4, 0.4), depth=2.0, texture_angle=0.0)
 
 
 def filled(volume: InitialVolume, particles: int = 450) -> InitialParticles:

@@ -47,7 +47,7 @@ def clip(family: str, seed: int, motion: CameraMotion) -> tuple[MeshSequence, Ca
     config = SimulateConfig(families=(family,), seed=seed, frames=FRAMES, fps=FPS, size=(SIZE, SIZE), camera=motion)
     found = sample_scene(config, 0)
     camera = found.scene.view.camera(FRAMES, SIZE, SIZE, FPS)
-    return found.meshes, camera, measure(found.meshes, camera, rasteriser())
+    return found.meshes, camera, measure(found.meshes, camera)
 
 
 def little_is_hidden_and_what_is_hidden_lies_behind_something(

@@ -9,7 +9,7 @@ from phys4d.simulation.mesh_sequence import MeshSequence, Texture
 from phys4d.simulation.rejection_sampling import keyed_rng
 from phys4d.simulation.rendering.patterns import PATTERNS
 from phys4d.simulation.rendering.raster import Rasteriser
-from phys4d.simulation.scene import Light
+from phys4d.simulation.scene import FIRST_BODY, FLOOR, Light
 from phys4d.simulation.scenery.camera import Camera
 from phys4d.simulation.scenery.looks import varied
 
@@ -25,7 +25,7 @@ def floor(texture: Texture, lid: float = 0.0) -> MeshSequence:
     return MeshSequence(
         vertices=vertices[None],
         faces=faces.astype(np.int32),
-        instance=np.repeat(np.arange(1, len(parts) + 1), 2).astype(np.uint8),
+        instance=np.repeat([FLOOR, FIRST_BODY][: len(parts)], 2).astype(np.uint8),  # a room casts no shadows
         rest=vertices,
         colour=np.full((len(vertices), 3), 0.6, dtype=np.float32),
         texture=np.full(len(vertices), texture, dtype=np.uint8),

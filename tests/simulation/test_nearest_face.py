@@ -94,10 +94,10 @@ def wrong_visibilities(sequence: MeshSequence, camera: Camera, truth: Truth) -> 
         eye, rays = camera.camera_to_world[t + 1, :3, 3], directions_through(camera, t + 1, landed[:, inside])
         depth = truth.depth[t, row, column] + truth.motion[2, t, row, column]
         distance, _ = first_hits(mesh, eye, rays)
-        free = distance - depth >= -EXACT
-        for pixel in np.nonzero((free != said) | (distance > depth + EXACT))[0]:
+        for pixel in np.nonzero(said != (distance >= depth - EXACT))[0]:
             nearest = all_hits(mesh, eye, rays[pixel])[0].min(initial=np.inf)
-            if (nearest - depth[pixel] >= -EXACT) != said[pixel] and abs(nearest - depth[pixel]) > 3 * EXACT:
+            # Within a few tolerances of the truth's own, either is right.
+            if (nearest < depth[pixel] - 10 * EXACT) if said[pixel] else (nearest >= depth[pixel] - 0.1 * EXACT):
                 wrong.append((t, int(row[pixel]), int(column[pixel])))
     return wrong
 
@@ -106,7 +106,7 @@ def clip(family: str, size: int, frames: int, **settings: Any) -> tuple[MeshSequ
     config = SimulateConfig(families=(family,), size=(size, size), frames=frames, fps=FPS, **settings)
     found = sample_scene(config, 0)
     camera = found.scene.view.camera(frames, size, size, FPS)
-    return found.meshes, camera, measure(found.meshes, camera, rasteriser(size, size))
+    return found.meshes, camera, measure(found.meshes, camera)
 
 
 def scattered_triangles(moving: float) -> MeshSequence:
@@ -133,7 +133,7 @@ def scattered_triangles(moving: float) -> MeshSequence:
 def test_scattered_triangles_are_seen_and_hidden_exactly(moving: float, path: CameraPath | None) -> None:
     sequence = scattered_triangles(moving)
     camera = View((0.1, -2.2, 0.3), (0, 0, 0), 45.0, path).camera(3, 64, 80, FPS)
-    truth = measure(sequence, camera, rasteriser(64, 80))
+    truth = measure(sequence, camera)
     assert not wrong_surfaces(sequence, camera, truth) and not wrong_visibilities(sequence, camera, truth)
     hidden = truth.flow_valid & ~truth.visible
     assert 0.002 < hidden.mean() < 0.3 or (path is None and not moving)
@@ -146,7 +146,7 @@ def test_scattered_triangles_are_seen_and_hidden_exactly(moving: float, path: Ca
 def test_what_never_moves_is_reused_to_the_bit(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sequence, camera, reused = clip(family, 48, 9, seed=5)
     monkeypatch.setattr(Camera, "is_static", lambda camera: False)
-    recast = measure(sequence, camera, rasteriser(48, 48))
+    recast = measure(sequence, camera)
     for name, array in vars(reused).items():
         assert np.array_equal(array, getattr(recast, name)), name
     assert reused.moving.any() and not reused.visible.all()

@@ -24,7 +24,7 @@ def test_stored_truth_is_within_half_a_step_and_the_stated_bounds(
 ) -> None:
     found = sample_scene(SimulateConfig(families=(family,), seed=5, camera=motion), 0)
     scene, tracks = found.scene, found.meshes.tracks
-    truth = measure(body_meshes(scene, tracks, detail=2), scene.view.camera(17, 48, 48, 24), Rasteriser(48, 48))
+    truth = measure(body_meshes(scene, tracks, detail=2), scene.view.camera(17, 48, 48, 24))
     data = blob.encode(truth.stored(), blob.QUANTISATION)
     back, entries = blob.decode(data), blob.header(data)
     float32 = 1e-6

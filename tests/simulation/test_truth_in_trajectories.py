@@ -32,7 +32,7 @@ def scene(family: str, motion: Motion) -> tuple[Truth, MeshSequence, Camera]:
     found = sample_scene(config, 0)
     drawn, tracks = found.scene, found.meshes.tracks
     sequence, camera = body_meshes(drawn, tracks, detail=3), drawn.view.camera(FRAMES, SIZE, SIZE, 24)
-    return measure(sequence, camera, rasteriser()), sequence, camera
+    return measure(sequence, camera), sequence, camera
 
 
 def tensor(array: np.ndarray) -> Tensor:

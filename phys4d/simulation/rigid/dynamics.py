@@ -82,7 +82,7 @@ def _rotate_back(quaternion: tuple[float, ...], vector: np.ndarray) -> np.ndarra
 def to_mjcf(scene: RigidBodies) -> str:
     """MJCF text of a scene; contacts are explicit pairs, each with its own restitution and friction."""
     root = Xml.Element("mujoco")
-    option = Xml.SubElement(root, "option", timestep=repr(1 / STEPS_PER_SECOND))
+    option = Xml.SubElement(root, "option", timestep=repr(1 / STEPS_PER_SECOND), cone="elliptic")
     Xml.SubElement(option, "flag", autoreset="disable")
     world = Xml.SubElement(root, "worldbody")
     passive = {"contype": "0", "conaffinity": "0"}

@@ -1,39 +1,37 @@
-"""The faces of one frame in the image plane: where each may be seen, and its depth there, as linear functions."""
+"""Faces in the image plane: where each may be seen, and its depth there, as linear functions."""
 
 import numpy as np
 
-from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.scenery.camera import Camera
-from phys4d.simulation.truth.rays import NEAREST, cross, dot
+from phys4d.simulation.truth.rays import cross, dot
 
+NEAREST = 0.05  # metres, least depth of a face that counts: the near plane of the picture
 MARGIN = 1e-6  # pixels by which the bounds of a face are widened, far above the rounding of float64
 
 
 class ProjectedFaces:
-    """Some faces of frame t as the camera sees them.
+    """Some faces as the camera of a frame sees them.
 
     With a direction d of unit depth in the camera's axes, edges[f] @ d are the barycentric coordinates of the hit over
-    its depth, and inverse[f] @ d is one over the depth: homogeneous coordinates (Olano and Greer, "Triangle scan
+    its depth, and plane[f] @ d is one over the depth: homogeneous coordinates (Olano and Greer, "Triangle scan
     conversion using 2D homogeneous coordinates", 1997), valid for a face that crosses the camera's plane, too.
 
-    which: int [F], faces of the sequence, ascending, without those behind the camera or outside the image.
+    numbers: int [F], of the faces, ascending, without those behind the camera or outside the image.
     low, high: float64 [F, 2], pixels (x, y), bounds of the face's part in front of the near plane.
-    edges: float64 [F, 3, 3], 1/metre. inverse: float64 [F, 3], 1/metre.
+    edges: float64 [F, 3, 3], 1/metre. plane: float64 [F, 3], 1/metre.
     """
 
-    def __init__(self, meshes: MeshSequence, camera: Camera, t: int, which: np.ndarray) -> None:
-        local = (meshes.vertices[t] - camera.origin(t)) @ camera.camera_to_world[t, :3, :3]
-        corners = local[meshes.faces[which]]
+    def __init__(self, corners: np.ndarray, numbers: np.ndarray, camera: Camera, t: int) -> None:
         low, high = _bounds(corners, camera.intrinsics[t])
         size = np.array([camera.width, camera.height])
         inside = (high >= 0).all(axis=1) & (low <= size).all(axis=1)
-        self.which, corners, self.low, self.high = which[inside], corners[inside], low[inside], high[inside]
+        self.numbers, corners, self.low, self.high = numbers[inside], corners[inside], low[inside], high[inside]
         a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
         edges = np.stack([cross(b, c), cross(c, a), cross(a, b)], axis=1)
         volume = dot(a, edges[:, 0])
         with np.errstate(divide="ignore", invalid="ignore"):
             self.edges = edges / volume[:, None, None]  # not finite for a face seen exactly edge-on: never hit
-        self.inverse = self.edges.sum(axis=1)
+            self.plane = self.edges[:, 0] + self.edges[:, 1] + self.edges[:, 2]
 
 
 def _bounds(corners: np.ndarray, intrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,62 +6,72 @@ from itertools import chain
 import numpy as np
 
 from phys4d.simulation.scenery.camera import Camera
-from phys4d.simulation.truth.projected_faces import ProjectedFaces
+from phys4d.simulation.truth.projected_faces import NEAREST, ProjectedFaces
 from phys4d.simulation.truth.rays import dot
 
 TILE = 16  # pixels
 LARGE = 4 * TILE  # pixels, longest side of a face above which tiles are tested before places
 AT_ONCE = 1 << 20  # pairs of face and place
-SLACK = 1e-7  # relative; pairs within it are decided by `rays.intersect`
+INSIDE = 1e-9  # tolerance in barycentric coordinates for a hit outside its triangle
+EQUAL = 1e-12  # relative difference of depths below which two faces are equally near, as on their common edge
+SLACK = 1e-7  # relative, of what a tile's corners decide
+NO_HITS = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
 
 
 class QueryGrid:
-    """Places [N] of an image, each with the depth up to which faces are of interest.
+    """Places [N] of an image, each with a depth beyond which no face counts.
 
     pixel: float64 [N, 2], pixels, inside the image.
-    depth: float64 [N], metres; inf for any depth.
+    inverse: float64 [N], one over that depth, 1/metre; 0 for any depth.
+    face: int [N], number of the face at that depth, -1 for none.
     camera: of the clip.
     t: number of the frame.
     """
 
-    def __init__(self, pixel: np.ndarray, depth: np.ndarray, camera: Camera, t: int) -> None:
+    def __init__(self, pixel: np.ndarray, inverse: np.ndarray, face: np.ndarray, camera: Camera, t: int) -> None:
         self.height, self.width = height, width = camera.height, camera.width
         self._scale, self._centre = camera.intrinsics[t, [0, 1], [0, 1]], camera.intrinsics[t, :2, 2]
-        nearest = 1 / depth
         column = np.minimum(pixel[:, 0].astype(np.int64), width - 1)
         row = np.minimum(pixel[:, 1].astype(np.int64), height - 1)
         cell = row * width + column
         self._order = np.argsort(cell, kind="stable")
         self._start = np.searchsorted(cell[self._order], np.arange(height * width + 1))
-        self._pixel, self._nearest = pixel, nearest
+        self._direction, self._inverse, self._face = self._directions(pixel), inverse, face
         self._tiles_across = -(-width // TILE)
         tiles = self._tiles_across * -(-height // TILE)
         tile = row // TILE * self._tiles_across + column // TILE
         self._by_tile = np.argsort(tile, kind="stable")
         self._tile_start = np.searchsorted(tile[self._by_tile], np.arange(tiles + 1))
-        self._tile_nearest = np.full(tiles, np.inf)
-        np.minimum.at(self._tile_nearest, tile, nearest)
+        self._tile_inverse = np.full(tiles, np.inf)
+        np.minimum.at(self._tile_inverse, tile, inverse)
 
-    def pairs(self, faces: ProjectedFaces) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields (number in `faces`, number of the place), int [M] each, in blocks: all pairs whose face covers the
-        place no farther than the place's depth, and pairs that differ from such by rounding.
-        """
+    def first_faces(self, faces: ProjectedFaces) -> np.ndarray:
+        """Number of the nearest face at each place, int [N], as `first_faces.first_faces` defines it."""
         large = (faces.high - faces.low).max(axis=1) > LARGE
-        for number, place in chain(self._small(faces, np.nonzero(~large)[0]), self._large(faces, np.nonzero(large)[0])):
-            near = self._near(faces, number, place)
-            yield number[near], place[near]
+        pairs = chain(self._small(faces, np.nonzero(~large)[0]), self._large(faces, np.nonzero(large)[0]))
+        hits = [self._hits(faces, number, place) for number, place in pairs]
+        place, number, inverse = (np.concatenate(each) for each in zip(*hits, strict=True)) if hits else NO_HITS
+        order = np.lexsort((-inverse, place))
+        starts = np.flatnonzero(np.diff(place[order], prepend=-1))
+        most = np.repeat(inverse[order][starts], np.diff(starts, append=len(order)))
+        order = order[inverse[order] >= most * (1 - EQUAL)]
+        order = order[np.lexsort((number[order], place[order]))]
+        first = order[np.flatnonzero(np.diff(place[order], prepend=-1))]
+        place, number, inverse = place[first], number[first], inverse[first]
+        wins = (inverse > self._inverse[place] * (1 + EQUAL)) | (number < self._face[place])
+        result = self._face.copy()
+        result[place[wins]] = number[wins]
+        return result
 
-    def _near(self, faces: ProjectedFaces, number: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """Numbers of the pairs that are hits up to SLACK."""
-        pixel, low, high = self._pixel[place], faces.low[number], faces.high[number]
-        kept = np.nonzero(((pixel >= low) & (pixel <= high)).all(axis=1))[0]
-        number, place = number[kept], place[kept]
-        direction = self._directions(self._pixel[place])
-        inverse = dot(faces.inverse[number], direction)
-        closer = np.nonzero(inverse * (1 + SLACK) >= self._nearest[place])[0]
-        kept, inverse = kept[closer], inverse[closer]
-        shares = dot(faces.edges[number[closer]], direction[closer, None])
-        return kept[(shares >= -SLACK * np.abs(inverse)[:, None]).all(axis=1)]
+    def _hits(self, faces: ProjectedFaces, which: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Of pairs of face and place those that hit: place, number of the face, one over the depth."""
+        direction = self._direction[place]
+        inverse = dot(faces.plane[which], direction)
+        near = np.nonzero((inverse >= self._inverse[place] * (1 - EQUAL)) & (inverse < 1 / NEAREST))[0]
+        which, place, direction, inverse = which[near], place[near], direction[near], inverse[near]
+        shares = dot(faces.edges[which], direction[:, None])
+        hit = (shares >= -INSIDE * inverse[:, None]).all(axis=1)
+        return place[hit], faces.numbers[which[hit]], inverse[hit]
 
     def _small(self, faces: ProjectedFaces, number: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pairs of small faces and the places in the cells of their bounds."""
@@ -95,10 +105,10 @@ class QueryGrid:
         tile = row * self._tiles_across + column
         tile, row, column = (each[self._tile_start[tile + 1] > self._tile_start[tile]] for each in (tile, row, column))
         corners = [self._directions(TILE * np.stack([column + right, row + down], axis=1)) for down in (0, 1) for right in (0, 1)]
-        inverse = np.max([corner @ faces.inverse[face] for corner in corners], axis=0)
+        inverse = np.max([corner @ faces.plane[face] for corner in corners], axis=0)
         shares = np.max([corner @ faces.edges[face].T for corner in corners], axis=0)
         scale = np.abs(faces.edges[face]).sum()
-        near = (inverse + SLACK * scale >= self._tile_nearest[tile]) & (shares >= -SLACK * scale).all(axis=1)
+        near = (inverse + SLACK * scale >= self._tile_inverse[tile]) & (shares >= -SLACK * scale).all(axis=1)
         return tile[near]
 
     def _directions(self, pixel: np.ndarray) -> np.ndarray:

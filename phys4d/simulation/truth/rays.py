@@ -2,9 +2,6 @@
 
 import numpy as np
 
-INSIDE = 1e-9  # tolerance in barycentric coordinates for a hit outside its triangle
-NEAREST = 0.05  # metres, least depth of a hit: the near plane of the picture
-
 
 def intersect(direction: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Intersects rays from the origin, float64 [..., 3], with planes of triangles, [..., 3, 3]: distances and
@@ -22,11 +19,6 @@ def intersect(direction: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, n
         v = dot(cross(point, second), normal) / square
         w = dot(cross(first, point), normal) / square
     return distance, np.stack([1 - v - w, v, w], axis=-1)
-
-
-def is_hit(depth: np.ndarray, barycentric: np.ndarray) -> np.ndarray:
-    """Whether results of `intersect` lie in their triangle and in front of the near plane: bool [...]."""
-    return (barycentric >= -INSIDE).all(axis=-1) & (depth > NEAREST)
 
 
 def dot(p: np.ndarray, q: np.ndarray) -> np.ndarray:
