@@ -60,7 +60,6 @@ def simulated(points: int) -> tuple[Tensor, Tensor]:
     """A frame of a simulated clip, 480 x 720: two clouds [points, 3] in metres, with depth errors and exact."""
     from phys4d.simulation.clip import measure
     from phys4d.simulation.generate import SimulateConfig, sample_scene
-    from phys4d.simulation.rendering.raster import Rasteriser
 
     height, width = 480, 720
     config = SimulateConfig(families=("collision",), size=(height, width), frames=9)

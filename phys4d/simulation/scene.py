@@ -110,7 +110,8 @@ class Room:
         }
 
     def clearance(self, points: np.ndarray) -> np.ndarray:
-        """Distance in metres of points [N, 3] from the nearest wall, floor or ceiling, float64 [N]; negative outside."""
+        """Distance in metres of points [N, 3] from the nearest wall, floor or ceiling, float64 [N]; negative outside.
+        """
         low = points - np.array([-self.left, -self.front, 0.0])
         high = np.array([self.right, self.depth, self.height]) - points
         return np.minimum(low, high).min(axis=1)

@@ -1,6 +1,6 @@
 """The truth against rays that trimesh casts with Embree; no code is shared with the renderer or the truth."""
 
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -12,7 +12,6 @@ from phys4d.simulation.clip import Truth, measure
 from phys4d.simulation.generate import SimulateConfig, sample_scene
 from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.rejection_sampling import CameraMotion
-from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.scenery.camera import Camera
 
 FRAMES, FPS, SIZE = 13, 20, 48
@@ -35,11 +34,6 @@ LIKELY = [
     ),
     *((family, 11, "static") for family in CATEGORIES["rigid"]),
 ]
-
-
-@cache
-def rasteriser() -> Rasteriser:
-    return Rasteriser(SIZE, SIZE)
 
 
 @lru_cache(maxsize=8)

@@ -5,7 +5,6 @@ import pytest
 
 from phys4d.simulation.clip import measure
 from phys4d.simulation.generate import SimulateConfig, sample_scene
-from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.rigid.body_meshes import body_meshes
 from phys4d.simulation.scene import FLOOR, View
 from phys4d.simulation.scenery.camera_path import CameraPath, Kind, level_axes

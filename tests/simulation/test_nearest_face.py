@@ -12,9 +12,11 @@ import pytest
 import trimesh
 from trimesh.ray.ray_pyembree import RayMeshIntersector
 
+from phys4d.kernels import native
+from phys4d.kernels.native import compiled_for
 from phys4d.simulation.categories import CATEGORIES
 from phys4d.simulation.clip import Truth, measure
-from phys4d.simulation.generate import SimulateConfig, rasteriser, sample_scene
+from phys4d.simulation.generate import SimulateConfig, sample_scene
 from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.scene import View
 from phys4d.simulation.scenery.camera import Camera
@@ -53,7 +55,8 @@ def all_hits(mesh: trimesh.Trimesh, eye: np.ndarray, direction: np.ndarray) -> t
 
 def directions_through(camera: Camera, t: int, pixel: np.ndarray) -> np.ndarray:
     """World directions of unit depth through pixel coordinates [2, N]."""
-    return (camera.camera_to_world[t, :3, :3] @ np.linalg.solve(camera.intrinsics[t], np.vstack([pixel, 1 + 0 * pixel[:1]]))).T
+    local = np.linalg.solve(camera.intrinsics[t], np.vstack([pixel, np.ones_like(pixel[:1])]))
+    return (camera.camera_to_world[t, :3, :3] @ local).T
 
 
 def wrong_surfaces(sequence: MeshSequence, camera: Camera, truth: Truth) -> list[tuple[int, int, int]]:
@@ -61,13 +64,15 @@ def wrong_surfaces(sequence: MeshSequence, camera: Camera, truth: Truth) -> list
     wrong = []
     row, column = (axis.ravel() for axis in np.mgrid[: camera.height, : camera.width])
     for t in range(sequence.frames):
-        mesh, eye = trimesh.Trimesh(sequence.vertices[t], sequence.faces, process=False), camera.camera_to_world[t, :3, 3]
+        mesh = trimesh.Trimesh(sequence.vertices[t], sequence.faces, process=False)
+        eye = camera.camera_to_world[t, :3, 3]
         rays = directions_through(camera, t, np.stack([column, row]) + 0.5)
         distance, face = first_hits(mesh, eye, rays)
         depth = np.where(truth.instance[t] > 0, truth.depth[t], np.inf).ravel()
         instance = np.where(face >= 0, sequence.instance[face], 0)
         with np.errstate(invalid="ignore"):
-            agrees = ((np.abs(distance - depth) <= EXACT) | (distance == depth)) & (instance == truth.instance[t].ravel())
+            agrees = (np.abs(distance - depth) <= EXACT) | (distance == depth)
+        agrees &= instance == truth.instance[t].ravel()
         for pixel in np.nonzero(~agrees)[0]:
             distances, faces = all_hits(mesh, eye, rays[pixel])
             nearest = distances.min(initial=np.inf)
@@ -117,7 +122,8 @@ def scattered_triangles(moving: float) -> MeshSequence:
     steps = np.arange(frames)[:, None, None, None] * rng.uniform(-0.03, 0.03, (count, 1, 3))
     steps = steps * (rng.uniform(size=(count, 1, 1)) < moving)
     wall = np.array([[[-9.0, 0.8, -9], [9, 0.8, -9], [0, 0.8, 9]], [[-9, -9, -0.8], [9, -9, -0.8], [0, 9, -0.8]]])
-    vertices = np.concatenate([np.broadcast_to(wall, (frames, 2, 3, 3)), corners + steps], axis=1).reshape(frames, -1, 3)
+    vertices = np.concatenate([np.broadcast_to(wall, (frames, 2, 3, 3)), corners + steps], axis=1)
+    vertices = vertices.reshape(frames, -1, 3)
     return MeshSequence(
         vertices=vertices,
         faces=np.arange(vertices.shape[1], dtype=np.int32).reshape(-1, 3),
@@ -150,6 +156,17 @@ def test_what_never_moves_is_reused_to_the_bit(family: str, monkeypatch: pytest.
     for name, array in vars(reused).items():
         assert np.array_equal(array, getattr(recast, name)), name
     assert reused.moving.any() and not reused.visible.all()
+
+
+@pytest.mark.skipif(not compiled_for("phys4d::native_first_faces", "cpu"), reason="no native code here")
+@pytest.mark.parametrize("path", [None, CameraPath("orbit", 40.0)])
+def test_native_code_finds_what_the_definition_finds(path: CameraPath | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    sequence = scattered_triangles(0.5)
+    camera = View((0.1, -2.2, 0.3), (0, 0, 0), 45.0, path).camera(3, 64, 80, FPS)
+    fast = measure(sequence, camera)
+    monkeypatch.setattr(native, "compiled_for", lambda *_: False)
+    for name, array in vars(measure(sequence, camera)).items():
+        assert np.array_equal(array, getattr(fast, name)), name
 
 
 @pytest.mark.slow

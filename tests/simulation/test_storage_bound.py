@@ -8,7 +8,6 @@ import pytest
 from phys4d.engine.data.clip import blob
 from phys4d.simulation.clip import measure
 from phys4d.simulation.generate import SimulateConfig, sample_scene
-from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.rigid import FAMILIES
 from phys4d.simulation.rigid.body_meshes import body_meshes
 

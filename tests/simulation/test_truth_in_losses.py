@@ -13,16 +13,10 @@ from phys4d.kernels.geometry import depth_losses, flow_loss, scene_flow_loss, wa
 from phys4d.simulation.clip import Truth, measure
 from phys4d.simulation.generate import SimulateConfig, detail, sample_scene
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
-from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.rigid.body_meshes import body_meshes
 from phys4d.simulation.scenery.camera import Camera
 
 SIZE, FRAMES = 128, 5
-
-
-@cache
-def rasteriser() -> Rasteriser:
-    return Rasteriser(SIZE, SIZE)
 
 
 @cache

@@ -12,18 +12,12 @@ from phys4d.kernels.geometry import lift_4d, occlusion_mask
 from phys4d.simulation.clip import Truth, measure
 from phys4d.simulation.generate import SimulateConfig, sample_scene
 from phys4d.simulation.mesh_sequence import MeshSequence
-from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.rigid.body_meshes import body_meshes
 from phys4d.simulation.scenery.camera import Camera
 
 SIZE, FRAMES = 128, 9
 SCENES = [(family, motion) for family in ("fall", "collision") for motion in ("static", "moving")]
 Motion = Literal["static", "moving"]
-
-
-@cache
-def rasteriser() -> Rasteriser:
-    return Rasteriser(SIZE, SIZE)
 
 
 @cache

@@ -52,11 +52,10 @@ def room(rng: np.random.Generator) -> Room:
     floor, wall = (muted(rng, *value) for value in values)
     depth, texture_angle = rng.uniform(*DEPTH), rng.uniform(0, np.pi / 2)
     more = _further(depth)
-    left, right, front = more.uniform(*SIDE, 2).tolist() + [more.uniform(*FRONT)]
+    left, right, front, height = (more.uniform(*each) for each in (SIDE, SIDE, FRONT, HEIGHT))
     return Room(
-        floor, wall, depth=depth, texture_angle=texture_angle, left=left, right=right, front=front,
-        height=more.uniform(*HEIGHT),
-    )  # fmt: skip
+        floor, wall, depth=depth, texture_angle=texture_angle, left=left, right=right, front=front, height=height
+    )
 
 
 def _further(number: float) -> np.random.Generator:

@@ -5,8 +5,8 @@ import torch
 
 from phys4d.kernels import native
 from phys4d.simulation.scenery.camera import Camera
-from phys4d.simulation.truth.query_grid import QueryGrid
 from phys4d.simulation.truth.projected_faces import NEAREST, ProjectedFaces
+from phys4d.simulation.truth.query_grid import QueryGrid
 
 
 def first_faces(

@@ -15,7 +15,6 @@ AT_ONCE = 1 << 20  # pairs of face and place
 INSIDE = 1e-9  # tolerance in barycentric coordinates for a hit outside its triangle
 EQUAL = 1e-12  # relative difference of depths below which two faces are equally near, as on their common edge
 SLACK = 1e-7  # relative, of what a tile's corners decide
-NO_HITS = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
 
 
 class QueryGrid:
@@ -50,7 +49,9 @@ class QueryGrid:
         large = (faces.high - faces.low).max(axis=1) > LARGE
         pairs = chain(self._small(faces, np.nonzero(~large)[0]), self._large(faces, np.nonzero(large)[0]))
         hits = [self._hits(faces, number, place) for number, place in pairs]
-        place, number, inverse = (np.concatenate(each) for each in zip(*hits, strict=True)) if hits else NO_HITS
+        if not hits:
+            return self._face.copy()
+        place, number, inverse = (np.concatenate(each) for each in zip(*hits, strict=True))
         order = np.lexsort((-inverse, place))
         starts = np.flatnonzero(np.diff(place[order], prepend=-1))
         most = np.repeat(inverse[order][starts], np.diff(starts, append=len(order)))
@@ -88,7 +89,7 @@ class QueryGrid:
         """Pairs of large faces and the places of tiles in which they may be near enough."""
         for face in number:
             tiles = self._tiles_of(faces, face)
-            for some in _blocks((self._tile_start[tiles + 1] - self._tile_start[tiles])):
+            for some in _blocks(self._tile_start[tiles + 1] - self._tile_start[tiles]):
                 begin = self._tile_start[tiles[some]]
                 pair, step = _expanded(self._tile_start[tiles[some] + 1] - begin)
                 place = self._by_tile[begin[pair] + step]
@@ -104,7 +105,8 @@ class QueryGrid:
         row, column = (axis.ravel() for axis in np.mgrid[first[1] : last[1] + 1, first[0] : last[0] + 1])
         tile = row * self._tiles_across + column
         tile, row, column = (each[self._tile_start[tile + 1] > self._tile_start[tile]] for each in (tile, row, column))
-        corners = [self._directions(TILE * np.stack([column + right, row + down], axis=1)) for down in (0, 1) for right in (0, 1)]
+        ends = [np.stack([column + right, row + down], axis=1) for down in (0, 1) for right in (0, 1)]
+        corners = [self._directions(TILE * end) for end in ends]
         inverse = np.max([corner @ faces.plane[face] for corner in corners], axis=0)
         shares = np.max([corner @ faces.edges[face].T for corner in corners], axis=0)
         scale = np.abs(faces.edges[face]).sum()
