@@ -1,10 +1,10 @@
 """How fast each kind of physics is simulated, how two processes share the work, and how many draws are dropped.
 
-    python -m phys4d.benchmarks.simulation speed [--size 128 [WIDTH]] [--frames 25] [--clips 3] [--category NAME] --out DIR
+    python -m phys4d.benchmarks.simulation speed [--size 128] [--frames 25] [--clips 3] [--category NAME] --out DIR
     python -m phys4d.benchmarks.simulation workers --out DIR
     python -m phys4d.benchmarks.simulation dropped [--seeds 200] [--category NAME] --out DIR
 
-`speed`: frames per CPU second of one process from the draw to the written clip (with rejected draws), the same number of
+`speed`: frames per CPU second of a process from the draw to the written clip (with rejected draws), the same number of
 clips of every family, after one clip that compiles what must be compiled. `workers`: seconds of the same clips by one
 and by two processes. `dropped`: the number of draws until a clip of each seed is accepted, without pictures. Categories
 that are measured alone replace their rows in the result in DIR.
@@ -73,7 +73,8 @@ def speed(size: tuple[int, int], frames: int, clips: int, category: str) -> dict
     for index in range(len(families)):
         make_clip(config, index)
     whole = len(families) * frames / (time.process_time() - begun)
-    return {"category": category, "size": size, "frames": frames, "fps": whole, "families": rows, "load": os.getloadavg()[0]}
+    load = os.getloadavg()[0]
+    return {"category": category, "size": size, "frames": frames, "fps": whole, "families": rows, "load": load}
 
 
 def workers(clips: int) -> list[dict[str, Any]]:

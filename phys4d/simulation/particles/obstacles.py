@@ -88,7 +88,7 @@ def obstacle_from_prop(prop: Prop) -> Obstacle:
 
 
 def obstacles_from_room(room: Room, friction: float) -> list[Obstacle]:
-    """Floor and walls as thick obstacles; friction: Coulomb coefficient."""
+    """Floor and walls of a room as thick obstacles, with one Coulomb coefficient of friction."""
     floor = Solid("box", (REACH, REACH, 0.5), (0.0, 0.0, -0.5), friction=friction)
     obstacles = [Obstacle((floor,))]
     for point, normal in room.walls().values():

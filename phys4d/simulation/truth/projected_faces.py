@@ -16,7 +16,10 @@ class ProjectedFaces:
     its depth, and plane[f] @ d is one over the depth: homogeneous coordinates (Olano and Greer, "Triangle scan
     conversion using 2D homogeneous coordinates", 1997), valid for a face that crosses the camera's plane, too.
 
-    numbers: int [F], of the faces, ascending, without those behind the camera or outside the image.
+    corners: float64 [F, 3, 3], metres, in the camera's axes.
+    numbers: int [F], of the faces, ascending; the attribute is without those behind the camera or outside the image.
+    camera: of the clip.
+    t: number of the frame.
     low, high: float64 [F, 2], pixels (x, y), bounds of the face's part in front of the near plane.
     edges: float64 [F, 3, 3], 1/metre. plane: float64 [F, 3], 1/metre.
     """
