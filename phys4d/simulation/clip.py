@@ -68,8 +68,8 @@ def measure(meshes: MeshSequence, camera: Camera) -> Truth:
     finder = SurfaceFinder(meshes, camera)
     surfaces = [finder.surface(t) for t in range(frames)]
     still = finder.still
-    at = (still.row, still.column)
-    depth[:, *at], instance[:, *at] = still.depth, meshes.instance[still.face]
+    depth[:, still.row, still.column] = still.depth
+    instance[:, still.row, still.column] = meshes.instance[still.face]
     for t, seen in enumerate(surfaces):
         at = (t, seen.row, seen.column)
         depth[at], instance[at] = seen.depth, meshes.instance[seen.face]
