@@ -60,13 +60,12 @@ def simulated(points: int) -> tuple[Tensor, Tensor]:
     """A frame of a simulated clip, 480 x 720: two clouds [points, 3] in metres, with depth errors and exact."""
     from phys4d.simulation.clip import measure
     from phys4d.simulation.generate import SimulateConfig, sample_scene
-    from phys4d.simulation.rendering.raster import Rasteriser
 
     height, width = 480, 720
     config = SimulateConfig(families=("collision",), size=(height, width), frames=9)
     found = sample_scene(config, 0)
     camera = found.scene.view.camera(config.frames, height, width, config.fps)
-    truth = measure(found.meshes, camera, Rasteriser(height, width))
+    truth = measure(found.meshes, camera)
     depth = torch.from_numpy(truth.depth[4]).float()[None, None]
     return _seen(depth, torch.from_numpy(camera.intrinsics[4]).float(), points)
 

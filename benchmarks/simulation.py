@@ -1,10 +1,10 @@
 """How fast each kind of physics is simulated, how two processes share the work, and how many draws are dropped.
 
-    python -m phys4d.benchmarks.simulation speed [--size 128] [--clips 3] [--category NAME] --out DIR
+    python -m phys4d.benchmarks.simulation speed [--size 128] [--frames 25] [--clips 3] [--category NAME] --out DIR
     python -m phys4d.benchmarks.simulation workers --out DIR
     python -m phys4d.benchmarks.simulation dropped [--seeds 200] [--category NAME] --out DIR
 
-`speed`: frames per second of one process from the draw to the written clip (with rejected draws), the same number of
+`speed`: frames per CPU second of a process from the draw to the written clip (with rejected draws), the same number of
 clips of every family, after one clip that compiles what must be compiled. `workers`: seconds of the same clips by one
 and by two processes. `dropped`: the number of draws until a clip of each seed is accepted, without pictures. Categories
 that are measured alone replace their rows in the result in DIR.
@@ -38,23 +38,26 @@ BARS = {
 }  # fmt: skip
 
 
-def speed(size: int, clips: int, category: str) -> dict[str, Any]:
-    """Frames per second, and seconds per frame of each part, over `clips` clips a family; run in a new process."""
-    config = SimulateConfig(categories=(category,), size=(size, size), frames=FRAMES, fps=FPS, seed=7)
+def speed(size: tuple[int, int], frames: int, clips: int, category: str) -> dict[str, Any]:
+    """Frames per CPU second, and CPU seconds per frame of each part, over `clips` clips a family; run in a new process.
+
+    size: (height, width), pixels. frames: of a clip.
+    """
+    config = SimulateConfig(categories=(category,), size=size, frames=frames, fps=FPS, seed=7)
     families = list(CATEGORIES[category])
-    raster = rasteriser(size, size)
+    raster = rasteriser(*size)
     parts = {family: dict.fromkeys(PARTS, 0.0) for family in families}
     for index in range(-1, clips * len(families)):
-        clock = time.perf_counter
+        clock = time.process_time
         begun = clock()
         found = sample_scene(config, max(index, 0))
-        camera = found.scene.view.camera(FRAMES, size, size, FPS)
+        camera = found.scene.view.camera(frames, *size, FPS)
         drawn = clock()
-        frames = render(found.meshes, camera, found.scene.light, raster)
+        pictures = render(found.meshes, camera, found.scene.light, raster)
         shown = clock()
-        truth = measure(found.meshes, camera, raster).stored()
+        truth = measure(found.meshes, camera).stored()
         known = clock()
-        video.encode_mp4(frames, FPS, pixel_format=config.pixel_format)
+        video.encode_mp4(pictures, FPS, pixel_format=config.pixel_format)
         blob.encode(truth, blob.QUANTISATION)
         done = clock()
         if index >= 0:
@@ -63,14 +66,15 @@ def speed(size: int, clips: int, category: str) -> dict[str, Any]:
             for part, seconds in zip(PARTS, spent, strict=True):
                 mine[part] += seconds
     rows = {
-        family: {"fps": clips * FRAMES / sum(spent.values()), **{name: s / clips / FRAMES for name, s in spent.items()}}
+        family: {"fps": clips * frames / sum(spent.values()), **{name: s / clips / frames for name, s in spent.items()}}
         for family, spent in parts.items()
     }
-    begun = time.perf_counter()
+    begun = time.process_time()
     for index in range(len(families)):
         make_clip(config, index)
-    whole = len(families) * FRAMES / (time.perf_counter() - begun)
-    return {"category": category, "size": size, "fps": whole, "families": rows, "load": os.getloadavg()[0]}
+    whole = len(families) * frames / (time.process_time() - begun)
+    load = os.getloadavg()[0]
+    return {"category": category, "size": size, "frames": frames, "fps": whole, "families": rows, "load": load}
 
 
 def workers(clips: int) -> list[dict[str, Any]]:
@@ -184,18 +188,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=TABLES)
     parser.add_argument("--category", nargs="+", choices=list(CATEGORIES), default=list(CATEGORIES))
-    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--size", type=int, nargs="+", default=[128], help="pixels: side, or height and width")
+    parser.add_argument("--frames", type=int, default=FRAMES)
     parser.add_argument("--clips", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     result: dict[str, Any] = {"kind": options.what}
+    size = (options.size[0], options.size[-1])
     with one_thread_each():
         if options.what == "speed":
             result["rows"] = []
             for category in options.category:
                 with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-                    result["rows"].append(fresh.submit(speed, options.size, options.clips, category).result())
+                    result["rows"].append(fresh.submit(speed, size, options.frames, options.clips, category).result())
         elif options.what == "workers":
             result |= {"clips": options.clips, "rows": workers(options.clips)}
         else:

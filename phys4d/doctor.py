@@ -51,7 +51,6 @@ OPTIONAL = {
     "newton": Optional(("newton",), "simulation of fluids, melting and grains", _extra("newton")),
     "mujoco": Optional(("mujoco-core", "mujoco"), "simulation of rigid and soft bodies", _extra("sim")),
     "moderngl": Optional(("moderngl",), "rendering of simulated scenes", _extra("sim")),
-    "embreex": Optional(("embreex",), "visibility by ray cast", _extra("sim")),
     "opencv": Optional(
         (
             "opencv-python-headless",

@@ -9,7 +9,7 @@ from phys4d.simulation import shapes
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture, Track
 from phys4d.simulation.scene import FLOOR, WALL, Room, Scene
 
-ROOM_REACH = 6.0  # metres
+CEILING = 0.5  # of the way from the wall's colour to white
 
 
 @dataclass(frozen=True)
@@ -36,40 +36,38 @@ class InstanceMesh:
 def assemble(scene: Scene, parts: Sequence[InstanceMesh], frames: int, detail: int) -> MeshSequence:
     """Joins instance meshes with the scene's room and props into one mesh sequence.
 
-    The instances are numbered: 1 floor, 2 wall, then `parts` as they are numbered, then the props.
+    The instances are numbered: 1 floor, 2 walls and ceiling, then `parts` as they are numbered, then the props.
 
     scene: its room and props are used.
     parts: meshes of the moving instances.
     frames: T, number of frames.
     detail: subdivision level of round props, see `shapes.mesh`.
     """
-    room = scene.room
-    still = [InstanceMesh(*floor_mesh(room), FLOOR, room.floor, room.floor_texture)]
-    still.append(InstanceMesh(*wall_mesh(room), WALL, room.wall, room.wall_texture))
     instance = max((part.instance for part in parts), default=WALL)
     props = []
     for number, prop in enumerate(scene.props, start=instance + 1):
         rest, faces = shapes.mesh(prop.shape, prop.size, detail)
         pose = Track(np.array([prop.position]), np.array([prop.quaternion]))
         props.append(InstanceMesh(pose.apply(rest)[0], faces, rest, number, prop.rgb, prop.texture))
-    return _join([*still, *parts, *props], frames)
+    return _join([*_room_meshes(scene.room), *parts, *props], frames)
 
 
-def floor_mesh(room: Room) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Floor rectangle: world vertices [4, 3] in metres, faces [2, 3], texture coordinates [4, 3] in metres."""
-    corner = np.array([-ROOM_REACH, -ROOM_REACH, 0])
-    vertices, faces = shapes.rectangle(
-        corner, np.array([2 * ROOM_REACH, 0, 0]), np.array([0, room.depth + ROOM_REACH, 0])
-    )
+def _room_meshes(room: Room) -> list[InstanceMesh]:
+    """Floor, walls and ceiling, which leave no gap; texture coordinates of walls are (along, up, into the wall)."""
+    wide, deep, high = np.diag([room.left + room.right, room.front + room.depth, room.height])
+    corner = np.array([-room.left, -room.front, 0.0])
+    vertices, faces = shapes.rectangle(corner, wide, deep)
     c, s = np.cos(room.texture_angle), np.sin(room.texture_angle)
-    return vertices, faces, vertices @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
-
-
-def wall_mesh(room: Room) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Back wall rectangle: world vertices [4, 3] in metres, faces [2, 3], texture coordinates [4, 3] in metres."""
-    corner = np.array([-ROOM_REACH, room.depth, 0])
-    vertices, faces = shapes.rectangle(corner, np.array([2 * ROOM_REACH, 0, 0]), np.array([0, 0, ROOM_REACH]))
-    return vertices, faces, vertices[:, [0, 2, 1]]
+    turned = vertices @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
+    meshes = [InstanceMesh(vertices, faces, turned, FLOOR, room.floor, room.floor_texture)]
+    walls = [(corner + deep, wide, [0, 2, 1]), (corner, deep, [1, 2, 0])]
+    walls += [(corner + wide + deep, -deep, [1, 2, 0]), (corner + wide, -wide, [0, 2, 1])]
+    for start, along, axes in walls:
+        vertices, faces = shapes.rectangle(start, along, high)
+        meshes.append(InstanceMesh(vertices, faces, vertices[:, axes], WALL, room.wall, room.wall_texture))
+    vertices, faces = shapes.rectangle(corner + high, deep, wide)
+    red, green, blue = (value + CEILING * (1 - value) for value in room.wall)
+    return [*meshes, InstanceMesh(vertices, faces, vertices, WALL, (red, green, blue), Texture.PLAIN)]
 
 
 def _join(parts: list[InstanceMesh], frames: int) -> MeshSequence:

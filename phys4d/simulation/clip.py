@@ -9,8 +9,8 @@ from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.scene import Light
 from phys4d.simulation.scenery.camera import Camera
 from phys4d.simulation.smoke.smoke_volume import CLEAR, SmokeVolume
-from phys4d.simulation.truth.surface import MOVING, Surface, landing, surface
-from phys4d.simulation.truth.visibility import visible
+from phys4d.simulation.truth.surface import MOVING, Landing, Surface, SurfaceFinder, landing
+from phys4d.simulation.truth.visibility import TOLERANCE, visible
 
 
 @dataclass(frozen=True)
@@ -49,43 +49,51 @@ def render(meshes: MeshSequence, camera: Camera, light: Light, raster: Rasterise
     with raster.load(meshes) as loaded:
         video = loaded.pictures(camera, light)
         if meshes.smoke is not None:
+            finder = SurfaceFinder(meshes, camera)
             for t in range(meshes.frames):
-                opaque = surface(loaded.face_ids(t, camera), meshes, camera, t)
-                covered, brightness = meshes.smoke.opacity_and_brightness(t, camera, _depth(opaque, camera))
+                depth = np.full((camera.height, camera.width), np.inf)
+                for opaque in (finder.still, finder.surface(t)):
+                    depth[opaque.row, opaque.column] = opaque.depth
+                covered, brightness = meshes.smoke.opacity_and_brightness(t, camera, depth)
                 video[t] = meshes.smoke.composite(video[t], covered, brightness)
         return video
 
 
-def _depth(seen: Surface, camera: Camera) -> np.ndarray:
-    """Depth image float64 [H, W] in metres, inf if the pixel sees no surface."""
-    depth = np.full((camera.height, camera.width), np.inf)
-    depth[seen.row, seen.column] = seen.depth
-    return depth
-
-
-def measure(meshes: MeshSequence, camera: Camera, raster: Rasteriser) -> Truth:
+def measure(meshes: MeshSequence, camera: Camera) -> Truth:
     """Measures the truth of every frame; rays and distances are computed in float64."""
     frames, size = meshes.frames, (camera.height, camera.width)
     depth, instance = np.zeros((frames, *size)), np.zeros((frames, *size), dtype=np.uint8)
     motion = np.zeros((3, frames - 1, *size))
-    depth_valid = np.zeros((frames, *size), dtype=bool)
     flow_valid, seen_next, moving = (np.zeros((frames - 1, *size), dtype=bool) for _ in range(3))
-    with raster.load(meshes) as loaded:
-        face_ids = [loaded.face_ids(t, camera) for t in range(frames)]
-    for t in range(frames):
-        seen = surface(face_ids[t], meshes, camera, t)
+    finder = SurfaceFinder(meshes, camera)
+    surfaces = [finder.surface(t) for t in range(frames)]
+    still = finder.still
+    depth[:, still.row, still.column] = still.depth
+    instance[:, still.row, still.column] = meshes.instance[still.face]
+    for t, seen in enumerate(surfaces):
         at = (t, seen.row, seen.column)
-        depth[at], depth_valid[at], instance[at] = seen.depth, True, meshes.instance[seen.face]
-        if t == frames - 1:
-            break
+        depth[at], instance[at] = seen.depth, meshes.instance[seen.face]
+    landed = landing(still, meshes, camera, 0)
+    motion[:, :, still.row, still.column] = _change(still, landed)[:, None]
+    flow_valid[:, still.row, still.column] = landed.ahead
+    for t, seen in enumerate(surfaces[:-1]):
+        at = (t, seen.row, seen.column)
         landed = landing(seen, meshes, camera, t)
-        start = np.stack([seen.column + 0.5, seen.row + 0.5], axis=1)
-        change = np.concatenate([landed.pixel - start, (landed.depth - seen.depth)[:, None]], axis=1)
-        motion[:, *at] = np.where(landed.ahead[:, None], change, 0).T
+        motion[:, *at] = _change(seen, landed)
         flow_valid[at], moving[at] = landed.ahead, landed.displacement > MOVING
-        seen_next[at] = visible(seen, landed, meshes, camera, t)
+        # A point at rest before a camera at rest is hidden by whatever is nearer at its own pixel.
+        seen_next[t] = flow_valid[t] & ~(depth[t + 1] < depth[t] * (1 - TOLERANCE))
+        seen_next[at] = visible(landed, finder, t)
+    depth_valid = instance > 0
     truth = Truth(depth, motion, depth_valid, flow_valid, flow_valid.copy(), seen_next, moving, instance)
     return truth if meshes.smoke is None else _truth_through_smoke(meshes.smoke, truth, camera)
+
+
+def _change(seen: Surface, landed: Landing) -> np.ndarray:
+    """Motion (du, dv, dz) of surface points to the next frame, [3, N]; 0 behind the camera."""
+    start = np.stack([seen.column + 0.5, seen.row + 0.5], axis=1)
+    change = np.concatenate([landed.pixel - start, (landed.depth - seen.depth)[:, None]], axis=1)
+    return np.where(landed.ahead[:, None], change, 0).T
 
 
 def _truth_through_smoke(smoke: SmokeVolume, truth: Truth, camera: Camera) -> Truth:

@@ -216,7 +216,7 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
     raster = rasteriser(height, width)
     frames = render(sequence, camera, scene.light, raster)
     members = {"mp4": video.encode_mp4(frames, config.fps, pixel_format=config.pixel_format)}
-    arrays = measure(sequence, camera, raster).stored() if config.truth else {}
+    arrays = measure(sequence, camera).stored() if config.truth else {}
     if arrays:
         members["truth"] = blob.encode(arrays, blob.QUANTISATION)
     meta = clip_metadata(scene, sequence, camera, config.fps)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ from phys4d.engine.errors import UserError
 from phys4d.simulation.categories import FAMILIES
 from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.scene import Scene, Unstable, Unusable
-from phys4d.simulation.scenery import camera_path
+from phys4d.simulation.scenery.free_camera import check_camera_is_free, check_camera_keeps_off, with_free_path
 from phys4d.simulation.scenery.looks import varied
 
 ATTEMPTS = 100
@@ -64,7 +64,9 @@ def sample_usable_scene(
             scene = _sample_scene(family, seed, index, attempt, camera, looks, frames / fps)
             if scene.badly_framed():
                 raise Unusable("badly framed")
+            check_camera_is_free(scene, scene.view.camera(frames, 1, 1, fps))
             meshes = scene.simulate(frames, fps, detail)
+            check_camera_keeps_off(meshes, scene.view.camera(frames, 1, 1, fps))
         except Unstable as reason:
             dropped[str(reason)] += 1
         except Unusable as reason:
@@ -89,8 +91,7 @@ def _sample_scene(
     if looks == "varied":
         scene = varied(scene, keyed_rng(seed, index, attempt, "looks"))
     if camera == "moving":
-        path = camera_path.sample(keyed_rng(seed, index, attempt, "camera"))
-        scene = replace(scene, view=replace(scene.view, path=path))
+        scene = with_free_path(scene, keyed_rng(seed, index, attempt, "camera"), seconds)
     return scene
 
 

@@ -79,12 +79,14 @@ class View:
 
 @dataclass(frozen=True)
 class Room:
-    """A floor at z = 0 and a back wall at y = depth.
+    """A closed room: floor at z = 0, back wall at y = depth, three more walls and a ceiling.
 
     floor, wall: RGB.
-    floor_texture, wall_texture: patterns.
-    depth: metres.
+    depth: metres from the middle of the scene to the back wall, into which some scenes mount bars.
     texture_angle: radians by which the floor's texture is rotated.
+    floor_texture, wall_texture: patterns.
+    left, right, front: metres from the middle of the scene to the walls at x = -left, x = right and y = -front.
+    height: metres of the ceiling above the floor.
     """
 
     floor: Colour
@@ -93,6 +95,26 @@ class Room:
     texture_angle: float
     floor_texture: Texture = Texture.CHECKER
     wall_texture: Texture = Texture.PLAIN
+    left: float = 3.0
+    right: float = 3.0
+    front: float = 3.2
+    height: float = 2.8
+
+    def walls(self) -> dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]]:
+        """Name of each wall -> a point on it, world metres, and its normal into the room."""
+        return {
+            "wall": ((0.0, self.depth, 0.0), (0.0, -1.0, 0.0)),
+            "wall_left": ((-self.left, 0.0, 0.0), (1.0, 0.0, 0.0)),
+            "wall_right": ((self.right, 0.0, 0.0), (-1.0, 0.0, 0.0)),
+            "wall_front": ((0.0, -self.front, 0.0), (0.0, 1.0, 0.0)),
+        }
+
+    def clearance(self, points: np.ndarray) -> np.ndarray:
+        """Distance in metres of points [N, 3] from the nearest wall, floor or ceiling, float64 [N]; negative outside.
+        """
+        low = points - np.array([-self.left, -self.front, 0.0])
+        high = np.array([self.right, self.depth, self.height]) - points
+        return np.minimum(low, high).min(axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ def test_it_covers_the_machine_and_survives_json(report):
 def test_every_backend_is_present_with_a_version_or_absent_with_a_command(report):
     expected = {
         "flash-attn 2", "flash-attn 3", "flash-attn 4", "xformers", "natten", "NVIDIA apex", "newton", "mujoco",
-        "moderngl", "embreex", "diffusers", "peft", "transformers", "tensorboard", "opencv",
+        "moderngl", "diffusers", "peft", "transformers", "tensorboard", "opencv",
     }  # fmt: skip
     assert expected <= set(report["backends"])
     for name, found in report["backends"].items():

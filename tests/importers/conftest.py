@@ -47,11 +47,11 @@ def _shot(family: str, motion: CameraMotion, seed: int) -> Shot:
     scene, sequence = drawing.scene, drawing.meshes
     camera = scene.view.camera(FRAMES, SIZE, SIZE, FPS)
     back = Camera(camera.intrinsics[::-1], camera.camera_to_world[::-1], SIZE, SIZE)
-    backwards = measure(replace(sequence, vertices=sequence.vertices[::-1].copy(), tracks={}), back, _rasteriser())
+    backwards = measure(replace(sequence, vertices=sequence.vertices[::-1].copy(), tracks={}), back)
     vectors = np.zeros((FRAMES, SIZE, SIZE, 2), dtype=np.float32)
     vectors[1:] = backwards.motion[:2, ::-1].transpose(1, 2, 3, 0)
     pictures = render(sequence, camera, scene.light, _rasteriser())
-    return Shot(pictures, measure(sequence, camera, _rasteriser()), camera, vectors)
+    return Shot(pictures, measure(sequence, camera), camera, vectors)
 
 
 @pytest.fixture(scope="session")

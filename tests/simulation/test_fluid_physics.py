@@ -13,9 +13,10 @@ from phys4d.simulation.particles.beads import RADIUS, beads
 from phys4d.simulation.particles.initial_particles import InitialParticles, InitialVolume, fill_volumes
 from phys4d.simulation.particles.obstacles import Obstacle, Solid, obstacles_from_room
 from phys4d.simulation.rejection_sampling import keyed_rng
-from phys4d.simulation.scene import FIRST_BODY, GRAVITY, Unusable
+from phys4d.simulation.scene import FIRST_BODY, GRAVITY, Room, Unusable
 
 WIDTH, DEPTH = 0.5, 0.2  # of a tank, metres inside
+ROOM = Room((0.5, 0.5, 0.5), (0.4, 0.4, 0.4), depth=2.0, texture_angle=0.0)
 
 
 def filled(volume: InitialVolume, particles: int = 450) -> InitialParticles:
@@ -27,7 +28,7 @@ def tank() -> list[Obstacle]:
     x, y = WIDTH / 2 + 0.2, DEPTH / 2 + 0.2
     sides = [((x, 0.0), (0.2, 1.0)), ((-x, 0.0), (0.2, 1.0)), ((0.0, y), (1.0, 0.2)), ((0.0, -y), (1.0, 0.2))]
     walls = [Solid("box", (*half, 1.0), (*place, 0.5)) for place, half in sides]
-    return [*obstacles_from_room(2.0, 0.0)[:1], Obstacle(tuple(walls))]
+    return [*obstacles_from_room(ROOM, 0.0)[:1], Obstacle(tuple(walls))]
 
 
 def particle_motion(
@@ -46,7 +47,7 @@ def particle_motion(
 @pytest.mark.slow
 def test_a_lump_falls_freely() -> None:
     ball = filled(InitialVolume("ball", (0.1,), (0.0, 0.0, 1.0)))
-    path = particle_motion(ball, obstacles_from_room(2.0, 0.0), 0.25)[:, :, 2].mean(axis=1)
+    path = particle_motion(ball, obstacles_from_room(ROOM, 0.0), 0.25)[:, :, 2].mean(axis=1)
     assert path[0] - path[-1] == pytest.approx(GRAVITY * 0.25**2 / 2, rel=0.06)
 
 
@@ -79,7 +80,7 @@ def test_beads_move_with_their_centres() -> None:
     """Every point that is seen is a point of matter: vertices are centres plus what never changes."""
     centres = np.random.default_rng(0).uniform(-1, 1, (4, 7, 3))
     part = beads(
-        centres, 0.02, np.full((7, 3), 0.5), FIRST_BODY, scene.Texture.WATER, eye=np.array([0.0, -2.0, 1.0]), detail=3
+        centres, 0.02, np.full((7, 3), 0.5), FIRST_BODY, scene.Texture.WATER, detail=3
     )
     offsets = part.vertices.reshape(4, 7, -1, 3) - centres[:, :, None]
     assert np.allclose(offsets, offsets[0, 0], atol=1e-15, rtol=0)

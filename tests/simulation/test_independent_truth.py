@@ -1,6 +1,6 @@
 """The truth against rays that trimesh casts with Embree; no code is shared with the renderer or the truth."""
 
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -12,7 +12,6 @@ from phys4d.simulation.clip import Truth, measure
 from phys4d.simulation.generate import SimulateConfig, sample_scene
 from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.rejection_sampling import CameraMotion
-from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.scenery.camera import Camera
 
 FRAMES, FPS, SIZE = 13, 20, 48
@@ -37,17 +36,12 @@ LIKELY = [
 ]
 
 
-@cache
-def rasteriser() -> Rasteriser:
-    return Rasteriser(SIZE, SIZE)
-
-
 @lru_cache(maxsize=8)
 def clip(family: str, seed: int, motion: CameraMotion) -> tuple[MeshSequence, Camera, Truth]:
     config = SimulateConfig(families=(family,), seed=seed, frames=FRAMES, fps=FPS, size=(SIZE, SIZE), camera=motion)
     found = sample_scene(config, 0)
     camera = found.scene.view.camera(FRAMES, SIZE, SIZE, FPS)
-    return found.meshes, camera, measure(found.meshes, camera, rasteriser())
+    return found.meshes, camera, measure(found.meshes, camera)
 
 
 def little_is_hidden_and_what_is_hidden_lies_behind_something(

@@ -8,8 +8,8 @@ from phys4d.simulation.generate import SimulateConfig, sample_scene
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
 from phys4d.simulation.rejection_sampling import keyed_rng
 from phys4d.simulation.rendering.patterns import PATTERNS
-from phys4d.simulation.rendering.raster import Rasteriser
-from phys4d.simulation.scene import Light
+from phys4d.simulation.rendering.raster import LoadedMeshes, Rasteriser
+from phys4d.simulation.scene import FIRST_BODY, FLOOR, Light
 from phys4d.simulation.scenery.camera import Camera
 from phys4d.simulation.scenery.looks import varied
 
@@ -25,7 +25,7 @@ def floor(texture: Texture, lid: float = 0.0) -> MeshSequence:
     return MeshSequence(
         vertices=vertices[None],
         faces=faces.astype(np.int32),
-        instance=np.repeat(np.arange(1, len(parts) + 1), 2).astype(np.uint8),
+        instance=np.repeat([FLOOR, FIRST_BODY][: len(parts)], 2).astype(np.uint8),  # a room casts no shadows
         rest=vertices,
         colour=np.full((len(vertices), 3), 0.6, dtype=np.float32),
         texture=np.full(len(vertices), texture, dtype=np.uint8),
@@ -74,3 +74,19 @@ def test_varied_scenes_differ_in_the_room_and_light_alone() -> None:
         assert [(prop.size, prop.position) for prop in other.props] == [(p.size, p.position) for p in scene.props]
         assert min(*other.room.floor, *other.room.wall) >= 0 and max(*other.room.floor, *other.room.wall) <= 1
         assert other.light.direction == scene.light.direction and other.light.softness > 0
+
+
+@pytest.mark.parametrize("family", ["fall", "hot_bar"])
+def test_what_a_static_camera_does_not_draw_again_is_the_same_to_the_bit(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = sample_scene(SimulateConfig(families=(family,), frames=9, seed=3), 0)
+    camera = found.scene.view.camera(9, 64, 96, 24)
+    drawn = []
+    draw = LoadedMeshes._picture
+    monkeypatch.setattr(LoadedMeshes, "_picture", lambda *at: drawn.append(at[-1]) or draw(*at))
+    reused = render(found.meshes, camera, found.scene.light, Rasteriser(64, 96))
+    area = [(right - left) * (bottom - top) / (64 * 96) for left, top, right, bottom in drawn]
+    assert area[0] == 1 and (np.mean(area[1:]) < 0.95) == (family == "fall")
+    monkeypatch.setattr(Camera, "is_static", lambda camera: False)
+    assert np.array_equal(reused, render(found.meshes, camera, found.scene.light, Rasteriser(64, 96)))

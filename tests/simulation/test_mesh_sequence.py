@@ -75,7 +75,7 @@ def test_where_nothing_is_seen_nothing_is_valid() -> None:
     sequence = square(np.array([[0, 0, 0], [0.1, 0.05, 0], [0.2, 0.1, 0]]))
     camera = Camera.static(3, 24, 32, eye=np.array([0, -2.0, 0.01]), target=np.zeros(3), fov=45)
     renderer = raster.Rasteriser(24, 32)
-    truth = measure(sequence, camera, renderer)
+    truth = measure(sequence, camera)
     seen = truth.depth_valid
     assert 0.05 < seen.mean() < 0.5
     assert (truth.depth[~seen] == 0).all() and (truth.instance[~seen] == 0).all()
@@ -92,7 +92,7 @@ def test_where_nothing_is_seen_nothing_is_valid() -> None:
 def test_a_step_sideways_and_away_moves_by_the_pinhole_formula() -> None:
     step = np.array([0.1, 0.05, 0.02])
     camera = Camera.static(2, 33, 33, eye=np.array([0, -2.0, 0]), target=np.zeros(3), fov=40)
-    truth = measure(square(np.stack([np.zeros(3), step])), camera, raster.Rasteriser(33, 33))
+    truth = measure(square(np.stack([np.zeros(3), step])), camera)
     focal = 16.5 / np.tan(np.deg2rad(20))
     middle = truth.motion[:, 0, 16, 16]
     assert truth.depth[0, 16, 16] == pytest.approx(2, abs=1e-12)
@@ -102,7 +102,7 @@ def test_a_step_sideways_and_away_moves_by_the_pinhole_formula() -> None:
 
 def test_leaving_the_image_is_not_visible() -> None:
     camera = Camera.static(2, 24, 24, eye=np.array([0, -2.0, 0]), target=np.zeros(3), fov=45)
-    truth = measure(square(np.array([[0, 0, 0], [5.0, 0, 0]])), camera, raster.Rasteriser(24, 24))
+    truth = measure(square(np.array([[0, 0, 0], [5.0, 0, 0]])), camera)
     assert truth.flow_valid.any() and not truth.visible.any()
 
 

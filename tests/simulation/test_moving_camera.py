@@ -5,7 +5,6 @@ import pytest
 
 from phys4d.simulation.clip import measure
 from phys4d.simulation.generate import SimulateConfig, sample_scene
-from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.rigid.body_meshes import body_meshes
 from phys4d.simulation.scene import FLOOR, View
 from phys4d.simulation.scenery.camera_path import CameraPath, Kind, level_axes
@@ -59,7 +58,7 @@ def test_what_stands_still_moves_in_the_image_as_the_camera_says_and_is_not_call
         scene, tracks = found.scene, found.meshes.tracks
         assert scene.view.path is not None
         camera = scene.view.camera(FRAMES, 48, 48, FPS)
-        truth = measure(body_meshes(scene, tracks, detail=2), camera, Rasteriser(48, 48))
+        truth = measure(body_meshes(scene, tracks, detail=2), camera)
         for t in (0, FRAMES // 2, FRAMES - 2):
             row, column = np.nonzero(truth.instance[t] == FLOOR)
             pixel = np.stack([column, row], axis=1) + 0.5

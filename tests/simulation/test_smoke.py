@@ -78,7 +78,7 @@ def test_truth_behind_smoke_is_masked_and_its_opacity_kept() -> None:
     config = SimulateConfig(families=("smoke",), size=(SIZE, SIZE), frames=13, fps=20, seed=1)
     found, raster = sample_scene(config, 0), Rasteriser(SIZE, SIZE)
     camera = found.scene.view.camera(13, SIZE, SIZE, 20)
-    truth = measure(found.meshes, camera, raster)
+    truth = measure(found.meshes, camera)
     assert truth.opacity is not None and truth.depth_valid.mean() >= 0.8
     thick = truth.opacity > 255 * CLEAR + 1
     assert 0.02 < thick.mean() < 0.2

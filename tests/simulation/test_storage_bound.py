@@ -8,7 +8,6 @@ import pytest
 from phys4d.engine.data.clip import blob
 from phys4d.simulation.clip import measure
 from phys4d.simulation.generate import SimulateConfig, sample_scene
-from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.rigid import FAMILIES
 from phys4d.simulation.rigid.body_meshes import body_meshes
 
@@ -24,7 +23,7 @@ def test_stored_truth_is_within_half_a_step_and_the_stated_bounds(
 ) -> None:
     found = sample_scene(SimulateConfig(families=(family,), seed=5, camera=motion), 0)
     scene, tracks = found.scene, found.meshes.tracks
-    truth = measure(body_meshes(scene, tracks, detail=2), scene.view.camera(17, 48, 48, 24), Rasteriser(48, 48))
+    truth = measure(body_meshes(scene, tracks, detail=2), scene.view.camera(17, 48, 48, 24))
     data = blob.encode(truth.stored(), blob.QUANTISATION)
     back, entries = blob.decode(data), blob.header(data)
     float32 = 1e-6

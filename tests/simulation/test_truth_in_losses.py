@@ -13,16 +13,10 @@ from phys4d.kernels.geometry import depth_losses, flow_loss, scene_flow_loss, wa
 from phys4d.simulation.clip import Truth, measure
 from phys4d.simulation.generate import SimulateConfig, detail, sample_scene
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
-from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.rigid.body_meshes import body_meshes
 from phys4d.simulation.scenery.camera import Camera
 
 SIZE, FRAMES = 128, 5
-
-
-@cache
-def rasteriser() -> Rasteriser:
-    return Rasteriser(SIZE, SIZE)
 
 
 @cache
@@ -40,14 +34,14 @@ def plane() -> Truth:
     )
     eye, target = np.array([0.8, -2.0, 0.6]), np.zeros(3)
     camera = Camera.static(FRAMES, SIZE, SIZE, eye=eye, target=target, fov=50.0)
-    return measure(sequence, camera, rasteriser())
+    return measure(sequence, camera)
 
 
 @cache
 def scene(family: str, motion: Literal["static", "moving"]) -> Truth:
     found = sample_scene(SimulateConfig(families=(family,), seed=5, frames=9, fps=24, camera=motion), 0)
     drawn, tracks = found.scene, found.meshes.tracks
-    return measure(body_meshes(drawn, tracks, detail=3), drawn.view.camera(9, SIZE, SIZE, 24), rasteriser())
+    return measure(body_meshes(drawn, tracks, detail=3), drawn.view.camera(9, SIZE, SIZE, 24))
 
 
 def tensors(truth: Truth) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,7 +98,7 @@ def test_in_large_pictures_all_visible_pixels_stay_below_two_millimetres(family,
     found = sample_scene(SimulateConfig(families=(family,), seed=5, frames=9, fps=24, camera=motion), 0)
     drawn, tracks = found.scene, found.meshes.tracks
     camera = drawn.view.camera(9, *WIDE, 24)
-    truth = measure(body_meshes(drawn, tracks, detail=detail(*WIDE)), camera, Rasteriser(*WIDE))
+    truth = measure(body_meshes(drawn, tracks, detail=detail(*WIDE)), camera)
     residual, used = warp_residual(*tensors(truth))
     assert used.sum() > 0.9 * torch.from_numpy(truth.visible).sum()
     assert np.quantile(residual[used].abs().numpy(), 0.99) <= 2e-3

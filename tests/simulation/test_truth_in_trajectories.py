@@ -12,7 +12,6 @@ from phys4d.kernels.geometry import lift_4d, occlusion_mask
 from phys4d.simulation.clip import Truth, measure
 from phys4d.simulation.generate import SimulateConfig, sample_scene
 from phys4d.simulation.mesh_sequence import MeshSequence
-from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.rigid.body_meshes import body_meshes
 from phys4d.simulation.scenery.camera import Camera
 
@@ -22,17 +21,12 @@ Motion = Literal["static", "moving"]
 
 
 @cache
-def rasteriser() -> Rasteriser:
-    return Rasteriser(SIZE, SIZE)
-
-
-@cache
 def scene(family: str, motion: Motion) -> tuple[Truth, MeshSequence, Camera]:
     config = SimulateConfig(families=(family,), seed=5, frames=FRAMES, fps=24, camera=motion)
     found = sample_scene(config, 0)
     drawn, tracks = found.scene, found.meshes.tracks
     sequence, camera = body_meshes(drawn, tracks, detail=3), drawn.view.camera(FRAMES, SIZE, SIZE, 24)
-    return measure(sequence, camera, rasteriser()), sequence, camera
+    return measure(sequence, camera), sequence, camera
 
 
 def tensor(array: np.ndarray) -> Tensor:

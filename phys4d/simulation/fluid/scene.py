@@ -93,7 +93,6 @@ class FluidScene(Scene):
                 colour,
                 FIRST_BODY,
                 Texture.WATER,
-                eye=np.array(self.view.eye),
                 detail=detail,
             )
         ]
@@ -108,7 +107,7 @@ class FluidScene(Scene):
         obstacles = [kinematic_body.obstacle() for kinematic_body in self.kinematic_bodies] + [
             obstacle_from_prop(replace(prop, friction=self.friction)) for prop in self.props
         ]
-        obstacles += obstacles_from_room(self.room.depth, self.friction)
+        obstacles += obstacles_from_room(self.room, self.friction)
         velocity = (
             np.array([volume.velocity for volume in self.volumes])[initial_particles.volume_index]
             @ self.view.level_axes()

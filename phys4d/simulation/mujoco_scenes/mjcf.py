@@ -16,7 +16,7 @@ GEOM_TYPE = {"ball": "sphere", "box": "box", "cylinder": "cylinder", "capsule": 
 
 
 class Mjcf:
-    """A model under construction; it starts with the geoms "floor", "wall", "prop0", "prop1", ...
+    """A model under construction; it starts with the geoms "floor", those of `Room.walls`, "prop0", "prop1", ...
 
     Families add bodies to `world`. By MuJoCo's default every geom collides with every other (contype, conaffinity).
 
@@ -34,7 +34,8 @@ class Mjcf:
         self.world = Xml.SubElement(self.root, "worldbody")
         ground = {"type": "plane", "size": "0 0 1", "friction": text(FLOOR_FRICTION, 0, 0)}
         Xml.SubElement(self.world, "geom", ground, name="floor")
-        Xml.SubElement(self.world, "geom", ground, name="wall", pos=text(0, room.depth, 0), zaxis="0 -1 0")
+        for name, (point, normal) in room.walls().items():
+            Xml.SubElement(self.world, "geom", ground, name=name, pos=text(*point), zaxis=text(*normal))
         for number, prop in enumerate(props):
             friction = text(prop.friction, 0, 0)
             shape = {"type": GEOM_TYPE[prop.shape], "size": text(*prop.size), "friction": friction}

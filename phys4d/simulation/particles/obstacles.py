@@ -8,6 +8,7 @@ import numpy as np
 from phys4d.simulation import shapes
 from phys4d.simulation.body import Prop, Shape
 from phys4d.simulation.mesh_sequence import Track, rotation
+from phys4d.simulation.scene import Room
 
 Pose = tuple[np.ndarray, np.ndarray]  # position [3] in metres, quaternion [4] (w, x, y, z)
 Path = Callable[[float], Pose]  # pose at a time in seconds
@@ -15,7 +16,7 @@ Path = Callable[[float], Pose]  # pose at a time in seconds
 DETAIL = 3  # subdivision level of round shapes, independent of the image size
 # Metres by which a solid that stands on the floor is extended below it, so that no particle is pushed out downwards.
 DEPTH_BELOW_FLOOR = 0.25
-REACH = 4.0  # metres from the middle of the room to the edges of floor and wall as obstacles
+REACH = 4.5  # metres from the middle of the room to the edges of floor and walls as obstacles
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,15 @@ def obstacle_from_prop(prop: Prop) -> Obstacle:
     )
 
 
-def obstacles_from_room(depth: float, friction: float) -> list[Obstacle]:
-    """Floor and wall as thick obstacles; the wall is at y = `depth`."""
+def obstacles_from_room(room: Room, friction: float) -> list[Obstacle]:
+    """Floor and walls of a room as thick obstacles, with one Coulomb coefficient of friction."""
     floor = Solid("box", (REACH, REACH, 0.5), (0.0, 0.0, -0.5), friction=friction)
-    wall = Solid("box", (REACH, 0.5, REACH), (0.0, depth + 0.5, 0.0), friction=friction)
-    return [Obstacle((floor,)), Obstacle((wall,))]
+    obstacles = [Obstacle((floor,))]
+    for point, normal in room.walls().values():
+        x, y, z = (p - 0.5 * n for p, n in zip(point, normal, strict=True))
+        size = (0.5, REACH, REACH) if normal[0] else (REACH, 0.5, REACH)
+        obstacles.append(Obstacle((Solid("box", size, (x, y, z), friction=friction),)))
+    return obstacles
 
 
 def _extended_below_floor(solid: Solid) -> Solid:

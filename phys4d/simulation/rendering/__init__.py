@@ -1,1 +1,1 @@
-"""OpenGL rendering of mesh sequences: the video, and the face that each pixel centre sees."""
+"""OpenGL rendering of mesh sequences: the video."""

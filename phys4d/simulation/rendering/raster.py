@@ -1,4 +1,4 @@
-"""Headless OpenGL (EGL): renders the image, and the index of the triangle that each pixel centre sees."""
+"""Headless OpenGL (EGL): renders the images of a video."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ import numpy as np
 from phys4d.engine.errors import UserError
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
 from phys4d.simulation.rendering import shaders
-from phys4d.simulation.scene import Light
+from phys4d.simulation.rendering.changed_region import ChangedRegion, Region
+from phys4d.simulation.scene import WALL, Light
 from phys4d.simulation.scenery.camera import Camera, look_at
 
 NEAR, FAR = 0.05, 30.0
@@ -46,15 +47,12 @@ class Rasteriser:
         self.context.enable(moderngl.DEPTH_TEST)
         program = self.context.program
         self._surfaces: dict[tuple[Texture, bool], moderngl.Program] = {}
-        self._face = program(vertex_shader=shaders.POSITION_VERTEX, fragment_shader=shaders.FACE_FRAGMENT)
         self._cast = program(vertex_shader=shaders.POSITION_VERTEX, fragment_shader=shaders.NOTHING_FRAGMENT)
         self._make_targets(samples)
 
     def _make_targets(self, samples: int) -> None:
         context, small = self.context, (self.width, self.height)
         large = (self.width * self.supersample, self.height * self.supersample)
-        face = context.renderbuffer(small, 1, dtype="f4")  # face numbers are exact in float32 below 2^24
-        self._face_target = context.framebuffer([face], context.depth_renderbuffer(small))
         colour = context.renderbuffer(large, 4, samples=samples)
         self._colour_target = context.framebuffer([colour], context.depth_renderbuffer(large, samples=samples))
         self._resolved = context.framebuffer([context.renderbuffer(large, 4)])
@@ -90,8 +88,6 @@ class LoadedMeshes:
     """A mesh sequence in device buffers, ready to be drawn frame by frame."""
 
     def __init__(self, raster: Rasteriser, meshes: MeshSequence) -> None:
-        if len(meshes.faces) >= 2**24:
-            raise ValueError(f"{len(meshes.faces)} faces: expected fewer than 2^24")
         self.raster, self.meshes = raster, meshes
         make = raster.context.buffer
         self._position, self._normal, self._colour = (make(reserve=meshes.vertices.shape[1] * 12) for _ in range(3))
@@ -101,16 +97,16 @@ class LoadedMeshes:
             self._colour.write(meshes.colour.tobytes())
         array = raster.context.vertex_array
         position = [(self._position, "3f", "position")]
-        self._face = array(raster._face, position, self._indices)
         self._cast = array(raster._cast, position, self._indices)
+        # A room's faces come first; walls and ceiling would shade everything inside.
+        self._first_caster = int(np.argmax(np.append(meshes.instance > WALL, True)))
         self._at: int | None = None
 
     def __enter__(self) -> "LoadedMeshes":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for resource in (self._face, self._cast):
-            resource.release()
+        self._cast.release()
         for buffer in (self._position, self._normal, self._colour, self._rest, self._indices):
             buffer.release()
 
@@ -125,19 +121,8 @@ class LoadedMeshes:
         if self.meshes.colour.ndim == 3:
             self._colour.write(self.meshes.colour[t].tobytes())
 
-    def face_ids(self, t: int, camera: Camera) -> np.ndarray:
-        """Index of the face that each pixel centre of frame t sees, int32 [H, W]; -1 for none."""
-        raster = self.raster
-        self._move_to(t)
-        _set(raster._face, "to_clip", _to_clip(camera, t).T)
-        raster._face_target.use()
-        raster._face_target.clear(0.0, depth=1.0)
-        self._face.render()
-        raw = raster._face_target.read(components=1, dtype="f4", alignment=4)
-        return np.frombuffer(raw, np.float32).reshape(raster.height, raster.width).astype(np.int32) - 1
-
     def pictures(self, camera: Camera, light: Light) -> np.ndarray:
-        """Renders the video, uint8 [T, H, W, 3]."""
+        """Renders the video, uint8 [T, H, W, 3]; of a static camera's frames only what differs from the first one."""
         sun = -np.array(light.direction) / np.linalg.norm(light.direction)
         to_shadow = _to_shadow(sun, np.array(light.focus))
         _set(self.raster._cast, "to_clip", to_shadow.T)
@@ -156,7 +141,13 @@ class LoadedMeshes:
             _set(program, "ground_colour", np.array(light.bounce))
             if light.softness > 0:
                 _set(program, "softness", np.array(light.softness * SHADOW_DISTANCE / SHADOW_HALF_WIDTH))
-        video = np.stack([self._picture(t, camera, surfaces) for t in range(self.meshes.frames)])
+        changed = ChangedRegion(self.meshes, camera, sun, _shadow_blur(light, self.raster._shadow_size))
+        video = np.empty((self.meshes.frames, self.raster.height, self.raster.width, 3), dtype=np.uint8)
+        for t in range(self.meshes.frames):
+            left, top, right, bottom = region = changed.region(t)
+            video[t] = video[0]
+            if right > left and bottom > top:
+                video[t, top:bottom, left:right] = self._picture(t, camera, surfaces, region)
         for surface in surfaces:
             surface.array.release()
         return video
@@ -168,13 +159,18 @@ class LoadedMeshes:
         ends = np.append(starts[1:], len(kinds))
         return [(Texture(int(kinds[a])), int(a), int(b - a)) for a, b in zip(starts, ends, strict=True)]
 
-    def _picture(self, t: int, camera: Camera, surfaces: list["_Surface"]) -> np.ndarray:
+    def _picture(self, t: int, camera: Camera, surfaces: list["_Surface"], region: Region) -> np.ndarray:
+        """Renders a region of frame t, uint8 [height, width, 3]."""
         raster, scale = self.raster, self.raster.supersample
+        left, top, right, bottom = (scale * side for side in region)
+        box = (left, top, right - left, bottom - top)
         self._move_to(t)
         self._dress(t)
         raster._shadow_target.use()
         raster._shadow_target.clear(depth=1.0)
-        self._cast.render()
+        first = self._first_caster
+        self._cast.render(vertices=3 * (len(self.meshes.faces) - first), first=3 * first)
+        raster._colour_target.scissor = box
         raster._colour_target.use()
         raster._colour_target.clear(*BACKGROUND, 1.0, depth=1.0)
         raster._shadow_map.use(0)
@@ -185,8 +181,8 @@ class LoadedMeshes:
             _set(surface.program, "eye", camera.origin(t))
             surface.array.render(vertices=3 * surface.count, first=3 * surface.first)
         raster.context.copy_framebuffer(raster._resolved, raster._colour_target)
-        raw = np.frombuffer(raster._resolved.read(components=3, alignment=1), np.uint8)
-        return _averaged(raw.reshape(raster.height, scale, raster.width, scale, 3))
+        raw = np.frombuffer(raster._resolved.read(viewport=box, components=3, alignment=1), np.uint8)
+        return _averaged(raw.reshape(box[3] // scale, scale, box[2] // scale, scale, 3))
 
 
 class _Surface:
@@ -225,6 +221,19 @@ def _averaged(fine: np.ndarray) -> np.ndarray:
         for j in range(scale):
             total += fine[:, i, :, j]
     return (total // scale**2).astype(np.uint8)
+
+
+def _shadow_blur(light: Light, size: int) -> tuple[float, float]:
+    """Metres by which a shadow is wider at most than a sharp one: for each metre that it falls, and anyway.
+
+    size: of the shadow map. The factors are those of the shaders.
+    """
+    softness = light.softness * SHADOW_DISTANCE / SHADOW_HALF_WIDTH
+    searched = max(0.06 * softness, 2 / size)
+    return (
+        0.5 * softness / (2 * SHADOW_DISTANCE) * 2 * SHADOW_HALF_WIDTH,
+        (searched + 8 / size) * 2 * SHADOW_HALF_WIDTH,
+    )
 
 
 def _to_clip(camera: Camera, t: int) -> np.ndarray:

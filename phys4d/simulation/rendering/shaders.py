@@ -13,11 +13,6 @@ NOTHING_FRAGMENT = """#version 330
 void main() {}
 """
 
-FACE_FRAGMENT = """#version 330
-out float face;
-void main() { face = float(gl_PrimitiveID + 1); }
-"""
-
 SURFACE_VERTEX = """#version 330
 in vec3 position;
 in vec3 normal;

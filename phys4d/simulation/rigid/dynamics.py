@@ -85,13 +85,14 @@ def _rotate_back(quaternion: tuple[float, ...], vector: np.ndarray) -> np.ndarra
 def to_mjcf(scene: RigidBodies) -> str:
     """MJCF text of a scene; contacts are explicit pairs, each with its own restitution and friction."""
     root = Xml.Element("mujoco")
-    option = Xml.SubElement(root, "option", timestep=repr(1 / STEPS_PER_SECOND))
+    option = Xml.SubElement(root, "option", timestep=repr(1 / STEPS_PER_SECOND), cone="elliptic")
     Xml.SubElement(option, "flag", autoreset="disable")
     world = Xml.SubElement(root, "worldbody")
     passive = {"contype": "0", "conaffinity": "0"}
     Xml.SubElement(world, "geom", passive, name="floor", type="plane", size="0 0 1")
-    wall = {"type": "plane", "size": "0 0 1", "pos": _text(0, scene.room.depth, 0), "zaxis": "0 -1 0"}
-    Xml.SubElement(world, "geom", passive | wall, name="wall")
+    for name, (point, normal) in scene.room.walls().items():
+        wall = {"type": "plane", "size": "0 0 1", "pos": _text(*point), "zaxis": _text(*normal)}
+        Xml.SubElement(world, "geom", passive | wall, name=name)
     for number, prop in enumerate(scene.props):
         pose = {"pos": _text(*prop.position), "quat": _text(*prop.quaternion)}
         shape = {"type": GEOM_TYPE[prop.shape], "size": _text(*prop.size)}
@@ -100,7 +101,7 @@ def to_mjcf(scene: RigidBodies) -> str:
         _add_body(world, number, body, passive)
     contact = Xml.SubElement(root, "contact")
     for number, body in enumerate(scene.all_bodies):
-        surfaces = {"floor": FLOOR_FRICTION, "wall": FLOOR_FRICTION}
+        surfaces = dict.fromkeys(["floor", *scene.room.walls()], FLOOR_FRICTION)
         surfaces |= {f"prop{i}": prop.friction for i, prop in enumerate(scene.props)}
         for surface, friction in surfaces.items():
             grip = np.sqrt(body.friction * friction)

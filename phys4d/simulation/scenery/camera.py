@@ -32,6 +32,10 @@ class Camera:
         pose = look_at(eye, target)
         return Camera(np.tile(intrinsics, (frames, 1, 1)), np.tile(pose, (frames, 1, 1)), height, width)
 
+    def is_static(self) -> bool:
+        """Whether the camera is the same in every frame."""
+        return all(bool((each == each[0]).all()) for each in (self.intrinsics, self.camera_to_world))
+
     def origin(self, t: int) -> np.ndarray:
         """World position [3] of the camera in frame t."""
         return self.camera_to_world[t, :3, 3]

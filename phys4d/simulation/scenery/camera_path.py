@@ -80,12 +80,13 @@ class CameraPath:
 
 
 def sample(rng: np.random.Generator) -> CameraPath:
-    """Samples a path slow enough to keep the scene in the image for a second; 40 % are handheld."""
+    """Samples a path; 40 % are handheld. All but an orbit are slow enough to keep the scene in the image for a second.
+    """
     kinds: list[Kind] = ["orbit", "pan", "dolly", "truck", "crane", "still"]
     kind = kinds[rng.choice(6, p=[0.3, 0.15, 0.2, 0.15, 0.1, 0.1])]
     sign = float(rng.choice([-1, 1]))
     if kind == "orbit":
-        rate = sign * float(rng.integers(10, 31))
+        rate = sign * float(rng.integers(10, 61))
     elif kind == "pan":
         rate = sign * float(rng.integers(4, 11))
     elif kind == "dolly":

@@ -9,6 +9,11 @@ from phys4d.simulation.scene import Light, Room, View
 from phys4d.simulation.scenery.materials import HUES, MATERIALS, muted, saturated
 
 TARGET = (0.0, 0.05, 0.4)
+FACING = np.pi / 4  # radians, largest angle between the camera's azimuth and the normal of the back wall
+USUAL_FOV, FOV = 45.0, (30.0, 70.0)  # degrees across the smaller image side
+WIDE = 0.6  # power of the distance's ratio for a wide lens; 1 would keep the size of the scene in the image
+RAISED, STEEPEST = (0.7, 1.8), 1.0  # factor of the camera's angle above the scene; radians, the largest one
+DEPTH, SIDE, FRONT, HEIGHT = (1.2, 2.4), (2.3, 3.6), (3.0, 4.0), (2.7, 3.4)  # metres, see `Room`
 
 
 def view(
@@ -18,29 +23,49 @@ def view(
     height: tuple[float, float] = (0.65, 1.1),
     target_height: float = TARGET[2],
 ) -> View:
-    """Samples a camera that looks at the middle of the scene from slightly above.
+    """Samples a camera that looks at the middle of the scene from above.
 
-    distance: range in metres from the vertical axis through the middle of the scene.
-    height: range in metres of the camera's height.
+    A room has four walls; the back wall is the one that the camera faces, up to FACING. The field of view is that of a
+    long to a wide lens, and the camera stands where the scene keeps about its size in the image.
+
+    distance: range in metres from the vertical axis through the middle of the scene, for a field of view of USUAL_FOV.
+    height: range in metres of the camera's height at that distance.
     target_height: metres, height of the point that it looks at.
     """
-    azimuth = rng.uniform(-0.35, 0.35)
-    away = rng.uniform(*distance)
-    eye = (away * np.sin(azimuth), -away * np.cos(azimuth), rng.uniform(*height))
-    return View(eye, (TARGET[0], TARGET[1], target_height), 45.0)
+    azimuth = rng.uniform(-FACING, FACING)
+    away, up = rng.uniform(*distance), rng.uniform(*height) - target_height
+    more = _further(away)
+    fov, raised = more.uniform(*FOV), more.uniform(*RAISED)
+    ratio = np.tan(np.deg2rad(USUAL_FOV) / 2) / np.tan(np.deg2rad(fov) / 2)
+    # A wide lens at the same size in the image would stand inside the scene.
+    reach = np.hypot(away, up) * (ratio if ratio > 1 else ratio**WIDE)
+    pitch = min(np.arctan2(up, away) * raised, STEEPEST)
+    level = reach * np.cos(pitch)
+    eye = (level * np.sin(azimuth), TARGET[1] - level * np.cos(azimuth), target_height + reach * np.sin(pitch))
+    return View((float(eye[0]), float(eye[1]), float(eye[2])), (TARGET[0], TARGET[1], target_height), float(fov))
 
 
 def room(rng: np.random.Generator) -> Room:
-    """Samples a floor and a wall, one bright and one dark."""
+    """Samples a closed room whose floor is bright and whose walls are dark, or the opposite."""
     values = [(0.62, 0.82), (0.42, 0.56)]
     rng.shuffle(values)
     floor, wall = (muted(rng, *value) for value in values)
-    return Room(floor, wall, depth=rng.uniform(1.1, 1.5), texture_angle=rng.uniform(0, np.pi / 2))
+    depth, texture_angle = rng.uniform(*DEPTH), rng.uniform(0, np.pi / 2)
+    more = _further(depth)
+    left, right, front, height = (more.uniform(*each) for each in (SIDE, SIDE, FRONT, HEIGHT))
+    return Room(
+        floor, wall, depth=depth, texture_angle=texture_angle, left=left, right=right, front=front, height=height
+    )
+
+
+def _further(number: float) -> np.random.Generator:
+    """A generator for more choices that follow from a sampled number, so that the draws after it stay the same."""
+    return np.random.default_rng(int.from_bytes(np.float64(number).tobytes(), "little"))
 
 
 def light(rng: np.random.Generator) -> Light:
-    """Samples a sun above the scene, from any side except behind the wall."""
-    azimuth = rng.uniform(-1.3, 1.3)
+    """Samples a light above the scene, from any side; the room casts no shadow."""
+    azimuth = rng.uniform(-np.pi, np.pi)
     slope = rng.uniform(0.25, 0.7)
     direction = (slope * np.sin(azimuth), slope * np.cos(azimuth), -1.0)
     return Light(direction, TARGET, rng.uniform(0.75, 1.0), rng.uniform(0.35, 0.5))

@@ -113,7 +113,7 @@ class MeltingScene(Scene):
             raise Unusable(reason)
         part = beads(
             melt.positions, melt.spacing, self._colours(melt), FIRST_BODY, self.substance.texture,
-            eye=np.array(self.view.eye), detail=detail,
+            detail=detail,
         )  # fmt: skip
         meshes = assemble(self, [part], frames, detail)
         check_visible_motion(self, meshes, [FIRST_BODY], fps)
@@ -122,7 +122,7 @@ class MeltingScene(Scene):
     def melt(self, frames: int, fps: float) -> MeltMotion:
         """Simulates the particles, sampled at `fps` from t = 0. Raises Unstable if the simulator failed."""
         initial_particles = fill_volumes(self.volumes, PARTICLES, np.random.default_rng(self.seed))
-        obstacles = [*map(obstacle_from_prop, self.props), *obstacles_from_room(self.room.depth, self.friction)]
+        obstacles = [*map(obstacle_from_prop, self.props), *obstacles_from_room(self.room, self.friction)]
         velocity = (
             np.array([volume.velocity for volume in self.volumes])[initial_particles.volume_index]
             @ self.view.level_axes()

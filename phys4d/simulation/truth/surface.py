@@ -1,4 +1,7 @@
-"""Exact geometry of the surface point at every pixel centre, in float64, from the face that OpenGL proposes."""
+"""The surface points at the pixel centres of every frame, exactly those of the nearest face along each ray, in float64.
+
+With a static camera, faces that never move are searched once for the whole clip.
+"""
 
 from dataclasses import dataclass
 
@@ -6,15 +9,15 @@ import numpy as np
 
 from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.scenery.camera import Camera
+from phys4d.simulation.truth.first_faces import first_faces, in_camera_axes
+from phys4d.simulation.truth.rays import intersect
 
 MOVING = 1e-4  # metres per frame
-INSIDE = 1e-9  # tolerance in barycentric coordinates for a hit outside its triangle
-RAYS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class Surface:
-    """Surface points seen by the N pixels of one frame that see a surface.
+    """Surface points seen by N pixels of one frame.
 
     row, column, face: int [N].
     barycentric: float64 [N, 3], of the point in its face.
@@ -32,6 +35,7 @@ class Surface:
         a, b, c = (vertices[faces[self.face, corner]] for corner in range(3))
         u, v, w = (self.barycentric[:, corner, None] for corner in range(3))
         return u * a + v * b + w * c
+
 
 @dataclass(frozen=True)
 class Landing:
@@ -51,62 +55,46 @@ class Landing:
     ahead: np.ndarray
 
 
-def surface(face_ids: np.ndarray, meshes: MeshSequence, camera: Camera, t: int) -> Surface:
-    """Intersects the rays through the pixel centres of frame t with their faces, in float64.
+class SurfaceFinder:
+    """Finds the nearest face at each pixel centre of a clip.
 
-    A rasteriser rounds vertices to a fraction of a pixel; rays that miss the proposed face are intersected with all
-    faces.
-
-    face_ids: int [H, W], proposed faces, -1 for none.
     meshes, camera: of the clip.
-    t: number of the frame.
+    still: the `Surface` of the faces that never move, the same in every frame; empty if the camera moves.
+    at_rest, moving: int, numbers of the faces that never move, and of the others; all are moving if the camera moves.
     """
-    row, column = np.nonzero(face_ids >= 0)
-    face = face_ids[row, column].astype(np.int64)
-    directions = camera.directions(t, np.stack([column + 0.5, row + 0.5], axis=1))
-    corners = meshes.vertices[t][meshes.faces[face]] - camera.origin(t)
-    depth, barycentric = _intersect(directions, corners)
-    missed = np.nonzero(~((barycentric >= -INSIDE).all(axis=1) & (depth > 0)))[0]
-    every = meshes.vertices[t][meshes.faces] - camera.origin(t) if len(missed) else corners
-    for start in range(0, len(missed), RAYS_AT_ONCE):
-        some = missed[start : start + RAYS_AT_ONCE]
-        all_depths, all_barycentric = _intersect(directions[some, None], every[None])
-        hit = (all_barycentric >= -INSIDE).all(axis=2) & (all_depths > 0)
-        nearest = np.where(hit, all_depths, np.inf).argmin(axis=1)
-        which = np.arange(len(some))
-        face[some] = np.where(hit.any(axis=1), nearest, -1)
-        depth[some], barycentric[some] = all_depths[which, nearest], all_barycentric[which, nearest]
-    seen = face >= 0
-    return Surface(row[seen], column[seen], face[seen], barycentric[seen], depth[seen])
 
+    def __init__(self, meshes: MeshSequence, camera: Camera) -> None:
+        self.meshes, self.camera = meshes, camera
+        fixed = (meshes.vertices == meshes.vertices[0]).all(axis=(0, 2)) & camera.is_static()
+        rests = fixed[meshes.faces].all(axis=1)
+        self.moving, self.at_rest = np.nonzero(~rests)[0], np.nonzero(rests)[0]
+        row, column = (axis.ravel() for axis in np.mgrid[: camera.height, : camera.width])
+        self._pixel = np.stack([column + 0.5, row + 0.5], axis=1)
+        self._still_depth, self._still_face = np.full(len(row), np.inf), np.full(len(row), -1)
+        self.still = self._nearer(0, self.at_rest)
+        place = self.still.row * camera.width + self.still.column
+        self._still_depth[place], self._still_face[place] = self.still.depth, self.still.face
 
-def _intersect(direction: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Intersects rays from the origin, [..., 3], with planes of triangles, [..., 3, 3]: distances and barycentrics
-    [..., 3].
+    def surface(self, t: int) -> Surface:
+        """The surface points of the pixels of frame t whose nearest face is one of `moving`."""
+        return self._nearer(t, self.moving)
 
-    Distances are in units of the direction, hence depths for directions of unit depth; NaN for parallel rays.
-    """
-    a, b, c = corners[..., 0, :], corners[..., 1, :], corners[..., 2, :]
-    first, second = b - a, c - a
-    normal = _cross(first, second)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        distance = _dot(normal, a) / _dot(normal, direction)
-        point = distance[..., None] * direction - a
-        square = _dot(normal, normal)
-        v = _dot(_cross(point, second), normal) / square
-        w = _dot(_cross(first, point), normal) / square
-    return distance, np.stack([1 - v - w, v, w], axis=-1)
+    def corners(self, t: int, which: np.ndarray) -> np.ndarray:
+        """Corners [F, 3, 3] of some faces in frame t, in the camera's axes, metres."""
+        return in_camera_axes(self.meshes.vertices[t], self.camera, t)[self.meshes.faces[which]]
 
-
-def _dot(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    return p[..., 0] * q[..., 0] + p[..., 1] * q[..., 1] + p[..., 2] * q[..., 2]
-
-
-def _cross(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """np.cross without its overhead on small arrays."""
-    p0, p1, p2 = p[..., 0], p[..., 1], p[..., 2]
-    q0, q1, q2 = q[..., 0], q[..., 1], q[..., 2]
-    return np.stack([p1 * q2 - p2 * q1, p2 * q0 - p0 * q2, p0 * q1 - p1 * q0], axis=-1)
+    def _nearer(self, t: int, which: np.ndarray) -> Surface:
+        """The surface points at which one of these faces is nearer than `still`."""
+        meshes, camera = self.meshes, self.camera
+        face = first_faces(
+            self.corners(t, which), which, camera, t, pixel=self._pixel, limit=self._still_depth, face=self._still_face
+        )
+        place = np.nonzero(face != self._still_face)[0]
+        seen = face[place]
+        row, column = np.divmod(place, camera.width)
+        corners = meshes.vertices[t][meshes.faces[seen]] - camera.origin(t)
+        depth, barycentric = intersect(camera.directions(t, self._pixel[place]), corners)
+        return Surface(row, column, seen, barycentric, depth)
 
 
 def landing(seen: Surface, meshes: MeshSequence, camera: Camera, t: int) -> Landing:
