@@ -34,7 +34,8 @@ def alone(material: str, shape: Shape = "ball", *, turning: float = 0.0) -> Rigi
         np.array([0, 0, RADIUS]), velocity=None if turning else np.array([SPEED, 0, 0]), rolling=not turning,
         turning=turning, quaternion=lying if shape == "cylinder" else None, materials=(material,),
     )  # fmt: skip
-    return replace(scene, event="falls", bodies=(body,), room=replace(scene.room, depth=50.0))
+    room = replace(scene.room, depth=50.0, left=50.0, right=50.0, front=50.0)
+    return replace(scene, event="falls", bodies=(body,), room=room)
 
 
 def speeds(scene: RigidScene, seconds: float = SECONDS) -> np.ndarray:
@@ -98,9 +99,10 @@ def test_rolling_never_gains_energy(material: str, shape: Shape) -> None:
     assert (np.diff(energies) <= 1e-6 * energies[0]).all() and energies[-1] < energies[0]
 
 
-@pytest.mark.parametrize("material, least, most", [("clay", 0.0, 0.05), ("steel", 0.85, 0.99)])
+@pytest.mark.parametrize("material, least, most", [("clay", 0.0, 0.08), ("steel", 0.85, 0.99)])
 def test_bodies_among_soft_things_roll_with_the_same_friction(material: str, least: float, most: float) -> None:
-    """Speed after three seconds, over the initial one, in a model of `Mjcf`."""
+    """Speed after three seconds, over the initial one, in a model of `Mjcf`, whose friction cones are pyramids: the
+    resistance is a little weaker askew to the axes."""
     scene = alone(material)
     body = scene.bodies[0]
     model = Mjcf(scene.room)

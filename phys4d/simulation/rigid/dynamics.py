@@ -105,11 +105,11 @@ def to_mjcf(scene: RigidBodies) -> str:
         surfaces |= {f"prop{i}": prop.friction for i, prop in enumerate(scene.props)}
         for surface, friction in surfaces.items():
             grip = np.sqrt(body.friction * friction)
-            _pair(contact, surface, f"geom{number}", body.restitution, grip, body.rolling_friction)
+            _pair(contact, surface, f"geom{number}", body.restitution, grip, _rolling(body))
     for (i, first), (j, second) in combinations(enumerate(scene.all_bodies), 2):
         restitution = np.sqrt(first.restitution * second.restitution)
         friction = np.sqrt(first.friction * second.friction)
-        rolling = max(first.rolling_friction, second.rolling_friction)
+        rolling = max(_rolling(first), _rolling(second))
         _pair(contact, f"geom{i}", f"geom{j}", restitution, friction, rolling)
         for rod, other in ((i, j), (j, i)):
             if scene.all_bodies[rod].rod is not None:
@@ -138,12 +138,17 @@ def _add_body(world: Xml.Element, number: int, body: Body, passive: dict[str, st
     Xml.SubElement(element, "geom", passive | shape, name=f"geom{number}")
 
 
+def _rolling(body: Body) -> float:
+    """Lever arm of a round body; 0 of a box, whose edges the torque would hold back."""
+    return 0.0 if body.shape == "box" else body.rolling_friction
+
+
 def _pair(
     contact: Xml.Element, first: str, second: str, restitution: float, friction: float, rolling: float
 ) -> None:
     """A contact pair whose spring and damper give this restitution.
 
-    rolling: metres, lever arm of the resistance to rolling; needs condim 6, or MuJoCo ignores it.
+    rolling: metres, lever arm of the resistance to rolling, which needs condim 6; 0 between bodies that do not roll.
     """
     slide, spin, roll = round_contact(friction, rolling)
     damping = 2 * damping_ratio(restitution) * CONTACT_FREQUENCY
@@ -152,7 +157,7 @@ def _pair(
         "pair",
         geom1=first,
         geom2=second,
-        condim="6",
+        condim="6" if rolling else "3",
         friction=_text(slide, slide, spin, roll, roll),
         solref=_text(-(CONTACT_FREQUENCY**2), -damping),
         solimp=_text(IMPEDANCE, IMPEDANCE, 0.001, 0.5, 2),
