@@ -3,8 +3,9 @@
     PHYS4D_ACCELERATE=construction PHYS4D_OUTCOMES=FILE pytest -p phys4d.benchmarks.diffusers_plugin tests/...
 
 PHYS4D_ACCELERATE is "stock" (nothing is changed), "construction" (at the end of the constructor) or "first call" (at
-the start of a model's first call). FILE gets JSON: outcome of each test, modules swapped in the tests of each file, and
-the version of diffusers. `diffusers_tests.py` runs it.
+the start of a model's first call, or before it is compiled where that is earlier: nothing is swapped while tracing).
+FILE gets JSON: outcome of each test, modules swapped in the tests of each file, and the version of diffusers.
+`diffusers_tests.py` runs it.
 """
 
 import functools
@@ -111,13 +112,22 @@ def _after_construction(kind: Any, accelerate: Callable[[Any], None]) -> None:
 
 
 def _at_first_call(kind: Any, accelerate: Callable[[Any], None]) -> None:
-    own, called = kind.__call__, weakref.WeakSet[Any]()
+    own, own_compile, called = kind.__call__, torch.compile, weakref.WeakSet[Any]()
+
+    def once(model: Any) -> None:
+        if type(model) is kind and model not in called:
+            called.add(model)
+            accelerate(model)
 
     @functools.wraps(own)
     def call(self: Any, *arguments: Any, **options: Any) -> Any:
-        if type(self) is kind and self not in called:
-            called.add(self)
-            accelerate(self)
+        if not torch.compiler.is_compiling():
+            once(self)
         return own(self, *arguments, **options)
 
-    kind.__call__ = call
+    @functools.wraps(own_compile)
+    def compiled(model: Any = None, **options: Any) -> Any:
+        once(model)
+        return own_compile(model, **options)
+
+    kind.__call__, torch.compile = call, compiled

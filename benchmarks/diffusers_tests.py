@@ -8,7 +8,8 @@ folder with `tests/` of a checkout alone will do). Run are the files that name a
 three times, each in a process of its own: stock, with every transformer accelerated at the end of its constructor, and
 at its first call. A test that passes stock must pass in both; those that do not are listed, and the exit code is 1.
 Without an accelerator, tests that are marked as needing one run on the CPU; those that fail there stock do not count.
---out holds what was found after each file; files that it holds of the same revisions and versions are not run again.
+--out holds what was found after each file; files that it holds, run with the same content of kernels/ and the same
+versions and without a new failure, are not run again.
 """
 
 import argparse
@@ -105,12 +106,25 @@ def _roots() -> list[Path]:
 
 
 def kept(file: Path, source: dict[str, Any], origin: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of an earlier run of the same tests by the same revision and versions; none where there was no such run."""
+    """Rows of an earlier run of the same tests with the same kernels and versions, but those in which a test fails
+    newly; none where there was no such run.
+    """
     found = json.loads(file.read_text()) if file.exists() else None
-    if found is None or found["source"] != source or str(origin["git_revision"]).endswith("-dirty"):
+    if found is None or found["source"] != source:
         return []
-    same = ("git_revision", "torch", "triton", "diffusers", "python", "cpu", "gpus")
-    return found["rows"] if all(found["provenance"][name] == origin[name] for name in same) else []
+    trees = [_kernels(str(made["git_revision"])) for made in (found["provenance"], origin)]
+    same = ("torch", "triton", "diffusers", "python", "cpu", "gpus")
+    if trees[0] is None or trees[0] != trees[1] or any(found["provenance"][name] != origin[name] for name in same):
+        return []
+    return [row for row in found["rows"] if not newly_failing([row])]
+
+
+def _kernels(revision: str) -> str | None:
+    """Git's name of the content of kernels/ at a revision of this checkout; None where that is not known."""
+    folder = str(Path(__file__).resolve().parent)
+    words = ["git", "-C", folder, "rev-parse", "--verify", "--quiet", f"{revision}:kernels"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def compare(family: str, file: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 import subprocess
 
 import pytest
+import torch
 
 from phys4d.benchmarks import diffusers_plugin, diffusers_tests, results
+from phys4d.engine.run_folder.provenance import provenance
 
 WAN = "tests/models/transformers/test_models_transformer_wan.py"
 
@@ -103,6 +105,7 @@ def test_each_model_is_accelerated_once_and_by_its_own_class(patch, at, monkeypa
     for kind in (Model, Derived):
         monkeypatch.setattr(kind, "__init__", kind.__init__)
         monkeypatch.setattr(kind, "__call__", kind.__call__)
+    monkeypatch.setattr(torch, "compile", lambda model: model)
     found = []
     patch(Model, lambda model: found.append(model.width))
     patch(Derived, lambda model: found.append(-model.width))
@@ -112,6 +115,21 @@ def test_each_model_is_accelerated_once_and_by_its_own_class(patch, at, monkeypa
     assert model(1) == 1 and derived(2) == 2 and model(1) == 1
     counts.append(list(found))
     assert counts == [[3, -4] if at == 0 else [], [3, -4]]
+    assert torch.compile(Model(5)) is not None
+    assert found == [3, -4, 5], "before it is compiled, where it was not called"
+
+
+@pytest.mark.parametrize(("change", "rows"), [({}, 1), ({"torch": "1"}, 0), ({"git_revision": "0" * 40}, 0)])
+def test_rows_of_the_same_kernels_without_a_new_failure_are_kept(change, rows, tmp_path):
+    origin = provenance() | {"git_revision": "HEAD"}
+    mode = {"newly failing": [], "passed": 1}
+    good, bad = ({"family": name, "construction": mode, "first call": mode} for name in ("wan", "ltx"))
+    bad["first call"] = mode | {"newly failing": ["a: failed"]}
+    found = {"rows": [good, bad], "source": {}, "provenance": origin | change}
+    (tmp_path / "found.json").write_text(results.json.dumps(found))
+    kept = diffusers_tests.kept(tmp_path / "found.json", {}, origin)
+    assert [row["family"] for row in kept] == ["wan"][:rows]
+    assert diffusers_tests.kept(tmp_path / "found.json", {"commit": "another"}, origin) == []
 
 
 PLANTED = {
