@@ -26,8 +26,9 @@ from phys4d.engine.data.clip import blob, video
 from phys4d.engine.run_folder.provenance import provenance
 from phys4d.simulation.categories import CATEGORIES
 from phys4d.simulation.clip import measure, render
-from phys4d.simulation.generate import SimulateConfig, make_clip, one_thread_each, rasteriser, sample_scene, simulate
+from phys4d.simulation.generate import SimulateConfig, make_clip, rasteriser, sample_scene, simulate
 from phys4d.simulation.rejection_sampling import keyed_rng
+from phys4d.simulation.worker_processes import one_thread_each
 
 FRAMES, FPS = 25, 24
 PARTS = ("simulation", "picture", "truth", "encoding")

@@ -1,19 +1,14 @@
 """Writes a dataset of simulated clips; the clips' bytes do not depend on the number of processes or machines."""
 
 import json
-import os
-import signal
 import sys
 from collections import deque
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread, Timer
-from types import FrameType
 from typing import Literal
 
 import mujoco
@@ -35,16 +30,12 @@ from phys4d.simulation.metadata import clip_metadata
 from phys4d.simulation.rejection_sampling import CameraMotion, Looks, NoUsableScene, SampledScene, sample_usable_scene
 from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.summary import Summary
+from phys4d.simulation.worker_processes import end_with_parent, one_thread_each
 
 STEPS_PER_SECOND = 1200  # of the simulators; every frame is a whole number of steps
 
 PREFIX = "clip"  # of a clip's key
 REFUSED = "refused"  # in place of a clip's members: why there is no clip
-
-_SECONDS_TO_END = 5.0
-
-# llvmpipe counts the threads in addition to the caller's.
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
 
 
 class SimulateConfig(Config):
@@ -257,7 +248,7 @@ def _in_order(config: SimulateConfig, workers: int, indices: Sequence[int]) -> G
     """Yields these clips in order; spawned worker processes compute a few clips ahead."""
     waiting: deque[Future[dict[str, bytes]]] = deque()
     with blocked():
-        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent)
     with one_thread_each(), pool:
         try:
             for index in indices:
@@ -269,43 +260,3 @@ def _in_order(config: SimulateConfig, workers: int, indices: Sequence[int]) -> G
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Initialises a worker: it exits when its parent process dies, instead of waiting for work forever.
-
-    A signal to all processes of a job is handled by the parent, which shuts the pool down in order; the parent starts
-    workers with signals blocked. SIGTERM is unblocked, since a broken pool terminates its workers by it.
-    """
-    signal.signal(signal.SIGTERM, _end_later)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
-
-
-def _end_later(number: int, frame: FrameType | None) -> None:
-    """Exits this process if it still runs after _SECONDS_TO_END."""
-    timer = Timer(_SECONDS_TO_END, os._exit, (1,))
-    timer.daemon = True
-    timer.start()
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Context in which processes are started with one thread for BLAS and for OpenGL's software renderer."""
-    before = {name: os.environ.get(name) for name in ONE_THREAD}
-    os.environ.update(ONE_THREAD)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -8,7 +8,10 @@ _STYLE = "text { font: 12px sans-serif; fill: #333; } .bar { fill: #1e88e5; } .b
 
 
 def bar_plot(scores: Mapping[str, float], variant: str) -> str:
-    """scores: name -> per cent; the dashed line at 100 is what two takes of the same event score against each other."""
+    """The SVG; its dashed line at 100 is what two takes of the same event score against each other.
+
+    scores: name -> per cent. variant: of the benchmark, for the title.
+    """
     ordered = sorted(scores.items(), key=lambda item: -item[1])
     scale = (_WIDTH - _LEFT - 60) / 100
     height = _TOP + _ROW * len(ordered) + 12

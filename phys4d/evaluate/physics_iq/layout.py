@@ -85,7 +85,7 @@ def read_descriptions(benchmark: Path, file: Path | None = None) -> list[Descrip
 def views_of(benchmark: Path, fps: int, kinds: dict[str, str]) -> list[View]:
     """The scenarios of the benchmark at one frame rate, three views each, in the order of their file names.
 
-    kinds: scenario -> kind of physics, from the descriptions.
+    benchmark: its folder. fps: frames a second. kinds: scenario -> kind of physics, from the descriptions.
 
     Raises UserError where the folder has no videos at this rate, a take or a view lacks, or two have the same place.
     """
