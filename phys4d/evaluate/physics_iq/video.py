@@ -61,8 +61,8 @@ def frame_count(path: Path) -> int:
 def check_length(path: Path, fps: int, *, generated: bool) -> int:
     """Frames too many for five seconds, 0 where the length is right; UserError where there are too few.
 
-    path: of the video. fps: frames a second. generated: a video of a model may be up to a quarter of a second longer, and
-    is cut; a real one may not.
+    path: of the video. fps: frames a second. generated: a video of a model may be up to a quarter of a second longer,
+    and is cut; a real one may not.
     """
     wanted, found = SECONDS * fps, frame_count(path)
     most = wanted + fps // 4 if generated else wanted
