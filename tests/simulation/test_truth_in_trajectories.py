@@ -83,7 +83,8 @@ def test_points_of_rigid_bodies_move_as_the_bodies_do(family: str, motion: Motio
     assert np.quantile(error[valid & ~moving], 0.9) < 1e-3
     last = np.nonzero(moving[-1] & (truth.instance[0].ravel() == truth.instance[0].ravel()[moving[-1]][0]))[0][::7]
     before, after = (np.linalg.norm(p[last, None] - p[None, last], axis=-1) for p in (points[0], points[-1]))
-    assert np.quantile(np.abs(after - before), 0.9) < 0.02
+    if given == "instances" or family == "fall":  # else points of bodies that touch may have gone over
+        assert np.quantile(np.abs(after - before), 0.9) < 0.02
 
 
 @pytest.mark.parametrize(("family", "motion"), SCENES)
