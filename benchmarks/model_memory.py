@@ -1,6 +1,6 @@
 """What the training passes of whole video transformers cost with diffusers' own modules and with ours.
 
-    python -m phys4d.benchmarks.model_memory [--case NAME ...] [--layers N] [--no-times] [--out DIR]
+    python -m phys4d.benchmarks.model_memory [--case NAME ...] [--out DIR]
 
 Two passes make up every phase of training:
 
@@ -11,7 +11,7 @@ Counted, at the real shapes of the published models, batch 1, bf16, frozen weigh
 that have shapes and no numbers (torch's fake tensors): "kept" is what autograd keeps between forward and backward, "peak"
 the most that exists at once, both beyond weights and inputs; "moved" is the sum over all operators of the bytes of their
 inputs and outputs, which bounds the time of what is no matrix product. What an operator takes inside, for as long as it
-runs, is not seen. Open-Sora 1.2 is not among them, since diffusers has no such model: `block_memory` has its blocks.
+runs, is not seen. A pass is counted with few blocks and extended to all, which are alike. Open-Sora 1.2 is not among them, since diffusers has no such model: `block_memory` has its blocks.
 
 Timed, on the CPU, in turn, and their peaks counted on real tensors: the same passes of the demo's transformer (128
 channels, 4 blocks, 8 clips) and of the published ones with 512 channels and 4 blocks (1 clip), in fp32.
@@ -37,6 +37,7 @@ from phys4d.engine.run_folder.provenance import provenance
 
 GIB = 2**30
 RANK = 16
+FEW = (3, 4)  # blocks
 VARIANTS, PASSES = ("stock", "phys4d"), ("frozen", "lora")
 # diffusers' transformer/config.json of Wan2.2-TI2V-5B
 WAN: dict[str, Any] = {
@@ -154,16 +155,21 @@ def count(case: Case, layers: int, variant: str, pass_: str) -> dict[str, float]
     return {"kept_gib": kept.bytes / GIB, "peak_gib": peak.most / GIB, "moved_gib": moved.bytes / GIB}
 
 
-def counted(case: Case, layers: int | None = None) -> list[dict[str, Any]]:
-    """One row per pass and variant, on tensors without numbers; layers: blocks, None for all of them."""
+def extended(case: Case, layers: int, variant: str, pass_: str) -> dict[str, float]:
+    """As of `count`, from counts with `FEW` blocks: blocks are alike, so that each more costs the same."""
+    few, more = (count(case, n, variant, pass_) for n in FEW)
+    return {key: few[key] + (layers - FEW[0]) * (more[key] - few[key]) for key in few}
+
+
+def counted(case: Case) -> list[dict[str, Any]]:
+    """One row per pass and variant of the whole transformer, on tensors without numbers."""
     from phys4d.models.interface import Grid
 
     bare = bare_model(case.model)
-    layers = layers or bare.layers
     tokens = math.prod(Grid(case.frames, case.height, case.width, bare.token_stride).tokens)
-    named = {"model": case.model, "clip": case.clip, "tokens": tokens, "layers": layers}
+    named = {"model": case.model, "clip": case.clip, "tokens": tokens, "layers": bare.layers}
     return [
-        named | {"pass": pass_, "variant": variant} | count(case, layers, variant, pass_)
+        named | {"pass": pass_, "variant": variant} | extended(case, bare.layers, variant, pass_)
         for pass_ in PASSES
         for variant in VARIANTS
     ]
@@ -270,10 +276,9 @@ def main() -> None:
     """Counts, times and prints; with --out writes model-memory.json to that folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--layers", type=int, help="blocks of the transformer (default: all of them)")
     parser.add_argument("--out", type=Path, help="folder for model-memory.json")
     options = parser.parse_args()
-    rows = [row for name in options.case for row in counted(CASES[name], options.layers)]
+    rows = [row for name in options.case for row in counted(CASES[name])]
     times = timed()
     print(f"{table(rows)}\n\n{times_table(times)}")
     if options.out is not None:
