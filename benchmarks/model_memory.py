@@ -7,11 +7,12 @@ Two passes make up every phase of training:
     frozen   one evaluation without gradients: `pretrain`, the rollouts of `reinforce`, sampling
     lora     one evaluation and its backward pass under a LoRA of rank 16: `finetune`, the updates of `reinforce`
 
-Counted, at the real shapes of the published models, batch 1, bf16, frozen weights held in bf16 as in training, on tensors
-that have shapes and no numbers (torch's fake tensors): "kept" is what autograd keeps between forward and backward, "peak"
-the most that exists at once, both beyond weights and inputs; "moved" is the sum over all operators of the bytes of their
-inputs and outputs, which bounds the time of what is no matrix product. What an operator takes inside, for as long as it
-runs, is not seen. A pass is counted with few blocks and extended to all, which are alike. Open-Sora 1.2 is not among them, since diffusers has no such model: `block_memory` has its blocks.
+Counted, at the real shapes of the published models, batch 1, bf16, frozen weights held in bf16 as in training, on
+tensors that have shapes and no numbers (torch's fake tensors): "kept" is what autograd keeps between forward and
+backward, "peak" the most that exists at once, both beyond weights and inputs; "moved" is the sum over all operators of
+the bytes of their inputs and outputs, which bounds the time of what is no matrix product. What an operator takes
+inside, for as long as it runs, is not seen. A pass is counted with few blocks and extended to all, which are alike.
+Open-Sora 1.2 is not among them, since diffusers has no such model: `block_memory` has its blocks.
 
 Timed, on the CPU, in turn, and their peaks counted on real tensors: the same passes of the demo's transformer (128
 channels, 4 blocks, 8 clips) and of the published ones with 512 channels and 4 blocks (1 clip), in fp32.
@@ -22,6 +23,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -105,6 +107,7 @@ def work(backbone: Any, noisy: Tensor, text: Tensor, first: Tensor | None, pass_
     return run
 
 
+@cache
 def bare_model(model: str) -> Any:
     """A published model without values (`spec.Bare`), by its name."""
     from phys4d.models.config import ModelConfig
@@ -145,7 +148,8 @@ def count(case: Case, layers: int, variant: str, pass_: str) -> dict[str, float]
     alike = mock.patch.object(torch, "equal", lambda *tensors: True)  # drop-ins compare tables: no numbers are there
     with mode, alike, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
-        noisy, text = torch.randn(1, channels, frames, height, width), torch.randn(1, parts.text.tokens, parts.text.width)
+        noisy = torch.randn(1, channels, frames, height, width)
+        text = torch.randn(1, parts.text.tokens, parts.text.width)
         first = torch.randn(1, channels, image, height, width) if codec.image_apart else None
         given = [*backbone.parameters(), *backbone.buffers(), noisy, text, *([] if first is None else [first])]
         run = work(backbone, noisy, text, first, pass_)
@@ -182,9 +186,9 @@ def small_backbones() -> dict[str, tuple[Callable[[], Any], tuple[int, ...], tup
     from phys4d.models.cogvideox import bare as cogvideox
     from phys4d.models.cogvideox.backbone import CogVideoXBackbone
     from phys4d.models.config import ModelConfig
+    from phys4d.models.wan.backbone import WanBackbone
     from phys4d.models.wan21 import bare as wan21
     from phys4d.models.wan21.backbone import Wan21Backbone
-    from phys4d.models.wan.backbone import WanBackbone
     from phys4d.models.world import create_model
 
     small = {"num_attention_heads": 4, "ffn_dim": 2048, "num_layers": 4}
@@ -210,7 +214,7 @@ def small_backbones() -> dict[str, tuple[Callable[[], Any], tuple[int, ...], tup
     }  # fmt: skip
 
 
-def timed(rounds: int = 15, seconds: float = 60) -> list[dict[str, Any]]:
+def timed(rounds: int = 7, seconds: float = 30) -> list[dict[str, Any]]:
     """One row per small backbone, pass and variant: milliseconds on this CPU, and the peak in MiB beyond weights."""
     rows = []
     for model, (make, shape, words) in small_backbones().items():

@@ -14,7 +14,7 @@ KINDS = ("wan", "wan21-text", "wan21-image", "cogvideox-text", "cogvideox-image"
 
 @pytest.fixture(scope="session")
 def write_published(
-    write_released: Callable[..., Path], write_cogvideox: Callable[..., Path], write_wan21: Callable[..., Path],  # noqa: F811
+    write_released: Callable[..., Path], write_cogvideox: Callable[..., Path], write_wan21: Callable[..., Path],
     write_opensora: Callable[[Path], Path],
 ) -> Callable[[str, Path], Path]:  # fmt: skip
     """Writes the folder of one of `KINDS`, which takes clips of 9 frames of 32 x 32 pixels."""

@@ -23,7 +23,7 @@ class CogVideoXCodec(nn.Module, Codec):
 
     It encodes 8 frames at once, 9 at the beginning, and decodes 2 latent frames at once, 3 at the beginning. An even
     number of latent frames would be decoded to four frames each, the first one included, so clips of 1 + 8k frames are
-    taken. These chunks are those of the published model: its norms are over all frames of one. Within a chunk the layers
+    taken. These are the chunks of the published model, whose norms are over all frames of one. Within a chunk, layers
     are evaluated in less memory than diffusers takes (`layers.in_less_memory`), which changes rounding alone.
 
     source: its folder, or, for a codec whose weights are set and not read, the table of its config.json. image_apart:
@@ -76,7 +76,7 @@ class CogVideoXCodec(nn.Module, Codec):
         return self.scaling * self.vae.encode(video).latent_dist.mode()
 
     def use_tiling(self) -> None:
-        """From here on `decode` takes tiles of `TILE` pixels, which overlap by a sixth and a fifth, and blends them there.
+        """From here on `decode` takes tiles of `TILE` pixels, which overlap by a sixth and a fifth, and blends them.
 
         That is not exact: a norm is over the pixels of a tile, in place of those of whole frames.
         """

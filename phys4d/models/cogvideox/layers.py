@@ -22,10 +22,12 @@ Cache = dict[str, Any] | None
 def in_less_memory(vae: nn.Module) -> nn.Module:
     """Changes the layers of an autoencoder, which is evaluated without gradients, and returns it.
 
-    Convolutions over time take as many frames at once as `PIECE` allows, in place of a padded copy of all. The norm of the
-    decoder computes scale and shift at the size of the latents, and not of the frames to which they are repeated;
-    upsampling convolves a frame once that is repeated in time. What follows a norm is computed in place. A norm takes
-    its mean and deviation over all pixels of a chunk, as before.
+    Convolutions take as many frames at once as `PIECE` allows, in place of a padded copy of all, and free what they
+    kept of the chunk before. The norms of the decoder compute scale and shift at the size of the latents, not at that
+    of the frames to which they are repeated, and keep nothing for the next chunk. What follows a norm is computed in
+    place. Each norm takes its mean and deviation over all pixels of a chunk, as before.
+
+    vae: an AutoencoderKLCogVideoX, with its weights or without.
     """
     for module in vae.modules():
         if type(module) in _FORWARDS:
@@ -36,7 +38,7 @@ def in_less_memory(vae: nn.Module) -> nn.Module:
 
 
 def _convolution(self: Any, inputs: Tensor, conv_cache: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """[B, C, T, H, W] and the last frames of the chunk before, None at the beginning -> outputs, and the last frames."""
+    """Frames [B, C, T, H, W], the last ones of the chunk before (None: there is none) -> outputs, the last frames."""
     before = self.time_kernel_size - 1
     edge = inputs[:, :, :1].expand(-1, -1, before, -1, -1) if conv_cache is None else conv_cache
     frames = inputs.shape[2]

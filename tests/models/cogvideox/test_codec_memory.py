@@ -1,6 +1,5 @@
 """The autoencoder in less memory: diffusers' numbers to rounding, and what it takes."""
 
-from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
