@@ -126,6 +126,7 @@ PARTS = (
     Part(CLUSTER_PAGE, "8 GPUs, CogVideoX-5B", ("dry-run/cogvideox-5b-8.json",), dry_run.report),
     Part(CLUSTER_PAGE, "8 GPUs, Open-Sora 1.2", ("dry-run/opensora-1.2-8.json",), dry_run.report),
     Part(CLUSTER_PAGE, "1 GPU, Wan2.1-1.3B", ("dry-run/wan2.1-1.3b-1.json",), dry_run.report),
+    Part(CLUSTER_PAGE, "1 GPU, CogVideoX-5B", ("dry-run/cogvideox-5b-1.json",), dry_run.report),
     Part(CLUSTER_PAGE, "8 GPUs, Wan2.1-14B", ("dry-run/wan2.1-14b-8.json",), dry_run.report),
     Part(CLUSTER_PAGE, "64 GPUs", ("dry-run/64.json",), dry_run.report),
     Part(CLUSTER_PAGE, "512 GPUs", ("dry-run/512.json",), dry_run.report),
