@@ -1,24 +1,29 @@
-"""What the training passes of a whole video transformer cost with diffusers' own modules and with ours.
+"""What the training passes of whole video transformers cost with diffusers' own modules and with ours.
 
-    python -m phys4d.benchmarks.model_memory [--case NAME ...] [--layers N] [--out DIR]
+    python -m phys4d.benchmarks.model_memory [--case NAME ...] [--out DIR]
 
 Two passes make up every phase of training:
 
     frozen   one evaluation without gradients: `pretrain`, the rollouts of `reinforce`, sampling
     lora     one evaluation and its backward pass under a LoRA of rank 16: `finetune`, the updates of `reinforce`
 
-Counted, at the real shape of Wan2.2-TI2V-5B, batch 1, bf16, on tensors that have shapes and no numbers (torch's fake
-tensors): "kept" is what autograd keeps between forward and backward, "peak" the most that exists at once, both beyond
-weights and inputs; "moved" is the sum over all operators of the bytes of their inputs and outputs, which bounds the
-time of what is no matrix product. What an operator takes inside, for as long as it runs, is not seen.
+Counted, at the real shapes of the published models, batch 1, bf16, frozen weights held in bf16 as in training, on
+tensors that have shapes and no numbers (torch's fake tensors): "kept" is what autograd keeps between forward and
+backward, "peak" the most that exists at once, both beyond weights and inputs; "moved" is the sum over all operators of
+the bytes of their inputs and outputs, which bounds the time of what is no matrix product. What an operator takes
+inside, for as long as it runs, is not seen. A pass is counted with few blocks and extended to all, which are alike.
+Open-Sora 1.2 is not among them, since diffusers has no such model: `block_memory` has its blocks.
 
-Timed, on the CPU, in turn: the same passes of the demo's transformer (128 channels, 4 blocks, 8 clips), in fp32.
+Timed, on the CPU, in turn, and their peaks counted on real tensors: the same passes of the demo's transformer (128
+channels, 4 blocks, 8 clips) and of the published ones with 512 channels and 4 blocks (1 clip), in fp32.
 """
 
 import argparse
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,11 +34,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from phys4d.benchmarks import results
 from phys4d.benchmarks.timing import interleaved
-from phys4d.engine.costs.memory import Kept, Moved, Peak, uncollected
+from phys4d.engine.costs.memory import Kept, Moved, Peak, uncollected, without_values
 from phys4d.engine.run_folder.provenance import provenance
 
 GIB = 2**30
-LAYERS, RANK, TEXT = 30, 16, 512
+RANK = 16
+FEW = (3, 4)  # blocks
 VARIANTS, PASSES = ("stock", "phys4d"), ("frozen", "lora")
 # diffusers' transformer/config.json of Wan2.2-TI2V-5B
 WAN: dict[str, Any] = {
@@ -45,28 +51,30 @@ WAN: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A clip of frames x height x width pixels; the autoencoder's strides are 4, 16 and 16."""
+    """A published model, and clips of frames x height x width pixels."""
 
+    model: str
     frames: int
     height: int
     width: int
 
     @property
-    def name(self) -> str:
+    def clip(self) -> str:
         return f"{self.frames}x{self.height}x{self.width}"
 
     @property
-    def latents(self) -> tuple[int, int, int]:
-        """(T', H', W') of the latents."""
-        return (self.frames - 1) // 4 + 1, self.height // 16, self.width // 16
-
-    @property
-    def tokens(self) -> int:
-        t, h, w = self.latents
-        return t * h * w // 4
+    def name(self) -> str:
+        return f"{self.model}:{self.clip}"
 
 
-CASES = {case.name: case for case in (Case(49, 480, 832), Case(121, 704, 1280))}
+CASES = {
+    case.name: case
+    for case in (
+        Case("wan2.2-ti2v-5b", 49, 480, 832), Case("wan2.2-ti2v-5b", 121, 704, 1280),
+        Case("cogvideox-5b", 49, 480, 720), Case("wan2.1-t2v-1.3b", 49, 480, 832),
+        Case("wan2.1-i2v-14b-480p", 49, 480, 832),
+    )
+}  # fmt: skip
 
 
 def with_adapter(backbone: Any) -> None:
@@ -79,11 +87,14 @@ def with_adapter(backbone: Any) -> None:
         backbone.transformer.add_adapter(LoraConfig(r=RANK, target_modules=list(backbone.lora_targets)))
 
 
-def work(backbone: Any, noisy: Tensor, text: Tensor, pass_: str) -> Callable[[], Tensor]:
-    """The pass as a function that returns its loss; "lora" runs the backward pass too."""
+def work(backbone: Any, noisy: Tensor, text: Tensor, first: Tensor | None, pass_: str) -> Callable[[], Tensor]:
+    """The pass as a function that returns its loss; "lora" runs the backward pass too.
+
+    backbone, noisy, text, first: as of `Backbone.forward`. pass_: one of `PASSES`.
+    """
 
     def evaluate() -> Tensor:
-        prediction = backbone(noisy, torch.full((len(noisy),), 0.5), text)
+        prediction = backbone(noisy, torch.full((len(noisy),), 0.5), text, first)
         return prediction.velocity.square().mean() + sum(h.square().mean() for h in prediction.hidden)
 
     def run() -> Tensor:
@@ -96,84 +107,166 @@ def work(backbone: Any, noisy: Tensor, text: Tensor, pass_: str) -> Callable[[],
     return run
 
 
-def count(case: Case, layers: int, variant: str, pass_: str) -> dict[str, float]:
-    """GiB kept, peak and moved of one pass."""
-    from diffusers import WanTransformer3DModel
+@cache
+def bare_model(model: str) -> Any:
+    """A published model without values (`spec.Bare`), by its name."""
+    from phys4d.models.config import ModelConfig
+    from phys4d.models.registry import published
 
-    from phys4d.models.wan.backbone import WanBackbone
+    spec = next(spec for spec in published() if model in spec.released)
+    assert spec.bare is not None
+    return spec.bare(ModelConfig(kind=spec.kind, taps=(0,)), model)
 
-    backbone: Any = WanBackbone(WanTransformer3DModel(**WAN, num_layers=layers), (layers // 3, layers - 1))
-    backbone.precision = "bf16"
+
+def prepared(backbone: Any, variant: str, pass_: str) -> None:
+    """Adds what the pass needs, and takes our operators out of the stock variant."""
     if pass_ == "lora":
         with_adapter(backbone)
+    else:
+        backbone.requires_grad_(False)
     if variant == "stock":
         backbone.accelerated.undo()
-    noisy, text = torch.randn(1, WAN["in_channels"], *case.latents), torch.randn(1, TEXT, WAN["text_dim"])
-    given = [*backbone.parameters(), *backbone.buffers(), noisy, text]
-    run = work(backbone, noisy, text, pass_)
-    kept = Kept(given)
-    with uncollected(), Peak(given) as peak, Moved() as moved, kept:
-        run()
+
+
+def count(case: Case, layers: int, variant: str, pass_: str) -> dict[str, float]:
+    """GiB kept, peak and moved of one pass, on tensors without numbers.
+
+    case: what is counted. layers: blocks. variant, pass_: of `VARIANTS` and `PASSES`.
+    """
+    from phys4d.models.base_weights import hold_frozen_in_bf16
+    from phys4d.models.interface import first_frames, latent_shape
+
+    parts = bare_model(case.model).build(layers, (layers // 3, layers - 1), 0)
+    backbone, codec = parts.backbone, parts.codec
+    backbone.precision = "bf16"
+    prepared(backbone, variant, pass_)
+    hold_frozen_in_bf16(backbone.transformer, backbone.full_precision)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    without_values(backbone, mode)
+    channels, frames, height, width = latent_shape(codec, (case.frames, case.height, case.width))
+    image = first_frames(codec, (frames, height, width))
+    alike = mock.patch.object(torch, "equal", lambda *tensors: True)  # drop-ins compare tables: no numbers are there
+    with mode, alike, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
+        noisy = torch.randn(1, channels, frames, height, width)
+        text = torch.randn(1, parts.text.tokens, parts.text.width)
+        first = torch.randn(1, channels, image, height, width) if codec.image_apart else None
+        given = [*backbone.parameters(), *backbone.buffers(), noisy, text, *([] if first is None else [first])]
+        run = work(backbone, noisy, text, first, pass_)
+        kept = Kept(given)
+        with uncollected(), Peak(given) as peak, Moved() as moved, kept:
+            run()
     return {"kept_gib": kept.bytes / GIB, "peak_gib": peak.most / GIB, "moved_gib": moved.bytes / GIB}
 
 
-def counted(case: Case, layers: int) -> list[dict[str, Any]]:
-    """One row per pass and variant, on tensors without numbers."""
-    one_mode = mock.patch.object(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, create=True)  # of all copies
-    alike = mock.patch.object(torch, "equal", lambda *tensors: True)  # drop-ins compare tables: no numbers are there
-    rows: list[dict[str, Any]] = []
-    for pass_ in PASSES:
-        for variant in VARIANTS:
-            with FakeTensorMode(allow_non_fake_inputs=True), one_mode, alike, warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
-                figures = count(case, layers, variant, pass_)
-            named = {"case": case.name, "tokens": case.tokens, "layers": layers, "pass": pass_, "variant": variant}
-            rows.append(named | figures)
-    return rows
+def extended(case: Case, layers: int, variant: str, pass_: str) -> dict[str, float]:
+    """As of `count`, from counts with `FEW` blocks: blocks are alike, so that each more costs the same."""
+    few, more = (count(case, n, variant, pass_) for n in FEW)
+    return {key: few[key] + (layers - FEW[0]) * (more[key] - few[key]) for key in few}
 
 
-def timed(rounds: int = 40) -> list[dict[str, Any]]:
-    """One row per pass and variant of the demo's transformer: milliseconds on this CPU."""
-    from phys4d.models.config import ModelConfig
-    from phys4d.models.world import create_model
+def counted(case: Case) -> list[dict[str, Any]]:
+    """One row per pass and variant of the whole transformer, on tensors without numbers."""
+    from phys4d.models.interface import Grid
 
-    runs = {}
-    for pass_ in PASSES:
-        for variant in VARIANTS:
-            model = create_model(ModelConfig(), 13, 48, 48, seed=0)
-            backbone: Any = model.backbone
-            if pass_ == "lora":
-                with_adapter(backbone)
-            if variant == "stock":
-                backbone.accelerated.undo()
-            noisy = torch.randn(8, 192, 4, 12, 12, generator=torch.Generator().manual_seed(0))
-            runs[pass_, variant] = work(backbone, noisy, model.text(["a ball"] * 8), pass_)
-    named = {f"{pass_} {variant}": run for (pass_, variant), run in runs.items()}
-    times = interleaved(named, torch.device("cpu"), rounds=rounds, seconds=600)
+    bare = bare_model(case.model)
+    tokens = math.prod(Grid(case.frames, case.height, case.width, bare.token_stride).tokens)
+    named = {"model": case.model, "clip": case.clip, "tokens": tokens, "layers": bare.layers}
     return [
-        {"pass": pass_, "variant": variant, "ms": t.median, "ms_p20": t.p20, "ms_p80": t.p80}
-        for (pass_, variant), t in zip(runs, times.values(), strict=True)
+        named | {"pass": pass_, "variant": variant} | extended(case, bare.layers, variant, pass_)
+        for pass_ in PASSES
+        for variant in VARIANTS
     ]
 
 
+def small_backbones() -> dict[str, tuple[Callable[[], Any], tuple[int, ...], tuple[int, int]]]:
+    """By name: what makes a backbone of 4 blocks, the shape of its latents, and (tokens, channels) of its text."""
+    from diffusers import CogVideoXTransformer3DModel, WanTransformer3DModel
+
+    from phys4d.models.cogvideox import bare as cogvideox
+    from phys4d.models.cogvideox.backbone import CogVideoXBackbone
+    from phys4d.models.config import ModelConfig
+    from phys4d.models.wan.backbone import WanBackbone
+    from phys4d.models.wan21 import bare as wan21
+    from phys4d.models.wan21.backbone import Wan21Backbone
+    from phys4d.models.world import create_model
+
+    small = {"num_attention_heads": 4, "ffn_dim": 2048, "num_layers": 4}
+    joint = cogvideox.TRANSFORMER | {"num_attention_heads": 8, "num_layers": 4}
+    by_clip = wan21.TRANSFORMERS["wan2.1-t2v-1.3b"] | small
+    taps, size = (1, 3), (5, 16, 24)
+    demo = create_model(ModelConfig(), 13, 48, 48, seed=0)
+    return {
+        "demo": (
+            lambda: create_model(ModelConfig(), 13, 48, 48, seed=0).backbone, (8, 192, 4, 12, 12),
+            (demo.text.tokens, demo.text.width),
+        ),
+        "wan2.2": (
+            lambda: WanBackbone(WanTransformer3DModel.from_config(WAN | small), taps), (1, 48, *size), (512, 4096),
+        ),
+        "wan2.1": (
+            lambda: Wan21Backbone(WanTransformer3DModel.from_config(by_clip), taps), (1, 16, *size), (512, 4096),
+        ),
+        "cogvideox": (
+            lambda: CogVideoXBackbone(CogVideoXTransformer3DModel.from_config(joint).float(), taps), (1, 16, *size),
+            (226, 4096),
+        ),
+    }  # fmt: skip
+
+
+def timed(rounds: int = 7, seconds: float = 30) -> list[dict[str, Any]]:
+    """One row per small backbone, pass and variant: milliseconds on this CPU, and the peak in MiB beyond weights."""
+    rows = []
+    for model, (make, shape, words) in small_backbones().items():
+        runs, peaks = {}, []
+        for pass_ in PASSES:
+            for variant in VARIANTS:
+                torch.manual_seed(0)
+                backbone = make()
+                prepared(backbone, variant, pass_)
+                noisy, text = torch.randn(shape), torch.randn(shape[0], *words)
+                runs[f"{pass_} {variant}"] = run = work(backbone, noisy, text, None, pass_)
+                run()  # makes what is made once, gradients among it
+                with uncollected(), Peak([*backbone.parameters(), *backbone.buffers(), noisy, text]) as peak:
+                    run()
+                peaks.append(peak.most / 2**20)
+        times = interleaved(runs, torch.device("cpu"), rounds=rounds, seconds=seconds)
+        for (name, t), most in zip(times.items(), peaks, strict=True):
+            pass_, variant = name.split()
+            named = {"model": model, "pass": pass_, "variant": variant, "peak_mib": most}
+            rows.append(named | {"ms": t.median, "ms_p20": t.p20, "ms_p80": t.p80})
+    return rows
+
+
+def _stock(rows: list[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
+    """The row of the stock model beside a row."""
+    same = [key for key in ("model", "clip", "pass") if key in row]
+    return next(r for r in rows if r["variant"] == "stock" and all(r[key] == row[key] for key in same))
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: GiB kept, peak and moved per clip, pass and variant, and the shares of the stock model's."""
+    """Markdown: GiB kept, peak and moved per model, clip, pass and variant, and the shares of the stock model's."""
     keys = ("kept_gib", "peak_gib", "moved_gib")
-    lines = ["| clip | tokens | pass | variant | kept GiB | peak GiB | moved GiB | of stock |", "|---" * 8 + "|"]
+    header = "| model | clip | tokens | pass | variant | kept GiB | peak GiB | moved GiB | of stock |"
+    lines = [header, "|---" * 9 + "|"]
     for row in rows:
-        stock = next(r for r in rows if (r["case"], r["pass"], r["variant"]) == (row["case"], row["pass"], "stock"))
+        stock = _stock(rows, row)
         shares = ", ".join(f"{row[key] / stock[key]:.0%}" if stock[key] else "-" for key in keys)
-        cells = " | ".join(f"{row[key]:.1f}" for key in keys)
-        lines.append(f"| {row['case']} | {row['tokens']:,} | {row['pass']} | {row['variant']} | {cells} | {shares} |")
+        named = f"{row['model']} | {row['clip']} | {row['tokens']:,} | {row['pass']} | {row['variant']}"
+        lines.append(f"| {named} | {' | '.join(f'{row[key]:.1f}' for key in keys)} | {shares} |")
     return "\n".join(lines)
 
 
 def times_table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: milliseconds per pass and variant."""
-    lines = ["| pass | variant | ms (p20, p80) |", "|---|---|---|"]
-    lines += [
-        f"| {r['pass']} | {r['variant']} | {r['ms']:.0f} ({r['ms_p20']:.0f}, {r['ms_p80']:.0f}) |" for r in rows
-    ]
+    """Markdown: milliseconds and peak MiB per small backbone, pass and variant, and the shares of the stock model's."""
+    lines = ["| small model | pass | variant | ms (p20, p80) | peak MiB | of stock |", "|---" * 6 + "|"]
+    for row in rows:
+        stock = _stock(rows, row)
+        shares = f"{row['ms'] / stock['ms']:.0%}, {row['peak_mib'] / stock['peak_mib']:.0%}"
+        time = f"{row['ms']:.0f} ({row['ms_p20']:.0f}, {row['ms_p80']:.0f})"
+        lines.append(
+            f"| {row['model']} | {row['pass']} | {row['variant']} | {time} | {row['peak_mib']:.0f} | {shares} |"
+        )
     return "\n".join(lines)
 
 
@@ -187,10 +280,9 @@ def main() -> None:
     """Counts, times and prints; with --out writes model-memory.json to that folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--layers", type=int, default=LAYERS, help=f"blocks of the transformer (default: {LAYERS})")
     parser.add_argument("--out", type=Path, help="folder for model-memory.json")
     options = parser.parse_args()
-    rows = [row for name in options.case for row in counted(CASES[name], options.layers)]
+    rows = [row for name in options.case for row in counted(CASES[name])]
     times = timed()
     print(f"{table(rows)}\n\n{times_table(times)}")
     if options.out is not None:

@@ -29,7 +29,8 @@ class ReinforceConfig(AdapterConfig, StageConfig):
     sampler: how steps are drawn, "flow_sde", or "cps", which keeps the proportion of noise at few steps (figures in
         `stages/flow_sde.py`).
     guidance: scale of classifier-free guidance, 1 for none: the policy is the guided model, in rollouts, ratios and KL.
-        It doubles the evaluations, and what training keeps of them.
+        It doubles the evaluations, and what training keeps of them. As all that defines the policy and its reward, it
+        may not change under --resume.
     shared_start: whether a group starts from the same noise (DanceGRPO, arXiv 2505.07818), so that its rewards differ
         by the trained steps alone.
     reward: a name in `phys4d.rewards.registry`.

@@ -14,11 +14,10 @@ from torch import Tensor
 from torchvision.models import optical_flow
 
 from phys4d.engine.config import Config
-from phys4d.engine.errors import UserError
 from phys4d.teachers.both_ways import both_ways
 from phys4d.teachers.interface import TeacherSpec, default_device
 from phys4d.teachers.pairs import SMALLEST, enlargement, over_pairs
-from phys4d.teachers.weight_files import PICKLED, SAFETENSORS, fill, read_tensors, sha256
+from phys4d.teachers.weight_files import PICKLED, SAFETENSORS, check_file, fill, read_tensors, sha256
 
 _STRIDE = 8  # of the features: sides must be multiples of it
 _FILES = "a file that torchvision publishes, such as raft_large_C_T_SKHT_V2-ff5fadd5.pth, or its tensors as safetensors"
@@ -49,10 +48,7 @@ class RAFTFlow:
 
     def __init__(self, config: RAFTConfig) -> None:
         self.config, self.device = config, default_device()
-        if config.weights.suffix not in (*SAFETENSORS, *PICKLED):
-            raise UserError(f"{config.weights}: flow.weights names a .pth or .safetensors file: {_FILES}")
-        if not config.weights.is_file():
-            raise UserError(f"{config.weights}: no such file: put there {_FILES}")
+        check_file(config.weights, (*PICKLED, *SAFETENSORS), "flow.weights", _FILES)
         self._one_thread = threading.Lock()
 
     def prepare(self) -> None:

@@ -10,12 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from phys4d.engine.config import Config
-from phys4d.engine.errors import UserError
 from phys4d.teachers.both_ways import confirmed, no_flow
 from phys4d.teachers.interface import TeacherSpec, default_device
 from phys4d.teachers.pairs import SMALLEST, enlargement, over_pairs
 from phys4d.teachers.sea_raft_network import SEARAFT
-from phys4d.teachers.weight_files import PICKLED, SAFETENSORS, conversion, fill, read_tensors, sha256
+from phys4d.teachers.weight_files import SAFETENSORS, check_file, fill, read_tensors, sha256
 
 _FILES = "a file that its authors publish, such as the model.safetensors of Tartan-C-T-TSKH-spring540x960-M"
 _OF_RESNET34 = "fnet.layer3.5."
@@ -50,13 +49,8 @@ class SEARAFTFlow:
     title = "SEA-RAFT"
 
     def __init__(self, config: SEARAFTConfig) -> None:
-        self.config, self.device, file = config, default_device(), config.weights
-        if not file.is_file():
-            raise UserError(f"{file}: no such file: put there {_FILES}")
-        if file.suffix in PICKLED:
-            raise UserError(f"{file}: is no safetensors file: convert it: {conversion(file)}")
-        if file.suffix not in SAFETENSORS:
-            raise UserError(f"{file}: flow.weights names a .safetensors file: {_FILES}")
+        self.config, self.device = config, default_device()
+        check_file(config.weights, SAFETENSORS, "flow.weights", _FILES)
         self._one_thread = threading.Lock()
 
     def prepare(self) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -25,6 +25,20 @@ def conversion(file: Path) -> str:
         f"w = torch.load('{file}', map_location='cpu', weights_only=True); "
         f"s.save_file({{k: v.clone() for k, v in w.items()}}, '{file.with_suffix('.safetensors')}')\""
     )
+
+
+def check_file(file: Path, endings: Sequence[str], key: str, expected: str) -> None:
+    """UserError unless a file of weights is there, with one of these endings.
+
+    file: the file. endings: of `SAFETENSORS` and `PICKLED`. key: of the configuration that names it. expected: what it
+    should be, for messages.
+    """
+    if file.suffix in PICKLED and file.suffix not in endings and file.is_file():
+        raise UserError(f"{file}: is no safetensors file: convert it: {conversion(file)}")
+    if file.suffix not in endings:
+        raise UserError(f"{file}: {key} names a {' or '.join(endings)} file: {expected}")
+    if not file.is_file():
+        raise UserError(f"{file}: no such file: put there {expected}")
 
 
 def read_tensors(file: Path, expected: str) -> dict[str, Tensor]:

@@ -30,6 +30,8 @@ STAND_INS = {
         ("cogvideox-5b", 8, (1, 8, 1)),
         ("cogvideox-5b-long-clips", 8, (1, 1, 8)),
         ("opensora-1.2", 8, (1, 8, 1)),
+        ("wan2.1-1.3b", 1, (1, 1, 1)),
+        ("wan2.1-14b", 8, (1, 8, 1)),
         ("wan2.2-5b-8-nodes", 64, (8, 8, 1)),
         ("wan2.2-5b-long-clips", 8, (1, 1, 8)),
     ],

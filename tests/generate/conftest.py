@@ -4,25 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.models import folder
 from phys4d.models.config import ModelConfig
 from phys4d.models.heads import HeadConfig
-from phys4d.models.lora import add_adapter
 from phys4d.models.placement import place
-from phys4d.models.world import WorldModel, create_model
-
-
-def disturb(model: WorldModel, name: str, seed: int = 0) -> None:
-    """Gives a new LoRA an effect."""
-    noise = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for key, parameter in model.backbone.transformer.named_parameters():
-            if f"lora_B.{name}." in key:
-                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=noise))
+from phys4d.models.world import create_model
+from tests.models.trained_lora import add_lora
 
 
 @pytest.fixture(scope="session")
@@ -32,8 +22,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = ModelConfig(width=32, layers=2, taps=(0, 1), heads=HeadConfig(width=8), sampling_steps=2)
     model = create_model(config, 5, 48, 48, seed=0)
     folder.save(model, run / "model-backbone", stage="backbone", base=None)
-    add_adapter(model.backbone.transformer, "finetune", 4, 1, model.backbone.lora_targets)
-    disturb(model, "finetune")
+    add_lora(model, "finetune")
     folder.save(model, run / "model-finetune", stage="finetune", base=run / "model-backbone")
     (run / "config.toml").write_text('stages = ["backbone", "finetune"]\n')
     return run
@@ -46,8 +35,7 @@ def tuned(released: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = ModelConfig(kind="wan", taps=(0, 2), heads=HeadConfig(width=8))
     model = place(folder.released(released, config, (5, 64, 64)).model, Parallel.alone())
     for seed, (name, rank) in enumerate((("finetune", 4), ("reinforce", 2))):
-        add_adapter(model.backbone.transformer, name, rank, seed, model.backbone.lora_targets)
-        disturb(model, name, seed)
+        add_lora(model, name, rank=rank, seed=seed)
         folder.save(model, run / f"model-{name}", stage=name, base=released)
     (run / "config.toml").write_text('stages = ["finetune", "reinforce"]\n')
     return run

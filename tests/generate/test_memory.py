@@ -52,3 +52,10 @@ def test_a_card_of_24_gb_generates_with_the_published_model(capsys: pytest.Captu
     assert main(["generate", "--model", "wan2.2-ti2v-5b", "--dry-run", "--frames", "49", "--size", "480x832"]) == 0
     gib = dict(re.findall(r"--offload (\w+): ([\d.]+)", capsys.readouterr().out))
     assert gib == {"none": "20.3", "parts": "10.9", "blocks": "10.9"}
+
+
+@pytest.mark.slow
+def test_a_card_of_24_gb_generates_with_cogvideox(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--model", "cogvideox-5b", "--dry-run", "--frames", "49", "--size", "480x720"]) == 0
+    gib = dict(re.findall(r"--offload (\w+): ([\d.]+)", capsys.readouterr().out))
+    assert gib == {"none": "26.1", "parts": "15.8", "blocks": "15.8"}

@@ -1,6 +1,7 @@
 """A dataset small enough to train on in a test: squares that slide over a wall, with exact truth."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils import cpp_extension
 
 from phys4d.cli import main
 from phys4d.engine.data.clip import blob, video
 from phys4d.engine.data.files.shards import ShardWriter
 from tests.stages.released_run import run_text
 
+HERE = Path(__file__).parent
 torch.set_num_threads(1)  # as in sessions.py: weights are compared bit by bit, and sums depend on it
 STAGES = ["backbone", "pretrain", "finetune", "reinforce"]
 RUN = """
@@ -222,3 +225,21 @@ def session() -> Iterator[Callable[..., dict[str, Any]]]:
 
         yield run
         server.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def on_device(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """Runs a `phys4d` command on the stand-in device, which it compiles first."""
+    library = tmp_path_factory.mktemp("device") / "stand_in.so"
+    include = [f"-I{path}" for path in cpp_extension.include_paths()]
+    link = [word for path in cpp_extension.library_paths() for word in (f"-L{path}", f"-Wl,-rpath,{path}")]
+    command = ["c++", "-std=c++20", "-O0", "-shared", "-fPIC", *include, HERE / "stand_in.cpp", *link]
+    subprocess.run([*map(str, command), "-ltorch_cpu", "-lc10", "-o", str(library)], check=True)
+
+    def run(*arguments: object) -> None:
+        program = [sys.executable, HERE / "stand_in.py", library, *arguments]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*map(str, program)], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return run

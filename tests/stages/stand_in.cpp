@@ -234,6 +234,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("convolution_overrideable", &convolution);
   m.impl("convolution_backward_overrideable", &convolution_backward);
   m.impl("_local_scalar_dense", &item);
+  // torch would compute it by views, of channels-last tensors, which these do not allow; a GPU has a kernel
+  m.impl("native_group_norm", torch::CppFunction::makeFromBoxedFunction<&on_cpu>());
 }
 
 namespace {

@@ -1,41 +1,18 @@
 """The whole program on another device type: nothing of the model stays on the CPU, and the figures are the CPU's."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.utils import cpp_extension
 
 from phys4d.cli import main
 from tests.engine.reproducible import reproducible
 
-HERE = Path(__file__).parent
 STAGES = ["backbone", "pretrain", "finetune", "reinforce"]
 OnDevice = Callable[..., None]
-
-
-@pytest.fixture(scope="session")
-def on_device(tmp_path_factory: pytest.TempPathFactory) -> OnDevice:
-    """Runs a `phys4d` command on the stand-in device, which it compiles first."""
-    library = tmp_path_factory.mktemp("device") / "stand_in.so"
-    include = [f"-I{path}" for path in cpp_extension.include_paths()]
-    link = [word for path in cpp_extension.library_paths() for word in (f"-L{path}", f"-Wl,-rpath,{path}")]
-    command = ["c++", "-std=c++20", "-O0", "-shared", "-fPIC", *include, HERE / "stand_in.cpp", *link]
-    subprocess.run([*map(str, command), "-ltorch_cpu", "-lc10", "-o", str(library)], check=True)
-
-    def run(*arguments: object) -> None:
-        program = [sys.executable, HERE / "stand_in.py", library, *arguments]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run([*map(str, program)], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-
-    return run
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:

@@ -160,9 +160,13 @@ def test_a_folder_that_holds_a_run(refused: Refused, write_run: WriteRun, clips:
     out = tmp_path / "out"
     line = f"{out}: holds a run already: --resume goes on with it, or choose a new folder"
     assert refused(clips, stages=ALL[:1]) == line
-    line = f"{out}/config.toml: the run was started with another configuration: finetune.rank: 2 -> 4: resume with the"
     again = ("--resume",)
-    assert refused(clips, "finetune.rank=4", stages=ALL[:1], words=again) == f"{line} old one or start a new folder"
+    for change, shown in (
+        ("finetune.rank=4", "finetune.rank: 2 -> 4"),
+        ("reinforce.guidance=2", "reinforce.guidance: 1.0 -> 2.0"),  # the policy is the guided model
+    ):
+        line = f"{out}/config.toml: the run was started with another configuration: {shown}: resume with the old one"
+        assert refused(clips, change, stages=ALL[:1], words=again) == f"{line} or start a new folder"
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == files
     with Run.create(out, load_toml(run, RunConfig), resume=True):
         line = f"{out}: another process is using this folder: wait or choose another"

@@ -102,7 +102,7 @@ def test_damaged_hostile_and_foreign_files_are_refused(
     assert not (tmp_path / "executed").exists()
     with pytest.raises(UserError, match=r"raft\.safetensors: holds no weights of RAFT \(.*bias"):
         raft({"mask_predictor.x": torch.zeros(1)})
-    for name, message in (("gone.pth", "no such file"), ("raft.onnx", r"names a \.pth or \.safetensors file")):
+    for name, message in (("gone.pth", "no such file"), ("raft.onnx", r"names a \.pth or \.pt or \.safetensors file")):
         with pytest.raises(UserError, match=message):
             spec.teacher(spec.config(weights=tmp_path / name))
 

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from phys4d.models.base_weights import without_weights
 from phys4d.models.cogvideox.backbone import CogVideoXBackbone
 from phys4d.models.cogvideox.codec import CogVideoXCodec
+from phys4d.models.cogvideox.layers import in_less_memory
 from phys4d.models.cogvideox.process import BETAS, SNR_SHIFT, Process
 from phys4d.models.cogvideox.published import STEPS, TAKEN, published_noise, size_check, token_stride
 from phys4d.models.diffusers_folder import read_config
@@ -50,7 +51,8 @@ def bare(settings: Settings, source: Published) -> Bare:
         with without_weights():
             network = CogVideoXTransformer3DModel.from_config(transformer | {"num_layers": layers}).float()
             codec = CogVideoXCodec(vae, image_apart=network.config.in_channels > network.config.out_channels)
-            codec._modules["vae"] = AutoencoderKLCogVideoX.from_config(vae).eval().requires_grad_(False)
+            autoencoder = AutoencoderKLCogVideoX.from_config(vae).eval().requires_grad_(False)
+            codec._modules["vae"] = in_less_memory(autoencoder)
         return Parts(CogVideoXBackbone(network, taps, Process(*noise), codec.image_scale), codec, encoder())
 
     return Bare(

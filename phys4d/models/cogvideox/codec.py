@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from phys4d.models.cogvideox.layers import in_less_memory
 from phys4d.models.headers import read_json
 from phys4d.models.interface import Codec, check_clip
 from phys4d.models.progress_bars import without_progress_bars
 
 FRAMES = 8  # of a clip, beyond the first: pairs of latent frames are decoded together
+TILE = (240, 360)  # pixels, of the published autoencoder: sixths and fifths of them, which overlap, are whole latents
 
 
 class CogVideoXCodec(nn.Module, Codec):
@@ -21,7 +23,8 @@ class CogVideoXCodec(nn.Module, Codec):
 
     It encodes 8 frames at once, 9 at the beginning, and decodes 2 latent frames at once, 3 at the beginning. An even
     number of latent frames would be decoded to four frames each, the first one included, so clips of 1 + 8k frames are
-    taken.
+    taken. These are the chunks of the published model, whose norms are over all frames of one. Within a chunk, layers
+    are evaluated in less memory than diffusers takes (`layers.in_less_memory`), which changes rounding alone.
 
     source: its folder, or, for a codec whose weights are set and not read, the table of its config.json. image_apart:
     whether the transformer reads the latent of an image (I2V); the frames behind the first have a part in the first
@@ -35,7 +38,7 @@ class CogVideoXCodec(nn.Module, Codec):
         with torch.device("meta"):  # for the defaults of what the configuration leaves out
             table = source if isinstance(source, dict) else read_json(source / "config.json")
             config = AutoencoderKLCogVideoX.from_config(table).config
-        self.source, self.image_apart = source, image_apart
+        self.source, self.image_apart, self.tiled = source, image_apart, False
         self.channels = config.latent_channels
         self.temporal_stride = int(config.temporal_compression_ratio)
         self.spatial_stride = 2 ** (len(config.block_out_channels) - 1)
@@ -57,7 +60,7 @@ class CogVideoXCodec(nn.Module, Codec):
                 vae = AutoencoderKLCogVideoX.from_pretrained(
                     self.source, torch_dtype=torch.float32, use_safetensors=True
                 )
-            self._modules["vae"] = vae.to(self.place.device).eval().requires_grad_(False)
+            self._modules["vae"] = in_less_memory(vae).to(self.place.device).eval().requires_grad_(False)
         return self._modules["vae"]
 
     @property
@@ -72,9 +75,21 @@ class CogVideoXCodec(nn.Module, Codec):
         check_clip(video, (FRAMES, self.spatial_stride, self.spatial_stride))
         return self.scaling * self.vae.encode(video).latent_dist.mode()
 
+    def use_tiling(self) -> None:
+        """From here on `decode` takes tiles of `TILE` pixels, which overlap by a sixth and a fifth, and blends them.
+
+        That is not exact: a norm is over the pixels of a tile, in place of those of whole frames.
+        """
+        self.tiled = True
+
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents -> [B, 3, T, H, W]; ValueError for an even number of latent frames."""
         if latents.shape[2] % 2 == 0:
             raise ValueError(f"{latents.shape[2]} latent frames: CogVideoX decodes an odd number, clips of 1 + 8k")
-        return self.vae.decode(latents / self.scaling).sample
+        if self.tiled:
+            self.vae.enable_tiling(*TILE)
+        try:
+            return self.vae.decode(latents / self.scaling).sample
+        finally:
+            self.vae.disable_tiling()

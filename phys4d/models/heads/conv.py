@@ -8,21 +8,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phys4d.models.heads.chunks import in_chunks
+from phys4d.models.heads.convolved import ConvolvedHead
 from phys4d.models.heads.modulation import TimestepModulation
 from phys4d.models.heads.residual import ResidualUnit
-from phys4d.models.heads.tokens import at_size, latent_frames, rows_of, token_side
-from phys4d.models.initial import draw_layers
+from phys4d.models.heads.tokens import latent_frames, rows_of, token_side
 from phys4d.models.interface import Grid
 
 
-class ConvHead(nn.Module):
+class ConvHead(ConvolvedHead):
     """Every tapped layer projected, summed, spread over a token's frames, then doubled in size and thinned by
     convolutions, with a residual unit at each size between the tokens' and the pixels'.
 
     The backbone's patches are 2 x 2 latents, so the first doubling reaches the latents' resolution; there the noisy
-    latents join as the finest layer, since tokens that predict a video need not keep where its edges are. A
-    learned embedding says where in the image a token lies: rotary positions do not, and depth depends on it.
-    Activations are channels-last, as tokens are. Latent frames are computed in chunks (`chunks.in_chunks`).
+    latents join as the finest layer, since tokens that predict a video need not keep where its edges are. Activations
+    are channels-last, as tokens are. Latent frames are computed in chunks (`chunks.in_chunks`).
     """
 
     def __init__(self, hidden: int, taps: int, latents: int, channels: int, grid: Grid, width: int) -> None:
@@ -31,21 +30,11 @@ class ConvHead(nn.Module):
         self.grid, self.width = grid, width
         self.modulations = nn.ModuleList(TimestepModulation(hidden) for _ in range(taps))
         self.projections = nn.ModuleList(nn.Linear(hidden, 2 * width * st) for _ in range(taps))
-        self.place = nn.Parameter(torch.zeros(*grid.tokens[1:], 2 * width))
+        self.lay_out(grid, 2 * width)
         self.edges = nn.Conv3d(latents, width * st, 1)
         sizes = [2 * width] + [max(8, width >> k) for k in range(side.bit_length() - 2)] + [channels]
         self.doubling = nn.ModuleList(nn.Conv2d(n, 4 * m, 3, padding=1) for n, m in pairwise(sizes))
         self.refining = nn.ModuleList(ResidualUnit(m) for m in sizes[1:-1])
-
-    @torch.no_grad()
-    def draw(self, *key: int | str) -> None:
-        """Initial weights: torch's defaults, a tenth of them in the last layer, keyed by (*key, name)."""
-        draw_layers(self, *key)
-        for modulation in self.modulations:
-            assert isinstance(modulation, TimestepModulation)
-            modulation.reset()
-        for parameter in self.doubling[-1].parameters():
-            parameter.mul_(0.1)
 
     def forward(
         self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor, own: slice | None = None
@@ -70,7 +59,7 @@ class ConvHead(nn.Module):
         layers = zip(self.projections, self.modulations, tapped, strict=True)
         tokens = torch.stack([project(modulate(x, sigma)) for project, modulate, x in layers]).sum(0)
         tokens = self._frames(tokens.view(len(noisy), -1, h, w, st, 2 * self.width), begins)
-        tokens = tokens + at_size(self.place, h, w)
+        tokens = self.placed(tokens)
         edges = self._frames(self.edges(noisy).permute(0, 2, 3, 4, 1).unflatten(-1, (st, self.width)), begins)
         y, batch = tokens.permute(0, 3, 1, 2), len(noisy)
         for k, (convolution, refine) in enumerate(zip(self.doubling[:-1], self.refining, strict=True)):

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phys4d.models.heads.chunks import in_chunks
+from phys4d.models.heads.convolved import ConvolvedHead
 from phys4d.models.heads.modulation import TimestepModulation
 from phys4d.models.heads.residual import ResidualUnit
 from phys4d.models.heads.temporal import TemporalBlock
-from phys4d.models.heads.tokens import at_size, latent_frames, rows_of, token_side
-from phys4d.models.initial import draw_layers
+from phys4d.models.heads.tokens import latent_frames, rows_of, token_side
 from phys4d.models.interface import Grid
 
 LEVELS = 4  # of 1/2, 1, 2 and 4 times the tokens' resolution
@@ -31,14 +31,14 @@ def taps_of_levels(taps: int) -> list[tuple[int, int]]:
     ]
 
 
-class DPTHead(nn.Module):
+class DPTHead(ConvolvedHead):
     """Tapped layers at four resolutions, fused from coarse to fine (DPT, Ranftl et al. 2021), with attention over time
     at the two coarse ones (as in Video Depth Anything, Chen et al. 2025).
 
     Each level takes its tapped layers, projected. At 1/2 and 1 times the tokens' resolution it is of latent frames,
     which attend to each other; at 2 times, the latents' resolution, the noisy latents join as the finest layer; from 4
     times on it is of video frames. Convolutions then double the size down to the pixels, with channels that halve. A
-    learned embedding says where in the image a token lies, as in `ConvHead`.
+    learned embedding says where in the image a token lies (`ConvolvedHead`).
 
     From 2 times on, latent frames are computed in chunks, which the backward pass computes again (`chunks.in_chunks`),
     so that memory does not grow with the length of a clip.
@@ -51,7 +51,7 @@ class DPTHead(nn.Module):
         coarse, fine = 2 * width, max(8, width // 2)
         self.modulations = nn.ModuleList(TimestepModulation(hidden) for _ in range(taps))
         self.projections = nn.ModuleList(nn.Linear(hidden, coarse) for _ in self.pairs)
-        self.place = nn.Parameter(torch.zeros(*grid.tokens[1:], coarse))
+        self.lay_out(grid, coarse)
         self.halving = nn.Conv2d(coarse, coarse, 3, stride=2, padding=1)
         self.reassembling = nn.ModuleList([nn.Linear(coarse, 4 * width), nn.Linear(coarse, 16 * st * fine)])
         self.temporal = nn.ModuleList(TemporalBlock(coarse) for _ in range(2))
@@ -63,16 +63,6 @@ class DPTHead(nn.Module):
         doubling = [(coarse, width), (width, st * fine), *pairwise(rest)]
         self.doubling = nn.ModuleList(nn.Conv2d(n, 4 * m, 3, padding=1) for n, m in doubling)
         self.refining = nn.ModuleList(ResidualUnit(size) for size in rest[1:-1])
-
-    @torch.no_grad()
-    def draw(self, *key: int | str) -> None:
-        """Initial weights: torch's defaults, a tenth of them in the last layer, keyed by (*key, name)."""
-        draw_layers(self, *key)
-        for modulation in self.modulations:
-            assert isinstance(modulation, TimestepModulation)
-            modulation.reset()
-        for parameter in self.doubling[-1].parameters():
-            parameter.mul_(0.1)
 
     def forward(
         self, hidden: tuple[Tensor, ...], noisy: Tensor, sigma: Tensor, own: slice | None = None
@@ -105,11 +95,10 @@ class DPTHead(nn.Module):
     def _mixed(self, half: Tensor, whole: Tensor) -> Tensor:
         """What the two coarse levels take, [B, T', h, w, channels] each -> the same: fused at the tokens' size."""
         batch, _, h, w, _ = whole.shape
-        place = at_size(self.place, h, w)
-        y = self.halving(_as_images(half + place))
+        y = self.halving(_as_images(self.placed(half)))
         y = self.fusing[0](_as_images(self.temporal[0](_as_clips(y, batch))))
         y = F.interpolate(y, (h, w), mode="bilinear", align_corners=False)
-        y = self.fusing[1](y + self.joining[0](_as_images(whole + place)))
+        y = self.fusing[1](y + self.joining[0](_as_images(self.placed(whole))))
         mixed: Tensor = self.temporal[1](_as_clips(y, batch))
         return mixed
 

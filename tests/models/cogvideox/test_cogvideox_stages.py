@@ -13,7 +13,6 @@ from diffusers import CogVideoXTransformer3DModel
 from safetensors.torch import load_file
 
 from phys4d.cli import main
-from phys4d.engine.config import build
 from phys4d.engine.data.clip import blob, video
 from phys4d.engine.data.files.shards import ShardWriter
 from phys4d.engine.distributed.parallel import Parallel
@@ -21,11 +20,9 @@ from phys4d.models import folder
 from phys4d.models.cogvideox.backbone import CogVideoXBackbone
 from phys4d.models.config import ModelConfig
 from phys4d.models.heads import HeadConfig
-from phys4d.models.lora import add_adapter
 from phys4d.models.placement import place
-from phys4d.models.world import WorldModel
-from phys4d.stages.registry import STAGES
-from phys4d.stages.spec import Shares
+from tests.models.by_heart import policy_losses, repeated
+from tests.models.trained_lora import add_lora
 from tests.stages.conftest import enlarged, sliding_square
 from tests.stages.released_run import run_text
 
@@ -163,13 +160,8 @@ def test_a_trained_model_is_read_again_and_its_adapter_gives_a_stock_transformer
 ) -> None:
     config = ModelConfig(kind="cogvideox", taps=(0, 2))
     model = place(folder.released(cogvideox, config, (FRAMES, SIDE, SIDE)).model, Parallel.alone())
-    transformer = model.backbone.transformer
-    add_adapter(transformer, "finetune", rank=4, seed=1, targets=model.backbone.lora_targets)
+    add_lora(model, "finetune")
     draw = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in transformer.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draw))
     folder.save(model, tmp_path / "model-finetune", stage="finetune", base=cogvideox)
     x, first = torch.randn(1, 4, 3, 4, 4, generator=draw), torch.randn(1, 4, 1, 4, 4, generator=draw)
     text, sigma = model.text(["a ball"]), model.backbone.process.table[[400]].float()
@@ -189,28 +181,6 @@ def test_a_trained_model_is_read_again_and_its_adapter_gives_a_stock_transformer
     torch.testing.assert_close(after, ours.velocity, rtol=1e-4, atol=1e-4)
 
 
-def prepared(model: WorldModel, stage: str, settings: dict[str, Any]) -> tuple[Any, torch.optim.Optimizer]:
-    """A stage's objective over the model, and Adam over what it trains."""
-    objective, table = STAGES[stage].objective, build(STAGES[stage].config, settings, stage)
-    objective.prepare(model, table, 0)
-    made = objective(table, model, Parallel.alone(), 0)
-    return made, torch.optim.Adam([p for group in made.parameter_groups() for p in group["params"]], 1e-2)
-
-
-def repeated(model: WorldModel, stage: str, settings: dict[str, Any], updates: int) -> list[float]:
-    """Losses of the first step of a stage, which draws the same clips and the same noise, taken again and again."""
-    made, optimizer = prepared(model, stage, settings)
-
-    def step(losses: Any) -> torch.Tensor:
-        optimizer.zero_grad()
-        for loss in losses:
-            loss().backward()
-        optimizer.step()
-        return torch.zeros(())
-
-    return [float(made.update(0, step)["loss"]) for _ in range(updates)]
-
-
 @pytest.mark.parametrize("cogvideox", ["image"], indirect=True)
 def test_every_phase_learns_a_batch_by_heart(cogvideox: Path, nine_frames: Path) -> None:
     """`reinforce` learns drawn steps: those of one sample become likelier by a fifth, those of the other less so."""
@@ -222,16 +192,5 @@ def test_every_phase_learns_a_batch_by_heart(cogvideox: Path, nine_frames: Path)
     losses = repeated(model, "finetune", data | {"batch": 2, "rank": 8}, 40)
     assert losses[-1] < 0.7 * losses[0]
 
-    settings = {"conditions": 1, "group": 2, "steps": 3, "stochastic_steps": 2, "flow_matching": 0.0, "rank": 8}
-    made, optimizer = prepared(model, "reinforce", data | settings | {"kl": 0.0, "dimensions": 192.0})
-    (samples,) = made._samples(made.clips.batch(1, Parallel.alone(), 0, "reinforce", 0, pixels=True))
-    _, transitions = made._rollout(samples)
-    losses = []
-    for _ in range(20):
-        optimizer.zero_grad()
-        advantage = torch.tensor([1.0, -1.0])
-        loss = sum(made._policy_loss(t, samples, advantage, [], Shares()) for t in transitions) / 2
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss))
+    losses = policy_losses(model, data, 20)
     assert losses[0] == pytest.approx(0, abs=1e-4) and losses[-1] < -0.15

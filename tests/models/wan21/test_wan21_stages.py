@@ -17,10 +17,10 @@ from phys4d.engine.distributed.parallel import Parallel
 from phys4d.models import folder
 from phys4d.models.config import ModelConfig
 from phys4d.models.heads import HeadConfig
-from phys4d.models.lora import add_adapter
 from phys4d.models.placement import place
-from phys4d.stages.spec import Shares
-from tests.models.cogvideox.test_cogvideox_stages import prepared, repeated, weights
+from tests.models.by_heart import policy_losses, repeated
+from tests.models.cogvideox.test_cogvideox_stages import weights
+from tests.models.trained_lora import add_lora
 from tests.models.wan21.test_wan21_backbone import pipeline
 from tests.stages.released_run import run_text
 
@@ -99,32 +99,15 @@ def test_every_phase_learns_a_batch_by_heart(wan21: Path, clips: Path) -> None:
     losses = repeated(model, "finetune", data | {"batch": 2, "rank": 8}, 20)
     assert losses[-1] < 0.85 * losses[0]
 
-    settings = {"conditions": 1, "group": 2, "steps": 3, "stochastic_steps": 2, "flow_matching": 0.0, "rank": 8}
-    made, optimizer = prepared(model, "reinforce", data | settings | {"kl": 0.0, "dimensions": 192.0})
-    (samples,) = made._samples(made.clips.batch(1, Parallel.alone(), 0, "reinforce", 0, pixels=True))
-    _, transitions = made._rollout(samples)
-    losses = []
-    for _ in range(15):
-        optimizer.zero_grad()
-        advantage = torch.tensor([1.0, -1.0])
-        loss = sum(made._policy_loss(t, samples, advantage, [], Shares()) for t in transitions) / 2
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss))
+    losses = policy_losses(model, data, 15)
     assert losses[0] == pytest.approx(0, abs=1e-4) and losses[-1] < -0.1
 
 
 def test_a_trained_model_is_read_again_and_gives_a_stock_pipeline_our_video(wan21: Path, tmp_path: Path) -> None:
-    """With the adapter loaded by diffusers, and with the weights that `phys4d export` merged."""
+    """With the adapter loaded by diffusers, in its own layout and in that of ComfyUI, and with merged weights."""
     config = ModelConfig(kind="wan21", taps=(0, 2))
     model = place(folder.released(wan21, config, (FRAMES, SIDE, SIDE)).model, Parallel.alone())
-    transformer = model.backbone.transformer
-    add_adapter(transformer, "finetune", rank=4, seed=1, targets=model.backbone.lora_targets)
-    draw = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in transformer.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draw))
+    add_lora(model, "finetune")
     folder.save(model, tmp_path / "model-finetune", stage="finetune", base=wan21)
     picture = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
     image = {"image": Image.fromarray(picture)} if model.codec.image_apart else {}
@@ -143,8 +126,12 @@ def test_a_trained_model_is_read_again_and_gives_a_stock_pipeline_our_video(wan2
     after = video(stock)
     assert (after - before).abs().max() > 1e-3
     torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-4)
-    words = ["export", str(tmp_path / "model-finetune"), "--out", str(tmp_path / "merged"), "--merged"]
-    assert main(words) == 0
+    words = ["export", str(tmp_path / "model-finetune"), "--out"]
+    assert main([*words, str(tmp_path / "comfyui"), "--layout", "comfyui"]) == 0
+    stock = pipeline(wan21)
+    stock.load_lora_weights(str(tmp_path / "comfyui"), weight_name="lora.safetensors")
+    torch.testing.assert_close(video(stock), expected, rtol=1e-4, atol=1e-4)
+    assert main([*words, str(tmp_path / "merged"), "--merged"]) == 0
     merged = WanTransformer3DModel.from_pretrained(tmp_path / "merged" / "transformer")
     torch.testing.assert_close(video(pipeline(wan21, merged)), expected, rtol=1e-4, atol=1e-4)
 
