@@ -29,6 +29,7 @@ def add_simulate(commands: Commands) -> None:
     simulate.add_argument(
         "--looks", default="varied", help="varied backdrops, lights and soft shadows (default), or plain"
     )
+    simulate.add_argument("--lens", default="varied", help="fields of view of 30 to 70 degrees (default), or fixed")
     simulate.add_argument("--size", default="48x48", metavar="HxW", help="pixels, or one number (default: 48x48)")
     simulate.add_argument("--frames", type=int, default=17)
     simulate.add_argument("--fps", type=int, default=24)
@@ -64,7 +65,8 @@ def _simulate(options: argparse.Namespace) -> int:
         raise UserError(f"--size {options.size}: expected HEIGHTxWIDTH in pixels, such as 48x48")
     values = {
         "clips": options.clips, "size": (int(height), int(width)), "frames": options.frames, "fps": options.fps,
-        "seed": options.seed, "truth": not options.no_truth, "camera": options.camera, "looks": options.looks,
+        "seed": options.seed, "truth": not options.no_truth, "camera": options.camera,
+        "looks": options.looks, "lens": options.lens,
         "pixel_format": options.pixel_format, "on_refused": options.on_refused,
     }  # fmt: skip
     if options.family:

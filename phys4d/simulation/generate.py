@@ -27,7 +27,14 @@ from phys4d.simulation.categories import CATEGORIES, FAMILIES
 from phys4d.simulation.clip import measure, render
 from phys4d.simulation.distributed import ProcessRank, RankFiles
 from phys4d.simulation.metadata import clip_metadata
-from phys4d.simulation.rejection_sampling import CameraMotion, Looks, NoUsableScene, SampledScene, sample_usable_scene
+from phys4d.simulation.rejection_sampling import (
+    CameraMotion,
+    Lens,
+    Looks,
+    NoUsableScene,
+    SampledScene,
+    sample_usable_scene,
+)
 from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.summary import Summary
 from phys4d.simulation.worker_processes import end_with_parent, one_thread_each
@@ -52,6 +59,7 @@ class SimulateConfig(Config):
     camera: "static", or "moving" along a path that the caption states.
     looks: "varied" samples floors, walls, lights and soft shadows; "plain" is a checkered floor, a bare wall and one
         white light with sharp shadows.
+    lens: "varied" samples fields of view from 30 to 70 degrees across the smaller side; "fixed" is one of 45.
     pixel_format: chroma format of the mp4, see `engine.data.clip.video.encode_mp4`.
     on_refused: "stop" at a clip of which no sample is usable, or "skip" it and count it; the others keep their bytes.
     """
@@ -66,6 +74,7 @@ class SimulateConfig(Config):
     truth: bool = True
     camera: CameraMotion = "static"
     looks: Looks = "varied"
+    lens: Lens = "varied"
     pixel_format: video.PixelFormat = "yuv444p"
     on_refused: Literal["stop", "skip"] = "stop"
 
@@ -229,7 +238,7 @@ def sample_scene(config: SimulateConfig, index: int) -> SampledScene:
     """The accepted scene of clip `index` and its motion."""
     return sample_usable_scene(
         config.family(index), config.seed, index, frames=config.frames, fps=config.fps,
-        detail=detail(*config.size), camera=config.camera, looks=config.looks,
+        detail=detail(*config.size), camera=config.camera, looks=config.looks, lens=config.lens,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ from phys4d.engine.errors import UserError
 from phys4d.simulation.categories import FAMILIES
 from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.scene import Scene, Unstable, Unusable
+from phys4d.simulation.scenery import sampling
 from phys4d.simulation.scenery.free_camera import check_camera_is_free, check_camera_keeps_off, with_free_path
 from phys4d.simulation.scenery.looks import varied
 
@@ -23,6 +24,7 @@ class NoUsableScene(UserError):
 
 CameraMotion = Literal["static", "moving"]
 Looks = Literal["plain", "varied"]
+Lens = Literal["fixed", "varied"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class SampledScene:
 
 
 def sample_usable_scene(
-    family: str, seed: int, index: int, *, frames: int, fps: float, detail: int, camera: CameraMotion, looks: Looks
-) -> SampledScene:
+    family: str, seed: int, index: int, *, frames: int, fps: float, detail: int, camera: CameraMotion, looks: Looks,
+    lens: Lens,
+) -> SampledScene:  # fmt: skip
     """Samples scenes until one is accepted; the result depends on family, seed, index and settings only.
 
     family: name in `categories.FAMILIES`.
@@ -54,6 +57,7 @@ def sample_usable_scene(
     detail: subdivision level of round shapes, see `shapes.mesh`.
     camera: "static" or "moving".
     looks: "plain" or "varied".
+    lens: "fixed" or "varied".
 
     Raises NoUsableScene if all ATTEMPTS samples are rejected.
     """
@@ -61,7 +65,7 @@ def sample_usable_scene(
     redrawn: Counter[str] = Counter()
     for attempt in range(ATTEMPTS):
         try:
-            scene = _sample_scene(family, seed, index, attempt, camera, looks, frames / fps)
+            scene = _sample_scene(family, seed, index, attempt, camera, looks, lens, frames / fps)
             if scene.badly_framed():
                 raise Unusable("badly framed")
             check_camera_is_free(scene, scene.view.camera(frames, 1, 1, fps))
@@ -81,12 +85,15 @@ def sample_usable_scene(
 
 
 def _sample_scene(
-    family: str, seed: int, index: int, attempt: int, camera: CameraMotion, looks: Looks, seconds: float
-) -> Scene:
+    family: str, seed: int, index: int, attempt: int, camera: CameraMotion, looks: Looks, lens: Lens,
+    seconds: float,
+) -> Scene:  # fmt: skip
     """Samples one scene. Later events, looks and camera use random generators of their own, so that they do not change
     the event.
     """
     scene = FAMILIES[family](keyed_rng(seed, index, attempt))
+    if lens == "fixed":
+        scene = replace(scene, view=sampling.with_usual_lens(scene.view))
     scene = scene.lasting(seconds, keyed_rng(seed, index, attempt, "later"))
     if looks == "varied":
         scene = varied(scene, keyed_rng(seed, index, attempt, "looks"))

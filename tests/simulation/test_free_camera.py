@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from phys4d.simulation.categories import FAMILIES
 from phys4d.simulation.clip import measure
 from phys4d.simulation.generate import SimulateConfig, sample_scene
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
@@ -104,3 +105,17 @@ def test_a_room_is_closed() -> None:
     assert room.clearance(np.array([[0, 0, 1.0], [0, 1.4, 1.0], [-4.0, 0, 1], [0, 0, 2.9]])) == pytest.approx(
         [1.0, -0.1, -1.0, -0.1]
     )
+
+
+def test_a_fixed_lens_sees_45_degrees_along_the_same_line() -> None:
+    for index in range(4):
+        wide = FAMILIES["ramp"](keyed_rng(3, index, 0)).view
+        usual = sampling.with_usual_lens(wide)
+        assert usual.fov == 45.0 and usual.target == wide.target and wide.fov != 45.0
+        before, after = (np.subtract(seen.eye, seen.target) for seen in (wide, usual))
+        assert np.cross(before, after) == pytest.approx([0, 0, 0], abs=1e-12) and before @ after > 0
+        if wide.fov < 45.0:  # a long lens keeps the size of the scene in the image
+            opening = np.tan(np.deg2rad(wide.fov) / 2) / np.tan(np.deg2rad(45.0) / 2)
+            assert np.linalg.norm(after) == pytest.approx(np.linalg.norm(before) * opening, rel=1e-9)
+        config = SimulateConfig(families=("ramp",), seed=3, frames=9, looks="plain", lens="fixed")
+        assert sample_scene(config, index).scene.view.fov == 45.0

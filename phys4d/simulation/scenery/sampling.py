@@ -36,13 +36,25 @@ def view(
     away, up = rng.uniform(*distance), rng.uniform(*height) - target_height
     more = _further(away)
     fov, raised = more.uniform(*FOV), more.uniform(*RAISED)
-    ratio = np.tan(np.deg2rad(USUAL_FOV) / 2) / np.tan(np.deg2rad(fov) / 2)
-    # A wide lens at the same size in the image would stand inside the scene.
-    reach = np.hypot(away, up) * (ratio if ratio > 1 else ratio**WIDE)
+    reach = np.hypot(away, up) * _reach(fov)
     pitch = min(np.arctan2(up, away) * raised, STEEPEST)
     level = reach * np.cos(pitch)
     eye = (level * np.sin(azimuth), TARGET[1] - level * np.cos(azimuth), target_height + reach * np.sin(pitch))
     return View((float(eye[0]), float(eye[1]), float(eye[2])), (TARGET[0], TARGET[1], target_height), float(fov))
+
+
+def with_usual_lens(seen: View) -> View:
+    """A sampled view with a field of view of USUAL_FOV, from the distance that was sampled for it."""
+    eye, target = np.array(seen.eye), np.array(seen.target)
+    x, y, z = target + (eye - target) / _reach(seen.fov)
+    return View((float(x), float(y), float(z)), seen.target, USUAL_FOV)
+
+
+def _reach(fov: float) -> float:
+    """Distance of a camera with this field of view over that with USUAL_FOV."""
+    ratio = np.tan(np.deg2rad(USUAL_FOV) / 2) / np.tan(np.deg2rad(fov) / 2)
+    # A wide lens at the same size in the image would stand inside the scene.
+    return float(ratio if ratio > 1 else ratio**WIDE)
 
 
 def room(rng: np.random.Generator) -> Room:
