@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -181,8 +181,11 @@ def expected(checkout: Path, python: str) -> dict[str, Any]:
     return found
 
 
-def compare(case: Case, checkout: Path, python: str, workers: int, processes: int) -> dict[str, Any]:
-    """Both programs on the clips of a case: cells that differ, scores, seconds."""
+def compare(case: Case, checkout: Path, python: str, workers: int, processes: Sequence[int]) -> list[dict[str, Any]]:
+    """Both programs on the clips of a case: cells that differ, scores, seconds; a row for each number of processes of
+    the public one, 0 for its default.
+    """
+    rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         benchmark = make_benchmark(folder, case)
@@ -191,16 +194,21 @@ def compare(case: Case, checkout: Path, python: str, workers: int, processes: in
         began = time.perf_counter()
         ours = score_folders([folder / "model"], benchmark, folder / "out", workers=workers, say=lambda line: None)
         seconds = time.perf_counter() - began
-        public = public_scores(benchmark, folder / "model", case, folder / "public.csv", checkout, python, processes)
-        tables = [cells(path.read_text()) for path in (folder / "out" / "model.csv", folder / "public.csv")]
-    pairs = [(a[name], b[name]) for a, b in zip(*tables, strict=True) for name in b]
-    return {
-        **asdict(case), "cells": len(pairs), "different": sum(a != b for a, b in pairs),
-        "original": [ours["model"]["original"], public["original"]],
-        "verified": [ours["model"]["verified"], public["verified"]],
-        "seconds": round(seconds, 2), "public_seconds": round(public["seconds"], 2),
-        "workers": workers, "public_processes": processes,
-    }  # fmt: skip
+        mine = cells((folder / "out" / "model.csv").read_text())
+        for number in processes:
+            table = folder / f"public-{number}.csv"
+            public = public_scores(benchmark, folder / "model", case, table, checkout, python, number)
+            others = cells(table.read_text())
+            pairs = [(a[name], b[name]) for a, b in zip(mine, others, strict=True) for name in b]
+            rows.append({
+                **asdict(case), "cells": len(pairs), "different": sum(a != b for a, b in pairs),
+                "original": [ours["model"]["original"], public["original"]],
+                "verified": [ours["model"]["verified"], public["verified"]],
+                "seconds": round(seconds, 2), "public_seconds": round(public["seconds"], 2),
+                "workers": workers, "public_processes": number,
+            })  # fmt: skip
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -234,16 +242,11 @@ def main() -> int:
     if options.expected is not None:
         results.write(options.expected, {**origin, "cases": expected(options.public, options.python)})
         return 0
-    rows = [compare(case, options.public, options.python, options.workers, 0) for case in CASES]
+    rows = [row for case in CASES for row in compare(case, options.public, options.python, options.workers, [0])]
     if options.clips:
         name, copies = f"{options.clips} clips of 480x832", max(1, options.clips // 9)
         large = Case(name, (480, 832), (480, 832), 16, 3, masks=True, copies=copies)
-        rows += [
-            compare(large, options.public, options.python, options.workers, processes)
-            for processes in (0, options.workers)
-        ]
-    for row in rows:
-        print(json.dumps(row))
+        rows += compare(large, options.public, options.python, options.workers, [0, options.workers])
     if options.out is not None:
         results.write(options.out / "physics-iq.json", {"rows": rows, **origin, "provenance": provenance()})
     same = all(len(set(row[key])) == 1 for row in rows for key in ("original", "verified"))
