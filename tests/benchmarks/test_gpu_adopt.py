@@ -19,7 +19,9 @@ def checkout(tmp_path, monkeypatch) -> Path:
     """A copy of the pages and results that adopting changes."""
     shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "benchmarks" / "results")
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
-    shutil.copy(ROOT / "README.md", tmp_path)
+    for page in {part.page for part in publish.PARTS if not part.page.startswith("docs/")}:
+        (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / page, tmp_path / page)
     monkeypatch.setattr(results, "COMMITTED", tmp_path / "benchmarks" / "results")
     monkeypatch.setattr(publish, "ROOT", tmp_path)
     monkeypatch.setattr(measured, "FOLDER", tmp_path / "tables")

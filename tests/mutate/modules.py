@@ -97,7 +97,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     **{
         f"phys4d/models/heads/{name}.py": tuple(f"{MODELS}/test_{tests}.py" for tests in _HEAD_TESTS)
         for name in (
-            "config", "modulation", "tokens", "residual", "linear", "conv", "temporal", "dpt", "chunks", "geometry",
+            "config", "modulation", "tokens", "residual", "linear", "convolved", "conv", "temporal", "dpt", "chunks",
+            "geometry",
         )
     },
     "phys4d/models/tiny/copying.py": (f"{MODELS}/tiny/test_copying.py",),
