@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 
 from phys4d.engine.distributed.mesh import ParallelConfig
+from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
+from phys4d.models.config import ModelConfig
 from phys4d.models.division import check_division
+from phys4d.models.world import create_model
 
 TOKENS = (3, 2, 2)
 
@@ -35,3 +38,14 @@ def test_others_are_refused_with_the_key(context: int, method: Any, by_frame: bo
     with pytest.raises(UserError) as refusal:
         check_division(ParallelConfig(context=context, context_method=method), 6, TOKENS, by_frame)
     assert str(refusal.value).startswith(f"parallel.context: {said}")
+
+
+def test_a_model_checks_the_ranks_that_divide_its_clips_and_no_others() -> None:
+    """Nine ranks for the eight tokens of a clip: refused where a context group divides them, and only there."""
+    model = create_model(ModelConfig(width=32, layers=1, taps=(0,)), 5, 16, 16, seed=0)
+    parallel = Parallel.alone()
+    parallel.config = ParallelConfig(context=9, context_method="ring")
+    model.use_attention("reference", parallel)  # each rank holds the whole clip
+    parallel.context = Any  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"^parallel\.context: 8 tokens of a clip do not give each of 9 ranks one"):
+        model.use_attention("reference", parallel)

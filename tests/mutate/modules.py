@@ -69,6 +69,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phys4d/models/world.py": (
         f"{OBJECTIVES}/test_backbone_loss.py", f"{OBJECTIVES}/test_pretrain_loss.py",
         f"{OBJECTIVES}/test_reinforce_loss.py", f"{MODELS}/test_flow_matching.py",
+        f"{MODELS}/test_division.py",
     ),
     "phys4d/models/config.py": (f"{MODELS}/test_model_settings.py",),
     "phys4d/models/initial.py": (f"{MODELS}/test_initial.py",),
