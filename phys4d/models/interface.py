@@ -129,7 +129,8 @@ def cached_shape(codec: Codec, size: tuple[int, int, int]) -> tuple[int, int, in
     """The shape of one clip in `encode_for_cache`."""
     channels, *latents = latent_shape(codec, size)
     frames, height, width = latents
-    return channels, frames + (codec.image_frames((frames, height, width)) if codec.image_apart else 0), height, width
+    behind = codec.image_frames((frames, height, width)) if codec.image_apart else 0
+    return channels, frames + behind, height, width
 
 
 def check_clip(video: Tensor, stride: tuple[int, int, int]) -> None:

@@ -1,5 +1,6 @@
 """The DPT head: its levels by hand, mixing over time, chunks and parts that change nothing, bounded memory."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from phys4d.engine.costs.memory import Peak, uncollected
-from phys4d.models.heads import DPTHead, GeometryHeads, HeadConfig, chunks
+from phys4d.kernels.elementwise import Rope
+from phys4d.models.heads import DPTHead, GeometryHeads, HeadConfig, chunks, temporal
 from phys4d.models.heads.dpt import taps_of_levels
 from phys4d.models.heads.temporal import TemporalBlock
 from phys4d.models.interface import Grid
@@ -69,6 +71,25 @@ def test_attention_over_time_by_hand() -> None:
     torch.testing.assert_close(out, y, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("width", "dtype", "heads", "table"),
+    [(8, torch.float32, 1, torch.float32), (130, torch.float64, 2, torch.float64)],
+)
+def test_attention_over_time_has_whole_heads_and_a_table_of_its_precision(
+    width: int, dtype: torch.dtype, heads: int, table: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def make(*grid: Any, dtype: torch.dtype, **options: Any) -> Rope:
+        asked.append(dtype)
+        return Rope.make(*grid, dtype=dtype, **options)
+
+    monkeypatch.setattr(temporal, "Rope", SimpleNamespace(make=make))
+    block = TemporalBlock(width).to(dtype)
+    assert block(numbers(1, 2, 1, 1, width).to(dtype)).dtype == dtype
+    assert block.heads == heads and asked == [table]
+
+
 def test_the_levels_by_hand() -> None:
     """Two taps: the deeper one at 1/2 and 1 times the tokens' resolution, the other at 2 and 4 times."""
     head = randomised(DPTHead(16, 2, 5, 3, GRID, 16))
@@ -84,7 +105,9 @@ def test_the_levels_by_hand() -> None:
     def clips(x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1).unflatten(0, (2, 3))
 
-    y = head.temporal[0](clips(head.halving(images(levels[0] + head.place))))
+    halved = F.conv2d(images(levels[0] + head.place), *head.halving.parameters(), stride=2, padding=1)
+    assert head.halving.weight.shape == (32, 32, 3, 3)
+    y = head.temporal[0](clips(halved))
     assert y.shape == (2, 3, 2, 3, 32)
     y = F.interpolate(head.fusing[0](images(y)), (4, 6), mode="bilinear")
     y = images(head.temporal[1](clips(head.fusing[1](y + head.joining[0](images(levels[1] + head.place))))))

@@ -10,7 +10,7 @@ from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.models import folder
 from phys4d.models.config import ModelConfig
-from phys4d.models.lora import adapter_names, add_adapter, without
+from phys4d.models.lora import active_names, adapter_names, add_adapter, without
 from phys4d.models.placement import place
 from phys4d.models.wan.backbone import WanBackbone
 from phys4d.models.world import WorldModel, create_model
@@ -56,6 +56,8 @@ def test_round_trip_with_two_adapters_and_a_base_elsewhere(tmp_path: Path) -> No
     torch.testing.assert_close(velocity(loaded.model), both)
     with without(loaded.model.backbone.transformer, "reinforce"):
         torch.testing.assert_close(velocity(loaded.model), fine)
+        assert active_names(loaded.model.backbone.transformer) == ("finetune",)
+    assert active_names(loaded.model.backbone.transformer) == ("finetune", "reinforce")
     torch.testing.assert_close(velocity(loaded.model), both)
     for (name, a), (_, b) in zip(
         model.heads.state_dict().items(), loaded.model.heads.state_dict().items(), strict=True

@@ -187,7 +187,7 @@ def test_what_this_project_wrote_before_still_loads(ours: tuple[Path, Tensor], t
     [
         {"r": 4, "lora_alpha": 16, "target_modules": ["to_q", "to_v"]},
         {"r": 4, "lora_alpha": 2, "target_modules": ["ffn.net.0.proj", "proj_out", "time_proj"]},
-        {"r": 4, "lora_alpha": 8, "use_rslora": True, "target_modules": ["to_k", "to_out.0"]},
+        {"r": 6, "lora_alpha": 8, "use_rslora": True, "target_modules": ["to_k", "to_out.0"]},
         {
             "r": 4, "lora_alpha": 8, "target_modules": ["to_q", "ffn.net.2"],
             "rank_pattern": {"blocks.1.attn1.to_q": 2, "ffn.net.2": 3}, "alpha_pattern": {"ffn.net.2": 12},

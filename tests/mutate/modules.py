@@ -3,7 +3,7 @@
 STAGES, MODELS = "tests/stages", "tests/models"
 OBJECTIVES, GEOMETRY = f"{STAGES}/objectives", "tests/kernels/geometry"
 DATA = "tests/engine/data"
-_HEAD_TESTS = ("heads_by_hand", "heads", "dpt_head")
+_HEAD_TESTS = ("heads_by_hand", "heads", "dpt_head", "divided_heads")
 WAN, ATTENTION, ELEMENTWISE = f"{MODELS}/wan", "tests/kernels/attention", "tests/kernels/elementwise"
 
 MODULES: dict[str, tuple[str, ...]] = {
@@ -103,7 +103,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         )
     },
     "phys4d/models/tiny/copying.py": (f"{MODELS}/tiny/test_copying.py",),
-    "phys4d/models/tiny/haar.py": (f"{MODELS}/tiny/test_haar.py",),
+    "phys4d/models/tiny/haar.py": (f"{MODELS}/tiny/test_haar.py", f"{MODELS}/test_clip_sizes.py"),
     "phys4d/models/lora.py": (
         f"{MODELS}/test_lora_configuration.py", f"{MODELS}/test_lora_files.py", f"{MODELS}/test_initial.py",
         f"{MODELS}/test_folder.py",

@@ -71,7 +71,8 @@ class DPTHead(ConvolvedHead):
 
         The coarse levels are computed for all latent frames, which see each other, and the finer ones for `own`.
         """
-        (h, w), count, own = rows_of(hidden, noisy), noisy.shape[2], own or slice(0, noisy.shape[2])
+        (h, w), count = rows_of(hidden, noisy), noisy.shape[2]
+        own = own or slice(0, count)
         st, side, _ = self.grid.token_stride
         pixels = st * h * w * side**2
         tapped = [latent_frames(x, count, None) for x in hidden]
