@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from phys4d.engine.errors import UserError
+
 _BUDGET = 0.5
 _GRAPHS = 128  # that blocks of equal code may have: about 7 for each size of clips
 
@@ -18,9 +20,9 @@ def compile_blocks(blocks: Sequence[nn.Module], mode: str, *, by_size: bool = Fa
     by_size: whether each size of clips is compiled for itself, as blocks need that exchange tokens with other ranks:
         what they send has to be known; otherwise what is compiled at a second size serves all further ones.
 
-    Nothing falls back to eager code: what cannot be compiled, or is compiled again and again, raises UncompiledBlock,
-    which names the block. Call it before `checkpoint_activations`, whose "full" and "every_N" stand around a compiled
-    block.
+    Nothing falls back to eager code: what cannot be compiled raises UncompiledBlock, which names the block, and clips of
+    too many sizes UserError. Call it before `checkpoint_activations`, whose "full" and "every_N" stand around a
+    compiled block.
     """
     if mode == "selective":
         torch._functorch.config.activation_memory_budget = _BUDGET
@@ -32,7 +34,7 @@ def compile_blocks(blocks: Sequence[nn.Module], mode: str, *, by_size: bool = Fa
 
 
 class UncompiledBlock(RuntimeError):
-    """A block that torch.compile cannot compile whole, or would compile again and again."""
+    """A block that torch.compile cannot compile whole."""
 
 
 class Compiled:
@@ -45,10 +47,16 @@ class Compiled:
         try:
             return self._compiled(*arguments, **options)
         except torch._dynamo.exc.TorchDynamoException as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UncompiledBlock(f"compile: block {self.number} cannot be compiled whole: {reason}") from error
+            raise UncompiledBlock(f"compile: block {self.number} cannot be compiled whole: {_reason(error)}") from error
         except torch._dynamo.exc.FailOnRecompileLimitHit as error:
-            raise UncompiledBlock(
+            raise UserError(
                 f"compile: block {self.number} was compiled {torch._dynamo.config.recompile_limit} times, for clips of "
-                "too many sizes: take fewer, or leave out `compile`"
+                "too many sizes: take clips of fewer sizes, or compile = false"
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What torch.compile says is wrong and where, without its advice, on one line."""
+    lines = (line.strip() for line in str(error).splitlines())
+    said = [line for line in lines if not line.startswith(("Explanation:", "Hint:", "For more details"))]
+    return " ".join(" ".join(said).split())[:300]
