@@ -45,7 +45,7 @@ def counted(model: str, clip: tuple[int, int, int]) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a row for each case; its last column names the least change with which a card of 24 GB takes the clip."""
+    """Markdown: a row for each case; the last column names the least change with which 24 GB hold the clip."""
     header = ["clip", "text encoder", "transformer", "beside it", "autoencoder", "beside it"]
     header += [*(f"`--offload {name}`" for name in OFFLOADS), "`parts`, in tiles", "24 GB"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]

@@ -25,7 +25,9 @@ from phys4d.models.wan.bare import VAE as WAN_VAE
 from phys4d.models.wan.codec import WanCodec
 
 CASES = {"cogvideox-5b": (9, 480, 720), "wan2.2-ti2v-5b": (5, 480, 832)}
-_COGVIDEOX = {"block_out_channels": [16, 32, 32, 64], "norm_num_groups": 4, "latent_channels": 16, "scaling_factor": 0.7}
+_COGVIDEOX: dict[str, Any] = {
+    "block_out_channels": [16, 32, 32, 64], "norm_num_groups": 4, "latent_channels": 16, "scaling_factor": 0.7
+}  # fmt: skip
 _WAN = WAN_VAE | {"base_dim": 20, "decoder_base_dim": 32}
 
 
@@ -48,7 +50,8 @@ def moving_waves(frames: int, height: int, width: int) -> Tensor:
     """A clip [1, 3, frames, height, width] in [-1, 1]: waves that move, brighter behind an edge that moves."""
     t, y, x = torch.meshgrid(*(torch.arange(float(n)) for n in (frames, height, width)), indexing="ij")
     edge = torch.where(x > width / 3 + 4 * t, 0.4, -0.4)
-    waves = [0.5 * torch.sin((x + speed * t) / length + y / (2 * length)) for speed, length in ((3, 9), (-2, 23), (1, 61))]
+    moving = ((3, 9), (-2, 23), (1, 61))  # pixels a frame, and pixels of a radian
+    waves = [0.5 * torch.sin((x + speed * t) / length + y / (2 * length)) for speed, length in moving]
     return torch.stack([edge + wave for wave in waves])[None]
 
 

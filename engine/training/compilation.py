@@ -20,8 +20,8 @@ def compile_blocks(blocks: Sequence[nn.Module], mode: str, *, by_size: bool = Fa
     by_size: whether each size of clips is compiled for itself, as blocks need that exchange tokens with other ranks:
         what they send has to be known; otherwise what is compiled at a second size serves all further ones.
 
-    Nothing falls back to eager code: what cannot be compiled raises UncompiledBlock, which names the block, and clips of
-    too many sizes UserError. Call it before `checkpoint_activations`, whose "full" and "every_N" stand around a
+    Nothing falls back to eager code: what cannot be compiled raises UncompiledBlock, which names the block, and clips
+    of too many sizes UserError. Call it before `checkpoint_activations`, whose "full" and "every_N" stand around a
     compiled block.
     """
     if mode == "selective":

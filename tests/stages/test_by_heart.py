@@ -19,8 +19,10 @@ SIZE = (5, 32, 32)
 
 @pytest.fixture(scope="module", params=["wan", "opensora"])
 def model(
-    request: pytest.FixtureRequest, write_published: Callable[[str, Path], Path], tmp_path_factory: pytest.TempPathFactory,  # noqa: F811
-) -> WorldModel:  # fmt: skip
+    request: pytest.FixtureRequest,
+    write_published: Callable[[str, Path], Path],  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
+) -> WorldModel:
     config = ModelConfig(kind=request.param, taps=(0, 1), heads=HeadConfig(width=8))
     published = write_published(request.param, tmp_path_factory.mktemp("by-heart") / request.param)
     return place(folder.released(published, config, SIZE).model, Parallel.alone())

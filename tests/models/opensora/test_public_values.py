@@ -5,6 +5,7 @@ numbers, and says which revision was run and what was replaced in it. None of it
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_gradients_of_the_transformer(transformer: STDiT3) -> None:
 
 @pytest.mark.parametrize("size", PUBLIC["timesteps"])
 def test_timesteps_at_480p_and_720p(transformer: STDiT3, size: str) -> None:
-    """480x854 is the public 480p; its latents are those of 480x848, which is the size that clips have there and here."""
+    """480x854 is the public 480p; its latents are those of 480x848, the size that clips have there and here."""
     frames, height, width = map(int, size.split("x"))
     levels = OpenSoraBackbone(transformer, ()).sigmas(30, published_shift((frames, height, width)))
     assert levels[-1] == 0 and (1000 * levels[:-1]).tolist() == pytest.approx(PUBLIC["timesteps"][size], rel=3e-7)
@@ -86,7 +87,7 @@ def test_a_guided_trajectory_of_the_public_scheduler(transformer: STDiT3) -> Non
     noise, first, text = numbers("noise", 2, 4, 5, 4, 8), numbers("first", 2, 4, 1, 4, 8), numbers("text", 2, 6, 12)
     text[0, 4:] = 0
     latents, none = torch.cat([first, noise[:, :, 1:]], 2), backbone.unconditional(text)
-    for sigma, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, after in pairwise(sigmas):
         towards, away = (backbone(latents, sigma.repeat(2), tokens).velocity for tokens in (text, none))
         latents = latents + (after - sigma).double() * (away + 3 * (towards - away)).double()
     equal(some(latents), PUBLIC["trajectory"]["latents"])
