@@ -115,7 +115,7 @@ PARTS = (
     Part(ELEMENTWISE_PAGE, "cpu", ("adaptive_norm_cpu/adaptive_norm_cpu.json",), adaptive_norm_cpu.summary),
     Part(MODELS_PAGE, "head memory", ("head-memory.json",), head_memory.summary),
     Part(MODELS_PAGE, "model memory", ("model-memory.json",), model_memory.summary),
-    Part(GENERATE_PAGE, "generation memory", ("generation-memory.json",), generation_memory.summary),
+    Part(GENERATE_PAGE, "generation memory", generation_memory.sources(), generation_memory.summary),
     Part(GENERATE_PAGE, "tiling error", ("tiling-error.json",), tiling_error.summary),
     Part(GEOMETRY_PAGE, "tree visits", ("tree-visits.json",), tree_visits.summary),
     Part(GEOMETRY_PAGE, "measured", (), tables.measured("geometry")),

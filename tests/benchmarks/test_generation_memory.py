@@ -20,7 +20,7 @@ def test_a_card_of_24_gb_has_21_35_gib_for_a_clip(changes: dict[str, float | Non
 
 
 def test_a_card_of_24_gb_generates_with_each_backbone_of_the_paper() -> None:
-    rows = results.committed("generation-memory.json")["rows"]
+    rows = [results.committed(source)["row"] for source in generation_memory.sources()]
     assert [row["case"] for row in rows] == [generation_memory.name_of(*case) for case in generation_memory.CASES]
     for row in rows:
         model, clip = row["case"].split()
