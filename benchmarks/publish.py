@@ -19,6 +19,7 @@ from phys4d.benchmarks import (
     chamfer,
     demo,
     diffusers_tests,
+    generation_memory,
     geometry_predictions,
     head_memory,
     host_cost,
@@ -46,13 +47,15 @@ from phys4d.kernels.integrate.diffusers import __main__ as known_models
 ROOT = Path(__file__).resolve().parent.parent
 README = "README.md"
 ATTENTION_PAGE, ELEMENTWISE_PAGE = "docs/attention-kernels.md", "docs/elementwise-kernels.md"
-MODELS_PAGE = "docs/pretrained-models.md"
+MODELS_PAGE, GENERATE_PAGE = "docs/pretrained-models.md", "docs/generate-and-export.md"
 GEOMETRY_PAGE, SIMULATION_PAGE, POLICY_PAGE = "docs/geometry-kernels.md", "docs/simulation.md", "docs/policy-study.md"
 CLUSTER_PAGE = "docs/from-a-laptop-to-a-cluster.md"
 DATA_PAGE = "engine/data/README.md"
 RUN_PAGE, WAYS_PAGE, USE_PAGE = "docs/gpu-run.md", "docs/ways-into-a-model.md", "docs/use-the-attention.md"
 ELEMENTWISE = (*NORM_ROPE, *ADAPTIVE_NORM)
 MACHINE_CODE, GEOMETRY_CODE = "machine-code.json", "machine-code-geometry.json"
+ONE_GPU = ("wan2.2-5b-full-1", "cogvideox-5b-1", "opensora-1.2-1", "wan2.2-5b-720p-1")
+EIGHT_GPUS = ("wan2.1-t2v-14b-8", "wan2.1-14b-720p-8")
 Kernels = list[dict[str, Any]]
 
 
@@ -111,6 +114,7 @@ PARTS = (
     Part(ELEMENTWISE_PAGE, "cpu", ("adaptive_norm_cpu/adaptive_norm_cpu.json",), adaptive_norm_cpu.summary),
     Part(MODELS_PAGE, "head memory", ("head-memory.json",), head_memory.summary),
     Part(MODELS_PAGE, "model memory", ("model-memory.json",), model_memory.summary),
+    Part(GENERATE_PAGE, "generation memory", generation_memory.sources(), generation_memory.summary),
     Part(GEOMETRY_PAGE, "tree visits", ("tree-visits.json",), tree_visits.summary),
     Part(GEOMETRY_PAGE, "measured", (), tables.measured("geometry")),
     Part(GEOMETRY_PAGE, "predictions", (GEOMETRY_CODE,), geometry_predictions.table),
@@ -132,6 +136,8 @@ PARTS = (
     Part(CLUSTER_PAGE, "1 GPU, Wan2.1-1.3B", ("dry-run/wan2.1-1.3b-1.json",), dry_run.report),
     Part(CLUSTER_PAGE, "1 GPU, CogVideoX-5B", ("dry-run/cogvideox-5b-1.json",), dry_run.report),
     Part(CLUSTER_PAGE, "8 GPUs, Wan2.1-14B", ("dry-run/wan2.1-14b-8.json",), dry_run.report),
+    Part(CLUSTER_PAGE, "one GPU, full checkpointing", tuple(f"dry-run/{n}.json" for n in ONE_GPU), dry_run.compared),
+    Part(CLUSTER_PAGE, "8 GPUs, further", tuple(f"dry-run/{n}.json" for n in EIGHT_GPUS), dry_run.compared),
     Part(CLUSTER_PAGE, "64 GPUs", ("dry-run/64.json",), dry_run.report),
     Part(CLUSTER_PAGE, "512 GPUs", ("dry-run/512.json",), dry_run.report),
     Part(CLUSTER_PAGE, "assumptions", ("dry-run/1.json",), dry_run.assumptions),

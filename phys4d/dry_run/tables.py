@@ -1,6 +1,7 @@
 """Predictions as tables in Markdown."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from phys4d.engine.costs.gpus import ASSUMED, GIB
@@ -76,6 +77,21 @@ def report(result: Mapping[str, Any]) -> str:
     if result["knobs"]:
         parts.append("\n".join(["To fit:", *knob_lines(result["knobs"])]))
     return "\n\n".join(part for part in parts if part)
+
+
+def compared(*results: Mapping[str, Any]) -> str:
+    """A row for each stage of several dry runs: model, clip, and what it takes of one GPU."""
+    rows = []
+    for result in results:
+        words = result["provenance"]["command"].split()
+        changes = [word for flag, word in pairwise(words) if flag == "--set"]
+        model = words[words.index("--model") + 1]
+        for s in result["stages"]:
+            of = f"{_gib(s['available'])}, {'fits' if s['fits'] else 'does not fit'}"
+            kept = " ".join(f"`{change}`" for change in changes if not change.startswith("stages"))
+            rows.append([model, result["clip"], kept or "-", s["stage"], _gib(s["total"]), of, f"{s['seconds']:.1f}"])
+    header = ["model", "clip", "changes", "stage", "GiB of one GPU", "of", "predicted s a step"]
+    return table(header, rows)
 
 
 def _gib(size: int) -> str:

@@ -119,6 +119,8 @@ def _readme(base: Path, transformer: object, what: What, has_lora: bool) -> str:
         return "# A LoRA\n`lora.safetensors` has the key names of ComfyUI and musubi: copy it to models/loras there.\n"
     index = base / "model_index.json"
     name = read_json(index).get("_class_name") if index.is_file() else None
+    if name is None and not type(transformer).__module__.startswith("diffusers."):
+        return _readme_without_diffusers(what, has_lora)
     if name is None:
         name, variable, place = type(transformer).__name__, "transformer", "THIS FOLDER/transformer"
     else:
@@ -130,3 +132,13 @@ def _readme(base: Path, transformer: object, what: What, has_lora: bool) -> str:
         more = "" if variable == "pipe" else ', weight_name="pytorch_lora_weights.safetensors", use_safetensors=True'
         lines.append(f'{variable}.{load}("THIS FOLDER/lora"{more})')
     return "# A model for diffusers\n" + "".join(f"    {line}".rstrip() + "\n" for line in lines)
+
+
+def _readme_without_diffusers(what: What, has_lora: bool) -> str:
+    """The same of a model whose class diffusers does not have."""
+    words = ["phys4d generate", "--model", '"THIS FOLDER"' if what != "lora" else '"THE MODEL"']
+    if has_lora and what != "merged":
+        words += ["--lora", '"THIS FOLDER/lora"']
+    lines = ["# A model that diffusers has no class for", f"    {' '.join(words)} --image ... --prompt ...", ""]
+    lines.append("Weights have the names that they were published with; `lora/` loads in peft, too.")
+    return "\n".join(lines) + "\n"

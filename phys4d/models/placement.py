@@ -39,7 +39,7 @@ def place(
     if backbone.precision == "bf16" and autocast_acts(parallel.device):
         hold_frozen_in_bf16(transformer, backbone.full_precision)
     if compiled:
-        compile_blocks(backbone.blocks, checkpointing)
+        compile_blocks(backbone.blocks, checkpointing, by_size=parallel.context is not None)
     if not (compiled and checkpointing == "selective"):
         checkpoint_activations(backbone.blocks, checkpointing, _ATTENTION)
     absent = absent_weights(transformer)

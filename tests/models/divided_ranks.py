@@ -38,6 +38,7 @@ COMPILED = {  # as two graphs for each kind of block: of the first, and of those
     "opensora, compiled": ("opensora", 2, "ulysses", "none"),
 }
 SIZE = (3, 6, 10)  # of latents: 45 tokens, 15 in a frame, with 7 or 8 of text; three divide over no two ranks
+OTHER = (1, 10, 6)  # a second size of clips, for what was compiled
 TEXT = 8
 WIDTH = 12
 
@@ -63,30 +64,43 @@ def backbone(kind: str, heads: int) -> Backbone:
     return made
 
 
+def inputs(kind: str, size: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
+    """Latents, text, first frame, and the generator that they were drawn from."""
+    draw = torch.Generator().manual_seed(1)
+    channels, width = (192, 64) if kind == "tiny" else (4, WIDTH)
+    noisy = torch.randn(2, channels, *size, generator=draw).requires_grad_()
+    first, text = torch.randn(2, 4, 1, *size[1:], generator=draw), torch.randn(2, TEXT, width, generator=draw)
+    text[0, 5:] = 0  # of Open-Sora: a caption of five tokens
+    return noisy, text.requires_grad_(), first, draw
+
+
 def found(
-    kind: str, heads: int, context: Any, checkpointing: Any, group: Any, compiled: bool = False
+    kind: str, heads: int, context: Any, checkpointing: Any, group: Any, compiled: bool = False, both: bool = False
 ) -> dict[str, Tensor]:
-    """Velocity, tapped tokens, and the gradients of weights, latents and text; of a group the mean over its ranks."""
+    """Velocity, tapped tokens, and the gradients of weights, latents and text; of a group the mean over its ranks.
+    both: whether clips of another size are evaluated too, and those of the first without gradients."""
     made = backbone(kind, heads)
     made.use_attention("auto", group, context)
     if compiled:
         torch._dynamo.reset()  # one process compiles one model
-        compile_blocks(made.blocks, checkpointing)
+        compile_blocks(made.blocks, checkpointing, by_size=True)
     checkpoint_activations(made.blocks, checkpointing, [])
-    draw = torch.Generator().manual_seed(1)
-    channels, width = (192, 64) if kind == "tiny" else (4, WIDTH)
-    noisy = torch.randn(2, channels, *SIZE, generator=draw).requires_grad_()
-    first, text = torch.randn(2, 4, 1, *SIZE[1:], generator=draw), torch.randn(2, TEXT, width, generator=draw)
-    text[0, 5:] = 0  # of Open-Sora: a caption of five tokens
-    text.requires_grad_()
-    prediction = made(noisy, torch.tensor([0.3, 0.9]), text, first)
+    noisy, text, first, draw = inputs(kind, SIZE)
+    sigma = torch.tensor([0.3, 0.9])
+    prediction = made(noisy, sigma, text, first)
     results = {"velocity": prediction.velocity, **{f"tap {k}": x for k, x in enumerate(prediction.hidden)}}
+    if both:
+        others = inputs(kind, OTHER)
+        results["velocity of another size"] = made(others[0], sigma, others[1], others[2]).velocity
     sum((x * torch.randn(x.shape, generator=draw)).sum() for x in results.values()).backward()
     gradients = {name: p.grad for name, p in made.named_parameters()} | {"latents": noisy.grad, "text": text.grad}
     for gradient in gradients.values():
         if group is not None and gradient is not None:
             dist.all_reduce(gradient)
             gradient /= dist.get_world_size()
+    if both:
+        with torch.no_grad():
+            results["velocity without gradients"] = made(noisy, sigma, text, first).velocity
     given = {f"gradient of {name}": gradient for name, gradient in gradients.items() if gradient is not None}
     return {name: x.detach() for name, x in results.items()} | given
 
@@ -97,9 +111,10 @@ if __name__ == "__main__":
     folder, compiles, rank = Path(sys.argv[1]), sys.argv[2] == "compiled", dist.get_rank()
     compilation.torch.compile = partial(torch.compile, backend="aot_eager")  # type: ignore[assignment]
     cases = COMPILED if compiles else CASES
-    both = {name: found(*case, dist.group.WORLD, compiles) for name, case in cases.items()}
-    torch.save(both, folder / f"rank-{rank}.pt")
+    divided = {name: found(*case, dist.group.WORLD, compiles, compiles) for name, case in cases.items()}
+    torch.save(divided, folder / f"rank-{rank}.pt")
     if rank == 0:
-        alone = {(kind, heads): found(kind, heads, "auto", "none", None) for kind, heads, *_ in cases.values()}
+        kinds = {case[:2] for case in cases.values()}
+        alone = {case: found(*case, "auto", "none", None, both=compiles) for case in kinds}
         torch.save({name: alone[case[:2]] for name, case in cases.items()}, folder / "alone.pt")
     leave_group()

@@ -66,6 +66,18 @@ def test_a_prompt_that_would_be_cut_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_public_480p_is_refused_with_its_sides(
+    opensora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 480x854 the public code makes clips of 480x848."""
+    Image.new("RGB", (854, 480)).save(tmp_path / "first.png")
+    words = ["generate", "--model", str(opensora), "--image", str(tmp_path / "first.png"), "--prompt", "a ball"]
+    assert main([*words, "--size", "480x854", "--frames", "17", "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "480x854 pixels: sides must be multiples of 16" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_its_own_size_is_one_that_it_takes(opensora: Path) -> None:
     sampling = SPEC.sampling(opensora)
     stride = SPEC.outline(ModelConfig(kind="opensora", taps=(0,)), opensora).token_stride

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
 from phys4d.engine.errors import UserError
@@ -16,6 +17,7 @@ from phys4d.models.config import ModelConfig
 from phys4d.models.lora import add_adapter
 from phys4d.models.preflight import HEADS, check_model
 from phys4d.models.registry import MODELS
+from phys4d.models.wan import bare
 from phys4d.models.wan.published import check_released
 from phys4d.models.world import create_model
 
@@ -204,3 +206,10 @@ def test_a_folder_of_ours_that_is_not_whole_is_one_line(tmp_path: Path, change: 
         with pytest.raises(UserError) as refused:
             look(model)
         assert line.format(model=model) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_the_published_configuration_has_the_published_number_of_weights() -> None:
+    """5.0 and 0.7 thousand millions, as its page has it."""
+    with torch.device("meta"):
+        parts = WanTransformer3DModel.from_config(bare.TRANSFORMER), AutoencoderKLWan.from_config(bare.VAE)
+    assert [sum(p.numel() for p in part.parameters()) for part in parts] == [4_999_787_712, 704_688_668]
