@@ -113,7 +113,7 @@ class RewardGradientObjective(PolicyObjective):
         """
         assert self._differentiable is not None
         latents.requires_grad_()
-        with without(self.model.backbone.transformer, POLICY):
+        with torch.enable_grad(), without(self.model.backbone.transformer, POLICY):
             noise = samples.batch.normal_like(latents, "probe")
             geometry = self.model.read_geometry(latents, samples.batch.text, noise, first=samples.first)
             video = self.model.codec.decode(latents).clamp(-1, 1)
