@@ -1,15 +1,16 @@
 """The study of the policy: forms of the reward against the true error, and settings of the updates.
 
-    python -m phys4d.benchmarks.policy runs/demo runs/policy [--out benchmarks/results/policy]
+    python -m phys4d.benchmarks.policy runs/demo runs/policy [--only VARIANT] [--out results/summary.json]
 
 starts from the fine-tuned model and the training clips of a finished demo, and evaluates on validation scenes (seed 5,
-never the demo's test scenes). Every variant is trained from that model and differs from the recipe in the named values
-only; finished variants are skipped. With --out the result is written to summary.json in that folder.
+never the demo's test scenes). Every variant is trained from that model and differs from the recipe of its stage in the
+named values only; finished variants are skipped. With --only, some of the variants are trained and no forms of the
+reward compared. With --out the result is written to that file.
 """
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "reward objects": {"reward": "objects"},
     "reward all": {"reward": "all"},
 }
+GRADIENT: dict[str, Any] = {
+    "steps": 4, "gradient_steps": 4, "conditions": 6, "flow_matching": 5.0,
+    "optimizer": {"learning_rate": 3e-3, "weight_decay": 0.0}, "loop": {"steps": UPDATES, "log_every": 1},
+}  # fmt: skip
+GRADIENTS: dict[str, dict[str, Any]] = {
+    "gradient of the reward": {},
+    "gradient of the last step": {"gradient_steps": 1},
+    "gradient, rate 1e-3": {"optimizer.learning_rate": 1e-3},
+    "gradient, no flow matching": {"flow_matching": 0.0},
+}
 
 
 def within_groups(a: Tensor, b: Tensor) -> float:
@@ -54,11 +65,14 @@ def reward_forms(model_folder: Path, data: Path, scenes: int = 24, group: int = 
         read causes; correlation_with_error: Pearson, within scenes, with minus the mean squared error of moving pixels.
     """
     from phys4d.clips import TRUTH, Clips
+    from phys4d.engine.distributed.parallel import Parallel
     from phys4d.evaluate.metrics import moving_region, psnr_moving
     from phys4d.models.folder import load
+    from phys4d.models.placement import place
     from phys4d.rewards.moving_chamfer import moving_chamfer
 
     model = load(model_folder).model.eval()
+    place(model, Parallel.alone())
     clips = Clips(data, (*TRUTH, "instance"), model.text, model.grid)
     columns: dict[str, list[Tensor]] = {}
     for scene in range(scenes):
@@ -94,14 +108,15 @@ def _form(reward: Tensor, again: Tensor, error: Tensor) -> dict[str, float]:
     }
 
 
-def run(demo: Path, folder: Path) -> dict[str, Any]:
-    """Trains and evaluates the variants that `folder` lacks, and returns the result of the study."""
+def run(demo: Path, folder: Path, only: Collection[str] = ()) -> dict[str, Any]:
+    """Trains and evaluates the variants that `folder` lacks, of all or of those named, and returns the result."""
     from phys4d.demo import load_recipe
     from phys4d.engine.distributed.parallel import Parallel
     from phys4d.engine.run_folder.provenance import provenance
     from phys4d.evaluate.folders import evaluate_folder
     from phys4d.evaluate.run import EvaluateConfig
     from phys4d.simulation.generate import simulate
+    from phys4d.stages.reward_gradient import RewardGradientConfig
     from phys4d.stages.run_file import RunConfig
 
     recipe = load_recipe(None, [])
@@ -112,17 +127,29 @@ def run(demo: Path, folder: Path) -> dict[str, Any]:
     measured = EvaluateConfig(data=data, scenes=SCENES, samples=2, shown=1, failures=0, batch=20)
     start = demo / "model-finetune"
     before = _kept(folder / "finetune.json", lambda: evaluate_folder(start, measured, Parallel.start()))
+    train = demo / "data" / "train"
+    reinforce = recipe.run.table("reinforce")
+    gradient = RewardGradientConfig.model_validate(GRADIENT | {"data": train})
+    asked = [
+        (stage, base, name, changes)
+        for stage, base, table in (("reinforce", reinforce, VARIANTS), ("reward_gradient", gradient, GRADIENTS))
+        for name, changes in table.items()
+        if not only or name in only
+    ]
     variants = {}
-    for name, changes in VARIANTS.items():
-        changed = {"data": demo / "data" / "train", "loop.steps": UPDATES} | changes
-        settings = variant(recipe.run.table("reinforce"), changed)
+    for stage, base, name, changes in asked:
+        settings = variant(base, {"data": train, "loop.steps": UPDATES} | changes)
         place = folder / name.replace(" ", "-")
-        whole = {"folder": place, "stages": ("reinforce",), "init": start, "reinforce": settings, "evaluate": measured}
+        whole = {"folder": place, "stages": (stage,), "init": start, stage: settings.model_dump(), "evaluate": measured}
         finish(RunConfig.model_validate(whole))
-        after = json.loads((place / "evaluation" / "reinforce.json").read_text())
-        variants[name] = {"changes": changes, **_changed(before, after)}
-    forms = _kept(folder / "forms.json", lambda: reward_forms(start, data))
-    return {"reward_forms": forms, "variants": variants, "updates": UPDATES, "provenance": provenance()}
+        after = json.loads((place / "evaluation" / f"{stage}.json").read_text())
+        lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+        seconds = sum(line["seconds"] for line in lines) * settings.loop.log_every
+        variants[name] = {"stage": stage, "changes": changes, "seconds": seconds, **_changed(before, after)}
+    result = {"variants": variants, "updates": UPDATES, "provenance": provenance()}
+    if not only:
+        result["reward_forms"] = _kept(folder / "forms.json", lambda: reward_forms(start, data))
+    return result
 
 
 def variant(recipe: Any, changes: Mapping[str, Any]) -> Any:
@@ -152,10 +179,12 @@ def _kept(path: Path, make: Any) -> Any:
 
 def table(figures: Mapping[str, Any]) -> str:
     """Markdown: the change of each metric by each variant, with machine and versions."""
-    lines = ["| variant | " + " | ".join(METRICS[f] for f in REPORTED) + " |", "|---" * (len(REPORTED) + 1) + "|"]
+    timed = all("seconds" in row for row in figures["variants"].values())
+    titles = ["variant", *(["training s"] if timed else []), *(METRICS[f] for f in REPORTED)]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, row in figures["variants"].items():
         cells = [f"{row[f]['mean']:+.4f} ± {row[f]['standard_error']:.4f}" for f in REPORTED]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join([name, *([f"{row['seconds']:.0f}"] if timed else []), *cells]) + " |")
     return "\n".join([*lines, "", f"{results.origin(figures['provenance'])}."])
 
 
@@ -172,16 +201,21 @@ def forms_table(figures: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Runs the study and prints its tables; with --out writes summary.json to that folder."""
+    """Runs the study and prints its tables; with --out writes its result."""
     parser = argparse.ArgumentParser(prog="python -m phys4d.benchmarks.policy", description=__doc__.split("\n")[0])
     parser.add_argument("demo", type=Path, help="the folder of a finished demo")
     parser.add_argument("folder", type=Path, help="the folder of the variants")
-    parser.add_argument("--out", type=Path, help="folder for summary.json")
+    parser.add_argument("--only", action="append", default=[], help="name of a variant; may be given several times")
+    parser.add_argument("--out", type=Path, help="a JSON file")
     options = parser.parse_args()
-    figures = run(options.demo, options.folder)
-    print(f"{table(figures)}\n\n{forms_table(figures)}")
+    if unknown := sorted(set(options.only) - {*VARIANTS, *GRADIENTS}):
+        parser.error(f"--only {unknown[0]}: choose from {', '.join([*VARIANTS, *GRADIENTS])}")
+    figures = run(options.demo, options.folder, options.only)
+    print(table(figures))
+    if not options.only:
+        print(f"\n{forms_table(figures)}")
     if options.out is not None:
-        results.write(options.out / "summary.json", figures)
+        results.write(options.out, figures)
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ class Once:
     """A function whose evaluations without gradients are run once for all inputs of the same shapes.
 
     count: adds it up. call: the function. known: what they cost, by the shapes. transformer: whose adapters and
-    gradients matter; None for a function that never has gradients.
+    gradients matter; None for a function without trained weights, which has gradients where its inputs have them.
     """
 
     def __init__(
@@ -163,6 +163,8 @@ class Once:
     def __call__(self, *tensors: Tensor) -> Any:
         if self.transformer is None:
             self.count.note(CODEC)
+            if _differentiated(tensors):
+                return self.call(*tensors)
         kind: tuple[Any, ...] = (getattr(self.call, "__name__", ""),)
         if self.transformer is not None:
             if torch.is_grad_enabled():
@@ -187,7 +189,8 @@ class Plain:
 
 
 class Chunk:
-    """A codec's evaluation of one chunk of a clip, run once for all chunks whose tensors have the same shapes.
+    """A codec's evaluation of one chunk of a clip, run once for all chunks whose tensors have the same shapes, but for
+    those with gradients.
 
     What the next chunk needs of this one is in lists among its inputs, which it changes, or in what it returns.
     """
@@ -197,6 +200,8 @@ class Chunk:
         self.known: dict[Any, Any] = {}
 
     def __call__(self, *tensors: Tensor, **others: Any) -> Any:
+        if _differentiated((*tensors, *others.values())):
+            return self.call(*tensors, **others)
         lists = [value for value in others.values() if isinstance(value, list)]
         key = repr((_shapes(tensors), [(name, _shapes(value)) for name, value in others.items()]))
         if key in self.known:
@@ -211,6 +216,12 @@ class Chunk:
         for given, filled in zip(lists, after, strict=True):
             given[:] = filled
         return made
+
+
+def _differentiated(values: Sequence[Any]) -> bool:
+    """Whether a graph is made of one of these values, or of those in a list among them."""
+    flat = [part for value in values for part in (value if isinstance(value, list) else [value])]
+    return torch.is_grad_enabled() and any(isinstance(part, Tensor) and part.requires_grad for part in flat)
 
 
 def _shapes(value: Any) -> Any:

@@ -47,17 +47,21 @@ def from_noise(sigmas: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(sigmas[:1]), sigmas[1:]])
 
 
-@torch.no_grad()
 def sample(
-    predict: Callable[[Tensor, Tensor], Prediction], first: Tensor, noise: Tensor, sigmas: Sequence[float]
+    predict: Callable[[Tensor, Tensor], Prediction],
+    first: Tensor,
+    noise: Tensor,
+    sigmas: Sequence[float],
+    differentiable: int = 0,
 ) -> Tensor:
     """Euler from noise [B, C, T', H', W'] to data under `predict(noisy, sigma [B])`.
 
     first: [B, C, held, H', W'], the latent frames that are held clean, `Backbone.held` of them; sigmas: from 1 to 0, as
-    `Backbone.sigmas`.
+    `Backbone.sigmas`. differentiable: gradients flow through the last so many steps, through those before not.
     """
     latents = keep_first(noise, first)
-    for now, following in pairwise(sigmas):
-        velocity = predict(latents, latents.new_full((len(latents),), now)).velocity
-        latents = keep_first(latents + (following - now) * velocity, first)
+    for left, (now, following) in zip(range(len(sigmas) - 1, 0, -1), pairwise(sigmas), strict=True):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and left <= differentiable):
+            velocity = predict(latents, latents.new_full((len(latents),), now)).velocity
+            latents = keep_first(latents + (following - now) * velocity, first)
     return latents

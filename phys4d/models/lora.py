@@ -96,8 +96,8 @@ def activate(transformer: nn.Module, names: tuple[str, ...]) -> None:
 
 @contextmanager
 def without(transformer: nn.Module, name: str) -> Iterator[None]:
-    """Within it, all adapters but `name` act; nothing changes where `name` is absent."""
-    names = adapter_names(transformer)
+    """Within it, `name` does not act, and those that act beside it do; behind it, those act that did before."""
+    names = active_names(transformer)
     activate(transformer, tuple(n for n in names if n != name))
     try:
         yield

@@ -27,11 +27,13 @@ class RewardSpec:
     name: the value of `reward` in the run file's table [reinforce].
     score: (generated clips, the true clips that start from the same first frames) -> rewards [B]; higher is better.
         It is called without gradients.
+    differentiable: the same with gradients, which stage `reward_gradient` follows; None: it has no such form.
     arrays: arrays of the true clips that it reads.
     static_camera: whether it has a meaning under a camera that stands still only.
     """
 
     name: str
     score: Callable[[Generated, Batch], Tensor]
+    differentiable: Callable[[Generated, Batch], Tensor] | None = None
     arrays: tuple[str, ...] = ("depth", "motion")
     static_camera: bool = True

@@ -9,6 +9,7 @@ _MODULES = (
     "phys4d.stages.pretrain",
     "phys4d.stages.finetune",
     "phys4d.stages.reinforce",
+    "phys4d.stages.reward_gradient",
 )
 _SPECS: list[StageSpec] = [import_module(module).SPEC for module in _MODULES]
 STAGES = {spec.name: spec for spec in _SPECS}

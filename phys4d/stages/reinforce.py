@@ -1,46 +1,28 @@
 """Stage `reinforce`: PPO on a second LoRA, rewarded by the 4D Chamfer distance of what moves to simulator truth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from phys4d.batch import Batch
 from phys4d.clips import Clips
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.training.loop import Loss, OptimizerStep
-from phys4d.models.guidance import Predict, guided
-from phys4d.models.lora import POLICY, add_adapter, without
+from phys4d.models.lora import POLICY, without
 from phys4d.models.world import WorldModel
 from phys4d.rewards.registry import REWARDS
 from phys4d.rewards.spec import Generated
-from phys4d.stages.adapter import adapter_of
-from phys4d.stages.caption_dropout import captions, no_caption
 from phys4d.stages.flow_sde import Transition, gaussian_kl, log_probability, rollout, step_distribution
+from phys4d.stages.policy import PolicyObjective, Samples, add_policy
 from phys4d.stages.ppo import check_replay, clipped_policy_loss, group_advantages, shuffled
 from phys4d.stages.reinforce_config import ReinforceConfig
-from phys4d.stages.spec import Drawn, Panel, Shares, StageObjective, StageSpec
+from phys4d.stages.spec import Drawn, Panel, Shares, StageSpec
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Samples that are evaluated together: positions of their conditions, and what is needed of those.
-
-    conditions: position of each sample's clip in the step's batch. clean: [B, C, T', H', W'] latents of these clips.
-    first: [B, C, 1, H', W'], the clean latent of their first frame. batch: the samples with their random numbers, of
-    the clips nothing but the text. none: [B, L, D] tokens of no caption, None without guidance.
-    """
-
-    conditions: list[int]
-    clean: Tensor
-    first: Tensor
-    batch: Batch
-    none: Tensor | None
-
-
-class ReinforceObjective(StageObjective):
+class ReinforceObjective(PolicyObjective):
     """One update: rollouts, rewards, advantages within groups, then one clipped step per stochastic denoising step."""
 
     name = "reinforce"
@@ -51,26 +33,11 @@ class ReinforceObjective(StageObjective):
         super().__init__(config, model, parallel, seed, clips)
         self._ratio_checked = False
         self._score = REWARDS[config.reward].score
-        self._sigmas = model.sigmas(config.steps)
-        self._matching = f"{self.name} flow matching"
-
-    @staticmethod
-    def arrays(config: ReinforceConfig) -> tuple[str, ...]:
-        return REWARDS[config.reward].arrays
 
     @staticmethod
     def prepare(model: WorldModel, config: ReinforceConfig, seed: int) -> None:
         """Adds the adapter `reinforce` over the frozen `finetune`; trains it, and nothing else."""
-        lora = adapter_of("reinforce", config, model)
-        add_adapter(model.backbone.transformer, POLICY, lora.rank, seed, lora.targets, lora.alpha)
-        model.heads.requires_grad_(False)
-
-    def modules(self) -> dict[str, nn.Module]:
-        return {"transformer": self.model.backbone.transformer}
-
-    def parameter_groups(self) -> list[dict]:
-        trained = [p for p in self.model.backbone.transformer.parameters() if p.requires_grad]
-        return [{"name": "adapter", "params": trained, "lr_scale": 1.0}]
+        add_policy("reinforce", model, config, seed)
 
     def batches(self, step: int) -> Sequence[Drawn]:
         """The conditions, and the clips of the diffusion loss for each drawn step."""
@@ -90,7 +57,7 @@ class ReinforceObjective(StageObjective):
         conditions = self.clips.batch(config.conditions, self.parallel, self.seed, self.name, step, pixels=True)
         for k in range(config.stochastic_steps if config.flow_matching > 0 else 0):  # before a weight changes
             self.clips.fetch(config.flow_matching_batch, self.parallel, self.seed, self._matching, self._draw(step, k))
-        parts = self._samples(conditions)
+        parts = self._samples(conditions, config.group)
         with self.parallel.gathered(self.model.backbone.transformer):
             drawn = [self._rollout(part) for part in parts]
             if not self._ratio_checked:
@@ -111,42 +78,6 @@ class ReinforceObjective(StageObjective):
             of_step = [transitions[k] for _, transitions in drawn]
             self._train(of_step, k, step, parts, advantages, optimizer_step, logged)
         return logged.sums
-
-    def _samples(self, conditions: Batch) -> list[Samples]:
-        """The step's samples in micro-batches: each clip `group` times, encoded once, with random numbers of their own.
-        """
-        g, count = self.config.group, len(conditions.rng_keys)
-        clean = conditions.encoded(self.model.codec)
-        first = conditions.first(self.model.codec, clean)
-        keys = [(*key, member) for key in conditions.rng_keys for member in range(g)]
-        size = self.config.micro_batch or count * g
-        parts = []
-        for start in range(0, count * g, size):
-            own = range(start, min(start + size, count * g))
-            index = torch.tensor([i // g for i in own], device=clean.device)
-            batch = replace(
-                conditions,
-                video=conditions.video[:0],
-                latents=None,
-                text=conditions.text[index],
-                arrays={},
-                rng_keys=[keys[i] for i in own],
-                share=conditions.share * len(own) / (count * g),
-            )
-            none = None
-            if self.config.guidance > 1:
-                none = no_caption(batch.text, self.model.backbone, self.clips).expand_as(batch.text)
-            parts.append(Samples([i // g for i in own], clean[index], first[index], batch, none))
-        return parts
-
-    def _policy(self, samples: Samples) -> Predict:
-        """The model whose steps are drawn and trained: guided, where there is guidance."""
-
-        def predict(text: Tensor) -> Predict:
-            return lambda noisy, sigma: self.model.predict(noisy, sigma, text, samples.first)
-
-        towards = predict(samples.batch.text)
-        return towards if samples.none is None else guided(towards, predict(samples.none), self.config.guidance)
 
     def _rollout(self, samples: Samples) -> tuple[Tensor, list[Transition]]:
         config, batch, clean = self.config, samples.batch, samples.clean
@@ -211,9 +142,8 @@ class ReinforceObjective(StageObjective):
             for transition, part, advantage in zip(transitions, parts, advantages, strict=True)
         ]
         if self.config.flow_matching > 0:
-            size, draw = self.config.flow_matching_batch, self._draw(step, k)
-            clips = self.clips.batch(size, self.parallel, self.seed, self._matching, draw, step)
-            losses += [partial(self._flow_matching, part) for part in clips.split(self.config.micro_batch)]
+            matching = self._matching_parts(self._draw(step, k), step)
+            losses += [partial(self._flow_matching, part) for part in matching]
         optimizer_step(losses)
         ratio = torch.cat(ratios)
         logged.add(
@@ -255,15 +185,6 @@ class ReinforceObjective(StageObjective):
     def _draw(self, step: int, k: int) -> int:
         """Number of the flow-matching batch of the optimizer step k of an update."""
         return step * self.config.stochastic_steps + k
-
-    def _flow_matching(self, batch: Batch) -> Tensor:
-        clean = batch.encoded(self.model.codec)
-        noise = batch.normal_like(clean, "noise")
-        sigma, first = self.model.training_sigma(batch.uniform("sigma")), batch.first(self.model.codec, clean)
-        text = captions(batch, self.config.caption_dropout, self.model.backbone, self.clips)
-        prediction = self.model.predict(self.model.noised(clean, noise, sigma), sigma, text, first)
-        loss = self.model.backbone.diffusion_loss(prediction, clean, noise, sigma)
-        return batch.share * self.config.flow_matching * loss
 
 
 SPEC = StageSpec(

@@ -3,17 +3,31 @@
 import pytest
 import torch
 
-from phys4d.benchmarks.policy import VARIANTS, variant, within_groups
+from phys4d.benchmarks import policy
+from phys4d.benchmarks.policy import GRADIENT, GRADIENTS, VARIANTS, table, variant, within_groups
 from phys4d.demo import load_recipe
+from phys4d.stages.reward_gradient import RewardGradientConfig
 
 
 def test_each_variant_changes_what_it_says_and_nothing_else() -> None:
     recipe = load_recipe(None, []).run.table("reinforce")
     assert recipe is not None
-    for changes in VARIANTS.values():
-        before, after = (stage.model_dump() for stage in (recipe, variant(recipe, changes)))
-        different = {key for key, value in leaves(before).items() if leaves(after)[key] != value}
-        assert different == set(changes)
+    gradient = RewardGradientConfig.model_validate(GRADIENT | {"data": "data"})
+    for base, variants in ((recipe, VARIANTS), (gradient, GRADIENTS)):
+        for changes in variants.values():
+            before, after = (stage.model_dump() for stage in (base, variant(base, changes)))
+            different = {key for key, value in leaves(before).items() if leaves(after)[key] != value}
+            assert different == set(changes)
+
+
+def test_the_table_has_the_time_of_runs_that_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy.results, "origin", str)
+    change = {"mean": 0.01, "standard_error": 0.002}
+    row = {"reward": change, "psnr_moving": change, "chamfer_4d": change}
+    figures = {"variants": {"recipe": row | {"seconds": 61.4}}, "provenance": {}}
+    assert "| recipe | 61 | +0.0100 ± 0.0020 |" in table(figures)
+    figures["variants"] = {"recipe": row}
+    assert "| recipe | +0.0100 ± 0.0020 |" in table(figures)
 
 
 def leaves(settings: dict) -> dict:

@@ -69,6 +69,11 @@ def test_finetuning_of_a_released_model_takes_what_was_predicted(
             {"finetune": {}, "reinforce": {"conditions": 1, "group": 4, "micro_batch": 2}},
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            "reward_gradient",
+            {"finetune": {}, "reward_gradient": {"conditions": 4, "micro_batch": 2, "gradient_steps": 2}},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_every_stage_takes_what_was_predicted(

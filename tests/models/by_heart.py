@@ -37,7 +37,7 @@ def policy_losses(model: WorldModel, data: dict[str, Any], updates: int) -> list
     """Policy losses of updates on the drawn steps of two samples, of which the first was better than the second."""
     settings = {"conditions": 1, "group": 2, "steps": 3, "stochastic_steps": 2, "flow_matching": 0.0, "rank": 8}
     made, optimizer = prepared(model, "reinforce", data | settings | {"kl": 0.0, "dimensions": 192.0})
-    (samples,) = made._samples(made.clips.batch(1, Parallel.alone(), 0, "reinforce", 0, pixels=True))
+    (samples,) = made._samples(made.clips.batch(1, Parallel.alone(), 0, "reinforce", 0, pixels=True), made.config.group)
     _, transitions = made._rollout(samples)
     losses = []
     for _ in range(updates):

@@ -56,6 +56,8 @@ def test_round_trip_with_two_adapters_and_a_base_elsewhere(tmp_path: Path) -> No
     torch.testing.assert_close(velocity(loaded.model), both)
     with without(loaded.model.backbone.transformer, "reinforce"):
         torch.testing.assert_close(velocity(loaded.model), fine)
+        with without(loaded.model.backbone.transformer, "reinforce"):
+            pass
         assert active_names(loaded.model.backbone.transformer) == ("finetune",)
     assert active_names(loaded.model.backbone.transformer) == ("finetune", "reinforce")
     torch.testing.assert_close(velocity(loaded.model), both)

@@ -63,6 +63,16 @@ flow_matching_batch = 2
 optimizer = {{ learning_rate = 1e-3 }}
 loop = {{ steps = 2, log_every = 1 }}
 
+[reward_gradient]
+data = "{data}"
+rank = 2
+conditions = 2
+steps = 3
+gradient_steps = 2
+flow_matching_batch = 2
+optimizer = {{ learning_rate = 1e-3 }}
+loop = {{ steps = 2, log_every = 1 }}
+
 [evaluate]
 data = "{data}"
 scenes = 4

@@ -15,6 +15,10 @@ TABLES: dict[str, dict[str, Any]] = {
         "rank": 2, "conditions": 2, "group": 2, "steps": 3, "stochastic_steps": 2, "flow_matching_batch": 2,
         "optimizer": {"learning_rate": 1e-3}, "loop": {"steps": STEPS, "log_every": 1},
     },
+    "reward_gradient": {
+        "rank": 2, "conditions": 2, "steps": 3, "gradient_steps": 2, "flow_matching_batch": 2,
+        "optimizer": {"learning_rate": 1e-3}, "loop": {"steps": STEPS, "log_every": 1},
+    },
     "evaluate": {"scenes": 2, "samples": 1, "shown": 1, "batch": 2},
 }  # fmt: skip
 
@@ -33,7 +37,7 @@ def run_text(
     lines = [f"{key} = {_value(value)}" for key, value in (
         ("folder", str(folder)), ("stages", list(stages)), ("init", str(init)), ("model", model)
     )]  # fmt: skip
-    tables = STAGES if evaluate is None else (*STAGES, "evaluate")
+    tables = [*dict.fromkeys((*STAGES, *stages)), *([] if evaluate is None else ["evaluate"])]
     for name in tables:
         table = {"data": str(data), **TABLES[name]}
         for key, value in (evaluate if name == "evaluate" else changes.get(name, {})).items():  # type: ignore[union-attr]

@@ -12,7 +12,8 @@ import torch
 
 Session = Callable[..., dict[str, Any]]
 WriteRun = Callable[..., Path]
-BEFORE = {"backbone": None, "pretrain": "backbone", "finetune": "pretrain", "reinforce": "finetune"}
+BEFORE = {"backbone": None, "pretrain": "backbone", "finetune": "pretrain"}
+BEFORE |= {"reinforce": "finetune", "reward_gradient": "finetune"}
 MESHES = {
     "fsdp": (4, "{}"),
     "hsdp": (4, "{replicate=2}"),
@@ -111,6 +112,23 @@ def test_reinforce_draws_and_rewards_the_same_samples(
     for key, (latents, reward) in drawn["one"].items():
         torch.testing.assert_close(drawn["many"][key][0], latents, rtol=1e-4, atol=1e-5)
         assert drawn["many"][key][1] == pytest.approx(reward, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("matching", [0.0, 1.0])
+def test_the_reward_gradient_is_that_of_one_process(
+    train: Callable[..., dict[str, list[float]]], mesh: str, matching: float
+) -> None:
+    """Without the diffusion loss, too, where the last loss evaluates the transformer once a denoising step."""
+    ranks, table = arranged(mesh)
+    common = ("reward_gradient.conditions=4", f"reward_gradient.flow_matching={matching}")
+    common += ("reward_gradient.flow_matching_batch=4", "reward_gradient.gradient_steps=3")
+    one = train("reward_gradient", "one", *common)
+    changes = (f"parallel={table}", "checkpointing=full", "reward_gradient.micro_batch=1")
+    many = train("reward_gradient", "many", *common, *changes, ranks=ranks)
+    for name in ("reward", "grad_norm"):
+        assert many[name] == pytest.approx(one[name], rel=1e-4), name
 
 
 def _by_key(folder: Path) -> dict[tuple[Any, ...], tuple[torch.Tensor, float]]:

@@ -15,7 +15,8 @@ from tests.engine.reproducible import reproducible
 
 Session = Callable[..., dict[str, Any]]
 WriteRun = Callable[..., Path]
-BEFORE = {"backbone": None, "pretrain": "backbone", "finetune": "pretrain", "reinforce": "finetune"}
+BEFORE = {"backbone": None, "pretrain": "backbone", "finetune": "pretrain"}
+BEFORE |= {"reinforce": "finetune", "reward_gradient": "finetune"}
 ADAPTER = "adapters/reinforce/pytorch_lora_weights.safetensors"
 
 
@@ -112,6 +113,17 @@ def test_reinforce_on_two_ranks_is_that_of_one(
     moved = torch.cat([theirs[name].flatten() for name in theirs if "lora_B" in name])  # they start from zero
     off = torch.cat([(ours[name] - theirs[name]).flatten() for name in theirs if "lora_B" in name])
     assert moved.norm() > 0 and off.norm() <= within * moved.norm()
+
+
+def test_the_reward_gradient_of_two_ranks_is_that_of_one(train: Callable[..., Path]) -> None:
+    """With blocks that are computed again, of which the reward's must find the policy off; two updates."""
+    changes = ("reward_gradient.conditions=4", "reward_gradient.flow_matching_batch=4")
+    alone = train("reward_gradient", "1", *changes, ranks=1)
+    again = ("checkpointing=full", "reward_gradient.micro_batch=1")
+    one, two = (logged(folder) for folder in (alone, train("reward_gradient", "2", *changes, *again, ranks=2)))
+    assert one["step"] == two["step"] == [1, 2]
+    for name in ("reward", "grad_norm"):
+        assert two[name] == pytest.approx(one[name], rel=1e-4), name
 
 
 @pytest.mark.parametrize(("first", "then"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])

@@ -28,7 +28,7 @@ def test_a_group_shares_its_start_and_nothing_else(
     encode, encoded = model.codec.encode, []
     monkeypatch.setattr(model.codec, "encode", lambda video: encoded.append(len(video)) or encode(video))
     conditions = objective.clips.batch(2, objective.parallel, 5, "reinforce", 0)
-    (samples,) = objective._samples(conditions)
+    (samples,) = objective._samples(conditions, objective.config.group)
     assert encoded == [1, 1]  # each of two conditions once, not for each of its three members
     assert samples.conditions == [0, 0, 0, 1, 1, 1]
     torch.testing.assert_close(samples.clean, model.codec.encode(conditions.video[samples.conditions]))

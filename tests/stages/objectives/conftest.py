@@ -200,7 +200,7 @@ def objective(world: WorldModel, source: Source, monkeypatch: pytest.MonkeyPatch
             return source
 
         monkeypatch.setattr(spec, "Clips", clips)
-        name = stage.__name__.rpartition(".")[2].capitalize()
+        name = "".join(word.capitalize() for word in stage.__name__.rpartition(".")[2].split("_"))
         config = getattr(stage, f"{name}Config")(
             data=tmp_path, optimizer=OptimizerConfig(learning_rate=1e-3), loop=LoopConfig(steps=1), **settings
         )

@@ -17,6 +17,7 @@ SETTINGS: dict[str, Any] = {
     "dimensions": 20.0, "kl": 0.4, "flow_matching": 0.3, "flow_matching_batch": 2,
 }  # fmt: skip
 MOVE = 0.15
+MATCHING = "reinforce flow matching"  # of the clips of the diffusion loss
 KEYS = [(SEED, "reinforce", STEP, place, member) for place in (0, 1) for member in (0, 1)]
 CLIPS = [0, 0, 1, 1]
 SIGMAS = [SHIFT * u / (1 + (SHIFT - 1) * u) for u in (1.0, 2 / 3, 1 / 3, 0.0)]
@@ -65,7 +66,7 @@ def flow_matching(source: Any, draw: int, slope: float) -> float:
     """The rectified-flow loss of two clips."""
     errors = []
     for clip in (0, 1):
-        key = (SEED, "reinforce flow matching", draw, clip)
+        key = (SEED, MATCHING, draw, clip)
         u = float(uniform((), *key, "sigma"))
         sigma = max(SHIFT * u / (1 + (SHIFT - 1) * u), 0.02)
         clean, noise = 2 * source.video[clip].double(), normal(SHAPE, *key, "noise").double()

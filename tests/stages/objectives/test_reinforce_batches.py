@@ -46,7 +46,7 @@ def test_samples_in_micro_batches_are_those_of_the_step_in_order(objective: Call
     """Four samples, three at once: shares 3/4 and 1/4; of their clips the text is kept, and no pixels."""
     stage = objective(reinforce, **SETTINGS, micro_batch=3)
     conditions = source.batch(2, stage.parallel, SEED, "reinforce", STEP)
-    parts = stage._samples(conditions)
+    parts = stage._samples(conditions, 2)
     assert [part.conditions for part in parts] == [CLIPS[:3], CLIPS[3:]]
     assert [part.batch.rng_keys for part in parts] == [KEYS[:3], KEYS[3:]]
     assert [part.batch.share for part in parts] == [0.75, 0.25]
@@ -55,7 +55,7 @@ def test_samples_in_micro_batches_are_those_of_the_step_in_order(objective: Call
         assert torch.equal(part.first, 2 * source.video[part.conditions, :, :1])
         assert torch.equal(part.batch.text, conditions.text[part.conditions])
         assert part.batch.video.numel() == 0 and part.batch.arrays == {} and part.none is None
-    (whole,) = objective(reinforce, **SETTINGS, guidance=1.5)._samples(conditions)
+    (whole,) = objective(reinforce, **SETTINGS, guidance=1.5)._samples(conditions, 2)
     assert whole.conditions == CLIPS and whole.none is not None and (whole.none == -0.3).all()
 
 
@@ -65,7 +65,7 @@ def test_a_part_of_the_samples_has_its_share_of_the_loss_and_ratios_without_a_gr
     """The policy that drew them is the one that is trained: ratio 1, and the KL is 0.4 times that by hand."""
     stage = objective(reinforce, **SETTINGS | {"flow_matching": 0.0}, micro_batch=1)
     conditions = source.batch(2, stage.parallel, SEED, "reinforce", STEP)
-    parts, ratios, logged = stage._samples(conditions), list[Tensor](), Shares()
+    parts, ratios, logged = stage._samples(conditions, 2), list[Tensor](), Shares()
     advantage = torch.tensor([1.0])
     for part in parts:
         with torch.no_grad():

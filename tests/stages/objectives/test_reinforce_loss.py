@@ -10,7 +10,7 @@ from torch import Tensor
 from phys4d.engine.random import normal, uniform
 from phys4d.models.world import WorldModel
 from phys4d.rewards import moving_points
-from phys4d.stages import reinforce
+from phys4d.stages import policy, reinforce
 from phys4d.stages.spec import Shares
 from tests.stages.objectives.reinforce_by_hand import (  # fmt: skip
     ADVANTAGES,
@@ -225,7 +225,7 @@ def test_the_reward_is_of_decoded_latents_and_of_geometry_read_without_the_polic
     source.arrays["instance"] = torch.randint(0, 3, (2, 3, 2, 2), dtype=torch.uint8)
     stage = objective(reinforce, **SETTINGS, reward=kind)
     conditions = source.batch(2, stage.parallel, SEED, "reinforce", STEP)
-    (samples,), logged = stage._samples(conditions), Shares()
+    (samples,), logged = stage._samples(conditions, 2), Shares()
     latents = 3 * torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(4))
     reward = stage._reward(latents, samples, conditions, logged)
     drift = logged.sums["head_drift"]
@@ -275,7 +275,7 @@ def test_it_trains_its_adapter_and_nothing_else(
         for name, parameter in transformer.named_parameters():
             parameter.requires_grad_(name == "adapters.reinforce")
 
-    monkeypatch.setattr(reinforce, "add_adapter", add_adapter)
+    monkeypatch.setattr(policy, "add_adapter", add_adapter)
     stage.prepare(world, stage.config, SEED)
     assert added == [(transformer, "reinforce", 7, SEED, ("slope",), 7.0)]
     assert {n for n, p in world.named_parameters() if p.requires_grad} == {"backbone.transformer.adapters.reinforce"}

@@ -93,6 +93,9 @@ def test_what_each_stage_says_of_the_model_that_it_writes() -> None:
         "pretrain": ["reads_geometry", "trains_reader"],
         "finetune": ["reads_geometry", "trains_reader"],
         "reinforce": ["reads_geometry", "rewarded"],
+        "reward_gradient": ["reads_geometry", "rewarded"],
     }
     assert STAGES["reinforce"].samples(given(ReinforceConfig, conditions=3, group=2)) == 6
-    assert [name for name, spec in STAGES.items() if spec.static_camera(given(ReinforceConfig))] == ["reinforce"]
+    assert [name for name, spec in STAGES.items() if spec.static_camera(given(ReinforceConfig))] == [
+        "reinforce", "reward_gradient"
+    ]  # fmt: skip
