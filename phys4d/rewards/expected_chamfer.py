@@ -71,14 +71,14 @@ def expected_chamfer(
 
 def _frame(points: Tensor, presence: Tensor, truth: Tensor, neighbours: int, cap: float) -> Tensor:
     """The expected distance of one frame: points [H, W, 3] with their probabilities [H, W], true points [M, 3]."""
-    keep = presence.detach() > _ABSENT
+    keep = presence > _ABSENT
     x, p = points[keep], presence[keep]
     empty = (1 - p).clamp_min(1e-12).log().sum().exp() if len(p) else presence.new_ones(())
     if not len(truth):
         return (1 - empty) * cap
     if not len(x):
-        return presence.new_tensor(cap) + 0 * presence.sum()
-    _, index = nearest(x.detach(), truth)
+        return cap + 0 * presence.sum()  # a graph, though nothing moves it
+    _, index = nearest(x, truth)
     towards = (p * _distance(x, truth[index])).sum() / p.sum()
     back = _first_present(truth, x, p, neighbours, cap).mean()
     return (1 - empty) * (towards + back).clamp_max(cap) + empty * cap
@@ -86,14 +86,14 @@ def _frame(points: Tensor, presence: Tensor, truth: Tensor, neighbours: int, cap
 
 def _first_present(truth: Tensor, x: Tensor, p: Tensor, neighbours: int, cap: float) -> Tensor:
     """[M]: expected distance of each true point to the nearest of x [N, 3] that is present."""
-    index = _nearest_of_all(truth, x.detach(), min(neighbours, len(x)))
+    index = _nearest_of_all(truth, x, min(neighbours, len(x)))
     distance, there = _distance(x[index], truth[:, None]), p[index]
     before = torch.cat([torch.ones_like(there[:, :1]), (1 - there).cumprod(1)], 1)  # none of those nearer is there
-    likely = p.detach() >= 0.5
+    likely = p >= 0.5
     last = distance.new_full((len(truth),), cap)
     if likely.any():
         sure = x[likely]
-        last = _distance(sure[nearest(truth, sure.detach())[1]], truth)
+        last = _distance(sure[nearest(truth, sure)[1]], truth)
     return (distance * there * before[:, :-1]).sum(1) + before[:, -1] * last
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from phys4d.models.backbone import Backbone
 from phys4d.models.config import ModelConfig
@@ -55,6 +56,29 @@ def test_generation_takes_the_models_steps_and_shift() -> None:
     model.predict = lambda noisy, sigma, *given: seen.append(float(sigma[0])) or predict(noisy, sigma, *given)
     model.generate(torch.zeros(1, 192, 1, 4, 4), model.text(["a ball"]), torch.randn(1, 192, 2, 4, 4))
     assert seen == pytest.approx([1.0, 10 / 11, 5 / 7])  # 5 u / (1 + 4 u) at u = 1, 2/3, 1/3
+
+
+@pytest.mark.parametrize("differentiable", [0, 1, 2, 3])
+def test_gradients_flow_through_the_last_steps_alone(differentiable: int) -> None:
+    """Velocity w x: from x = 1 by steps -0.5, -0.3, -0.2, of which only some see that w moves."""
+    weight = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+
+    def predict(noisy: Tensor, sigma: Tensor) -> Prediction:
+        return Prediction(weight * noisy, noisy, ())
+
+    first, noise = torch.empty(1, 1, 0, 1, 1, dtype=torch.float64), torch.ones(1, 1, 1, 1, 1, dtype=torch.float64)
+    sigmas = (1.0, 0.5, 0.2, 0.0)
+    out = sample(predict, first, noise, sigmas, differentiable)
+    assert out.item() == pytest.approx((1 - 0.5 * 0.7) * (1 - 0.3 * 0.7) * (1 - 0.2 * 0.7))
+    assert out.requires_grad == (differentiable > 0)
+    if differentiable:
+        out.sum().backward()
+        steps = (0.5, 0.3, 0.2)[3 - differentiable :]
+        assert weight.grad is not None
+        assert weight.grad.item() == pytest.approx(-sum(out.item() * step / (1 - step * 0.7) for step in steps))
+    assert not sample(predict, first, noise, sigmas).requires_grad
+    with torch.no_grad():
+        assert not sample(predict, first, noise, sigmas, differentiable).requires_grad
 
 
 def test_sampler_recovers_data_from_the_exact_velocity() -> None:

@@ -59,6 +59,15 @@ MODULES: dict[str, tuple[str, ...]] = {
         f"{OBJECTIVES}/test_reinforce_batches.py", f"{OBJECTIVES}/test_reinforce_loss.py",
         f"{OBJECTIVES}/test_settings.py",
     ),
+    "phys4d/stages/policy.py": (
+        f"{OBJECTIVES}/test_reinforce_batches.py", f"{OBJECTIVES}/test_reinforce_loss.py",
+        f"{OBJECTIVES}/test_settings.py", f"{OBJECTIVES}/test_reward_gradient.py",
+        f"{OBJECTIVES}/test_caption_dropout.py",
+    ),
+    "phys4d/stages/reward_gradient.py": (
+        f"{OBJECTIVES}/test_reward_gradient.py", f"{OBJECTIVES}/test_settings.py",
+    ),
+    "phys4d/rewards/expected_chamfer.py": ("tests/rewards/test_expected_chamfer.py",),
     "phys4d/rewards/moving_chamfer.py": (
         "tests/rewards/test_reward_by_hand.py", "tests/rewards/test_moving_chamfer.py",
     ),

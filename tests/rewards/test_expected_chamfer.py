@@ -1,5 +1,6 @@
 """The reward as an expectation: by hand, its limit, its gradient."""
 
+import inspect
 import math
 from typing import Any
 
@@ -54,24 +55,60 @@ def test_frames_in_which_one_side_shows_no_change_cost_the_cap(still: str) -> No
     assert soft.tolist() == ([0, 0] if still == "both" else [-1.5, -1.5])
 
 
-def test_two_pixels_by_hand() -> None:
-    """Depth 1 and focal length 1: pixels a metre apart. Truth shows the left one, ours each with its probability."""
-    changes = torch.tensor([0.35, 0.2], dtype=torch.float64)
-    video = torch.zeros(1, 3, 3, 1, 2, dtype=torch.float64)
-    video[:, 0, 1:, 0] = changes
-    true = torch.zeros_like(video)
-    true[:, 0, 1:, 0, 0] = 1
-    depth = torch.ones(1, 3, 1, 2, dtype=torch.float64)
-    motion = torch.zeros(1, 3, 2, 1, 2, dtype=torch.float64)
-    score = expected_chamfer(
-        video, depth, motion, truth_video=true, truth_depth=depth, truth_motion=motion,
-        intrinsics=torch.eye(3, dtype=torch.float64).expand(1, 3, 3, 3), softness=0.05, cap=7.0,
-    )  # fmt: skip
-    left, right = (1 / (1 + math.exp(-(change - 0.3) / 0.05)) for change in changes.tolist())
-    towards = right / (left + right)
-    back = (1 - left) * right  # where neither is there, the left one, which is likely, at distance 0
-    none = (1 - left) * (1 - right)
-    assert score.item() == pytest.approx(-((1 - none) * (towards + back) + none * 7.0))
+def row(*changes: float) -> dict[str, Tensor]:
+    """A clip of 3 frames of one row of pixels a metre apart, at depth 1, which change so much from frame 1 on."""
+    video = torch.zeros(1, 3, 3, 1, len(changes), dtype=torch.float64)
+    video[:, 0, 1:, 0] = torch.tensor(changes, dtype=torch.float64)
+    return {"video": video, "depth": torch.ones_like(video[:, 0]), "motion": torch.zeros_like(video[:, :, 1:])}
+
+
+def of_row(ours: dict[str, Tensor], truth: dict[str, Tensor], **options: Any) -> Tensor:
+    """The score of a row, softness 0.05 and cap 7; the last frame has no motion, and is the only one that counts."""
+    names = {f"truth_{name}": array for name, array in truth.items()}
+    camera = torch.eye(3, dtype=torch.float64).expand(1, 3, 3, 3)
+    return expected_chamfer(*ours.values(), **names, intrinsics=camera, softness=0.05, cap=7.0, **options)
+
+
+def chance(change: float) -> float:
+    return 1 / (1 + math.exp(-(change - 0.3) / 0.05))
+
+
+@pytest.mark.parametrize("neighbours", [1, 2, 3])
+def test_a_row_of_pixels_by_hand(neighbours: int) -> None:
+    """The truth shows the left one. The right one is likely, and stands for what is farther than those looked at."""
+    changes = (0.25, 0.28, 0.4)
+    left, mid, right = map(chance, changes)
+    score = of_row(row(*changes), row(1, 0, 0), neighbours=neighbours)
+    towards = (mid + 2 * right) / (left + mid + right)
+    farther = [2, mid + (1 - mid) * 2, mid + (1 - mid) * (right * 2 + (1 - right) * 2)]
+    back = (1 - left) * farther[neighbours - 1]
+    none = (1 - left) * (1 - mid) * (1 - right)
+    assert score.item() == pytest.approx(-((1 - none) * (towards + back) + none * 7))
+
+
+def test_pixels_of_less_than_a_hundredth_are_left_out_and_those_without_a_surface() -> None:
+    for change, counts in ((0.3 + 0.05 * math.log(0.012 / 0.988), True), (0.3 + 0.05 * math.log(0.009 / 0.991), False)):
+        alone, beside = (of_row(row(0.5, other), row(1, 0)).item() for other in (0.0, change))
+        assert (beside != alone) == counts
+    ours = row(0.5, 0.5)
+    ours["depth"][..., 1] = 0
+    assert of_row(ours, row(1, 0)).item() == pytest.approx(of_row(row(0.5, 0.0), row(1, 0)).item(), rel=1e-9)
+
+
+def test_a_still_clip_has_a_score_and_a_gradient_of_nothing() -> None:
+    ours = row(0.0, 0.01)
+    video = ours["video"].requires_grad_()
+    score = of_row(ours, row(1, 0))
+    assert score.item() == -7
+    score.backward()
+    assert video.grad is not None and not video.grad.any()
+
+
+def test_what_it_shares_with_the_other_reward_it_shares() -> None:
+    ours, other = (inspect.signature(reward).parameters for reward in (expected_chamfer, moving_chamfer))
+    for name in ("frame_stride", "threshold", "cap"):
+        assert ours[name].default == other[name].default, name
+    assert ours["softness"].default == 0.1 and ours["neighbours"].default == 8
 
 
 def test_its_gradient_is_that_of_its_values() -> None:

@@ -73,7 +73,7 @@ def test_an_update_by_hand(
     adapter = world.backbone.transformer.adapters.reinforce
     assert adapter.grad.item() == pytest.approx(-(near[1] - near[0]) / 2e-5, rel=1e-4)
     assert float(report["reward"]) == pytest.approx(by_hand(source, POLICY, steps, guidance), rel=1e-5)
-    (generated, truth), = rewarded
+    ((generated, truth),) = rewarded
     assert torch.equal(truth.video, source.video) and generated.video.abs().max() <= 1
     assert world.backbone.transformer.adapters._active_adapter == ["finetune", "reinforce"]
     assert all(p.grad is None for p in world.heads.parameters())
@@ -115,6 +115,26 @@ def test_micro_batches_are_shares_of_one_update(
     assert found[0][1:] == pytest.approx(found[1][1:], rel=1e-5)
 
 
+def test_the_spread_of_rewards_is_logged_and_the_video_is_what_can_be_shown(
+    objective: Callable[..., Any], world: WorldModel, rewarded: list[Any], minimised: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(world.codec, "decode", lambda latents: 9 * latents)
+    report = objective(reward_gradient, **SETTINGS).update(STEP, minimised)
+    ((generated, truth),) = rewarded
+    assert generated.video.min() == -1 and generated.video.max() == 1
+    rewards = REWARDS["changed"].differentiable(generated, truth)  # type: ignore[misc]
+    assert float(report["reward_std"]) == pytest.approx((rewards[0] - rewards[1]).abs().item() / 2, rel=1e-5)
+
+
+def test_the_clips_pixels_are_asked_for(objective: Callable[..., Any], source: Any, rewarded: list[Any]) -> None:
+    stage = objective(reward_gradient, **SETTINGS)
+    batch, asked = stage.clips.batch, []
+    stage.clips.batch = lambda *place, **options: asked.append(options) or batch(*place)
+    stage.update(STEP, lambda losses: None)
+    assert asked == [{"pixels": True}]
+
+
 def test_on_tensors_without_values_every_part_is_read(objective: Callable[..., Any], minimised: Any) -> None:
     stage = objective(reward_gradient, **SETTINGS)
     stage.leave_out_values()
@@ -142,5 +162,6 @@ def test_it_trains_its_adapter_and_nothing_else(
 def test_what_has_no_gradient_is_refused(
     objective: Callable[..., Any], settings: dict[str, Any], message: str
 ) -> None:
+    assert objective(reward_gradient).config.gradient_steps == 1
     with pytest.raises(ValueError, match=re.escape(message)):
         objective(reward_gradient, **settings)
