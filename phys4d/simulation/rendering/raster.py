@@ -92,103 +92,120 @@ class LoadedMeshes:
         make = raster.context.buffer
         self._position, self._normal, self._colour = (make(reserve=meshes.vertices.shape[1] * 12) for _ in range(3))
         self._rest = make(meshes.rest.astype(np.float32).tobytes())
-        self._indices = make(meshes.faces.tobytes())
         if meshes.colour.ndim == 2:
             self._colour.write(meshes.colour.tobytes())
-        array = raster.context.vertex_array
-        position = [(self._position, "3f", "position")]
-        self._cast = array(raster._cast, position, self._indices)
-        # A room's faces come first; walls and ceiling would shade everything inside.
-        self._first_caster = int(np.argmax(np.append(meshes.instance > WALL, True)))
-        self._at: int | None = None
+        self._at: tuple[int, _Drawing] | None = None  # of what the shadow map shows
 
     def __enter__(self) -> "LoadedMeshes":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._cast.release()
-        for buffer in (self._position, self._normal, self._colour, self._rest, self._indices):
+        for buffer in (self._position, self._normal, self._colour, self._rest):
             buffer.release()
 
     def _move_to(self, t: int) -> None:
-        if self._at != t:
-            self._position.write(self.meshes.vertices[t].astype(np.float32).tobytes())
-            self._at = t
-
-    def _dress(self, t: int) -> None:
-        """Uploads normals and colours of frame t, which only the image needs."""
+        """Uploads positions, normals and colours of frame t."""
+        self._position.write(self.meshes.vertices[t].astype(np.float32).tobytes())
         self._normal.write(self.meshes.normals(t).tobytes())
         if self.meshes.colour.ndim == 3:
             self._colour.write(self.meshes.colour[t].tobytes())
 
     def pictures(self, camera: Camera, light: Light) -> np.ndarray:
-        """Renders the video, uint8 [T, H, W, 3]; of a static camera's frames only what differs from the first one."""
+        """Renders the video, uint8 [T, H, W, 3].
+
+        A static camera's faces that never change are drawn once; of each frame only what differs from that picture.
+        """
         sun = -np.array(light.direction) / np.linalg.norm(light.direction)
-        to_shadow = _to_shadow(sun, np.array(light.focus))
-        _set(self.raster._cast, "to_clip", to_shadow.T)
-        surfaces = [_Surface(self, texture, *run, soft=light.softness > 0) for texture, *run in self._runs()]
-        for surface in surfaces:
-            program = surface.program
-            _set(program, "to_shadow", to_shadow.T)
-            _set(program, "shadow_texel", np.array(1 / self.raster._shadow_size))
-            _set(program, "shadow_offset", np.array(3 * SHADOW_HALF_WIDTH / self.raster._shadow_size))
-            _set(program, "sun", sun)
-            _set(program, "strengths", np.array([light.strength, light.ambient]))
-            _set(program, "sun_colour", np.array(light.sun))
-            _set(program, "sky_colour", np.array(light.sky))
-            _set(program, "fill", -np.array(light.fill) / np.linalg.norm(light.fill))
-            _set(program, "fill_colour", np.array(light.fill_colour))
-            _set(program, "ground_colour", np.array(light.bounce))
-            if light.softness > 0:
-                _set(program, "softness", np.array(light.softness * SHADOW_DISTANCE / SHADOW_HALF_WIDTH))
-        changed = ChangedRegion(self.meshes, camera, sun, _shadow_blur(light, self.raster._shadow_size))
-        video = np.empty((self.meshes.frames, self.raster.height, self.raster.width, 3), dtype=np.uint8)
-        for t in range(self.meshes.frames):
-            left, top, right, bottom = region = changed.region(t)
-            video[t] = video[0]
-            if right > left and bottom > top:
-                video[t, top:bottom, left:right] = self._picture(t, camera, surfaces, region)
-        for surface in surfaces:
-            surface.array.release()
+        blur = _shadow_blur(light, self.raster._shadow_size)
+        changed, whole = ChangedRegion(self.meshes, camera, sun, blur), (0, 0, camera.width, camera.height)
+        video = np.empty((self.meshes.frames, camera.height, camera.width, 3), dtype=np.uint8)
+        if not changed.whole:
+            still = ~changed.changing[self.meshes.faces].any(axis=1)
+            with _Drawing(self, np.nonzero(still)[0], light, sun) as background:
+                video[:] = self._picture(0, camera, background, whole)
+        with _Drawing(self, np.arange(len(self.meshes.faces)), light, sun) as everything:
+            for t in range(self.meshes.frames):
+                for left, top, right, bottom in changed.regions(t):
+                    region = (left, top, right, bottom)
+                    video[t, top:bottom, left:right] = self._picture(t, camera, everything, region)
         return video
 
-    def _runs(self) -> list[tuple[Texture, int, int]]:
-        """Runs of consecutive faces with one pattern: (pattern, first face, number of faces)."""
-        kinds = self.meshes.texture[self.meshes.faces[:, 0]]
-        starts = np.flatnonzero(np.diff(kinds, prepend=-1))
-        ends = np.append(starts[1:], len(kinds))
-        return [(Texture(int(kinds[a])), int(a), int(b - a)) for a, b in zip(starts, ends, strict=True)]
-
-    def _picture(self, t: int, camera: Camera, surfaces: list["_Surface"], region: Region) -> np.ndarray:
+    def _picture(self, t: int, camera: Camera, drawing: "_Drawing", region: Region) -> np.ndarray:
         """Renders a region of frame t, uint8 [height, width, 3]."""
         raster, scale = self.raster, self.raster.supersample
         left, top, right, bottom = (scale * side for side in region)
         box = (left, top, right - left, bottom - top)
-        self._move_to(t)
-        self._dress(t)
-        raster._shadow_target.use()
-        raster._shadow_target.clear(depth=1.0)
-        first = self._first_caster
-        self._cast.render(vertices=3 * (len(self.meshes.faces) - first), first=3 * first)
+        if self._at != (t, drawing):
+            self._move_to(t)
+            raster._shadow_target.use()
+            raster._shadow_target.clear(depth=1.0)
+            drawing.cast()
+            self._at = (t, drawing)
         raster._colour_target.scissor = box
         raster._colour_target.use()
         raster._colour_target.clear(*BACKGROUND, 1.0, depth=1.0)
         raster._shadow_map.use(0)
         raster._shadow_map.use(1)
         raster._depth_sampler.use(1)
-        for surface in surfaces:
-            _set(surface.program, "to_clip", _to_clip(camera, t).T)
-            _set(surface.program, "eye", camera.origin(t))
-            surface.array.render(vertices=3 * surface.count, first=3 * surface.first)
+        drawing.draw(_to_clip(camera, t), camera.origin(t))
         raster.context.copy_framebuffer(raster._resolved, raster._colour_target)
         raw = np.frombuffer(raster._resolved.read(viewport=box, components=3, alignment=1), np.uint8)
         return _averaged(raw.reshape(box[3] // scale, scale, box[2] // scale, scale, 3))
 
 
+class _Drawing:
+    """Some faces of loaded meshes in a light, as runs of one pattern; a context manager that frees its buffers.
+
+    loaded: the meshes. which: int, ascending, numbers of the faces. light: of the scene. sun: [3], unit vector towards
+    it.
+    """
+
+    def __init__(self, loaded: LoadedMeshes, which: np.ndarray, light: Light, sun: np.ndarray) -> None:
+        raster, meshes = loaded.raster, loaded.meshes
+        self._indices = raster.context.buffer(meshes.faces[which].tobytes()) if len(which) else None
+        # A room's faces come first; walls and ceiling would shade everything inside.
+        self._first_caster = int(np.argmax(np.append(meshes.instance[which] > WALL, True)))
+        self._count = len(which)
+        to_shadow = _to_shadow(sun, np.array(light.focus))
+        _set(raster._cast, "to_clip", to_shadow.T)
+        self._surfaces: list[_Surface] = []
+        if self._indices is None:
+            return
+        self._caster = raster.context.vertex_array(raster._cast, [(loaded._position, "3f", "position")], self._indices)
+        for texture, first, count in _runs(meshes.texture[meshes.faces[which, 0]]):
+            surface = _Surface(loaded, self._indices, texture, first, count, soft=light.softness > 0)
+            _illuminate(surface.program, light, sun, to_shadow, raster._shadow_size)
+            self._surfaces.append(surface)
+
+    def __enter__(self) -> "_Drawing":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._indices is not None:
+            for surface in self._surfaces:
+                surface.array.release()
+            self._caster.release()
+            self._indices.release()
+
+    def cast(self) -> None:
+        """Draws what casts shadows into the current target."""
+        if self._count > self._first_caster:
+            self._caster.render(vertices=3 * (self._count - self._first_caster), first=3 * self._first_caster)
+
+    def draw(self, to_clip: np.ndarray, eye: np.ndarray) -> None:
+        """Draws all faces into the current target; to_clip: [4, 4], world to clip space. eye: [3], metres."""
+        for surface in self._surfaces:
+            _set(surface.program, "to_clip", to_clip.T)
+            _set(surface.program, "eye", eye)
+            surface.array.render(vertices=3 * surface.count, first=3 * surface.first)
+
+
 class _Surface:
     """A run of faces with one pattern, bound to the program that draws the pattern."""
 
-    def __init__(self, loaded: LoadedMeshes, texture: Texture, first: int, count: int, *, soft: bool) -> None:
+    def __init__(
+        self, loaded: LoadedMeshes, indices: moderngl.Buffer, texture: Texture, first: int, count: int, *, soft: bool
+    ) -> None:
         self.first, self.count = first, count
         self.program = loaded.raster.surface_program(texture, soft=soft)
         buffers = [
@@ -196,7 +213,32 @@ class _Surface:
         ]  # fmt: skip
         if "rest" in set(self.program):  # absent if the compiled pattern does not use rest coordinates
             buffers.append((loaded._rest, "3f", "rest"))
-        self.array = loaded.raster.context.vertex_array(self.program, buffers, loaded._indices)
+        self.array = loaded.raster.context.vertex_array(self.program, buffers, indices)
+
+
+def _runs(kinds: np.ndarray) -> list[tuple[Texture, int, int]]:
+    """Runs of consecutive faces with one pattern: (pattern, first face, number of faces)."""
+    starts = np.flatnonzero(np.diff(kinds, prepend=-1))
+    ends = np.append(starts[1:], len(kinds))
+    return [(Texture(int(kinds[a])), int(a), int(b - a)) for a, b in zip(starts, ends, strict=True)]
+
+
+def _illuminate(
+    program: moderngl.Program, light: Light, sun: np.ndarray, to_shadow: np.ndarray, shadow_size: int
+) -> None:
+    """Sets the uniforms of a program that do not change over a clip."""
+    _set(program, "to_shadow", to_shadow.T)
+    _set(program, "shadow_texel", np.array(1 / shadow_size))
+    _set(program, "shadow_offset", np.array(3 * SHADOW_HALF_WIDTH / shadow_size))
+    _set(program, "sun", sun)
+    _set(program, "strengths", np.array([light.strength, light.ambient]))
+    _set(program, "sun_colour", np.array(light.sun))
+    _set(program, "sky_colour", np.array(light.sky))
+    _set(program, "fill", -np.array(light.fill) / np.linalg.norm(light.fill))
+    _set(program, "fill_colour", np.array(light.fill_colour))
+    _set(program, "ground_colour", np.array(light.bounce))
+    if light.softness > 0:
+        _set(program, "softness", np.array(light.softness * SHADOW_DISTANCE / SHADOW_HALF_WIDTH))
 
 
 def _set_unit(program: moderngl.Program, name: str, unit: int) -> None:
