@@ -66,24 +66,30 @@ def measure(meshes: MeshSequence, camera: Camera) -> Truth:
     motion = np.zeros((3, frames - 1, *size))
     flow_valid, seen_next, moving = (np.zeros((frames - 1, *size), dtype=bool) for _ in range(3))
     finder = SurfaceFinder(meshes, camera)
-    surfaces = [finder.surface(t) for t in range(frames)]
     still = finder.still
     depth[:, still.row, still.column] = still.depth
     instance[:, still.row, still.column] = meshes.instance[still.face]
-    for t, seen in enumerate(surfaces):
-        at = (t, seen.row, seen.column)
-        depth[at], instance[at] = seen.depth, meshes.instance[seen.face]
     landed = landing(still, meshes, camera, 0)
-    motion[:, :, still.row, still.column] = _change(still, landed)[:, None]
-    flow_valid[:, still.row, still.column] = landed.ahead
-    for t, seen in enumerate(surfaces[:-1]):
-        at = (t, seen.row, seen.column)
+    rest, ahead = np.zeros((3, *size)), np.zeros(size, dtype=bool)
+    rest[:, still.row, still.column] = _change(still, landed)
+    ahead[still.row, still.column] = landed.ahead
+    motion[:], flow_valid[:] = rest[:, None], ahead
+    seen = finder.surface(0)
+    for t in range(frames):
+        now = (t, seen.row, seen.column)
+        depth[now], instance[now] = seen.depth, meshes.instance[seen.face]
+        if t == frames - 1:
+            break
+        after = finder.surface(t + 1)
         landed = landing(seen, meshes, camera, t)
-        motion[:, *at] = _change(seen, landed)
-        flow_valid[at], moving[at] = landed.ahead, landed.displacement > MOVING
+        motion[:, *now] = _change(seen, landed)
+        flow_valid[now], moving[now] = landed.ahead, landed.displacement > MOVING
         # A point at rest before a camera at rest is hidden by whatever is nearer at its own pixel.
-        seen_next[t] = flow_valid[t] & ~(depth[t + 1] < depth[t] * (1 - TOLERANCE))
-        seen_next[at] = visible(landed, finder, t)
+        seen_next[t] = flow_valid[t]
+        hidden = after.depth < depth[t, after.row, after.column] * (1 - TOLERANCE)
+        seen_next[t, after.row[hidden], after.column[hidden]] = False
+        seen_next[now] = visible(landed, finder, t)
+        seen = after
     depth_valid = instance > 0
     truth = Truth(depth, motion, depth_valid, flow_valid, flow_valid.copy(), seen_next, moving, instance)
     return truth if meshes.smoke is None else _truth_through_smoke(meshes.smoke, truth, camera)
