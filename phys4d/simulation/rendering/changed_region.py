@@ -13,7 +13,8 @@ Region = tuple[int, int, int, int]  # pixels: left, top, right, bottom; the last
 EDGE = 3.0  # pixels around it that samples, derivatives and rounded vertices may reach
 LOWEST_SUN = 0.2  # sine of the sun's height below which shadows may fall anywhere
 STRETCHES = 4  # of a shadow's way, each with bounds of its own
-ALONE = 4000  # pixels that take as long as drawing a region apart
+ALONE, FACE = 4000, 3  # pixels that take as long as drawing a region apart, and as one face more in it
+PARTS = 64  # of a large mesh, each of which is bounded by a box
 NEAREST = 0.1  # metres from the camera, below which something may cover the whole image
 
 
@@ -44,12 +45,17 @@ class ChangedRegion:
             return [self._image]
         found: list[Region] = []
         for group in self._groups:
-            for region in self._bounds(t, self.meshes.vertices[t, group]):
-                while (near := next((other for other in found if _joins(region, other)), None)) is not None:
+            for region in self._bounds(t, _hull(self.meshes.vertices[t, group])):
+                while (near := next((other for other in found if self._joins(region, other)), None)) is not None:
                     found.remove(near)
                     region = _joined(region, near)
                 found.append(region)
         return found
+
+    def _joins(self, one: Region, other: Region) -> bool:
+        """Whether both take no longer to draw as one."""
+        apart = _area(one) + _area(other) + ALONE + FACE * len(self.meshes.faces)
+        return _area(_joined(one, other)) <= apart
 
     def _bounds(self, t: int, points: np.ndarray) -> Iterator[Region]:
         """Regions of some vertices [N, 3] and of their shadows on the way down to the lowest point.
@@ -85,13 +91,18 @@ def _by_instance(meshes: MeshSequence, changing: np.ndarray) -> list[np.ndarray]
     return [group for group in groups if len(group)]
 
 
+def _hull(points: np.ndarray) -> np.ndarray:
+    """The points [N, 3], or, if they are many, the corners of boxes that hold them."""
+    if len(points) <= 16 * PARTS:
+        return points
+    starts = np.linspace(0, len(points), PARTS, endpoint=False).astype(int)
+    ends = np.stack([np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)])
+    corners = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1]), axis=-1).reshape(-1, 3)
+    return np.concatenate([ends[corner, :, range(3)].T for corner in corners])
+
+
 def _joined(one: Region, other: Region) -> Region:
     return (min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3]))
-
-
-def _joins(one: Region, other: Region) -> bool:
-    """Whether both are drawn with about no more pixels as one."""
-    return _area(_joined(one, other)) <= _area(one) + _area(other) + ALONE
 
 
 def _area(region: Region) -> int:
