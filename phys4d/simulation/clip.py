@@ -8,7 +8,7 @@ from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.scene import Light
 from phys4d.simulation.scenery.camera import Camera
-from phys4d.simulation.smoke.smoke_volume import CLEAR, SmokeVolume
+from phys4d.simulation.smoke.smoke_volume import CLEAR, SmokeLayer, SmokeVolume
 from phys4d.simulation.truth.surface import MOVING, Landing, Surface, SurfaceFinder, landing
 from phys4d.simulation.truth.visibility import TOLERANCE, visible
 
@@ -26,6 +26,7 @@ class Truth:
     instance: uint8 [T, H, W], 0 if the pixel sees no surface.
     opacity: uint8 [T, H, W], opacity of the smoke in front of the surface, 255 = opaque; None without smoke. Pixels
         with an opacity above `CLEAR` are neither valid nor visible.
+    layer: the smoke before that is stored as `opacity`.
     """
 
     depth: np.ndarray
@@ -37,26 +38,26 @@ class Truth:
     moving: np.ndarray
     instance: np.ndarray
     opacity: np.ndarray | None = None
+    layer: SmokeLayer | None = None
 
     def stored(self) -> dict[str, np.ndarray]:
         """The arrays by name as a dataset stores them: depth and motion as float32."""
-        arrays = {name: array for name, array in vars(self).items() if array is not None}
+        arrays = {name: array for name, array in vars(self).items() if isinstance(array, np.ndarray)}
         return arrays | {"depth": self.depth.astype(np.float32), "motion": self.motion.astype(np.float32)}
 
 
-def render(meshes: MeshSequence, camera: Camera, light: Light, raster: Rasteriser) -> np.ndarray:
-    """Renders the video, uint8 [T, H, W, 3]."""
+def render(
+    meshes: MeshSequence, camera: Camera, light: Light, raster: Rasteriser, truth: Truth | None = None
+) -> np.ndarray:
+    """Renders the video, uint8 [T, H, W, 3]; truth: of the clip, if it is known, whose smoke is then used."""
     with raster.load(meshes) as loaded:
         video = loaded.pictures(camera, light)
-        if meshes.smoke is not None:
-            finder = SurfaceFinder(meshes, camera)
-            for t in range(meshes.frames):
-                depth = np.full((camera.height, camera.width), np.inf)
-                for opaque in (finder.still, finder.surface(t)):
-                    depth[opaque.row, opaque.column] = opaque.depth
-                covered, brightness = meshes.smoke.opacity_and_brightness(t, camera, depth)
-                video[t] = meshes.smoke.composite(video[t], covered, brightness)
-        return video
+    if meshes.smoke is not None:
+        layer = (truth or measure(meshes, camera)).layer
+        assert layer is not None
+        for t in range(meshes.frames):
+            video[t] = meshes.smoke.composite(video[t], layer.opacity[t], layer.brightness[t])
+    return video
 
 
 def measure(meshes: MeshSequence, camera: Camera) -> Truth:
@@ -105,7 +106,8 @@ def _change(seen: Surface, landed: Landing) -> np.ndarray:
 def _truth_through_smoke(smoke: SmokeVolume, truth: Truth, camera: Camera) -> Truth:
     """Masks out the truth behind smoke; a point stays visible only if its pixel in frame t + 1 is clear, too."""
     depth = np.where(truth.depth_valid, truth.depth, np.inf)
-    opacity = np.stack([smoke.opacity_and_brightness(t, camera, depth[t])[0] for t in range(len(depth))])
+    layer = smoke.layer(camera, depth)
+    opacity = layer.opacity
     clear = opacity <= CLEAR
     row, column = np.mgrid[: camera.height, : camera.width]
     landing = np.floor(truth.motion[:2] + 0.5 + np.stack([column, row])[:, None])
@@ -114,5 +116,5 @@ def _truth_through_smoke(smoke: SmokeVolume, truth: Truth, camera: Camera) -> Tr
     masks = {name: getattr(truth, name) & clear[:-1] for name in ("flow_valid", "dz_valid", "moving")}
     return replace(
         truth, depth_valid=truth.depth_valid & clear, visible=truth.visible & clear[:-1] & still,
-        opacity=(opacity * 255).round().astype(np.uint8), **masks,
+        opacity=(opacity * 255).round().astype(np.uint8), layer=layer, **masks,
     )  # fmt: skip

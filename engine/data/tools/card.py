@@ -71,8 +71,10 @@ def write_card(folder: Path, *, licence: str) -> Path:
 def _card(name: str, licence: str, found: Statistics, arrays: dict[str, Any], meta: dict[str, Any]) -> list[str]:
     size = next((label for most, label in _SIZES if found.clips < most), "n>1M")
     head = [
-        "---", f"license: {licence}", f"pretty_name: {name}", f"size_categories:\n- {size}", "tags:\n- video\n- webdataset",
-        'configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: "*.tar"', "---", MARK, f"# {name}", "",
+        "---", f"license: {licence}", f"pretty_name: {name}", "size_categories:", f"- {size}",
+        "tags:", "- video", "- webdataset",
+        "configs:", "- config_name: default", "  data_files:", "  - split: train", '    path: "*.tar"',
+        "---", MARK, f"# {name}", "",
     ]  # fmt: skip
     seconds = f"{found.seconds:.0f} s ({found.seconds / 3600:.2f} h)"
     counts = f"{found.clips} clips in {found.shards} shards, {found.frames} frames, {seconds}. Licence: {licence}."
@@ -92,7 +94,8 @@ def _card(name: str, licence: str, found: Statistics, arrays: dict[str, Any], me
         lines += ["", "## Arrays of `truth` in the first clip", *_table(("array", "type", "definition"), shown)]
     lines += ["", "## Fields of `json`", *_table(("field", "definition"), fields)]
     return [
-        *lines, "", "## Reading", "`index.parquet` has a row for each clip: key, shard, sizes, offsets, digests, texts.",
+        *lines, "", "## Reading",
+        "`index.parquet` has a row for each clip: key, shard, sizes, offsets, digests, texts.",
         "", "    from phys4d.engine.data.dataset import ClipDataset        # frames and arrays by number",
         '    ClipDataset("FOLDER")[0]',
         '    webdataset.WebDataset("FOLDER/shard-000000.tar")          # members as bytes',

@@ -9,12 +9,12 @@ from phys4d.engine.errors import UserError
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
 from phys4d.simulation.rendering import shaders
 from phys4d.simulation.rendering.changed_region import ChangedRegion, Region
-from phys4d.simulation.scene import WALL, Light
-from phys4d.simulation.scenery.camera import Camera, look_at
+from phys4d.simulation.rendering.drawing import Drawing
+from phys4d.simulation.rendering.shadow import shadow_blur
+from phys4d.simulation.scene import Light
+from phys4d.simulation.scenery.camera import Camera
 
 NEAR, FAR = 0.05, 30.0
-SHADOW_HALF_WIDTH = 1.8
-SHADOW_DISTANCE = 4.0
 BACKGROUND = (0.62, 0.70, 0.80)
 INSTALL = "apt-get install -y --no-install-recommends libegl1 libgl1 libgl1-mesa-dri"
 
@@ -94,7 +94,7 @@ class LoadedMeshes:
         self._rest = make(meshes.rest.astype(np.float32).tobytes())
         if meshes.colour.ndim == 2:
             self._colour.write(meshes.colour.tobytes())
-        self._at: tuple[int, _Drawing] | None = None  # of what the shadow map shows
+        self._at: tuple[int, Drawing] | None = None  # of what the shadow map shows
 
     def __enter__(self) -> "LoadedMeshes":
         return self
@@ -116,21 +116,21 @@ class LoadedMeshes:
         A static camera's faces that never change are drawn once; of each frame only what differs from that picture.
         """
         sun = -np.array(light.direction) / np.linalg.norm(light.direction)
-        blur = _shadow_blur(light, self.raster._shadow_size)
+        blur = shadow_blur(light, self.raster._shadow_size)
         changed, whole = ChangedRegion(self.meshes, camera, sun, blur), (0, 0, camera.width, camera.height)
         video = np.empty((self.meshes.frames, camera.height, camera.width, 3), dtype=np.uint8)
         if not changed.whole:
             still = ~changed.changing[self.meshes.faces].any(axis=1)
-            with _Drawing(self, np.nonzero(still)[0], light, sun) as background:
+            with Drawing(self, np.nonzero(still)[0], light, sun) as background:
                 video[:] = self._picture(0, camera, background, whole)
-        with _Drawing(self, np.arange(len(self.meshes.faces)), light, sun) as everything:
+        with Drawing(self, np.arange(len(self.meshes.faces)), light, sun) as everything:
             for t in range(self.meshes.frames):
                 for left, top, right, bottom in changed.regions(t):
                     region = (left, top, right, bottom)
                     video[t, top:bottom, left:right] = self._picture(t, camera, everything, region)
         return video
 
-    def _picture(self, t: int, camera: Camera, drawing: "_Drawing", region: Region) -> np.ndarray:
+    def _picture(self, t: int, camera: Camera, drawing: "Drawing", region: Region) -> np.ndarray:
         """Renders a region of frame t, uint8 [height, width, 3]."""
         raster, scale = self.raster, self.raster.supersample
         left, top, right, bottom = (scale * side for side in region)
@@ -153,106 +153,11 @@ class LoadedMeshes:
         return _averaged(raw.reshape(box[3] // scale, scale, box[2] // scale, scale, 3))
 
 
-class _Drawing:
-    """Some faces of loaded meshes in a light, as runs of one pattern; a context manager that frees its buffers.
-
-    loaded: the meshes. which: int, ascending, numbers of the faces. light: of the scene. sun: [3], unit vector towards
-    it.
-    """
-
-    def __init__(self, loaded: LoadedMeshes, which: np.ndarray, light: Light, sun: np.ndarray) -> None:
-        raster, meshes = loaded.raster, loaded.meshes
-        self._indices = raster.context.buffer(meshes.faces[which].tobytes()) if len(which) else None
-        # A room's faces come first; walls and ceiling would shade everything inside.
-        self._first_caster = int(np.argmax(np.append(meshes.instance[which] > WALL, True)))
-        self._count = len(which)
-        to_shadow = _to_shadow(sun, np.array(light.focus))
-        _set(raster._cast, "to_clip", to_shadow.T)
-        self._surfaces: list[_Surface] = []
-        if self._indices is None:
-            return
-        self._caster = raster.context.vertex_array(raster._cast, [(loaded._position, "3f", "position")], self._indices)
-        for texture, first, count in _runs(meshes.texture[meshes.faces[which, 0]]):
-            surface = _Surface(loaded, self._indices, texture, first, count, soft=light.softness > 0)
-            _illuminate(surface.program, light, sun, to_shadow, raster._shadow_size)
-            self._surfaces.append(surface)
-
-    def __enter__(self) -> "_Drawing":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._indices is not None:
-            for surface in self._surfaces:
-                surface.array.release()
-            self._caster.release()
-            self._indices.release()
-
-    def cast(self) -> None:
-        """Draws what casts shadows into the current target."""
-        if self._count > self._first_caster:
-            self._caster.render(vertices=3 * (self._count - self._first_caster), first=3 * self._first_caster)
-
-    def draw(self, to_clip: np.ndarray, eye: np.ndarray) -> None:
-        """Draws all faces into the current target; to_clip: [4, 4], world to clip space. eye: [3], metres."""
-        for surface in self._surfaces:
-            _set(surface.program, "to_clip", to_clip.T)
-            _set(surface.program, "eye", eye)
-            surface.array.render(vertices=3 * surface.count, first=3 * surface.first)
-
-
-class _Surface:
-    """A run of faces with one pattern, bound to the program that draws the pattern."""
-
-    def __init__(
-        self, loaded: LoadedMeshes, indices: moderngl.Buffer, texture: Texture, first: int, count: int, *, soft: bool
-    ) -> None:
-        self.first, self.count = first, count
-        self.program = loaded.raster.surface_program(texture, soft=soft)
-        buffers = [
-            (loaded._position, "3f", "position"), (loaded._normal, "3f", "normal"), (loaded._colour, "3f", "colour"),
-        ]  # fmt: skip
-        if "rest" in set(self.program):  # absent if the compiled pattern does not use rest coordinates
-            buffers.append((loaded._rest, "3f", "rest"))
-        self.array = loaded.raster.context.vertex_array(self.program, buffers, indices)
-
-
-def _runs(kinds: np.ndarray) -> list[tuple[Texture, int, int]]:
-    """Runs of consecutive faces with one pattern: (pattern, first face, number of faces)."""
-    starts = np.flatnonzero(np.diff(kinds, prepend=-1))
-    ends = np.append(starts[1:], len(kinds))
-    return [(Texture(int(kinds[a])), int(a), int(b - a)) for a, b in zip(starts, ends, strict=True)]
-
-
-def _illuminate(
-    program: moderngl.Program, light: Light, sun: np.ndarray, to_shadow: np.ndarray, shadow_size: int
-) -> None:
-    """Sets the uniforms of a program that do not change over a clip."""
-    _set(program, "to_shadow", to_shadow.T)
-    _set(program, "shadow_texel", np.array(1 / shadow_size))
-    _set(program, "shadow_offset", np.array(3 * SHADOW_HALF_WIDTH / shadow_size))
-    _set(program, "sun", sun)
-    _set(program, "strengths", np.array([light.strength, light.ambient]))
-    _set(program, "sun_colour", np.array(light.sun))
-    _set(program, "sky_colour", np.array(light.sky))
-    _set(program, "fill", -np.array(light.fill) / np.linalg.norm(light.fill))
-    _set(program, "fill_colour", np.array(light.fill_colour))
-    _set(program, "ground_colour", np.array(light.bounce))
-    if light.softness > 0:
-        _set(program, "softness", np.array(light.softness * SHADOW_DISTANCE / SHADOW_HALF_WIDTH))
-
-
 def _set_unit(program: moderngl.Program, name: str, unit: int) -> None:
     """Sets the texture unit that a sampler reads."""
     uniform = program[name]
     assert isinstance(uniform, moderngl.Uniform)
     uniform.value = unit
-
-
-def _set(program: moderngl.Program, name: str, value: np.ndarray) -> None:
-    """Sets a uniform; matrices are passed transposed, since OpenGL stores columns contiguously."""
-    uniform = program[name]
-    assert isinstance(uniform, moderngl.Uniform)
-    uniform.write(value.astype(np.float32).tobytes())
 
 
 def _averaged(fine: np.ndarray) -> np.ndarray:
@@ -265,19 +170,6 @@ def _averaged(fine: np.ndarray) -> np.ndarray:
     return (total // scale**2).astype(np.uint8)
 
 
-def _shadow_blur(light: Light, size: int) -> tuple[float, float]:
-    """Metres by which a shadow is wider at most than a sharp one: for each metre that it falls, and anyway.
-
-    size: of the shadow map. The factors are those of the shaders.
-    """
-    softness = light.softness * SHADOW_DISTANCE / SHADOW_HALF_WIDTH
-    searched = max(0.06 * softness, 2 / size)
-    return (
-        0.5 * softness / (2 * SHADOW_DISTANCE) * 2 * SHADOW_HALF_WIDTH,
-        (searched + 8 / size) * 2 * SHADOW_HALF_WIDTH,
-    )
-
-
 def _to_clip(camera: Camera, t: int) -> np.ndarray:
     """World to clip space, [4, 4]; image row 0 is window row 0, so that no flip is needed after reading back."""
     k, h, w = camera.intrinsics[t], camera.height, camera.width
@@ -287,14 +179,3 @@ def _to_clip(camera: Camera, t: int) -> np.ndarray:
     clip[2] = [0, 0, (FAR + NEAR) / (FAR - NEAR), -2 * FAR * NEAR / (FAR - NEAR)]
     clip[3, 2] = 1
     return clip @ camera.world_to_camera(t)
-
-
-def _to_shadow(sun: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """World to clip space of the sun's orthographic camera, [4, 4], which covers the scene around `centre`."""
-    pose = look_at(centre + sun * SHADOW_DISTANCE, centre)
-    rotation = pose[:3, :3].T
-    view = np.eye(4)
-    view[:3, :3], view[:3, 3] = rotation, -rotation @ pose[:3, 3]
-    box = np.diag([1 / SHADOW_HALF_WIDTH, 1 / SHADOW_HALF_WIDTH, 1 / SHADOW_DISTANCE, 1.0])
-    box[2, 3] = -1
-    return box @ view

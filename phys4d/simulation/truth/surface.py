@@ -107,15 +107,14 @@ class SurfaceFinder:
         """Numbers, row by row, of the pixels in the bounds of faces [F, 3, 3] in the image; all if one of the faces
         reaches the near plane.
         """
-        camera, rows, columns = self.camera, [0, self.camera.height], [0, self.camera.width]
+        camera, k = self.camera, self.camera.intrinsics[t]
+        ends = [(0, camera.width), (0, camera.height if corners.size else 0)]
         if corners.size and corners[..., 2].min() > NEAREST:
-            for axis, ends in enumerate((columns, rows)):
-                seen = corners[..., axis] / corners[..., 2] * camera.intrinsics[t, axis, axis] + camera.intrinsics[t, axis, 2]
-                low, high = np.clip([np.floor(seen.min()) - 1, np.ceil(seen.max()) + 1], 0, ends[1])
-                ends[:] = int(low), int(high)
-        elif not corners.size:
-            rows = [0, 0]
-        return (np.arange(*rows)[:, None] * camera.width + np.arange(*columns)).ravel()
+            for axis in (0, 1):
+                seen = corners[..., axis] / corners[..., 2] * k[axis, axis] + k[axis, 2]
+                low, high = np.clip([np.floor(seen.min()) - 1, np.ceil(seen.max()) + 1], 0, ends[axis][1])
+                ends[axis] = int(low), int(high)
+        return (np.arange(*ends[1])[:, None] * camera.width + np.arange(*ends[0])).ravel()
 
 
 def landing(seen: Surface, meshes: MeshSequence, camera: Camera, t: int) -> Landing:

@@ -78,7 +78,7 @@ def test_only_the_clips_of_the_allowed_values_are_there(folder: Path, where: dic
 @pytest.mark.parametrize(
     ("where", "fault"),
     [
-        ({"colour": ["red"]}, "no column 'colour': expected caption, category, family, source, depth_kind, seed, frames"),
+        ({"colour": ["red"]}, "no column 'colour': expected caption, category, family, source, depth_kind, seed"),
         ({"category": "fluid"}, "category: expected a list of values, got 'fluid'"),
         ({"category": [3]}, "category: expected texts, got 3"),
         ({"frames": ["5"]}, "frames: expected numbers, got '5'"),
