@@ -33,7 +33,7 @@ class Texture(IntEnum):
     STRIPES = 14
     WEAVE = 15
     KNIT = 16
-    LEATHER = 17
+    FOAM = 17
     TWIST = 18
     JELLY = 19
     LATEX = 20

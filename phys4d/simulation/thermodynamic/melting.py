@@ -16,6 +16,7 @@ from phys4d.simulation.particles.obstacles import obstacle_from_prop, obstacles_
 from phys4d.simulation.scene import FIRST_BODY, Scene, Unusable
 from phys4d.simulation.screening import check_visible_motion, is_cut_off
 from phys4d.simulation.thermodynamic.glow import glowing
+from phys4d.simulation.thermodynamic.pace import in_words as in_pace
 from phys4d.simulation.thermodynamic.particle_heat import ParticleHeat
 from phys4d.simulation.thermodynamic.substances import Substance
 
@@ -95,7 +96,7 @@ class MeltingScene(Scene):
 
     def sentence(self) -> str:
         """The caption without the camera's motion."""
-        return self.caption
+        return self.caption + in_pace(self.diffusivity / self.substance.diffusivity)
 
     def badly_framed(self) -> bool:
         """Whether the first frame cuts off the melting substance."""
