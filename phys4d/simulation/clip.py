@@ -49,7 +49,12 @@ class Truth:
 def render(
     meshes: MeshSequence, camera: Camera, light: Light, raster: Rasteriser, truth: Truth | None = None
 ) -> np.ndarray:
-    """Renders the video, uint8 [T, H, W, 3]; truth: of the clip, if it is known, whose smoke is then used."""
+    """Renders the video, uint8 [T, H, W, 3].
+
+    meshes, camera, light: of the clip.
+    raster: for images of the camera's size.
+    truth: of the clip, if it is known; its smoke is then used.
+    """
     with raster.load(meshes) as loaded:
         video = loaded.pictures(camera, light)
     if meshes.smoke is not None:

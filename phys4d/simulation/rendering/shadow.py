@@ -12,7 +12,7 @@ SHADOW_DISTANCE = 4.0
 def shadow_blur(light: Light, size: int) -> tuple[float, float]:
     """Metres by which a shadow is wider at most than a sharp one: for each metre that it falls, and anyway.
 
-    size: of the shadow map. The factors are those of the shaders.
+    light: of the scene. size: of the shadow map. The factors are those of the shaders.
     """
     softness = light.softness * SHADOW_DISTANCE / SHADOW_HALF_WIDTH
     searched = max(0.06 * softness, 2 / size)
