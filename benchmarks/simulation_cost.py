@@ -61,7 +61,7 @@ def table(found: dict[str, Any]) -> str:
     rows = {(row["as"], row["family"]): row for row in found["rows"]}
     both = [family for label, family in rows if label == "after" and ("before", family) in rows]
     lines = [
-        "| category | families | before, s | after, s | times faster | after, ms: simulation, picture, truth, encoding |",
+        "| category | families | before, s | after, s | times faster | ms: simulation, picture, truth, encoding |",
         "|---" * 6 + "|",
     ]  # fmt: skip
     kinds = {family: SMOKE if family == SMOKE else rows["after", family]["category"] for family in both}

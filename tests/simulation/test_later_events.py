@@ -140,7 +140,7 @@ def test_heat_flows_more_slowly_in_a_long_melt_and_the_caption_says_so() -> None
     assert short.lasting(2.0, keyed_rng("later", 5)).sentence() == short.sentence()
     assert scene.diffusivity == pytest.approx(short.diffusivity / 2)
     assert scene.heaters[0].exchange == pytest.approx(short.heaters[0].exchange / 2)
-    words = [text.sentence().split("runs ")[1].split(" times")[0] for text in (short, scene)]
+    words = [text.sentence().split("goes ")[1].split(" times")[0] for text in (short, scene)]
     faster = [float(word.replace(",", "")) for word in words]
     assert faster[1] == pytest.approx(faster[0] / 2, rel=0.06)
 

@@ -150,7 +150,7 @@ def test_a_gridded_box_is_closed_and_faces_outwards() -> None:
 
 @pytest.mark.parametrize(("faster", "words"), [(25.4, "25"), (2083.3, "2,100"), (9.6, "10"), (471_999, "470,000")])
 def test_a_caption_says_how_much_faster_heat_flows(faster: float, words: str) -> None:
-    assert in_words(faster) == f"; for heat, time runs {words} times faster"
+    assert in_words(faster) == f"; for heat, time goes {words} times faster"
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "smoke"])
