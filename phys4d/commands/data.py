@@ -25,6 +25,10 @@ def add_data(commands: Commands) -> None:
     stats.add_argument("folder", help="a folder, or its URL (s3, gs, https)")
     stats.add_argument("--out", type=Path, metavar="PICTURE", help="histograms, too: a .png or .jpg")
     stats.set_defaults(command=_stats)
+    card = data.add_parser("card", help="write README.md of a dataset: counts, sizes, licence, seeds, definitions")
+    card.add_argument("folder", type=Path, help="the dataset folder")
+    card.add_argument("--licence", required=True, metavar="NAME", help="under which you publish it, such as cc-by-4.0")
+    card.set_defaults(command=_card)
     again = data.add_parser("repack", help="copy a dataset with another size, rate, codec or shards; labels follow")
     again.add_argument("folder", help="a folder, or its URL (s3, gs, https)")
     again.add_argument("--out", type=Path, required=True, help="the dataset folder to write")
@@ -133,6 +137,13 @@ def _stats(options: argparse.Namespace) -> int:
         print(printable(line))
     if options.out is not None:
         histograms(found.counts, f"{folder}: {found.clips} clips, {found.seconds / 3600:.2f} h", options.out)
+    return 0
+
+
+def _card(options: argparse.Namespace) -> int:
+    from phys4d.engine.data.tools.card import write_card
+
+    print(printable(f"{write_card(options.folder, licence=options.licence)}: the card of this dataset"))
     return 0
 
 

@@ -22,6 +22,7 @@ class InstanceMesh:
     instance: number of the instance, 1 to 255.
     colour: RGB in 0..1: one for the instance, one for each vertex [V, 3], or one for each vertex and frame [T, V, 3].
     track: pose of a rigid instance over time; then `track.apply(rest)` equals vertices.
+    turns: its faces turn or change shape; False for parts that only shift, whose normals stay.
     """
 
     vertices: np.ndarray
@@ -31,6 +32,7 @@ class InstanceMesh:
     colour: tuple[float, float, float] | np.ndarray
     texture: Texture
     track: Track | None = None
+    turns: bool = True
 
 
 def assemble(scene: Scene, parts: Sequence[InstanceMesh], frames: int, detail: int) -> MeshSequence:
@@ -81,6 +83,7 @@ def _join(parts: list[InstanceMesh], frames: int) -> MeshSequence:
         colour=_colours(parts, frames),
         texture=np.repeat(np.array([p.texture for p in parts], dtype=np.uint8), count),
         tracks={p.instance: p.track for p in parts if p.track is not None},
+        turns=np.repeat(np.array([p.turns and p.vertices.ndim == 3 for p in parts]), count),
     )
 
 

@@ -8,7 +8,7 @@ from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.scene import Light
 from phys4d.simulation.scenery.camera import Camera
-from phys4d.simulation.smoke.smoke_volume import CLEAR, SmokeVolume
+from phys4d.simulation.smoke.smoke_volume import CLEAR, SmokeLayer, SmokeVolume
 from phys4d.simulation.truth.surface import MOVING, Landing, Surface, SurfaceFinder, landing
 from phys4d.simulation.truth.visibility import TOLERANCE, visible
 
@@ -26,6 +26,7 @@ class Truth:
     instance: uint8 [T, H, W], 0 if the pixel sees no surface.
     opacity: uint8 [T, H, W], opacity of the smoke in front of the surface, 255 = opaque; None without smoke. Pixels
         with an opacity above `CLEAR` are neither valid nor visible.
+    layer: the smoke before that is stored as `opacity`.
     """
 
     depth: np.ndarray
@@ -37,26 +38,31 @@ class Truth:
     moving: np.ndarray
     instance: np.ndarray
     opacity: np.ndarray | None = None
+    layer: SmokeLayer | None = None
 
     def stored(self) -> dict[str, np.ndarray]:
         """The arrays by name as a dataset stores them: depth and motion as float32."""
-        arrays = {name: array for name, array in vars(self).items() if array is not None}
+        arrays = {name: array for name, array in vars(self).items() if isinstance(array, np.ndarray)}
         return arrays | {"depth": self.depth.astype(np.float32), "motion": self.motion.astype(np.float32)}
 
 
-def render(meshes: MeshSequence, camera: Camera, light: Light, raster: Rasteriser) -> np.ndarray:
-    """Renders the video, uint8 [T, H, W, 3]."""
+def render(
+    meshes: MeshSequence, camera: Camera, light: Light, raster: Rasteriser, truth: Truth | None = None
+) -> np.ndarray:
+    """Renders the video, uint8 [T, H, W, 3].
+
+    meshes, camera, light: of the clip.
+    raster: for images of the camera's size.
+    truth: of the clip, if it is known; its smoke is then used.
+    """
     with raster.load(meshes) as loaded:
         video = loaded.pictures(camera, light)
-        if meshes.smoke is not None:
-            finder = SurfaceFinder(meshes, camera)
-            for t in range(meshes.frames):
-                depth = np.full((camera.height, camera.width), np.inf)
-                for opaque in (finder.still, finder.surface(t)):
-                    depth[opaque.row, opaque.column] = opaque.depth
-                covered, brightness = meshes.smoke.opacity_and_brightness(t, camera, depth)
-                video[t] = meshes.smoke.composite(video[t], covered, brightness)
-        return video
+    if meshes.smoke is not None:
+        layer = (truth or measure(meshes, camera)).layer
+        assert layer is not None
+        for t in range(meshes.frames):
+            video[t] = meshes.smoke.composite(video[t], layer.opacity[t], layer.brightness[t])
+    return video
 
 
 def measure(meshes: MeshSequence, camera: Camera) -> Truth:
@@ -66,24 +72,30 @@ def measure(meshes: MeshSequence, camera: Camera) -> Truth:
     motion = np.zeros((3, frames - 1, *size))
     flow_valid, seen_next, moving = (np.zeros((frames - 1, *size), dtype=bool) for _ in range(3))
     finder = SurfaceFinder(meshes, camera)
-    surfaces = [finder.surface(t) for t in range(frames)]
     still = finder.still
     depth[:, still.row, still.column] = still.depth
     instance[:, still.row, still.column] = meshes.instance[still.face]
-    for t, seen in enumerate(surfaces):
-        at = (t, seen.row, seen.column)
-        depth[at], instance[at] = seen.depth, meshes.instance[seen.face]
     landed = landing(still, meshes, camera, 0)
-    motion[:, :, still.row, still.column] = _change(still, landed)[:, None]
-    flow_valid[:, still.row, still.column] = landed.ahead
-    for t, seen in enumerate(surfaces[:-1]):
-        at = (t, seen.row, seen.column)
+    rest, ahead = np.zeros((3, *size)), np.zeros(size, dtype=bool)
+    rest[:, still.row, still.column] = _change(still, landed)
+    ahead[still.row, still.column] = landed.ahead
+    motion[:], flow_valid[:] = rest[:, None], ahead
+    seen = finder.surface(0)
+    for t in range(frames):
+        now = (t, seen.row, seen.column)
+        depth[now], instance[now] = seen.depth, meshes.instance[seen.face]
+        if t == frames - 1:
+            break
+        after = finder.surface(t + 1)
         landed = landing(seen, meshes, camera, t)
-        motion[:, *at] = _change(seen, landed)
-        flow_valid[at], moving[at] = landed.ahead, landed.displacement > MOVING
+        motion[:, *now] = _change(seen, landed)
+        flow_valid[now], moving[now] = landed.ahead, landed.displacement > MOVING
         # A point at rest before a camera at rest is hidden by whatever is nearer at its own pixel.
-        seen_next[t] = flow_valid[t] & ~(depth[t + 1] < depth[t] * (1 - TOLERANCE))
-        seen_next[at] = visible(landed, finder, t)
+        seen_next[t] = flow_valid[t]
+        hidden = after.depth < depth[t, after.row, after.column] * (1 - TOLERANCE)
+        seen_next[t, after.row[hidden], after.column[hidden]] = False
+        seen_next[now] = visible(landed, finder, t)
+        seen = after
     depth_valid = instance > 0
     truth = Truth(depth, motion, depth_valid, flow_valid, flow_valid.copy(), seen_next, moving, instance)
     return truth if meshes.smoke is None else _truth_through_smoke(meshes.smoke, truth, camera)
@@ -99,7 +111,8 @@ def _change(seen: Surface, landed: Landing) -> np.ndarray:
 def _truth_through_smoke(smoke: SmokeVolume, truth: Truth, camera: Camera) -> Truth:
     """Masks out the truth behind smoke; a point stays visible only if its pixel in frame t + 1 is clear, too."""
     depth = np.where(truth.depth_valid, truth.depth, np.inf)
-    opacity = np.stack([smoke.opacity_and_brightness(t, camera, depth[t])[0] for t in range(len(depth))])
+    layer = smoke.layer(camera, depth)
+    opacity = layer.opacity
     clear = opacity <= CLEAR
     row, column = np.mgrid[: camera.height, : camera.width]
     landing = np.floor(truth.motion[:2] + 0.5 + np.stack([column, row])[:, None])
@@ -108,5 +121,5 @@ def _truth_through_smoke(smoke: SmokeVolume, truth: Truth, camera: Camera) -> Tr
     masks = {name: getattr(truth, name) & clear[:-1] for name in ("flow_valid", "dz_valid", "moving")}
     return replace(
         truth, depth_valid=truth.depth_valid & clear, visible=truth.visible & clear[:-1] & still,
-        opacity=(opacity * 255).round().astype(np.uint8), **masks,
+        opacity=(opacity * 255).round().astype(np.uint8), layer=layer, **masks,
     )  # fmt: skip

@@ -214,9 +214,10 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
     height, width = config.size
     camera = scene.view.camera(config.frames, height, width, config.fps)
     raster = rasteriser(height, width)
-    frames = render(sequence, camera, scene.light, raster)
+    truth = measure(sequence, camera) if config.truth else None
+    frames = render(sequence, camera, scene.light, raster, truth)
     members = {"mp4": video.encode_mp4(frames, config.fps, pixel_format=config.pixel_format)}
-    arrays = measure(sequence, camera).stored() if config.truth else {}
+    arrays = {} if truth is None else truth.stored()
     if arrays:
         members["truth"] = blob.encode(arrays, blob.QUANTISATION)
     meta = clip_metadata(scene, sequence, camera, config.fps)

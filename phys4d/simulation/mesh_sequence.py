@@ -33,7 +33,7 @@ class Texture(IntEnum):
     STRIPES = 14
     WEAVE = 15
     KNIT = 16
-    LEATHER = 17
+    FOAM = 17
     TWIST = 18
     JELLY = 19
     LATEX = 20
@@ -86,6 +86,7 @@ class MeshSequence:
     texture: uint8 [V], a `Texture`.
     tracks: pose of each rigid instance; `tracks[i].apply(rest)` are its vertices.
     smoke: smoke in front of the surfaces, or None.
+    turns: bool [V], vertices whose normal may change; None for all. No face has some of both.
 
     Raises ValueError if shapes or dtypes do not match or a vertex is not finite.
     """
@@ -98,6 +99,7 @@ class MeshSequence:
     texture: Array
     tracks: dict[int, Track] = field(default_factory=dict)
     smoke: "SmokeVolume | None" = None
+    turns: Array | None = None
 
     def __post_init__(self) -> None:
         frames, count = self.vertices.shape[:2]
@@ -129,21 +131,47 @@ class MeshSequence:
         """Area-weighted unit normals of the vertices in frame t, float32 [V, 3]; smooth across faces that share
         vertices.
         """
-        a, b, c = (self.vertices[t, self.faces[:, corner]] for corner in range(3))
+        if self.turns is None:
+            return self._normals(t, self.faces, self._around)
+        normals = self._first_normals.copy()
+        normals[self.turns] = self._normals(t, self._turning_faces, self._around_turning)
+        return normals
+
+    def _normals(self, t: int, faces: Array, around: Array) -> Array:
+        """As `normals`, for some vertices with the numbers of the faces around each of them [N, degree]."""
+        a, b, c = (self.vertices[t, faces[:, corner]] for corner in range(3))
         area_normal = np.cross(b - a, c - a)
         padded = np.concatenate([area_normal, np.zeros((1, 3))])
-        total = padded[self._faces_of_vertices].sum(axis=1)
+        total = padded[around].sum(axis=1)
         length = np.linalg.norm(total, axis=-1, keepdims=True)
         return (total / np.maximum(length, 1e-30)).astype(np.float32)
 
     @cached_property
-    def _faces_of_vertices(self) -> Array:
-        """Faces around each vertex, int [V, largest degree], padded with F (one past the last face)."""
-        corners = self.faces.ravel()
-        order = np.argsort(corners, kind="stable")
-        degree = np.bincount(corners, minlength=self.vertices.shape[1])
-        start = np.cumsum(degree) - degree
-        table = np.full((len(degree), max(int(degree.max(initial=0)), 1)), len(self.faces))
-        rank = np.arange(len(corners)) - np.repeat(start, degree)
-        table[corners[order], rank] = order // 3
-        return table
+    def _first_normals(self) -> Array:
+        return self._normals(0, self.faces, self._around)
+
+    @cached_property
+    def _turning_faces(self) -> Array:
+        assert self.turns is not None
+        return self.faces[self.turns[self.faces[:, 0]]]
+
+    @cached_property
+    def _around_turning(self) -> Array:
+        assert self.turns is not None
+        return _faces_around(self._turning_faces, self.vertices.shape[1])[self.turns]
+
+    @cached_property
+    def _around(self) -> Array:
+        return _faces_around(self.faces, self.vertices.shape[1])
+
+
+def _faces_around(faces: Array, vertices: int) -> Array:
+    """Faces around each vertex, int [V, largest degree], padded with F (one past the last face)."""
+    corners = faces.ravel()
+    order = np.argsort(corners, kind="stable")
+    degree = np.bincount(corners, minlength=vertices)
+    start = np.cumsum(degree) - degree
+    table = np.full((len(degree), max(int(degree.max(initial=0)), 1)), len(faces))
+    rank = np.arange(len(corners)) - np.repeat(start, degree)
+    table[corners[order], rank] = order // 3
+    return table

@@ -7,7 +7,7 @@ import pytest
 
 from phys4d.simulation import cloth
 from phys4d.simulation.caption import stated_velocities
-from phys4d.simulation.cloth import air_drag, fabric
+from phys4d.simulation.cloth import air_drag, fabric, wind
 from phys4d.simulation.cloth.air_drag import AirDrag
 from phys4d.simulation.cloth.fabric import Cloth
 from phys4d.simulation.mesh_sequence import Track
@@ -125,3 +125,12 @@ def test_what_does_not_move_is_found_out(family: str) -> None:
     scene = drawn(family, 3)
     still = frozen(scene._run(1, 24.0))
     assert scene.rejection_reason(still) is not None
+
+
+def test_a_curtain_hangs_in_pleats_and_keeps_its_length() -> None:
+    half = 0.3
+    along, off = wind._pleats(np.linspace(-half, half, 2001), half)
+    length = np.hypot(np.diff(along), np.diff(off)).sum()
+    assert length == pytest.approx(2 * half, rel=5e-3)
+    assert np.ptp(along) == pytest.approx(2 * half * wind.GATHERED, rel=1e-6)
+    assert (np.diff(np.sign(off[np.abs(off) > 1e-6])) != 0).sum() == 2 * wind.PLEATS - 1 and np.ptp(off) > 0.04

@@ -23,6 +23,7 @@ from phys4d.simulation.granular.scene import GrainScene, grain_mesh
 from phys4d.simulation.granular.shower import shower
 from phys4d.simulation.mesh_sequence import Track
 from phys4d.simulation.mujoco_scenes.rollout import Rollout, run_model
+from phys4d.simulation.particles.obstacles import Solid
 from phys4d.simulation.rejection_sampling import keyed_rng
 from phys4d.simulation.scene import GRAVITY, Scene
 from phys4d.simulation.scenery import sampling
@@ -199,3 +200,16 @@ def test_heights_are_of_the_grains_alone() -> None:
     scene, seen = rollout(shower)
     assert grain_heights(seen).shape == (FRAMES, len(radii(seen)))
     assert len(scene.scene_objects) == 2
+
+
+def test_a_chute_stands_on_legs_that_reach_from_the_floor_to_its_board() -> None:
+    for seed in range(5):
+        scene = CATEGORIES["granular"]["chute"](keyed_rng("legs", seed))
+        (board,) = (prop for prop in scene.props if prop.name == "chute")
+        legs = [prop for prop in scene.props if prop.name == "leg"]
+        solid = Solid("box", board.size, board.position, board.quaternion)
+        assert len(legs) == 4
+        for leg in legs:
+            assert leg.position[2] == pytest.approx(leg.size[1])  # on the floor
+            top = np.array([[*leg.position[:2], 2 * leg.size[1]]])
+            assert solid.depth(top)[0] == pytest.approx(0, abs=1e-9)

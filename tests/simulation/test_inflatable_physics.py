@@ -4,15 +4,18 @@ import re
 from dataclasses import replace
 from xml.etree import ElementTree as Xml
 
+import mujoco
 import numpy as np
 import pytest
 
 from phys4d.simulation import inflatable
+from phys4d.simulation.cloth.air_drag import AirDrag
 from phys4d.simulation.inflatable import shell as shells
 from phys4d.simulation.inflatable.gas import ATMOSPHERE, Gas, volumes
 from phys4d.simulation.inflatable.shell import InitialInflation, Shell
 from phys4d.simulation.mesh_sequence import Track
 from phys4d.simulation.mujoco_scenes.flex import areas, lump_to_vertices
+from phys4d.simulation.mujoco_scenes.flex_points import FlexPoints
 from phys4d.simulation.mujoco_scenes.mjcf import text
 from phys4d.simulation.mujoco_scenes.rollout import Rollout, run_model
 from phys4d.simulation.mujoco_scenes.scene import MujocoScene
@@ -92,6 +95,34 @@ def test_a_ball_falls_freely_then_bounces_lower() -> None:
     assert height[0] - height[5] == pytest.approx(expected, rel=5e-3)
     lowest = int(height[:16].argmin())
     assert height[lowest] + 0.03 < height[lowest:].max() < height[0]
+
+
+def test_air_drags_a_ball_as_a_sphere() -> None:
+    """rho / 2 C v^2 times the cross-section with C = 0.47, within the 4 % by which an icosphere is smaller."""
+    mjcf = shells.model(ROOM)
+    shells.add_shell(mjcf, BALL, "ball", np.array([0, 0, 1.0]))
+    model = mujoco.MjModel.from_xml_string(mjcf.text())
+    data = mujoco.MjData(model)
+    points, speed = FlexPoints(model, "ball"), 3.0
+    data.qvel[points.dof.reshape(-1, 3)[:, 2]] = -speed
+    AirDrag(flex="ball", coefficient=shells.SPHERE_DRAG * 3 / 4)(model, data)
+    force = data.qfrc_applied[points.dof].reshape(-1, 3).sum(axis=0)
+    assert force[2] == pytest.approx(1.2 / 2 * 0.47 * speed**2 * np.pi * 0.2**2, rel=0.04)
+    assert np.abs(force[:2]).max() < 1e-3 * force[2]
+
+
+def test_scenes_of_balls_of_air_have_the_drag() -> None:
+    """A falling ball is slower than g t by what drag takes, and no more."""
+    scene = drawn("air_ball", 1)
+    result = scene._run(6, 24)
+    height = next(iter(result.flexes.values()))[:, :, 2].mean(axis=1)
+    time = 5 / 24
+    free = GRAVITY * time**2 / 2 + GRAVITY * time / STEPS / 2
+    missing = free - (height[0] - height[5])
+    about = scene.scene_objects[0].about
+    radius = about["size"][0] / 2 if "size" in about else 0.2
+    expected = 1.2 / 2 * 0.47 * np.pi * radius**2 * GRAVITY**2 * time**4 / 12 / about["mass"]
+    assert missing == pytest.approx(expected, rel=0.3)
 
 
 @pytest.mark.parametrize(("family", "sign"), [("lift", 1), ("deflate", -1)])

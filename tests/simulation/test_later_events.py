@@ -9,14 +9,17 @@ from pytest import MonkeyPatch
 from phys4d.simulation import later, rejection_sampling
 from phys4d.simulation.caption import caption
 from phys4d.simulation.categories import FAMILIES
+from phys4d.simulation.fluid.scene import FluidScene
 from phys4d.simulation.generate import SimulateConfig, sample_scene
 from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.mujoco_scenes.scene import MujocoScene
+from phys4d.simulation.particles.obstacles import Solid
 from phys4d.simulation.rejection_sampling import NoUsableScene, keyed_rng
 from phys4d.simulation.rigid.dynamics import simulate_tracks
 from phys4d.simulation.rigid.scene import RigidScene
 from phys4d.simulation.scene import FIRST_BODY, GRAVITY, Scene, Unusable
 from phys4d.simulation.screening import EVENT, best_mean, check_visible_motion
+from phys4d.simulation.thermodynamic.melting import MeltingScene
 
 LONG = {"25@24": (25, 24), "49@8": (49, 8), "81@16": (81, 16), "81@24": (81, 24), "121@24": (121, 24)}
 SLOW_TO_FALL = 1e-6  # metres by which a body may be off a free fall for each step of 1/1200 s
@@ -96,6 +99,50 @@ def test_later_events_leave_the_event_as_it_is() -> None:
     before, after = simulate_tracks(short, frames, 24), simulate_tracks(long, frames, 24)
     for number in range(len(short.bodies)):  # elliptic cones are solved for all bodies at once, up to a tolerance
         assert before[FIRST_BODY + number].position == pytest.approx(after[FIRST_BODY + number].position, abs=5e-4)
+
+
+@pytest.mark.parametrize("family", ["dam_break", "liquid_fall", "thick_fall", "channel"])
+def test_a_box_above_a_liquid_opens_in_the_last_quarter(family: str) -> None:
+    short = FAMILIES[family](keyed_rng("later", 5))
+    scene = lasting(family, 5.0)
+    assert isinstance(short, FluidScene) and isinstance(scene, FluidScene)
+    assert short.lasting(1.5, keyed_rng("later", 5)) == short
+    assert scene.volumes[: len(short.volumes)] == short.volumes and scene.caption.startswith(short.caption)
+    *_, plate = scene.kinematic_bodies
+    time = plate.physics["opens_after"]
+    assert 3.75 < time < 4.7 and f"; after {time:.1f} s the bottom of a box above slides open" in scene.sentence()
+    rests, opens = plate.path(0.0)[0], plate.path(time + plate.physics["seconds"])[0]
+    assert (plate.path(time)[0] == rests).all() and (plate.path(9.0)[0] == opens).all()
+    held = scene.volumes[-1]
+    sideways = np.linalg.norm(opens[:2] - rests[:2])
+    assert sideways > plate.solids[0].size[0] + held.size[0]  # nothing of the plate is below the liquid
+    assert rests[2] + plate.solids[0].size[2] == pytest.approx(held.position[2] - held.size[2])
+    for prop in scene.props[len(short.props) : -1]:  # the liquid is inside of the four sides
+        assert Solid(prop.shape, prop.size, prop.position, prop.quaternion).depth(held.outline()).max() < 1e-9
+
+
+def test_a_tray_is_pushed_again_and_returns() -> None:
+    short, scene = FAMILIES["slosh"](keyed_rng("later", 5)), lasting("slosh", 5.0)
+    assert isinstance(short, FluidScene) and isinstance(scene, FluidScene)
+    (before,), (tray,) = short.kinematic_bodies, scene.kinematic_bodies
+    first, second = tray.physics["pushed_again_after"]
+    seconds = tray.physics["seconds"]
+    assert second > 3.75 and f"after {first:.1f} s and after {second:.1f} s" in scene.sentence()
+    for time in np.linspace(0, first, 20):
+        assert tray.path(time)[0] == pytest.approx(before.path(time)[0], abs=1e-12)
+    assert tray.path(first + seconds)[0] == pytest.approx(before.path(0.0)[0], abs=1e-12)
+    assert tray.path(second + seconds)[0] == pytest.approx(before.path(9.0)[0], abs=1e-12)
+
+
+def test_heat_flows_more_slowly_in_a_long_melt_and_the_caption_says_so() -> None:
+    short, scene = FAMILIES["melting_on_plate"](keyed_rng("later", 5)), lasting("melting_on_plate", 5.0)
+    assert isinstance(short, MeltingScene) and isinstance(scene, MeltingScene)
+    assert short.lasting(2.0, keyed_rng("later", 5)).sentence() == short.sentence()
+    assert scene.diffusivity == pytest.approx(short.diffusivity / 2)
+    assert scene.heaters[0].exchange == pytest.approx(short.heaters[0].exchange / 2)
+    words = [text.sentence().split("goes ")[1].split(" times")[0] for text in (short, scene)]
+    faster = [float(word.replace(",", "")) for word in words]
+    assert faster[1] == pytest.approx(faster[0] / 2, rel=0.06)
 
 
 def test_a_held_body_that_is_touched_is_found_out() -> None:

@@ -1,6 +1,7 @@
 """Heat against formulas, and the events of the captions."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from phys4d.simulation.thermodynamic.gridded_box import gridded_box
 from phys4d.simulation.thermodynamic.heat_grid import HeatGrid
 from phys4d.simulation.thermodynamic.hot_ball import CELLS, HotBallScene
 from phys4d.simulation.thermodynamic.hot_bar import HotBarScene
-from phys4d.simulation.thermodynamic.hot_body import AMBIENT, heat_capacity
+from phys4d.simulation.thermodynamic.hot_body import AMBIENT, heat_capacity, radiation_rate
 from phys4d.simulation.thermodynamic.melting import MeltingScene
+from phys4d.simulation.thermodynamic.pace import in_words
 from phys4d.simulation.thermodynamic.particle_heat import ParticleHeat
 from phys4d.simulation.thermodynamic.substances import SUBSTANCES
 
@@ -144,3 +146,26 @@ def test_a_gridded_box_is_closed_and_faces_outwards() -> None:
     vertices, faces = gridded_box((0.5, 0.2, 0.1), (5, 3, 1))
     a, b, c = (vertices[faces[:, corner]] for corner in range(3))
     assert np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6 == pytest.approx(8 * 0.5 * 0.2 * 0.1)
+
+
+@pytest.mark.parametrize(("faster", "words"), [(25.4, "25"), (2083.3, "2,100"), (9.6, "10"), (471_999, "470,000")])
+def test_a_caption_says_how_much_faster_heat_flows(faster: float, words: str) -> None:
+    assert in_words(faster) == f"; for heat, time goes {words} times faster"
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "smoke"])
+def test_every_scene_with_heat_faster_than_real_states_the_factor_of_its_json(family: str) -> None:
+    scene = FAMILIES[family](keyed_rng(41, family, 0))
+    parameters = scene.parameters()
+    factor = parameters.get("conduction_faster_than_real", parameters.get("cooling_faster_than_real"))
+    assert factor > 2 and scene.sentence().endswith(in_words(factor))
+
+
+def test_a_steel_ball_radiates_as_stefan_and_boltzmann_say() -> None:
+    """3 e sigma (T^4 - T0^4) / (r rho c) K/s, by hand for 0.1 m, 1600 K, 7800 kg/m3: 2.33 K/s."""
+    scene = FAMILIES["glowing_pendulum"](keyed_rng(41, "glowing_pendulum", 0))
+    assert isinstance(scene, GlowingPendulumScene)
+    ball = replace(scene.bodies[0], shape="ball", size=(0.1,), density=7800.0)
+    loss = radiation_rate(ball, 1600.0) * (1600.0 - AMBIENT)
+    assert loss == pytest.approx(3 * 0.8 * 5.670374e-8 * (1600.0**4 - 293.0**4) / (0.1 * 7800 * 490), rel=0.01)
+    assert loss == pytest.approx(2.33, abs=0.03)

@@ -4,7 +4,7 @@ README.md in this folder defines the four kinds of rules.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from phys4d.engine.data.clip.schema import AFFINE
 _TOP = 65535
 _KINDS = ("inverse16", "relative16", "linear16", "linear32")
 _NORMAL, _INFINITE = 0x00800000, 0x7F800000  # float32 bits of the smallest normal number and of infinity
+_BLOCK = 1 << 15  # elements
 _LARGEST, _HUGE = 1e38, 1e300  # below the largest numbers of float32 and float64
 
 
@@ -76,16 +77,25 @@ def encode_array(name: str, array: np.ndarray, wanted: Quantisation) -> tuple[np
 
 def _inverse16(value: np.ndarray, error: float) -> tuple[np.ndarray, dict[str, Any]] | None:
     """Codes uniform in 1/value; these compress best for planes, since 1/z is affine in the pixel coordinates."""
-    value = value.astype(np.float64)
-    seen = value > 0
-    inverse = np.divide(1.0, value, out=np.zeros_like(value), where=seen)
-    low, high = (float(inverse[seen].min()), float(inverse[seen].max())) if seen.any() else (0.0, 0.0)
+    flat = value.reshape(-1)
+    smallest = float(np.min(flat, where=flat > 0, initial=np.inf))  # 1/x is monotonic, as it is rounded, too
+    low, high = (1 / float(flat.max()), 1 / smallest) if smallest < np.inf else (0.0, 0.0)
     step = (high - low) / (_TOP - 1)
     if step / 2 > error * (low - step / 2):  # the relative error is largest for the largest value
         return None
-    code = np.rint((inverse - low) / step) if step > 0 else np.zeros_like(inverse)
-    code = np.where(seen, np.clip(code, 0, _TOP - 1) + 1, 0)
-    return code.astype(np.uint16), {"kind": "inverse16", "low": low, "step": step}
+    codes = np.zeros(flat.shape, dtype=np.uint16)
+    for block in _blocks(flat.size):
+        wide = flat[block].astype(np.float64)
+        seen = wide > 0
+        inverse = np.divide(1.0, wide, out=np.zeros_like(wide), where=seen)
+        code = np.rint((inverse - low) / step) if step > 0 else np.zeros_like(inverse)
+        codes[block] = np.where(seen, np.clip(code, 0, _TOP - 1) + 1, 0)
+    return codes.reshape(value.shape), {"kind": "inverse16", "low": low, "step": step}
+
+
+def _blocks(size: int) -> Iterator[slice]:
+    """Slices of an array of `size` elements that the processor's cache holds with a few copies."""
+    return (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))
 
 
 def _relative16(value: np.ndarray, error: float) -> tuple[np.ndarray, dict[str, Any]] | None:
@@ -108,7 +118,7 @@ def _relative_error(step: int) -> float:
 
 def _linear16(value: np.ndarray, error: tuple[float, ...]) -> tuple[np.ndarray, dict[str, Any]] | None:
     """Codes uniform over the range of each slice of the first axis."""
-    rows = value.astype(np.float64).reshape(len(value), math.prod(value.shape[1:]))
+    rows = value.reshape(len(value), math.prod(value.shape[1:]))
     base, zero, steps = [], [], []
     codes = np.zeros(rows.shape, dtype=np.uint16)
     for index, row in enumerate(rows):
@@ -120,8 +130,13 @@ def _linear16(value: np.ndarray, error: tuple[float, ...]) -> tuple[np.ndarray, 
         base.append(0.0 if spans else low)
         zero.append(math.ceil(-low / step) if spans else 0)
         steps.append(step)
-        if step > 0:
-            codes[index] = np.clip(np.rint((row - base[-1]) / step) + zero[-1], 0, _TOP)
+        for block in _blocks(row.size if step > 0 else 0):
+            code = row[block].astype(np.float64)
+            code -= base[-1]
+            code /= step
+            np.rint(code, out=code)
+            code += zero[-1]
+            codes[index, block] = np.clip(code, 0, _TOP, out=code)
     return codes.reshape(value.shape), {"kind": "linear16", "base": base, "zero": zero, "step": steps}
 
 

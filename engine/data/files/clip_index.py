@@ -18,7 +18,7 @@ class ClipIndex:
 
     folder: of the dataset: local, or a URL that `location.parse_location` accepts.
     where: column -> allowed values: only the clips that have one of them in every column are there. Columns are
-        caption, category, family, source, depth_kind (texts), frames, fps, height and width (numbers).
+        caption, category, family, source, depth_kind, seed (texts), frames, fps, height and width (numbers).
 
     The attribute `kept` is which of the rows of the index are there: bool [rows], None for all.
 
@@ -61,7 +61,7 @@ class ClipIndex:
     def column(self, name: str) -> pa.Array:
         """A column of the index, one value for each clip.
 
-        name: caption, category, family, source, depth_kind, frames, fps, height, width, key or shard.
+        name: caption, category, family, source, depth_kind, seed, frames, fps, height, width, key or shard.
 
         Texts are read from the index at each call: `texts` reads several at once.
 

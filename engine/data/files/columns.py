@@ -17,6 +17,7 @@ TEXTS: Mapping[str, int] = {
     "family": INDEX_TEXT_BYTES,
     "source": INDEX_TEXT_BYTES,
     "depth_kind": INDEX_TEXT_BYTES,
+    "seed": INDEX_TEXT_BYTES,
 }
 """Columns of text, which may be empty, each with the most bytes of one of its values."""
 NUMBERS = ("frames", "fps", "height", "width")
@@ -28,7 +29,8 @@ def texts_of(members: Mapping[str, bytes]) -> dict[str, str]:
     """The texts of a clip for the index, each cut to the bytes that `TEXTS` allows; "" for one that is not stated.
 
     members: extension -> bytes. `caption`, `category`, `family`, `source` and `depth_kind` are fields of the json; a
-        caption may be the member "txt" instead, and a source the file, recording or program that its provenance names.
+        caption may be the member "txt" instead, a source the file, recording or program that its provenance names, and
+        the seed is the whole number in its provenance.
 
     A json that cannot be read states nothing here; reading the clip reports it.
     """
@@ -43,6 +45,10 @@ def texts_of(members: Mapping[str, bytes]) -> dict[str, str]:
     if isinstance(provenance := stated.get("provenance"), dict):
         origins = (provenance[name] for name in _ORIGINS if isinstance(provenance.get(name), str))
         stated.setdefault("source", next(origins, ""))
+        seed = provenance.get("seed")
+        stated["seed"] = str(seed) if isinstance(seed, int) and not isinstance(seed, bool) else ""
+    else:
+        stated["seed"] = ""
     return {name: _cut(stated.get(name), most) for name, most in TEXTS.items()}
 
 

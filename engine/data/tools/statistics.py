@@ -66,7 +66,7 @@ def statistics(index: ClipIndex) -> Statistics:
         "seconds of a clip": _ranges(seconds.to_numpy(), whole=False),
     }
     texts = index.texts()
-    for name in ("category", "family", "source", "depth_kind"):
+    for name in ("category", "family", "source", "depth_kind", "seed"):
         if (values := _values(texts.column(name).combine_chunks())) != [("not stated", len(index))]:
             found.counts[name.replace("depth_kind", "kind of depth")] = values
     captions = texts.column("caption").combine_chunks()

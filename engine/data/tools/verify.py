@@ -41,9 +41,9 @@ class _Checked:
     def __init__(self, dataset: ClipDataset) -> None:
         self.dataset = dataset
         columns = dataset.texts().to_pydict()
-        # An index of an earlier version has none of them, or no kind of depth.
+        # An index of an earlier version has none of them, or neither kind of depth nor seed.
         stated = any(any(values) for values in columns.values())
-        some = {name: values for name, values in columns.items() if name != "depth_kind" or any(values)}
+        some = {name: values for name, values in columns.items() if name not in ("depth_kind", "seed") or any(values)}
         self._texts = some if stated else {}
 
     def __getitem__(self, index: int) -> list[str]:

@@ -25,7 +25,7 @@ def hammock(rng: np.random.Generator) -> Scene:
     names = sampling.colours(rng, 2)
     axes = view.level_axes()
     half = rng.uniform(0.27, 0.34, size=2)
-    cloth = fabric.sample_cloth(rng, names[1], (half[0], half[1]), count=21, fabrics=("leather",))
+    cloth = fabric.sample_cloth(rng, names[1], (half[0], half[1]), count=21, fabrics=("foam rubber",))
     middle = rng.uniform(-0.06, 0.06) * axes[0] + rng.uniform(0.05, 0.2) * axes[1]
     middle = middle + np.array([0, 0, rng.uniform(0.38, 0.48)])
     turn = rotation(poses.yaw_tilt(rng.uniform(0, np.pi / 2)))

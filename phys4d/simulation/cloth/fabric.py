@@ -33,7 +33,8 @@ PENETRATION = 0.02  # metres; includes the contact gap 2 * RADIUS
 class Fabric:
     """Ranges (low, high) of a fabric's physical parameters.
 
-    Stretching is softer than in real cloth by one order of magnitude, so that time steps can be long.
+    Cotton and wool are softer than woven cloth by one order of magnitude, as soft as knitted jersey, so that time steps
+    can be long. Foam rubber is a sheet about 6 mm thick, of 125 kg/m3 and 0.1 MPa, which stretches under a ball.
 
     texture: pattern.
     density: kg/m2.
@@ -52,7 +53,7 @@ class Fabric:
 FABRICS = {
     "cotton": Fabric(Texture.WEAVE, (0.15, 0.2), (200, 250), (1.2e-4, 1.6e-4), (0.5, 0.6)),
     "wool": Fabric(Texture.KNIT, (0.3, 0.4), (200, 250), (3e-4, 4e-4), (0.6, 0.7)),
-    "leather": Fabric(Texture.LEATHER, (0.7, 0.9), (600, 800), (2e-3, 3e-3), (0.45, 0.55)),
+    "foam rubber": Fabric(Texture.FOAM, (0.7, 0.9), (600, 800), (2e-3, 3e-3), (0.45, 0.55)),
 }
 
 
@@ -79,7 +80,7 @@ class Cloth:
 
     @property
     def name(self) -> str:
-        return f"{self.colour} {self.fabric} cloth"
+        return f"{self.colour} {self.fabric} {'sheet' if self.fabric == 'foam rubber' else 'cloth'}"
 
     @property
     def mass(self) -> float:

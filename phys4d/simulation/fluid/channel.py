@@ -4,6 +4,7 @@ import numpy as np
 
 from phys4d.simulation.caption import article
 from phys4d.simulation.fluid import layout, liquids
+from phys4d.simulation.fluid.hopper import with_hopper
 from phys4d.simulation.fluid.scene import FluidScene
 from phys4d.simulation.mesh_sequence import Texture
 from phys4d.simulation.particles.incline import Incline
@@ -48,4 +49,5 @@ def channel(rng: np.random.Generator) -> Scene:
         seed=int(rng.integers(2**31)),
         caption=f"a block of {liquid.name} from rest runs down a tilted channel {end}",
         rejection_reason=layout.reaches(obstacle if against else floor),
+        later_event=with_hopper,
     )

@@ -4,6 +4,7 @@ import numpy as np
 
 from phys4d.simulation.caption import article
 from phys4d.simulation.fluid import layout, liquids
+from phys4d.simulation.fluid.hopper import with_hopper
 from phys4d.simulation.fluid.scene import FluidScene
 from phys4d.simulation.particles.initial_particles import InitialVolume
 from phys4d.simulation.scene import Scene
@@ -35,4 +36,5 @@ def dam_break(rng: np.random.Generator) -> Scene:
         seed=int(rng.integers(2**31)),
         caption=f"a block of {liquid.name} from rest collapses in a tray and flows against {article(obstacle.name)}",
         rejection_reason=layout.reaches(obstacle),
+        later_event=with_hopper,
     )

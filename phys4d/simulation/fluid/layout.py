@@ -7,7 +7,7 @@ import numpy as np
 from phys4d.simulation.body import Colour, Prop, Shape
 from phys4d.simulation.fluid.scene import ParticleMotion
 from phys4d.simulation.mesh_sequence import Texture
-from phys4d.simulation.particles.obstacles import Solid
+from phys4d.simulation.particles.obstacles import Path, Solid
 from phys4d.simulation.scene import View
 from phys4d.simulation.scenery import poses, sampling
 from phys4d.simulation.scenery.materials import muted, saturated
@@ -61,6 +61,22 @@ def obstacle(
     rgb: Colour = saturated(colour, rng)
     place = (float(x), float(y), half_height(shape, size))
     return Prop(f"{colour} {shape}", shape, rgb, Texture.PLAIN, size, 0.3, place, (w, i, j, k))
+
+
+def pushed(
+    start: np.ndarray, way: np.ndarray, seconds: float, quaternion: np.ndarray, *, after: float = 0.0
+) -> Path:
+    """A path from rest at `start` [3] by the displacement `way` [3] within `seconds`, then at rest; acceleration is
+    continuous.
+
+    after: seconds until it begins. quaternion: [4], the orientation.
+    """
+
+    def path(time: float) -> tuple[np.ndarray, np.ndarray]:
+        s = min(max((time - after) / seconds, 0.0), 1.0)
+        return start + (s - np.sin(2 * np.pi * s) / (2 * np.pi)) * way, quaternion
+
+    return path
 
 
 def reaches(solid: Solid | Prop, volume_index: int = 0) -> Callable[[ParticleMotion], str | None]:

@@ -4,6 +4,7 @@ import numpy as np
 
 from phys4d.simulation.caption import article
 from phys4d.simulation.fluid import layout, liquids
+from phys4d.simulation.fluid.hopper import with_hopper
 from phys4d.simulation.fluid.scene import FluidScene
 from phys4d.simulation.particles.initial_particles import InitialVolume
 from phys4d.simulation.particles.obstacles import Solid
@@ -44,4 +45,5 @@ def liquid_fall(rng: np.random.Generator) -> Scene:
         seed=seed,
         caption=f"a round blob of {liquid.name} from rest falls {onto}",
         rejection_reason=layout.reaches(target),
+        later_event=with_hopper,
     )

@@ -46,6 +46,7 @@ class FluidScene(Scene):
     seed: of the initial positions of its particles.
     caption: the event with every initial velocity.
     rejection_reason: returns why the event is not visible, or None if it is.
+    later_event: adds something that happens in the last quarter of a long clip, see `Scene.lasting`.
     kinematic_bodies: vessels and other solids on prescribed paths.
     friction: Coulomb coefficient against all solids; 0 for free slip.
     physics: parameters for the clip's json.
@@ -56,6 +57,7 @@ class FluidScene(Scene):
     seed: int
     caption: str
     rejection_reason: Callable[[ParticleMotion], str | None]
+    later_event: Callable[["FluidScene", float, np.random.Generator], "FluidScene"]
     kinematic_bodies: tuple[KinematicBody, ...] = ()
     friction: float = 0.0
     physics: Mapping[str, Any] = field(default_factory=dict)
@@ -77,7 +79,7 @@ class FluidScene(Scene):
 
     def lasting(self, seconds: float, rng: np.random.Generator) -> "FluidScene":
         """See `Scene.lasting`."""
-        return self
+        return self.later_event(self, seconds, rng)
 
     def simulate(self, frames: int, fps: float, detail: int) -> MeshSequence:
         """See `Scene.simulate`."""

@@ -1,13 +1,17 @@
 """Slosh: a tray with a pool of a thin liquid is pushed sideways and stops; the liquid piles up at its end."""
 
+from dataclasses import replace
+
 import numpy as np
 
+from phys4d.simulation import later
 from phys4d.simulation.fluid import layout, liquids
+from phys4d.simulation.fluid.layout import pushed
 from phys4d.simulation.fluid.scene import FluidScene, ParticleMotion
 from phys4d.simulation.mesh_sequence import Texture
 from phys4d.simulation.particles.initial_particles import InitialVolume
 from phys4d.simulation.particles.kinematic_bodies import KinematicBody
-from phys4d.simulation.particles.obstacles import Path, Solid
+from phys4d.simulation.particles.obstacles import Solid
 from phys4d.simulation.scene import Scene
 from phys4d.simulation.scenery import poses, sampling
 from phys4d.simulation.scenery.materials import muted
@@ -47,6 +51,7 @@ def slosh(rng: np.random.Generator) -> Scene:
         seed=int(rng.integers(2**31)),
         caption=f"a tray of {liquid.name} at rest is pushed {where} by {way:.2f} m within {seconds:.1f} s and stops",
         rejection_reason=piles_up,
+        later_event=pushed_again,
         kinematic_bodies=(tray,),
     )
 
@@ -64,16 +69,27 @@ def vessel(half_width: float, half_depth: float, rim: float) -> tuple[Solid, ...
     )
 
 
-def pushed(start: np.ndarray, way: np.ndarray, seconds: float, quaternion: np.ndarray) -> Path:
-    """A path from rest at `start` [3] by the displacement `way` [3] within `seconds`, then at rest; acceleration is
-    continuous.
-    """
+def pushed_again(scene: FluidScene, seconds: float, rng: np.random.Generator) -> FluidScene:
+    """The scene with later pushes, each in the opposite direction to the one before; see `Scene.lasting`."""
+    times = later.release_times(seconds, rng)
+    if not times:
+        return scene
+    (tray,) = scene.kinematic_bodies
+    start, quaternion = tray.path(0.0)
+    way, duration = tray.path(np.inf)[0] - start, tray.physics["seconds"]
+    pushes = [pushed(start, way, duration, quaternion)]
+    pushes += [
+        pushed(np.zeros(3), way * (1 if number % 2 else -1), duration, quaternion, after=time)
+        for number, time in enumerate(times)
+    ]
 
     def path(time: float) -> tuple[np.ndarray, np.ndarray]:
-        s = min(max(time / seconds, 0.0), 1.0)
-        return start + (s - np.sin(2 * np.pi * s) / (2 * np.pi)) * way, quaternion
+        return np.sum([push(time)[0] for push in pushes], axis=0), quaternion
 
-    return path
+    listed = " and ".join(f"after {time:.1f} s" for time in times)
+    tray = replace(tray, path=path, physics={**tray.physics, "pushed_again_after": list(times)})
+    text = f"; it is pushed back and forth again in the same way {listed}"
+    return replace(scene, kinematic_bodies=(tray,), caption=scene.caption + text)
 
 
 def piles_up(particle_motion: ParticleMotion) -> str | None:

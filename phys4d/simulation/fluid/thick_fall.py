@@ -5,6 +5,7 @@ import numpy as np
 from phys4d.simulation.body import Shape
 from phys4d.simulation.caption import article
 from phys4d.simulation.fluid import layout, liquids
+from phys4d.simulation.fluid.hopper import with_hopper
 from phys4d.simulation.fluid.scene import FluidScene
 from phys4d.simulation.particles.initial_particles import InitialVolume
 from phys4d.simulation.particles.obstacles import Solid
@@ -48,5 +49,6 @@ def thick_fall(rng: np.random.Generator) -> Scene:
         seed=int(rng.integers(2**31)),
         caption=f"a {LUMPS[lump]} of thick {liquid.name} from rest falls onto {target} and spreads",
         rejection_reason=layout.reaches(floor if onto_floor else obstacle),
+        later_event=with_hopper,
         friction=STICKS,
     )

@@ -19,6 +19,7 @@ from phys4d.simulation.scenery import poses, sampling
 from phys4d.simulation.scenery.materials import muted
 
 BOARD = 0.012  # half the thickness of a board, metres
+LEG = 0.012  # metres, radius
 POURED = 0.25  # share of the grains that must leave the chute
 
 
@@ -65,7 +66,7 @@ def chute(rng: np.random.Generator) -> Scene:
 def _trough(
     centre: np.ndarray, turn: np.ndarray, half: np.ndarray, deep: float, rng: np.random.Generator
 ) -> tuple[Prop, ...]:
-    """A board, two sides and a back; open above and at the lower end."""
+    """A board, two sides and a back on four legs; open above and at the lower end."""
     axes, tone, friction = rotation(turn), muted(rng, 0.5, 0.75), rng.uniform(0.2, 0.3)
     wall = half[1] + BOARD
     boards = (
@@ -80,6 +81,9 @@ def _trough(
         x, y, z = (float(value) for value in centre + axes @ offset)
         sizes = tuple(float(value) for value in size)
         props.append(Prop(name, "box", tone, Texture.PLANKS, sizes, friction, (x, y, z), (w, i, j, k)))
+    for along, across in ((-0.85, -0.85), (-0.85, 0.85), (0.6, -0.85), (0.6, 0.85)):
+        x, y, z = (float(value) for value in centre + axes @ np.array([along * half[0], across * half[1], -BOARD]))
+        props.append(Prop("leg", "cylinder", tone, Texture.PLANKS, (LEG, z / 2), friction, (x, y, z / 2)))
     return tuple(props)
 
 

@@ -34,4 +34,5 @@ def beads(
     frames, count, corners = *centres.shape[:2], len(offsets)
     moved = (centres[:, :, None] + offsets).reshape(frames, count * corners, 3)
     all_faces = (faces + corners * np.arange(count)[:, None, None]).reshape(-1, 3)
-    return InstanceMesh(moved, all_faces, moved[0], instance, np.repeat(colour, corners, axis=-2), texture)
+    colours = np.repeat(colour, corners, axis=-2)
+    return InstanceMesh(moved, all_faces, moved[0], instance, colours, texture, turns=False)

@@ -159,10 +159,9 @@ PATTERNS = {
         colour *= 0.72 + 0.24 * rib + 0.16 * row;
         colour = mix(colour, vec3(0.9), 0.6 * step(0.72, fract(along_face(r).y / 0.22)));
     """,
-    Texture.LEATHER: """
+    Texture.FOAM: """
         float grain = faded(r * 70.0) + 0.6 * faded(r * 150.0);
         colour *= 0.72 + 0.26 * grain * (0.8 + 0.4 * faded(r * 6.0));
-        gloss = 0.16; sharpness = 14.0;
     """,
     Texture.TWIST: """
         float turn = atan(r.y, r.x) / 6.2831853, strand = fract(3.0 * turn + r.z / 0.07);

@@ -9,12 +9,12 @@ from phys4d.engine.errors import UserError
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
 from phys4d.simulation.rendering import shaders
 from phys4d.simulation.rendering.changed_region import ChangedRegion, Region
-from phys4d.simulation.scene import WALL, Light
-from phys4d.simulation.scenery.camera import Camera, look_at
+from phys4d.simulation.rendering.drawing import Drawing
+from phys4d.simulation.rendering.shadow import shadow_blur
+from phys4d.simulation.scene import Light
+from phys4d.simulation.scenery.camera import Camera
 
 NEAR, FAR = 0.05, 30.0
-SHADOW_HALF_WIDTH = 1.8
-SHADOW_DISTANCE = 4.0
 BACKGROUND = (0.62, 0.70, 0.80)
 INSTALL = "apt-get install -y --no-install-recommends libegl1 libgl1 libgl1-mesa-dri"
 
@@ -92,111 +92,65 @@ class LoadedMeshes:
         make = raster.context.buffer
         self._position, self._normal, self._colour = (make(reserve=meshes.vertices.shape[1] * 12) for _ in range(3))
         self._rest = make(meshes.rest.astype(np.float32).tobytes())
-        self._indices = make(meshes.faces.tobytes())
         if meshes.colour.ndim == 2:
             self._colour.write(meshes.colour.tobytes())
-        array = raster.context.vertex_array
-        position = [(self._position, "3f", "position")]
-        self._cast = array(raster._cast, position, self._indices)
-        # A room's faces come first; walls and ceiling would shade everything inside.
-        self._first_caster = int(np.argmax(np.append(meshes.instance > WALL, True)))
-        self._at: int | None = None
+        self._at: tuple[int, Drawing] | None = None  # of what the shadow map shows
 
     def __enter__(self) -> "LoadedMeshes":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._cast.release()
-        for buffer in (self._position, self._normal, self._colour, self._rest, self._indices):
+        for buffer in (self._position, self._normal, self._colour, self._rest):
             buffer.release()
 
     def _move_to(self, t: int) -> None:
-        if self._at != t:
-            self._position.write(self.meshes.vertices[t].astype(np.float32).tobytes())
-            self._at = t
-
-    def _dress(self, t: int) -> None:
-        """Uploads normals and colours of frame t, which only the image needs."""
+        """Uploads positions, normals and colours of frame t."""
+        self._position.write(self.meshes.vertices[t].astype(np.float32).tobytes())
         self._normal.write(self.meshes.normals(t).tobytes())
         if self.meshes.colour.ndim == 3:
             self._colour.write(self.meshes.colour[t].tobytes())
 
     def pictures(self, camera: Camera, light: Light) -> np.ndarray:
-        """Renders the video, uint8 [T, H, W, 3]; of a static camera's frames only what differs from the first one."""
+        """Renders the video, uint8 [T, H, W, 3].
+
+        A static camera's faces that never change are drawn once; of each frame only what differs from that picture.
+        """
         sun = -np.array(light.direction) / np.linalg.norm(light.direction)
-        to_shadow = _to_shadow(sun, np.array(light.focus))
-        _set(self.raster._cast, "to_clip", to_shadow.T)
-        surfaces = [_Surface(self, texture, *run, soft=light.softness > 0) for texture, *run in self._runs()]
-        for surface in surfaces:
-            program = surface.program
-            _set(program, "to_shadow", to_shadow.T)
-            _set(program, "shadow_texel", np.array(1 / self.raster._shadow_size))
-            _set(program, "shadow_offset", np.array(3 * SHADOW_HALF_WIDTH / self.raster._shadow_size))
-            _set(program, "sun", sun)
-            _set(program, "strengths", np.array([light.strength, light.ambient]))
-            _set(program, "sun_colour", np.array(light.sun))
-            _set(program, "sky_colour", np.array(light.sky))
-            _set(program, "fill", -np.array(light.fill) / np.linalg.norm(light.fill))
-            _set(program, "fill_colour", np.array(light.fill_colour))
-            _set(program, "ground_colour", np.array(light.bounce))
-            if light.softness > 0:
-                _set(program, "softness", np.array(light.softness * SHADOW_DISTANCE / SHADOW_HALF_WIDTH))
-        changed = ChangedRegion(self.meshes, camera, sun, _shadow_blur(light, self.raster._shadow_size))
-        video = np.empty((self.meshes.frames, self.raster.height, self.raster.width, 3), dtype=np.uint8)
-        for t in range(self.meshes.frames):
-            left, top, right, bottom = region = changed.region(t)
-            video[t] = video[0]
-            if right > left and bottom > top:
-                video[t, top:bottom, left:right] = self._picture(t, camera, surfaces, region)
-        for surface in surfaces:
-            surface.array.release()
+        blur = shadow_blur(light, self.raster._shadow_size)
+        changed, whole = ChangedRegion(self.meshes, camera, sun, blur), (0, 0, camera.width, camera.height)
+        video = np.empty((self.meshes.frames, camera.height, camera.width, 3), dtype=np.uint8)
+        if not changed.whole:
+            still = ~changed.changing[self.meshes.faces].any(axis=1)
+            with Drawing(self, np.nonzero(still)[0], light, sun) as background:
+                video[:] = self._picture(0, camera, background, whole)
+        with Drawing(self, np.arange(len(self.meshes.faces)), light, sun) as everything:
+            for t in range(self.meshes.frames):
+                for left, top, right, bottom in changed.regions(t):
+                    region = (left, top, right, bottom)
+                    video[t, top:bottom, left:right] = self._picture(t, camera, everything, region)
         return video
 
-    def _runs(self) -> list[tuple[Texture, int, int]]:
-        """Runs of consecutive faces with one pattern: (pattern, first face, number of faces)."""
-        kinds = self.meshes.texture[self.meshes.faces[:, 0]]
-        starts = np.flatnonzero(np.diff(kinds, prepend=-1))
-        ends = np.append(starts[1:], len(kinds))
-        return [(Texture(int(kinds[a])), int(a), int(b - a)) for a, b in zip(starts, ends, strict=True)]
-
-    def _picture(self, t: int, camera: Camera, surfaces: list["_Surface"], region: Region) -> np.ndarray:
+    def _picture(self, t: int, camera: Camera, drawing: "Drawing", region: Region) -> np.ndarray:
         """Renders a region of frame t, uint8 [height, width, 3]."""
         raster, scale = self.raster, self.raster.supersample
         left, top, right, bottom = (scale * side for side in region)
         box = (left, top, right - left, bottom - top)
-        self._move_to(t)
-        self._dress(t)
-        raster._shadow_target.use()
-        raster._shadow_target.clear(depth=1.0)
-        first = self._first_caster
-        self._cast.render(vertices=3 * (len(self.meshes.faces) - first), first=3 * first)
+        if self._at != (t, drawing):
+            self._move_to(t)
+            raster._shadow_target.use()
+            raster._shadow_target.clear(depth=1.0)
+            drawing.cast()
+            self._at = (t, drawing)
         raster._colour_target.scissor = box
         raster._colour_target.use()
         raster._colour_target.clear(*BACKGROUND, 1.0, depth=1.0)
         raster._shadow_map.use(0)
         raster._shadow_map.use(1)
         raster._depth_sampler.use(1)
-        for surface in surfaces:
-            _set(surface.program, "to_clip", _to_clip(camera, t).T)
-            _set(surface.program, "eye", camera.origin(t))
-            surface.array.render(vertices=3 * surface.count, first=3 * surface.first)
+        drawing.draw(_to_clip(camera, t), camera.origin(t))
         raster.context.copy_framebuffer(raster._resolved, raster._colour_target)
         raw = np.frombuffer(raster._resolved.read(viewport=box, components=3, alignment=1), np.uint8)
         return _averaged(raw.reshape(box[3] // scale, scale, box[2] // scale, scale, 3))
-
-
-class _Surface:
-    """A run of faces with one pattern, bound to the program that draws the pattern."""
-
-    def __init__(self, loaded: LoadedMeshes, texture: Texture, first: int, count: int, *, soft: bool) -> None:
-        self.first, self.count = first, count
-        self.program = loaded.raster.surface_program(texture, soft=soft)
-        buffers = [
-            (loaded._position, "3f", "position"), (loaded._normal, "3f", "normal"), (loaded._colour, "3f", "colour"),
-        ]  # fmt: skip
-        if "rest" in set(self.program):  # absent if the compiled pattern does not use rest coordinates
-            buffers.append((loaded._rest, "3f", "rest"))
-        self.array = loaded.raster.context.vertex_array(self.program, buffers, loaded._indices)
 
 
 def _set_unit(program: moderngl.Program, name: str, unit: int) -> None:
@@ -204,13 +158,6 @@ def _set_unit(program: moderngl.Program, name: str, unit: int) -> None:
     uniform = program[name]
     assert isinstance(uniform, moderngl.Uniform)
     uniform.value = unit
-
-
-def _set(program: moderngl.Program, name: str, value: np.ndarray) -> None:
-    """Sets a uniform; matrices are passed transposed, since OpenGL stores columns contiguously."""
-    uniform = program[name]
-    assert isinstance(uniform, moderngl.Uniform)
-    uniform.write(value.astype(np.float32).tobytes())
 
 
 def _averaged(fine: np.ndarray) -> np.ndarray:
@@ -223,19 +170,6 @@ def _averaged(fine: np.ndarray) -> np.ndarray:
     return (total // scale**2).astype(np.uint8)
 
 
-def _shadow_blur(light: Light, size: int) -> tuple[float, float]:
-    """Metres by which a shadow is wider at most than a sharp one: for each metre that it falls, and anyway.
-
-    size: of the shadow map. The factors are those of the shaders.
-    """
-    softness = light.softness * SHADOW_DISTANCE / SHADOW_HALF_WIDTH
-    searched = max(0.06 * softness, 2 / size)
-    return (
-        0.5 * softness / (2 * SHADOW_DISTANCE) * 2 * SHADOW_HALF_WIDTH,
-        (searched + 8 / size) * 2 * SHADOW_HALF_WIDTH,
-    )
-
-
 def _to_clip(camera: Camera, t: int) -> np.ndarray:
     """World to clip space, [4, 4]; image row 0 is window row 0, so that no flip is needed after reading back."""
     k, h, w = camera.intrinsics[t], camera.height, camera.width
@@ -245,14 +179,3 @@ def _to_clip(camera: Camera, t: int) -> np.ndarray:
     clip[2] = [0, 0, (FAR + NEAR) / (FAR - NEAR), -2 * FAR * NEAR / (FAR - NEAR)]
     clip[3, 2] = 1
     return clip @ camera.world_to_camera(t)
-
-
-def _to_shadow(sun: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """World to clip space of the sun's orthographic camera, [4, 4], which covers the scene around `centre`."""
-    pose = look_at(centre + sun * SHADOW_DISTANCE, centre)
-    rotation = pose[:3, :3].T
-    view = np.eye(4)
-    view[:3, :3], view[:3, 3] = rotation, -rotation @ pose[:3, 3]
-    box = np.diag([1 / SHADOW_HALF_WIDTH, 1 / SHADOW_HALF_WIDTH, 1 / SHADOW_DISTANCE, 1.0])
-    box[2, 3] = -1
-    return box @ view

@@ -10,7 +10,8 @@ from phys4d.simulation.rigid.pendulum import pendulum
 from phys4d.simulation.rigid.scene import RigidScene
 from phys4d.simulation.scene import FIRST_BODY, Scene
 from phys4d.simulation.thermodynamic.glow import glowing
-from phys4d.simulation.thermodynamic.hot_body import AMBIENT, HotBodyScene, round_kelvin, steel
+from phys4d.simulation.thermodynamic.hot_body import AMBIENT, HotBodyScene, radiation_rate, round_kelvin, steel
+from phys4d.simulation.thermodynamic.pace import in_words as in_pace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,12 @@ class GlowingPendulumScene(HotBodyScene):
         """The caption without the camera's motion."""
         drop = self.temperature_at(0.0) - self.temperature_at(1.0)
         cooling = f"at {self.temperature:.0f} K and losing {drop:.0f} K in the first second"
-        return f"{super().sentence()}; the swinging {self.bodies[0].shape} is {cooling}"
+        return f"{super().sentence()}; the swinging {self.bodies[0].shape} is {cooling}{in_pace(self.faster)}"
+
+    @property
+    def faster(self) -> float:
+        """How many times faster the body cools than by radiation at first."""
+        return self.rate / radiation_rate(self.bodies[0], self.temperature)
 
     def temperature_at(self, time: np.ndarray | float) -> np.ndarray | float:
         """Temperature of the first body in kelvin at times in seconds."""
@@ -45,7 +51,7 @@ class GlowingPendulumScene(HotBodyScene):
 
     def parameters(self) -> dict[str, Any]:
         """Parameters of the whole scene; SI units."""
-        return super().parameters() | {"cooling_rate": self.rate}
+        return super().parameters() | {"cooling_rate": self.rate, "cooling_faster_than_real": self.faster}
 
 
 def glowing_pendulum(rng: np.random.Generator) -> Scene:

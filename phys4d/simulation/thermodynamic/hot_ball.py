@@ -27,6 +27,7 @@ from phys4d.simulation.thermodynamic.hot_body import (
     round_kelvin,
     steel,
 )  # fmt: skip
+from phys4d.simulation.thermodynamic.pace import in_words as in_pace
 
 CELLS = (52, 28)
 GRAPHITE = (0.17, 0.17, 0.18)
@@ -51,7 +52,8 @@ class HotBallScene(HotBodyScene):
         ball = self.bodies[0]
         does = "rolls over" if ball.rolling else "falls onto"
         start = f"{article(ball.name)} at {self.temperature:.0f} K {in_words(ball, flying=not ball.rolling)}"
-        return f"{start} {does} a cold plate of graphite and heats it"
+        pace = in_pace(DIFFUSIVITY["simulated"] / DIFFUSIVITY["real"])
+        return f"{start} {does} a cold plate of graphite and heats it{pace}"
 
     def simulate(self, frames: int, fps: float, detail: int) -> MeshSequence:
         """See `Scene.simulate`."""

@@ -18,6 +18,7 @@ from phys4d.simulation.thermodynamic.gridded_box import gridded_box
 from phys4d.simulation.thermodynamic.heat_grid import HeatGrid
 from phys4d.simulation.thermodynamic.hot_ball import at_vertices
 from phys4d.simulation.thermodynamic.hot_body import AMBIENT, HotBodyScene, round_kelvin, steel
+from phys4d.simulation.thermodynamic.pace import in_words as in_pace
 
 CELLS = 60
 DIFFUSIVITY = {"simulated": 2.5e-2, "real": 1.2e-5}  # m2/s of steel
@@ -36,11 +37,12 @@ class HotBarScene(HotBodyScene):
 
     def sentence(self) -> str:
         """The caption without the camera's motion."""
+        pace = in_pace(DIFFUSIVITY["simulated"] / DIFFUSIVITY["real"])
         if self.falls_over:
             start = f"a leaning steel bar at rest, {in_words(self.temperature)} at {self.temperature:.0f} K at its top"
-            return f"{start}, falls over while the heat spreads along it"
+            return f"{start}, falls over while the heat spreads along it{pace}"
         start = f"a steel bar from rest, {in_words(self.temperature)} at {self.temperature:.0f} K at one end"
-        return f"{start}, falls onto the floor while the heat spreads along it"
+        return f"{start}, falls onto the floor while the heat spreads along it{pace}"
 
     def badly_framed(self) -> bool:
         """Whether the first frame cuts off the bar."""

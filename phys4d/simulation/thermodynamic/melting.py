@@ -16,6 +16,7 @@ from phys4d.simulation.particles.obstacles import obstacle_from_prop, obstacles_
 from phys4d.simulation.scene import FIRST_BODY, Scene, Unusable
 from phys4d.simulation.screening import check_visible_motion, is_cut_off
 from phys4d.simulation.thermodynamic.glow import glowing
+from phys4d.simulation.thermodynamic.pace import in_words as in_pace
 from phys4d.simulation.thermodynamic.particle_heat import ParticleHeat
 from phys4d.simulation.thermodynamic.substances import Substance
 
@@ -23,6 +24,7 @@ PARTICLES = 3000
 SHADE = 0.06  # largest relative deviation of a particle's brightness
 SOLID_VISCOSITY = 400.0  # Pa s of the solid, in addition to its yield stress
 FRONT = 5e-2  # m2/s, see `MeltingScene.diffusivity`
+MELTS = 2.5  # seconds, the longest clip in which heat flows as fast as in any shorter one
 NEAR = 1.3  # distance from a heater, over the spacing, below which a particle is heated
 MELTED = 0.12  # share of the particles that must melt
 
@@ -69,6 +71,7 @@ class MeltingScene(Scene):
     heaters: props that heat.
     rejection_reason: returns why the event is not visible, or None if it is.
     friction: Coulomb coefficient of floor and wall.
+    pace: by which heat flows more slowly than in a short clip.
     physics: parameters for the clip's json.
     """
 
@@ -80,6 +83,7 @@ class MeltingScene(Scene):
     heaters: tuple[Heater, ...] = ()
     rejection_reason: Callable[[MeltMotion], str | None] = lambda melt: None
     friction: float = 0.5
+    pace: float = 1.0
     physics: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -87,7 +91,7 @@ class MeltingScene(Scene):
         """Simulated thermal diffusivity, m2/s, chosen so that the solid melts within about a second instead of minutes
         or hours.
         """
-        return FRONT * self.substance.heat_to_melt / (self.hottest - self.substance.melting_point)
+        return FRONT / self.pace * self.substance.heat_to_melt / (self.hottest - self.substance.melting_point)
 
     @property
     def category(self) -> str:
@@ -95,15 +99,17 @@ class MeltingScene(Scene):
 
     def sentence(self) -> str:
         """The caption without the camera's motion."""
-        return self.caption
+        return self.caption + in_pace(self.diffusivity / self.substance.diffusivity)
 
     def badly_framed(self) -> bool:
         """Whether the first frame cuts off the melting substance."""
         return any(is_cut_off(self, volume.outline()) for volume in self.volumes)
 
     def lasting(self, seconds: float, rng: np.random.Generator) -> "MeltingScene":
-        """See `Scene.lasting`."""
-        return self
+        """The scene with heat that flows more slowly in a long clip, so that it melts until the end."""
+        pace = max(1.0, seconds / MELTS)
+        heaters = tuple(replace(heater, exchange=heater.exchange / pace) for heater in self.heaters)
+        return replace(self, heaters=heaters, pace=pace)
 
     def simulate(self, frames: int, fps: float, detail: int) -> MeshSequence:
         """See `Scene.simulate`."""

@@ -74,8 +74,8 @@ SUBSTANCES = {
         (900, 1100),
         Texture.GLOW,
     ),
-    "glass": Substance(
-        "glass",
+    "opaque glass": Substance(
+        "opaque glass",
         (0.30, 0.62, 0.56),
         (0.45, 0.75, 0.60),
         2500,

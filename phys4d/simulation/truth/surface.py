@@ -10,6 +10,7 @@ import numpy as np
 from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.scenery.camera import Camera
 from phys4d.simulation.truth.first_faces import first_faces, in_camera_axes
+from phys4d.simulation.truth.projected_faces import NEAREST
 from phys4d.simulation.truth.rays import intersect
 
 MOVING = 1e-4  # metres per frame
@@ -61,6 +62,7 @@ class SurfaceFinder:
     meshes, camera: of the clip.
     still: the `Surface` of the faces that never move, the same in every frame; empty if the camera moves.
     at_rest, moving: int, numbers of the faces that never move, and of the others; all are moving if the camera moves.
+    still_corners: corners of `at_rest`, as `moving_corners`.
     """
 
     def __init__(self, meshes: MeshSequence, camera: Camera) -> None:
@@ -71,30 +73,48 @@ class SurfaceFinder:
         row, column = (axis.ravel() for axis in np.mgrid[: camera.height, : camera.width])
         self._pixel = np.stack([column + 0.5, row + 0.5], axis=1)
         self._still_depth, self._still_face = np.full(len(row), np.inf), np.full(len(row), -1)
-        self.still = self._nearer(0, self.at_rest)
+        self._frame, self._corners = -1, np.empty((0, 3, 3))
+        self.still_corners = in_camera_axes(meshes.vertices[0], camera, 0)[meshes.faces[self.at_rest]]
+        self.still = self._nearer(0, self.at_rest, self.still_corners)
         place = self.still.row * camera.width + self.still.column
         self._still_depth[place], self._still_face[place] = self.still.depth, self.still.face
 
     def surface(self, t: int) -> Surface:
         """The surface points of the pixels of frame t whose nearest face is one of `moving`."""
-        return self._nearer(t, self.moving)
+        return self._nearer(t, self.moving, self.moving_corners(t))
 
-    def corners(self, t: int, which: np.ndarray) -> np.ndarray:
-        """Corners [F, 3, 3] of some faces in frame t, in the camera's axes, metres."""
-        return in_camera_axes(self.meshes.vertices[t], self.camera, t)[self.meshes.faces[which]]
+    def moving_corners(self, t: int) -> np.ndarray:
+        """Corners [F, 3, 3] of `moving` in frame t, in the camera's axes, metres; those of the last frame are kept."""
+        if self._frame != t:
+            local = in_camera_axes(self.meshes.vertices[t], self.camera, t)
+            self._frame, self._corners = t, local[self.meshes.faces[self.moving]]
+        return self._corners
 
-    def _nearer(self, t: int, which: np.ndarray) -> Surface:
+    def _nearer(self, t: int, which: np.ndarray, corners: np.ndarray) -> Surface:
         """The surface points at which one of these faces is nearer than `still`."""
         meshes, camera = self.meshes, self.camera
-        face = first_faces(
-            self.corners(t, which), which, camera, t, pixel=self._pixel, limit=self._still_depth, face=self._still_face
-        )
-        place = np.nonzero(face != self._still_face)[0]
-        seen = face[place]
-        row, column = np.divmod(place, camera.width)
-        corners = meshes.vertices[t][meshes.faces[seen]] - camera.origin(t)
-        depth, barycentric = intersect(camera.directions(t, self._pixel[place]), corners)
+        inside = self._places(t, corners)
+        pixel, before = self._pixel[inside], self._still_face[inside]
+        face = first_faces(corners, which, camera, t, pixel=pixel, limit=self._still_depth[inside], face=before)
+        found = np.nonzero(face != before)[0]
+        seen, pixel = face[found], pixel[found]
+        row, column = np.divmod(inside[found], camera.width)
+        own = meshes.vertices[t][meshes.faces[seen]] - camera.origin(t)
+        depth, barycentric = intersect(camera.directions(t, pixel), own)
         return Surface(row, column, seen, barycentric, depth)
+
+    def _places(self, t: int, corners: np.ndarray) -> np.ndarray:
+        """Numbers, row by row, of the pixels in the bounds of faces [F, 3, 3] in the image; all if one of the faces
+        reaches the near plane.
+        """
+        camera, k = self.camera, self.camera.intrinsics[t]
+        ends = [(0, camera.width), (0, camera.height if corners.size else 0)]
+        if corners.size and corners[..., 2].min() > NEAREST:
+            for axis in (0, 1):
+                seen = corners[..., axis] / corners[..., 2] * k[axis, axis] + k[axis, 2]
+                low, high = np.clip([np.floor(seen.min()) - 1, np.ceil(seen.max()) + 1], 0, ends[axis][1])
+                ends[axis] = int(low), int(high)
+        return (np.arange(*ends[1])[:, None] * camera.width + np.arange(*ends[0])).ravel()
 
 
 def landing(seen: Surface, meshes: MeshSequence, camera: Camera, t: int) -> Landing:

@@ -21,11 +21,13 @@ def visible(landed: Landing, finder: SurfaceFinder, t: int) -> np.ndarray:
     result = landed.ahead & (landed.pixel >= 0).all(axis=1)
     result &= (landed.pixel[:, 0] <= camera.width) & (landed.pixel[:, 1] <= camera.height)
     which = np.nonzero(result)[0]
-    every = np.arange(len(finder.meshes.faces))
-    limit = landed.depth[which] * (1 - TOLERANCE)
-    nearer = first_faces(
-        finder.corners(t + 1, every), every, camera, t + 1,
-        pixel=landed.pixel[which], limit=limit, face=np.full(len(which), -1),
-    )  # fmt: skip
-    result[which] = nearer < 0
+    pixel, limit = landed.pixel[which], landed.depth[which] * (1 - TOLERANCE)
+    for numbers, corners in ((finder.moving, finder.moving_corners(t + 1)), (finder.at_rest, finder.still_corners)):
+        nearer = first_faces(
+            corners, numbers, camera, t + 1, pixel=pixel, limit=limit, face=np.full(len(pixel), -1)
+        )
+        free = nearer < 0
+        which, pixel, limit = which[free], pixel[free], limit[free]
+    result[:] = False
+    result[which] = True
     return result

@@ -15,13 +15,16 @@ from phys4d.engine.data.files.shards import SCHEMA, ShardWriter
 from phys4d.engine.errors import UserError
 
 STATED: list[dict[str, Any]] = [
-    {"caption": "a ball", "category": "rigid", "family": "fall", "provenance": {"source": "phys4d.simulation"}},
+    {
+        "caption": "a ball", "category": "rigid", "family": "fall",
+        "provenance": {"source": "phys4d.simulation", "seed": 7},
+    },
     {
         "caption": "water", "category": "fluid", "depth_kind": "metric",
         "provenance": {"source": "video", "file": "sea/wave.mp4"},
     },
-    {"caption": "é" * 600, "category": "fluid", "source": "web", "depth_kind": "affine_disparity"},
-    {"caption": 3, "category": None, "family": "\ud800x"},
+    {"caption": "é" * 600, "category": "fluid", "source": "web", "depth_kind": "affine_disparity", "seed": "9"},
+    {"caption": 3, "category": None, "family": "\ud800x", "provenance": {"seed": True}},
 ]
 
 
@@ -42,6 +45,7 @@ def test_the_writer_takes_the_texts_from_the_json(folder: Path) -> None:
         "family": ["fall", "", "", "?x", ""],
         "source": ["phys4d.simulation", "sea/wave.mp4", "web", "", ""],
         "depth_kind": ["", "metric", "affine_disparity", "", ""],
+        "seed": ["7", "", "", "", ""],
     }
     assert dataset.column("fps").to_pylist() == [24, 24.5, 25, 25.5, 26]
     assert dataset.column("key").to_pylist() == [f"c{number}" for number in range(5)]
@@ -58,6 +62,7 @@ def test_the_writer_takes_the_texts_from_the_json(folder: Path) -> None:
         ({"height": [16], "width": [24]}, ["c0", "c1", "c2", "c3", "c4"]),
         ({"source": [""]}, ["c3", "c4"]),
         ({"depth_kind": ["affine_disparity"]}, ["c2"]),
+        ({"seed": ["7"]}, ["c0"]),
     ],
 )
 def test_only_the_clips_of_the_allowed_values_are_there(folder: Path, where: dict[str, Any], keys: list[str]) -> None:
@@ -73,7 +78,7 @@ def test_only_the_clips_of_the_allowed_values_are_there(folder: Path, where: dic
 @pytest.mark.parametrize(
     ("where", "fault"),
     [
-        ({"colour": ["red"]}, "no column 'colour': expected caption, category, family, source, depth_kind, frames"),
+        ({"colour": ["red"]}, "no column 'colour': expected caption, category, family, source, depth_kind, seed"),
         ({"category": "fluid"}, "category: expected a list of values, got 'fluid'"),
         ({"category": [3]}, "category: expected texts, got 3"),
         ({"frames": ["5"]}, "frames: expected numbers, got '5'"),

@@ -1,0 +1,33 @@
+"""The sun's orthographic camera, which draws the shadow map, and how far its shadows blur."""
+
+import numpy as np
+
+from phys4d.simulation.scene import Light
+from phys4d.simulation.scenery.camera import look_at
+
+SHADOW_HALF_WIDTH = 1.8
+SHADOW_DISTANCE = 4.0
+
+
+def shadow_blur(light: Light, size: int) -> tuple[float, float]:
+    """Metres by which a shadow is wider at most than a sharp one: for each metre that it falls, and anyway.
+
+    light: of the scene. size: of the shadow map. The factors are those of the shaders.
+    """
+    softness = light.softness * SHADOW_DISTANCE / SHADOW_HALF_WIDTH
+    searched = max(0.06 * softness, 2 / size)
+    return (
+        0.5 * softness / (2 * SHADOW_DISTANCE) * 2 * SHADOW_HALF_WIDTH,
+        (searched + 8 / size) * 2 * SHADOW_HALF_WIDTH,
+    )
+
+
+def to_shadow(sun: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """World to clip space of the sun's orthographic camera, [4, 4], which covers the scene around `centre`."""
+    pose = look_at(centre + sun * SHADOW_DISTANCE, centre)
+    rotation = pose[:3, :3].T
+    view = np.eye(4)
+    view[:3, :3], view[:3, 3] = rotation, -rotation @ pose[:3, 3]
+    box = np.diag([1 / SHADOW_HALF_WIDTH, 1 / SHADOW_HALF_WIDTH, 1 / SHADOW_DISTANCE, 1.0])
+    box[2, 3] = -1
+    return box @ view
