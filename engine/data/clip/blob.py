@@ -234,10 +234,11 @@ def _unpack(
         _check_bools(name, buffer, array)
     if not rule:
         return array
-    if not known and name in signs:
-        signs[name] = least_sign(array, rule)
+    lowest = np.full(1, np.iinfo(np.uint16).max, np.uint16) if name in signs and not known else None
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
-        value = dequantise(array, rule)
+        value = dequantise(array, rule, lowest)
+    if lowest is not None:
+        signs[name] = least_sign(lowest, rule)
     if not (known or always_finite(rule) or np.isfinite(value).all()):
         raise ValueError(f"is corrupt: array {name!r} holds values that are not finite")
     return value
@@ -249,14 +250,15 @@ def _check_bools(name: str, buffer: memoryview, array: np.ndarray) -> None:
     buffer: the compressed array, of which the array is a function. A mask that is the same everywhere takes a few
         bytes; most clips have some, and one that was found right is not looked at again.
     """
-    if buffer in _masks:
+    short = bytes(buffer) if len(buffer) <= _CHUNK.size * 2 + array.size // 4096 else None
+    if short in _masks:
         return
     if array.size and array.view(np.uint8).max() > 1:
         raise ValueError(f"is corrupt: array {name!r} holds bytes that are neither true nor false")
-    if len(buffer) <= _CHUNK.size * 2 + array.size // 4096:
+    if short is not None:
         if len(_masks) >= _MASKS:
             _masks.clear()
-        _masks.add(bytes(buffer))
+        _masks.add(short)
 
 
 def _check_chunk(name: str, buffer: memoryview, expected: int) -> None:
