@@ -88,7 +88,7 @@ def measure(folder: Path, limit: float) -> dict[str, Any]:
         order = _ORDERS[number % len(_ORDERS)]
         times.append([{way: seconds(clips, index, way) for way in order} for index in range(len(clips))])
     usual = {
-        way: sum(statistics.quantiles((clip[way] for clip in same), method="inclusive")[0] for same in zip(*times, strict=True))
+        way: sum(statistics.quantiles([each[i][way] for each in times], method="inclusive")[0] for i in range(len(clips)))
         for way in _ORDERS[0]
     }
     found: dict[str, Any] = {name: row[name] for name in ("frames", "height", "width")}

@@ -53,7 +53,8 @@ def test_each_way_makes_its_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_costs_are_those_of_the_lower_quartiles_of_each_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ten_thousand_clips.write_clips(tmp_path / "clips", 2, truth=True)
-    spent = {"first": (3.0, 5.0), "later": (2.0, 4.0), "bare": (1.0, 3.0)}  # of the two clips; 1 s more in the second round
+    # Seconds of the two clips; one more in the second round.
+    spent = {"first": (3.0, 5.0), "later": (2.0, 4.0), "bare": (1.0, 3.0)}
     drawn = iter(range(10**6))
     monkeypatch.setattr(
         read_checks, "seconds", lambda clips, index, way: spent[way][index] + (0 if next(drawn) < 6 else 1)

@@ -31,8 +31,8 @@ from phys4d.engine.data.clip.quantisation import (
 from phys4d.engine.limits import ARRAY_BYTES, ARRAY_DIMENSIONS, ARRAYS, BLOB_HEADER_BYTES
 
 __all__ = [
-    "QUANTISATION", "Absolute", "Quantisation", "Relative", "check_names", "check_sums", "decode", "encode", "error_bound", "header",
-    "header_end", "quantisation",
+    "QUANTISATION", "Absolute", "Quantisation", "Relative", "check_names", "check_sums", "decode", "encode",
+    "error_bound", "header", "header_end", "quantisation",
 ]  # fmt: skip
 
 Entries = Mapping[str, Mapping[str, Any]]

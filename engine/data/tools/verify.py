@@ -15,8 +15,9 @@ from phys4d.engine.progress import progress
 def verify(folder: Location, *, workers: int = 1) -> list[str]:
     """Reads a whole dataset and returns one line for each problem, with shard, key and member; [] if it is sound.
 
-    Checked: size and sha256 of every member, and CRC-32 of arrays; that each mp4 holds and decodes to the frames and size in the index; that
-        arrays and json are as `schema` says, with all required fields; that texts in the index are those of the json.
+    Checked: size and sha256 of every member, and CRC-32 of arrays; that each mp4 holds and decodes to the frames and
+        size in the index; that arrays and json are as `schema` says, with all required fields; that texts in the index
+        are those of the json.
 
     folder: of the dataset.
     workers: threads, each of which holds one clip in memory; the lines are in the order of the clips.
