@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,23 @@ Result = Callable[[Path], Any]
 
 
 class Ended:
-    """How a process ended that got a signal so many seconds after its start, or none."""
+    """How a process ended that got a signal so many seconds after its start, or none.
 
-    def __init__(self, words: list[str], after: float | None = None, number: signal.Signals = signal.SIGTERM) -> None:
-        begun = time.monotonic()
+    since: a file or folder that the command writes; the seconds then count from the moment at which it is there.
+    """
+
+    def __init__(
+        self, words: list[str], after: float | None = None, number: signal.Signals = signal.SIGTERM,
+        since: Path | None = None,
+    ) -> None:  # fmt: skip
         command = [sys.executable, "-m", "phys4d", *words]
         variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+        begun = time.monotonic()
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables) as job:
+            while since is not None and not since.exists() and job.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    job.wait(0.02)
+                begun = time.monotonic()
             if after is not None:
                 try:
                     job.wait(after)
@@ -49,18 +60,21 @@ class Ended:
         return line
 
 
-def sweep(command: Command, result: Result, out: Path) -> dict[int, int]:
-    """Runs `command(out)` with a signal in each tenth of its time, then again to its end; how often each code came."""
-    whole = Ended(command(out))
+def sweep(command: Command, result: Result, out: Path, since: Path | None = None) -> dict[int, int]:
+    """Runs `command(out)` with a signal in each tenth of its time, then again to its end; how often each code came.
+
+    since: counts the time from its appearance on, as in `Ended`.
+    """
+    whole = Ended(command(out), since=since)
     assert whole.code == 0, whole.errors
     expected, draw, codes = result(out), random.Random(0), dict.fromkeys((0, 3, 130), 0)
     for moment in range(MOMENTS):
         shutil.rmtree(out)
         number, after = SIGNALS[moment % len(SIGNALS)], whole.seconds * (moment + draw.random()) / MOMENTS
-        ended = Ended(command(out), after, number)
+        ended = Ended(command(out), after, number, since)
         where = f"{number.name} after {after:.2f} of {whole.seconds:.2f} s: {ended.code}\n{ended.errors}"
         if ended.code < 0:  # before the program's first line of its own the signal acts as on any process
-            assert ended.code == -number and ended.errors == "" and not out.exists(), where
+            assert ended.code == -number and ended.errors == "" and not (out.exists() and any(out.iterdir())), where
             continue
         assert ended.code in codes and "Traceback" not in ended.errors, where
         codes[ended.code] += 1
@@ -101,6 +115,35 @@ def test_train(write_run: Callable[..., Path], clips: Path, tmp_path: Path) -> N
         return ["train", str(run), *sets, *(["--resume"] if (folder / "config.toml").exists() else [])]
 
     assert sweep(command, trained, out)[3] > 0
+
+
+def evaluated(out: Path) -> list[Any]:
+    """The tables of an evaluation, which is written at its end."""
+    return [json.loads(path.read_text()) for path in sorted(out.rglob("*.json"))]
+
+
+def test_evaluate(write_run: Callable[..., Path], clips: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run.toml", tmp_path / "run", clips, ["backbone", "pretrain"])
+    assert main(["train", str(run), "--set", "evaluate.samples=1"]) == 0
+
+    def command(out: Path) -> list[str]:
+        out.mkdir(exist_ok=True)
+        often = ["--scenes", "8", "--samples", "60", "--out", str(out / "table.json")]
+        return ["evaluate", str(tmp_path / "run" / "model-pretrain"), "--data", str(clips), *often]
+
+    assert sweep(command, evaluated, tmp_path / "out")[130] >= MOMENTS // 2
+
+
+def test_the_evaluation_at_the_end_of_a_stage(write_run: Callable[..., Path], clips: Path, tmp_path: Path) -> None:
+    """The signals come from the moment on at which the model of the stage is written."""
+    out = tmp_path / "out"
+
+    def command(folder: Path) -> list[str]:
+        run = write_run(tmp_path / "run.toml", folder, clips, ["backbone", "pretrain"])
+        sets = ["--set", "evaluate.samples=60", "--set", "evaluate.scenes=8"]
+        return ["train", str(run), *sets, *(["--resume"] if (folder / "config.toml").exists() else [])]
+
+    assert sweep(command, trained, out, since=out / "model-pretrain")[3] >= MOMENTS // 2
 
 
 def test_simulate(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ from phys4d.engine.data.clip.quantisation import (
 from phys4d.engine.limits import ARRAY_BYTES, ARRAY_DIMENSIONS, ARRAYS, BLOB_HEADER_BYTES
 
 __all__ = [
-    "QUANTISATION", "Absolute", "Quantisation", "Relative", "check_names", "decode", "encode", "error_bound", "header",
-    "header_end", "quantisation",
+    "QUANTISATION", "Absolute", "Quantisation", "Relative", "check_names", "check_sums", "decode", "encode",
+    "error_bound", "header", "header_end", "quantisation",
 ]  # fmt: skip
 
 Entries = Mapping[str, Mapping[str, Any]]
@@ -91,6 +91,9 @@ def decode(
     names: Collection[str] | None = None,
     check: Callable[[Entries], object] = lambda entries: None,
     signs: MutableMapping[str, int] | None = None,
+    *,
+    sums: bool = True,
+    known: bool = False,
 ) -> dict[str, np.ndarray]:
     """Unpacks arrays in stored order.
 
@@ -98,14 +101,27 @@ def decode(
     names: of the arrays; other arrays are not decompressed. None: all.
     check: called with the header's entries before anything is unpacked.
     signs: gets `least_sign` for each of its names that is quantised.
+    sums: whether the CRC-32 of each buffer is compared: not where a digest of the whole blob was.
+    known: whether the same bytes were unpacked before with the same arguments, and nothing was wrong: all checks, which
+        depend on nothing else, are then left out, and `signs` gets nothing.
 
     Raises ValueError if the data is not a blob, truncated or corrupt, or lacks one of the names.
     """
-    entries, start = _entries(data, len(data))
-    check(entries)
-    check_names(entries, names)
+    entries, start = _entries(data, len(data), known)
+    if not known:
+        check(entries)
+        check_names(entries, names)
     wanted = entries if names is None else {name: entries[name] for name in entries if name in names}
-    return {name: _unpack(data, start, entry, {} if signs is None else signs) for name, entry in wanted.items()}
+    buffers = memoryview(data)[start:]
+    if sums and not known:
+        _check_sums(buffers, wanted)
+    return {name: _unpack(buffers, entry, signs or {}, known) for name, entry in wanted.items()}
+
+
+def check_sums(data: bytes) -> None:
+    """Compares the CRC-32 of the header and of each buffer of a blob. Raises ValueError that names the array."""
+    entries, start = _entries(data, len(data))
+    _check_sums(memoryview(data)[start:], entries)
 
 
 def check_names(entries: Collection[str], names: Collection[str] | None) -> None:
@@ -143,8 +159,10 @@ def _compress(array: np.ndarray) -> bytes:
     )
 
 
-def _entries(data: bytes, end: int) -> tuple[dict[str, dict[str, Any]], int]:
-    """Validates prefix and header of a blob of `end` bytes; returns entries by name and the offset of the buffers."""
+def _entries(data: bytes, end: int, known: bool = False) -> tuple[dict[str, dict[str, Any]], int]:
+    """Validates prefix and header of a blob of `end` bytes, unless it is `known` that they are right; returns entries
+    by name and the offset of the buffers.
+    """
     if len(data) < _PREFIX.size or data[:8] != MAGIC:
         raise ValueError(f"is no array blob: {len(data)} bytes beginning with {bytes(data[:8])!r}")
     _, length, checksum = _PREFIX.unpack_from(data)
@@ -154,6 +172,8 @@ def _entries(data: bytes, end: int) -> tuple[dict[str, dict[str, Any]], int]:
     if length > BLOB_HEADER_BYTES:
         raise ValueError(f"has a header of {length} bytes, at most {BLOB_HEADER_BYTES} are read")
     raw = data[_PREFIX.size : start]
+    if known:
+        return {entry["name"]: entry for entry in json.loads(raw)["arrays"]}, start
     if zlib.crc32(raw) != checksum:
         raise ValueError("is corrupt: the checksum of the header does not match")
     try:
@@ -186,13 +206,22 @@ def _check_entry(name: str, entry: Mapping[str, Any], end: int) -> None:
         check_rule(name, entry, rule)
 
 
-def _unpack(data: bytes, start: int, entry: Mapping[str, Any], signs: MutableMapping[str, int]) -> np.ndarray:
-    name, dtype, shape = entry["name"], np.dtype(entry["dtype"]), tuple(entry["shape"])
-    buffer = data[start + entry["offset"] : start + entry["offset"] + entry["bytes"]]
-    if zlib.crc32(buffer) != entry["crc32"]:
-        raise ValueError(f"is corrupt: the checksum of array {name!r} does not match")
-    expected = math.prod(shape) * dtype.itemsize
-    if expected:
+def _check_sums(buffers: memoryview, entries: Entries) -> None:
+    for name, entry in entries.items():
+        if zlib.crc32(_buffer(buffers, entry)) != entry["crc32"]:
+            raise ValueError(f"is corrupt: the checksum of array {name!r} does not match")
+
+
+def _buffer(buffers: memoryview, entry: Mapping[str, Any]) -> memoryview:
+    return buffers[entry["offset"] : entry["offset"] + entry["bytes"]]
+
+
+def _unpack(
+    buffers: memoryview, entry: Mapping[str, Any], signs: MutableMapping[str, int], known: bool
+) -> np.ndarray:
+    name, dtype, shape, rule = entry["name"], np.dtype(entry["dtype"]), tuple(entry["shape"]), entry.get("quantisation")
+    buffer = _buffer(buffers, entry)
+    if (expected := math.prod(shape) * dtype.itemsize) and not known:
         _check_chunk(name, buffer, expected)
     array = np.empty(shape, dtype)
     if expected:
@@ -201,36 +230,38 @@ def _unpack(data: bytes, start: int, entry: Mapping[str, Any], signs: MutableMap
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"is corrupt: array {name!r} does not unpack ({error})") from None
         assert unpacked is None or unpacked == expected
-    if dtype.kind == "b":
+    if not known and dtype.kind == "b":
         _check_bools(name, buffer, array)
-    if name in signs and entry.get("quantisation"):
-        signs[name] = least_sign(array, entry["quantisation"])
-    if not entry.get("quantisation"):
+    if not rule:
         return array
+    lowest = np.full(1, np.iinfo(np.uint16).max, np.uint16) if name in signs and not known else None
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
-        value = dequantise(array, entry["quantisation"])
-    if not always_finite(entry["quantisation"]) and not np.isfinite(value).all():
+        value = dequantise(array, rule, lowest)
+    if lowest is not None:
+        signs[name] = least_sign(lowest, rule)
+    if not (known or always_finite(rule) or np.isfinite(value).all()):
         raise ValueError(f"is corrupt: array {name!r} holds values that are not finite")
     return value
 
 
-def _check_bools(name: str, buffer: bytes, array: np.ndarray) -> None:
+def _check_bools(name: str, buffer: memoryview, array: np.ndarray) -> None:
     """Raises ValueError for bytes that are neither true nor false, whose use as bool is not defined.
 
     buffer: the compressed array, of which the array is a function. A mask that is the same everywhere takes a few
         bytes; most clips have some, and one that was found right is not looked at again.
     """
-    if buffer in _masks:
+    short = bytes(buffer) if len(buffer) <= _CHUNK.size * 2 + array.size // 4096 else None
+    if short in _masks:
         return
     if array.size and array.view(np.uint8).max() > 1:
         raise ValueError(f"is corrupt: array {name!r} holds bytes that are neither true nor false")
-    if len(buffer) <= _CHUNK.size * 2 + array.size // 4096:
+    if short is not None:
         if len(_masks) >= _MASKS:
             _masks.clear()
-        _masks.add(buffer)
+        _masks.add(short)
 
 
-def _check_chunk(name: str, buffer: bytes, expected: int) -> None:
+def _check_chunk(name: str, buffer: memoryview, expected: int) -> None:
     """Raises ValueError unless the header of a blosc2 chunk states these sizes and a codec and filters that are built
     in: others would be loaded as plugins.
     """

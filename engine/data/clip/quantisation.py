@@ -16,6 +16,7 @@ _TOP = 65535
 _KINDS = ("inverse16", "relative16", "linear16", "linear32")
 _NORMAL, _INFINITE = 0x00800000, 0x7F800000  # float32 bits of the smallest normal number and of infinity
 _BLOCK = 1 << 15  # elements
+_PART = 1 << 17  # codes that are looked up at a time
 _LARGEST, _HUGE = 1e38, 1e300  # below the largest numbers of float32 and float64
 
 
@@ -149,24 +150,42 @@ def _linear32(value: np.ndarray, error: tuple[float, ...]) -> tuple[np.ndarray, 
     return code.astype(np.int32), {"kind": "linear32", "step": list(error)}
 
 
-def dequantise(code: np.ndarray, rule: Mapping[str, Any]) -> np.ndarray:
-    """float32 values from codes; 16-bit codes through a table of 65,536 values (for linear16, one for each slice)."""
+def dequantise(code: np.ndarray, rule: Mapping[str, Any], lowest: np.ndarray | None = None) -> np.ndarray:
+    """float32 values from codes; 16-bit codes through a table of 65,536 values (for linear16, one for each slice).
+
+    code: as `check_rule` has found it to be.
+    rule: of the codes.
+    lowest: uint16 [1], gets the smallest code of inverse16 and relative16 where it is smaller; they are looked at while
+        the processor's cache holds them.
+    """
     every = np.arange(_TOP + 1)
+    value = np.empty(code.shape, dtype=np.float32)
     if rule["kind"] == "relative16":
         bits = np.minimum(rule["low"] + (every - 1) * rule["step"], _INFINITE)
-        return np.where(every > 0, bits, 0).astype(np.int32).view(np.float32)[code]
-    if rule["kind"] == "inverse16":
+        _look_up(np.where(every > 0, bits, 0).astype(np.int32).view(np.float32), code, value, lowest)
+    elif rule["kind"] == "inverse16":
         inverse = rule["low"] + (every - 1) * rule["step"]
         table = np.divide(1.0, inverse, out=np.zeros(_TOP + 1), where=(every > 0) & (inverse > 0))
-        return table.astype(np.float32)[code]
-    value = np.empty(code.shape, dtype=np.float32)
-    if rule["kind"] == "linear32":
+        _look_up(table.astype(np.float32), code, value, lowest)
+    elif rule["kind"] == "linear32":
         for index, step in enumerate(rule["step"]):
             value[index] = code[index] * step
-        return value
-    for index, (base, zero, step) in enumerate(zip(rule["base"], rule["zero"], rule["step"], strict=True)):
-        value[index] = (base + (every - zero) * step).astype(np.float32)[code[index]]
+    else:
+        for index, (base, zero, step) in enumerate(zip(rule["base"], rule["zero"], rule["step"], strict=True)):
+            _look_up((base + (every - zero) * step).astype(np.float32), code[index], value[index, ...])
     return value
+
+
+def _look_up(table: np.ndarray, code: np.ndarray, value: np.ndarray, lowest: np.ndarray | None = None) -> None:
+    """Fills `value` with the entries of the table; `take` into what is there is faster than an index, and `clip`, which
+    changes no code of 16 bits, is what it needs for that.
+    """
+    codes, values = code.reshape(-1), value.reshape(-1)
+    for start in range(0, codes.size, _PART):
+        part = codes[start : start + _PART]
+        if lowest is not None:
+            np.minimum(lowest, part.min(), out=lowest)
+        np.take(table, part, out=values[start : start + _PART], mode="clip")
 
 
 def check_rule(name: str, entry: Mapping[str, Any], rule: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Reads a whole dataset and says what is wrong with it."""
 
-from phys4d.engine.data.clip import schema
+from phys4d.engine.data.clip import blob, schema
 from phys4d.engine.data.dataset import ClipDataset, ClipFault
 from phys4d.engine.data.decoders.probe import frame_count
 from phys4d.engine.data.files.columns import texts_of
@@ -15,8 +15,9 @@ from phys4d.engine.progress import progress
 def verify(folder: Location, *, workers: int = 1) -> list[str]:
     """Reads a whole dataset and returns one line for each problem, with shard, key and member; [] if it is sound.
 
-    Checked: size and sha256 of every member; that each mp4 holds and decodes to the frames and size in the index; that
-        arrays and json are as `schema` says, with all required fields; that texts in the index are those of the json.
+    Checked: size and sha256 of every member, and CRC-32 of arrays; that each mp4 holds and decodes to the frames and
+        size in the index; that arrays and json are as `schema` says, with all required fields; that texts in the index
+        are those of the json.
 
     folder: of the dataset.
     workers: threads, each of which holds one clip in memory; the lines are in the order of the clips.
@@ -64,6 +65,11 @@ class _Checked:
                     problems.append(f"{where} mp4 holds {count} frames, the index says {row['frames']}")
             except ValueError as error:
                 problems.append(f"{where} mp4 {error}")
+        if "truth" in members:
+            try:
+                blob.check_sums(members["truth"])  # a reader that has compared the sha256 leaves them out
+            except ValueError as error:
+                problems.append(f"{where} truth {error}")
         if not problems:
             try:
                 dataset[index]
