@@ -22,7 +22,8 @@ from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError, printable
 from phys4d.engine.progress import progress
-from phys4d.evaluate.metrics import cloud_chamfer_4d, geometry_metrics, moving_region, psnr_moving
+from phys4d.evaluate.consistency.clouds import cloud_chamfer_4d
+from phys4d.evaluate.metrics import geometry_metrics, moving_region, psnr_moving
 from phys4d.evaluate.results import Evaluation, Figures
 from phys4d.models.backbone import Precision
 from phys4d.models.lora import SUPERVISED
