@@ -41,10 +41,11 @@ def clip_figures(prediction: Arrays, truth: Arrays, meta: Mapping[str, Any]) -> 
     meta: the json of the true clip.
     """
     true, read = lifted(truth, meta), lifted(prediction, meta)
-    pair = _Pair(read, true, _tensors(truth), read.depth.clamp_min(LEAST_DEPTH))
+    masks, depth = _tensors(truth), read.depth.clamp_min(LEAST_DEPTH)
+    pair = _Pair(read, true, masks, depth, scaled_and_shifted(depth, true.depth, masks["depth_valid"]))
     values = {**_depth(pair), **_motion(pair), **_warps(pair), **_clouds(pair)}
     tracks, drift = _tracks(pair, meta)
-    masks, overlap = _masks(pair)
+    overlaps, overlap = _masks(pair)
     bodies, centres = body_figures(read, pair.start, meta)
     curves = {
         "absrel": _depth_by_frame(pair),
@@ -53,17 +54,19 @@ def clip_figures(prediction: Arrays, truth: Arrays, meta: Mapping[str, Any]) -> 
         "mask_iou": overlap,
         "centre_error": centres,
     }
-    return ClipFigures(values | tracks | masks | bodies, curves)
+    return ClipFigures(values | tracks | overlaps | bodies, curves)
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """A prediction and its truth, with a batch dimension of 1. depth: of the prediction, positive."""
+    """A prediction and its truth, with a batch dimension of 1. depth: of the prediction, positive; aligned: the same
+    behind scale and shift."""
 
     read: Lifted
     true: Lifted
     masks: dict[str, Tensor]
     depth: Tensor
+    aligned: Tensor
 
     @property
     def seen(self) -> Tensor:
@@ -98,7 +101,7 @@ def _depth(pair: _Pair) -> dict[str, float]:
     forms = {
         "": pair.depth,
         "_scaled": scaled(pair.depth, true, valid),
-        "_aligned": scaled_and_shifted(pair.depth, true, valid),
+        "_aligned": pair.aligned,
     }
     metrics = {"absrel": absrel, "delta1": delta1, "rmse": rmse}
     return {
@@ -123,12 +126,11 @@ def _motion(pair: _Pair) -> dict[str, float]:
 
 def _warps(pair: _Pair) -> dict[str, float]:
     visible, valid = pair.masks["visible"], pair.masks["depth_valid"]
-    aligned = scaled_and_shifted(pair.depth, pair.true.depth, valid)
     return {
         "warp_l1": warp_l1(pair.read.depth, pair.read.motion, visible).item(),
         "warp_l1_moving": warp_l1(pair.read.depth, pair.read.motion, visible & pair.masks["moving"]).item(),
         "warp_l1_backward": warp_l1_backward(pair.read.depth, pair.read.motion, pair.true.depth, valid).item(),
-        "tae": temporal_alignment_error(aligned, pair.true.motion, visible, valid).item(),
+        "tae": temporal_alignment_error(pair.aligned, pair.true.motion, visible, valid).item(),
     }
 
 

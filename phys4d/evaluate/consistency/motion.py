@@ -4,6 +4,7 @@ All functions return one value for each clip, float [B], NaN for a clip without 
 and what stands apart, call them with the mask of either.
 """
 
+import torch
 from torch import Tensor
 
 from phys4d.evaluate.consistency.averages import masked_mean
@@ -17,7 +18,7 @@ def epe(motion: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     motion, truth: [B, 2 or 3, T-1, H, W]; a dz channel is ignored.
     mask: bool [B, T-1, H, W].
     """
-    return masked_mean((motion[:, :2] - truth[:, :2]).norm(dim=1), mask)
+    return masked_mean(_length(motion - truth), mask)
 
 
 def outlier_rate(motion: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
@@ -27,8 +28,8 @@ def outlier_rate(motion: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     motion, truth: [B, 2 or 3, T-1, H, W]; a dz channel is ignored.
     mask: bool [B, T-1, H, W].
     """
-    off, length = (motion[:, :2] - truth[:, :2]).norm(dim=1), truth[:, :2].norm(dim=1)
-    return masked_mean(((off > 3) & (off > 0.05 * length)).to(motion.dtype), mask)
+    off = _length(motion - truth)
+    return masked_mean(((off > 3) & (off > 0.05 * _length(truth))).to(motion.dtype), mask)
 
 
 def scene_flow(depth: Tensor, motion: Tensor, intrinsics: Tensor, camera_to_world: Tensor | None = None) -> Tensor:
@@ -52,4 +53,9 @@ def scene_flow_epe(flow: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     flow, truth: [B, T-1, H, W, 3], of `scene_flow`.
     mask: bool [B, T-1, H, W].
     """
-    return masked_mean((flow - truth).norm(dim=-1), mask)
+    return masked_mean((flow - truth).square().sum(dim=-1).sqrt(), mask)
+
+
+def _length(motion: Tensor) -> Tensor:
+    """Lengths of the flow in pixels, [B, T-1, H, W]."""
+    return torch.hypot(motion[:, 0], motion[:, 1])

@@ -1,0 +1,123 @@
+"""`phys4d evaluate`: models, folders of clips and videos measured, and results compared."""
+
+import argparse
+import json
+from pathlib import Path
+
+from phys4d.commands import Commands
+from phys4d.engine.errors import UserError, printable
+
+
+def add_evaluate(commands: Commands) -> None:
+    """Adds `evaluate`."""
+    evaluate = commands.add_parser("evaluate", help="measure a model on held-out clips, or clips and videos by a suite")
+    evaluate.add_argument("what", type=Path, nargs="*", help="a model folder; --suite 4d: runs, or folders of clips")
+    evaluate.add_argument("--data", type=Path, help="simulated clips with truth, not trained on")
+    evaluate.add_argument("--scenes", type=int, default=40, help="how many of them (default: 40)")
+    evaluate.add_argument("--samples", type=int, default=4, help="generated clips a scene (default: 4)")
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument(
+        "--on-bad", choices=("stop", "skip"), default="stop",
+        help="stop (default) at a clip that cannot be read, or leave such scenes out",
+    )  # fmt: skip
+    evaluate.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
+    evaluate.add_argument("--out", type=Path, help="also write the results: a JSON file, or the folder of a suite")
+    suite = evaluate.add_argument_group("suites, of any model's clips or videos")
+    suite.add_argument("--suite", choices=("4d", "physics-iq"), help="4D consistency with the truth, or the benchmark")
+    suite.add_argument("--baselines", action="store_true", help="4d: also score the first frame held, and the truth")
+    suite.add_argument("--videos", type=Path, nargs="+", metavar="DIR", help="of 0001_NAME.mp4 ...; one a model or run")
+    suite.add_argument("--benchmark", type=Path, metavar="DIR", help="its folder: split-videos, video-masks")
+    suite.add_argument("--descriptions", type=Path, metavar="CSV", help="default: descriptions.csv of the benchmark")
+    suite.add_argument("--variant", choices=("original", "verified"), default="verified", help="default: verified")
+    suite.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    evaluate.set_defaults(command=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    if options.suite != "physics-iq":
+        for name in ("videos", "benchmark", "descriptions"):
+            if getattr(options, name) is not None:
+                raise UserError(f"--{name}: belongs to --suite physics-iq")
+    if options.baselines and options.suite != "4d":
+        raise UserError("--baselines: belongs to --suite 4d")
+    if not 1 <= options.workers <= 256:
+        raise UserError(f"--workers {options.workers}: expected 1 to 256")
+    if options.suite == "physics-iq":
+        return _physics_iq(options)
+    if options.suite == "4d":
+        return _consistency(options)
+    if len(options.what) != 1 or options.data is None:
+        raise UserError("evaluate: expected a model folder and --data, or --suite with what it scores")
+    from phys4d.engine.config import build
+    from phys4d.engine.distributed.parallel import Parallel
+    from phys4d.engine.output import check_file, write_file
+    from phys4d.evaluate.folders import evaluate_folder
+    from phys4d.evaluate.scenes import EvaluateConfig
+    from phys4d.report.text import text_table
+
+    if options.out is not None:
+        check_file(options.out)
+    config = build(EvaluateConfig, _settings(options), "evaluate")
+    with Parallel.start() as parallel:
+        table = evaluate_folder(options.what[0], config, parallel)
+    if table is not None:
+        print(text_table(table))
+        if options.out is not None:
+            write_file(options.out, f"{json.dumps(table, indent=1)}\n".encode())
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> dict[str, object]:
+    return {name: getattr(options, name) for name in ("data", "scenes", "samples", "seed", "on_bad", "precision")}
+
+
+def _consistency(options: argparse.Namespace) -> int:
+    if not options.what or options.data is None:
+        raise UserError("--suite 4d: expected runs, model folders or folders of clips, and --data")
+    from phys4d.engine.config import build
+    from phys4d.engine.distributed.parallel import Parallel
+    from phys4d.engine.output import check_folder
+    from phys4d.evaluate.consistency.models import is_model, model_folders, score_models
+    from phys4d.evaluate.consistency.suite import score_folders, write_results
+    from phys4d.evaluate.consistency.table import text_table
+    from phys4d.evaluate.scenes import EvaluateConfig
+
+    if options.out is not None:
+        check_folder(options.out)
+    models = [path for path in options.what if is_model(path)]
+    if models and len(models) < len(options.what):
+        other = next(path for path in options.what if path not in models)
+        raise UserError(f"{other}: is no model, and {models[0]} is one: score models and folders of clips one by one")
+    if models:
+        if options.baselines:
+            raise UserError("--baselines: of folders of clips")
+        config = build(EvaluateConfig, _settings(options), "evaluate")
+        with Parallel.start() as parallel:
+            rows = score_models(model_folders(models), config, parallel)
+    else:
+        rows = score_folders(
+            options.what, options.data, baselines=options.baselines, workers=options.workers,
+            say=lambda line: print(printable(line)),
+        )  # fmt: skip
+    if rows is not None:
+        for line in text_table(rows).splitlines():
+            print(printable(line))
+        if options.out is not None:
+            write_results(rows, options.out)
+    return 0
+
+
+def _physics_iq(options: argparse.Namespace) -> int:
+    if options.what or options.data is not None:
+        raise UserError("--suite physics-iq: scores videos, not a model: leave the model folder and --data out")
+    if options.videos is None or options.benchmark is None:
+        raise UserError("--suite physics-iq: expected --videos and --benchmark")
+    from phys4d.evaluate.physics_iq.run import score_folders, text_table
+
+    found = score_folders(
+        options.videos, options.benchmark, options.out, descriptions=options.descriptions, variant=options.variant,
+        workers=options.workers, say=lambda line: print(printable(line)),
+    )  # fmt: skip
+    for line in text_table(found, options.variant).splitlines():
+        print(printable(line))
+    return 0
