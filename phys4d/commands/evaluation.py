@@ -30,10 +30,16 @@ def add_evaluate(commands: Commands) -> None:
     suite.add_argument("--descriptions", type=Path, metavar="CSV", help="default: descriptions.csv of the benchmark")
     suite.add_argument("--variant", choices=("original", "verified"), default="verified", help="default: verified")
     suite.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    evaluate.add_argument(
+        "--compare", type=Path, nargs="+", metavar="RESULT.json",
+        help="paired differences of results on the same clips, each against the first, and what is significant",
+    )  # fmt: skip
     evaluate.set_defaults(command=_evaluate)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    if options.compare is not None:
+        return _compare(options)
     if options.suite != "physics-iq":
         for name in ("videos", "benchmark", "descriptions"):
             if getattr(options, name) is not None:
@@ -120,4 +126,23 @@ def _physics_iq(options: argparse.Namespace) -> int:
     )  # fmt: skip
     for line in text_table(found, options.variant).splitlines():
         print(printable(line))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    if options.what or options.data is not None or options.suite is not None:
+        raise UserError("--compare: takes results that are there: leave models, --data and --suite out")
+    if len(options.compare) < 2:
+        raise UserError(f"--compare {options.compare[0]}: expected two results or more")
+    from phys4d.engine.output import check_file, write_file
+    from phys4d.evaluate.compare import compare, read_all
+
+    if options.out is not None:
+        check_file(options.out)
+    found = compare(read_all(options.compare))
+    for other in found["others"].values():
+        for line in other["words"]:
+            print(printable(line))
+    if options.out is not None:
+        write_file(options.out, f"{json.dumps(found, indent=1)}\n".encode())
     return 0
