@@ -15,6 +15,7 @@ from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.evaluate.consistency.clip import ClipFigures, clip_figures
+from phys4d.evaluate.consistency.predictions import check_truth
 from phys4d.evaluate.consistency.table import Scored, summary
 from phys4d.evaluate.run import generated
 from phys4d.evaluate.scenes import EvaluateConfig, Scenes, in_batches, prepare
@@ -99,6 +100,7 @@ def _measure(
     pairs = []
     for i, scene in enumerate(some):
         meta, key = scenes.clips.sample(scene).meta, scenes.clips.sample(scene).key
+        check_truth(truth["depth"][i].shape, meta, f"{config.data}, clip {key}")
         own = {name: array[i] for name, array in truth.items()}
         made = [clip_figures(_arrays(geometry, i), own, meta) for geometry in samples]
         seen = clip_figures(_arrays(read, i), own, meta)

@@ -1,5 +1,7 @@
 """Depth and motion to be scored: the folders of clips that `phys4d generate` writes."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ import numpy as np
 from phys4d.engine import json_text
 from phys4d.engine.data.clip import blob, schema
 from phys4d.engine.errors import UserError
+from phys4d.evaluate.consistency.lifted import poses_of
+from phys4d.evaluate.consistency.rigid import bodies_of
 
 CARD, TRUTH = "clip.json", "clip.truth"
 NEEDED, OPTIONAL = ("depth", "motion"), ("instance",)
@@ -61,9 +65,21 @@ def still(truth: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {**held, "motion": np.zeros_like(truth["motion"])}
 
 
-def check_truth(size: schema.Size, meta: dict[str, Any], where: str) -> None:
-    """Raises UserError for a true clip that nothing can be scored against. where: its dataset and key."""
+def check_truth(size: schema.Size, meta: Mapping[str, Any], where: str) -> None:
+    """Raises UserError for a true clip that nothing can be scored against.
+
+    size: (frames, height, width). meta: its json. where: its dataset and key.
+    """
     if size[0] < 2:
         raise UserError(f"{where}: has {size[0]} frames: motion needs at least 2")
     if schema.depth_kind(meta) != schema.METRIC:
         raise UserError(f"{where}: depth is of the kind {schema.depth_kind(meta)}: the suite needs metres")
+    try:
+        poses, gravity = poses_of(meta), meta.get("physics", {}).get("gravity", 0.0)
+        bodies_of(meta)
+        shapes = {array.shape for track in poses.values() for array in (track.position, track.quaternion)}
+        fits = shapes <= {(size[0], 3), (size[0], 4)} and math.isfinite(gravity)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        fits = False
+    if not fits:
+        raise UserError(f"{where}: objects, tracks or physics are not as `phys4d simulate` writes them: leave them out")

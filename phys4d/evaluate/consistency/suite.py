@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def score_folders(
 
     Raises UserError: clips without truth, of another size, or damaged.
     """
-    truth = ClipDataset(data, arrays=(*TRUTH, "instance"))
+    truth = _truth(data)
     names = _names(folders)
     known = {key: index for index, key in enumerate(truth.keys().to_pylist())}
     paths: dict[str, dict[str, Path]] = {}
@@ -84,10 +85,16 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@cache
+def _truth(data: Path) -> ClipDataset:
+    """The dataset, once in each process."""
+    return ClipDataset(data, arrays=(*TRUTH, "instance"), required=("intrinsics",))
+
+
 def _score(job: _Job) -> tuple[str, str, dict[str, ClipFigures]]:
     """Key, category and rows of one clip; it reads the clip, its truth and nothing else."""
     data, index, paths, baselines = job
-    sample = ClipDataset(data, arrays=(*TRUTH, "instance")).read(index, video=False)
+    sample = _truth(data).read(index, video=False)
     size = sample.arrays["depth"].shape
     check_truth(size, sample.meta, f"{data}, clip {sample.key}")
     rows: dict[str, ClipFigures] = {

@@ -134,9 +134,9 @@ def test_means_are_over_clips_in_any_order_and_curves_over_frames() -> None:
     assert "epe " not in text_table({"none": summary([])})
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def refused(capsys: pytest.CaptureFixture[str], *words: str, workers: bool = True) -> str:
     """The one line of a refused command."""
-    assert main(["evaluate", "--suite", "4d", "--workers", "1", *words]) == 2
+    assert main(["evaluate", "--suite", "4d", *(["--workers", "1"] if workers else []), *words]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     return error.removeprefix("phys4d: error: ").rstrip()
@@ -202,6 +202,13 @@ def test_truth_that_cannot_be_scored_against_is_refused(
     one = dataset("one", 1)
     line = refused(capsys, str(models[1]), "--data", str(one))
     assert line == f"{one}, clip a-fall: has 1 frames: motion needs at least 2"
+    for name, values in (
+        ("short", {"tracks": {"2": {"position": [[0, 0, 1]] * 5, "quaternion": [[1, 0, 0, 0]] * 5}}}),
+        ("words", {"objects": ["a ball"]}), ("heavy", {"physics": {"gravity": "g"}}), ("lists", {"tracks": [1]}),
+    ):  # fmt: skip
+        other = dataset(name, plates.FRAMES, **values)
+        line = refused(capsys, str(models[1]), "--data", str(other))
+        assert line.startswith(f"{other}, clip a-fall: objects, tracks or physics are not as `phys4d simulate`"), name
     affine = dataset("affine", plates.FRAMES, depth_kind="affine_disparity")
     assert "the suite needs metres" in refused(capsys, str(models[1]), "--data", str(affine))
 
@@ -214,10 +221,14 @@ def test_words_that_do_not_belong_together_are_refused(
     (model / "phys4d.json").write_text("{}")
     both = refused(capsys, str(model), str(models[0]), "--data", str(data))
     assert both == f"{models[0]}: is no model, and {model} is one: score models and folders of clips one by one"
-    assert refused(capsys, str(model), "--data", str(data), "--baselines") == "--baselines: of folders of clips"
+    alone = refused(capsys, str(model), "--data", str(data), "--baselines", workers=False)
+    assert alone == "--baselines: belongs to folders of clips"
+    assert refused(capsys, str(model), "--data", str(data)) == "--workers: belongs to folders of clips"
+    assert refused(capsys, str(models[0]), "--data", str(data), "--on-bad", "skip") == "--on-bad: belongs to models"
+    assert refused(capsys, str(models[0]), "--data", str(data), "--seed", "0") == "--seed: belongs to models"
     assert "and --data" in refused(capsys, str(models[0]))
     assert "belongs to --suite physics-iq" in refused(capsys, str(models[0]), "--benchmark", "x")
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.toml").write_text('stages = ["pretrain"]')
-    assert "has no finished stage" in refused(capsys, str(run), "--data", str(data))
+    assert "has no finished stage" in refused(capsys, str(run), "--data", str(data), workers=False)
