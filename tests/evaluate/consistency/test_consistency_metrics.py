@@ -56,10 +56,10 @@ def test_aligned_depth_does_not_see_scale(seed: int, factor: float) -> None:
 
 
 def test_depth_by_hand() -> None:
-    truth = torch.tensor([1.0, 2.0, 4.0, 0.0]).view(1, 1, 1, 4)
+    truth = torch.tensor([1.0, 2.0, 6.0, 0.0]).view(1, 1, 1, 4)
     depth = torch.tensor([2.0, 4.0, 1.0, 9.0]).view(1, 1, 1, 4)
     valid = truth > 0
-    assert rmse(depth, truth, valid).item() == pytest.approx(math.sqrt((1 + 4 + 9) / 3))
+    assert rmse(depth, truth, valid).item() == pytest.approx(math.sqrt((1 + 4 + 25) / 3))
     assert scaled(depth, truth, valid)[valid].tolist() == [2.0, 4.0, 1.0]  # both medians are 2
     assert scaled(2 * depth, truth, valid)[valid].tolist() == [2.0, 4.0, 1.0]
     nothing = torch.zeros_like(valid)
