@@ -55,7 +55,10 @@ class EvaluateConfig(Config):
 
 @dataclass(frozen=True)
 class Scenes:
-    """The scenes that are evaluated. asked: their numbers. left_out: those that cannot be read, with what is wrong."""
+    """The scenes that are evaluated.
+
+    clips: of the dataset. asked: numbers of the scenes. left_out: those that cannot be read, with what is wrong.
+    """
 
     clips: Clips
     asked: list[int]
