@@ -19,6 +19,7 @@ import numpy as np
 from phys4d.benchmarks import results
 from phys4d.benchmarks.demo import METRICS
 from phys4d.benchmarks.training_runs import finish
+from phys4d.evaluate import intervals
 from phys4d.evaluate.changes import READ
 
 RECIPE = (
@@ -48,10 +49,7 @@ def bootstrap(changes: np.ndarray, draws: int = 10_000) -> tuple[float, float, f
     Scenes are resampled; the changes of all seeds in one scene stay together, since they are not independent. A scene
     with NaN for any seed (nothing to measure) is left out.
     """
-    scenes = changes[:, np.isfinite(changes).all(axis=0)].mean(axis=0)
-    chosen = np.random.Generator(np.random.Philox(key=0)).integers(len(scenes), size=(draws, len(scenes)))
-    low, high = np.percentile(scenes[chosen].mean(axis=1), [2.5, 97.5])
-    return float(scenes.mean()), float(low), float(high)
+    return intervals.bootstrap(changes[:, np.isfinite(changes).all(axis=0)].mean(axis=0), draws)[:3]
 
 
 def compare(tables: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -114,7 +114,7 @@ def run(demo: Path, folder: Path, only: Collection[str] = ()) -> dict[str, Any]:
     from phys4d.engine.distributed.parallel import Parallel
     from phys4d.engine.run_folder.provenance import provenance
     from phys4d.evaluate.folders import evaluate_folder
-    from phys4d.evaluate.run import EvaluateConfig
+    from phys4d.evaluate.scenes import EvaluateConfig
     from phys4d.simulation.generate import simulate
     from phys4d.stages.reward_gradient import RewardGradientConfig
     from phys4d.stages.run_file import RunConfig

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from phys4d import __version__
-from phys4d.commands import data, datasets, generation, measurements, probing, runs
+from phys4d.commands import data, datasets, evaluation, generation, measurements, probing, runs
 from phys4d.engine import environment
 from phys4d.engine.errors import FaultElsewhere, GateNotReached, Interrupted, RankLost, Stuck, UserError, printable
 from phys4d.engine.faults import fault_line
@@ -87,9 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     for add in (
-        runs.add_demo, datasets.add_simulate, datasets.add_label, data.add_data, runs.add_train, runs.add_evaluate,
-        generation.add_generate, generation.add_export, probing.add_probe, measurements.add_bench,
-        measurements.add_doctor,
+        runs.add_demo, datasets.add_simulate, datasets.add_label, data.add_data, runs.add_train,
+        evaluation.add_evaluate, generation.add_generate, generation.add_export, probing.add_probe,
+        measurements.add_bench, measurements.add_doctor,
     ):  # fmt: skip
         add(commands)
     return parser

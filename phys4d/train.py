@@ -16,7 +16,7 @@ from phys4d.engine.run_folder.run import Run
 from phys4d.engine.run_folder.stages import Outcome
 from phys4d.engine.run_folder.wandb_tracker import WeightsAndBiasesTracker
 from phys4d.engine.storage import replace_text
-from phys4d.evaluate.run import EvaluateConfig
+from phys4d.evaluate.scenes import EvaluateConfig
 from phys4d.stages.dataset_checks import WHOLE
 from phys4d.stages.gates import check_gate
 from phys4d.stages.origin import resolved

@@ -1,11 +1,10 @@
-"""`phys4d demo`, `train` and `evaluate`."""
+"""`phys4d demo` and `train`."""
 
 import argparse
-import json
 from pathlib import Path
 
 from phys4d.commands import Commands
-from phys4d.engine.errors import UserError, printable
+from phys4d.engine.errors import UserError
 from phys4d.engine.signals import keeps
 
 
@@ -87,74 +86,4 @@ def _size(options: argparse.Namespace) -> int:
         check_run_file(options.run, options.overrides, options.world_size)
     asked = Asked(options.world_size, options.gpu or "h100", options.clip, options.model, options.json)
     dry_run(options.run, options.overrides, asked)
-    return 0
-
-
-def add_evaluate(commands: Commands) -> None:
-    """Adds `evaluate`."""
-    evaluate = commands.add_parser("evaluate", help="measure a model on held-out clips, or videos by a benchmark")
-    evaluate.add_argument("model", type=Path, nargs="?", help="a model folder written by a stage")
-    evaluate.add_argument("--data", type=Path, help="simulated clips with truth, not trained on")
-    evaluate.add_argument("--scenes", type=int, default=40, help="how many of them (default: 40)")
-    evaluate.add_argument("--samples", type=int, default=4, help="generated clips a scene (default: 4)")
-    evaluate.add_argument("--seed", type=int, default=0)
-    evaluate.add_argument(
-        "--on-bad", choices=("stop", "skip"), default="stop",
-        help="stop (default) at a clip that cannot be read, or leave such scenes out",
-    )  # fmt: skip
-    evaluate.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
-    evaluate.add_argument("--out", type=Path, help="also write the table as JSON, with the figures of every scene")
-    suite = evaluate.add_argument_group("videos of any model, by a public benchmark")
-    suite.add_argument("--suite", choices=("physics-iq",), help="the benchmark")
-    suite.add_argument("--videos", type=Path, nargs="+", metavar="DIR", help="of 0001_NAME.mp4 ...; one a model or run")
-    suite.add_argument("--benchmark", type=Path, metavar="DIR", help="its folder: split-videos, video-masks")
-    suite.add_argument("--descriptions", type=Path, metavar="CSV", help="default: descriptions.csv of the benchmark")
-    suite.add_argument("--variant", choices=("original", "verified"), default="verified", help="default: verified")
-    suite.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
-    evaluate.set_defaults(command=_evaluate)
-
-
-def _evaluate(options: argparse.Namespace) -> int:
-    if options.suite is not None:
-        return _evaluate_videos(options)
-    for name in ("videos", "benchmark", "descriptions"):
-        if getattr(options, name) is not None:
-            raise UserError(f"--{name}: belongs to --suite physics-iq")
-    if options.model is None or options.data is None:
-        raise UserError("evaluate: expected a model folder and --data, or --suite with --videos and --benchmark")
-    from phys4d.engine.config import build
-    from phys4d.engine.distributed.parallel import Parallel
-    from phys4d.engine.output import check_file, write_file
-    from phys4d.evaluate.folders import evaluate_folder
-    from phys4d.evaluate.run import EvaluateConfig
-    from phys4d.report.text import text_table
-
-    if options.out is not None:
-        check_file(options.out)
-    values = {name: getattr(options, name) for name in ("data", "scenes", "samples", "seed", "on_bad", "precision")}
-    config = build(EvaluateConfig, values, "evaluate")
-    with Parallel.start() as parallel:
-        table = evaluate_folder(options.model, config, parallel)
-    if table is not None:
-        print(text_table(table))
-        if options.out is not None:
-            write_file(options.out, f"{json.dumps(table, indent=1)}\n".encode())
-    return 0
-
-
-def _evaluate_videos(options: argparse.Namespace) -> int:
-    if options.model is not None or options.data is not None:
-        raise UserError(f"--suite {options.suite}: scores videos, not a model: leave the model folder and --data out")
-    if options.videos is None or options.benchmark is None:
-        raise UserError(f"--suite {options.suite}: expected --videos and --benchmark")
-    if not 1 <= options.workers <= 256:
-        raise UserError(f"--workers {options.workers}: expected 1 to 256")
-    from phys4d.evaluate.physics_iq.run import score_folders, text_table
-
-    found = score_folders(
-        options.videos, options.benchmark, options.out, descriptions=options.descriptions, variant=options.variant,
-        workers=options.workers, say=lambda line: print(printable(line)),
-    )  # fmt: skip
-    for line in text_table(found, options.variant).splitlines():
-        print(printable(line))
     return 0

@@ -11,7 +11,8 @@ from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.storage import replace_text
 from phys4d.evaluate.results import Evaluation, finished, read_table, record_digests, write_arrays
-from phys4d.evaluate.run import EvaluateConfig, evaluate
+from phys4d.evaluate.run import evaluate
+from phys4d.evaluate.scenes import EvaluateConfig
 from phys4d.models import folder as model_folder
 
 

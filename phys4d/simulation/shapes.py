@@ -56,6 +56,11 @@ def bounding_radius(shape: str, size: tuple[float, ...]) -> float:
     return float(np.linalg.norm(size))
 
 
+def inscribed_radius(shape: str, size: tuple[float, ...]) -> float:
+    """Radius in metres of the largest sphere around the origin inside the shape; sizes as for `mesh`."""
+    return size[0] if shape == "capsule" else min(size)
+
+
 def half_height(shape: str, size: tuple[float, ...]) -> float:
     """Height in metres of the centre above the floor if the shape stands upright on it; sizes as for `mesh`."""
     if shape == "capsule":

@@ -15,7 +15,7 @@ from phys4d.engine.resume import FROM_HERE, MOVED, REGROUPED, SAME_WEIGHTS, Mova
 from phys4d.engine.run_folder.wandb_tracker import LogConfig
 from phys4d.engine.training.activations import MODES
 from phys4d.engine.training.gate import Gate
-from phys4d.evaluate.run import EvaluateConfig
+from phys4d.evaluate.scenes import EvaluateConfig
 from phys4d.models.backbone import Precision
 from phys4d.models.config import ModelConfig
 from phys4d.stages.registry import STAGES

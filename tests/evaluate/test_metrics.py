@@ -6,18 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from phys4d.evaluate.metrics import (
-    ClipMean,
-    absrel,
-    absrel_aligned,
-    cloud_chamfer_4d,
-    delta1,
-    epe,
-    geometry_metrics,
-    moving_region,
-    psnr_moving,
-    warp_l1,
-)
+from phys4d.evaluate.consistency.clouds import cloud_chamfer_4d
+from phys4d.evaluate.consistency.depth import absrel, absrel_aligned, delta1
+from phys4d.evaluate.consistency.motion import epe
+from phys4d.evaluate.consistency.warps import warp_l1
+from phys4d.evaluate.metrics import ClipMean, geometry_metrics, moving_region, psnr_moving
 
 FRAMES, SIZE = 3, 8
 

@@ -20,7 +20,7 @@ from phys4d.engine.data.files.shards import ShardWriter
 from phys4d.engine.data.tools.verify import verify
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
-from phys4d.evaluate.metrics import absrel, absrel_aligned
+from phys4d.evaluate.consistency.depth import absrel, absrel_aligned
 from phys4d.mixture import Mixture, Part
 from phys4d.models.tiny.words import WordEncoder
 from phys4d.stages.pretrain import PretrainConfig, PretrainObjective

@@ -15,7 +15,8 @@ from phys4d.engine.data.dataset import ClipDataset, ClipFault
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.evaluate.results import record_digests
-from phys4d.evaluate.run import EvaluateConfig, evaluate, reader_digest
+from phys4d.evaluate.run import evaluate, reader_digest
+from phys4d.evaluate.scenes import EvaluateConfig
 from phys4d.models import folder as model_folder
 from phys4d.models.config import ModelConfig
 from phys4d.models.heads import HeadConfig

@@ -1,0 +1,162 @@
+"""`phys4d evaluate`: models, folders of clips and videos measured, and results compared."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from phys4d.commands import Commands
+from phys4d.engine.errors import UserError, printable
+
+
+def add_evaluate(commands: Commands) -> None:
+    """Adds `evaluate`."""
+    evaluate = commands.add_parser("evaluate", help="measure a model on held-out clips, or clips and videos by a suite")
+    evaluate.add_argument("what", type=Path, nargs="*", help="a model folder; --suite 4d: runs, or folders of clips")
+    evaluate.add_argument("--data", type=Path, help="simulated clips with truth, not trained on")
+    evaluate.add_argument("--scenes", type=int, help="how many of them (default: 40)")
+    evaluate.add_argument("--samples", type=int, help="generated clips a scene (default: 4)")
+    evaluate.add_argument("--seed", type=int, help="default: 0")
+    evaluate.add_argument(
+        "--on-bad", choices=("stop", "skip"),
+        help="stop (default) at a clip that cannot be read, or leave such scenes out",
+    )  # fmt: skip
+    evaluate.add_argument("--precision", choices=("fp32", "bf16"), help="default: fp32")
+    evaluate.add_argument("--out", type=Path, help="also write the results: a JSON file, or the folder of a suite")
+    suite = evaluate.add_argument_group("suites, of any model's clips or videos")
+    suite.add_argument("--suite", choices=("4d", "physics-iq"), help="4D consistency with the truth, or the benchmark")
+    suite.add_argument("--baselines", action="store_true", help="4d: also score the first frame held, and the truth")
+    suite.add_argument("--videos", type=Path, nargs="+", metavar="DIR", help="of 0001_NAME.mp4 ...; one a model or run")
+    suite.add_argument("--benchmark", type=Path, metavar="DIR", help="its folder: split-videos, video-masks")
+    suite.add_argument("--descriptions", type=Path, metavar="CSV", help="default: descriptions.csv of the benchmark")
+    suite.add_argument("--variant", choices=("original", "verified"), help="default: verified")
+    suite.add_argument("--workers", type=int, help="processes, for clips and videos (default: 2)")
+    evaluate.add_argument(
+        "--compare", type=Path, nargs="+", metavar="RESULT.json",
+        help="paired differences of results on the same clips, each against the first, and what is significant",
+    )  # fmt: skip
+    evaluate.set_defaults(command=_evaluate)
+
+
+_MODELS = ("scenes", "samples", "seed", "on_bad", "precision")  # options of models
+_VIDEOS = ("videos", "benchmark", "descriptions", "variant")  # of --suite physics-iq
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    if options.compare is not None:
+        return _compare(options)
+    if options.workers is not None and not 1 <= options.workers <= 256:
+        raise UserError(f"--workers {options.workers}: expected 1 to 256")
+    if options.suite == "physics-iq":
+        return _physics_iq(options)
+    _refuse(options, _VIDEOS, "belongs to --suite physics-iq")
+    if options.suite == "4d":
+        return _consistency(options)
+    _refuse(options, ("baselines",), "belongs to --suite 4d")
+    _refuse(options, ("workers",), "belongs to --suite")
+    if len(options.what) != 1 or options.data is None:
+        raise UserError("evaluate: expected a model folder and --data, or --suite with what it scores")
+    from phys4d.engine.config import build
+    from phys4d.engine.distributed.parallel import Parallel
+    from phys4d.engine.output import check_file, write_file
+    from phys4d.evaluate.folders import evaluate_folder
+    from phys4d.evaluate.scenes import EvaluateConfig
+    from phys4d.report.text import text_table
+
+    if options.out is not None:
+        check_file(options.out)
+    config = build(EvaluateConfig, _settings(options), "evaluate")
+    with Parallel.start() as parallel:
+        table = evaluate_folder(options.what[0], config, parallel)
+    if table is not None:
+        print(text_table(table))
+        if options.out is not None:
+            write_file(options.out, f"{json.dumps(table, indent=1)}\n".encode())
+    return 0
+
+
+def _refuse(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Raises UserError if one of these options is given."""
+    for name in names:
+        if (value := getattr(options, name)) is not None and value is not False:
+            raise UserError(f"--{name.replace('_', '-')}: {why}")
+
+
+def _settings(options: argparse.Namespace) -> dict[str, object]:
+    """The options of models that are given; others are those of `EvaluateConfig`."""
+    given = {name: getattr(options, name) for name in ("data", *_MODELS)}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _consistency(options: argparse.Namespace) -> int:
+    if not options.what or options.data is None:
+        raise UserError("--suite 4d: expected runs, model folders or folders of clips, and --data")
+    from phys4d.engine.config import build
+    from phys4d.engine.distributed.parallel import Parallel
+    from phys4d.engine.output import check_folder
+    from phys4d.evaluate.consistency.models import is_model, model_folders, score_models
+    from phys4d.evaluate.consistency.suite import score_folders, write_results
+    from phys4d.evaluate.consistency.table import text_table
+    from phys4d.evaluate.scenes import EvaluateConfig
+
+    if options.out is not None:
+        check_folder(options.out)
+    models = [path for path in options.what if is_model(path)]
+    if models and len(models) < len(options.what):
+        other = next(path for path in options.what if path not in models)
+        raise UserError(f"{other}: is no model, and {models[0]} is one: score models and folders of clips one by one")
+    if models:
+        _refuse(options, ("baselines", "workers"), "belongs to folders of clips")
+        config = build(EvaluateConfig, _settings(options), "evaluate")
+        with Parallel.start() as parallel:
+            rows = score_models(model_folders(models), config, parallel)
+    else:
+        _refuse(options, _MODELS, "belongs to models")
+        rows = score_folders(
+            options.what, options.data, baselines=options.baselines, workers=options.workers or 2,
+            say=lambda line: print(printable(line)),
+        )  # fmt: skip
+    if rows is not None:
+        for line in text_table(rows).splitlines():
+            print(printable(line))
+        if options.out is not None:
+            write_results(rows, options.out)
+    return 0
+
+
+def _physics_iq(options: argparse.Namespace) -> int:
+    if options.what or options.data is not None:
+        raise UserError("--suite physics-iq: scores videos, not a model: leave the model folder and --data out")
+    if options.videos is None or options.benchmark is None:
+        raise UserError("--suite physics-iq: expected --videos and --benchmark")
+    _refuse(options, (*_MODELS, "baselines"), "does not belong to --suite physics-iq")
+    from phys4d.evaluate.physics_iq.run import Variant, score_folders, text_table
+
+    variant: Variant = options.variant or "verified"
+    found = score_folders(
+        options.videos, options.benchmark, options.out, descriptions=options.descriptions, variant=variant,
+        workers=options.workers or 2, say=lambda line: print(printable(line)),
+    )  # fmt: skip
+    for line in text_table(found, variant).splitlines():
+        print(printable(line))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    if options.what or options.data is not None or options.suite is not None:
+        raise UserError("--compare: takes results that are there: leave models, --data and --suite out")
+    _refuse(options, (*_MODELS, *_VIDEOS, "baselines", "workers"), "does not belong to --compare")
+    if len(options.compare) < 2:
+        raise UserError(f"--compare {options.compare[0]}: expected two results or more")
+    from phys4d.engine.output import check_file, write_file
+    from phys4d.evaluate.compare import compare, read_all
+
+    if options.out is not None:
+        check_file(options.out)
+    found = compare(read_all(options.compare))
+    for other in found["others"].values():
+        for line in other["words"]:
+            print(printable(line))
+    if options.out is not None:
+        write_file(options.out, f"{json.dumps(found, indent=1)}\n".encode())
+    return 0
