@@ -106,7 +106,7 @@ def without_manifest() -> Case:
 
 
 def read_dataset(folder: Path) -> dict[str, str]:
-    """Every clip that can be read, by key; each is also looked at without decoding."""
+    """Every clip that can be read, by key; each is also looked at without decoding, and read once more."""
     from phys4d.engine.data.dataset import ClipDataset
     from phys4d.engine.errors import UserError
 
@@ -120,7 +120,10 @@ def read_dataset(folder: Path) -> dict[str, str]:
             continue
         assert all(np.isfinite(sample.arrays[name]).all() for name in ("depth", "motion") if name in sample.arrays)
         row = {name: value for name, value in clips.row(index).items() if name not in ("members", "shard")}
-        read[sample.key] = digest(sample.video, sorted(sample.arrays), *sample.arrays.values(), sample.meta, row)
+        read[sample.key], again = (
+            digest(one.video, sorted(one.arrays), *one.arrays.values(), one.meta, row) for one in (sample, clips[index])
+        )
+        assert again == read[sample.key], f"{sample.key} differs when it is read again"
     return read
 
 

@@ -193,6 +193,8 @@ def _check_entry(name: str, entry: Mapping[str, Any], end: int) -> None:
     another type; end: bytes of all buffers.
     """
     shape, place = entry["shape"], (entry["offset"], entry["bytes"], entry["crc32"])
+    if entry["name"] != name:
+        raise TypeError(f"array {name!r}: a name that is no text")
     if {*map(type, (*shape, *place))} != {int}:
         raise TypeError(f"array {name!r}: a number that is not whole")
     if entry["dtype"] not in _DTYPES or min(shape, default=0) < 0 or len(shape) > ARRAY_DIMENSIONS:
