@@ -150,6 +150,7 @@ PARTS = (
     Part("docs/physics-iq.md", "physics-iq", ("physics-iq.json",), physics_iq.summary),
     Part(DATA_PAGE, "read checks", ("read-checks.json",), read_checks.table),
     Part(POLICY_PAGE, "policy", ("policy/summary.json",), policy.table),
+    Part(POLICY_PAGE, "gradient", ("policy/gradient.json",), policy.table),
     Part(POLICY_PAGE, "rewards", ("policy/summary.json",), policy.forms_table),
 )
 
