@@ -5,6 +5,7 @@ import math
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from phys4d.engine.training import telemetry as module
 from phys4d.engine.training.flops import Peak
 from phys4d.engine.training.loop import LoopConfig
 from phys4d.engine.training.sample_order import Uncounted
-from phys4d.engine.training.telemetry import Wait, Workload
+from phys4d.engine.training.telemetry import Telemetry, Wait, Workload
 from tests.engine.two_layers import BATCH, WIDTH, Settings, Two, run_two
 
 PRODUCT = 2 * BATCH * WIDTH * WIDTH
@@ -74,6 +75,8 @@ def test_flops_of_steps_of_two_kinds_are_counted_apart(tmp_path: Path) -> None:
     assert "speed.tflops" not in lines[0]  # its first step was not counted
     for line in lines[1:]:
         assert line["speed.tflops"] == pytest.approx(1.5 * flops / line["seconds"] / 1e12)
+    facts = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert facts["flops_per_step_and_rank"] == {"two": {"model": 2 * flops, "hardware": 2 * flops}}  # of the larger
 
 
 def test_steps_that_are_not_counted_one_by_one() -> None:
@@ -138,6 +141,48 @@ def test_the_norm_of_the_only_group_is_that_of_all(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Two, "modules", lambda self: {"net": self.net})
     lines, _ = run_two(tmp_path / "run")
     assert all(line["grad_norm.net"] == line["grad_norm"] > 0 for line in lines)
+
+
+def of_one_group(workload: Workload, world_size: int = 1) -> Telemetry:
+    """Telemetry of a stage without modules, whose parameters are one group."""
+    update = SimpleNamespace(gradient_bytes=lambda: 0)
+    state: Any = SimpleNamespace(state=dict, update=update)
+    parallel: Any = SimpleNamespace(device=torch.device("cpu"), world_size=world_size)
+    run: Any = SimpleNamespace()
+    return Telemetry("one", state, [], [{"name": "net"}], workload, run, parallel, steps=4)
+
+
+def test_a_gradient_norm_is_the_mean_of_the_finite_ones_since_the_last_line() -> None:
+    telemetry = of_one_group(Workload())
+    noted = telemetry.noting(torch.tensor)
+    for norm in (1.0, math.nan, 3.0, math.inf, 8.0):
+        noted(norm)
+    assert telemetry.measured(0.5, 5)["grad_norm.net"] == 4.0
+    noted(math.inf)
+    assert math.isnan(telemetry.measured(0.5, 1)["grad_norm.net"])
+    noted(7.0)
+    assert telemetry.measured(0.5, 1)["grad_norm.net"] == 7.0
+
+
+def test_an_amount_that_is_new_counts_from_nothing() -> None:
+    amounts: dict[str, float] = {}
+    telemetry = of_one_group(Workload(lambda: amounts))
+    amounts["clips"] = 6
+    assert telemetry.measured(0.5, 4)["speed.clips"] == 3.0
+
+
+def test_waits_are_means_over_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This rank has waited 3 s in 4 steps, the other 5 s."""
+
+    def reduced(values: dict[str, float], op: Any) -> dict[str, float]:
+        return {name: value + 5 / 4 if name == "loader.seconds" else value for name, value in values.items()}
+
+    monkeypatch.setattr(module, "_reduced", reduced)
+    workload = Workload()
+    telemetry = of_one_group(workload, world_size=2)
+    workload.waited.seconds += 3
+    found = telemetry.measured(2.0, 4)
+    assert (found["loader.seconds"], found["loader.share"]) == (1.0, 0.5)
 
 
 def test_tensorboard_groups_names_with_a_dot(tmp_path: Path) -> None:

@@ -140,14 +140,16 @@ MODULES: dict[str, tuple[str, ...]] = {
     "kernels/elementwise/adaptive_norm_reference.py": (f"{ELEMENTWISE}/test_adaptive_norm.py",),
     "kernels/attention/patterns.py": (
         f"{ATTENTION}/test_attention_patterns.py", f"{ATTENTION}/test_attention_reach.py",
-        "tests/kernels/test_call_words.py",
+        f"{ATTENTION}/test_attention_flops.py::test_pairs_are_those_of_the_mask", "tests/kernels/test_call_words.py",
     ),
     "kernels/attention/reference.py": (
-        f"{ATTENTION}/test_attention.py", f"{ATTENTION}/test_attention_reach.py",
-        f"{ATTENTION}/test_context_parallel.py",
+        f"{ATTENTION}/test_attention_reference.py", f"{ATTENTION}/test_attention.py",
+        f"{ATTENTION}/test_attention_reach.py",
     ),
     "kernels/attention/int8_reference.py": (f"{ATTENTION}/test_int8.py",),
-    "kernels/attention/flops.py": (f"{ATTENTION}/test_attention_flops.py",),
+    "kernels/attention/flops.py": (
+        f"{ATTENTION}/test_int8.py::test_its_work_is_counted", f"{ATTENTION}/test_attention_flops.py",
+    ),
     "engine/training/flops.py": ("tests/engine/test_flops.py",),
     "engine/training/telemetry.py": ("tests/engine/test_training_telemetry.py",),
     "engine/data/sampler.py": (f"{DATA}/test_sampler.py",),

@@ -72,12 +72,19 @@ def test_compiles_into_one_graph():
     torch.testing.assert_close(compiled(*tensors), expected, rtol=0, atol=1e-6)
 
 
+def test_queries_see_later_keys_too_where_causal_is_not_said():
+    q, v = torch.zeros(3, 1, 1), torch.tensor([1.0, 5.0, 9.0])[:, None, None]
+    found = attention_varlen(q, q, v, torch.tensor([0, 2, 3]))
+    assert found.flatten().tolist() == [3, 3, 9]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"q": torch.zeros(1, 24, 4, 8)}, r"q: expected \[total, heads, D\], got \[1, 24, 4, 8\]"),
         ({"cu_seqlens": torch.tensor([0, 9, 5, 24])}, r"ascending offsets into 24 tokens.*got \[0, 9, 5, 24\]"),
         ({"cu_seqlens": torch.tensor([0, 25])}, "into 24 tokens"),
+        ({"cu_seqlens": torch.tensor([0, 9, 25])}, "into 24 tokens"),
         ({"cu_seqlens": torch.tensor([-1, 24])}, "into 24 tokens"),
         ({"cu_seqlens": torch.tensor([0.0, 24.0])}, "expected int32 or int64"),
         ({"cu_seqlens": torch.tensor([24])}, "expected int32 or int64"),

@@ -52,6 +52,39 @@ def test_heads_clips_and_blocks_have_scales_of_their_own():
     assert (quantised(x, 2)[1] * 127).round().tolist() == [[[1, 127], [1, 1]], [[1, 1], [254, 1]]]
 
 
+def test_the_largest_magnitude_may_be_that_of_a_negative_number():
+    integers, scales = quantised(torch.tensor([-254.0, 100.0])[None, None, None], 2)
+    assert scales.tolist() == [[[2.0]]] and integers.flatten().tolist() == [-127, 50]
+
+
+def test_blocks_are_of_128_queries_and_64_keys():
+    """A number of 0.3 beside one of 100 is rounded to 0; the first token of the next block is not."""
+    q, k = torch.zeros(1, 129, 1, 1), torch.tensor([-1.0, 1.0])[None, :, None, None]
+    q[0, 0], q[0, 127], q[0, 128] = 100, 0.3, 0.3
+    v = torch.tensor([0.0, 1.0])[None, :, None, None]
+    right = torch.sigmoid(2 * torch.tensor([0.0, 0.3]))
+    torch.testing.assert_close(int8_attention_reference(q, k, v, scale=1.0)[0, 127:, 0, 0], right)
+
+    q, k, held = torch.ones(1, 1, 1, 1), torch.zeros(1, 65, 1, 1), torch.zeros(65)
+    k[0, 0], k[0, 1], k[0, 63], k[0, 64] = 100, -100, -0.3, 0.3  # mean 0
+    held[0], held[1], held[64] = 100, -100, 0.3
+    v = torch.eye(65)[None, :, None]
+    right = (held * 0.02).softmax(0)
+    torch.testing.assert_close(int8_attention_reference(q, k, v, scale=0.02)[0, 0, 0], right, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("length", [-3, 0, 1, 2, 70, 201, 300])
+def test_keys_from_key_lengths_on_are_as_if_they_were_not_there(length):
+    """Neither in the mean nor in a scale, whatever they are; lengths outside of 0 to 201 are the nearest of them."""
+    q, k, v = exactly(*inputs(queries=5))
+    k = k / 100  # a hidden key of 1 would make a scale
+    few = max(0, min(length, 201))
+    alone = int8_attention_reference(q, k[:, :few], v[:, :few]) if few else torch.zeros_like(q)
+    k[:, few:], v[:, few:] = float("nan"), float("inf")
+    found = int8_attention_reference(q, k, v, key_lengths=torch.tensor([length, length]))
+    torch.testing.assert_close(found, alone, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 def test_a_number_that_is_not_finite_makes_its_block_nan(number):
     x = torch.ones(1, 4, 1, 4)

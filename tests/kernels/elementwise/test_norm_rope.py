@@ -229,3 +229,10 @@ def test_tables_that_are_none_are_refused():
         Rope(good, "quarter")
     with pytest.raises(ValueError, match="even number of channels"):
         Rope.make((2, 2, 2), (3, 4, 4))
+
+
+def test_moving_a_rotation_moves_every_table_and_makes_no_copy_where_they_are():
+    time, height, width = Rope.make((2, 3, 4), (4, 2, 2), layout="half").tables
+    there = Rope((time, height.to("meta"), width), "half").to("meta")
+    assert [table.device.type for table in there.tables] == ["meta"] * 3 and there.layout == "half"
+    assert there.to("meta") is there
