@@ -141,6 +141,7 @@ def test_what_a_resumed_run_may_change(
     shown = [text for text in capsys.readouterr().err.splitlines() if text.startswith("resumes with ")]
     keys = {
         "folder", "backbone.data", "pretrain.data", "finetune.data", "reinforce.data", "evaluate.data", "precision",
+        "reward_gradient.data",
         "finetune.batch", "finetune.loop.steps", "finetune.optimizer.learning_rate", "finetune.heads_lr_scale",
         "evaluate.samples", "pretrain.loop.keep",
     }  # fmt: skip
