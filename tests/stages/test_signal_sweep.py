@@ -66,8 +66,8 @@ def sweep(
 ) -> dict[int, int]:
     """Runs `command(out)` with a signal in each part of its time, then again to its end; how often each code came.
 
-    since: counts the time from its appearance on, as in `Ended`: another load of the machine then moves no signal out of
-        the work into the start. moments: the number of parts.
+    since: counts the time from its appearance on, as in `Ended`; a machine that becomes slower then moves no signal out
+        of the work into the start. moments: the number of parts.
     """
     whole = Ended(command(out), since=since)
     assert whole.code == 0, whole.errors
