@@ -18,6 +18,7 @@ from torch import Tensor
 from phys4d.batch import Batch
 from phys4d.clips import Clips
 from phys4d.engine.distributed.parallel import Parallel
+from phys4d.engine.errors import UserError
 from phys4d.engine.training.loop import Loss, OptimizerStep
 from phys4d.models.flow import sample
 from phys4d.models.lora import POLICY, without
@@ -59,6 +60,11 @@ class RewardGradientObjective(PolicyObjective):
     def __init__(
         self, config: RewardGradientConfig, model: WorldModel, parallel: Parallel, seed: int, clips: Clips | None = None
     ) -> None:
+        if parallel.config.strategy == "deepspeed" and parallel.config.zero_stage != 2:
+            raise UserError(
+                "parallel.zero_stage: reward_gradient differentiates its reward within a step, for which DeepSpeed's "
+                'stage 3 gathers no weights: set it to 2, or strategy to "fsdp"'
+            )
         super().__init__(config, model, parallel, seed, clips)
         self._differentiable = REWARDS[config.reward].differentiable
 

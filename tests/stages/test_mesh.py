@@ -115,7 +115,7 @@ def test_reinforce_draws_and_rewards_the_same_samples(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("mesh", [mesh for mesh in MESHES if mesh != "zero-3"])  # which is refused
 @pytest.mark.parametrize("matching", [0.0, 1.0])
 def test_the_reward_gradient_is_that_of_one_process(
     train: Callable[..., dict[str, list[float]]], mesh: str, matching: float

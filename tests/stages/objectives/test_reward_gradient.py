@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from phys4d.engine.distributed.mesh import ParallelConfig
+from phys4d.engine.distributed.parallel import Parallel
+from phys4d.engine.errors import UserError
 from phys4d.engine.random import normal
 from phys4d.models.world import WorldModel
 from phys4d.rewards.registry import REWARDS
@@ -165,3 +168,13 @@ def test_what_has_no_gradient_is_refused(
     assert objective(reward_gradient).config.gradient_steps == 1
     with pytest.raises(ValueError, match=re.escape(message)):
         objective(reward_gradient, **settings)
+
+
+def test_weights_that_are_divided_by_zero_stage_3_are_refused(objective: Callable[..., Any]) -> None:
+    parallel = Parallel.alone()
+    for stage in (3, None):  # which is 3
+        parallel.config = ParallelConfig(strategy="deepspeed", zero_stage=stage)  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=r"^parallel\.zero_stage: .* set it to 2, or strategy to \"fsdp\"$"):
+            objective(reward_gradient, parallel)
+    parallel.config = ParallelConfig(strategy="deepspeed", zero_stage=2)
+    objective(reward_gradient, parallel)
