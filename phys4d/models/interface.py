@@ -63,7 +63,7 @@ class Codec(Protocol):
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents [B, C, T', H', W'] -> [B, 3, T, H, W]."""
+        """Normalised latents [B, C, T', H', W'] -> [B, 3, T, H, W], with gradients in the latents."""
         ...
 
     def encode_image(self, image: Tensor, frames: int) -> Tensor:

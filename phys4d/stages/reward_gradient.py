@@ -4,8 +4,9 @@ Chamfer distance, unprojection, heads and codec are all differentiable, so every
 reward grows, where `reinforce` knows only which of a group are better. Clark et al., "Directly Fine-Tuning Diffusion
 Models on Differentiable Rewards" (DRaFT, arXiv 2309.17400): gradients of the last K steps alone.
 
-What it costs: the graphs of K evaluations of the generator at once. The reading of geometry is differentiated by
-itself, before that, and with the policy's adapter off, as it is read everywhere.
+What it costs: the graphs of K evaluations of the generator at once. The reading of geometry and the decoding, of which
+one chunk of frames is computed again at a time, are differentiated by themselves, before that, and with the policy's
+adapter off, as it is read everywhere.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from phys4d.engine.errors import UserError
 from phys4d.engine.training.loop import Loss, OptimizerStep
 from phys4d.models.flow import sample
 from phys4d.models.lora import POLICY, without
+from phys4d.models.recomputed import recomputed
 from phys4d.models.world import WorldModel
 from phys4d.rewards.registry import REWARDS
 from phys4d.rewards.spec import Generated
@@ -122,7 +124,8 @@ class RewardGradientObjective(PolicyObjective):
         with torch.enable_grad(), without(self.model.backbone.transformer, POLICY):
             noise = samples.batch.normal_like(latents, "probe")
             geometry = self.model.read_geometry(latents, samples.batch.text, noise, first=samples.first)
-            video = self.model.codec.decode(latents).clamp(-1, 1)
+            with recomputed(self.model.codec.chunked):
+                video = self.model.codec.decode(latents).clamp(-1, 1)
             generated = Generated(video, geometry.depth, geometry.motion)
             reward = self._differentiable(generated, conditions.take(samples.conditions, samples.batch.rng_keys))
             (gradient,) = torch.autograd.grad(reward.mean(), latents)

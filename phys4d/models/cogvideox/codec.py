@@ -82,14 +82,15 @@ class CogVideoXCodec(nn.Module, Codec):
         """
         self.tiled = True
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents -> [B, 3, T, H, W]; ValueError for an even number of latent frames."""
+        """Scaled latents -> [B, 3, T, H, W], with gradients in the latents; ValueError for an even number of latent
+        frames."""
         if latents.shape[2] % 2 == 0:
             raise ValueError(f"{latents.shape[2]} latent frames: CogVideoX decodes an odd number, clips of 1 + 8k")
         if self.tiled:
             self.vae.enable_tiling(*TILE)
         try:
-            return self.vae.decode(latents / self.scaling).sample
+            video: Tensor = self.vae.decode(latents / self.scaling).sample
+            return video
         finally:
             self.vae.disable_tiling()

@@ -20,7 +20,8 @@ Cache = dict[str, Any] | None
 
 
 def in_less_memory(vae: nn.Module) -> nn.Module:
-    """Changes the layers of an autoencoder, which is evaluated without gradients, and returns it.
+    """Changes the layers of an autoencoder, and returns it. With gradients they are right, too, and take what autograd
+    keeps of the numbers that are changed in place.
 
     Convolutions take as many frames at once as `PIECE` allows, in place of a padded copy of all, and free what they
     kept of the chunk before. The norms of the decoder compute scale and shift at the size of the latents, not at that

@@ -111,9 +111,8 @@ class OpenSoraCodec(nn.Module, Codec):
         chunks = [vae.temporal_vae.encode(part) for part in x.split(chunks_of(x.shape[2], CHUNK), 2)]
         return (torch.cat(chunks, 2) - vae.shift) / vae.scale
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """[B, 4, 1 + k, H', W'] -> [B, 3, 1 + 4k, 8 H', 8 W'], clamped to [-1, 1]."""
+        """[B, 4, 1 + k, H', W'] -> [B, 3, 1 + 4k, 8 H', 8 W'], clamped to [-1, 1]; with gradients in the latents."""
         vae, latents = self.vae, latents * self.vae.scale + self.vae.shift
         sizes = chunks_of(1 + 4 * (latents.shape[2] - 1), CHUNK)
         parts = latents.split([-(-size // 4) for size in sizes], 2)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from phys4d.models.headers import read_json
 from phys4d.models.interface import Codec, check_clip
 from phys4d.models.progress_bars import without_progress_bars
+from phys4d.models.wan.bands import decode_in_bands
 
 
 class WanCodec(nn.Module, Codec):
@@ -67,17 +68,11 @@ class WanCodec(nn.Module, Codec):
         return (self.vae.encode(video).latent_dist.mode() - self.mean) / self.std
 
     def use_tiling(self) -> None:
-        """From here on `decode` takes tiles of 256 x 256 pixels, 192 apart, and blends them where they overlap.
-
-        That is not exact: the middle block attends to the whole of a frame, of which a tile sees a part.
-        """
+        """From here on `decode` takes bands of rows, with the same numbers to rounding (`bands.decode_in_bands`)."""
         self.tiled = True
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents -> [B, 3, T, H, W], clamped to [-1, 1] by the autoencoder."""
-        self.vae.use_tiling = self.tiled
-        try:
-            return self.vae.decode(latents * self.std + self.mean).sample
-        finally:
-            self.vae.use_tiling = False
+        """Normalised latents -> [B, 3, T, H, W], clamped to [-1, 1] by the autoencoder; with gradients in the latents."""
+        latents = latents * self.std + self.mean
+        video: Tensor = decode_in_bands(self.vae, latents) if self.tiled else self.vae.decode(latents).sample
+        return video

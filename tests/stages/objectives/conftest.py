@@ -32,6 +32,7 @@ class Doubling(nn.Module):
 
     channels = 3
     temporal_stride = spatial_stride = 1
+    chunked = ()
     image_apart = False
 
     def encode(self, video: Tensor) -> Tensor:
