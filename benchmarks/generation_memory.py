@@ -20,11 +20,11 @@ from phys4d.generate.memory import GIB, Memory, count_memory
 
 CASES = (
     ("wan2.2-ti2v-5b", (49, 480, 832)), ("wan2.1-t2v-1.3b", (49, 480, 832)), ("cogvideox-5b", (49, 480, 720)),
-    ("opensora-1.2", (49, 480, 848)),
+    ("opensora-1.2", (49, 480, 848)), ("wan2.2-ti2v-5b", (121, 704, 1280)), ("wan2.1-i2v-14b-720p", (81, 720, 1280)),
 )  # fmt: skip
 FOLDER = "generation-memory"
 OFFLOADS = ("none", "parts", "blocks")
-PARTS = ("text", "transformer", "codec", "evaluate", "decode")
+PARTS = ("text", "transformer", "codec", "evaluate", "encode", "decode")
 CARD = 24e9 / GIB - 1  # GiB of a card of 24 GB that a clip may take
 
 
@@ -49,11 +49,11 @@ def counted(model: str, clip: tuple[int, int, int]) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: a row for each case; the last column names the least change with which 24 GB hold the clip."""
-    header = ["clip", "text encoder", "transformer", "beside it", "autoencoder", "beside it"]
+    header = ["clip", "text encoder", "transformer", "beside it", "autoencoder", "encoding", "decoding"]
     header += [*(f"`--offload {name}`" for name in OFFLOADS), "`parts`, in tiles", "24 GB"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for row in rows:
-        cells = [row[part] for part in ("text", "transformer", "evaluate", "codec", "decode")]
+        cells = [row[part] for part in ("text", "transformer", "evaluate", "codec", "encode", "decode")]
         cells += [row[f"offload {name}"] for name in OFFLOADS] + [row["tiled"]]
         figures = ["-" if cell is None else f"{cell:.1f}" for cell in cells]
         lines.append(f"| {' | '.join([row['case'], *figures, fits(row)])} |")

@@ -29,7 +29,7 @@ COGVIDEOX: dict[str, Any] = {
 }  # fmt: skip
 EIGHTH: dict[str, Any] = {"block_out_channels": [16, 32, 32, 64], "norm_num_groups": 4}
 CASES: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
-    "CogVideoX, an eighth": (COGVIDEOX | EIGHTH, (9, 480, 720)),
+    "CogVideoX, an eighth": (COGVIDEOX | EIGHTH, (9, 320, 480)),
     "CogVideoX": (COGVIDEOX, (1, 320, 480)),
     "Wan2.2, an eighth": (WAN | {"base_dim": 20, "decoder_base_dim": 32}, (5, 480, 832)),
     "Wan2.1, an eighth": ({"base_dim": 12, "z_dim": 16}, (5, 480, 832)),

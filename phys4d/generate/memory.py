@@ -18,7 +18,7 @@ from phys4d.models.card import CARD, base_of, read_card
 from phys4d.models.config import ModelConfig
 from phys4d.models.heads import GeometryHeads
 from phys4d.models.initial import nothing_drawn
-from phys4d.models.interface import Grid, check_size, first_frames, latent_shape
+from phys4d.models.interface import Grid, check_size, encode_first, first_frames, latent_shape
 from phys4d.models.registry import MODELS
 
 GIB = 1 << 30
@@ -26,8 +26,9 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. text, transformer, codec, heads: weights. block: of the largest block. evaluate, read, decode: the most
-    that an evaluation of the transformer, reading depth and motion, and decoding allocate beside weights."""
+    """Bytes. text, transformer, codec, heads: weights. block: of the largest block. evaluate, read, encode, decode: the
+    most that an evaluation of the transformer, reading depth and motion, encoding the first frame, and decoding
+    allocate beside weights."""
 
     text: int
     transformer: int
@@ -36,6 +37,7 @@ class Memory:
     block: int
     evaluate: int
     read: int
+    encode: int
     decode: int
 
     def most(self, offload: str) -> int:
@@ -44,14 +46,14 @@ class Memory:
         sampling = self.transformer + self.heads + max(self.evaluate, self.read)
         if offload == "none":
             weights = self.transformer + self.heads + self.codec
-            return max(self.text, weights + max(self.evaluate, self.read, self.decode))
+            return max(self.text, weights + max(self.evaluate, self.read, self.encode, self.decode))
         if offload == "blocks":
             sampling = 2 * self.block + self.heads + max(self.evaluate, self.read)
-        return max(self.text, sampling, self.codec + self.decode)
+        return max(self.text, sampling, self.codec + max(self.encode, self.decode))
 
     def lines(self) -> list[str]:
         """A table for people, in GiB."""
-        parts = ("text", "transformer", "codec", "heads", "evaluate", "read", "decode")
+        parts = ("text", "transformer", "codec", "heads", "evaluate", "read", "encode", "decode")
         counted = [f"{name} {getattr(self, name) / GIB:.1f}" for name in parts]
         most = [f"--offload {name}: {self.most(name) / GIB:.1f}" for name in ("none", "parts", "blocks")]
         return [f"weights, GiB: {', '.join(counted[:4])}", f"beside them: {', '.join(counted[4:])}", *most]
@@ -130,11 +132,13 @@ def _counted(parts: Any, heads: nn.Module | None, clip: Size, precision: Precisi
             return None if heads is None else heads(hidden, latents, sigma)
 
         evaluate, reading = most(lambda: backbone(latents, sigma, text, first)), most(read)
+        reads_image, image = backbone.held > 0 or codec.image_apart, torch.empty(1, 3, 1, *clip[1:])
+        encode = most(lambda: encode_first(codec, image, clip[0])) if reads_image else 0
         decode = most(lambda: codec.decode(latents))
     text_bytes = _bytes(parts.text) if isinstance(parts.text, nn.Module) else 0
     return Memory(
         text_bytes, weights[id(backbone)], weights.get(id(codec), 0), weights.get(id(heads), 0), block, evaluate,
-        0 if heads is None else reading, decode,
+        0 if heads is None else reading, encode, decode,
     )  # fmt: skip
 
 

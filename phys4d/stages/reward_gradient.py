@@ -110,7 +110,7 @@ class RewardGradientObjective(PolicyObjective):
         )  # fmt: skip
         reward, gradient = self._ascent(latents.detach(), samples, conditions)
         along = (latents * gradient).sum()
-        logged.add(batch.share, reward=reward.mean(), reward_std=reward.std(correction=0))
+        logged.add(batch.share, reward=reward.mean())
         return batch.share * (along.detach() - along - reward.mean())
 
     def _ascent(self, latents: Tensor, samples: Samples, conditions: Batch) -> tuple[Tensor, Tensor]:
@@ -144,6 +144,6 @@ SPEC = StageSpec(
     trains_reader=False,
     rewarded=True,
     summary="trained the generator along the gradient of the reward of its own clips",
-    panels=(Panel("reward", "differentiable reward", "reward / m", spread="reward_std"),),
+    panels=(Panel("reward", "differentiable reward", "reward / m"),),
     parts=("grad_norm",),
 )

@@ -1,6 +1,7 @@
 """`phys4d generate --dry-run`: the memory that is counted is that which real tensors take."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from phys4d.engine.costs.memory import Peak
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.generate.memory import Memory, count_memory
 from phys4d.models import folder
+from phys4d.models.interface import encode_first
 from phys4d.models.placement import place
 
 
@@ -22,6 +24,7 @@ def test_the_count_is_what_real_tensors_take(tuned: Path) -> None:
     model.codec.decode(latents)  # reads its weights
     known = [latents, text, sigma, *model.parameters(), *model.buffers(), *model.codec.parameters()]
     for name, run in (
+        ("encode", lambda: encode_first(model.codec, torch.rand(1, 3, 1, 64, 64), 5)),
         ("decode", lambda: model.codec.decode(latents)),
         ("read", lambda: model.heads(model.predict(latents, sigma, text).hidden, latents, sigma)),
     ):
@@ -32,12 +35,14 @@ def test_the_count_is_what_real_tensors_take(tuned: Path) -> None:
 
 
 def test_what_is_on_the_device_at_once_by_hand() -> None:
-    memory = Memory(text=10, transformer=9, codec=3, heads=1, block=2, evaluate=4, read=5, decode=6)
+    memory = Memory(text=10, transformer=9, codec=3, heads=1, block=2, evaluate=4, read=5, encode=2, decode=6)
     assert [memory.most(offload) for offload in ("none", "parts", "blocks")] == [19, 15, 10]
+    reads_image = replace(memory, encode=12)
+    assert [reads_image.most(offload) for offload in ("none", "parts", "blocks")] == [25, 15, 15]
 
 
 def test_tiles_take_less(released: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    whole, tiled = (count_memory(str(released), 1, (512, 512), "fp32", tiled=tiled)[1] for tiled in (False, True))
+    whole, tiled = (count_memory(str(released), 1, (1024, 256), "fp32", tiled=tiled)[1] for tiled in (False, True))
     assert tiled.decode < 0.6 * whole.decode
     words = ("generate", "--model", str(released), "--dry-run", "--frames", "5", "--size")
     assert main([*words, "64"]) == 0

@@ -33,6 +33,21 @@ def repeated(model: WorldModel, stage: str, settings: dict[str, Any], updates: i
     return [float(made.update(0, step)["loss"]) for _ in range(updates)]
 
 
+def rewards_climbed(model: WorldModel, data: dict[str, Any], updates: int) -> list[float]:
+    """Rewards of one sample, the same one, along whose own gradient `reward_gradient` goes; the model is tuned first."""
+    settings = {"conditions": 1, "steps": 3, "gradient_steps": 2, "flow_matching": 0.0, "rank": 8}
+    made, optimizer = prepared(model, "reward_gradient", data | settings)
+
+    def step(losses: Any) -> torch.Tensor:
+        optimizer.zero_grad()
+        for loss in losses:
+            loss().backward()
+        optimizer.step()
+        return torch.zeros(())
+
+    return [float(made.update(0, step)["reward"]) for _ in range(updates)]
+
+
 def policy_losses(model: WorldModel, data: dict[str, Any], updates: int) -> list[float]:
     """Policy losses of updates on the drawn steps of two samples, of which the first was better than the second."""
     settings = {"conditions": 1, "group": 2, "steps": 3, "stochastic_steps": 2, "flow_matching": 0.0, "rank": 8}

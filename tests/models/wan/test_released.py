@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from phys4d.models import folder
 from phys4d.models.config import ModelConfig
 from phys4d.models.placement import place
 from phys4d.models.wan.backbone import WanBackbone
+from phys4d.models.wan.bands import decode_in_bands
 from phys4d.models.wan.codec import WanCodec
 from phys4d.models.wan.text import UMT5Encoder
 from phys4d.models.world import WorldModel
@@ -87,26 +87,21 @@ def test_the_codec_is_frozen_and_its_normalisation_is_not_saved(wan: Path) -> No
     assert {name.split(".")[0] for name in codec.state_dict()} == {"vae"} and codec.mean.shape == (1, 8, 1, 1, 1)
 
 
-def test_tiles_are_for_decoding_alone_and_where_they_were_asked_for(wan: Path) -> None:
-    codec, seen = WanCodec(json.loads((wan / "vae" / "config.json").read_text())), []
+def test_bands_are_taken_where_they_were_asked_for(wan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the normalisation of the folder, and the same video."""
+    codec, seen = WanCodec(wan / "vae"), []
 
-    class Vae(torch.nn.Module):
-        use_tiling = False
+    def noted(vae: torch.nn.Module, latents: torch.Tensor) -> torch.Tensor:
+        seen.append(latents)
+        return decode_in_bands(vae, latents)
 
-        def decode(self, latents: torch.Tensor) -> SimpleNamespace:
-            seen.append(self.use_tiling)
-            if latents.isnan().any():
-                raise MemoryError
-            return SimpleNamespace(sample=latents)
-
-    codec._modules["vae"] = Vae()
-    latents = torch.ones(1, 8, 1, 2, 2)
-    torch.testing.assert_close(codec.decode(latents), 2.0 * latents + 0.1)  # deviation and mean of the folder
+    monkeypatch.setattr("phys4d.models.wan.codec.decode_in_bands", noted)
+    latents = torch.randn(1, 8, 2, 20, 2)
+    whole = codec.decode(latents)
+    assert not seen and not codec.image_apart
     codec.use_tiling()
-    codec.decode(latents)
-    with pytest.raises(MemoryError):
-        codec.decode(latents * torch.nan)
-    assert seen == [False, True, True] and not codec.vae.use_tiling and not codec.image_apart
+    torch.testing.assert_close(codec.decode(latents), whole, rtol=0, atol=1e-5)
+    torch.testing.assert_close(seen, [2.0 * latents + 0.1])  # deviation and mean of the folder
 
 
 @pytest.mark.parametrize(("shape", "what"), [((10, 32, 32), "10 frames"), ((5, 40, 32), "40x32 pixels")])
