@@ -5,7 +5,7 @@
 Each case writes a file of its own, since counting one takes minutes on a busy machine.
 
 One clip in bf16, as `phys4d generate --dry-run` counts it: bytes of weights, and the most that exists at once on the
-device with each value of --offload, and with --offload parts in tiles (--vae-tiling) where the autoencoder has them. A
+device with each value of --offload, and with --offload parts and --vae-tiling where the autoencoder has it. A
 card of 24 GB has 22.35 GiB, of which a GiB is left to the driver and to the gaps of the allocator.
 """
 
@@ -34,7 +34,7 @@ def name_of(model: str, clip: tuple[int, int, int]) -> str:
 
 
 def counted(model: str, clip: tuple[int, int, int]) -> dict[str, Any]:
-    """One row: GiB of each part, the most at once by --offload, and "tiled" with "parts" in tiles; None without any."""
+    """One row: GiB of each part, the most at once by --offload, and "tiled" with "parts" and --vae-tiling; None without."""
     frames, height, width = clip
     _, memory = count_memory(model, frames, (height, width), "bf16", tiled=False)
     row: dict[str, Any] = {"case": name_of(model, clip)}
@@ -50,7 +50,7 @@ def counted(model: str, clip: tuple[int, int, int]) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: a row for each case; the last column names the least change with which 24 GB hold the clip."""
     header = ["clip", "text encoder", "transformer", "beside it", "autoencoder", "encoding", "decoding"]
-    header += [*(f"`--offload {name}`" for name in OFFLOADS), "`parts`, in tiles", "24 GB"]
+    header += [*(f"`--offload {name}`" for name in OFFLOADS), "`parts`, `--vae-tiling`", "24 GB"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for row in rows:
         cells = [row[part] for part in ("text", "transformer", "evaluate", "codec", "encode", "decode")]
@@ -63,7 +63,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def fits(row: dict[str, Any]) -> str:
     """The least change with which a card of 24 GB takes a row's clip, "no" where there is none."""
     ways = [("yes", row["offload none"]), ("`parts`", row["offload parts"])]
-    ways += [("`parts`, in tiles", row["tiled"])] if row["tiled"] is not None else []
+    ways += [("`parts`, `--vae-tiling`", row["tiled"])] if row["tiled"] is not None else []
     ways += [("`blocks`", row["offload blocks"])]
     return next((name for name, gib in ways if gib <= CARD), "no")
 

@@ -43,7 +43,7 @@ def add_generate(commands: Commands) -> None:
         "--offload", choices=("none", "parts", "blocks"), default="none",
         help="what waits in host memory: nothing (default), transformer and codec in turn, or blocks one by one, too",
     )  # fmt: skip
-    where.add_argument("--vae-tiling", action="store_true", help="decode in tiles, blended where they meet")
+    where.add_argument("--vae-tiling", action="store_true", help="decode a part of each frame at a time: Wan exactly, CogVideoX in blended tiles")
     out = generate.add_argument_group("what is written")
     out.add_argument("--out", type=Path, metavar="DIR", help="one clip: its folder; --batch: of folders")
     out.add_argument("--fps", type=float, default=24.0, help="of the videos (default: 24)")
@@ -114,7 +114,7 @@ def _count(options: argparse.Namespace, size: tuple[int, int] | None) -> int:
 
     precision: Precision = options.precision or "bf16"
     clip, memory = count_memory(str(options.model), options.frames, size, precision, tiled=options.vae_tiling)
-    tiles = ", decoded in tiles" if options.vae_tiling else ""
+    tiles = ", decoded with --vae-tiling" if options.vae_tiling else ""
     print(printable(f"{options.model}: one clip of {clip[0]}x{clip[1]}x{clip[2]}, {precision}{tiles}"))
     for line in memory.lines():
         print(line)

@@ -32,8 +32,8 @@ class Settings:
 
     solver: a name in `solvers.SOLVERS`. steps: of the solver. shift: of its noise levels (`flow.shifted`). precision:
     of the transformer's matrix products. device: that computes. offload: what leaves the device while it is not used,
-    "none", the "parts" (transformer, codec), or the transformer's "blocks" one by one. vae_tiling: decode in
-    overlapping tiles, blended where they meet.
+    "none", the "parts" (transformer, codec), or the transformer's "blocks" one by one. vae_tiling: decode
+    a part of each frame at a time (`use_tiling` of the codec).
     """
 
     solver: str

@@ -9,7 +9,7 @@ from phys4d.benchmarks import generation_memory, results
     ("changes", "way"),
     [
         ({}, "yes"), ({"offload none": 21.5}, "`parts`"), ({"offload none": 30.0, "offload parts": 21.3}, "`parts`"),
-        ({"offload none": 30.0, "offload parts": 22.0}, "`parts`, in tiles"),
+        ({"offload none": 30.0, "offload parts": 22.0}, "`parts`, `--vae-tiling`"),
         ({"offload none": 30.0, "offload parts": 22.0, "tiled": None}, "`blocks`"),
         ({"offload none": 30.0, "offload parts": 22.0, "offload blocks": 21.36, "tiled": None}, "no"),
     ],
