@@ -34,7 +34,7 @@ def name_of(model: str, clip: tuple[int, int, int]) -> str:
 
 
 def counted(model: str, clip: tuple[int, int, int]) -> dict[str, Any]:
-    """One row: GiB of each part, the most at once by --offload, and "tiled" with "parts" and --vae-tiling; None without."""
+    """One row: GiB of each part, the most at once by --offload, and "tiled" with "parts" and --vae-tiling, or None."""
     frames, height, width = clip
     _, memory = count_memory(model, frames, (height, width), "bf16", tiled=False)
     row: dict[str, Any] = {"case": name_of(model, clip)}

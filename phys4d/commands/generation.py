@@ -43,7 +43,8 @@ def add_generate(commands: Commands) -> None:
         "--offload", choices=("none", "parts", "blocks"), default="none",
         help="what waits in host memory: nothing (default), transformer and codec in turn, or blocks one by one, too",
     )  # fmt: skip
-    where.add_argument("--vae-tiling", action="store_true", help="decode a part of each frame at a time: Wan exactly, CogVideoX in blended tiles")
+    parts = "decode a part of each frame at a time, which takes less memory"
+    where.add_argument("--vae-tiling", action="store_true", help=parts)
     out = generate.add_argument_group("what is written")
     out.add_argument("--out", type=Path, metavar="DIR", help="one clip: its folder; --batch: of folders")
     out.add_argument("--fps", type=float, default=24.0, help="of the videos (default: 24)")

@@ -104,7 +104,7 @@ def open_model(path: Path, lora: Path | None, frames: int | None, size: tuple[in
 
 
 def tiling(codec: Codec) -> Callable[[], object]:
-    """The function of a codec that makes it decode a part of each frame at a time. Raises UserError where it has none."""
+    """The function of a codec that makes it decode a part of a frame at a time. Raises UserError where it has none."""
     if (tile := getattr(codec, "use_tiling", None)) is None:
         raise UserError(f"--vae-tiling: {type(codec).__name__} decodes whole frames alone")
     return tile

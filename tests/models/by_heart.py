@@ -34,7 +34,7 @@ def repeated(model: WorldModel, stage: str, settings: dict[str, Any], updates: i
 
 
 def rewards_climbed(model: WorldModel, data: dict[str, Any], updates: int) -> list[float]:
-    """Rewards of one sample, the same one, along whose own gradient `reward_gradient` goes; the model is tuned first."""
+    """Rewards of one sample, drawn again and again, along whose gradient `reward_gradient` goes."""
     settings = {"conditions": 1, "steps": 3, "gradient_steps": 2, "flow_matching": 0.0, "rank": 8}
     made, optimizer = prepared(model, "reward_gradient", data | settings)
 

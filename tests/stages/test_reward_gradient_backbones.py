@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def settings(case: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_reward_of_a_sample_climbs(model: WorldModel, case: dict[str, Any]) -> None:
     rewards = rewards_climbed(model, settings(case), 6)
-    assert all(later > earlier for earlier, later in zip(rewards[:-1], rewards[1:], strict=True)), rewards
+    assert all(later > earlier for earlier, later in pairwise(rewards)), rewards
     assert rewards[-1] - rewards[0] > 2e-3
 
 

@@ -72,7 +72,7 @@ class WanCodec(nn.Module, Codec):
         self.tiled = True
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents -> [B, 3, T, H, W], clamped to [-1, 1] by the autoencoder; with gradients in the latents."""
+        """Normalised latents -> [B, 3, T, H, W], clamped to [-1, 1]; with gradients in the latents."""
         latents = latents * self.std + self.mean
         video: Tensor = decode_in_bands(self.vae, latents) if self.tiled else self.vae.decode(latents).sample
         return video
