@@ -18,7 +18,7 @@ Rows = tuple[int, int]
 
 
 def decode_in_bands(vae: Any, latents: Tensor) -> Tensor:
-    """Video [B, 3, T, H, W] in [-1, 1] by an AutoencoderKLWan, of latents [B, C, T', H', W'] that are not normalised."""
+    """Video [B, 3, T, H, W] in [-1, 1] by an AutoencoderKLWan, of raw latents [B, C, T', H', W']."""
     decoder, (frames, height) = vae.decoder, latents.shape[2:4]
     whole: list[Any] = [None] * sum(type(part).__name__ == "WanCausalConv3d" for part in decoder.modules())
     middle, first = [], 0
