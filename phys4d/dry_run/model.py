@@ -72,8 +72,8 @@ def stage_model(config: RunConfig, stage: str, source: Source, size: tuple[int, 
     bare = source.bare
     taps = source.config.taps if layers == bare.layers else fewer_blocks(source, layers)
     try:
-        check_size(size, bare.token_stride)
         bare.check_size(size)
+        check_size(size, bare.token_stride)
     except ValueError as error:
         raise UserError(f"clips of {error}") from None
     resolved = source.config.resolved(bare.steps, default_shift(bare, size))

@@ -87,8 +87,8 @@ def count_memory(
         raise UserError(f'--dry-run: models of the kind "{spec.kind}" cannot be counted')
     bare = spec.bare(config, model if folder is None else folder)
     try:
-        check_size(clip, bare.token_stride)
         bare.check_size(clip)
+        check_size(clip, bare.token_stride)
     except ValueError as error:
         raise UserError(f"--frames {clip[0]} --size {clip[1]}x{clip[2]}: {error}") from None
     with nothing_drawn(), torch.random.fork_rng(devices=[]):

@@ -12,6 +12,7 @@ from phys4d.engine.integrity import MANIFEST
 from phys4d.models import folder as model_folder
 from phys4d.models.card import CARD, read_card
 from phys4d.models.config import ModelConfig
+from phys4d.models.headers import read_json
 from phys4d.models.heads import HeadConfig
 from phys4d.models.interface import Codec, check_size
 from phys4d.models.lora import POLICY, adapter_names, load_adapter
@@ -68,7 +69,10 @@ def kind_of(folder: Path) -> ModelSpec:
     spec = next((spec for spec in published() if spec.recognises(folder)), None)
     if spec is None:
         titles = ", ".join(f"{spec.title}" for spec in published())
-        raise UserError(f"{folder}: is no run, no model folder of a stage, and no published model ({titles})")
+        config = folder / "transformer" / "config.json"
+        name = read_json(config).get("_class_name") if config.is_file() else None
+        holds = f": its transformer is {name}" if name else ""
+        raise UserError(f"{folder}: is no run, no model folder of a stage, and no published model ({titles}){holds}")
     return spec
 
 
@@ -130,8 +134,8 @@ def _check_size(model: WorldModel, size: Size, outline: Outline) -> None:
     """Raises UserError unless the codec takes the frames, and the transformer's patches the sides."""
     _, height, width = outline.token_stride
     try:
-        check_size(size, (model.codec.temporal_stride, height, width))
         outline.check_size(size)
+        check_size(size, (model.codec.temporal_stride, height, width))
     except ValueError as error:
         raise UserError(f"--frames {size[0]} --size {size[1]}x{size[2]}: {error}") from None
 

@@ -31,8 +31,9 @@ class Outline:
 
     transformer: on torch's meta device; layers: its blocks; width: channels of a hidden token; heads: of its
     self-attention; channels: of the latents; token_stride: frames, rows and columns of pixels under one token; steps,
-    shift: how it is sampled by default; check_size: ValueError for clips (frames, height, width) that fit token_stride
-    and are not taken all the same; shift_of: the shift of clips of a size, where it depends on it.
+    shift: how it is sampled by default; check_size: ValueError for clips (frames, height, width) that are not taken
+    though they may fit token_stride, asked first, since what it proposes is taken; shift_of: the shift of clips of a
+    size, where it depends on it.
     """
 
     transformer: nn.Module

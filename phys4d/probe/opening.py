@@ -84,8 +84,8 @@ def open_probed(path: Path, data: Location, clips: int, sets: Sequence[tuple[int
     model = loaded.model
     outline = MODELS[model.config.kind].outline(model.config, loaded.base)
     try:
-        check_size(size, outline.token_stride)
         outline.check_size(size)
+        check_size(size, outline.token_stride)
     except ValueError as error:
         raise UserError(f"{data}: {error}: `phys4d data repack` makes clips of another size") from None
     blocks = len(model.backbone.blocks)

@@ -251,8 +251,8 @@ def check_clip_size(key: str, where: object, size: tuple[int, int, int], start: 
     """UserError unless the model in `start` takes clips of this size, (frames, height, width); key, where: the key of
     the run file and the dataset, for the message."""
     try:
-        check_size(size, start.token_stride)
         start.check_size(size)
+        check_size(size, start.token_stride)
     except ValueError as error:
         raise UserError(f"{key}: {where}: clips of {error}") from None
 
