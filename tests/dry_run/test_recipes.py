@@ -39,6 +39,9 @@ STAND_INS = {
 def test_a_recipe_is_valid_at_its_size(name: str, world_size: int, mesh: tuple[int, int, int]) -> None:
     config = load_toml(RECIPES / f"{name}.toml", RunConfig)
     check_divided(config, world_size)
+    climbing = load_toml(RECIPES / f"{name}.toml", RunConfig, ['stages=["pretrain","finetune","reward_gradient"]'])
+    check_divided(climbing, world_size)
+    assert climbing.table("reward_gradient").data == climbing.table("reinforce").data
     shape = mesh_shape(config.parallel, world_size)
     assert (shape.replicate, shape.shard, shape.context) == mesh
     assert config.stages == ("pretrain", "finetune", "reinforce")

@@ -95,12 +95,14 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phys4d/models/wan/codec.py": tuple(
         f"{WAN}/test_released.py::test_{name}"
         for name in (
-            "tiles_are_for_decoding_alone_and_where_they_were_asked_for",
+            "bands_are_taken_where_they_were_asked_for",
             "sizes_that_the_autoencoder_would_cut_are_refused",
             "latents_are_normalised_as_the_autoencoder_says", "the_codec_is_frozen_and_its_normalisation_is_not_saved",
             "every_channel_has_its_own_mean_and_deviation_both_ways",
         )
     ),
+    "phys4d/models/wan/bands.py": (f"{WAN}/test_bands.py",),
+    "phys4d/models/recomputed.py": (f"{MODELS}/test_codec_gradients.py",),
     "phys4d/models/wan/schedule.py": (f"{WAN}/test_schedule.py",),
     "phys4d/models/wan/text.py": (f"{WAN}/test_text.py", f"{WAN}/test_released.py"),
     "phys4d/models/wan21/schedule.py": (f"{MODELS}/wan21/test_wan21_schedule.py",),
