@@ -30,15 +30,15 @@ class Row:
 class Shown:
     """What a clip is called and how it was recorded.
 
-    key, caption, category, family: of its dataset. fps: frames a second. intrinsics: [T, 3, 3] in pixels.
-    camera_to_world: [T, 4, 4].
+    key, caption, category, family: of its dataset. fps: frames a second. intrinsics: [T, 3, 3] in pixels; None: not
+    known, and no points are lifted. camera_to_world: [T, 4, 4]; None: the camera stands still.
     """
 
     key: str
     caption: str
     fps: float
-    intrinsics: np.ndarray
-    camera_to_world: np.ndarray
+    intrinsics: np.ndarray | None
+    camera_to_world: np.ndarray | None
     category: str = ""
     family: str = ""
 
@@ -72,12 +72,13 @@ def clip_data(shown: Shown, rows: Sequence[Row], ranges: Ranges, side: int) -> d
         }
         for row in rows
     ]
-    first = np.linalg.inv(shown.camera_to_world[0].astype(np.float64))
-    poses = (first @ shown.camera_to_world)[:, :3].reshape(frames, 12)
+    cameras = np.tile(np.eye(4), (frames, 1, 1)) if shown.camera_to_world is None else shown.camera_to_world
+    poses = (np.linalg.inv(cameras[0].astype(np.float64)) @ cameras)[:, :3].reshape(frames, 12)
     return {
         "key": shown.key, "caption": shown.caption, "category": shown.category, "family": shown.family,
         "fps": shown.fps, "frames": frames, "height": height // by, "width": width // by, "shrunk": by,
-        "intrinsics": _intrinsics(shown.intrinsics, by), "poses": np.round(poses, 6).tolist(),
+        "intrinsics": None if shown.intrinsics is None else _intrinsics(shown.intrinsics, by),
+        "poses": np.round(poses, 6).tolist(),
         "ranges": asdict(ranges.shrunk(by)), "rows": made, "arrays": arrays,
     }  # fmt: skip
 

@@ -20,6 +20,8 @@ EMBEDDED = 18 << 20  # bytes of clips in the page; further ones are in files bes
 SIDE = 160  # pixels of the larger side of a clip in the page
 BESIDE = "report-clips"  # folder beside report.html
 
+FIGURES = [{"name": m.key, "unit": m.unit, "higher": m.more_is_better, "decimals": m.decimals} for m in METRICS[::-1]]
+"""What clips are sorted by; cards show the first."""
 Arrays = dict[str, np.ndarray]
 
 
@@ -43,7 +45,7 @@ def write_clips(run: Artefacts) -> Clips:
         shutil.rmtree(folder)
     entries, inside, room, beside = list[dict[str, Any]](), list[str](), EMBEDDED, 0
     shape: tuple[int, ...] = ()
-    for i, (entry, data) in enumerate(_clips(run)):
+    for i, (entry, data) in enumerate(run_clips(run)):
         shape = shape or (data["frames"], data["height"] * data["shrunk"], data["width"] * data["shrunk"])
         text = json_inside(data)
         if len(text) <= room:
@@ -57,14 +59,11 @@ def write_clips(run: Artefacts) -> Clips:
         entries.append(entry)
     if not entries:
         return Clips("", 0, 0, ())
-    figures = [
-        {"name": m.key, "unit": m.unit, "higher": m.more_is_better, "decimals": m.decimals} for m in METRICS[::-1]
-    ]
-    index = {"figures": figures, "clips": entries}
+    index = {"figures": FIGURES, "clips": entries}
     return Clips("\n".join([embedded("index", index), *inside]), len(entries), beside, shape)
 
 
-def _clips(run: Artefacts) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def run_clips(run: Artefacts) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Entry of the index and data of every clip; a scene that is ranked is not repeated."""
     titles = _titles(run)
     last = run.tables[list(run.tables)[-1]] if run.tables else None

@@ -67,7 +67,8 @@ export function interest(clip, arrays) {
   liftPoints(clip, arrays.depth, frame, points);
   const at = motionFrame(clip, frame) * 2 * count;
   const known = Array.from({ length: count }, (_, i) => i).filter((i) => points[4 * i + 3] > 0);
-  const moving = known.filter((i) => Math.hypot(arrays.motion[at + i], arrays.motion[at + count + i]) > 0.5);
+  const speed = (i) => (arrays.motion ? Math.hypot(arrays.motion[at + i], arrays.motion[at + count + i]) : 0);
+  const moving = known.filter((i) => speed(i) > 0.5);
   const some = moving.length > 8 ? moving : known;
   if (!some.length) return [0, 0, 1];
   return [0, 1, 2].map((axis) => some.map((i) => points[4 * i + axis]).sort((a, b) => a - b)[some.length >> 1]);

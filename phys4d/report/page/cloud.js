@@ -38,8 +38,9 @@ export class CloudPanel {
 
   /** Turns to a clip. @param {string} view whose depth is lifted: "generated" or "read". */
   open(clip, view) {
-    if (!this.cloud) return;
-    this.clip = clip;
+    this.clip = this.cloud && clip.intrinsics && clip.rows[0].views[view].depth ? clip : undefined;
+    this.box.classList.toggle("empty", !this.clip);
+    if (!this.clip) return;
     const models = clip.rows.slice(1).map((row) => row.name);
     if (!models.includes(this.model)) this.model = models.at(-1);
     const target = interest(clip, clip.rows[0].views[view]);
@@ -89,7 +90,7 @@ export class CloudPanel {
 
   /** Starts or stops turning by itself. */
   toggle() {
-    if (!this.cloud) return;
+    if (!this.clip) return;
     this.cloud.orbiting = !this.cloud.orbiting;
     this.orbit.setAttribute("aria-pressed", String(this.cloud.orbiting));
     this.changed();
@@ -98,12 +99,12 @@ export class CloudPanel {
   /** Turns so many seconds further; whether it turns by itself. */
   turn(seconds) {
     this.cloud?.turn(seconds);
-    return Boolean(this.cloud?.orbiting);
+    return Boolean(this.clip && this.cloud.orbiting);
   }
 
   /** Draws a frame of the clip. */
   draw(frame, view) {
-    if (!this.cloud) return;
+    if (!this.clip) return;
     const truth = () => this.lifted(this.clip.rows[0], "truth", frame, view);
     const model = () =>
       this.lifted(

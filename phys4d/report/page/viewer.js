@@ -93,7 +93,10 @@ export class Viewer {
     const { clip, state } = this;
     const truth = clip.rows[0].views[state.view];
     const compared = clip.rows.length > 1;
-    const columns = ["RGB", "depth", "motion", ...(compared ? [`error ${ERRORS[state.error]}`] : [])];
+    const kinds = ["video", "depth", "motion"].filter((name) => truth[name]);
+    const titles = { video: "RGB", depth: "depth", motion: "motion", error: `error ${ERRORS[state.error]}` };
+    if (compared) kinds.push("error");
+    const columns = kinds.map((kind) => titles[kind]);
     this.panels.style.setProperty("--columns", columns.length);
     this.panels.classList.toggle("smooth", clip.width > 128);
     this.cells = [];
@@ -108,7 +111,7 @@ export class Viewer {
       const label = element("div", { class: "label" }, element("b", { text: row.name }), note);
       cells.push(label);
       columns.forEach((name, column) => {
-        const kind = ["rgb", "depth", "motion", "error"][column];
+        const kind = kinds[column];
         if (kind === "error" && r === 0) {
           cells.push(element("span", { class: "nothing", text: "the reference" }));
           return;
@@ -143,18 +146,14 @@ export class Viewer {
     const [unit, factor, decimals] = UNITS[this.state.error];
     const bar = (name, what, low, high) =>
       element("span", { class: "bar-key" }, `${what} ${low} `, element("i", { class: `bar ${name}` }), ` ${high}`);
+    const { depth, motion } = this.clip.rows[0].views[this.state.view];
+    const wheel = element("i", { class: "wheel" });
+    const rim = ` hue is the direction, white is rest, the rim ${number(ranges.motion, 1)} px a frame`;
+    const most = number(ranges[`${this.state.error}_error`] * factor, decimals);
     this.legend.replaceChildren(
-      bar("viridis", "depth", `${number(ranges.near, 2)} m`, `${number(ranges.far, 2)} m`),
-      element(
-        "span",
-        { class: "bar-key" },
-        "motion ",
-        element("i", { class: "wheel" }),
-        ` hue is the direction, white is rest, the rim ${number(ranges.motion, 1)} px a frame`,
-      ),
-      ...(compared
-        ? [bar("magma", "error", "0", `${number(ranges[`${this.state.error}_error`] * factor, decimals)} ${unit}`)]
-        : []),
+      ...(depth ? [bar("viridis", "depth", `${number(ranges.near, 2)} m`, `${number(ranges.far, 2)} m`)] : []),
+      ...(motion ? [element("span", { class: "bar-key" }, "motion ", wheel, rim)] : []),
+      ...(compared ? [bar("magma", "error", "0", `${most} ${unit}`)] : []),
     );
   }
 
@@ -171,7 +170,7 @@ export class Viewer {
     const { ranges } = clip;
     const count = clip.height * clip.width;
     const pixels = cell.image.data;
-    if (cell.kind === "rgb") {
+    if (cell.kind === "video") {
       for (let i = 0, p = 3 * frame * count; i < pixels.length; i += 4, p += 3) {
         pixels[i] = cell.arrays.video[p];
         pixels[i + 1] = cell.arrays.video[p + 1];
@@ -222,13 +221,13 @@ export class Viewer {
     const count = clip.height * clip.width;
     const i = at[1] * clip.width + at[0];
     const m = motionFrame(clip, transport.frame) * 2 * count + i;
+    const values = ({ depth, motion }) => [
+      ...(depth ? [`${number(depth[transport.frame * count + i], 3)} m`] : []),
+      ...(motion ? [`(${number(motion[m], 2)}, ${number(motion[m + count], 2)}) px`] : []),
+    ];
     const rows = clip.rows
       .filter((row) => row.views[state.view])
-      .map((row) => {
-        const { depth, motion } = row.views[state.view];
-        const flow = `(${number(motion[m], 2)}, ${number(motion[m + count], 2)}) px`;
-      return `${row.name} ${number(depth[transport.frame * count + i], 3)} m, ${flow}`;
-      });
+      .map((row) => `${row.name} ${values(row.views[state.view]).join(", ")}`);
     this.readout.textContent = `pixel (${at[0]}, ${at[1]}): ${rows.join(" · ")}`;
   }
 
