@@ -38,7 +38,10 @@ def wheel() -> str:
 
 
 def poster(frames: Sequence[np.ndarray], height: int = 72) -> str:
-    """The data: URL of pictures side by side, small and lossy. frames: uint8 [H, W, 3] each, of one size."""
+    """The data: URL of pictures side by side, small and lossy.
+
+    frames: uint8 [H, W, 3] each, of one size. height: pixels of the poster.
+    """
     width = max(1, round(height * frames[0].shape[1] / frames[0].shape[0]))
     strip = Image.new("RGB", (len(frames) * width, height))
     for i, frame in enumerate(frames):
