@@ -5,8 +5,9 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-from phys4d.evaluate.compare import LEAST_CLIPS, Difference, Results, differences
+from phys4d.evaluate.compare import Difference, Results, differences
 from phys4d.report.artefacts import MEASURED, Artefacts
+from phys4d.report.chips import chip
 from phys4d.report.tables import METRICS, Metric, number
 
 _STILL = {"epe": "zero_motion", "epe_moving": "zero_motion"}  # its baseline; of others static_video
@@ -15,7 +16,6 @@ _COLUMNS = {
     "true_video": ("true video", "read by the last stage's heads: what a perfect generator scores"),
     "truth": ("truth", "the true clip with its true depth and motion: the floor of each figure"),
 }
-_WORDS = {"better": "▲ better", "worse": "▼ worse", "equal": "= equal", "no difference shown": "≈ no difference shown"}
 
 Changes = dict[str, dict[str, Difference]]  # stage -> metric -> its change from what the stage is compared with
 
@@ -95,8 +95,8 @@ def _cell(
     kind: str, label: str, figures: Mapping[str, Any], metric: Metric, change: Difference | None = None, of: str = ""
 ) -> str:
     """A value, and below it a change. of: begins the words of the change."""
-    chip = "" if change is None else _chip(change, metric, of)
-    return f'<td class="{kind}" data-label="{escape(label)}">{_value(figures, metric)}{chip}</td>'
+    below = "" if change is None else chip(change, lambda value: number(value, metric.decimals), of)
+    return f'<td class="{kind}" data-label="{escape(label)}">{_value(figures, metric)}{below}</td>'
 
 
 def _value(figures: Mapping[str, Any], metric: Metric) -> str:
@@ -105,34 +105,6 @@ def _value(figures: Mapping[str, Any], metric: Metric) -> str:
         return '<span class="absent">–</span>'
     spread = "" if error is None else f"<small> ± {number(error, metric.decimals)}</small>"
     return f'<span class="value">{shown}{spread}</span>'
-
-
-def _chip(change: Difference, metric: Metric, of: str) -> str:
-    """The verdict in colour and words, the difference with its interval, and the interval drawn about zero."""
-    kind = change.verdict if change.verdict in ("better", "worse") else "same"
-    words = escape(of) + _WORDS.get(change.verdict, f"under {LEAST_CLIPS} clips")
-    if change.verdict == "equal":
-        return f'<span class="chip same">{words}</span>'
-    low, high = number(change.low, metric.decimals), number(change.high, metric.decimals)
-    sign = "+" if change.mean > 0 else ""
-    span = f"{sign}{number(change.mean, metric.decimals)} <small>[{low}, {high}]</small>"
-    return f'<span class="chip {kind}">{words}<span class="change">{span}</span>{_whisker(change)}</span>'
-
-
-def _whisker(change: Difference) -> str:
-    """The interval of a difference as a line about zero."""
-    reach = max(abs(change.low), abs(change.high)) or 1.0
-
-    def x(value: float) -> float:
-        return 50 + 46 * value / reach
-
-    if change.low != change.low or change.high != change.high:
-        return ""
-    return (
-        '<svg class="whisker" viewBox="0 0 100 10" aria-hidden="true"><path class="zero" d="M50 0V10"/>'
-        f'<path class="span" d="M{x(change.low):.1f} 5H{x(change.high):.1f}"/>'
-        f'<circle cx="{x(change.mean):.1f}" cy="5" r="3"/></svg>'
-    )
 
 
 def _sentences(found: Changes, still: Mapping[str, Difference], last: str) -> str:
