@@ -129,7 +129,7 @@ def test_videos_that_cannot_be_scored_are_one_clear_line(
     true = ClipDataset(clips)[0].video
     cases = {
         "short": (true[:3], "holds 3 frames; expected 5 frames of 16 x 16 pixels"),
-        "large": (true.repeat(2, 1).repeat(2, 2), "32, 32"),
+        "large": (true.repeat(2, 1).repeat(2, 2), "is of 32 x 32 pixels; expected 5 frames of 16 x 16"),
         "long": (true.repeat(2, 0), "holds 10 frames"),
     }
     for name, (frames, words) in cases.items():

@@ -112,6 +112,9 @@ def _video(path: Path, size: Sequence[int]) -> np.ndarray:
         data = path.read_bytes()
         if (count := frame_count(data)) != frames:
             raise ValueError(f"holds {count} frames")
-        return np.asarray(decode(PyAVDecoder(), Request(data, frames, stored=(height, width))))
+        found = np.asarray(decode(PyAVDecoder(), Request(data, frames)))
+        if found.shape[1:3] != (height, width):
+            raise ValueError(f"is of {found.shape[1]} x {found.shape[2]} pixels")
+        return found
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: {error}; {want}") from None
