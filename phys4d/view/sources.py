@@ -14,13 +14,11 @@ from phys4d.engine.data.decoders.interface import Request, decode
 from phys4d.engine.data.decoders.pyav import PyAVDecoder
 from phys4d.engine.errors import UserError
 from phys4d.evaluate.compare import HIGHER, Results
-from phys4d.evaluate.consistency.predictions import CARD, TRUTH, clip_folders
-from phys4d.report.artefacts import read_artefacts
 from phys4d.report.clip_data import Row, Shown, clip_data
-from phys4d.report.gallery import FIGURES, run_clips
 from phys4d.report.pictures import poster
 from phys4d.report.ranges import Ranges, compared_ranges, true_ranges
 
+CARD, TRUTH = "clip.json", "clip.truth"  # of a clip that `phys4d generate` wrote
 SIDE = 320  # pixels of the larger side of a clip in the browser
 _ARRAYS = ("depth", "motion")
 
@@ -128,6 +126,8 @@ class FolderSource:
     """Clips that `phys4d generate` wrote, beside their truth where its dataset is given."""
 
     def __init__(self, folder: Path, truth: Path | None) -> None:
+        from phys4d.evaluate.consistency.predictions import clip_folders
+
         self.title, self.figures = folder.resolve().name, list[dict[str, Any]]()
         self.folders = clip_folders(folder)
         self.keys = list(self.folders)
@@ -175,6 +175,9 @@ class RunSource:
     """The clips that the evaluation of a run kept, with every stage, as its report has them."""
 
     def __init__(self, folder: Path) -> None:
+        from phys4d.report.artefacts import read_artefacts  # with the registry of stages, which takes seconds to import
+        from phys4d.report.gallery import FIGURES, run_clips
+
         self.title, self.figures = folder.resolve().name, FIGURES
         self._clips = list(run_clips(read_artefacts(folder)))
         if not self._clips:

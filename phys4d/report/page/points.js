@@ -59,7 +59,7 @@ export class PointCloud {
   home() {
     this.yaw = 0.45;
     this.pitch = 0.28;
-    this.zoom = 1;
+    this.zoom = 0.8;
     this.shift = [0, 0];
   }
 
