@@ -27,6 +27,7 @@ def add_view(commands: Commands) -> None:
     files.add_argument("--out", type=Path, metavar="DIR", help="write a clip's side-by-side.mp4, points/0000.ply ...")
     files.add_argument("--clip", metavar="KEY", help="of a dataset or a folder of clips")
     files.add_argument("--points", type=int, metavar="N", help="most points of a frame, 0: none (default: 1e5)")
+    files.add_argument("--rerun", action="store_true", help="also clip.rrd, a recording for the rerun viewer")
     view.set_defaults(command=_view)
 
 
@@ -35,8 +36,8 @@ def _view(options: argparse.Namespace) -> int:
     from phys4d.view.sources import RunSource, open_source
 
     if options.out is None:
-        for name in ("clip", "points"):
-            if getattr(options, name) is not None:
+        for name in ("clip", "points", "rerun"):
+            if getattr(options, name) not in (None, False):
                 raise UserError(f"--{name}: belongs to --out")
     elif options.port is not None:
         raise UserError("--port: belongs to a page, which --out does not serve")
@@ -57,6 +58,10 @@ def _view(options: argparse.Namespace) -> int:
 
 def _write(options: argparse.Namespace, source: "DatasetSource | FolderSource") -> int:
     from phys4d.view.files import write_files
+    from phys4d.view.recording import require_rerun, write_recording
+
+    if options.rerun:
+        require_rerun()
 
     titles = [entry["title"] for entry in source.entries()]
     if options.clip is None and len(titles) != 1:
@@ -65,8 +70,12 @@ def _write(options: argparse.Namespace, source: "DatasetSource | FolderSource") 
         raise UserError(f"{options.what}: no clip {options.clip!r}: its first is {titles[0] if titles else 'none'}")
     number = 0 if options.clip is None else titles.index(options.clip)
     points = 100_000 if options.points is None else options.points
-    clouds = write_files(source.viewed(number), options.out, points)
+    clip = source.viewed(number)
+    clouds = write_files(clip, options.out, points)
     more = f", points/0000.ply to {clouds - 1:04d}.ply" if clouds else ""
+    if options.rerun:
+        write_recording(clip, options.out / "clip.rrd")
+        more += ", clip.rrd"
     print(printable(f"{options.out}: side-by-side.mp4{more}"))
     return 0
 

@@ -27,6 +27,7 @@ DISTRIBUTION = {
     "cv2": "opencv-python-headless",
     "flash_attn": "flash-attn-4",
     "mujoco": "mujoco-core",
+    "rerun": "rerun-sdk",
     "nvidia": "nvidia-dali-cuda130",
     "warp": "warp-lang",
 }

@@ -111,8 +111,14 @@ def test_better_and_worse_are_the_paired_changes(run, html, tmp_path) -> None:
     assert '<span class="chip same">= equal</span>' in write_report(tmp_path / "run").read_text()
 
 
-def test_bars_are_the_means_by_category(run, html) -> None:
-    scenes = json.loads((run / "evaluation" / "finetune.json").read_text())["scenes"]["epe"]
+def test_bars_are_the_means_by_category(run, tmp_path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    file = tmp_path / "run" / "evaluation" / "finetune.json"
+    table = json.loads(file.read_text())
+    scenes = [0.1 * scene for scene in range(40)]  # each changes the mean of its category
+    table["scenes"]["epe"] = scenes
+    file.write_text(json.dumps(table))
+    html = write_report(tmp_path / "run").read_text()
     (panel,) = re.findall(r'<svg class="panel"[^>]*aria-label="epe by group and stage">.*?</svg>', html)
     shown = [float(text) for text in re.findall(r">(-?[\d.]+)</text>", panel)]
     expected = {"fluid": np.mean(scenes[1::2]), "rigid": np.mean(scenes[::2])}

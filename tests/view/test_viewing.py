@@ -1,5 +1,6 @@
 """`phys4d view`: what it opens, what it serves and to which browsers, and the files that it writes."""
 
+import importlib.util
 import json
 import re
 import shutil
@@ -152,6 +153,7 @@ def test_files_of_one_clip(dataset: Path, tmp_path: Path, capsys: pytest.Capture
         (["{empty}"], "is none of a dataset (index.parquet), a clip or a folder of clips (clip.json) and a"),
         (["{data}", "--data", "{data}"], "--data: belongs to clip folders"),
         (["{data}", "--clip", "x"], "--clip: belongs to --out"),
+        (["{data}", "--rerun"], "--rerun: belongs to --out"),
         (["{data}", "--out", "{empty}/o"], "holds 4 clips: choose one by --clip, such as"),
         (["{data}", "--out", "{empty}/o", "--clip", "x"], "no clip 'x': its first is"),
         (["{data}", "--port", "70000"], "--port 70000: expected 1 to 65535"),
@@ -176,6 +178,18 @@ def test_bad_input_is_one_clear_line(
     assert main(["view", *(word.format(**places) for word in arguments)]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_a_recording_for_rerun(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key, out = ClipDataset(dataset).row(0)["key"], tmp_path / "out"
+    words = ["view", str(dataset), "--clip", key, "--out", str(out), "--points", "0", "--rerun"]
+    if importlib.util.find_spec("rerun") is None:
+        assert main(words) == 2 and 'pip install "phys4d[view]"' in capsys.readouterr().err and not out.exists()
+        return
+    assert main(words) == 0 and "clip.rrd" in capsys.readouterr().out
+    data = (out / "clip.rrd").read_bytes()
+    assert data[:3] == b"RRF" and len(data) > 10_000
+    assert all(f"/camera{name}".encode() in data for name in ("", "/rgb", "/depth", "/motion"))
 
 
 def test_results_give_the_figures_to_sort_by(dataset: Path, tmp_path: Path) -> None:
