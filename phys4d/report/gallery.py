@@ -37,8 +37,8 @@ class Clips(NamedTuple):
 def write_clips(run: Artefacts) -> Clips:
     """The index and the data of the best, median and worst scenes, then of the others.
 
-    Clips of more than `EMBEDDED` bytes in all are written to the folder `BESIDE`, the first ones excepted; the folder
-    is emptied before.
+    The first clips, as many as `EMBEDDED` bytes hold, are in the page; the others are written to the folder `BESIDE`,
+    which is removed before.
     """
     folder = run.folder / BESIDE
     if folder.is_dir():
