@@ -124,7 +124,7 @@ def run(demo: Path, folder: Path, only: Collection[str] = ()) -> dict[str, Any]:
     if not (data / "index.parquet").exists():
         chosen = recipe.simulate.test.model_copy(update={"seed": 5, "clips": SCENES})
         simulate(chosen, data, workers=recipe.workers)
-    measured = EvaluateConfig(data=data, scenes=SCENES, samples=2, shown=1, failures=0, batch=20)
+    measured = EvaluateConfig(data=data, scenes=SCENES, samples=2, shown=1, ranked=0, batch=20)
     start = demo / "model-finetune"
     before = _kept(folder / "finetune.json", lambda: evaluate_folder(start, measured, Parallel.start()))
     train = demo / "data" / "train"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from phys4d import __version__
-from phys4d.commands import data, datasets, evaluation, generation, measurements, probing, runs
+from phys4d.commands import data, datasets, evaluation, generation, measurements, probing, runs, viewing
 from phys4d.engine import environment
 from phys4d.engine.errors import FaultElsewhere, GateNotReached, Interrupted, RankLost, Stuck, UserError, printable
 from phys4d.engine.faults import fault_line
@@ -88,8 +88,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     for add in (
         runs.add_demo, datasets.add_simulate, datasets.add_label, data.add_data, runs.add_train,
-        evaluation.add_evaluate, generation.add_generate, generation.add_export, probing.add_probe,
-        measurements.add_bench, measurements.add_doctor,
+        evaluation.add_evaluate, generation.add_generate, viewing.add_view, generation.add_export,
+        probing.add_probe, measurements.add_bench, measurements.add_doctor,
     ):  # fmt: skip
         add(commands)
     return parser

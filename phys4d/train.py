@@ -99,7 +99,7 @@ def run_stages(config: RunConfig, run: Run, parallel: Parallel, *, resume: bool)
         _summarise(config, config.stages[: config.stages.index(missed.stage) + 1], run, parallel)
         raise
     if config.evaluate is not None:
-        _failures(config, parallel)
+        _ranked(config, parallel)
     _summarise(config, config.stages, run, parallel)
 
 
@@ -131,14 +131,14 @@ def _settings(config: RunConfig) -> EvaluateConfig:
     return config.evaluate.model_copy(update={"precision": config.evaluate.precision or config.precision})
 
 
-def _failures(config: RunConfig, parallel: Parallel) -> None:
-    from phys4d.evaluate.folders import evaluate_failures
+def _ranked(config: RunConfig, parallel: Parallel) -> None:
+    from phys4d.evaluate.folders import evaluate_ranked
 
     measured: dict[str, Path] = {stage: config.output(stage) for stage in _measured(config)}
     if not measured:
         return
-    with parallel.at("the evaluation of the scenes with the lowest rewards"):
-        evaluate_failures(measured, _settings(config), config.folder / "evaluation", parallel, config.cache)
+    with parallel.at("the evaluation of the best, median and worst scenes"):
+        evaluate_ranked(measured, _settings(config), config.folder / "evaluation", parallel, config.cache)
 
 
 def write_summary(

@@ -22,11 +22,15 @@ def add_evaluate(commands: Commands) -> None:
         help="stop (default) at a clip that cannot be read, or leave such scenes out",
     )  # fmt: skip
     evaluate.add_argument("--precision", choices=("fp32", "bf16"), help="default: fp32")
-    evaluate.add_argument("--out", type=Path, help="also write the results: a JSON file, or the folder of a suite")
+    evaluate.add_argument("--out", type=Path, help="the results as JSON, or a suite's folder; --compare: or PAGE.html")
     suite = evaluate.add_argument_group("suites, of any model's clips or videos")
     suite.add_argument("--suite", choices=("4d", "physics-iq"), help="4D consistency with the truth, or the benchmark")
     suite.add_argument("--baselines", action="store_true", help="4d: also score the first frame held, and the truth")
-    suite.add_argument("--videos", type=Path, nargs="+", metavar="DIR", help="of 0001_NAME.mp4 ...; one a model or run")
+    suite.add_argument(
+        "--videos", type=Path, nargs="+", metavar="DIR",
+        help="one a model or run; physics-iq: of 0001_NAME.mp4 ..., 4d: of KEY.mp4 ..., KEY of the true clip",
+    )  # fmt: skip
+    suite.add_argument("--reader", type=Path, metavar="MODEL", help="4d: the model that reads geometry off --videos")
     suite.add_argument("--benchmark", type=Path, metavar="DIR", help="its folder: split-videos, video-masks")
     suite.add_argument("--descriptions", type=Path, metavar="CSV", help="default: descriptions.csv of the benchmark")
     suite.add_argument("--variant", choices=("original", "verified"), help="default: verified")
@@ -39,7 +43,8 @@ def add_evaluate(commands: Commands) -> None:
 
 
 _MODELS = ("scenes", "samples", "seed", "on_bad", "precision")  # options of models
-_VIDEOS = ("videos", "benchmark", "descriptions", "variant")  # of --suite physics-iq
+_BENCHMARK = ("benchmark", "descriptions", "variant")  # of --suite physics-iq
+_VIDEOS = ("videos", "reader")  # of suites
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -49,9 +54,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise UserError(f"--workers {options.workers}: expected 1 to 256")
     if options.suite == "physics-iq":
         return _physics_iq(options)
-    _refuse(options, _VIDEOS, "belongs to --suite physics-iq")
+    _refuse(options, _BENCHMARK, "belongs to --suite physics-iq")
     if options.suite == "4d":
         return _consistency(options)
+    _refuse(options, _VIDEOS, "belongs to --suite")
     _refuse(options, ("baselines",), "belongs to --suite 4d")
     _refuse(options, ("workers",), "belongs to --suite")
     if len(options.what) != 1 or options.data is None:
@@ -89,23 +95,36 @@ def _settings(options: argparse.Namespace) -> dict[str, object]:
 
 
 def _consistency(options: argparse.Namespace) -> int:
-    if not options.what or options.data is None:
-        raise UserError("--suite 4d: expected runs, model folders or folders of clips, and --data")
+    if options.data is None or bool(options.what) == bool(options.videos):
+        raise UserError("--suite 4d: expected runs, model folders or folders of clips, or --videos, and --data")
+    if (options.videos is None) != (options.reader is None):
+        raise UserError("--suite 4d: --videos and --reader belong together: the model reads depth and motion off them")
     from phys4d.engine.config import build
     from phys4d.engine.distributed.parallel import Parallel
     from phys4d.engine.output import check_folder
     from phys4d.evaluate.consistency.models import is_model, model_folders, score_models
     from phys4d.evaluate.consistency.suite import score_folders, write_results
     from phys4d.evaluate.consistency.table import text_table
+    from phys4d.evaluate.consistency.videos import score_videos, video_folders
     from phys4d.evaluate.scenes import EvaluateConfig
 
     if options.out is not None:
         check_folder(options.out)
+    if options.videos:
+        _refuse(options, ("baselines", "workers", "scenes", "samples", "on_bad"), "does not belong to --videos")
+        if not is_model(options.reader) or len(model_folders([options.reader])) != 1:
+            raise UserError(f"--reader {options.reader}: expected the folder of one model, such as RUN/model-finetune")
     models = [path for path in options.what if is_model(path)]
     if models and len(models) < len(options.what):
         other = next(path for path in options.what if path not in models)
         raise UserError(f"{other}: is no model, and {models[0]} is one: score models and folders of clips one by one")
-    if models:
+    if options.videos:
+        found = video_folders(options.videos, options.data)
+        config = build(EvaluateConfig, _settings(options), "evaluate")
+        [reader] = model_folders([options.reader]).values()
+        with Parallel.start() as parallel:
+            rows = score_videos(found, reader, config, parallel)
+    elif models:
         _refuse(options, ("baselines", "workers"), "belongs to folders of clips")
         config = build(EvaluateConfig, _settings(options), "evaluate")
         with Parallel.start() as parallel:
@@ -129,7 +148,7 @@ def _physics_iq(options: argparse.Namespace) -> int:
         raise UserError("--suite physics-iq: scores videos, not a model: leave the model folder and --data out")
     if options.videos is None or options.benchmark is None:
         raise UserError("--suite physics-iq: expected --videos and --benchmark")
-    _refuse(options, (*_MODELS, "baselines"), "does not belong to --suite physics-iq")
+    _refuse(options, (*_MODELS, "baselines", "reader"), "does not belong to --suite physics-iq")
     from phys4d.evaluate.physics_iq.run import Variant, score_folders, text_table
 
     variant: Variant = options.variant or "verified"
@@ -145,7 +164,7 @@ def _physics_iq(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     if options.what or options.data is not None or options.suite is not None:
         raise UserError("--compare: takes results that are there: leave models, --data and --suite out")
-    _refuse(options, (*_MODELS, *_VIDEOS, "baselines", "workers"), "does not belong to --compare")
+    _refuse(options, (*_MODELS, *_BENCHMARK, *_VIDEOS, "baselines", "workers"), "does not belong to --compare")
     if len(options.compare) < 2:
         raise UserError(f"--compare {options.compare[0]}: expected two results or more")
     from phys4d.engine.output import check_file, write_file
@@ -158,5 +177,10 @@ def _compare(options: argparse.Namespace) -> int:
         for line in other["words"]:
             print(printable(line))
     if options.out is not None:
-        write_file(options.out, f"{json.dumps(found, indent=1)}\n".encode())
+        text = f"{json.dumps(found, indent=1)}\n"
+        if options.out.suffix == ".html":
+            from phys4d.report.comparison import comparison_page
+
+            text = comparison_page(found)
+        write_file(options.out, text.encode())
     return 0

@@ -60,13 +60,13 @@ def evaluate_stage(
     return True
 
 
-def evaluate_failures(
+def evaluate_ranked(
     folders: Mapping[str, Path], config: EvaluateConfig, out: Path, parallel: Parallel, mode: CacheMode
 ) -> None:
-    """Keeps the arrays of the scenes with the lowest reward, for every stage, in out/failures/.
+    """Keeps the arrays of the best, the median and the worst scenes, for every stage, in out/ranked/.
 
-    The mean reward of the last stage's clips, in out/<stage>.json, selects the scenes. The same noise gives the same
-    clips again.
+    The mean reward of the last stage's clips, in out/<stage>.json, selects the scenes (`ranked_scenes`). The same noise
+    gives the same clips again.
 
     folders: stage -> model folder, in the order of training.
     config: settings.
@@ -75,13 +75,26 @@ def evaluate_failures(
     mode: `cache` of the run file.
     """
     rewards = on_all_ranks(lambda: read_table(out, list(folders)[-1]))["scenes"]["reward"]
-    measured = [scene for scene, reward in enumerate(rewards) if reward is not None]
-    worst = sorted(measured, key=lambda scene: rewards[scene])[: config.failures]
-    for stage, folder in folders.items() if worst else ():
-        _keep_failures(folder, config, out / "failures", stage, worst, parallel, mode)
+    chosen = ranked_scenes(rewards, config.ranked)
+    for stage, folder in folders.items() if chosen else ():
+        _keep_ranked(folder, config, out / "ranked", stage, list(chosen), parallel, mode)
 
 
-def _keep_failures(
+def ranked_scenes(rewards: Sequence[float | None], count: int) -> dict[int, str]:
+    """Scene -> "best", "median" or "worst": `count` each, fewer where the scenes do not suffice; none twice.
+
+    rewards: of every scene, None where there is none; equal ones are ranked by the scene's number.
+    """
+    order = sorted((s for s, reward in enumerate(rewards) if reward is not None), key=lambda s: (-(rewards[s] or 0), s))
+    worst = order[::-1][:count]
+    left = order[: len(order) - len(worst)]
+    best, left = left[:count], left[count:]
+    start = max((len(left) - count) // 2, 0)
+    middle = left[start : start + count]
+    return {s: name for name, some in (("best", best), ("median", middle), ("worst", worst)) for s in some}
+
+
+def _keep_ranked(
     folder: Path, config: EvaluateConfig, out: Path, stage: str, scenes: list[int], parallel: Parallel, mode: CacheMode
 ) -> None:
     once = config.model_copy(update={"samples": 1})  # the arrays are those of the first

@@ -17,6 +17,7 @@ from phys4d.engine.storage import replace_bytes
 from phys4d.evaluate.metrics import ClipMean
 
 Figures = dict[str, Tensor]  # metrics by name, [B] on the CPU; NaN where a scene has nothing to measure
+NAMES = ("key", "category", "family")  # of a scene: its key, and fields of its json, "" where it lacks one
 
 
 class Evaluation:
@@ -31,12 +32,18 @@ class Evaluation:
     def __init__(self, reader: str, precision: str, left_out: Mapping[int, str] | None = None) -> None:
         self.reader, self.precision, self.left_out = reader, precision, dict(left_out or {})
         self.figures: dict[str, list[Figures]] = defaultdict(list)
+        self.names: dict[str, list[str]] = {name: [] for name in NAMES}
         self.shown: dict[str, list[np.ndarray]] = defaultdict(list)
         self.truth: dict[str, list[np.ndarray]] = defaultdict(list)
 
     def add(self, row: str, figures: Mapping[str, Tensor]) -> None:
         """Appends the metrics of a batch to the row of the model or of a baseline."""
         self.figures[row].append({name: values.cpu() for name, values in figures.items()})
+
+    def name(self, key: str, meta: Mapping[str, Any]) -> None:
+        """Appends what a scene is called: the key and the json of its clip."""
+        for name in NAMES:
+            self.names[name].append(key if name == "key" else meta.get(name, ""))
 
     def show(self, clip: int, **arrays: Tensor) -> None:
         """Keeps arrays [B, ...] of one clip of the batch for the report."""
@@ -47,24 +54,39 @@ class Evaluation:
         """Appends the results of another part of the same evaluation."""
         for row, parts in other.figures.items():
             self.figures[row] += parts
+        for name, values in other.names.items():
+            self.names[name] += values
         for kept, more in ((self.shown, other.shown), (self.truth, other.truth)):
             for name, arrays in more.items():
                 kept[name] += arrays
 
     def table(self) -> dict[str, Any]:
         """The content of the json file: means over scenes with `<name>_se`, baselines, metrics of every scene (None
-        where there is none, as of those that are left out), reader, precision, and what is wrong with those left out.
+        where there is none, as of those that are left out) for the model and for each baseline, key, category and
+        family of every scene, reader, precision, and what is wrong with those left out.
         """
         rows = {row: _with_errors(parts) for row, parts in self.figures.items()}
+        scenes = {row: self._scenes(parts) for row, parts in self.figures.items()}
+        names: dict[str, list[str | None]] = {name: list(values) for name, values in self.names.items()}
+        for scene in sorted(self.left_out):  # names of a scene stay at its number
+            for texts in names.values():
+                texts.insert(scene, None)
+        stated = {"reader": self.reader, "precision": self.precision, "left_out": list(self.left_out.values())}
+        return {
+            "means": rows.pop("model"), "baselines": rows, "scenes": scenes.pop("model"), "baseline_scenes": scenes,
+            "names": names,
+        } | stated  # fmt: skip
+
+    def _scenes(self, parts: Sequence[Figures]) -> dict[str, list[float | None]]:
+        """Metric -> values of every scene; None where there is none."""
         scenes: dict[str, list[float | None]] = defaultdict(list)
-        for part in self.figures["model"]:
+        for part in parts:
             for name, values in part.items():
                 scenes[name] += [None if math.isnan(v) else v for v in values.double().tolist()]
         for scene in sorted(self.left_out):  # figures of a scene stay at its number
             for numbers in scenes.values():
                 numbers.insert(scene, None)
-        stated = {"reader": self.reader, "precision": self.precision, "left_out": list(self.left_out.values())}
-        return {"means": rows.pop("model"), "baselines": rows, "scenes": scenes} | stated
+        return scenes
 
 
 def _with_errors(parts: Sequence[Figures]) -> dict[str, float]:

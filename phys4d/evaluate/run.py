@@ -66,6 +66,8 @@ def _measure(
     rng_keys: list[tuple[int | str, ...]] = [(config.seed, "evaluate", scene) for scene in scenes]
     batch = on_all_ranks(lambda: clips.collate(scenes, rng_keys, parallel.device))
     part = Evaluation(reader, model.backbone.precision)
+    for scene in scenes:
+        part.name(clips.sample(scene).key, clips.sample(scene).meta)
     _keep_truth(part, clips, batch, scenes, shown)
     clean = batch.encoded(model.codec)
     first = batch.first(model.codec, clean)
@@ -148,10 +150,15 @@ def without_psnr(figures: Mapping[str, Tensor]) -> Figures:
 
 def _keep_truth(result: Evaluation, clips: Clips, batch: Batch, scenes: list[int], shown: list[int]) -> None:
     for i in shown:
-        result.truth["keys"].append(np.array(clips.sample(scenes[i]).key))
-        result.truth["captions"].append(np.array(clips.sample(scenes[i]).meta["caption"]))
-        result.truth["video"].append(clips.sample(scenes[i]).video)
+        sample = clips.sample(scenes[i])
+        result.truth["keys"].append(np.array(sample.key))
+        result.truth["captions"].append(np.array(sample.meta["caption"]))
+        result.truth["fps"].append(np.array(float(sample.meta["fps"])))
+        result.truth["video"].append(sample.video)
         result.truth["intrinsics"].append(batch.intrinsics[i].cpu().numpy())
+        still = np.broadcast_to(np.eye(4), (len(sample.video), 4, 4))  # of a clip that states no camera
+        poses = np.array(sample.meta.get("camera_to_world", still), dtype=np.float32)
+        result.truth["camera_to_world"].append(poses)
         for name in ("depth", "motion", "visible", "moving"):
             result.truth[name].append(batch.arrays[name][i].cpu().numpy())
 

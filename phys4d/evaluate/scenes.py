@@ -34,7 +34,7 @@ class EvaluateConfig(Config):
     scenes: number of clips to evaluate, from the first one on.
     samples: generated clips for each scene.
     shown: number of scenes in the report, from the first one on.
-    failures: number of further scenes in the report, those with the lowest reward after the last stage.
+    ranked: scenes of the report with the highest, the median and the lowest reward after the last stage, so many each.
     batch: scenes evaluated together on one rank.
     seed: of the noise.
     on_bad: "stop" ends the evaluation at a clip that cannot be used; "skip" leaves such scenes out and states them.
@@ -46,7 +46,7 @@ class EvaluateConfig(Config):
     scenes: int = Field(40, ge=2)
     samples: int = Field(4, ge=1)
     shown: int = Field(6, ge=1)
-    failures: int = Field(2, ge=0)
+    ranked: int = Field(1, ge=0)
     batch: int = Field(10, ge=1)
     seed: int = Field(0, ge=0)
     on_bad: Literal["stop", "skip"] = "stop"

@@ -14,7 +14,9 @@ from phys4d.engine.run_folder.metrics import read_metrics
 from phys4d.stages.registry import STAGES
 
 MEASURED = tuple(name for name, spec in STAGES.items() if spec.reads_geometry)  # stages that are evaluated
-_TRUTH = ("keys", "captions", "video", "depth", "motion", "visible", "moving", "intrinsics")
+_TRUTH = (
+    "keys", "captions", "fps", "video", "depth", "motion", "visible", "moving", "intrinsics", "camera_to_world",
+)  # fmt: skip
 _STAGE = ("read_depth", "read_motion", "video", "depth", "motion", "reward")
 _RESUME = "resume the run (phys4d train RUN.toml --resume), which writes what is missing"
 _AGAIN = f"remove the folder evaluation, then {_RESUME}"
@@ -34,8 +36,8 @@ class Artefacts:
     provenance: provenance.json, else that of the summary.
     truth: evaluation/truth.npz by array name, K scenes.
     stages: stage -> arrays of evaluation/<stage>.npz by name.
-    failed, failed_stages: the same from evaluation/failures/, the scenes of lowest reward.
-    rewards: stage -> reward of every held-out scene, from evaluation/<stage>.json.
+    ranked, ranked_stages: the same from evaluation/ranked/, the best, median and worst scenes.
+    tables: stage -> evaluation/<stage>.json, of the stages that have one.
     """
 
     folder: Path
@@ -46,9 +48,9 @@ class Artefacts:
     provenance: dict[str, Any]
     truth: dict[str, np.ndarray]
     stages: dict[str, dict[str, np.ndarray]]
-    failed: dict[str, np.ndarray]
-    failed_stages: dict[str, dict[str, np.ndarray]]
-    rewards: dict[str, list[float]]
+    ranked: dict[str, np.ndarray]
+    ranked_stages: dict[str, dict[str, np.ndarray]]
+    tables: dict[str, dict[str, Any]]
 
 
 def read_artefacts(folder: Path) -> Artefacts:
@@ -62,11 +64,12 @@ def read_artefacts(folder: Path) -> Artefacts:
     curves, unreadable = _curves(folder / "metrics.jsonl")
     config_file, provenance_file = folder / "config.toml", folder / "provenance.json"
     evaluation = folder / "evaluation"
-    for results in (evaluation, evaluation / "failures"):
+    for results in (evaluation, evaluation / "ranked"):
         if (results / integrity.MANIFEST).exists():
             integrity.check(results, _AGAIN)
     truth, stages = _scenes(evaluation)
-    failed, failed_stages = _scenes(evaluation / "failures")
+    ranked, ranked_stages = _scenes(evaluation / "ranked")
+    tables = {stage: evaluation / f"{stage}.json" for stage in MEASURED}
     return Artefacts(
         folder=folder,
         summary=summary,
@@ -76,9 +79,9 @@ def read_artefacts(folder: Path) -> Artefacts:
         provenance=_json(provenance_file) if provenance_file.is_file() else summary.get("provenance", {}),
         truth=truth,
         stages=stages,
-        failed=failed,
-        failed_stages=failed_stages,
-        rewards={stage: _rewards(evaluation / f"{stage}.json") for stage in MEASURED},
+        ranked=ranked,
+        ranked_stages=ranked_stages,
+        tables={stage: _table(file) for stage, file in tables.items() if file.is_file()},
     )
 
 
@@ -107,8 +110,12 @@ def _json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _rewards(file: Path) -> list[float]:
-    return _json(file).get("scenes", {}).get("reward", []) if file.is_file() else []
+def _table(file: Path) -> dict[str, Any]:
+    """The table of a stage. Raises UserError if a part of it is missing."""
+    table = _json(file)
+    if missing := [key for key in ("scenes", "baseline_scenes", "names", "reader") if key not in table]:
+        raise UserError(f"keys missing: {file}, {', '.join(missing)}: {_AGAIN}")
+    return table
 
 
 def _arrays(file: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:

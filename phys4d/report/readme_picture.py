@@ -10,7 +10,7 @@ from phys4d.engine.errors import UserError
 from phys4d.report.artefacts import MEASURED, Artefacts, read_artefacts
 from phys4d.report.colours import flow, sequential
 from phys4d.report.pictures import hold_last, strip_frames
-from phys4d.report.scenes import scene_ranges
+from phys4d.report.ranges import true_ranges
 
 _LABEL, _GAP, _TILE = 96, 4, 96  # pixels; a tile is a frame enlarged by a whole factor, about this wide
 _CAPTION = 44  # pixels above the frames, for two lines
@@ -22,7 +22,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 def picture(run_folder: Path, out: Path, *, scenes: tuple[int, ...] = (0, 1)) -> None:
     """Writes a PNG with scenes side by side: rows of true RGB and of generated RGB, depth and motion.
 
-    Generated clips are those of the run's last stage; columns are the frames of the report's filmstrips. About 1000
+    Generated clips are those of the run's last stage; columns are five frames of the clips. About 1000
     pixels wide for two scenes.
 
     run_folder: of a finished run.
@@ -64,7 +64,7 @@ def picture(run_folder: Path, out: Path, *, scenes: tuple[int, ...] = (0, 1)) ->
 def _scene(run: Artefacts, k: int, font: Font) -> np.ndarray:
     """The caption above four rows of enlarged frames, uint8 [H, W, 3]."""
     arrays = run.stages[[stage for stage in MEASURED if stage in run.stages][-1]]
-    ranges = scene_ranges(run, k)
+    ranges = true_ranges(run.truth["depth"][k], run.truth["motion"][k])
     rows = (
         run.truth["video"][k],
         arrays["video"][k],

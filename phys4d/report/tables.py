@@ -1,4 +1,4 @@
-"""The metrics of a run as HTML tables, and a sentence about the effect of a policy stage on the held-out reward."""
+"""The metrics of a report, further figures as an HTML table, and a sentence about the effect of a policy stage."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from phys4d.evaluate.changes import READ, paired
+from phys4d.evaluate.changes import paired
 from phys4d.report.artefacts import MEASURED
 
 
@@ -56,61 +56,11 @@ METRICS = (
     Metric("psnr_moving", "dB", True, 2, "generated clips against true ones where objects move"),
     Metric("reward", "m", True, 4, "minus the 4D Chamfer distance of what moves, as reinforce maximises it"),
 )
-_BASELINES = {
-    "zero_motion": "nothing moves (motion 0 everywhere)",
-    "static_video": "the first frame repeated, read by the last stage's heads",
-    "true_video": "the true clip, read by the same heads: what a perfect generator scores",
-    "truth": "the true clip with its true depth and motion: the floor of each figure",
-}
-
-
 def number(value: Any, decimals: int) -> str:
     """A number with a true minus sign; missing and non-finite values are a dash."""
     if not isinstance(value, int | float) or not math.isfinite(value):
         return "–"
     return f"{value:.{decimals}f}".replace("-", "−")
-
-
-def metrics_table(
-    stages: Mapping[str, Mapping[str, Any]],
-    changes: Mapping[str, Mapping[str, Any]],
-    baselines: Mapping[str, Mapping[str, Any]],
-    readers: Mapping[str, str],
-) -> str:
-    """Stages, their changes and baselines by metric, ± standard errors; the best stage of a column is marked.
-
-    stages: stage -> metrics, from summary.json.
-    changes: "<stage> to <stage>" -> changes of the metrics.
-    baselines: baseline -> metrics.
-    readers: stage -> digest of its heads; columns that depend on the heads compare only stages with the last stage's
-        heads.
-    """
-    head = "".join(f"<th>{m.key} {'↑' if m.more_is_better else '↓'}<small>{m.unit}</small></th>" for m in METRICS)
-    best = {m.key: _best(_comparable(stages, m, readers), m) for m in METRICS}
-    rows = []
-    for stage in MEASURED:
-        if stage not in stages:
-            gap = f'<td class="absent" colspan="{len(METRICS)}">not part of this run</td>'
-            rows.append(f"<tr><th>{stage}</th>{gap}</tr>")
-            continue
-        cells = "".join(_cell(stages[stage], m, marked=stage in best[m.key]) for m in METRICS)
-        rows.append(f"<tr><th>{stage}</th>{cells}</tr>")
-    for name, figures in changes.items():
-        cells = "".join(_cell(figures, m, marked=False, signed=True) for m in METRICS)
-        label = f"{escape(name)}<small>change, paired over the scenes</small>"
-        rows.append(f'<tr class="baseline"><th>{label}</th>{cells}</tr>')
-    for name, figures in baselines.items():
-        meaning = _BASELINES.get(name, "")
-        cells = "".join(_cell(figures, m, marked=False) for m in METRICS)
-        label = f"{escape(name.replace('_', ' '))}<small>{escape(meaning)}</small>"
-        rows.append(f'<tr class="baseline"><th>{label}</th>{cells}</tr>')
-    return _table(head, "".join(rows))
-
-
-def definitions() -> str:
-    """One line with the definition of each metric."""
-    lines = "".join(f"<div><dt>{m.key}</dt><dd>{escape(m.meaning)} [{m.unit}]</dd></div>" for m in METRICS)
-    return f"<dl>{lines}</dl>"
 
 
 def further_figures(stages: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]]) -> str:
@@ -124,7 +74,7 @@ def further_figures(stages: Mapping[str, Mapping[str, Any]], baselines: Mapping[
     head = "".join(f"<th>{escape(name)}</th>" for name in extra)
     body = "".join(
         f"<tr><th>{escape(row.replace('_', ' '))}</th>"
-        + "".join(_cell(figures, Metric(name, "", False, 4, ""), marked=False) for name in extra)
+        + "".join(_cell(figures, name) for name in extra)
         + "</tr>"
         for row, figures in rows.items()
     )
@@ -184,35 +134,8 @@ def _table(head: str, body: str) -> str:
     return f'<table class="figures">{rows}</table>'
 
 
-def _cell(figures: Mapping[str, Any], metric: Metric, *, marked: bool, signed: bool = False) -> str:
-    value, error = figures.get(metric.key), figures.get(f"{metric.key}_se")
-    shown = number(value, metric.decimals)
+def _cell(figures: Mapping[str, Any], name: str) -> str:
+    shown, error = number(figures.get(name), 4), figures.get(f"{name}_se")
     if shown == "–":
         return '<td class="absent">–</td>'
-    if signed and float(value or 0) > 0:
-        shown = f"+{shown}"
-    spread = "" if error is None else f"<small>± {number(error, metric.decimals)}</small>"
-    return f'<td class="best">{shown}{spread}</td>' if marked else f"<td>{shown}{spread}</td>"
-
-
-def _comparable(
-    stages: Mapping[str, Mapping[str, Any]], metric: Metric, readers: Mapping[str, str]
-) -> Mapping[str, Mapping[str, Any]]:
-    """The stages whose values of this metric can be compared with each other."""
-    if metric.key not in READ or not stages:
-        return stages
-    last = readers.get(list(stages)[-1])
-    return {stage: figures for stage, figures in stages.items() if readers.get(stage) == last}
-
-
-def _best(stages: Mapping[str, Mapping[str, Any]], metric: Metric) -> set[str]:
-    """The stages with the best printed value; none if fewer than two stages have one."""
-    printed = {
-        stage: round(float(figures[metric.key]), metric.decimals)
-        for stage, figures in stages.items()
-        if number(figures.get(metric.key), metric.decimals) != "–"
-    }
-    if len(printed) < 2:
-        return set()
-    best = (max if metric.more_is_better else min)(printed.values())
-    return {stage for stage, value in printed.items() if value == best}
+    return f"<td>{shown}{'' if error is None else f'<small>± {number(error, 4)}</small>'}</td>"

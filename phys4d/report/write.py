@@ -1,53 +1,58 @@
 """report.html: the results of a run for a person, in one file that needs no network."""
 
-import os
 from collections.abc import Iterable
-from dataclasses import replace
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 
 from phys4d.engine import toml_text
+from phys4d.engine.storage import replace_text
 from phys4d.report.artefacts import Artefacts, read_artefacts
+from phys4d.report.bars import category_bars
+from phys4d.report.bundle import page
 from phys4d.report.curves import panel
-from phys4d.report.pictures import clip_style, colour_bar, strip_frames, wheel
-from phys4d.report.scenes import scene
-from phys4d.report.tables import definitions, further_figures, metrics_table, number, reward_sentence
+from phys4d.report.gallery import BESIDE, Clips, write_clips
+from phys4d.report.glance import glance
+from phys4d.report.tables import further_figures, number, reward_sentence
 from phys4d.stages.registry import STAGES
 from phys4d.stages.spec import NEW, StageSpec
-
-EXPANDED = 2  # number of scenes that are initially open
 
 
 def write_report(run_folder: Path) -> Path:
     """Writes `run_folder`/report.html from the files in the folder and returns its path.
 
     Reads summary.json, metrics.jsonl, config.toml, provenance.json and evaluation/; absent files are reported as
-    absent. Raises UserError if summary.json is missing or a file has unexpected content.
+    absent. Clips for which the page has no room are written to the folder report-clips beside it. Raises UserError if
+    summary.json is missing or a file has unexpected content.
     """
     run = read_artefacts(Path(run_folder))
-    template = Template((files("phys4d.report") / "page.html").read_text(encoding="utf-8"))
-    sections = [_opening(run), _figures(run), _training(run), _scenes(run), _failures(run), _origin(run)]
-    page = template.substitute(
-        title=escape(f"phys4d: {run.folder.resolve().name}"),
-        viridis=colour_bar("viridis"),
-        magma=colour_bar("magma"),
-        wheel=wheel(),
-        clips=clip_style(*run.truth["video"].shape[1:4]) if run.truth else "",
-        body="\n".join(sections),
-    )
+    clips = write_clips(run)
+    sections = {
+        "": _opening(run, clips),
+        "At a glance": _figures(run),
+        "Clips": _scenes(clips),
+        "By category": category_bars(run),
+        "Training": _training(run),
+        "Where this comes from": _origin(run),
+    }
     path = run.folder / "report.html"
-    partial = path.with_name(".report.html.partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    title = f"phys4d: {run.folder.resolve().name}"
+    replace_text(path, page(title, _body(sections), clips.data, beside="file:" if clips.beside else ""))
     return path
 
 
-def _opening(run: Artefacts) -> str:
+def _body(sections: dict[str, str]) -> str:
+    """The sections under their titles, which the navigation leads to."""
+    ids = {title: title.lower().replace(" ", "-") for title in sections if title}
+    links = "".join(f'<a href="#{ids[title]}">{title}</a>' for title in ids)
+    parts = [f"<header>{sections['']}</header><nav>{links}</nav><main>"]
+    parts += [f'<section id="{ids[title]}"><h2>{title}</h2>{sections[title]}</section>' for title in ids]
+    return "\n".join([*parts, "</main>"])
+
+
+def _opening(run: Artefacts, shown: Clips) -> str:
     """Title, model and stages, and the run's date, revision, time and memory."""
     config = _config(run)
     model, evaluate = config.get("model") or {}, config.get("evaluate") or {}
@@ -57,28 +62,29 @@ def _opening(run: Artefacts) -> str:
     size = f" (width {model['width']}, {model['layers']} layers)" if model.get("kind") == "tiny" else ""
     done = "; ".join(f"{name} {spec.summary}" for name, spec in STAGES.items() if name in run.curves)
     clips = "Held-out clips"
-    if run.truth:
-        frames, height, width = run.truth["video"].shape[1:4]
+    if shown.shape:
+        frames, height, width = shown.shape
         clips += f" of {frames} frames of {height} × {width} pixels"
     count = f" on {evaluate['scenes']} scenes" if "scenes" in evaluate else ""
     samples = f" with {evaluate['samples']} generated clips each" if "samples" in evaluate else ""
     seconds, memory = run.summary.get("seconds"), run.summary.get("peak_rss_mb")
     facts = {
         "date": run.provenance.get("date"),
-        "revision": run.provenance.get("git_revision"),
+        "revision": _revision(run)[:12] or None,
         "whole run": f"{number(seconds, 0)} s ({seconds / 60:.1f} minutes)" if seconds else None,
         "peak memory": f"{memory / 1024:.1f} GiB" if memory else None,
     }
-    line = " · ".join(
+    line = "".join(
         f'<span class="fact">{name} <b>{escape(str(value or "not recorded"))}</b></span>'
         for name, value in facts.items()
     )
-    text = (
-        f"A {kind}video model{size}, {origin}, that gives depth and motion together with the picture. "
-        f"{f'Stages: {done}. ' if done else ''}{clips}, never trained on, give all figures{count}{samples}."
-    )
+    lead = f"A {kind}video model{size}, {origin}, that gives depth and motion together with the picture."
+    text = f"{f'Stages: {done}. ' if done else ''}{clips}, never trained on, give all figures{count}{samples}."
     title = escape(run.folder.resolve().name)
-    return f"<h1>phys4d: {title}</h1><p>{escape(text)}</p><p>{line}</p>{_stages(run)}"
+    return (
+        f'<h1>phys4d: {title}</h1><p class="lead">{escape(lead)}</p><p>{escape(text)}</p>'
+        f'<p class="facts">{line}</p>{_stages(run)}'
+    )
 
 
 def _stages(run: Artefacts) -> str:
@@ -98,7 +104,7 @@ def _stages(run: Artefacts) -> str:
     if gates:
         cells = "".join(f"<td>{escape(_gate(gates.get(name) or {}))}</td>" for name in names)
         rows += f"<tr><th>gate</th>{cells}</tr>"
-    return f"<table><tr><th></th>{head}</tr>{rows}</table>"
+    return f'<div class="scroll"><table><tr><th></th>{head}</tr>{rows}</table></div>'
 
 
 def _gate(gate: dict[str, Any]) -> str:
@@ -112,24 +118,26 @@ def _gate(gate: dict[str, Any]) -> str:
 
 def _figures(run: Artefacts) -> str:
     stages, baselines = run.summary["stages"], run.summary.get("baselines") or {}
-    changes, readers = run.summary.get("changes") or {}, run.summary.get("readers") or {}
+    readers = run.summary.get("readers") or {}
+    rewards = {stage: table["scenes"].get("reward", []) for stage, table in run.tables.items()}
     policies = [(name, spec.takes[0]) for name, spec in STAGES.items() if spec.rewarded]
-    sentence = " ".join(reward_sentence(*pair, stages, run.rewards, readers) for pair in policies)
+    sentence = " ".join(reward_sentence(*pair, stages, rewards, readers) for pair in policies)
     key = (
-        "± standard error over scenes. ↓ less is better, ↑ more is better; the best stage of a column is "
-        "marked. Grey rows are changes from stage to stage, scene by scene, and baselines, which are no models. "
-        "Each stage's own heads read depth and motion of its generated clips, so reward and chamfer_4d compare only "
-        "between stages with the same heads, and their change is left out elsewhere."
+        "Values are means over held-out scenes ± standard errors. Changes are paired scene by scene, with 95 % "
+        "bootstrap intervals in brackets and as lines about zero: green is better, red worse, grey shows no "
+        "difference. Of twenty changes without a real difference about one would be coloured by chance. Each stage's "
+        "own heads read depth and motion of its generated clips, so reward and chamfer_4d are compared only between "
+        "stages with the same heads."
     )
     return (
-        f"<h2>Held-out figures</h2>{metrics_table(stages, changes, baselines, readers)}<p><small>{key}</small></p>"
-        f'{definitions()}<p class="verdict">{escape(sentence)}</p>{further_figures(stages, baselines)}'
+        f'{glance(run)}<p><small>{key}</small></p><p class="verdict">{escape(sentence)}</p>'
+        f"{further_figures(stages, baselines)}"
     )
 
 
 def _training(run: Artefacts) -> str:
     if not run.curves:
-        return "<h2>Training</h2><p>metrics.jsonl is absent or empty: no curves.</p>"
+        return "<p>metrics.jsonl is absent or empty: no curves.</p>"
     losses, parts, missing = [], [], []
     for stage, spec in STAGES.items():
         curves = run.curves.get(stage, {})
@@ -144,7 +152,7 @@ def _training(run: Artefacts) -> str:
     absent = f"<p>No loss was logged for: {', '.join(missing)}.</p>" if missing else ""
     more = f"<details><summary>Parts of the losses</summary>{_panels(parts)}</details>" if parts else ""
     return (
-        "<h2>Training</h2><p><small>Thin: as logged. Thick: centred moving mean.</small></p>"
+        "<p>What each stage minimised, step by step. Thin lines are as logged, thick ones a centred moving mean.</p>"
         f"{note}{_panels(losses)}{absent}{more}{policies}"
     )
 
@@ -181,38 +189,32 @@ def _panels(panels: Iterable[str]) -> str:
     return f'<div class="panels">{"".join(panels)}</div>'
 
 
-def _scenes(run: Artefacts) -> str:
-    if not run.truth:
-        return "<h2>Scenes</h2><p>evaluation/truth.npz is absent: no scenes can be shown.</p>"
-    scenes, frames = run.truth["video"].shape[:2]
-    worst = {stage: int(np.argmin(arrays["reward"])) for stage, arrays in run.stages.items()}
-    opened = set(range(EXPANDED)) | ({worst[list(worst)[-1]]} if worst else set())
-    shown = [scene(run, k, "Scene", worst=worst, expanded=k in opened) for k in range(scenes)]
-    strip = ", ".join(str(i) for i in strip_frames(frames))
-    text = (
-        f"The first {scenes} held-out scenes, not chosen. Clips loop in slow motion; below each are frames "
-        f"{strip}. Motion goes from a frame to the next, so the last one is shown twice. "
-        "Every colour range is common to all rows of a section; depth and motion take theirs from the truth, "
-        "errors end at their 99th percentile, and a written mean is over all pixels and frames. The lowest "
-        "reward of each stage is flagged, and the last stage's worst scene stands open."
+def _scenes(clips: Clips) -> str:
+    if not clips.clips:
+        return "<p>evaluation/truth.npz is absent: no scenes can be shown.</p>"
+    beside = (
+        f" {clips.beside} of the {clips.clips} clips are in the folder {BESIDE} beside this page: keep them together."
+        if clips.beside
+        else ""
     )
-    pause = '<label><input type="checkbox" id="pause"> pause the clips</label>'
-    return f"<h2>Scenes</h2><p>{text}</p><p>{pause}</p>{''.join(shown)}"
-
-
-def _failures(run: Artefacts) -> str:
-    if not run.failed:
-        return "<h2>Failures</h2><p>evaluation/failures is absent: the worst scenes cannot be shown.</p>"
-    failed = replace(run, truth=run.failed, stages=run.failed_stages)
-    count, last = len(run.failed["keys"]), list(run.failed_stages)[-1]
-    shown = [scene(failed, k, "Failure", worst={}, expanded=k == 0) for k in range(count)]
-    text = f"Of all scenes that were measured, the {count} with the lowest mean reward after {last}."
-    return f"<h2>Failures</h2><p>{text}</p>{''.join(shown)}"
+    text = (
+        "The scenes with the best, the median and the worst reward after the last stage, then the first ones, not "
+        "chosen. A card shows the truth at the left and the last stage at the right. All panels and the points show "
+        "the same frame. Colour ranges are common to all rows: those of depth and motion come from the truth, errors "
+        f"end at their 99th percentile. Point at a panel to read its values.{beside}"
+    )
+    keys = (
+        "<kbd>space</kbd> plays and pauses, <kbd>←</kbd> <kbd>→</kbd> step, <kbd>Home</kbd> <kbd>End</kbd> jump, "
+        "<kbd>&lt;</kbd> <kbd>&gt;</kbd> change the speed, <kbd>[</kbd> <kbd>]</kbd> change the clip, "
+        "<kbd>o</kbd> orbits."
+    )
+    script = "<noscript>The players need a browser that runs scripts.</noscript>"
+    return f'<p>{text}</p><p class="keys"><small>{keys}</small></p><div id="gallery">{script}</div>'
 
 
 def _origin(run: Artefacts) -> str:
     rows = "".join(
-        f"<tr><th>{escape(str(name))}</th><td>{escape(_plain(value))}</td></tr>"
+        f"<tr><th>{escape(str(name))}</th><td>{_entry(value)}</td></tr>"
         for name, value in run.provenance.items()
     )
     table = f'<table class="plain">{rows}</table>' if rows else "<p>provenance.json is absent.</p>"
@@ -220,23 +222,32 @@ def _origin(run: Artefacts) -> str:
     if run.config:
         summary = "<summary>config.toml, with every default resolved</summary>"
         config = f"<details>{summary}<pre>{escape(run.config)}</pre></details>"
-    revision = str(run.provenance.get("git_revision") or "").removesuffix("-dirty")
+    revision = _revision(run)
     program, _, rest = str(run.provenance.get("command") or "").partition(" ")
     command = f"{'phys4d' if program.endswith('__main__.py') else Path(program).name} {rest}".strip()
     lines = [f"git checkout {revision}"] if revision else []
     lines.append(command if program else "phys4d demo")
     return (
-        f"<h2>Where this comes from</h2>{table}{config}<h3>How to reproduce</h3>"
+        f"{table}{config}<h3>How to reproduce</h3>"
         f"<pre>{escape(chr(10).join(lines))}</pre>"
         "<p><small>Seeds are in the configuration. Figures come back exactly only on a like machine with the "
         "same versions.</small></p>"
     )
 
 
-def _plain(value: Any) -> str:
+def _revision(run: Artefacts) -> str:
+    """The git revision, whether or not files were changed from it; "" where it is not recorded."""
+    return str(run.provenance.get("git_revision") or "").removesuffix("-dirty")
+
+
+def _entry(value: Any) -> str:
+    """A value of provenance.json as HTML: a table as one line for each entry."""
+    if isinstance(value, dict):
+        lines = "".join(f"<li><b>{escape(str(name))}</b> {_entry(inner)}</li>" for name, inner in value.items())
+        return f"<ul>{lines}</ul>" if lines else "none"
     if isinstance(value, list):
-        return ", ".join(_plain(item) for item in value) or "none"
-    return "absent" if value is None else str(value)
+        return ", ".join(_entry(item) for item in value) or "none"
+    return escape("absent" if value is None else str(value))
 
 
 def _config(run: Artefacts) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from phys4d.stages.handover import begun
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig, stored_values
 
-_ABOUT_ALL = ("summary.json", "report.html", "evaluation/failures")
+_ABOUT_ALL = ("summary.json", "report.html", "evaluation/ranked")
 
 
 class Again(NamedTuple):

@@ -39,16 +39,18 @@ def test_demo_ends_in_a_report_and_a_summary(demo: Path) -> None:
     assert (demo / "report.html").stat().st_size > 10_000
 
 
-def test_the_worst_scenes_of_the_last_stage_are_kept_for_every_stage(demo: Path) -> None:
+def test_the_best_median_and_worst_scenes_of_the_last_stage_are_kept_for_every_stage(demo: Path) -> None:
     folder = demo / "evaluation"
-    rewards = json.loads((folder / "reinforce.json").read_text())["scenes"]["reward"]
-    worst = sorted((i for i, reward in enumerate(rewards) if reward is not None), key=lambda i: rewards[i])[:2]
-    keys = [ClipDataset(demo / "data" / "test").row(i)["key"] for i in worst]
-    assert np.load(folder / "failures" / "truth.npz")["keys"].tolist() == keys
+    table = json.loads((folder / "reinforce.json").read_text())
+    rewards = table["scenes"]["reward"]
+    chosen = sorted(range(len(rewards)), key=lambda i: -rewards[i])
+    keys = [ClipDataset(demo / "data" / "test").row(i)["key"] for i in chosen]
+    assert np.load(folder / "ranked" / "truth.npz")["keys"].tolist() == keys
+    assert table["names"]["key"] == [ClipDataset(demo / "data" / "test").row(i)["key"] for i in range(len(rewards))]
     for stage in ("pretrain", "finetune", "reinforce"):
         scenes = json.loads((folder / f"{stage}.json").read_text())["scenes"]["reward"]
-        kept = np.load(folder / "failures" / f"{stage}.npz")["reward"]
-        np.testing.assert_allclose(kept, [scenes[i] for i in worst], rtol=1e-4)  # one sample each: the same clip
+        kept = np.load(folder / "ranked" / f"{stage}.npz")["reward"]
+        np.testing.assert_allclose(kept, [scenes[i] for i in chosen], rtol=1e-4)  # one sample each: the same clip
 
 
 def test_pseudo_labels_come_from_clips_that_never_had_truth(demo: Path) -> None:

@@ -17,8 +17,8 @@ LINKS = ("kernels", "engine", "benchmarks")
 # The folders and modules of the subject, lowest first: each may import those before it, and the kernels and the engine.
 ORDER = (
     "recipes", "models", "batch", "bad_clips", "caches", "host_batch", "mixture", "clips", "rewards",
-    "simulation", "importers", "teachers", "evaluate", "stages", "report", "generate", "probe", "export", "dry_run",
-    "train", "demo", "doctor", "benchmarks", "commands", "cli", "__main__",
+    "simulation", "importers", "teachers", "evaluate", "stages", "report", "generate", "view", "probe", "export",
+    "dry_run", "train", "demo", "doctor", "benchmarks", "commands", "cli", "__main__",
 )  # fmt: skip
 Graph = dict[str, set[str]]
 # Where a module's name is not that of its distribution.
@@ -27,6 +27,7 @@ DISTRIBUTION = {
     "cv2": "opencv-python-headless",
     "flash_attn": "flash-attn-4",
     "mujoco": "mujoco-core",
+    "rerun": "rerun-sdk",
     "nvidia": "nvidia-dali-cuda130",
     "warp": "warp-lang",
 }

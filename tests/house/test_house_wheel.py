@@ -51,7 +51,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel, source):
     wanted = {"phys4d/__init__.py"}
     for folder in FOLDERS:
         prefix = "" if folder == "phys4d" else "phys4d/"
-        for suffix in ("*.py", "*.toml"):
+        for suffix in ("*.py", "*.toml", "*.html", "*.css", "*.js"):
             wanted |= {prefix + str(p.relative_to(source)) for p in (source / folder).rglob(suffix)}
     assert wanted - names == set()
     assert "phys4d/kernels/attention/api.py" in names
@@ -71,6 +71,7 @@ def test_the_base_needs_torch_triton_and_numpy_only(wheel):
     assert base == {"torch", "triton", "numpy"}
     extras = set(metadata.get_all("Provides-Extra") or [])
     optional = {"flash", "xformers", "natten", "newton", "teachers", "raft", "wandb", "dali", "torchcodec", "deepspeed"}
+    optional |= {"view"}
     assert {"train", "sim", "eval", "dev", "remote"} | optional == extras
     (entry,) = [name for name in wheel.namelist() if name.endswith("/entry_points.txt")]
     assert "phys4d = phys4d.cli:main" in wheel.read(entry).decode()

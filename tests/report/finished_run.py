@@ -41,25 +41,31 @@ def smooth_noise(rng, shape: tuple[int, ...]) -> np.ndarray:
 
 def fake_run(folder: Path, *, scenes: int, size: int, frames: int, stages: tuple[str, ...] = STAGES) -> Path:
     """Write the files of a finished run: analytic truth; stages are the truth with ever less noise."""
-    rng = np.random.default_rng(0)
+    rng, held_out = np.random.default_rng(0), max(40, scenes)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "evaluation").mkdir()
     clips = [sphere_clip(rng, size, frames) for _ in range(scenes)]
     truth = {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
     truth["video"] = truth["video"].clip(0, 255).astype(np.uint8)
     truth = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in truth.items()}
-    intrinsics = np.tile(np.eye(3, dtype=np.float32), (scenes, frames, 1, 1))
-    captions = np.array([CAPTION] + [f"a sphere moves, variant {k}" for k in range(1, scenes)])
-    np.savez(
-        folder / "evaluation" / "truth.npz", **truth, visible=truth["moving"], intrinsics=intrinsics,
-        captions=captions, keys=np.array([f"scene-{k:04d}" for k in range(scenes)]),
-    )  # fmt: skip
+    lens = np.array([[1.2 * size, 0, size / 2], [0, 1.2 * size, size / 2], [0, 0, 1]], dtype=np.float32)
+    truth |= {
+        "visible": truth["moving"], "intrinsics": np.tile(lens, (scenes, frames, 1, 1)),
+        "camera_to_world": np.tile(np.eye(4, dtype=np.float32), (scenes, frames, 1, 1)), "fps": np.full(scenes, 8.0),
+        "captions": np.array([CAPTION] + [f"a sphere moves, variant {k}" for k in range(1, scenes)]),
+        "keys": np.array([f"scene-{k:04d}" for k in range(scenes)]),
+    }  # fmt: skip
+    np.savez(folder / "evaluation" / "truth.npz", **truth)
+    names = {
+        "key": [f"scene-{k:04d}" for k in range(held_out)], "family": ["fall"] * held_out,
+        "category": ["rigid", "fluid"] * (held_out // 2),
+    }  # fmt: skip
     summary: dict = {"stages": {}, "baselines": {}}
     for i, stage in enumerate(STAGES):
         if stage not in stages:
             continue
         level = (1.0, 0.35, 0.3)[i]
-        rewards = -0.3 * level + 0.02 * rng.standard_normal(40)
+        rewards = -0.3 * level + 0.02 * rng.standard_normal(held_out)
         arrays = {}
         for prefix in ("read_", ""):
             noise = smooth_noise(rng, truth["depth"].shape)
@@ -74,7 +80,11 @@ def fake_run(folder: Path, *, scenes: int, size: int, frames: int, stages: tuple
             video=video,
             reward=rewards[:scenes].astype(np.float32),
         )
-        table = {"scenes": {"reward": rewards.tolist()}}
+        table = {
+            "scenes": {"reward": rewards.tolist(), "epe": (level + 0.1 * rng.uniform(size=held_out)).tolist()},
+            "baseline_scenes": {"zero_motion": {"epe": rng.uniform(1.2, 2, held_out).tolist()}},
+            "names": names, "reader": "0" if stage == "pretrain" else "1",
+        }  # fmt: skip
         (folder / "evaluation" / f"{stage}.json").write_text(json.dumps(table))
         figures = {m.key: float(rng.uniform(0.01, 1)) for m in METRICS} | {"reward": float(rewards.mean())}
         errors = {f"{name}_se": abs(value) / 20 for name, value in figures.items()}

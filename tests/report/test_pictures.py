@@ -3,7 +3,6 @@
 import base64
 import colorsys
 import io
-import re
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from PIL import Image
 
 from phys4d.report.colours import MISSING, flow, flow_legend, sequential, table
 from phys4d.report.curves import panel, smoothed
-from phys4d.report.pictures import FRAME_MS, address, clip_style, hold_last, layout, sheet, strip_frames
+from phys4d.report.pictures import address, hold_last, poster, strip_frames
 
 
 def hue(colour: np.ndarray) -> float:
@@ -60,40 +59,6 @@ def test_sequential_maps_keep_order_and_mark_missing() -> None:
     assert colours[5].tolist() == table("viridis")[128].tolist()
 
 
-def shown(style: str, selector: str) -> list[tuple[float, float]]:
-    """The positions in percent that a rule of the clip's CSS gives to the sheet."""
-    rules = re.findall(selector + r" \{ background-position: ([\d.]+)% ([\d.]+)%; \}", style)
-    return [(float(x) / 100, float(y) / 100) for x, y in rules]
-
-
-@pytest.mark.parametrize("count", [1, 2, 5, 17, 81])
-def test_sheet_plays_every_frame_exactly(count) -> None:
-    """CSS puts the point (x, y) of the sheet onto the same point of the box: tile = position x (tiles - 1)."""
-    height, width = 6, 10
-    frames = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
-    content = address(sheet(frames)).removeprefix("data:image/webp;base64,")
-    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
-        assert image.format == "WEBP"
-        pixels = np.asarray(image.convert("RGB"))
-    columns, rows = layout(count)
-    assert pixels.shape == (rows * height, columns * width, 3) and columns * rows >= count
-    style = clip_style(count, height, width)
-    assert f"aspect-ratio: 10 / 6; background-image: var(--sheet); background-size: {columns}00% {rows}00%" in style
-    for selector, wanted in ((r"[\d.]+%", range(count)), (r"\.strip i:nth-child\(\d\)", strip_frames(count))):
-        positions = shown(style, selector)
-        assert len(positions) == len(wanted)
-        for (x, y), t in zip(positions, wanted, strict=True):
-            top, left = round(y * (rows - 1)) * height, round(x * (columns - 1)) * width
-            assert np.array_equal(pixels[top : top + height, left : left + width], frames[t])
-
-
-def test_frames_last_equally_long_and_the_last_one_longer() -> None:
-    style = clip_style(17, 48, 48)
-    total = float(re.search(r"play (\d+)ms step-end infinite", style)[1])
-    starts = [float(p) / 100 * total for p in re.findall(r"([\d.]+)% \{", style)]
-    assert np.allclose(np.diff(starts), FRAME_MS, atol=0.1) and total - starts[-1] > 3 * FRAME_MS
-
-
 def test_filmstrip_frames() -> None:
     assert strip_frames(17) == [0, 4, 8, 12, 16]
     assert strip_frames(3) == [0, 1, 2] and strip_frames(1) == [0]
@@ -105,6 +70,14 @@ def test_transparent_pixels_keep_their_colour() -> None:
     content = address(image).partition(",")[2]
     with Image.open(io.BytesIO(base64.b64decode(content))) as read:
         assert np.array_equal(np.asarray(read.convert("RGBA")), image)
+
+
+def test_a_poster_shows_its_pictures_from_left_to_right() -> None:
+    pictures = [np.full((20, 30, 3), value, dtype=np.uint8) for value in (30, 200)]
+    with Image.open(io.BytesIO(base64.b64decode(poster(pictures, height=40).partition(",")[2]))) as read:
+        pixels = np.asarray(read.convert("RGB")).astype(int)
+    assert pixels.shape == (40, 120, 3)
+    assert abs(pixels[:, :55] - 30).max() < 6 and abs(pixels[:, 65:] - 200).max() < 6
 
 
 def test_smoothing_keeps_a_line_and_its_length() -> None:

@@ -1,43 +1,23 @@
-"""The report: complete in one file, true to summary.json, and honest about what a run lacks."""
+"""The report: true to the arrays, the summary and the evaluations of its run."""
 
-import base64
-import io
 import json
 import re
 import shutil
-from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from phys4d.engine.errors import UserError
 from phys4d.evaluate.changes import READ
-from phys4d.report.pictures import layout
+from phys4d.evaluate.intervals import bootstrap
+from phys4d.report import gallery
 from phys4d.report.readme_picture import picture
 from phys4d.report.tables import METRICS, reward_sentence
 from phys4d.report.write import write_report
-from tests.report.finished_run import CAPTION, STAGES, fake_run
-
-
-class Page(HTMLParser):
-    """Collects addresses, cell texts of the first table of figures, and all text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.addresses: list[str] = []
-        self.tags: set[str] = set()
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag, attributes) -> None:
-        self.tags.add(tag)
-        self.addresses += [value for name, value in attributes if name in ("src", "href", "data", "poster")]
-
-    def handle_data(self, data) -> None:
-        self.text += data
+from tests.report.finished_run import STAGES, fake_run
+from tests.report.test_packing import unpacked
+from tests.report.test_page import Page, inside
 
 
 @pytest.fixture(scope="module")
@@ -50,70 +30,111 @@ def html(run) -> str:
     return write_report(run).read_text()
 
 
-def test_report_needs_no_second_file_and_no_network(html) -> None:
-    page = Page(html)
-    assert page.addresses == []
-    addresses = re.findall(r"url\(([^)]*)\)", html)
-    assert addresses and all(a.startswith("data:image/webp;base64,") for a in addresses)
-    assert not re.search(r"https?:|//[a-z]|@import|file:", re.sub(r"base64,[A-Za-z0-9+/=]+", "", html))
-    assert not page.tags & {"link", "img", "iframe", "object", "embed"}
-
-
 def test_clips_of_the_page_are_the_arrays_of_the_run(run, html) -> None:
-    """Every clip is there, and the true RGB and the generated RGB come back pixel by pixel."""
+    """Every clip is there, and the true and the generated video come back pixel by pixel, depth within its step."""
     truth, stage = np.load(run / "evaluation" / "truth.npz"), np.load(run / "evaluation" / "reinforce.npz")
-    count, frames, height, width = truth["video"].shape[:4]
-    assert html.count('class="clip"') == count * (3 + 2 * 4 + 3 + 3 * 4)
-    columns, rows = layout(frames)
-    true = re.findall(r"--truth-rgb:url\([^,]*,([^)]*)\)", html)
-    made = re.findall(r"--sheet:url\([^,]*,([^)]*)\)[^>]*><div[^>]*aria-label=.reinforce: RGB.>", html)
-    for contents, video in ((true, truth["video"]), (made, stage["video"])):
-        assert len(contents) == count
-        for content, clip in zip(contents, video, strict=True):
-            with Image.open(io.BytesIO(base64.b64decode(content))) as image:
-                tiles = np.asarray(image).reshape(rows, height, columns, width, 3).swapaxes(1, 2)
-            assert np.array_equal(tiles.reshape(-1, height, width, 3)[:frames], clip)
+    index = inside(html, "index")
+    assert [clip["title"] for clip in index["clips"]] == [f"Scene {k}" for k in range(len(truth["keys"]))]
+    for k, key in enumerate(truth["keys"]):
+        data = inside(html, f"clip-{k}")
+        assert (data["key"], data["fps"], data["frames"]) == (key, 8, truth["video"].shape[1])
+        assert [row["name"] for row in data["rows"]] == ["truth", *STAGES]
+        for row, arrays in ((data["rows"][0], truth), (data["rows"][-1], stage)):
+            made = {name: unpacked(data["arrays"][number]) for name, number in row["views"]["generated"].items()}
+            assert np.array_equal(made["video"], arrays["video"][k])
+            assert np.allclose(made["depth"], arrays["depth"][k], rtol=6e-4)
+            assert np.allclose(made["motion"], arrays["motion"][k][:2].swapaxes(0, 1), atol=0.006)
+        read = data["rows"][-1]["views"]["read"]
+        assert np.allclose(unpacked(data["arrays"][read["depth"]]), stage["read_depth"][k], rtol=6e-4)
+        assert read["video"] == data["rows"][0]["views"]["generated"]["video"]
 
 
-def test_table_prints_the_summary(run, html) -> None:
+def test_clips_without_room_lie_beside_the_page(run, tmp_path, monkeypatch) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "report-clips").mkdir()
+    (tmp_path / "run" / "report-clips" / "0009.js").write_text("of an earlier report")
+    whole = inside(write_report(tmp_path / "run").read_text(), "clip-1")
+    assert not (tmp_path / "run" / "report-clips").exists()
+    monkeypatch.setattr(gallery, "EMBEDDED", int(1.5 * len(json.dumps(whole))))
+    html = write_report(tmp_path / "run").read_text()
+    assert [clip.get("file") for clip in inside(html, "index")["clips"]] == [
+        None, "report-clips/0001.js", "report-clips/0002.js"
+    ]  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "run" / "report-clips").iterdir()) == ["0001.js", "0002.js"]
+    text = (tmp_path / "run" / "report-clips" / "0001.js").read_text()
+    assert json.loads(text.removeprefix("phys4dClip(1,").removesuffix(");\n")) == whole
+    assert 'id="clip-1"' not in html and "2 of the 3 clips are in the folder report-clips" in html
+
+
+def test_the_table_prints_the_summary(run, html) -> None:
     summary = json.loads((run / "summary.json").read_text())
-    table = html[html.index('<table class="figures">') : html.index("</table>", html.index('<table class="figures">'))]
-    rows = re.findall(r"<tr[^>]*><th>([a-z ]+)(?:<small>[^<]*</small>)?</th>(.*?)</tr>", table.split("<tbody>")[1])
-    baselines = ["zero motion", "static video", "true video", "truth"]
-    assert [name for name, _ in rows] == [*STAGES, "pretrain to finetune", *baselines]
-    for name, cells in rows:
-        change = name in summary["changes"]
-        kind = "changes" if change else "stages" if name in STAGES else "baselines"
-        figures = summary[kind][name.replace(" ", "_") if kind == "baselines" else name]
-        for metric, cell in zip(METRICS, re.findall(r"<td[^>]*>(.*?)</td>", cells), strict=True):
-            if metric.key not in figures:
-                assert cell == "–"
+    rows = re.findall(r'<tr><th scope="row">(\w+) .</?.*?</th>(.*?)</tr>', html)
+    assert [name for name, _ in rows] == [metric.key for metric in METRICS]
+    columns = ["nothing moves", *STAGES, "true video", "truth"]
+    for metric, (_, cells) in zip(METRICS, rows, strict=True):
+        still = "zero_motion" if metric.key.startswith("epe") else "static_video"
+        figures = [summary["baselines"][still], *(summary["stages"][s] for s in STAGES)]
+        figures += [summary["baselines"]["true_video"], summary["baselines"]["truth"]]
+        found = re.findall(r'<td class="\w+" data-label="([^"]*)">(.*?)</td>', cells)
+        assert [label for label, _ in found] == columns
+        for (_, cell), values in zip(found, figures, strict=True):
+            shown = re.match(r'<span class="value">(.*?)</span>', cell)
+            if metric.key not in values:
+                assert shown is None
                 continue
-            value, *error = re.sub(r"<[^>]+>", " ", cell).replace("−", "-").replace("±", " ").split()
-            assert value == f"{figures[metric.key]:{'+' if change else ''}.{metric.decimals}f}"
-            if f"{metric.key}_se" in figures:
-                assert error == [f"{figures[metric.key + '_se']:.{metric.decimals}f}"]
-    best = {
-        m.key: (max if m.more_is_better else min)(
-            summary["stages"][s][m.key] for s in (STAGES[1:] if m.key in READ else STAGES)
-        )
-        for m in METRICS
-    }
-    marked = [float(v.replace("−", "-")) for v in re.findall(r'<td class="best">([−\d.]+)', table)]
-    assert sorted(marked) == pytest.approx(sorted(best.values()), abs=6e-4)
+            value, *error = re.sub(r"<[^>]+>", " ", shown[1]).replace("−", "-").replace("±", " ").split()
+            assert value == f"{values[metric.key]:.{metric.decimals}f}"
+            if f"{metric.key}_se" in values:
+                assert error == [f"{values[metric.key + '_se']:.{metric.decimals}f}"]
 
 
-def test_text_of_others_is_escaped(html) -> None:
-    assert "<b>red</b>" not in html and CAPTION in Page(html).text
-    assert "<fast>" not in html and "a <fast> machine" in unescape(html)
-    assert "<demo>" not in html
+def test_better_and_worse_are_the_paired_changes(run, html, tmp_path) -> None:
+    tables = {stage: json.loads((run / "evaluation" / f"{stage}.json").read_text()) for stage in STAGES}
+    epe = re.search(r'<tr><th scope="row">epe .*?</tr>', html)[0]
+    chips = dict(re.findall(r'data-label="([^"]*)">(?:(?!</td>).)*?<span class="chip (\w+)">', epe))
+    assert chips == {"nothing moves": "better", "finetune": "better", "reinforce": "better"}
+    old, new = (np.array(tables[stage]["scenes"]["epe"]) for stage in ("pretrain", "finetune"))
+    change = bootstrap(new - old)
+    numbers = f"{change.mean:.3f} <small>[{change.low:.3f}, {change.high:.3f}]".replace("-", "−")
+    assert f"▲ better<span class=\"change\">{numbers}" in epe
+    assert "finetune against the stage before</b> <span class=\"better\">▲ better in epe" in html
+    reward = re.search(r'<tr><th scope="row">reward .*?</tr>', html)[0]
+    assert READ[0] == "reward" and 'data-label="finetune"><span class="value">' in reward  # other heads: no change
+    assert len(re.findall('class="chip', reward)) == 1
+    shutil.copytree(run, tmp_path / "run")
+    tables["reinforce"]["scenes"]["epe"] = [value + 0.5 for value in tables["finetune"]["scenes"]["epe"]]
+    (tmp_path / "run" / "evaluation" / "reinforce.json").write_text(json.dumps(tables["reinforce"]))
+    worse = write_report(tmp_path / "run").read_text()
+    assert '<span class="chip worse">▼ worse<span class="change">+0.500 <small>[0.500, 0.500]' in worse
+    tables["reinforce"]["scenes"]["epe"] = tables["finetune"]["scenes"]["epe"]
+    (tmp_path / "run" / "evaluation" / "reinforce.json").write_text(json.dumps(tables["reinforce"]))
+    assert '<span class="chip same">= equal</span>' in write_report(tmp_path / "run").read_text()
 
 
-def test_every_stage_and_figure_of_the_run_is_told(run, html) -> None:
+def test_bars_are_the_means_by_category(run, tmp_path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    file = tmp_path / "run" / "evaluation" / "finetune.json"
+    table = json.loads(file.read_text())
+    scenes = [0.1 * scene for scene in range(40)]  # each changes the mean of its category
+    table["scenes"]["epe"] = scenes
+    file.write_text(json.dumps(table))
+    html = write_report(tmp_path / "run").read_text()
+    (panel,) = re.findall(r'<svg class="panel"[^>]*aria-label="epe by group and stage">.*?</svg>', html)
+    shown = [float(text) for text in re.findall(r">(-?[\d.]+)</text>", panel)]
+    expected = {"fluid": np.mean(scenes[1::2]), "rigid": np.mean(scenes[::2])}
+    assert re.findall(r'text-anchor="end">(\w+)<', panel) == list(expected)
+    assert [shown[1], shown[1 + len(STAGES)]] == pytest.approx(list(expected.values()), abs=6e-4)
+    widths = [float(w) for w in re.findall(r'<rect class="s1"[^>]*width="([\d.]+)"', panel)]
+    assert widths[0] / widths[1] == pytest.approx(expected["fluid"] / expected["rigid"], rel=0.01)
+    assert "scenes of each category (fluid 20, rigid 20)" in html
+
+
+def test_every_stage_and_figure_of_the_run_is_stated(run, html) -> None:
     text = Page(html).text
     for words in (
         "512 s (8.5 minutes)",
         "3.0 GiB",
+        "0123456789ab",
         "0123456789abcdef-dirty",
         "40 scenes",
         "16 × 16 pixels",
@@ -130,69 +151,40 @@ def test_every_stage_and_figure_of_the_run_is_told(run, html) -> None:
         "ratio, std",
     ):
         assert title in text
-    for stage in STAGES:
-        rewards = np.load(run / "evaluation" / f"{stage}.npz")["reward"]
-        assert all(f"reward {value:.3f}".replace("-", "−") in text for value in rewards.tolist())
-    assert text.count("worst of those shown") == len(STAGES)
+    for number, stage in enumerate(STAGES, 1):
+        rewards = np.load(run / "evaluation" / f"{stage}.npz")["reward"].tolist()
+        notes = [inside(html, f"clip-{k}")["rows"][number]["note"] for k in range(3)]
+        assert notes == [f"reward {value:.3f}".replace("-", "−") for value in rewards]
 
 
-def test_worst_scene_of_the_last_stage_is_open(run, html) -> None:
-    worst = int(np.argmin(np.load(run / "evaluation" / "reinforce.npz")["reward"]))
-    scenes = re.findall(r'<details class="scene"( open)?[^>]*><summary><b>Scene (\d)', html)
-    assert [int(k) - 1 for opened, k in scenes if opened] == sorted({0, 1, worst})
-
-
-def test_failures_are_shown_with_every_stage(run, tmp_path) -> None:
-    assert "evaluation/failures is absent" in write_report(run).read_text()
+def test_ranked_scenes_come_first_and_once(run, tmp_path) -> None:
     shutil.copytree(run, tmp_path / "run")
     folder = tmp_path / "run" / "evaluation"
-    (folder / "failures").mkdir()
+    rewards = json.loads((folder / "reinforce.json").read_text())["scenes"]["reward"]
+    order = np.argsort(rewards)
+    chosen = [int(order[-1]), int(order[len(order) // 2]), int(order[0])]
+    (folder / "ranked").mkdir()
     for name in ("truth", *STAGES):
-        arrays = np.load(folder / f"{name}.npz")
-        np.savez(folder / "failures" / f"{name}.npz", **{key: arrays[key][[2, 0]] for key in arrays.files})
-    html = write_report(tmp_path / "run").read_text()
-    failures = html[html.index("<h2>Failures</h2>") :]
-    assert re.findall(r"<b>Failure (\d)</b> .*?<small>([^<]*)</small>", failures) == [
-        ("1", "scene-0002"), ("2", "scene-0000")
-    ]  # fmt: skip
-    for stage in STAGES:
-        value = float(np.load(folder / f"{stage}.npz")["reward"][2])
-        assert f"reward {value:.3f}".replace("-", "−") in failures
+        arrays = dict(np.load(folder / f"{name}.npz"))
+        kept = {key: array[[0, 1, 2]] for key, array in arrays.items()}
+        if name == "truth":
+            kept["keys"] = np.array([f"scene-{scene:04d}" for scene in chosen])
+        np.savez(folder / "ranked" / f"{name}.npz", **kept)
+    clips = inside(write_report(tmp_path / "run").read_text(), "index")["clips"]
+    assert [clip["title"] for clip in clips[:3]] == ["Best reward", "Median reward", "Worst reward"]
+    shown = [clip["values"]["reward"] for clip in clips[:3]]
+    assert shown == pytest.approx([rewards[scene] for scene in chosen], abs=1e-6)
+    assert [clip["title"] for clip in clips[3:]] == [f"Scene {k}" for k in range(3) if k not in chosen]
 
 
 def test_a_run_without_reinforce_says_so(tmp_path) -> None:
     run = fake_run(tmp_path / "half", scenes=1, size=16, frames=5, stages=("pretrain", "finetune"))
     text = Page(write_report(run).read_text()).text
     assert "This run has no reinforce stage" in text
-    assert "not part of this run" in text and "evaluation/reinforce.npz is absent" in text
+    assert "Not part of this run: reinforce" in text
 
 
-def test_summary_alone_makes_a_report(tmp_path) -> None:
-    (tmp_path / "summary.json").write_text('{"stages": {"pretrain": {"absrel": NaN, "delta1": 0.5}}}')
-    text = Page(write_report(tmp_path).read_text()).text
-    for words in (
-        "truth.npz is absent",
-        "metrics.jsonl is absent",
-        "config.toml is absent",
-        "not recorded",
-        "0.5000",
-    ):
-        assert words in text
-
-
-def test_missing_summary_is_the_users_error(tmp_path) -> None:
-    with pytest.raises(UserError, match=r"summary\.json.*resume the run"):
-        write_report(tmp_path)
-
-
-def test_incomplete_arrays_are_the_users_error(tmp_path) -> None:
-    run = fake_run(tmp_path / "run", scenes=1, size=16, frames=5, stages=("pretrain",))
-    np.savez(run / "evaluation" / "pretrain.npz", video=np.zeros(1))
-    with pytest.raises(UserError, match=r"pretrain\.npz, read_depth"):
-        write_report(run)
-
-
-def test_reward_sentence_pairs_scenes_and_tells_all_outcomes() -> None:
+def test_reward_sentence_pairs_scenes_and_states_all_outcomes() -> None:
     def stages(old: float, new: float) -> dict:
         return {
             "finetune": {"reward": old, "reward_se": 0.05},

@@ -14,6 +14,7 @@ from phys4d.engine import integrity
 from phys4d.engine.data.dataset import ClipDataset, ClipFault
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
+from phys4d.evaluate.folders import ranked_scenes
 from phys4d.evaluate.results import record_digests
 from phys4d.evaluate.run import evaluate, reader_digest
 from phys4d.evaluate.scenes import EvaluateConfig
@@ -29,6 +30,14 @@ ALONE = Parallel.alone()
 def tiny() -> WorldModel:
     config = ModelConfig(width=32, layers=2, taps=(0, 1), heads=HeadConfig(width=8), sampling_steps=2)
     return create_model(config, 5, 16, 16, seed=0)
+
+
+def test_scenes_are_ranked_without_repeating_one() -> None:
+    rewards = [-0.5, None, -0.1, -0.9, -0.3, -0.1, -0.7]
+    assert ranked_scenes(rewards, 1) == {2: "best", 4: "median", 3: "worst"}
+    assert ranked_scenes(rewards, 2) == {2: "best", 5: "best", 4: "median", 0: "median", 3: "worst", 6: "worst"}
+    assert ranked_scenes([-0.2, -0.1], 1) == {1: "best", 0: "worst"} and ranked_scenes([-1.0], 1) == {0: "worst"}
+    assert ranked_scenes(rewards, 0) == ranked_scenes([None], 1) == {}
 
 
 def test_every_video_is_read_by_the_same_heads(clips: Path) -> None:
@@ -94,7 +103,7 @@ def test_ranks_share_an_evaluation_and_its_figures_are_those_of_one(
     assert measured[0][:2] == ["[0, 1]", "[4]"] and measured[1][0] == "[2, 3]"
     one, two = (tmp_path / f"{ranks}" / "evaluation" for ranks in (1, 2))
     assert json.loads((one / "pretrain.json").read_text()) == json.loads((two / "pretrain.json").read_text())
-    for name, clips_kept in (("truth", 4), ("pretrain", 4), ("failures/truth", 2), ("failures/pretrain", 2)):
+    for name, clips_kept in (("truth", 4), ("pretrain", 4), ("ranked/truth", 3), ("ranked/pretrain", 3)):
         ours, theirs = (np.load(folder / f"{name}.npz") for folder in (two, one))
         for array in theirs.files:
             assert len(theirs[array]) == clips_kept and np.array_equal(ours[array], theirs[array]), (name, array)
@@ -130,6 +139,12 @@ def test_a_scene_that_cannot_be_read_is_left_out_and_stated(
     for name, figures in table["scenes"].items():
         expected = whole["scenes"][name]
         assert figures == [expected[0], None, *expected[2:]]
+    for name, figures in table["baseline_scenes"]["static_video"].items():
+        expected = whole["baseline_scenes"]["static_video"][name]
+        assert figures == [expected[0], None, *expected[2:]]
+    keys = [ClipDataset(clips).row(scene)["key"] for scene in range(4)]
+    assert table["names"]["key"] == [keys[0], None, *keys[2:]] and whole["names"]["key"] == keys
+    assert table["names"]["category"] == ["", None, "", ""]  # these clips state none
     assert table["means"]["absrel"] == pytest.approx(np.mean([table["scenes"]["absrel"][scene] for scene in (0, 2, 3)]))
     assert [str(shown) for shown in result.truth["keys"]] == [ClipDataset(clips).row(scene)["key"] for scene in (0, 2)]
     more = damaged(clips, tmp_path / "more", 1, 3)

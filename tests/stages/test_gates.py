@@ -14,7 +14,7 @@ from phys4d.cli import main
 Refused = Callable[..., str]
 WriteRun = Callable[..., Path]
 STAGES = ["backbone", "pretrain", "finetune"]
-QUICK = ["evaluate.scenes=2", "evaluate.samples=1", "evaluate.shown=1", "evaluate.failures=1"]
+QUICK = ["evaluate.scenes=2", "evaluate.samples=1", "evaluate.shown=1", "evaluate.ranked=1"]
 
 
 def words(run: Path, *changes: str, resume: bool = False) -> list[str]:

@@ -21,7 +21,7 @@ WriteRun = Callable[..., Path]
 Train = Callable[..., str]
 ALL = ["backbone", "pretrain", "finetune"]
 HEADS = Path("heads") / "model.safetensors"
-QUICK = ["evaluate.scenes=2", "evaluate.samples=1", "evaluate.shown=1", "evaluate.failures=1"]
+QUICK = ["evaluate.scenes=2", "evaluate.samples=1", "evaluate.shown=1", "evaluate.ranked=1"]
 
 
 def command(run: Path, *changes: str, options: tuple[str, ...] = ()) -> list[str]:

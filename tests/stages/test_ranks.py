@@ -173,7 +173,7 @@ def test_a_released_folder_trains_on_two_ranks_as_on_one(
     logs, tables = [], []
     for ranks in (1, 2):
         run = write_released_run(tmp_path / f"{ranks}.toml", tmp_path / f"{ranks}", RELEASED)
-        changes = ("--set", f"precision={precision}", "--set", "evaluate.failures=0", "--set", f"parallel={table}")
+        changes = ("--set", f"precision={precision}", "--set", "evaluate.ranked=0", "--set", f"parallel={table}")
         ended = session("train", run, *changes, ranks=ranks)
         assert ended["codes"] == [0] * ranks, ended["errors"]
         lines = [json.loads(line) for line in (tmp_path / f"{ranks}" / "metrics.jsonl").read_text().splitlines()]

@@ -4,10 +4,12 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from phys4d.cli import main
+from phys4d.engine.data.clip.video import encode_mp4
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
@@ -81,3 +83,65 @@ def test_means_over_samples_leave_out_what_could_not_be_measured() -> None:
     found = mean_figures(samples)
     assert (found.values["a"], found.values["b"]) == (2, 5) and math.isnan(found.values["c"])
     assert found.curves == {"d": [1.5, 4.0]}
+
+
+@pytest.fixture(scope="module")
+def videos(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two videos of another model, of which the first is the true one."""
+    folder = tmp_path_factory.mktemp("videos") / "other-model"
+    folder.mkdir()
+    for number in (0, 1):
+        sample = ClipDataset(clips)[number]
+        shown = sample.video if number == 0 else np.repeat(sample.video[:1], len(sample.video), axis=0)
+        (folder / f"{sample.key}.mp4").write_bytes(encode_mp4(shown, 8.0, pixel_format="yuv444p"))
+    return folder
+
+
+def test_videos_of_another_model_are_scored_by_what_a_model_reads_off_them(
+    run: Path, clips: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A true video scores what the reader scores on the true clip, whose mp4 is the same; another one does not."""
+    words = ["--videos", str(videos), "--reader", str(run), "--data", str(clips), "--out", str(tmp_path / "out")]
+    assert main(["evaluate", "--suite", "4d", *words]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("means over clips (other-model 2)")
+    found = json.loads((tmp_path / "out/other-model.json").read_text())
+    reads = score_models(model_folders([run]), EvaluateConfig(data=clips, scenes=2, samples=1, batch=2), ALONE)
+    assert reads is not None and list(found["clips"]) == ["clip0", "clip1"] and len(found["read_by"]) == 16
+    true, same = (rows["clips"]["clip0"]["values"] for rows in (reads["pretrain-reads"], found))
+    still = found["clips"]["clip1"]["values"]
+    for name in ("absrel", "epe", "warp_l1", "tae"):
+        assert same[name] == pytest.approx(true[name], rel=0.02), name
+    other = reads["pretrain-reads"]["clips"]["clip1"]["values"]
+    assert abs(still["absrel"] / other["absrel"] - 1) > 1e-4
+    results = [str(tmp_path / "out/other-model.json")] * 2
+    assert main(["evaluate", "--compare", *results]) == 2  # two of one name
+
+
+def test_videos_that_cannot_be_scored_are_one_clear_line(
+    run: Path, clips: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(folder: Path, *more: str) -> str:
+        words = ["--videos", str(folder), "--data", str(clips), *(more or ("--reader", str(run)))]
+        assert main(["evaluate", "--suite", "4d", *words]) == 2
+        [error] = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("evaluate ")]
+        return error
+
+    true = ClipDataset(clips)[0].video
+    cases = {
+        "short": (true[:3], "holds 3 frames; expected 5 frames of 16 x 16 pixels"),
+        "large": (true.repeat(2, 1).repeat(2, 2), "is of 32 x 32 pixels; expected 5 frames of 16 x 16"),
+        "long": (true.repeat(2, 0), "holds 10 frames"),
+    }
+    for name, (frames, words) in cases.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "clip0.mp4").write_bytes(encode_mp4(frames, 8.0, pixel_format="yuv444p"))
+        assert words in (error := said(tmp_path / name)) and f"{name}/clip0.mp4" in error, error
+    (tmp_path / "empty").mkdir()
+    assert "holds no videos: expected KEY.mp4" in said(tmp_path / "empty")
+    (tmp_path / "empty" / "clip0.mp4").write_bytes(b"")
+    assert "empty/clip0.mp4:" in said(tmp_path / "empty")
+    (tmp_path / "empty" / "stranger.mp4").write_bytes(b"")
+    assert "has no clip of that key (its first is clip0)" in said(tmp_path / "empty")
+    assert "--videos and --reader belong together" in said(videos, "--seed", "0")
+    assert "expected the folder of one model" in said(videos, "--reader", str(tmp_path))
+    assert "--scenes: does not belong to --videos" in said(videos, "--reader", str(run), "--scenes", "2")

@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phys4d.evaluate.consistency.averages import masked_mean
 from phys4d.evaluate.consistency.clouds import Align, cloud_chamfer_4d, track_chamfer
 from phys4d.evaluate.consistency.depth import absrel, delta1, rmse, scaled, scaled_and_shifted
 from phys4d.evaluate.consistency.lifted import Lifted, lifted, movers, true_tracks
 from phys4d.evaluate.consistency.masks import area_error, mask_chamfer, mask_iou, trajectory_error
-from phys4d.evaluate.consistency.motion import epe, outlier_rate, scene_flow, scene_flow_epe
+from phys4d.evaluate.consistency.motion import epe, motion_error, motion_outliers, scene_flow, scene_flow_error
 from phys4d.evaluate.consistency.rigid import body_figures
 from phys4d.evaluate.consistency.tracks import agreement, track_error
-from phys4d.evaluate.consistency.warps import temporal_alignment_error, warp_l1, warp_l1_backward
+from phys4d.evaluate.consistency.warps import temporal_alignment_error, warp_l1_backward
+from phys4d.kernels.geometry import warp_residual
 
 LEAST_DEPTH = 1e-3  # metres: depth below it counts as it, as in Video-Depth-Anything's benchmark
 Arrays = Mapping[str, np.ndarray]
@@ -115,20 +117,23 @@ def _motion(pair: _Pair) -> dict[str, float]:
     flow, true_flow = (
         scene_flow(side.depth, side.motion, side.intrinsics, side.poses) for side in (pair.read, pair.true)
     )
+    off, far = motion_error(pair.read.motion, pair.true.motion), motion_outliers(pair.read.motion, pair.true.motion)
+    scene = scene_flow_error(flow, true_flow)
     values = {}
     for name, where in pair.surfaces.items():
         mask = pair.seen & where
-        values["epe" + name] = epe(pair.read.motion, pair.true.motion, mask).item()
-        values["outliers" + name] = outlier_rate(pair.read.motion, pair.true.motion, mask).item()
-        values["scene_flow" + name] = scene_flow_epe(flow, true_flow, mask & pair.masks["dz_valid"]).item()
+        values["epe" + name] = masked_mean(off, mask).item()
+        values["outliers" + name] = masked_mean(far, mask).item()
+        values["scene_flow" + name] = masked_mean(scene, mask & pair.masks["dz_valid"]).item()
     return values
 
 
 def _warps(pair: _Pair) -> dict[str, float]:
     visible, valid = pair.masks["visible"], pair.masks["depth_valid"]
+    residual, used = warp_residual(pair.read.depth, pair.read.motion, visible)  # of which `warp_l1` is the mean
     return {
-        "warp_l1": warp_l1(pair.read.depth, pair.read.motion, visible).item(),
-        "warp_l1_moving": warp_l1(pair.read.depth, pair.read.motion, visible & pair.masks["moving"]).item(),
+        "warp_l1": masked_mean(residual.abs(), used).item(),
+        "warp_l1_moving": masked_mean(residual.abs(), used & pair.masks["moving"]).item(),
         "warp_l1_backward": warp_l1_backward(pair.read.depth, pair.read.motion, pair.true.depth, valid).item(),
         "tae": temporal_alignment_error(pair.aligned, pair.true.motion, visible, valid).item(),
     }

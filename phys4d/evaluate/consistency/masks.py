@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from phys4d.evaluate.consistency.averages import masked_mean, mean_where_known
-from phys4d.kernels.geometry import chamfer, pack
+from phys4d.kernels.geometry import chamfer
 
 
 def trajectory_error(masks: Tensor, truth: Tensor) -> Tensor:
@@ -74,9 +74,10 @@ def followed(pixels: Tensor, valid: Tensor, chosen: Tensor, height: int, width: 
     chosen: bool [N].
     height, width: of the image.
     """
+    pixels, valid = pixels[:, chosen], valid[:, chosen]  # few of all
     at = pixels[..., 1].long() * width + pixels[..., 0].long()
     mask = torch.zeros(len(pixels), height * width, dtype=torch.int32)
-    mask.scatter_add_(1, torch.where(valid & chosen, at, 0), (valid & chosen).int())
+    mask.scatter_add_(1, torch.where(valid, at, 0), valid.int())
     return (mask > 0).view(-1, height, width)
 
 
@@ -95,7 +96,10 @@ def _centres(masks: Tensor) -> Tensor:
 def _pixels(masks: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels of each mask as points (row, column, 0), [B * K * T, N, 3], and their number."""
     flat = masks.flatten(0, 2).flatten(1)
-    row, column = (torch.arange(size, dtype=torch.float64) for size in masks.shape[-2:])
-    grid = torch.stack(torch.meshgrid(row, column, torch.zeros(1, dtype=torch.float64), indexing="ij"), dim=-1)
-    points = grid.reshape(1, -1, 3).expand(len(flat), -1, 3)
-    return pack(points, flat)
+    count = flat.sum(dim=1)
+    mask, pixel = flat.nonzero(as_tuple=True)
+    place = torch.arange(len(mask)) - (count.cumsum(0) - count)[mask]  # of a pixel among those of its mask
+    points = torch.zeros(len(flat), max(1, int(count.max())), 3, dtype=torch.float64)
+    points[mask, place, 0] = (pixel // masks.shape[-1]).double()
+    points[mask, place, 1] = (pixel % masks.shape[-1]).double()
+    return points, count

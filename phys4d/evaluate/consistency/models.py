@@ -102,14 +102,15 @@ def _measure(
         meta, key = scenes.clips.sample(scene).meta, scenes.clips.sample(scene).key
         check_truth(truth["depth"][i].shape, meta, f"{config.data}, clip {key}")
         own = {name: array[i] for name, array in truth.items()}
-        made = [clip_figures(_arrays(geometry, i), own, meta) for geometry in samples]
-        seen = clip_figures(_arrays(read, i), own, meta)
+        made = [clip_figures(predicted(geometry, i), own, meta) for geometry in samples]
+        seen = clip_figures(predicted(read, i), own, meta)
         category = meta.get("category", "")
         pairs.append((Scored(key, category, mean_figures(made)), Scored(key, category, seen)))
     return pairs
 
 
-def _arrays(geometry: Geometry, clip: int) -> dict[str, np.ndarray]:
+def predicted(geometry: Geometry, clip: int) -> dict[str, np.ndarray]:
+    """depth [T, H, W] and motion [3, T-1, H, W] of one clip of a batch."""
     return {name: getattr(geometry, name)[clip].float().cpu().numpy() for name in ("depth", "motion")}
 
 

@@ -1,7 +1,7 @@
 """Errors of motion: end-point error and outliers of the optical flow, end-point error of the scene flow.
 
-All functions return one value for each clip, float [B], NaN for a clip without pixels in the mask. To keep what moves
-and what stands apart, call them with the mask of either.
+`epe` is one value for each clip, float [B], NaN for a clip without pixels in the mask; the others are maps, of which
+the suite takes means over what moves and what stands apart.
 """
 
 import torch
@@ -18,18 +18,23 @@ def epe(motion: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     motion, truth: [B, 2 or 3, T-1, H, W]; a dz channel is ignored.
     mask: bool [B, T-1, H, W].
     """
-    return masked_mean(_length(motion - truth), mask)
+    return masked_mean(motion_error(motion, truth), mask)
 
 
-def outlier_rate(motion: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
-    """Share of the mask's pixels whose flow is off by more than 3 px and by more than 5 % of the true flow's length
-    (Fl of KITTI 2015, Menze and Geiger 2015).
+def motion_error(motion: Tensor, truth: Tensor) -> Tensor:
+    """What `epe` is the mean of, in pixels: [B, T-1, H, W]. motion, truth: [B, 2 or 3, T-1, H, W]."""
+    return _length(motion - truth)
+
+
+def motion_outliers(motion: Tensor, truth: Tensor) -> Tensor:
+    """Whether the flow is off by more than 3 px and by more than 5 % of the true flow's length, 1 or 0: [B, T-1, H, W].
+
+    Its mean is Fl of KITTI 2015 (Menze and Geiger 2015).
 
     motion, truth: [B, 2 or 3, T-1, H, W]; a dz channel is ignored.
-    mask: bool [B, T-1, H, W].
     """
     off = _length(motion - truth)
-    return masked_mean(((off > 3) & (off > 0.05 * _length(truth))).to(motion.dtype), mask)
+    return ((off > 3) & (off > 0.05 * _length(truth))).to(motion.dtype)
 
 
 def scene_flow(depth: Tensor, motion: Tensor, intrinsics: Tensor, camera_to_world: Tensor | None = None) -> Tensor:
@@ -47,13 +52,12 @@ def scene_flow(depth: Tensor, motion: Tensor, intrinsics: Tensor, camera_to_worl
     return after - before
 
 
-def scene_flow_epe(flow: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
-    """End-point error of scene flow in metres: mean over the mask of the Euclidean distance (Menze and Geiger 2015).
+def scene_flow_error(flow: Tensor, truth: Tensor) -> Tensor:
+    """End-point error of scene flow in metres, the Euclidean distance (Menze and Geiger 2015): [B, T-1, H, W].
 
     flow, truth: [B, T-1, H, W, 3], of `scene_flow`.
-    mask: bool [B, T-1, H, W].
     """
-    return masked_mean((flow - truth).square().sum(dim=-1).sqrt(), mask)
+    return (flow - truth).square().sum(dim=-1).sqrt()
 
 
 def _length(motion: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from phys4d.evaluate.consistency.averages import masked_mean, mean_where_known
 from phys4d.evaluate.consistency.clouds import cloud_chamfer_4d, track_chamfer
 from phys4d.evaluate.consistency.depth import absrel, delta1, rmse, scaled, scaled_and_shifted
 from phys4d.evaluate.consistency.masks import area_error, followed, mask_chamfer, mask_iou, trajectory_error
-from phys4d.evaluate.consistency.motion import epe, outlier_rate, scene_flow, scene_flow_epe
+from phys4d.evaluate.consistency.motion import epe, motion_outliers, scene_flow, scene_flow_error
 from phys4d.evaluate.consistency.tracks import agreement, track_error
 from phys4d.evaluate.consistency.warps import temporal_alignment_error, warp_l1_backward
 
@@ -83,7 +83,8 @@ def test_outliers_are_off_by_3_pixels_and_5_per_cent() -> None:
     motion = truth.clone()
     motion[:, 1] += torch.tensor([3.01, 3.01, 5.01, 2.99, 9.0])
     mask = torch.tensor([True, True, True, True, False]).view(1, 1, 1, 5)
-    assert outlier_rate(motion, truth, mask).item() == 2 / 4  # 3.01 px are 3 % of 100 px; the last is not looked at
+    share = masked_mean(motion_outliers(motion, truth), mask).item()
+    assert share == 2 / 4  # 3.01 px are 3 % of 100 px; the last is not looked at
     assert epe(motion, truth, mask).item() == pytest.approx((3.01 + 3.01 + 5.01 + 2.99) / 4)
 
 
@@ -97,7 +98,7 @@ def test_scene_flow_of_a_camera_that_moves_is_0_where_the_world_stands() -> None
     seen = scene_flow(depth, motion, camera())
     assert (seen - torch.tensor([-0.1, 0, 0], dtype=torch.float64)).abs().max() < 1e-12
     every = torch.ones(1, FRAMES - 1, SIZE, SIZE, dtype=torch.bool)
-    assert scene_flow_epe(seen, torch.zeros_like(seen), every).item() == pytest.approx(0.1)
+    assert masked_mean(scene_flow_error(seen, torch.zeros_like(seen)), every).item() == pytest.approx(0.1)
 
 
 def test_backward_warp_samples_frame_t_at_minus_the_flow_with_the_border_outside() -> None:
