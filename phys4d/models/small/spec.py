@@ -17,12 +17,17 @@ from phys4d.models.wan.published import check_transformer
 from phys4d.models.wan.spec import build_transformer
 
 STEPS, SHIFT = 10, 3.0
+_TOKENS = 64  # of a caption; those of chains and stacks have more than 32 words
 _STRIDE = (SmallCodec.temporal_stride * PATCH[0], *(SmallCodec.spatial_stride * n for n in PATCH[1:]))
 _LAYOUT = "expected a model folder of small, with transformer and vae"
 
 
+def _text() -> WordEncoder:
+    return WordEncoder(tokens=_TOKENS)
+
+
 def _new(settings: Settings, codec: SmallCodec) -> WanTransformer3DModel:
-    return small_transformer(codec.channels, settings.width, settings.layers, WordEncoder().width)
+    return small_transformer(codec.channels, settings.width, settings.layers, _text().width)
 
 
 def _outline(settings: Settings, folder: Path | None) -> Outline:
@@ -60,7 +65,7 @@ def _codec(folder: Path) -> SmallCodec:
 
 def _load(folder: Path, taps: tuple[int, ...]) -> Parts:
     transformer = folder / "transformer"
-    return Parts(SmallBackbone(build_transformer(transformer), taps), _codec(folder), WordEncoder(), transformer)
+    return Parts(SmallBackbone(build_transformer(transformer), taps), _codec(folder), _text(), transformer)
 
 
 def _create(settings: Settings, taps: tuple[int, ...], seed: int) -> Parts:
@@ -68,7 +73,7 @@ def _create(settings: Settings, taps: tuple[int, ...], seed: int) -> Parts:
     draw_layers(codec, seed, "codec")
     transformer = _new(settings, codec)
     draw_transformer(transformer, seed)
-    return Parts(SmallBackbone(transformer, taps), codec, WordEncoder())
+    return Parts(SmallBackbone(transformer, taps), codec, _text())
 
 
 def _bare(settings: Settings, source: Published) -> Bare:
@@ -78,7 +83,7 @@ def _bare(settings: Settings, source: Published) -> Bare:
         width, layers = config["num_attention_heads"] * config["attention_head_dim"], config["num_layers"]
 
     def build(layers: int, taps: tuple[int, ...], seed: int) -> Parts:
-        text, codec = WordEncoder(), SmallCodec()
+        text, codec = _text(), SmallCodec()
         transformer = small_transformer(codec.channels, width, layers, text.width)
         return Parts(SmallBackbone(transformer, taps), codec, text)
 
@@ -92,11 +97,11 @@ def _given(folder: Path | None) -> Path:
 
 
 def _encoders(folder: Path | None) -> tuple[SmallCodec, WordEncoder]:
-    return _codec(_given(folder)), WordEncoder()
+    return _codec(_given(folder)), _text()
 
 
 def _origin(folder: Path | None) -> dict[str, str]:
-    return {"codec": part_origin(_given(folder) / "vae", _LAYOUT), "text encoder": "words, 32 tokens of 64"}
+    return {"codec": part_origin(_given(folder) / "vae", _LAYOUT), "text encoder": f"words, {_TOKENS} tokens of {_text().width}"}
 
 
 SPEC = ModelSpec(
@@ -106,7 +111,7 @@ SPEC = ModelSpec(
     bare=_bare,
     load=_load,
     create=_create,
-    check_caption=WordEncoder().split,
+    check_caption=_text().split,
     encoders=Encoders(build=_encoders, origin=_origin, check_prompt=WordEncoder.split),
     lora=LoraDefaults(16, 16),
 )
