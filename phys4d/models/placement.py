@@ -31,8 +31,8 @@ def place(
     fill: gives parameters and buffers of the transformer with these names their values, which they have not had;
     default: reads them.
 
-    The text encoder is frozen and whole on every rank, and so is the codec unless it is what is trained. Call it when adapters are there, requires_grad and the
-    backbone's precision are set. UserError if weights cannot be read.
+    The text encoder is frozen and whole on every rank, and so is the codec unless it is what is trained. Call it when
+    adapters are there, requires_grad and the backbone's precision are set. UserError if weights cannot be read.
     """
     backbone = model.backbone
     transformer = backbone.transformer

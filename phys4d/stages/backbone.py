@@ -1,4 +1,4 @@
-"""Stage `backbone`: flow-matching pretraining of the tiny model, since no pretrained weights of it exist."""
+"""Stage `backbone`: flow-matching pretraining of a new model, whose codec needs no training or has had it."""
 
 from functools import partial
 

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -10,6 +9,7 @@ from phys4d.batch import Batch
 from phys4d.engine.errors import UserError
 from phys4d.engine.training.loop import OptimizerStep
 from phys4d.models.backbone import autocast
+from phys4d.models.interface import latent_shape
 from phys4d.models.world import WorldModel
 from phys4d.stages.config import SupervisedConfig
 from phys4d.stages.spec import NEW, Shares, StageObjective, StageSpec
@@ -59,7 +59,8 @@ class CodecObjective(StageObjective):
 
     def _loss(self, batch: Batch, logged: Shares) -> Tensor:
         model, video = self.model, batch.video
-        noise = batch.normal_like(self._latents_like(video), "noise")
+        size = latent_shape(model.codec, (video.shape[2], video.shape[3], video.shape[4]))
+        noise = batch.normal_like(video.new_empty(len(video), *size), "noise")
         with autocast(video.device.type, enabled=model.backbone.precision == "bf16"):
             decoded = _trained(model)(video, noise, self.config.noise).float()
         error = decoded - video
@@ -72,11 +73,6 @@ class CodecObjective(StageObjective):
             first_squared_error=squared[:, :, 0].mean(),
         )  # fmt: skip
         return batch.share * (absolute + self.config.edges * edges)
-
-    def _latents_like(self, video: Tensor) -> Tensor:
-        codec, (b, _, t, h, w) = self.model.codec, video.shape
-        size = (codec.channels, 1 + (t - 1) // codec.temporal_stride, *(n // codec.spatial_stride for n in (h, w)))
-        return torch.empty(b, *size, device=video.device)
 
 
 def _trained(model: WorldModel) -> nn.Module:

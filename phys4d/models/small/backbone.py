@@ -7,7 +7,7 @@ from torch import Tensor
 from phys4d.models.flow import schedule
 from phys4d.models.wan.backbone import WanBackbone
 
-PATCH = (1, 1, 1)
+PATCH = (1, 2, 2)
 _HEAD_DIM = 64
 
 

@@ -101,7 +101,8 @@ def _encoders(folder: Path | None) -> tuple[SmallCodec, WordEncoder]:
 
 
 def _origin(folder: Path | None) -> dict[str, str]:
-    return {"codec": part_origin(_given(folder) / "vae", _LAYOUT), "text encoder": f"words, {_TOKENS} tokens of {_text().width}"}
+    codec, width = part_origin(_given(folder) / "vae", _LAYOUT), _text().width
+    return {"codec": codec, "text encoder": f"words, {_TOKENS} tokens of {width}"}
 
 
 SPEC = ModelSpec(
