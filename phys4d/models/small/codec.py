@@ -43,7 +43,7 @@ class SmallCodec(ModelMixin, ConfigMixin, Codec):  # type: ignore[misc]  # diffu
     own = True
 
     @register_to_config
-    def __init__(self, channels: int = 8, widths: tuple[int, int] = (96, 160), layers: int = 2) -> None:
+    def __init__(self, channels: int = 16, widths: tuple[int, int] = (96, 160), layers: int = 2) -> None:
         super().__init__()
         self.channels = channels
         fine, coarse = widths

@@ -25,9 +25,9 @@ def world() -> WorldModel:
 
 def test_it_is_the_stock_transformer_with_the_first_frame_behind_each(world: WorldModel) -> None:
     draw = torch.Generator().manual_seed(0)
-    noisy, text = torch.randn(2, 8, 2, 4, 6, generator=draw), torch.randn(2, 64, 64, generator=draw)
+    noisy, text = torch.randn(2, 16, 2, 4, 6, generator=draw), torch.randn(2, 64, 64, generator=draw)
     sigma = torch.tensor([0.3, 0.9])
-    stock = small_transformer(8, 64, 2, 64)
+    stock = small_transformer(16, 64, 2, 64)
     stock.load_state_dict(world.backbone.transformer.state_dict())
     steps = torch.cat([torch.zeros(2, 6), 1000 * sigma[:, None].expand(2, 6)], 1)
     inputs = torch.cat([noisy, noisy[:, :, :1].repeat(1, 1, 2, 1, 1)], 1)
@@ -41,7 +41,7 @@ def test_it_is_the_stock_transformer_with_the_first_frame_behind_each(world: Wor
 
 @pytest.mark.parametrize(("width", "heads"), [(32, 1), (64, 1), (96, 1), (160, 2), (192, 3), (320, 5)])
 def test_heads_divide_every_width(width: int, heads: int) -> None:
-    config = small_transformer(8, width, 1, 64).config
+    config = small_transformer(16, width, 1, 64).config
     assert (config.num_attention_heads, config.attention_head_dim) == (heads, width // heads)
 
 
@@ -49,7 +49,7 @@ def test_a_model_folder_holds_the_codec_too(world: WorldModel, tmp_path: Path) -
     save(world, tmp_path / "model", stage="backbone", base=None)
     read = place(load(tmp_path / "model").model, Parallel.alone())
     first = world.codec.encode(torch.rand(1, 3, 1, 16, 24) * 2 - 1)
-    noise, text = torch.randn(1, 8, 2, 4, 6), world.text(["a red ball falls"])
+    noise, text = torch.randn(1, 16, 2, 4, 6), world.text(["a red ball falls"])
     expected = world.codec.decode(world.generate(first, text, noise))
     torch.testing.assert_close(read.codec.decode(read.generate(first, text, noise)), expected)
 
