@@ -92,7 +92,7 @@ def _bare(settings: Settings, source: Published) -> Bare:
 
 def _given(folder: Path | None) -> Path:
     if folder is None:
-        raise UserError("small: a new model's codec is untrained, its latents are not cached: name a model folder")
+        raise UserError('small: a new model\'s codec is untrained: name a model folder, or set cache = "off"')
     return folder
 
 

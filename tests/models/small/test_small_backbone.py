@@ -75,5 +75,5 @@ def test_latents_of_a_new_model_are_not_cached() -> None:
     encoders = MODELS["small"].encoders
     assert encoders is not None
     for use in (encoders.build, encoders.origin):
-        with pytest.raises(UserError, match="a new model's codec is untrained"):
+        with pytest.raises(UserError, match="codec is untrained: name a model folder"):
             use(None)
