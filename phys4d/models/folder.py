@@ -2,6 +2,7 @@
 
 phys4d.json                        what this is: configuration, clip size, adapters, the stage that wrote it
 transformer/                       diffusers folder (absent where `base` names another folder)
+vae/                               likewise, of a codec that the project trains (`small`)
 adapters/<name>/                   a LoRA, for diffusers and for peft (`lora.save_adapter`)
 heads/model.safetensors
 manifest.json                      size and SHA-256 of every file, checked before weights are read
@@ -63,11 +64,15 @@ def save(
 
 
 def _gathered(model: WorldModel, *, whole: bool, kept: bool) -> dict[str, dict[str, Tensor]]:
-    """What a model folder stores of the transformer and of the heads, by parameter, on the CPU; a collective where they
-    are sharded. whole: the backbone's own weights, too; kept: False gives nothing, for ranks that do not write."""
+    """What a model folder stores of the transformer, of the heads and of a codec, by parameter, on the CPU; a
+    collective where they are sharded. whole: the backbone's own weights and its codec's, too; kept: False gives
+    nothing, for ranks that do not write."""
     found: dict[str, dict[str, Tensor]] = {}
-    for part, module in (("transformer", model.backbone.transformer), ("heads", model.heads)):
+    modules = {"transformer": model.backbone.transformer, "heads": model.heads, "codec": model.own_codec}
+    for part, module in modules.items():
         found[part] = {}
+        if module is None:
+            continue
         for name, tensor in module.state_dict(keep_vars=True).items():
             if whole or part == "heads" or ".lora_" in name:
                 tensor = full(tensor).detach()
@@ -100,6 +105,8 @@ def _write(
     transformer = model.backbone.transformer
     if whole:
         _with_weights(transformer, weights["transformer"]).save_pretrained(partial / "transformer")
+        if weights["codec"]:
+            _with_weights(model.codec, weights["codec"]).save_pretrained(partial / "vae")
     for name in adapter_names(transformer):
         save_adapter(transformer, name, partial / "adapters" / name, weights["transformer"])
     (partial / HEADS).parent.mkdir()
@@ -107,11 +114,11 @@ def _write(
     (partial / CARD).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def _with_weights(transformer: Any, weights: dict[str, Tensor]) -> Any:
-    """A transformer of the same class and configuration that holds these weights; they are not copied."""
-    settings = {name: value for name, value in transformer.config.items() if not name.startswith("_")}
+def _with_weights(module: Any, weights: dict[str, Tensor]) -> Any:
+    """A module of diffusers of the same class and configuration that holds these weights; they are not copied."""
+    settings = {name: value for name, value in module.config.items() if not name.startswith("_")}
     with without_weights():
-        fresh: nn.Module = type(transformer)(**settings)
+        fresh: nn.Module = type(module)(**settings)
     own = {name.replace(".base_layer.", "."): tensor for name, tensor in weights.items() if ".lora_" not in name}
     fresh.load_state_dict(own, assign=True)
     return fresh

@@ -47,6 +47,7 @@ class Codec(Protocol):
     channels: of the latents. temporal_stride, spatial_stride: frames, and rows or columns of pixels, of one latent.
     chunked: its modules that are evaluated chunk by chunk of a clip, if any. image_apart: whether a clip's first frame
     is encoded a second time (`encode_image`), for a model that was conditioned on an image beside the noisy latents.
+    own: whether it is a diffusers module that is trained here and stored beside the backbone.
     Codecs derive from this class, and write `encode_image` and `image_frames` where that is more than its latent.
     """
 
@@ -54,6 +55,7 @@ class Codec(Protocol):
     temporal_stride: int
     spatial_stride: int
     image_apart: bool
+    own: bool = False
 
     @property
     def chunked(self) -> tuple[nn.Module, ...]: ...

@@ -16,16 +16,16 @@ def origin(layout: str, folder: Path | None) -> dict[str, str]:
     """A digest of each part of a folder in the diffusers layout, as of `models.spec.Encoders`; the text encoder's
     weights may be absent. layout: what is expected, for messages."""
     assert folder is not None, "a released model has weights"
-    parts = {"codec": _part(folder / "vae", layout), "tokenizer": _files(folder / "tokenizer")}
+    parts = {"codec": part_origin(folder / "vae", layout), "tokenizer": _files(folder / "tokenizer")}
     for name in ("text_encoder", "image_encoder"):
         if holds_weights(folder / name):
-            parts[name.replace("_", " ")] = _part(folder / name, layout)
+            parts[name.replace("_", " ")] = part_origin(folder / name, layout)
     if (folder / "image_processor").is_dir():
         parts["image processor"] = _files(folder / "image_processor")
     return parts
 
 
-def _part(folder: Path, layout: str) -> str:
+def part_origin(folder: Path, layout: str) -> str:
     """Of configuration and weights, 16 hex digits each."""
     config = {key: value for key, value in read_json(folder / "config.json").items() if key not in _DESCRIPTIVE}
     text = json.dumps(config, sort_keys=True)

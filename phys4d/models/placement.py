@@ -31,8 +31,8 @@ def place(
     fill: gives parameters and buffers of the transformer with these names their values, which they have not had;
     default: reads them.
 
-    Codec and text encoder are frozen and whole on every rank. Call it when adapters are there, requires_grad and the
-    backbone's precision are set. UserError if weights cannot be read.
+    The text encoder is frozen and whole on every rank, and so is the codec unless it is what is trained. Call it when
+    adapters are there, requires_grad and the backbone's precision are set. UserError if weights cannot be read.
     """
     backbone = model.backbone
     transformer = backbone.transformer
@@ -45,6 +45,8 @@ def place(
     absent = absent_weights(transformer)
     parallel.shard(transformer, list(backbone.blocks))
     parallel.shard(model.heads)
+    if (codec := model.own_codec) is not None and any(p.requires_grad for p in codec.parameters()):
+        parallel.shard(codec)
     materialise(model, parallel.device)
     if absent:
         (fill or _read)(model, absent)

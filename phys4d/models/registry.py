@@ -6,6 +6,7 @@ from phys4d.models.spec import ModelSpec
 
 _MODULES = (
     "phys4d.models.tiny.spec",
+    "phys4d.models.small.spec",
     "phys4d.models.cogvideox.spec",
     "phys4d.models.wan21.spec",
     "phys4d.models.wan.spec",

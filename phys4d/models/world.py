@@ -44,6 +44,14 @@ class WorldModel(nn.Module):
         width, channels = self.backbone.width, self.codec.channels
         self.heads = GeometryHeads(config.heads, width, len(config.taps), channels, grid, seed)
 
+    @property
+    def own_codec(self) -> nn.Module | None:
+        """The codec as a module of diffusers, where it is trained here (`Codec.own`)."""
+        if not self.codec.own:
+            return None
+        assert isinstance(self.codec, nn.Module)
+        return self.codec
+
     def use_attention(self, backend: str, parallel: Parallel) -> None:
         """From here on attention is computed by this backend, and the tokens of a clip are divided over the context
         group of `parallel` where it has one. UserError where the backbone cannot divide them."""

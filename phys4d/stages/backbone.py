@@ -1,4 +1,4 @@
-"""Stage `backbone`: flow-matching pretraining of the tiny model, since no pretrained weights of it exist."""
+"""Stage `backbone`: flow-matching pretraining of a new model, whose codec needs no training or has had it."""
 
 from functools import partial
 
@@ -64,7 +64,7 @@ SPEC = StageSpec(
     name=BackboneObjective.name,
     config=BackboneConfig,
     objective=BackboneObjective,
-    takes=(NEW,),
+    takes=(NEW, "codec"),
     arrays=BackboneObjective.arrays,
     owns_backbone=True,
     reads_geometry=False,

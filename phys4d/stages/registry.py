@@ -5,6 +5,7 @@ from importlib import import_module
 from phys4d.stages.spec import StageSpec
 
 _MODULES = (
+    "phys4d.stages.codec",
     "phys4d.stages.backbone",
     "phys4d.stages.pretrain",
     "phys4d.stages.finetune",

@@ -44,6 +44,9 @@ MODULES: dict[str, tuple[str, ...]] = {
         f"{OBJECTIVES}/test_caption_dropout.py", f"{OBJECTIVES}/test_settings.py",
     ),
     "phys4d/stages/disparity_loss.py": (f"{OBJECTIVES}/test_disparity_loss.py",),
+    "phys4d/stages/codec.py": (f"{OBJECTIVES}/test_codec_loss.py", f"{OBJECTIVES}/test_settings.py"),
+    "phys4d/models/small/codec.py": (f"{MODELS}/small/test_small_codec.py",),
+    "phys4d/models/small/backbone.py": (f"{MODELS}/small/test_small_backbone.py",),
     "phys4d/stages/backbone.py": (f"{OBJECTIVES}/test_backbone_loss.py", f"{OBJECTIVES}/test_settings.py"),
     "phys4d/stages/pretrain.py": (
         f"{OBJECTIVES}/test_pretrain_loss.py", f"{OBJECTIVES}/test_settings.py", f"{OBJECTIVES}/test_disparity_loss.py",

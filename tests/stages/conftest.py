@@ -33,6 +33,12 @@ taps = [0, 1]
 heads = {{ width = 8 }}
 sampling_steps = 2
 
+[codec]
+data = "{data}"
+batch = 2
+optimizer = {{ learning_rate = 1e-3, ema = 0.9 }}
+loop = {{ steps = 3, log_every = 1 }}
+
 [backbone]
 data = "{data}"
 batch = 2

@@ -244,3 +244,29 @@ def test_fused_queries_keys_and_values(pattern):
     torch.testing.assert_close(gradient, truth, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match=r"qkv: expected \[B, S, 3, heads, D\]"):
         attention_packed(fused[:, :, :2])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("keys", "training", "single"), [(256, True, True), (257, True, False), (256, False, False)])
+def test_short_half_precision_with_gradients_is_computed_in_fp32(monkeypatch, dtype, keys, training, single):
+    """On the CPU: the same bits as from inputs in fp32, rounded once; a mask of numbers goes with it."""
+    seen, torchs = [], F.scaled_dot_product_attention
+
+    def spy(q, k, v, **options):
+        seen.append((q.dtype, options["attn_mask"].dtype))
+        return torchs(q, k, v, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    q, k, v = (x.requires_grad_(training) for x in tensors(1, 8, keys, dtype=dtype))
+    mask = torch.randn(1, 1, 8, keys, generator=torch.Generator().manual_seed(1)).to(dtype)
+    out = attention(q, k, v, mask=mask, backend="sdpa")
+    assert out.dtype == dtype and seen == [(torch.float32, torch.float32) if single else (dtype, dtype)]
+    if single:
+        wide = [x.detach().float().requires_grad_() for x in (q, k, v)]
+        expected = attention(*wide, mask=mask.float(), backend="sdpa")
+        torch.testing.assert_close(out, expected.to(dtype), rtol=0, atol=0)
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+        out.backward(grad)
+        expected.backward(grad.float())
+        for ours, wanted in zip((q, k, v), wide, strict=True):
+            torch.testing.assert_close(ours.grad, wanted.grad.to(dtype), rtol=0, atol=0)

@@ -89,6 +89,7 @@ def test_what_each_stage_says_of_the_model_that_it_writes() -> None:
         for name, spec in STAGES.items()
     }
     assert said == {
+        "codec": ["owns_backbone"],
         "backbone": ["owns_backbone"],
         "pretrain": ["reads_geometry", "trains_reader"],
         "finetune": ["reads_geometry", "trains_reader"],
