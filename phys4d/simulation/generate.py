@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import mujoco
+import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
 from phys4d import __version__
@@ -214,7 +215,7 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
     height, width = config.size
     camera = scene.view.camera(config.frames, height, width, config.fps)
     raster = rasteriser(height, width)
-    truth = measure(sequence, camera) if config.truth else None
+    truth = measure(sequence, camera, np.float32) if config.truth else None
     frames = render(sequence, camera, scene.light, raster, truth)
     members = {"mp4": video.encode_mp4(frames, config.fps, pixel_format=config.pixel_format)}
     arrays = {} if truth is None else truth.stored()

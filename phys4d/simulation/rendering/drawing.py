@@ -60,7 +60,7 @@ class Drawing:
 
     def draw(self, to_clip: np.ndarray, eye: np.ndarray) -> None:
         """Draws all faces into the current target; to_clip: [4, 4], world to clip space. eye: [3], metres."""
-        for surface in self._surfaces:
+        for surface in reversed(self._surfaces):  # the room, behind everything, last
             set_uniform(surface.program, "to_clip", to_clip.T)
             set_uniform(surface.program, "eye", eye)
             with _faces_towards(surface.program.ctx, surface.closed):
