@@ -79,6 +79,19 @@ def test_a_held_body_rests_exactly_and_then_falls_freely(family: str) -> None:
     assert fallen == pytest.approx(GRAVITY * time**2 / 2, abs=GRAVITY / 1200 * 0.1 + SLOW_TO_FALL)
 
 
+@pytest.mark.parametrize("family", ["plough", "plunge"])
+def test_settled_grains_begin_at_the_same_places_with_later_events(family: str) -> None:
+    """Whose bodies are added to a model whose grains have settled before."""
+    short = FAMILIES[family](keyed_rng("later", 5))
+    scene = short.lasting(5.0, keyed_rng("later", 5, "later"))
+    assert isinstance(short, MujocoScene) and isinstance(scene, MujocoScene) and len(scene.later) == 2
+    before, after = short._run(1, 24.0), scene._run(1, 24.0)
+    shared = [name for name in before.geoms if name in after.geoms]
+    assert len(shared) > 1 and set(after.geoms) - set(before.geoms) >= {"later0", "later1"}
+    for name in shared:
+        assert (before.geoms[name].position == after.geoms[name].position).all()
+
+
 def test_the_caption_states_every_later_event_and_the_first_frame_shows_it() -> None:
     scene = lasting("fall", 8.0)
     text = caption(scene)
