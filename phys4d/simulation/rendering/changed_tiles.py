@@ -1,7 +1,8 @@
-"""The tiles of a static camera's image that change over a clip: those of what moves, and of what its shadow reaches.
+"""The tiles of a static camera's image that change from frame to frame: those of what moves, and of what its shadow
+reaches.
 
-A tile shows a place anew if something that changes is drawn there, or if the part of the shadow map that is read for
-it holds something that changes.
+A tile is drawn again if an instance that has changed since the frame before is, or was, drawn there or in the part of
+the shadow map that is read for the tile.
 """
 
 from dataclasses import dataclass
@@ -67,23 +68,21 @@ class _Boxes:
 
 
 class ChangedTiles:
-    """Which tiles of a frame may differ from a picture of the faces that never change alone, for a static camera.
+    """Which tiles of a frame may differ from the frame before, for a static camera.
 
-    meshes, camera, light: of the clip; floor, walls and ceiling are the planes of a convex room around the camera.
+    meshes, camera, light: of the clip; floor, walls and ceiling are the planes of a convex room around the camera, and
+    no two instances share a vertex.
     shadow_size: of the shadow map, texels.
 
-    The attribute `whole` is true if every frame may differ everywhere; `changing` is bool [V], vertices of all faces
-    that move, change colour, or share a vertex, and thus a normal, with one that moves.
+    The attribute `whole` is true if every frame may differ everywhere.
     """
 
     def __init__(self, meshes: MeshSequence, camera: Camera, light: Light, shadow_size: int) -> None:
         self.meshes, self.camera = meshes, camera
         self.rows, self.columns = -(-camera.height // TILE), -(-camera.width // TILE)
         self.whole = not camera.is_static()
-        self.changing = np.ones(meshes.vertices.shape[1], dtype=bool)
         if self.whole:
             return
-        self.changing = _changing_vertices(meshes)
         sun = -np.array(light.direction) / np.linalg.norm(light.direction)
         self._to_map = to_shadow(sun, np.array(light.focus)) / 2
         self._to_map[:3, 3] += 0.5
@@ -93,24 +92,42 @@ class ChangedTiles:
         caster = np.unique(meshes.faces[meshes.instance > WALL])
         heights = meshes.vertices[:, caster] @ self._to_map[2, :3] + self._to_map[2, 3]
         self._first_depth = float(heights.min(initial=1.0))
-        changes = self.changing[meshes.faces].any(axis=1)
-        self._vertices, self._starts = _parts(meshes.faces[changes])
-        self._receiving, self._read = self._receivers(meshes.faces[~changes & (meshes.instance > WALL)])
+        moves = (meshes.vertices != meshes.vertices[0]).any(axis=(0, 2))
+        if meshes.colour.ndim == 3:
+            moves |= (meshes.colour != meshes.colour[0]).any(axis=(0, 2))
+        changing = np.unique(meshes.instance[moves[meshes.faces].any(axis=1)])
+        self._instances = [_Parts(meshes.faces[meshes.instance == number]) for number in changing]
+        at_rest = ~np.isin(meshes.instance, changing)
+        self._receiving, self._read = self._receivers(meshes.faces[at_rest & (meshes.instance > WALL)])
 
     def tiles(self, t: int) -> np.ndarray:
-        """Bool [rows, columns]: the tiles of frame t that may differ."""
-        if self.whole:
+        """Bool [rows, columns]: the tiles of frame t that may differ from frame t - 1; all of the first frame's."""
+        if self.whole or t == 0:
             return np.ones((self.rows, self.columns), dtype=bool)
-        if not len(self._starts):
-            return np.zeros((self.rows, self.columns), dtype=bool)
-        points = self.meshes.vertices[t, self._vertices]
-        drawn = self._image_boxes(points, self._starts)
+        tiles = np.zeros((self.rows, self.columns), dtype=bool)
+        cast = np.zeros((CELLS, CELLS), dtype=bool)
+        still: list[_Parts] = []
+        for parts in self._instances:
+            if not parts.changes(self.meshes, t):
+                still.append(parts)
+                continue
+            for points in (self.meshes.vertices[t - 1, parts.vertices], self.meshes.vertices[t, parts.vertices]):
+                tiles |= self._image_boxes(points, parts.starts).covered(self.rows, self.columns)
+                cast |= self._cells_of(points, parts.starts, 0.0).covered(CELLS, CELLS)
+        if not cast.any():
+            return tiles
+        tiles |= self._receiving.chosen(self._read.meet(cast)).covered(self.rows, self.columns)
+        for parts in still:  # shadows fall on what has moved before, too
+            points = self.meshes.vertices[t, parts.vertices]
+            deepest = np.maximum.reduceat(self._in_map(points)[:, 2], parts.starts)
+            reached = self._cells_of(points, parts.starts, self._reach(deepest)).meet(cast)
+            tiles |= self._image_boxes(points, parts.starts).chosen(reached).covered(self.rows, self.columns)
+        return tiles
+
+    def _cells_of(self, points: np.ndarray, starts: np.ndarray, margin: np.ndarray | float) -> _Boxes:
+        """Cells of the shadow map around runs of vertices [N, 3]."""
         place = self._in_map(points)[:, :2]
-        ends = (minimum.reduceat(place, self._starts) for minimum in (np.minimum, np.maximum))
-        low, high = ends
-        cast = self._cells(low, high, 0.0).covered(CELLS, CELLS)
-        reached = self._receiving.chosen(self._read.meet(cast))
-        return drawn.covered(self.rows, self.columns) | reached.covered(self.rows, self.columns)
+        return self._cells(np.minimum.reduceat(place, starts), np.maximum.reduceat(place, starts), margin)
 
     def _image_boxes(self, points: np.ndarray, starts: np.ndarray) -> _Boxes:
         """Tiles that runs of vertices [N, 3] may reach in the image."""
@@ -209,21 +226,22 @@ def _around(corner: np.ndarray) -> np.ndarray:
     return np.logical_or.reduce(shifts)
 
 
-def _parts(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The vertices of faces [F, 3] in at most PARTS runs of consecutive faces, and where each run starts."""
-    at_once = max(1, -(-len(faces) // PARTS))
-    if at_once == 1:
-        return faces.ravel(), 3 * np.arange(len(faces))
-    runs = [np.unique(faces[start : start + at_once]) for start in range(0, len(faces), at_once)]
-    return np.concatenate(runs), np.cumsum([0, *(len(run) for run in runs[:-1])])
+class _Parts:
+    """The vertices of an instance in at most PARTS runs of consecutive faces, and where each run starts.
 
+    faces: int [F, 3], of the instance.
+    """
 
-def _changing_vertices(meshes: MeshSequence) -> np.ndarray:
-    """Bool [V], see `ChangedTiles`."""
-    changes = (meshes.vertices != meshes.vertices[0]).any(axis=(0, 2))
-    for _ in range(2):
-        changes[meshes.faces[changes[meshes.faces].any(axis=1)]] = True
-    if meshes.colour.ndim == 3:
-        changes |= (meshes.colour != meshes.colour[0]).any(axis=(0, 2))
-        changes[meshes.faces[changes[meshes.faces].any(axis=1)]] = True
-    return changes
+    def __init__(self, faces: np.ndarray) -> None:
+        self._all = np.unique(faces)
+        at_once = max(1, -(-len(faces) // PARTS))
+        if at_once == 1:
+            self.vertices, self.starts = faces.ravel(), 3 * np.arange(len(faces))
+            return
+        runs = [np.unique(faces[start : start + at_once]) for start in range(0, len(faces), at_once)]
+        self.vertices, self.starts = np.concatenate(runs), np.cumsum([0, *(len(run) for run in runs[:-1])])
+
+    def changes(self, meshes: MeshSequence, t: int) -> bool:
+        """Whether the instance has changed from frame t - 1 to t."""
+        arrays = [meshes.vertices] + [meshes.colour] * (meshes.colour.ndim == 3)
+        return any(not np.array_equal(array[t - 1, self._all], array[t, self._all]) for array in arrays)

@@ -95,7 +95,6 @@ class LoadedMeshes:
         self._rest = make(meshes.rest.astype(np.float32).tobytes())
         if meshes.colour.ndim == 2:
             self._colour.write(meshes.colour.tobytes())
-        self._at: tuple[int, Drawing] | None = None  # of what the shadow map shows
 
     def __enter__(self) -> "LoadedMeshes":
         return self
@@ -114,23 +113,18 @@ class LoadedMeshes:
     def pictures(self, camera: Camera, light: Light) -> np.ndarray:
         """Renders the video, uint8 [T, H, W, 3].
 
-        A static camera's faces that never change are drawn once; of each frame only the tiles that differ from that
-        picture.
+        With a static camera only the tiles of a frame are drawn that differ from the frame before.
         """
         sun = -np.array(light.direction) / np.linalg.norm(light.direction)
         changed = ChangedTiles(self.meshes, camera, light, self.raster._shadow_size)
         video = np.empty((self.meshes.frames, camera.height, camera.width, 3), dtype=np.uint8)
-        if not changed.whole:
-            still = ~changed.changing[self.meshes.faces].any(axis=1)
-            with Drawing(self, np.nonzero(still)[0], light, sun) as background:
-                self._draw(video[0], 0, camera, background, np.ones((changed.rows, changed.columns), dtype=bool))
-            video[1:] = video[0]
-        with Drawing(self, np.arange(len(self.meshes.faces)), light, sun) as everything:
+        with Drawing(self, light, sun) as drawing:
             for t in range(self.meshes.frames):
-                self._draw(video[t], t, camera, everything, changed.tiles(t))
+                video[t] = video[max(t - 1, 0)]
+                self._draw(video[t], t, camera, drawing, changed.tiles(t))
         return video
 
-    def _draw(self, picture: np.ndarray, t: int, camera: Camera, drawing: "Drawing", tiles: np.ndarray) -> None:
+    def _draw(self, picture: np.ndarray, t: int, camera: Camera, drawing: Drawing, tiles: np.ndarray) -> None:
         """Draws the tiles of frame t that are true in `tiles`, bool [rows, columns], into uint8 [H, W, 3]."""
         if not tiles.any():
             return
@@ -140,12 +134,10 @@ class LoadedMeshes:
         box = _pixels(top, bottom, camera.height), _pixels(left, right, camera.width)
         rows, columns = (side.stop - side.start for side in box)
         viewport = (scale * box[1].start, scale * box[0].start, scale * columns, scale * rows)
-        if self._at != (t, drawing):
-            self._move_to(t)
-            raster._shadow_target.use()
-            raster._shadow_target.clear(depth=1.0)
-            drawing.cast()
-            self._at = (t, drawing)
+        self._move_to(t)
+        raster._shadow_target.use()
+        raster._shadow_target.clear(depth=1.0)
+        drawing.cast()
         raster._colour_target.scissor = viewport
         raster._colour_target.use()
         raster._colour_target.clear(*BACKGROUND, 1.0, depth=1.0)
