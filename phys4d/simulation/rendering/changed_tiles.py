@@ -19,6 +19,7 @@ CELLS = 256  # of the shadow map, along each axis
 EDGE = 3.0  # pixels around a face that samples, derivatives and rounded vertices may reach
 TEXELS = 6  # of the shadow map around a place: offsets off the surface, comparisons of neighbours, rounding
 NEAREST = 0.1  # metres from the camera, below which something may cover the whole image
+FEW, DIVIDED = 200, 5  # faces of an instance of which each is divided into 25
 PARTS = 4096  # of what changes, each of which is bounded by a box
 
 
@@ -111,14 +112,14 @@ class ChangedTiles:
             if not parts.changes(self.meshes, t):
                 still.append(parts)
                 continue
-            for points in (self.meshes.vertices[t - 1, parts.vertices], self.meshes.vertices[t, parts.vertices]):
+            for points in (parts.points(self.meshes.vertices[when]) for when in (t - 1, t)):
                 tiles |= self._image_boxes(points, parts.starts).covered(self.rows, self.columns)
                 cast |= self._cells_of(points, parts.starts, 0.0).covered(CELLS, CELLS)
         if not cast.any():
             return tiles
         tiles |= self._receiving.chosen(self._read.meet(cast)).covered(self.rows, self.columns)
         for parts in still:  # shadows fall on what has moved before, too
-            points = self.meshes.vertices[t, parts.vertices]
+            points = parts.points(self.meshes.vertices[t])
             deepest = np.maximum.reduceat(self._in_map(points)[:, 2], parts.starts)
             reached = self._cells_of(points, parts.starts, self._reach(deepest)).meet(cast)
             tiles |= self._image_boxes(points, parts.starts).chosen(reached).covered(self.rows, self.columns)
@@ -227,21 +228,43 @@ def _around(corner: np.ndarray) -> np.ndarray:
 
 
 class _Parts:
-    """The vertices of an instance in at most PARTS runs of consecutive faces, and where each run starts.
+    """The faces of an instance in at most PARTS runs; the faces of an instance of few are divided, since the box around
+    a large slanted triangle holds much else.
 
-    faces: int [F, 3], of the instance.
+    faces: int [F, 3], of the instance. starts: where the points of each run start.
     """
 
     def __init__(self, faces: np.ndarray) -> None:
         self._all = np.unique(faces)
+        self._weights: np.ndarray | None = None
         at_once = max(1, -(-len(faces) // PARTS))
-        if at_once == 1:
-            self.vertices, self.starts = faces.ravel(), 3 * np.arange(len(faces))
+        if at_once > 1:
+            runs = [np.unique(faces[start : start + at_once]) for start in range(0, len(faces), at_once)]
+            self._vertices, self.starts = np.concatenate(runs), np.cumsum([0, *(len(run) for run in runs[:-1])])
             return
-        runs = [np.unique(faces[start : start + at_once]) for start in range(0, len(faces), at_once)]
-        self.vertices, self.starts = np.concatenate(runs), np.cumsum([0, *(len(run) for run in runs[:-1])])
+        self._vertices = faces.ravel()
+        if len(faces) <= FEW:
+            self._weights = _divided(DIVIDED)
+        self.starts = 3 * np.arange(len(faces) * (1 if self._weights is None else len(self._weights) // 3))
+
+    def points(self, vertices: np.ndarray) -> np.ndarray:
+        """The points [N, 3] of all runs for vertices [V, 3] of a frame."""
+        found = vertices[self._vertices]
+        return found if self._weights is None else (self._weights @ found.reshape(-1, 3, 3)).reshape(-1, 3)
 
     def changes(self, meshes: MeshSequence, t: int) -> bool:
         """Whether the instance has changed from frame t - 1 to t."""
         arrays = [meshes.vertices] + [meshes.colour] * (meshes.colour.ndim == 3)
         return any(not np.array_equal(array[t - 1, self._all], array[t, self._all]) for array in arrays)
+
+
+def _divided(number: int) -> np.ndarray:
+    """Barycentric coordinates [3 * number**2, 3] of the corners of the triangles into which a triangle is divided."""
+    found = []
+    for i in range(number):
+        for j in range(number - i):
+            found += [(i, j), (i + 1, j), (i, j + 1)]
+            if i + j < number - 1:
+                found += [(i + 1, j + 1), (i + 1, j), (i, j + 1)]
+    u, v = np.array(found).T / number
+    return np.stack([1 - u - v, u, v], axis=1)
