@@ -21,6 +21,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from phys4d.benchmarks import results
 from phys4d.engine.data.clip import blob, video
 from phys4d.engine.run_folder.provenance import provenance
@@ -56,7 +58,7 @@ def speed(size: tuple[int, int], frames: int, clips: int, category: str) -> dict
         drawn = clock()
         pictures = render(found.meshes, camera, found.scene.light, raster)
         shown = clock()
-        truth = measure(found.meshes, camera).stored()
+        truth = measure(found.meshes, camera, np.float32).stored()
         known = clock()
         video.encode_mp4(pictures, FPS, pixel_format=config.pixel_format)
         blob.encode(truth, blob.QUANTISATION)

@@ -16,6 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from phys4d.benchmarks import results
 from phys4d.engine.data.clip import blob, video
 from phys4d.engine.run_folder.provenance import provenance
@@ -38,13 +40,13 @@ def cost(family: str, size: tuple[int, int], frames: int) -> dict[str, Any]:
     times.append(clock())
     first_truth = "truth" in inspect.signature(render).parameters  # smoke is then marched for the truth alone
     if first_truth:
-        truth = measure(found.meshes, camera)
+        truth = measure(found.meshes, camera, np.float32)
         times.append(clock())
         pictures = render(found.meshes, camera, found.scene.light, raster, truth)
     else:
         pictures = render(found.meshes, camera, found.scene.light, raster)
         times.append(clock())
-        truth = measure(found.meshes, camera, raster)  # type: ignore[call-arg]
+        truth = measure(found.meshes, camera, raster)  # type: ignore[call-arg, arg-type]
     times.append(clock())
     video.encode_mp4(pictures, FPS, pixel_format=config.pixel_format)
     blob.encode(truth.stored(), blob.QUANTISATION)

@@ -25,6 +25,9 @@ def add_data(commands: Commands) -> None:
     stats.add_argument("folder", help="a folder, or its URL (s3, gs, https)")
     stats.add_argument("--out", type=Path, metavar="PICTURE", help="histograms, too: a .png or .jpg")
     stats.set_defaults(command=_stats)
+    motion = data.add_parser("motion", help="count simulated clips that move until their end, and rejected samples")
+    motion.add_argument("folder", help="a folder, or its URL (s3, gs, https)")
+    motion.set_defaults(command=_motion)
     card = data.add_parser("card", help="write README.md of a dataset: counts, sizes, licence, seeds, definitions")
     card.add_argument("folder", type=Path, help="the dataset folder")
     card.add_argument("--licence", required=True, metavar="NAME", help="under which you publish it, such as cc-by-4.0")
@@ -137,6 +140,15 @@ def _stats(options: argparse.Namespace) -> int:
         print(printable(line))
     if options.out is not None:
         histograms(found.counts, f"{folder}: {found.clips} clips, {found.seconds / 3600:.2f} h", options.out)
+    return 0
+
+
+def _motion(options: argparse.Namespace) -> int:
+    from phys4d.simulation.activity import activity, lines
+
+    folder = given_location(options.folder)
+    for line in (f"{folder}", *lines(activity(folder))):
+        print(printable(line))
     return 0
 
 

@@ -30,6 +30,9 @@ def add_simulate(commands: Commands) -> None:
         "--looks", default="varied", help="varied backdrops, lights and soft shadows (default), or plain"
     )
     simulate.add_argument("--lens", default="varied", help="fields of view of 30 to 70 degrees (default), or fixed")
+    simulate.add_argument(
+        "--clutter", default="none", help="varied: furniture behind the event, which the caption names (default: none)"
+    )
     simulate.add_argument("--size", default="48x48", metavar="HxW", help="pixels, or one number (default: 48x48)")
     simulate.add_argument("--frames", type=int, default=17)
     simulate.add_argument("--fps", type=int, default=24)
@@ -67,6 +70,7 @@ def _simulate(options: argparse.Namespace) -> int:
         "clips": options.clips, "size": (int(height), int(width)), "frames": options.frames, "fps": options.fps,
         "seed": options.seed, "truth": not options.no_truth, "camera": options.camera,
         "looks": options.looks, "lens": options.lens,
+        "clutter": options.clutter,
         "pixel_format": options.pixel_format, "on_refused": options.on_refused,
     }  # fmt: skip
     if options.family:

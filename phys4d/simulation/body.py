@@ -1,4 +1,4 @@
-"""Rigid bodies of simple shapes with material, pose and initial velocity, and static props."""
+"""Rigid bodies of simple shapes with material, pose and initial velocity, static props, and things made of props."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -50,6 +50,20 @@ class Prop:
     friction: float
     position: tuple[float, float, float]
     quaternion: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A thing of every day that stands in the scene, see `scenery.clutter`.
+
+    name: such as "red wood stool".
+    side: "on the left", "in the middle" or "on the right", as the first frame shows it.
+    props: number of the scene's props that are its parts.
+    """
+
+    name: str
+    side: str
+    props: int
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ are named from the floor up, bodies of a row in the order in which they fall.
 import re
 from collections.abc import Sequence
 
-from phys4d.simulation.body import Body
+from phys4d.simulation.body import Body, Thing
 from phys4d.simulation.scene import Scene
 
 DIRECTIONS = (("right", "left"), ("away", "toward"), ("up", "down"))
@@ -24,9 +24,10 @@ CAMERA = "; the camera "
 
 
 def caption(scene: Scene) -> str:
-    """One English sentence about the event, followed by later events and the motion of the camera if it moves."""
+    """One English sentence about the event, followed by later events, what stands around, and the camera's motion."""
     path = scene.view.path
-    return scene.sentence() + later_words(scene.later) + ("" if path is None else CAMERA + path.words())
+    still = scene.sentence() + later_words(scene.later) + clutter_words(scene.clutter)
+    return still + ("" if path is None else CAMERA + path.words())
 
 
 def later_words(bodies: Sequence[Body]) -> str:
@@ -37,6 +38,15 @@ def later_words(bodies: Sequence[Body]) -> str:
     parts = [
         f"{article(body.name)} {how}after {body.held_until:.1f} s" for body, how in zip(bodies, let_go, strict=False)
     ]
+    return "; " + ", ".join(parts) if parts else ""
+
+
+def clutter_words(things: Sequence[Thing]) -> str:
+    """What stands around in words, such as "; a red wood stool stands on the left, a blue steel lamp on the right";
+    empty if nothing does.
+    """
+    verbs = ("stands ", *("" for _ in things[1:]))
+    parts = [f"{article(thing.name)} {verb}{thing.side}" for thing, verb in zip(things, verbs, strict=False)]
     return "; " + ", ".join(parts) if parts else ""
 
 

@@ -1,6 +1,7 @@
 """Video and exact truth of one clip, computed from a mesh sequence."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +16,11 @@ from phys4d.simulation.truth.visibility import TOLERANCE, visible
 
 @dataclass(frozen=True)
 class Truth:
-    """Exact geometry of a clip, in float64 before it is stored.
+    """Exact geometry of a clip, computed in float64.
 
-    depth: float64 [T, H, W], metres along the optical axis; 0 if the pixel sees no surface.
-    motion: float64 [3, T-1, H, W], (du px, dv px, dz m) from frame t to t + 1.
+    depth: float64 or float32 [T, H, W], metres along the optical axis; 0 if the pixel sees no surface.
+    motion: float64 or float32 [3, T-1, H, W], (du px, dv px, dz m) from frame t to t + 1; exactly 0 for points at rest
+        before a static camera.
     depth_valid: bool [T, H, W].
     flow_valid, dz_valid: bool [T-1, H, W].
     visible: bool [T-1, H, W], the surface point is also visible in frame t + 1.
@@ -43,7 +45,7 @@ class Truth:
     def stored(self) -> dict[str, np.ndarray]:
         """The arrays by name as a dataset stores them: depth and motion as float32."""
         arrays = {name: array for name, array in vars(self).items() if isinstance(array, np.ndarray)}
-        return arrays | {"depth": self.depth.astype(np.float32), "motion": self.motion.astype(np.float32)}
+        return arrays | {name: arrays[name].astype(np.float32, copy=False) for name in ("depth", "motion")}
 
 
 def render(
@@ -58,32 +60,34 @@ def render(
     with raster.load(meshes) as loaded:
         video = loaded.pictures(camera, light)
     if meshes.smoke is not None:
-        layer = (truth or measure(meshes, camera)).layer
+        layer = (truth or measure(meshes, camera, np.float32)).layer
         assert layer is not None
         for t in range(meshes.frames):
             video[t] = meshes.smoke.composite(video[t], layer.opacity[t], layer.brightness[t])
     return video
 
 
-def measure(meshes: MeshSequence, camera: Camera) -> Truth:
-    """Measures the truth of every frame; rays and distances are computed in float64."""
+def measure(meshes: MeshSequence, camera: Camera, dtype: type[np.floating[Any]] = np.float64) -> Truth:
+    """Measures the truth of every frame; rays and distances are computed in float64.
+
+    meshes, camera: of the clip.
+    dtype: of depth and motion: float64, or float32, as they are stored, which takes half of the memory and its time.
+    """
     frames, size = meshes.frames, (camera.height, camera.width)
-    depth, instance = np.zeros((frames, *size)), np.zeros((frames, *size), dtype=np.uint8)
-    motion = np.zeros((3, frames - 1, *size))
+    depth, instance = np.zeros((frames, *size), dtype), np.zeros((frames, *size), dtype=np.uint8)
+    motion = np.zeros((3, frames - 1, *size), dtype)  # what is never written takes no memory
     flow_valid, seen_next, moving = (np.zeros((frames - 1, *size), dtype=bool) for _ in range(3))
     finder = SurfaceFinder(meshes, camera)
     still = finder.still
     depth[:, still.row, still.column] = still.depth
     instance[:, still.row, still.column] = meshes.instance[still.face]
-    landed = landing(still, meshes, camera, 0)
-    rest, ahead = np.zeros((3, *size)), np.zeros(size, dtype=bool)
-    rest[:, still.row, still.column] = _change(still, landed)
-    ahead[still.row, still.column] = landed.ahead
-    motion[:], flow_valid[:] = rest[:, None], ahead
-    seen = finder.surface(0)
+    flow_valid[:, still.row, still.column] = True
+    seen, nearest = finder.surface(0), np.zeros(size)  # the depth of one frame in float64
     for t in range(frames):
         now = (t, seen.row, seen.column)
         depth[now], instance[now] = seen.depth, meshes.instance[seen.face]
+        nearest[still.row, still.column] = still.depth
+        nearest[seen.row, seen.column] = seen.depth
         if t == frames - 1:
             break
         after = finder.surface(t + 1)
@@ -92,7 +96,7 @@ def measure(meshes: MeshSequence, camera: Camera) -> Truth:
         flow_valid[now], moving[now] = landed.ahead, landed.displacement > MOVING
         # A point at rest before a camera at rest is hidden by whatever is nearer at its own pixel.
         seen_next[t] = flow_valid[t]
-        hidden = after.depth < depth[t, after.row, after.column] * (1 - TOLERANCE)
+        hidden = after.depth < nearest[after.row, after.column] * (1 - TOLERANCE)
         seen_next[t, after.row[hidden], after.column[hidden]] = False
         seen_next[now] = visible(landed, finder, t)
         seen = after

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import mujoco
+import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
 from phys4d import __version__
@@ -29,6 +30,7 @@ from phys4d.simulation.distributed import ProcessRank, RankFiles
 from phys4d.simulation.metadata import clip_metadata
 from phys4d.simulation.rejection_sampling import (
     CameraMotion,
+    Clutter,
     Lens,
     Looks,
     NoUsableScene,
@@ -60,6 +62,8 @@ class SimulateConfig(Config):
     looks: "varied" samples floors, walls, lights and soft shadows; "plain" is a checkered floor, a bare wall and one
         white light with sharp shadows.
     lens: "varied" samples fields of view from 30 to 70 degrees across the smaller side; "fixed" is one of 45.
+    clutter: "none", or "varied": one to three pieces of furniture and the like stand fixed behind the event, and the
+        caption names them.
     pixel_format: chroma format of the mp4, see `engine.data.clip.video.encode_mp4`.
     on_refused: "stop" at a clip of which no sample is usable, or "skip" it and count it; the others keep their bytes.
     """
@@ -75,6 +79,7 @@ class SimulateConfig(Config):
     camera: CameraMotion = "static"
     looks: Looks = "varied"
     lens: Lens = "varied"
+    clutter: Clutter = "none"
     pixel_format: video.PixelFormat = "yuv444p"
     on_refused: Literal["stop", "skip"] = "stop"
 
@@ -214,7 +219,7 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
     height, width = config.size
     camera = scene.view.camera(config.frames, height, width, config.fps)
     raster = rasteriser(height, width)
-    truth = measure(sequence, camera) if config.truth else None
+    truth = measure(sequence, camera, np.float32) if config.truth else None
     frames = render(sequence, camera, scene.light, raster, truth)
     members = {"mp4": video.encode_mp4(frames, config.fps, pixel_format=config.pixel_format)}
     arrays = {} if truth is None else truth.stored()
@@ -240,6 +245,7 @@ def sample_scene(config: SimulateConfig, index: int) -> SampledScene:
     return sample_usable_scene(
         config.family(index), config.seed, index, frames=config.frames, fps=config.fps,
         detail=detail(*config.size), camera=config.camera, looks=config.looks, lens=config.lens,
+        clutter=config.clutter,
     )  # fmt: skip
 
 

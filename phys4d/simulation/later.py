@@ -80,14 +80,20 @@ def sample(
     rng: random generator.
     time: seconds until the body is let go.
     view: the camera.
-    caption: what happens before; the body has a colour that it does not name.
+    caption: what happens before; the body has a colour that it does not name, or else a shape
+        that it does not name in this colour.
     subject: [3], world metres; the body is above it or as near to that as possible.
     occupied: where everything else is.
     """
     free = [name for name in HUES if name not in re.findall(r"\w+", caption)]
-    name = str(rng.choice(free))
+    name = str(rng.choice(free or list(HUES)))
     kinds: list[Shape] = ["ball", "box", "cylinder", "capsule"]
     kind = kinds[rng.choice(4, p=[0.55, 0.2, 0.15, 0.1])]
+    if not free:  # all colours are named: one of which the caption has no such shape
+        others = [hue for hue in HUES if not re.search(rf"\b{hue} \w+ {kind}\b", caption)]
+        if not others:
+            return None
+        name = str(rng.choice(others))
     size = sampling.size_for_radius(kind, rng.uniform(*RADIUS))
     place = _place(rng, view, subject, bounding_radius(kind, size), occupied)
     if place is None:

@@ -12,6 +12,7 @@ from phys4d.simulation.categories import FAMILIES
 from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.scene import Scene, Unstable, Unusable
 from phys4d.simulation.scenery import sampling
+from phys4d.simulation.scenery.clutter import check_clear, with_clutter
 from phys4d.simulation.scenery.free_camera import check_camera_is_free, check_camera_keeps_off, with_free_path
 from phys4d.simulation.scenery.looks import varied
 
@@ -25,6 +26,7 @@ class NoUsableScene(UserError):
 CameraMotion = Literal["static", "moving"]
 Looks = Literal["plain", "varied"]
 Lens = Literal["fixed", "varied"]
+Clutter = Literal["none", "varied"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class SampledScene:
 
 def sample_usable_scene(
     family: str, seed: int, index: int, *, frames: int, fps: float, detail: int, camera: CameraMotion, looks: Looks,
-    lens: Lens,
+    lens: Lens, clutter: Clutter = "none",
 ) -> SampledScene:  # fmt: skip
     """Samples scenes until one is accepted; the result depends on family, seed, index and settings only.
 
@@ -58,6 +60,7 @@ def sample_usable_scene(
     camera: "static" or "moving".
     looks: "plain" or "varied".
     lens: "fixed" or "varied".
+    clutter: "none" or "varied".
 
     Raises NoUsableScene if all ATTEMPTS samples are rejected.
     """
@@ -65,11 +68,12 @@ def sample_usable_scene(
     redrawn: Counter[str] = Counter()
     for attempt in range(ATTEMPTS):
         try:
-            scene = _sample_scene(family, seed, index, attempt, camera, looks, lens, frames / fps)
+            scene = _sample_scene(family, seed, index, attempt, camera, looks, lens, clutter, frames / fps)
             if scene.badly_framed():
                 raise Unusable("badly framed")
             check_camera_is_free(scene, scene.view.camera(frames, 1, 1, fps))
             meshes = scene.simulate(frames, fps, detail)
+            check_clear(scene, meshes)
             check_camera_keeps_off(meshes, scene.view.camera(frames, 1, 1, fps))
         except Unstable as reason:
             dropped[str(reason)] += 1
@@ -86,10 +90,10 @@ def sample_usable_scene(
 
 def _sample_scene(
     family: str, seed: int, index: int, attempt: int, camera: CameraMotion, looks: Looks, lens: Lens,
-    seconds: float,
+    clutter: Clutter, seconds: float,
 ) -> Scene:  # fmt: skip
-    """Samples one scene. Later events, looks and camera use random generators of their own, so that they do not change
-    the event.
+    """Samples one scene. Later events, looks, clutter and camera use random generators of their own, so that they do
+    not change the event.
     """
     scene = FAMILIES[family](keyed_rng(seed, index, attempt))
     if lens == "fixed":
@@ -97,6 +101,8 @@ def _sample_scene(
     scene = scene.lasting(seconds, keyed_rng(seed, index, attempt, "later"))
     if looks == "varied":
         scene = varied(scene, keyed_rng(seed, index, attempt, "looks"))
+    if clutter == "varied":
+        scene = with_clutter(scene, keyed_rng(seed, index, attempt, "clutter"))
     if camera == "moving":
         scene = with_free_path(scene, keyed_rng(seed, index, attempt, "camera"), seconds)
     return scene

@@ -1,12 +1,13 @@
 """A scene as sampled by a family: its state at t = 0 and how to simulate it."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from phys4d.simulation.body import Body, Colour, Prop
+from phys4d.simulation.body import Body, Colour, Prop, Thing
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
 from phys4d.simulation.scenery.camera import Camera
 from phys4d.simulation.scenery.camera_path import CameraPath, level_axes
@@ -124,6 +125,7 @@ class Scene(ABC):
     family: name of the family.
     props: static objects; their instances follow all others.
     later: bodies of later events, see `later`; their instances follow those of the event.
+    clutter: things that stand around, see `scenery.clutter`; the last props are their parts.
     """
 
     family: str
@@ -132,6 +134,7 @@ class Scene(ABC):
     light: Light
     props: tuple[Prop, ...] = ()
     later: tuple[Body, ...] = ()
+    clutter: tuple[Thing, ...] = ()
 
     @property
     @abstractmethod
@@ -166,6 +169,10 @@ class Scene(ABC):
 
         Raises Unusable if there is no place for them.
         """
+
+    def with_props(self, props: Sequence[Prop]) -> "Scene":
+        """The scene with more props, after those that it has."""
+        return replace(self, props=(*self.props, *props))
 
     def event_frames(self, frames: int, fps: float) -> int:
         """Number of frames of a clip until its first later event."""

@@ -18,6 +18,7 @@ from phys4d.simulation.rejection_sampling import NoUsableScene, keyed_rng
 from phys4d.simulation.rigid.dynamics import simulate_tracks
 from phys4d.simulation.rigid.scene import RigidScene
 from phys4d.simulation.scene import FIRST_BODY, GRAVITY, Scene, Unusable
+from phys4d.simulation.scenery.materials import HUES
 from phys4d.simulation.screening import EVENT, best_mean, check_visible_motion
 from phys4d.simulation.thermodynamic.melting import MeltingScene
 
@@ -79,6 +80,19 @@ def test_a_held_body_rests_exactly_and_then_falls_freely(family: str) -> None:
     assert fallen == pytest.approx(GRAVITY * time**2 / 2, abs=GRAVITY / 1200 * 0.1 + SLOW_TO_FALL)
 
 
+@pytest.mark.parametrize("family", ["plough", "plunge"])
+def test_settled_grains_begin_at_the_same_places_with_later_events(family: str) -> None:
+    """Whose bodies are added to a model whose grains have settled before."""
+    short = FAMILIES[family](keyed_rng("later", 5))
+    scene = short.lasting(5.0, keyed_rng("later", 5, "later"))
+    assert isinstance(short, MujocoScene) and isinstance(scene, MujocoScene) and len(scene.later) == 2
+    before, after = short._run(1, 24.0), scene._run(1, 24.0)
+    shared = [name for name in before.geoms if name in after.geoms]
+    assert len(shared) > 1 and set(after.geoms) - set(before.geoms) >= {"later0", "later1"}
+    for name in shared:
+        assert (before.geoms[name].position == after.geoms[name].position).all()
+
+
 def test_the_caption_states_every_later_event_and_the_first_frame_shows_it() -> None:
     scene = lasting("fall", 8.0)
     text = caption(scene)
@@ -89,6 +103,19 @@ def test_the_caption_states_every_later_event_and_the_first_frame_shows_it() -> 
         assert (np.abs(pixel - 0.5) < 0.5).all() and depth.min() > 0.5
     assert len({body.colour for body in (*scene.later, *scene.bodies)}) == len(scene.later) + len(scene.bodies)
     assert [prop.name for prop in scene.props].count("holder") == 3
+
+
+def test_a_caption_that_names_every_colour_gets_a_body_that_it_does_not_name() -> None:
+    """The row of dominoes of a long clip had no colour left, which ended the run."""
+    scene = FAMILIES["fall"](keyed_rng("later", 5))
+    nothing = later.Occupied((), (), np.empty((0, 3)))
+    text = " ".join(f"a {hue} wood ball" for hue in HUES if hue != "pink") + " and a pink wood box"
+    found = [later.sample(keyed_rng(seed), 3.0, scene.view, text, np.zeros(3), nothing) for seed in range(30)]
+    bodies = [each[0] for each in found if each is not None]
+    assert len(bodies) > 20 and {body.shape for body in bodies} == {"ball", "box", "cylinder", "capsule"}
+    assert {body.colour for body in bodies if body.shape == "ball"} == {"pink"}
+    assert "pink" not in {body.colour for body in bodies if body.shape == "box"}
+    assert len({body.colour for body in bodies if body.shape == "box"}) > 1
 
 
 def test_later_events_leave_the_event_as_it_is() -> None:

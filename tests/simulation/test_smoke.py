@@ -10,11 +10,12 @@ from phys4d.simulation.generate import SimulateConfig, sample_scene
 from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.scenery.camera import Camera
 from phys4d.simulation.smoke.air_grid import AirGrid, GridBox
-from phys4d.simulation.smoke.smoke_volume import CLEAR, FAINT, SmokeVolume
+from phys4d.simulation.smoke.smoke_volume import CLEAR, SmokeVolume
 
 BOX = GridBox((-0.5, -0.5, 0.0), 1.0, 24)
 SOURCE = (np.array([0.0, 0.0, 0.1]), 0.08)
 SIZE = 48
+STEPS = 100  # of the march that the tests compare with
 
 
 def air() -> AirGrid:
@@ -69,29 +70,31 @@ def test_a_cloud_covers_as_beer_and_lambert_say_up_to_the_surface_behind() -> No
     assert np.array_equal(clear, picture)
 
 
-def test_places_without_smoke_are_left_out_and_nothing_is_missed() -> None:
-    """As a march that samples every place: within what less than FAINT of smoke can do."""
+@pytest.mark.parametrize(("size", "worst", "mean"), [(33, 0.01, 1e-4), (210, 0.04, 5e-4)])
+def test_places_without_smoke_are_left_out_and_nothing_is_missed(size: int, worst: float, mean: float) -> None:
+    """As a march that samples every place of every pixel, with one ray a pixel and with one for several."""
     moved = air()
     for _ in range(30):
         moved.step(1 / 48)
-    camera = Camera.static(1, 33, 33, eye=np.array([0.3, -2.0, 0.6]), target=np.array([0.0, 0.0, 0.4]), fov=30)
+    camera = Camera.static(1, size, size, eye=np.array([0.3, -2.0, 0.6]), target=np.array([0.0, 0.0, 0.4]), fov=30)
     volume = SmokeVolume(BOX, moved.smoke[None], 15.0, (1.0, 1.0, 1.0))
-    depth = np.full((33, 33), 2.1)
+    depth = np.full((size, size), 2.1)
     opacity, _ = volume.opacity_and_brightness(0, camera, depth)
-    row, column = np.mgrid[:33, :33] + 0.5
+    row, column = np.mgrid[:size, :size] + 0.5
     rays = camera.directions(0, np.stack([column.ravel(), row.ravel()], axis=1))
     low, high = volume._occupied_box(0)
     start = camera.origin(0) - np.array(BOX.corner)
     with np.errstate(divide="ignore"):
         ends = np.stack([(low - start) / rays, (high - start) / rays])
     near, far = ends.min(axis=0).max(axis=1), np.minimum(ends.max(axis=0).min(axis=1), 2.1)
-    distance = near[:, None] + np.maximum(far - near, 0)[:, None] * (np.arange(40) + 0.5) / 40
+    distance = near[:, None] + np.maximum(far - near, 0)[:, None] * (np.arange(STEPS) + 0.5) / STEPS
     places = (start + rays[:, None] * distance[..., None]) / BOX.cell - 0.5
     density = map_coordinates(moved.smoke, np.moveaxis(places, -1, 0), order=1, mode="constant")
-    way = np.linalg.norm(rays, axis=1) * np.maximum(far - near, 0) / 40
+    way = np.linalg.norm(rays, axis=1) * np.maximum(far - near, 0) / STEPS
     expected = 1 - np.exp(-15.0 * density.sum(axis=1) * way)
     assert 0.02 < (expected > 0.5).mean() < 0.5 and (expected == 0).mean() > 0.2
-    assert opacity.ravel() == pytest.approx(expected, abs=15.0 * FAINT)
+    error = np.abs(opacity.ravel() - expected)
+    assert error.max() < worst and error.mean() < mean
 
 
 def test_no_smoke_is_nothing() -> None:

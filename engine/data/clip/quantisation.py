@@ -63,15 +63,15 @@ def encode_array(name: str, array: np.ndarray, wanted: Quantisation) -> tuple[np
         got = f"{array.dtype} {array.shape}"
         raise ValueError(f"array {name!r}: only float arrays with an axis are quantised, got {got}")
     with np.errstate(over="ignore"):  # quantised arrays come back as float32, so they must fit it
-        value = array.astype(np.float32)
-    if not np.isfinite(value).all():
+        value = array.astype(np.float32, copy=False)
+    if not (np.isfinite(value.min(initial=0)) and np.isfinite(value.max(initial=0))):  # NaN is both
         count = np.count_nonzero(~np.isfinite(value))
         raise ValueError(f"array {name!r}: holds {count} values that are not finite")
     if isinstance(wanted, Absolute):
         if len(wanted.error) != len(value):
             raise ValueError(f"array {name!r}: {len(wanted.error)} errors for {len(value)} slices of the first axis")
         return _linear16(value, wanted.error) or _linear32(value, wanted.error) or (value, None)
-    if (value < 0).any():
+    if value.min(initial=0) < 0:
         raise ValueError(f"array {name!r}: a relative error needs values >= 0, got {value.min():.6g}")
     return _inverse16(value, wanted.error) or _relative16(value, wanted.error) or (value, None)
 

@@ -15,7 +15,7 @@ def settle_before(seconds: float, others: StepCallback | None = None) -> StepCal
     """Callback that lets grains settle under gravity, stops them, and then calls `others`.
 
     Named free joints (bodies that are not grains) stay in place. Settling takes equal steps for any frame rate and is
-    computed once for a scene.
+    computed once for a scene, also where its model has more named joints later on, those of held bodies.
 
     seconds: duration of the settling.
     others: sets the initial state of other bodies.
@@ -25,7 +25,7 @@ def settle_before(seconds: float, others: StepCallback | None = None) -> StepCal
     def start(model: mujoco.MjModel, data: mujoco.MjData) -> None:
         if not known:
             known.append(_settle(model, seconds))
-        data.qpos[:] = known[0]
+        data.qpos[_coordinates(model, named=False)] = known[0]
         if others is not None:
             others(model, data)
 
@@ -33,11 +33,11 @@ def settle_before(seconds: float, others: StepCallback | None = None) -> StepCal
 
 
 def _settle(model: mujoco.MjModel, seconds: float) -> np.ndarray:
-    """Positions of all joints after the grains have settled."""
+    """Coordinates of the grains after they have settled, those of one after the other."""
     data = mujoco.MjData(model)
     joints = [model.joint(number) for number in range(model.njnt) if model.joint(number).name]
-    places = np.concatenate([joint.qposadr[0] + np.arange(7) for joint in joints])
-    speeds = np.concatenate([joint.dofadr[0] + np.arange(6) for joint in joints])
+    places = _coordinates(model, named=True)
+    speeds = np.concatenate([np.zeros(0, dtype=int), *(joint.dofadr[0] + np.arange(6) for joint in joints)])
     first, timestep = data.qpos[places].copy(), model.opt.timestep
     model.opt.timestep = 1 / STEPS_PER_SECOND
     for _ in range(round(seconds * STEPS_PER_SECOND)):
@@ -45,7 +45,14 @@ def _settle(model: mujoco.MjModel, seconds: float) -> np.ndarray:
         data.qpos[places], data.qvel[speeds] = first, 0
         data.qvel *= SLOWED
     model.opt.timestep = timestep
-    return data.qpos.copy()
+    return data.qpos[_coordinates(model, named=False)].copy()
+
+
+def _coordinates(model: mujoco.MjModel, *, named: bool) -> np.ndarray:
+    """Numbers of the coordinates of the free joints with a name, or of those without one, which are the grains'."""
+    joints = [model.joint(number) for number in range(model.njnt)]
+    some = [joint.qposadr[0] + np.arange(7) for joint in joints if bool(joint.name) == named]
+    return np.concatenate([np.zeros(0, dtype=int), *some])
 
 
 def sample_inside(

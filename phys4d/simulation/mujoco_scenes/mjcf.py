@@ -106,9 +106,23 @@ def with_held_body(model: str, body: Body, name: str, holder: Prop) -> str:
     assert world is not None
     firm = FIRM if root.find("deformable") is not None else {}
     add_body(world, body, name, **firm).set("gravcomp", "1")
-    shape = {"type": GEOM_TYPE[holder.shape], "size": text(*holder.size), "friction": text(holder.friction, 0, 0)}
-    Xml.SubElement(world, "geom", shape | pose(holder.position, holder.quaternion), name=f"{name} holder")
+    _add_prop(world, holder, f"{name} holder")
     return Xml.tostring(root, encoding="unicode")
+
+
+def with_props(model: str, props: Sequence[Prop]) -> str:
+    """An MJCF model with props that stand around; model: MJCF text."""
+    root = Xml.fromstring(model)
+    world = root.find("worldbody")
+    assert world is not None
+    for number, prop in enumerate(props):
+        _add_prop(world, prop, f"around{len(world)}_{number}")
+    return Xml.tostring(root, encoding="unicode")
+
+
+def _add_prop(world: Xml.Element, prop: Prop, name: str) -> None:
+    shape = {"type": GEOM_TYPE[prop.shape], "size": text(*prop.size), "friction": text(prop.friction, 0, 0)}
+    Xml.SubElement(world, "geom", shape | pose(prop.position, prop.quaternion), name=name)
 
 
 def disable_contacts(mjcf: Mjcf, names: str) -> None:

@@ -1,6 +1,6 @@
 """A scene in MuJoCo: a model, its visible objects, and a check that the event of the caption happens."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from phys4d.simulation.body import Body, Prop
 from phys4d.simulation.caption import caption
 from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.mujoco_scenes.holding import Holding
-from phys4d.simulation.mujoco_scenes.mjcf import later_name, with_held_body
+from phys4d.simulation.mujoco_scenes.mjcf import later_name, with_held_body, with_props
 from phys4d.simulation.mujoco_scenes.rollout import Rollout, StepCallback, check_energy, run_model
 from phys4d.simulation.mujoco_scenes.scene_object import (
     SceneObject,
@@ -141,6 +141,10 @@ class MujocoScene(Scene):
             ),
             model=with_held_body(self.model, body, name, holder),
         )  # fmt: skip
+
+    def with_props(self, props: Sequence[Prop]) -> "MujocoScene":
+        """See `Scene.with_props`."""
+        return replace(self, props=(*self.props, *props), model=with_props(self.model, props))
 
     def surface(self, scene_object: SceneObject, rollout: Rollout, detail: int) -> Surface:
         """The triangles of an object over time; subclasses override it for objects with their own mesh."""

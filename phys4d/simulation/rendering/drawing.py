@@ -1,4 +1,4 @@
-"""Some faces of loaded meshes in the light of a scene, drawn run by run of one pattern."""
+"""The faces of loaded meshes in the light of a scene, drawn run by run of one pattern."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,24 +16,21 @@ if TYPE_CHECKING:
 
 
 class Drawing:
-    """Some faces of loaded meshes in a light, as runs of one pattern; a context manager that frees its buffers.
+    """The faces of loaded meshes in a light, as runs of one pattern; a context manager that frees its buffers.
 
-    loaded: the meshes. which: int, ascending, numbers of the faces. light: of the scene. sun: [3], unit vector towards
-    it.
+    loaded: the meshes. light: of the scene. sun: [3], unit vector towards it.
     """
 
-    def __init__(self, loaded: "LoadedMeshes", which: np.ndarray, light: Light, sun: np.ndarray) -> None:
+    def __init__(self, loaded: "LoadedMeshes", light: Light, sun: np.ndarray) -> None:
         raster, meshes = loaded.raster, loaded.meshes
-        self._indices = raster.context.buffer(meshes.faces[which].tobytes()) if len(which) else None
+        self._indices = raster.context.buffer(meshes.faces.tobytes())
         # A room's faces come first; walls and ceiling would shade everything inside.
-        self._first_caster = int(np.argmax(np.append(meshes.instance[which] > WALL, True)))
+        self._first_caster = int(np.argmax(np.append(meshes.instance > WALL, True)))
         to_clip = to_shadow(sun, np.array(light.focus))
         set_uniform(raster._cast, "to_clip", to_clip.T)
         self._surfaces: list[_Surface] = []
-        if self._indices is None:
-            return
         self._caster = raster.context.vertex_array(raster._cast, [(loaded._position, "3f", "position")], self._indices)
-        kinds = 2 * meshes.texture[meshes.faces[which, 0]].astype(int) + _closed(meshes)[which]
+        kinds = 2 * meshes.texture[meshes.faces[:, 0]].astype(int) + _closed(meshes)
         for kind, first, count in _runs(kinds):
             texture, closed = Texture(kind // 2), bool(kind % 2)
             surface = _Surface(loaded, self._indices, texture, first, count, soft=light.softness > 0, closed=closed)
@@ -44,11 +41,10 @@ class Drawing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._indices is not None:
-            for surface in self._surfaces:
-                surface.array.release()
-            self._caster.release()
-            self._indices.release()
+        for surface in self._surfaces:
+            surface.array.release()
+        self._caster.release()
+        self._indices.release()
 
     def cast(self) -> None:
         """Draws what casts shadows into the current target."""
@@ -60,7 +56,7 @@ class Drawing:
 
     def draw(self, to_clip: np.ndarray, eye: np.ndarray) -> None:
         """Draws all faces into the current target; to_clip: [4, 4], world to clip space. eye: [3], metres."""
-        for surface in self._surfaces:
+        for surface in reversed(self._surfaces):  # the room, behind everything, last
             set_uniform(surface.program, "to_clip", to_clip.T)
             set_uniform(surface.program, "eye", eye)
             with _faces_towards(surface.program.ctx, surface.closed):

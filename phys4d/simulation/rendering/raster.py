@@ -8,9 +8,8 @@ import numpy as np
 from phys4d.engine.errors import UserError
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
 from phys4d.simulation.rendering import shaders
-from phys4d.simulation.rendering.changed_region import ChangedRegion, Region
-from phys4d.simulation.rendering.drawing import Drawing
-from phys4d.simulation.rendering.shadow import shadow_blur
+from phys4d.simulation.rendering.changed_tiles import TILE, ChangedTiles
+from phys4d.simulation.rendering.drawing import Drawing, set_uniform
 from phys4d.simulation.scene import Light
 from phys4d.simulation.scenery.camera import Camera
 
@@ -48,6 +47,8 @@ class Rasteriser:
         program = self.context.program
         self._surfaces: dict[tuple[Texture, bool], moderngl.Program] = {}
         self._cast = program(vertex_shader=shaders.POSITION_VERTEX, fragment_shader=shaders.NOTHING_FRAGMENT)
+        self._cover = program(vertex_shader=shaders.POSITION_VERTEX, fragment_shader=shaders.NOTHING_FRAGMENT)
+        set_uniform(self._cover, "to_clip", np.eye(4))
         self._make_targets(samples)
 
     def _make_targets(self, samples: int) -> None:
@@ -94,7 +95,6 @@ class LoadedMeshes:
         self._rest = make(meshes.rest.astype(np.float32).tobytes())
         if meshes.colour.ndim == 2:
             self._colour.write(meshes.colour.tobytes())
-        self._at: tuple[int, Drawing] | None = None  # of what the shadow map shows
 
     def __enter__(self) -> "LoadedMeshes":
         return self
@@ -113,44 +113,64 @@ class LoadedMeshes:
     def pictures(self, camera: Camera, light: Light) -> np.ndarray:
         """Renders the video, uint8 [T, H, W, 3].
 
-        A static camera's faces that never change are drawn once; of each frame only what differs from that picture.
+        With a static camera only the tiles of a frame are drawn that differ from the frame before.
         """
         sun = -np.array(light.direction) / np.linalg.norm(light.direction)
-        blur = shadow_blur(light, self.raster._shadow_size)
-        changed, whole = ChangedRegion(self.meshes, camera, sun, blur), (0, 0, camera.width, camera.height)
+        changed = ChangedTiles(self.meshes, camera, light, self.raster._shadow_size)
         video = np.empty((self.meshes.frames, camera.height, camera.width, 3), dtype=np.uint8)
-        if not changed.whole:
-            still = ~changed.changing[self.meshes.faces].any(axis=1)
-            with Drawing(self, np.nonzero(still)[0], light, sun) as background:
-                video[:] = self._picture(0, camera, background, whole)
-        with Drawing(self, np.arange(len(self.meshes.faces)), light, sun) as everything:
+        with Drawing(self, light, sun) as drawing:
             for t in range(self.meshes.frames):
-                for left, top, right, bottom in changed.regions(t):
-                    region = (left, top, right, bottom)
-                    video[t, top:bottom, left:right] = self._picture(t, camera, everything, region)
+                video[t] = video[max(t - 1, 0)]
+                self._draw(video[t], t, camera, drawing, changed.tiles(t))
         return video
 
-    def _picture(self, t: int, camera: Camera, drawing: "Drawing", region: Region) -> np.ndarray:
-        """Renders a region of frame t, uint8 [height, width, 3]."""
+    def _draw(self, picture: np.ndarray, t: int, camera: Camera, drawing: Drawing, tiles: np.ndarray) -> None:
+        """Draws the tiles of frame t that are true in `tiles`, bool [rows, columns], into uint8 [H, W, 3]."""
+        if not tiles.any():
+            return
         raster, scale = self.raster, self.raster.supersample
-        left, top, right, bottom = (scale * side for side in region)
-        box = (left, top, right - left, bottom - top)
-        if self._at != (t, drawing):
-            self._move_to(t)
-            raster._shadow_target.use()
-            raster._shadow_target.clear(depth=1.0)
-            drawing.cast()
-            self._at = (t, drawing)
-        raster._colour_target.scissor = box
+        row, column = np.nonzero(tiles)
+        top, bottom, left, right = int(row.min()), int(row.max()) + 1, int(column.min()), int(column.max()) + 1
+        box = _pixels(top, bottom, camera.height), _pixels(left, right, camera.width)
+        rows, columns = (side.stop - side.start for side in box)
+        viewport = (scale * box[1].start, scale * box[0].start, scale * columns, scale * rows)
+        self._move_to(t)
+        raster._shadow_target.use()
+        raster._shadow_target.clear(depth=1.0)
+        drawing.cast()
+        raster._colour_target.scissor = viewport
         raster._colour_target.use()
         raster._colour_target.clear(*BACKGROUND, 1.0, depth=1.0)
+        self._cover_others(camera, tiles)
         raster._shadow_map.use(0)
         raster._shadow_map.use(1)
         raster._depth_sampler.use(1)
         drawing.draw(_to_clip(camera, t), camera.origin(t))
         raster.context.copy_framebuffer(raster._resolved, raster._colour_target)
-        raw = np.frombuffer(raster._resolved.read(viewport=box, components=3, alignment=1), np.uint8)
-        return _averaged(raw.reshape(box[3] // scale, scale, box[2] // scale, scale, 3))
+        raw = np.frombuffer(raster._resolved.read(viewport=viewport, components=3, alignment=1), np.uint8)
+        drawn = _averaged(raw.reshape(rows, scale, columns, scale, 3))
+        shown = tiles[top:bottom, left:right].repeat(TILE, axis=0).repeat(TILE, axis=1)
+        np.copyto(picture[box], drawn, where=shown[: drawn.shape[0], : drawn.shape[1], None])
+
+    def _cover_others(self, camera: Camera, tiles: np.ndarray) -> None:
+        """Holds the near plane in front of the tiles that are not drawn, so that nothing is shaded there."""
+        step = np.diff(np.pad(~tiles, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+        (row, start), (_, end) = np.nonzero(step == 1), np.nonzero(step == -1)
+        if not len(row):
+            return
+        x0, x1 = (np.minimum(TILE * each, camera.width) * 2 / camera.width - 1 for each in (start, end))
+        y0, y1 = (np.minimum(TILE * each, camera.height) * 2 / camera.height - 1 for each in (row, row + 1))
+        triangles = ((x0, y0), (x1, y0), (x1, y1), (x0, y0), (x1, y1), (x0, y1))
+        corners = [np.stack([x, y, np.full(len(row), -1.0)], axis=1) for x, y in triangles]
+        buffer = self.raster.context.buffer(np.stack(corners, axis=1).astype(np.float32).tobytes())
+        array = self.raster.context.vertex_array(self.raster._cover, [(buffer, "3f", "position")])
+        array.render()
+        array.release()
+        buffer.release()
+
+
+def _pixels(first: int, end: int, size: int) -> slice:
+    return slice(first * TILE, min(end * TILE, size))
 
 
 def _set_unit(program: moderngl.Program, name: str, unit: int) -> None:

@@ -1,25 +1,11 @@
-"""The sun's orthographic camera, which draws the shadow map, and how far its shadows blur."""
+"""The sun's orthographic camera, which draws the shadow map."""
 
 import numpy as np
 
-from phys4d.simulation.scene import Light
 from phys4d.simulation.scenery.camera import look_at
 
 SHADOW_HALF_WIDTH = 1.8
 SHADOW_DISTANCE = 4.0
-
-
-def shadow_blur(light: Light, size: int) -> tuple[float, float]:
-    """Metres by which a shadow is wider at most than a sharp one: for each metre that it falls, and anyway.
-
-    light: of the scene. size: of the shadow map. The factors are those of the shaders.
-    """
-    softness = light.softness * SHADOW_DISTANCE / SHADOW_HALF_WIDTH
-    searched = max(0.06 * softness, 2 / size)
-    return (
-        0.5 * softness / (2 * SHADOW_DISTANCE) * 2 * SHADOW_HALF_WIDTH,
-        (searched + 8 / size) * 2 * SHADOW_HALF_WIDTH,
-    )
 
 
 def to_shadow(sun: np.ndarray, centre: np.ndarray) -> np.ndarray:

@@ -93,7 +93,7 @@ class SurfaceFinder:
     def _nearer(self, t: int, which: np.ndarray, corners: np.ndarray) -> Surface:
         """The surface points at which one of these faces is nearer than `still`."""
         meshes, camera = self.meshes, self.camera
-        inside = self._places(t, corners)
+        inside = self._places(t, which, corners)
         pixel, before = self._pixel[inside], self._still_face[inside]
         face = first_faces(corners, which, camera, t, pixel=pixel, limit=self._still_depth[inside], face=before)
         found = np.nonzero(face != before)[0]
@@ -103,18 +103,25 @@ class SurfaceFinder:
         depth, barycentric = intersect(camera.directions(t, pixel), own)
         return Surface(row, column, seen, barycentric, depth)
 
-    def _places(self, t: int, corners: np.ndarray) -> np.ndarray:
-        """Numbers, row by row, of the pixels in the bounds of faces [F, 3, 3] in the image; all if one of the faces
-        reaches the near plane.
+    def _places(self, t: int, which: np.ndarray, corners: np.ndarray) -> np.ndarray:
+        """Numbers, row by row, of the pixels in the bounds that the faces `which`, with corners [F, 3, 3], have in the
+        image, instance by instance; all if one of the faces reaches the near plane.
         """
         camera, k = self.camera, self.camera.intrinsics[t]
-        ends = [(0, camera.width), (0, camera.height if corners.size else 0)]
-        if corners.size and corners[..., 2].min() > NEAREST:
-            for axis in (0, 1):
-                seen = corners[..., axis] / corners[..., 2] * k[axis, axis] + k[axis, 2]
-                low, high = np.clip([np.floor(seen.min()) - 1, np.ceil(seen.max()) + 1], 0, ends[axis][1])
-                ends[axis] = int(low), int(high)
-        return (np.arange(*ends[1])[:, None] * camera.width + np.arange(*ends[0])).ravel()
+        if not corners.size:
+            return np.zeros(0, dtype=np.int64)
+        if corners[..., 2].min() <= NEAREST:
+            return np.arange(camera.height * camera.width)
+        starts = np.nonzero(np.diff(self.meshes.instance[which], prepend=-1))[0]
+        bounds = []
+        for axis, size in ((0, camera.width), (1, camera.height)):
+            seen = corners[..., axis] / corners[..., 2] * k[axis, axis] + k[axis, 2]
+            low, high = np.minimum.reduceat(seen.min(axis=1), starts), np.maximum.reduceat(seen.max(axis=1), starts)
+            bounds.append(np.clip([np.floor(low) - 1, np.ceil(high) + 1], 0, size).astype(int))
+        inside = np.zeros((camera.height, camera.width), dtype=bool)
+        for (left, right), (top, bottom) in zip(*(each.T for each in bounds), strict=True):
+            inside[top:bottom, left:right] = True
+        return np.nonzero(inside.ravel())[0]
 
 
 def landing(seen: Surface, meshes: MeshSequence, camera: Camera, t: int) -> Landing:
