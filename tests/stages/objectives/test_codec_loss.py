@@ -52,14 +52,13 @@ def trained(world: WorldModel) -> WorldModel:
     return world
 
 
-def test_the_loss_by_hand(
-    objective: Callable[..., Any], source: Any, trained: WorldModel, minimised: Any
-) -> None:
+def test_the_loss_by_hand(objective: Callable[..., Any], source: Any, trained: WorldModel, minimised: Any) -> None:
     stage = objective(codec, batch=2, changed=CHANGED, edges=EDGES, noise=NOISE)
     report = stage.update(STEP, minimised)
     assert source.asked == [(2, SEED, "codec", STEP)]
     loss, step = expected(source, GAIN, 2), 1e-6
-    assert minimised.losses == [pytest.approx(loss, rel=1e-5)] and float(report["loss"]) == pytest.approx(loss, rel=1e-5)
+    assert minimised.losses == [pytest.approx(loss, rel=1e-5)]
+    assert float(report["loss"]) == pytest.approx(loss, rel=1e-5)
     slope = (expected(source, GAIN + step, 2) - expected(source, GAIN - step, 2)) / (2 * step)
     assert float(trained.codec.gain.grad) == pytest.approx(slope, rel=1e-4)
     video = source.video[:2].double()
