@@ -100,6 +100,7 @@ def put(model: WorldModel, config: RunConfig, parallel: Parallel, asked: Asked) 
     if asked.cached:
         nothing: Any = nn.Identity()
         nothing.image_apart, nothing.temporal_stride = model.codec.image_apart, model.codec.temporal_stride
+        nothing.own = False
         model.codec = model.text = nothing
     model.use_attention(config.model.attention, parallel)
     place(model, parallel, checkpointing=config.checkpointing, compiled=config.compile, fill=draw)

@@ -140,8 +140,8 @@ def test_what_a_resumed_run_may_change(
     assert main(["train", str(run), "--resume", *(word for change in changes for word in ("--set", change))]) == 0
     shown = [text for text in capsys.readouterr().err.splitlines() if text.startswith("resumes with ")]
     keys = {
-        "folder", "backbone.data", "pretrain.data", "finetune.data", "reinforce.data", "evaluate.data", "precision",
-        "reward_gradient.data",
+        "folder", "codec.data", "backbone.data", "pretrain.data", "finetune.data", "reinforce.data",
+        "reward_gradient.data", "evaluate.data", "precision",
         "finetune.batch", "finetune.loop.steps", "finetune.optimizer.learning_rate", "finetune.heads_lr_scale",
         "evaluate.samples", "pretrain.loop.keep",
     }  # fmt: skip
