@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import xxhash
 
 from phys4d.engine.data.access.open_files import OpenFiles
 from phys4d.engine.data.access.remote_files import RemoteFiles
@@ -16,6 +17,7 @@ from phys4d.engine.data.decoders.interface import Request, Unservable, VideoDeco
 from phys4d.engine.data.decoders.probe import frame_count
 from phys4d.engine.data.decoders.pyav import PyAVDecoder
 from phys4d.engine.data.files.clip_index import ClipIndex
+from phys4d.engine.data.files.shards import FAST
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import reading
 from phys4d.engine.location import Location, Remote
@@ -78,9 +80,9 @@ class ClipDataset(ClipIndex):
 
     The attribute `decoder` decodes the videos; it is PyAV unless it is set (`decoders.choice.choose`).
 
-    What is read is what was written: the SHA-256 of each member is compared with that in the index at every read. What
-    else is checked (`schema`, the formats) depends on these bytes alone; a clip that passed it is marked, and
-    read without it from then on.
+    What is read is what was written: the digest of each member is compared with that in the index at every read (XXH3;
+    SHA-256 where the index is of an earlier version). What else is checked (`schema`, the formats) depends on these
+    bytes alone; a clip that passed it is marked, and read without it from then on.
 
     Raises UserError if the folder cannot be read; ClipFault, a UserError, if a clip cannot; MachineFault, a UserError,
     if the machine or the file system failed, so that the data may be sound.
@@ -179,7 +181,7 @@ class ClipDataset(ClipIndex):
         name: extension of the member.
         most: number of bytes, None for all.
 
-        Raises UserError if they cannot be read, or a whole member does not have the SHA-256 that the index gives it.
+        Raises UserError if they cannot be read, or a whole member does not have the digest that the index gives it.
         """
         member = row["members"].get(name)
         if member is None:
@@ -189,8 +191,8 @@ class ClipDataset(ClipIndex):
             data = self._files.read(path, size, member["offset"])
         if len(data) != size:
             raise self._truncated(row, name, len(data))
-        if size == member["size"] and hashlib.sha256(data).hexdigest() != member["sha256"]:
-            what = f"{row['shard']}: clip {row['key']}: {name} differs from the sha256 in the index"
+        if size == member["size"] and not is_whole(data, member):
+            what = f"{row['shard']}: clip {row['key']}: {name} differs from its digest in the index"
             raise ClipFault(self.folder, row["key"], what, "it is damaged, copy it again")
         return data
 
@@ -247,6 +249,13 @@ class ClipDataset(ClipIndex):
 
     def _fault(self, row: dict[str, Any], member: str, what: str) -> ClipFault:
         return ClipFault(self.folder, row["key"], f"{row['shard']}: clip {row['key']}: {member} {what}")
+
+
+def is_whole(data: bytes, member: Mapping[str, Any]) -> bool:
+    """Whether the bytes of a member are those that were written. member: its entry in the index."""
+    if (fast := member.get(FAST)) is not None:
+        return bool(xxhash.xxh3_64_intdigest(data) == fast)
+    return hashlib.sha256(data).hexdigest() == member["sha256"]
 
 
 def clip_size(row: dict[str, Any]) -> tuple[int, int, int]:

@@ -4,7 +4,6 @@ One input again: `echo '{"kind": "mp4", "seed": 7}' | python -m tests.fuzz.worke
 """
 
 from itertools import count
-from typing import Any
 
 import pytest
 
@@ -44,31 +43,13 @@ def test_thousands_of_mutated_files() -> None:
         assert counts.outcomes[kind, "refused"] > EACH // 20
 
 
-class Unchecked(str):
-    """A digest that is equal to every other one."""
-
-    def __ne__(self, other: object) -> bool:
-        return False
-
-
-class NoDigest:
-    """hashlib with digests that find nothing."""
-
-    def __init__(self, data: bytes) -> None: ...
-
-    sha256: Any = property(lambda self: NoDigest)
-
-    def hexdigest(self) -> str:
-        return Unchecked()
-
-
 def test_readers_that_compare_no_digest_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The planted fault: a reader that takes what a shard holds; one wrong frame or word is enough."""
     sound, counts = Counts(), Counts()
     for seed in range(20):
         sound.note("shard", seed, answer("shard", seed), covered=True)
     check(sound)
-    monkeypatch.setattr(dataset, "hashlib", NoDigest(b""))
+    monkeypatch.setattr(dataset, "is_whole", lambda data, member: True)
     for seed in count():
         counts.note("shard", seed, answer("shard", seed), covered=True)
         if counts.worst:

@@ -160,7 +160,7 @@ def test_a_damaged_cache_is_named(tiny_cached: Path, tmp_path: Path, capsys: pyt
     with open(folder / row["shard"], "r+b") as shard:
         shard.seek(row["members"]["latents"]["offset"] + 300)
         shard.write(b"\xff")
-    brief = f"{row['shard']}: clip clip3: latents differs from the sha256 in the index"
+    brief = f"{row['shard']}: clip clip3: latents differs from its digest in the index"
     capsys.readouterr()
     assert main(["data", "verify", str(folder)]) == 2
     captured = capsys.readouterr()

@@ -129,13 +129,13 @@ def test_a_scene_that_cannot_be_read_is_left_out_and_stated(
 ) -> None:
     data = damaged(clips, tmp_path / "data", 1)
     config = EvaluateConfig(data=data, scenes=4, samples=1, batch=1, shown=2)
-    with pytest.raises(ClipFault, match="mp4 differs from the sha256"):
+    with pytest.raises(ClipFault, match="mp4 differs from its digest"):
         evaluate(tiny(), config, "tiny", ALONE)
     whole = evaluate(tiny(), config.model_copy(update={"data": clips}), "tiny", ALONE).table()
     result = evaluate(tiny(), config.model_copy(update={"on_bad": "skip"}), "tiny", ALONE)
     table, key = result.table(), ClipDataset(clips).row(1)["key"]
     [fault] = table["left_out"]
-    assert f"clip {key}: mp4 differs from the sha256" in fault and fault in capsys.readouterr().err
+    assert f"clip {key}: mp4 differs from its digest" in fault and fault in capsys.readouterr().err
     for name, figures in table["scenes"].items():
         expected = whole["scenes"][name]
         assert figures == [expected[0], None, *expected[2:]]

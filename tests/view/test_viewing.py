@@ -115,7 +115,7 @@ def test_a_clip_that_cannot_be_read_is_named_to_the_browser(dataset: Path, serve
         shard.seek(row["members"]["mp4"]["offset"] + 40)
         shard.write(b"damaged")
     code, content, _ = get(serve(tmp_path / "clips", None, None), "clip/1")
-    assert code == 422 and f"clip {row['key']}: mp4 differs from the sha256".encode() in content
+    assert code == 422 and f"clip {row['key']}: mp4 differs from its digest".encode() in content
 
 
 def test_generated_clips_stand_beside_their_truth(dataset: Path, generated: Path, serve: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from phys4d.engine.data.files.columns import TEXTS, texts_of
 from phys4d.engine.data.files.journal import (
@@ -32,8 +33,17 @@ from phys4d.engine.output import OutputFolder
 from phys4d.engine.storage import sync, without_links
 
 INDEX = "index.parquet"
+FAST = "xxh3"
+"""Field of a member with its XXH3 of 64 bits, a digest 30 times as fast as SHA-256 that finds damage, not design: so
+does the SHA-256 of an index that lies beside the data. None in an index of an earlier version."""
 _MEMBER = pa.struct(
-    [("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("sha256", pa.string())]
+    [
+        ("name", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("sha256", pa.string()),
+        (FAST, pa.uint64()),
+    ]
 )
 SCHEMA = pa.schema(
     [
@@ -264,7 +274,8 @@ def write_member(shard: BinaryIO, file_name: str, name: str, data: bytes) -> dic
     offset = shard.tell()
     shard.write(data)
     shard.write(bytes(_padded(len(data)) - len(data)))
-    return {"name": name, "offset": offset, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    entry = {"name": name, "offset": offset, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return entry | {FAST: xxhash.xxh3_64_intdigest(data)}
 
 
 def end_shard(shard: BinaryIO) -> None:

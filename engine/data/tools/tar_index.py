@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from phys4d.engine.data.access.open_files import OpenFiles
 from phys4d.engine.data.clip import blob, clip_json, schema
@@ -18,7 +19,7 @@ from phys4d.engine.data.decoders.probe import frame_rate, probe
 from phys4d.engine.data.decoders.pyav import PyAVDecoder
 from phys4d.engine.data.files.columns import texts_of
 from phys4d.engine.data.files.index import KEY, MEMBER, SHARD
-from phys4d.engine.data.files.shards import INDEX, WRITTEN
+from phys4d.engine.data.files.shards import FAST, INDEX, WRITTEN
 from phys4d.engine.data.files.tar_headers import TarFile, tar_files
 from phys4d.engine.data.stream import stream
 from phys4d.engine.errors import UserError
@@ -178,7 +179,7 @@ class _Described:
             with _part("truth"):
                 schema.check_header(blob.header(self._read(clip, "truth")), size)
         members = [
-            {"name": name, "offset": file.offset, "size": file.size, "sha256": self._sha256(clip, file)}
+            {"name": name, "offset": file.offset, "size": file.size, **self._digests(clip, file)}
             for name, file in clip.members.items()
         ]
         row = {"key": clip.key, "shard": clip.shard, "frames": frames, "height": height, "width": width}
@@ -190,12 +191,13 @@ class _Described:
             raise ValueError(f"{name} has {file.size} bytes, at most {JSON_BYTES} are read")
         return self._files.read(self.folder / clip.shard, file.size, file.offset)
 
-    def _sha256(self, clip: _Clip, file: TarFile) -> str:
-        sha256 = hashlib.sha256()
+    def _digests(self, clip: _Clip, file: TarFile) -> dict[str, Any]:
+        sha256, fast = hashlib.sha256(), xxhash.xxh3_64()
         for at in range(0, file.size, _CHUNK):
-            size = min(_CHUNK, file.size - at)
-            sha256.update(self._files.read(self.folder / clip.shard, size, file.offset + at))
-        return sha256.hexdigest()
+            data = self._files.read(self.folder / clip.shard, min(_CHUNK, file.size - at), file.offset + at)
+            sha256.update(data)
+            fast.update(data)
+        return {"sha256": sha256.hexdigest(), FAST: fast.intdigest()}
 
 
 @contextmanager

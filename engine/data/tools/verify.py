@@ -1,5 +1,7 @@
 """Reads a whole dataset and says what is wrong with it."""
 
+import hashlib
+
 from phys4d.engine.data.clip import blob, schema
 from phys4d.engine.data.dataset import ClipDataset, ClipFault
 from phys4d.engine.data.decoders.probe import frame_count
@@ -15,9 +17,9 @@ from phys4d.engine.progress import progress
 def verify(folder: Location, *, workers: int = 1) -> list[str]:
     """Reads a whole dataset and returns one line for each problem, with shard, key and member; [] if it is sound.
 
-    Checked: size and sha256 of every member, and CRC-32 of arrays; that each mp4 holds and decodes to the frames and
-        size in the index; that arrays and json are as `schema` says, with all required fields; that texts in the index
-        are those of the json.
+    Checked: size and both digests of every member, and CRC-32 of arrays; that each mp4 holds and decodes to the frames
+        and size in the index; that arrays and json are as `schema` says, with all required fields; that texts in the
+        index are those of the json.
 
     folder: of the dataset.
     workers: threads, each of which holds one clip in memory; the lines are in the order of the clips.
@@ -57,6 +59,9 @@ class _Checked:
                 members[name] = dataset.member(row, name)
             except ClipFault as error:
                 problems.append(error.brief)
+            else:
+                if hashlib.sha256(members[name]).hexdigest() != row["members"][name]["sha256"]:
+                    problems.append(f"{where} {name} differs from the sha256 in the index")
         if "mp4" in members:
             try:
                 with reading(dataset.folder / row["shard"]):

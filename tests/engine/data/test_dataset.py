@@ -5,8 +5,11 @@ import os
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from phys4d.engine.data.clip import blob
@@ -147,11 +150,31 @@ def flip(shard: Path, position: int, bit: int) -> None:
         file.write(bytes([byte ^ 1 << bit]))
 
 
+def edit_members(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Changes the entry of every member in the index of a dataset."""
+    index = pq.read_table(folder / "index.parquet")
+    rows = index.to_pylist()
+    for row in rows:
+        for member in row["members"]:
+            edit(member)
+    schema = index.schema
+    if "xxh3" not in rows[0]["members"][0]:
+        kept = [field for field in schema.field("members").type.value_type if field.name != "xxh3"]
+        schema = schema.set(schema.get_field_index("members"), pa.field("members", pa.list_(pa.struct(kept))))
+    (folder / "manifest.json").unlink()
+    pq.write_table(pa.Table.from_pylist(rows, schema), folder / "index.parquet")
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["", "index of an earlier version"])
 @pytest.mark.parametrize("name", ["mp4", "truth", "json"])
-def test_every_flipped_bit_of_a_member_is_refused_on_reading(write_dataset: Write, name: str) -> None:
+def test_every_flipped_bit_of_a_member_is_refused_on_reading(
+    write_dataset: Write, name: str, earlier: bool
+) -> None:
     folder = write_dataset({})
+    if earlier:  # without the faster digest
+        edit_members(folder, lambda member: member.pop("xxh3"))
     shard, member = folder / "shard-000000.tar", ClipDataset(folder).row(0)["members"][name]
-    brief = f"shard-000000.tar: clip clip-0: {name} differs from the sha256 in the index"
+    brief = f"shard-000000.tar: clip clip-0: {name} differs from its digest in the index"
     for number in range(16):
         position = member["offset"] + number * (member["size"] - 1) // 15
         flip(shard, position, number % 8)
@@ -160,6 +183,21 @@ def test_every_flipped_bit_of_a_member_is_refused_on_reading(write_dataset: Writ
             assert verify(folder) == [brief]
         flip(shard, position, number % 8)
     assert ClipDataset(folder)[0].key == "clip-0" and verify(folder) == []
+
+
+def test_readers_compare_the_faster_digest_and_verify_both(write_dataset: Write) -> None:
+    folder = write_dataset({})
+    edit_members(folder, lambda member: member.update(sha256="0" * 64))
+    assert ClipDataset(folder)[0].key == "clip-0"
+    wrong = [line for line in verify(folder) if "clip clip-0" in line]
+    places = ["shard-000000.tar: clip clip-0: " + name for name in ClipDataset(folder).row(0)["members"]]
+    assert wrong == [f"{place} differs from the sha256 in the index" for place in places]
+
+
+def test_a_wrong_faster_digest_is_a_fault_beside_a_right_sha256(write_dataset: Write) -> None:
+    folder = write_dataset({})
+    edit_members(folder, lambda member: member.update(xxh3=7))
+    assert fault(ClipDataset(folder), 0).endswith("it is damaged, copy it again")
 
 
 def test_members_that_were_wrong_when_written(

@@ -241,7 +241,7 @@ def test_only_regular_files_are_opened(write_dataset: Write, tmp_path: Path) -> 
     secret.write_bytes(bytes(len(outside.read_bytes())))
     shard.unlink()
     shard.symlink_to(secret)
-    with pytest.raises(UserError, match="differs from the sha256 in the index"):
+    with pytest.raises(UserError, match="differs from its digest in the index"):
         ClipDataset(folder)[0]
     (folder / "index.parquet").unlink()
     os.mkfifo(folder / "index.parquet")

@@ -140,7 +140,7 @@ def test_damage_and_absence_are_those_of_the_data(local: Path, served: Served) -
     data = bytearray(shard.read_bytes())
     data[dataset.row(0)["members"]["mp4"]["offset"] + 40] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(ClipFault, match="clip-0: mp4 differs from the sha256 in the index: it is damaged"):
+    with pytest.raises(ClipFault, match="clip-0: mp4 differs from its digest in the index: it is damaged"):
         dataset[0]
     shard.write_bytes(data[: dataset.row(1)["members"]["mp4"]["offset"]])
     with pytest.raises(ClipFault, match=r"clip-1: mp4 is truncated: 0 of \d+ bytes can be read: see `phys4d"):

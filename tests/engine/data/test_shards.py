@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,6 +51,7 @@ def test_tarfile_and_the_index_find_every_member(
         for member in row["members"]:
             data = (folder / row["shard"]).read_bytes()[member["offset"] :][: member["size"]]
             assert data == clip[member["name"]] and member["sha256"] == hashlib.sha256(data).hexdigest()
+            assert member["xxh3"] == xxhash.xxh3_64_intdigest(data)
             by_offset[row["shard"], f"{row['key']}.{member['name']}"] = data
     assert by_offset == in_tar and len(by_offset) == sum(map(len, members))
     assert all(shard.stat().st_size <= max(shard_bytes, 3 * 3072) + 1024 for shard in files)
