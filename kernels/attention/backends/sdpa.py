@@ -152,7 +152,11 @@ def _dense(
     if training and q.device.type == "cpu" and dtype in _HALF and k.shape[2] <= _SHORT:
         q, k, v = q.float(), k.float(), v.float()
         visible = visible if visible is None or visible.dtype == torch.bool else visible.float()
-    with sdpa_kernel(which) if which is not None else contextlib.nullcontext():
+    with contextlib.ExitStack() as scopes:
+        if q.dtype != dtype:  # autocast would take them back to half precision
+            scopes.enter_context(torch.autocast("cpu", enabled=False))
+        if which is not None:
+            scopes.enter_context(sdpa_kernel(which))
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=visible, is_causal=causal and visible is None, scale=scale, **shared
         ).to(dtype)

@@ -246,9 +246,10 @@ def test_fused_queries_keys_and_values(pattern):
         attention_packed(fused[:, :, :2])
 
 
+@pytest.mark.parametrize("autocast", [False, True], ids=["", "autocast"])  # which would take fp32 back to half
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("keys", "training", "single"), [(256, True, True), (257, True, False), (256, False, False)])
-def test_short_half_precision_with_gradients_is_computed_in_fp32(monkeypatch, dtype, keys, training, single):
+def test_short_half_precision_with_gradients_is_computed_in_fp32(monkeypatch, autocast, dtype, keys, training, single):
     """On the CPU: the same bits as from inputs in fp32, rounded once; a mask of numbers goes with it."""
     seen, torchs = [], F.scaled_dot_product_attention
 
@@ -259,7 +260,8 @@ def test_short_half_precision_with_gradients_is_computed_in_fp32(monkeypatch, dt
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
     q, k, v = (x.requires_grad_(training) for x in tensors(1, 8, keys, dtype=dtype))
     mask = torch.randn(1, 1, 8, keys, generator=torch.Generator().manual_seed(1)).to(dtype)
-    out = attention(q, k, v, mask=mask, backend="sdpa")
+    with torch.autocast("cpu", dtype, enabled=autocast):
+        out = attention(q, k, v, mask=mask, backend="sdpa")
     assert out.dtype == dtype and seen == [(torch.float32, torch.float32) if single else (dtype, dtype)]
     if single:
         wide = [x.detach().float().requires_grad_() for x in (q, k, v)]
