@@ -2,12 +2,14 @@
 
 Exit codes: 0 done, 1 our fault, 2 the user's input is at fault, 3 stopped by a signal, and the line says what is kept
 (a checkpoint, finished stages, finished clips) and how to go on, 4 a stage did not reach its gate, 130 stopped by a
-signal and nothing is kept. Signals are SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR1.
+signal and nothing is kept, 141 what reads the output has ended, as with `| head`. Signals are SIGTERM, SIGINT (Ctrl-C),
+SIGHUP and SIGUSR1.
 """
 
 import argparse
 import io
 import os
+import select
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 environment.place()
                 expanded_options(options)
-                return options.command(options)
+                code: int = options.command(options)
+                sys.stdout.flush()
+                return code
             finally:
                 stopping.end()
         except (Exception, KeyboardInterrupt) as error:
@@ -45,6 +49,8 @@ def _ended(error: BaseException, stopping: Stopping) -> int:
     """The exit code of a command that this exception ended, and its one line; raises what is our own fault."""
     if isinstance(error, FaultElsewhere):
         return 2
+    if isinstance(error, BrokenPipeError) and _is_unread():
+        return 141
     if isinstance(error, UserError):
         return _say(f"error: {error}", 2)
     if isinstance(error, GateNotReached):
@@ -69,6 +75,18 @@ def _say(line: str, code: int, *, every_rank: bool = True) -> int:
         with suppress(OSError):  # the terminal may have gone with the signal
             print(f"phys4d: {printable(line)}", file=sys.stderr)
     return code
+
+
+def _is_unread() -> bool:
+    """Whether what reads standard output has ended; what is still to be printed then goes nowhere."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not any(events & select.POLLERR for _, events in output.poll(0)):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return True
 
 
 def _print_anything() -> None:

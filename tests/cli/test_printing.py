@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -78,3 +80,26 @@ def test_problems_found_by_verify_are_escaped(data: Path, monkeypatch: pytest.Mo
         assert main(["data", "verify", str(data)]) == 2
         assert terminal.text("stdout").startswith("shard-000000.tar: clip a: mp4 is truncated: 0 of ")
         assert terminal.text("stderr").splitlines()[-1].endswith("\\x1b[2J: 4 problems: write this dataset again")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nothing_reads_any_more_ends_the_command_quietly(data: Path, unbuffered: str) -> None:
+    """As with `| head -0`: no traceback, also at the end of the interpreter."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "phys4d", "data", "stats", str(data)]
+    ended = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+def test_another_pipe_that_breaks_is_an_error(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
+    def breaks(options: object) -> int:
+        raise BrokenPipeError("a socket")
+
+    monkeypatch.setattr("phys4d.commands.data._stats", breaks)
+    monkeypatch.setattr(sys, "stdout", open(os.devnull, "w"))  # noqa: SIM115
+    with pytest.raises(BrokenPipeError, match="a socket"):
+        main(["data", "stats", str(data)])
