@@ -252,7 +252,7 @@ class ClipDataset(ClipIndex):
 
 
 def is_whole(data: bytes, member: Mapping[str, Any]) -> bool:
-    """Whether the bytes of a member are those that were written. member: its entry in the index."""
+    """Whether a member is as it was written. data: its bytes. member: its entry in the index."""
     if (fast := member.get(FAST)) is not None:
         return bool(xxhash.xxh3_64_intdigest(data) == fast)
     return hashlib.sha256(data).hexdigest() == member["sha256"]
