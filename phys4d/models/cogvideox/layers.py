@@ -13,6 +13,7 @@ from diffusers.models.autoencoders.autoencoder_kl_cogvideox import (
     CogVideoXSpatialNorm3D,
 )
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 PIECE = 2**27
 """Numbers of the input that a convolution takes at once, at least those of one frame."""
@@ -81,9 +82,19 @@ def _norm(self: Any, f: Tensor, zq: Tensor, conv_cache: Cache = None) -> tuple[T
 def _residual(
     self: Any, inputs: Tensor, temb: None = None, zq: Tensor | None = None, conv_cache: Cache = None
 ) -> tuple[Tensor, dict[str, Any]]:
+    """A residual block; with gradients it keeps its inputs alone for the backward pass, which evaluates it again."""
     assert temb is None, "the video autoencoder has no timestep"
-    known, kept = conv_cache or {}, {}
-    hidden = inputs
+    known = conv_cache or {}
+    if not (torch.is_grad_enabled() and inputs.requires_grad):
+        return _of_residual(self, inputs, zq, known)
+    made: tuple[Tensor, dict[str, Any]] = checkpoint(
+        lambda: _of_residual(self, inputs, zq, dict(known)), use_reentrant=False, preserve_rng_state=False
+    )
+    return made
+
+
+def _of_residual(self: Any, inputs: Tensor, zq: Tensor | None, known: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    hidden, kept = inputs, {}
     for norm, name in ((self.norm1, "conv1"), (self.norm2, "conv2")):
         hidden = norm(hidden) if zq is None else norm(hidden, zq)[0]
         hidden, kept[name] = getattr(self, name)(self.nonlinearity(hidden), known.pop(name, None))

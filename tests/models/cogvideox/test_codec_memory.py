@@ -60,6 +60,16 @@ def test_a_chunk_takes_less(stock: Any, monkeypatch: pytest.MonkeyPatch) -> None
     assert peaks[1] < 0.6 * peaks[0]
 
 
+def test_a_gradient_takes_less(stock: Any) -> None:
+    ours, latents = layers.in_less_memory(deepcopy(stock)), noise(1, 4, 3, 8, 8).float().requires_grad_()
+    peaks: list[int] = []
+    for vae in (stock, ours):
+        with Peak([latents, *vae.parameters(), *vae.buffers()]) as peak:
+            torch.autograd.grad(vae.decode(latents).sample.sum(), latents)
+        peaks.append(peak.most)
+    assert peaks[1] < 0.5 * peaks[0]
+
+
 def test_tiles_are_blended_and_encoding_is_of_whole_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     from diffusers import AutoencoderKLCogVideoX
 
