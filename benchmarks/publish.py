@@ -58,7 +58,6 @@ ELEMENTWISE = (*NORM_ROPE, *ADAPTIVE_NORM)
 MACHINE_CODE, GEOMETRY_CODE = "machine-code.json", "machine-code-geometry.json"
 ONE_GPU = ("wan2.2-5b-full-1", "cogvideox-5b-1", "opensora-1.2-1", "wan2.2-5b-720p-1")
 EIGHT_GPUS = ("wan2.1-t2v-14b-8", "wan2.1-14b-720p-8")
-GRADIENT = ("gradient-wan2.2-8", "gradient-cogvideox-8", "gradient-opensora-8", "gradient-wan2.1-14b-8")
 Kernels = list[dict[str, Any]]
 
 
@@ -142,10 +141,6 @@ PARTS = (
     Part(CLUSTER_PAGE, "8 GPUs, Wan2.1-14B", ("dry-run/wan2.1-14b-8.json",), dry_run.report),
     Part(CLUSTER_PAGE, "one GPU, full checkpointing", tuple(f"dry-run/{n}.json" for n in ONE_GPU), dry_run.compared),
     Part(CLUSTER_PAGE, "8 GPUs, further", tuple(f"dry-run/{n}.json" for n in EIGHT_GPUS), dry_run.compared),
-    Part(
-        CLUSTER_PAGE, "8 GPUs, the reward's own gradient", tuple(f"dry-run/{n}.json" for n in GRADIENT),
-        dry_run.compared,
-    ),
     Part(CLUSTER_PAGE, "64 GPUs", ("dry-run/64.json",), dry_run.report),
     Part(CLUSTER_PAGE, "512 GPUs", ("dry-run/512.json",), dry_run.report),
     Part(CLUSTER_PAGE, "assumptions", ("dry-run/1.json",), dry_run.assumptions),
