@@ -38,6 +38,8 @@ INDEX_UNPACKED_RATIO, INDEX_UNPACKED_SPARE = 32, 64 * MIB
 and json take 64 bytes of a packed row; all else in the row is below 32 times that, however well it packs."""
 INDEX_CAPTION_BYTES, INDEX_TEXT_BYTES = 1024, 255
 """A caption, and any other text of a row: longer captions are cut in the index, and whole in the json."""
+PARQUET_FOOTER_BYTES, PARQUET_FOOTER_DEPTH = 4 * MIB, 16
+"""The footer of an index, of 4 KiB for each group of about a million rows, and structures inside each other."""
 CLIP_MEMBERS = 16
 """Members of one clip."""
 

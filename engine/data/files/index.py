@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from phys4d.engine.data.access.open_files import open_regular
 from phys4d.engine.data.access.remote_files import RemoteFiles
 from phys4d.engine.data.files.columns import TEXTS
+from phys4d.engine.data.files.parquet_footer import column_claims
 from phys4d.engine.data.files.shards import INDEX, SCHEMA
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import ABSENT, reading
@@ -122,7 +123,11 @@ def _read(path: Location, source: BinaryIO, schema: pa.Schema, texts: tuple[str,
     further = schema.names[len(SCHEMA) :]
     size = source.seek(0, 2)
     metadata = pq.read_metadata(source)
-    _check_claims(path, metadata, size)
+    try:
+        claims = column_claims(source)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}: this is no index of clips") from None
+    _check_claims(path, metadata.num_rows, claims, size)
     leaves = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
     source.seek(0)
     strings = [leaf for leaf in leaves if _STRINGS.fullmatch(leaf) or leaf in further]
@@ -150,15 +155,14 @@ def _read(path: Location, source: BinaryIO, schema: pa.Schema, texts: tuple[str,
         raise UserError(f"{path}: has a column of another type: {_first_line(error)}") from None
 
 
-def _check_claims(path: Location, metadata: Any, size: int) -> None:
-    """Raises UserError if the footer claims more than a file of `size` bytes can honestly hold."""
-    rows = metadata.num_rows
+def _check_claims(path: Location, rows: int, claims: list[tuple[int, int]], size: int) -> None:
+    """Raises UserError if the footer claims more rows, or of a column more values and bytes (`column_claims`), than a
+    file of `size` bytes can honestly hold.
+    """
     if rows > size + INDEX_SPARE_ROWS:
         raise UserError(f"{path}: claims {rows} clips in {size} bytes: this is no index of clips")
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
-    values = max((column.num_values for column in columns), default=0)
-    unpacked = sum(column.total_uncompressed_size for column in columns)
+    values = max((number for number, _ in claims), default=0)
+    unpacked = sum(unpacked for _, unpacked in claims)
     if values > CLIP_MEMBERS * max(rows, 1) or not 0 <= unpacked <= _most_unpacked(size):
         raise UserError(f"{path}: claims {values} values and {unpacked} bytes in {rows} rows of {size} bytes")
 
