@@ -1,4 +1,4 @@
-"""Stage `backbone`: flow-matching pretraining of a new model, whose codec needs no training or has had it."""
+"""Stage `backbone`: flow-matching pretraining of a new model, or on from the backbone of another run."""
 
 from functools import partial
 
@@ -64,7 +64,7 @@ SPEC = StageSpec(
     name=BackboneObjective.name,
     config=BackboneConfig,
     objective=BackboneObjective,
-    takes=(NEW, "codec"),
+    takes=(NEW, "codec", "backbone"),
     arrays=BackboneObjective.arrays,
     owns_backbone=True,
     reads_geometry=False,

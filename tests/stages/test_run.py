@@ -107,6 +107,19 @@ def test_the_same_run_again_is_bit_identical(
         assert all(torch.equal(first[key], second[key]) for key in first), name
 
 
+def test_a_backbone_is_trained_on_from_that_of_another_run(
+    write_run: WriteRun, finished: Path, clips: Path, tmp_path: Path
+) -> None:
+    start = finished / "model-backbone"
+    run = write_run(tmp_path / "run.toml", tmp_path / "on", clips, ["backbone"], init=start)
+    changes = ["backbone.optimizer.learning_rate=1e-9", "backbone.optimizer.weight_decay=0.0"]
+    train(run, changes, resume=None, dry_run=False)
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    before, after = load_file(start / name), load_file(tmp_path / "on/model-backbone" / name)
+    assert all((before[key] - after[key]).abs().max() < 1e-7 for key in before)
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+
+
 def test_a_finished_run_resumes_to_itself_and_a_second_start_is_refused(finished: Path, clips: Path) -> None:
     run = finished.parent / "run.toml"
     before = (finished / "metrics.jsonl").read_bytes()

@@ -148,18 +148,17 @@ def _dense(
     elif visible is not None and padded:  # a query that sees nothing is computed unmasked and discarded: no NaN
         blind = ~visible.any(-1, keepdim=True)
         visible = visible | blind
+    kernel = sdpa_kernel(which) if which is not None else contextlib.nullcontext()
+    settings = {"is_causal": causal and visible is None, "scale": scale, **shared}
     dtype = q.dtype
     if training and q.device.type == "cpu" and dtype in _HALF and k.shape[2] <= _SHORT:
         q, k, v = q.float(), k.float(), v.float()
         visible = visible if visible is None or visible.dtype == torch.bool else visible.float()
-    with contextlib.ExitStack() as scopes:
-        if q.dtype != dtype:  # autocast would take them back to half precision
-            scopes.enter_context(torch.autocast("cpu", enabled=False))
-        if which is not None:
-            scopes.enter_context(sdpa_kernel(which))
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=visible, is_causal=causal and visible is None, scale=scale, **shared
-        ).to(dtype)
+        with torch.autocast("cpu", enabled=False), kernel:  # which would take them back to half
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, **settings).to(dtype)
+    else:
+        with kernel:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, **settings)
     if blind is not None:
         out = out.masked_fill(blind, 0)
     return out.transpose(1, 2), None

@@ -246,6 +246,19 @@ def test_fused_queries_keys_and_values(pattern):
         attention_packed(fused[:, :, :2])
 
 
+def test_short_half_precision_under_autocast_is_one_graph() -> None:
+    def attend(q, k, v):
+        with torch.autocast("cpu", torch.bfloat16):
+            return attention(q, k, v, backend="sdpa")
+
+    q, k, v = (x.requires_grad_() for x in tensors(1, 8, 8, dtype=torch.bfloat16))
+    try:
+        found = torch.compile(attend, fullgraph=True, backend="eager")(q, k, v)
+    finally:
+        torch._dynamo.reset()
+    assert torch.equal(found, attend(q, k, v))
+
+
 @pytest.mark.parametrize("autocast", [False, True], ids=["", "autocast"])  # which would take fp32 back to half
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("keys", "training", "single"), [(256, True, True), (257, True, False), (256, False, False)])
