@@ -12,11 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from phys4d.bad_clips import MOST_BAD, Place, Read, Replacing, Skips
 from phys4d.batch import Batch
-from phys4d.caches.captions import EncodedCaptions
+from phys4d.caches.captions import EncodedCaptions, NoCaption
 from phys4d.caches.packing import stacked
 from phys4d.caches.read import LatentCache
 from phys4d.engine.data.clip.schema import AFFINE, depth_kind
@@ -107,6 +106,7 @@ class Clips:
         self._ahead: dict[tuple[Any, ...], tuple[int, Iterator[_Loaded]]] = {}  # by order: next step, its reader
         self._fetched: dict[tuple[Any, ...], _Loaded] = {}  # by order and step
         self._captions = EncodedCaptions(text, text_bytes)
+        self.no_caption = NoCaption(self.mixture.parts[0].cache if self.cached else None, self._captions)
         self._stride = (1, 1, 1) if grid is None else grid.token_stride
         for bucket in self.mixture.buckets if grid is not None else ():
             try:
@@ -154,10 +154,6 @@ class Clips:
         for index, sample in zip(which, samples, strict=True):
             self._check_caption(index, sample)
         return self._batch(samples, Transfer(device).start(on_host(samples)), rng_keys, torch.device(device))
-
-    def encoded_caption(self, caption: str) -> Tensor:
-        """Tokens [L, D] by the text encoder, which must have weights."""
-        return self._captions[caption]
 
     def _batch(
         self, samples: Sequence[Sample], copied: Copied, rng_keys: list[tuple[int | str, ...]], device: torch.device

@@ -11,6 +11,8 @@ from phys4d.caches.card import Dtype
 
 LATENTS, TEXT = "latents", "text"
 """Names of a clip's members, and of the tensor in each."""
+NO_CAPTION = "no-caption.safetensors"
+"""The file with the tokens of an empty caption, which stand for none in guidance; a `TEXT`."""
 
 
 def packed(name: str, values: Tensor, dtype: Dtype) -> bytes:

@@ -11,14 +11,17 @@ import pyarrow.compute as pc
 from torch import Tensor
 
 from phys4d.caches.card import CacheCard, read_card
-from phys4d.caches.packing import LATENTS, TEXT, unpacked
+from phys4d.caches.packing import LATENTS, NO_CAPTION, TEXT, unpacked
+from phys4d.engine import json_text
 from phys4d.engine.data.dataset import ClipDataset, ClipFault, Sample, clip_size
 from phys4d.engine.data.files.index import read_index
 from phys4d.engine.errors import UserError
+from phys4d.engine.limits import MIB
 
 SOURCE = "source"
 """Column of a cache's index: 32 hexadecimal digits of the SHA-256 of a clip's mp4, and 32 of its json's."""
 _HALF = 32
+_NO_CAPTION_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,24 @@ class LatentCache:
         row = self._entries.row(int(self._place[index]))
         encoded = {name: read_tensor(self._entries, row, name, self.card) for name in (LATENTS, TEXT)}
         return EncodedSample(sample.key, sample.video, sample.arrays, sample.meta, **encoded)
+
+
+    def no_caption(self) -> Tensor | None:
+        """Tokens [n, D] of an empty caption, None in a cache of an earlier version. UserError if they are damaged."""
+        return read_no_caption(self.folder, self.card)
+
+
+def read_no_caption(folder: Path, card: CacheCard) -> Tensor | None:
+    """`LatentCache.no_caption` of a cache. folder: of it, whose files were compared with their digests. card: of it."""
+    path = folder / NO_CAPTION
+    if not path.is_file():
+        return None
+    try:
+        tensor = unpacked(TEXT, json_text.read(path, most=_NO_CAPTION_BYTES))
+        _check_shape(TEXT, tuple(tensor.shape), card, (0, 0, 0))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}: write the cache again") from None
+    return tensor
 
 
 def read_tensor(entries: ClipDataset, row: dict[str, Any], name: str, card: CacheCard) -> Tensor:

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from phys4d.caches.card import read_card
-from phys4d.caches.packing import LATENTS, TEXT
-from phys4d.caches.read import read_tensor
+from phys4d.caches.packing import LATENTS, NO_CAPTION, TEXT
+from phys4d.caches.read import read_no_caption, read_tensor
 from phys4d.engine.data.dataset import ClipDataset, ClipFault
 from phys4d.engine.data.stream import stream
 from phys4d.engine.errors import UserError
@@ -16,15 +16,18 @@ from phys4d.engine.progress import progress
 def verify_cache(folder: Path, *, workers: int = 1) -> list[str]:
     """One line for each problem, with shard and key, in the order of the clips; [] if the cache is sound.
 
-    Checked: size and SHA-256 of card, index and every member; dtype and shape of every tensor, and that its values are
-    finite. Raises UserError if card or index cannot be used, and MachineFault if the machine failed.
+    Checked: size and digest of card, index, tokens of an empty caption and every member; dtype and shape of every
+    tensor, and that its values are finite.
+
+    Raises UserError if card or index cannot be used, and MachineFault if the machine failed.
 
     folder: of the cache. workers: threads, each of which holds one clip in memory.
     """
     if workers < 1:
         raise UserError(f"--workers {workers}: expected 1 or more")
     checked = _Checked(folder)
-    problems: list[str] = []
+    none = read_no_caption(folder, checked.card)
+    problems = [f"{NO_CAPTION}: is not finite"] if none is not None and not torch.isfinite(none).all() else []
     found = stream(checked, ([index] for index in range(len(checked))), threads=workers, prefetch=workers)
     with progress("verify", total=len(checked), unit="clips") as bar:
         for (lines,) in found:

@@ -13,7 +13,7 @@ import torch
 from phys4d.bad_clips import OnBad, limit
 from phys4d.caches.captions import EncodedCaptions
 from phys4d.caches.card import CARD, FORMAT, BadClip, CacheCard, Dtype, EncodedSize
-from phys4d.caches.packing import LATENTS, TEXT, packed, trimmed
+from phys4d.caches.packing import LATENTS, NO_CAPTION, TEXT, packed, trimmed
 from phys4d.caches.read import SOURCE, sources
 from phys4d.caches.source import Source
 from phys4d.engine.data.clip.schema import REQUIRED
@@ -69,9 +69,10 @@ def encode_dataset(
     plan = on_all_ranks(lambda: _plan(folder, model, parallel.device, dtype))
     card: list[CacheCard] = []
 
-    def further(written: Written) -> Mapping[str, str]:
+    def further(written: Written) -> Mapping[str, bytes]:
         card.append(_card(plan, model, written.bad))
-        return {CARD: card[0].model_dump_json(indent=1) + "\n"}
+        none = packed(TEXT, trimmed(plan.text([""])[0]), plan.dtype)
+        return {CARD: f"{card[0].model_dump_json(indent=1)}\n".encode(), NO_CAPTION: none}
 
     with RankShards(out, parallel) as output:
         output.begin(plan.shards, limit(folder, len(plan.data), on_bad), lambda: (_recipe(plan, model), {}))

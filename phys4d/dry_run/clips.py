@@ -39,8 +39,8 @@ class ClipsWithoutValues:
     def fetch(self, *place: object) -> None:
         """Nothing to read."""
 
-    def encoded_caption(self, caption: str) -> Tensor:
-        """Tokens of any caption."""
+    def no_caption(self, device: torch.device) -> Tensor:
+        """Tokens of an empty caption."""
         return torch.empty(*self.text)
 
     def batch(

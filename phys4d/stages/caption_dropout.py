@@ -18,9 +18,9 @@ CaptionDropout = Annotated[float, FROM_HERE, Field(ge=0, le=1)]
 
 def no_caption(text: Tensor, backbone: Backbone, clips: Clips) -> Tensor:
     """What stands for no caption beside tokens `text` [B, L, D]: `Backbone.unconditional`, or the encoder's [L, D]
-    tokens of an empty caption. backbone: of the model. clips: encode that caption."""
+    tokens of an empty caption. backbone: of the model. clips: hold or encode that caption."""
     none = backbone.unconditional(text)
-    return clips.encoded_caption("").to(text) if none is None else none
+    return clips.no_caption(text.device).to(text) if none is None else none
 
 
 def captions(

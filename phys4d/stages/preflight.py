@@ -207,7 +207,7 @@ def _head_shape(outline: Outline) -> tuple[int, int]:
 
 def _check_caches(config: RunConfig, start: Start) -> None:
     """UserError for a cache of other clips or another model than the run has, where clips are without one for a text
-    encoder without weights, and where the tokens of an empty caption are needed that no cache holds."""
+    encoder without weights, and where the tokens of an empty caption are needed that a cache lacks."""
     base = config.init
     if base is not None and (base / CARD).exists():
         base = base_of(read_card(base), base)
@@ -223,10 +223,13 @@ def _check_caches(config: RunConfig, start: Start) -> None:
         cached &= None not in found
         for key, off in (("caption_dropout", 0), ("guidance", 1)):
             value = getattr(table, key, off)
-            if value != off and None not in found and not MODELS[start.kind].learned_no_caption:
+            cache = None if None in found else found[0]
+            if value == off or cache is None or MODELS[start.kind].learned_no_caption:
+                continue
+            if cache.no_caption() is None:
                 raise UserError(
-                    f"{name}.{key}: {value:g}: text is read from caches, which hold no tokens of an empty caption: set "
-                    f'it to {off}, or cache = "off"'
+                    f"{name}.{key}: {value:g}: {cache.folder}, of an earlier version, lacks the tokens of an empty "
+                    f"caption: remove it and write it again, or set {key} to {off}"
                 )
     if not cached:
         source.check()

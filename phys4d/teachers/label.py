@@ -220,8 +220,8 @@ class _Writing:
         return {name: row[name] for name in SCHEMA.names} | {"members": members} | texts_of(labelled.members)
 
 
-def _record(written: Written) -> str:
-    return json.dumps(written.bad, indent=1) + "\n"
+def _record(written: Written) -> bytes:
+    return f"{json.dumps(written.bad, indent=1)}\n".encode()
 
 
 def pseudo_labels(video: np.ndarray, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher) -> dict[str, np.ndarray]:

@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from phys4d.caches.lookup import find_cache
-from phys4d.caches.packing import stacked
+from phys4d.caches.packing import NO_CAPTION, stacked
 from phys4d.caches.source import Source
 from phys4d.cli import main
 from phys4d.clips import Clips
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.distributed.parallel import Parallel
+from phys4d.engine.integrity import MANIFEST
 from phys4d.models.interface import from_bytes
 from phys4d.models.wan.codec import WanCodec
 from phys4d.models.wan.text import UMT5Encoder
@@ -98,16 +99,44 @@ def test_a_stage_from_a_cache_is_the_stage_without_to_the_bit(
     assert equal(tmp_path / "run" / f"model-{stage}", without / f"model-{stage}")
 
 
-@pytest.mark.parametrize(("change", "off"), [("finetune.caption_dropout=0.1", 0), ("reinforce.guidance=4.5", 1)])
-def test_no_caption_is_had_where_the_text_encoder_is_used(
+NO_CAPTIONS = ("finetune.caption_dropout=0.5", "reinforce.guidance=4.5")
+
+
+def test_no_caption_comes_from_a_cache_to_the_bit(
+    cached: Path, released: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Dropped captions and guidance, with the tokens of an empty caption, which Wan was trained with."""
+    stages = ["pretrain", "finetune", "reinforce"]
+    assert main(released_run(tmp_path / "without", cached, stages, released, 'cache="off"', *NO_CAPTIONS)) == 0
+    request.getfixturevalue("no_encoders")
+    assert main(released_run(tmp_path / "with", cached, stages, released, *NO_CAPTIONS)) == 0
+    for stage in stages:
+        assert equal(tmp_path / "with" / f"model-{stage}", tmp_path / "without" / f"model-{stage}"), stage
+
+
+@pytest.mark.parametrize(("change", "off"), [*zip(NO_CAPTIONS, (0, 1), strict=True)])
+def test_a_cache_of_an_earlier_version_has_no_caption_left_out(
     cached: Path, released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, off: int
 ) -> None:
-    """A cache holds no tokens of an empty caption, which Wan was trained with."""
-    arguments = released_run(tmp_path / "run", cached, ["pretrain", "finetune", "reinforce"], released, change)
+    data = tmp_path / "data"
+    shutil.copytree(cached, data)
+    folder = data / "cache"
+    without_no_caption(folder)
+    arguments = released_run(tmp_path / "run", data, ["pretrain", "finetune", "reinforce"], released, change)
     assert main(arguments) == 2
-    line = f"{change.replace('=', ': ')}: text is read from caches, which hold no tokens of an empty caption: set it to"
-    assert capsys.readouterr().err.splitlines()[-1] == f'phys4d: error: {line} {off}, or cache = "off"'
+    key = change.partition("=")[0].partition(".")[2]
+    line = f"{change.replace('=', ': ')}: {folder}, of an earlier version, lacks the tokens of an empty caption"
+    advice = f"remove it and write it again, or set {key} to {off}"
+    assert capsys.readouterr().err.splitlines()[-1] == f"phys4d: error: {line}: {advice}"
     assert main([*arguments, "--set", 'cache="off"', "--dry-run"]) == 0
+
+
+def without_no_caption(folder: Path) -> None:
+    """A cache as an earlier version wrote it."""
+    (folder / NO_CAPTION).unlink()
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["files"][NO_CAPTION]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
 def test_pixels_are_read_for_a_reward_alone(cached: Path, released: Path, monkeypatch: pytest.MonkeyPatch) -> None:

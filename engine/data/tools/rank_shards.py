@@ -234,15 +234,15 @@ class RankShards:
         sync(self.partial)
         replace_text(self._rows_of(number), json.dumps({"rows": rows, "bad": here}))
 
-    def finish(self, schema: pa.Schema, further: Callable[[Written], Mapping[str, str]]) -> Written | None:
-        """Writes index, further text files by name and a manifest of both, and moves all to its place.
+    def finish(self, schema: pa.Schema, further: Callable[[Written], Mapping[str, bytes]]) -> Written | None:
+        """Writes index, further files by name and a manifest of both, and moves all to its place.
 
         schema: of the index. Returns what was written on rank 0, None on the others. Raises UserError for too many bad
         clips.
         """
         return self.parallel.on_rank_zero(lambda: self._publish(schema, further))
 
-    def _publish(self, schema: pa.Schema, further: Callable[[Written], Mapping[str, str]]) -> Written:
+    def _publish(self, schema: pa.Schema, further: Callable[[Written], Mapping[str, bytes]]) -> Written:
         parts = [json.loads(self._rows_of(number).read_bytes()) for number in range(len(self._shards))]
         bad = {key: fault for part in parts for key, fault in part["bad"].items()}
         written = Written([row for part in parts for row in part["rows"]], bad)
@@ -253,10 +253,10 @@ class RankShards:
             pq.write_table(pa.Table.from_pylist(written.rows, schema), file, compression="zstd")
         sync(fresh)
         os.rename(fresh, self.partial / INDEX)
-        texts = further(written)
-        for name, text in texts.items():
-            replace_text(self.partial / name, text)
-        write_manifest(self.partial, digests(self.partial, [INDEX, *texts]))
+        beside = further(written)
+        for name, data in beside.items():
+            replace_bytes(self.partial / name, data)
+        write_manifest(self.partial, digests(self.partial, [INDEX, *beside]))
         sync(self.partial)
         self.place.publish(INDEX, (NOTES, LOCK))
         return written

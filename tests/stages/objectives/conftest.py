@@ -126,9 +126,8 @@ class Source:
     def fetch(self, *place: Any) -> None:
         """Nothing to read."""
 
-    def encoded_caption(self, caption: str) -> Tensor:
+    def no_caption(self, device: torch.device) -> Tensor:
         """Tokens of the empty caption."""
-        assert caption == ""
         return torch.full((3, 1), NO_CAPTION)
 
     def batch(

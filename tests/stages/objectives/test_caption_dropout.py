@@ -60,15 +60,15 @@ def test_a_share_of_the_clips_is_learnt_without_its_caption(
     stage: ModuleType, name: str, kept: Callable[[int], bool], learned: bool,
 ) -> None:  # fmt: skip
     """Half of eight clips, but those that the heads of `finetune` read; by the encoder's tokens or learned ones."""
-    asked: list[str] = []
+    asked: list[torch.device] = []
     monkeypatch.setattr(
         world.backbone, "unconditional", lambda text: torch.full_like(text, NONE) if learned else None
     )
-    source.encoded_caption = lambda caption: asked.append(caption) or torch.full((3, 1), NONE)
+    source.no_caption = lambda device: asked.append(device) or torch.full((3, 1), NONE)
     ((captions, text),) = given(stage, caption_dropout=SHARE, **({} if stage is reinforce else {"batch": 8}))
     wanted, dropped = expected(captions, name, kept)
     assert 0 < len(dropped) < 8 and torch.equal(text, wanted)
-    assert asked == ([] if learned else [""])
+    assert asked == ([] if learned else [captions.device])
 
 
 @pytest.mark.parametrize("stage", [backbone, finetune, reinforce])
