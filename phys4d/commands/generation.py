@@ -131,6 +131,9 @@ def add_export(commands: Commands) -> None:
     how.add_argument("--merged", action="store_true", help="the LoRA added to the transformer's weights")
     how.add_argument("--lora-only", action="store_true", help="the LoRA without the model that it belongs to")
     how.add_argument("--layout", choices=("diffusers", "comfyui"), default="diffusers", help="comfyui: the LoRA alone")
+    export.add_argument(
+        "--dtype", choices=("stored", "bf16"), default="stored", help="bf16: fp32 weights are rounded, half the bytes"
+    )
     export.set_defaults(command=_export)
 
 
@@ -140,7 +143,7 @@ def _export(options: argparse.Namespace) -> int:
     what: What = "merged" if options.merged else "lora" if options.lora_only else "whole"
     if options.layout == "comfyui":
         what = "comfyui"
-    print(printable(export(options.model, options.out, what)))
+    print(printable(export(options.model, options.out, what, options.dtype)))
     return 0
 
 

@@ -43,17 +43,21 @@ def write_comfyui(path: Path, layers: Layers, names: Mapping[str, str]) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def write_merged(source: Path, out: Path, layers: Layers) -> None:
-    """Writes the weights of a safetensors file plus scale B A of each module, in the dtype of each tensor.
+def write_merged(source: Path, out: Path, layers: Layers, dtype: torch.dtype | None = None) -> int:
+    """Writes the weights of a safetensors file plus scale B A of each module, and returns the bytes of its tensors.
 
-    source: one file of a transformer. out: the file to write. layers: by module; those of other files are passed over.
-    Sums are formed in fp32 and rounded once.
+    source: one file of a model. out: the file to write. layers: by module; those of other files are passed over.
+    dtype: of what is written of fp32 tensors; None: each keeps its own. Sums are formed in fp32 and rounded once.
     """
     with safe_open(source, "pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
     for name, tensor in tensors.items():
         layer = layers.get(name.removesuffix(".weight"))
+        kept = dtype if dtype is not None and tensor.dtype == torch.float32 else tensor.dtype
         if layer is not None and name.endswith(".weight"):
-            tensors[name] = (tensor.float() + layer.scale * (layer.b @ layer.a)).to(tensor.dtype)
+            tensors[name] = (tensor.float() + layer.scale * (layer.b @ layer.a)).to(kept)
+        else:
+            tensors[name] = tensor.to(kept)
     save_file(tensors, out, metadata=metadata)
+    return sum(tensor.nbytes for tensor in tensors.values())

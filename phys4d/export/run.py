@@ -1,11 +1,13 @@
 """`phys4d export`: a folder that stock diffusers loads and samples with the same result, or a LoRA for others."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import torch
 from safetensors import SafetensorError
 
 from phys4d.engine.errors import UserError
@@ -27,12 +29,12 @@ _OWN = ("adapters", "heads")  # folders of a model folder that are not of the di
 _CONFIGS = ("config.json", "tokenizer_config.json", "scheduler_config.json", "preprocessor_config.json")
 
 
-def export(path: Path, out: Path, what: What) -> str:
+def export(path: Path, out: Path, what: What, dtype: Literal["stored", "bf16"] = "stored") -> str:
     """Writes a model of a run to the folder `out`, which is complete or absent, and returns a line about it.
 
     path: a run folder or a model folder. what: "whole", the folder of its backbone and lora/; "merged", the same with
     the LoRA added to the weights; "lora", lora/ alone; "comfyui", the LoRA alone in that layout. LoRAs of several
-    stages are joined to one.
+    stages are joined to one. dtype: "bf16" rounds the weights of "whole" and "merged" that are in fp32.
 
     Raises UserError where the model is not whole, has no LoRA to write, or the folder cannot be written.
     """
@@ -41,6 +43,8 @@ def export(path: Path, out: Path, what: What) -> str:
     check_files(folder, hashed=True)
     card = read_card(folder)
     base, spec = base_of(card, folder), MODELS[card.model.kind]
+    if dtype == "bf16" and what in ("lora", "comfyui"):
+        raise UserError("--dtype bf16: is of whole models, not of a LoRA alone")
     loras = [read_lora(folder / "adapters" / name, spec.rename_lora)[1] for name in card.adapters]
     if not loras and what != "whole":
         raise UserError(f"{folder}: has no LoRA: it is the model of a stage that trains none ({card.stage})")
@@ -53,7 +57,7 @@ def export(path: Path, out: Path, what: What) -> str:
             attach(outline.transformer, "exported", layers)
             save_adapter(outline.transformer, "exported", partial / "lora")
         if what in ("whole", "merged"):
-            _copy(base, partial, layers if what == "merged" else {})
+            _copy(base, partial, layers if what == "merged" else {}, torch.bfloat16 if dtype == "bf16" else None)
         (partial / README).write_text(_readme(base, outline.transformer, what, bool(layers)), encoding="utf-8")
 
     _publish(out, write)
@@ -90,18 +94,24 @@ def _publish(out: Path, write: Callable[[Path], object]) -> None:
     output.publish(README, ())
 
 
-def _copy(base: Path, out: Path, layers: Layers) -> None:
-    """Copies the folders of a model in the diffusers layout, the transformer's weights with `layers` added to them."""
-    files = list(_files(base))
+def _copy(base: Path, out: Path, layers: Layers, dtype: torch.dtype | None) -> None:
+    """Copies the folders of a model in the diffusers layout, the transformer's weights with `layers` added to them.
+    dtype: see `write_merged`."""
+    files, sizes = list(_files(base)), dict[Path, int]()
     with progress("export", total=sum(path.stat().st_size for path in files) >> 20, unit="MiB") as bar:
         for path in files:
             target = out / path.relative_to(base)
             target.parent.mkdir(parents=True, exist_ok=True)
-            if layers and path.parent == base / "transformer" and path.suffix == ".safetensors":
-                write_merged(path, target, layers)
+            of_file = layers if path.parent == base / "transformer" else {}
+            if path.suffix == ".safetensors" and (of_file or dtype is not None):
+                sizes[target] = write_merged(path, target, of_file, dtype)
             else:
                 shutil.copyfile(path, target)
             bar.advance(path.stat().st_size >> 20)
+    for index in out.rglob("*.safetensors.index.json") if dtype is not None else ():
+        table = read_json(index)
+        table["metadata"] = {"total_size": sum(sizes[index.parent / name] for name in {*table["weight_map"].values()})}
+        index.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _files(base: Path) -> Iterator[Path]:

@@ -97,6 +97,30 @@ def effects(folder: Path) -> dict[str, Tensor]:
     return {name: layer.scale * layer.b @ layer.a for name, layer in read_lora(folder, RENAME)[1].items()}
 
 
+def test_weights_are_rounded_once_to_half_the_bytes(tuned: Path, exported: Path, tmp_path: Path) -> None:
+    """Of every part that is in fp32, with a LoRA in the sum or not; an index of parts states the new size."""
+    assert export(tuned, "--out", tmp_path / "half", "--dtype", "bf16") == 0
+    files = sorted(path.relative_to(exported) for path in exported.rglob("*.safetensors"))
+    assert len(files) >= 4
+    for name in files:
+        before, after = load_file(exported / name), load_file(tmp_path / "half" / name)
+        assert before.keys() == after.keys()
+        for key, tensor in before.items():
+            kept = torch.bfloat16 if tensor.dtype == torch.float32 and name.parts[0] != "lora" else tensor.dtype
+            assert after[key].dtype == kept and torch.equal(after[key], tensor.to(kept)), (name, key)
+    indexes = list((tmp_path / "half").rglob("*.safetensors.index.json"))
+    assert len(indexes) == 2
+    for index in indexes:
+        parts = {index.parent / name for name in json.loads(index.read_text())["weight_map"].values()}
+        size = sum(tensor.nbytes for part in parts for tensor in load_file(part).values())
+        assert json.loads(index.read_text())["metadata"]["total_size"] == size
+    assert export(tuned, "--out", tmp_path / "whole", "--merged") == 0
+    assert export(tuned, "--out", tmp_path / "merged", "--merged", "--dtype", "bf16") == 0
+    for path in (tmp_path / "whole" / "transformer").glob("*.safetensors"):
+        after = load_file(tmp_path / "merged" / "transformer" / path.name)
+        assert all(torch.equal(after[key], tensor.bfloat16()) for key, tensor in load_file(path).items())
+
+
 def test_the_loras_of_all_stages_are_one(tuned: Path, exported: Path) -> None:
     parts = [effects(tuned / "model-reinforce" / "adapters" / name) for name in ("finetune", "reinforce")]
     found = effects(exported / "lora")
@@ -153,6 +177,7 @@ def test_tiny_exports_its_transformer_and_lora(tiny_run: Path, tmp_path: Path) -
     ("model", "words", "line"),
     [
         ("tiny_run", ("--layout", "comfyui"), '--layout comfyui: is not written for models of the kind "tiny"'),
+        ("tuned", ("--lora-only", "--dtype", "bf16"), "--dtype bf16: is of whole models, not of a LoRA alone"),
         ("tiny_run/model-backbone", ("--merged",), "model-backbone: has no LoRA"),
         ("released", (), "phys4d.json: no such file"),
         ("nowhere", (), "phys4d.json: no such file"),

@@ -39,10 +39,16 @@ def test_it_is_the_stock_transformer_with_the_first_frame_behind_each(world: Wor
     torch.testing.assert_close(found.clean, clean, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("width", "heads"), [(32, 1), (64, 1), (96, 1), (160, 2), (192, 3), (320, 5)])
+@pytest.mark.parametrize(("width", "heads"), [(32, 1), (64, 1), (96, 1), (160, 2), (192, 3), (270, 3), (320, 5)])
 def test_heads_divide_every_width(width: int, heads: int) -> None:
     config = small_transformer(16, width, 1, 64).config
     assert (config.num_attention_heads, config.attention_head_dim) == (heads, width // heads)
+
+
+def test_its_sizes() -> None:
+    config = small_transformer(16, 192, 6, 64).config
+    assert (config.in_channels, config.out_channels, config.text_dim, config.num_layers) == (32, 16, 64, 6)
+    assert (config.freq_dim, config.ffn_dim, config.cross_attn_norm, config.rope_max_seq_len) == (64, 768, True, 64)
 
 
 def test_a_model_folder_holds_the_codec_too(world: WorldModel, tmp_path: Path) -> None:
