@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from phys4d.engine.errors import UserError
 from phys4d.engine.faults import reading
-from phys4d.engine.storage import replace_text, sync
+from phys4d.engine.storage import finish, replace_text, sync
 
 MANIFEST = "manifest.json"
 _THREADS = 8
@@ -65,7 +65,7 @@ def publish(partial: Path, folder: Path, files: Mapping[str, Digest] | None = No
     """
     write_manifest(partial, digests(partial) if files is None else files)
     for name in _entries(partial):
-        sync(name)
+        finish(name, like=partial / MANIFEST)
     os.rename(partial, folder)
     sync(folder.parent)
 

@@ -25,6 +25,15 @@ def replace_bytes(path: Path, data: bytes) -> None:
     os.replace(partial, path)
 
 
+def finish(path: Path, like: Path) -> None:
+    """Syncs a file or folder. A file gets the permissions of `like`, one that was opened here: those that the umask
+    leaves, where safetensors' files can be read by their owner alone.
+    """
+    if path.is_file() and not path.is_symlink():
+        path.chmod(like.stat().st_mode & 0o777)
+    sync(path)
+
+
 def sync(path: Path) -> None:
     """Waits until a file, or the entries of a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from phys4d.engine.errors import UserError
 from phys4d.engine.output import OutputFolder
 from phys4d.engine.progress import progress
-from phys4d.engine.storage import disk_fault, sync
+from phys4d.engine.storage import disk_fault, finish
 from phys4d.export.joined import Layers, joined, write_comfyui, write_merged
 from phys4d.generate.opening import model_of
 from phys4d.models.card import base_of, read_card
@@ -84,7 +84,7 @@ def _publish(out: Path, write: Callable[[Path], object]) -> None:
         write(output.partial)
         for root, _, names in os.walk(output.partial):  # the folder is complete once it is in its place
             for path in (*(Path(root, name) for name in names), Path(root)):
-                sync(path)
+                finish(path, like=output.partial / README)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(output.partial, ignore_errors=True)
         raise UserError(f"{out}: cannot be written: {disk_fault(error) or ' '.join(str(error).split())}") from None

@@ -1,6 +1,7 @@
 """`phys4d export`: stock diffusers loads what was written and samples what the model samples here."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,17 @@ def test_merged_weights_need_no_lora(
 
 def effects(folder: Path) -> dict[str, Tensor]:
     return {name: layer.scale * layer.b @ layer.a for name, layer in read_lora(folder, RENAME)[1].items()}
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_weights_are_readable_as_the_umask_says(tuned: Path, tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        assert export(tuned, "--out", tmp_path / "lora", "--lora-only") == 0
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "lora").rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~mask} and len(files) == 4
 
 
 def test_weights_are_rounded_once_to_half_the_bytes(tuned: Path, exported: Path, tmp_path: Path) -> None:

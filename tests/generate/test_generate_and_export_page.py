@@ -40,8 +40,8 @@ def test_every_command_of_the_page(
             printed.append(capsys.readouterr().out)
     assert sorted(path.name for path in Path("clips").iterdir()) == ["ball", "ball-1", "batch", "lora", "published"]
     assert sorted(path.name for path in Path("clips/batch").iterdir()) == ["0002", "ball"]
-    assert printed[-6].endswith("0 clips (video, depth and motion), 2 were there already\n")
+    assert printed[-7].endswith("0 clips (video, depth and motion), 2 were there already\n")
     described = set(re.findall(r"^\| `([\w.-]+)", page, re.MULTILINE))
     assert {path.name for path in Path("clips/ball-1").iterdir()} <= described
-    assert sorted(path.name for path in Path("exported").iterdir()) == ["comfyui", "lora", "merged", "whole"]
+    assert sorted(path.name for path in Path("exported").iterdir()) == ["comfyui", "half", "lora", "merged", "whole"]
     assert sorted(path.name for path in Path("exported/lora").iterdir()) == ["README.md", "lora"]

@@ -49,6 +49,12 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
         assert (finished / name).exists(), name
 
 
+def test_a_model_folder_is_readable_as_its_other_files_are(finished: Path) -> None:
+    """safetensors' own files are for their owner alone."""
+    files = [path for path in (finished / "model-finetune").rglob("*") if path.is_file()]
+    assert len({path.stat().st_mode for path in files}) == 1 and len(files) >= 5
+
+
 def test_the_metrics_of_gates_are_those_that_there_are(finished: Path) -> None:
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     for stage in ALL:
