@@ -67,7 +67,7 @@ class CodecObjective(StageObjective):
         changed = ((video - video[:, :, :1]).abs().amax(1, keepdim=True) > _CHANGED).float()
         absolute = ((1 + self.config.changed * changed) * error.abs()).mean()
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-        squared = error.detach().square()
+        squared = error.square()
         logged.add(
             batch.share, loss=absolute + self.config.edges * edges, squared_error=squared.mean(),
             first_squared_error=squared[:, :, 0].mean(),
