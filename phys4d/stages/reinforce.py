@@ -13,6 +13,7 @@ from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.training.loop import Loss, OptimizerStep
 from phys4d.models.lora import POLICY, without
 from phys4d.models.world import WorldModel
+from phys4d.rewards.pixel_error import pixel_error
 from phys4d.rewards.registry import REWARDS
 from phys4d.rewards.spec import Generated
 from phys4d.stages.flow_sde import Transition, gaussian_kl, log_probability, rollout, step_distribution
@@ -107,8 +108,8 @@ class ReinforceObjective(PolicyObjective):
 
     @torch.no_grad()
     def _reward(self, latents: Tensor, samples: Samples, conditions: Batch, logged: Shares) -> Tensor:
-        """Rewards [B]; logs the mean |log ratio| of the depths of each group's first clip read with the policy's
-        adapter acting and off: how far its features have left those that the heads know.
+        """Rewards [B]; logs `pixel_error`, and the mean |log ratio| of the depths of each group's first clip read with
+        the policy's adapter acting and off: how far its features have left those that the heads know.
 
         Depth and motion of the rewards are read by the fine-tuned model, with that adapter off.
         """
@@ -122,8 +123,9 @@ class ReinforceObjective(PolicyObjective):
             drift = (drifted.depth / geometry.depth[own]).log().abs().mean()
             logged.add(self.parallel.share * len(own) / len(conditions.rng_keys), head_drift=drift)
         video = self.model.codec.decode(latents).clamp(-1, 1)
-        generated = Generated(video, geometry.depth, geometry.motion)
-        return self._score(generated, conditions.take(samples.conditions, batch.rng_keys))
+        true = conditions.take(samples.conditions, batch.rng_keys)
+        logged.add(batch.share, pixel_error=pixel_error(video, true.video).mean())
+        return self._score(Generated(video, geometry.depth, geometry.motion), true)
 
     def _train(
         self,
@@ -201,6 +203,7 @@ SPEC = StageSpec(
     summary="trained the generator on the reward of its own clips",
     panels=(
         Panel("reward", "reward", "reward / m", spread="reward_group_std"),
+        Panel("pixel_error", "pixel error of what changes", "RMSE"),
         Panel("ratio_std", "ratio, std", "std of the ratio"),
         Panel("clip_fraction", "clip fraction", "share of ratios clipped"),
         Panel("kl", "KL to finetune", "KL"),

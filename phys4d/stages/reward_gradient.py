@@ -25,6 +25,7 @@ from phys4d.models.flow import sample
 from phys4d.models.lora import POLICY, without
 from phys4d.models.recomputed import recomputed
 from phys4d.models.world import WorldModel
+from phys4d.rewards.pixel_error import pixel_error
 from phys4d.rewards.registry import REWARDS
 from phys4d.rewards.spec import Generated
 from phys4d.stages.policy import PolicyConfig, PolicyObjective, RewardName, Samples, add_policy
@@ -108,13 +109,12 @@ class RewardGradientObjective(PolicyObjective):
             self._policy(samples), samples.first[:, :, :held], batch.normal_like(samples.clean, "start"), self._sigmas,
             self.config.gradient_steps,
         )  # fmt: skip
-        reward, gradient = self._ascent(latents.detach(), samples, conditions)
+        reward, gradient = self._ascent(latents.detach(), samples, conditions, logged)
         along = (latents * gradient).sum()
-        logged.add(batch.share, reward=reward.mean())
         return batch.share * (along.detach() - along - reward.mean())
 
-    def _ascent(self, latents: Tensor, samples: Samples, conditions: Batch) -> tuple[Tensor, Tensor]:
-        """Rewards [B] of latents, and the gradient of their mean in the latents.
+    def _ascent(self, latents: Tensor, samples: Samples, conditions: Batch, logged: Shares) -> tuple[Tensor, Tensor]:
+        """Rewards [B] of latents, and the gradient of their mean in the latents; logs the reward and `pixel_error`.
 
         Computed to the end here, backward pass and all, since what is computed again in it must find the policy's
         adapter off, as the first time.
@@ -127,8 +127,10 @@ class RewardGradientObjective(PolicyObjective):
             with recomputed(self.model.codec.chunked):
                 video = self.model.codec.decode(latents).clamp(-1, 1)
             generated = Generated(video, geometry.depth, geometry.motion)
-            reward = self._differentiable(generated, conditions.take(samples.conditions, samples.batch.rng_keys))
+            true = conditions.take(samples.conditions, samples.batch.rng_keys)
+            reward = self._differentiable(generated, true)
             (gradient,) = torch.autograd.grad(reward.mean(), latents)
+        logged.add(samples.batch.share, reward=reward.mean(), pixel_error=pixel_error(video, true.video).mean())
         return reward.detach(), gradient
 
 
@@ -144,6 +146,9 @@ SPEC = StageSpec(
     trains_reader=False,
     rewarded=True,
     summary="trained the generator along the gradient of the reward of its own clips",
-    panels=(Panel("reward", "differentiable reward", "reward / m"),),
+    panels=(
+        Panel("reward", "differentiable reward", "reward / m"),
+        Panel("pixel_error", "pixel error of what changes", "RMSE"),
+    ),
     parts=("grad_norm",),
 )

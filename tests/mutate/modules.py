@@ -74,6 +74,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "phys4d/rewards/moving_chamfer.py": (
         "tests/rewards/test_reward_by_hand.py", "tests/rewards/test_moving_chamfer.py",
     ),
+    "phys4d/rewards/pixel_error.py": ("tests/rewards/test_pixel_error.py",),
     "phys4d/rewards/spec.py": ("tests/rewards/test_reward_by_hand.py",),
     "phys4d/rewards/all_points.py": ("tests/rewards/test_reward_by_hand.py",),
     "phys4d/models/guidance.py": (f"{MODELS}/test_guidance.py",),

@@ -88,3 +88,19 @@ def test_a_step_without_values_checks_no_replay_and_rewards_nothing(
     stage.leave_out_values()
     report = stage.update(STEP, lambda parts: [part() for part in parts])
     assert float(report["reward"]) == 0 and float(report["zero_variance_share"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 3, "stochastic_steps": 3}, "stochastic_steps must be below steps"),
+        ({"sampler": "cps", "noise_level": 1.5}, "choose one above 0 and up to 1"),
+    ],
+)
+def test_steps_that_cannot_be_drawn_are_refused(
+    objective: Callable[..., Any], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        objective(reinforce, **settings)
+    objective(reinforce, steps=3, stochastic_steps=2, noise_level=1.0, sampler="cps")
+    objective(reinforce, noise_level=1.5)

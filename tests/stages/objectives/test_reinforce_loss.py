@@ -10,6 +10,7 @@ from torch import Tensor
 from phys4d.engine.random import normal, uniform
 from phys4d.models.world import WorldModel
 from phys4d.rewards import moving_points
+from phys4d.rewards.pixel_error import pixel_error
 from phys4d.stages import policy, reinforce
 from phys4d.stages.spec import Shares
 from tests.stages.objectives.reinforce_by_hand import (  # fmt: skip
@@ -238,6 +239,8 @@ def test_the_reward_is_of_decoded_latents_and_of_geometry_read_without_the_polic
     torch.testing.assert_close(asked["motion"], 0.9 * noisy[:, :, :-1].tanh())
     torch.testing.assert_close(asked["video"], (latents / 2).clamp(-1, 1))
     assert asked["video"].min() == -1 and asked["video"].max() == 1
+    error = pixel_error(asked["video"], source.video[CLIPS]).mean()
+    assert float(logged.sums["pixel_error"]) == pytest.approx(float(error), rel=1e-5)
     assert float(drift) == pytest.approx(float(((depth + 0.08) / depth)[::2].log().mean()), rel=1e-4)
     world.backbone.transformer.adapters.reinforce.data.fill_(-POLICY / 6)  # the depths shrink: the drift counts as much
     shrunk = ((depth - 0.8 * POLICY / 6) / depth)[::2].log().mean()
@@ -282,19 +285,3 @@ def test_it_trains_its_adapter_and_nothing_else(
     assert stage.modules() == {"transformer": transformer}
     (group,) = stage.parameter_groups()
     assert group["lr_scale"] == 1.0 and [id(p) for p in group["params"]] == [id(transformer.adapters.reinforce)]
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"steps": 3, "stochastic_steps": 3}, "stochastic_steps must be below steps"),
-        ({"sampler": "cps", "noise_level": 1.5}, "choose one above 0 and up to 1"),
-    ],
-)
-def test_steps_that_cannot_be_drawn_are_refused(
-    objective: Callable[..., Any], settings: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        objective(reinforce, **settings)
-    objective(reinforce, steps=3, stochastic_steps=2, noise_level=1.0, sampler="cps")
-    objective(reinforce, noise_level=1.5)

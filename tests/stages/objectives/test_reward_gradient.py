@@ -14,6 +14,7 @@ from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
 from phys4d.engine.random import normal
 from phys4d.models.world import WorldModel
+from phys4d.rewards.pixel_error import pixel_error
 from phys4d.rewards.registry import REWARDS
 from phys4d.stages import policy, reward_gradient
 from phys4d.stages.spec import Drawn
@@ -77,6 +78,8 @@ def test_an_update_by_hand(
     assert adapter.grad.item() == pytest.approx(-(near[1] - near[0]) / 2e-5, rel=1e-4)
     assert float(report["reward"]) == pytest.approx(by_hand(source, POLICY, steps, guidance), rel=1e-5)
     ((generated, truth),) = rewarded
+    error = pixel_error(generated.video.detach(), source.video).mean()
+    assert float(report["pixel_error"]) == pytest.approx(float(error), rel=1e-5) and error > 0.1
     assert torch.equal(truth.video, source.video) and generated.video.abs().max() <= 1
     assert world.backbone.transformer.adapters._active_adapter == ["finetune", "reinforce"]
     assert all(p.grad is None for p in world.heads.parameters())
