@@ -109,11 +109,12 @@ def smoke(rng: np.random.Generator) -> SmokeScene:
 
 
 def _falling(rng: np.random.Generator, foot: np.ndarray, axes: np.ndarray) -> Body:
-    """A ball that falls from rest through the smoke to the burner's rim."""
+    """A ball that falls through the smoke to the burner's rim, half of them from rest."""
     radius, side = rng.uniform(0.13, 0.17), rng.choice([-1, 1])
     place = foot + axes[0] * side * rng.uniform(0.05, 0.12) - axes[1] * rng.uniform(0.0, 0.05)
     position = place + np.array([0, 0, rng.uniform(0.75, 0.9)])
-    return _ball(rng, radius, position, np.zeros(3))
+    velocity = poses.throw(rng, share=0.5, level=(0.0, 0.2), up=(-1.5, 0.5))
+    return _ball(rng, radius, position - 0.25 * np.array([velocity[0], velocity[1], 0.0]) @ axes, velocity)
 
 
 def _flying(rng: np.random.Generator, foot: np.ndarray, axes: np.ndarray) -> Body:
