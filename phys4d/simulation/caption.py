@@ -11,7 +11,7 @@ are named from the floor up, bodies of a row in the order in which they fall.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from phys4d.simulation.body import Body, Thing
 from phys4d.simulation.scene import Scene
@@ -74,15 +74,16 @@ def motion(body: Body, *, flying: bool) -> str:
     return " ".join(words)
 
 
-def flight(velocity: Sequence[float]) -> str:
+def flight(velocity: Iterable[float]) -> str:
     """The state at t = 0 of something in the air in words, such as "flying right 1.2 m/s and up 0.4 m/s".
 
     velocity: m/s right, away and up, in tenths.
     """
-    return f"flying {_velocity_words(velocity)}" if any(velocity) else "from rest"
+    words = _velocity_words(velocity)
+    return f"flying {words}" if words else "from rest"
 
 
-def _velocity_words(velocity: Sequence[float]) -> str:
+def _velocity_words(velocity: Iterable[float]) -> str:
     parts = [
         f"{positive if speed > 0 else negative} {abs(speed):.1f} m/s"
         for speed, (positive, negative) in zip(velocity, DIRECTIONS, strict=True) if speed

@@ -1,4 +1,4 @@
-"""Every family is diverse, its captions say so, and state what is drawn: velocities, lengths, litres, grains, angles."""
+"""Every family is diverse, and captions state what is drawn: velocities, lengths, litres, numbers of grains."""
 
 import re
 

@@ -61,7 +61,7 @@ def curtain(rng: np.random.Generator) -> Scene:
     points = points + off[:, None] * np.cross(across, down)
     reach = (cloth.half[1] + 0.05) * across
     props = rack.rack(middle - reach, middle + reach, muted(rng, 0.3, 0.6))
-    speed = round(float(rng.uniform(2.5, 3.6)), 1)
+    speed = round(float(rng.uniform(2.7, 3.7)), 1)
     words = f"a level wind of {speed:.1f} m/s to the {'right' if side > 0 else 'left'}"
     return _blown(
         rng, "curtain", view, cloth, points, np.arange(cloth.count), props, side * speed * axes[0],

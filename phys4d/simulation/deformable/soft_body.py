@@ -218,7 +218,7 @@ def scene(
 ) -> MujocoScene:
     """A scene of soft bodies; sets their Neo-Hookean material, then calls `start`."""
     text = mjcf.text()
-    starts = [NeoHookean(text), *([] if start is None else [start])]
+    starts: list[StepCallback] = [NeoHookean(text), *([] if start is None else [start])]
     return MujocoScene(
         family=family, category_name="deformable", room=room, view=view, light=sampling.light(rng), props=props,
         scene_objects=scene_objects, model=text, caption=caption, steps_per_second=STEPS_PER_SECOND,
