@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from phys4d.models.tiny.words import WordEncoder
 from phys4d.simulation.body import Prop
 from phys4d.simulation.caption import caption
 from phys4d.simulation.categories import FAMILIES
@@ -97,3 +98,24 @@ def test_the_event_is_that_without_things() -> None:
     number = (bare.meshes.instance == FIRST_BODY).sum()
     assert (with_things.meshes.instance == FIRST_BODY).sum() == number
     assert caption(with_things.scene).startswith(caption(bare.scene) + "; a")
+
+
+def test_half_of_the_clips_have_things_and_the_others_are_those_without() -> None:
+    half, bare, all_of_them = (
+        SimulateConfig(families=("spin",), frames=15, seed=5, clutter=clutter)  # type: ignore[arg-type]
+        for clutter in ("half", "none", "varied")
+    )
+    assert SimulateConfig().clutter == "half"
+    furnished_clips = 0
+    for number in range(12):
+        text = caption(sample_scene(half, number).scene)
+        furnished_clips += "; a" in text
+        assert text == caption(sample_scene(all_of_them if "; a" in text else bare, number).scene)
+    assert 3 <= furnished_clips <= 9
+
+
+@pytest.mark.parametrize("family", ["dominoes", "hot_bar"])
+def test_a_caption_with_things_leaves_room_for_the_camera(family: str) -> None:
+    """Encoders of the small models take 64 words."""
+    words = [len(WordEncoder(tokens=200).split(caption(furnished(family, seed)))) for seed in range(40)]
+    assert clutter.WORDS - clutter.EACH < max(words) <= clutter.WORDS
