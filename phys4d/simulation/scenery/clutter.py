@@ -92,8 +92,8 @@ KINDS = {
 
 
 def with_clutter(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The scene with up to MOST things behind the event or beside it, where the first frame shows them; with fewer if its
-    caption would have more than WORDS words.
+    """The scene with up to MOST things behind the event or beside it, where the first frame shows them; with fewer if
+    its caption would have more than WORDS words.
 
     scene: with its later events. rng: random generator of the things.
     """
