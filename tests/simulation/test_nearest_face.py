@@ -1,6 +1,6 @@
 """Every pixel shows the nearest face along its ray, and every landing point is hidden by what is in front of it.
 
-The check shares no code with the renderer or the truth (`benchmarks/nearest_face.py`).
+The check shares no code with the renderer or the truth (`nearest_face.py`).
 """
 
 from dataclasses import replace
@@ -9,9 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phys4d.benchmarks import simulation_truth
-from phys4d.benchmarks.nearest_face import wrong_surfaces, wrong_visibilities
-from phys4d.benchmarks.simulation_truth import checked
 from phys4d.kernels import native
 from phys4d.kernels.native import compiled_for
 from phys4d.simulation.categories import CATEGORIES
@@ -22,6 +19,9 @@ from phys4d.simulation.rejection_sampling import CameraMotion
 from phys4d.simulation.scene import View
 from phys4d.simulation.scenery.camera import Camera
 from phys4d.simulation.scenery.camera_path import CameraPath
+from tests.simulation import count_wrong_pixels
+from tests.simulation.count_wrong_pixels import checked
+from tests.simulation.nearest_face import wrong_surfaces, wrong_visibilities
 
 FPS = 24
 
@@ -107,17 +107,17 @@ def test_no_pixel_of_a_million_is_wrong(category: str, camera: CameraMotion) -> 
 
 
 def test_wrong_pixels_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulation_truth, "SIZE", 24)
-    monkeypatch.setattr(simulation_truth, "FRAMES", 15)
+    monkeypatch.setattr(count_wrong_pixels, "SIZE", 24)
+    monkeypatch.setattr(count_wrong_pixels, "FRAMES", 15)
     found = checked("rigid", "static", families=("fall",))
     assert found["pixels"] == 15 * 24 * 24 and not found["wrong_surfaces"] and not found["wrong_visibilities"]
     assert 0.5 * found["pixels"] < found["landing_points"] <= found["pixels"]
-    exact = simulation_truth.measure
+    exact = count_wrong_pixels.measure
 
     def shifted(sequence: MeshSequence, camera: Camera) -> Truth:
         truth = exact(sequence, camera)
         return replace(truth, depth=truth.depth - 1e-6, visible=~truth.visible)
 
-    monkeypatch.setattr(simulation_truth, "measure", shifted)
+    monkeypatch.setattr(count_wrong_pixels, "measure", shifted)
     found = checked("rigid", "static", families=("fall",))
     assert found["wrong_surfaces"] > 0.9 * found["pixels"] and found["wrong_visibilities"] > 0.5 * found["pixels"]
