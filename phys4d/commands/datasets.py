@@ -31,8 +31,9 @@ def add_simulate(commands: Commands) -> None:
     )
     simulate.add_argument("--lens", default="varied", help="fields of view of 30 to 70 degrees (default), or fixed")
     simulate.add_argument(
-        "--clutter", default="none", help="varied: furniture behind the event, which the caption names (default: none)"
-    )
+        "--clutter", default="half",
+        help="varied: furniture behind the event, which the caption names; half: of the clips (default); or none",
+    )  # fmt: skip
     simulate.add_argument("--size", default="48x48", metavar="HxW", help="pixels, or one number (default: 48x48)")
     simulate.add_argument("--frames", type=int, default=17)
     simulate.add_argument("--fps", type=int, default=24)

@@ -11,7 +11,7 @@ are named from the floor up, bodies of a row in the order in which they fall.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from phys4d.simulation.body import Body, Thing
 from phys4d.simulation.scene import Scene
@@ -65,17 +65,30 @@ def motion(body: Body, *, flying: bool) -> str:
     words = []
     if any(body.velocity):
         verb = "swinging" if body.rod else "rolling" if body.rolling else "flying" if flying else "sliding"
-        parts = []
-        for speed, (positive, negative) in zip(body.velocity, DIRECTIONS, strict=True):
-            if speed:
-                parts.append(f"{positive if speed > 0 else negative} {abs(speed):.1f} m/s")
-        words.append(f"{verb} {' and '.join(parts)}")
+        words.append(f"{verb} {_velocity_words(body.velocity)}")
     if body.topspin:
         words.append(f"with {'topspin' if body.topspin > 0 else 'backspin'} {abs(body.topspin):.1f} turns/s")
     if body.turning:
         sense = "counterclockwise" if body.turning > 0 else "clockwise"
         words.append(f"spinning {sense} {abs(body.turning):.1f} turns/s")
     return " ".join(words)
+
+
+def flight(velocity: Iterable[float]) -> str:
+    """The state at t = 0 of something in the air in words, such as "flying right 1.2 m/s and up 0.4 m/s".
+
+    velocity: m/s right, away and up, in tenths.
+    """
+    words = _velocity_words(velocity)
+    return f"flying {words}" if words else "from rest"
+
+
+def _velocity_words(velocity: Iterable[float]) -> str:
+    parts = [
+        f"{positive if speed > 0 else negative} {abs(speed):.1f} m/s"
+        for speed, (positive, negative) in zip(velocity, DIRECTIONS, strict=True) if speed
+    ]  # fmt: skip
+    return " and ".join(parts)
 
 
 def stated_velocities(text: str, names: list[str]) -> list[tuple[float, float, float]]:

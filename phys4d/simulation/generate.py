@@ -62,8 +62,8 @@ class SimulateConfig(Config):
     looks: "varied" samples floors, walls, lights and soft shadows; "plain" is a checkered floor, a bare wall and one
         white light with sharp shadows.
     lens: "varied" samples fields of view from 30 to 70 degrees across the smaller side; "fixed" is one of 45.
-    clutter: "none", or "varied": one to three pieces of furniture and the like stand fixed behind the event, and the
-        caption names them.
+    clutter: "varied": up to three pieces of furniture and the like stand fixed behind the event, and the caption names
+        them; "half": so in half of the clips, or "none".
     pixel_format: chroma format of the mp4, see `engine.data.clip.video.encode_mp4`.
     on_refused: "stop" at a clip of which no sample is usable, or "skip" it and count it; the others keep their bytes.
     """
@@ -79,7 +79,7 @@ class SimulateConfig(Config):
     camera: CameraMotion = "static"
     looks: Looks = "varied"
     lens: Lens = "varied"
-    clutter: Clutter = "none"
+    clutter: Clutter = "half"
     pixel_format: video.PixelFormat = "yuv444p"
     on_refused: Literal["stop", "skip"] = "stop"
 

@@ -26,7 +26,7 @@ class NoUsableScene(UserError):
 CameraMotion = Literal["static", "moving"]
 Looks = Literal["plain", "varied"]
 Lens = Literal["fixed", "varied"]
-Clutter = Literal["none", "varied"]
+Clutter = Literal["none", "half", "varied"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def sample_usable_scene(
     camera: "static" or "moving".
     looks: "plain" or "varied".
     lens: "fixed" or "varied".
-    clutter: "none" or "varied".
+    clutter: "none", "varied", or "half" of the clips are varied.
 
     Raises NoUsableScene if all ATTEMPTS samples are rejected.
     """
@@ -101,7 +101,7 @@ def _sample_scene(
     scene = scene.lasting(seconds, keyed_rng(seed, index, attempt, "later"))
     if looks == "varied":
         scene = varied(scene, keyed_rng(seed, index, attempt, "looks"))
-    if clutter == "varied":
+    if clutter == "varied" or (clutter == "half" and keyed_rng(seed, index, "clutter").uniform() < 0.5):
         scene = with_clutter(scene, keyed_rng(seed, index, attempt, "clutter"))
     if camera == "moving":
         scene = with_free_path(scene, keyed_rng(seed, index, attempt, "camera"), seconds)

@@ -1,9 +1,13 @@
 """The benchmark of the simulation: its committed results cover every category, and rejected draws are counted once."""
 
+from pathlib import Path
+
 import pytest
 
-from phys4d.benchmarks import results, simulation
+from phys4d.benchmarks import results, simulation, simulation_lengths
+from phys4d.engine.errors import UserError
 from phys4d.simulation.categories import CATEGORIES
+from phys4d.simulation.generate import SimulateConfig, simulate
 
 
 def test_every_category_has_at_least_four_families_and_a_bar() -> None:
@@ -31,3 +35,20 @@ def test_what_is_dropped_is_counted_once_and_shown_as_a_share() -> None:
     merged[0]["provenance"] = {"cores": 2, "cpu": "x", "git_revision": "y", "date": "2026"}
     table = simulation.dropped_table({"rows": merged})
     assert "| rope | 19 | 25 | 4.0% | 20.0% | badly framed 5, energy grows 1 |" in table
+
+
+def test_clips_that_are_not_there_count_as_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulation_lengths, "CATEGORIES", {"rigid": None, "articulated": None})
+    config = SimulateConfig(categories=("rigid", "articulated"), clips=4, size=(32, 32), frames=9, seed=3)
+    summary = simulate(config, tmp_path / "clips", workers=1)
+    row = simulation_lengths.counts(tmp_path / "clips", 5)
+    assert row["refused"] == ["ramp"] and row["families"] == row["clips"] == 4 and row["asked"] == 5
+    assert row["dropped"] == 0 and row["redrawn"] == sum(summary.redrawn.values())
+    row["provenance"] = {"git_revision": "y"}
+    line = f"| 9 at 24 | 0.4 | 4 | 4 of {sum(map(len, CATEGORIES.values()))} | ramp | 0.0% |"
+    assert line in simulation_lengths.table({"rows": [row]})
+    with pytest.raises(UserError, match="clip clip000003 was not asked for"):
+        simulation_lengths.counts(tmp_path / "clips", 3)
+    monkeypatch.setattr(simulation_lengths, "CATEGORIES", {"articulated": None, "rigid": None})
+    with pytest.raises(UserError, match="clip000000 is not of family double_pendulum"):
+        simulation_lengths.counts(tmp_path / "clips", 5)

@@ -127,10 +127,11 @@ def test_what_does_not_move_is_found_out(family: str) -> None:
     assert scene.rejection_reason(still) is not None
 
 
-def test_a_curtain_hangs_in_pleats_and_keeps_its_length() -> None:
+@pytest.mark.parametrize("pleats", wind.PLEATS)
+def test_a_curtain_hangs_in_pleats_and_keeps_its_length(pleats: int) -> None:
     half = 0.3
-    along, off = wind._pleats(np.linspace(-half, half, 2001), half)
+    along, off = wind._pleats(np.linspace(-half, half, 2001), half, pleats)
     length = np.hypot(np.diff(along), np.diff(off)).sum()
     assert length == pytest.approx(2 * half, rel=5e-3)
     assert np.ptp(along) == pytest.approx(2 * half * wind.GATHERED, rel=1e-6)
-    assert (np.diff(np.sign(off[np.abs(off) > 1e-6])) != 0).sum() == 2 * wind.PLEATS - 1 and np.ptp(off) > 0.04
+    assert (np.diff(np.sign(off[np.abs(off) > 1e-6])) != 0).sum() == 2 * pleats - 1 and np.ptp(off) > 0.04

@@ -130,8 +130,8 @@ def test_later_events_leave_the_event_as_it_is() -> None:
 
 @pytest.mark.parametrize("family", ["dam_break", "liquid_fall", "thick_fall", "channel"])
 def test_a_box_above_a_liquid_opens_in_the_last_quarter(family: str) -> None:
-    short = FAMILIES[family](keyed_rng("later", 5))
-    scene = lasting(family, 5.0)
+    seed = 6 if family == "channel" else 5  # one with a place for the box
+    short, scene = FAMILIES[family](keyed_rng("later", seed)), lasting(family, 5.0, seed)
     assert isinstance(short, FluidScene) and isinstance(scene, FluidScene)
     assert short.lasting(1.5, keyed_rng("later", 5)) == short
     assert scene.volumes[: len(short.volumes)] == short.volumes and scene.caption.startswith(short.caption)

@@ -11,6 +11,7 @@ from phys4d.simulation.generate import SimulateConfig, sample_scene
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
 from phys4d.simulation.particles.beads import beads
 from phys4d.simulation.rejection_sampling import keyed_rng
+from phys4d.simulation.rendering import changed_tiles
 from phys4d.simulation.rendering.drawing import _closed
 from phys4d.simulation.rendering.patterns import PATTERNS
 from phys4d.simulation.rendering.raster import LoadedMeshes, Rasteriser
@@ -99,7 +100,12 @@ def test_what_a_static_camera_does_not_draw_again_is_the_same_to_the_bit(
     drawn: list[float] = []
     draw = LoadedMeshes._draw
     monkeypatch.setattr(LoadedMeshes, "_draw", lambda *at: drawn.append(at[-1].mean()) or draw(*at))
+    small = render(meshes, camera, found.scene.light, Rasteriser(height, width))
+    assert drawn == [1.0] * 9  # a small picture is drawn whole
+    drawn.clear()
+    monkeypatch.setattr(changed_tiles, "SMALL", 0)
     reused = render(meshes, camera, found.scene.light, Rasteriser(height, width))
+    assert np.array_equal(reused, small)
     assert drawn[0] == 1 and drawn[8] == 0 and 0 < sum(drawn[1:8]) < 0.8 * 7
     monkeypatch.setattr(Camera, "is_static", lambda camera: False)
     assert np.array_equal(reused, render(meshes, camera, found.scene.light, Rasteriser(height, width)))

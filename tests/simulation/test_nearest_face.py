@@ -1,7 +1,6 @@
 """Every pixel shows the nearest face along its ray, and every landing point is hidden by what is in front of it.
 
-Embree, as trimesh calls it, finds a face for each ray; where it disagrees with the truth, all faces are intersected in
-float64. No code is shared with the renderer or the truth.
+The check shares no code with the renderer or the truth (`nearest_face.py`).
 """
 
 from dataclasses import replace
@@ -9,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import trimesh
-from trimesh.ray.ray_pyembree import RayMeshIntersector
 
 from phys4d.kernels import native
 from phys4d.kernels.native import compiled_for
@@ -18,93 +15,15 @@ from phys4d.simulation.categories import CATEGORIES
 from phys4d.simulation.clip import Truth, measure
 from phys4d.simulation.generate import SimulateConfig, sample_scene
 from phys4d.simulation.mesh_sequence import MeshSequence
+from phys4d.simulation.rejection_sampling import CameraMotion
 from phys4d.simulation.scene import View
 from phys4d.simulation.scenery.camera import Camera
 from phys4d.simulation.scenery.camera_path import CameraPath
+from tests.simulation import count_wrong_pixels
+from tests.simulation.count_wrong_pixels import checked
+from tests.simulation.nearest_face import wrong_surfaces, wrong_visibilities
 
-EXACT = 1e-9  # metres
 FPS = 24
-
-
-def first_hits(mesh: trimesh.Trimesh, eye: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance along each direction of the face that Embree hits first, inf for none, and the face, -1 for none."""
-    caster = RayMeshIntersector(mesh)
-    face, ray = caster.intersects_id(np.tile(eye, (len(directions), 1)), directions, multiple_hits=False)
-    corner = mesh.vertices[mesh.faces[face, 0]] - eye
-    normal = np.cross(*(mesh.vertices[mesh.faces[face, k]] - mesh.vertices[mesh.faces[face, 0]] for k in (1, 2)))
-    distance, found = np.full(len(directions), np.inf), np.full(len(directions), -1)
-    found[ray] = face
-    with np.errstate(divide="ignore", invalid="ignore"):
-        distance[ray] = (normal * corner).sum(axis=1) / (normal * directions[ray]).sum(axis=1)
-    return distance, found
-
-
-def all_hits(mesh: trimesh.Trimesh, eye: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distances and faces of all triangles that a ray meets (Moeller and Trumbore), in float64."""
-    corner, second, third = (np.asarray(mesh.vertices)[mesh.faces[:, k]] - eye for k in range(3))
-    second, third = second - corner, third - corner
-    across = np.cross(direction, third)
-    volume = (second * across).sum(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        u = -(corner * across).sum(axis=1) / volume
-        beside = np.cross(-corner, second)
-        v, distance = (beside @ direction) / volume, (third * beside).sum(axis=1) / volume
-    met = np.nonzero((u >= 0) & (v >= 0) & (u + v <= 1) & (distance > 0))[0]
-    return distance[met], met
-
-
-def directions_through(camera: Camera, t: int, pixel: np.ndarray) -> np.ndarray:
-    """World directions of unit depth through pixel coordinates [2, N]."""
-    local = np.linalg.solve(camera.intrinsics[t], np.vstack([pixel, np.ones_like(pixel[:1])]))
-    return (camera.camera_to_world[t, :3, :3] @ local).T
-
-
-def wrong_surfaces(sequence: MeshSequence, camera: Camera, truth: Truth) -> list[tuple[int, int, int]]:
-    """(frame, row, column) of the pixels whose depth or instance is not that of the nearest face."""
-    wrong = []
-    row, column = (axis.ravel() for axis in np.mgrid[: camera.height, : camera.width])
-    for t in range(sequence.frames):
-        mesh = trimesh.Trimesh(sequence.vertices[t], sequence.faces, process=False)
-        eye = camera.camera_to_world[t, :3, 3]
-        rays = directions_through(camera, t, np.stack([column, row]) + 0.5)
-        distance, face = first_hits(mesh, eye, rays)
-        depth = np.where(truth.instance[t] > 0, truth.depth[t], np.inf).ravel()
-        instance = np.where(face >= 0, sequence.instance[face], 0)
-        with np.errstate(invalid="ignore"):
-            agrees = (np.abs(distance - depth) <= EXACT) | (distance == depth)
-        agrees &= instance == truth.instance[t].ravel()
-        for pixel in np.nonzero(~agrees)[0]:
-            distances, faces = all_hits(mesh, eye, rays[pixel])
-            nearest = distances.min(initial=np.inf)
-            equal = sequence.instance[faces[distances <= nearest + EXACT]]
-            same = depth[pixel] == nearest or abs(depth[pixel] - nearest) <= EXACT
-            if not same or truth.instance[t].ravel()[pixel] not in (equal if len(equal) else [0]):
-                wrong.append((t, int(row[pixel]), int(column[pixel])))
-    return wrong
-
-
-def wrong_visibilities(sequence: MeshSequence, camera: Camera, truth: Truth) -> list[tuple[int, int, int]]:
-    """(frame, row, column) of the pixels whose point is called visible though a face is in front of it, or the
-    opposite.
-    """
-    wrong = []
-    for t in range(sequence.frames - 1):
-        row, column = np.nonzero(truth.flow_valid[t])
-        landed = np.stack([column, row]) + 0.5 + truth.motion[:2, t, row, column]
-        inside = ((landed >= 0) & (landed <= [[camera.width], [camera.height]])).all(axis=0)
-        said = truth.visible[t, row, column]
-        wrong += [(t, int(i), int(j)) for i, j in zip(row[said & ~inside], column[said & ~inside], strict=True)]
-        row, column, said = row[inside], column[inside], said[inside]
-        mesh = trimesh.Trimesh(sequence.vertices[t + 1], sequence.faces, process=False)
-        eye, rays = camera.camera_to_world[t + 1, :3, 3], directions_through(camera, t + 1, landed[:, inside])
-        depth = truth.depth[t, row, column] + truth.motion[2, t, row, column]
-        distance, _ = first_hits(mesh, eye, rays)
-        for pixel in np.nonzero(said != (distance >= depth - EXACT))[0]:
-            nearest = all_hits(mesh, eye, rays[pixel])[0].min(initial=np.inf)
-            # Within a few tolerances of the truth's own, either is right.
-            if (nearest < depth[pixel] - 10 * EXACT) if said[pixel] else (nearest >= depth[pixel] - 0.1 * EXACT):
-                wrong.append((t, int(row[pixel]), int(column[pixel])))
-    return wrong
 
 
 def clip(family: str, size: int, frames: int, **settings: Any) -> tuple[MeshSequence, Camera, Truth]:
@@ -179,14 +98,26 @@ def test_native_code_finds_what_the_definition_finds(path: CameraPath | None, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("motion", ["static", "moving"])
+@pytest.mark.parametrize("camera", ["static", "moving"])
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_no_pixel_of_a_million_is_wrong(category: str, motion: str) -> None:
-    pixels = 0
-    for number, family in enumerate(CATEGORIES[category]):
-        sequence, camera, truth = clip(family, 128, 25, seed=4242 + number, camera=motion)
-        assert not wrong_surfaces(sequence, camera, truth), family
-        if truth.opacity is None:  # smoke hides without being a surface
-            assert not wrong_visibilities(sequence, camera, truth), family
-        pixels += truth.depth.size
-    assert pixels > 1e6
+def test_no_pixel_of_a_million_is_wrong(category: str, camera: CameraMotion) -> None:
+    found = checked(category, camera)
+    assert found["wrong_surfaces"] == found["wrong_visibilities"] == 0
+    assert found["pixels"] > 1e6 and found["landing_points"] > 4e5
+
+
+def test_wrong_pixels_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(count_wrong_pixels, "SIZE", 24)
+    monkeypatch.setattr(count_wrong_pixels, "FRAMES", 15)
+    found = checked("rigid", "static", families=("fall",))
+    assert found["pixels"] == 15 * 24 * 24 and not found["wrong_surfaces"] and not found["wrong_visibilities"]
+    assert 0.5 * found["pixels"] < found["landing_points"] <= found["pixels"]
+    exact = count_wrong_pixels.measure
+
+    def shifted(sequence: MeshSequence, camera: Camera) -> Truth:
+        truth = exact(sequence, camera)
+        return replace(truth, depth=truth.depth - 1e-6, visible=~truth.visible)
+
+    monkeypatch.setattr(count_wrong_pixels, "measure", shifted)
+    found = checked("rigid", "static", families=("fall",))
+    assert found["wrong_surfaces"] > 0.9 * found["pixels"] and found["wrong_visibilities"] > 0.5 * found["pixels"]

@@ -35,7 +35,7 @@ def scenes(family: str, event: str = "", count: int = 40) -> Iterator[RigidScene
 @cache
 def usable(family: str) -> list[tuple[RigidScene, dict[int, Track]]]:
     """The accepted samples."""
-    config = SimulateConfig(families=(family,), frames=FRAMES, fps=FPS, seed=22)
+    config = SimulateConfig(families=(family,), frames=FRAMES, fps=FPS, seed=22, clutter="none")
     found = [sample_scene(config, index) for index in range(12)]
     return [(each.scene, each.meshes.tracks) for each in found]
 

@@ -9,7 +9,6 @@ from phys4d.simulation.articulated.linkage import (
     add_geom,
     add_hinge,
     add_link,
-    in_sequence,
     sample_material,
     set_firm_contacts,
     set_free_velocities,
@@ -20,7 +19,7 @@ from phys4d.simulation.body import Body
 from phys4d.simulation.caption import article, motion
 from phys4d.simulation.mesh_sequence import rotation
 from phys4d.simulation.mujoco_scenes.mjcf import Mjcf, add_body
-from phys4d.simulation.mujoco_scenes.rollout import Rollout, StepCallback
+from phys4d.simulation.mujoco_scenes.rollout import Rollout, StepCallback, in_sequence
 from phys4d.simulation.mujoco_scenes.scene import MujocoScene
 from phys4d.simulation.mujoco_scenes.scene_object import object_from_body
 from phys4d.simulation.scene import Scene

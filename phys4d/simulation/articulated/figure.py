@@ -9,7 +9,6 @@ from phys4d.simulation.articulated.linkage import (
     add_geom,
     add_hinge,
     add_link,
-    in_sequence,
     sample_material,
     set_firm_contacts,
     set_free_velocities,
@@ -18,7 +17,7 @@ from phys4d.simulation.articulated.linkage import (
 from phys4d.simulation.body import Body
 from phys4d.simulation.caption import article, motion
 from phys4d.simulation.mujoco_scenes.mjcf import Mjcf, add_body
-from phys4d.simulation.mujoco_scenes.rollout import Rollout
+from phys4d.simulation.mujoco_scenes.rollout import Rollout, in_sequence
 from phys4d.simulation.mujoco_scenes.scene import MujocoScene
 from phys4d.simulation.mujoco_scenes.scene_object import object_from_body
 from phys4d.simulation.scene import Scene
@@ -51,7 +50,8 @@ def figure(rng: np.random.Generator) -> Scene:
         kind.scene_object("figure", geoms, shades=[0.8 if name == "head" else 1.0 for name in geoms], coarser=1)
     ]
     start = set_joint_state(angles)
-    sentence = f"{article(kind.name)} figure with joints, standing at rest, collapses"
+    bent = f"its knees bent by {np.rad2deg(-angles['left knee']):.0f} degrees"
+    sentence = f"{article(kind.name)} figure with joints, standing at rest with {bent}, collapses"
     if struck:
         ball = _ball(rng, names[1], place, height, axes)
         add_body(model.world, ball, "ball")
@@ -80,7 +80,7 @@ def figure(rng: np.random.Generator) -> Scene:
 
 def _pose(rng: np.random.Generator, struck: bool) -> dict[str, float]:
     """Initial hinge angles in radians; knees are bent so far that the figure cannot stand, unless a ball hits it."""
-    bent = rng.uniform(0.05, 0.1) if struck else rng.uniform(0.25, 0.5)
+    bent = rng.uniform(0.05, 0.1) if struck else np.deg2rad(rng.integers(28, 59)) / 2
     angles = {"neck": rng.uniform(-0.2, 0.3), "waist": rng.uniform(-0.1, 0.2)}
     for side in ("left", "right"):
         angles |= {

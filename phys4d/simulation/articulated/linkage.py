@@ -175,16 +175,6 @@ def set_free_velocities(view: View, bodies: Mapping[str, Body]) -> StepCallback:
     return start
 
 
-def in_sequence(*starts: StepCallback) -> StepCallback:
-    """Callback that calls all `starts` in order."""
-
-    def start(model: mujoco.MjModel, data: mujoco.MjData) -> None:
-        for each in starts:
-            each(model, data)
-
-    return start
-
-
 def set_joint_state(angles: Mapping[str, float], velocities: Mapping[str, float] | None = None) -> StepCallback:
     """Callback that sets the initial positions and velocities of hinges and slides, by name.
 

@@ -1,14 +1,13 @@
 """A ball hits a held cloth: it falls into a hammock, or flies into a hanging cloth."""
 
-import mujoco
 import numpy as np
 
-from phys4d.simulation.body import Body
+from phys4d.simulation.articulated.linkage import set_free_velocities
 from phys4d.simulation.caption import article, motion
 from phys4d.simulation.cloth import fabric, rack
 from phys4d.simulation.mesh_sequence import rotation
 from phys4d.simulation.mujoco_scenes.mjcf import FIRM, add_body, disable_contacts
-from phys4d.simulation.mujoco_scenes.rollout import Rollout, StepCallback
+from phys4d.simulation.mujoco_scenes.rollout import Rollout
 from phys4d.simulation.mujoco_scenes.scene_object import object_from_body
 from phys4d.simulation.scene import Scene
 from phys4d.simulation.scenery import poses, sampling
@@ -19,7 +18,8 @@ PUSHED = 0.05  # metres that some point of the cloth must move
 
 
 def hammock(rng: np.random.Generator) -> Scene:
-    """Samples a scene: a level cloth held at its corners by four poles, and a ball 10 to 30 cm above it."""
+    """Samples a scene: a level cloth held at its corners by four poles; a ball 10 to 30 cm above it, thrown in 55 %.
+    """
     view = sampling.view(rng, distance=(1.35, 1.55), height=(0.85, 1.15), target_height=0.38)
     room = sampling.room(rng)
     names = sampling.colours(rng, 2)
@@ -35,9 +35,11 @@ def hammock(rng: np.random.Generator) -> Scene:
     grey = muted(rng, 0.3, 0.6)
     props = tuple(rack.pole(points[corner], float(middle[2]) + 0.03, grey) for corner in corners)
     radius = rng.uniform(0.08, 0.11)
+    velocity = poses.throw(rng, share=0.55, level=(0.2, 0.6), up=(-0.8, 0.4))
     off = poses.heading(axes, rng.uniform(0, 2 * np.pi)) * rng.uniform(0.0, 0.08)
+    off = off - 0.2 * (velocity[0] * axes[0] + velocity[1] * axes[1])
     place = middle + off + np.array([0, 0, radius + rng.uniform(0.1, 0.3)])
-    ball = sampling.body(rng, "ball", names[0], (radius,), place, materials=("wood", "plastic"))
+    ball = sampling.body(rng, "ball", names[0], (radius,), place, velocity=velocity, materials=("wood", "plastic"))
     mjcf = fabric.model(room, props)
     disable_contacts(mjcf, "prop")
     fabric.add_cloth(mjcf, cloth, points, pinned=corners, selfcollide=False)
@@ -51,8 +53,9 @@ def hammock(rng: np.random.Generator) -> Scene:
 
     return fabric.scene(
         rng, "hammock", view, room, mjcf, (object_from_body(ball, "body"), fabric.scene_object(cloth)),
-        f"{article(ball.name)} from rest falls into {article(cloth.name)} held level at its corners by four poles",
-        rejection_reason, props=props,
+        f"{article(ball.name)} {motion(ball, flying=True)} falls into {article(cloth.name)} held level at its corners "
+        "by four poles",
+        rejection_reason, props=props, start=set_free_velocities(view, {"body": ball}),
     )  # fmt: skip
 
 
@@ -87,20 +90,8 @@ def billow(rng: np.random.Generator) -> Scene:
         pushed = np.flatnonzero(moved > PUSHED)
         return None if len(pushed) and pushed[0] < 0.6 * rollout.frames else "no contact in time"
 
-    linear = velocity @ axes
     return fabric.scene(
         rng, "billow", view, room, mjcf, (object_from_body(ball, "body"), fabric.scene_object(cloth)),
         f"{article(ball.name)} {motion(ball, flying=True)} hits {article(cloth.name)} that hangs at rest from a bar",
-        rejection_reason, props=props, start=_thrown(ball, linear),
+        rejection_reason, props=props, start=set_free_velocities(view, {"body": ball}),
     )  # fmt: skip
-
-
-def _thrown(ball: Body, linear: np.ndarray) -> StepCallback:
-    """Callback that sets the velocity of the free body "body", world m/s [3]."""
-    assert any(ball.velocity)
-
-    def start(model: mujoco.MjModel, data: mujoco.MjData) -> None:
-        first = model.joint("body").dofadr[0]
-        data.qvel[first : first + 3] = linear
-
-    return start

@@ -23,7 +23,9 @@ def sway(rng: np.random.Generator) -> Scene:
     by_edge = bool(rng.uniform() < 0.5)
     across = poses.heading(axes, rng.choice([-1, 1]) * rng.uniform(0.3, 1.0))
     aside = np.cross((0.0, 0.0, 1.0), across) * rng.choice([-1, 1])
-    angle = rng.uniform(0.8, 1.25)
+    where = "away from the camera" if aside @ axes[1] > 0 else "toward the camera"
+    degrees = int(rng.integers(46, 73))
+    angle = float(np.deg2rad(degrees))
     height = 2 * cloth.half[0] + rng.uniform(0.12, 0.2)
     middle = axes[0] * rng.uniform(-0.05, 0.05) + axes[1] * rng.uniform(0.0, 0.2) + np.array([0, 0, height])
     down = np.sin(angle) * aside - np.array([0, 0, np.cos(angle)])
@@ -38,7 +40,7 @@ def sway(rng: np.random.Generator) -> Scene:
     held = "along its upper edge" if by_edge else "by its two upper corners"
     return fabric.scene(
         rng, "sway", view, room, mjcf, (fabric.scene_object(cloth),),
-        f"{article(cloth.name)} held {held} by a bar, pulled aside, swings from rest", _swings,
+        f"{article(cloth.name)} held {held} by a bar, pulled {where} by {degrees} degrees, swings from rest", _swings,
         props=props, physics={"start_angle": angle}, endless=True,
     )  # fmt: skip
 

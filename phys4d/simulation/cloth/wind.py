@@ -13,7 +13,7 @@ from phys4d.simulation.scenery import poses, sampling
 from phys4d.simulation.scenery.materials import muted
 
 BLOWN = 0.12  # metres that the cloth's centre must move along the wind
-PLEATS = 3  # of a curtain
+PLEATS = (2, 3)  # of a curtain
 GATHERED, STEEPEST = 0.85, 0.895  # width of a pleated curtain over that of its cloth, and the slope that gives it
 THIN = ("cotton", "wool")
 
@@ -55,26 +55,29 @@ def curtain(rng: np.random.Generator) -> Scene:
     middle = -side * rng.uniform(0.1, 0.25) * axes[0] + rng.uniform(0.05, 0.2) * axes[1]
     middle = middle + np.array([0, 0, height])
     down = np.array([0.0, 0.0, -1.0])
-    along, off = _pleats(cloth.flat[:, 1], cloth.half[1])
+    pleats = int(rng.choice(PLEATS))
+    along, off = _pleats(cloth.flat[:, 1], cloth.half[1], pleats)
     points = middle + (cloth.flat[:, :1] + cloth.half[0]) * down + along[:, None] * across
     points = points + off[:, None] * np.cross(across, down)
     reach = (cloth.half[1] + 0.05) * across
     props = rack.rack(middle - reach, middle + reach, muted(rng, 0.3, 0.6))
-    speed = round(float(rng.uniform(2.4, 3.4)), 1)
+    speed = round(float(rng.uniform(2.7, 3.7)), 1)
     words = f"a level wind of {speed:.1f} m/s to the {'right' if side > 0 else 'left'}"
     return _blown(
         rng, "curtain", view, cloth, points, np.arange(cloth.count), props, side * speed * axes[0],
-        f"{words} lifts {article(cloth.name)} that hangs at rest from a bar",
+        f"{words} lifts {article(cloth.name)} that hangs in {pleats} pleats at rest from a bar",
     )  # fmt: skip
 
 
-def _pleats(place: np.ndarray, half: float) -> tuple[np.ndarray, np.ndarray]:
+def _pleats(place: np.ndarray, half: float, pleats: int) -> tuple[np.ndarray, np.ndarray]:
     """Where points of a flat cloth are along a bar from which it hangs in pleats, and in front of the bar; metres.
 
     place: [N], metres along the flat cloth, from -half to half.
+    half: metres.
+    pleats: their number.
     """
     x = np.linspace(-half * GATHERED, half * GATHERED, 2000)
-    number = 2 * np.pi * PLEATS / (2 * half * GATHERED)
+    number = 2 * np.pi * pleats / (2 * half * GATHERED)
     way = np.concatenate([[0.0], np.cumsum(np.hypot(1, STEEPEST * np.cos(number * (x[1:] + x[:-1]) / 2)))])
     along = np.interp((place + half) / (2 * half), way / way[-1], x)
     return along, STEEPEST / number * np.sin(number * along)

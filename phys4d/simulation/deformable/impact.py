@@ -4,13 +4,15 @@ from collections.abc import Callable
 
 import numpy as np
 
+from phys4d.simulation.articulated.linkage import set_free_velocities
 from phys4d.simulation.body import Prop, Shape
-from phys4d.simulation.caption import article
+from phys4d.simulation.caption import article, flight, motion
 from phys4d.simulation.deformable import deformation, soft_body
 from phys4d.simulation.mesh_sequence import Texture
 from phys4d.simulation.mujoco_scenes.mjcf import FIRM, add_body
 from phys4d.simulation.mujoco_scenes.rollout import Rollout
 from phys4d.simulation.mujoco_scenes.scene_object import object_from_body
+from phys4d.simulation.mujoco_scenes.thrown import thrown_flex
 from phys4d.simulation.scene import Scene
 from phys4d.simulation.scenery import poses, sampling
 from phys4d.simulation.scenery.materials import muted
@@ -20,7 +22,7 @@ DENTED = 0.02  # metres, least depth of a dent
 
 
 def squash(rng: np.random.Generator) -> Scene:
-    """Samples a scene: a soft ball, box or cylinder falls onto a fixed ridge, post or log."""
+    """Samples a scene: a soft ball, box or cylinder falls onto a fixed ridge, post or log; half of them are thrown."""
     view = sampling.view(rng, distance=(1.25, 1.45), height=(0.6, 0.95), target_height=0.33)
     room = sampling.room(rng)
     (name,) = sampling.colours(rng, 1)
@@ -32,13 +34,17 @@ def squash(rng: np.random.Generator) -> Scene:
     at = rng.uniform(-0.12, 0.12) * axes[0] + rng.uniform(0.0, 0.15) * axes[1]
     below, top = _obstacle(rng, at)
     off = poses.heading(axes, rng.uniform(0, 2 * np.pi)) * rng.uniform(0.0, 0.05)
-    height = top + max(size) * 1.25 + rng.uniform(0.06, 0.18)
+    velocity = poses.throw(rng, share=0.5, level=(0.1, 0.4), up=(-1.2, 0.0))
+    # As far to the side as it moves until it arrives.
+    off = off - 0.15 * (velocity[0] * axes[0] + velocity[1] * axes[1])
+    height = top + max(size) * 1.25 + rng.uniform(0.06, 0.18) - 0.08 * velocity[2]
     mjcf = soft_body.model(room, (below,))
     turn = poses.yaw_tilt(rng.uniform(0, np.pi / 2))
     soft_body.add_soft(mjcf, body, "soft", at + off + np.array([0, 0, height]), turn)
     return soft_body.scene(
         rng, "squash", view, room, mjcf, (soft_body.scene_object(body, "soft"),),
-        f"{article(body.name)} falls from rest onto {article(below.name)}", _squashed, props=(below,),
+        f"{article(body.name)} {flight(velocity)} falls onto {article(below.name)}", _squashed, props=(below,),
+        start=thrown_flex("soft", velocity @ axes), physics={"linear_velocity": (velocity @ axes).tolist()},
     )  # fmt: skip
 
 
@@ -80,7 +86,7 @@ def _struck(
     heavy: tuple[str, ...],
     rejection_reason: Callable[[Rollout], str | None],
 ) -> Scene:
-    """A rigid body of one of the `heavy` materials falls onto a soft block of one of `materials`."""
+    """A rigid body of one of the `heavy` materials falls onto a soft block of one of `materials`; 40 % are thrown."""
     view = sampling.view(rng, distance=(1.15, 1.35), height=(0.65, 0.95), target_height=0.25)
     room = sampling.room(rng)
     names = sampling.colours(rng, 2)
@@ -93,20 +99,23 @@ def _struck(
     kind = shapes[rng.choice(3, p=[0.5, 0.25, 0.25])]
     size = sampling.size_for_radius(kind, rng.uniform(0.08, 0.11))
     off = poses.heading(axes, rng.uniform(0, 2 * np.pi)) * rng.uniform(0.0, 0.06)
+    velocity = poses.throw(rng, share=0.4, level=(0.1, 0.4), up=(-1.0, 0.2))
+    off = off - 0.2 * (velocity[0] * axes[0] + velocity[1] * axes[1])
     height = 2 * half[2] + 1.3 * max(size) + rng.uniform(0.18, 0.32)
     weight = sampling.body(
         rng, kind, names[0], size, at + off + np.array([0, 0, height]),
         quaternion=poses.yaw_tilt(rng.uniform(0, np.pi / 2), rng.uniform(0, 0.3), rng.uniform(0, 6)),
-        materials=heavy,
+        materials=heavy, velocity=velocity,
     )  # fmt: skip
     mjcf = soft_body.model(room)
     soft_body.add_soft(mjcf, block, "soft", at + np.array([0, 0, half[2] + soft_body.RADIUS]), poses.yaw_tilt(yaw))
     add_body(mjcf.world, weight, "body", **FIRM)
     does = "dents" if family == "dent" else "falls onto"
-    begins = "falling from rest" if family == "dent" else "from rest"
+    begins = ("falling " if family == "dent" and weight.resting else "") + motion(weight, flying=True)
     return soft_body.scene(
         rng, family, view, room, mjcf, (object_from_body(weight, "body"), soft_body.scene_object(block, "soft")),
         f"{article(weight.name)} {begins} {does} {article(block.name)} at rest", rejection_reason,
+        start=set_free_velocities(view, {"body": weight}),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from phys4d.simulation.mesh_sequence import Texture, rotation
 from phys4d.simulation.mujoco_scenes import flex_meshes
 from phys4d.simulation.mujoco_scenes.flex import Elastic, add_flex, lump_to_vertices, volumes
 from phys4d.simulation.mujoco_scenes.mjcf import Mjcf
-from phys4d.simulation.mujoco_scenes.rollout import Rollout
+from phys4d.simulation.mujoco_scenes.rollout import Rollout, StepCallback, in_sequence
 from phys4d.simulation.mujoco_scenes.scene import MujocoScene
 from phys4d.simulation.mujoco_scenes.scene_object import SceneObject
 from phys4d.simulation.scene import Room, View
@@ -214,11 +214,13 @@ def scene(
     *,
     props: tuple[Prop, ...] = (),
     physics: Mapping[str, Any] | None = None,
+    start: StepCallback | None = None,
 ) -> MujocoScene:
-    """A scene of soft bodies; sets their Neo-Hookean material."""
+    """A scene of soft bodies; sets their Neo-Hookean material, then calls `start`."""
     text = mjcf.text()
+    starts: list[StepCallback] = [NeoHookean(text), *([] if start is None else [start])]
     return MujocoScene(
         family=family, category_name="deformable", room=room, view=view, light=sampling.light(rng), props=props,
         scene_objects=scene_objects, model=text, caption=caption, steps_per_second=STEPS_PER_SECOND,
-        rejection_reason=rejection_reason, start=NeoHookean(text), physics=physics or {}, penetration=PENETRATION,
+        rejection_reason=rejection_reason, start=in_sequence(*starts), physics=physics or {}, penetration=PENETRATION,
     )  # fmt: skip

@@ -21,7 +21,8 @@ def channel(rng: np.random.Generator) -> Scene:
     room, light = sampling.room(rng), sampling.light(rng)
     liquid = liquids.sample(liquids.LOW_VISCOSITY, rng)
     axes = view.level_axes()
-    side, slope = rng.choice([-1, 1]), rng.uniform(0.38, 0.55)
+    side, degrees = rng.choice([-1, 1]), int(rng.integers(22, 32))
+    slope = float(np.deg2rad(degrees))
     downhill = poses.heading(axes, rng.uniform(-0.6, 0.0) * side) * side
     low = downhill * rng.uniform(0.0, 0.08) + axes[1] * rng.uniform(-0.05, 0.1)
     incline = Incline(low, downhill, slope, rng.uniform(0.75, 0.85), rng.uniform(0.14, 0.18))
@@ -47,7 +48,10 @@ def channel(rng: np.random.Generator) -> Scene:
         liquid=liquid,
         volumes=(block,),
         seed=int(rng.integers(2**31)),
-        caption=f"a block of {liquid.name} from rest runs down a tilted channel {end}",
+        caption=(
+            f"a block of {liquids.litres(block.cubic_metres)} of {liquid.name} from rest runs down a channel "
+            f"{degrees} degrees steep {end}"
+        ),
         rejection_reason=layout.reaches(obstacle if against else floor),
         later_event=with_hopper,
     )

@@ -1,4 +1,4 @@
-"""Dam break: a block of a thin liquid at one end of a tray collapses and flows against an obstacle."""
+"""Dam break: a block of a thin liquid at one end of a tray collapses and flows against one or two obstacles."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from phys4d.simulation.scenery import sampling
 
 
 def dam_break(rng: np.random.Generator) -> Scene:
-    """Samples a scene: the obstacle is a ball, a box or a cylinder."""
+    """Samples a scene: each obstacle is a ball, a box or a cylinder; 40 % have two, side by side."""
     view = layout.view(rng)
     room, light = sampling.room(rng), sampling.light(rng)
     liquid = liquids.sample(liquids.LOW_VISCOSITY, rng)
@@ -21,20 +21,27 @@ def dam_break(rng: np.random.Generator) -> Scene:
     half = (rng.uniform(0.13, 0.17), half_depth, rng.uniform(0.14, 0.19))
     side = rng.choice([-1, 1])
     block = InitialVolume("box", half, (float(side * (half_width - half[0])), 0.0, half[2]))
-    colour, shape = sampling.colours(rng, 1)[0], layout.OBSTACLES[rng.integers(len(layout.OBSTACLES))]
-    size = sampling.size_for_radius(shape, rng.uniform(0.1, 0.14))
-    x = -side * rng.uniform(0.0, 0.2)
-    obstacle = layout.obstacle(rng, colour, shape, size, x, rng.uniform(-0.06, 0.06))
+    two = bool(rng.uniform() < 0.4)
+    obstacles = []
+    for number, colour in enumerate(sampling.colours(rng, 2)[: 2 if two else 1]):
+        shape = layout.OBSTACLES[rng.integers(len(layout.OBSTACLES))]
+        size = sampling.size_for_radius(shape, rng.uniform(0.065, 0.085) if two else rng.uniform(0.1, 0.14))
+        y = (0.11 if number else -0.11) if two else rng.uniform(-0.06, 0.06)
+        obstacles.append(layout.obstacle(rng, colour, shape, size, -side * rng.uniform(0.0, 0.2), y))
+    against = " and ".join(article(obstacle.name) for obstacle in obstacles)
     return FluidScene(
         family="dam_break",
         room=room,
         view=view,
         light=light,
-        props=(obstacle, *layout.tray(rng, half_width, half_depth, rim)),
+        props=(*obstacles, *layout.tray(rng, half_width, half_depth, rim)),
         liquid=liquid,
         volumes=(block,),
         seed=int(rng.integers(2**31)),
-        caption=f"a block of {liquid.name} from rest collapses in a tray and flows against {article(obstacle.name)}",
-        rejection_reason=layout.reaches(obstacle),
+        caption=(
+            f"a block of {liquids.litres(block.cubic_metres)} of {liquid.name} from rest collapses in a tray and flows "
+            f"against {against}"
+        ),
+        rejection_reason=layout.reaches(obstacles[0]),
         later_event=with_hopper,
     )

@@ -1,19 +1,19 @@
-"""Liquid fall: a ball of a thin liquid falls in a tray, onto a solid body or into a pool."""
+"""Liquid fall: a ball of a thin liquid falls or is thrown in a tray, onto a solid body or into a pool."""
 
 import numpy as np
 
-from phys4d.simulation.caption import article
+from phys4d.simulation.caption import article, flight
 from phys4d.simulation.fluid import layout, liquids
 from phys4d.simulation.fluid.hopper import with_hopper
 from phys4d.simulation.fluid.scene import FluidScene
 from phys4d.simulation.particles.initial_particles import InitialVolume
 from phys4d.simulation.particles.obstacles import Solid
 from phys4d.simulation.scene import Scene
-from phys4d.simulation.scenery import sampling
+from phys4d.simulation.scenery import poses, sampling
 
 
 def liquid_fall(rng: np.random.Generator) -> Scene:
-    """Samples a scene: 60 % onto a body, 40 % into a pool of the same liquid."""
+    """Samples a scene: 60 % onto a body, 40 % into a pool of the same liquid; half of them are thrown."""
     view = layout.view(rng, distance=(1.4, 1.6))
     room, light = sampling.room(rng), sampling.light(rng)
     liquid = liquids.sample(liquids.LOW_VISCOSITY, rng)
@@ -28,7 +28,14 @@ def liquid_fall(rng: np.random.Generator) -> Scene:
     into_pool, depth = bool(rng.uniform() < 0.4), rng.uniform(0.05, 0.08)
     low = depth if into_pool else obstacle.position[2] + size[-1]
     centre = low + radius + rng.uniform(0.08, 0.2)
-    ball = InitialVolume("ball", (radius,), (float(x + rng.uniform(-0.05, 0.05)), float(y), float(centre)))
+    right, away, up = (float(speed) for speed in poses.throw(rng, share=0.5, level=(0.1, 0.5), up=(-0.8, 0.2)))
+    # As far to the side as it moves until it arrives.
+    before = 0.15 * np.array([right, away, 0.0]) @ view.level_axes()
+    ball = InitialVolume(
+        "ball", (radius,),
+        (float(x + rng.uniform(-0.05, 0.05) - before[0]), float(y - before[1]), float(centre)),
+        velocity=(right, away, up),
+    )  # fmt: skip
     pool = InitialVolume("box", (half_width, half_depth, depth / 2), (0.0, 0.0, depth / 2))
     target = Solid("box", (half_width, half_depth, depth / 2), pool.position) if into_pool else obstacle
     onto = (
@@ -43,7 +50,9 @@ def liquid_fall(rng: np.random.Generator) -> Scene:
         liquid=liquid,
         volumes=(ball, pool) if into_pool else (ball,),
         seed=seed,
-        caption=f"a round blob of {liquid.name} from rest falls {onto}",
+        caption=(
+            f"a round blob of {liquids.litres(ball.cubic_metres)} of {liquid.name} {flight(ball.velocity)} falls {onto}"
+        ),
         rejection_reason=layout.reaches(target),
         later_event=with_hopper,
     )

@@ -54,6 +54,11 @@ class Liquid:
     viscosity: float
 
 
+def litres(cubic_metres: float) -> str:
+    """A volume in words, to the litre."""
+    return f"{1000 * cubic_metres:.0f} litres"
+
+
 def sample(ranges: dict[str, LiquidRanges], rng: np.random.Generator) -> Liquid:
     """Samples one of these liquids."""
     name = str(rng.choice(list(ranges)))

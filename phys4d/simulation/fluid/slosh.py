@@ -40,6 +40,7 @@ def slosh(rng: np.random.Generator) -> Scene:
         "tray", muted(rng, 0.5, 0.85), Texture.PLANKS, vessel(half_width, half_depth, rim),
         pushed(start, side * way * right, seconds, quaternion), {"way": way, "seconds": seconds},
     )  # fmt: skip
+    pool = InitialVolume("box", (half_width, half_depth, depth / 2), middle, (w, i, j, k))
     where = "right" if side > 0 else "left"
     return FluidScene(
         family="slosh",
@@ -47,9 +48,12 @@ def slosh(rng: np.random.Generator) -> Scene:
         view=view,
         light=light,
         liquid=liquid,
-        volumes=(InitialVolume("box", (half_width, half_depth, depth / 2), middle, (w, i, j, k)),),
+        volumes=(pool,),
         seed=int(rng.integers(2**31)),
-        caption=f"a tray of {liquid.name} at rest is pushed {where} by {way:.2f} m within {seconds:.1f} s and stops",
+        caption=(
+            f"a tray of {liquids.litres(pool.cubic_metres)} of {liquid.name} at rest is pushed {where} by {way:.2f} m "
+            f"within {seconds:.1f} s and stops"
+        ),
         rejection_reason=piles_up,
         later_event=pushed_again,
         kinematic_bodies=(tray,),

@@ -1,9 +1,9 @@
-"""Thick fall: a lump of a viscous liquid falls onto a body or onto the floor, sticks and spreads slowly."""
+"""Thick fall: a lump of a viscous liquid falls or is thrown onto a body or the floor, sticks and spreads slowly."""
 
 import numpy as np
 
 from phys4d.simulation.body import Shape
-from phys4d.simulation.caption import article
+from phys4d.simulation.caption import article, flight
 from phys4d.simulation.fluid import layout, liquids
 from phys4d.simulation.fluid.hopper import with_hopper
 from phys4d.simulation.fluid.scene import FluidScene
@@ -17,7 +17,7 @@ LUMPS: dict[Shape, str] = {"ball": "round lump", "box": "square lump", "cylinder
 
 
 def thick_fall(rng: np.random.Generator) -> Scene:
-    """Samples a scene: 70 % onto a body, 30 % onto the floor."""
+    """Samples a scene: 70 % onto a body, 30 % onto the floor; half of them are thrown."""
     view = sampling.view(rng, distance=(1.1, 1.3), height=(0.7, 1.0), target_height=0.22)
     room, light = sampling.room(rng), sampling.light(rng)
     liquid = liquids.sample(liquids.HIGH_VISCOSITY, rng)
@@ -32,9 +32,11 @@ def thick_fall(rng: np.random.Generator) -> Scene:
     low = 0.0 if onto_floor else obstacle.position[2] + size[-1]
     height = low + half[-1] + rng.uniform(0.04, 0.16)
     turn = poses.yaw_tilt(rng.uniform(0, np.pi / 2))
+    right, away, up = (float(speed) for speed in poses.throw(rng, share=0.5, level=(0.1, 0.5), up=(-0.8, 0.2)))
+    before = 0.12 * np.array([right, away, 0.0]) @ view.level_axes()
     volume = InitialVolume(
-        lump, half, (float(x + rng.uniform(-0.06, 0.06)), float(y), float(height)),
-        (float(turn[0]), 0.0, 0.0, float(turn[3])),
+        lump, half, (float(x + rng.uniform(-0.06, 0.06) - before[0]), float(y - before[1]), float(height)),
+        (float(turn[0]), 0.0, 0.0, float(turn[3])), (right, away, up),
     )  # fmt: skip
     floor = Solid("box", (2.0, 2.0, 0.1), (0.0, 0.0, -0.1))
     target = "the floor" if onto_floor else article(obstacle.name)
@@ -47,7 +49,10 @@ def thick_fall(rng: np.random.Generator) -> Scene:
         liquid=liquid,
         volumes=(volume,),
         seed=int(rng.integers(2**31)),
-        caption=f"a {LUMPS[lump]} of thick {liquid.name} from rest falls onto {target} and spreads",
+        caption=(
+            f"a {LUMPS[lump]} of {liquids.litres(volume.cubic_metres)} of thick {liquid.name} "
+            f"{flight(volume.velocity)} falls onto {target} and spreads"
+        ),
         rejection_reason=layout.reaches(floor if onto_floor else obstacle),
         later_event=with_hopper,
         friction=STICKS,

@@ -34,7 +34,8 @@ def chute(rng: np.random.Generator) -> Scene:
     side = int(rng.choice([-1, 1]))  # +1: the grains slide to the right
     # Partly towards the camera, which looks into the trough.
     direction = poses.heading(axes * np.array([[side], [1], [1]]), rng.uniform(-0.9, -0.35))
-    slope = rng.uniform(0.55, 0.72)
+    degrees = int(rng.integers(32, 42))
+    slope = float(np.deg2rad(degrees))
     half = np.array([rng.uniform(0.28, 0.32), rng.uniform(0.15, 0.18), BOARD])
     turn = poses.heading_pitch(direction, slope)
     down = rotation(turn)
@@ -57,7 +58,9 @@ def chute(rng: np.random.Generator) -> Scene:
         scene_objects=(grains_object,),
         grains=grains_object.name,
         model=model.text(),
-        caption=f"{grains.name} from rest slide down a chute and pour onto the floor",
+        caption=(
+            f"{len(places)} {grains.name} from rest slide down a chute {degrees} degrees steep and pour onto the floor"
+        ),
         steps_per_second=STEPS_PER_SECOND,
         rejection_reason=lambda rollout: _poured(rollout, lip),
     )

@@ -16,7 +16,7 @@ from phys4d.simulation.scenery import poses, sampling
 LITRE = 1e-3  # m3
 PUMPING = 1.0  # seconds after which the pump stops, before the shell bursts
 LIFTED, APART, SLUMPED = 0.06, 0.07, 0.06  # metres, least displacements
-LEAKING = 0.9  # seconds that air flows out
+LEAKING = (0.7, 1.3)  # seconds that air flows out
 SLIPPED = 0.1  # metres above the floor at which the balloon has slipped out from between the bodies
 
 
@@ -110,7 +110,7 @@ def push_apart(rng: np.random.Generator) -> Scene:
 
 
 def deflate(rng: np.random.Generator) -> Scene:
-    """Samples a scene: a balloon on the floor loses 60 to 80 % of its air in a second."""
+    """Samples a scene: a balloon on the floor loses 60 to 80 % of its air in about a second."""
     view = sampling.view(rng, distance=(1.2, 1.4), height=(0.55, 0.9), target_height=0.22)
     room = sampling.room(rng)
     (name,) = sampling.colours(rng, 1)
@@ -121,7 +121,8 @@ def deflate(rng: np.random.Generator) -> Scene:
         stretching=(300, 500), density=(0.4, 0.6),
     )  # fmt: skip
     at = rng.uniform(-0.1, 0.1) * axes[0] + rng.uniform(0.0, 0.15) * axes[1]
-    litres = round(float(balloon.amount * rng.uniform(0.6, 0.8) / LITRE))
+    leaking = round(rng.uniform(*LEAKING), 1)
+    litres = round(float(0.9 * balloon.amount * rng.uniform(0.6, 0.8) / leaking / LITRE))
     mjcf = shells.model(room)
     height = balloon.radii[2] * (1 + balloon.swelling) + shells.RADIUS
     shells.add_shell(mjcf, balloon, "balloon", at + np.array([0, 0, height]), touches=True)
@@ -130,9 +131,9 @@ def deflate(rng: np.random.Generator) -> Scene:
         top = rollout.flexes["balloon"][:, :, 2].max(axis=1)
         return None if top[0] - top[-1] > SLUMPED else "little slumped"
 
-    gas = Gas("balloon", balloon.amount, -litres * LITRE, LEAKING)
+    gas = Gas("balloon", balloon.amount, -litres * LITRE, leaking)
     return shells.scene(
         rng, "deflate", view, room, mjcf, {"balloon": (balloon, gas)}, (shells.scene_object(balloon, "balloon"),),
-        f"{article(balloon.name)} at rest lets out {litres} litres of air per second for {LEAKING:.1f} s and slumps",
+        f"{article(balloon.name)} at rest lets out {litres} litres of air per second for {leaking:.1f} s and slumps",
         rejection_reason,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from phys4d.simulation.mujoco_scenes import flex_meshes
 from phys4d.simulation.mujoco_scenes.flex import Elastic, add_flex, areas, lump_to_vertices
 from phys4d.simulation.mujoco_scenes.flex_points import FlexPoints
 from phys4d.simulation.mujoco_scenes.mjcf import Mjcf
-from phys4d.simulation.mujoco_scenes.rollout import Rollout
+from phys4d.simulation.mujoco_scenes.rollout import Rollout, StepCallback, in_sequence
 from phys4d.simulation.mujoco_scenes.scene import MujocoScene
 from phys4d.simulation.mujoco_scenes.scene_object import SceneObject
 from phys4d.simulation.scene import Room, Unstable, View
@@ -204,10 +204,11 @@ def scene(
     rejection_reason: Callable[[Rollout], str | None],
     *,
     props: tuple[Prop, ...] = (),
+    start: StepCallback | None = None,
 ) -> MujocoScene:
-    """A scene with gas-filled shells; `shells`: name of the flex -> shell and gas."""
+    """A scene with gas-filled shells; `shells`: name of the flex -> shell and gas; `start` follows their inflation."""
     gases = {name: gas for name, (_, gas) in shells.items()}
-
+    inflation = InitialInflation({name: body for name, (body, _) in shells.items()}, gases)
     air = [AirDrag(flex=name, coefficient=SPHERE_DRAG * 3 / 4) for name in shells]
 
     def before_step(model: mujoco.MjModel, data: mujoco.MjData) -> None:
@@ -224,7 +225,7 @@ def scene(
         family=family, category_name="inflatable", room=room, view=view, light=sampling.light(rng), props=props,
         scene_objects=scene_objects, model=mjcf.text(), caption=caption, steps_per_second=STEPS_PER_SECOND,
         rejection_reason=rejection_reason_with_gas_law,
-        start=InitialInflation({name: body for name, (body, _) in shells.items()}, gases), before_step=before_step,
+        start=inflation if start is None else in_sequence(inflation, start), before_step=before_step,
         physics={
             "atmospheric_pressure": ATMOSPHERE,
             "gas_law": "isothermal ideal gas",

@@ -100,6 +100,16 @@ def run_model(
     )
 
 
+def in_sequence(*starts: StepCallback) -> StepCallback:
+    """Callback that calls all `starts` in order."""
+
+    def start(model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        for each in starts:
+            each(model, data)
+
+    return start
+
+
 def advance(model: mujoco.MjModel, data: mujoco.MjData, steps: int, before_step: StepCallback | None) -> None:
     """Advances by `steps` steps, with a call of `before_step` before each."""
     if before_step is None:

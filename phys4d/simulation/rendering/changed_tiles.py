@@ -20,6 +20,7 @@ EDGE = 3.0  # pixels around a face that samples, derivatives and rounded vertice
 TEXELS = 6  # of the shadow map around a place: offsets off the surface, comparisons of neighbours, rounding
 NEAREST = 0.1  # metres from the camera, below which something may cover the whole image
 FEW, DIVIDED = 200, 5  # faces of an instance of which each is divided into 25
+SMALL = 192 * 192  # pixels: to draw a smaller picture takes less time than to find the tiles that change
 PARTS = 4096  # of what changes, each of which is bounded by a box
 
 
@@ -81,7 +82,7 @@ class ChangedTiles:
     def __init__(self, meshes: MeshSequence, camera: Camera, light: Light, shadow_size: int) -> None:
         self.meshes, self.camera = meshes, camera
         self.rows, self.columns = -(-camera.height // TILE), -(-camera.width // TILE)
-        self.whole = not camera.is_static()
+        self.whole = not camera.is_static() or camera.height * camera.width < SMALL
         if self.whole:
             return
         sun = -np.array(light.direction) / np.linalg.norm(light.direction)

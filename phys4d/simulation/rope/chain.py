@@ -26,15 +26,36 @@ CLEAR = 2.3  # least distance between the ends of two links that can collide, ov
 
 
 @dataclass(frozen=True)
+class RopeMaterial:
+    """Pattern and ranges (low, high) of a rope's physical parameters: density in kg/m3, with its air, and the Coulomb
+    coefficient.
+    """
+
+    texture: Texture
+    density: tuple[float, float]
+    friction: tuple[float, float]
+
+
+# Braided cotton, laid hemp, and braided nylon, which is smooth.
+ROPES = {
+    "cotton": RopeMaterial(Texture.KNIT, (850, 950), (0.45, 0.55)),
+    "hemp": RopeMaterial(Texture.TWIST, (950, 1050), (0.35, 0.45)),
+    "nylon": RopeMaterial(Texture.WEAVE, (1050, 1150), (0.12, 0.2)),
+}
+
+
+@dataclass(frozen=True)
 class Rope:
     """Properties of a rope.
 
+    material: name in ROPES.
     colour, rgb: name of the hue, and the colour in 0..1.
     radius: metres.
     density: kg/m3.
     friction: Coulomb coefficient.
     """
 
+    material: str
     colour: str
     rgb: Colour
     radius: float
@@ -43,19 +64,32 @@ class Rope:
 
     @property
     def name(self) -> str:
-        return f"{self.colour} rope"
+        return f"{self.colour} {self.material} rope"
 
     def scene_object(self, links: list[str]) -> SceneObject:
         """The rope with these links as one instance."""
-        about = {"radius": self.radius, "density": self.density, "friction": self.friction}
-        return SceneObject(name=self.name, rgb=self.rgb, texture=Texture.TWIST, geoms=tuple(links), about=about)
+        about = {
+            "material": self.material, "radius": self.radius, "density": self.density, "friction": self.friction,
+        }  # fmt: skip
+        texture = ROPES[self.material].texture
+        return SceneObject(name=self.name, rgb=self.rgb, texture=texture, geoms=tuple(links), about=about)
 
 
-def sample_rope(rng: np.random.Generator, colour: str, radius: tuple[float, float] = (0.018, 0.024)) -> Rope:
-    """Samples a rope of the named colour, thick enough to be visible in a small image; radius: range in metres."""
+def sample_rope(
+    rng: np.random.Generator, colour: str, radius: tuple[float, float] = (0.018, 0.024),
+    materials: tuple[str, ...] = tuple(ROPES),
+) -> Rope:  # fmt: skip
+    """Samples a rope, thick enough to be visible in a small image.
+
+    colour: name of a hue.
+    radius: range in metres.
+    materials: names in ROPES.
+    """
+    material = str(rng.choice(list(materials)))
+    kind = ROPES[material]
     return Rope(
-        colour, saturated(colour, rng), rng.uniform(*radius), rng.uniform(850, 1150),
-        rng.uniform(0.35, 0.55),
+        material, colour, saturated(colour, rng), rng.uniform(*radius), rng.uniform(*kind.density),
+        rng.uniform(*kind.friction),
     )  # fmt: skip
 
 

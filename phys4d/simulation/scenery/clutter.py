@@ -3,12 +3,14 @@
 Each is made of boxes, cylinders, balls and capsules, which every simulator knows as obstacles.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from phys4d.simulation.body import Body, Colour, Prop, Shape, Thing
+from phys4d.simulation.caption import caption
 from phys4d.simulation.mesh_sequence import MeshSequence, rotation
 from phys4d.simulation.particles.obstacles import Solid
 from phys4d.simulation.scene import WALL, Scene, Unusable
@@ -17,6 +19,7 @@ from phys4d.simulation.scenery.materials import HUES, MATERIALS, muted, saturate
 Part = tuple[Shape, tuple[float, ...], tuple[float, float, float]]  # shape, size, centre above the foot's middle
 
 MOST = 3  # things in a scene
+WORDS, EACH = 56, 8  # of a caption without the camera's, for text encoders that take 64; of a thing
 OFF = 0.75  # metres, level, from the middle of the scene to the edge of a thing: room for the event
 BEHIND = 0.2  # metres by which it is farther from the camera than the middle of the scene, along the optical axis
 WALL_GAP, GAP = 0.05, 0.1  # metres to the walls, and to everything else
@@ -89,13 +92,16 @@ KINDS = {
 
 
 def with_clutter(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The scene with up to MOST things behind the event or beside it, where the first frame shows them.
+    """The scene with up to MOST things behind the event or beside it, where the first frame shows them; with fewer if
+    its caption would have more than WORDS words.
 
     scene: with its later events. rng: random generator of the things.
     """
     for _ in range(int(rng.integers(1, MOST + 1))):
         kind = str(rng.choice(list(KINDS)))
         material, colour = str(rng.choice(list(MATERIALS))), str(rng.choice(list(HUES)))
+        if len(re.findall(r"\d[\d.]*|[a-z]+", caption(scene))) + EACH > WORDS:
+            break
         parts, rgb = KINDS[kind](rng.uniform(0.85, 1.2)), saturated(colour, rng)
         # Duller than what moves, so that the event is what meets the eye.
         grey = muted(rng, 0.5, 0.7)

@@ -11,6 +11,21 @@ def to_tenths(right: float, away: float, up: float) -> np.ndarray:
     return np.round(np.array([right, away, up]), 1) + 0.0
 
 
+def throw(
+    rng: np.random.Generator, *, share: float, level: tuple[float, float], up: tuple[float, float]
+) -> np.ndarray:
+    """A velocity [3] in tenths of m/s (right, away, up) at which something is thrown, nearly across the picture; zero
+    if it starts from rest.
+
+    share: of the draws that are thrown.
+    level: range of the speed to the right or left, m/s.
+    up: range of the speed upwards, m/s; negative is down.
+    """
+    thrown, side = bool(rng.uniform() < share), rng.choice([-1, 1])
+    velocity = to_tenths(side * rng.uniform(*level), rng.uniform(-0.25, 0.25), rng.uniform(*up))
+    return velocity if thrown else np.zeros(3)
+
+
 def yaw_tilt(yaw: float, tilt: float = 0.0, tilt_azimuth: float = 0.0) -> np.ndarray:
     """Quaternion of a rotation about the vertical, followed by a tilt about a level axis.
 

@@ -1,4 +1,4 @@
-"""Hot bar: a steel bar, glowing at one end, tips over or falls to the floor while heat spreads along it."""
+"""Hot bar: a steel bar, glowing at one end, tips over, falls or is thrown to the floor while heat spreads along it."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 
 from phys4d.simulation.assembly import InstanceMesh, assemble
 from phys4d.simulation.body import Body
+from phys4d.simulation.caption import motion
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture, rotation
 from phys4d.simulation.rigid.body_meshes import later_meshes
 from phys4d.simulation.scene import FIRST_BODY, Scene
@@ -38,11 +39,12 @@ class HotBarScene(HotBodyScene):
     def sentence(self) -> str:
         """The caption without the camera's motion."""
         pace = in_pace(DIFFUSIVITY["simulated"] / DIFFUSIVITY["real"])
+        heat, (bar,) = f"{in_words(self.temperature)} at {self.temperature:.0f} K", self.bodies
+        name = f"steel bar {2 * bar.size[0]:.2f} m long"
         if self.falls_over:
-            start = f"a leaning steel bar at rest, {in_words(self.temperature)} at {self.temperature:.0f} K at its top"
-            return f"{start}, falls over while the heat spreads along it{pace}"
-        start = f"a steel bar from rest, {in_words(self.temperature)} at {self.temperature:.0f} K at one end"
-        return f"{start}, falls onto the floor while the heat spreads along it{pace}"
+            return f"a leaning {name}, at rest, {heat} at its top, falls over while the heat spreads along it{pace}"
+        falls = f"{motion(bar, flying=True)} falls onto the floor while the heat spreads along it"
+        return f"a {name}, {heat} at one end, {falls}{pace}"
 
     def badly_framed(self) -> bool:
         """Whether the first frame cuts off the bar."""
@@ -83,12 +85,12 @@ class HotBarScene(HotBodyScene):
 
 
 def hot_bar(rng: np.random.Generator) -> Scene:
-    """Samples a scene: half of the bars lean and tip over, half fall from a height."""
+    """Samples a scene: half of the bars lean and tip over, a quarter fall from a height, a quarter are thrown."""
     view = sampling.view(rng, distance=(1.15, 1.35), height=(0.6, 0.95), target_height=0.24)
     room, light = sampling.room(rng), sampling.light(rng)
     axes = view.level_axes()
     falls_over = bool(rng.uniform() < 0.5)
-    size = (rng.uniform(0.27, 0.34), rng.uniform(0.05, 0.065), rng.uniform(0.045, 0.06))
+    size = (rng.integers(54, 69) / 200, rng.uniform(0.05, 0.065), rng.uniform(0.045, 0.06))
     temperature = round_kelvin(rng.uniform(1150, 1700))
     side = rng.choice([-1, 1])
     heading = poses.heading(axes, rng.uniform(-0.4, 0.4)) * side
@@ -96,7 +98,11 @@ def hot_bar(rng: np.random.Generator) -> Scene:
     pitch = -rng.uniform(1.0, 1.2) if falls_over else rng.uniform(-0.5, 0.5)
     quaternion = poses.heading_pitch(heading, pitch)
     place = -side * axes[0] * (0.15 if falls_over else 0.0) + axes[1] * rng.uniform(-0.05, 0.1)
-    bar = sampling.body(rng, "box", "red", size, place, quaternion=quaternion, materials=("steel",))
+    velocity = poses.throw(rng, share=0.0 if falls_over else 0.5, level=(0.2, 0.8), up=(-0.5, 0.6))
+    place = place - 0.2 * np.array([velocity[0], velocity[1], 0.0]) @ axes
+    bar = sampling.body(
+        rng, "box", "red", size, place, quaternion=quaternion, velocity=velocity, materials=("steel",)
+    )
     lowest = _corners(bar)[:, 2].min()
     height = 0.0 if falls_over else rng.uniform(0.18, 0.35)
     x, y, _ = (float(value) for value in place)

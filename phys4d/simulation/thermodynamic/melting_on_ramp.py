@@ -22,7 +22,8 @@ def melting_on_ramp(rng: np.random.Generator) -> Scene:
     substance = substances.sample(rng)
     temperature = float(10 * round(rng.uniform(*substance.heater_temperatures) / 10))
     axes = view.level_axes()
-    side, slope = rng.choice([-1, 1]), rng.uniform(0.44, 0.61)
+    side, degrees = rng.choice([-1, 1]), int(rng.integers(25, 36))
+    slope = float(np.deg2rad(degrees))
     downhill = poses.heading(axes, rng.uniform(-0.7, 0.1) * side) * side
     low = downhill * rng.uniform(0.0, 0.08) - axes[1] * rng.uniform(0.0, 0.1)
     incline = Incline(low, downhill, slope, rng.uniform(0.7, 0.8), rng.uniform(0.24, 0.3))
@@ -40,7 +41,10 @@ def melting_on_ramp(rng: np.random.Generator) -> Scene:
         substance=substance,
         volumes=(block,),
         seed=int(rng.integers(2**31)),
-        caption=f"a block of {substance.name} at rest on a ramp at {temperature:.0f} K melts and runs down",
+        caption=(
+            f"a block of {substance.name} at rest on a ramp {degrees} degrees steep, at {temperature:.0f} K, melts "
+            "and runs down"
+        ),
         hottest=temperature,
         heaters=(Heater(0, temperature, exchange),),
     )

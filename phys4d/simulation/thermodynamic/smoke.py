@@ -19,6 +19,7 @@ CELLS = 40
 BEFORE = 1.1  # seconds that the smoke rises before the clip begins
 STEPS = 2  # of the air, for each frame
 GREYS = (0.62, 0.95)
+ACROSS = (1.2, 1.7)  # m/s, of a ball that flies across the burner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class SmokeScene(RigidScene):
     def sentence(self) -> str:
         """The caption without the camera's motion."""
         body = self.bodies[0]
-        does = "falls" if body.resting else "passes"
+        does = "falls" if abs(body.velocity[0]) < ACROSS[0] else "passes"
         state = motion(body, flying=True)
         return f"{article(body.name)} {state} {does} through smoke that rises from a hot burner"
 
@@ -109,17 +110,18 @@ def smoke(rng: np.random.Generator) -> SmokeScene:
 
 
 def _falling(rng: np.random.Generator, foot: np.ndarray, axes: np.ndarray) -> Body:
-    """A ball that falls from rest through the smoke to the burner's rim."""
+    """A ball that falls through the smoke to the burner's rim, half of them from rest."""
     radius, side = rng.uniform(0.13, 0.17), rng.choice([-1, 1])
     place = foot + axes[0] * side * rng.uniform(0.05, 0.12) - axes[1] * rng.uniform(0.0, 0.05)
     position = place + np.array([0, 0, rng.uniform(0.75, 0.9)])
-    return _ball(rng, radius, position, np.zeros(3))
+    velocity = poses.throw(rng, share=0.5, level=(0.0, 0.2), up=(-1.5, 0.5))
+    return _ball(rng, radius, position - 0.25 * np.array([velocity[0], velocity[1], 0.0]) @ axes, velocity)
 
 
 def _flying(rng: np.random.Generator, foot: np.ndarray, axes: np.ndarray) -> Body:
     """A ball that flies across the burner, through the middle of the smoke."""
     radius, side = rng.uniform(0.13, 0.17), rng.choice([-1, 1])
-    velocity = poses.to_tenths(side * rng.uniform(1.2, 1.7), 0.0, rng.uniform(0.3, 0.9))
+    velocity = poses.to_tenths(side * rng.uniform(*ACROSS), 0.0, rng.uniform(0.3, 0.9))
     start = foot - axes[0] * side * rng.uniform(0.4, 0.5)
     return _ball(rng, radius, start + np.array([0, 0, rng.uniform(0.45, 0.65)]), velocity)
 
