@@ -102,6 +102,10 @@ def test_chance_alone_is_seldom_significant() -> None:
 
 def test_every_metric_of_an_evaluation_that_judges_a_model_has_a_direction() -> None:
     assert set(METRICS) - set(HIGHER) == {"epe_zero", "epe_zero_moving"}
+    others = {name: HIGHER[name] for name in ("absrel_moving", "reward", "psnr_moving", "original", "verified")}
+    assert others == {
+        "absrel_moving": False, "reward": True, "psnr_moving": True, "original": True, "verified": True,
+    }  # fmt: skip
 
 
 def test_the_command_compares_every_result_with_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

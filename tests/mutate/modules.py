@@ -5,10 +5,8 @@ OBJECTIVES, GEOMETRY = f"{STAGES}/objectives", "tests/kernels/geometry"
 DATA = "tests/engine/data"
 _HEAD_TESTS = ("heads_by_hand", "heads", "dpt_head", "divided_heads")
 SUITE = "tests/evaluate/consistency"
-_FIGURES = ("averages", "depth", "motion", "warps", "clouds", "masks", "lifted", "clip")
+_FIGURES = ("averages", "depth", "motion")
 _FIGURE_TESTS = tuple(f"{SUITE}/test_{name}.py" for name in ("consistency_metrics", "clip_figures", "every_figure"))
-_SUITE_TESTS = (f"{SUITE}/test_suite_of_clips.py",)
-_REPORT_TESTS = tuple(f"tests/report/test_{name}.py" for name in ("report", "page", "text_table", "comparison_page"))
 WAN, ATTENTION, ELEMENTWISE = f"{MODELS}/wan", "tests/kernels/attention", "tests/kernels/elementwise"
 
 MODULES: dict[str, tuple[str, ...]] = {
@@ -167,20 +165,9 @@ MODULES: dict[str, tuple[str, ...]] = {
     "engine/training/sample_order.py": ("tests/engine/test_training_telemetry.py",),
     "kernels/attention/varlen.py": (f"{ATTENTION}/test_attention_varlen.py",),
     **{f"phys4d/evaluate/consistency/{name}.py": _FIGURE_TESTS for name in _FIGURES},
-    "phys4d/evaluate/consistency/physics.py": (f"{SUITE}/test_physics_of_clips.py", *_FIGURE_TESTS),
-    "phys4d/evaluate/consistency/rigid.py": (f"{SUITE}/test_physics_of_clips.py", *_FIGURE_TESTS),
-    "phys4d/evaluate/consistency/tracks.py": (f"{SUITE}/test_physics_of_clips.py", *_FIGURE_TESTS),
-    "phys4d/evaluate/consistency/table.py": _SUITE_TESTS,
-    "phys4d/evaluate/consistency/predictions.py": _SUITE_TESTS,
-    "phys4d/evaluate/consistency/suite.py": _SUITE_TESTS,
     "phys4d/evaluate/intervals.py": ("tests/evaluate/test_intervals.py", "tests/evaluate/test_compare.py"),
     "phys4d/evaluate/compare.py": ("tests/evaluate/test_compare.py",),
     "phys4d/evaluate/changes.py": ("tests/evaluate/test_changes.py",),
-    **{
-        f"phys4d/evaluate/physics_iq/{name}.py": ("tests/evaluate/test_physics_iq.py",)
-        for name in ("scores", "comparison", "video", "layout", "run")
-    },
-    **{f"phys4d/report/{name}.py": _REPORT_TESTS for name in ("tables", "glance", "chips")},
 }  # fmt: skip
 
 
