@@ -4,9 +4,11 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from phys4d.commands import Commands
 from phys4d.engine.errors import UserError, printable
+from phys4d.teachers.registry import DEPTH_TEACHERS, FLOW_TEACHERS
 
 
 def add_evaluate(commands: Commands) -> None:
@@ -30,11 +32,26 @@ def add_evaluate(commands: Commands) -> None:
         "--videos", type=Path, nargs="+", metavar="DIR",
         help="one a model or run; physics-iq: of 0001_NAME.mp4 ..., 4d: of KEY.mp4 ..., KEY of the true clip",
     )  # fmt: skip
-    suite.add_argument("--reader", type=Path, metavar="MODEL", help="4d: the model that reads geometry off --videos")
+    suite.add_argument(
+        "--reader", type=Path, metavar="MODEL",
+        help="4d: what reads geometry off --videos: a model of ours, or the word teachers, with the options below",
+    )  # fmt: skip
     suite.add_argument("--benchmark", type=Path, metavar="DIR", help="its folder: split-videos, video-masks")
     suite.add_argument("--descriptions", type=Path, metavar="CSV", help="default: descriptions.csv of the benchmark")
     suite.add_argument("--variant", choices=("original", "verified"), help="default: verified")
     suite.add_argument("--workers", type=int, help="processes, for clips and videos (default: 2)")
+    taught = evaluate.add_argument_group("--reader teachers: depth and flow as of `phys4d label`")
+    taught.add_argument(
+        "--teacher", metavar="NAME",
+        help=f"of depth: {' or '.join(DEPTH_TEACHERS)} (default: small, trained on --teacher-scenes)",
+    )  # fmt: skip
+    taught.add_argument("--flow", metavar="NAME", help=f"of flow: {' or '.join(FLOW_TEACHERS)} (default: dis)")
+    taught.add_argument("--teacher-scenes", type=Path, metavar="DIR", help="scenes of another seed than --data's")
+    taught.add_argument("--weights", type=Path, metavar="DIR", help="the model folder of a depth teacher")
+    taught.add_argument(
+        "--set", dest="changes", action="append", metavar="A.B=C",
+        help="change a setting of a teacher, such as depth.steps=800 or flow.preset=fast",
+    )  # fmt: skip
     evaluate.add_argument(
         "--compare", type=Path, nargs="+", metavar="RESULT.json",
         help="paired differences of results on the same clips, each against the first, and what is significant",
@@ -45,9 +62,13 @@ def add_evaluate(commands: Commands) -> None:
 _MODELS = ("scenes", "samples", "seed", "on_bad", "precision")  # options of models
 _BENCHMARK = ("benchmark", "descriptions", "variant")  # of --suite physics-iq
 _VIDEOS = ("videos", "reader")  # of suites
+_TAUGHT = ("teacher", "flow", "teacher_scenes", "weights", "changes")  # of --reader teachers
+_TEACHERS = Path("teachers")  # as a reader
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    if options.reader != _TEACHERS or options.suite != "4d":
+        _refuse(options, _TAUGHT, "belongs to --suite 4d --reader teachers")
     if options.compare is not None:
         return _compare(options)
     if options.workers is not None and not 1 <= options.workers <= 256:
@@ -85,7 +106,7 @@ def _refuse(options: argparse.Namespace, names: Sequence[str], why: str) -> None
     """Raises UserError if one of these options is given."""
     for name in names:
         if (value := getattr(options, name)) is not None and value is not False:
-            raise UserError(f"--{name.replace('_', '-')}: {why}")
+            raise UserError(f"--{'set' if name == 'changes' else name.replace('_', '-')}: {why}")
 
 
 def _settings(options: argparse.Namespace) -> dict[str, object]:
@@ -98,32 +119,23 @@ def _consistency(options: argparse.Namespace) -> int:
     if options.data is None or bool(options.what) == bool(options.videos):
         raise UserError("--suite 4d: expected runs, model folders or folders of clips, or --videos, and --data")
     if (options.videos is None) != (options.reader is None):
-        raise UserError("--suite 4d: --videos and --reader belong together: the model reads depth and motion off them")
+        raise UserError("--suite 4d: --videos and --reader belong together: it reads depth and motion off them")
     from phys4d.engine.config import build
     from phys4d.engine.distributed.parallel import Parallel
     from phys4d.engine.output import check_folder
     from phys4d.evaluate.consistency.models import is_model, model_folders, score_models
     from phys4d.evaluate.consistency.suite import score_folders, write_results
     from phys4d.evaluate.consistency.table import text_table
-    from phys4d.evaluate.consistency.videos import score_videos, video_folders
     from phys4d.evaluate.scenes import EvaluateConfig
 
     if options.out is not None:
         check_folder(options.out)
-    if options.videos:
-        _refuse(options, ("baselines", "workers", "scenes", "samples", "on_bad"), "does not belong to --videos")
-        if not is_model(options.reader) or len(model_folders([options.reader])) != 1:
-            raise UserError(f"--reader {options.reader}: expected the folder of one model, such as RUN/model-finetune")
     models = [path for path in options.what if is_model(path)]
     if models and len(models) < len(options.what):
         other = next(path for path in options.what if path not in models)
         raise UserError(f"{other}: is no model, and {models[0]} is one: score models and folders of clips one by one")
     if options.videos:
-        found = video_folders(options.videos, options.data)
-        config = build(EvaluateConfig, _settings(options), "evaluate")
-        [reader] = model_folders([options.reader]).values()
-        with Parallel.start() as parallel:
-            rows = score_videos(found, reader, config, parallel)
+        rows = _of_videos(options)
     elif models:
         _refuse(options, ("baselines", "workers"), "belongs to folders of clips")
         config = build(EvaluateConfig, _settings(options), "evaluate")
@@ -133,7 +145,7 @@ def _consistency(options: argparse.Namespace) -> int:
         _refuse(options, _MODELS, "belongs to models")
         rows = score_folders(
             options.what, options.data, baselines=options.baselines, workers=options.workers or 2,
-            say=lambda line: print(printable(line)),
+            say=_say,
         )  # fmt: skip
     if rows is not None:
         for line in text_table(rows).splitlines():
@@ -141,6 +153,40 @@ def _consistency(options: argparse.Namespace) -> int:
         if options.out is not None:
             write_results(rows, options.out)
     return 0
+
+
+def _of_videos(options: argparse.Namespace) -> dict[str, dict[str, Any]] | None:
+    """The rows of videos, read by teachers or by a model; None on ranks but 0."""
+    from phys4d.engine.config import build
+    from phys4d.engine.distributed.parallel import Parallel
+    from phys4d.evaluate.consistency.models import is_model, model_folders
+    from phys4d.evaluate.consistency.taught import score_by_teachers
+    from phys4d.evaluate.consistency.videos import score_videos, video_folders
+    from phys4d.evaluate.scenes import EvaluateConfig
+    from phys4d.teachers.registry import choose
+
+    taught, whose = options.reader == _TEACHERS, f"does not belong to --reader {options.reader}"
+    _refuse(options, ("baselines", "scenes", "samples", "on_bad"), "does not belong to --videos")
+    _refuse(options, ("seed", "precision") if taught else ("workers",), whose)
+    if taught:
+        folders, given = {"scenes": options.teacher_scenes, "weights": options.weights}, options.changes or ()
+        names = options.teacher or "small", options.flow or "dis"
+        depth, flow = choose(*names, folders, None, given, scenes_option="--teacher-scenes")
+        found = video_folders(options.videos, options.data)
+        return score_by_teachers(found, options.data, depth, flow, workers=options.workers or 2, say=_say)
+    if not is_model(options.reader) or len(model_folders([options.reader])) != 1:
+        raise UserError(
+            f"--reader {options.reader}: expected the folder of one model, such as RUN/model-finetune, or teachers"
+        )
+    found = video_folders(options.videos, options.data)
+    config = build(EvaluateConfig, _settings(options), "evaluate")
+    [reader] = model_folders([options.reader]).values()
+    with Parallel.start() as parallel:
+        return score_videos(found, reader, config, parallel, say=_say)
+
+
+def _say(line: str) -> None:
+    print(printable(line))
 
 
 def _physics_iq(options: argparse.Namespace) -> int:
@@ -154,7 +200,7 @@ def _physics_iq(options: argparse.Namespace) -> int:
     variant: Variant = options.variant or "verified"
     found = score_folders(
         options.videos, options.benchmark, options.out, descriptions=options.descriptions, variant=variant,
-        workers=options.workers or 2, say=lambda line: print(printable(line)),
+        workers=options.workers or 2, say=_say,
     )  # fmt: skip
     for line in text_table(found, variant).splitlines():
         print(printable(line))

@@ -15,6 +15,12 @@ from phys4d.evaluate.intervals import Interval, bootstrap
 LEAST_CLIPS = 10
 """Clips under which nothing is called significant: bootstrap intervals of so few are too narrow."""
 
+OTHER_READER = (
+    "  Depth and motion of these two come from different readers: a difference may be that of the readers. Score both "
+    "with one --reader."
+)
+"""Said of rows of the 4D suite; of evaluations the figures that depend on the heads are left out."""
+
 HIGHER = {figure.name: figure.higher_is_better for figure in FIGURES} | {
     "absrel_moving": False, "reward": True, "psnr_moving": True, "original": True, "verified": True,
 }  # fmt: skip
@@ -27,7 +33,7 @@ Verdict = Literal["better", "worse", "no difference shown", "equal", "too few cl
 class Results:
     """Results of one model. name: of its file. kind: of the file. figures: name -> clip -> value.
 
-    reader: digest of the heads that read depth and motion, "" where it is not stated.
+    reader: digest of what reads depth and motion (heads, or teachers for videos), "" where it is not stated.
     """
 
     name: str
@@ -88,7 +94,11 @@ def read_results(path: Path) -> Results:
             f"{path}: holds no results: expected ROW.json of --suite 4d, STAGE.json of an evaluation, or NAME.json of "
             "--suite physics-iq"
         ) from None
-    return Results(path.stem, kind, {name: found for name, found in figures.items() if found}, table.get("reader", ""))
+    return Results(path.stem, kind, {name: found for name, found in figures.items() if found}, _reader(table))
+
+
+def _reader(table: Mapping[str, Any]) -> str:
+    return str(table.get("reader", table.get("read_by", "")))
 
 
 def read_all(paths: Sequence[Path]) -> list[Results]:
@@ -113,7 +123,7 @@ def differences(first: Results, other: Results) -> dict[str, Difference]:
     Figures of evaluations that depend on the heads (`changes.READ`) are left out where the heads differ. Raises
     UserError if no clip has a figure in both.
     """
-    skipped = READ if first.reader != other.reader else ()
+    skipped = READ if first.kind == "evaluation" and first.reader != other.reader else ()
     found: dict[str, Difference] = {}
     for name in HIGHER:
         before, after = first.figures.get(name, {}), other.figures.get(name, {})
@@ -187,5 +197,8 @@ def compare(every: Sequence[Results]) -> dict[str, Any]:
             name: {key: None if value != value else value for key, value in change._asdict().items()}
             for name, change in found.items()
         }
-        others[other.name] = {"figures": figures, "words": sentences(first.name, other.name, found)}
+        words = sentences(first.name, other.name, found)
+        if first.kind == "4d" and first.reader != other.reader:
+            words.append(OTHER_READER)
+        others[other.name] = {"figures": figures, "words": words}
     return {"compare": first.kind, "first": first.name, "others": others}

@@ -33,6 +33,7 @@ def choose(
     folders: Mapping[str, Path | None],
     settings: Mapping[str, Any] | None = None,
     changes: Sequence[str] = (),
+    scenes_option: str = "--scenes",
 ) -> tuple["DepthTeacher", "FlowTeacher"]:
     """The depth teacher and the flow teacher of these names, checked but not yet trained or loaded.
 
@@ -41,6 +42,7 @@ def choose(
         folders: "scenes" and "weights" of the depth teacher; None for one that is not given.
         settings: of the depth teacher; None for one that is not given.
         changes: further settings, "depth.NAME=VALUE" or "flow.NAME=VALUE", the value as TOML or else as text.
+        scenes_option: of the command that gives "scenes", for messages.
 
     Raises:
         UserError: an unknown teacher, a folder or setting that the chosen teacher does not take, a folder that it needs
@@ -52,21 +54,22 @@ def choose(
         given[kind][name] = value
     given["depth"] |= {name: value for name, value in (settings or {}).items() if value is not None}
     named = {name: folder for name, folder in folders.items() if folder is not None}
-    return _make("depth", depth, named, given["depth"]), _make("flow", flow, {}, given["flow"])
+    options = {"scenes": scenes_option, "weights": "--weights"}
+    return _make("depth", depth, named, given["depth"], options), _make("flow", flow, {}, given["flow"], options)
 
 
-def _make(kind: str, name: str, folders: dict[str, Path], settings: dict[str, Any]) -> Any:
+def _make(kind: str, name: str, folders: dict[str, Path], settings: dict[str, Any], options: Mapping[str, str]) -> Any:
     from phys4d.engine.config import build
 
     where, spec = f"{_KINDS[kind][0]} {name}", teacher_spec(kind, name)
     known = spec.config.model_fields
-    takes = [f"--{folder}" for folder in spec.needs] + [f"{kind}.{setting}" for setting in known]
-    strange = [f"--{folder}" for folder in folders if folder not in spec.needs]
+    takes = [options[folder] for folder in spec.needs] + [f"{kind}.{setting}" for setting in known]
+    strange = [options[folder] for folder in folders if folder not in spec.needs]
     strange += [f"{kind}.{setting}" for setting in settings if setting not in known]
     if strange:
         raise UserError(f"{strange[0]}: {where} does not take it: it takes {', '.join(takes) or 'nothing'}")
     if missing := [folder for folder in spec.needs if folder not in folders]:
-        raise UserError(f"{where}: needs --{missing[0]} DIR, see `phys4d label --help`")
+        raise UserError(f"{where}: needs {options[missing[0]]} DIR, see docs/add-a-teacher.md")
     return spec.teacher(build(spec.config, settings, where), **folders)
 
 

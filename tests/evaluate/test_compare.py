@@ -12,9 +12,9 @@ from phys4d.evaluate.compare import HIGHER, Results, compare, differences, read_
 from phys4d.evaluate.metrics import METRICS
 
 
-def results(name: str, reader: str = "", **figures: list[float]) -> Results:
+def results(name: str, reader: str = "", kind: str = "4d", **figures: list[float]) -> Results:
     named = {figure: {f"clip{i}": v for i, v in enumerate(values)} for figure, values in figures.items()}
-    return Results(name, "4d", named, reader)
+    return Results(name, kind, named, reader)
 
 
 def suite_file(path: Path, **figures: list[float | None]) -> Path:
@@ -57,11 +57,20 @@ def test_few_clips_are_not_judged() -> None:
 
 
 def test_figures_of_other_heads_are_left_out() -> None:
-    first = results("A", "one", reward=[1.0] * 12, chamfer_4d=[1.0] * 12, epe=[1.0] * 12)
-    other = results("B", "two", reward=[2.0] * 12, chamfer_4d=[2.0] * 12, epe=[2.0] * 12)
+    first = results("A", "one", "evaluation", reward=[1.0] * 12, chamfer_4d=[1.0] * 12, epe=[1.0] * 12)
+    other = results("B", "two", "evaluation", reward=[2.0] * 12, chamfer_4d=[2.0] * 12, epe=[2.0] * 12)
     assert list(differences(first, other)) == ["epe"]
-    same = Results("B", "4d", other.figures, "one")
+    same = Results("B", "evaluation", other.figures, "one")
     assert differences(first, same)["reward"].verdict == "better"
+
+
+def test_rows_of_other_readers_keep_their_figures_and_are_called_that(tmp_path: Path) -> None:
+    files = [suite_file(tmp_path / f"{name}.json", epe=[1.0] * 12) for name in "ABC"]
+    for path, digest in zip(files, ("one", "two", "one"), strict=True):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"read_by": digest}))
+    found = compare(read_all(files))["others"]
+    assert list(found["B"]["figures"]) == ["epe"] and "come from different readers" in found["B"]["words"][-1]
+    assert not any("readers" in line for line in found["C"]["words"])
 
 
 def test_words_say_what_is_significant() -> None:
@@ -93,6 +102,10 @@ def test_chance_alone_is_seldom_significant() -> None:
 
 def test_every_metric_of_an_evaluation_that_judges_a_model_has_a_direction() -> None:
     assert set(METRICS) - set(HIGHER) == {"epe_zero", "epe_zero_moving"}
+    others = {name: HIGHER[name] for name in ("absrel_moving", "reward", "psnr_moving", "original", "verified")}
+    assert others == {
+        "absrel_moving": False, "reward": True, "psnr_moving": True, "original": True, "verified": True,
+    }  # fmt: skip
 
 
 def test_the_command_compares_every_result_with_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

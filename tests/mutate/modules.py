@@ -4,6 +4,9 @@ STAGES, MODELS = "tests/stages", "tests/models"
 OBJECTIVES, GEOMETRY = f"{STAGES}/objectives", "tests/kernels/geometry"
 DATA = "tests/engine/data"
 _HEAD_TESTS = ("heads_by_hand", "heads", "dpt_head", "divided_heads")
+SUITE = "tests/evaluate/consistency"
+_FIGURES = ("averages", "depth", "motion")
+_FIGURE_TESTS = tuple(f"{SUITE}/test_{name}.py" for name in ("consistency_metrics", "clip_figures", "every_figure"))
 WAN, ATTENTION, ELEMENTWISE = f"{MODELS}/wan", "tests/kernels/attention", "tests/kernels/elementwise"
 
 MODULES: dict[str, tuple[str, ...]] = {
@@ -162,6 +165,10 @@ MODULES: dict[str, tuple[str, ...]] = {
     "engine/data/stream.py": (f"{DATA}/test_stream.py",),
     "engine/training/sample_order.py": ("tests/engine/test_training_telemetry.py",),
     "kernels/attention/varlen.py": (f"{ATTENTION}/test_attention_varlen.py",),
+    **{f"phys4d/evaluate/consistency/{name}.py": _FIGURE_TESTS for name in _FIGURES},
+    "phys4d/evaluate/intervals.py": ("tests/evaluate/test_intervals.py", "tests/evaluate/test_compare.py"),
+    "phys4d/evaluate/compare.py": ("tests/evaluate/test_compare.py",),
+    "phys4d/evaluate/changes.py": ("tests/evaluate/test_changes.py",),
 }  # fmt: skip
 
 

@@ -128,13 +128,12 @@ def test_videos_that_cannot_be_scored_are_one_clear_line(
 
     true = ClipDataset(clips)[0].video
     cases = {
-        "short": (true[:3], "holds 3 frames; expected 5 frames of 16 x 16 pixels"),
-        "large": (true.repeat(2, 1).repeat(2, 2), "is of 32 x 32 pixels; expected 5 frames of 16 x 16"),
-        "long": (true.repeat(2, 0), "holds 10 frames"),
+        "short": (true[:3], "holds 3 frames, 0.12 s, its truth 5 at 24 a second: generate 0.21 s"),
+        "wide": (true.repeat(2, 2), "is of 16 x 32 pixels, its truth of 16 x 16: crop or pad it"),
     }
     for name, (frames, words) in cases.items():
         (tmp_path / name).mkdir()
-        (tmp_path / name / "clip0.mp4").write_bytes(encode_mp4(frames, 8.0, pixel_format="yuv444p"))
+        (tmp_path / name / "clip0.mp4").write_bytes(encode_mp4(frames, 24.0, pixel_format="yuv444p"))
         assert words in (error := said(tmp_path / name)) and f"{name}/clip0.mp4" in error, error
     (tmp_path / "empty").mkdir()
     assert "holds no videos: expected KEY.mp4" in said(tmp_path / "empty")

@@ -64,6 +64,8 @@ def test_depth_by_hand() -> None:
     assert scaled(2 * depth, truth, valid)[valid].tolist() == [2.0, 4.0, 1.0]
     nothing = torch.zeros_like(valid)
     assert all(metric(depth, truth, nothing).isnan().all() for metric in (absrel, delta1, rmse))
+    assert scaled(depth, truth, nothing).equal(depth)
+    assert scaled_and_shifted(depth, truth, valid)[~valid].tolist() == [1.0]
 
 
 def test_a_clip_is_scored_by_itself() -> None:
@@ -86,6 +88,21 @@ def test_outliers_are_off_by_3_pixels_and_5_per_cent() -> None:
     share = masked_mean(motion_outliers(motion, truth), mask).item()
     assert share == 2 / 4  # 3.01 px are 3 % of 100 px; the last is not looked at
     assert epe(motion, truth, mask).item() == pytest.approx((3.01 + 3.01 + 5.01 + 2.99) / 4)
+
+
+def test_three_pixels_are_no_outlier() -> None:
+    truth = torch.zeros(1, 2, 1, 1, 2)
+    motion = truth.clone()
+    motion[:, 0] = torch.tensor([3.0, 3.5])
+    assert motion_outliers(motion, truth).flatten().tolist() == [0, 1]
+
+
+def test_scene_flow_begins_at_the_depth_of_its_own_frame() -> None:
+    """A wall that goes away by 1 m a frame, seen at the principal point's row: every frame's motion is 1 m along z."""
+    depth = (2 + torch.arange(FRAMES)).double().view(1, -1, 1, 1).expand(1, FRAMES, SIZE, SIZE)
+    motion = torch.zeros(1, 3, FRAMES - 1, SIZE, SIZE, dtype=torch.float64)
+    motion[:, 2] = 1
+    assert (scene_flow(depth, motion, camera())[..., 2] - 1).abs().max() < 1e-12
 
 
 def test_scene_flow_of_a_camera_that_moves_is_0_where_the_world_stands() -> None:
