@@ -26,11 +26,13 @@ from phys4d.simulation.scenery.materials import saturated
 
 STEPS_PER_SECOND = 360
 POISSON = 0.4
-DAMPING = 0.0003  # s; with more of it a taut skin that turns gains energy
 THICKNESS = 1.5e-3  # metres, sets the bending stiffness; drawn as zero
 SPHERE_DRAG = 0.47  # for each cross-section; the weight of the air inside is its own buoyancy
 RADIUS = 0.004  # metres, contact radius
-CONTACT = (0.012, 1.0)  # time constant in s and damping ratio; with half of it taut balloons bounce ever higher
+# Time constant in s and damping ratio of contacts, and damping of the skin in s. With those of cushions, which carry
+# loads, taut balls that turn bounce ever higher.
+CONTACT = {"ball": (0.012, 1.0), "cushion": (0.006, 1.0)}
+DAMPING = {"ball": 0.0003, "cushion": 0.001}
 PENETRATION = 0.02  # metres
 GAS_LAW_TOLERANCE = (
     0.1  # share by which a volume may differ from what the law gives at three times the highest gauge pressure
@@ -102,7 +104,7 @@ class Shell:
     @property
     def elastic(self) -> Elastic:
         return Elastic(
-            young=self.stretching / THICKNESS, poisson=POISSON, damping=DAMPING, thickness=THICKNESS
+            young=self.stretching / THICKNESS, poisson=POISSON, damping=DAMPING[self.shape], thickness=THICKNESS
         )
 
 
@@ -158,7 +160,7 @@ def add_shell(
     turned = points if turn is None else points @ turn.T
     add_flex(
         mjcf, name, turned + position, triangles, mass, body.elastic,
-        friction=body.friction, radius=RADIUS, selfcollide=touches, solref=CONTACT,
+        friction=body.friction, radius=RADIUS, selfcollide=touches, solref=CONTACT[body.shape],
     )  # fmt: skip
     add_gas(mjcf, name, len(points))
 
