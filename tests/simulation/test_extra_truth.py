@@ -57,6 +57,21 @@ def seen(meshes: MeshSequence, camera: Camera, t: int, points: np.ndarray) -> tu
     return inside & (first > 1 - 1e-6), (np.abs(first - 1) < 1e-7) | (first < 1 - 1e-4)
 
 
+def followed(meshes: MeshSequence, camera: Camera, t: int, point: np.ndarray) -> int:
+    """Number of tracks [T, N, 3] that the face that Embree meets at their place in frame t carries through all frames.
+    """
+    mesh, eye = trimesh.Trimesh(meshes.vertices[t], meshes.faces, process=False), camera.camera_to_world[t, :3, 3]
+    way = point[t].astype(float) - eye
+    caster = RayMeshIntersector(mesh)
+    face, ray = caster.intersects_id(np.tile(eye, (len(way), 1)), way, multiple_hits=False)
+    corners = mesh.triangles[face]
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    length = (normal * (corners[:, 0] - eye)).sum(axis=1) / (normal * way[ray]).sum(axis=1)
+    weights = trimesh.triangles.points_to_barycentric(corners, eye + length[:, None] * way[ray])
+    carried = np.einsum("nk,tnkd->tnd", weights, meshes.vertices[:, meshes.faces[face]])
+    return int((np.abs(carried - point[:, ray]).max(axis=(0, 2), initial=0) < 1e-5).sum())
+
+
 @pytest.mark.parametrize(("family", "motion"), CASES)
 def test_tracked_points_are_material_points_that_are_seen_where_no_face_is_before_them(
     family: str, motion: str
@@ -68,20 +83,16 @@ def test_tracked_points_are_material_points_that_are_seen_where_no_face_is_befor
     column, row = np.floor(arrays["track_pixel"][start, np.arange(len(start))]).astype(int).T
     assert (truth.instance[start, row, column] == arrays["track_instance"]).all()
     assert np.abs(arrays["track_pixel"][start, np.arange(len(start))] % 1 - 0.5).max() < 1e-4
-    clear = 0
+    clear = carried = 0
     for t in range(FRAMES):
         pixel, _ = projected(camera, t, point[t].astype(float))
         assert np.abs(pixel - arrays["track_pixel"][t])[arrays["track_visible"][t]].max() < 1e-3
-        mesh = trimesh.Trimesh(meshes.vertices[t], meshes.faces, process=False)
         own = np.nonzero(start == t)[0]
-        if len(own):  # where the nearest place of all faces of its thing at its start is carried
-            place, _, face = trimesh.proximity.closest_point(mesh, point[t, own].astype(float))
-            weights = trimesh.triangles.points_to_barycentric(mesh.triangles[face], place)
-            carried = np.einsum("nk,tnkd->tnd", weights, meshes.vertices[:, meshes.faces[face]])
-            assert np.abs(carried - point[:, own]).max() < 1e-5
+        carried += followed(meshes, camera, t, point[:, own])
         free, sure = seen(meshes, camera, t, point[t].astype(float))
         assert (free == arrays["track_visible"][t])[sure].all()
         clear += sure.sum()
+    assert carried > 0.99 * len(start)  # Embree, in float32, takes a neighbouring face for some
     assert clear > 0.97 * FRAMES * len(start)
     first = arrays["track_visible"].argmax(axis=0)
     assert (first == start).all() and not arrays["track_visible"].all()
@@ -240,13 +251,15 @@ def test_every_prop_of_every_mujoco_scene_is_the_geom_of_its_instance() -> None:
         scene = sample(keyed_rng(3, family))
         if not isinstance(scene, MujocoScene):
             continue
-        scene = scene.lasting(5.0, keyed_rng(4, family))
+        if family in ("double_pendulum", "seesaw"):  # with holders of later events
+            scene = scene.lasting(5.0, keyed_rng(4, family))
         model = mujoco.MjModel.from_xml_string(scene.model)
         still = scene._still_geoms({name for each in scene.scene_objects for name in each.geoms})
         first = 3 + len(scene.scene_objects)
-        for name, instance in still.items():
-            if instance >= first:
-                prop = scene.props[instance - first]
-                assert np.allclose(model.geom(name).pos, prop.position), (family, name)
-                checked += 1
+        props = {name: scene.props[instance - first] for name, instance in still.items() if instance >= first}
+        assert len(props) == (0 if family == "release" else len(scene.props)), family
+        for name, prop in props.items():
+            assert np.allclose(model.geom(name).pos, prop.position), (family, name)
+            assert np.allclose(model.geom(name).size[: len(prop.size)], prop.size), (family, name)
+        checked += len(props)
     assert checked > 20

@@ -181,13 +181,18 @@ class MujocoScene(Scene):
         return recorder.recording()
 
     def _still_geoms(self, known: set[str]) -> dict[str, int]:
-        """Name -> instance of floor, walls and props, which lie in the world in this order, but for `known` geoms."""
+        """Name -> instance of floor, walls and props, which lie in the world in this order, but for `known` geoms; some
+        props are drawn only.
+        """
         model = mujoco.MjModel.from_xml_string(self.model)
-        names = [model.geom(number).name for number in range(model.ngeom) if model.geom_bodyid[number] == 0]
         room = {"floor": FLOOR} | dict.fromkeys(self.room.walls(), WALL)
-        props = [name for name in names if name not in room and name not in known]
-        first = FIRST_BODY + len(self.scene_objects)
-        return room | {name: first + number for number, name in zip(range(len(self.props)), props, strict=True)}
+        still = [model.geom(number) for number in range(model.ngeom) if model.geom_bodyid[number] == 0]
+        left = [geom for geom in still if geom.name not in room and geom.name not in known]
+        for number, prop in enumerate(self.props, start=FIRST_BODY + len(self.scene_objects)):
+            if left and np.allclose(left[0].pos, prop.position):
+                room[left.pop(0).name] = number
+        assert not left, f"geoms that are no prop: {[geom.name for geom in left]}"
+        return room
 
     def _run(self, frames: int, fps: float, recorder: Recorder | None = None) -> Rollout:
         return run_model(
