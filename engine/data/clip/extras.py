@@ -1,5 +1,6 @@
-"""Optional arrays of a clip: further truth that a simulator knows. One table of their dtypes, shapes and meanings, which
-`schema` checks wherever it checks the arrays that every clip with truth has.
+"""Optional arrays of a clip: further truth that a simulator knows.
+
+One table of dtypes, shapes and meanings; `schema` checks it wherever it checks the other arrays.
 """
 
 import math
@@ -40,8 +41,8 @@ EXTRAS: Mapping[str, ExtraRule] = {
     "backward_valid": ExtraRule("bool", ("T-1", "H", "W"), "where backward_motion is known"),
     "backward_visible": ExtraRule("bool", ("T-1", "H", "W"), "the point of frame t + 1 is seen in frame t, too"),
     "normal": ExtraRule(
-        "float32", (3, "T", "H", "W"), "unit normal of the face that the pixel sees, towards the camera, in its axes; 0 "
-        "where depth is not known", (5e-5, 5e-5, 5e-5),
+        "float32", (3, "T", "H", "W"), "unit normal of the face that the pixel sees, towards the camera, in its "
+        "axes; 0 where depth is not known", (5e-5, 5e-5, 5e-5),
     ),
     "box_instance": ExtraRule("uint8", ("boxes",), "the thing in each 3D box"),
     "box_rigid": ExtraRule("bool", ("boxes",), "the box turns with its rigid thing; else it is along the world's axes"),

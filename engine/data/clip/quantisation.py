@@ -46,8 +46,8 @@ _DISPARITY = 1e-5  # of a clip's largest disparity; half a step of 16 bits is 0.
 
 
 def quantisation(arrays: Mapping[str, np.ndarray], depth_kind: str) -> Mapping[str, Quantisation]:
-    """Those of `QUANTISATION` and `EXTRAS` for the arrays of a clip. Disparity up to scale and shift, of which a relative error
-    means nothing, is kept within 0.001 % of the clip's largest.
+    """Those of `QUANTISATION` and `EXTRAS` for the arrays of a clip. Disparity up to scale and shift, of which a
+    relative error means nothing, is kept within 0.001 % of the clip's largest.
 
     arrays: of the clip. depth_kind: one of `schema.DEPTH_KINDS`.
     """

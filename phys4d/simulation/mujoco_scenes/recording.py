@@ -69,7 +69,7 @@ class Recorder:
 
     def frame(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         """Ends the interval before a frame, of which positions must be computed."""
-        self._rows += [(*map(int, pair), sums) for pair, sums in sorted(self._sums.items())]
+        self._rows += [(int(first), int(second), sums) for (first, second), sums in sorted(self._sums.items())]
         self._sums = {}
         mujoco.mj_comPos(model, data)
         mujoco.mj_comVel(model, data)

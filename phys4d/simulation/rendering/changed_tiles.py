@@ -2,7 +2,7 @@
 reaches.
 
 A tile is drawn again if an instance that has changed since the frame before is, or was, drawn there or in the part of
-the shadow map that is read for the tile.
+the shadow map that is read for the tile. All are when the light of what glows has changed.
 """
 
 from dataclasses import dataclass
@@ -80,7 +80,9 @@ class ChangedTiles:
     The attribute `whole` is true if every frame may differ everywhere.
     """
 
-    def __init__(self, meshes: MeshSequence, camera: Camera, light: Light, shadow_size: int, lamps: Lamps | None) -> None:
+    def __init__(
+        self, meshes: MeshSequence, camera: Camera, light: Light, shadow_size: int, lamps: Lamps | None
+    ) -> None:
         self.meshes, self.camera, self._lamps = meshes, camera, lamps
         self.rows, self.columns = -(-camera.height // TILE), -(-camera.width // TILE)
         self.whole = not camera.is_static()

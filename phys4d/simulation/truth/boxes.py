@@ -16,8 +16,8 @@ def boxes(meshes: MeshSequence, poses: Mapping[int, Track]) -> dict[str, np.ndar
     meshes: of the clip.
     poses: instance -> pose over T frames, or over one if it stands still.
 
-    Returns arrays as `engine.data.clip.extras.EXTRAS` defines them, K things: `box_instance` uint8 [K], `box_rigid` bool
-    [K], and over T frames `box_centre`, `box_size` float32 [T, K, 3] and `box_quaternion` float32 [T, K, 4].
+    Returns arrays as `engine.data.clip.extras.EXTRAS` defines them, K things: `box_instance` uint8 [K], `box_rigid`
+    bool [K], and over T frames `box_centre`, `box_size` float32 [T, K, 3] and `box_quaternion` float32 [T, K, 4].
     """
     names = np.unique(meshes.instance[meshes.instance > WALL])
     centre, size = (np.zeros((meshes.frames, len(names), 3), np.float32) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Long tracks of surface points: material points of faces, followed over all frames, and whether the camera sees them."""
+"""Long tracks of surface points: material points of faces over all frames, and whether the camera sees them."""
 
 import math
 
@@ -38,7 +38,7 @@ def point_tracks(meshes: MeshSequence, camera: Camera, truth: Truth) -> dict[str
         position[t], pixel[t] = place, np.where(depth[:, None] > 0, at, 0)
         seen[t] = visible(at, depth, finder, t)
         inside = np.nonzero(seen[t])[0]
-        column, row = (np.minimum(at[inside, k].astype(int), n - 1) for k, n in enumerate((camera.width, camera.height)))
+        column, row = np.minimum(at[inside].astype(int), [camera.width - 1, camera.height - 1]).T
         seen[t, inside] = truth.depth_valid[t, row, column]
     new = np.nonzero(seen[start, np.arange(count)] & (seen.argmax(axis=0) == start))[0]
     moves = (np.abs(position[:, new] - position[0, new]) > 0).any(axis=(0, 2))
