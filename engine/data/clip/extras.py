@@ -81,7 +81,8 @@ def check_shapes(entries: Mapping[str, Mapping[str, Any]], size: tuple[int, int,
                     counts.setdefault(axis, length)
         expected = [axis if isinstance(axis, int) else counts.get(axis, axis) for axis in rule.axes]
         if list(shape) != expected:
-            raise ValueError(f"array {name!r}: shape {list(shape)}, expected {expected}".replace("'", ""))
+            wanted = ", ".join(map(str, expected))
+            raise ValueError(f"array {name!r}: shape {list(shape)}, expected [{wanted}]")
         dtype = "float32" if entry.get("quantisation") else entry["dtype"]
         if dtype != rule.dtype:
             raise ValueError(f"array {name!r}: dtype {dtype}, expected {rule.dtype}")
