@@ -25,7 +25,8 @@ ARRAY_DIMENSIONS = 8
 ARRAY_BYTES = 2 * GIB
 """One array, unpacked."""
 ARRAY_BYTES_PER_PIXEL = 64
-"""All arrays of a clip together, unpacked, for each pixel of each frame; the simulator's take 23."""
+"""All arrays of a clip together, unpacked, for each pixel of each frame; the simulator's take 23, with all
+optional ones 49."""
 ARRAY_BYTES_SPARE = 1 * MIB
 """Added to the line above, for arrays that are not images."""
 

@@ -46,6 +46,10 @@ def add_simulate(commands: Commands) -> None:
         "--on-refused", choices=("stop", "skip"), default="stop",
         help="at a clip of which no sample is usable: stop (default), or skip it, with a count at the end",
     )  # fmt: skip
+    simulate.add_argument(
+        "--extra", action="append", default=[], metavar="NAME",
+        help="store further truth: tracks, backward-flow, normals, boxes, velocities or contacts; repeat for several",
+    )  # fmt: skip
     simulate.add_argument("--no-truth", action="store_true", help="write videos and captions only")
     simulate.set_defaults(command=_simulate)
 
@@ -70,7 +74,7 @@ def _simulate(options: argparse.Namespace) -> int:
     values = {
         "clips": options.clips, "size": (int(height), int(width)), "frames": options.frames, "fps": options.fps,
         "seed": options.seed, "truth": not options.no_truth, "camera": options.camera,
-        "looks": options.looks, "lens": options.lens,
+        "looks": options.looks, "lens": options.lens, "extras": tuple(options.extra),
         "clutter": options.clutter,
         "pixel_format": options.pixel_format, "on_refused": options.on_refused,
     }  # fmt: skip

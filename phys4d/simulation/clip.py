@@ -98,7 +98,7 @@ def measure(meshes: MeshSequence, camera: Camera, dtype: type[np.floating[Any]] 
         seen_next[t] = flow_valid[t]
         hidden = after.depth < nearest[after.row, after.column] * (1 - TOLERANCE)
         seen_next[t, after.row[hidden], after.column[hidden]] = False
-        seen_next[now] = visible(landed, finder, t)
+        seen_next[now] = visible(landed.pixel, landed.depth, finder, t + 1)
         seen = after
     depth_valid = instance > 0
     truth = Truth(depth, motion, depth_valid, flow_valid, flow_valid.copy(), seen_next, moving, instance)

@@ -39,6 +39,7 @@ from phys4d.simulation.rejection_sampling import (
 )
 from phys4d.simulation.rendering.raster import Rasteriser
 from phys4d.simulation.summary import Summary
+from phys4d.simulation.truth.extras import Extra, extra_truth
 from phys4d.simulation.worker_processes import end_with_parent, one_thread_each
 
 STEPS_PER_SECOND = 1200  # of the simulators; every frame is a whole number of steps
@@ -58,6 +59,7 @@ class SimulateConfig(Config):
     fps: frames per second; must divide STEPS_PER_SECOND.
     seed: seed of all random choices.
     truth: store depth, motion, masks and instances; False stores the video only.
+    extras: further truth that is stored, names of `truth.extras`; what is left out has the same bytes as without.
     camera: "static", or "moving" along a path that the caption states.
     looks: "varied" samples floors, walls, lights and soft shadows; "plain" is a checkered floor, a bare wall and one
         white light with sharp shadows.
@@ -76,6 +78,7 @@ class SimulateConfig(Config):
     fps: int = Field(24, ge=1)
     seed: int = Field(0, ge=0)
     truth: bool = True
+    extras: tuple[Extra, ...] = ()
     camera: CameraMotion = "static"
     looks: Looks = "varied"
     lens: Lens = "varied"
@@ -89,6 +92,13 @@ class SimulateConfig(Config):
         if STEPS_PER_SECOND % fps:
             raise ValueError(f"expected a divisor of {STEPS_PER_SECOND}, the simulator's steps per second")
         return fps
+
+    @field_validator("extras")
+    @classmethod
+    def _of_truth(cls, names: tuple[Extra, ...], field: ValidationInfo) -> tuple[Extra, ...]:
+        if names and not field.data.get("truth", True):
+            raise ValueError("expected none, since the clips are to have no truth")
+        return names
 
     @field_validator("pixel_format")
     @classmethod
@@ -184,7 +194,8 @@ def _take_others(
 def _recipe(config: SimulateConfig) -> str:
     """One line that contains everything the bytes depend on."""
     # A run that stopped at a refused clip can go on with on_refused="skip".
-    settings = config.model_dump(mode="json", exclude={"on_refused"})
+    without = {"on_refused"} if config.extras else {"on_refused", "extras"}
+    settings = config.model_dump(mode="json", exclude=without)
     return json.dumps({"simulate": settings, **_versions()}, separators=(",", ":"))
 
 
@@ -223,8 +234,9 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
     frames = render(sequence, camera, scene.light, raster, truth)
     members = {"mp4": video.encode_mp4(frames, config.fps, pixel_format=config.pixel_format)}
     arrays = {} if truth is None else truth.stored()
-    if arrays:
-        members["truth"] = blob.encode(arrays, blob.QUANTISATION)
+    if truth is not None:
+        arrays |= extra_truth(config.extras, scene, sequence, camera, truth, config.fps)
+        members["truth"] = blob.encode(arrays, blob.quantisation(arrays, schema.METRIC))
     meta = clip_metadata(scene, sequence, camera, config.fps)
     meta["provenance"] = {
         "source": "phys4d.simulation",

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from phys4d.simulation.body import Body, Colour, Prop, Thing
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
 from phys4d.simulation.scenery.camera import Camera
 from phys4d.simulation.scenery.camera_path import CameraPath, level_axes
+
+if TYPE_CHECKING:
+    from phys4d.simulation.mujoco_scenes.recording import Recording
 
 FLOOR, WALL, FIRST_BODY = 1, 2, 3
 GRAVITY = 9.81
@@ -159,6 +162,10 @@ class Scene(ABC):
 
         Raises Unusable if the event is not visible, Unstable if the simulator failed.
         """
+
+    def record(self, frames: int, fps: float) -> "Recording | None":
+        """Contacts and velocities of the same simulation, which is run once more; None where MuJoCo does not run it."""
+        return None
 
     @abstractmethod
     def lasting(self, seconds: float, rng: np.random.Generator) -> "Scene":

@@ -5,14 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from phys4d.simulation.assembly import assemble
-from phys4d.simulation.clip import render
+from phys4d.simulation import shapes
+from phys4d.simulation.assembly import InstanceMesh, assemble
+from phys4d.simulation.clip import measure, render
 from phys4d.simulation.generate import SimulateConfig, sample_scene
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
 from phys4d.simulation.particles.beads import beads
 from phys4d.simulation.rejection_sampling import keyed_rng
 from phys4d.simulation.rendering import changed_tiles
 from phys4d.simulation.rendering.drawing import _closed
+from phys4d.simulation.rendering.lamps import GAIN, emitted, lamps_of
 from phys4d.simulation.rendering.patterns import PATTERNS
 from phys4d.simulation.rendering.raster import LoadedMeshes, Rasteriser
 from phys4d.simulation.scene import FIRST_BODY, FLOOR, Light
@@ -89,7 +91,7 @@ def resting_last(meshes: MeshSequence) -> MeshSequence:
     return replace(meshes, vertices=meshes.vertices[order], colour=colour)
 
 
-@pytest.mark.parametrize("family", ["fall", "topple", "hot_bar", "shower"])
+@pytest.mark.parametrize("family", ["fall", "topple", "hot_bar", "glowing_pendulum", "shower"])
 def test_what_a_static_camera_does_not_draw_again_is_the_same_to_the_bit(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,9 +108,40 @@ def test_what_a_static_camera_does_not_draw_again_is_the_same_to_the_bit(
     monkeypatch.setattr(changed_tiles, "SMALL", 0)
     reused = render(meshes, camera, found.scene.light, Rasteriser(height, width))
     assert np.array_equal(reused, small)
-    assert drawn[0] == 1 and drawn[8] == 0 and 0 < sum(drawn[1:8]) < 0.8 * 7
+    if lamps_of(meshes) is None:
+        assert drawn[0] == 1 and drawn[8] == 0 and 0 < sum(drawn[1:8]) < 0.8 * 7
+    else:  # light that changes reaches every tile
+        assert family in ("hot_bar", "glowing_pendulum") and drawn == [1, 1, 1, 0, 1, 1, 1, 1, 0]
     monkeypatch.setattr(Camera, "is_static", lambda camera: False)
     assert np.array_equal(reused, render(meshes, camera, found.scene.light, Rasteriser(height, width)))
+
+
+def test_a_hot_ball_lights_the_floor_by_inverse_square() -> None:
+    """Of its light only, without sun and sky, on a white floor: brightness times the square of the distance, over the
+    cosine, is the same everywhere beyond the ball, and in no place is there a shadow.
+    """
+    scene = sample_scene(SimulateConfig(families=("fall",), seed=3, looks="plain"), 0).scene
+    scene = replace(scene, props=(), room=replace(scene.room, floor=(1.0, 1.0, 1.0), floor_texture=Texture.PLAIN))
+    rest, faces = shapes.mesh("ball", (0.1,), 3)
+    middle, rgb = np.array([0.0, 0.0, 0.4]), (0.8, 0.4, 0.1)
+    ball = InstanceMesh(rest + middle, faces, rest, FIRST_BODY, rgb, Texture.GLOW)
+    meshes = assemble(scene, [ball], 1, 2)
+    camera = Camera.static(1, 96, 96, eye=np.array([0.0, -1.6, 1.2]), target=np.zeros(3), fov=60)
+    dark = replace(scene.light, strength=0.0, ambient=0.0, fill_colour=(0, 0, 0), bounce=(0, 0, 0), softness=0.0)
+    picture = render(meshes, camera, dark, Rasteriser(96, 96))[0] / 255
+    truth = measure(meshes, camera)
+    near = np.lib.stride_tricks.sliding_window_view(np.pad(truth.instance[0], 2), (5, 5))
+    row, column = np.nonzero((near == FLOOR).all(axis=(2, 3)) & (picture[..., 0] > 0.08) & (picture[..., 0] < 0.9))
+    place = camera.origin(0) + truth.depth[0, row, column, None] * camera.directions(
+        0, np.stack([column + 0.5, row + 0.5], axis=1)
+    )
+    way = middle - place
+    square = (way**2).sum(axis=1)
+    light = picture[row, column, 0] ** 1.2 * square / (way[:, 2] / np.sqrt(square))
+    assert len(row) > 200
+    wanted = GAIN * emitted(np.array(rgb))[0] * 0.1**2
+    assert np.abs(np.median(light) / wanted - 1) < 0.03 and np.percentile(np.abs(light / wanted - 1), 99) < 0.12
+    assert lamps_of(replace(meshes, texture=np.full_like(meshes.texture, Texture.PLAIN))) is None
 
 
 def test_the_far_side_of_small_balls_is_left_out_of_the_picture() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from phys4d.engine.data.clip.extras import EXTRAS
 from phys4d.engine.data.clip.schema import AFFINE
 
 _TOP = 65535
@@ -45,12 +46,13 @@ _DISPARITY = 1e-5  # of a clip's largest disparity; half a step of 16 bits is 0.
 
 
 def quantisation(arrays: Mapping[str, np.ndarray], depth_kind: str) -> Mapping[str, Quantisation]:
-    """Those of `QUANTISATION` for the arrays of a clip. Disparity up to scale and shift, of which a relative error
-    means nothing, is kept within 0.001 % of the clip's largest.
+    """Those of `QUANTISATION` and `EXTRAS` for the arrays of a clip. Disparity up to scale and shift, of which a
+    relative error means nothing, is kept within 0.001 % of the clip's largest.
 
     arrays: of the clip. depth_kind: one of `schema.DEPTH_KINDS`.
     """
     rules = {name: rule for name, rule in QUANTISATION.items() if name in arrays}
+    rules |= {name: Absolute(rule.error) for name, rule in EXTRAS.items() if rule.error and name in arrays}
     if "depth" in rules and depth_kind == AFFINE:
         depth = arrays["depth"]
         rules["depth"] = Absolute((_DISPARITY * float(depth.max(initial=0)) or 1.0,) * len(depth))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from phys4d.engine.data.clip import extras
 from phys4d.engine.limits import ARRAY_BYTES_PER_PIXEL, ARRAY_BYTES_SPARE
 
 Size = tuple[int, int, int]
@@ -56,7 +57,7 @@ ARRAYS: Mapping[str, ArrayRule] = {
     "instance": ArrayRule("uint8"),
     "opacity": ArrayRule("uint8"),
 }
-"""Other names are allowed, with any dtype and shape; together the arrays keep within `engine.limits`."""
+"""Those of `extras.EXTRAS` have rules, too; other names may have any dtype and shape, within `engine.limits`."""
 
 
 def check_clip(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any], size: Size) -> None:
@@ -80,6 +81,7 @@ def check_header(entries: Mapping[str, Mapping[str, Any]], size: Size) -> None:
     size: (frames, height, width) in the index.
     """
     total = 0
+    extras.check_shapes(entries, size)
     for name, entry in entries.items():
         shape = tuple(entry["shape"])
         dtype = "float32" if entry.get("quantisation") else entry["dtype"]
@@ -100,6 +102,7 @@ def check_values(arrays: Mapping[str, np.ndarray], finite: Collection[str]) -> N
     arrays: some or all arrays of a clip.
     finite: names of those that are known to be finite.
     """
+    extras.check_contents(arrays, finite)
     for name, array in arrays.items():
         if name in ARRAYS and ARRAYS[name].finite and name not in finite:
             # One pass each, without a temporary array: NaN and infinity show in the smallest or largest value.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from phys4d.engine.data.clip import blob
+from phys4d.engine.data.clip.extras import EXTRAS
 from phys4d.engine.data.dataset import ClipDataset
 from phys4d.engine.data.files.clip_index import ClipIndex
 from phys4d.engine.data.tools.statistics import Statistics, readable, statistics
@@ -87,8 +88,9 @@ def _card(name: str, licence: str, found: Statistics, arrays: dict[str, Any], me
         lines += ["", f"## {title[0].upper()}{title[1:]}"]
         lines += _table(("value", "clips", "share"), [(v, str(n), f"{n / found.clips:.1%}") for v, n in values])
     if arrays:
+        texts = ARRAYS | {name: rule.meaning for name, rule in EXTRAS.items()}
         shown = [
-            (f"`{key}`", f"{entry['dtype']} {list(entry['shape'])}", ARRAYS.get(key, "not defined by this program"))
+            (f"`{key}`", f"{entry['dtype']} {list(entry['shape'])}", texts.get(key, "not defined by this program"))
             for key, entry in sorted(arrays.items())
         ]
         lines += ["", "## Arrays of `truth` in the first clip", *_table(("array", "type", "definition"), shown)]

@@ -7,6 +7,7 @@ import mujoco
 import numpy as np
 
 from phys4d.simulation.mesh_sequence import Track
+from phys4d.simulation.mujoco_scenes.recording import Recorder
 from phys4d.simulation.scene import Unstable
 
 StepCallback = Callable[[mujoco.MjModel, mujoco.MjData], None]
@@ -53,6 +54,7 @@ def run_model(
     steps_per_second: int,
     start: StepCallback | None = None,
     before_step: StepCallback | None = None,
+    recorder: Recorder | None = None,
 ) -> Rollout:
     """Runs an MJCF model for `frames` frames from t = 0.
 
@@ -61,6 +63,7 @@ def run_model(
     steps_per_second: at least this many; a frame is a whole number of equal steps.
     start: called once before the first step; sets initial positions and velocities.
     before_step: called before every step.
+    recorder: of contacts and velocities.
 
     Raises Unstable if MuJoCo warns or the state is not finite.
     """
@@ -82,7 +85,9 @@ def run_model(
         mujoco.mj_forward(model, data)
         for frame in range(frames):
             if frame:
-                _advance(model, data, steps, before_step)
+                _advance(model, data, steps, before_step, recorder)
+            if recorder is not None:
+                recorder.frame(model, data)
             check_warnings(data, warnings)
             geoms[frame] = _poses(data)
             flexes[frame] = np.reshape(data.flexvert_xpos, (-1, 3))
@@ -110,18 +115,27 @@ def in_sequence(*starts: StepCallback) -> StepCallback:
     return start
 
 
-def advance(model: mujoco.MjModel, data: mujoco.MjData, steps: int, before_step: StepCallback | None) -> None:
-    """Advances by `steps` steps, with a call of `before_step` before each."""
-    if before_step is None:
+def advance(
+    model: mujoco.MjModel, data: mujoco.MjData, steps: int, before_step: StepCallback | None,
+    recorder: Recorder | None = None,
+) -> None:  # fmt: skip
+    """Advances by `steps` steps, with a call of `before_step` before each, and of the recorder after it."""
+    if before_step is None and recorder is None:
         mujoco.mj_step(model, data, steps)
-    else:
-        for _ in range(steps):
+        return
+    for _ in range(steps):
+        if before_step is not None:
             before_step(model, data)
-            mujoco.mj_step(model, data)
+        mujoco.mj_step(model, data)
+        if recorder is not None:
+            recorder.step(model, data)
 
 
-def _advance(model: mujoco.MjModel, data: mujoco.MjData, steps: int, before_step: StepCallback | None) -> None:
-    advance(model, data, steps, before_step)
+def _advance(
+    model: mujoco.MjModel, data: mujoco.MjData, steps: int, before_step: StepCallback | None,
+    recorder: Recorder | None,
+) -> None:  # fmt: skip
+    advance(model, data, steps, before_step, recorder)
     # mj_step leaves derived positions and inertia as they were before its last integration.
     mujoco.mj_kinematics(model, data)
     mujoco.mj_comPos(model, data)

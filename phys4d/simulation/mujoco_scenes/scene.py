@@ -14,6 +14,7 @@ from phys4d.simulation.caption import caption
 from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.mujoco_scenes.holding import Holding
 from phys4d.simulation.mujoco_scenes.mjcf import later_name, with_held_body, with_props
+from phys4d.simulation.mujoco_scenes.recording import Recorder, Recording
 from phys4d.simulation.mujoco_scenes.rollout import Rollout, StepCallback, check_energy, run_model
 from phys4d.simulation.mujoco_scenes.scene_object import (
     SceneObject,
@@ -23,7 +24,7 @@ from phys4d.simulation.mujoco_scenes.scene_object import (
     surface_of_flex,
     surface_of_geoms,
 )  # fmt: skip
-from phys4d.simulation.scene import FIRST_BODY, Scene, Unstable, Unusable
+from phys4d.simulation.scene import FIRST_BODY, FLOOR, WALL, Scene, Unstable, Unusable
 from phys4d.simulation.screening import check_visible_motion, is_cut_off
 
 COARSE = 1  # mesh detail for the check of the first frame
@@ -169,7 +170,31 @@ class MujocoScene(Scene):
         """Parameters of the whole scene; SI units."""
         return super().parameters() | dict(self.physics)
 
-    def _run(self, frames: int, fps: float) -> Rollout:
+    def record(self, frames: int, fps: float) -> Recording:
+        """See `Scene.record`."""
+        numbered = list(enumerate(self.scene_objects, start=FIRST_BODY))
+        geoms = {name: instance for instance, each in numbered for name in each.geoms}
+        flexes = {each.flex: instance for instance, each in numbered if each.flex}
+        rigid = {instance: each.geoms[0] for instance, each in numbered if len(each.geoms) == 1}
+        recorder = Recorder(geoms | self._still_geoms(set(geoms)), flexes, rigid)
+        self._run(frames, fps, recorder)
+        return recorder.recording()
+
+    def _still_geoms(self, known: set[str]) -> dict[str, int]:
+        """Name -> instance of floor, walls and props, which lie in the world in this order, but for `known` geoms; some
+        props are drawn only.
+        """
+        model = mujoco.MjModel.from_xml_string(self.model)
+        room = {"floor": FLOOR} | dict.fromkeys(self.room.walls(), WALL)
+        still = [model.geom(number) for number in range(model.ngeom) if model.geom_bodyid[number] == 0]
+        left = [geom for geom in still if geom.name not in room and geom.name not in known]
+        for number, prop in enumerate(self.props, start=FIRST_BODY + len(self.scene_objects)):
+            if left and np.allclose(left[0].pos, prop.position):
+                room[left.pop(0).name] = number
+        assert not left, f"geoms that are no prop: {[geom.name for geom in left]}"
+        return room
+
+    def _run(self, frames: int, fps: float, recorder: Recorder | None = None) -> Rollout:
         return run_model(
             self.model,
             frames,
@@ -177,6 +202,7 @@ class MujocoScene(Scene):
             steps_per_second=self.steps_per_second,
             start=self.start,
             before_step=self._before_step(),
+            recorder=recorder,
         )
 
     def _before_step(self) -> StepCallback | None:

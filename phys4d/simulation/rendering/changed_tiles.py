@@ -2,7 +2,7 @@
 reaches.
 
 A tile is drawn again if an instance that has changed since the frame before is, or was, drawn there or in the part of
-the shadow map that is read for the tile.
+the shadow map that is read for the tile. All are when the light of what glows has changed.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from phys4d.simulation.mesh_sequence import MeshSequence
+from phys4d.simulation.rendering.lamps import Lamps
 from phys4d.simulation.rendering.shadow import SHADOW_DISTANCE, SHADOW_HALF_WIDTH, to_shadow
 from phys4d.simulation.scene import WALL, Light
 from phys4d.simulation.scenery.camera import Camera
@@ -75,12 +76,15 @@ class ChangedTiles:
     meshes, camera, light: of the clip; floor, walls and ceiling are the planes of a convex room around the camera, and
     no two instances share a vertex.
     shadow_size: of the shadow map, texels.
+    lamps: of what glows, whose light reaches everything; None for none.
 
     The attribute `whole` is true if every frame may differ everywhere.
     """
 
-    def __init__(self, meshes: MeshSequence, camera: Camera, light: Light, shadow_size: int) -> None:
-        self.meshes, self.camera = meshes, camera
+    def __init__(
+        self, meshes: MeshSequence, camera: Camera, light: Light, shadow_size: int, lamps: Lamps | None
+    ) -> None:
+        self.meshes, self.camera, self._lamps = meshes, camera, lamps
         self.rows, self.columns = -(-camera.height // TILE), -(-camera.width // TILE)
         self.whole = not camera.is_static() or camera.height * camera.width < SMALL
         if self.whole:
@@ -104,7 +108,7 @@ class ChangedTiles:
 
     def tiles(self, t: int) -> np.ndarray:
         """Bool [rows, columns]: the tiles of frame t that may differ from frame t - 1; all of the first frame's."""
-        if self.whole or t == 0:
+        if self.whole or t == 0 or (self._lamps is not None and self._lamps.changes(t)):
             return np.ones((self.rows, self.columns), dtype=bool)
         tiles = np.zeros((self.rows, self.columns), dtype=bool)
         cast = np.zeros((CELLS, CELLS), dtype=bool)

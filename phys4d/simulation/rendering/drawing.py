@@ -8,6 +8,7 @@ import moderngl
 import numpy as np
 
 from phys4d.simulation.mesh_sequence import MeshSequence, Texture
+from phys4d.simulation.rendering.lamps import Lamps
 from phys4d.simulation.rendering.shadow import SHADOW_DISTANCE, SHADOW_HALF_WIDTH, to_shadow
 from phys4d.simulation.scene import WALL, Light
 
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 class Drawing:
     """The faces of loaded meshes in a light, as runs of one pattern; a context manager that frees its buffers.
 
-    loaded: the meshes. light: of the scene. sun: [3], unit vector towards it.
+    loaded: the meshes. light: of the scene. sun: [3], unit vector towards it. lamps: of what glows, None for none.
     """
 
-    def __init__(self, loaded: "LoadedMeshes", light: Light, sun: np.ndarray) -> None:
+    def __init__(self, loaded: "LoadedMeshes", light: Light, sun: np.ndarray, lamps: Lamps | None) -> None:
         raster, meshes = loaded.raster, loaded.meshes
         self._indices = raster.context.buffer(meshes.faces.tobytes())
         # A room's faces come first; walls and ceiling would shade everything inside.
@@ -29,11 +30,13 @@ class Drawing:
         to_clip = to_shadow(sun, np.array(light.focus))
         set_uniform(raster._cast, "to_clip", to_clip.T)
         self._surfaces: list[_Surface] = []
+        self._lamps = lamps
         self._caster = raster.context.vertex_array(raster._cast, [(loaded._position, "3f", "position")], self._indices)
         kinds = 2 * meshes.texture[meshes.faces[:, 0]].astype(int) + _closed(meshes)
         for kind, first, count in _runs(kinds):
             texture, closed = Texture(kind // 2), bool(kind % 2)
-            surface = _Surface(loaded, self._indices, texture, first, count, soft=light.softness > 0, closed=closed)
+            surface = _Surface(loaded, self._indices, texture, first, count, soft=light.softness > 0, closed=closed,
+                               lamps=0 if lamps is None else lamps.count)  # fmt: skip
             _illuminate(surface.program, light, sun, to_clip, raster._shadow_size)
             self._surfaces.append(surface)
 
@@ -54,11 +57,16 @@ class Drawing:
                 with _faces_towards(self._caster.ctx, surface.closed):
                     self._caster.render(vertices=3 * (end - first), first=3 * first)
 
-    def draw(self, to_clip: np.ndarray, eye: np.ndarray) -> None:
-        """Draws all faces into the current target; to_clip: [4, 4], world to clip space. eye: [3], metres."""
+    def draw(self, to_clip: np.ndarray, eye: np.ndarray, t: int) -> None:
+        """Draws all faces of frame t into the current target; to_clip: [4, 4], world to clip space. eye: [3], metres.
+        """
         for surface in reversed(self._surfaces):  # the room, behind everything, last
             set_uniform(surface.program, "to_clip", to_clip.T)
             set_uniform(surface.program, "eye", eye)
+            if self._lamps is not None:
+                set_uniform(surface.program, "lamp_place", self._lamps.place[t])
+                set_uniform(surface.program, "lamp_power", self._lamps.power[t])
+                set_uniform(surface.program, "lamp_radius", self._lamps.radius[t])
             with _faces_towards(surface.program.ctx, surface.closed):
                 surface.array.render(vertices=3 * surface.count, first=3 * surface.first)
 
@@ -68,10 +76,10 @@ class _Surface:
 
     def __init__(
         self, loaded: "LoadedMeshes", indices: moderngl.Buffer, texture: Texture, first: int, count: int, *, soft: bool,
-        closed: bool,
+        closed: bool, lamps: int,
     ) -> None:  # fmt: skip
         self.first, self.count, self.closed = first, count, closed
-        self.program = loaded.raster.surface_program(texture, soft=soft)
+        self.program = loaded.raster.surface_program(texture, soft=soft, lamps=lamps)
         buffers = [
             (loaded._position, "3f", "position"), (loaded._normal, "3f", "normal"), (loaded._colour, "3f", "colour"),
         ]  # fmt: skip

@@ -10,6 +10,7 @@ from phys4d.simulation.mesh_sequence import MeshSequence, Texture
 from phys4d.simulation.rendering import shaders
 from phys4d.simulation.rendering.changed_tiles import TILE, ChangedTiles
 from phys4d.simulation.rendering.drawing import Drawing, set_uniform
+from phys4d.simulation.rendering.lamps import lamps_of
 from phys4d.simulation.scene import Light
 from phys4d.simulation.scenery.camera import Camera
 
@@ -45,7 +46,7 @@ class Rasteriser:
         self.context = create_context()
         self.context.enable(moderngl.DEPTH_TEST)
         program = self.context.program
-        self._surfaces: dict[tuple[Texture, bool], moderngl.Program] = {}
+        self._surfaces: dict[tuple[Texture, bool, int], moderngl.Program] = {}
         self._cast = program(vertex_shader=shaders.POSITION_VERTEX, fragment_shader=shaders.NOTHING_FRAGMENT)
         self._cover = program(vertex_shader=shaders.POSITION_VERTEX, fragment_shader=shaders.NOTHING_FRAGMENT)
         set_uniform(self._cover, "to_clip", np.eye(4))
@@ -65,20 +66,21 @@ class Rasteriser:
         nearest = (moderngl.NEAREST, moderngl.NEAREST)
         self._depth_sampler = context.sampler(repeat_x=False, repeat_y=False, filter=nearest, compare_func="")
 
-    def surface_program(self, texture: Texture, *, soft: bool) -> moderngl.Program:
+    def surface_program(self, texture: Texture, *, soft: bool, lamps: int) -> moderngl.Program:
         """The shader program of this pattern, compiled on first use.
 
         texture: the pattern.
         soft: soft shadows.
+        lamps: number of glowing parts that light the surfaces.
         """
-        if (texture, soft) not in self._surfaces:
-            fragment = shaders.surface_fragment(texture, soft=soft)
+        if (texture, soft, lamps) not in self._surfaces:
+            fragment = shaders.surface_fragment(texture, soft=soft, lamps=lamps)
             program = self.context.program(vertex_shader=shaders.SURFACE_VERTEX, fragment_shader=fragment)
             _set_unit(program, "shadow_map", 0)
             if soft:
                 _set_unit(program, "shadow_depth", 1)
-            self._surfaces[texture, soft] = program
-        return self._surfaces[texture, soft]
+            self._surfaces[texture, soft, lamps] = program
+        return self._surfaces[texture, soft, lamps]
 
     def load(self, meshes: MeshSequence) -> "LoadedMeshes":
         """Uploads a sequence to the device; used as a context manager, it frees the buffers at the end."""
@@ -116,9 +118,10 @@ class LoadedMeshes:
         With a static camera only the tiles of a frame are drawn that differ from the frame before.
         """
         sun = -np.array(light.direction) / np.linalg.norm(light.direction)
-        changed = ChangedTiles(self.meshes, camera, light, self.raster._shadow_size)
+        lamps = lamps_of(self.meshes)
+        changed = ChangedTiles(self.meshes, camera, light, self.raster._shadow_size, lamps)
         video = np.empty((self.meshes.frames, camera.height, camera.width, 3), dtype=np.uint8)
-        with Drawing(self, light, sun) as drawing:
+        with Drawing(self, light, sun, lamps) as drawing:
             for t in range(self.meshes.frames):
                 video[t] = video[max(t - 1, 0)]
                 self._draw(video[t], t, camera, drawing, changed.tiles(t))
@@ -145,7 +148,7 @@ class LoadedMeshes:
         raster._shadow_map.use(0)
         raster._shadow_map.use(1)
         raster._depth_sampler.use(1)
-        drawing.draw(_to_clip(camera, t), camera.origin(t))
+        drawing.draw(_to_clip(camera, t), camera.origin(t), t)
         raster.context.copy_framebuffer(raster._resolved, raster._colour_target)
         raw = np.frombuffer(raster._resolved.read(viewport=viewport, components=3, alignment=1), np.uint8)
         drawn = _averaged(raw.reshape(rows, scale, columns, scale, 3))

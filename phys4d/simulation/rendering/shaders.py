@@ -137,9 +137,27 @@ void main() {
     vec3 shaded = colour * (around + strengths.x * diffuse * sun_colour + second * fill_colour);
     shaded += gloss * shadow * pow(max(dot(n, normalize(view + sun)), 0.0), sharpness);
     shaded += 0.6 * gloss * fill_colour * pow(max(dot(n, normalize(view + fill)), 0.0), sharpness);
+    {LAMPS}
     shaded += glow;
     {TONE}
     pixel = vec4(pow(clamp(shaded, 0.0, 1.0), vec3(1.0 / 1.2)), 1);
+}
+"""
+
+_LAMPS = """
+uniform vec3 lamp_place[LAMPS];
+uniform vec3 lamp_power[LAMPS];
+uniform float lamp_radius[LAMPS];
+
+// Light of glowing things on a surface: of a ball, by inverse square beyond its radius.
+vec3 of_lamps(vec3 n) {
+    vec3 sum = vec3(0);
+    for (int i = 0; i < LAMPS; i++) {
+        vec3 way = lamp_place[i] - surface_position;
+        float near = lamp_radius[i] * lamp_radius[i] / max(dot(way, way), lamp_radius[i] * lamp_radius[i]);
+        sum += lamp_power[i] * near * max(dot(n, normalize(way)), 0.0);
+    }
+    return sum;
 }
 """
 
@@ -147,12 +165,15 @@ void main() {
 _SHOULDER = "shaded = mix(shaded, 1.0 - 0.0625 / (shaded - 0.5), step(0.75, shaded));"
 
 
-def surface_fragment(texture: Texture, *, soft: bool) -> str:
+def surface_fragment(texture: Texture, *, soft: bool, lamps: int) -> str:
     """The fragment shader of surfaces with this pattern.
 
     texture: the pattern.
     soft: soft shadows and soft clipping of highlights; else sharp shadows, and bright values are clipped.
+    lamps: number of glowing parts that light the surfaces.
     """
     shadow = _SOFT_SHADOW if soft else _SHARP_SHADOW
+    light = "shaded += colour * of_lamps(n);" if lamps else ""
     main = _MAIN.replace("{PATTERN}", PATTERNS[texture]).replace("{TONE}", _SHOULDER if soft else "")
-    return _HEAD + FUNCTIONS + shadow + main
+    functions = _LAMPS.replace("LAMPS", str(lamps)) if lamps else ""
+    return _HEAD + FUNCTIONS + shadow + functions + main.replace("{LAMPS}", light)

@@ -10,9 +10,10 @@ import numpy as np
 from phys4d.simulation.body import Body
 from phys4d.simulation.mesh_sequence import Track, rotation
 from phys4d.simulation.mujoco_scenes.holding import Holding
+from phys4d.simulation.mujoco_scenes.recording import Recorder, Recording
 from phys4d.simulation.mujoco_scenes.rollout import advance
 from phys4d.simulation.rigid.bodies import RigidBodies
-from phys4d.simulation.scene import FIRST_BODY, Unstable
+from phys4d.simulation.scene import FIRST_BODY, FLOOR, WALL, Unstable
 from phys4d.simulation.scenery.materials import FLOOR_FRICTION, round_contact
 
 STEPS_PER_SECOND = 1200
@@ -26,12 +27,15 @@ SLIP_DAMPING = 60.0  # 1/s
 GEOM_TYPE = {"ball": "sphere", "box": "box", "cylinder": "cylinder", "capsule": "capsule"}
 
 
-def simulate_tracks(scene: RigidBodies, frames: int, fps: float) -> dict[int, Track]:
+def simulate_tracks(
+    scene: RigidBodies, frames: int, fps: float, recorder: Recorder | None = None
+) -> dict[int, Track]:
     """Simulates a scene's bodies, sampled at `fps` from t = 0: instance (3... in order) -> track.
 
     scene: the bodies, room and props.
     frames: T, number of frames.
     fps: frames per second; must divide STEPS_PER_SECOND.
+    recorder: of contacts and velocities.
 
     Raises Unstable if MuJoCo warns or the state is not finite, ValueError if fps does not divide STEPS_PER_SECOND.
     """
@@ -56,8 +60,10 @@ def simulate_tracks(scene: RigidBodies, frames: int, fps: float) -> dict[int, Tr
     try:
         for frame in range(frames):
             if frame:
-                advance(model, data, round(steps), hold if hold.until else None)
+                advance(model, data, round(steps), hold if hold.until else None, recorder)
             mujoco.mj_kinematics(model, data)
+            if recorder is not None:
+                recorder.frame(model, data)
             _refuse_warnings(data, warnings, frame)
             poses[frame, :, :3] = data.xpos[1:]
             poses[frame, :, 3:] = data.xquat[1:]
@@ -67,6 +73,18 @@ def simulate_tracks(scene: RigidBodies, frames: int, fps: float) -> dict[int, Tr
         FIRST_BODY + number: Track(poses[:, number, :3].copy(), poses[:, number, 3:].copy())
         for number in range(len(scene.all_bodies))
     }
+
+
+def record(scene: RigidBodies, frames: int, fps: float) -> Recording:
+    """Simulates a scene once more, and records its contacts and velocities; arguments as of `simulate_tracks`."""
+    bodies = {FIRST_BODY + number: f"geom{number}" for number in range(len(scene.all_bodies))}
+    rods = {instance: f"rod{number}" for number, instance in scene.rod_instances.items()}
+    rigid = bodies | rods
+    still = {"floor": FLOOR} | dict.fromkeys(scene.room.walls(), WALL)
+    still |= {f"prop{i}": FIRST_BODY + len(rigid) + i for i in range(len(scene.props))}
+    recorder = Recorder(still | {name: instance for instance, name in rigid.items()}, {}, rigid)
+    simulate_tracks(scene, frames, fps, recorder)
+    return recorder.recording()
 
 
 def _refuse_warnings(data: mujoco.MjData, warnings: list[str], frame: int) -> None:

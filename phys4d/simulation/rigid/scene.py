@@ -9,11 +9,12 @@ from phys4d.simulation import later
 from phys4d.simulation.body import Shape
 from phys4d.simulation.caption import caption
 from phys4d.simulation.mesh_sequence import MeshSequence, Track
+from phys4d.simulation.mujoco_scenes.recording import Recording
 from phys4d.simulation.rigid import metadata
 from phys4d.simulation.rigid.bodies import RigidBodies
 from phys4d.simulation.rigid.body_meshes import along_rod, body_meshes
 from phys4d.simulation.rigid.caption import sentence
-from phys4d.simulation.rigid.dynamics import simulate_tracks
+from phys4d.simulation.rigid.dynamics import record, simulate_tracks
 from phys4d.simulation.rigid.screening import badly_framed, rejection_reason
 from phys4d.simulation.scene import FIRST_BODY, Unusable
 
@@ -66,6 +67,10 @@ class RigidScene(RigidBodies):
         if reason is not None:
             raise Unusable(reason)
         return body_meshes(self, tracks, detail)
+
+    def record(self, frames: int, fps: float) -> Recording:
+        """See `Scene.record`."""
+        return record(self, frames, fps)
 
     def objects(self) -> list[dict[str, Any]]:
         """The bodies, then their rods."""

@@ -44,16 +44,19 @@ class Landing:
 
     points: float64 [N, 3], world metres.
     pixel: float64 [N, 2], pixel coordinates in the next frame.
-    depth: float64 [N], metres, in the next frame's camera.
+    depth: float64 [N], metres, in the next frame's camera; 0 behind it.
     displacement: float64 [N], metres moved in the world.
-    ahead: bool [N], in front of the camera.
     """
 
     points: np.ndarray
     pixel: np.ndarray
     depth: np.ndarray
     displacement: np.ndarray
-    ahead: np.ndarray
+
+    @property
+    def ahead(self) -> np.ndarray:
+        """Bool [N], in front of the camera."""
+        return self.depth > 0
 
 
 class SurfaceFinder:
@@ -128,9 +131,14 @@ def landing(seen: Surface, meshes: MeshSequence, camera: Camera, t: int) -> Land
     """Follows the points seen in frame t to frame t + 1."""
     points = seen.points(meshes.vertices[t + 1], meshes.faces)
     before = seen.points(meshes.vertices[t], meshes.faces)
-    inverse = camera.world_to_camera(t + 1)
+    displacement = np.linalg.norm(points - before, axis=1)
+    return Landing(points, *projected(points, camera, t + 1), displacement)
+
+
+def projected(points: np.ndarray, camera: Camera, t: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel coordinates [N, 2] and depth [N], metres, of world points [N, 3] in frame t; depth 0 behind the camera."""
+    inverse = camera.world_to_camera(t)
     local_depth = points @ inverse[2, :3] + inverse[2, 3]
     ahead = local_depth > 1e-6
-    pixel, depth = camera.project(t + 1, np.where(ahead[:, None], points, points + inverse[2, :3]))
-    displacement = np.linalg.norm(points - before, axis=1)
-    return Landing(points, pixel, np.where(ahead, depth, 0), displacement, ahead)
+    pixel, depth = camera.project(t, np.where(ahead[:, None], points, points + inverse[2, :3]))
+    return pixel, np.where(ahead, depth, 0)
