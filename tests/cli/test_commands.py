@@ -11,7 +11,8 @@ from phys4d.cli import main
 from phys4d.engine.data.dataset import ClipDataset
 
 SMALL = [
-    f"simulate.{name}={{families=['fall'], clips={count}, seed={seed}, size=[32, 32], frames=5, fps=8, truth={truth}}}"
+    f"simulate.{name}={{families=['fall'], clutter='none', clips={count}, seed={seed}, size=[32, 32], frames=5, fps=8, "
+    f"truth={truth}}}"
     for name, count, seed, truth in (
         ("train", 6, 1, "true"), ("video", 4, 2, "false"), ("scenes", 4, 3, "true"), ("test", 4, 4, "true")
     )

@@ -42,7 +42,9 @@ def _rasteriser() -> Rasteriser:
 @cache
 def _shot(family: str, motion: CameraMotion, seed: int) -> Shot:
     """The vectors are the truth of the clip played backwards: exactly where every point was a frame before."""
-    config = SimulateConfig(families=(family,), seed=seed, frames=FRAMES, fps=FPS, camera=motion, size=(SIZE, SIZE))
+    config = SimulateConfig(
+        families=(family,), seed=seed, frames=FRAMES, fps=FPS, camera=motion, size=(SIZE, SIZE), clutter="none"
+    )
     drawing = sample_scene(config, 0)
     scene, sequence = drawing.scene, drawing.meshes
     camera = scene.view.camera(FRAMES, SIZE, SIZE, FPS)

@@ -79,7 +79,8 @@ def nearest(sequence: MeshSequence, camera: Camera, t: int, pixel: np.ndarray) -
 
 
 def depth_errors(sequence: MeshSequence, camera: Camera, truth: Truth, shift: float = 0.0) -> np.ndarray:
-    """Depth hit at the landing point in frame t+1, less depth + dz, of all visible pixels; inf for a miss."""
+    """Depth hit at the landing point in frame t+1, less depth + dz, of all visible pixels; inf for a miss, which
+    `nearest` has to confirm."""
     row, column = np.mgrid[: camera.height, : camera.width] + 0.5
     errors = []
     for t in range(sequence.frames - 1):
@@ -93,6 +94,8 @@ def depth_errors(sequence: MeshSequence, camera: Camera, truth: Truth, shift: fl
         place, ray, _ = RayMeshIntersector(mesh).intersects_location(origins, directions, multiple_hits=False)
         hit = np.full(len(directions), np.inf)
         hit[ray] = (place - pose[:3, 3]) @ pose[:3, 2]
+        for missed in np.flatnonzero(np.isinf(hit)):  # by float32, at an edge
+            hit[missed] = nearest(sequence, camera, t + 1, pixel[:, missed])
         errors.append(hit - (truth.depth[t][seen] + dz))
     return np.concatenate(errors)
 

@@ -19,9 +19,10 @@ from phys4d.kernels.dispatch import compute_capability, determinism
 
 _ROWS = 1 << 15  # torch's CUDA kernels fail at 65,536 sequences
 _SHORT = 256
-"""Most keys for which the CPU computes half-precision attention with gradients in fp32: torch's backward of bf16 takes
-as long for 32 keys as for hundreds. Forward and backward in fp32 took 1.3 to 8 times less at up to 144 keys with heads
-of 32 to 128 channels, and 1.1 to 1.5 times more at 1,024 (torch 2.13, a Xeon with AMX)."""
+"""Most keys for which the CPU computes half-precision attention in fp32: torch's backward of bf16 takes as long for 32
+keys as for hundreds. Forward and backward in fp32 took 1.3 to 8 times less at up to 144 keys with heads of 32 to 128
+channels, and 1.1 to 1.5 times more at 1,024 (torch 2.13, a Xeon with AMX). Without gradients it is fp32, too, though
+bf16 takes a third less there: what a policy draws must be what is then trained."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,9 @@ def _cudnn_varies(call: Call) -> str | None:
 
 def _dense(
     q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, causal: bool, *,
-    padded: bool, scale: float | None, which: SDPBackend | None, training: bool = False,
+    padded: bool, scale: float | None, which: SDPBackend | None,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """Dense attention of rows; padded: some queries may see no key; training: gradients are wanted. See
-    `dense_rows.Dense`.
+    """Dense attention of rows; padded: some queries may see no key. See `dense_rows.Dense`.
 
     A function of the module: one that is defined in the call and calls itself would be a reference cycle, which holds
     queries, keys and values until Python's garbage collector runs.
@@ -151,7 +151,7 @@ def _dense(
     kernel = sdpa_kernel(which) if which is not None else contextlib.nullcontext()
     settings = {"is_causal": causal and visible is None, "scale": scale, **shared}
     dtype = q.dtype
-    if training and q.device.type == "cpu" and dtype in _HALF and k.shape[2] <= _SHORT:
+    if q.device.type == "cpu" and dtype in _HALF and k.shape[2] <= _SHORT:
         q, k, v = q.float(), k.float(), v.float()
         visible = visible if visible is None or visible.dtype == torch.bool else visible.float()
         with torch.autocast("cpu", enabled=False), kernel:  # which would take them back to half
@@ -166,7 +166,7 @@ def _dense(
 
 def _run(call: Call, which: SDPBackend | None = None) -> tuple[Tensor, Tensor | None]:
     padded = call.key_lengths is not None or call.mask is not None
-    dense = partial(_dense, padded=padded, scale=call.scale, which=which, training=call.training)
+    dense = partial(_dense, padded=padded, scale=call.scale, which=which)
     if dense_rows.serves(call):
         return dense_rows.run(call, dense)
     seen = visible_keys(call.q, call.k, call.grid, call.pattern, call.text, call.key_lengths)
