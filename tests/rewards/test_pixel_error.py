@@ -12,7 +12,7 @@ def clips() -> torch.Tensor:
     """Two clips of 3 x 2 x 2 pixels at rest, but for one pixel each."""
     video = torch.zeros(2, 3, 3, 2, 2)
     video[0, :, 1:, 0, 1] = 0.5
-    video[1, 2, 2, 1, 1] = -0.2
+    video[1, 2, 2, 1, 1] = -0.15
     return video
 
 
@@ -23,6 +23,8 @@ def test_by_hand() -> None:
     video[1, 0, 1, 0, 0] = 0.09  # too little to count
     expected = math.sqrt((2 * 0.2**2 + 0.15**2) / 9)
     torch.testing.assert_close(pixel_error(video, truth), torch.tensor([expected, 0.0]))
+    video[1, 2, 2, 1, 1] = -0.05  # the truth alone changes there: 0.05 of 1 off, in one channel of the only pixel
+    torch.testing.assert_close(pixel_error(video, truth), torch.tensor([expected, math.sqrt(0.05**2 / 3)]))
 
 
 def test_it_is_zero_on_the_truth_and_where_nothing_changes() -> None:
