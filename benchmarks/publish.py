@@ -31,6 +31,7 @@ from phys4d.benchmarks import (
     physics_iq,
     policy,
     predictions,
+    pretrained,
     read_checks,
     results,
     simulation,
@@ -53,6 +54,7 @@ README = "README.md"
 ATTENTION_PAGE, ELEMENTWISE_PAGE = "docs/attention-kernels.md", "docs/elementwise-kernels.md"
 MODELS_PAGE, GENERATE_PAGE = "docs/pretrained-models.md", "docs/generate-and-export.md"
 GEOMETRY_PAGE, SIMULATION_PAGE, POLICY_PAGE = "docs/geometry-kernels.md", "docs/simulation.md", "docs/policy-study.md"
+CARD_PAGE = "phys4d/models/small/pretrained/README.md"
 CLUSTER_PAGE = "docs/from-a-laptop-to-a-cluster.md"
 DATA_PAGE = "engine/data/README.md"
 RUN_PAGE, WAYS_PAGE, USE_PAGE = "docs/gpu-run.md", "docs/ways-into-a-model.md", "docs/use-the-attention.md"
@@ -118,6 +120,7 @@ PARTS = (
     Part(ELEMENTWISE_PAGE, "cpu", ("adaptive_norm_cpu/adaptive_norm_cpu.json",), adaptive_norm_cpu.summary),
     Part(MODELS_PAGE, "head memory", ("head-memory.json",), head_memory.summary),
     Part(MODELS_PAGE, "model memory", ("model-memory.json",), model_memory.summary),
+    Part(CARD_PAGE, "pretrained", ("pretrained.json",), pretrained.table),
     Part(GENERATE_PAGE, "generation memory", generation_memory.sources(), generation_memory.summary),
     Part(GENERATE_PAGE, "tiling error", ("tiling-error.json",), tiling_error.summary),
     Part(GEOMETRY_PAGE, "tree visits", ("tree-visits.json",), tree_visits.summary),

@@ -80,15 +80,16 @@ def make_data(config: DemoConfig, folder: Path) -> None:
 
 
 def load_recipe(recipe: Path | None, overrides: Sequence[str]) -> DemoConfig:
-    """The named recipe, or the one that comes with phys4d; every key can be overridden.
+    """A recipe: of a file, or of the name of one that comes with phys4d, "demo" for None; every key can be overridden.
 
     Messages name keys of the run as a run file has them, without "run." before them: overrides may too.
     """
     keys = RunConfig.model_fields.keys() - DemoConfig.model_fields.keys()
     overrides = [f"run.{one}" if re.split(r"[.=]", one)[0].strip() in keys else one for one in overrides]
-    if recipe is not None:
+    packaged = files("phys4d.recipes") / f"{'demo' if recipe is None else recipe.name}.toml"
+    if recipe is not None and not (str(recipe) == recipe.name and packaged.is_file()):
         return load_toml(recipe, DemoConfig, overrides)
-    with as_file(files("phys4d.recipes") / "demo.toml") as path:
+    with as_file(packaged) as path:
         return load_toml(path, DemoConfig, overrides)
 
 

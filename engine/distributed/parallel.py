@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from phys4d.engine import environment
+from phys4d.engine.denormals import flush_denormals
 from phys4d.engine.distributed.collectives import full, leave_group, on_all_ranks
 from phys4d.engine.distributed.meeting import meet
 from phys4d.engine.distributed.mesh import MeshShape, ParallelConfig, mesh_shape
@@ -72,6 +73,7 @@ class Parallel:
         """Joins the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK); without torchrun, one process
         alone.
 
+        Subnormal numbers are zero from here on (`flush_denormals`).
         Each process uses the accelerator of its local rank (CUDA, or another device type that torch supports) and
         torch's communication backend for it; without accelerators, the CPU and gloo. One process alone has no process
         group.
@@ -81,6 +83,7 @@ class Parallel:
         Raises UserError if the environment does not say which rank this is and where the ranks meet, or if they have
         not met after ten minutes.
         """
+        flush_denormals()
         rank, world_size, local_rank = environment.place()
         device = own_device(rank, local_rank)
         if world_size == 1:

@@ -11,6 +11,7 @@ from phys4d.models.hub_digests import check_downloaded
 from phys4d.models.interface import Codec, TextEncoder
 from phys4d.models.preflight import check_model
 from phys4d.models.registry import MODELS, published
+from phys4d.models.shipped import opened
 from phys4d.models.spec import Encoders
 
 
@@ -55,11 +56,12 @@ class Source:
 def source_of(name: str) -> Source:
     """The encoders of a model, whose files are looked at without reading weights.
 
-    name: a model folder that a stage wrote, a released folder, or a kind of model that needs no folder ("tiny").
+    name: a model folder that a stage wrote, a released folder, `phys4d:NAME`, or a kind of model that needs no folder
+        ("tiny").
 
     Raises UserError, one line, where there is none, or it is not whole.
     """
-    folder = Path(name)
+    folder = opened(Path(name))
     if (folder / CARD).exists():
         check_model(folder)
         card = read_card(folder)

@@ -14,7 +14,7 @@ def add_demo(commands: Commands) -> None:
     demo.add_argument(
         "--folder", type=Path, default=Path("runs/demo"), help="where everything goes (default: runs/demo)"
     )
-    demo.add_argument("--recipe", type=Path, help="another recipe than the one that comes with phys4d")
+    demo.add_argument("--recipe", type=Path, help="a recipe's file, or demo-from-scratch, without pretrained weights")
     demo.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C", help="change one value")
     _add_resume(demo, "continue an interrupted demo in the same folder")
     demo.set_defaults(command=_demo)

@@ -18,6 +18,7 @@ from phys4d.models.interface import Codec, check_size
 from phys4d.models.lora import POLICY, adapter_names, load_adapter
 from phys4d.models.lora_file import read_lora
 from phys4d.models.registry import MODELS, published
+from phys4d.models.shipped import opened
 from phys4d.models.spec import ModelSpec, Outline, Sampling
 from phys4d.models.world import WorldModel
 from phys4d.stages.origin import last_model
@@ -53,7 +54,9 @@ class Opened:
 
 
 def model_of(folder: Path) -> Path:
-    """The model folder that a path stands for: of a run folder that of its last finished stage, else itself."""
+    """The model folder that a path stands for: of a run folder that of its last finished stage, of `phys4d:NAME` that
+    in the package, else itself."""
+    folder = opened(folder)
     if not os.path.isfile(folder / "config.toml"):
         return folder
     try:

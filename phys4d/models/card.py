@@ -10,6 +10,7 @@ from phys4d.engine.config import Config
 from phys4d.engine.errors import UserError
 from phys4d.engine.limits import FRAMES, WIDTH
 from phys4d.models.config import ResolvedConfig
+from phys4d.models.shipped import PREFIX, opened
 
 CARD = "phys4d.json"
 
@@ -53,10 +54,14 @@ def read_card(folder: Path) -> Card:
         raise UserError(f"{path}: {error}: this file is damaged") from None
 
 
+def _base(folder: Path, base: str) -> Path:
+    return opened(Path(base)) if base.startswith(PREFIX) else (folder / base).resolve()
+
+
 def base_of(card: Card, folder: Path) -> Path:
     """The folder that holds the backbone, or UserError where it was moved or removed."""
     try:
-        base = folder if card.base is None else (folder / card.base).resolve()
+        base = folder if card.base is None else _base(folder, card.base)
         config = base / "transformer" / "config.json"
         found = config.is_file()
     except (ValueError, OSError, RuntimeError) as error:  # a character 0, a name that is too long, links in a circle

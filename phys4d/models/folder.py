@@ -31,6 +31,7 @@ from phys4d.models.interface import Grid
 from phys4d.models.lora import adapter_names, load_adapter, save_adapter
 from phys4d.models.preflight import HEADS, check_files, check_model
 from phys4d.models.registry import MODELS
+from phys4d.models.shipped import shown
 from phys4d.models.spec import default_shift
 from phys4d.models.world import WorldModel
 
@@ -139,8 +140,8 @@ def _card(model: WorldModel, folder: Path, stage: str, base: Path | None) -> Car
 
 
 def _pointer(base: Path, folder: Path) -> str:
-    base, parent = base.resolve(), folder.resolve().parent
-    return f"../{base.name}" if base.parent == parent else str(base)
+    own, parent = base.resolve(), folder.resolve().parent
+    return f"../{own.name}" if own.parent == parent else shown(own if shown(base) == str(base) else base)
 
 
 def load(folder: Path) -> Loaded:

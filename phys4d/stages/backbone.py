@@ -1,4 +1,4 @@
-"""Stage `backbone`: flow-matching pretraining of a new model, or on from the backbone of another run."""
+"""Stage `backbone`: flow-matching pretraining of a new model, or on from given weights."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from phys4d.engine.training.loop import OptimizerStep
 from phys4d.models.world import WorldModel
 from phys4d.stages.caption_dropout import CaptionDropout, captions
 from phys4d.stages.config import SupervisedConfig
-from phys4d.stages.spec import NEW, Shares, StageObjective, StageSpec
+from phys4d.stages.spec import NEW, RELEASED, Shares, StageObjective, StageSpec
 
 
 class BackboneConfig(SupervisedConfig):
@@ -64,7 +64,7 @@ SPEC = StageSpec(
     name=BackboneObjective.name,
     config=BackboneConfig,
     objective=BackboneObjective,
-    takes=(NEW, "codec", "backbone"),
+    takes=(NEW, RELEASED, "codec", "backbone"),
     arrays=BackboneObjective.arrays,
     owns_backbone=True,
     reads_geometry=False,

@@ -18,6 +18,7 @@ from phys4d.engine.training.gate import Gate
 from phys4d.evaluate.scenes import EvaluateConfig
 from phys4d.models.backbone import Precision
 from phys4d.models.config import ModelConfig
+from phys4d.models.shipped import ModelPath
 from phys4d.stages.registry import STAGES
 
 MEASURED_AGAIN = OnResume("all stages are measured again", anytime=True, discards="evaluation")
@@ -45,7 +46,8 @@ class RunSettings(Config):
     precision: of the transformer's matrix products; "bf16" leaves weights, gradients, timesteps, sigmas, RoPE tables,
         heads and losses in fp32.
     init: the model from which the first stage starts: a model folder that a stage wrote, a run folder, which stands
-        for the model of its last finished stage, or a published model's folder; none for a new model.
+        for the model of its last finished stage, a published model's folder, or "phys4d:small", which comes with the
+        package; none for a new model.
     check_clips: which clips are decoded before anything starts, also by --dry-run: "some" of each dataset, spread over
         it, or "all". The rest is checked when it is read.
     cache: "auto" reads latents and tokens from the cache of a dataset where there is one; "required" refuses a dataset
@@ -66,7 +68,7 @@ class RunSettings(Config):
     stages: Annotated[tuple[StageName, ...], MORE_STAGES] = Field(min_length=1)
     seed: int = Field(0, ge=0)
     precision: Annotated[Precision, FROM_HERE] = "fp32"
-    init: Annotated[Path | None, MOVED] = None
+    init: Annotated[ModelPath, MOVED] = None
     check_clips: Annotated[Literal["some", "all"], SAME_WEIGHTS] = "some"
     cache: CacheMode = "auto"
     decoder: Annotated[DecoderName, FROM_HERE] = "auto"

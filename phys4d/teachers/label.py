@@ -19,6 +19,7 @@ from phys4d.engine.data.files.index import index_digest
 from phys4d.engine.data.files.shards import INDEX, SCHEMA, WRITTEN, write_member
 from phys4d.engine.data.stream import stream
 from phys4d.engine.data.tools.rank_shards import RankShards, Row, Written, divided
+from phys4d.engine.denormals import flush_denormals
 from phys4d.engine.distributed.collectives import on_all_ranks
 from phys4d.engine.distributed.parallel import Parallel
 from phys4d.engine.errors import UserError
@@ -107,6 +108,7 @@ def label_dataset(
     Raises:
         UserError: a clip that a teacher is trained on, or a dataset that cannot be read or written.
     """
+    flush_denormals()
     parallel = parallel or Parallel.alone()
     plan = on_all_ranks(lambda: _plan(videos, depth_teacher, flow_teacher, workers))
     parallel.on_rank_zero(lambda: _refuse_shared(plan))

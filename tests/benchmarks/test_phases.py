@@ -1,12 +1,16 @@
 """Comparisons over seeds: what is drawn again, what is left out, and what the table says."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from phys4d.benchmarks.demo import METRICS
-from phys4d.benchmarks.phases import COMPARISONS, TABLES, bootstrap, compare, table
+from phys4d.benchmarks.phases import COMPARISONS, RUNS, TABLES, bootstrap, closed, compare, table
+from phys4d.engine.training.length import LoopConfig
+from phys4d.engine.training.optimizer import OptimizerConfig
+from phys4d.stages.finetune import FinetuneConfig
 
 
 def test_the_interval_covers_the_true_mean_as_often_as_it_says() -> None:
@@ -46,7 +50,31 @@ def test_comparisons_are_after_minus_before_scene_by_scene() -> None:
         figure = rows[name]["absrel"]
         assert figure["seeds"] == pytest.approx([step, 1.5 * step])
         assert figure["mean"] == pytest.approx(1.25 * step) and math.isclose(figure["low"], figure["high"])
-    assert "reward" not in rows["pretrain to finetune"] and "reward" in rows["finetune to reinforce"]  # other heads
     provenance = {"cores": 2, "cpu": "a machine", "torch": "2", "git_revision": "0" * 40, "date": "2026-01-02T03:04"}
-    text = table({"comparisons": rows, "seconds": {"0": {"run": 60}, "1": {"run": 120}}, "provenance": provenance})
+    none = dict.fromkeys(("gap", "gap_low", "gap_high", "lower", "lower_low", "lower_high"), 0.25)
+    seconds = {"0": {"run": 60}, "1": {"run": 120}}
+    text = table({"comparisons": rows, "closed": {"PPO": none}, "seconds": seconds, "provenance": provenance})
     assert "| pretrain to finetune | +1.2500 [+1.2500, +1.2500] |" in text and "Seeds 0, 1: 1, 2 minutes" in text
+    assert "| PPO | 25% [25%, 25%] | 25% [25%, 25%] |" in text
+
+
+def test_what_phase_3_closes_is_a_share_of_means() -> None:
+    """Not a mean of shares, which a scene without a gap would make infinite."""
+
+    def rewards(*of_scenes: float) -> dict[str, dict]:
+        return {"scenes": {"reward": of_scenes}, "baseline_scenes": {"true_video": {"reward": (-0.1, -0.2)}}}
+
+    seed = dict.fromkeys(TABLES, rewards(-0.5, -0.7))
+    seed |= {"finetune": rewards(-0.2, -0.4), "gradient": rewards(-0.1, -0.4)}
+    found = closed([seed, seed])
+    assert found["reward gradient"]["gap"] == pytest.approx(0.05 / 0.15)
+    assert found["reward gradient"]["lower"] == pytest.approx(0.35 / 0.6)
+    assert found["PPO"]["gap"] == pytest.approx(-0.3 / 0.15) and found["PPO"]["lower"] == 0
+
+
+def test_heads_alone_move_at_their_own_rate_and_the_lora_does_not() -> None:
+    optimizer = OptimizerConfig(learning_rate=1e-3)
+    finetune = FinetuneConfig(data=Path("data"), optimizer=optimizer, loop=LoopConfig(steps=1))
+    changed = RUNS["heads-alone"][2](finetune)
+    assert changed.optimizer.learning_rate * changed.heads_lr_scale == pytest.approx(2e-3)
+    assert changed.optimizer.learning_rate < 1e-10

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from phys4d.cli import main
+from phys4d.demo import load_recipe
 from phys4d.engine.data.dataset import ClipDataset
 
 SMALL = [
@@ -17,8 +18,8 @@ SMALL = [
         ("train", 6, 1, "true"), ("video", 4, 2, "false"), ("scenes", 4, 3, "true"), ("test", 4, 4, "true")
     )
 ] + [
-    "teacher.steps=3", "run.model={width=32, layers=2, taps=[0, 1], heads={width=8}, sampling_steps=2}",
-    "run.backbone.loop.steps=2", "run.pretrain.loop.steps=2", "run.finetune.loop.steps=2",
+    "teacher.steps=3", "run.model={kind='small', taps=[1, 3, 5], heads={width=8}, sampling_steps=2}",
+    "run.stages=['pretrain', 'finetune', 'reinforce']", "run.pretrain.loop.steps=2", "run.finetune.loop.steps=2",
     "run.reinforce.loop.steps=1", "run.reinforce.conditions=1", "run.reinforce.group=2", "run.reinforce.steps=3",
     "run.reinforce.stochastic_steps=2", "run.evaluate.scenes=3", "run.evaluate.samples=1", "run.evaluate.shown=2",
 ]  # fmt: skip
@@ -38,6 +39,14 @@ def test_demo_ends_in_a_report_and_a_summary(demo: Path) -> None:
     assert list(summary["stages"]) == ["pretrain", "finetune", "reinforce"]
     assert summary["seconds"] > 0 and summary["peak_rss_mb"] > 100 and summary["provenance"]["torch"]
     assert (demo / "report.html").stat().st_size > 10_000
+
+
+def test_the_demo_from_scratch_is_a_recipe_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own, scratch = load_recipe(None, []).run, load_recipe(Path("demo-from-scratch"), []).run
+    assert own.init is not None and "backbone" not in own.stages
+    assert scratch.init is None and scratch.stages[0] == "backbone"
+    assert main(["demo", "--recipe", "demo-from-nothing", "--folder", str(tmp_path / "run")]) == 2
+    assert "demo-from-nothing: cannot read the run file: No such file" in capsys.readouterr().err
 
 
 def test_the_best_median_and_worst_scenes_of_the_last_stage_are_kept_for_every_stage(demo: Path) -> None:

@@ -1,25 +1,26 @@
-"""`small` as a kind of model: made with random weights, or read from a model folder that a stage wrote."""
+"""`small` as a kind of model: made with random weights, or read from a folder: of a stage, or of trained weights."""
 
 from pathlib import Path
 
 from diffusers import WanTransformer3DModel
 
 from phys4d.engine.errors import UserError
-from phys4d.models.diffusers_folder import check_stored, on_meta, read_config
+from phys4d.models.diffusers_folder import check_stored, class_name, on_meta, read_config
 from phys4d.models.initial import draw_layers
 from phys4d.models.origin import part_origin
 from phys4d.models.small.backbone import PATCH, SmallBackbone, small_transformer
 from phys4d.models.small.codec import SmallCodec
-from phys4d.models.spec import Bare, Encoders, LoraDefaults, ModelSpec, Outline, Parts, Published, Settings
+from phys4d.models.spec import Bare, Encoders, LoraDefaults, ModelSpec, Outline, Parts, Published, Sampling, Settings
 from phys4d.models.tiny.backbone import draw_transformer
 from phys4d.models.tiny.words import WordEncoder
 from phys4d.models.wan.published import check_transformer
 from phys4d.models.wan.spec import build_transformer
 
 STEPS, SHIFT = 10, 3.0
+CLIP = (13, 48, 48)  # on which the weights that come with the package were trained
 _TOKENS = 64  # of a caption; those of chains and stacks have more than 32 words
 _STRIDE = (SmallCodec.temporal_stride * PATCH[0], *(SmallCodec.spatial_stride * n for n in PATCH[1:]))
-_LAYOUT = "expected a model folder of small, with transformer and vae"
+_LAYOUT = "expected a folder of small, with transformer and vae"
 
 
 def _text() -> WordEncoder:
@@ -105,14 +106,24 @@ def _origin(folder: Path | None) -> dict[str, str]:
     return {"codec": codec, "text encoder": f"words, {_TOKENS} tokens of {width}"}
 
 
+def _recognises(folder: Path) -> bool:
+    return class_name(folder / "vae") == SmallCodec.__name__
+
+
+def _sampling(source: Published) -> Sampling:
+    return Sampling(size=CLIP)
+
+
 SPEC = ModelSpec(
     kind="small",
-    title=None,
+    title="phys4d small",
     outline=_outline,
     bare=_bare,
     load=_load,
     create=_create,
     check_caption=_text().split,
     encoders=Encoders(build=_encoders, origin=_origin, check_prompt=WordEncoder.split),
+    recognises=_recognises,
+    sampling=_sampling,
     lora=LoraDefaults(16, 16),
 )

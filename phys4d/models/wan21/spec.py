@@ -19,6 +19,8 @@ from phys4d.models.wan21.image import ImageEncoder
 from phys4d.models.wan21.published import LAYOUT, check_released
 from phys4d.models.wan21.schedule import published_sampling, published_scheduler, shift_of
 
+_VAE = "AutoencoderKLWan"
+
 
 def _outline(settings: Settings, folder: Path | None) -> Outline:
     folder = given("wan21", folder)
@@ -47,7 +49,8 @@ def _recognises(folder: Path) -> bool:
     try:
         if (index := folder / "model_index.json").is_file():
             return read_json(index).get("expand_timesteps") is not True
-        return read_json(folder / "vae" / "config.json").get("scale_factor_spatial", 8) == 8
+        vae = read_json(folder / "vae" / "config.json")
+        return vae.get("_class_name", _VAE) == _VAE and vae.get("scale_factor_spatial", 8) == 8
     except UserError:
         return False
 
