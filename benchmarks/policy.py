@@ -1,8 +1,9 @@
 """The study of the policy: forms of the reward against the true error, and settings of the updates.
 
-    python -m phys4d.benchmarks.policy runs/demo runs/policy [--only VARIANT] [--out results/summary.json]
+    phys4d demo --recipe demo-from-scratch --folder runs/scratch
+    python -m phys4d.benchmarks.policy runs/scratch runs/policy [--only VARIANT] [--out results/summary.json]
 
-starts from the fine-tuned model and the training clips of a finished demo, and evaluates on validation scenes (seed 5,
+starts from the fine-tuned model and the training clips of that demo, and evaluates on validation scenes (seed 5,
 never the demo's test scenes). Every variant is trained from that model and differs from the recipe of its stage in the
 named values only; finished variants are skipped. With --only, some of the variants are trained and no forms of the
 reward compared. With --out the result is written to that file.
@@ -22,6 +23,7 @@ from phys4d.benchmarks.demo import METRICS
 from phys4d.benchmarks.training_runs import finish
 from phys4d.evaluate.changes import paired
 
+RECIPE = Path("demo-from-scratch")
 SCENES = 100
 UPDATES = 40
 REPORTED = ("reward", "psnr_moving", "chamfer_4d")
@@ -119,7 +121,7 @@ def run(demo: Path, folder: Path, only: Collection[str] = ()) -> dict[str, Any]:
     from phys4d.stages.reward_gradient import RewardGradientConfig
     from phys4d.stages.run_file import RunConfig
 
-    recipe = load_recipe(None, [])
+    recipe = load_recipe(RECIPE, [])
     data = folder / "data"
     if not (data / "index.parquet").exists():
         chosen = recipe.simulate.test.model_copy(update={"seed": 5, "clips": SCENES})

@@ -10,7 +10,7 @@ from phys4d.stages.reward_gradient import RewardGradientConfig
 
 
 def test_each_variant_changes_what_it_says_and_nothing_else() -> None:
-    recipe = load_recipe(None, []).run.table("reinforce")
+    recipe = load_recipe(policy.RECIPE, []).run.table("reinforce")
     assert recipe is not None
     gradient = RewardGradientConfig.model_validate(GRADIENT | {"data": "data"})
     for base, variants in ((recipe, VARIANTS), (gradient, GRADIENTS)):
@@ -38,7 +38,7 @@ def leaves(settings: dict) -> dict:
 
 def test_a_variant_with_an_unknown_key_is_refused() -> None:
     with pytest.raises(ValueError, match="speed"):
-        variant(load_recipe(None, []).run.table("reinforce"), {"speed": 3})
+        variant(load_recipe(policy.RECIPE, []).run.table("reinforce"), {"speed": 3})
 
 
 def test_what_differs_between_scenes_is_no_correlation() -> None:

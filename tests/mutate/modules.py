@@ -21,7 +21,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         *(
             f"{STAGES}/test_adapter.py::test_{name}"
             for name in (
-                "published_models_have_the_authors_rank_and_tiny_its_own", "the_factors_count_alpha_over_rank_times",
+                "published_models_have_the_authors_rank_and_our_own_a_smaller_one", "the_factors_count_alpha_over_rank_times",
                 "blocks_outside_the_range_carry_no_adapter", "what_a_model_cannot_have_is_refused",
             )
         ),
@@ -48,6 +48,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "phys4d/stages/disparity_loss.py": (f"{OBJECTIVES}/test_disparity_loss.py",),
     "phys4d/stages/codec.py": (f"{OBJECTIVES}/test_codec_loss.py", f"{OBJECTIVES}/test_settings.py"),
+    "phys4d/models/shipped.py": (f"{MODELS}/small/test_pretrained.py",),
     "phys4d/models/small/codec.py": (f"{MODELS}/small/test_small_codec.py",),
     "phys4d/models/small/backbone.py": (f"{MODELS}/small/test_small_backbone.py",),
     "phys4d/stages/backbone.py": (f"{OBJECTIVES}/test_backbone_loss.py", f"{OBJECTIVES}/test_settings.py"),
