@@ -21,7 +21,8 @@ MODULES: dict[str, tuple[str, ...]] = {
         *(
             f"{STAGES}/test_adapter.py::test_{name}"
             for name in (
-                "published_models_have_the_authors_rank_and_our_own_a_smaller_one", "the_factors_count_alpha_over_rank_times",
+                "published_models_have_the_authors_rank_and_our_own_a_smaller_one",
+                "the_factors_count_alpha_over_rank_times",
                 "blocks_outside_the_range_carry_no_adapter", "what_a_model_cannot_have_is_refused",
             )
         ),
