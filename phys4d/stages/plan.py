@@ -1,10 +1,10 @@
 """The plan of a run in words: its stages with lengths, what each starts from, and its gate."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from phys4d.engine.training.length import shown
 from phys4d.mixture import Mixture
+from phys4d.models.shipped import shown as model_name
 from phys4d.stages.data import with_caches
 from phys4d.stages.registry import STAGES
 from phys4d.stages.run_file import RunConfig
@@ -24,7 +24,7 @@ def scarce(config: RunConfig, stage: str) -> Iterator[str]:
 def plan(config: RunConfig) -> Iterator[str]:
     """One line for each stage of a run, such as "finetune: 125 steps of 8 clips (1000 samples), from model-pretrain of
     this run, gate warp_l1 < 0.03", and those of `scarce`."""
-    given: str | Path | None = config.init
+    given = None if config.init is None else model_name(config.init)
     for stage in config.stages:
         table = config.table(stage)
         gate = ", ".join(f"{metric} {' '.join(condition.split())}" for metric, condition in table.gate.items())
