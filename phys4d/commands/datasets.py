@@ -34,6 +34,10 @@ def add_simulate(commands: Commands) -> None:
         "--clutter", default="half",
         help="varied: furniture behind the event, which the caption names; half: of the clips (default); or none",
     )  # fmt: skip
+    simulate.add_argument(
+        "--assets", type=Path, metavar="DIR",
+        help="obj and glb meshes with a licence file, metres, y up: as falling bodies in fall, and as furniture",
+    )  # fmt: skip
     simulate.add_argument("--size", default="48x48", metavar="HxW", help="pixels, or one number (default: 48x48)")
     simulate.add_argument("--frames", type=int, default=17)
     simulate.add_argument("--fps", type=int, default=24)
@@ -75,7 +79,7 @@ def _simulate(options: argparse.Namespace) -> int:
         "clips": options.clips, "size": (int(height), int(width)), "frames": options.frames, "fps": options.fps,
         "seed": options.seed, "truth": not options.no_truth, "camera": options.camera,
         "looks": options.looks, "lens": options.lens, "extras": tuple(options.extra),
-        "clutter": options.clutter,
+        "clutter": options.clutter, "assets": options.assets,
         "pixel_format": options.pixel_format, "on_refused": options.on_refused,
     }  # fmt: skip
     if options.family:

@@ -24,6 +24,7 @@ from phys4d.engine.errors import UserError
 from phys4d.engine.output import OutputFolder
 from phys4d.engine.progress import progress
 from phys4d.engine.signals import blocked
+from phys4d.simulation.assets import Library, read_library
 from phys4d.simulation.categories import CATEGORIES, FAMILIES
 from phys4d.simulation.clip import measure, render
 from phys4d.simulation.distributed import ProcessRank, RankFiles
@@ -66,6 +67,7 @@ class SimulateConfig(Config):
     lens: "varied" samples fields of view from 30 to 70 degrees across the smaller side; "fixed" is one of 45.
     clutter: "varied": up to three pieces of furniture and the like stand fixed behind the event, and the caption names
         them; "half": so in half of the clips, or "none".
+    assets: folder with meshes of the user, see `assets`: half of the furniture, and what falls in the family `fall`.
     pixel_format: chroma format of the mp4, see `engine.data.clip.video.encode_mp4`.
     on_refused: "stop" at a clip of which no sample is usable, or "skip" it and count it; the others keep their bytes.
     """
@@ -83,6 +85,7 @@ class SimulateConfig(Config):
     looks: Looks = "varied"
     lens: Lens = "varied"
     clutter: Clutter = "half"
+    assets: Path | None = None
     pixel_format: video.PixelFormat = "yuv444p"
     on_refused: Literal["stop", "skip"] = "stop"
 
@@ -113,6 +116,10 @@ class SimulateConfig(Config):
             if name not in known:
                 raise ValueError(f"{name!r}: expected some of {', '.join(known)}")
         return names
+
+    def library(self) -> Library | None:
+        """The meshes of the user, None without; raises UserError if they are unusable."""
+        return None if self.assets is None else read_library(self.assets, closed=self.clutter == "none")
 
     def family(self, index: int) -> str:
         """The family of clip number `index`."""
@@ -194,8 +201,10 @@ def _take_others(
 def _recipe(config: SimulateConfig) -> str:
     """One line that contains everything the bytes depend on."""
     # A run that stopped at a refused clip can go on with on_refused="skip".
-    without = {"on_refused"} if config.extras else {"on_refused", "extras"}
+    without = {"on_refused", "assets", *(() if config.extras else ("extras",))}
     settings = config.model_dump(mode="json", exclude=without)
+    if (library := config.library()) is not None:
+        settings["assets"] = library.digest
     return json.dumps({"simulate": settings, **_versions()}, separators=(",", ":"))
 
 
@@ -247,6 +256,8 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
         "dropped": drawing.dropped,
         "redrawn": drawing.redrawn,
     }
+    if (library := config.library()) is not None:
+        meta["provenance"]["assets"] = library.names()
     schema.check_clip(arrays, meta, (config.frames, height, width))
     members["json"] = json.dumps(meta, separators=(",", ":")).encode()
     return members
@@ -257,7 +268,7 @@ def sample_scene(config: SimulateConfig, index: int) -> SampledScene:
     return sample_usable_scene(
         config.family(index), config.seed, index, frames=config.frames, fps=config.fps,
         detail=detail(*config.size), camera=config.camera, looks=config.looks, lens=config.lens,
-        clutter=config.clutter,
+        clutter=config.clutter, library=config.library(),
     )  # fmt: skip
 
 
