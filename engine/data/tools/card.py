@@ -106,8 +106,12 @@ def _card(name: str, licence: str, found: Statistics, arrays: dict[str, Any], me
 
 
 def _made_with(provenance: dict[str, Any]) -> list[str]:
-    """Meshes of others in the clips, as the json of the first one has them."""
+    """Renderer and meshes of others in the clips, as the json of the first one has them."""
     lines = []
+    if provenance.get("renderer"):
+        lines += ["", f"Pictures by {provenance['renderer']} (bpy {provenance['bpy']}), {provenance['samples']} samples "
+                  "in each pixel. Depth and motion are of the first surface, also where light passes through it "
+                  "(`refracting` in the json)."]  # fmt: skip
     if provenance.get("assets"):
         named = [(each["name"], each["file"], each["licence"]) for each in provenance["assets"]]
         lines += ["", "## Meshes of others in the scenes", *_table(("name", "file", "licence"), named)]
