@@ -183,5 +183,6 @@ def _read(path: Path, name: str, about: dict[str, Any]) -> AssetMesh:
     return AssetMesh(
         name, np.array(drawn.vertices, np.float64), np.array(drawn.faces, np.int32),
         np.array(hull.vertices, np.float64), np.array(hull.faces, np.int32), planes,
-        float(mesh.volume) if closed else None, np.array(mesh.moment_inertia) if closed else np.zeros((3, 3)), about | {"scale": 1.0},
+        float(mesh.volume) if closed else None,
+        np.array(mesh.moment_inertia) if closed else np.zeros((3, 3)), about | {"scale": 1.0},
     )  # fmt: skip

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import mujoco
 import numpy as np
 import pytest
 import trimesh
@@ -17,7 +18,7 @@ from phys4d.simulation.caption import caption
 from phys4d.simulation.clip import measure
 from phys4d.simulation.generate import SimulateConfig, sample_scene, simulate
 from phys4d.simulation.metadata import clip_metadata
-from phys4d.simulation.rigid.dynamics import simulate_tracks
+from phys4d.simulation.rigid.dynamics import simulate_tracks, to_mjcf
 from phys4d.simulation.rigid.scene import RigidScene
 from phys4d.simulation.scene import FIRST_BODY
 from phys4d.simulation.scenery.asset_bodies import RADIUS
@@ -61,9 +62,31 @@ def test_names_units_axes_and_closedness(folder: Path) -> None:
     assert ring.depth(np.zeros((1, 3)))[0] > 0, "the hull has no hole"
 
 
-@pytest.mark.parametrize("family", ["fall", "cover", "dam_break"])
+def test_a_mesh_is_turned_and_not_mirrored(tmp_path: Path) -> None:
+    (tmp_path / "COPYING").write_text("MIT")
+    corners = np.array([[0.0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]])
+    lines = [f"v {x} {y} {z}" for x, y, z in corners]
+    (tmp_path / "wedge.obj").write_text("\n".join([*lines, "f 1 3 2", "f 1 2 4", "f 1 4 3", "f 2 3 4"]))
+    (wedge,) = read_library(tmp_path).meshes
+    expected = [[0, 0, 0], [1, 0, 0], [0, 0, 2], [0, -3, 0]] - np.array([0.25, -0.75, 0.5])
+    assert np.unique(np.round(wedge.vertices, 6), axis=0) == pytest.approx(np.unique(expected, axis=0))
+    a, b, c = (wedge.vertices[wedge.faces[:, k]] for k in range(3))
+    assert ((np.cross(b - a, c - a) * a).sum(axis=1) > 0).all(), "faces are counterclockwise from outside"
+
+
+def test_mujoco_has_the_inertia_of_the_mesh(folder: Path) -> None:
+    scene = sample_scene(config(folder, "fall", clutter="none", assets=_closed(folder)), 0).scene
+    assert isinstance(scene, RigidScene) and scene.bodies[0].asset is not None
+    body, model = scene.bodies[0], mujoco.MjModel.from_xml_string(to_mjcf(scene))
+    expected = np.linalg.eigvalsh(body.density * body.asset.inertia)
+    assert np.sort(model.body_inertia[1]) == pytest.approx(expected) and model.body_mass[1] == pytest.approx(body.mass)
+    assert model.body_ipos[1] == pytest.approx(np.zeros(3))
+
+
+@pytest.mark.parametrize("family", ["fall", "cover", pytest.param("dam_break", marks=pytest.mark.slow)])
 def test_truth_is_exact(folder: Path, family: str) -> None:
     shown: set[str] = set()
+    faces = {mesh.about["file"]: len(mesh.faces) for mesh in read_library(folder).meshes}
     for index in range(8):
         if shown:
             break
@@ -75,6 +98,7 @@ def test_truth_is_exact(folder: Path, family: str) -> None:
         for entry in clip_metadata(found.scene, found.meshes, camera, 24)["objects"]:
             if "asset" in entry and (truth.instance == entry["instance"]).any():
                 shown.add(entry["asset"]["file"])
+                assert (found.meshes.instance == entry["instance"]).sum() == faces[entry["asset"]["file"]], "all faces"
                 assert entry["name"].split(" ", 2)[2] in caption(found.scene)
                 assert entry["asset"]["licence"] == "CC0 1.0 Universal" and entry["asset"]["scale"] > 0
     assert shown

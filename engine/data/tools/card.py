@@ -47,6 +47,8 @@ FIELDS = {
     "provenance": "program, versions, seed and number of the clip",
 }
 
+REFRACTED = "Truth is of the first surface, also where light passes through it (`refracting` in the json's provenance)."
+
 
 def write_card(folder: Path, *, licence: str) -> Path:
     """Writes the card of a dataset, and returns its path; an earlier card is replaced.
@@ -109,9 +111,8 @@ def _made_with(provenance: dict[str, Any]) -> list[str]:
     """Renderer and meshes of others in the clips, as the json of the first one has them."""
     lines = []
     if provenance.get("renderer"):
-        lines += ["", f"Pictures by {provenance['renderer']} (bpy {provenance['bpy']}), {provenance['samples']} samples "
-                  "in each pixel. Depth and motion are of the first surface, also where light passes through it "
-                  "(`refracting` in the json)."]  # fmt: skip
+        name, version, samples = (provenance[key] for key in ("renderer", "bpy", "samples"))
+        lines += ["", f"Pictures by {name} (bpy {version}), {samples} samples in each pixel. " + REFRACTED]
     if provenance.get("assets"):
         named = [(each["name"], each["file"], each["licence"]) for each in provenance["assets"]]
         lines += ["", "## Meshes of others in the scenes", *_table(("name", "file", "licence"), named)]

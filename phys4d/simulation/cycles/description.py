@@ -13,6 +13,7 @@ from phys4d.simulation.scenery.camera import Camera
 NAMES = {1: "floor", 2: "wall"}
 OPEN = 0.5  # share of the clips whose light comes from a sky through the ceiling; the others have lamps in the room
 LAMP_SIDE, LAMP_GAP = 1.2, 0.02  # metres: side of the square lamp below the ceiling, and its distance from it
+LAYER, LAYERS = 2e-5, 7  # metres between coplanar sides of boxes; a box has six, so that the same ones of two differ
 KEY_DISTANCE = 2.0  # metres from the middle of the scene to the lamp that takes the place of the sun
 
 
@@ -22,6 +23,7 @@ class Part:
 
     instance: number.
     ceiling: whether it is the room's ceiling, which an open sky lights the room through.
+    casts: whether it casts a shadow of the sun; the room does not, as in the raster path.
     surface: how it looks.
     vertices: float32 [T, V, 3], world metres, or [1, V, 3] if they are at rest.
     faces: int32 [F, 3], counterclockwise from outside.
@@ -31,6 +33,7 @@ class Part:
 
     instance: int
     ceiling: bool
+    casts: bool
     surface: Surface
     vertices: np.ndarray
     faces: np.ndarray
@@ -94,21 +97,44 @@ def _parts(scene: Scene, meshes: MeshSequence) -> list[Part]:
     for kind in np.unique(kinds, axis=0):
         faces = meshes.faces[(kinds == kind).all(axis=1)]
         used, renumbered = np.unique(faces, return_inverse=True)
+        faces = renumbered.reshape(faces.shape).astype(np.int32)
         instance, texture, moving, ceiling = kind.tolist()
         parts.append(Part(
-            instance, bool(ceiling), surface_of(Texture(texture), names.get(instance, "prop")),
-            meshes.vertices[: None if moving else 1, used].astype(np.float32),
-            renumbered.reshape(faces.shape).astype(np.int32), meshes.rest[used].astype(np.float32),
+            instance, bool(ceiling), instance > WALL, surface_of(Texture(texture), names.get(instance, "prop")),
+            _apart(meshes.vertices[: None if moving else 1, used], faces).astype(np.float32), faces,
+            meshes.rest[used].astype(np.float32),
             np.ascontiguousarray(meshes.colour[..., used, :]),
         ))  # fmt: skip
     return parts
 
 
+def _apart(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Vertices [T, V, 3] whose rectangles, the sides of boxes, are up to LAYERS steps behind their places: a path that
+    starts at one of two sides in the same plane would be stopped by the other, and both be black.
+
+    faces: [F, 3]. The two faces of a rectangle follow each other and share no vertex with others.
+    """
+    pairs = faces[: len(faces) // 2 * 2].reshape(-1, 2, 3)
+    users = np.bincount(faces.ravel(), minlength=vertices.shape[1])
+    shared = (pairs[:, 0, :, None] == pairs[:, 1, None, :]).any(axis=2).sum(axis=1) == 2
+    sides = pairs[shared & (users[pairs].sum(axis=(1, 2)) == 10)]
+    if not len(sides):
+        return vertices
+    a, b, c = (vertices[:, sides[:, 0, corner]] for corner in range(3))
+    normal = np.cross(b - a, c - a)
+    normal /= np.maximum(np.linalg.norm(normal, axis=2, keepdims=True), 1e-30)
+    back = normal * (LAYER * (np.arange(len(sides)) % LAYERS))[:, None]
+    moved = vertices.copy()
+    for corners in (sides[:, 0], sides[:, 1]):
+        moved[:, corners] = vertices[:, corners] - back[:, :, None]
+    return moved
+
+
 def _sun(light: Light) -> dict[str, Any]:
-    """The sun as W/m2 on a surface that faces it, such that a white one has the brightness `light.strength`."""
+    """The sun in W/m2 on a surface that faces it: a white one is a fifth brighter than `light.strength`."""
     return {
         "kind": "sun", "direction": list(light.direction), "colour": list(light.sun),
-        "power": float(np.pi * light.strength), "angle": float(2 * np.arctan(light.softness / 2)),
+        "power": float(1.2 * np.pi * light.strength), "angle": float(2 * np.arctan(light.softness / 2)),
     }  # fmt: skip
 
 
@@ -138,13 +164,13 @@ def lights_of(room: Room, light: Light) -> list[dict[str, Any]]:
 
 
 def _sky(light: Light, rng: np.random.Generator) -> dict[str, Any]:
-    """A sky as bright on average as the ambient light, clearer under a hard sun."""
+    """A sky about as bright as the ambient light, clearer under a hard sun."""
     clear = np.array([0.35, 0.6, 1.25]), np.array([1.05, 1.15, 1.25])
     warm = rng.uniform(0, 0.35)
     zenith, horizon = clear[0] * (1 - warm) + warm, clear[1] + warm * np.array([0.35, 0.05, -0.3])
     ambient = light.ambient * np.array(light.sky)
     return {
-        "zenith": (1.25 * ambient * zenith).tolist(), "horizon": (1.25 * ambient * horizon).tolist(),
+        "zenith": (0.9 * ambient * zenith).tolist(), "horizon": (0.9 * ambient * horizon).tolist(),
         "ground": (0.3 * ambient).tolist(), "clouds": float(rng.uniform(0.1, 0.7)),
         "turn": float(rng.uniform(0, 100)),
     }  # fmt: skip

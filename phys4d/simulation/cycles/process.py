@@ -74,8 +74,12 @@ def _write(clip: Description, folder: Path, samples: int, seed: int, instances: 
             arrays[f"{name}{number}"] = getattr(part, name)
     np.savez(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]
     parts = [
-        {"instance": part.instance, "ceiling": part.ceiling, "surface": part.surface.numbers()} for part in clip.parts
-    ]
+        {
+            "instance": part.instance, "ceiling": part.ceiling, "casts": part.casts,
+            "surface": part.surface.numbers(),
+        }
+        for part in clip.parts
+    ]  # fmt: skip
     job = {
         "parts": parts, "height": clip.height, "width": clip.width, "lights": clip.lights, "sky": clip.sky,
         "samples": samples, "seed": seed, "instances": instances,

@@ -1,6 +1,6 @@
 """Shader nodes of Blender for the patterns that the raster path draws, evaluated at the same rest coordinates.
 
-Run by `worker.py` in a Python that has bpy, without the rest of this package. `rendering.patterns` defines the patterns.
+Run by `worker.py` in a Python that has bpy, without the rest of this package; `rendering.patterns` defines them.
 """
 
 from typing import Any

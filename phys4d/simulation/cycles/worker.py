@@ -56,7 +56,8 @@ def add_mesh(part: dict[str, Any], arrays: dict[str, np.ndarray], instances: boo
     thing = bpy.data.objects.new(mesh.name, mesh)
     bpy.context.scene.collection.objects.link(thing)
     if part["ceiling"] and sky:  # seen by the camera only: the sky lights the room through it
-        thing.visible_shadow = thing.visible_diffuse = thing.visible_glossy = thing.visible_transmission = False
+        thing.visible_diffuse = thing.visible_glossy = thing.visible_transmission = False
+    thing.visible_shadow = part["casts"] or not sky
     set_frame(mesh, arrays, 0, first=True)
     return mesh
 
