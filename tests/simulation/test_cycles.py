@@ -137,7 +137,7 @@ def test_light_is_a_sky_or_lamps_inside_the_room() -> None:
         kinds.add((described.sky is None, tuple(light["kind"] for light in described.lights)))
         assert all(light["power"] > 0 for light in described.lights)
     assert kinds == {(True, ("area", "area")), (False, ("sun",))}
-    room, light = found.scene.room, found.scene.light
+    room, light = replace(found.scene.room, depth=1.0), found.scene.light
     for steep in (0.0, 0.3, 3.0):
         for lamp in lights_of(room, replace(light, direction=(steep, -steep, -1.0))):
             assert room.clearance(np.array([lamp["position"]]))[0] > 0

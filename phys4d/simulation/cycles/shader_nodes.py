@@ -6,6 +6,7 @@ Run by `worker.py` in a Python that has bpy, without the rest of this package; `
 from typing import Any
 
 DISPLAYED = 2.2 / 1.2  # power of the raster path's colours, which it displays with a gamma of 1.2, as linear light
+CLEAR = 0.7  # share of white in the colour of what light passes through
 WHITEST = 0.9  # albedo of a white surface
 
 
@@ -223,6 +224,13 @@ def stretched(tree: Any, x: Value, y: Value, z: Value) -> Value:
     return Value(tree, node.outputs[0])
 
 
+def tint(shown: Value) -> Value:
+    """The colour that light takes at each of the many surfaces of clear beads: the hue of `shown`, pale and bright."""
+    red, green, blue = shown.xyz()
+    most = red.math("MAXIMUM", green).math("MAXIMUM", blue).math("MAXIMUM", 1e-3)
+    return shown.scaled(most.math("POWER", -1.0)).toward((1.0, 1.0, 1.0), CLEAR)
+
+
 def build(tree: Any, surface: dict[str, Any]) -> None:
     """Fills the node tree of a material; surface: the fields of `materials.Surface`."""
     tree.nodes.clear()
@@ -233,14 +241,23 @@ def build(tree: Any, surface: dict[str, Any]) -> None:
     connect(tree, pattern(tree, surface["pattern"], colour), gamma.inputs[0])
     gamma.inputs[1].default_value = DISPLAYED
     shown = Value(tree, gamma.outputs[0])
-    # What light passes through takes its colour twice and more, and is paler than an opaque thing for it.
-    shown = shown.toward((1.0, 1.0, 1.0), 0.55) if surface["transmission"] else shown.scaled(WHITEST)
+    shown = tint(shown) if surface["transmission"] else shown.scaled(WHITEST)
     connect(tree, shown, shader.inputs["Base Color"])
     for name, key in (
         ("Metallic", "metallic"), ("Roughness", "roughness"), ("IOR", "ior"), ("Sheen Weight", "sheen"),
         ("Transmission Weight", "transmission"), ("Subsurface Weight", "subsurface"),
     ):  # fmt: skip
         shader.inputs[name].default_value = surface[key]
+    if surface["transmission"]:
+        # Lamps are not found through a refracting surface, so that what is behind one would be black in their light.
+        light, clear = tree.nodes.new("ShaderNodeLightPath"), tree.nodes.new("ShaderNodeBsdfTransparent")
+        connect(tree, shown, clear.inputs["Color"])
+        mixed = tree.nodes.new("ShaderNodeMixShader")
+        lit = Value(tree, light.outputs["Is Shadow Ray"]).math("MAXIMUM", Value(tree, light.outputs["Is Diffuse Ray"]))
+        connect(tree, lit, mixed.inputs[0])
+        tree.links.new(shader.outputs[0], mixed.inputs[1])
+        tree.links.new(clear.outputs[0], mixed.inputs[2])
+        tree.links.new(mixed.outputs[0], out.inputs["Surface"])
     if surface["subsurface"]:
         shader.inputs["Subsurface Scale"].default_value = 0.05
     if surface["glow"]:

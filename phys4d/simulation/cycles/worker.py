@@ -16,7 +16,7 @@ from mathutils import Matrix, Vector
 
 nodes = runpy.run_path(str(Path(__file__).with_name("shader_nodes.py")))
 SENSOR = 36.0  # mm, width of the camera's sensor in Blender, without effect on the picture
-BOUNCES, REFRACTIONS = 6, 10
+BOUNCES, REFRACTIONS, LAYERS = 6, 24, 64  # of a path: reflections; refractions; surfaces that a shadow passes
 EXPOSURE = 0.4  # stops
 CLAMP = 4.0  # of indirect light, against single bright pixels
 
@@ -129,7 +129,7 @@ def set_up(scene: Any, job: dict[str, Any]) -> None:
     render.image_settings.color_depth = "8"
     cycles.device, cycles.use_adaptive_sampling = "CPU", False
     cycles.samples = 1 if job["instances"] else job["samples"]
-    cycles.max_bounces, cycles.transmission_bounces, cycles.transparent_max_bounces = REFRACTIONS, REFRACTIONS, 4
+    cycles.max_bounces, cycles.transmission_bounces, cycles.transparent_max_bounces = REFRACTIONS, REFRACTIONS, LAYERS
     cycles.diffuse_bounces = cycles.glossy_bounces = BOUNCES
     cycles.sample_clamp_indirect = CLAMP
     cycles.use_denoising = not job["instances"]
