@@ -112,7 +112,7 @@ def _apart(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Vertices [T, V, 3] whose rectangles, the sides of boxes, are up to LAYERS steps behind their places: a path that
     starts at one of two sides in the same plane would be stopped by the other, and both be black.
 
-    faces: [F, 3]. The two faces of a rectangle follow each other and share no vertex with others.
+    vertices: metres. faces: [F, 3]. The two faces of a rectangle follow each other and share no vertex with others.
     """
     pairs = faces[: len(faces) // 2 * 2].reshape(-1, 2, 3)
     users = np.bincount(faces.ravel(), minlength=vertices.shape[1])
@@ -140,6 +140,8 @@ def _sun(light: Light) -> dict[str, Any]:
 
 def lights_of(room: Room, light: Light) -> list[dict[str, Any]]:
     """Two area lamps in a closed room: one where the sun would be, inside the room, and a wide one at the ceiling.
+
+    room, light: of the scene.
 
     Each: world position, direction and side in metres, colour, power in W. A lamp of power P sends P / (pi d^2) W/m2
     to a surface that faces it at the distance d.

@@ -102,7 +102,7 @@ def connect(tree: Any, value: Any, socket: Any) -> None:
 
 
 def attribute(tree: Any, name: str, output: str) -> Value:
-    """An attribute of the mesh; output: "Vector" or "Color"."""
+    """An attribute of the mesh by name, as its output "Vector" or "Color"."""
     node = tree.nodes.new("ShaderNodeAttribute")
     node.attribute_name = name
     return Value(tree, node.outputs[output])
@@ -130,7 +130,7 @@ def cell_tone(x: Value, y: Value, kind: float) -> Value:
 def pattern(tree: Any, name: str, colour: Value) -> Value:
     """The colour of a pattern at a point, as the raster path has it.
 
-    name: of the texture. colour: of the surface.
+    tree: node tree of the material. name: of the texture. colour: of the surface.
     """
     rest = attribute(tree, "rest", "Vector")
     x, y, z = rest.xyz()

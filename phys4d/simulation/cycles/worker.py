@@ -12,7 +12,6 @@ from typing import Any
 
 import bpy
 import numpy as np
-from mathutils import Matrix, Vector
 
 nodes = runpy.run_path(str(Path(__file__).with_name("shader_nodes.py")))
 SENSOR = 36.0  # mm, width of the camera's sensor in Blender, without effect on the picture
@@ -80,10 +79,15 @@ def add_light(light: dict[str, Any]) -> None:
     lamp = bpy.data.lights.new(light["kind"], light["kind"].upper())
     lamp.energy, lamp.color = light["power"], light["colour"]
     thing = bpy.data.objects.new(light["kind"], lamp)
-    thing.matrix_world = Vector(light["direction"]).to_track_quat("-Z", "Y").to_matrix().to_4x4()
+    pose = np.eye(4)
+    back = -np.array(light["direction"]) / np.linalg.norm(light["direction"])
+    right = np.cross([0.0, 1.0, 0.0] if abs(back[1]) < 0.9 else [1.0, 0.0, 0.0], back)
+    right /= np.linalg.norm(right)
+    pose[:3, :3] = np.stack([right, np.cross(back, right), back], axis=1)
+    pose[:3, 3] = light.get("position", (0.0, 0.0, 0.0))
+    thing.matrix_world = pose.T.tolist()  # in columns
     if light["kind"] == "area":
         lamp.shape, lamp.size = "SQUARE", light["side"]
-        thing.location = light["position"]
         thing.visible_camera = False
     else:
         lamp.angle = light["angle"]
@@ -164,7 +168,7 @@ def main(folder: Path) -> None:
         if t:
             for mesh, own in meshes:
                 set_frame(mesh, own, t)
-        camera.matrix_world = Matrix(pose.tolist())
+        camera.matrix_world = pose.T.tolist()  # in columns
         lens.lens, lens.shift_x, lens.shift_y = focal * SENSOR, right, up
         scene.cycles.seed = (job["seed"] + t) % 2**31
         scene.render.filepath = str(folder / f"{t:06d}.png")
