@@ -34,6 +34,18 @@ def add_simulate(commands: Commands) -> None:
         "--clutter", default="half",
         help="varied: furniture behind the event, which the caption names; half: of the clips (default); or none",
     )  # fmt: skip
+    simulate.add_argument(
+        "--assets", type=Path, metavar="DIR",
+        help="obj and glb meshes with a licence file, metres, y up: as falling bodies in fall, and as furniture",
+    )  # fmt: skip
+    simulate.add_argument(
+        "--renderer", choices=("raster", "cycles"), default="raster",
+        help="of the video: raster (default), or cycles, Blender's path tracer; truth is the same",
+    )  # fmt: skip
+    simulate.add_argument("--samples", type=int, default=16, help="of Cycles in each pixel (default: 16)")
+    simulate.add_argument(
+        "--cycles-python", type=Path, metavar="PYTHON", help="a Python that has bpy (default: the running one)"
+    )
     simulate.add_argument("--size", default="48x48", metavar="HxW", help="pixels, or one number (default: 48x48)")
     simulate.add_argument("--frames", type=int, default=17)
     simulate.add_argument("--fps", type=int, default=24)
@@ -75,7 +87,8 @@ def _simulate(options: argparse.Namespace) -> int:
         "clips": options.clips, "size": (int(height), int(width)), "frames": options.frames, "fps": options.fps,
         "seed": options.seed, "truth": not options.no_truth, "camera": options.camera,
         "looks": options.looks, "lens": options.lens, "extras": tuple(options.extra),
-        "clutter": options.clutter,
+        "clutter": options.clutter, "assets": options.assets,
+        "renderer": options.renderer, "samples": options.samples, "cycles_python": options.cycles_python,
         "pixel_format": options.pixel_format, "on_refused": options.on_refused,
     }  # fmt: skip
     if options.family:

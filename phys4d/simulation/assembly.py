@@ -48,7 +48,7 @@ def assemble(scene: Scene, parts: Sequence[InstanceMesh], frames: int, detail: i
     instance = max((part.instance for part in parts), default=WALL)
     props = []
     for number, prop in enumerate(scene.props, start=instance + 1):
-        rest, faces = shapes.mesh(prop.shape, prop.size, detail)
+        rest, faces = prop.mesh(detail)
         pose = Track(np.array([prop.position]), np.array([prop.quaternion]))
         props.append(InstanceMesh(pose.apply(rest)[0], faces, rest, number, prop.rgb, prop.texture))
     return _join([*_room_meshes(scene.room), *parts, *props], frames)

@@ -6,10 +6,11 @@ from typing import Literal
 import numpy as np
 
 from phys4d.simulation import shapes
+from phys4d.simulation.assets import AssetMesh
 from phys4d.simulation.mesh_sequence import Texture, rotation
 from phys4d.simulation.scenery.materials import MATERIALS
 
-Shape = Literal["ball", "box", "cylinder", "capsule"]
+Shape = Literal["ball", "box", "cylinder", "capsule", "mesh"]
 Colour = tuple[float, float, float]
 
 
@@ -34,12 +35,13 @@ class Prop:
     """A static object that bodies can touch.
 
     name: in the clip's json.
-    shape: "ball", "box", "cylinder" or "capsule".
+    shape: "ball", "box", "cylinder" or "capsule", or "mesh" of an asset.
     rgb, texture: look.
-    size: metres, as for `shapes.mesh`.
+    size: metres, as for `shapes.mesh`; of an asset, its `AssetMesh.size`.
     friction: Coulomb coefficient.
     position: [3], world metres.
     quaternion: [4], (w, x, y, z).
+    asset: the mesh of the user, if the shape is "mesh".
     """
 
     name: str
@@ -50,6 +52,11 @@ class Prop:
     friction: float
     position: tuple[float, float, float]
     quaternion: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
+    asset: AssetMesh | None = None
+
+    def mesh(self, detail: int) -> shapes.Mesh:
+        """Vertices and faces in its own frame, as of `shapes.mesh`."""
+        return _mesh(self.shape, self.size, self.asset, detail)
 
 
 @dataclass(frozen=True)
@@ -70,10 +77,10 @@ class Thing:
 class Body:
     """A rigid body, free or on a rod.
 
-    shape: "ball", "box", "cylinder" or "capsule".
+    shape: "ball", "box", "cylinder" or "capsule", or "mesh" of an asset.
     material: name in `materials.MATERIALS`.
     colour, rgb: name of the hue, and the colour in 0..1.
-    size: metres, as for `shapes.mesh`.
+    size: metres, as for `shapes.mesh`; of an asset, its `AssetMesh.size`.
     density: kg/m3.
     friction: Coulomb coefficient.
     restitution: coefficient against a rigid floor.
@@ -87,6 +94,7 @@ class Body:
         backspin is negative; rounded to tenths.
     rod: the rod that holds the body, or None; the velocity of a body on a rod is tangential to its circle.
     held_until: seconds until which a holder keeps the body at rest, see `later`.
+    asset: the mesh of the user, closed, if the shape is "mesh".
     """
 
     shape: Shape
@@ -105,13 +113,21 @@ class Body:
     topspin: float = 0.0
     rod: Rod | None = None
     held_until: float = 0.0
+    asset: AssetMesh | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.colour} {self.material} {self.shape}"
+        return f"{self.colour} {self.material} {self.shape if self.asset is None else self.asset.name}"
+
+    def mesh(self, detail: int) -> shapes.Mesh:
+        """Vertices and faces in its own frame, as of `shapes.mesh`."""
+        return _mesh(self.shape, self.size, self.asset, detail)
 
     @property
     def mass(self) -> float:
+        if self.asset is not None:
+            assert self.asset.volume is not None
+            return self.density * self.asset.volume
         return self.density * shapes.volume(self.shape, self.size)
 
     @property
@@ -128,3 +144,7 @@ class Body:
         """World position [3] in metres of the far end of the rod."""
         assert self.rod is not None
         return np.array(self.position) + self.rod.length * rotation(np.array(self.quaternion))[:, 2]
+
+
+def _mesh(shape: Shape, size: tuple[float, ...], asset: AssetMesh | None, detail: int) -> shapes.Mesh:
+    return shapes.mesh(shape, size, detail) if asset is None else (asset.vertices, asset.faces)

@@ -59,6 +59,16 @@ def render(
     """
     with raster.load(meshes) as loaded:
         video = loaded.pictures(camera, light)
+    return behind_smoke(meshes, camera, video, truth)
+
+
+def behind_smoke(meshes: MeshSequence, camera: Camera, video: np.ndarray, truth: Truth | None = None) -> np.ndarray:
+    """The video of the surfaces, uint8 [T, H, W, 3], with the clip's smoke in front, if it has any.
+
+    meshes, camera: of the clip.
+    video: is changed.
+    truth: of the clip, if it is known; its smoke is then used.
+    """
     if meshes.smoke is not None:
         layer = (truth or measure(meshes, camera, np.float32)).layer
         assert layer is not None

@@ -9,14 +9,12 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import mujoco
 import numpy as np
-from pydantic import Field, ValidationInfo, field_validator
 
 from phys4d import __version__
-from phys4d.engine.config import Config
 from phys4d.engine.data.clip import blob, schema, video
 from phys4d.engine.data.files.journal import kept_rows, ranks_that_wrote
 from phys4d.engine.data.files.shards import ShardWriter
@@ -24,103 +22,21 @@ from phys4d.engine.errors import UserError
 from phys4d.engine.output import OutputFolder
 from phys4d.engine.progress import progress
 from phys4d.engine.signals import blocked
-from phys4d.simulation.categories import CATEGORIES, FAMILIES
-from phys4d.simulation.clip import measure, render
+from phys4d.simulation.clip import Truth, behind_smoke, measure, render
+from phys4d.simulation.cycles.description import describe
+from phys4d.simulation.cycles.process import blender_version, pictures
 from phys4d.simulation.distributed import ProcessRank, RankFiles
 from phys4d.simulation.metadata import clip_metadata
-from phys4d.simulation.rejection_sampling import (
-    CameraMotion,
-    Clutter,
-    Lens,
-    Looks,
-    NoUsableScene,
-    SampledScene,
-    sample_usable_scene,
-)
+from phys4d.simulation.rejection_sampling import NoUsableScene, SampledScene, keyed_rng, sample_usable_scene
 from phys4d.simulation.rendering.raster import Rasteriser
+from phys4d.simulation.scenery.camera import Camera
+from phys4d.simulation.settings import SimulateConfig
 from phys4d.simulation.summary import Summary
-from phys4d.simulation.truth.extras import Extra, extra_truth
+from phys4d.simulation.truth.extras import extra_truth
 from phys4d.simulation.worker_processes import end_with_parent, one_thread_each
-
-STEPS_PER_SECOND = 1200  # of the simulators; every frame is a whole number of steps
 
 PREFIX = "clip"  # of a clip's key
 REFUSED = "refused"  # in place of a clip's members: why there is no clip
-
-
-class SimulateConfig(Config):
-    """Settings of a simulated dataset; all are global, the same on every machine.
-
-    categories: categories of physics; clip i takes the next category, and within it the next family, in turn.
-    families: if not empty, only these families, in turn; `categories` is then ignored.
-    clips: number of clips.
-    size: (height, width), pixels.
-    frames: frames of a clip.
-    fps: frames per second; must divide STEPS_PER_SECOND.
-    seed: seed of all random choices.
-    truth: store depth, motion, masks and instances; False stores the video only.
-    extras: further truth that is stored, names of `truth.extras`; what is left out has the same bytes as without.
-    camera: "static", or "moving" along a path that the caption states.
-    looks: "varied" samples floors, walls, lights and soft shadows; "plain" is a checkered floor, a bare wall and one
-        white light with sharp shadows.
-    lens: "varied" samples fields of view from 30 to 70 degrees across the smaller side; "fixed" is one of 45.
-    clutter: "varied": up to three pieces of furniture and the like stand fixed behind the event, and the caption names
-        them; "half": so in half of the clips, or "none".
-    pixel_format: chroma format of the mp4, see `engine.data.clip.video.encode_mp4`.
-    on_refused: "stop" at a clip of which no sample is usable, or "skip" it and count it; the others keep their bytes.
-    """
-
-    categories: tuple[str, ...] = Field(("rigid",), min_length=1)
-    families: tuple[str, ...] = ()
-    clips: int = Field(100, ge=1)
-    size: tuple[int, int] = (48, 48)
-    frames: int = Field(17, ge=2)
-    fps: int = Field(24, ge=1)
-    seed: int = Field(0, ge=0)
-    truth: bool = True
-    extras: tuple[Extra, ...] = ()
-    camera: CameraMotion = "static"
-    looks: Looks = "varied"
-    lens: Lens = "varied"
-    clutter: Clutter = "half"
-    pixel_format: video.PixelFormat = "yuv444p"
-    on_refused: Literal["stop", "skip"] = "stop"
-
-    @field_validator("fps")
-    @classmethod
-    def _whole_steps(cls, fps: int) -> int:
-        if STEPS_PER_SECOND % fps:
-            raise ValueError(f"expected a divisor of {STEPS_PER_SECOND}, the simulator's steps per second")
-        return fps
-
-    @field_validator("extras")
-    @classmethod
-    def _of_truth(cls, names: tuple[Extra, ...], field: ValidationInfo) -> tuple[Extra, ...]:
-        if names and not field.data.get("truth", True):
-            raise ValueError("expected none, since the clips are to have no truth")
-        return names
-
-    @field_validator("pixel_format")
-    @classmethod
-    def _even_sides(cls, name: video.PixelFormat, field: ValidationInfo) -> video.PixelFormat:
-        return video.checked_pixel_format(name, field.data["size"]) if "size" in field.data else name
-
-    @field_validator("categories", "families")
-    @classmethod
-    def _known(cls, names: tuple[str, ...], field: ValidationInfo) -> tuple[str, ...]:
-        known = CATEGORIES if field.field_name == "categories" else FAMILIES
-        for name in names:
-            if name not in known:
-                raise ValueError(f"{name!r}: expected some of {', '.join(known)}")
-        return names
-
-    def family(self, index: int) -> str:
-        """The family of clip number `index`."""
-        if self.families:
-            return self.families[index % len(self.families)]
-        turn, which = divmod(index, len(self.categories))
-        families = list(CATEGORIES[self.categories[which]])
-        return families[turn % len(families)]
 
 
 def simulate(config: SimulateConfig, out: Path, *, workers: int, process_rank: ProcessRank | None = None) -> Summary:
@@ -194,18 +110,22 @@ def _take_others(
 def _recipe(config: SimulateConfig) -> str:
     """One line that contains everything the bytes depend on."""
     # A run that stopped at a refused clip can go on with on_refused="skip".
-    without = {"on_refused"} if config.extras else {"on_refused", "extras"}
+    without = {"on_refused", "assets", "cycles_python", *(() if config.extras else ("extras",))}
+    without |= {"renderer", "samples"} if config.renderer == "raster" else set()
     settings = config.model_dump(mode="json", exclude=without)
-    return json.dumps({"simulate": settings, **_versions()}, separators=(",", ":"))
+    if (library := config.library()) is not None:
+        settings["assets"] = library.digest
+    return json.dumps({"simulate": settings, **_versions(config)}, separators=(",", ":"))
 
 
-def _versions() -> dict[str, str | None]:
+def _versions(config: SimulateConfig) -> dict[str, str | None]:
     """Versions of the packages that the bytes depend on; None if Newton, an extra, is not installed."""
     try:
         newton = version("newton")
     except PackageNotFoundError:
         newton = None
-    return {"phys4d": __version__, "mujoco": mujoco.__version__, "newton": newton}
+    bpy = {} if config.renderer == "raster" else {"bpy": blender_version(config.cycles_python)}
+    return {"phys4d": __version__, "mujoco": mujoco.__version__, "newton": newton, **bpy}
 
 
 def key(index: int) -> str:
@@ -229,9 +149,8 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
     scene, sequence = drawing.scene, drawing.meshes
     height, width = config.size
     camera = scene.view.camera(config.frames, height, width, config.fps)
-    raster = rasteriser(height, width)
     truth = measure(sequence, camera, np.float32) if config.truth else None
-    frames = render(sequence, camera, scene.light, raster, truth)
+    frames, about = _video(config, index, drawing, camera, truth)
     members = {"mp4": video.encode_mp4(frames, config.fps, pixel_format=config.pixel_format)}
     arrays = {} if truth is None else truth.stored()
     if truth is not None:
@@ -240,16 +159,32 @@ def make_clip(config: SimulateConfig, index: int) -> dict[str, bytes]:
     meta = clip_metadata(scene, sequence, camera, config.fps)
     meta["provenance"] = {
         "source": "phys4d.simulation",
-        **_versions(),
+        **_versions(config),
+        **about,
         "seed": config.seed,
         "index": index,
         "attempt": drawing.attempt,
         "dropped": drawing.dropped,
         "redrawn": drawing.redrawn,
     }
+    if (library := config.library()) is not None:
+        meta["provenance"]["assets"] = library.names()
     schema.check_clip(arrays, meta, (config.frames, height, width))
     members["json"] = json.dumps(meta, separators=(",", ":")).encode()
     return members
+
+
+def _video(
+    config: SimulateConfig, index: int, drawing: SampledScene, camera: Camera, truth: Truth | None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The video, uint8 [T, H, W, 3], and what the clip's json states of a renderer that is not the default."""
+    if config.renderer == "raster":
+        return render(drawing.meshes, camera, drawing.scene.light, rasteriser(*config.size), truth), {}
+    described = describe(drawing.scene, drawing.meshes, camera, keyed_rng(config.seed, index, "cycles"))
+    seed = int(keyed_rng(config.seed, index, "noise").integers(2**31))
+    frames = pictures(described, samples=config.samples, seed=seed, python=config.cycles_python)
+    about = {"renderer": "cycles", "samples": config.samples, "refracting": described.refracting}
+    return behind_smoke(drawing.meshes, camera, frames, truth), about
 
 
 def sample_scene(config: SimulateConfig, index: int) -> SampledScene:
@@ -257,7 +192,7 @@ def sample_scene(config: SimulateConfig, index: int) -> SampledScene:
     return sample_usable_scene(
         config.family(index), config.seed, index, frames=config.frames, fps=config.fps,
         detail=detail(*config.size), camera=config.camera, looks=config.looks, lens=config.lens,
-        clutter=config.clutter,
+        clutter=config.clutter, library=config.library(),
     )  # fmt: skip
 
 

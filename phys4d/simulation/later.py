@@ -104,7 +104,7 @@ def sample(
 
 def solids_of(things: Sequence[Body | Prop]) -> list[Solid]:
     """Bodies and props as solids."""
-    return [Solid(thing.shape, thing.size, thing.position, thing.quaternion) for thing in things]
+    return [Solid.of(thing) for thing in things]
 
 
 def _holder(rng: np.random.Generator, place: np.ndarray, half: float) -> Prop:

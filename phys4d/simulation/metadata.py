@@ -62,4 +62,5 @@ def _static_object(name: str, instance: int, rgb: tuple[float, float, float]) ->
 def _prop(prop: Prop, instance: int) -> dict[str, Any]:
     still = _static_object(prop.name, instance, prop.rgb)
     place = {"position": list(prop.position), "quaternion": list(prop.quaternion)}
-    return still | {"shape": prop.shape, "size": list(prop.size), "friction": prop.friction} | place
+    asset = {} if prop.asset is None else {"asset": prop.asset.about}
+    return still | {"shape": prop.shape, "size": list(prop.size), "friction": prop.friction} | place | asset

@@ -8,10 +8,12 @@ from typing import Literal
 import numpy as np
 
 from phys4d.engine.errors import UserError
+from phys4d.simulation.assets import Library
 from phys4d.simulation.categories import FAMILIES
 from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.scene import Scene, Unstable, Unusable
 from phys4d.simulation.scenery import sampling
+from phys4d.simulation.scenery.asset_bodies import with_asset_body
 from phys4d.simulation.scenery.clutter import check_clear, with_clutter
 from phys4d.simulation.scenery.free_camera import check_camera_is_free, check_camera_keeps_off, with_free_path
 from phys4d.simulation.scenery.looks import varied
@@ -49,7 +51,7 @@ class SampledScene:
 
 def sample_usable_scene(
     family: str, seed: int, index: int, *, frames: int, fps: float, detail: int, camera: CameraMotion, looks: Looks,
-    lens: Lens, clutter: Clutter = "none",
+    lens: Lens, clutter: Clutter = "none", library: Library | None = None,
 ) -> SampledScene:  # fmt: skip
     """Samples scenes until one is accepted; the result depends on family, seed, index and settings only.
 
@@ -61,6 +63,7 @@ def sample_usable_scene(
     looks: "plain" or "varied".
     lens: "fixed" or "varied".
     clutter: "none", "varied", or "half" of the clips are varied.
+    library: meshes of the user that take part, or None.
 
     Raises NoUsableScene if all ATTEMPTS samples are rejected.
     """
@@ -68,7 +71,7 @@ def sample_usable_scene(
     redrawn: Counter[str] = Counter()
     for attempt in range(ATTEMPTS):
         try:
-            scene = _sample_scene(family, seed, index, attempt, camera, looks, lens, clutter, frames / fps)
+            scene = _sample_scene(family, seed, index, attempt, camera, looks, lens, clutter, library, frames / fps)
             if scene.badly_framed():
                 raise Unusable("badly framed")
             check_camera_is_free(scene, scene.view.camera(frames, 1, 1, fps))
@@ -90,7 +93,7 @@ def sample_usable_scene(
 
 def _sample_scene(
     family: str, seed: int, index: int, attempt: int, camera: CameraMotion, looks: Looks, lens: Lens,
-    clutter: Clutter, seconds: float,
+    clutter: Clutter, library: Library | None, seconds: float,
 ) -> Scene:  # fmt: skip
     """Samples one scene. Later events, looks, clutter and camera use random generators of their own, so that they do
     not change the event.
@@ -98,11 +101,15 @@ def _sample_scene(
     scene = FAMILIES[family](keyed_rng(seed, index, attempt))
     if lens == "fixed":
         scene = replace(scene, view=sampling.with_usual_lens(scene.view))
+    if library is not None:
+        scene = with_asset_body(scene, library, keyed_rng(seed, index, attempt, "assets"))
     scene = scene.lasting(seconds, keyed_rng(seed, index, attempt, "later"))
     if looks == "varied":
         scene = varied(scene, keyed_rng(seed, index, attempt, "looks"))
     if clutter == "varied" or (clutter == "half" and keyed_rng(seed, index, "clutter").uniform() < 0.5):
-        scene = with_clutter(scene, keyed_rng(seed, index, attempt, "clutter"))
+        scene = with_clutter(
+            scene, keyed_rng(seed, index, attempt, "clutter"), () if library is None else library.meshes
+        )
     if camera == "moving":
         scene = with_free_path(scene, keyed_rng(seed, index, attempt, "camera"), seconds)
     return scene

@@ -71,7 +71,7 @@ def test_the_base_needs_torch_triton_and_numpy_only(wheel):
     assert base == {"torch", "triton", "numpy"}
     extras = set(metadata.get_all("Provides-Extra") or [])
     optional = {"flash", "xformers", "natten", "newton", "teachers", "raft", "wandb", "dali", "torchcodec", "deepspeed"}
-    optional |= {"view"}
+    optional |= {"view", "assets", "cycles"}
     assert {"train", "sim", "eval", "dev", "remote"} | optional == extras
     (entry,) = [name for name in wheel.namelist() if name.endswith("/entry_points.txt")]
     assert "phys4d = phys4d.cli:main" in wheel.read(entry).decode()

@@ -47,6 +47,8 @@ FIELDS = {
     "provenance": "program, versions, seed and number of the clip",
 }
 
+REFRACTED = "Truth is of the first surface, also where light passes through it (`refracting` in the json's provenance)."
+
 
 def write_card(folder: Path, *, licence: str) -> Path:
     """Writes the card of a dataset, and returns its path; an earlier card is replaced.
@@ -96,13 +98,25 @@ def _card(name: str, licence: str, found: Statistics, arrays: dict[str, Any], me
         lines += ["", "## Arrays of `truth` in the first clip", *_table(("array", "type", "definition"), shown)]
     lines += ["", "## Fields of `json`", *_table(("field", "definition"), fields)]
     return [
-        *lines, "", "## Reading",
+        *lines, *_made_with(meta.get("provenance", {})), "", "## Reading",
         "`index.parquet` has a row for each clip: key, shard, sizes, offsets, digests, texts.",
         "", "    from phys4d.engine.data.dataset import ClipDataset        # frames and arrays by number",
         '    ClipDataset("FOLDER")[0]',
         '    webdataset.WebDataset("FOLDER/shard-000000.tar")          # members as bytes',
         '    datasets.load_dataset("webdataset", data_files="FOLDER/*.tar")',
     ]  # fmt: skip
+
+
+def _made_with(provenance: dict[str, Any]) -> list[str]:
+    """Renderer and meshes of others in the clips, as the json of the first one has them."""
+    lines = []
+    if provenance.get("renderer"):
+        name, version, samples = (provenance[key] for key in ("renderer", "bpy", "samples"))
+        lines += ["", f"Pictures by {name} (bpy {version}), {samples} samples in each pixel. " + REFRACTED]
+    if provenance.get("assets"):
+        named = [(each["name"], each["file"], each["licence"]) for each in provenance["assets"]]
+        lines += ["", "## Meshes of others in the scenes", *_table(("name", "file", "licence"), named)]
+    return lines
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

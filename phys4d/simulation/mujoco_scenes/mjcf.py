@@ -38,7 +38,7 @@ class Mjcf:
             Xml.SubElement(self.world, "geom", ground, name=name, pos=text(*point), zaxis=text(*normal))
         for number, prop in enumerate(props):
             friction = text(prop.friction, 0, 0)
-            shape = {"type": GEOM_TYPE[prop.shape], "size": text(*prop.size), "friction": friction}
+            shape = geom_shape(self.root, prop, f"prop{number}") | {"friction": friction}
             Xml.SubElement(self.world, "geom", shape | pose(prop.position, prop.quaternion), name=f"prop{number}")
         self._sections: dict[str, Xml.Element] = {}
 
@@ -106,7 +106,7 @@ def with_held_body(model: str, body: Body, name: str, holder: Prop) -> str:
     assert world is not None
     firm = FIRM if root.find("deformable") is not None else {}
     add_body(world, body, name, **firm).set("gravcomp", "1")
-    _add_prop(world, holder, f"{name} holder")
+    _add_prop(root, world, holder, f"{name} holder")
     return Xml.tostring(root, encoding="unicode")
 
 
@@ -116,13 +116,29 @@ def with_props(model: str, props: Sequence[Prop]) -> str:
     world = root.find("worldbody")
     assert world is not None
     for number, prop in enumerate(props):
-        _add_prop(world, prop, f"around{len(world)}_{number}")
+        _add_prop(root, world, prop, f"around{len(world)}_{number}")
     return Xml.tostring(root, encoding="unicode")
 
 
-def _add_prop(world: Xml.Element, prop: Prop, name: str) -> None:
-    shape = {"type": GEOM_TYPE[prop.shape], "size": text(*prop.size), "friction": text(prop.friction, 0, 0)}
+def _add_prop(root: Xml.Element, world: Xml.Element, prop: Prop, name: str) -> None:
+    shape = geom_shape(root, prop, name) | {"friction": text(prop.friction, 0, 0)}
     Xml.SubElement(world, "geom", shape | pose(prop.position, prop.quaternion), name=name)
+
+
+def geom_shape(root: Xml.Element, thing: Body | Prop, name: str) -> dict[str, str]:
+    """MJCF attributes of the shape of a geom; of an asset, the convex hull is added to the model as a mesh.
+
+    root: of the model.
+    thing: what has the shape.
+    name: of the mesh, unique in the model.
+    """
+    if thing.asset is None:
+        return {"type": GEOM_TYPE[thing.shape], "size": text(*thing.size)}
+    section = root.find("asset")
+    section = Xml.SubElement(root, "asset") if section is None else section
+    corners, faces = text(*thing.asset.hull.ravel()), " ".join(map(str, thing.asset.hull_faces.ravel()))
+    Xml.SubElement(section, "mesh", name=name, vertex=corners, face=faces)
+    return {"type": "mesh", "mesh": name}
 
 
 def disable_contacts(mjcf: Mjcf, names: str) -> None:

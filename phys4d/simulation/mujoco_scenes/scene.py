@@ -189,7 +189,7 @@ class MujocoScene(Scene):
         still = [model.geom(number) for number in range(model.ngeom) if model.geom_bodyid[number] == 0]
         left = [geom for geom in still if geom.name not in room and geom.name not in known]
         for number, prop in enumerate(self.props, start=FIRST_BODY + len(self.scene_objects)):
-            if left and np.allclose(left[0].pos, prop.position):
+            if left and (prop.asset is not None or np.allclose(left[0].pos, prop.position)):
                 room[left.pop(0).name] = number
         assert not left, f"geoms that are no prop: {[geom.name for geom in left]}"
         return room

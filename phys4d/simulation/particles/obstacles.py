@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from phys4d.simulation import shapes
-from phys4d.simulation.body import Prop, Shape
+from phys4d.simulation.assets import AssetMesh
+from phys4d.simulation.body import Body, Prop, Shape
 from phys4d.simulation.mesh_sequence import Track, rotation
 from phys4d.simulation.scene import Room
 
@@ -27,6 +28,7 @@ class Solid:
     position: [3], metres, in the world or in the frame of its kinematic body.
     quaternion: [4], (w, x, y, z).
     friction: Coulomb coefficient.
+    asset: the mesh whose convex hull it is, if the shape is "mesh"; without it that is the box of half extents `size`.
     """
 
     shape: Shape
@@ -34,11 +36,20 @@ class Solid:
     position: tuple[float, float, float]
     quaternion: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
     friction: float = 0.0
+    asset: AssetMesh | None = None
+
+    @staticmethod
+    def of(thing: Body | Prop) -> "Solid":
+        """A body where it is at t = 0, or a prop."""
+        return Solid(thing.shape, thing.size, thing.position, thing.quaternion, thing.friction, thing.asset)
 
     def mesh(self) -> tuple[np.ndarray, np.ndarray]:
         """Closed mesh in the frame that the solid is given in: vertices float64 [V, 3] in metres, faces int32 [F, 3].
         """
-        vertices, faces = shapes.mesh(self.shape, self.size, DETAIL)
+        if self.asset is None:
+            vertices, faces = shapes.mesh(self.shape, self.size, DETAIL)
+        else:
+            vertices, faces = self.asset.hull, self.asset.hull_faces
         placed = Track(np.array([self.position]), np.array([self.quaternion])).apply(vertices)[0]
         # `shapes.mesh` splits vertices at hard edges; collision needs a closed mesh, so they are merged.
         welded, which = np.unique(np.round(placed, 9), axis=0, return_inverse=True)
@@ -49,7 +60,9 @@ class Solid:
         local = (points - np.array(self.position)) @ rotation(np.array(self.quaternion))
         if self.shape == "ball":
             return self.size[0] - np.linalg.norm(local, axis=1)
-        if self.shape == "box":
+        if self.asset is not None:
+            return self.asset.depth(local)
+        if self.shape in ("box", "mesh"):
             return (np.array(self.size) - np.abs(local)).min(axis=1)
         radius, half = self.size
         if self.shape == "cylinder":
@@ -83,7 +96,7 @@ class Obstacle:
 def obstacle_from_prop(prop: Prop) -> Obstacle:
     """A prop as an obstacle."""
     return Obstacle(
-        (_extended_below_floor(Solid(prop.shape, prop.size, prop.position, prop.quaternion, prop.friction)),)
+        (_extended_below_floor(Solid.of(prop)),)
     )
 
 

@@ -39,7 +39,7 @@ def body_mesh(scene: RigidBodies, number: int, tracks: dict[int, Track], detail:
     detail: subdivision level, see `shapes.mesh`.
     """
     body, instance = scene.all_bodies[number], FIRST_BODY + number
-    rest, faces = shapes.mesh(body.shape, body.size, detail)
+    rest, faces = body.mesh(detail)
     track = tracks[instance]
     texture = MATERIALS[body.material].texture
     return InstanceMesh(track.apply(rest), faces, rest, instance, body.rgb, texture, track)

@@ -10,6 +10,7 @@ import numpy as np
 from phys4d.simulation.body import Body
 from phys4d.simulation.mesh_sequence import Track, rotation
 from phys4d.simulation.mujoco_scenes.holding import Holding
+from phys4d.simulation.mujoco_scenes.mjcf import geom_shape
 from phys4d.simulation.mujoco_scenes.recording import Recorder, Recording
 from phys4d.simulation.mujoco_scenes.rollout import advance
 from phys4d.simulation.rigid.bodies import RigidBodies
@@ -23,8 +24,6 @@ IMPEDANCE = 0.98
 # by 2 cm. In scenes with initial spin, friction cones are elliptic and slip is damped at this rate instead of within
 # one step: the lift is then 1 mm, and bodies held by friction creep by up to 5 cm/s while they are accelerated.
 SLIP_DAMPING = 60.0  # 1/s
-
-GEOM_TYPE = {"ball": "sphere", "box": "box", "cylinder": "cylinder", "capsule": "capsule"}
 
 
 def simulate_tracks(
@@ -113,10 +112,9 @@ def to_mjcf(scene: RigidBodies) -> str:
         Xml.SubElement(world, "geom", passive | wall, name=name)
     for number, prop in enumerate(scene.props):
         pose = {"pos": _text(*prop.position), "quat": _text(*prop.quaternion)}
-        shape = {"type": GEOM_TYPE[prop.shape], "size": _text(*prop.size)}
-        Xml.SubElement(world, "geom", passive | pose | shape, name=f"prop{number}")
+        Xml.SubElement(world, "geom", passive | pose | geom_shape(root, prop, f"prop{number}"), name=f"prop{number}")
     for number, body in enumerate(scene.all_bodies):
-        _add_body(world, number, body, passive)
+        _add_body(root, world, number, body, passive)
     contact = Xml.SubElement(root, "contact")
     for number, body in enumerate(scene.all_bodies):
         surfaces = dict.fromkeys(["floor", *scene.room.walls()], FLOOR_FRICTION)
@@ -140,10 +138,16 @@ def to_mjcf(scene: RigidBodies) -> str:
     return Xml.tostring(root, encoding="unicode")
 
 
-def _add_body(world: Xml.Element, number: int, body: Body, passive: dict[str, str]) -> None:
+def _add_body(
+    root: Xml.Element, world: Xml.Element, number: int, body: Body, passive: dict[str, str]
+) -> None:
     pose = {"pos": _text(*body.position), "quat": _text(*body.quaternion)}
     element = Xml.SubElement(world, "body", pose, name=f"body{number}")
-    shape = {"type": GEOM_TYPE[body.shape], "size": _text(*body.size), "density": repr(float(body.density))}
+    shape = geom_shape(root, body, f"body{number}") | {"density": repr(float(body.density))}
+    if body.asset is not None:
+        six = body.density * body.asset.inertia[(0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2)]  # xx, yy, zz, xy, xz, yz
+        full = {"pos": "0 0 0", "mass": _text(body.mass), "fullinertia": _text(*six)}
+        Xml.SubElement(element, "inertial", full)
     if body.held_until:
         element.set("gravcomp", "1")
     if body.rod is None:
@@ -157,8 +161,8 @@ def _add_body(world: Xml.Element, number: int, body: Body, passive: dict[str, st
 
 
 def _rolling(body: Body) -> float:
-    """Lever arm of a round body; 0 of a box, whose edges the torque would hold back."""
-    return 0.0 if body.shape == "box" else body.rolling_friction
+    """Lever arm of a round body; 0 of a box or an asset, whose edges the torque would hold back."""
+    return 0.0 if body.shape in ("box", "mesh") else body.rolling_friction
 
 
 def _pair(

@@ -31,6 +31,7 @@ def _moving(scene: RigidBodies, body: Body, instance: int) -> dict[str, Any]:
         "dynamic": True,
         "linear_velocity": linear.tolist(),
         "angular_velocity": angular.tolist(),
+        **({} if body.asset is None else {"asset": body.asset.about}),
     }
 
 

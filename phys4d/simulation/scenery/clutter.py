@@ -1,6 +1,6 @@
 """Furniture and other things of every day that stand around an event: fixed, solid, and named in the caption.
 
-Each is made of boxes, cylinders, balls and capsules, which every simulator knows as obstacles.
+Each is made of boxes, cylinders, balls and capsules, which every simulator knows as obstacles, or a mesh of the user.
 """
 
 import re
@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from phys4d.simulation.assets import AssetMesh
 from phys4d.simulation.body import Body, Colour, Prop, Shape, Thing
 from phys4d.simulation.caption import caption
 from phys4d.simulation.mesh_sequence import MeshSequence, rotation
@@ -24,6 +25,8 @@ OFF = 0.75  # metres, level, from the middle of the scene to the edge of a thing
 BEHIND = 0.2  # metres by which it is farther from the camera than the middle of the scene, along the optical axis
 WALL_GAP, GAP = 0.05, 0.1  # metres to the walls, and to everything else
 PLACES = 150  # tried for one thing
+ASSET_SIDE = (0.3, 1.0)  # range in metres of the longest side of the box around a mesh of the user
+ASSETS = 0.5  # share of the things that are meshes of the user, if there are any
 SHOWN = 0.6  # of its height and width that the first frame shows
 MIDDLE = 0.15  # of the image's width, off its middle, up to which a thing stands in the middle
 
@@ -91,22 +94,26 @@ KINDS = {
 }  # fmt: skip
 
 
-def with_clutter(scene: Scene, rng: np.random.Generator) -> Scene:
+def with_clutter(scene: Scene, rng: np.random.Generator, assets: Sequence[AssetMesh] = ()) -> Scene:
     """The scene with up to MOST things behind the event or beside it, where the first frame shows them; with fewer if
     its caption would have more than WORDS words.
 
-    scene: with its later events. rng: random generator of the things.
+    scene: with its later events. rng: random generator of the things. assets: meshes of the user, half of the things.
     """
     for _ in range(int(rng.integers(1, MOST + 1))):
-        kind = str(rng.choice(list(KINDS)))
+        kind, asset = str(rng.choice(list(KINDS))), None
+        if assets and rng.uniform() < ASSETS:
+            mesh = assets[int(rng.integers(len(assets)))]
+            asset, kind = mesh.in_range(float(np.ptp(mesh.vertices, axis=0).max()), *ASSET_SIDE), mesh.name
         material, colour = str(rng.choice(list(MATERIALS))), str(rng.choice(list(HUES)))
-        if len(re.findall(r"\d[\d.]*|[a-z]+", caption(scene))) + EACH > WORDS:
+        if len(re.findall(r"\d[\d.]*|[a-z]+", caption(scene))) + EACH + kind.count(" ") > WORDS:
             break
-        parts, rgb = KINDS[kind](rng.uniform(0.85, 1.2)), saturated(colour, rng)
+        parts = KINDS[kind](rng.uniform(0.85, 1.2)) if asset is None else [_standing(asset)]
+        rgb = saturated(colour, rng)
         # Duller than what moves, so that the event is what meets the eye.
         grey = muted(rng, 0.5, 0.7)
         red, green, blue = (0.6 * value + 0.4 * other for value, other in zip(rgb, grey, strict=True))
-        props = _placed(scene, parts, f"{colour} {material} {kind}", material, (red, green, blue), rng)
+        props = _placed(scene, parts, f"{colour} {material} {kind}", material, (red, green, blue), rng, asset)
         if props:
             side = _side(scene, np.mean([prop.position for prop in props], axis=0))
             thing = Thing(f"{colour} {material} {kind}", side, len(props))
@@ -123,13 +130,18 @@ def check_clear(scene: Scene, meshes: MeshSequence) -> None:
     others = np.unique(meshes.faces[(meshes.instance > WALL) & (meshes.instance <= last - parts)])
     points = meshes.vertices[0, others]
     for prop in scene.props[-parts:]:
-        if len(points) and Solid(prop.shape, prop.size, prop.position, prop.quaternion).depth(points).max() > 0:
+        if len(points) and Solid.of(prop).depth(points).max() > 0:
             raise Unusable("a thing stands in the way")
 
 
+def _standing(asset: AssetMesh) -> Part:
+    return "mesh", asset.size, (0.0, 0.0, -float(asset.vertices[:, 2].min()))
+
+
 def _placed(
-    scene: Scene, parts: Sequence[Part], name: str, material: str, rgb: Colour, rng: np.random.Generator
-) -> list[Prop]:
+    scene: Scene, parts: Sequence[Part], name: str, material: str, rgb: Colour, rng: np.random.Generator,
+    asset: AssetMesh | None,
+) -> list[Prop]:  # fmt: skip
     """The parts as props at a free place; empty if none is found."""
     reach = max(np.hypot(*centre[:2]) + np.hypot(*_half(shape, size)[:2]) for shape, size, centre in parts)
     room, middle = scene.room, np.array([0.0, 0.05])
@@ -146,7 +158,7 @@ def _placed(
         for shape, size, centre in parts:
             x, y, z = turned @ np.array(centre) + [*foot, 0.0]
             place = (float(x), float(y), float(z))
-            props.append(Prop(name, shape, rgb, kind.texture, size, friction, place, quaternion))
+            props.append(Prop(name, shape, rgb, kind.texture, size, friction, place, quaternion, asset))
         if _is_behind_and_seen(scene, props) and _is_free(scene, props):
             return props
     return []
@@ -154,7 +166,7 @@ def _placed(
 
 def _half(shape: Shape, size: tuple[float, ...]) -> tuple[float, float, float]:
     """Half extents along the axes of a shape's own frame."""
-    if shape == "box":
+    if shape in ("box", "mesh"):
         return size[0], size[1], size[2]
     if shape == "ball":
         return size[0], size[0], size[0]
@@ -183,7 +195,7 @@ def _is_free(scene: Scene, props: Sequence[Prop]) -> bool:
     points = np.concatenate([_corners(prop) for prop in props])
     middle, reach = points.mean(axis=0), float(np.linalg.norm(points - points.mean(axis=0), axis=1).max())
     for other in others:
-        depth = Solid(other.shape, other.size, other.position, other.quaternion).depth(middle[None])[0]
+        depth = Solid.of(other).depth(middle[None])[0]
         if -depth < reach + GAP:
             return False
     return True
