@@ -3,14 +3,13 @@
 Each is made of boxes, cylinders, balls and capsules, which every simulator knows as obstacles.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from phys4d.simulation.body import Body, Colour, Prop, Shape, Thing
-from phys4d.simulation.caption import caption
+from phys4d.simulation.caption import WORDS, caption, words
 from phys4d.simulation.mesh_sequence import MeshSequence, rotation
 from phys4d.simulation.particles.obstacles import Solid
 from phys4d.simulation.scene import WALL, Scene, Unusable
@@ -19,7 +18,7 @@ from phys4d.simulation.scenery.materials import HUES, MATERIALS, muted, saturate
 Part = tuple[Shape, tuple[float, ...], tuple[float, float, float]]  # shape, size, centre above the foot's middle
 
 MOST = 3  # things in a scene
-WORDS, EACH = 56, 8  # of a caption without the camera's, for text encoders that take 64; of a thing
+EACH = 8  # words of a thing
 OFF = 0.75  # metres, level, from the middle of the scene to the edge of a thing: room for the event
 BEHIND = 0.2  # metres by which it is farther from the camera than the middle of the scene, along the optical axis
 WALL_GAP, GAP = 0.05, 0.1  # metres to the walls, and to everything else
@@ -100,7 +99,7 @@ def with_clutter(scene: Scene, rng: np.random.Generator) -> Scene:
     for _ in range(int(rng.integers(1, MOST + 1))):
         kind = str(rng.choice(list(KINDS)))
         material, colour = str(rng.choice(list(MATERIALS))), str(rng.choice(list(HUES)))
-        if len(re.findall(r"\d[\d.]*|[a-z]+", caption(scene))) + EACH > WORDS:
+        if words(caption(scene)) + EACH > WORDS:
             break
         parts, rgb = KINDS[kind](rng.uniform(0.85, 1.2)), saturated(colour, rng)
         # Duller than what moves, so that the event is what meets the eye.
