@@ -21,6 +21,12 @@ VELOCITY = re.compile(r"\b(right|left|away|toward|up|down) (\d+\.\d) m/s")
 TURNING = re.compile(r"\b(clockwise|counterclockwise) (\d+\.\d) turns/s")
 TOPSPIN = re.compile(r"\b(topspin|backspin) (\d+\.\d) turns/s")
 CAMERA = "; the camera "
+WORDS = 55  # of a caption without the camera's motion, which takes up to 9, for text encoders that take 64
+
+
+def words(text: str) -> int:
+    """Number of words and numbers of a text, "m/s" being two."""
+    return len(re.findall(r"\d[\d.]*|[a-z]+", text))
 
 
 def caption(scene: Scene) -> str:

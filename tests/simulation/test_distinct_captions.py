@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from phys4d.models.tiny.words import WordEncoder
-from phys4d.simulation.caption import stated_velocities
+from phys4d.simulation.caption import caption, stated_velocities
 from phys4d.simulation.categories import FAMILIES
 from phys4d.simulation.fluid.scene import FluidScene
 from phys4d.simulation.mujoco_scenes.scene import MujocoScene
-from phys4d.simulation.rejection_sampling import keyed_rng
-from phys4d.simulation.scene import Scene
+from phys4d.simulation.rejection_sampling import _sample_scene, keyed_rng
+from phys4d.simulation.scene import Scene, Unusable
 
 DRAWS, DISTINCT, FEW = 200, 150, 40
 TOKENS, LEFT = 64, 16  # of the small models' encoder, and those for later events and the camera
@@ -45,6 +45,31 @@ def test_captions_differ(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_at_least_150_of_200_captions_of_a_family_differ(family: str) -> None:
     assert distinct(family, DRAWS) >= DISTINCT
+
+
+def check_captions(family: str, draws: int, seconds: float) -> None:
+    """With later events, clutter and a moving camera."""
+    words, fits = WordEncoder(tokens=TOKENS), 0
+    for seed in range(draws):
+        try:
+            scene = _sample_scene(family, seed, 0, 0, "moving", "plain", "fixed", "varied", seconds)
+        except Unusable:
+            continue
+        fits += 0 < len(words.split(caption(scene))) <= TOKENS
+    assert fits
+
+
+# Of all families, a scene of dominoes names the most things. The others without slow simulations are cheap.
+@pytest.mark.parametrize(("family", "draws"), [("dominoes", 3), ("topple", 4), ("slosh", 4), ("dam_break", 4)])
+def test_captions_of_121_frames_are_within_the_limit(family: str, draws: int) -> None:
+    check_captions(family, draws, 121 / 24)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [121 / 24, 20.0])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_captions_of_every_family_are_within_the_limit_at_all_lengths(family: str, seconds: float) -> None:
+    check_captions(family, 4, seconds)
 
 
 @pytest.mark.parametrize("family", THROWN)

@@ -196,7 +196,7 @@ def test_velocities_begin_as_the_caption_says_and_integrate_to_the_positions() -
     assert np.abs(np.diff(position[:free], axis=0) * FPS - mean).max() < 9.81 / 1200
 
 
-@pytest.mark.parametrize("family", ["fall", "collision", "topple"])
+@pytest.mark.parametrize("family", ["fall", "collision", "topple", "seesaw", "figure", "plunge", "plough"])
 def test_impulses_and_gravity_change_the_momentum_of_a_free_body(family: str) -> None:
     config = SimulateConfig(families=(family,), seed=5, frames=25, fps=FPS, size=(SIZE, SIZE))
     found = sample_scene(config, 0)

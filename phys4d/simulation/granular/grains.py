@@ -17,9 +17,9 @@ from phys4d.simulation.scenery.materials import saturated
 STEPS_PER_SECOND = 480
 # Time constant of contacts, 2.4 steps. Grains penetrate each other by up to 1/5 radius on impact, 1/50 at rest.
 CONTACT_TIME = 0.005  # s
-# Iterations of the CG solver, fast enough for hundreds of contacts (the Newton solver takes ten times as long). Moving
-# grains spread by a tenth more than with a converged solution; a heap at rest needs more iterations, or it creeps.
-ITERATIONS, HEAP_ITERATIONS = 14, 30
+# Of the CG solver, fast enough for hundreds of contacts (the Newton solver takes seven times as long). Stopped after 14
+# iterations at 1e-5, impulses differed from the momentum by half, and heaps spread by a tenth more.
+TOLERANCE, ITERATIONS = "1e-10", "100"
 UNEVEN = 0.12  # largest relative reduction of a grain's radius
 SHADES = (0.72, 1.12)
 
@@ -69,13 +69,9 @@ def sample_grains(
     )  # fmt: skip
 
 
-def granular_model(room: Room, props: tuple[Prop, ...] = (), *, iterations: int = ITERATIONS) -> Mjcf:
-    """A model with contact and solver settings for grains.
-
-    room, props: floor, wall and static objects.
-    iterations: of the solver.
-    """
-    model = Mjcf(room, props, solver="CG", iterations=str(iterations), tolerance="1e-5")
+def granular_model(room: Room, props: tuple[Prop, ...] = ()) -> Mjcf:
+    """A model with contact and solver settings for grains; room, props: floor, wall and static objects."""
+    model = Mjcf(room, props, solver="CG", iterations=ITERATIONS, tolerance=TOLERANCE)
     contact = {"solref": text(CONTACT_TIME, 1), "solimp": text(0.9, 0.95, 0.001, 0.5, 2)}
     Xml.SubElement(model.section("default"), "geom", contact)
     return model

@@ -6,7 +6,6 @@ from phys4d.simulation.articulated.linkage import set_free_velocities
 from phys4d.simulation.body import Body
 from phys4d.simulation.caption import article, motion
 from phys4d.simulation.granular.grains import (
-    HEAP_ITERATIONS,
     STEPS_PER_SECOND,
     add_grains,
     closest_packing,
@@ -40,7 +39,7 @@ def plough(rng: np.random.Generator) -> Scene:
     yaw = rng.uniform(0, np.pi)
     turn = np.array([[np.cos(yaw), np.sin(yaw), 0], [-np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])
     ball = _ball(rng, names[1], centre, wide, side, axes)
-    model = granular_model(room, iterations=HEAP_ITERATIONS)
+    model = granular_model(room)
     grains_object = add_grains(model, rng, grains, cone @ turn + centre)
     add_body(model.world, ball, "ball")
     return GrainScene(

@@ -12,6 +12,8 @@ from phys4d.simulation.scenery.materials import FLOOR_FRICTION, round_contact
 
 # Contact attributes of a rigid body among flexes: as stiff as steps of 1/240 s allow.
 FIRM = {"priority": "1", "solref": "0.01 1"}
+# Contacts are stiff: at MuJoCo's 1e-8 its Newton solver stops where forces are still off by up to their own size.
+TOLERANCE = "1e-16"
 GEOM_TYPE = {"ball": "sphere", "box": "box", "cylinder": "cylinder", "capsule": "capsule"}
 
 
@@ -27,7 +29,7 @@ class Mjcf:
 
     def __init__(self, room: Room, props: Sequence[Prop] = (), **options: str) -> None:
         self.root = Xml.Element("mujoco")
-        option = Xml.SubElement(self.root, "option", options)
+        option = Xml.SubElement(self.root, "option", {"tolerance": TOLERANCE} | options)
         # Otherwise MuJoCo resets to the first pose when the state is NaN.
         Xml.SubElement(option, "flag", autoreset="disable")
         Xml.SubElement(self.root, "size", memory="256M")

@@ -10,7 +10,7 @@ import numpy as np
 from phys4d.simulation import later
 from phys4d.simulation.assembly import InstanceMesh, assemble
 from phys4d.simulation.body import Body, Prop
-from phys4d.simulation.caption import caption
+from phys4d.simulation.caption import WORDS, caption, words
 from phys4d.simulation.mesh_sequence import MeshSequence
 from phys4d.simulation.mujoco_scenes.holding import Holding
 from phys4d.simulation.mujoco_scenes.mjcf import later_name, with_held_body, with_props
@@ -118,8 +118,8 @@ class MujocoScene(Scene):
             subject = middle[min(int(time * later.LOOK_AHEAD), len(middle) - 1)]
             found = later.sample(rng, time, self.view, caption(scene), subject, occupied(rollout, followed))
             before = scene
-            if found is not None:
-                scene = scene._with_later(*found)
+            if found is not None and words(caption(more := scene._with_later(*found))) <= WORDS:
+                scene = more
         return scene
 
     def _looked_ahead(self, seconds: float) -> tuple[Rollout, bool]:

@@ -34,5 +34,5 @@ def _moving(body: Body, *, flying: bool) -> str:
 
 
 def _listed(bodies: tuple[Body, ...]) -> str:
-    names = [article(body.name) for body in bodies]
+    names = [article(bodies[0].name), *(body.name for body in bodies[1:])]
     return f"{', '.join(names[:-1])} and {names[-1]}"

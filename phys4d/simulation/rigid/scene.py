@@ -7,7 +7,7 @@ import numpy as np
 
 from phys4d.simulation import later
 from phys4d.simulation.body import Shape
-from phys4d.simulation.caption import caption
+from phys4d.simulation.caption import WORDS, caption, words
 from phys4d.simulation.mesh_sequence import MeshSequence, Track
 from phys4d.simulation.mujoco_scenes.recording import Recording
 from phys4d.simulation.rigid import metadata
@@ -43,6 +43,8 @@ class RigidScene(RigidBodies):
             if found is None:
                 continue
             more = replace(scene, later=(found[0], *scene.later), props=(*scene.props, found[1]))
+            if words(caption(more)) > WORDS:
+                continue
             try:
                 tracks = simulate_tracks(more, frames, later.LOOK_AHEAD)
             except Unusable:

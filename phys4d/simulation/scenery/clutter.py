@@ -3,7 +3,6 @@
 Each is made of boxes, cylinders, balls and capsules, which every simulator knows as obstacles, or a mesh of the user.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from phys4d.simulation.assets import AssetMesh
 from phys4d.simulation.body import Body, Colour, Prop, Shape, Thing
-from phys4d.simulation.caption import caption
+from phys4d.simulation.caption import WORDS, caption, words
 from phys4d.simulation.mesh_sequence import MeshSequence, rotation
 from phys4d.simulation.particles.obstacles import Solid
 from phys4d.simulation.scene import WALL, Scene, Unusable
@@ -20,7 +19,7 @@ from phys4d.simulation.scenery.materials import HUES, MATERIALS, muted, saturate
 Part = tuple[Shape, tuple[float, ...], tuple[float, float, float]]  # shape, size, centre above the foot's middle
 
 MOST = 3  # things in a scene
-WORDS, EACH = 56, 8  # of a caption without the camera's, for text encoders that take 64; of a thing
+EACH = 8  # words of a thing
 OFF = 0.75  # metres, level, from the middle of the scene to the edge of a thing: room for the event
 BEHIND = 0.2  # metres by which it is farther from the camera than the middle of the scene, along the optical axis
 WALL_GAP, GAP = 0.05, 0.1  # metres to the walls, and to everything else
@@ -106,7 +105,7 @@ def with_clutter(scene: Scene, rng: np.random.Generator, assets: Sequence[AssetM
             mesh = assets[int(rng.integers(len(assets)))]
             asset, kind = mesh.in_range(float(np.ptp(mesh.vertices, axis=0).max()), *ASSET_SIDE), mesh.name
         material, colour = str(rng.choice(list(MATERIALS))), str(rng.choice(list(HUES)))
-        if len(re.findall(r"\d[\d.]*|[a-z]+", caption(scene))) + EACH + kind.count(" ") > WORDS:
+        if words(caption(scene)) + EACH + kind.count(" ") > WORDS:
             break
         parts = KINDS[kind](rng.uniform(0.85, 1.2)) if asset is None else [_standing(asset)]
         rgb = saturated(colour, rng)
