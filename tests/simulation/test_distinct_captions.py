@@ -52,7 +52,7 @@ def check_captions(family: str, draws: int, seconds: float) -> None:
     words, fits = WordEncoder(tokens=TOKENS), 0
     for seed in range(draws):
         try:
-            scene = _sample_scene(family, seed, 0, 0, "moving", "plain", "fixed", "varied", seconds)
+            scene = _sample_scene(family, seed, 0, 0, "moving", "plain", "fixed", "varied", None, seconds)
         except Unusable:
             continue
         fits += 0 < len(words.split(caption(scene))) <= TOKENS
