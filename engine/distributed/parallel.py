@@ -73,7 +73,7 @@ class Parallel:
         """Joins the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK); without torchrun, one process
         alone.
 
-        Subnormal numbers are zero from here on (`flush_denormals`).
+        Subnormal numbers are zero until it is closed (`flush_denormals`).
         Each process uses the accelerator of its local rank (CUDA, or another device type that torch supports) and
         torch's communication backend for it; without accelerators, the CPU and gloo. One process alone has no process
         group.
@@ -239,6 +239,7 @@ class Parallel:
 
     def close(self) -> None:
         """Ends the watch and leaves the process group."""
+        flush_denormals(False)
         if self._watchdog is not None:
             self._watchdog.stop()
         if self._weights is not None:

@@ -109,7 +109,16 @@ def label_dataset(
         UserError: a clip that a teacher is trained on, or a dataset that cannot be read or written.
     """
     flush_denormals()
-    parallel = parallel or Parallel.alone()
+    try:
+        return _labelled(videos, out, depth_teacher, flow_teacher, workers, parallel or Parallel.alone(), on_bad)
+    finally:
+        flush_denormals(False)
+
+
+def _labelled(
+    videos: Location, out: Path, depth_teacher: DepthTeacher, flow_teacher: FlowTeacher, workers: int,
+    parallel: Parallel, on_bad: OnBad,
+) -> Written | None:  # fmt: skip
     plan = on_all_ranks(lambda: _plan(videos, depth_teacher, flow_teacher, workers))
     parallel.on_rank_zero(lambda: _refuse_shared(plan))
     with RankShards(out, parallel) as output:
