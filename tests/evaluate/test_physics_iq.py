@@ -21,7 +21,7 @@ from phys4d.evaluate.physics_iq.layout import VIEWS, View, read_descriptions
 from phys4d.evaluate.physics_iq.run import measure, prepare, score_folders, text_table
 from phys4d.evaluate.physics_iq.scores import CLOSE, Row, original, summary, verified, verified_score
 from phys4d.evaluate.physics_iq.table import csv_table
-from phys4d.evaluate.physics_iq.video import motion_masks
+from phys4d.evaluate.physics_iq.video import frames, motion_masks
 
 EXPECTED = json.loads((Path(__file__).parent / "physics_iq_expected.json").read_text())
 SMALL = Case("small", (36, 52), (30, 46), 16, scenarios=1)
@@ -160,7 +160,7 @@ def test_a_mask_is_what_differs_from_the_running_mean(tmp_path: Path) -> None:
     empty = np.full((40, 60, 3), 50, np.uint8)
     with_square = empty.copy()
     with_square[10:30, 20:40] = 150
-    masks = list(motion_masks(_write(tmp_path / "square.mp4", [empty] + [with_square] * 9)))
+    masks = list(motion_masks(frames(_write(tmp_path / "square.mp4", [empty] + [with_square] * 9))))
     assert not masks[0].any() and masks[1][12:28, 22:38].all() and not masks[1][:8].any()
     assert [bool(mask.any()) for mask in masks] == [False] + [True] * 6 + [False] * 3
 

@@ -9,14 +9,13 @@ channel is above 127 (the channels of a grey video are equal). Of n frames:
     S-IoU     the same of masks joined over time
     WS-IoU    sum min(w_A, w_B) / sum max(w_A, w_B), w: the share of frames in which a pixel is set; 1 where both are 0
 
-"Variance" is a measure of take 2 against take 1: what nature itself differs by. Six videos are decoded side by side, so
-that one frame of each is in memory.
+"Variance" is a measure of take 2 against take 1: what nature itself differs by. No video is decoded twice: of one whose
+masks are made, the frames are kept at that quarter; of all others one frame is in memory.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -24,7 +23,7 @@ import numpy as np
 
 from phys4d.engine.errors import UserError
 from phys4d.evaluate.physics_iq.layout import SECONDS, View
-from phys4d.evaluate.physics_iq.video import check_length, frames, mask_video
+from phys4d.evaluate.physics_iq.video import Length, frames, mask_video
 
 _VALUES = (np.arange(256) / 255.0).astype(np.float32)  # of 8-bit pixels; float64 first, as the public program divides
 
@@ -50,22 +49,55 @@ def compare(view: View, generated: Path, fps: int) -> ViewMeasures:
 
     Raises UserError where a video has another length, or ends before its container says.
     """
-    for path in (view.take_1, view.take_2, *(view.masks or ())):
-        check_length(path, fps, generated=False)
-    check_length(generated, fps, generated=True)
+    size = _quarter(view.take_1)
     with ExitStack() as stack:
-        masks = [stack.enter_context(mask_video(generated, fps))]
-        real = view.masks or tuple(stack.enter_context(mask_video(take, fps)) for take in (view.take_1, view.take_2))
-        videos = [view.take_1, view.take_2, generated, *real, *masks]
-        return _measures(videos, SECONDS * fps)
+
+        def decoded(path: Path) -> _Video:
+            return _Video(path, (cv2.resize(frame, size) for frame in frames(path, Length(fps, generated=False))))
+
+        def masked(path: Path) -> tuple[_Video, _Video]:
+            """The frames of a video, resized as they are decoded for its masks, and the masks."""
+            kept: list[np.ndarray] = []
+            video = frames(path, Length(fps, generated=path == generated))
+            file = mask_video(path, video, fps, lambda frame: kept.append(cv2.resize(frame, size)))
+            made = stack.enter_context(file)
+            return _Video(path, iter(kept)), _Video(made, (cv2.resize(frame, size) for frame in frames(made)))
+
+        video, masks = masked(generated)
+        takes = [view.take_1, view.take_2]
+        if view.masks is None:
+            real = [masked(take) for take in takes]
+        else:
+            real = [(decoded(take), decoded(mask)) for take, mask in zip(takes, view.masks, strict=True)]
+        (take_1, mask_1), (take_2, mask_2) = real
+        return _measures([take_1, take_2, video, mask_1, mask_2, masks], SECONDS * fps)
 
 
-def _measures(videos: list[Path], count: int) -> ViewMeasures:
+@dataclass(frozen=True)
+class _Video:
+    """Frames at the size at which they are compared, and the file that they are of."""
+
+    path: Path
+    frames: Iterator[np.ndarray]
+
+
+def _quarter(path: Path) -> tuple[int, int]:
+    """A quarter of width and height of a video."""
+    first = next(frames(path), None)
+    if first is None:
+        raise UserError(f"{path}: has no frame: write or download it again")
+    height, width = first.shape[:2]
+    if min(width, height) < 4:
+        raise UserError(f"{path}: {width}x{height} pixels: expected sides of 4 and more")
+    return width // 4, height // 4
+
+
+def _measures(videos: list[_Video], count: int) -> ViewMeasures:
     """videos: take 1, take 2, generated, and the masks of these three; the first `count` frames of each."""
     found = ViewMeasures()
     weights: list[np.ndarray] = []
     for take_1, take_2, generated, *grey in _in_step(videos, count):
-        pixels = [_VALUES[frame] for frame in (take_1, take_2, generated)]
+        pixels = [cv2.LUT(frame, _VALUES) for frame in (take_1, take_2, generated)]
         masks = [frame[..., 0] > 127 for frame in grey]
         for name, a, b in (("v1", 0, 2), ("v2", 1, 2), ("variance", 0, 1)):
             found.mse[name].append(_mse(pixels[a], pixels[b]))
@@ -80,21 +112,16 @@ def _measures(videos: list[Path], count: int) -> ViewMeasures:
     return found
 
 
-def _in_step(videos: list[Path], count: int) -> Iterator[list[np.ndarray]]:
-    """The frames of all videos, one after another, resized to a quarter of the sides of the first."""
-    decoders = [islice(frames(path), count) for path in videos]
-    size: tuple[int, int] | None = None
+def _in_step(videos: list[_Video], count: int) -> Iterator[list[np.ndarray]]:
+    """The first frames of all videos, one after another."""
     for index in range(count):
         together = []
-        for path, decoder in zip(videos, decoders, strict=True):
-            frame = next(decoder, None)
+        for video in videos:
+            frame = next(video.frames, None)
             if frame is None:
-                raise UserError(f"{path}: ends after {index} frames: expected {count}: write or download it again")
-            if size is None:
-                size = (frame.shape[1] // 4, frame.shape[0] // 4)
-                if min(size) < 1:
-                    raise UserError(f"{path}: {frame.shape[1]}x{frame.shape[0]} pixels: expected sides of 4 and more")
-            together.append(cv2.resize(frame, size))
+                file = video.path
+                raise UserError(f"{file}: ends after {index} frames: expected {count}: write or download it again")
+            together.append(frame)
         yield together
 
 

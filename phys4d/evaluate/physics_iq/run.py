@@ -17,7 +17,7 @@ from phys4d.evaluate.physics_iq.comparison import ViewMeasures, compare
 from phys4d.evaluate.physics_iq.layout import View, generated_videos, read_descriptions, views_of
 from phys4d.evaluate.physics_iq.scores import Row, summary
 from phys4d.evaluate.physics_iq.table import csv_table
-from phys4d.evaluate.physics_iq.video import check_length, frame_rate
+from phys4d.evaluate.physics_iq.video import Length, check_length, frame_rate
 
 Variant = Literal["original", "verified"]
 
@@ -50,7 +50,7 @@ def prepare(folder: Path, benchmark: Path, descriptions: Path | None = None) -> 
     for path in videos.values():
         if (found := frame_rate(path)) != fps:
             raise UserError(f"{path}: {found} frames a second, and {first.name} has {fps}: expected one rate")
-        if check_length(path, fps, generated=True):
+        if check_length(path, Length(fps, generated=True)):
             cut.append(path.name)
     notices = []
     if cut:

@@ -6,8 +6,9 @@ in the same order give the same masks to the bit; the lossy codec through which 
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -33,9 +34,35 @@ def opened(path: Path) -> Iterator[cv2.VideoCapture]:
         capture.release()
 
 
-def frames(path: Path) -> Iterator[np.ndarray]:
-    """Its frames in turn: uint8 [H, W, 3], BGR."""
+@dataclass(frozen=True)
+class Length:
+    """How long a video has to be: five seconds after the first frame.
+
+    fps: frames a second. generated: a video of a model may be up to a quarter of a second longer, and is cut; a real
+    one may not.
+    """
+
+    fps: int
+    generated: bool
+
+    def check(self, path: Path, capture: cv2.VideoCapture) -> int:
+        """Frames too many in an opened video, 0 where the length is right; UserError where its container states too
+        few, or too many."""
+        wanted, found = SECONDS * self.fps, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        most = wanted + self.fps // 4 if self.generated else wanted
+        if not wanted <= found <= most:
+            raise UserError(
+                f"{path}: {found} frames at {self.fps} a second: expected {wanted}, the {SECONDS} seconds after the "
+                "first frame"
+            )
+        return found - wanted
+
+
+def frames(path: Path, length: Length | None = None) -> Iterator[np.ndarray]:
+    """Its frames in turn: uint8 [H, W, 3], BGR; UserError before the first one where it has not the length."""
     with opened(path) as capture:
+        if length is not None:
+            length.check(path, capture)
         while True:
             there, frame = capture.read()
             if not there:
@@ -52,34 +79,19 @@ def frame_rate(path: Path) -> int:
     return int(rate)
 
 
-def frame_count(path: Path) -> int:
-    """How many frames its container states."""
+def check_length(path: Path, length: Length) -> int:
+    """Frames too many, as of `Length.check`."""
     with opened(path) as capture:
-        return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        return length.check(path, capture)
 
 
-def check_length(path: Path, fps: int, *, generated: bool) -> int:
-    """Frames too many for five seconds, 0 where the length is right; UserError where there are too few.
-
-    path: of the video. fps: frames a second. generated: a video of a model may be up to a quarter of a second longer,
-    and is cut; a real one may not.
-    """
-    wanted, found = SECONDS * fps, frame_count(path)
-    most = wanted + fps // 4 if generated else wanted
-    if not wanted <= found <= most:
-        raise UserError(
-            f"{path}: {found} frames at {fps} a second: expected {wanted}, the {SECONDS} seconds after the first frame"
-        )
-    return found - wanted
-
-
-def motion_masks(path: Path) -> Iterator[np.ndarray]:
+def motion_masks(video: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """For each frame of a video, uint8 [H, W]: 255 where it differs from the running mean of the frames so far.
 
     The running mean takes 30 % of each frame, and takes it before the difference; the first mask is empty.
     """
     mean: np.ndarray | None = None
-    for frame in frames(path):
+    for frame in video:
         grey = cv2.GaussianBlur(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), (5, 5), 0)
         if mean is None:
             mean = grey.astype(np.float64)
@@ -93,11 +105,22 @@ def motion_masks(path: Path) -> Iterator[np.ndarray]:
 
 
 @contextmanager
-def mask_video(path: Path, fps: int) -> Iterator[Path]:
-    """The masks of a video through MPEG-4, in a file that is gone afterwards. An odd side loses its last pixels."""
+def mask_video(
+    path: Path, video: Iterable[np.ndarray], fps: int, seen: Callable[[np.ndarray], object]
+) -> Iterator[Path]:
+    """The masks of a video through MPEG-4, in a file that is gone afterwards. An odd side loses its last pixels.
+
+    path, video: of the video, its frames. fps: frames a second of the masks. seen: is given every frame, so that none is decoded twice.
+    """
+
+    def shown() -> Iterator[np.ndarray]:
+        for frame in video:
+            seen(frame)
+            yield frame
+
     with tempfile.TemporaryDirectory(prefix="phys4d-masks-") as folder:
         file, writer = Path(folder) / "masks.mp4", None
-        for mask in motion_masks(path):
+        for mask in motion_masks(shown()):
             if writer is None:
                 height, width = mask.shape
                 size = (width - width % 2, height - height % 2)
