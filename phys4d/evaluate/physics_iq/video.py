@@ -110,7 +110,8 @@ def mask_video(
 ) -> Iterator[Path]:
     """The masks of a video through MPEG-4, in a file that is gone afterwards. An odd side loses its last pixels.
 
-    path, video: of the video, its frames. fps: frames a second of the masks. seen: is given every frame, so that none is decoded twice.
+    path, video: of the video, its frames. fps: frames a second of the masks. seen: is given every frame, so that none
+    is decoded twice.
     """
 
     def shown() -> Iterator[np.ndarray]:
