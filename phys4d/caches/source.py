@@ -11,7 +11,7 @@ from phys4d.models.hub_digests import check_downloaded
 from phys4d.models.interface import Codec, TextEncoder
 from phys4d.models.preflight import check_model
 from phys4d.models.registry import MODELS, published
-from phys4d.models.shipped import opened
+from phys4d.models.shipped import opened, shown
 from phys4d.models.spec import Encoders
 
 
@@ -50,7 +50,7 @@ class Source:
     @property
     def name(self) -> str:
         """What `source_of` makes this source of."""
-        return self.kind if self.base is None else f"{self.base}"
+        return self.kind if self.base is None else shown(self.base)
 
 
 def source_of(name: str) -> Source:
