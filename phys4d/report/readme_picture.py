@@ -90,7 +90,7 @@ def _scene(run: Artefacts, k: int, stages: list[str], font: Font, small: Font) -
     draw.text((0, 2), caption, fill=_SOFT, font=font)
     for c, (title, shown) in enumerate(zip(columns, pictures, strict=True)):
         left = c * (tile[0] + _GAP) + 1
-        draw.text((left, _CAPTION), f"after {title}" if c else title, fill=_INK, font=small)
+        draw.text((left, _CAPTION), title.replace("_", " "), fill=_INK, font=small)
         for r, (quantity, t) in enumerate(rows):
             top = _CAPTION + _HEAD + r * (tile[1] + _GAP) + 1
             frame = Image.fromarray(shown[quantity][t]).resize(tile, Image.Resampling.NEAREST)
