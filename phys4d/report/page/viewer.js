@@ -108,7 +108,8 @@ export class Viewer {
       const arrays = row.views[state.view];
       if (!arrays) return;
       const note = element("small", { text: row.note });
-      const label = element("div", { class: "label" }, element("b", { text: row.name }), note);
+      const broken = row.name.replaceAll("_", "_\u200b"); // a line may end behind an underscore
+      const label = element("div", { class: "label" }, element("b", { text: broken }), note);
       cells.push(label);
       columns.forEach((name, column) => {
         const kind = kinds[column];
