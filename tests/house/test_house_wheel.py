@@ -51,7 +51,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel, source):
     wanted = {"phys4d/__init__.py"}
     for folder in FOLDERS:
         prefix = "" if folder == "phys4d" else "phys4d/"
-        for suffix in ("*.py", "*.toml", "*.html", "*.css", "*.js"):
+        for suffix in ("*.py", "*.toml", "*.html", "*.css", "*.js", "*.safetensors"):
             wanted |= {prefix + str(p.relative_to(source)) for p in (source / folder).rglob(suffix)}
     assert wanted - names == set()
     assert "phys4d/kernels/attention/api.py" in names
