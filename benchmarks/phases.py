@@ -2,14 +2,18 @@
 
     python -m phys4d.benchmarks.phases runs/phases --seeds 0 1 2 [--out benchmarks/results/phases]
 
-trains the demo's recipe once per seed, and for each seed also its ablations and controls (`RUNS`); finished runs are
-skipped. With --out the metrics of every scene are copied to that folder, and summary.json gets their paired changes
+trains the demo's recipe with twice its steps (`RECIPE`) once per seed, and for each seed also its ablations and
+controls (`RUNS`); seeds side by side, one process and one thread each; finished runs are skipped, unfinished ones go
+on. With --out the metrics of every scene are copied to that folder, and summary.json gets their paired changes
 with bootstrap intervals, and which part of the way to the true video phase 3 goes.
 """
 
 import argparse
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ from phys4d.evaluate import intervals
 SCENES = 100
 RECIPE = (
     f"simulate.test.clips={SCENES}", "simulate.test.seed=8", f"run.evaluate.scenes={SCENES}", "run.evaluate.batch=20",
+    "run.finetune.loop.steps=640", "run.reward_gradient.loop.steps=160", "run.reinforce.loop.steps=50",
 )  # fmt: skip
 POLICY = "reward_gradient"
 """The third phase of the recipe."""
@@ -142,6 +147,22 @@ def _closed(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
     return lines
 
 
+def side_by_side(folder: Path, seeds: Sequence[int]) -> None:
+    """Makes the data, then trains all seeds, each in a process of one thread; CalledProcessError where one fails, when
+    all have ended."""
+    from phys4d.demo import load_recipe, make_data
+
+    make_data(load_recipe(None, RECIPE), folder / "data")
+    command = [sys.executable, "-m", "phys4d.benchmarks.phases", str(folder), "--seeds"]
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    started = [subprocess.Popen([*command, str(seed)], env=alone) for seed in seeds]
+    for process in started:
+        process.wait()
+    for process in started:
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, process.args)
+
+
 def run_seed(folder: Path, seed: int) -> None:
     """Trains and evaluates one seed in `folder`: the whole recipe, then its ablations and controls."""
     from phys4d.demo import load_recipe, make_data, placed
@@ -184,8 +205,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, help="folder for the metrics of the seeds and summary.json")
     options = parser.parse_args()
-    for seed in options.seeds:
-        run_seed(options.folder, seed)
+    if len(options.seeds) == 1:
+        run_seed(options.folder, options.seeds[0])
+    else:
+        side_by_side(options.folder, options.seeds)
     if options.out is not None:
         figures = collect(options.folder, options.seeds, options.out)
         results.write(options.out / "summary.json", figures)
