@@ -1,12 +1,12 @@
-"""The study of the policy: forms of the reward against the true error, and settings of the updates.
+"""The study of the policy: settings of its updates, each trained from one fine-tuned model.
 
     phys4d demo --recipe demo-from-scratch --folder runs/scratch
     python -m phys4d.benchmarks.policy runs/scratch runs/policy [--only VARIANT] [--out results/summary.json]
 
 starts from the fine-tuned model and the training clips of that demo, and evaluates on validation scenes (seed 5,
 never the demo's test scenes). Every variant is trained from that model and differs from the recipe of its stage in the
-named values only; finished variants are skipped. With --only, some of the variants are trained and no forms of the
-reward compared. With --out the result is written to that file.
+named values only; finished variants are skipped. With --only, some of the variants are trained. With --out the result
+is written to that file.
 """
 
 import argparse
@@ -14,9 +14,6 @@ import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from phys4d.benchmarks import results
 from phys4d.benchmarks.demo import METRICS
@@ -50,64 +47,6 @@ GRADIENTS: dict[str, dict[str, Any]] = {
     "gradient, rate 1e-3": {"optimizer.learning_rate": 1e-3},
     "gradient, no flow matching": {"flow_matching": 0.0},
 }
-
-
-def within_groups(a: Tensor, b: Tensor) -> float:
-    """Pearson correlation of a and b, both [groups, members], with the mean of each group subtracted."""
-    a, b = (x - x.mean(1, keepdim=True) for x in (a, b))
-    return float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt())
-
-
-@torch.no_grad()
-def reward_forms(model_folder: Path, data: Path, scenes: int = 24, group: int = 8) -> dict[str, dict[str, float]]:
-    """Statistics of each form of the reward, over `group` generated clips of each of `scenes` scenes.
-
-    Returns:
-        form -> mean; group_std: deviation within a scene; reading_std: deviation that the noise at which geometry is
-        read causes; correlation_with_error: Pearson, within scenes, with minus the mean squared error of moving pixels.
-    """
-    from phys4d.clips import TRUTH, Clips
-    from phys4d.engine.distributed.parallel import Parallel
-    from phys4d.evaluate.metrics import moving_region, psnr_moving
-    from phys4d.models.folder import load
-    from phys4d.models.placement import place
-    from phys4d.rewards.moving_chamfer import moving_chamfer
-
-    model = load(model_folder).model.eval()
-    place(model, Parallel.alone())
-    clips = Clips(data, (*TRUTH, "instance"), model.text, model.grid)
-    columns: dict[str, list[Tensor]] = {}
-    for scene in range(scenes):
-        batch = clips.collate([scene] * group, [(0, "reward forms", scene, member) for member in range(group)])
-        truth = batch.arrays
-        clean = model.codec.encode(batch.video)
-        latents = model.generate(clean[:, :, :1], batch.text, batch.normal_like(clean, "start"))
-        video = model.codec.decode(latents).clamp(-1, 1)
-        psnr = psnr_moving(video, batch.video, moving_region(truth["instance"], truth["moving"]))
-        columns.setdefault("error", []).append(-4 * 10 ** (-psnr / 10))
-        for reading in ("probe", "probe again"):
-            geometry = model.read_geometry(latents, batch.text, batch.normal_like(latents, reading))
-            for form, options in (
-                ("changed", {}), ("objects", {"truth_instance": truth["instance"]}), ("all", {"points": "all"}),
-            ):  # fmt: skip
-                reward, _ = moving_chamfer(
-                    video, geometry.depth, geometry.motion, truth_video=batch.video, truth_depth=truth["depth"],
-                    truth_motion=truth["motion"], intrinsics=batch.intrinsics, **options,
-                )  # fmt: skip
-                columns.setdefault(f"{form} {reading}", []).append(reward)
-    table = {name: torch.stack(rows) for name, rows in columns.items()}
-    forms = ("changed", "objects", "all")
-    return {form: _form(table[f"{form} probe"], table[f"{form} probe again"], table["error"]) for form in forms}
-
-
-def _form(reward: Tensor, again: Tensor, error: Tensor) -> dict[str, float]:
-    known = error.isfinite().all(1)
-    return {
-        "mean": float(reward.mean()),
-        "group_std": float(reward.std(1).mean()),
-        "reading_std": float((reward - again).std() / 2**0.5),
-        "correlation_with_error": within_groups(reward[known], error[known]),
-    }
 
 
 def run(demo: Path, folder: Path, only: Collection[str] = ()) -> dict[str, Any]:
@@ -148,10 +87,7 @@ def run(demo: Path, folder: Path, only: Collection[str] = ()) -> dict[str, Any]:
         lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
         seconds = sum(line["seconds"] for line in lines) * settings.loop.log_every
         variants[name] = {"stage": stage, "changes": changes, "seconds": seconds, **_changed(before, after)}
-    result = {"variants": variants, "updates": UPDATES, "provenance": provenance()}
-    if not only:
-        result["reward_forms"] = _kept(folder / "forms.json", lambda: reward_forms(start, data))
-    return result
+    return {"variants": variants, "updates": UPDATES, "provenance": provenance()}
 
 
 def variant(recipe: Any, changes: Mapping[str, Any]) -> Any:
@@ -190,18 +126,6 @@ def table(figures: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", f"{results.origin(figures['provenance'])}."])
 
 
-def forms_table(figures: Mapping[str, Any]) -> str:
-    """Markdown: the statistics of each form of the reward."""
-    titles = ("points", "mean", "deviation within a scene", "of it reading noise", "correlation with the error")
-    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
-    for name, row in figures["reward_forms"].items():
-        lines.append(
-            f"| {name} | {row['mean']:.4f} | {row['group_std']:.4f} | {row['reading_std']:.4f} "
-            f"| {row['correlation_with_error']:.2f} |"
-        )
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Runs the study and prints its tables; with --out writes its result."""
     parser = argparse.ArgumentParser(prog="python -m phys4d.benchmarks.policy", description=__doc__.split("\n")[0])
@@ -214,8 +138,6 @@ def main() -> None:
         parser.error(f"--only {unknown[0]}: choose from {', '.join([*VARIANTS, *GRADIENTS])}")
     figures = run(options.demo, options.folder, options.only)
     print(table(figures))
-    if not options.only:
-        print(f"\n{forms_table(figures)}")
     if options.out is not None:
         results.write(options.out, figures)
 

@@ -34,6 +34,7 @@ from phys4d.benchmarks import (
     pretrained,
     read_checks,
     renderers,
+    rewards,
     results,
     simulation,
     simulation_cost,
@@ -160,7 +161,7 @@ PARTS = (
     Part(DATA_PAGE, "read checks", ("read-checks.json",), read_checks.table),
     Part(POLICY_PAGE, "policy", ("policy/summary.json",), policy.table),
     Part(POLICY_PAGE, "gradient", ("policy/gradient.json",), policy.table),
-    Part(POLICY_PAGE, "rewards", ("policy/summary.json",), policy.forms_table),
+    Part(POLICY_PAGE, "rewards", ("rewards.json",), rewards.table),
 )
 
 
