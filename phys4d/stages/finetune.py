@@ -1,5 +1,11 @@
-"""Stage `finetune`: a LoRA on the transformer and the heads learn from simulator truth, with warp consistency."""
+"""Stage `finetune`: a LoRA on the transformer and the heads learn from simulator truth, with warp consistency.
 
+The heads may learn alone first, on frozen features: a step then costs a forward pass of the transformer only, and the LoRA
+does not bend features towards heads that know nothing of the truth yet (Kumar et al. 2022, arXiv 2202.10054: linear
+probing, then fine-tuning).
+"""
+
+from contextlib import nullcontext
 from functools import partial
 from typing import Annotated
 
@@ -24,6 +30,7 @@ class FinetuneConfig(AdapterConfig, SupervisedConfig):
     """The table [finetune].
 
     rank, alpha, targets, blocks: of the LoRA, as in `AdapterConfig`.
+    heads_first: the first so many steps, in which the heads learn alone and from every clip.
     diffusion: weight of the diffusion loss beside the geometry loss.
     heads_lr_scale: the heads' learning rate over the LoRA's, which is `optimizer.learning_rate`.
     layer_decay: factor of the LoRA's learning rate from each block to the one before it (BEiT, Bao et al. 2021); 1: one
@@ -32,6 +39,7 @@ class FinetuneConfig(AdapterConfig, SupervisedConfig):
     weights: of the terms of the geometry loss.
     """
 
+    heads_first: int = Field(0, ge=0)
     diffusion: float = Field(5.0, ge=0)
     heads_lr_scale: Annotated[float, FROM_HERE] = Field(2.0, ge=0)
     layer_decay: Annotated[float, FROM_HERE] = Field(1.0, gt=0, le=1)
@@ -43,7 +51,8 @@ class FinetuneObjective(StageObjective):
     """Minimises diffusion + depth + motion + warp consistency from one evaluation of the transformer.
 
     Half of the clips take a sigma around the probe, and carry the geometry terms; the other half one of the sampling
-    distribution. All carry the diffusion term.
+    distribution. All carry the diffusion term. In the first `heads_first` steps all clips are of the first kind, and
+    their diffusion term is logged and not trained.
     """
 
     name = "finetune"
@@ -75,6 +84,9 @@ class FinetuneObjective(StageObjective):
     def update(self, step: int, optimizer_step: OptimizerStep) -> dict[str, Tensor | float]:
         batch, logged = self.clips.batch(self.config.batch, self.parallel, self.seed, self.name, step), Shares()
         parts = batch.split(self.config.micro_batch)
+        if step < self.config.heads_first:
+            optimizer_step([partial(self._loss, part, True, logged, alone=True) for part in parts])
+            return logged.sums
         called = self._heads_called([len(part.rng_keys) for part in parts])
         with_heads_last = sorted(zip(parts, called, strict=True), key=lambda pair: pair[1])
         optimizer_step([partial(self._loss, part, heads, logged) for part, heads in with_heads_last])
@@ -89,28 +101,30 @@ class FinetuneObjective(StageObjective):
             for length, end in zip(lengths, ends, strict=True)
         ]
 
-    def _loss(self, batch: Batch, heads: bool, logged: Shares) -> Tensor:
-        """The share of one micro-batch; heads: whether they are evaluated."""
+    def _loss(self, batch: Batch, heads: bool, logged: Shares, *, alone: bool = False) -> Tensor:
+        """The share of one micro-batch; heads: whether they are evaluated; alone: whether they learn alone."""
         model = self.model
         clean = batch.encoded(model.codec)
         noise, u = batch.normal_like(clean, "noise"), batch.uniform("sigma")
         sampled = model.training_sigma(u)
-        read = [_is_read(int(place)) for *_, place in batch.rng_keys]
+        read = [alone or _is_read(int(place)) for *_, place in batch.rng_keys]
         sigma = torch.where(torch.tensor(read, device=u.device), near_probe(u, model.config.probe_sigma), sampled)
         noisy = model.noised(clean, noise, sigma)
         text = captions(batch, self.config.caption_dropout, model.backbone, self.clips, read)
-        prediction = model.predict(noisy, sigma, text, batch.first(model.codec, clean))
-        diffusion = model.backbone.diffusion_loss(prediction, clean, noise, sigma)
+        with torch.no_grad() if alone else nullcontext():
+            prediction = model.predict(noisy, sigma, text, batch.first(model.codec, clean))
+            diffusion = model.backbone.diffusion_loss(prediction, clean, noise, sigma)
         loss = self.config.diffusion * diffusion
         logged.add(batch.share, diffusion_loss=diffusion)
         if heads:
-            weight, places = _weight_of_read(read)
+            weight, places = (1.0, list(range(len(read)))) if alone else _weight_of_read(read)
             chosen = torch.tensor(places, device=u.device)
             depth, motion = model.heads(tuple(h[chosen] for h in prediction.hidden), noisy[chosen], sigma[chosen])
             labels = {name: array[chosen] for name, array in batch.arrays.items()}
             geometry, terms = geometry_loss(depth, motion, labels, labels["moving"], self.config.weights)
             loss = loss + weight * geometry
-            of_read = self.config.batch / (2 * ((self.config.batch + 1) // 2))  # terms are logged as means over these
+            # terms are logged as means over the clips that are read
+            of_read = 1.0 if alone else self.config.batch / (2 * ((self.config.batch + 1) // 2))
             logged.add(batch.share * weight * of_read, **terms)
         logged.add(batch.share, loss=loss)
         return batch.share * loss

@@ -19,11 +19,11 @@ WEIGHTS = {"depth": 1.5, "flow": 0.7, "dz": 2.5, "warp": 0.9}
 DIFFUSION = 4.0
 
 
-def drawn(source: Any, clip: int, place: int) -> tuple[Tensor, Tensor, float, Tensor]:
+def drawn(source: Any, clip: int, place: int, alone: bool = False) -> tuple[Tensor, Tensor, float, Tensor]:
     """Clean latents, noise, sigma and noisy latents of a clip at a place of the batch, fp64."""
     key = (SEED, "finetune", STEP, place)
     u = float(uniform((), *key, "sigma"))
-    if place % 2 == 0:
+    if alone or place % 2 == 0:
         sigma = 0.02 + 0.28 * u ** (math.log((PROBE - 0.02) / 0.28) / math.log(0.5))
     else:
         sigma = max(SHIFT * u / (1 + (SHIFT - 1) * u), 0.02)
@@ -33,11 +33,11 @@ def drawn(source: Any, clip: int, place: int) -> tuple[Tensor, Tensor, float, Te
     return clean, noise, sigma, noisy
 
 
-def diffusion(source: Any, places: list[int]) -> float:
+def diffusion(source: Any, places: list[int], alone: bool = False) -> float:
     """Mean squared error of the velocity over latent frames 1 and 2 of all clips."""
     errors = []
     for place in places:
-        clean, noise, sigma, noisy = drawn(source, place % 2, place)
+        clean, noise, sigma, noisy = drawn(source, place % 2, place, alone)
         errors.append((SLOPE * noisy + sigma + 0.05 * (place % 2) - (noise - clean))[:, 1:].square().mean())
     return float(torch.stack(errors).mean())
 
@@ -85,6 +85,40 @@ def test_the_geometry_terms_of_two_clips_are_those_of_the_first(
     )  # fmt: skip
     assert minimised.losses == [pytest.approx(by_hand["total"], rel=1e-5)]
     assert float(report["warp_loss"]) == pytest.approx(by_hand["warp"], rel=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_heads_that_learn_alone_read_every_clip(
+    objective: Callable[..., Any], source: Any, world: WorldModel, minimised: Any, geometry_by_hand: Callable[..., Any],
+    micro_batch: int | None,
+) -> None:  # fmt: skip
+    """Step numbers count from 0. The diffusion term is of the same noise levels, and has no gradient."""
+    weights = GeometryWeights(**WEIGHTS, moving_depth=0, moving_motion=0, margin=0)
+    settings = {"batch": 3, "diffusion": DIFFUSION, "weights": weights, "micro_batch": micro_batch}
+    stage = objective(finetune, heads_first=STEP + 1, **settings)
+    report = stage.update(STEP, minimised)
+    depths, motions = [], []
+    for place in (0, 1, 2):
+        _, _, sigma, noisy = drawn(source, place % 2, place, alone=True)
+        depths.append(0.8 * (1 + noisy[0].abs() + sigma + SLOPE))
+        motions.append(0.9 * noisy[:, :-1].tanh())
+    expected = diffusion(source, [0, 1, 2], alone=True)
+    assert float(report["diffusion_loss"]) == pytest.approx(expected, rel=1e-5)
+    if micro_batch is None:
+        labels = {name: array[[0, 1, 0]] for name, array in source.arrays.items()}
+        by_hand = geometry_by_hand(
+            torch.stack(depths), torch.stack(motions), labels, labels["moving"],
+            weights=WEIGHTS, moving_depth=0, moving_motion=0, margin=0,
+        )  # fmt: skip
+        assert minimised.losses == [pytest.approx(DIFFUSION * expected + by_hand["total"], rel=1e-5)]
+        for name in WEIGHTS:
+            assert float(report[f"{name}_loss"]) == pytest.approx(by_hand[name], rel=1e-5), name
+    else:
+        assert float(report["loss"]) == pytest.approx(sum(minimised.losses))
+    assert world.heads.near.grad is not None and world.backbone.transformer.adapters.finetune.grad is None
+    after = objective(finetune, heads_first=STEP, **settings)
+    after.update(STEP, minimised)
+    assert world.backbone.transformer.adapters.finetune.grad is not None
 
 
 def test_sigma_is_at_least_two_percent(
