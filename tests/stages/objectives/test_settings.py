@@ -25,7 +25,7 @@ NUMBERS: list[tuple[type, str, float | None, float, float]] = [
     (GeometryWeights, "margin", 2, 0, -1), (BackboneConfig, "batch", 8, 1, 0), (PretrainConfig, "batch", 8, 1, 0),
     (PretrainConfig, "moving_pixels", 0.3, 0.01, 0), (FinetuneConfig, "batch", 8, 1, 0),
     (FinetuneConfig, "rank", None, 1, 0), (FinetuneConfig, "alpha", None, 0.01, 0),
-    (FinetuneConfig, "diffusion", 5.0, 0, -0.1),
+    (FinetuneConfig, "diffusion", 5.0, 0, -0.1), (FinetuneConfig, "heads_first", 0, 0, -1),
     (FinetuneConfig, "heads_lr_scale", 2.0, 0, -0.1), (FinetuneConfig, "layer_decay", 1.0, 0.01, 0),
     (BackboneConfig, "caption_dropout", 0.0, 0, -0.1), (FinetuneConfig, "caption_dropout", 0.0, 0, -0.1),
     (ReinforceConfig, "caption_dropout", 0.0, 0, 1.1), (ReinforceConfig, "rank", None, 1, 0),
