@@ -49,8 +49,7 @@ class ShardedUpdate:
 
     def _check_summed(self) -> None:
         for root in self._roots:
-            trained = [parameter for parameter in root.parameters() if parameter.requires_grad]
-            if trained and all(parameter.grad is None for parameter in trained):
+            if keeps_gradients(root):
                 name = type(root).__name__
                 raise RuntimeError(f"{name} was not evaluated in the last micro-batch: its gradients are not summed")
 
@@ -71,3 +70,14 @@ def _synchronise_gradients(module: nn.Module, on: bool) -> None:
     """Whether the next backward pass sums gradients over the ranks, or only adds them up on each."""
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(on)
+
+
+def keeps_gradients(module: nn.Module) -> bool:
+    """Whether this rank still holds gradients of gathered weights, which have not been summed over the ranks."""
+    for part in module.modules():
+        group = part._get_fsdp_state()._fsdp_param_group if isinstance(part, FSDPModule) else None  # no public way
+        for one in () if group is None else group.fsdp_params:
+            gathered = getattr(one, "_unsharded_param", None)  # made when the weights are first gathered
+            if one.unsharded_accumulated_grad is not None or (gathered is not None and gathered.grad is not None):
+                return True
+    return False

@@ -105,3 +105,15 @@ def test_ranks_wait_without_a_limit_for_what_one_does_alone(tmp_path: Path) -> N
     lines = [line for line in done.stderr.splitlines() if line.startswith("phys4d: ")]
     what = "rank 0 passed the time limit of work under a limit, and the others wait for it"
     assert lines == [f"phys4d: {what}: what was being written is not kept"] and done.returncode == 130
+
+
+def test_gradients_that_would_not_be_summed_are_noticed() -> None:
+    """A module may be left out of all micro-batches of a step, or of the first ones, and of the last one alone not."""
+    program = Path(__file__).with_name("unsummed_training.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | QUIET)
+    assert done.returncode == 0, done.stderr[-2000:]
+    unsummed = "was not evaluated in the last micro-batch: its gradients are not summed"
+    assert done.stdout.splitlines() == [
+        "both: stepped", "one never: stepped", "one last: stepped", f"one first: FSDPSequential {unsummed}",
+    ]  # fmt: skip

@@ -16,7 +16,8 @@ FIRST = ("--set", "finetune.heads_first=2", "--set", "model.width=64")
 KEPT = ("--set", "finetune.loop={steps=4, log_every=1, checkpoint_every=1, keep=4, save_in_background=false}")
 MESHES = (
     "{}", "{reshard_after_forward='always'}", "{reshard_after_forward='never'}", "{replicate=2}",
-    "{context=2, context_method='ulysses'}",
+    "{context=2, context_method='ulysses'}", "{strategy='deepspeed', zero_stage=2}",
+    "{strategy='deepspeed', zero_stage=3}",
 )  # fmt: skip
 
 
@@ -68,8 +69,9 @@ def test_the_lora_rests_until_the_heads_have_learnt(alone: Path) -> None:
 
 
 @pytest.mark.parametrize("mesh", [MESHES[0], *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in MESHES[1:])])
-def test_two_ranks_are_one(train: Callable[..., Path], alone: Path, mesh: str) -> None:
-    found = logged(train(f"two-{MESHES.index(mesh)}", "--set", f"parallel={mesh}", ranks=2), "loss")
+def test_two_ranks_in_micro_batches_are_one(train: Callable[..., Path], alone: Path, mesh: str) -> None:
+    words = ("--set", f"parallel={mesh}", "--set", "finetune.micro_batch=1")
+    found = logged(train(f"two-{MESHES.index(mesh)}", *words, ranks=2), "loss")
     assert len(found) == 4 and found == pytest.approx(logged(alone, "loss"), rel=1e-4)
 
 
