@@ -1,8 +1,8 @@
 """Stage `finetune`: a LoRA on the transformer and the heads learn from simulator truth, with warp consistency.
 
-The heads may learn alone first, on frozen features: a step then costs a forward pass of the transformer only, and the LoRA
-does not bend features towards heads that know nothing of the truth yet (Kumar et al. 2022, arXiv 2202.10054: linear
-probing, then fine-tuning).
+The heads may learn alone first, on frozen features: a step then costs a forward pass of the transformer only, and the
+LoRA does not bend features towards heads that know nothing of the truth yet (Kumar et al. 2022, arXiv 2202.10054:
+linear probing, then fine-tuning).
 """
 
 from contextlib import nullcontext
