@@ -2,8 +2,8 @@
 
     python -m phys4d.benchmarks.phases runs/phases --seeds 0 1 2 [--out benchmarks/results/phases]
 
-trains the demo's recipe with twice its steps (`RECIPE`) once per seed, and for each seed also its ablations and
-controls (`RUNS`); seeds side by side, one process and one thread each; finished runs are skipped, unfinished ones go
+trains the demo's recipe with more steps (`RECIPE`) once per seed, and for each seed also its ablations and controls
+(`RUNS`); seeds side by side, one process and one thread each; finished runs are skipped, unfinished ones go
 on. With --out the metrics of every scene are copied to that folder, and summary.json gets their paired changes
 with bootstrap intervals, and which part of the way to the true video phase 3 goes.
 """
@@ -28,7 +28,8 @@ from phys4d.evaluate import intervals
 SCENES = 100
 RECIPE = (
     f"simulate.test.clips={SCENES}", "simulate.test.seed=8", f"run.evaluate.scenes={SCENES}", "run.evaluate.batch=20",
-    "run.finetune.loop.steps=640", "run.reward_gradient.loop.steps=160", "run.reinforce.loop.steps=50",
+    "run.finetune.loop.steps=1280", "run.finetune.heads_first=960", "run.reward_gradient.loop.steps=160",
+    "run.reinforce.loop.steps=50",
 )  # fmt: skip
 POLICY = "reward_gradient"
 """The third phase of the recipe."""
